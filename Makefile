@@ -1,0 +1,47 @@
+# `make help` lists what can be typed.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 7860
+BIN := .venv/bin
+
+.PHONY: help run test check bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+run: .venv/installed  ## set up once, fetch the bundled model, and serve the app (HOST=, PORT=)
+	@$(BIN)/python -m ftlab model
+	@$(BIN)/python -m ftlab app --host $(HOST) --port $(PORT)
+
+test: .venv/installed-dev  ## ruff, mypy, and every test with coverage
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m ftlab model
+	$(BIN)/python -m pytest --cov=ftlab --cov-report=term
+
+check: .venv/installed-dev  ## ruff, mypy and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not model and not browser"
+
+bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 25 minutes)
+	$(BIN)/python -m tests.benchmarks.quality
+
+clean:  ## remove the virtual environment and caches; runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ftlab needs Python 3.11 or newer; name one: make run PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/installed

@@ -1,0 +1,61 @@
+"""The command line. `python -m ftlab --help` lists the commands.
+
+A command that cannot do what was asked says so in one line and ends with status 2. A sweep of which
+not every run is done ends with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ftlab import __version__
+from ftlab.commands import app, cancel, generate, model, runs, sweep
+from ftlab.errors import FtlabError
+
+COMMANDS = (app, sweep, runs, generate, cancel, model)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """An error is one line and status 2, without the whole usage before it."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog="python -m ftlab",
+        description="What fine-tuning really costs, measured side by side: full fine-tuning, LoRA, "
+        "QLoRA and prompt tuning on your model, your data and your device.",
+        epilog="Start with: python -m ftlab sweep --task sql --steps 10",
+    )
+    parser.add_argument("--version", action="version", version=f"ftlab {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.NAME,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone (`| head`); nothing is left to tell it
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

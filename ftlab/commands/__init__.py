@@ -1,0 +1,1 @@
+"""The commands, one module each: `NAME`, `SUMMARY`, `DESCRIPTION`, `add_arguments` and `run`."""

@@ -1,0 +1,29 @@
+"""`app`: the web page."""
+
+from __future__ import annotations
+
+import argparse
+
+from ftlab.commands.options import add_runs_folder
+from ftlab.errors import FtlabError
+
+NAME = "app"
+SUMMARY = "start the web app"
+DESCRIPTION = "Starts the web app and prints its address. Runs go on when it is closed."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to bind (default: %(default)s)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    if not 1 <= options.port <= 65535:
+        raise FtlabError(f"Port {options.port} must lie between 1 and 65535.")
+    from ftlab.ui.app import launch
+
+    launch(options.runs_dir.resolve(), host=options.host, port=options.port)
+    return 0

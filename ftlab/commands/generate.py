@@ -1,0 +1,50 @@
+"""`generate`: one prompt, answered by the base and by finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ftlab.commands.options import add_runs_folder
+from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.protocol import GenerateRequest
+
+NAME = "generate"
+SUMMARY = "answer a prompt with the base and with finished runs, side by side"
+DESCRIPTION = (
+    "Answers one prompt with each of the named runs on one copy of the base model.\n\n"
+    "  python -m ftlab generate --runs base,RUN_ID --prompt 'Table t(a, b). How many rows?'"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", default="base", metavar="base,RUN", help="'base' and run ids, by commas"
+    )
+    parser.add_argument("--prompt", required=True, help="the user's turn")
+    parser.add_argument("--max-new-tokens", type=int, default=96, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print nothing but a JSON list")
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    request = GenerateRequest(
+        panes=tuple(name.strip() for name in options.runs.split(",") if name.strip()),
+        prompt=options.prompt,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    client = PlaygroundClient(options.runs_dir.resolve())
+    try:
+        answers = client.generate_all(request)
+    finally:
+        client.close()
+    if options.json:
+        print(json.dumps(answers, indent=2, ensure_ascii=False))
+    else:
+        for answer in answers:
+            print(f"── {answer['label']}\n{answer['error'] or answer['answer']}\n")
+    return 1 if any(answer["error"] for answer in answers) else 0

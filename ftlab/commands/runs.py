@@ -1,0 +1,46 @@
+"""`runs`: the results table of everything that was run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from ftlab.commands.options import add_runs_folder
+from ftlab.commands.tables import print_table, rows_json
+from ftlab.runs.store import RunStore, to_table
+
+NAME = "runs"
+SUMMARY = "list the runs with their numbers"
+DESCRIPTION = (
+    "Prints one row a run, oldest first. Base runs give the 'before' numbers of the others."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("--sweep", metavar="ID", help="only this sweep")
+    parser.add_argument("--with-base", action="store_true", help="list base runs too")
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    store = RunStore(options.runs_dir.resolve())
+    runs = [
+        run
+        for run in store.runs()
+        if (options.with_base or not run.spec.is_base)
+        and (options.sweep is None or run.spec.sweep_id == options.sweep)
+    ]
+    for broken in store.unreadable:
+        print(f"ftlab: left out {broken.run_id}: {broken.reason}", file=sys.stderr)
+    if options.format == "json":
+        print(rows_json(runs))
+    elif options.format == "csv":
+        print(to_table(runs).to_csv(index=False), end="")
+    elif runs:
+        print_table(runs, Console())
+    else:
+        print(f"No runs in {store.folder}. Start some with: python -m ftlab sweep --task sql")
+    return 0

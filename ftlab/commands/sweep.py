@@ -1,0 +1,172 @@
+"""`sweep`: run several methods on the same examples, and print what they cost and gave."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ftlab.commands.options import add_runs_folder
+from ftlab.commands.tables import print_table, rows_json
+from ftlab.commands.watch import watch
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant, apply_settings, parse_variant
+from ftlab.models.bundled import ensure_bundled
+from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.result import STATUS_LABELS
+from ftlab.runs.spec import (
+    DTYPE_POLICIES,
+    OPTIMIZERS,
+    SCHEDULES,
+    SweepRequest,
+    TrainingSettings,
+)
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.tasks.reference import parse_task
+
+NAME = "sweep"
+SUMMARY = "fine-tune with several methods and compare what they cost"
+DESCRIPTION = f"""Trains each variant on the same examples in the same order, each in a process
+of its own, measures the untouched base once, and prints the results table.
+Ctrl-C cancels what is left.
+
+  python -m ftlab sweep --task sql --methods full,lora,qlora,prompt_tuning --steps 10
+  python -m ftlab sweep --task my.csv --variant lora:r=4 --variant lora:r=32 --seeds 0,1,2
+
+methods: {", ".join(METHODS)}"""
+
+_DEFAULTS = TrainingSettings()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("--model", default=BUNDLED_ID, help="'bundled', a folder or a Hub id")
+    what.add_argument(
+        "--task", default="sql",
+        help="sql, shakespeare, medical, a CSV/JSON/JSONL/Parquet file, or hub:OWNER/NAME",
+    )  # fmt: skip
+    what.add_argument("--methods", metavar="A,B", help="methods with their defaults (default: all)")
+    what.add_argument(
+        "--variant", action="append", default=[], metavar="lora:r=4",
+        help="a method with hyperparameters; repeatable",
+    )  # fmt: skip
+    what.add_argument(
+        "--set", action="append", default=[], metavar="lora.r=16", dest="settings",
+        help="a hyperparameter of every variant of a method; repeatable",
+    )  # fmt: skip
+    what.add_argument("--seeds", default="0", metavar="0,1,2", help="each variant runs once a seed")
+    how = parser.add_argument_group("settings, the same for all")
+    how.add_argument(
+        "--steps", type=int, default=_DEFAULTS.steps, help="optimizer steps (%(default)s)"
+    )
+    how.add_argument("--batch-size", type=int, default=_DEFAULTS.batch_size, help="(%(default)s)")
+    how.add_argument(
+        "--accumulation", type=int, default=_DEFAULTS.accumulation, help="(%(default)s)"
+    )
+    how.add_argument(
+        "--max-length", type=int, default=_DEFAULTS.max_length,
+        help="longest example in tokens; longer ones are left out and counted (%(default)s)",
+    )  # fmt: skip
+    how.add_argument("--learning-rate", type=float, help="(default: each method's own)")
+    how.add_argument("--schedule", choices=SCHEDULES, default=_DEFAULTS.schedule)
+    how.add_argument(
+        "--warmup-steps", type=int, default=_DEFAULTS.warmup_steps, help="(%(default)s)"
+    )
+    how.add_argument(
+        "--weight-decay", type=float, default=_DEFAULTS.weight_decay, help="(%(default)s)"
+    )
+    how.add_argument(
+        "--max-grad-norm",
+        type=float,
+        default=_DEFAULTS.max_grad_norm,
+        help="gradient clip (%(default)s)",
+    )
+    how.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default=_DEFAULTS.optimizer)
+    how.add_argument("--dtype-policy", choices=tuple(DTYPE_POLICIES), default="bf16")
+    how.add_argument("--gradient-checkpointing", action="store_true")
+    how.add_argument("--eval-examples", type=int, default=_DEFAULTS.eval_examples,
+                     help="held-out examples scored (%(default)s)")  # fmt: skip
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
+    add_runs_folder(out)
+
+
+def request_from(options: argparse.Namespace) -> SweepRequest:
+    """The request that the options ask for; raises `FtlabError` for what cannot be read."""
+    return SweepRequest(
+        model=parse_model(options.model).name,
+        task=parse_task(options.task),
+        variants=tuple(_variants(options)),
+        settings=TrainingSettings(
+            steps=options.steps,
+            batch_size=options.batch_size,
+            accumulation=options.accumulation,
+            max_length=options.max_length,
+            learning_rate=options.learning_rate,
+            schedule=options.schedule,
+            warmup_steps=options.warmup_steps,
+            weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
+            optimizer=options.optimizer,
+            gradient_checkpointing=options.gradient_checkpointing,
+            eval_examples=options.eval_examples,
+        ),
+        dtype_policy=options.dtype_policy,
+        device=options.device,
+        seeds=parse_seeds(options.seeds),
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Reads "0,1,2"; raises `FtlabError` for anything that is no whole number."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise FtlabError(f"Seeds '{text}' must be whole numbers by commas, as in 0,1,2.") from None
+
+
+def run(options: argparse.Namespace) -> int:
+    folder: Path = options.runs_dir.resolve()
+    request = request_from(options)
+    if parse_model(request.model).kind == "bundled":
+        ensure_bundled(lambda line: print(line, file=sys.stderr))
+    specs = enqueue_sweep(request, folder)
+    start_dispatcher(folder)
+    store = RunStore(folder)
+    sweep_id = specs[0].sweep_id
+    console = Console(stderr=True, quiet=options.json)
+    try:
+        watch(store, sweep_id, console)
+    except KeyboardInterrupt:
+        request_cancel(folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
+        print("ftlab: cancelling what is left of the sweep …", file=sys.stderr)
+        watch(store, sweep_id, console)
+    runs = store.sweep(sweep_id)
+    shown = [run for run in runs if not run.spec.is_base]
+    if options.json:
+        print(rows_json(shown))
+    else:
+        print_table(shown, Console())
+    for run in runs:
+        if run.spec.is_base and run.status != "done":
+            print(
+                f"ftlab: {run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}",
+                file=sys.stderr,
+            )
+    return 0 if all(run.status == "done" for run in runs) else 1
+
+
+def _variants(options: argparse.Namespace) -> list[Variant]:
+    names = options.methods
+    if names is None:
+        names = "" if options.variant else ",".join(METHODS)
+    if names.strip() == "all":
+        names = ",".join(METHODS)
+    texts = [name.strip() for name in names.split(",") if name.strip()] + options.variant
+    return apply_settings([parse_variant(text) for text in texts], options.settings)

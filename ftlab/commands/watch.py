@@ -1,0 +1,84 @@
+"""Live progress of a sweep in the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ftlab import units
+from ftlab.runs.control import start_dispatcher
+from ftlab.runs.progress import Progress, read_progress, sweep_eta
+from ftlab.runs.result import STATUS_LABELS
+from ftlab.runs.store import Run, RunStore
+
+POLL_SECONDS = 0.5
+_RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is asked for again
+
+
+def watch(store: RunStore, sweep_id: str, console: Console) -> None:
+    """Shows the sweep until its last run has ended.
+
+    On a terminal the picture is redrawn; elsewhere each run gets a line when it ends. A dispatcher
+    that was killed is started again.
+    """
+    idle_since = time.monotonic()
+    said: set[str] = set()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            runs = store.sweep(sweep_id)
+            ways = progress_of(runs)
+            if console.is_terminal:
+                live.update(_picture(runs, ways), refresh=True)
+            for run in runs:
+                if not run.is_open and run.run_id not in said:
+                    said.add(run.run_id)
+                    if not console.is_terminal:
+                        console.print(_line(run), markup=False, highlight=False)
+            if not any(run.is_open for run in runs):
+                return
+            if any(run.status == "running" for run in runs):
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _RESTART_AFTER:
+                idle_since = time.monotonic()
+                start_dispatcher(store.folder)
+            time.sleep(POLL_SECONDS)
+
+
+def progress_of(runs: list[Run]) -> list[Progress]:
+    """Every run's way; evaluation is taken to last as long as it did in the base run."""
+    evaluations = [
+        run.result.phases["evaluate"].seconds
+        for run in runs
+        if run.result is not None and "evaluate" in run.result.phases
+    ]
+    expected = max(evaluations, default=None)
+    return [read_progress(run, expected) for run in runs]
+
+
+def _picture(runs: list[Run], ways: list[Progress]) -> Group:
+    table = Table.grid(padding=(0, 2))
+    for run, way in zip(runs, ways, strict=True):
+        eta = units.format_seconds(way.eta_seconds) if way.eta_seconds is not None else ""
+        table.add_row(
+            Text(run.spec.label + (f" seed {run.spec.seed}" if run.spec.seed else "")),
+            STATUS_LABELS[run.status] if run.status != "running" else way.label,
+            ProgressBar(total=1.0, completed=way.fraction, width=24),
+            f"{way.step}/{way.steps}" if way.steps else "",
+            f"loss {way.loss:.3f}" if way.loss is not None else "",
+            f"≈ {eta} left" if run.status == "running" and eta else "",
+        )
+    left = sweep_eta(runs, ways)
+    total = "" if left is None else f"≈ {units.format_seconds(left)} left in all"
+    return Group(table, Text(total, style="dim"))
+
+
+def _line(run: Run) -> str:
+    seconds = run.result.measures.total_seconds if run.result else None
+    took = f" in {units.format_seconds(seconds)}" if seconds else ""
+    reason = f": {run.reason}" if run.reason else ""
+    return f"{run.spec.label}: {STATUS_LABELS[run.status]}{took}{reason}"

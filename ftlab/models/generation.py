@@ -1,0 +1,75 @@
+"""Greedy and sampled answers from a base model or any PEFT model on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def left_padded(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask`, each (n, longest prompt), padded on the left."""
+    length = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), length), pad_id)
+    attention_mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, length - len(prompt) :] = torch.tensor(list(prompt))
+        attention_mask[row, length - len(prompt) :] = 1
+    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+
+
+def generation_inputs(
+    model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]
+) -> tuple[Any, dict[str, Tensor]]:
+    """The module to call `generate` on, and its inputs.
+
+    For a prompt method the soft tokens are laid right before each row's first real token: PEFT's
+    own `generate` puts them before the padding, at positions that training never used.
+    """
+    if not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
+        return model, batch
+    base: Any = model.get_base_model()
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    words = base.get_input_embeddings()(ids)
+    soft = model.get_prompt(batch_size=len(ids)).to(words.dtype)
+    padding = ids.shape[1] - mask.sum(1)
+    embeddings = torch.cat([words, soft], dim=1)  # makes room; rows are filled below
+    longer = torch.ones(embeddings.shape[:2], dtype=mask.dtype, device=mask.device)
+    for row, pads in enumerate(padding.tolist()):
+        embeddings[row] = torch.cat([words[row, :pads], soft[row], words[row, pads:]])
+        longer[row, :pads] = 0
+    return base, {"inputs_embeds": embeddings, "attention_mask": longer}
+
+
+def greedy_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> GenerationConfig:
+    """Greedy decoding, whatever sampling the model's own defaults ask for."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(stop_ids),
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+
+
+def answer_batch(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    **options: Any,
+) -> list[str]:
+    """One answer a prompt, without the end-of-turn token. `options` go to `generate`."""
+    device = next(model.parameters()).device
+    batch = left_padded(prompts, int(config.pad_token_id), device)
+    callee, inputs = generation_inputs(model, batch)
+    output = callee.generate(**inputs, generation_config=config, **options)
+    if "input_ids" in inputs:
+        output = output[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]

@@ -1,0 +1,102 @@
+"""Loading base weights in the precision that a run asks for."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ftlab.errors import FtlabError
+from ftlab.methods.spec import BasePrecision
+from ftlab.models.resolve import ResolvedModel
+from ftlab.runs.spec import DtypePolicy
+
+
+def load_tokenizer(model: ResolvedModel) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer; a missing padding token is taken from the end-of-text token."""
+    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def compute_dtype(policy: DtypePolicy, device: torch.device) -> torch.dtype:
+    """What matrix products are computed in: bf16 where the device has it, else fp16."""
+    if policy == "fp32":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16
+
+
+def weight_dtype(policy: DtypePolicy) -> torch.dtype:
+    """What unquantised base weights are held in."""
+    return torch.bfloat16 if policy == "bf16" else torch.float32
+
+
+def load_base_model(
+    model: ResolvedModel,
+    policy: DtypePolicy,
+    base_precision: BasePrecision | None,
+    device: torch.device,
+) -> PreTrainedModel:
+    """The base model on the device: unquantised as the policy says, or in 4 or 8 bits.
+
+    Raises `FtlabError` if the folder holds no causal language model that transformers knows.
+    """
+    options: dict[str, Any] = {"dtype": weight_dtype(policy)}
+    if base_precision is not None:
+        options["quantization_config"] = _quantization(base_precision, policy, device)
+        options["device_map"] = {"": device}
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model.folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise FtlabError(
+            f"The model '{model.reference.name}' cannot be loaded as a causal language model: "
+            f"{lines[0]}"
+        ) from error
+    if base_precision is None:
+        loaded.to(device)
+    forbid_repacking(loaded)
+    loaded.config._name_or_path = model.public_id
+    loaded.name_or_path = model.public_id
+    return cast(PreTrainedModel, loaded)
+
+
+def forbid_repacking(model: nn.Module) -> None:
+    """Keeps 4-bit weights in the layout that training can read.
+
+    On a CPU with AVX512-BF16 bitsandbytes repacks a `Linear4bit` in place at the first forward in
+    eval mode without gradient; from then on training gets no gradient, and no error either.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - typed as a Tensor
+
+
+def _quantization(
+    precision: BasePrecision, policy: DtypePolicy, device: torch.device
+) -> BitsAndBytesConfig:
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(policy, device),
+    )

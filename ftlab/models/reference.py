@@ -1,0 +1,66 @@
+"""Naming a base model: the bundled one, a local folder, or a Hub id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ftlab.errors import FtlabError
+
+BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The public id of the bundled model: what an adapter's config names, never a cache path."""
+
+BUNDLED_LABEL = "SmolLM2-135M-Instruct (bundled)"
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """`name` is the bundled model's public id, the folder's absolute path, or the Hub id."""
+
+    kind: Literal["bundled", "folder", "hub"]
+    name: str
+
+    @property
+    def label(self) -> str:
+        if self.kind == "bundled":
+            return BUNDLED_LABEL
+        return Path(self.name).name if self.kind == "folder" else self.name
+
+
+def parse_model(text: str) -> ModelReference:
+    """Reads "bundled", the bundled model's id, a path, or a Hub id.
+
+    A path is what begins with "/", "." or "~", or names a folder that exists. Raises `FtlabError`
+    for anything else, and for a path that holds no model.
+    """
+    name = text.strip()
+    if name in ("bundled", BUNDLED_ID, BUNDLED_ID.split("/")[1]):
+        return ModelReference("bundled", BUNDLED_ID)
+    if "\x00" in name:
+        raise FtlabError("The model's name holds a NUL character; give a folder or a Hub id.")
+    path = Path(name).expanduser()
+    if name and (name[0] in "/.~" or path.is_dir()):
+        return ModelReference("folder", str(_model_folder(path)))
+    if not _HUB_ID.fullmatch(name) or ".." in name:
+        raise FtlabError(
+            f"'{name}' names no model: give 'bundled', a folder, or a Hub id such as {BUNDLED_ID}."
+        )
+    return ModelReference("hub", name)
+
+
+def _model_folder(path: Path) -> Path:
+    folder = path.resolve()
+    if not folder.is_dir():
+        raise FtlabError(f"There is no model folder '{path}'.")
+    if not (folder / "config.json").is_file():
+        raise FtlabError(f"The folder '{path}' holds no config.json, so it is no model folder.")
+    if not any(folder.glob("*.safetensors")):
+        raise FtlabError(
+            f"The folder '{path}' holds no .safetensors file; other weight formats can run code "
+            "when they are opened and are not read. Convert it with save_pretrained first."
+        )
+    return folder

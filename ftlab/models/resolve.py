@@ -1,0 +1,126 @@
+"""From a model's name to a folder of safetensors on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlab.errors import FtlabError
+from ftlab.models.bundled import Say, ensure_bundled
+from ftlab.models.reference import ModelReference, parse_model
+
+_ALLOWED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+_SHAPE_KEYS = {
+    "num_hidden_layers": "layers",
+    "n_layer": "layers",
+    "max_position_embeddings": "context",
+    "n_positions": "context",
+    "model_type": "architecture",
+}
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """`folder` holds the weights; `public_id` is what may be written into an adapter's config."""
+
+    reference: ModelReference
+    folder: Path
+
+    @property
+    def public_id(self) -> str:
+        """The id under which others find the model; for a local folder its bare name."""
+        reference = self.reference
+        return Path(reference.name).name if reference.kind == "folder" else reference.name
+
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the weight files in the order of their names."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def resolve_model(text: str, say: Say = lambda line: None) -> ResolvedModel:
+    """The model on this machine, fetched first where it has to be.
+
+    Raises `FtlabError` with what was tried and what to do if it cannot be had.
+    """
+    reference = parse_model(text)
+    if reference.kind == "bundled":
+        return ResolvedModel(reference, ensure_bundled(say))
+    if reference.kind == "folder":
+        return _without_remote_code(ResolvedModel(reference, Path(reference.name)))
+    say(f"Fetching {reference.name} from the Hugging Face Hub …")
+    return _without_remote_code(ResolvedModel(reference, _from_hub(reference.name)))
+
+
+def describe_shape(config: dict[str, Any]) -> str:
+    """A short line on the model, as in "llama, 30 layers, context 8,192"."""
+    found: dict[str, Any] = {}
+    for key, name in _SHAPE_KEYS.items():
+        if key in config:
+            found.setdefault(name, config[key])
+    parts = [str(found["architecture"])] if "architecture" in found else []
+    if "layers" in found:
+        parts.append(f"{found['layers']} layers")
+    if "context" in found:
+        parts.append(f"context {found['context']:,}")
+    return ", ".join(parts)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        # Without a wait of minutes where the Hub is out of reach.
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+        folder = Path(snapshot_download(name, allow_patterns=_ALLOWED))
+    except GatedRepoError:
+        raise FtlabError(
+            f"The model '{name}' is gated: accept its licence on the Hub and set HF_TOKEN."
+        ) from None
+    except RepositoryNotFoundError:
+        raise FtlabError(
+            f"The Hub has no model '{name}' (or it is private: set HF_TOKEN)."
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise FtlabError(
+            f"The model '{name}' could not be had: it is not in the local cache and the Hugging "
+            f"Face Hub could not be reached ({type(error).__name__}). Use the bundled model, a "
+            "local folder, or a machine with a way to the Hub."
+        ) from None
+    if not any(folder.glob("*.safetensors")):
+        raise FtlabError(
+            f"The model '{name}' has no safetensors weights; other formats can run code when they "
+            "are opened and are not read."
+        )
+    return folder
+
+
+def _without_remote_code(model: ResolvedModel) -> ResolvedModel:
+    try:
+        config = model.config()
+    except (OSError, ValueError) as error:
+        raise FtlabError(
+            f"The config.json of '{model.reference.name}' cannot be read: {error}."
+        ) from None
+    if "auto_map" in config:
+        raise FtlabError(
+            f"The model '{model.reference.name}' needs code of its own (auto_map in its config), "
+            "which ftlab never runs; choose a model that transformers knows by itself."
+        )
+    return model

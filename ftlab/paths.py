@@ -1,0 +1,16 @@
+"""Where things lie on disk: the cache folder and the default folder of runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Folder for the converted bundled model and the device locks (`FTLAB_HOME`)."""
+    return Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
+
+
+def default_runs_folder() -> Path:
+    """Folder of run directories where none is named (`FTLAB_RUNS`, else `runs` here)."""
+    return Path(os.environ.get("FTLAB_RUNS", "runs")).expanduser().resolve()

@@ -1,0 +1,74 @@
+"""What page and command line ask of the dispatcher: start working, and cancel a run.
+
+Requests are files under `.ftlab/` in the runs folder, so they outlive whoever asked.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ftlab.errors import FtlabError
+from ftlab.runs.directory import RUN_ID, find_run
+from ftlab.runs.spawn import python_environment
+
+
+def control_folder(runs_folder: Path) -> Path:
+    return runs_folder / ".ftlab"
+
+
+def start_dispatcher(runs_folder: Path) -> None:
+    """Starts a dispatcher that belongs to nobody; it ends at once if one is at work already.
+
+    Raises `FtlabError` if the folder cannot be written.
+    """
+    folder = control_folder(runs_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "dispatcher.log").open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "ftlab.runs.dispatcher", str(runs_folder.resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env=python_environment(),
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise FtlabError(
+            f"The dispatcher could not be started in '{runs_folder}' ({error.strerror})."
+        ) from None
+
+
+def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
+    """Asks for the runs to be ended; the dispatcher does it within seconds.
+
+    Raises `FtlabError` for an unknown run.
+    """
+    note_cancel(runs_folder, run_ids)
+    start_dispatcher(runs_folder)
+
+
+def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
+    """Leaves the request where the dispatcher looks, without starting one."""
+    folder = control_folder(runs_folder) / "cancel"
+    folder.mkdir(parents=True, exist_ok=True)
+    for run_id in run_ids:
+        (folder / find_run(runs_folder, run_id).run_id).touch()
+
+
+def requested_cancels(runs_folder: Path) -> set[str]:
+    folder = control_folder(runs_folder) / "cancel"
+    try:
+        return {name for name in os.listdir(folder) if RUN_ID.fullmatch(name)}
+    except FileNotFoundError:
+        return set()
+
+
+def settle_cancel(runs_folder: Path, run_id: str) -> None:
+    """Forgets a request that was carried out, or came too late."""
+    (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""The run directory: the record of one run, and the only place where its files are named.
+
+spec.json       written once, before the run is queued
+metrics.jsonl   appended by the worker alone; its first line names the process
+log.txt         the worker's stdout and stderr
+result.json     written once, by atomic rename, at the end
+samples.jsonl   held-out prompts answered before and after training
+adapter/        PEFT's own format, or the full model
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlab.errors import FtlabError
+from ftlab.runs.process import is_alive
+from ftlab.runs.result import RunResult, Status, dump_result, load_result
+from ftlab.runs.spec import RunSpec, dump_spec, load_spec
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's folder. Reading never raises for a file that is not there yet."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Makes the folder with its spec; the run is queued from here on."""
+        self.path.mkdir(parents=True)
+        write_atomically(self.spec_file, dump_spec(spec))
+
+    def spec(self) -> RunSpec:
+        """Raises `FtlabError` if the spec is missing or cannot be read."""
+        try:
+            return load_spec(self.spec_file.read_bytes())
+        except OSError as error:
+            raise FtlabError(
+                f"'{self.path}' is no run directory: its spec.json cannot be read "
+                f"({error.strerror})."
+            ) from None
+
+    def write_result(self, result: RunResult) -> None:
+        """Writes the result unless there is one: a finished run is never overwritten."""
+        if not self.result_file.exists():
+            write_atomically(self.result_file, dump_result(result))
+
+    def result(self) -> RunResult | None:
+        try:
+            return load_result(self.result_file.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_json_lines(self.metrics_file)
+
+    def samples(self) -> list[dict[str, Any]]:
+        return read_json_lines(self.samples_file)
+
+    def log_tail(self, characters: int = 20_000) -> str:
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - characters))
+                return file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def worker(self) -> tuple[int, float] | None:
+        """The worker's process id and start time, once it has begun."""
+        try:
+            with self.metrics_file.open(encoding="utf-8") as file:
+                first = json.loads(file.readline())
+            return int(first["pid"]), float(first["process_started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def status(self) -> Status:
+        """Derived from the files and the process table, never stored."""
+        result = self.result()
+        if result is not None:
+            return result.status
+        worker = self.worker()
+        if worker is None:
+            return "queued"
+        if is_alive(*worker):
+            return "running"
+        late = self.result()  # written between the two looks
+        return late.status if late is not None else "interrupted"
+
+
+def run_directories(folder: Path) -> list[RunDirectory]:
+    """Every run of the folder, oldest first; folders that are no runs are left out."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except FileNotFoundError:
+        return []
+    return [
+        RunDirectory(folder / name)
+        for name in names
+        if RUN_ID.fullmatch(name) and (folder / name / "spec.json").exists()
+    ]
+
+
+def find_run(folder: Path, run_id: str) -> RunDirectory:
+    """The run of that id; raises `FtlabError` if the id is malformed or unknown."""
+    if RUN_ID.fullmatch(run_id):
+        directory = RunDirectory(folder / run_id)
+        if directory.spec_file.exists():
+            return directory
+    raise FtlabError(
+        f"There is no run '{run_id}' in {folder}; `python -m ftlab runs` lists the ones there are."
+    )
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces the file as a whole: a reader sees the old content or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, text.encode())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a torn last line (the writer was killed) is skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

@@ -1,0 +1,207 @@
+"""The dispatcher: starts queued runs, one at a time per device, each in a fresh process.
+
+Run as: python -m ftlab.runs.dispatcher RUNS_FOLDER
+
+It is small, imports no torch, belongs to no app, and is gone when the queue is empty. One works a
+runs folder at a time, by a file lock; whoever queues a run starts one, and a second ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftlab.locks import FileLock
+from ftlab.runs.control import control_folder, requested_cancels, settle_cancel
+from ftlab.runs.device_memory import memory_in_use
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.process import is_alive, start_time
+from ftlab.runs.result import RunResult
+from ftlab.runs.spawn import python_environment
+from ftlab.runs.store import Run, RunStore
+
+POLL_SECONDS = 0.4
+GRACE_SECONDS = 4.0  # between the polite signal and the one that cannot be refused
+
+StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
+
+
+def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
+    """Starts the worker of a run; the seam where another engine could take over."""
+    with directory.log_file.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=directory.path,
+            env=python_environment(),
+            start_new_session=True,
+        )
+
+
+@dataclass
+class Child:
+    """A worker that this dispatcher started."""
+
+    process: subprocess.Popen[bytes]
+    directory: RunDirectory
+    device: str
+    oom_kills_before: int
+
+
+class Dispatcher:
+    """Works one runs folder; `step` is one look at the queue."""
+
+    def __init__(self, folder: Path, start: StartRun = start_worker) -> None:
+        self._store = RunStore(folder)
+        self._folder = folder
+        self._start = start
+        self._children: dict[str, Child] = {}
+
+    def work(self) -> None:
+        """Works until the queue is empty. Returns at once if another dispatcher is at work.
+
+        The queue is looked at once more after the lock is let go: a run queued in between was
+        queued by someone whose own dispatcher still found the lock taken.
+        """
+        lock = FileLock(control_folder(self._folder) / "dispatcher.lock")
+        while lock.try_acquire():
+            while self.step():
+                time.sleep(POLL_SECONDS)
+            lock.release()
+            if not self.step_needed():
+                return
+
+    def step_needed(self) -> bool:
+        return any(run.is_open for run in self._store.runs())
+
+    def step(self) -> bool:
+        """One look: ends what is cancelled, notes what died, starts what can start.
+
+        Returns whether there is still something to wait for.
+        """
+        self._reap()
+        open_runs = [run for run in self._store.runs() if run.is_open]
+        cancels = requested_cancels(self._folder)
+        for run in open_runs:
+            if run.run_id in cancels:
+                self._cancel(run)
+        for run_id in cancels:
+            settle_cancel(self._folder, run_id)
+        open_runs = [run for run in open_runs if run.run_id not in cancels]
+        busy = {child.device for child in self._children.values()}
+        busy |= {run.spec.device for run in open_runs if run.status == "running"}
+        for run in open_runs:
+            if run.status == "queued" and run.spec.device not in busy:
+                busy.add(run.spec.device)
+                self._start_run(run)
+        return bool(open_runs)
+
+    def _start_run(self, run: Run) -> None:
+        device = run.spec.device
+        try:
+            process = self._start(run.directory, device)
+        except OSError as error:
+            reason = f"The worker could not be started: {error.strerror or error}."
+            _write(run.directory, RunResult("failed", reason, finished_at=time.time()))
+            return
+        self._children[run.run_id] = Child(process, run.directory, device, _oom_kills())
+
+    def _reap(self) -> None:
+        for run_id, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            del self._children[run_id]
+            worker = child.directory.worker()
+            if worker is not None and is_alive(*worker):
+                continue  # another process has the run; ours found its lock taken and ended
+            if not child.directory.result_file.exists():
+                _write(child.directory, _result_of_death(code, child))
+
+    def _cancel(self, run: Run) -> None:
+        child = self._children.pop(run.run_id, None)
+        worker = run.directory.worker()
+        pid = child.process.pid if child else worker[0] if worker else None
+        if pid is None or (child is None and worker is not None and not is_alive(*worker)):
+            _write(
+                run.directory,
+                RunResult("cancelled", "Cancelled before it started.", finished_at=time.time()),
+            )
+            return
+        before = memory_in_use(run.spec.device, pid)
+        end_process_group(pid, child.process if child else None)
+        after = memory_in_use(run.spec.device, pid)
+        result = RunResult(
+            "cancelled",
+            "Cancelled by the person.",
+            memory_at_end={"before": before, "after": after},
+            finished_at=time.time(),
+        )
+        _write(run.directory, result)
+
+
+def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None:
+    """Ends a worker with all that it started: politely, and after `GRACE_SECONDS` for certain."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            try:
+                os.kill(pid, signal_number)  # a worker started by hand leads no group
+            except ProcessLookupError:
+                return
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            if process is not None:
+                process.poll()
+            if start_time(pid) is None:
+                return
+            time.sleep(0.05)
+
+
+def _result_of_death(code: int, child: Child) -> RunResult:
+    """What became of a worker that left no result."""
+    tail = child.directory.log_tail(2000).strip().splitlines()
+    last = f" Its last line: {tail[-1][:200]}" if tail else ""
+    if code == -signal.SIGKILL and _oom_kills() > child.oom_kills_before:
+        return RunResult(
+            "out_of_memory",
+            "The kernel ended the worker because the machine ran out of memory. Try a smaller "
+            "batch, a shorter maximum length, or a method that needs less.",
+            finished_at=time.time(),
+        )
+    if code < 0:
+        name = signal.Signals(-code).name
+        reason = f"The worker was killed from outside ({name}).{last}"
+    else:
+        reason = f"The worker ended with status {code} and no result.{last}"
+    return RunResult("failed", reason, finished_at=time.time())
+
+
+def _write(directory: RunDirectory, result: RunResult) -> None:
+    """Writes the result; where the disk refuses, the run shows as interrupted instead."""
+    try:
+        directory.write_result(result)
+    except OSError as error:
+        print(f"{directory.run_id}: the result could not be written: {error}", flush=True)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+if __name__ == "__main__":
+    Dispatcher(Path(sys.argv[1]).resolve()).work()

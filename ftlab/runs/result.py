@@ -1,0 +1,120 @@
+"""What a run found out. Frozen, and JSON in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ftlab.errors import FtlabError
+
+Phase = Literal["load", "train", "evaluate", "save"]
+PHASES: tuple[Phase, ...] = ("load", "train", "evaluate", "save")
+
+FinalStatus = Literal["done", "cancelled", "out_of_memory", "failed"]
+Status = Literal["queued", "running", "done", "cancelled", "out_of_memory", "failed", "interrupted"]
+OPEN: frozenset[Status] = frozenset({"queued", "running"})
+STATUS_LABELS: dict[Status, str] = {
+    "queued": "queued",
+    "running": "running",
+    "done": "done",
+    "cancelled": "cancelled",
+    "out_of_memory": "out of memory",
+    "failed": "failed",
+    "interrupted": "interrupted",
+}
+
+_IGNORE = ConfigDict(extra="ignore")
+
+
+@dataclass(frozen=True)
+class PhaseMeasure:
+    """One phase of a run. Bytes are of the kind that `RunResult.memory_kind` names.
+
+    `start_bytes` is the size when the phase began, `peak_bytes` the highest within it;
+    `reserved_bytes` (CUDA only) what the caching allocator held at most. `None`: not measurable.
+    """
+
+    __pydantic_config__ = _IGNORE
+
+    seconds: float
+    start_bytes: int | None = None
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    process_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The numbers of a run; `None` is shown as a dash.
+
+    Times in seconds, sizes in bytes, loss in nats a token, score in [0, 1]. `before_model_bytes` is
+    the process without a model: net peaks are above it. `train_seconds` is the training steps
+    alone; `step_seconds` the median step after the first.
+    """
+
+    __pydantic_config__ = _IGNORE
+
+    trainable_params: int | None = None
+    total_params: int | None = None
+    before_model_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    net_peak_memory_bytes: int | None = None
+    train_seconds: float | None = None
+    first_step_seconds: float | None = None
+    step_seconds: float | None = None
+    total_seconds: float | None = None
+    tokens_per_second: float | None = None
+    train_tokens: int | None = None
+    padding_share: float | None = None
+    adapter_bytes: int | None = None
+    adapter_dtype: str | None = None
+    train_loss_first: float | None = None
+    train_loss_last: float | None = None
+    eval_loss_before: float | None = None
+    eval_loss_after: float | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+    cpu_share: float | None = None
+    other_load: float | None = None
+    disturbed: bool | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: status, reason, numbers, and where they were measured.
+
+    `reason` is one sentence for anything but "done". `notes` are sentences to show beside the
+    numbers. `memory_kind` says what the bytes are ("CUDA allocated", "CPU resident").
+    `memory_at_end` holds bytes before and after the process was ended by a cancel.
+    """
+
+    __pydantic_config__ = _IGNORE
+
+    status: FinalStatus
+    reason: str = ""
+    measures: Measures = field(default_factory=Measures)
+    phases: dict[str, PhaseMeasure] = field(default_factory=dict)
+    memory_kind: str = ""
+    memory_at_end: dict[str, int | None] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    finished_at: float = 0.0
+
+
+_RESULT = TypeAdapter(RunResult)
+
+
+def dump_result(result: RunResult) -> bytes:
+    return _RESULT.dump_json(result, indent=2)
+
+
+def load_result(data: bytes) -> RunResult:
+    """Reads a result; raises `FtlabError` naming the first wrong field."""
+    try:
+        return _RESULT.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise FtlabError(f"result.json cannot be read: {where}: {first['msg']}.") from None

@@ -1,0 +1,138 @@
+"""What a run is asked to do. Frozen, and JSON in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import BASE_METHOD, label_of
+from ftlab.methods.spec import BasePrecision
+from ftlab.methods.variant import Variant
+from ftlab.tasks.reference import TaskReference
+
+DtypePolicy = Literal["bf16", "mixed", "fp32"]
+Schedule = Literal["cosine", "linear", "constant"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+
+DTYPE_POLICIES: dict[DtypePolicy, str] = {
+    "bf16": "bf16 base; adapters fp32, computed in bf16; full fine-tuning in pure bf16",
+    "mixed": "fp32 weights, bf16 (or fp16) compute",
+    "fp32": "fp32 weights and compute",
+}
+SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant")
+OPTIMIZERS: dict[Optimizer, str] = {
+    "adamw": "AdamW (torch, fused)",
+    "adamw_8bit": "AdamW 8-bit (bitsandbytes)",
+    "paged_adamw_8bit": "Paged AdamW 8-bit (bitsandbytes; pages nothing on a CPU)",
+}
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What is the same for all runs of a sweep.
+
+    `steps` counts optimizer steps; `max_length` tokens of prompt and completion together;
+    `eval_examples` held-out examples scored.
+    `learning_rate` `None` means each method's own.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    steps: int = 30
+    batch_size: int = 8
+    accumulation: int = 1
+    max_length: int = 256
+    learning_rate: float | None = None
+    schedule: Schedule = "cosine"
+    warmup_steps: int = 3
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: Optimizer = "adamw"
+    gradient_checkpointing: bool = False
+    eval_examples: int = 64
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What a person asks for: every variant times every seed, on the same examples in order."""
+
+    __pydantic_config__ = _STRICT
+
+    model: str
+    task: TaskReference
+    variants: tuple[Variant, ...]
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    dtype_policy: DtypePolicy = "bf16"
+    device: str = "auto"
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run. `variant` is `None` for a base run: the untouched model, only measured.
+
+    `base_run_id` names the base run of the same sweep and base precision, which gives every
+    "before" number. `created_at` is seconds since the epoch.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    run_id: str
+    sweep_id: str
+    model: str
+    task: TaskReference
+    variant: Variant | None
+    settings: TrainingSettings
+    dtype_policy: DtypePolicy
+    device: str
+    seed: int
+    base_precision: BasePrecision | None
+    base_run_id: str | None
+    created_at: float
+
+    @property
+    def is_base(self) -> bool:
+        return self.variant is None
+
+    @property
+    def method(self) -> str:
+        return self.variant.method if self.variant else BASE_METHOD
+
+    @property
+    def label(self) -> str:
+        if self.variant:
+            return self.variant.label
+        return f"{label_of(BASE_METHOD)} {self.base_precision or self.dtype_policy}"
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The variant's, else the sweep's, else the method's own; `None` for a base run."""
+        if self.variant is None:
+            return None
+        return (
+            self.variant.learning_rate
+            or self.settings.learning_rate
+            or self.variant.spec.learning_rate
+        )
+
+
+_RUN_SPEC = TypeAdapter(RunSpec)
+
+
+def dump_spec(spec: RunSpec) -> bytes:
+    return _RUN_SPEC.dump_json(spec, indent=2)
+
+
+def load_spec(data: bytes) -> RunSpec:
+    """Reads a spec; raises `FtlabError` naming the first wrong field."""
+    try:
+        return _RUN_SPEC.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise FtlabError(f"spec.json cannot be read: {where}: {first['msg']}.") from None

@@ -1,0 +1,80 @@
+"""From a request to queued run directories."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from ftlab.devices import resolve_device
+from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.methods.registry import BASE_METHOD
+from ftlab.methods.spec import BasePrecision
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.spec import RunSpec, SweepRequest
+from ftlab.runs.validation import validate
+
+
+def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]:
+    """The specs of a valid request: first a base run for each base precision, then the variants.
+
+    Every spec carries the same task, settings and seed, so all runs of one seed see the same
+    examples in the same order. The ids sort in the order of the queue.
+    """
+    created = time.time() if now is None else now
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
+    sweep_id = f"{stamp}-{secrets.token_hex(2)}"
+    device = resolve_device(request.device).id
+    specs: list[RunSpec] = []
+
+    def add(
+        variant: Variant | None, precision: BasePrecision | None, base: str | None, seed: int
+    ) -> str:
+        name = variant.method if variant else "-".join(filter(None, (BASE_METHOD, precision)))
+        run_id = f"{sweep_id}-{len(specs):02d}-{name}"
+        specs.append(
+            RunSpec(
+                run_id=run_id,
+                sweep_id=sweep_id,
+                model=request.model,
+                task=request.task,
+                variant=variant,
+                settings=request.settings,
+                dtype_policy=request.dtype_policy,
+                device=device,
+                seed=seed,
+                base_precision=precision,
+                base_run_id=base,
+                created_at=created,
+            )
+        )
+        return run_id
+
+    precisions = dict.fromkeys(variant.spec.base_precision for variant in request.variants)
+    bases = {precision: add(None, precision, None, request.seeds[0]) for precision in precisions}
+    for seed in request.seeds:
+        for variant in request.variants:
+            precision = variant.spec.base_precision
+            add(variant, precision, bases[precision], seed)
+    return specs
+
+
+def enqueue_sweep(request: SweepRequest, runs_folder: Path) -> list[RunSpec]:
+    """Checks the request and writes one run directory a run; the dispatcher takes it from there.
+
+    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
+    """
+    errors = validate(request)
+    if errors:
+        raise InvalidRequest(errors)
+    specs = plan_sweep(request)
+    try:
+        for spec in specs:
+            RunDirectory(runs_folder / spec.run_id).write_spec(spec)
+    except OSError as error:
+        raise FtlabError(
+            f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
+            "free some space, make it writable, or name another with --runs-dir."
+        ) from None
+    return specs

@@ -1,0 +1,192 @@
+"""From an example to token ids: the model's own chat template, and the loss on the completion only.
+
+Prompt and completion are tokenised apart, so that no token straddles the border, and nothing after
+the end-of-turn token is kept. Training, scoring, preview and playground all format through here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ftlab.errors import FtlabError
+from ftlab.tasks.spec import Example, Message
+
+
+class TextTokenizer(Protocol):
+    """What formatting needs of a tokenizer."""
+
+    eos_token: str | None
+    has_template: bool
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        """The chat template's text."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class FormattedExample:
+    """One example as the model sees it; only the completion carries loss."""
+
+    prompt_text: str
+    completion_text: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and completion together."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+class PromptFormatter:
+    """Formats examples for one model.
+
+    A model without a chat template gets the turns as plain paragraphs, its own start token, and
+    its end-of-text token after the completion.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.end_of_turn = self._find_end_of_turn()
+
+    @property
+    def has_template(self) -> bool:
+        return self._tokenizer.has_template
+
+    def prompt_text(self, prompt: Sequence[Message]) -> str:
+        if not self.has_template:
+            return "\n\n".join(message.content for message in prompt) + "\n\n"
+        return self._render(_as_dicts(prompt), add_generation_prompt=True)
+
+    def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
+        """Token ids up to where the answer begins."""
+        return self._tokenizer.encode(
+            self.prompt_text(prompt), add_special_tokens=not self.has_template
+        )
+
+    def completion_text(self, completion: str) -> str:
+        return completion.strip() + self.end_of_turn
+
+    def format(self, example: Example) -> FormattedExample:
+        completion = self.completion_text(example.completion)
+        return FormattedExample(
+            prompt_text=self.prompt_text(example.prompt),
+            completion_text=completion,
+            prompt_ids=tuple(self.prompt_ids(example.prompt)),
+            completion_ids=tuple(self._tokenizer.encode(completion, add_special_tokens=False)),
+        )
+
+    def stop_ids(self) -> list[int]:
+        """The token ids that end an answer."""
+        texts = dict.fromkeys([self.end_of_turn, self._tokenizer.eos_token or ""])
+        ids = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts if text]
+        return [tokens[-1] for tokens in ids if tokens]
+
+    def _find_end_of_turn(self) -> str:
+        """What the template writes after an assistant's turn; else the end-of-text token."""
+        eos = self._tokenizer.eos_token or ""
+        if not self.has_template:
+            return eos
+        question = [{"role": "user", "content": "Q"}]
+        before = self._render(question, add_generation_prompt=True)
+        whole = self._render(
+            [*question, {"role": "assistant", "content": "A"}], add_generation_prompt=False
+        )
+        if not whole.startswith(before + "A"):
+            return eos
+        return whole[len(before) + 1 :].strip() or eos
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        try:
+            return self._tokenizer.render(messages, add_generation_prompt)
+        except Exception as error:  # whatever a template of others raises, it is the template's
+            roles = ", ".join(message["role"] for message in messages)
+            raise FtlabError(
+                f"The model's chat template refuses these turns ({roles}): {error}"
+            ) from error
+
+
+class FileTokenizer:
+    """A tokenizer read from `tokenizer.json` without torch, for previews in the web process."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise FtlabError(f"'{folder.name}' has no tokenizer.json; no preview of its tokens.")
+        self._tokenizer = Tokenizer.from_file(str(file))
+        config = _read_json(folder / "tokenizer_config.json")
+        self._special = {
+            name: _token_text(config.get(name))
+            for name in ("bos_token", "eos_token", "unk_token", "pad_token")
+        }
+        self.eos_token = self._special["eos_token"]
+        self._template = _read_template(folder, config)
+        self.has_template = self._template is not None
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        special: dict[str, Any] = {k: v for k, v in self._special.items() if v is not None}
+        rendered: Any = render_jinja_template(
+            conversations=[messages],
+            chat_template=self._template,
+            add_generation_prompt=add_generation_prompt,
+            **special,
+        )
+        return str(rendered[0][0])  # texts, then masks of generated tokens
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+
+class TransformersTokenizer:
+    """The same for a tokenizer of transformers, as the training and generating processes use it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token: str | None = tokenizer.eos_token
+        self.has_template = bool(tokenizer.chat_template)
+
+    def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, tokenize=False
+            )
+        )
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        encoded = self._tokenizer(text, add_special_tokens=add_special_tokens)
+        return list(encoded["input_ids"])
+
+
+def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def _token_text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named templates, as some models carry them
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None

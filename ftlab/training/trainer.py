@@ -1,0 +1,223 @@
+"""The training loop: transformers' Trainer with our loss, our order of examples and our meters."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ftlab.errors import FtlabError
+from ftlab.runs.spec import TrainingSettings
+from ftlab.training.arithmetic import Arithmetic, completion_losses
+from ftlab.training.data import Batch, OrderedExamples
+
+OPTIMIZER_NAMES = {
+    "adamw": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "paged_adamw_8bit",
+}
+SCHEDULE_NAMES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+}
+
+
+class FairTrainer(Trainer):
+    """Sees the examples in the given order, and takes the loss over completion tokens alone.
+
+    The loss of a step is the mean over all completion tokens of its batches, so accumulating 4
+    batches of 2 gives the gradient of one batch of 8.
+    """
+
+    def __init__(self, *, arithmetic: Arithmetic, **options: Any) -> None:
+        super().__init__(**options)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the step
+        self._arithmetic = arithmetic
+        self.real_tokens = 0
+        self.padded_tokens = 0
+
+    def _get_train_sampler(self, *args: Any) -> Sampler[int]:
+        return SequentialSampler(cast(OrderedExamples, self.train_dataset))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        self.real_tokens += int(inputs["attention_mask"].sum())
+        self.padded_tokens += inputs["attention_mask"].numel()
+        with self._arithmetic.context():
+            losses, _ = completion_losses(model, inputs)
+        items = losses.numel() if num_items_in_batch is None else num_items_in_batch
+        return losses.sum() / items
+
+
+@dataclass
+class StepMeter:
+    """Times of the training steps, device synchronised, and their losses."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds)
+
+    @property
+    def step_seconds(self) -> float:
+        """The median step after the first; the first where there is only one."""
+        later = sorted(self.seconds[1:] or self.seconds)
+        return later[len(later) // 2]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens over the steps after the first; over all where there is only one."""
+        first = 1 if len(self.seconds) > 1 else 0
+        return sum(self.tokens[first:]) / sum(self.seconds[first:])
+
+
+class MeteringCallback(TrainerCallback):
+    """Times every step, reports it, and stops at a loss that is no number."""
+
+    def __init__(
+        self,
+        meter: StepMeter,
+        synchronise: Callable[[], None],
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._meter = meter
+        self._synchronise = synchronise
+        self._report = report
+        self._began = 0.0
+        self._tokens_before = 0
+        self.trainer: FairTrainer | None = None
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._synchronise()
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.trainer is not None
+        self._synchronise()
+        self._meter.seconds.append(time.perf_counter() - self._began)
+        self._meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
+        self._tokens_before = self.trainer.real_tokens
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss, rate = float(logs["loss"]), float(logs["learning_rate"])
+        step = state.global_step
+        if not math.isfinite(loss) or not math.isfinite(float(logs.get("grad_norm") or 0.0)):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise FtlabError(
+                f"The {what} is not a number at step {step} (learning rate {rate:g}); "
+                "lower the learning rate, or use the fp32 dtype policy."
+            )
+        self._meter.losses.append(loss)
+        self._report(
+            {
+                "event": "step",
+                "step": step,
+                "loss": loss,
+                "learning_rate": rate,
+                "tokens": self._meter.tokens[-1],
+                "seconds": self._meter.seconds[-1],
+            }
+        )
+
+
+def training_arguments(
+    settings: TrainingSettings,
+    learning_rate: float,
+    seed: int,
+    arithmetic: Arithmetic,
+    scratch: Path,
+) -> TrainingArguments:
+    """Our settings in the Trainer's words; nothing is saved, reported or evaluated by it."""
+    on_cpu = arithmetic.device.type == "cpu"
+    return TrainingArguments(
+        output_dir=str(scratch),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=learning_rate,
+        lr_scheduler_type=SCHEDULE_NAMES[settings.schedule],
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=OPTIMIZER_NAMES[settings.optimizer],
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        fp16=arithmetic.needs_grad_scaler,
+        use_cpu=on_cpu,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+    )
+
+
+def train(
+    model: nn.Module,
+    examples: OrderedExamples,
+    arguments: TrainingArguments,
+    arithmetic: Arithmetic,
+    collator: Callable[..., Batch],
+    report: Callable[[dict[str, Any]], None],
+) -> tuple[FairTrainer, StepMeter]:
+    """Runs the steps. Raises `FtlabError` if the loss or the gradient is no longer a number."""
+    meter = StepMeter()
+    callback = MeteringCallback(meter, lambda: synchronise(arithmetic.device), report)
+    trainer = FairTrainer(
+        arithmetic=arithmetic,
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=collator,
+        callbacks=[callback],
+    )
+    callback.trainer = trainer
+    trainer.train()
+    return trainer, meter
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done what was asked of it, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

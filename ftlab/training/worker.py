@@ -1,0 +1,127 @@
+"""The unit of work: one run in a process of its own.
+
+Run as: python -m ftlab.training.worker RUN_DIR
+
+Everything that the run finds goes to its directory. The process ends with status 0 if the run is
+done, 1 if it is not (the reason is in result.json), 2 if the directory cannot be run at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ftlab.errors import FtlabError
+from ftlab.locks import FileLock, device_lock
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import RunResult
+from ftlab.runs.spec import RunSpec
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m ftlab.training.worker RUN_DIR", file=sys.stderr)
+        return 2
+    directory = RunDirectory(Path(arguments[0]).resolve())
+    try:
+        spec = directory.spec()
+        lock = FileLock(directory.spec_file)
+        if not lock.try_acquire():
+            raise FtlabError(f"The run {spec.run_id} is being worked on by another process.")
+        if directory.result_file.exists() or directory.metrics_file.exists():
+            raise FtlabError(
+                f"The run {spec.run_id} was started before; a run is never done twice."
+            )
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    _log_to(directory.log_file)
+    _set_environment(spec)
+    with directory.metrics_file.open("a", encoding="utf-8", buffering=1) as metrics:
+        report = _reporter(metrics)
+        report(
+            {
+                "event": "start",
+                "pid": os.getpid(),
+                "process_started": psutil.Process().create_time(),
+                "device": spec.device,
+            }
+        )
+        waiting = device_lock(spec.device)
+        if not waiting.try_acquire():
+            report({"event": "phase", "phase": "wait"})
+            waiting.acquire()
+        result = _run(spec, directory, report)
+        waiting.release()
+    try:
+        directory.write_result(result)
+    except OSError as error:
+        print(f"The result could not be written: {error}", flush=True)
+        return 1
+    return 0 if result.status == "done" else 1
+
+
+def _run(spec: RunSpec, directory: RunDirectory, report: Any) -> RunResult:
+    """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
+    from ftlab.training.failures import explain
+    from ftlab.training.run import RunRecord, execute
+
+    record = RunRecord()
+    try:
+        execute(spec, directory, record, report)
+        return record.result("done")
+    except BaseException as error:
+        traceback.print_exc()
+        phase = record.meter.current if record.meter else ""
+        status, reason = explain(error, phase)
+        return record.result(status, reason)
+
+
+def _reporter(file: Any) -> Any:
+    began = time.time()
+
+    def report(event: dict[str, Any]) -> None:
+        now = time.time()
+        file.write(
+            json.dumps(event | {"at": round(now, 3), "elapsed": round(now - began, 3)}) + "\n"
+        )
+        file.flush()
+
+    return report
+
+
+def _log_to(file: Path) -> None:
+    """Sends stdout and stderr of this process, and of what it starts, straight to the file."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _set_environment(spec: RunSpec) -> None:
+    """What libraries read when they are imported, so it must come before them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if spec.device.startswith("cuda:"):
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = spec.device.partition(":")[2]
+    from ftlab.models.reference import parse_model
+
+    try:
+        local = parse_model(spec.model).kind != "hub"
+    except FtlabError:
+        return  # said again, and recorded, when the model is loaded
+    if local and spec.task.kind != "hub":
+        os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Numbers for people: units that are read at a glance. A missing number is a dash."""
+
+from __future__ import annotations
+
+import math
+
+DASH = "–"
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def format_count(value: float | None) -> str:
+    """134515008 -> "134.5 M"; 11520 -> "11.5 k"."""
+    if value is None or _missing(value):
+        return DASH
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.1f} {suffix}"
+    return f"{value:.0f}"
+
+
+def format_bytes(value: float | None) -> str:
+    """Powers of ten, as disks and papers count: 269030000 -> "269 MB"."""
+    if value is None or _missing(value):
+        return DASH
+    for limit, suffix, digits in ((1e9, "GB", 2), (1e8, "MB", 0), (1e6, "MB", 1), (1e3, "kB", 0)):
+        if abs(value) >= limit:
+            scale = 1e6 if suffix == "MB" else limit
+            return f"{value / scale:.{digits}f} {suffix}"
+    return f"{value:.0f} B"
+
+
+def format_seconds(value: float | None) -> str:
+    """72.4 -> "1 min 12 s"; 4.31 -> "4.3 s"."""
+    if value is None or _missing(value):
+        return DASH
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def format_share(value: float | None) -> str:
+    """A share of 1 in per cent: 0.0182 -> "1.82 %"; 1.0 -> "100 %"."""
+    if value is None or _missing(value):
+        return DASH
+    percent = 100 * value
+    digits = 0 if percent >= 99.95 else 1 if percent >= 10 else 2 if percent >= 0.1 else 3
+    return f"{percent:.{digits}f} %"
+
+
+def format_number(value: float | None, digits: int = 2) -> str:
+    return DASH if value is None or _missing(value) else f"{value:.{digits}f}"

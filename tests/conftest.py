@@ -1,0 +1,63 @@
+"""Fixtures that many tests share: a tiny model, and a cache folder of the test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_tiny_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    """A random Llama with two layers of width 64, and a byte-level tokenizer that pads with its
+    end token, as SmolLM2 does."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<|end|>", "<|start|>", *alphabet])}
+    raw = Tokenizer(models.BPE(vocabulary, [], unk_token=None))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(["<|end|>", "<|start|>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>", bos_token="<|start|>"
+    )
+    tokenizer.chat_template = chat_template
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=320,
+        max_position_embeddings=2048,
+        eos_token_id=0,
+        pad_token_id=0,
+        bos_token_id=1,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny-llama")
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """A small task of the user's own: repeat a word."""
+    words = ["ash", "birch", "cedar", "elm", "fir", "oak", "pine", "rowan", "willow", "yew"]
+    lines = [f"Repeat {word} number {i},{word}" for i in range(4) for word in words]
+    path = tmp_path / "words.csv"
+    path.write_text("prompt,completion\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,86 @@
+"""Reading and checking variants."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant, apply_settings, parse_variant, validate_variant
+
+
+def test_a_bare_method_has_the_defaults() -> None:
+    variant = parse_variant("lora")
+    assert variant.values() == METHODS["lora"].defaults()
+    assert variant.label == "LoRA"
+
+
+def test_hyperparameters_are_converted_and_named_in_the_label() -> None:
+    variant = parse_variant("lora:r=4, learning_rate=1e-3")
+    assert variant.values()["r"] == 4
+    assert variant.learning_rate == 1e-3
+    assert variant.label == "LoRA r=4 lr=0.001"
+
+
+def test_a_value_equal_to_the_default_leaves_no_trace() -> None:
+    assert parse_variant("lora:r=8") == parse_variant("lora")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("lorra", "Did you mean 'lora'?"),
+        ("lora:rank=4", "LoRA has no hyperparameter 'rank'"),
+        ("lora:r=four", "lora.r is 'four', which is not a whole number."),
+        ("lora:r=2.5", "which is not a whole number."),
+        ("lora:r=nan", "which is not a whole number."),
+        ("lora:r", "not of the form name=value"),
+        ("prompt_tuning:tokns=3", "Did you mean 'tokens'?"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_sentence(text: str, sentence: str) -> None:
+    with pytest.raises(FtlabError) as caught:
+        parse_variant(text)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variant", "field", "part"),
+    [
+        (Variant("lora", {"r": 0}), "lora.r", "Rank r is 0; it must lie between 1 and 512"),
+        (Variant("lora", {"targets": "all"}), "lora.targets", "none of"),
+        (Variant("lora", {"nope": 1}), "lora.nope", "no hyperparameter 'nope'"),
+        (Variant("full", {}, -1.0), "full.learning_rate", "must be above 0"),
+        (Variant("full", {}, float("nan")), "full.learning_rate", "must be above 0"),
+        (Variant("nope"), "variants", "There is no method 'nope'"),
+    ],
+)
+def test_wrong_values_name_their_field_and_rule(variant: Variant, field: str, part: str) -> None:
+    (error,) = validate_variant(variant)
+    assert error.field == field
+    assert part in error.message
+
+
+def test_a_setting_reaches_every_variant_of_its_method_that_has_no_own() -> None:
+    variants = [parse_variant("lora"), parse_variant("lora:r=4"), parse_variant("full")]
+    ranks = [v.values().get("r") for v in apply_settings(variants, ["lora.r=16"])]
+    assert ranks == [16, 4, None]
+
+
+def test_a_setting_of_a_method_outside_the_sweep_is_refused() -> None:
+    with pytest.raises(FtlabError, match="not in this sweep"):
+        apply_settings([parse_variant("full")], ["lora.r=16"])
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.id)
+def test_every_method_is_described_and_its_defaults_are_valid(method) -> None:
+    assert method.summary.endswith(".")
+    assert method.paper.url.startswith("https://")
+    assert validate_variant(Variant(method.id, method.defaults())) == []
+    for parameter in method.hyperparameters:
+        assert parameter.help.endswith(".")
+
+
+def test_no_two_methods_share_a_colour() -> None:
+    colours = [method.look.colour for method in METHODS.values()]
+    assert len(set(colours)) == len(colours)

@@ -1,0 +1,199 @@
+"""The dispatcher on real processes that stand in for workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ftlab.locks import FileLock
+from ftlab.methods.variant import Variant
+from ftlab.runs.control import control_folder, note_cancel
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.dispatcher import Dispatcher
+from ftlab.runs.spec import SweepRequest
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.tasks.reference import TaskReference
+
+REQUEST = SweepRequest(
+    model="bundled",
+    task=TaskReference("bundled", "sql"),
+    variants=(Variant("full"), Variant("lora")),
+    device="cpu",
+)
+
+PRELUDE = """
+import json, os, sys, time, pathlib, signal, psutil
+run = pathlib.Path(sys.argv[1])
+with open(run / "metrics.jsonl", "a") as f:
+    f.write(json.dumps({"event": "start", "pid": os.getpid(),
+                        "process_started": psutil.Process().create_time()}) + "\\n")
+def finish(**more):
+    (run / "result.json").write_text(json.dumps({"status": "done", **more}))
+"""
+DONE = PRELUDE + "finish()"
+SLOW = PRELUDE + "time.sleep(60)"
+STUBBORN = PRELUDE + "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+DIES = PRELUDE + "os.kill(os.getpid(), 9)"
+CRASHES = PRELUDE + "print('the last words', flush=True); sys.exit(3)"
+
+Start = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
+
+
+def worker(script: Callable[[str], str]) -> Start:
+    """Starts `script(run_id)` in place of a worker."""
+
+    def start(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
+        with directory.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", script(directory.run_id), str(directory.path)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    return start
+
+
+def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        dispatcher.step()
+        time.sleep(0.05)
+
+
+def statuses(folder: Path) -> list[str]:
+    return [run.status for run in RunStore(folder).runs()]
+
+
+def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        assert "running" not in statuses(tmp_path)
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert started == [spec.run_id for spec in specs]
+    assert set(statuses(tmp_path)) == {"done"}
+
+
+def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    lock = FileLock(control_folder(tmp_path) / "dispatcher.lock")
+    assert lock.try_acquire()
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    assert set(statuses(tmp_path)) == {"queued"}
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (DIES, "killed from outside (SIGKILL)"),
+        (CRASHES, "status 3 and no result. Its last line: the last words"),
+    ],
+)
+def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
+    tmp_path: Path, script: str, reason: str
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = specs[0].run_id
+    Dispatcher(tmp_path, worker(lambda run_id: script if run_id == first else DONE)).work()
+    runs = RunStore(tmp_path).runs()
+    assert [run.status for run in runs] == ["failed", "done", "done"]
+    assert reason in runs[0].reason
+
+
+@pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["polite", "stubborn"])
+def test_cancel_ends_the_process_within_ten_seconds_and_records_its_memory(
+    tmp_path: Path, script: str
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    dispatcher = Dispatcher(tmp_path, worker(lambda r: script if r == specs[0].run_id else DONE))
+    step_until(dispatcher, lambda: first.status() == "running")
+    pid = first.worker()[0]  # type: ignore[index]
+    note_cancel(tmp_path, [specs[0].run_id])
+    began = time.monotonic()
+    dispatcher.step()
+    assert time.monotonic() - began < 10
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    result = first.result()
+    assert result is not None
+    assert result.status == "cancelled"
+    assert (result.memory_at_end["before"] or 0) > 1_000_000
+    assert result.memory_at_end["after"] == 0
+    step_until(dispatcher, lambda: statuses(tmp_path) == ["cancelled", "done", "done"])
+
+
+def test_a_queued_run_is_cancelled_without_ever_starting(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    note_cancel(tmp_path, [specs[1].run_id])
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    runs = RunStore(tmp_path).runs()
+    assert [run.status for run in runs] == ["done", "cancelled", "done"]
+    assert runs[1].reason == "Cancelled before it started."
+
+
+def test_a_finished_run_is_not_harmed_by_a_late_cancel(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    note_cancel(tmp_path, [specs[0].run_id])
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).step()
+    assert set(statuses(tmp_path)) == {"done"}
+
+
+def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    start = worker(lambda run_id: PRELUDE + "time.sleep(3); finish()")
+    step_until(Dispatcher(tmp_path, start), lambda: first.status() == "running")
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert started == [spec.run_id for spec in specs[1:]]
+
+
+def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    line = {"event": "start", "pid": os.getpid(), "process_started": 12345.0}
+    first.metrics_file.write_text(json.dumps(line) + "\n")
+    assert first.status() == "interrupted"
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    assert statuses(tmp_path) == ["interrupted", "done", "done"]
+
+
+def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_twice(
+    tmp_path: Path,
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    step_until(Dispatcher(tmp_path, worker(lambda r: SLOW)), lambda: first.status() == "running")
+    pid = first.worker()[0]  # type: ignore[index]
+    os.kill(pid, signal.SIGKILL)
+    psutil.Process(pid).wait(5) if psutil.pid_exists(pid) else None
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert specs[0].run_id not in started

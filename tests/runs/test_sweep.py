@@ -1,0 +1,102 @@
+"""From a request to queued runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.errors import FtlabError
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.runs.directory import RunDirectory, run_directories
+from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.sweep import enqueue_sweep, plan_sweep
+from ftlab.tasks.custom import ColumnMapping
+from ftlab.tasks.reference import TaskReference
+
+REQUEST = SweepRequest(
+    model="bundled",
+    task=TaskReference("bundled", "sql"),
+    variants=(Variant("lora"), parse_variant("lora:r=32"), Variant("qlora")),
+    settings=TrainingSettings(steps=5),
+    device="cpu",
+    seeds=(0, 1),
+)
+
+
+def test_every_variant_runs_once_a_seed_after_one_base_run_a_precision() -> None:
+    specs = plan_sweep(REQUEST)
+    assert [(spec.label, spec.seed) for spec in specs] == [
+        ("Base bf16", 0),
+        ("Base nf4", 0),
+        ("LoRA", 0),
+        ("LoRA r=32", 0),
+        ("QLoRA", 0),
+        ("LoRA", 1),
+        ("LoRA r=32", 1),
+        ("QLoRA", 1),
+    ]
+
+
+def test_each_run_names_the_base_run_of_its_own_precision() -> None:
+    specs = {spec.run_id: spec for spec in plan_sweep(REQUEST)}
+    for spec in specs.values():
+        if not spec.is_base:
+            base = specs[spec.base_run_id or ""]
+            assert base.is_base
+            assert base.base_precision == spec.base_precision
+
+
+def test_run_ids_sort_in_the_order_of_the_queue() -> None:
+    ids = [spec.run_id for spec in plan_sweep(REQUEST)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_spec_survives_the_way_through_json() -> None:
+    task = TaskReference("file", "/data/x.csv", mapping=ColumnMapping("q", "a", None, None))
+    for spec in plan_sweep(replace(REQUEST, task=task)):
+        assert load_spec(dump_spec(spec)) == spec
+
+
+def test_a_spec_with_an_unknown_field_is_refused_by_name() -> None:
+    text = dump_spec(plan_sweep(REQUEST)[0]).replace(b'"seed"', b'"sead"')
+    with pytest.raises(FtlabError, match=r"sead|seed"):
+        load_spec(text)
+
+
+def test_queued_runs_are_on_disk_before_the_function_returns(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path / "runs")
+    found = run_directories(tmp_path / "runs")
+    assert [directory.run_id for directory in found] == [spec.run_id for spec in specs]
+    assert {directory.status() for directory in found} == {"queued"}
+
+
+def test_an_unwritable_runs_folder_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file stands where the folder should be")
+    with pytest.raises(FtlabError, match="cannot be written"):
+        enqueue_sweep(REQUEST, tmp_path / "runs")
+
+
+def test_the_learning_rate_is_the_variants_else_the_sweeps_else_the_methods(tmp_path: Path) -> None:
+    def rate(variant: Variant, sweep: float | None) -> float | None:
+        request = replace(
+            REQUEST, variants=(variant,), settings=TrainingSettings(learning_rate=sweep)
+        )
+        spec: RunSpec = plan_sweep(request)[-1]
+        return spec.learning_rate
+
+    assert rate(Variant("lora"), None) == Variant("lora").spec.learning_rate
+    assert rate(Variant("lora"), 0.5) == 0.5
+    assert rate(Variant("lora", {}, 0.25), 0.5) == 0.25
+
+
+def test_a_finished_result_is_never_overwritten(tmp_path: Path) -> None:
+    from ftlab.runs.result import RunResult
+
+    directory = RunDirectory(tmp_path / "x-run")
+    directory.write_spec(plan_sweep(REQUEST)[0])
+    directory.write_result(RunResult("done"))
+    directory.write_result(RunResult("failed", "too late"))
+    assert directory.status() == "done"

@@ -1,0 +1,66 @@
+"""The rules that keep the web process light and the packages apart."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "ftlab").rglob("*.py"))
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "gradio"}
+
+
+def _module_level_imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def _package(path: Path) -> str:
+    return path.relative_to(ROOT / "ftlab").parts[0]
+
+
+@pytest.mark.parametrize("package", ["methods", "tasks", "runs", "charts", "commands"])
+def test_light_packages_import_neither_torch_nor_gradio(package: str) -> None:
+    for path in (ROOT / "ftlab" / package).rglob("*.py"):
+        roots = {name.split(".")[0] for name in _module_level_imports(path)}
+        assert not roots & HEAVY, f"{path} imports {roots & HEAVY} at module level"
+
+
+@pytest.mark.parametrize("package", ["training", "playground"])
+def test_workers_never_import_the_page(package: str) -> None:
+    for path in (ROOT / "ftlab" / package).rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "ftlab.ui" not in text, path
+        assert "gradio" not in {name.split(".")[0] for name in _module_level_imports(path)}, path
+
+
+def test_the_page_never_imports_training() -> None:
+    for path in (ROOT / "ftlab" / "ui").rglob("*.py"):
+        assert "ftlab.training" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_short_enough_to_be_about_one_thing(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_building_the_page_imports_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ftlab.ui.app import build_app; "
+        f"build_app(Path({str(tmp_path)!r})); "
+        "bad = [m for m in ('torch', 'peft', 'bitsandbytes') if m in sys.modules]; "
+        "sys.exit(', '.join(bad))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
