@@ -28,7 +28,7 @@ check: .venv/installed-dev  ## ruff, mypy and the fast tests
 	$(BIN)/python -m pytest -m "not model and not browser"
 
 bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 25 minutes)
-	$(BIN)/python -m tests.benchmarks.quality
+	$(BIN)/python -m tests.benchmarks.quality --update-readme
 
 clean:  ## remove the virtual environment and caches; runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*

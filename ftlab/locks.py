@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftlab.paths import cache_folder
+from ftlab.paths import locks_folder
 
 
 class FileLock:
@@ -47,7 +47,7 @@ class FileLock:
 
 def device_lock(device_id: str) -> FileLock:
     """The machine-wide lock of a device: training, page and playground take turns on it."""
-    return FileLock(cache_folder() / "locks" / f"device-{device_id.replace(':', '-')}.lock")
+    return FileLock(locks_folder() / f"device-{device_id.replace(':', '-')}.lock")
 
 
 @contextmanager

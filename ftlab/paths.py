@@ -11,6 +11,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
 
 
+def locks_folder() -> Path:
+    """Folder of the machine-wide device locks (`FTLAB_LOCKS`, else in the cache folder)."""
+    named = os.environ.get("FTLAB_LOCKS")
+    return Path(named).expanduser() if named else cache_folder() / "locks"
+
+
 def default_runs_folder() -> Path:
     """Folder of run directories where none is named (`FTLAB_RUNS`, else `runs` here)."""
     return Path(os.environ.get("FTLAB_RUNS", "runs")).expanduser().resolve()

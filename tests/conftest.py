@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def make_tiny_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> 
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests wait for no run of the person's own, and no run of theirs waits for a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTLAB_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.methods.registry import get_method
 from ftlab.runs.directory import RunDirectory, run_directories
 from ftlab.runs.result import OPEN, RunResult, Status
 from ftlab.runs.spec import RunSpec
@@ -121,6 +122,8 @@ class RunStore:
 def read_run(directory: RunDirectory) -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
     spec = directory.spec()
+    if spec.variant is not None:
+        get_method(spec.variant.method)  # a record of a method that is no longer known
     status = directory.status()
     return Run(directory, spec, status, None if status in OPEN else directory.result())
 

@@ -1,0 +1,232 @@
+"""Savings against full fine-tuning: the numbers, the sentence above them, and the bars.
+
+All of it reads the store's table (columns `ROW_KEYS`) of one sweep, and only its runs that are
+done. Seeds of one variant are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab import units
+from ftlab.charts.template import figure, plain, short_name
+from ftlab.methods.full import FULL
+from ftlab.methods.registry import look_of
+from ftlab.runs.metrics import METRICS, MetricSpec
+from ftlab.runs.result import OPEN
+
+COLUMNS = ["variant", "method", "value", "relative", "count", "low", "high"]
+_BAR_PIXELS = 27
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The means of an adapter beside those of full fine-tuning; a value may be NaN."""
+
+    adapter: pd.Series
+    full: pd.Series
+
+    def value(self, key: str) -> float:
+        return float(self.adapter[key])
+
+    def full_value(self, key: str) -> float:
+        return float(self.full[key])
+
+    def ratio(self, key: str) -> float:
+        """The adapter's value over that of full fine-tuning; NaN where it has no meaning."""
+        return _ratio(self.value(key), self.full_value(key))
+
+
+def variant_means(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a variant that has a run done: its means, and `count` runs; in the table's order."""
+    done = table[table["status"] == "done"]
+    numbers = list(METRICS)
+    means = done.groupby(["variant", "method"], sort=False)[numbers].mean()
+    means["count"] = done.groupby(["variant", "method"], sort=False).size()
+    return means.reset_index()
+
+
+def full_row(means: pd.DataFrame) -> pd.Series | None:
+    """Full fine-tuning; where it ran in several variants, the one with the best score."""
+    full = means[means["method"] == FULL.id]
+    return None if full.empty else full.iloc[_best(full)]
+
+
+def adapters(means: pd.DataFrame) -> pd.DataFrame:
+    """All that is not full fine-tuning, best first: by score, then the smaller net peak."""
+    others = means[means["method"] != FULL.id]
+    order = sorted(range(len(others)), key=lambda i: _rank(others.iloc[i]))
+    return others.iloc[order].reset_index(drop=True)
+
+
+def compare(table: pd.DataFrame, variant: str | None = None) -> Comparison | None:
+    """The named adapter, or the best, beside full fine-tuning; `None` if one of them is missing."""
+    means = variant_means(table)
+    full, others = full_row(means), adapters(means)
+    if full is None or others.empty:
+        return None
+    named = others[others["variant"] == variant]
+    return Comparison((others if named.empty else named).iloc[0], full)
+
+
+def savings_rows(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    """One row a variant with that measure: mean, mean over full fine-tuning's, runs, least, most.
+
+    `relative` is NaN where no full fine-tuning run is done.
+    """
+    done = table[(table["status"] == "done") & table[key].notna()]
+    full = full_row(variant_means(table))
+    base = math.nan if full is None else float(full[key])
+    rows = []
+    for (variant, method), group in done.groupby(["variant", "method"], sort=False):
+        values = group[key].astype(float)
+        mean = float(values.mean())
+        rows.append(
+            [variant, method, mean, _ratio(mean, base), len(values), values.min(), values.max()]
+        )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
+    """Bars of one measure, full fine-tuning = 1; without a full fine-tuning run, absolute."""
+    rows = savings_rows(table, metric.key)
+    fig = figure(12 + _BAR_PIXELS * max(1, len(rows)), margin={"l": 8, "r": 8, "t": 0, "b": 0})
+    fig.update_xaxes(showgrid=False, showticklabels=False)
+    fig.update_yaxes(showgrid=False)
+    if rows.empty:
+        fig.update_xaxes(visible=False).update_yaxes(visible=False)
+        return fig.add_annotation(
+            text="not measured", x=0, y=0.5, xref="paper", yref="paper", showarrow=False
+        )
+    relative = bool(rows["relative"].notna().all())
+    lengths = rows["relative"] if relative else rows["value"]
+    names = [short_name(v, m) for v, m in zip(rows["variant"], rows["method"], strict=True)]
+    fig.add_bar(
+        y=list(range(len(rows))),
+        x=lengths.tolist(),
+        orientation="h",
+        marker={"color": [look_of(method).colour for method in rows["method"]], "line_width": 0},
+        text=[_bar_text(row, metric, relative) for row in rows.itertuples()],
+        textposition="outside",
+        cliponaxis=False,
+        hovertext=[_hover(row, metric, relative) for row in rows.itertuples()],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+    longest = float(lengths.max())
+    fig.update_xaxes(range=[0, 1.9 * longest if longest > 0 else 1])
+    return fig.update_layout(bargap=0.28).update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=[plain(name) for name in names],
+        range=[len(rows) - 0.5, -0.5],
+    )  # fmt: skip
+
+
+def finding(table: pd.DataFrame, variant: str | None = None) -> str:
+    """The headline, from numbers alone; it says so where there is no saving, or no comparison."""
+    means = variant_means(table)
+    if means.empty:
+        if table["status"].isin(OPEN).any():
+            return "No run of this sweep is done yet, so there is nothing to compare."
+        return "No run of this sweep got to its end, so there is nothing to compare."
+    if full_row(means) is None:
+        names = adapters(means)["variant"].tolist()
+        return (
+            f"A full fine-tuning run is needed to hold {join_names(names)} against; "
+            "none is done in this sweep."
+        )
+    found = compare(table, variant)
+    if found is None:
+        return "Only full fine-tuning is done in this sweep; run another method to compare with it."
+    memory, saves = _memory_clause(found)
+    name = str(found.adapter["variant"])
+    clauses = f"{name} trained {trained_share(found)} of the parameters {memory}"
+    file = _file_clause(found)
+    if file:
+        clauses += f"{' and' if saves else ', and'} {file}"
+    return f"{clauses}; {_quality_clause(found)}."
+
+
+def trained_share(found: Comparison) -> str:
+    share = units.format_share(found.value("trainable_share"))
+    return "an unknown share" if share == units.DASH else share
+
+
+def times(ratio: float) -> str:
+    """0.553 -> "0.55x"; what would round to nothing is given in per cent."""
+    if math.isnan(ratio):
+        return units.DASH
+    return f"{ratio:.2f}x" if ratio >= 0.005 else units.format_share(ratio)
+
+
+def join_names(names: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _memory_clause(found: Comparison) -> tuple[str, bool]:
+    ratio = found.ratio("net_peak_memory_bytes")
+    if math.isnan(ratio):
+        return "(net peak memory was not measured)", False
+    if times(ratio) == "1.00x":
+        return "but needed the same net peak memory as full fine-tuning", False
+    if ratio > 1:
+        return f"but needed {times(ratio)} the net peak memory of full fine-tuning", False
+    return f"in {times(ratio)} the net peak memory", True
+
+
+def _file_clause(found: Comparison) -> str:
+    own, full = found.value("adapter_bytes"), found.full_value("adapter_bytes")
+    if math.isnan(own):
+        return ""
+    if math.isnan(full):
+        return f"ships {units.format_bytes(own)}"
+    instead = "instead of" if own < full else "against"
+    return f"ships {units.format_bytes(own)} {instead} {units.format_bytes(full)}"
+
+
+def _quality_clause(found: Comparison) -> str:
+    for key, name in (("score_after", "score"), ("eval_loss_after", "held-out loss")):
+        own, full = found.value(key), found.full_value(key)
+        if not math.isnan(own) and not math.isnan(full):
+            show = METRICS[key].format
+            return f"its {name} is {show(own)} against {show(full)}"
+    return "no score of both was measured"
+
+
+def _ratio(value: float, base: float) -> float:
+    return value / base if base > 0 and math.isfinite(value) else math.nan
+
+
+def _rank(row: pd.Series) -> tuple[float, float, float]:
+    def last_if_missing(value: float) -> float:
+        return math.inf if math.isnan(value) else round(value, 9)
+
+    return (
+        last_if_missing(-float(row["score_after"])),
+        last_if_missing(float(row["net_peak_memory_bytes"])),
+        last_if_missing(float(row["eval_loss_after"])),
+    )
+
+
+def _best(rows: pd.DataFrame) -> int:
+    return min(range(len(rows)), key=lambda i: _rank(rows.iloc[i]))
+
+
+def _bar_text(row: Any, metric: MetricSpec, relative: bool) -> str:
+    value = metric.format(row.value)
+    return f"{times(row.relative)}  {value}" if relative else value
+
+
+def _hover(row: Any, metric: MetricSpec, relative: bool) -> str:
+    text = f"{plain(row.variant)}: {metric.format(row.value)}"
+    if relative:
+        text += f", {times(row.relative)} of full fine-tuning"
+    if row.count > 1:
+        text += (
+            f"<br>mean of {row.count} runs, {metric.format(row.low)} to {metric.format(row.high)}"
+        )
+    return text

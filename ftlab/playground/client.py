@@ -1,0 +1,267 @@
+"""The playground's worker as seen from page, API and command line. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.methods.registry import BASE_METHOD, label_of
+from ftlab.playground.protocol import (
+    BASE,
+    FromWorker,
+    GenerateRequest,
+    PaneUpdate,
+    ToWorker,
+    parse_from_worker,
+    to_line,
+    validate_generate,
+)
+from ftlab.runs.control import control_folder
+from ftlab.runs.directory import find_run
+from ftlab.runs.spawn import python_environment
+
+BUSY = "Another prompt is being answered; this one is next."
+STARTING = "Starting the worker …"
+SECONDS_BETWEEN_SIGNS = 1.0
+"""A silent wait is broken that often, so that a reader who has gone is noticed."""
+
+_GRACE_SECONDS = 5.0
+
+
+class _Worker:
+    """One worker process and what it has said so far."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=python_environment(),
+                # Ctrl-C in a terminal is for the app; the worker ends when its stdin closes.
+                start_new_session=True,
+            )
+        self.said: queue.Queue[FromWorker | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def tell(self, message: ToWorker) -> None:
+        """A worker that is gone is noticed where its answer is read, so nothing is raised here."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(to_line(message))
+            self.process.stdin.flush()
+        except (OSError, ValueError):
+            pass
+
+    def end(self) -> None:
+        """Ends the process and returns when it is gone."""
+        self.process.terminate()
+        try:
+            self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def how_it_ended(self) -> str:
+        code = self.process.wait()
+        if code == -9:
+            return "killed, perhaps because memory ran out"
+        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _read(self) -> None:
+        """Reads to the end whatever the readers do, so that the worker never waits for them."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                self.said.put(parse_from_worker(line))
+            except (ValueError, KeyError, TypeError):
+                continue  # no message of ours
+        try:
+            self.process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.said.put(None)
+
+
+class _Ended(Exception):
+    """The worker ended before the answer did; `heard` says whether it had begun it."""
+
+    def __init__(self, worker: _Worker, heard: bool) -> None:
+        super().__init__()
+        self.worker = worker
+        self.heard = heard
+
+
+class PlaygroundClient:
+    """Asks one worker process, started on first use; safe to use from several threads.
+
+    One request is answered at a time; the others wait for their turn. `command` replaces the
+    worker's command line (for tests).
+    """
+
+    def __init__(
+        self,
+        runs_folder: Path,
+        command: Sequence[str] | None = None,
+        idle_seconds: float = 300,
+    ) -> None:
+        self.runs_folder = runs_folder
+        self.log_file = control_folder(runs_folder) / "playground.log"
+        self._command = list(command) if command else [
+            sys.executable,
+            "-m",
+            "ftlab.playground.worker",
+            str(runs_folder.resolve()),
+            "--idle-seconds",
+            str(idle_seconds),
+        ]  # fmt: skip
+        self._turn = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._worker: _Worker | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a worker process is there, with its memory."""
+        worker = self._worker
+        return worker is not None and worker.is_alive
+
+    def generate(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
+        """Streams updates until every pane had its "done" or "error".
+
+        Closing the iterator early stops the answer. Raises `InvalidRequest` here and now, before
+        anything is started.
+        """
+        errors = validate_generate(request, self.runs_folder)
+        if errors:
+            raise InvalidRequest(errors)
+        return self._stream(request)
+
+    def generate_all(self, request: GenerateRequest) -> list[dict[str, Any]]:
+        """The final state of every pane as JSON; raises as `generate` does."""
+        final: dict[int, PaneUpdate] = {}
+        for update in self.generate(request):
+            if update.is_final:
+                final[update.pane] = update
+        return [
+            as_record(final[pane], name, pane_label(self.runs_folder, name))
+            for pane, name in enumerate(request.panes)
+        ]
+
+    def close(self) -> None:
+        """Ends the worker; all its memory is given back. The next request starts a new one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
+
+    def _stream(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
+        panes = range(len(request.panes))
+        while not self._turn.acquire(timeout=SECONDS_BETWEEN_SIGNS):
+            for pane in panes:
+                yield PaneUpdate(pane, "status", BUSY)
+        unfinished = set(panes)
+        try:
+            with closing(self._answers(request)) as updates:
+                for update in updates:
+                    if update.is_final:
+                        unfinished.discard(update.pane)
+                    yield update
+            sentence = "The playground's worker gave no answer; send the prompt again."
+        except _Ended as end:
+            sentence = (
+                f"The playground's worker ended before it had answered "
+                f"({end.worker.how_it_ended()}); send the prompt again to start a new one. "
+                f"Its log is {self.log_file}."
+            )
+        except OSError as error:
+            sentence = f"The playground's worker could not be started ({error.strerror})."
+        finally:
+            self._turn.release()
+        for pane in sorted(unfinished):
+            yield PaneUpdate(pane, "error", sentence)
+
+    def _answers(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
+        try:
+            yield from self._ask(request)
+        except _Ended as end:
+            # It had been idle and left just as it was asked; that is nobody's error.
+            if end.heard or end.worker.process.returncode != 0:
+                raise
+            yield from self._ask(request)
+
+    def _ask(self, request: GenerateRequest) -> Iterator[PaneUpdate]:
+        worker = self._worker
+        if worker is None or not worker.is_alive:
+            worker = self._worker = _Worker(self._command, self.log_file)
+        number = next(self._numbers)
+        worker.tell(ToWorker(number, request))
+        last: PaneUpdate | None = None
+        ended = False
+        try:
+            while True:
+                try:
+                    message = worker.said.get(timeout=SECONDS_BETWEEN_SIGNS)
+                except queue.Empty:
+                    if last is None:
+                        for pane in range(len(request.panes)):
+                            yield PaneUpdate(pane, "status", STARTING)
+                    elif not last.is_final:
+                        yield last
+                    continue
+                if message is None:
+                    ended = True
+                    raise _Ended(worker, heard=last is not None)
+                if message.number != number:
+                    continue  # of an answer that was left
+                if message.update is None:
+                    ended = True
+                    return
+                last = message.update
+                yield message.update
+        finally:
+            if not ended:
+                worker.tell(ToWorker(number))
+
+
+def pane_label(runs_folder: Path, name: str) -> str:
+    """What a pane is called: the run's variant, or "Base"; the name itself for a lost run."""
+    if name == BASE:
+        return label_of(BASE_METHOD)
+    try:
+        return find_run(runs_folder, name).spec().label
+    except FtlabError:
+        return name
+
+
+def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:
+    """A pane's final update as JSON for command line and API; `error` is "" where there is none."""
+    failed = update.kind == "error"
+    return {
+        "pane": update.pane,
+        "run_id": None if name == BASE else name,
+        "label": label,
+        "answer": "" if failed else update.text,
+        "tokens": update.tokens,
+        "tokens_per_second": update.tokens_per_second,
+        "first_token_seconds": update.first_token_seconds,
+        "adapter_sha256": update.adapter_sha256,
+        "note": update.note,
+        "error": update.text if failed else "",
+    }

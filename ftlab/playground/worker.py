@@ -1,0 +1,170 @@
+"""The process that generates: one base in memory, requests in, updates out.
+
+Run as: python -m ftlab.playground.worker RUNS_FOLDER [--idle-seconds N]
+
+Requests come as JSON lines on stdin, updates go as JSON lines to stdout. It ends by itself when
+nothing was asked for a while, and at once when stdin closes: its memory is then given back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftlab.devices import CPU, Device, cpu_count, resolve_device
+from ftlab.errors import one_line
+from ftlab.locks import device_lock, holding
+from ftlab.playground.protocol import (
+    FromWorker,
+    PaneUpdate,
+    Stopped,
+    ToWorker,
+    parse_to_worker,
+    to_line,
+)
+
+if TYPE_CHECKING:
+    from ftlab.playground.engine import Engine
+
+IDLE_SECONDS = 300.0
+
+Write = Callable[[FromWorker], None]
+
+
+class Requests:
+    """Reads stdin in a thread of its own, so that a stop is heard while an answer is being made."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[ToWorker] = queue.Queue()
+        self._stopped: set[int] = set()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def next(self, timeout: float) -> ToWorker | None:
+        """The next request that was not stopped before its turn; `None` after so many seconds."""
+        while True:
+            try:
+                message = self._waiting.get(timeout=timeout)
+            except queue.Empty:
+                return None
+            if message.number not in self._stopped:
+                return message
+
+    def check(self, number: int) -> None:
+        """Raises `Stopped` if that request is no longer wanted."""
+        if number in self._stopped:
+            raise Stopped
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            try:
+                message = parse_to_worker(line)
+            except (ValueError, KeyError, TypeError):
+                traceback.print_exc()
+                continue
+            if message.request is None:
+                self._stopped.add(message.number)
+            else:
+                self._waiting.put(message)
+        os._exit(0)  # nobody is left to read; an answer half-way is not worth its memory
+
+
+def serve(requests: Requests, engine: Engine, device: Device, write: Write, idle: float) -> None:
+    """Answers requests one after the other until none came for `idle` seconds."""
+    while (message := requests.next(idle)) is not None:
+        try:
+            _answer(message, requests, engine, device, write)
+        finally:
+            write(FromWorker(message.number))
+
+
+def _answer(
+    message: ToWorker, requests: Requests, engine: Engine, device: Device, write: Write
+) -> None:
+    number, request = message.number, message.request
+    assert request is not None
+    said = False
+
+    def check() -> None:
+        requests.check(number)
+
+    def say(kind: str, text: str) -> None:
+        for pane in range(len(request.panes)):
+            write(FromWorker(number, PaneUpdate(pane, kind, text)))  # type: ignore[arg-type]
+
+    def while_waiting() -> None:
+        nonlocal said
+        check()
+        if not said:
+            said = True
+            name = "CPU" if device.id == CPU else device.label
+            text = f"A training run is using the {name}; the answers start when it is done."
+            say("status", text)
+
+    try:
+        with holding(device_lock(device.id), while_waiting):
+            engine.answer(request, lambda update: write(FromWorker(number, update)), check)
+    except Stopped:
+        pass
+    except Exception as error:  # a lock file that cannot be written, say
+        traceback.print_exc()
+        say("error", f"The playground could not answer: {one_line(error)[:200]}")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ftlab.playground.worker")
+    parser.add_argument("runs_folder", type=Path)
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
+    options = parser.parse_args(arguments)
+    write = _writer()
+    requests = Requests()
+    device = resolve_device("auto")
+    _set_environment(device)
+    engine, device = _engine(options.runs_folder, device)
+    serve(requests, engine, device, write, options.idle_seconds)
+    return 0
+
+
+def _writer() -> Write:
+    """Takes stdout for the updates alone; whatever libraries print goes to stderr, the log."""
+    sys.stdout.flush()
+    updates = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def write(message: FromWorker) -> None:
+        updates.write(to_line(message))
+        updates.flush()
+
+    return write
+
+
+def _set_environment(device: Device) -> None:
+    """What libraries read when they are imported, so it must come before them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if device.is_cuda:
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.id.partition(":")[2]
+
+
+def _engine(runs_folder: Path, device: Device) -> tuple[Engine, Device]:
+    """The engine, and the device it really uses: the CPU where torch cannot use the GPU."""
+    import torch
+
+    from ftlab.playground.engine import Engine
+
+    torch.set_num_threads(cpu_count())
+    if device.is_cuda and torch.cuda.is_available():
+        return Engine(runs_folder, torch.device("cuda", 0)), device
+    return Engine(runs_folder, torch.device("cpu")), resolve_device(CPU)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

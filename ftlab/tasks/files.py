@@ -1,0 +1,234 @@
+"""Reads a task file (CSV, JSON, JSONL or Parquet) into rows, within limits.
+
+Each error is a FtlabError of one sentence that says where the file is wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftlab.errors import FtlabError, one_line
+
+MAX_BYTES = 100 * 1024 * 1024
+MAX_ROWS = 200_000
+MAX_CELL_CHARACTERS = 100_000
+# A small Parquet file can hold gigabytes of one repeated value.
+MAX_PARQUET_BYTES = 1024**3
+
+Row = dict[str, Any]
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a file as dicts; the kind follows from the extension.
+
+    Raises FtlabError for a file that is missing, too large, empty, broken, not UTF-8, or of
+    another kind.
+    """
+    path = Path(path).expanduser()
+    check_file(path)
+    reader = _READERS[path.suffix.lower()]
+    rows = reader(path)
+    if not rows:
+        raise FtlabError(f"{path.name} has no rows; give it at least a few examples.")
+    for number, row in enumerate(rows, 1):
+        for name, cell in row.items():
+            if _characters(cell) > MAX_CELL_CHARACTERS:
+                raise FtlabError(
+                    f"{path.name} row {number} has more than {MAX_CELL_CHARACTERS:,} characters in "
+                    f"'{name}'; shorten it or drop the row."
+                )
+    return rows
+
+
+def check_file(path: Path) -> None:
+    """The checks that need no reading: FtlabError for a missing, unknown, large or empty file."""
+    if not path.is_file():
+        raise FtlabError(f"There is no file '{path}'; check the path.")
+    if path.suffix.lower() not in _READERS:
+        raise FtlabError(
+            f"{path.name} ends in '{path.suffix}', which is no kind of task file; use one of: "
+            f"{', '.join(EXTENSIONS)}."
+        )
+    size = path.stat().st_size
+    if size == 0:
+        raise FtlabError(f"{path.name} is empty; give it at least a few examples.")
+    if size > MAX_BYTES:
+        raise FtlabError(
+            f"{path.name} has {size / 2**20:,.0f} MB, more than {MAX_BYTES // 2**20} MB; "
+            "take fewer rows."
+        )
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """All column names of the rows, in the order in which they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _characters(cell: Any) -> int:
+    """Characters of all text in a cell, lists and dicts included (iteratively: they nest)."""
+    total, stack = 0, [cell]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str | bytes):
+            total += len(item)
+        elif isinstance(item, dict):
+            stack += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            stack += item
+    return total
+
+
+def _text(path: Path) -> str:
+    """The text without a byte order mark; FtlabError names the byte that is not UTF-8."""
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FtlabError(
+            f"{path.name} is not UTF-8 at byte {error.start:,}; save it again as UTF-8."
+        ) from error
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise FtlabError(f"{path.name} is empty; give it at least a few examples.")
+    return text
+
+
+def _limit(path: Path, rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise FtlabError(f"{path.name} has more than {MAX_ROWS:,} rows; take fewer.")
+
+
+def _read_csv(path: Path) -> list[Row]:
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        header = [name.strip() for name in next(reader)]
+        _check_header(path, header)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise FtlabError(
+                    f"{path.name} line {reader.line_num} has {len(cells)} cells, the header has "
+                    f"{len(header)}; quote cells that hold a comma."
+                )
+            rows.append(dict(zip(header, cells, strict=True)))
+            _limit(path, len(rows))
+    except csv.Error as error:
+        raise FtlabError(
+            f"{path.name} is not valid CSV at line {reader.line_num}: {error}; correct that line."
+        ) from error
+    if not rows:
+        raise FtlabError(f"{path.name} has a header but no rows; add some below it.")
+    return rows
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    for name in header:
+        if not name:
+            raise FtlabError(f"{path.name} has a column without a name; name it in line 1.")
+        if header.count(name) > 1:
+            raise FtlabError(f"{path.name} has two columns '{name}'; rename one in line 1.")
+
+
+def _parse(text: str, path: Path, line: int | None = None) -> Any:
+    """JSON of a whole file, or of one line of it."""
+    where = "" if line is None else f" line {line}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise FtlabError(
+            f"{path.name} is not valid JSON at {place}: {error.msg}; correct it there."
+        ) from error
+    except RecursionError as error:
+        raise FtlabError(f"{path.name}{where} is nested too deeply; flatten it.") from error
+    except ValueError as error:
+        raise FtlabError(f"{path.name}{where} holds a number that is too long.") from error
+
+
+def _objects(path: Path, items: Iterable[Any]) -> list[Row]:
+    rows = []
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            raise FtlabError(
+                f"{path.name} item {number} is {_kind(item)}, not an object; make each item "
+                'one like {"prompt": …, "completion": …}.'
+            )
+        rows.append(item)
+        _limit(path, number)
+    return rows
+
+
+def _kind(item: Any) -> str:
+    if item is None:
+        return "null"
+    return "a list" if isinstance(item, list) else f"a {type(item).__name__}"
+
+
+def _read_json(path: Path) -> list[Row]:
+    content = _parse(_text(path), path)
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        if len(lists) != 1:
+            raise FtlabError(
+                f"{path.name} is an object with {len(lists)} lists; give a list of objects, or an "
+                "object that holds just one."
+            )
+        content = lists[0]
+    if not isinstance(content, list):
+        raise FtlabError(f"{path.name} holds {_kind(content)}; give a list of objects.")
+    return _objects(path, content)
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    # Not splitlines: a line separator such as U+2028 may stand inside a JSON string.
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        item = _parse(line, path, number)
+        if not isinstance(item, dict):
+            raise FtlabError(
+                f"{path.name} line {number} is {_kind(item)}, not an object; write one object a "
+                "line."
+            )
+        rows.append(item)
+        _limit(path, len(rows))
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        _limit(path, file.metadata.num_rows)
+        groups = range(file.metadata.num_row_groups)
+        size = sum(file.metadata.row_group(index).total_byte_size for index in groups)
+        if size > MAX_PARQUET_BYTES:
+            raise FtlabError(f"{path.name} unpacks to {size / 2**20:,.0f} MB; take fewer rows.")
+        rows: list[Row] = []
+        for batch in file.iter_batches(batch_size=1_000):
+            rows += batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise FtlabError(
+            f"{path.name} cannot be read as Parquet ({one_line(error)[:120]}); write it again."
+        ) from error
+    return rows
+
+
+_READERS = {
+    ".csv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+EXTENSIONS = tuple(_READERS)
+"""The extensions of task files, with the dot."""

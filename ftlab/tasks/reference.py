@@ -1,0 +1,169 @@
+"""A reference to a task: what a run's record keeps, and what page and command line pass on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ftlab.errors import FieldError, FtlabError
+from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
+from ftlab.tasks.files import EXTENSIONS, check_file, columns_of, read_rows
+from ftlab.tasks.hub import is_dataset_id, load_hub_rows
+from ftlab.tasks.metrics import TEXT_METRICS, get_text_metric
+from ftlab.tasks.names import unknown_name
+from ftlab.tasks.registry import TASKS, get_task
+from ftlab.tasks.spec import TaskData, TaskSpec
+
+Kind = Literal["bundled", "file", "hub"]
+
+
+@dataclass(frozen=True)
+class TaskReference:
+    """Where a task comes from.
+
+    `id` is a bundled task's id, a file's absolute path or a data set's id. `mapping` (guessed where
+    None), `metric` (chrF where None), `config` and `split` are for files and the Hub alone.
+    """
+
+    kind: Kind
+    id: str
+    mapping: ColumnMapping | None = None
+    metric: str | None = None
+    config: str | None = None
+    split: str | None = None
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """A short name to show: "SQL", "questions.csv", "owner/name"."""
+        if self.kind == "bundled":
+            return TASKS[self.id].label if self.id in TASKS else self.id
+        return Path(self.id).name if self.kind == "file" else self.id
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TaskReference:
+        """The reference of `to_json`; FtlabError for an unknown or missing key or a wrong type."""
+        values = dict(_checked(cls, content, "task"))
+        if values.get("mapping") is not None:
+            values["mapping"] = ColumnMapping(
+                **_checked(ColumnMapping, values["mapping"], "task.mapping")
+            )
+        return cls(**values)
+
+
+def _checked(kind: type[Any], content: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise FtlabError(f"{name} is a {type(content).__name__}; it must be an object.")
+    known = [field.name for field in fields(kind)]
+    for key in content:
+        if key not in known:
+            raise FtlabError(f"{name} has an unknown key '{key}'; keys: {', '.join(known)}.")
+    if kind is TaskReference:
+        for key in ("kind", "id"):
+            if key not in content:
+                raise FtlabError(f"{name} has no key '{key}'; add it.")
+    for key, value in content.items():
+        if key == "seed":
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        elif key == "mapping":
+            fits = value is None or isinstance(value, Mapping)
+        else:
+            fits = isinstance(value, str) or (value is None and key not in ("kind", "id"))
+        if not fits:
+            raise FtlabError(f"{name}.{key} cannot be {value!r:.60}; give {_wanted(key)}.")
+    return content
+
+
+def _wanted(key: str) -> str:
+    return {"seed": "a whole number", "mapping": "an object"}.get(key, "a text")
+
+
+def validate(reference: TaskReference) -> list[FieldError]:
+    """The wrong fields of a reference, found without reading data or going to the network."""
+    errors = []
+    if reference.kind not in get_args(Kind):
+        sentence = unknown_name("kind of task", str(reference.kind), get_args(Kind))
+        return [FieldError("task.kind", sentence)]
+    problem = _problem_of_id(reference)
+    if problem:
+        errors.append(FieldError("task.id", problem))
+    metrics = _metrics(reference)
+    if reference.metric is not None and reference.metric not in metrics:
+        sentence = unknown_name("metric", reference.metric, metrics)
+        errors.append(FieldError("task.metric", sentence))
+    if reference.mapping is not None and reference.kind != "bundled":
+        sentence = check_mapping(reference.mapping) or ""
+        if sentence:
+            errors.append(FieldError("task.mapping", sentence))
+    if reference.seed < 0:
+        sentence = f"The data seed is {reference.seed}; give 0 or more."
+        errors.append(FieldError("task.seed", sentence))
+    return errors
+
+
+def _problem_of_id(reference: TaskReference) -> str | None:
+    if reference.kind == "bundled":
+        known = reference.id in TASKS
+        return None if known else unknown_name("task", reference.id, TASKS)
+    if reference.kind == "hub":
+        fits = is_dataset_id(reference.id)
+        return None if fits else f"'{reference.id[:120]}' is no data set id; write owner/name."
+    try:
+        check_file(Path(reference.id))
+    except FtlabError as error:
+        return str(error)
+    return None
+
+
+def _metrics(reference: TaskReference) -> list[str]:
+    if reference.kind == "bundled" and reference.id in TASKS:
+        return [TASKS[reference.id].metric.key]
+    return list(TEXT_METRICS)
+
+
+def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
+    """The task and its data. Raises FtlabError where it cannot be found, read or understood."""
+    errors = validate(reference)
+    if errors:
+        raise FtlabError(errors[0].message)
+    if reference.kind == "bundled":
+        task = get_task(reference.id)
+        return task, task.load(reference.seed)
+    if reference.kind == "file":
+        rows = read_rows(reference.id)
+    else:
+        rows = load_hub_rows(reference.id, reference.config, reference.split)
+    mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
+    sentence = check_mapping(mapping)
+    if sentence:
+        raise FtlabError(f"{sentence[:-1]}; columns: {', '.join(columns_of(rows))}.")
+    data = to_task_data(rows, mapping, reference.seed)
+    task = TaskSpec(
+        id=f"{reference.kind}:{reference.label}",
+        label=reference.label,
+        summary=f"{len(data.train):,} training examples from {reference.label}.",
+        metric=get_text_metric(reference.metric),
+        load=lambda seed: to_task_data(rows, mapping, seed),
+    )
+    return task, data
+
+
+def parse_task(text: str) -> TaskReference:
+    """The reference that a command line's word means: "sql", "questions.csv", "hub:owner/name".
+
+    Raises FtlabError that lists the bundled tasks for anything else.
+    """
+    if text in TASKS:
+        return TaskReference("bundled", text)
+    if text.startswith("hub:"):
+        return TaskReference("hub", text.removeprefix("hub:"))
+    path = Path(text).expanduser()
+    if path.suffix.lower() in EXTENSIONS or path.is_file():
+        return TaskReference("file", str(path.resolve()))
+    known = unknown_name("task", text, TASKS)
+    raise FtlabError(f"{known[:-1]}, a file ({', '.join(EXTENSIONS)}) or hub:owner/name.")

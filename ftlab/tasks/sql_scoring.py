@@ -1,0 +1,241 @@
+"""The SQL score: run the reference's and the answer's query on a small table, compare the results.
+
+A query comes from a model, so it is treated as hostile. It runs on a database in memory that holds
+the example's rows and nothing else; an authorizer allows reading those tables with a list of plain
+functions; SQLite's limits bound text, rows, statement size and memory; a step count and a clock
+bound time.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ftlab.errors import FtlabError
+from ftlab.tasks.spec import Example, TaskMetric
+
+MAX_SECONDS = 0.5
+MAX_STEPS = 250_000  # of SQLite's virtual machine; a right answer takes a few thousand
+MAX_ROWS = 1_000
+MAX_QUERY_CHARACTERS = 2_000
+
+# A row or value of at most 1,000 bytes times the steps above bounds what a sort can hold in memory.
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 1_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_QUERY_CHARACTERS * 4,
+    sqlite3.SQLITE_LIMIT_COLUMN: 32,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 40,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 8,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 10_000,
+    sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 8,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_FUNCTIONS = frozenset(
+    [
+        "abs",
+        "avg",
+        "coalesce",
+        "count",
+        "date",
+        "dense_rank",
+        "glob",
+        "group_concat",
+        "ifnull",
+        "iif",
+        "instr",
+        "julianday",
+        "length",
+        "like",
+        "lower",
+        "ltrim",
+        "max",
+        "min",
+        "nullif",
+        "rank",
+        "replace",
+        "round",
+        "row_number",
+        "rtrim",
+        "strftime",
+        "substr",
+        "substring",
+        "sum",
+        "total",
+        "trim",
+        "typeof",
+        "upper",
+    ]
+)
+_START = re.compile(r"(?:^|\n|`)[ \t]*(?=select\b|with\s+\w+(?:\s*\([^)]*\))?\s+as\b)", re.I)
+_NOT_CODE = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.S
+)
+_FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
+
+
+def extract_query(answer: str) -> str | None:
+    """The first SELECT statement of an answer without its semicolon, or None.
+
+    Looks inside a markdown fence where there is one; the statement must begin a line (or an inline
+    code span) and ends at a semicolon outside quotes, a blank line or a backtick.
+    """
+    fence = _FENCE.search(answer)
+    text = fence.group(1) if fence else answer
+    start = _START.search(text)
+    if start is None:
+        return None
+    return _first_statement(text[start.end() :]).strip() or None
+
+
+def _first_statement(text: str) -> str:
+    quote = ""
+    for index, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in ";`" or re.match(r"\n[ \t]*\n", text[index : index + 80]):
+            return text[:index]
+    return text
+
+
+def run_query(example: Example, query: str) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+    """Column names and rows of one query on the example's tables.
+
+    Raises FtlabError, one short clause, where the query is refused, fails or does too much.
+    """
+    connection = _database(example.extra)
+    try:
+        return _run(connection, example.extra, query)
+    finally:
+        connection.close()
+
+
+def _database(extra: Mapping[str, Any]) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=0)
+    # Without this a large sort would be written to a temporary file.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    for statement in extra["schema"]:
+        connection.execute(statement)
+    for table, rows in extra["rows"].items():
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+    connection.execute("PRAGMA query_only = ON")
+    if hasattr(connection, "enable_load_extension"):
+        connection.enable_load_extension(False)
+    for limit, value in _LIMITS.items():
+        connection.setlimit(limit, value)
+    return connection
+
+
+def _run(
+    connection: sqlite3.Connection, extra: Mapping[str, Any], query: str
+) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
+    if len(query) > MAX_QUERY_CHARACTERS:
+        raise FtlabError(f"query longer than {MAX_QUERY_CHARACTERS} characters")
+    # Each reference to a WITH clause is expanded while SQLite compiles, where nothing can stop it:
+    # 30 clauses that each name the one before twice would fill the memory.
+    if re.search(r"\bwith\b", _NOT_CODE.sub(" ", query), re.I):
+        raise FtlabError("WITH is not allowed")
+    deadline = time.monotonic() + MAX_SECONDS
+    connection.set_authorizer(_authorizer(extra, deadline))
+    connection.set_progress_handler(_progress(deadline), 1_000)
+    try:
+        cursor = connection.execute(query)
+        rows = cursor.fetchmany(MAX_ROWS + 1)
+    except (sqlite3.Error, sqlite3.Warning, UnicodeError, OverflowError, ValueError) as error:
+        raise FtlabError(_short(error)) from error
+    finally:
+        connection.set_progress_handler(None, 0)
+    if len(rows) > MAX_ROWS:
+        raise FtlabError(f"more than {MAX_ROWS} rows")
+    if cursor.description is None:
+        raise FtlabError("not a SELECT")
+    return tuple(column[0] for column in cursor.description), tuple(rows)
+
+
+def _authorizer(extra: Mapping[str, Any], deadline: float) -> Callable[..., int]:
+    tables = {table.lower() for table in extra["rows"]}
+
+    def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        # SQLite asks while it compiles, where older versions call no progress handler.
+        if time.monotonic() > deadline:
+            return sqlite3.SQLITE_DENY
+        allowed = (
+            action == sqlite3.SQLITE_SELECT
+            or (action == sqlite3.SQLITE_READ and (first or "").lower() in tables)
+            or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _FUNCTIONS)
+        )
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+    return authorize
+
+
+def _progress(deadline: float) -> Callable[[], int]:
+    calls = 0
+
+    def progress() -> int:
+        nonlocal calls
+        calls += 1
+        return int(calls * 1_000 > MAX_STEPS or time.monotonic() > deadline)
+
+    return progress
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if text == "interrupted":
+        return "stopped, too much work"
+    return text[:77] + "…" if len(text) > 78 else text
+
+
+def _rows_for_comparison(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Numbers rounded, so that AVG and SUM / COUNT agree; 3 and 3.0 are equal in Python."""
+    return [
+        tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row) for row in rows
+    ]
+
+
+def describe(example: Example, answer: str) -> str:
+    """What became of an answer: "runs, equal", "runs, differs", "error: …" or "no SQL"."""
+    query = extract_query(answer)
+    if query is None:
+        return "no SQL"
+    connection = _database(example.extra)
+    try:
+        _, wanted = _run(connection, example.extra, example.completion)
+        _, found = _run(connection, example.extra, query)
+    except FtlabError as error:
+        return f"error: {error}"
+    finally:
+        connection.close()
+    left, right = _rows_for_comparison(wanted), _rows_for_comparison(found)
+    ordered = "ORDER BY" in example.completion.upper()
+    equal = left == right if ordered else Counter(left) == Counter(right)
+    return "runs, equal" if equal else "runs, differs"
+
+
+def execution_match_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+    """1.0 where the answer's query gives the reference's rows (in its order if it has one)."""
+    return [
+        float(describe(example, answer) == "runs, equal")
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+
+
+EXECUTION_MATCH = TaskMetric(
+    key="execution_match",
+    label="SQL score",
+    how="Share of answers whose query returns the reference's rows from a small SQLite table.",
+    score_each=execution_match_scores,
+    describe=describe,
+)

@@ -1,0 +1,126 @@
+"""The endpoints for programs, as `gradio_client` and the page's API documentation see them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from ftlab.errors import FtlabError
+from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.tasks.reference import parse_task
+from ftlab.ui.context import AppContext
+from ftlab.ui.request import EXTRA, read_request
+
+
+def add_endpoints(context: AppContext) -> None:
+    """Adds `/launch_sweep`, `/cancel` and `/runs` to the page that is being built."""
+
+    def launch_sweep(
+        model: str = "bundled",
+        task: str = "sql",
+        methods: list[str] = ["full", "lora", "qlora", "prompt_tuning"],  # noqa: B006
+        steps: float = 30,
+        batch_size: float = 8,
+        max_length: float = 256,
+        seeds: str = "0",
+        eval_examples: float = 64,
+        settings: dict[str, Any] = {},  # noqa: B006
+    ) -> dict[str, Any]:
+        """Queues one run for each method and seed, and a base run for each base precision.
+
+        Parameters:
+            model: "bundled", a local folder, or a Hub id.
+            task: "sql", "shakespeare", "medical", a file's path, or "hub:owner/name".
+            methods: Variants, such as "lora" or "lora:r=4,alpha=8".
+            steps: Optimizer steps of every run.
+            batch_size: Examples a step.
+            max_length: Tokens of prompt and completion together.
+            seeds: Whole numbers, as in "0" or "0,1,2".
+            eval_examples: Held-out examples that are scored.
+            settings: What else differs from its default: accumulation, learning_rate, schedule,
+                warmup_steps, weight_decay, max_grad_norm, optimizer, gradient_checkpointing,
+                dtype_policy, device.
+        Returns:
+            The sweep's id and the ids of its runs, base runs first.
+        """
+        given = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "eval_examples": eval_examples,
+        }
+        try:
+            request = api_request(model, task, methods, seeds, given, settings)
+            specs = enqueue_sweep(request, context.runs_folder)
+            start_dispatcher(context.runs_folder)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
+
+    def cancel(run_ids: list[str] = [], sweep_id: str = "") -> list[str]:  # noqa: B006
+        """Ends runs within seconds; those that have ended already are left as they are.
+
+        Parameters:
+            run_ids: Ids of single runs.
+            sweep_id: Id of a sweep whose open runs are ended.
+        Returns:
+            The ids of the open runs that are being ended.
+        """
+        runs = context.store.runs()
+        known = {run.run_id for run in runs}
+        unknown = [run_id for run_id in run_ids if run_id not in known]
+        if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
+            unknown.append(sweep_id)
+        if unknown:
+            raise _for_caller(f"There is no run or sweep '{unknown[0]}' in {context.runs_folder}.")
+        open_ids = [
+            run.run_id
+            for run in runs
+            if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
+        ]
+        try:
+            request_cancel(context.runs_folder, open_ids)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        return open_ids
+
+    def runs() -> list[dict[str, Any]]:
+        """Every run but the base runs, oldest first, as one flat row of measures each.
+
+        Returns:
+            Rows; a number that was not measured is null.
+        """
+        return [run.row() for run in context.store.runs() if not run.spec.is_base]
+
+    for endpoint in (launch_sweep, cancel, runs):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _for_caller(sentence: str) -> gr.Error:
+    """An error that is the caller's to put right: told there, no traceback here."""
+    return gr.Error(sentence, print_exception=False)
+
+
+def api_request(
+    model: str,
+    task: str,
+    methods: list[str],
+    seeds: str,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+) -> SweepRequest:
+    """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
+    outer = {"dtype_policy", "device"}
+    known = outer | {field.name for field in fields(TrainingSettings)}
+    for name in settings:
+        if name not in known:
+            raise FtlabError(f"There is no setting '{name}'; settings: {', '.join(sorted(known))}.")
+    values = {f"settings.{name}": value for name, value in given.items()}
+    for name, value in settings.items():
+        values[name if name in outer else f"settings.{name}"] = value
+    values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
+    return read_request(model, parse_task(task), [], values).checked()

@@ -1,0 +1,150 @@
+"""The web app: the header, the tabs, and how it is served.
+
+The web process never imports torch: training, measuring and generation live in processes of
+their own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+# Before gradio is imported: nothing is reported to anybody.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import gradio as gr
+
+from ftlab.errors import FtlabError
+from ftlab.playground.client import PlaygroundClient
+from ftlab.runs.store import RunStore
+from ftlab.ui import api, compare, experiment, playground, results, theme
+from ftlab.ui.context import AppContext
+from ftlab.ui.header import header_html
+from ftlab.ui.html import H
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 7860
+_REFRESH_SECONDS = 3
+_TABS = (
+    ("Experiment", experiment.build),
+    ("Results", results.build),
+    ("Compare", compare.build),
+    ("Playground", playground.build),
+)
+
+
+def build_app(runs_folder: Path) -> gr.Blocks:
+    """The whole page on one folder of runs."""
+    return _build(_context(runs_folder))
+
+
+def _context(runs_folder: Path) -> AppContext:
+    return AppContext(runs_folder, RunStore(runs_folder), PlaygroundClient(runs_folder))
+
+
+def _build(context: AppContext) -> gr.Blocks:
+    with gr.Blocks(title="ftlab", fill_width=True, analytics_enabled=False) as page:
+        _header(page, context)
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+            for name, build in _TABS:
+                with gr.Tab(name, id=name.lower()) as tab:
+                    build(context)
+                tab.select(fn=None, js=theme.FIT_FIGURES, api_visibility="private")
+        api.add_endpoints(context)
+    return page
+
+
+def launch(
+    runs_folder: Path,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    open_browser: bool = False,
+) -> None:
+    """Serves the app until it is interrupted.
+
+    Raises `FtlabError` if the address cannot be listened on.
+    """
+    _check_address(host, port)
+    context = _context(runs_folder)
+    page = _build(context)
+    page.queue(default_concurrency_limit=8)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            **launch_options(),
+        )
+        address = f"http://{_reachable(host)}:{port}"
+        print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
+        threading.Event().wait()
+    except OSError as error:
+        raise FtlabError(f"The app cannot be served on {host}:{port}: {error}") from None
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if page.is_running:
+            page.close(verbose=False)
+        context.playground.close()
+
+
+def launch_options() -> dict[str, Any]:
+    """What `Blocks.launch` needs for the page to look and behave as it should."""
+    return {
+        "theme": theme.make_theme(),
+        "head": theme.page_head(),
+        "js": theme.RESTORE_MODE,
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "max_file_size": "100mb",
+    }
+
+
+def _header(page: gr.Blocks, context: AppContext) -> None:
+    def refresh(shown: str) -> tuple[object, object]:
+        now = header_html(context.store.runs())
+        return (gr.skip(), gr.skip()) if now == shown else (now, now)
+
+    bar = H(header_html([]), elem_id="top")
+    shown = gr.State("")
+    timer = gr.Timer(_REFRESH_SECONDS)
+    gr.on(
+        [timer.tick, page.load],
+        refresh,
+        shown,
+        [bar, shown],
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise FtlabError(
+            f"Port {port} must lie between 1 and 65535; choose another with --port or --host."
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FtlabError(
+            f"The app cannot be served on {host}:{port} ({reason}); "
+            "choose another with --port or --host."
+        ) from None
+
+
+def _reachable(host: str) -> str:
+    return DEFAULT_HOST if host in ("0.0.0.0", "::") else host

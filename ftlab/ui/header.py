@@ -1,0 +1,117 @@
+"""The bar at the top: what runs, which model is at hand, and how much memory is free."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+import psutil
+
+from ftlab import units
+from ftlab.devices import Device, list_devices
+from ftlab.models.bundled import bundled_folder, is_fetched
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.runs.store import Run
+from ftlab.ui.html import escape
+
+_BRAND = (
+    '<span class="brand"><svg viewBox="0 0 20 20" aria-hidden="true">'
+    '<rect x="1" y="1" width="5" height="18" rx="1.5"/>'
+    '<rect x="8" y="1" width="11" height="5" rx="1.5"/>'
+    '<rect x="8" y="8" width="11" height="11" rx="1.5" class="ghosted"/></svg>ftlab</span>'
+)
+_TOGGLE = (
+    '<button class="toggle" data-theme-toggle aria-label="Switch light and dark" '
+    'title="Light / dark">◐</button>'
+)
+
+
+def header_html(runs: Sequence[Run]) -> str:
+    """The whole bar, as it is now."""
+    pills = f"{_activity(runs)}{_model()}{_memory(list_devices()[0])}"
+    return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{_TOGGLE}</header>'
+
+
+def free_bytes(device: Device) -> int | None:
+    """Memory that is free on the device now; `None` where the driver does not say."""
+    if not device.is_cuda:
+        return int(psutil.virtual_memory().available)
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.id.partition(":")[2]))
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except Exception:  # a driver may refuse in many ways; then there is no number to show
+        return None
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Weights in a folder's safetensors files, from their headers; `None` if there are none.
+
+    A quantised file would be counted by its storage, so `None` for anything but floats.
+    """
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        stamp = path.stat()
+        count = _count_file(path, stamp.st_mtime_ns, stamp.st_size)
+        if count is None:
+            return None
+        total += count
+    return total or None
+
+
+@lru_cache(maxsize=256)
+def _count_file(path: Path, modified: int, size: int) -> int | None:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, size)))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        if any(entry["dtype"] not in ("F64", "F32", "F16", "BF16") for entry in tensors):
+            return None
+        return sum(prod(entry["shape"]) for entry in tensors)
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
+def _activity(runs: Sequence[Run]) -> str:
+    running = sum(run.status == "running" for run in runs)
+    queued = sum(run.status == "queued" for run in runs)
+    if not running and not queued:
+        return '<span class="pill idle">nothing running</span>'
+    if not running:
+        return f'<span class="pill run" role="status">{queued} queued</span>'
+    waits = f'<span class="roomy">, {queued} queued</span>' if queued else ""
+    return (
+        f'<span class="pill run" role="status"><i class="pulse"></i>'
+        f"<span>{running} running{waits}</span></span>"
+    )
+
+
+def _model() -> str:
+    name = BUNDLED_ID.split("/")[1]
+    if not is_fetched():
+        return f'<span class="pill opt">{name}<small>fetched at the first run</small></span>'
+    count = units.format_count(count_parameters(bundled_folder()))
+    return f'<span class="pill opt" title="The bundled model">{name}<small>{count}</small></span>'
+
+
+def _memory(device: Device) -> str:
+    free = free_bytes(device)
+    kind, comma, rest = device.label.partition(",")
+    label = f'{escape(kind)}<span class="roomy">{escape(comma + rest)}</span>'
+    if free is None:
+        return f'<span class="pill"><span>{label}</span></span>'
+    used = 1 - free / device.memory_bytes
+    return (
+        f'<span class="pill" title="Measured now: memory in use on this device">'
+        f"<span>{label}</span>"
+        f'<span class="meter" style="--v:{used:.0%};--c:var(--muted)"></span>'
+        f"<span>{free / 1e9:.1f} GB<small> free of {device.memory_bytes / 1e9:.1f}</small></span>"
+        "</span>"
+    )

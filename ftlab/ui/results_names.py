@@ -1,0 +1,38 @@
+"""Short names for people of what is long in a record."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from ftlab import units
+
+_SWEEP = re.compile(r"(\d{8}-\d{6})-([0-9a-z]+)")
+
+
+def sweep_name(sweep_id: str) -> str:
+    """20261125-120304-ab12 -> "25 Nov 12:03 ab12"; any other id as it is."""
+    match = _SWEEP.fullmatch(sweep_id)
+    if match is None:
+        return sweep_id
+    try:
+        made = time.strptime(match[1], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return sweep_id
+    return f"{made.tm_mday} {time.strftime('%b %H:%M', made)} {match[2]}"
+
+
+def run_name(run_id: str) -> str:
+    """20261125-120304-ab12-03-lora -> "ab12-03"; any other id as it is."""
+    match = re.fullmatch(_SWEEP.pattern + r"-(\d+)-.*", run_id)
+    return f"{match[2]}-{match[3]}" if match else run_id
+
+
+def rate_name(rate: float | None) -> str:
+    """A learning rate as people write it: 0.0001 -> "1e-4"; 0.03 -> "0.03"."""
+    if rate is None:
+        return units.DASH
+    if rate >= 0.01 or rate <= 0:
+        return f"{rate:g}"
+    mantissa, exponent = f"{rate:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"

@@ -1,0 +1,156 @@
+"""Measures the README's table: four methods on SQL, three seeds, 100 held-out examples.
+
+Run as: python -m tests.benchmarks.quality [--update-readme] [--json FILE] [--runs-dir DIR]
+
+Exits with status 1 if LoRA's gain is not sure to be 0.20 or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ftlab import units
+from ftlab.commands.watch import watch
+from ftlab.methods.registry import METHODS, get_method
+from ftlab.methods.variant import Variant
+from ftlab.models.bundled import ensure_bundled
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.runs.control import start_dispatcher
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.statistics import paired_interval
+from ftlab.runs.store import Run, RunStore
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.tasks.reference import parse_task
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- quality table: made by `make bench` -->", "<!-- end of quality table -->"
+SURE_GAIN = 0.20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--runs-dir", type=Path)
+    parser.add_argument("--sweep", help="take this finished sweep instead of running one")
+    options = parser.parse_args(arguments)
+    folder = options.runs_dir or Path(tempfile.mkdtemp(prefix="ftlab-quality-"))
+    store = RunStore(folder.resolve())
+    runs = store.sweep(options.sweep) if options.sweep else measure(store)
+    rows = [summary(method, runs) for method in METHODS]
+    print(table := markdown(rows, runs))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    if options.update_readme:
+        replace_table(table)
+    lora = next(row for row in rows if row["method"] == "lora")
+    return 0 if lora["gain_low"] >= SURE_GAIN else 1
+
+
+def measure(store: RunStore) -> list[Run]:
+    """Runs the sweep: defaults, 100 held-out examples, three seeds."""
+    ensure_bundled(print)
+    request = SweepRequest(
+        model=BUNDLED_ID,
+        task=parse_task("sql"),
+        variants=tuple(Variant(method) for method in METHODS),
+        settings=TrainingSettings(eval_examples=100),
+        seeds=(0, 1, 2),
+    )
+    specs = enqueue_sweep(request, store.folder)
+    start_dispatcher(store.folder)
+    watch(store, specs[0].sweep_id, Console(stderr=True))
+    return store.sweep(specs[0].sweep_id)
+
+
+def summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Means over the seeds, and the interval of the gain paired by example."""
+    own = [run for run in runs if run.spec.method == method and run.status == "done"]
+    measures = [run.result.measures for run in own if run.result]
+    samples = [run.directory.samples() for run in own]
+    before = [row["score_before"] for row in samples[0]]
+    after = [statistics.mean(scores) for scores in zip(*map(_scores, samples), strict=True)]
+    gain, low, high = paired_interval(before, after)
+
+    def mean(name: str) -> float:
+        return statistics.mean(getattr(m, name) for m in measures)
+
+    return {
+        "method": method,
+        "seeds": len(own),
+        "trainable_params": measures[0].trainable_params,
+        "trainable_share": measures[0].trainable_params / measures[0].total_params,  # type: ignore[operator]
+        "peak_memory_bytes": mean("peak_memory_bytes"),
+        "net_peak_memory_bytes": mean("net_peak_memory_bytes"),
+        "train_seconds": mean("train_seconds"),
+        "adapter_bytes": measures[0].adapter_bytes,
+        "eval_loss_before": mean("eval_loss_before"),
+        "eval_loss_after": mean("eval_loss_after"),
+        "score_before": mean("score_before"),
+        "score_after": mean("score_after"),
+        "gain": gain,
+        "gain_low": low,
+        "gain_high": high,
+        "disturbed": sum(bool(m.disturbed) for m in measures),
+    }
+
+
+def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
+    lines = [
+        "| method | trainable | net peak memory | whole peak | training time | file | "
+        "held-out loss | SQL score | gain (95 % interval) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {get_method(row['method']).label} "
+            f"| {units.format_count(row['trainable_params'])} "
+            f"({units.format_share(row['trainable_share'])}) "
+            f"| {units.format_bytes(row['net_peak_memory_bytes'])} "
+            f"| {units.format_bytes(row['peak_memory_bytes'])} "
+            f"| {units.format_seconds(row['train_seconds'])} "
+            f"| {units.format_bytes(row['adapter_bytes'])} "
+            f"| {row['eval_loss_before']:.2f} → {row['eval_loss_after']:.2f} "
+            f"| {row['score_before']:.2f} → {row['score_after']:.2f} "
+            f"| {row['gain']:+.2f} ({row['gain_low']:+.2f} to {row['gain_high']:+.2f}) |"
+        )
+    first = next(run for run in runs if run.result and not run.spec.is_base)
+    assert first.result is not None
+    settings, environment = first.spec.settings, first.result.environment
+    disturbed = sum(row["disturbed"] for row in rows)
+    lines += [
+        "",
+        f"Means over 3 seeds; {settings.steps} steps of batch {settings.batch_size}, "
+        f"{settings.eval_examples} held-out examples on tables that training never saw, dtype "
+        f"policy {first.spec.dtype_policy}; {environment['device']}, {environment['cores']} cores, "
+        f"{time.strftime('%d %B %Y', time.localtime(first.spec.created_at))}. "
+        f"Memory is the resident size of the training phase; net is above the process with no model "
+        f"loaded. {disturbed} of {sum(row['seeds'] for row in rows)} runs were disturbed by other "
+        "load.",
+    ]
+    return "\n".join(lines)
+
+
+def replace_table(table: str) -> None:
+    text = README.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    README.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
+
+
+def _scores(rows: Sequence[dict[str, Any]]) -> list[float]:
+    return [row["score_after"] for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

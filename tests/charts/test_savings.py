@@ -1,0 +1,200 @@
+import math
+
+import pandas as pd
+import pytest
+
+from ftlab.charts.savings import (
+    COLUMNS,
+    compare,
+    finding,
+    join_names,
+    savings_figure,
+    savings_rows,
+    times,
+)
+from ftlab.runs.metrics import HEADLINES, METRICS
+from ftlab.runs.store import RunStore
+from tests.fakes import make_run, make_sweep
+
+
+def table_of(folder):
+    return RunStore(folder).table()
+
+
+def test_each_variant_is_set_against_full_fine_tuning(tmp_path):
+    make_sweep(tmp_path)
+    rows = savings_rows(table_of(tmp_path), "net_peak_memory_bytes").set_index("variant")
+    assert rows.loc["Full fine-tuning", "relative"] == 1
+    assert rows.loc["LoRA", "relative"] == pytest.approx(1_287 / 2_340)
+    assert list(rows.reset_index().columns) == COLUMNS
+
+
+def test_seeds_are_averaged_and_counted_with_their_spread(tmp_path):
+    make_run(tmp_path, "full", measures={"train_seconds": 100.0})
+    for seed, seconds in enumerate((40.0, 60.0)):
+        make_run(tmp_path, "lora", seed=seed, measures={"train_seconds": seconds})
+    row = savings_rows(table_of(tmp_path), "train_seconds").set_index("variant").loc["LoRA"]
+    assert (row["value"], row["relative"], row["count"]) == (50, 0.5, 2)
+    assert (row["low"], row["high"]) == (40, 60)
+
+
+def test_the_spread_of_the_seeds_is_in_the_hover(tmp_path):
+    make_run(tmp_path, "full")
+    for seed, seconds in enumerate((40.0, 58.0)):
+        make_run(tmp_path, "lora", seed=seed, measures={"train_seconds": seconds})
+    hover = savings_figure(table_of(tmp_path), METRICS["train_seconds"]).data[0].hovertext[1]
+    assert "mean of 2 runs, 40 s to 58 s" in hover
+
+
+def test_runs_without_the_measure_and_runs_that_are_not_done_are_left_out(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    make_run(tmp_path, "qlora", measures={"adapter_bytes": None})
+    make_run(tmp_path, "prompt_tuning", status="failed")
+    rows = savings_rows(table_of(tmp_path), "adapter_bytes")
+    assert list(rows["variant"]) == ["Full fine-tuning", "LoRA"]
+
+
+def test_bars_carry_the_ratio_and_the_absolute_value(tmp_path):
+    make_sweep(tmp_path)
+    bars = savings_figure(table_of(tmp_path), METRICS["trainable_params"]).data[0]
+    assert list(bars.text) == ["1.00x  134.5 M", "0.02x  2.4 M", "0.02x  2.4 M", "0.009 %  11.5 k"]
+
+
+def test_without_full_fine_tuning_bars_are_absolute(tmp_path):
+    make_sweep(tmp_path, methods=("lora", "qlora"))
+    bars = savings_figure(table_of(tmp_path), METRICS["train_seconds"]).data[0]
+    assert list(bars.text) == ["1 min 00 s", "1 min 23 s"]
+    assert list(bars.x) == [60.4, 82.7]
+
+
+@pytest.mark.parametrize("key", HEADLINES)
+def test_every_headline_measure_of_nothing_is_a_figure_without_bars(tmp_path, key):
+    figure = savings_figure(table_of(tmp_path), METRICS[key])
+    assert len(figure.data) == 0
+    assert figure.layout.annotations[0].text == "not measured"
+
+
+def test_two_variants_whose_short_names_are_alike_keep_a_bar_each(tmp_path):
+    make_run(tmp_path, "lora", hyperparameters={"targets": "attention (q, k, v, o)"})
+    make_run(tmp_path, "lora", hyperparameters={"targets": "attention (q, k, v, p)"})
+    figure = savings_figure(table_of(tmp_path), METRICS["train_seconds"])
+    assert len(figure.data[0].y) == 2
+
+
+def test_a_variant_label_is_no_markup_in_the_figure(tmp_path):
+    make_run(tmp_path, "lora", hyperparameters={"targets": "<img src=x>"})
+    figure = savings_figure(table_of(tmp_path), METRICS["train_seconds"])
+    assert "<img" not in "".join([*figure.layout.yaxis.ticktext, *figure.data[0].hovertext])
+
+
+def test_the_headline_is_made_of_the_numbers(tmp_path):
+    make_sweep(tmp_path)
+    assert finding(table_of(tmp_path)) == (
+        "LoRA trained 1.78 % of the parameters in 0.55x the net peak memory and ships 9.8 MB "
+        "instead of 269 MB; its score is 0.71 against 0.73."
+    )
+
+
+def test_the_headline_can_be_about_another_adapter(tmp_path):
+    make_sweep(tmp_path)
+    assert finding(table_of(tmp_path), "Prompt tuning").startswith("Prompt tuning trained 0.009 %")
+
+
+def test_of_two_adapters_with_one_score_the_smaller_net_peak_is_the_headline(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora", "qlora"), measures={"score_after": 0.7})
+    make_run(
+        tmp_path, "prompt_tuning", measures={"score_after": 0.7, "net_peak_memory_bytes": 10**9}
+    )
+    assert finding(table_of(tmp_path)).startswith("Prompt tuning")
+
+
+def test_more_memory_than_full_fine_tuning_is_said_to_be_more(tmp_path):
+    make_run(tmp_path, "full", measures={"net_peak_memory_bytes": 10**9})
+    make_run(tmp_path, "qlora", measures={"net_peak_memory_bytes": 11 * 10**8})
+    sentence = finding(table_of(tmp_path))
+    assert "but needed 1.10x the net peak memory of full fine-tuning" in sentence
+    assert " in 1.10x" not in sentence
+
+
+def test_the_same_memory_is_no_saving(tmp_path):
+    make_run(tmp_path, "full", measures={"net_peak_memory_bytes": 10**9})
+    make_run(tmp_path, "lora", measures={"net_peak_memory_bytes": 10**9})
+    assert "but needed the same net peak memory as full" in finding(table_of(tmp_path))
+
+
+def test_a_larger_file_is_not_called_a_saving(tmp_path):
+    make_run(tmp_path, "full", measures={"adapter_bytes": 1000})
+    make_run(tmp_path, "lora", measures={"adapter_bytes": 2000})
+    sentence = finding(table_of(tmp_path))
+    assert "ships 2 kB against 1 kB" in sentence
+    assert "instead of" not in sentence
+
+
+def test_without_full_fine_tuning_the_headline_says_what_is_missing(tmp_path):
+    make_sweep(tmp_path, methods=("lora", "qlora"))
+    make_run(tmp_path, "full", status="failed")
+    assert finding(table_of(tmp_path)) == (
+        "A full fine-tuning run is needed to hold LoRA and QLoRA against; "
+        "none is done in this sweep."
+    )
+
+
+def test_full_fine_tuning_alone_asks_for_another_method(tmp_path):
+    make_sweep(tmp_path, methods=("full",))
+    make_run(tmp_path, "lora", status="out_of_memory")
+    assert finding(table_of(tmp_path)).startswith("Only full fine-tuning is done")
+
+
+def test_a_sweep_in_which_all_failed_has_nothing_to_compare(tmp_path):
+    make_sweep(tmp_path, status="failed")
+    assert finding(table_of(tmp_path)).startswith("No run of this sweep got to its end")
+    make_run(tmp_path, status="queued")
+    assert finding(table_of(tmp_path)).startswith("No run of this sweep is done yet")
+
+
+@pytest.mark.parametrize("value", [None, 0])
+def test_a_full_run_without_numbers_divides_nothing(tmp_path, value):
+    keys = ("net_peak_memory_bytes", "adapter_bytes", "train_seconds", "score_after")
+    make_run(tmp_path, "full", measures=dict.fromkeys(keys, value))
+    make_run(tmp_path, "lora")
+    table = table_of(tmp_path)
+    found = compare(table)
+    assert found is not None
+    assert math.isnan(found.ratio("net_peak_memory_bytes"))
+    assert "net peak memory was not measured" in finding(table) or value == 0
+    for key in HEADLINES:
+        assert "inf" not in savings_figure(table, METRICS[key]).to_json()
+
+
+def test_without_scores_the_headline_falls_back_to_the_held_out_loss(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"), measures={"score_after": None})
+    assert finding(table_of(tmp_path)).endswith("its held-out loss is 1.310 against 1.220.")
+
+
+def test_of_two_full_variants_the_better_one_is_the_reference(tmp_path):
+    make_run(tmp_path, "full", measures={"score_after": 0.2, "train_seconds": 10.0})
+    make_run(
+        tmp_path, "full", learning_rate=1e-5, measures={"score_after": 0.8, "train_seconds": 20.0}
+    )
+    make_run(tmp_path, "lora", measures={"train_seconds": 10.0})
+    rows = savings_rows(table_of(tmp_path), "train_seconds").set_index("variant")
+    assert rows.loc["LoRA", "relative"] == 0.5
+
+
+def test_ratios_are_short_and_never_nothing():
+    assert [times(value) for value in (1.0, 0.553, 0.0049, math.nan)] == [
+        "1.00x",
+        "0.55x",
+        "0.49 %",
+        "–",
+    ]
+
+
+def test_names_are_joined_as_people_do():
+    assert join_names(["a"]) == "a"
+    assert join_names(["a", "b", "c"]) == "a, b and c"
+
+
+def test_an_empty_table_is_fine():
+    empty = pd.DataFrame(columns=["status", "variant", "method", *METRICS])
+    assert savings_rows(empty, "train_seconds").empty

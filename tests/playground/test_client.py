@@ -1,0 +1,133 @@
+"""The client, with a fake worker that speaks the protocol."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftlab.errors import InvalidRequest
+from ftlab.playground import client as client_module
+from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.protocol import GenerateRequest
+from ftlab.runs.process import start_time
+from tests.fakes import make_run
+
+FAKE = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[PlaygroundClient]:
+    client = PlaygroundClient(tmp_path, FAKE)
+    yield client
+    client.close()
+
+
+def ask(prompt: str, panes: int = 2) -> GenerateRequest:
+    return GenerateRequest(("base",) * panes, prompt)
+
+
+def finals(client: PlaygroundClient, prompt: str) -> list[tuple[str, str]]:
+    return [(u.kind, u.text) for u in client.generate(ask(prompt)) if u.is_final]
+
+
+def pid_of(text: str) -> int:
+    return int(text.rpartition(" ")[2])
+
+
+def test_updates_stream_and_the_worker_is_started_once(client: PlaygroundClient) -> None:
+    assert not client.is_loaded
+    updates = list(client.generate(ask("hello")))
+    assert [(u.pane, u.kind) for u in updates] == [
+        (0, "text"), (0, "done"), (1, "text"), (1, "done"),
+    ]  # fmt: skip
+    assert client.is_loaded
+    assert pid_of(updates[-1].text) == pid_of(finals(client, "again")[0][1])
+
+
+def test_a_wrong_request_is_refused_before_anything_starts(client: PlaygroundClient) -> None:
+    with pytest.raises(InvalidRequest, match="The prompt is empty"):
+        client.generate(ask(" "))
+    assert not client.is_loaded
+
+
+def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_replaced(
+    client: PlaygroundClient,
+) -> None:
+    first, second = finals(client, "die")
+    assert first[0] == "done"
+    assert second[0] == "error"
+    assert "ended before it had answered (killed" in second[1]
+    assert str(client.log_file) in second[1]
+    assert [kind for kind, _ in finals(client, "hello")] == ["done", "done"]
+
+
+def test_an_answer_that_is_left_does_not_get_into_the_next(client: PlaygroundClient) -> None:
+    updates = client.generate(ask("slow"))
+    assert next(updates).text == "slow"
+    updates.close()
+    began = time.monotonic()
+    assert [text.split()[0] for _, text in finals(client, "next")] == ["next", "next"]
+    assert time.monotonic() - began < 2, "the answer that was left went on to its end"
+
+
+def test_a_second_reader_waits_for_its_turn(
+    client: PlaygroundClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SECONDS_BETWEEN_SIGNS", 0.05)
+    first = client.generate(ask("slow"))
+    next(first)
+    seen: list[str] = []
+
+    def read() -> None:
+        seen.extend(update.text for update in client.generate(ask("second")))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.3)
+    first.close()
+    reader.join(10)
+    assert seen[0] == client_module.BUSY
+    assert seen[-1].startswith("second")
+
+
+def test_close_ends_the_process_even_in_an_answer(client: PlaygroundClient) -> None:
+    pid = pid_of(finals(client, "hello")[0][1])
+    updates = client.generate(ask("slow"))
+    next(updates)
+    client.close()
+    assert not client.is_loaded
+    assert start_time(pid) is None
+    assert list(updates)[-1].kind == "error"
+
+
+def test_a_worker_that_leaves_as_it_is_asked_is_started_once_more(tmp_path: Path) -> None:
+    client = PlaygroundClient(tmp_path, [*FAKE, "leave"])
+    kinds = finals(client, "hello")
+    assert [kind for kind, _ in kinds] == ["error", "error"]
+    assert "exit status 0" in kinds[0][1]
+
+
+def test_a_command_that_is_not_there_is_said_in_each_pane(tmp_path: Path) -> None:
+    client = PlaygroundClient(tmp_path, ["/no/such/program"])
+    assert finals(client, "hello")[0][1].startswith("The playground's worker could not be started")
+
+
+def test_generate_all_gives_one_record_a_pane(client: PlaygroundClient, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", hyperparameters={"r": 4})
+    base, lora = client.generate_all(GenerateRequest(("base", run.run_id), "hello"))
+    assert (base["pane"], base["run_id"], base["label"]) == (0, None, "Base")
+    assert (lora["pane"], lora["run_id"], lora["label"]) == (1, run.run_id, "LoRA r=4")
+    assert lora["answer"].startswith("hello by")
+    assert lora["error"] == ""
+    assert {"tokens", "tokens_per_second", "first_token_seconds", "note"} <= set(lora)
+
+
+def test_generate_all_says_an_error_apart_from_the_answer(client: PlaygroundClient) -> None:
+    _, second = client.generate_all(ask("die"))
+    assert second["answer"] == ""
+    assert "ended before it had answered" in second["error"]

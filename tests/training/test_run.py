@@ -1,0 +1,161 @@
+"""One run from spec to result, in this process, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import PHASES, RunResult
+from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.reference import parse_task
+from ftlab.training.run import RunRecord, execute
+
+IDS = torch.arange(2, 34).view(2, 16)
+
+
+def request(model: Path, task_file: Path, *methods: str, **settings: Any) -> SweepRequest:
+    defaults: dict[str, Any] = {"steps": 3, "batch_size": 4, "eval_examples": 3, "max_length": 128}
+    return SweepRequest(
+        model=str(model),
+        task=parse_task(str(task_file)),
+        variants=tuple(Variant(method) for method in methods),
+        settings=TrainingSettings(**(defaults | settings)),
+        dtype_policy="fp32",
+        device="cpu",
+    )
+
+
+def do(spec: RunSpec, folder: Path) -> RunResult:
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    record = RunRecord()
+    execute(spec, directory, record, lambda event: None)
+    result = record.result("done")
+    directory.write_result(result)
+    return result
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_measures_and_saves_what_others_can_load(
+    method: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    base_spec, spec = plan_sweep(request(tiny_model, task_file, method))
+    before = do(base_spec, tmp_path)
+    result = do(spec, tmp_path)
+    measures = result.measures
+    assert set(result.phases) == set(PHASES)
+    assert measures.trainable_params
+    assert measures.total_params
+    assert measures.trainable_params <= measures.total_params
+    assert measures.peak_memory_bytes
+    assert measures.net_peak_memory_bytes is not None
+    assert measures.train_seconds
+    assert measures.tokens_per_second
+    assert measures.adapter_bytes
+    assert measures.eval_loss_before == before.measures.eval_loss_before
+    assert measures.eval_loss_after != measures.eval_loss_before
+    assert result.memory_kind == "CPU resident"
+    assert result.environment["packages"]["peft"]
+    adapter = tmp_path / spec.run_id / "adapter"
+    if METHODS[method].is_adapter:
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == tiny_model.name
+        plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(adapter)
+    untouched = AutoModelForCausalLM.from_pretrained(tiny_model)
+    logits = plain(IDS).logits[:, -16:]
+    assert not torch.equal(logits, untouched(IDS).logits)
+
+
+def test_a_4bit_weight_counts_its_logical_size(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    specs = plan_sweep(request(tiny_model, task_file, "lora", "qlora"))
+    bases = [do(spec, tmp_path) for spec in specs if spec.is_base]
+    totals = {result.measures.total_params for result in bases}
+    assert len(totals) == 1
+
+
+def test_samples_hold_the_same_prompts_before_and_after(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    base_spec, spec = plan_sweep(request(tiny_model, task_file, "lora"))
+    do(base_spec, tmp_path)
+    do(spec, tmp_path)
+    before = RunDirectory(tmp_path / base_spec.run_id).samples()
+    after = RunDirectory(tmp_path / spec.run_id).samples()
+    assert [row["prompt"] for row in before] == [row["prompt"] for row in after]
+    for old, new in zip(before, after, strict=True):
+        assert new["answer_before"] == old["answer_before"]
+        assert {"answer_after", "score_after", "loss_after", "reference"} <= new.keys()
+
+
+def test_without_base_numbers_the_run_still_counts_and_says_so(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    _, spec = plan_sweep(request(tiny_model, task_file, "lora"))
+    result = do(spec, tmp_path)
+    assert result.measures.score_before is None
+    assert result.measures.score_after is not None
+    assert any("base run gave no numbers" in note for note in result.notes)
+
+
+def test_all_variants_of_a_sweep_see_the_same_first_batch(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    specs = plan_sweep(request(tiny_model, task_file, "full", "lora"))[1:]
+    first_losses = [do(spec, tmp_path).measures.train_loss_first for spec in specs]
+    assert first_losses[0] == pytest.approx(first_losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
+def test_8bit_optimizers_run_and_a_paged_one_says_that_it_pages_nothing_here(
+    optimizer: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    _, spec = plan_sweep(request(tiny_model, task_file, "lora", optimizer=optimizer))
+    result = do(spec, tmp_path)
+    assert any("pages nothing" in note for note in result.notes) == optimizer.startswith("paged")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_checkpointing_changes_the_memory_not_the_result(
+    method: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    _, spec = plan_sweep(request(tiny_model, task_file, method))
+    plain = do(spec, tmp_path / "plain")
+    settings = replace(spec.settings, gradient_checkpointing=True)
+    checkpointed = do(replace(spec, settings=settings), tmp_path / "checkpointed")
+    assert checkpointed.measures.train_loss_last == pytest.approx(
+        plain.measures.train_loss_last, rel=1e-3
+    )
+
+
+def test_a_maximum_length_that_nothing_fits_stops_the_run_in_a_sentence(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    _, spec = plan_sweep(request(tiny_model, task_file, "lora", max_length=16))
+    with pytest.raises(FtlabError, match=r"longer than 16 tokens; the shortest has \d+"):
+        do(spec, tmp_path)
+
+
+def test_a_learning_rate_that_blows_up_is_said_with_step_and_rate(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    request_ = request(tiny_model, task_file, "full", steps=30, warmup_steps=0)
+    spec = plan_sweep(request_)[-1]
+    spec = replace(spec, variant=Variant("full", {}, 1e30))
+    with pytest.raises(FtlabError, match=r"not a number at step \d+ \(learning rate"):
+        do(spec, tmp_path)

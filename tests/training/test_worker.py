@@ -1,0 +1,111 @@
+"""The worker as a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.process import is_alive
+from ftlab.runs.result import RunResult
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.reference import parse_task
+from ftlab.training.failures import explain
+
+
+def work(directory: RunDirectory) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def queued(tiny_model: Path, task_file: Path, tmp_path: Path) -> RunDirectory:
+    request = SweepRequest(
+        model=str(tiny_model),
+        task=parse_task(str(task_file)),
+        variants=(Variant("lora"),),
+        settings=TrainingSettings(steps=2, batch_size=2, eval_examples=2),
+        device="cpu",
+    )
+    spec = plan_sweep(request)[-1]
+    directory = RunDirectory(tmp_path / "runs" / spec.run_id)
+    directory.write_spec(spec)
+    return directory
+
+
+def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
+    queued: RunDirectory,
+) -> None:
+    done = work(queued)
+    assert done.returncode == 0, queued.log_tail()
+    assert {entry.name for entry in queued.path.iterdir()} == {
+        "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", "adapter",
+    }  # fmt: skip
+    events = queued.metrics()
+    assert events[0]["event"] == "start"
+    assert [e["phase"] for e in events if e["event"] == "phase"] == [
+        "load", "train", "evaluate", "save",
+    ]  # fmt: skip
+    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2]
+    assert not is_alive(*queued.worker())  # type: ignore[misc]
+    again = work(queued)
+    assert again.returncode == 2
+    assert "never done twice" in again.stderr
+    assert queued.status() == "done"
+
+
+def test_a_model_that_is_gone_is_a_reason_for_people_and_a_traceback_in_the_log(
+    queued: RunDirectory, tmp_path: Path
+) -> None:
+    gone = RunDirectory(tmp_path / "runs2" / queued.run_id)
+    gone.write_spec(replace(queued.spec(), model=str(tmp_path / "nowhere")))
+    assert work(gone).returncode == 1
+    result = gone.result()
+    assert isinstance(result, RunResult)
+    assert result.status == "failed"
+    assert result.reason == f"There is no model folder '{tmp_path / 'nowhere'}'."
+    assert "Traceback" in gone.log_tail()
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = work(RunDirectory(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no run directory" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "part"),
+    [
+        (MemoryError(), "out_of_memory", "Out of memory in the train phase. Try a smaller batch"),
+        (RuntimeError("[enforce fail] can't allocate memory"), "out_of_memory", "smaller batch"),
+        (OSError(28, os.strerror(28)), "failed", "The disk is full in the train phase"),
+        (KeyboardInterrupt(), "cancelled", "Stopped by the person"),
+        (ValueError("odd\nthing"), "failed", "ValueError: odd thing (the log has the traceback)"),
+    ],
+)
+def test_whatever_stops_a_run_becomes_one_sentence(
+    error: BaseException, status: str, part: str
+) -> None:
+    found, reason = explain(error, "train")
+    assert found == status
+    assert part in reason
+    assert "\n" not in reason
+
+
+def test_a_gpu_out_of_memory_error_is_a_result_too() -> None:
+    import torch
+
+    assert explain(torch.OutOfMemoryError("CUDA out of memory."), "train")[0] == "out_of_memory"

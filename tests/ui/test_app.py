@@ -1,0 +1,133 @@
+"""The app as it is served: without torch, and its endpoints for programs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from ftlab.errors import FtlabError
+from ftlab.ui import app, theme
+from tests.fakes import make_run
+
+TINY = {"steps": 2, "eval_examples": 4, "settings": {"learning_rate": 1e-3, "device": "cpu"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    patch = pytest.MonkeyPatch()
+    for module in ("ftlab.ui.api", "ftlab.ui.experiment", "ftlab.runs.control"):
+        patch.setattr(f"{module}.start_dispatcher", lambda runs_folder: None)
+    page = app.build_app(folder)
+    page.queue(default_concurrency_limit=8)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options())
+    try:
+        yield Client(url, verbose=False)
+    finally:
+        page.close(verbose=False)
+        patch.undo()
+
+
+def test_serving_the_page_does_not_import_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from ftlab.ui import app, preview
+from ftlab.tasks.reference import TaskReference
+page = app.build_app(Path({str(tmp_path)!r}))
+page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options())
+at_start = {{"torch", "transformers", "peft", "datasets"}} & set(sys.modules)
+preview.task_preview("bundled", TaskReference("bundled", "sql"))
+page.close(verbose=False)
+print(sorted(at_start), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[] False"
+
+
+def test_the_pages_own_styles_come_before_those_of_a_tab() -> None:
+    head = theme.page_head()
+    assert head.index("#launch {") < head.index("#runs {")
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(FtlabError, match=f"cannot be served on 127.0.0.1:{port}"):
+            app.launch(tmp_path, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("no.such.host.invalid", 7999), ("127.0.0.1", 70000)])
+def test_an_address_that_cannot_be_had_is_one_sentence(
+    tmp_path: Path, host: str, port: int
+) -> None:
+    with pytest.raises(FtlabError, match="choose another with --port or --host"):
+        app.launch(tmp_path, host, port)
+
+
+def test_only_the_named_endpoints_are_offered(client: Client) -> None:
+    offered = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {"/launch_sweep", "/cancel", "/runs"} <= set(offered)
+    assert not [name for name in offered if name.startswith(("/check", "/refresh", "/press"))]
+
+
+def test_a_sweep_is_launched_and_cancelled_by_a_program(client: Client, folder: Path) -> None:
+    made = client.predict(
+        methods=["lora", "qlora:r=4"], seeds="0,1", api_name="/launch_sweep", **TINY
+    )
+    assert len(made["run_ids"]) == 6  # two base runs, two variants of two seeds
+    rows = [row for row in client.predict(api_name="/runs") if row["sweep_id"] == made["sweep_id"]]
+    assert [row["variant"] for row in rows] == ["LoRA", "QLoRA r=4"] * 2
+    assert {row["status"] for row in rows} == {"queued"}
+    one = made["run_ids"][2]
+    assert client.predict(run_ids=[one], api_name="/cancel") == [one]
+    assert client.predict(sweep_id=made["sweep_id"], api_name="/cancel") == made["run_ids"]
+
+
+def test_rows_of_ended_runs_hold_numbers(client: Client, folder: Path) -> None:
+    run = make_run(folder, "lora", measures={"tokens_per_second": None})
+    (row,) = [row for row in client.predict(api_name="/runs") if row["run_id"] == run.run_id]
+    assert row["trainable_params"] == 2_442_240
+    assert row["tokens_per_second"] is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"methods": ["lorra"]}, "There is no method 'lorra'"),
+        ({"methods": []}, "No method is chosen"),
+        ({"steps": -1}, "Steps is -1"),
+        ({"seeds": "a"}, "Seed is 'a'"),
+        ({"task": "nope"}, "There is no task 'nope'"),
+        ({"model": "/nope"}, "There is no model folder"),
+        ({"settings": {"nope": 1}}, "There is no setting 'nope'"),
+        ({"settings": {"learning_rate": "nan"}}, "Learning rate is 'nan'"),
+        ({"settings": {"schedule": "weird"}}, "'weird' is none of"),
+        ({"settings": {"gradient_checkpointing": "maybe"}}, "Gradient checkpointing is 'maybe'"),
+        ({"settings": {"steps": "many"}}, "Steps is 'many'"),
+    ],
+)
+def test_a_wrong_call_is_told_why(client: Client, wrong: dict[str, Any], sentence: str) -> None:
+    before = len(client.predict(api_name="/runs"))
+    with pytest.raises(AppError, match=sentence):
+        client.predict(api_name="/launch_sweep", **wrong)
+    assert len(client.predict(api_name="/runs")) == before
+
+
+def test_an_unknown_run_cannot_be_cancelled(client: Client) -> None:
+    with pytest.raises(AppError, match="There is no run or sweep"):
+        client.predict(run_ids=["../x"], api_name="/cancel")

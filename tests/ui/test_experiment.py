@@ -1,0 +1,354 @@
+"""The Experiment tab without a browser: form to request, previews, queue."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant
+from ftlab.playground.client import PlaygroundClient
+from ftlab.runs.control import request_cancel, requested_cancels
+from ftlab.runs.store import RunStore
+from ftlab.tasks.reference import TaskReference
+from ftlab.ui import experiment, experiment_task, method_view, preview, queue_panel, request
+from ftlab.ui.context import AppContext
+from ftlab.ui.fields import Form, element_id, slot_of
+from ftlab.ui.queue_view import (
+    NEWEST,
+    SweepView,
+    queue_heading,
+    queue_html,
+    sweep_choices,
+    view_sweep,
+)
+from tests.fakes import make_run, make_sweep
+
+SQL = TaskReference("bundled", "sql")
+NUMBERS = [f"settings.{name}" for name in request.WHOLE_FIELDS | request.REAL_FIELDS]
+
+
+def read(methods: list[str] | None = None, **values: Any) -> request.Reading:
+    named = {name.replace("__", "."): value for name, value in values.items()}
+    return request.read_request("bundled", SQL, methods or ["lora"], named)
+
+
+# ---------------------------------------------------------------- form to request
+
+
+def test_an_untouched_form_is_a_valid_request() -> None:
+    reading = request.read_form({"methods": list(METHODS), "task": "sql"})
+    assert reading.errors == ()
+    assert [variant.method for variant in reading.checked().variants] == list(METHODS)
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+@pytest.mark.parametrize("value", [None, "", "many", math.nan, math.inf, -1, True])
+def test_a_wrong_number_is_told_at_its_field(field: str, value: Any) -> None:
+    errors = request.read_request("bundled", SQL, ["lora"], {field: value}).errors
+    assert [error.field for error in errors] == [field]
+    assert errors[0].message.endswith(".")
+
+
+@pytest.mark.parametrize("name", request.WHOLE_FIELDS)
+def test_half_a_step_is_refused(name: str) -> None:
+    errors = request.read_request("bundled", SQL, ["lora"], {f"settings.{name}": 2.5}).errors
+    assert "whole number" in errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", (0,)), ("0,1,2", (0, 1, 2)), (" 3 4 ", (3, 4)), (7, (7,))]
+)
+def test_seeds_are_read_from_text(text: Any, seeds: tuple[int, ...]) -> None:
+    assert read(seeds=text).checked().seeds == seeds
+
+
+@pytest.mark.parametrize("text", ["", None, "a", "1,1", "-1", "1.5", "nan", str(2**32)])
+def test_wrong_seeds_are_told_at_their_field(text: Any) -> None:
+    assert {error.field for error in read(seeds=text).errors} == {"seeds"}
+
+
+@pytest.mark.parametrize("value", ["x", 0, -1, 99, "nan"])
+def test_a_wrong_learning_rate_of_a_method(value: Any) -> None:
+    assert [error.field for error in read(lora__learning_rate=value).errors] == [
+        "lora.learning_rate"
+    ]
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_an_empty_learning_rate_is_the_methods_own(value: Any) -> None:
+    reading = read(lora__learning_rate=value, settings__learning_rate=value)
+    assert reading.checked().variants == (Variant("lora"),)
+    assert reading.request.settings.learning_rate is None
+
+
+def test_a_hyperparameter_that_is_its_default_leaves_no_trace() -> None:
+    variants = read(lora__r=4, lora__alpha=16).checked().variants
+    assert variants == (Variant("lora", {"r": 4}),)
+
+
+@pytest.mark.parametrize("value", [None, 0, 9999, 2.5, "x"])
+def test_a_wrong_rank_is_told_at_its_field(value: Any) -> None:
+    assert [error.field for error in read(lora__r=value).errors] == ["lora.r"]
+
+
+def test_a_method_that_is_not_ticked_is_not_checked() -> None:
+    assert read(["full"], lora__r=0).errors == ()
+
+
+def test_further_variants_are_read_line_by_line() -> None:
+    variants = read(extra="lora:r=4\n\n lora:r=32,alpha=64 ").checked().variants
+    assert [variant.label for variant in variants] == ["LoRA", "LoRA r=4", "LoRA alpha=64 r=32"]
+
+
+@pytest.mark.parametrize("line", ["lorra", "lora:q=4", "lora:r=x", "lora:r=0", "lora:r"])
+def test_a_wrong_variant_is_told_at_the_field_it_was_typed_in(line: str) -> None:
+    assert [error.field for error in read(extra=line).errors] == ["extra"]
+
+
+def test_a_variant_that_is_there_twice_is_refused() -> None:
+    assert "twice" in read(extra="lora").errors[0].message
+
+
+def test_no_method_is_one_sentence() -> None:
+    reading = request.read_request("bundled", SQL, [], {})
+    with pytest.raises(InvalidRequest, match="No method is chosen"):
+        reading.checked()
+
+
+def test_all_wrong_fields_are_told_at_once() -> None:
+    errors = read(settings__steps=0, seeds="a", lora__r=0, device="tpu").errors
+    assert {error.field for error in errors} == {"settings.steps", "seeds", "lora.r", "device"}
+    assert request.one_sentence(errors).endswith("(3 more fields to put right.)")
+
+
+@pytest.mark.parametrize(
+    ("values", "model"),
+    [
+        ({"model": "bundled", "model_name": "ignored"}, "bundled"),
+        ({"model": "folder", "model_name": " models/mine "}, "./models/mine"),
+        ({"model": "folder", "model_name": "/models/mine"}, "/models/mine"),
+        ({"model": "hub", "model_name": "owner/name"}, "owner/name"),
+    ],
+)
+def test_the_models_name(values: dict[str, Any], model: str) -> None:
+    assert request.read_model(values) == model
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": "hub"}, "No model is named"),
+        ({"task": "file"}, "No file is chosen"),
+        ({"task": "file", "file_error": "bad.csv is empty."}, "bad.csv is empty."),
+        ({"task": "hub"}, "No data set is named"),
+        ({"task": "hub", "hub.id": "../x"}, "no data set id"),
+    ],
+)
+def test_a_form_says_what_it_waits_for(values: dict[str, Any], words: str) -> None:
+    errors = request.read_form({"methods": ["lora"], "task": "sql"} | values).errors
+    assert len(errors) == 1
+    assert words in errors[0].message
+
+
+# ---------------------------------------------------------------- errors beside fields
+
+
+@pytest.mark.parametrize(
+    ("field", "slot"),
+    [
+        ("model", "model"),
+        ("task.id", "task"),
+        ("settings.steps", "settings"),
+        ("seeds", "settings"),
+        ("settings.learning_rate", "advanced"),
+        ("device", "advanced"),
+        ("variants", "methods"),
+        ("lora.r", "method:lora"),
+        ("extra", "extra"),
+    ],
+)
+def test_each_field_has_a_slot(field: str, slot: str) -> None:
+    assert slot_of(field) == slot
+
+
+def test_an_error_stands_in_its_slot_and_frames_its_field() -> None:
+    form = Form(slots=dict.fromkeys(["settings", "extra"]))  # type: ignore[arg-type]
+    settings, extra = form.slot_html(read(settings__steps=-3).errors)
+    assert "Steps is -3" in settings
+    assert f"#{element_id('settings.steps')} " in settings
+    assert extra == ""
+
+
+def test_what_was_typed_cannot_break_out_of_an_error() -> None:
+    form = Form(slots=dict.fromkeys(["extra"]))  # type: ignore[arg-type]
+    (extra,) = form.slot_html(read(extra="</style><script>").errors)
+    assert "<script>" not in extra
+
+
+# ---------------------------------------------------------------- methods and launch bar
+
+
+def test_the_table_has_a_row_for_every_method() -> None:
+    table = method_view.method_table(["lora"])
+    for method in METHODS.values():
+        assert f'value="{method.id}"' in table
+        assert method.paper.url in table
+    assert table.count(" checked") == 1
+
+
+def test_only_known_ticks_come_back_from_the_browser() -> None:
+    assert experiment.known_ticks(["qlora", "evil", "full"]) == ["full", "qlora"]
+    assert experiment.known_ticks("full") == []
+
+
+def test_the_launch_bar_repeats_what_the_press_will_do() -> None:
+    reading = read(["full", "lora", "qlora"], seeds="0,1", settings__steps=5)
+    line = method_view.launch_line(reading.checked(), ())
+    assert "6 runs + 2 base runs" in line
+    assert "5 steps of 8 examples" in line
+    assert method_view.launch_button(reading.request, ()) == "Launch 6 runs"
+
+
+def test_the_launch_bar_names_the_first_wrong_field() -> None:
+    reading = read(settings__steps=-3)
+    assert "Steps is -3" in method_view.launch_line(reading.request, reading.errors)
+
+
+def test_the_folded_settings_say_their_values() -> None:
+    reading = read(settings__schedule="linear", lora__r=4)
+    assert "linear" in method_view.advanced_summary(reading.request)
+    assert "LoRA lr 0.001, r 4" in method_view.hyperparameter_summary(reading.request)
+
+
+# ---------------------------------------------------------------- preview and upload
+
+
+def test_the_preview_without_a_model_shows_prompt_and_completion(tmp_path: Path) -> None:
+    html = preview.task_preview("owner/never-fetched", SQL)
+    assert html.count("<mark>") == 1 + preview.EXAMPLES
+    assert "2,400 to train" in html
+
+
+def test_an_uploaded_file_fills_the_column_fields(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\n" + "".join(f"q{i},<b>{i}\n" for i in range(20)))
+    kept, error, _, prompt, completion, chat, _ = experiment_task.read_upload(
+        str(file), tmp_path / "runs"
+    )
+    assert error == ""
+    assert (prompt["value"], completion["value"], chat["value"]) == ("question", "answer", "")
+    file.unlink()
+    html = experiment_task.preview_html({"task": "file", "file": kept}, ask_hub=False)
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+
+
+def test_a_broken_file_is_one_sentence_and_is_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\na,b,c\n")
+    kept, error, *_ = experiment_task.read_upload(str(file), tmp_path / "runs")
+    assert kept is None
+    assert "3 cells" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_hub_task_is_read_only_when_asked() -> None:
+    html = experiment_task.preview_html({"task": "hub", "hub.id": "owner/name"}, ask_hub=False)
+    assert "Read its first rows" in html
+
+
+# ---------------------------------------------------------------- queue
+
+
+def view(folder: Path, wanted: str = NEWEST, **kw: Any) -> SweepView:
+    found = view_sweep(RunStore(folder).runs(), wanted, **kw)
+    assert found is not None
+    return found
+
+
+def test_the_newest_sweep_is_shown_unless_another_is_chosen(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["lora"], sweep_id="20260101-000000-aaaa")
+    make_sweep(tmp_path, ["full"], sweep_id="20260102-000000-bbbb")
+    assert view(tmp_path).sweep_id.endswith("bbbb")
+    assert view(tmp_path, "20260101-000000-aaaa").sweep_id.endswith("aaaa")
+    assert view(tmp_path, "deleted").sweep_id.endswith("bbbb")
+    values = [value for _, value in sweep_choices(RunStore(tmp_path).runs())]
+    assert values == [NEWEST, "20260102-000000-bbbb", "20260101-000000-aaaa"]
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    assert view_sweep([], NEWEST) is None
+    assert "press Launch" in queue_html(None)
+
+
+def test_a_running_run_shows_phase_step_loss_and_what_is_left(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "running", losses=[3.0, 2.0, 1.5])
+    html = queue_html(view(tmp_path))
+    assert ">training<" in html
+    assert "<b>3</b>/30" in html
+    assert "<b>1.50</b>" in html
+    assert '<span class="pred">54 s</span> left' in html
+    assert 'role="progressbar"' in html
+    assert 'aria-valuenow="8"' in html
+    assert ">Cancel<" in html
+
+
+def test_a_finished_run_shows_peak_and_total_and_no_cancel(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora")
+    shown = view(tmp_path)
+    html = queue_html(shown)
+    assert "1.79 GB" in html
+    assert "1 min 21 s" in html
+    assert "data-run" not in html + queue_heading(shown)
+
+
+def test_the_reason_of_a_failed_run_is_text(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "failed", reason="<b>torn</b> file")
+    html = queue_html(view(tmp_path))
+    assert "&lt;b&gt;torn&lt;/b&gt; file" in html
+    assert "failed" in html
+
+
+def test_a_run_that_is_being_ended_cannot_be_cancelled_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", "running")
+    html = queue_html(view(tmp_path, cancelling={run.run_id}))
+    assert "Ending …" in html
+    assert "data-run" not in html
+
+
+def test_seeds_are_named_where_there_are_several(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["lora"], seeds=(0, 1))
+    html = queue_html(view(tmp_path))
+    assert "seed 0" in html
+    assert "seed 1" in html
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppContext:
+    monkeypatch.setattr("ftlab.runs.control.start_dispatcher", lambda folder: None)
+    return AppContext(tmp_path, RunStore(tmp_path), PlaygroundClient(tmp_path))
+
+
+def test_cancel_all_ends_the_open_runs_of_the_shown_sweep(context: AppContext) -> None:
+    make_run(context.runs_folder, "full")
+    queued = make_run(context.runs_folder, "lora", "queued")
+    other = make_run(context.runs_folder, "lora", "queued", sweep_id="20250101-000000-aaaa")
+    queue_panel.cancel_runs(context, "all", queued.spec().sweep_id)
+    assert requested_cancels(context.runs_folder) == {queued.run_id}
+    assert other.run_id not in requested_cancels(context.runs_folder)
+
+
+@pytest.mark.parametrize("run_id", ["unknown-run", "../../etc", ""])
+def test_a_run_that_is_not_there_cannot_be_cancelled(context: AppContext, run_id: str) -> None:
+    with pytest.raises(FtlabError, match="There is no run"):
+        queue_panel.cancel_runs(context, run_id, NEWEST)
+
+
+def test_a_cancel_of_an_ended_run_is_no_error(context: AppContext) -> None:
+    run = make_run(context.runs_folder, "lora")
+    request_cancel(context.runs_folder, [run.run_id])
