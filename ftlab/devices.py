@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +63,19 @@ def _cpu() -> Device:
     return Device(CPU, label, psutil.virtual_memory().total)
 
 
+def show_only(device_id: str) -> None:
+    """Hides all other GPUs from this process, so that torch's number 0 is the one named.
+
+    To be called before torch is imported.
+    """
+    if device_id.startswith("cuda:"):
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which NVML counts
+        os.environ["CUDA_VISIBLE_DEVICES"] = device_id.partition(":")[2]
+
+
 def _cuda_devices() -> list[Device]:
+    if _torch_is_for_cpu():
+        return []
     try:
         import pynvml
 
@@ -70,8 +83,11 @@ def _cuda_devices() -> list[Device]:
     except Exception:  # no driver, no library, no permission: in each case there is no GPU to offer
         return []
     devices = []
+    allowed = _allowed_indices(os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
+            if allowed is not None and index not in allowed:
+                continue
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             name = pynvml.nvmlDeviceGetName(handle)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
@@ -81,3 +97,25 @@ def _cuda_devices() -> list[Device]:
     finally:
         pynvml.nvmlShutdown()
     return devices
+
+
+def _torch_is_for_cpu() -> bool:
+    """True for a torch build that could not use a GPU if there were one."""
+    try:
+        return importlib.metadata.version("torch").endswith("+cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _allowed_indices(visible: str | None) -> set[int] | None:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; `None` for all of them.
+
+    Only numbers are understood, in the order of the bus; a list of UUIDs hides nothing here, and
+    torch then says which it cannot use.
+    """
+    if visible is None:
+        return None
+    numbers = [part.strip() for part in visible.split(",") if part.strip()]
+    if any(not number.lstrip("-").isdigit() for number in numbers):
+        return None
+    return {int(number) for number in numbers}

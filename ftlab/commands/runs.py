@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
 
 from ftlab.commands.options import add_runs_folder
-from ftlab.commands.tables import print_table, rows_json
+from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.runs.store import RunStore, to_table
 
 NAME = "runs"
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.format == "csv":
         print(to_table(runs).to_csv(index=False), end="")
     elif runs:
-        print_table(runs, Console())
+        print_table(runs, output_console())
     else:
         print(f"No runs in {store.folder}. Start some with: python -m ftlab sweep --task sql")
     return 0

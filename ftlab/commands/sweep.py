@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.commands.options import add_runs_folder
-from ftlab.commands.tables import print_table, rows_json
+from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.commands.watch import watch
 from ftlab.errors import FtlabError
 from ftlab.methods.registry import METHODS
@@ -152,7 +152,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(rows_json(shown))
     else:
-        print_table(shown, Console())
+        print_table(shown, output_console())
     for run in runs:
         if run.spec.is_base and run.status != "done":
             print(

@@ -1,4 +1,4 @@
-"""Results as text: a table for people, CSV and JSON for programs."""
+"""Results as text: a table for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ftlab.runs.metrics import METRICS
+from ftlab import units
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import Run
+
+_WIDE = 170  # columns at which the run's id stands in the table instead of below it
 
 
 def rows_json(runs: Sequence[Run]) -> str:
@@ -20,33 +22,65 @@ def rows_json(runs: Sequence[Run]) -> str:
     return json.dumps([_finite(run.row()) for run in runs], indent=2, ensure_ascii=False)
 
 
+def output_console() -> Console:
+    """stdout; as wide as the table needs where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
 def print_table(runs: Sequence[Run], console: Console) -> None:
     """The results table, and under it the reason of every run that is not done."""
+    wide = console.width >= _WIDE
     table = Table(box=None, header_style="bold", pad_edge=False)
-    shown = [metric for metric in METRICS.values() if metric.in_table]
-    table.add_column("Run", overflow="fold")
-    table.add_column("Variant")
-    table.add_column("Status")
-    for metric in shown:
-        table.add_column(metric.label, justify="right")
+    for name in ("Variant", "Seed", "Status"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Trainable", "Net peak", "Peak", "Train", "tok/s", "File", "Loss", "Score"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("Run", no_wrap=True)
     for run in runs:
-        row = run.row()
-        seed = f" seed {run.spec.seed}" if run.spec.seed else ""
-        table.add_row(
-            run.run_id,
-            run.spec.label + seed,
-            STATUS_LABELS[run.status],
-            *(metric.format(row.get(metric.key)) for metric in shown),
-        )
+        table.add_row(*_cells(run), *([run.run_id] if wide else []))
     console.print(table)
     kinds = sorted({run.result.memory_kind for run in runs if run.result} - {""})
     if kinds:
         console.print(
-            f"Peak: training phase, {' / '.join(kinds)}; net: above the process without a model."
+            f"Peak: training phase, {' / '.join(kinds)}; net: above the process without a model. "
+            "Loss and score: held-out, base → trained.",
+            highlight=False,
         )
+    if not wide:
+        for run in runs:
+            console.print(f"{run.spec.label}: {run.run_id}", markup=False, highlight=False)
     for run in runs:
         if run.reason:
-            console.print(f"{run.run_id}: {run.reason}", markup=False)
+            text = f"{run.run_id}: {STATUS_LABELS[run.status]}: {run.reason}"
+            console.print(text, markup=False, highlight=False)
+
+
+def _cells(run: Run) -> tuple[str, ...]:
+    row = run.row()
+    trainable = units.format_count(row["trainable_params"])
+    if row["trainable_share"] is not None:
+        trainable += f" ({units.format_share(row['trainable_share'])})"
+    return (
+        run.spec.label,
+        str(run.spec.seed),
+        STATUS_LABELS[run.status],
+        trainable,
+        units.format_bytes(row["net_peak_memory_bytes"]),
+        units.format_bytes(row["peak_memory_bytes"]),
+        units.format_seconds(row["train_seconds"]),
+        units.format_number(row["tokens_per_second"], 0),
+        units.format_bytes(row["adapter_bytes"]),
+        _change(row["eval_loss_before"], row["eval_loss_after"]),
+        _change(row["score_before"], row["score_after"]),
+    )
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None and after is None:
+        return units.DASH
+    return f"{units.format_number(before)} → {units.format_number(after)}"
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

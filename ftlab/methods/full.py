@@ -13,5 +13,5 @@ FULL = MethodSpec(
         "https://arxiv.org/abs/1801.06146",
     ),
     look=Look(colour="#707b8c", marker="square", dash="solid"),
-    learning_rate=1e-4,
+    learning_rate=3e-4,
 )

@@ -44,7 +44,7 @@ LORA = MethodSpec(
         "https://arxiv.org/abs/2106.09685",
     ),
     look=Look(colour="#2777e0", marker="circle", dash="solid"),
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     hyperparameters=(
         Hyperparameter(
             "r", "Rank r", "int", 8, "Width of B and A: parameters and file grow with it.", 1, 512

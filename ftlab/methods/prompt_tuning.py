@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 def _prompt_tuning_config(values: Mapping[str, Value]) -> PeftConfig:
     from peft import PromptTuningConfig
 
-    return PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(values["tokens"]))
+    return PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=int(values["tokens"]),
+        # Lester et al. 2021, figure 3b: starting from words of the vocabulary beats random numbers.
+        prompt_tuning_init="SAMPLE_VOCAB",
+    )
 
 
 PROMPT_TUNING = MethodSpec(

@@ -29,6 +29,7 @@ from ftlab.playground.protocol import (
     parse_to_worker,
     to_line,
 )
+from ftlab.runs.spawn import prepare_for_libraries
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
@@ -125,7 +126,7 @@ def main(arguments: list[str]) -> int:
     write = _writer()
     requests = Requests()
     device = resolve_device("auto")
-    _set_environment(device)
+    prepare_for_libraries(device.id)
     engine, device = _engine(options.runs_folder, device)
     serve(requests, engine, device, write, options.idle_seconds)
     return 0
@@ -142,16 +143,6 @@ def _writer() -> Write:
         updates.flush()
 
     return write
-
-
-def _set_environment(device: Device) -> None:
-    """What libraries read when they are imported, so it must come before them."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    if device.is_cuda:
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.id.partition(":")[2]
 
 
 def _engine(runs_folder: Path, device: Device) -> tuple[Engine, Device]:

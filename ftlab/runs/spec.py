@@ -44,7 +44,7 @@ class TrainingSettings:
     __pydantic_config__ = _STRICT
 
     steps: int = 30
-    batch_size: int = 8
+    batch_size: int = 4
     accumulation: int = 1
     max_length: int = 256
     learning_rate: float | None = None

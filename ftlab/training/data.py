@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,12 +87,19 @@ class OrderedExamples(Dataset[FormattedExample]):
         return self._formatted[self._order[position]]
 
 
+LENGTH_MULTIPLE = 8
+"""Batches are padded to a multiple of this: tensor cores want it, and on a CPU oneDNN keeps packed
+buffers for every shape it meets, so fewer shapes are less memory (LoRA, 30 steps of batch 4:
+801 MB instead of 1,065)."""
+
+
 def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
-    """Pads on the right to the longest: `input_ids`, `attention_mask`, `labels`, each (n, length).
+    """Pads on the right: `input_ids`, `attention_mask`, `labels`, each (n, length).
 
     Padding is masked by attention, never by token id: some models pad with their end token.
     """
-    length = max(example.length for example in examples)
+    longest = max(example.length for example in examples)
+    length = math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
     shape = (len(examples), length)
     input_ids = torch.full(shape, pad_id)
     attention_mask = torch.zeros(shape, dtype=torch.long)

@@ -22,6 +22,7 @@ from ftlab.errors import FtlabError
 from ftlab.locks import FileLock, device_lock
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import RunResult
+from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.runs.spec import RunSpec
 
 
@@ -107,12 +108,7 @@ def _log_to(file: Path) -> None:
 
 def _set_environment(spec: RunSpec) -> None:
     """What libraries read when they are imported, so it must come before them."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    if spec.device.startswith("cuda:"):
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        os.environ["CUDA_VISIBLE_DEVICES"] = spec.device.partition(":")[2]
+    prepare_for_libraries(spec.device)
     from ftlab.models.reference import parse_model
 
     try:

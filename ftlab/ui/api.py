@@ -15,6 +15,8 @@ from ftlab.tasks.reference import parse_task
 from ftlab.ui.context import AppContext
 from ftlab.ui.request import EXTRA, read_request
 
+_DEFAULTS = TrainingSettings()
+
 
 def add_endpoints(context: AppContext) -> None:
     """Adds `/launch_sweep`, `/cancel` and `/runs` to the page that is being built."""
@@ -23,11 +25,11 @@ def add_endpoints(context: AppContext) -> None:
         model: str = "bundled",
         task: str = "sql",
         methods: list[str] = ["full", "lora", "qlora", "prompt_tuning"],  # noqa: B006
-        steps: float = 30,
-        batch_size: float = 8,
-        max_length: float = 256,
+        steps: float = _DEFAULTS.steps,
+        batch_size: float = _DEFAULTS.batch_size,
+        max_length: float = _DEFAULTS.max_length,
         seeds: str = "0",
-        eval_examples: float = 64,
+        eval_examples: float = _DEFAULTS.eval_examples,
         settings: dict[str, Any] = {},  # noqa: B006
     ) -> dict[str, Any]:
         """Queues one run for each method and seed, and a base run for each base precision.

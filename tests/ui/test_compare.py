@@ -63,7 +63,7 @@ def test_what_was_equal_and_what_differs_by_method_is_said(tmp_path):
     make_sweep(tmp_path)
     text = fairness(runs_of(tmp_path))
     assert "like for like" in text
-    assert "30 steps, batch 8 x 1" in text
+    assert "30 steps, batch 4 x 1" in text
     assert "seed 0" in text
     assert "learning rate (Full fine-tuning 1e-4, LoRA 1e-3" in text
     assert "QLoRA on a base held in nf4" in text

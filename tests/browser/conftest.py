@@ -1,0 +1,118 @@
+"""The app as a real process, and the system's Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class App:
+    """`python app.py` on a folder of runs; can be killed and started again on the same port."""
+
+    runs: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> float:
+        """Starts the app; returns the seconds from the command to the page's first byte."""
+        began = time.monotonic()
+        with (self.runs / "app.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py", "--port", str(self.port), "--runs-dir", str(self.runs)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        while time.monotonic() - began < 60:
+            try:
+                with urllib.request.urlopen(self.url, timeout=5) as answer:
+                    answer.read(1)
+                    return time.monotonic() - began
+            except OSError:
+                time.sleep(0.05)
+        raise TimeoutError((self.runs / "app.log").read_text())
+
+    def kill(self) -> None:
+        """SIGKILL: the app has no time to say good-bye."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have Chromium; .ci/run installs it from Debian's packages")
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    app = App(tmp_path_factory.mktemp("runs"), port)
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    """A fresh visitor; a script error on the page fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(30_000)
+    page.goto(app.url)
+    yield page
+    context.close()
+    assert errors == []

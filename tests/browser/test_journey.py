@@ -1,0 +1,165 @@
+"""The main journey in a real browser, on the bundled model and real runs.
+
+Launch a sweep of two methods, reload half-way, kill the app half-way and start it again, watch the
+sweep finish, read the table and the charts, answer a prompt with base and adapter.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from ftlab.runs.store import RunStore
+from tests.browser.conftest import App
+
+pytestmark = [pytest.mark.browser, pytest.mark.model]
+MINUTES = 60_000
+
+
+def tick(page: Page, *methods: str) -> None:
+    """Ticks exactly these methods."""
+    boxes = page.locator(".pick input[type=checkbox]")
+    expect(boxes.first).to_be_visible()
+    for box in boxes.all():
+        box.set_checked(box.get_attribute("value") in methods)
+
+
+def fill(page: Page, name: str, value: str) -> None:
+    field = page.locator(f"#f-settings-{name} input")
+    field.fill(value)
+    field.blur()
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name).click()
+
+
+def rows(page: Page) -> list[str]:
+    return page.locator(".queue li").all_inner_texts()
+
+
+def wait_for_status(app: App, *statuses: str, seconds: float = 120) -> None:
+    """Waits until every run of the newest sweep has one of the statuses."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = {run.status for run in RunStore(app.runs).runs()}
+        if found and found <= set(statuses):
+            return
+        time.sleep(0.5)
+    raise AssertionError({run.run_id: run.status for run in RunStore(app.runs).runs()})
+
+
+def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App) -> None:
+    tick(page, "lora", "prompt_tuning")
+    fill(page, "steps", "8")
+    fill(page, "batch-size", "2")
+    fill(page, "eval-examples", "4")
+    button = page.locator("#go")
+    expect(button).to_have_text("Launch 2 runs")
+    button.click()
+    expect(page.locator(".queue li")).to_have_count(3)
+    expect(page.locator(".queue .chip.running")).to_have_count(1, timeout=30_000)
+
+    page.reload()
+    expect(page.locator(".queue li")).to_have_count(3)
+    expect(page.locator(".queue [role=progressbar]")).to_have_count(3)
+
+    running = [run for run in RunStore(app.runs).runs() if run.status == "running"]
+    app.kill()
+    assert [run.directory.status() for run in running] <= ["running", "done"]
+    app.start()
+    page.goto(app.url)
+    expect(page.locator(".queue li")).to_have_count(3)
+    expect(page.locator(".queue .chip.done")).to_have_count(3, timeout=3 * MINUTES)
+    assert len(RunStore(app.runs).runs()) == 3  # nothing was started twice
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+
+def test_a_second_browser_shows_the_same_sweep(page: Page, browser: Browser, app: App) -> None:
+    expect(page.locator(".queue .chip.done")).to_have_count(3)
+    other = browser.new_context().new_page()
+    other.goto(app.url)
+    expect(other.locator(".queue .chip.done")).to_have_count(3)
+    assert rows(other) == rows(page)
+    other.context.close()
+
+
+def test_the_table_holds_the_numbers_of_the_store_and_a_row_opens_its_run(
+    page: Page, app: App
+) -> None:
+    open_tab(page, "Results")
+    table = page.locator("#runs")
+    expect(table).to_contain_text("LoRA")
+    for shown in ("2.4 M", "11.5 k", "9.8 MB", "1.78 %"):
+        expect(table).to_contain_text(shown)
+    expect(table).not_to_contain_text("134.5 M")
+    table.get_by_text("LoRA", exact=True).first.click()
+    (lora,) = [run for run in RunStore(app.runs).runs() if run.spec.method == "lora"]
+    expect(page.get_by_text(lora.run_id).first).to_be_visible()
+
+
+def test_the_charts_say_what_is_missing_for_a_comparison(page: Page) -> None:
+    open_tab(page, "Compare")
+    expect(page.get_by_text(re.compile("full fine-tuning", re.I)).first).to_be_visible()
+    expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+
+
+def test_base_and_adapter_answer_one_prompt_side_by_side(page: Page, app: App) -> None:
+    open_tab(page, "Playground")
+    prompt = page.locator("#pg-prompt textarea")
+    prompt.fill("Table singers(id, name, age). How many singers are over 30?")
+    page.locator("#pg-send").click()
+    base, adapter = page.locator("#pg-answer-1"), page.locator("#pg-answer-2")
+    expect(base).to_contain_text("tok/s", timeout=2 * MINUTES)
+    expect(adapter).to_contain_text("tok/s", timeout=2 * MINUTES)
+    assert base.locator(".answer").inner_text().strip()
+    assert adapter.locator(".answer").inner_text().strip()
+    expect(adapter).to_contain_text("sha")
+    expect(base).not_to_contain_text("sha")
+
+
+def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
+    page: Page, app: App
+) -> None:
+    tick(page, "lora")
+    fill(page, "steps", "5000")
+    page.locator("#go").click()
+    expect(page.locator(".queue li")).to_have_count(2)
+    cancel = page.locator('.queue [data-run*="lora"]')
+    expect(page.locator(".queue li").last).to_contain_text("/5000")
+    expect(page.locator(".queue .chip.running", has_text="training")).to_be_visible(
+        timeout=2 * MINUTES
+    )
+    began = time.monotonic()
+    cancel.click()
+    expect(page.locator(".queue .chip.cancelled")).to_have_count(1, timeout=12_000)
+    assert time.monotonic() - began < 12
+    newest = RunStore(app.runs).runs()[-1]
+    assert newest.status == "cancelled"
+    assert newest.result is not None
+    assert (newest.result.memory_at_end["before"] or 0) > 300_000_000
+    assert newest.result.memory_at_end["after"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("steps", "0", "Steps is 0; it must lie between 1 and"),
+        ("steps", "", "Steps"),
+        ("batch-size", "-3", "Batch size is -3"),
+        ("max-length", "2", "Maximum length is 2"),
+        ("eval-examples", "1.5", "Held-out examples"),
+    ],
+)
+def test_a_wrong_number_is_said_beside_its_field_and_nothing_is_launched(
+    page: Page, app: App, name: str, value: str, sentence: str
+) -> None:
+    before = len(RunStore(app.runs).runs())
+    fill(page, name, value)
+    expect(page.locator(".ft-rail").get_by_text(sentence).first).to_be_visible()
+    page.locator("#go").click()
+    expect(page.locator("#launch [role=alert]")).to_contain_text(sentence.split(" is ")[0])
+    assert len(RunStore(app.runs).runs()) == before

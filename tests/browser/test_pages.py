@@ -1,0 +1,78 @@
+"""Every tab, wide and narrow, light and dark: it opens without an error and fits the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from ftlab.ui import app as ui
+from tests.fakes import make_sweep
+
+pytestmark = pytest.mark.browser
+TABS = ("Experiment", "Results", "Compare", "Playground")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("runs")
+    make_sweep(folder)
+    page = ui.build_app(folder)
+    page.queue(default_concurrency_limit=8)
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    yield address
+    page.close(verbose=False)
+
+
+@pytest.fixture(params=["light", "dark"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_every_tab_opens_without_error_and_never_scrolls_sideways(
+    browser: Browser, url: str, mode: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{url}?__theme={mode}")
+    for name in TABS:
+        page.get_by_role("tab", name=name).click()
+        expect(page.get_by_role("tabpanel").locator("visible=true").first).to_be_visible()
+        page.wait_for_timeout(700)
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert overflow <= 0, f"{name} is {overflow} px too wide"
+    assert page.evaluate("document.body.classList.contains('dark')") == (mode == "dark")
+    assert errors == []
+    context.close()
+
+
+def figure_widths(page: Page) -> list[tuple[float, float]]:
+    """Each visible figure's drawn width and the width that it has."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent)
+             .map(p => [p.querySelector('.main-svg').getBoundingClientRect().width,
+                        p.getBoundingClientRect().width])"""
+    )
+
+
+def test_figures_fit_after_a_tab_switch_and_a_resize(browser: Browser, url: str) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+    page.get_by_role("tab", name="Results").click()
+    page.set_viewport_size({"width": 900, "height": 900})
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+    page.wait_for_timeout(700)
+    widths = figure_widths(page)
+    assert len(widths) >= 5
+    for drawn, given in widths:
+        assert abs(drawn - given) <= 2, widths
+    context.close()

@@ -1,0 +1,152 @@
+"""The command line: what it refuses, and what it prints. No run is started here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftlab.__main__ import COMMANDS, main
+from ftlab.commands.sweep import request_from
+from ftlab.runs.directory import run_directories
+from tests.fakes import make_run, make_sweep
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = main(list(arguments))
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--methods", "lorra"], "There is no method 'lorra'"),
+        (["--task", "sqll"], "sqll"),
+        (["--task", "missing.csv"], "missing.csv"),
+        (["--steps", "0"], "Steps is 0; it must lie between 1 and"),
+        (["--steps", "many"], "invalid int value"),
+        (["--variant", "lora:r=0"], "Rank r is 0; it must lie between 1 and 512"),
+        (["--set", "lora.r=0"], "Rank r is 0"),
+        (["--set", "lora.rank=4"], "has no hyperparameter 'rank'"),
+        (["--learning-rate", "-1"], "Learning rate is -1"),
+        (["--device", "cuda:9"], "There is no device 'cuda:9' on this machine"),
+        (["--model", "/nowhere"], "There is no model folder '/nowhere'"),
+        (["--seeds", "a"], "must be whole numbers"),
+        (["--batch-size", "-2"], "Batch size is -2"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_status_2_and_queues_nothing(
+    arguments: list[str], part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, out, err = run(capsys, "sweep", "--runs-dir", str(tmp_path), *arguments)
+    assert status == 2
+    assert out == ""
+    assert part in err
+    assert len(err.strip().splitlines()) == 1
+    assert run_directories(tmp_path) == []
+
+
+def test_several_wrong_options_are_all_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, _, err = run(
+        capsys, "sweep", "--runs-dir", str(tmp_path), "--steps", "0", "--batch-size", "0"
+    )
+    assert "Steps is 0" in err
+    assert "Batch size is 0" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.NAME)
+def test_help_says_what_a_command_does(command, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
+    status, out, _ = run(capsys, command.NAME, "--help")
+    assert status == 0
+    assert command.DESCRIPTION.splitlines()[0][:40] in out
+
+
+def test_methods_variants_and_settings_make_one_request() -> None:
+    from ftlab.__main__ import build_parser
+
+    options = build_parser().parse_args(
+        ["sweep", "--methods", "full", "--variant", "lora:r=4", "--variant", "lora", "--set",
+         "lora.alpha=32", "--seeds", "0,1", "--steps", "7"]
+    )  # fmt: skip
+    request = request_from(options)
+    assert [v.label for v in request.variants] == [
+        "Full fine-tuning", "LoRA alpha=32 r=4", "LoRA alpha=32",
+    ]  # fmt: skip
+    assert request.seeds == (0, 1)
+    assert request.settings.steps == 7
+
+
+def test_runs_as_json_has_the_promised_keys_and_null_for_what_is_not_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    make_run(tmp_path, method="lora")
+    make_run(tmp_path, method="full", status="failed")
+    status, out, _ = run(capsys, "runs", "--format", "json", "--runs-dir", str(tmp_path))
+    rows = json.loads(out)
+    assert status == 0
+    promised = (
+        "run_id, sweep_id, model, task, method, variant, seed, status, trainable_params, "
+        "total_params, peak_memory_bytes, net_peak_memory_bytes, peak_memory_kind, train_seconds, "
+        "tokens_per_second, adapter_bytes, eval_loss_before, eval_loss_after, score_before, "
+        "score_after, run_dir, reason"
+    ).split(", ")
+    for row in rows:
+        assert set(promised) <= row.keys()
+    assert {row["status"] for row in rows} == {"done", "failed"}
+    failed = next(row for row in rows if row["status"] == "failed")
+    assert failed["score_after"] is None
+    assert failed["reason"]
+
+
+def test_runs_as_a_table_shows_units_and_csv_raw_numbers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    make_sweep(tmp_path)
+    _, table, _ = run(capsys, "runs", "--runs-dir", str(tmp_path))
+    assert "134.5 M" in table
+    assert "269 MB" in table
+    _, csv, _ = run(capsys, "runs", "--format", "csv", "--runs-dir", str(tmp_path))
+    assert "134515008" in csv
+    assert len(csv.strip().splitlines()) == 5
+
+
+def test_no_runs_says_how_to_start_some(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, out, _ = run(capsys, "runs", "--runs-dir", str(tmp_path))
+    assert status == 0
+    assert "python -m ftlab sweep" in out
+
+
+def test_cancelling_what_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, _, err = run(capsys, "cancel", "nothing", "--runs-dir", str(tmp_path))
+    assert status == 2
+    assert "There is no run and no sweep 'nothing'" in err
+
+
+@pytest.mark.parametrize(
+    ("runs", "part"), [("base,nope", "nope"), ("", "pane"), ("base", "prompt")]
+)
+def test_generate_refuses_what_cannot_be_answered(
+    runs: str, part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prompt = "" if part == "prompt" else "hello"
+    status, _, err = run(
+        capsys, "generate", "--runs", runs, "--prompt", prompt, "--runs-dir", str(tmp_path)
+    )
+    assert status == 2
+    assert part in err.lower()
+
+
+def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "app", "--port", "99999")
+    assert status == 2
+    assert "Port 99999" in err
