@@ -54,7 +54,12 @@ def test_every_gpu_is_listed_before_the_cpu_and_auto_is_the_first() -> None:
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
     ("visible", "ids"),
-    [("1", ["cuda:1", "cpu"]), ("", ["cpu"]), ("-1", ["cpu"]), ("0,1", ["cuda:0", "cuda:1", "cpu"])],
+    [
+        ("1", ["cuda:1", "cpu"]),
+        ("", ["cpu"]),
+        ("-1", ["cpu"]),
+        ("0,1", ["cuda:0", "cuda:1", "cpu"]),
+    ],
 )
 def test_hidden_gpus_are_not_offered(
     visible: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
@@ -72,7 +77,7 @@ def test_a_torch_that_cannot_use_a_gpu_is_not_offered_one(
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(FtlabError, match="no device 'cuda:5' .* devices: cuda:0, cuda:1, cpu"):
+    with pytest.raises(FtlabError, match=r"no device 'cuda:5' .* devices: cuda:0, cuda:1, cpu"):
         devices.resolve_device("cuda:5")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.runs.store import RunStore, to_table

@@ -73,6 +73,7 @@ def load_base_model(
     if base_precision is None:
         loaded.to(device)
     forbid_repacking(loaded)
+    _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id
     loaded.name_or_path = model.public_id
     return cast(PreTrainedModel, loaded)
@@ -87,6 +88,21 @@ def forbid_repacking(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - typed as a Tensor
+
+
+def _fold_last_position(model: PreTrainedModel) -> None:
+    """Keeps the first step of an answer from copying the output matrix once a row.
+
+    It hands the output layer a strided slice (the last position of each prompt), and torch then
+    multiplies in batches: 16 prompts of the bundled model took 885 MB more, for a frozen matrix.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous_input)
+
+
+def _contiguous_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def _quantization(

@@ -61,9 +61,7 @@ def hyperparameter_summary(request: SweepRequest) -> str:
     for variant in request.variants:
         if variant.method not in METHODS:
             continue
-        rate = (
-            variant.learning_rate or request.settings.learning_rate or variant.spec.learning_rate
-        )
+        rate = variant.learning_rate or request.settings.learning_rate or variant.spec.learning_rate
         values = [
             value if isinstance(value, str) else f"{name} {value:g}"
             for name, value in variant.values().items()

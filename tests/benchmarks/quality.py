@@ -134,9 +134,9 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
         f"{settings.eval_examples} held-out examples on tables that training never saw, dtype "
         f"policy {first.spec.dtype_policy}; {environment['device']}, {environment['cores']} cores, "
         f"{time.strftime('%d %B %Y', time.localtime(first.spec.created_at))}. "
-        f"Memory is the resident size of the training phase; net is above the process with no model "
-        f"loaded. {disturbed} of {sum(row['seeds'] for row in rows)} runs were disturbed by other "
-        "load.",
+        "Memory is the resident size of the training phase; net is above the process with no "
+        f"model loaded. {disturbed} of {sum(row['seeds'] for row in rows)} runs were disturbed "
+        "by other load.",
     ]
     return "\n".join(lines)
 

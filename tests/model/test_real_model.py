@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +62,12 @@ class Bundled:
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Iterator[Bundled]:
+def bundled() -> Bundled:
     source = resolve_model("bundled")
     tokenizer = load_tokenizer(source)
     formatter = PromptFormatter(TransformersTokenizer(tokenizer))
     examples = [formatter.format(example) for example in TASKS["sql"].load(0).train[:2]]
-    yield Bundled(source, tokenizer, examples)
+    return Bundled(source, tokenizer, examples)
 
 
 def test_the_bundled_model_is_what_it_says_it_is(bundled: Bundled) -> None:
