@@ -29,8 +29,11 @@ from ftlab.ui.method_view import (
 from ftlab.ui.queue_view import NEWEST
 from ftlab.ui.request import EXTRA, Reading, read_form
 
-_SEND_TICKS = """element.addEventListener('change', () => trigger('select', {
-  on: [...element.querySelectorAll('input:checked')].map((input) => input.value) }))"""
+# Sent once at the start too: a tick made before the page was ready would be lost otherwise.
+_SEND_TICKS = """const send = () => trigger('select', {
+  on: [...element.querySelectorAll('input:checked')].map((input) => input.value) });
+element.addEventListener('change', send);
+send();"""
 _SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
 _SAME_PRESS_SECONDS = 2.0
 
@@ -76,7 +79,10 @@ def build(context: AppContext) -> None:
 
     hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
     ticks = form.components["methods"]
-    table.select(choose, fields, [ticks, *said], **hidden)
+    # Every tick counts, in order: the default drops those made while one is being handled.
+    table.select(
+        choose, fields, [ticks, *said], trigger_mode="multiple", concurrency_limit=1, **hidden
+    )
     changes = [field.change for name, field in form.components.items() if name != "methods"]
     gr.on(
         [this_page().load, *changes],

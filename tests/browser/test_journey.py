@@ -21,8 +21,8 @@ MINUTES = 60_000
 
 def tick(page: Page, *methods: str) -> None:
     """Ticks exactly these methods."""
+    expect(page.locator("#go")).to_have_text(re.compile(r"Launch \d+ runs?"))  # the page is ready
     boxes = page.locator(".pick input[type=checkbox]")
-    expect(boxes.first).to_be_visible()
     for box in boxes.all():
         box.set_checked(box.get_attribute("value") in methods)
 
@@ -103,7 +103,8 @@ def test_the_table_holds_the_numbers_of_the_store_and_a_row_opens_its_run(
 
 def test_the_charts_say_what_is_missing_for_a_comparison(page: Page) -> None:
     open_tab(page, "Compare")
-    expect(page.get_by_text(re.compile("full fine-tuning", re.I)).first).to_be_visible()
+    said = page.get_by_text(re.compile("full fine-tuning run", re.I)).locator("visible=true")
+    expect(said.first).to_be_visible()
     expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
 
 
