@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ftlab: stopped.", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone (`| head`); nothing is left to tell it
         return 1

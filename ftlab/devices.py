@@ -83,12 +83,13 @@ def _cuda_devices() -> list[Device]:
     except Exception:  # no driver, no library, no permission: in each case there is no GPU to offer
         return []
     devices = []
-    allowed = _allowed_indices(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
-            if allowed is not None and index not in allowed:
-                continue
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            names = (str(index), str(pynvml.nvmlDeviceGetUUID(handle)))
+            if allowed is not None and not any(_names(a, names) for a in allowed):
+                continue
             name = pynvml.nvmlDeviceGetName(handle)
             memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
             devices.append(Device(f"cuda:{index}", str(name), memory))
@@ -107,15 +108,14 @@ def _torch_is_for_cpu() -> bool:
         return False
 
 
-def _allowed_indices(visible: str | None) -> set[int] | None:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; `None` for all of them.
-
-    Only numbers are understood, in the order of the bus; a list of UUIDs hides nothing here, and
-    torch then says which it cannot use.
-    """
+def _allowed(visible: str | None) -> list[str] | None:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all."""
     if visible is None:
         return None
-    numbers = [part.strip() for part in visible.split(",") if part.strip()]
-    if any(not number.lstrip("-").isdigit() for number in numbers):
-        return None
-    return {int(number) for number in numbers}
+    return [part.strip() for part in visible.split(",") if part.strip()]
+
+
+def _names(wanted: str, names: tuple[str, str]) -> bool:
+    """CUDA takes a number, or as much of a UUID as tells it apart."""
+    number, uuid = names
+    return wanted == number or (wanted.startswith("GPU-") and uuid.startswith(wanted))

@@ -30,6 +30,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         nvmlShutdown=lambda: None,
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}{handle}{handle}-abc",
         nvmlDeviceGetName=lambda handle: f"Card {handle}",
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=24_000_000_000),
     )
@@ -58,6 +59,7 @@ def test_every_gpu_is_listed_before_the_cpu_and_auto_is_the_first() -> None:
         ("1", ["cuda:1", "cpu"]),
         ("", ["cpu"]),
         ("-1", ["cpu"]),
+        ("GPU-111", ["cuda:1", "cpu"]),
         ("0,1", ["cuda:0", "cuda:1", "cpu"]),
     ],
 )

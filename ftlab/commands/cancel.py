@@ -30,5 +30,5 @@ def run(options: argparse.Namespace) -> int:
         chosen += [run.run_id for run in matching if run.is_open]
     if chosen:
         request_cancel(folder, chosen)
-    print(f"{len(chosen)} run{'s' if len(chosen) != 1 else ''} cancelled.")
+    print(f"{len(chosen)} open run{'s' if len(chosen) != 1 else ''} will end within seconds.")
     return 0

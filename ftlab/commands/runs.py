@@ -7,6 +7,7 @@ import sys
 
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
+from ftlab.errors import FtlabError
 from ftlab.runs.store import RunStore, to_table
 
 NAME = "runs"
@@ -39,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         print(to_table(runs).to_csv(index=False), end="")
     elif runs:
         print_table(runs, output_console())
+    elif options.sweep is not None:
+        raise FtlabError(f"There is no sweep '{options.sweep}' in {store.folder}.")
     else:
         print(f"No runs in {store.folder}. Start some with: python -m ftlab sweep --task sql")
     return 0

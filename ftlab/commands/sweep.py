@@ -27,7 +27,7 @@ from ftlab.runs.spec import (
 )
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep
-from ftlab.tasks.reference import parse_task
+from ftlab.tasks.reference import parse_task, with_columns
 
 NAME = "sweep"
 SUMMARY = "fine-tune with several methods and compare what they cost"
@@ -50,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", default="sql",
         help="sql, shakespeare, medical, a CSV/JSON/JSONL/Parquet file, or hub:OWNER/NAME",
     )  # fmt: skip
+    what.add_argument(
+        "--columns", metavar="prompt=q,completion=a",
+        help="columns of a file or Hub data set: prompt, completion, messages, system "
+        "(default: guessed)",
+    )  # fmt: skip
+    what.add_argument("--metric", help="of a file or Hub data set: chrf, rouge_l, exact_match")
+    what.add_argument("--hub-config", metavar="NAME", help="configuration of a Hub data set")
+    what.add_argument("--hub-split", metavar="NAME", help="split of a Hub data set (train)")
     what.add_argument("--methods", metavar="A,B", help="methods with their defaults (default: all)")
     what.add_argument(
         "--variant", action="append", default=[], metavar="lora:r=4",
@@ -101,7 +109,13 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
     """The request that the options ask for; raises `FtlabError` for what cannot be read."""
     return SweepRequest(
         model=parse_model(options.model).name,
-        task=parse_task(options.task),
+        task=with_columns(
+            parse_task(options.task),
+            parse_columns(options.columns),
+            options.metric,
+            options.hub_config,
+            options.hub_split,
+        ),
         variants=tuple(_variants(options)),
         settings=TrainingSettings(
             steps=options.steps,
@@ -121,6 +135,17 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
         device=options.device,
         seeds=parse_seeds(options.seeds),
     )
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Reads "prompt=q,completion=a"; raises `FtlabError` for anything of another form."""
+    columns = {}
+    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+        role, equals, column = part.partition("=")
+        if not equals or not column.strip():
+            raise FtlabError(f"'{part}' is not of the form role=column, as in prompt=question.")
+        columns[role.strip()] = column.strip()
+    return columns
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -51,6 +51,9 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     if not wide:
         for run in runs:
             console.print(f"{run.spec.label}: {run.run_id}", markup=False, highlight=False)
+    notes = [note for run in runs if run.result for note in run.result.notes]
+    for note in dict.fromkeys(notes):
+        console.print(f"Note: {note}", markup=False, highlight=False)
     for run in runs:
         if run.reason:
             text = f"{run.run_id}: {STATUS_LABELS[run.status]}: {run.reason}"

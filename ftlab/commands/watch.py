@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ftlab import units
-from ftlab.runs.control import start_dispatcher
+from ftlab.errors import FtlabError
+from ftlab.runs.control import control_folder, start_dispatcher
 from ftlab.runs.progress import Progress, read_progress, sweep_eta
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import Run, RunStore
@@ -19,14 +20,17 @@ from ftlab.runs.store import Run, RunStore
 POLL_SECONDS = 0.5
 _RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is asked for again
 
+_RESTARTS = 3
+
 
 def watch(store: RunStore, sweep_id: str, console: Console) -> None:
     """Shows the sweep until its last run has ended.
 
     On a terminal the picture is redrawn; elsewhere each run gets a line when it ends. A dispatcher
-    that was killed is started again.
+    that was killed is started again. Raises `FtlabError` if that does not help.
     """
     idle_since = time.monotonic()
+    restarts = 0
     said: set[str] = set()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
@@ -42,9 +46,15 @@ def watch(store: RunStore, sweep_id: str, console: Console) -> None:
             if not any(run.is_open for run in runs):
                 return
             if any(run.status == "running" for run in runs):
-                idle_since = time.monotonic()
+                idle_since, restarts = time.monotonic(), 0
             elif time.monotonic() - idle_since > _RESTART_AFTER:
-                idle_since = time.monotonic()
+                if restarts == _RESTARTS:
+                    raise FtlabError(
+                        f"The queue in '{store.folder}' does not move though its dispatcher was "
+                        f"started {restarts} times; is the disk full? "
+                        f"See {control_folder(store.folder) / 'dispatcher.log'}."
+                    )
+                idle_since, restarts = time.monotonic(), restarts + 1
                 start_dispatcher(store.folder)
             time.sleep(POLL_SECONDS)
 

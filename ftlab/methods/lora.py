@@ -11,9 +11,9 @@ from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, Value
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-_ATTENTION_AND_MLP = "all linear layers"
-_ATTENTION = "attention (q, k, v, o)"
-_QUERY_VALUE = "query and value"
+_ATTENTION_AND_MLP = "all-linear"
+_ATTENTION = "attention"
+_QUERY_VALUE = "query-value"
 TARGETS: dict[str, str | list[str]] = {
     _ATTENTION_AND_MLP: "all-linear",
     _ATTENTION: ["q_proj", "k_proj", "v_proj", "o_proj"],
@@ -64,7 +64,7 @@ LORA = MethodSpec(
             "Layers",
             "choice",
             _ATTENTION_AND_MLP,
-            "Which linear layers get an overlay.",
+            "Which linear layers get an overlay: all, attention's four, or query and value only.",
             choices=tuple(TARGETS),
         ),
     ),

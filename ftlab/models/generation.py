@@ -48,10 +48,11 @@ def generation_inputs(
 
 
 def greedy_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> GenerationConfig:
-    """Greedy decoding, whatever sampling the model's own defaults ask for."""
+    """Greedy decoding, whatever sampling or penalty the model's own defaults ask for."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
+        repetition_penalty=1.0,
         eos_token_id=list(stop_ids),
         pad_token_id=pad_id,
         use_cache=True,

@@ -22,9 +22,11 @@ from ftlab.runs.spec import DtypePolicy
 
 def load_tokenizer(model: ResolvedModel) -> PreTrainedTokenizerBase:
     """The model's own tokenizer; a missing padding token is taken from the end-of-text token."""
-    tokenizer = AutoTokenizer.from_pretrained(model.folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.folder, local_files_only=True, trust_remote_code=False
+    )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
@@ -32,14 +34,20 @@ def compute_dtype(policy: DtypePolicy, device: torch.device) -> torch.dtype:
     """What matrix products are computed in: bf16 where the device has it, else fp16."""
     if policy == "fp32":
         return torch.float32
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
 
 
-def weight_dtype(policy: DtypePolicy) -> torch.dtype:
-    """What unquantised base weights are held in."""
-    return torch.bfloat16 if policy == "bf16" else torch.float32
+def weight_dtype(policy: DtypePolicy, device: torch.device, weights_learn: bool) -> torch.dtype:
+    """What unquantised base weights are held in.
+
+    Weights that learn are never held in fp16: a gradient scaler refuses to unscale theirs.
+    """
+    if policy != "bf16":
+        return torch.float32
+    dtype = compute_dtype(policy, device)
+    return torch.float32 if weights_learn and dtype is torch.float16 else dtype
 
 
 def load_base_model(
@@ -47,12 +55,14 @@ def load_base_model(
     policy: DtypePolicy,
     base_precision: BasePrecision | None,
     device: torch.device,
+    weights_learn: bool = False,
 ) -> PreTrainedModel:
     """The base model on the device: unquantised as the policy says, or in 4 or 8 bits.
 
+    `weights_learn` says whether its own weights will be trained, as in full fine-tuning.
     Raises `FtlabError` if the folder holds no causal language model that transformers knows.
     """
-    options: dict[str, Any] = {"dtype": weight_dtype(policy)}
+    options: dict[str, Any] = {"dtype": weight_dtype(policy, device, weights_learn)}
     if base_precision is not None:
         options["quantization_config"] = _quantization(base_precision, policy, device)
         options["device_map"] = {"": device}

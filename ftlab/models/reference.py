@@ -26,9 +26,14 @@ class ModelReference:
 
     @property
     def label(self) -> str:
-        if self.kind == "bundled":
-            return BUNDLED_LABEL
-        return Path(self.name).name if self.kind == "folder" else self.name
+        return model_label(self.name)
+
+
+def model_label(name: str) -> str:
+    """A short name to show for the canonical name in a record; never raises."""
+    if name in ("bundled", BUNDLED_ID):
+        return BUNDLED_LABEL
+    return Path(name).name if name.startswith("/") else name
 
 
 def parse_model(text: str) -> ModelReference:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +85,8 @@ def _from_hub(name: str) -> Path:
     )
 
     try:
-        # Without a wait of minutes where the Hub is out of reach.
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-        folder = Path(snapshot_download(name, allow_patterns=_ALLOWED))
+        # A short timeout, or a Hub out of reach is waited for by the minute.
+        folder = Path(snapshot_download(name, allow_patterns=_ALLOWED, etag_timeout=5))
     except GatedRepoError:
         raise FtlabError(
             f"The model '{name}' is gated: accept its licence on the Hub and set HF_TOKEN."

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ftlab.errors import FtlabError
-from ftlab.runs.directory import RUN_ID, find_run
+from ftlab.locks import FileLock
+from ftlab.runs.directory import RUN_ID, find_run, run_directories
 from ftlab.runs.spawn import python_environment
 
 
@@ -44,6 +45,28 @@ def start_dispatcher(runs_folder: Path) -> None:
         ) from None
 
 
+def ensure_dispatcher(runs_folder: Path) -> None:
+    """Starts a dispatcher if a run waits and none is at work (it was killed, or the machine was).
+
+    Raises `FtlabError` if the folder cannot be written.
+    """
+    if not any(run.is_untouched for run in run_directories(runs_folder)):
+        return
+    try:
+        lock = dispatcher_lock(runs_folder)
+        idle = lock.try_acquire()
+    except OSError as error:
+        raise FtlabError(f"The runs folder '{runs_folder}' cannot be used ({error}).") from None
+    if idle:
+        lock.release()
+        start_dispatcher(runs_folder)
+
+
+def dispatcher_lock(runs_folder: Path) -> FileLock:
+    """Held by the one dispatcher that works the folder."""
+    return FileLock(control_folder(runs_folder) / "dispatcher.lock")
+
+
 def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
     """Asks for the runs to be ended; the dispatcher does it within seconds.
 
@@ -56,9 +79,15 @@ def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
 def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
     """Leaves the request where the dispatcher looks, without starting one."""
     folder = control_folder(runs_folder) / "cancel"
-    folder.mkdir(parents=True, exist_ok=True)
-    for run_id in run_ids:
-        (folder / find_run(runs_folder, run_id).run_id).touch()
+    names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).touch()
+    except OSError as error:
+        raise FtlabError(
+            f"The request to cancel cannot be left in '{folder}' ({error.strerror})."
+        ) from None
 
 
 def requested_cancels(runs_folder: Path) -> set[str]:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from ftlab.errors import FtlabError
 from ftlab.runs.process import is_alive
 from ftlab.runs.result import RunResult, Status, dump_result, load_result
 from ftlab.runs.spec import RunSpec, dump_spec, load_spec
+
+_FIRST_WORD_SECONDS = 10.0
+"""How long a worker may take from opening its metrics to their first line."""
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
 
@@ -60,6 +64,16 @@ class RunDirectory:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def is_untouched(self) -> bool:
+        """True until a worker has begun on it or it has ended."""
+        return not (self.metrics_file.exists() or self.result_file.exists())
+
+    @property
+    def partial_adapter(self) -> Path:
+        """Where the adapter is written before it appears whole."""
+        return self.path / ".adapter.partial"
 
     def write_spec(self, spec: RunSpec) -> None:
         """Makes the folder with its spec; the run is queued from here on."""
@@ -118,11 +132,22 @@ class RunDirectory:
             return result.status
         worker = self.worker()
         if worker is None:
-            return "queued"
-        if is_alive(*worker):
+            age = self._silent_seconds()
+            if age is None:
+                return "queued"
+            if age < _FIRST_WORD_SECONDS:
+                return "running"
+        elif is_alive(*worker):
             return "running"
         late = self.result()  # written between the two looks
         return late.status if late is not None else "interrupted"
+
+    def _silent_seconds(self) -> float | None:
+        """How long ago a worker opened its metrics; `None` if none has."""
+        try:
+            return time.time() - self.metrics_file.stat().st_mtime
+        except OSError:
+            return None
 
 
 def run_directories(folder: Path) -> list[RunDirectory]:
@@ -131,6 +156,11 @@ def run_directories(folder: Path) -> list[RunDirectory]:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise FtlabError(
+            f"The runs folder '{folder}' cannot be read ({error.strerror}); "
+            "name another with --runs-dir."
+        ) from None
     return [
         RunDirectory(folder / name)
         for name in names
@@ -154,6 +184,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, 0o644)  # mkstemp's own 0600 would shut out the rest of the team
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

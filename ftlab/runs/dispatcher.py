@@ -9,6 +9,7 @@ runs folder at a time, by a file lock; whoever queues a run starts one, and a se
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.locks import FileLock
-from ftlab.runs.control import control_folder, requested_cancels, settle_cancel
+from ftlab.runs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive, start_time
@@ -64,6 +64,7 @@ class Dispatcher:
         self._folder = folder
         self._start = start
         self._children: dict[str, Child] = {}
+        self._given_up: set[str] = set()
 
     def work(self) -> None:
         """Works until the queue is empty. Returns at once if another dispatcher is at work.
@@ -71,7 +72,7 @@ class Dispatcher:
         The queue is looked at once more after the lock is let go: a run queued in between was
         queued by someone whose own dispatcher still found the lock taken.
         """
-        lock = FileLock(control_folder(self._folder) / "dispatcher.lock")
+        lock = dispatcher_lock(self._folder)
         while lock.try_acquire():
             while self.step():
                 time.sleep(POLL_SECONDS)
@@ -80,7 +81,12 @@ class Dispatcher:
                 return
 
     def step_needed(self) -> bool:
-        return any(run.is_open for run in self._store.runs())
+        return any(run.is_open for run in self._waiting())
+
+    def _waiting(self) -> list[Run]:
+        """Open runs, but for those whose result the disk refused: they are tried once."""
+        runs = self._store.runs()
+        return [run for run in runs if run.is_open and run.run_id not in self._given_up]
 
     def step(self) -> bool:
         """One look: ends what is cancelled, notes what died, starts what can start.
@@ -88,8 +94,8 @@ class Dispatcher:
         Returns whether there is still something to wait for.
         """
         self._reap()
-        open_runs = [run for run in self._store.runs() if run.is_open]
-        cancels = requested_cancels(self._folder)
+        cancels = requested_cancels(self._folder)  # read first: a run queued since is not in it
+        open_runs = self._waiting()
         for run in open_runs:
             if run.run_id in cancels:
                 self._cancel(run)
@@ -110,7 +116,7 @@ class Dispatcher:
             process = self._start(run.directory, device)
         except OSError as error:
             reason = f"The worker could not be started: {error.strerror or error}."
-            _write(run.directory, RunResult("failed", reason, finished_at=time.time()))
+            self._write(run.directory, RunResult("failed", reason, finished_at=time.time()))
             return
         self._children[run.run_id] = Child(process, run.directory, device, _oom_kills())
 
@@ -124,14 +130,14 @@ class Dispatcher:
             if worker is not None and is_alive(*worker):
                 continue  # another process has the run; ours found its lock taken and ended
             if not child.directory.result_file.exists():
-                _write(child.directory, _result_of_death(code, child))
+                self._write(child.directory, _result_of_death(code, child))
 
     def _cancel(self, run: Run) -> None:
         child = self._children.pop(run.run_id, None)
         worker = run.directory.worker()
         pid = child.process.pid if child else worker[0] if worker else None
         if pid is None or (child is None and worker is not None and not is_alive(*worker)):
-            _write(
+            self._write(
                 run.directory,
                 RunResult("cancelled", "Cancelled before it started.", finished_at=time.time()),
             )
@@ -145,7 +151,15 @@ class Dispatcher:
             memory_at_end={"before": before, "after": after},
             finished_at=time.time(),
         )
-        _write(run.directory, result)
+        self._write(run.directory, result)
+
+    def _write(self, directory: RunDirectory, result: RunResult) -> None:
+        """Writes the result, and gives the run up where the disk refuses it."""
+        shutil.rmtree(directory.partial_adapter, ignore_errors=True)  # also makes room
+        try:
+            directory.write_result(result)
+        except OSError:
+            self._given_up.add(directory.run_id)
 
 
 def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None:
@@ -184,14 +198,6 @@ def _result_of_death(code: int, child: Child) -> RunResult:
     else:
         reason = f"The worker ended with status {code} and no result.{last}"
     return RunResult("failed", reason, finished_at=time.time())
-
-
-def _write(directory: RunDirectory, result: RunResult) -> None:
-    """Writes the result; where the disk refuses, the run shows as interrupted instead."""
-    try:
-        directory.write_result(result)
-    except OSError as error:
-        print(f"{directory.run_id}: the result could not be written: {error}", flush=True)
 
 
 def _oom_kills() -> int:

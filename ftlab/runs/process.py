@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import psutil
 
-_CLOCK_TOLERANCE = 0.05  # seconds; start times are read with the resolution of the kernel's tick
+_TOLERANCE = 0.011  # seconds; the kernel counts in ticks of a hundredth
 
 
 def start_time(pid: int) -> float | None:
-    """When the process started, in seconds since the epoch; `None` if there is none."""
+    """When the process started; `None` if there is none, or only its zombie.
+
+    On Linux seconds since boot, which no change of the clock moves; elsewhere since the epoch.
+    """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return process.create_time()
+        since_boot = _seconds_since_boot(pid)
+        return process.create_time() if since_boot is None else since_boot
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
@@ -21,7 +28,7 @@ def start_time(pid: int) -> float | None:
 def is_alive(pid: int, started: float) -> bool:
     """True only for the very process that started then, not for a later one of the same number."""
     now = start_time(pid)
-    return now is not None and abs(now - started) <= _CLOCK_TOLERANCE
+    return now is not None and abs(now - started) <= _TOLERANCE
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -32,3 +39,12 @@ def resident_bytes(pid: int) -> int | None:
         return 0
     except psutil.AccessDenied:
         return None
+
+
+def _seconds_since_boot(pid: int) -> float | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22, proc_pid_stat(5)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from pathlib import Path
 
 from ftlab.devices import resolve_device
-from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.methods.registry import BASE_METHOD
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
+from ftlab.models.reference import parse_model
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.validation import validate
+from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.reference import load as load_task
 
 
 def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]:
@@ -26,6 +30,7 @@ def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = f"{stamp}-{secrets.token_hex(2)}"
     device = resolve_device(request.device).id
+    model = parse_model(request.model).name  # a worker's own folder is another one
     specs: list[RunSpec] = []
 
     def add(
@@ -37,7 +42,7 @@ def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]
             RunSpec(
                 run_id=run_id,
                 sweep_id=sweep_id,
-                model=request.model,
+                model=model,
                 task=request.task,
                 variant=variant,
                 settings=request.settings,
@@ -65,16 +70,30 @@ def enqueue_sweep(request: SweepRequest, runs_folder: Path) -> list[RunSpec]:
 
     Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
     """
-    errors = validate(request)
+    errors = validate(request) or _errors_in_file(request.task)
     if errors:
         raise InvalidRequest(errors)
     specs = plan_sweep(request)
+    directories = [RunDirectory(runs_folder / spec.run_id) for spec in specs]
     try:
-        for spec in specs:
-            RunDirectory(runs_folder / spec.run_id).write_spec(spec)
+        for spec, directory in zip(specs, directories, strict=True):
+            directory.write_spec(spec)
     except OSError as error:
+        for directory in directories:
+            shutil.rmtree(directory.path, ignore_errors=True)
         raise FtlabError(
             f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
             "free some space, make it writable, or name another with --runs-dir."
         ) from None
     return specs
+
+
+def _errors_in_file(task: TaskReference) -> list[FieldError]:
+    """What is wrong inside a file of the user's own; found before anything is queued."""
+    if task.kind != "file":
+        return []
+    try:
+        load_task(task)
+    except FtlabError as error:
+        return [FieldError("task.id", str(error))]
+    return []

@@ -50,7 +50,9 @@ def validate_settings(settings: TrainingSettings) -> list[FieldError]:
     for name, (label, low, high) in (_WHOLE | _REAL).items():
         value = getattr(settings, name)
         if not math.isfinite(value) or not low <= value <= high:
-            message = f"{label} is {value:g}; it must lie between {low:g} and {high:g}."
+            message = (
+                f"{label} is {_plain(value)}; it must lie between {_plain(low)} and {_plain(high)}."
+            )
             errors.append(FieldError(f"settings.{name}", message))
     rate = settings.learning_rate
     if rate is not None and not (math.isfinite(rate) and 0 < rate <= 10):
@@ -62,6 +64,11 @@ def validate_settings(settings: TrainingSettings) -> list[FieldError]:
             )
         )
     return errors
+
+
+def _plain(value: float) -> str:
+    """1000000 -> "1,000,000"; 0.5 -> "0.5"."""
+    return f"{int(value):,}" if math.isfinite(value) and value == int(value) else f"{value:g}"
 
 
 def _model(request: SweepRequest) -> Iterator[FieldError]:
@@ -97,7 +104,7 @@ def _choices(request: SweepRequest) -> Iterator[FieldError]:
         ("settings.schedule", request.settings.schedule, SCHEDULES),
         ("settings.optimizer", request.settings.optimizer, OPTIMIZERS),
     ):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             yield FieldError(field, f"'{value}' is none of: {', '.join(known)}.")
 
 

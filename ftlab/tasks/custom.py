@@ -16,8 +16,8 @@ MIN_EXAMPLES = 3
 MAX_EVALUATION = 200
 EVALUATION_SHARE = 0.1
 
-_PROMPT_NAMES = ("prompt", "question", "instruction", "input", "query", "source")
-_COMPLETION_NAMES = ("completion", "answer", "output", "response", "target", "summary")
+_PROMPT_NAMES = ("prompt", "question", "instruction", "input", "query", "source", "text")
+_COMPLETION_NAMES = ("completion", "answer", "output", "response", "target", "summary", "sql")
 _MESSAGES_NAMES = ("messages", "conversations", "conversation", "chat")
 _SYSTEM_NAMES = ("system", "system_prompt")
 _ROLES: dict[str, Role] = {
@@ -47,7 +47,8 @@ class ColumnMapping:
 def guess_mapping(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ColumnMapping:
     """The mapping that the names and the first rows suggest; None where nothing fits.
 
-    A column of chats wins over prompt and completion, which win over the first two columns.
+    A column of chats wins over prompt and completion. Names that say nothing are not guessed at:
+    training on the wrong column costs more than naming the right one.
     """
     by_name = {column.lower(): column for column in reversed(columns)}
 
@@ -60,9 +61,6 @@ def guess_mapping(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
         if any(_turns(row.get(column)) for row in rows[:20]):
             return ColumnMapping(messages=column, system=system)
     prompt, completion = first(_PROMPT_NAMES), first(_COMPLETION_NAMES)
-    rest = [column for column in columns if column not in (prompt, completion, system)]
-    if prompt is None and completion is None and len(rest) == 2:
-        prompt, completion = rest
     return ColumnMapping(prompt=prompt, completion=completion, system=system)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -141,7 +141,10 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
     mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
     sentence = check_mapping(mapping)
     if sentence:
-        raise FtlabError(f"{sentence[:-1]}; columns: {', '.join(columns_of(rows))}.")
+        raise FtlabError(
+            f"{sentence[:-1]} (--columns prompt=…,completion=…); "
+            f"columns: {', '.join(columns_of(rows))}."
+        )
     data = to_task_data(rows, mapping, reference.seed)
     task = TaskSpec(
         id=f"{reference.kind}:{reference.label}",
@@ -167,3 +170,36 @@ def parse_task(text: str) -> TaskReference:
         return TaskReference("file", str(path.resolve()))
     known = unknown_name("task", text, TASKS)
     raise FtlabError(f"{known[:-1]}, a file ({', '.join(EXTENSIONS)}) or hub:owner/name.")
+
+
+def with_columns(
+    reference: TaskReference,
+    columns: Mapping[str, str],
+    metric: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+) -> TaskReference:
+    """The reference with columns named, as in {"prompt": "q", "completion": "a"}.
+
+    Raises `FtlabError` for an unknown role, and for a bundled task, whose columns are its own.
+    """
+    given = [name for name in (*columns, metric, config, split) if name]
+    if not given:
+        return reference
+    if reference.kind == "bundled":
+        raise FtlabError(
+            f"The bundled task '{reference.id}' has its own columns and metric; "
+            "name columns for a file or a Hub data set only."
+        )
+    roles = [field.name for field in fields(ColumnMapping)]
+    for role in columns:
+        if role not in roles:
+            raise FtlabError(f"There is no column role '{role}'; roles: {', '.join(roles)}.")
+    mapping = ColumnMapping(**{role: columns.get(role) or None for role in roles})
+    return replace(
+        reference,
+        mapping=mapping if columns else reference.mapping,
+        metric=metric or reference.metric,
+        config=config or reference.config,
+        split=split or reference.split,
+    )

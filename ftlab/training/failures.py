@@ -14,6 +14,12 @@ _SMALLER = (
     "or a method that needs less."
 )
 
+_OUT_OF_MEMORY_SIGNS = (
+    "can't allocate memory",  # torch's CPU allocator
+    "out of memory",  # the CUDA driver, outside torch's allocator
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
     """The status and the sentence for an error that came up in that phase."""
@@ -22,7 +28,7 @@ def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
         return "cancelled", f"Stopped by the person{during}."
     if _is_out_of_memory(error):
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if _is_disk_full(error):
         return "failed", (
             f"The disk is full{during}: nothing more could be written. Free space and run again."
         )
@@ -34,7 +40,13 @@ def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "CUDA out of memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY_SIGNS)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return "No space left on device" in str(error)  # safetensors raises an error of its own

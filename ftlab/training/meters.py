@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import psutil
 import torch
 
+from ftlab.devices import cpu_count
 from ftlab.runs.result import Phase, PhaseMeasure
 
 
@@ -173,15 +174,21 @@ class LoadMeter:
         self._all = _busy_seconds()
 
     def read(self) -> tuple[float, float]:
-        """`(own, others)`: shares of all cores used by this process and by others."""
-        wall = (time.perf_counter() - self._wall) * (os.cpu_count() or 1)
+        """`(own, others)`: shares of the cores it may use, of this process and of others."""
+        wall = (time.perf_counter() - self._wall) * cpu_count()
         own = time.process_time() - self._own
         busy = _busy_seconds() - self._all
         return own / wall, max(0.0, busy - own) / wall
 
 
 def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    return float(
-        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-    )
+    """Busy time of the cores that this process may use, whoever used them."""
+    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+    cores = psutil.cpu_times(percpu=True)
+    chosen = cores if allowed is None else [cores[i] for i in allowed if i < len(cores)]
+    return sum(_busy(times) for times in chosen)
+
+
+def _busy(times: Any) -> float:
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time holds guest time

@@ -60,7 +60,7 @@ def save_result(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, target: Path
 ) -> None:
     """Writes the adapter (or the whole model) as safetensors; the folder appears complete."""
-    temporary = target.with_name(f".{target.name}.partial")
+    temporary = target.with_name(f".{target.name}.partial")  # RunDirectory.partial_adapter
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         model.save_pretrained(str(temporary), safe_serialization=True)

@@ -35,7 +35,7 @@ from ftlab.training.model import (
     shipped_bytes,
     torch_device,
 )
-from ftlab.training.trainer import train, training_arguments
+from ftlab.training.trainer import effective_warmup, train, training_arguments
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -102,10 +102,18 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
     record.note(training.note("training", length))
     record.note(held_out.note("held-out", length))
 
+    if len(held_out.examples) < spec.settings.eval_examples and not held_out.dropped:
+        record.note(
+            f"The task has {len(held_out.examples)} held-out examples, so that many were scored, "
+            f"not {spec.settings.eval_examples}."
+        )
     before_model = meter.memory.start()
     record.set(before_model_bytes=before_model)
     with meter.measure("load"):
-        model: Any = load_base_model(source, spec.dtype_policy, spec.base_precision, device)
+        learns = spec.variant is not None and not spec.variant.spec.is_adapter
+        model: Any = load_base_model(
+            source, spec.dtype_policy, spec.base_precision, device, weights_learn=learns
+        )
         if spec.variant is not None:
             model = apply_method(
                 model, spec.variant, spec.dtype_policy, spec.settings.gradient_checkpointing
@@ -193,14 +201,37 @@ def _train(
             f"Disturbed: other processes used {others:.0%} of the cores during training, "
             "so times are too long."
         )
-    if settings.optimizer == "paged_adamw_8bit" and arithmetic.device.type == "cpu":
-        record.note("The paged optimizer pages nothing on a CPU.")
+    for sentence in notes_on_settings(spec, arithmetic):
+        record.note(sentence)
+
+
+def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
+    """Sentences on settings that do less, or other, than their name says."""
+    settings, device = spec.settings, arithmetic.device.type
+    notes = []
+    warmup = effective_warmup(settings)
+    if warmup < settings.warmup_steps:
+        notes.append(
+            f"Warm-up was cut from {settings.warmup_steps} steps to {warmup}, "
+            f"a quarter of the {settings.steps} steps."
+        )
+    if settings.optimizer != "adamw":
+        notes.append("8-bit AdamW keeps 32-bit state for weights of under 4,096 numbers.")
+    if settings.optimizer == "paged_adamw_8bit":
+        notes.append(
+            "The paged optimizer pages nothing on a CPU."
+            if device == "cpu"
+            else "Paged optimizer state lies outside torch's allocator, so the peak leaves it out."
+        )
+    if arithmetic.needs_grad_scaler:
+        notes.append("This GPU has no bf16: products are computed in fp16 with scaled gradients.")
     method = get_method(spec.method)
     if method.base_precision == "nf4":
-        record.note(
+        notes.append(
             "Embeddings and norms of a 4-bit base are held in fp32, "
             "so a small model saves little or no memory."
         )
+    return notes
 
 
 def _record_evaluation(

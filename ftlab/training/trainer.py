@@ -137,7 +137,9 @@ class MeteringCallback(TrainerCallback):
             return
         loss, rate = float(logs["loss"]), float(logs["learning_rate"])
         step = state.global_step
-        if not math.isfinite(loss) or not math.isfinite(float(logs.get("grad_norm") or 0.0)):
+        # A gradient scaler finds its scale by overflowing, and skips those steps.
+        norm = 0.0 if args.fp16 else float(logs.get("grad_norm") or 0.0)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise FtlabError(
                 f"The {what} is not a number at step {step} (learning rate {rate:g}); "
@@ -156,6 +158,11 @@ class MeteringCallback(TrainerCallback):
         )
 
 
+def effective_warmup(settings: TrainingSettings) -> int:
+    """Warm-up takes a quarter of the steps at most, or a short run would hardly learn."""
+    return min(settings.warmup_steps, settings.steps // 4)
+
+
 def training_arguments(
     settings: TrainingSettings,
     learning_rate: float,
@@ -172,7 +179,7 @@ def training_arguments(
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=learning_rate,
         lr_scheduler_type=SCHEDULE_NAMES[settings.schedule],
-        warmup_steps=settings.warmup_steps,
+        warmup_steps=effective_warmup(settings),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         optim=OPTIMIZER_NAMES[settings.optimizer],

@@ -16,11 +16,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock, device_lock
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.process import start_time
 from ftlab.runs.result import RunResult
 from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.runs.spec import RunSpec
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> int:
             {
                 "event": "start",
                 "pid": os.getpid(),
-                "process_started": psutil.Process().create_time(),
+                "process_started": start_time(os.getpid()),
                 "device": spec.device,
             }
         )
@@ -59,7 +58,8 @@ def main(arguments: list[str]) -> int:
         if not waiting.try_acquire():
             report({"event": "phase", "phase": "wait"})
             waiting.acquire()
-        result = _run(spec, directory, report)
+        began = time.perf_counter()  # imports and loading count; waiting for others does not
+        result = _run(spec, directory, report, began)
         waiting.release()
     try:
         directory.write_result(result)
@@ -69,12 +69,12 @@ def main(arguments: list[str]) -> int:
     return 0 if result.status == "done" else 1
 
 
-def _run(spec: RunSpec, directory: RunDirectory, report: Any) -> RunResult:
+def _run(spec: RunSpec, directory: RunDirectory, report: Any, began: float) -> RunResult:
     """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
     from ftlab.training.failures import explain
     from ftlab.training.run import RunRecord, execute
 
-    record = RunRecord()
+    record = RunRecord(began=began)
     try:
         execute(spec, directory, record, report)
         return record.result("done")

@@ -38,6 +38,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["--model", "/nowhere"], "There is no model folder '/nowhere'"),
         (["--seeds", "a"], "must be whole numbers"),
         (["--batch-size", "-2"], "Batch size is -2"),
+        (["--columns", "prompt=q"], "has its own columns"),
+        (["--columns", "prompt"], "not of the form role=column"),
+        (["--task", "hub:owner/name", "--columns", "q=prompt"], "no column role 'q'"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_status_2_and_queues_nothing(
@@ -150,3 +153,25 @@ def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     status, _, err = run(capsys, "app", "--port", "99999")
     assert status == 2
     assert "Port 99999" in err
+
+
+def test_a_runs_folder_that_is_a_file_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    status, _, err = run(capsys, "runs", "--runs-dir", str(file))
+    assert status == 2
+    assert "cannot be read" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_is_one_word_and_the_shells_own_status(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ftlab.runs.store.RunStore.runs", interrupted)
+    status, _, err = run(capsys, "runs", "--runs-dir", str(tmp_path))
+    assert (status, err) == (130, "ftlab: stopped.\n")

@@ -14,9 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.locks import FileLock
 from ftlab.methods.variant import Variant
-from ftlab.runs.control import control_folder, note_cancel
+from ftlab.runs.control import dispatcher_lock, ensure_dispatcher, note_cancel
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.dispatcher import Dispatcher
 from ftlab.runs.spec import SweepRequest
@@ -32,11 +31,12 @@ REQUEST = SweepRequest(
 )
 
 PRELUDE = """
-import json, os, sys, time, pathlib, signal, psutil
+import json, os, sys, time, pathlib, signal
+from ftlab.runs.process import start_time
 run = pathlib.Path(sys.argv[1])
 with open(run / "metrics.jsonl", "a") as f:
     f.write(json.dumps({"event": "start", "pid": os.getpid(),
-                        "process_started": psutil.Process().create_time()}) + "\\n")
+                        "process_started": start_time(os.getpid())}) + "\\n")
 def finish(**more):
     (run / "result.json").write_text(json.dumps({"status": "done", **more}))
 """
@@ -92,7 +92,7 @@ def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
     enqueue_sweep(REQUEST, tmp_path)
-    lock = FileLock(control_folder(tmp_path) / "dispatcher.lock")
+    lock = dispatcher_lock(tmp_path)
     assert lock.try_acquire()
     Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
     assert set(statuses(tmp_path)) == {"queued"}
@@ -197,3 +197,53 @@ def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_
 
     Dispatcher(tmp_path, worker(script)).work()
     assert specs[0].run_id not in started
+
+
+def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'metrics.jsonl').touch()"
+
+    def full(self: RunDirectory, result: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "write_result", full)
+    monkeypatch.setattr("ftlab.runs.directory._FIRST_WORD_SECONDS", 0.2)
+    Dispatcher(tmp_path, worker(script)).work()
+    assert len(started) == len(set(started)) == 3
+    time.sleep(0.3)
+    assert set(statuses(tmp_path)) == {"interrupted"}
+
+
+def test_a_cancel_during_the_save_leaves_no_half_an_adapter(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    half = PRELUDE + "(run / '.adapter.partial').mkdir(); time.sleep(60)"
+    dispatcher = Dispatcher(tmp_path, worker(lambda r: half if r == specs[0].run_id else DONE))
+    step_until(dispatcher, lambda: first.partial_adapter.exists())
+    note_cancel(tmp_path, [specs[0].run_id])
+    dispatcher.step()
+    assert first.status() == "cancelled"
+    assert not first.partial_adapter.exists()
+
+
+def test_a_dispatcher_is_brought_back_only_when_a_run_waits_and_none_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.runs.control.start_dispatcher", started.append)
+    ensure_dispatcher(tmp_path / "nothing")
+    assert started == []
+    enqueue_sweep(REQUEST, tmp_path)
+    lock = dispatcher_lock(tmp_path)
+    assert lock.try_acquire()
+    ensure_dispatcher(tmp_path)
+    assert started == []
+    lock.release()
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]

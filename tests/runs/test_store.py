@@ -42,7 +42,7 @@ def test_a_row_has_the_fixed_keys_and_the_measured_numbers(tmp_path):
     table = RunStore(tmp_path).table()
     assert tuple(table.columns) == ROW_KEYS
     row = table.iloc[0]
-    assert (row["variant"], row["score_after"], row["learning_rate"]) == ("LoRA", 0.5, 1e-3)
+    assert (row["variant"], row["score_after"], row["learning_rate"]) == ("LoRA", 0.5, 2e-3)
     assert row["trainable_share"] == row["trainable_params"] / row["total_params"]
 
 

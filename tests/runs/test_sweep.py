@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs.directory import RunDirectory, run_directories
 from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
 from ftlab.runs.sweep import enqueue_sweep, plan_sweep
@@ -100,3 +101,59 @@ def test_a_finished_result_is_never_overwritten(tmp_path: Path) -> None:
     directory.write_result(RunResult("done"))
     directory.write_result(RunResult("failed", "too late"))
     assert directory.status() == "done"
+
+
+def test_a_model_beside_the_caller_is_recorded_by_its_whole_path(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    specs = plan_sweep(replace(REQUEST, model=f"./{tiny_model.name}"))
+    assert {spec.model for spec in specs} == {str(tiny_model.resolve())}
+
+
+def test_the_bundled_model_has_one_name_in_every_record() -> None:
+    assert {spec.model for spec in plan_sweep(REQUEST)} == {BUNDLED_ID}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("empty.csv", b"", "empty"),
+        ("broken.json", b'[{"prompt": "a",\n "completion" "b"}]', "line 2"),
+        ("broken.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "line 2"),
+        ("missing.csv", b"foo,bar\n1,2\n3,4\n5,6\n", "columns: foo, bar"),
+        ("one.csv", b"prompt,completion\na,b\n", "at least 3"),
+        ("hollow.csv", b"prompt,completion\na,\nb,\nc,\n", "completion"),
+        ("latin.csv", "prompt,completion\nä,b\n".encode("latin-1"), "UTF-8"),
+    ],
+)
+def test_what_is_wrong_inside_a_file_is_said_before_anything_is_queued(
+    name: str, content: bytes, part: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    request = replace(REQUEST, task=TaskReference("file", str(file)))
+    with pytest.raises(InvalidRequest) as caught:
+        enqueue_sweep(request, tmp_path / "runs")
+    (error,) = caught.value.errors
+    assert error.field == "task.id"
+    assert part in error.message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_that_cannot_be_written_whole_leaves_nothing_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = RunDirectory.write_spec
+    written: list[str] = []
+
+    def until_full(self: RunDirectory, spec: RunSpec) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(spec.run_id)
+        whole(self, spec)
+
+    monkeypatch.setattr(RunDirectory, "write_spec", until_full)
+    with pytest.raises(FtlabError, match="No space left on device"):
+        enqueue_sweep(REQUEST, tmp_path)
+    assert run_directories(tmp_path) == []

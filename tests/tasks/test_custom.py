@@ -83,7 +83,7 @@ def test_columns_are_guessed_from_their_names() -> None:
     assert guessed({"instruction": "a", "output": "b", "system": "c"}) == ColumnMapping(
         "instruction", "output", system="system"
     )
-    assert guessed({"english": "a", "french": "b"}) == ColumnMapping("english", "french")
+    assert guessed({"english": "a", "french": "b"}) == ColumnMapping()
     assert guessed({"a": "1", "b": "2", "c": "3"}) == ColumnMapping()
 
 

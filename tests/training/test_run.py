@@ -159,3 +159,12 @@ def test_a_learning_rate_that_blows_up_is_said_with_step_and_rate(
     spec = replace(spec, variant=Variant("full", {}, 1e30))
     with pytest.raises(FtlabError, match=r"not a number at step \d+ \(learning rate"):
         do(spec, tmp_path)
+
+
+def test_settings_that_do_less_than_their_name_says_are_noted(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    _, spec = plan_sweep(request(tiny_model, task_file, "lora", warmup_steps=3, eval_examples=99))
+    notes = " ".join(do(spec, tmp_path).notes)
+    assert "Warm-up was cut from 3 steps to 0" in notes
+    assert "so that many were scored, not 99" in notes
