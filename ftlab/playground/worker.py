@@ -76,18 +76,42 @@ class Requests:
         os._exit(0)  # nobody is left to read; an answer half-way is not worth its memory
 
 
-def serve(requests: Requests, engine: Engine, device: Device, write: Write, idle: float) -> None:
+class Engines:
+    """The engine, made when it is first asked for: importing torch would disturb a training run.
+
+    `device` is the one whose lock the engine needs; torch may turn out not to be able to use it.
+    """
+
+    def __init__(self, runs_folder: Path, device: Device) -> None:
+        self.device = device
+        self._runs_folder = runs_folder
+        self._engine: Engine | None = None
+
+    def engine(self) -> Engine:
+        """To be called under the device's lock; `device` is the CPU from here on if it has to."""
+        if self._engine is None:
+            import torch
+
+            from ftlab.playground.engine import Engine
+
+            torch.set_num_threads(cpu_count())
+            usable = self.device.is_cuda and torch.cuda.is_available()
+            self._engine = Engine(self._runs_folder, torch.device("cuda:0" if usable else "cpu"))
+            if not usable:
+                self.device = resolve_device(CPU)
+        return self._engine
+
+
+def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> None:
     """Answers requests one after the other until none came for `idle` seconds."""
     while (message := requests.next(idle)) is not None:
         try:
-            _answer(message, requests, engine, device, write)
+            _answer(message, requests, engines, write)
         finally:
             write(FromWorker(message.number))
 
 
-def _answer(
-    message: ToWorker, requests: Requests, engine: Engine, device: Device, write: Write
-) -> None:
+def _answer(message: ToWorker, requests: Requests, engines: Engines, write: Write) -> None:
     number, request = message.number, message.request
     assert request is not None
     said = False
@@ -104,13 +128,20 @@ def _answer(
         check()
         if not said:
             said = True
+            device = engines.device
             name = "CPU" if device.id == CPU else device.label
             text = f"A training run is using the {name}; the answers start when it is done."
             say("status", text)
 
     try:
-        with holding(device_lock(device.id), while_waiting):
-            engine.answer(request, lambda update: write(FromWorker(number, update)), check)
+        answered = False
+        while not answered:
+            device = engines.device
+            with holding(device_lock(device.id), while_waiting):
+                engine = engines.engine()
+                if engines.device == device:  # else the lock is the wrong one
+                    engine.answer(request, lambda update: write(FromWorker(number, update)), check)
+                    answered = True
     except Stopped:
         pass
     except Exception as error:  # a lock file that cannot be written, say
@@ -127,8 +158,7 @@ def main(arguments: list[str]) -> int:
     requests = Requests()
     device = resolve_device("auto")
     prepare_for_libraries(device.id)
-    engine, device = _engine(options.runs_folder, device)
-    serve(requests, engine, device, write, options.idle_seconds)
+    serve(requests, Engines(options.runs_folder, device), write, options.idle_seconds)
     return 0
 
 
@@ -143,18 +173,6 @@ def _writer() -> Write:
         updates.flush()
 
     return write
-
-
-def _engine(runs_folder: Path, device: Device) -> tuple[Engine, Device]:
-    """The engine, and the device it really uses: the CPU where torch cannot use the GPU."""
-    import torch
-
-    from ftlab.playground.engine import Engine
-
-    torch.set_num_threads(cpu_count())
-    if device.is_cuda and torch.cuda.is_available():
-        return Engine(runs_folder, torch.device("cuda", 0)), device
-    return Engine(runs_folder, torch.device("cpu")), resolve_device(CPU)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,15 +12,16 @@ from ftlab.errors import FtlabError
 from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.sweep import enqueue_sweep
-from ftlab.tasks.reference import parse_task
+from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 from ftlab.ui.context import AppContext
 from ftlab.ui.request import EXTRA, read_request
+from ftlab.ui.results_table import filtered, records
 
 _DEFAULTS = TrainingSettings()
 
 
 def add_endpoints(context: AppContext) -> None:
-    """Adds `/launch_sweep`, `/cancel` and `/runs` to the page that is being built."""
+    """Adds `/launch_sweep`, `/cancel`, and `/runs`, also named `/results`, to the page."""
 
     def launch_sweep(
         model: str = "bundled",
@@ -31,6 +33,10 @@ def add_endpoints(context: AppContext) -> None:
         seeds: str = "0",
         eval_examples: float = _DEFAULTS.eval_examples,
         settings: dict[str, Any] = {},  # noqa: B006
+        columns: dict[str, str] = {},  # noqa: B006
+        metric: str = "",
+        hub_config: str = "",
+        hub_split: str = "",
     ) -> dict[str, Any]:
         """Queues one run for each method and seed, and a base run for each base precision.
 
@@ -46,6 +52,11 @@ def add_endpoints(context: AppContext) -> None:
             settings: What else differs from its default: accumulation, learning_rate, schedule,
                 warmup_steps, weight_decay, max_grad_norm, optimizer, gradient_checkpointing,
                 dtype_policy, device.
+            columns: For a file or a Hub data set, which column holds what, by role: prompt and
+                completion, or messages with a chat; and system. Guessed where empty.
+            metric: For a file or a Hub data set, what scores its answers; empty for chrF.
+            hub_config: Config of a Hub data set; empty for its only one.
+            hub_split: Split of a Hub data set; empty for "train".
         Returns:
             The sweep's id and the ids of its runs, base runs first.
         """
@@ -56,7 +67,8 @@ def add_endpoints(context: AppContext) -> None:
             "eval_examples": eval_examples,
         }
         try:
-            request = api_request(model, task, methods, seeds, given, settings)
+            reference = api_task(task, columns, metric, hub_config, hub_split)
+            request = api_request(model, reference, methods, seeds, given, settings)
             specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
@@ -90,16 +102,20 @@ def add_endpoints(context: AppContext) -> None:
             raise _for_caller(str(error)) from None
         return open_ids
 
-    def runs() -> list[dict[str, Any]]:
-        """Every run but the base runs, oldest first, as one flat row of measures each.
+    def runs(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
+        """Every run but the base runs, newest sweep first, as one flat row of measures each.
 
+        Parameters:
+            sweep: Id of a sweep; empty for all of them.
+            text: Words that a row has to hold, as in "done lora".
         Returns:
             Rows; a number that was not measured is null.
         """
-        return [run.row() for run in context.store.runs() if not run.spec.is_base]
+        return records(filtered(context.store.table(), sweep, text))
 
-    for endpoint in (launch_sweep, cancel, runs):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+    endpoints = {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs, "results": runs}
+    for name, endpoint in endpoints.items():
+        gr.api(endpoint, api_name=name, concurrency_limit=None)
 
 
 def _for_caller(sentence: str) -> gr.Error:
@@ -107,9 +123,20 @@ def _for_caller(sentence: str) -> gr.Error:
     return gr.Error(sentence, print_exception=False)
 
 
+def api_task(
+    task: str, columns: Mapping[str, str], metric: str, config: str, split: str
+) -> TaskReference:
+    """The task of plain values; raises `FtlabError` for one that is unknown or cannot have them."""
+    if not isinstance(columns, Mapping) or not all(isinstance(c, str) for c in columns.values()):
+        raise FtlabError(
+            'The columns must be an object of texts, as in {"prompt": "q", "completion": "a"}.'
+        )
+    return with_columns(parse_task(task), columns, metric or None, config or None, split or None)
+
+
 def api_request(
     model: str,
-    task: str,
+    task: TaskReference,
     methods: list[str],
     seeds: str,
     given: dict[str, Any],
@@ -125,4 +152,4 @@ def api_request(
     for name, value in settings.items():
         values[name if name in outer else f"settings.{name}"] = value
     values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
-    return read_request(model, parse_task(task), [], values).checked()
+    return read_request(model, task, [], values).checked()

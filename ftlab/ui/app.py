@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import gradio as gr
 
 from ftlab.errors import FtlabError
 from ftlab.playground.client import PlaygroundClient
+from ftlab.runs.control import ensure_dispatcher
 from ftlab.runs.store import RunStore
 from ftlab.ui import api, compare, experiment, playground, results, theme
 from ftlab.ui.context import AppContext
@@ -72,6 +74,7 @@ def launch(
     context = _context(runs_folder)
     page = _build(context)
     page.queue(default_concurrency_limit=8)
+    _ensure_dispatcher(runs_folder)
     try:
         page.launch(
             server_name=host,
@@ -92,6 +95,14 @@ def launch(
         if page.is_running:
             page.close(verbose=False)
         context.playground.close()
+
+
+def _ensure_dispatcher(runs_folder: Path) -> None:
+    """Runs that were left in the queue go on; where they cannot, the page is served anyway."""
+    try:
+        ensure_dispatcher(runs_folder)
+    except FtlabError as error:
+        print(error, file=sys.stderr)
 
 
 def launch_options() -> dict[str, Any]:

@@ -66,9 +66,14 @@ def view(runs: list[Run], adapter: str | None = None) -> View:
         left_out=left_out(own),
         bars_heading=heading("What it costs", sub=bars_sentence(table)),
         bars=bars,
-        loss_heading=heading(loss_sentence(table), sub="Figure: training loss at each step"),
+        loss_heading=heading(loss_sentence(table), sub=_loss_words(own)),
         loss=loss_figure(curves(runs), height=_loss_height(bars)),
     )
+
+
+def _loss_words(runs: Sequence[Run]) -> str:
+    several = len({run.spec.seed for run in runs}) > 1
+    return f"Figure: training loss at each step{', mean and range of the seeds' if several else ''}"
 
 
 def _loss_height(bars: Sequence[go.Figure]) -> int:

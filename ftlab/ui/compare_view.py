@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ftlab import units
-from ftlab.charts.loss import LossCurve
+from ftlab.charts.loss import LossCurve, curve_of
 from ftlab.charts.savings import (
     Comparison,
     adapters,
@@ -21,13 +21,14 @@ from ftlab.charts.savings import (
     times,
     variant_means,
 )
-from ftlab.models.reference import BUNDLED_LABEL
+from ftlab.models.reference import model_label
 from ftlab.runs.metrics import METRICS
+from ftlab.runs.progress import read_progress
 from ftlab.runs.result import OPEN, STATUS_LABELS
 from ftlab.runs.spec import OPTIMIZERS
 from ftlab.runs.store import Run
 from ftlab.ui.html import chip, escape, plural
-from ftlab.ui.results_names import rate_name, sweep_name
+from ftlab.ui.results_names import rate_name, sweep_label
 
 FIGURE_TITLES = {
     "trainable_params": "Trained parameters",
@@ -38,7 +39,7 @@ FIGURE_TITLES = {
 
 _Field = tuple[str, Callable[[Run], Any]]
 _SAME: tuple[_Field, ...] = (
-    ("model", lambda run: BUNDLED_LABEL if run.spec.model == "bundled" else run.spec.model),
+    ("model", lambda run: model_label(run.spec.model)),
     ("task", lambda run: run.spec.task.label),
     ("steps", lambda run: plural(run.spec.settings.steps, "step")),
     (
@@ -65,8 +66,8 @@ def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
         done = int((rows["status"] == "done").sum())
         names = join_names(list(dict.fromkeys(rows["variant"])))
         short = names if len(names) <= 60 else plural(rows["variant"].nunique(), "variant")
-        title = f"{sweep_name(str(sweep))}: {rows['task'].iloc[0]}"
-        options.append((f"{title}, {short}, {done} of {len(rows)} done", str(sweep)))
+        label = sweep_label(str(sweep), rows["task"].iloc[0], short, f"{done} of {len(rows)} done")
+        options.append((label, str(sweep)))
     return options
 
 
@@ -160,11 +161,7 @@ def headline(table: pd.DataFrame, runs: Sequence[Run], variant: str | None = Non
 
 def curves(runs: Sequence[Run]) -> list[LossCurve]:
     """The training loss of every run of the sweep that has begun."""
-    return [
-        LossCurve(run.spec.label, run.spec.method, _losses(run), run.status in ("done", *OPEN))
-        for run in runs
-        if not run.spec.is_base
-    ]
+    return [curve_of(run, read_progress(run).losses) for run in runs if not run.spec.is_base]
 
 
 def loss_sentence(table: pd.DataFrame) -> str:
@@ -187,15 +184,6 @@ def bars_sentence(table: pd.DataFrame) -> str:
     if full is None:
         return "Absolute values: full fine-tuning is not among the runs that are done"
     return f"Relative to {full['variant']} = 1, with the absolute values"
-
-
-def _losses(run: Run) -> list[tuple[int, float]]:
-    points = []
-    for event in run.directory.metrics():
-        step, loss = event.get("step"), event.get("loss")
-        if event.get("event") == "step" and isinstance(step, int) and isinstance(loss, int | float):
-            points.append((step, float(loss)))
-    return points
 
 
 def _by_method(done: Sequence[Run]) -> str:
@@ -272,7 +260,7 @@ def _provenance(table: pd.DataFrame, runs: Sequence[Run]) -> str:
     facts = [
         _environment(done[-1], "device") or spec.device,
         f"memory: {', '.join(kinds)}" if kinds else "",
-        BUNDLED_LABEL if spec.model == "bundled" else spec.model,
+        model_label(spec.model),
         spec.task.label,
         f"means of up to {repeats} seeds" if repeats > 1 else "one seed: no spread is known",
         time.strftime("%d %b %Y", time.localtime(first)),

@@ -17,7 +17,7 @@ from ftlab.ui import queue_panel
 from ftlab.ui.context import AppContext
 from ftlab.ui.experiment_task import build_model_and_task, build_settings
 from ftlab.ui.fields import Form
-from ftlab.ui.html import H, head, named, this_page
+from ftlab.ui.html import H, head, named, this_page, warn
 from ftlab.ui.method_view import (
     advanced_summary,
     hyperparameter_summary,
@@ -73,7 +73,7 @@ def build(context: AppContext) -> None:
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
             sentence = reading.errors[0].message if reading.errors else str(error)
-            gr.Warning(sentence, title="Not launched", duration=6)
+            warn(sentence, title="Not launched", duration=6)
             return [gr.skip(), gr.skip(), *_say(form, reading, error)]
         return [(reading.request, now), NEWEST, *_say(form, reading)]
 

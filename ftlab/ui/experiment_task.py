@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,20 @@ import gradio as gr
 
 from ftlab.devices import AUTO, list_devices
 from ftlab.errors import FtlabError
-from ftlab.models.reference import BUNDLED_LABEL
+from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.control import control_folder
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
-from ftlab.tasks.custom import guess_mapping
+from ftlab.tasks.custom import ColumnMapping, guess_mapping
 from ftlab.tasks.files import EXTENSIONS, columns_of, read_rows
 from ftlab.tasks.metrics import TEXT_METRICS
 from ftlab.tasks.reference import validate
 from ftlab.tasks.registry import TASKS
 from ftlab.ui.fields import Form
 from ftlab.ui.html import H, field_error, head, live, this_page
-from ftlab.ui.preview import model_line, task_preview
+from ftlab.ui.preview import Rows, kept_hub_rows, model_line, read_hub_rows, task_preview
 from ftlab.ui.request import MAPPING_FIELDS, read_model, read_task
 
-_MODELS = [(BUNDLED_LABEL, "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
+_MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
 _SHORT_NAMES = {"medical": "Medical"}  # the row of tasks has to fit into the rail
 _COLUMN_LABELS = {
     "prompt": "Prompt",
@@ -34,6 +34,7 @@ _COLUMN_LABELS = {
     "messages": "Chat (instead)",
     "system": "System (optional)",
 }
+_NO_COLUMN = ("–", "")
 _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 
 
@@ -65,22 +66,22 @@ def build_model_and_task(form: Form, runs_folder: Path) -> None:
         )
         form.components["file"] = gr.State(None)
         form.components["file_error"] = gr.State("")
-        with gr.Row(visible=False) as mapping_row:
-            for name in MAPPING_FIELDS:
-                form.add(
-                    f"map.{name}",
-                    gr.Dropdown,
-                    [("–", "")],
-                    value="",
-                    label=_COLUMN_LABELS[name],
-                    min_width=130,
-                )
     with gr.Column(visible=False, min_width=0) as hub_group:
         with gr.Row():
             form.add("hub.id", gr.Textbox, label="Data set id", placeholder="owner/name", scale=2)
             form.add("hub.config", gr.Textbox, label="Config", placeholder="none", min_width=70)
             form.add("hub.split", gr.Textbox, label="Split", placeholder="train", min_width=70)
         look_up = gr.Button("Read its first rows", size="sm")
+    with gr.Row(visible=False) as mapping_row:
+        for name in MAPPING_FIELDS:
+            form.add(
+                f"map.{name}",
+                gr.Dropdown,
+                [_NO_COLUMN],
+                value="",
+                label=_COLUMN_LABELS[name],
+                min_width=130,
+            )
     metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
     first = metrics[0][1]
     form.add("metric", gr.Dropdown, metrics, value=first, label="Scored with", visible=False)
@@ -97,19 +98,25 @@ def build_model_and_task(form: Form, runs_folder: Path) -> None:
             placeholder=_MODEL_HINTS.get(kind, ""),
         )
 
-    def show_task(kind: str) -> tuple[Any, ...]:
+    def show_task(*given: Any) -> tuple[Any, ...]:
+        values = dict(zip(names, given, strict=True))
+        kind = values["task"]
         return (
             gr.update(visible=kind == "file"),
             gr.update(visible=kind == "hub"),
             gr.update(visible=kind in ("file", "hub")),
+            *column_choices(rows_at_hand(values)),
         )
+
+    def show_columns(*given: Any) -> tuple[Any, ...]:
+        return column_choices(rows_at_hand(dict(zip(names, given, strict=True))))
 
     def look(*given: Any) -> tuple[str, str]:
         values = dict(zip(names, given, strict=True))
-        return model_html(values), preview_html(values, ask_hub=False)
+        return model_html(values), preview_html(values)
 
-    def look_on_hub(*given: Any) -> str:
-        return preview_html(dict(zip(names, given, strict=True)), ask_hub=True)
+    def look_on_hub(*given: Any) -> tuple[Any, ...]:
+        return read_hub(dict(zip(names, given, strict=True)))
 
     def take(path: str | None) -> tuple[Any, ...]:
         return read_upload(path, runs_folder)
@@ -117,10 +124,13 @@ def build_model_and_task(form: Form, runs_folder: Path) -> None:
     hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
     by_name = form.components
     by_name["model"].input(show_model, by_name["model"], by_name["model_name"], **hidden)
-    by_name["task"].input(
-        show_task, by_name["task"], [file_group, hub_group, by_name["metric"]], **hidden
-    )
     mapping = [by_name[f"map.{name}"] for name in MAPPING_FIELDS]
+    chosen = by_name["task"].input(
+        show_task,
+        fields,
+        [file_group, hub_group, by_name["metric"], mapping_row, *mapping],
+        **hidden,
+    )
     taken = gr.on(
         [upload.upload, upload.clear],
         take,
@@ -128,14 +138,31 @@ def build_model_and_task(form: Form, runs_folder: Path) -> None:
         [by_name["file"], by_name["file_error"], mapping_row, *mapping],
         api_visibility="private",
     )
-    taken.then(look, fields, [line, preview], **hidden)
+    gr.on(
+        [look_up.click, by_name["hub.id"].submit],
+        look_on_hub,
+        fields,
+        [preview, mapping_row, *mapping],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    # The columns of one data set are not those of the next. (`input` is deaf to a paste.)
+    changed = gr.on(
+        [by_name[f"hub.{name}"].change for name in ("id", "config", "split")],
+        show_columns,
+        fields,
+        [mapping_row, *mapping],
+        trigger_mode="always_last",
+        **hidden,
+    )
+    for event in (chosen, taken, changed):
+        event.then(look, fields, [line, preview], **hidden)
     gr.on(
         [
             this_page().load,
             by_name["model"].input,
             by_name["model_name"].submit,
             by_name["model_name"].blur,
-            by_name["task"].input,
             by_name["metric"].input,
             *(dropdown.input for dropdown in mapping),
         ],
@@ -144,14 +171,6 @@ def build_model_and_task(form: Form, runs_folder: Path) -> None:
         [line, preview],
         trigger_mode="always_last",
         **hidden,
-    )
-    gr.on(
-        [look_up.click, by_name["hub.id"].submit],
-        look_on_hub,
-        fields,
-        preview,
-        show_progress="minimal",
-        api_visibility="private",
     )
 
 
@@ -230,15 +249,15 @@ def model_html(values: Mapping[str, Any]) -> str:
         return ""
 
 
-def preview_html(values: Mapping[str, Any], ask_hub: bool) -> str:
-    """The task's examples, or what keeps them from being read.
+def preview_html(values: Mapping[str, Any]) -> str:
+    """The task's examples, or what keeps them from being read; the Hub is not asked for any.
 
     Empty where a field is wrong: the form's own check says so.
     """
     reference = read_task(values)
     if not reference.id or validate(reference):
         return ""
-    if reference.kind == "hub" and not ask_hub:
+    if reference.kind == "hub" and kept_hub_rows(reference) is None:
         return '<p class="meta">Read its first rows to see how they are formatted.</p>'
     try:
         return task_preview(read_model(values), reference)
@@ -246,21 +265,63 @@ def preview_html(values: Mapping[str, Any], ask_hub: bool) -> str:
         return field_error([str(error)])
 
 
+def read_hub(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Asks the Hub for the form's data set: its examples, and the column dropdowns.
+
+    Columns that were chosen before are kept where the data set has them.
+    """
+    reference = read_task(values)
+    if not reference.id or validate(replace(reference, mapping=None)):
+        return "", *column_choices([])
+    try:
+        rows = read_hub_rows(reference)
+    except FtlabError as error:
+        return field_error([str(error)]), *column_choices([])
+    mapping = column_mapping(rows, reference.mapping)
+    chosen = {f"map.{name}": column for name, column in asdict(mapping).items()}
+    return preview_html({**values, **chosen}), *column_choices(rows, reference.mapping)
+
+
+def rows_at_hand(values: Mapping[str, Any]) -> Rows:
+    """The rows of the form's file, or of its data set if it was read before; else none."""
+    reference = read_task(values)
+    if reference.kind == "hub":
+        return kept_hub_rows(reference) or []
+    if reference.kind != "file" or not reference.id:
+        return []
+    try:
+        return read_rows(reference.id)
+    except FtlabError:
+        return []
+
+
+def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMapping:
+    """What was chosen if the rows have those columns, else what their names suggest."""
+    columns = columns_of(rows)
+    if chosen is not None and set(filter(None, asdict(chosen).values())) <= set(columns):
+        return chosen
+    return guess_mapping(columns, rows)
+
+
+def column_choices(rows: Rows, chosen: ColumnMapping | None = None) -> tuple[Any, ...]:
+    """Updates for the row of column dropdowns and each of them; hidden where there are no rows."""
+    columns = columns_of(rows)
+    values = asdict(column_mapping(rows, chosen)) if rows else {}
+    choices = [_NO_COLUMN, *((column, column) for column in columns)]
+    filled = [gr.update(choices=choices, value=values.get(name) or "") for name in MAPPING_FIELDS]
+    return gr.update(visible=bool(rows)), *filled
+
+
 def read_upload(path: str | None, runs_folder: Path) -> tuple[Any, ...]:
     """What an uploaded file fills in: its kept path, an error, and the column dropdowns."""
-    nothing = [gr.update(choices=[("–", "")], value="") for _ in MAPPING_FIELDS]
     if path is None:
-        return None, "", gr.update(visible=False), *nothing
+        return None, "", *column_choices([])
     try:
         rows = read_rows(path)
         kept = keep_upload(Path(path), runs_folder)
     except FtlabError as error:
-        return None, str(error), gr.update(visible=False), *nothing
-    columns = columns_of(rows)
-    guess = asdict(guess_mapping(columns, rows))
-    choices = [("–", ""), *((column, column) for column in columns)]
-    filled = [gr.update(choices=choices, value=guess[name] or "") for name in MAPPING_FIELDS]
-    return str(kept), "", gr.update(visible=True), *filled
+        return None, str(error), *column_choices([])
+    return str(kept), "", *column_choices(rows)
 
 
 def keep_upload(path: Path, runs_folder: Path) -> Path:

@@ -14,7 +14,7 @@ import psutil
 from ftlab import units
 from ftlab.devices import Device, list_devices
 from ftlab.models.bundled import bundled_folder, is_fetched
-from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.store import Run
 from ftlab.ui.html import escape
 
@@ -94,7 +94,7 @@ def _activity(runs: Sequence[Run]) -> str:
 
 
 def _model() -> str:
-    name = BUNDLED_ID.split("/")[1]
+    name = model_label(BUNDLED_ID)
     if not is_fetched():
         return f'<span class="pill opt">{name}<small>fetched at the first run</small></span>'
     count = units.format_count(count_parameters(bundled_folder()))

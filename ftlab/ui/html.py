@@ -29,6 +29,7 @@ __all__ = [
     "plural",
     "swatch",
     "this_page",
+    "warn",
 ]
 
 
@@ -91,6 +92,11 @@ def field_error(messages: Iterable[str]) -> str:
 def plural(count: int, word: str) -> str:
     """1, "run" -> "1 run"; 4, "run" -> "4 runs"."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def warn(sentence: str, **kw: Any) -> None:
+    """Shows the sentence in the corner of the page; gradio takes such a text for HTML."""
+    gr.Warning(str(escape(sentence)), **kw)
 
 
 def this_page() -> gr.Blocks:

@@ -199,6 +199,6 @@ def _add_endpoint(client: PlaygroundClient) -> None:
         try:
             return client.generate_all(request)
         except FtlabError as error:
-            raise gr.Error(str(error)) from None
+            raise gr.Error(str(error), print_exception=False) from None
 
     gr.api(generate, api_name="generate", concurrency_limit=16)

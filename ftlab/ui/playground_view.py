@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftlab.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.errors import FieldError, InvalidRequest
 from ftlab.methods.registry import BASE_METHOD, label_of, look_of
-from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.protocol import (
     BASE,
@@ -84,7 +84,7 @@ def setup(runs: Sequence[Run], model: str | None = None, panes: Sequence[str | N
         newest = own[-1].spec.sweep_id if own else ""
         first = [run.run_id for run in own if run.spec.sweep_id == newest][: MAX_PANES - 1]
         kept = [BASE, *first, *[NOBODY] * (MAX_PANES - 1 - len(first))]
-    models = [(_model_label(name), name) for name in names] or [(_model_label(chosen), chosen)]
+    models = [(model_label(name), name) for name in names or [chosen]]
     return Setup(models, chosen, choices, tuple(kept))
 
 
@@ -98,13 +98,6 @@ def run_label(run: Run) -> str:
     return " · ".join(
         [run.spec.label, run.spec.task.label, made, number[1] if number else run.run_id]
     )
-
-
-def _model_label(name: str) -> str:
-    try:
-        return parse_model(name).label
-    except FtlabError:
-        return name
 
 
 def example_prompts(runs: Sequence[Run], panes: Sequence[str | None]) -> list[str]:

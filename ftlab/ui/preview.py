@@ -15,13 +15,18 @@ from ftlab.errors import FtlabError
 from ftlab.models.bundled import QUALITY_NOTE, bundled_folder, is_fetched
 from ftlab.models.reference import ModelReference, parse_model
 from ftlab.models.resolve import describe_shape
+from ftlab.tasks.custom import guess_mapping, to_task_data
+from ftlab.tasks.files import columns_of
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter
+from ftlab.tasks.hub import load_hub_rows
+from ftlab.tasks.metrics import get_text_metric
 from ftlab.tasks.reference import TaskReference, load
 from ftlab.tasks.spec import Example, TaskData, TaskSpec
 from ftlab.ui.header import count_parameters
 from ftlab.ui.html import escape
 
 EXAMPLES = 3
+Rows = list[dict[str, Any]]
 _TOKEN = re.compile(r"<\|[^|]{1,40}\|>|</?s>")
 _ESCAPED_TOKEN = re.compile(r"&lt;\|[^|]{1,40}\|&gt;|&lt;/?s&gt;")
 
@@ -62,13 +67,13 @@ def task_preview(model: str, reference: TaskReference) -> str:
 
     Raises `FtlabError` if the data cannot be read.
     """
-    task, data = _load(reference)
+    summary, metric, data = _load(reference)
     formatter = _formatter_of(model)
     shown = _examples(formatter, data.train[:EXAMPLES])
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
     return (
-        f'<p class="meta" title="{escape(task.summary)}">{_sizes(data)} '
-        f"Scored with {escape(task.metric.label)}. Loss on the <mark>marked</mark> part only"
+        f'<p class="meta" title="{escape(summary)}">{_sizes(data)} '
+        f"Scored with {escape(metric)}. Loss on the <mark>marked</mark> part only"
         f"{'' if formatter else '; tokens are counted once the model is on this machine'}.</p>"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}"
         f"{shown}"
@@ -166,19 +171,50 @@ def _formatter(folder: Path) -> PromptFormatter:
 
 _LOADED: dict[str, tuple[TaskSpec, TaskData]] = {}
 _LOADED_AT_MOST = 4
+_HUB_ROWS: dict[tuple[str, str | None, str | None], Rows] = {}
+_HUB_ROWS_AT_MOST = 2
 
 
-def _load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
-    """`load`, kept for the last few references: a preview is drawn again for every model."""
+def read_hub_rows(reference: TaskReference) -> Rows:
+    """Asks the Hub for the rows and keeps them for `kept_hub_rows`.
+
+    Raises `FtlabError` if they cannot be had.
+    """
+    _keep_torch_out()
+    rows = load_hub_rows(reference.id, reference.config, reference.split)
+    _keep(_HUB_ROWS, _hub_key(reference), rows, _HUB_ROWS_AT_MOST)
+    return rows
+
+
+def kept_hub_rows(reference: TaskReference) -> Rows | None:
+    """The rows of a data set that was read lately, whatever its columns are mapped to."""
+    return _HUB_ROWS.get(_hub_key(reference))
+
+
+def _hub_key(reference: TaskReference) -> tuple[str, str | None, str | None]:
+    return reference.id, reference.config, reference.split
+
+
+def _load(reference: TaskReference) -> tuple[str, str, TaskData]:
+    """Summary, metric and data; what was read lately is not read again for every model."""
+    if reference.kind == "hub":
+        rows = kept_hub_rows(reference) or read_hub_rows(reference)
+        mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
+        data = to_task_data(rows, mapping, reference.seed)
+        return reference.label, get_text_metric(reference.metric).label, data
     key = _key(reference)
-    if key not in _LOADED:
-        if reference.kind == "hub":
-            _keep_torch_out()
-        loaded = load(reference)
-        while len(_LOADED) >= _LOADED_AT_MOST:
-            _LOADED.pop(next(iter(_LOADED)), None)
-        _LOADED[key] = loaded
-    return _LOADED[key]
+    loaded = _LOADED.get(key) or load(reference)
+    _keep(_LOADED, key, loaded, _LOADED_AT_MOST)
+    task, data = loaded
+    return task.summary, task.metric.label, data
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> None:
+    """Keeps the value as the newest, and of all values only the newest ones."""
+    kept.pop(key, None)
+    kept[key] = value
+    for old in list(kept)[:-at_most]:
+        kept.pop(old, None)
 
 
 def _keep_torch_out() -> None:

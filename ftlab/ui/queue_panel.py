@@ -6,17 +6,21 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ftlab.charts.loss import LossCurve, loss_figure
 from ftlab.errors import FtlabError
-from ftlab.runs.control import request_cancel, requested_cancels
+from ftlab.runs.control import ensure_dispatcher, request_cancel, requested_cancels
+from ftlab.runs.store import Run
 from ftlab.ui.context import AppContext
-from ftlab.ui.html import H, blank, head, live, this_page
+from ftlab.ui.html import H, blank, head, live, this_page, warn
 from ftlab.ui.queue_view import (
     NEWEST,
     SweepView,
@@ -28,6 +32,7 @@ from ftlab.ui.queue_view import (
 
 _BUSY_SECONDS = 2
 _IDLE_SECONDS = 10
+_DISPATCHER_SECONDS = 10
 _SEND_CANCEL = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-run]');
   if (!button) return;
@@ -58,8 +63,34 @@ class Shown:
     heading: str = ""
     queue: str = ""
     choices: tuple[tuple[str, str], ...] = ()
-    losses: object = None
+    curves: tuple[LossCurve, ...] | None = None
     busy: bool | None = None
+    problem: str = ""
+
+
+class Keeper:
+    """Sees to it that a queued run has a dispatcher; one for all visitors, who all tick."""
+
+    def __init__(self, runs_folder: Path) -> None:
+        self.runs_folder = runs_folder
+        self._turn = threading.Lock()
+        self._next = 0.0
+        self._problem = ""
+
+    def keep(self, runs: Sequence[Run]) -> str:
+        """Looks after the dispatcher if a run waits; the sentence on why that failed, or ""."""
+        if not any(run.status == "queued" for run in runs):
+            return ""
+        with self._turn:
+            if time.monotonic() < self._next:  # the last one started may not be up yet
+                return self._problem
+            self._next = time.monotonic() + _DISPATCHER_SECONDS
+            try:
+                ensure_dispatcher(self.runs_folder)
+                self._problem = ""
+            except FtlabError as error:
+                self._problem = str(error)
+            return self._problem
 
 
 def build(context: AppContext) -> Panel:
@@ -84,11 +115,12 @@ def build(context: AppContext) -> Panel:
             queue = H(queue_html(None), js_on_load=_SEND_CANCEL)
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
-            head("Loss curves", sub="training loss at each step, as it comes in")
+            head("Loss curves", sub="training loss at each step; of several seeds mean and range")
             empty = H(_NO_CURVE)
             figure = gr.Plot(
                 visible=False, show_label=False, container=False, elem_classes="ft-fig"
             )
+    keeper = Keeper(context.runs_folder)
     shown = gr.State(Shown())
     timer = gr.Timer(_IDLE_SECONDS)
 
@@ -99,16 +131,19 @@ def build(context: AppContext) -> Panel:
             heading=queue_heading(view),
             queue=queue_html(view),
             choices=tuple(sweep_choices(runs)),
-            losses=view.losses() if view else (),
+            curves=view.curves() if view else (),
             busy=any(run.is_open for run in runs),
+            problem=keeper.keep(runs),
         )
+        if now.problem and now.problem != before.problem:
+            warn(now.problem)
         return _changes(view, before, now)
 
     def end_runs(event: gr.EventData, wanted: str) -> None:
         try:
             cancel_runs(context, str(event.run), wanted)
         except FtlabError as error:
-            gr.Warning(str(error))
+            warn(str(error))
 
     inputs, outputs = [sweep, shown], [heading, queue, sweep, empty, figure, timer, shown]
     events: Any = {
@@ -136,15 +171,15 @@ def _changes(view: SweepView | None, before: Shown, now: Shown) -> tuple[Any, ..
     """One update an output, `gr.skip()` for what is shown already."""
     if now == before:
         return (gr.skip(),) * 7
-    new_losses = now.losses != before.losses
+    new_curves = now.curves != before.curves
     return (
         now.heading if now.heading != before.heading else gr.skip(),
         now.queue if now.queue != before.queue else gr.skip(),
         gr.Dropdown(choices=list(now.choices), visible=len(now.choices) > 1)
         if now.choices != before.choices
         else gr.skip(),
-        gr.update(visible=not now.losses) if new_losses else gr.skip(),
-        _figure(view) if new_losses else gr.skip(),
+        gr.update(visible=not now.curves) if new_curves else gr.skip(),
+        _figure(view, now.curves or ()) if new_curves else gr.skip(),
         gr.Timer(_BUSY_SECONDS if now.busy else _IDLE_SECONDS)
         if now.busy != before.busy
         else gr.skip(),
@@ -152,9 +187,8 @@ def _changes(view: SweepView | None, before: Shown, now: Shown) -> tuple[Any, ..
     )
 
 
-def _figure(view: SweepView | None) -> Any:
-    if view is None or not view.losses():
+def _figure(view: SweepView | None, curves: Sequence[LossCurve]) -> Any:
+    if view is None or not curves:
         return gr.update(visible=False)
-    curves = [LossCurve(label, method, points) for label, method, points in view.losses()]
     steps = max(way.steps for way in view.progress)
     return gr.update(value=loss_figure(curves, steps=steps), visible=True)

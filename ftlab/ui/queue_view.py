@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ftlab import units
+from ftlab.charts.loss import LossCurve, curve_of
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.runs.progress import Progress, read_progress, sweep_eta
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import Run
 from ftlab.ui.html import blank, chip, escape, heading, plural, swatch
+from ftlab.ui.results_names import sweep_label
 
 NEWEST = "newest"
 """Value of the sweep dropdown that follows whatever was launched last."""
@@ -36,10 +37,10 @@ class SweepView:
     def open_ids(self) -> list[str]:
         return [run.run_id for run in self.runs if run.is_open]
 
-    def losses(self) -> tuple[tuple[str, str, tuple[tuple[int, float], ...]], ...]:
-        """Label, method and (step, loss) points of each run that has any."""
+    def curves(self) -> tuple[LossCurve, ...]:
+        """The training loss of each run that has any."""
         return tuple(
-            (run.spec.label, run.spec.method, way.losses)
+            curve_of(run, way.losses)
             for run, way in zip(self.runs, self.progress, strict=True)
             if way.losses
         )
@@ -81,8 +82,7 @@ def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for sweep_id in sorted(sweeps, reverse=True):
         members = [run for run in sweeps[sweep_id] if not run.spec.is_base]
         first = sweeps[sweep_id][0].spec
-        when = time.strftime("%d %b %H:%M", time.localtime(first.created_at))
-        label = f"{when} · {first.task.label} · {plural(len(members), 'run')} · {sweep_id[-4:]}"
+        label = sweep_label(sweep_id, first.task.label, plural(len(members), "run"))
         choices.append((label, sweep_id))
     return choices
 

@@ -86,6 +86,7 @@ def read_task(values: Mapping[str, Any]) -> TaskReference:
     return TaskReference(
         "hub",
         str(values.get("hub.id") or "").strip(),
+        mapping=mapping,
         metric=metric,
         config=str(values.get("hub.config") or "").strip() or None,
         split=str(values.get("hub.split") or "").strip() or None,

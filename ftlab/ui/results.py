@@ -27,7 +27,6 @@ from ftlab.ui.results_table import (
     filtered,
     headers,
     how_measured,
-    records,
     styled,
     sweep_choices,
     to_csv,
@@ -133,7 +132,6 @@ def build(context: AppContext) -> None:
     timer.tick(tick, chosen, parts, **quiet)
     table.select(select, None, [chosen, *parts], **quiet)
     close.click(lambda: ["", gr.Column(visible=False)], None, [chosen, side], **quiet)
-    gr.api(_rows_of(store), api_name="results")
 
 
 def run_of(row: Any) -> str:
@@ -143,19 +141,6 @@ def run_of(row: Any) -> str:
 
 def _no_rows(store: RunStore) -> pd.DataFrame:
     return store.table().iloc[:0]
-
-
-def _rows_of(store: RunStore) -> Any:
-    def results(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
-        """The runs as raw rows, newest sweep first.
-
-        Parameters:
-            sweep: id of a sweep; empty for all of them
-            text: words that a row has to hold, e.g. "done lora"
-        """
-        return records(filtered(store.table(), sweep, text))
-
-    return results
 
 
 def _refresh(store: RunStore, sweep: str, words: str, digest: str) -> list[Any]:

@@ -22,6 +22,11 @@ def sweep_name(sweep_id: str) -> str:
     return f"{made.tm_mday} {time.strftime('%b %H:%M', made)} {match[2]}"
 
 
+def sweep_label(sweep_id: str, task: str, *more: str) -> str:
+    """A sweep in a list, as in "25 Nov 12:03 ab12, SQL, 4 runs"."""
+    return ", ".join([sweep_name(sweep_id), task, *more])
+
+
 def run_name(run_id: str) -> str:
     """20261125-120304-ab12-03-lora -> "ab12-03"; any other id as it is."""
     match = re.fullmatch(_SWEEP.pattern + r"-(\d+)-.*", run_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ftlab import units
 from ftlab.methods.registry import label_of
-from ftlab.models.reference import BUNDLED_LABEL
+from ftlab.models.reference import model_label
 from ftlab.runs.progress import read_progress
 from ftlab.runs.result import PHASES, STATUS_LABELS, PhaseMeasure, RunResult
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec
@@ -181,7 +181,7 @@ def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
         ("Held out", f"{s.eval_examples} examples"),
         ("Dtype", f"{spec.dtype_policy}: {DTYPE_POLICIES.get(spec.dtype_policy, '')}"),
         ("Base held in", spec.base_precision or "the dtype policy's own"),
-        ("Model", BUNDLED_LABEL if spec.model == "bundled" else spec.model),
+        ("Model", model_label(spec.model)),
         ("Task", f"{spec.task.label} ({spec.task.kind})"),
         ("Device", spec.device),
         ("Seed", spec.seed),

@@ -16,7 +16,7 @@ from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import UnreadableRun
 from ftlab.ui.html import chip, escape, named, plural
-from ftlab.ui.results_names import run_name, sweep_name
+from ftlab.ui.results_names import run_name, sweep_label
 
 ALL_SWEEPS = ""
 DISTURBED = "▲"
@@ -133,7 +133,7 @@ def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(label, value) of the dropdown: all, then the sweeps, newest first."""
     sweeps = table.groupby("sweep_id", sort=False)["task"].agg(["first", "size"])
     named_sweeps = [
-        (f"{sweep_name(str(sweep))}, {row['first']}, {plural(int(row['size']), 'run')}", str(sweep))
+        (sweep_label(str(sweep), row["first"], plural(int(row["size"]), "run")), str(sweep))
         for sweep, row in sweeps.iterrows()
     ]
     return [("All sweeps", ALL_SWEEPS), *named_sweeps]

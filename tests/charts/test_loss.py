@@ -3,8 +3,10 @@ from itertools import pairwise
 
 import pytest
 
-from ftlab.charts.loss import LossCurve, loss_figure, spread
+from ftlab.charts.loss import LossCurve, curve_of, loss_figure, spread
 from ftlab.methods.registry import look_of
+from ftlab.runs.store import read_run
+from tests.fakes import make_run
 
 DOWN = [(step, 3.0 - 0.1 * step) for step in range(1, 11)]
 
@@ -31,15 +33,77 @@ def test_variants_of_one_method_differ_in_dash_and_marker_but_not_in_colour():
     assert (first.mode, second.mode) == ("lines", "lines+markers")
 
 
-def test_seeds_of_one_variant_look_alike_and_share_one_label_with_their_mean():
-    figure = loss_figure(
-        [
-            LossCurve("LoRA", "lora", [(1, 3.0), (2, 1.0)]),
-            LossCurve("LoRA", "lora", [(1, 3.0), (2, 2.0)]),
-        ]
-    )
-    assert figure.data[0].line.dash == figure.data[1].line.dash
+def seed(number, *losses, label="LoRA", **curve):
+    return LossCurve(label, "lora", list(enumerate(losses, 1)), seed=number, **curve)
+
+
+def test_seeds_of_one_variant_are_their_mean_in_their_range_under_one_label():
+    figure = loss_figure([seed(0, 3.0, 1.0), seed(1, 4.0, 2.0), seed(2, 2.0, 1.5)])
+    band, line = figure.data
+    assert list(line.y) == [3.0, 1.5]
+    assert line.line.color == look_of("lora").colour
+    assert list(band.x) == [1, 2, 2, 1, None]
+    assert list(band.y) == [4.0, 2.0, 1.0, 2.0, None]
+    assert band.fill == "toself"
+    assert band.opacity < 0.2
     assert labels(figure) == ['<span style="color:#2777e0">■</span> LoRA 1.50']
+
+
+def test_a_variant_with_one_seed_has_no_range():
+    (line,) = loss_figure([seed(0, 3.0, 1.0)]).data
+    assert (list(line.y), line.customdata) == ([3.0, 1.0], None)
+
+
+def test_the_mean_names_each_seed_and_its_loss():
+    _, line = loss_figure([seed(3, 3.0, 1.0), seed(7, 4.0)]).data
+    assert list(line.customdata) == ["seed 3 3.000, seed 7 4.000", "seed 3 1.000"]
+    assert "%{customdata}" in line.hovertemplate
+
+
+def test_a_step_that_not_every_seed_has_is_the_mean_of_those_that_have_it():
+    band, line = loss_figure([seed(0, 3.0, 2.0, 1.0), seed(1, 5.0), seed(2, 4.0, 4.0)]).data
+    assert list(line.x) == [1, 2, 3]
+    assert list(line.y) == [4.0, 3.0, 1.0]
+    assert list(band.y) == [5.0, 4.0, 1.0, 1.0, 2.0, 3.0, None]
+
+
+def test_a_loss_that_is_no_number_is_no_part_of_a_mean_and_a_gap_where_there_is_no_other():
+    nan = math.nan
+    band, line = loss_figure([seed(0, 3.0, nan, nan, 1.0), seed(1, 5.0, 4.0, nan, 2.0)]).data
+    assert list(line.y) == [4.0, 4.0, None, 1.5]
+    assert list(band.x) == [1, 2, 2, 1, None, 4, 4, None]
+    assert list(band.y) == [5.0, 4.0, 4.0, 3.0, None, 2.0, 1.0, None]
+
+
+def test_a_seed_that_failed_is_a_pale_line_of_its_own():
+    figure = loss_figure(
+        [seed(0, 3.0, 1.0), seed(1, 4.0, 2.0), seed(2, 9.0, 9.0, emphasised=False)]
+    )
+    _, failed, mean = figure.data
+    assert list(failed.y) == [9.0, 9.0]
+    assert failed.opacity < mean.opacity
+    assert list(mean.y) == [3.5, 1.5]
+    assert failed.line.dash == mean.line.dash
+    assert labels(figure) == ['<span style="color:#2777e0">■</span> LoRA 1.50']
+
+
+def test_variants_with_several_seeds_are_told_apart_as_single_ones_are():
+    figure = loss_figure(
+        [seed(n, 3.0, 1.0, label=name) for name in ("LoRA", "r=4") for n in (0, 1)]
+    )
+    *_, first, second = figure.data
+    assert len(figure.data) == 4
+    assert first.line.dash != second.line.dash
+    assert (first.mode, second.mode) == ("lines", "lines+markers")
+
+
+@pytest.mark.parametrize(
+    ("status", "emphasised"), [("done", True), ("running", True), ("failed", False)]
+)
+def test_the_curve_of_a_run_knows_its_seed_and_whether_the_run_counts(tmp_path, status, emphasised):
+    run = read_run(make_run(tmp_path, "lora", status, seed=5))
+    curve = curve_of(run, [(1, 3.0)])
+    assert curve == LossCurve("LoRA", "lora", ((1, 3.0),), emphasised, seed=5)
 
 
 def test_the_end_of_a_curve_is_labelled_in_ink_with_a_square_in_its_colour():

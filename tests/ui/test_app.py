@@ -14,6 +14,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ftlab.errors import FtlabError
+from ftlab.runs.directory import RunDirectory
+from ftlab.tasks.custom import ColumnMapping
+from ftlab.tasks.reference import TaskReference
 from ftlab.ui import app, theme
 from tests.fakes import make_run
 
@@ -71,6 +74,30 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
             app.launch(tmp_path, "127.0.0.1", port)
 
 
+def test_runs_that_nobody_works_on_get_a_dispatcher_as_the_app_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Served(Exception):
+        pass
+
+    def serve(*args: Any, **kw: Any) -> None:
+        raise Served
+
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.runs.control.start_dispatcher", started.append)
+    monkeypatch.setattr("gradio.Blocks.launch", serve)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(Served):
+        app.launch(tmp_path, "127.0.0.1", port)
+    assert started == []
+    make_run(tmp_path, "lora", "queued")
+    with pytest.raises(Served):
+        app.launch(tmp_path, "127.0.0.1", port)
+    assert started == [tmp_path]
+
+
 @pytest.mark.parametrize(("host", "port"), [("no.such.host.invalid", 7999), ("127.0.0.1", 70000)])
 def test_an_address_that_cannot_be_had_is_one_sentence(
     tmp_path: Path, host: str, port: int
@@ -103,6 +130,49 @@ def test_rows_of_ended_runs_hold_numbers(client: Client, folder: Path) -> None:
     (row,) = [row for row in client.predict(api_name="/runs") if row["run_id"] == run.run_id]
     assert row["trainable_params"] == 2_442_240
     assert row["tokens_per_second"] is None
+    assert str(folder) not in str(row)
+
+
+def test_rows_have_two_names_and_can_be_filtered(client: Client, folder: Path) -> None:
+    make_run(folder, "qlora", "failed", sweep_id="20260101-000000-aaaa")
+    rows = client.predict(api_name="/runs")
+    assert client.predict(api_name="/results") == rows
+    found = client.predict(sweep="20260101-000000-aaaa", text="failed", api_name="/results")
+    assert [row["method"] for row in found] == ["qlora"]
+    assert found == [row for row in rows if row["sweep_id"] == "20260101-000000-aaaa"]
+
+
+def test_columns_and_metric_of_a_file_are_those_of_the_call(client: Client, folder: Path) -> None:
+    file = folder / "mine.csv"
+    file.write_text("q,a,other\n" + "".join(f"q{i},a{i},x{i}\n" for i in range(20)))
+    made = client.predict(
+        task=str(file),
+        methods=["lora"],
+        columns={"prompt": "q", "completion": "other"},
+        metric="exact_match",
+        api_name="/launch_sweep",
+        **TINY,
+    )
+    task = RunDirectory(folder / made["run_ids"][0]).spec().task
+    assert task.mapping == ColumnMapping(prompt="q", completion="other")
+    assert task.metric == "exact_match"
+
+
+def test_columns_config_and_split_of_a_hub_task_are_those_of_the_call(
+    client: Client, folder: Path
+) -> None:
+    made = client.predict(
+        task="hub:owner/name",
+        methods=["lora"],
+        columns={"messages": "chat"},
+        hub_config="small",
+        hub_split="test",
+        api_name="/launch_sweep",
+        **TINY,
+    )
+    assert RunDirectory(folder / made["run_ids"][0]).spec().task == TaskReference(
+        "hub", "owner/name", ColumnMapping(messages="chat"), config="small", split="test"
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,6 +189,12 @@ def test_rows_of_ended_runs_hold_numbers(client: Client, folder: Path) -> None:
         ({"settings": {"schedule": "weird"}}, "'weird' is none of"),
         ({"settings": {"gradient_checkpointing": "maybe"}}, "Gradient checkpointing is 'maybe'"),
         ({"settings": {"steps": "many"}}, "Steps is 'many'"),
+        ({"task": "hub:owner/name", "columns": {"promt": "q"}}, "no column role 'promt'"),
+        ({"task": "hub:owner/name", "columns": {"prompt": "q"}}, "No column is set for the compl"),
+        ({"task": "hub:owner/name", "columns": {"prompt": 3}}, "must be an object of texts"),
+        ({"task": "hub:owner/name", "columns": ["q"]}, "must be an object of texts"),
+        ({"task": "hub:owner/name", "metric": "nope"}, "There is no metric 'nope'"),
+        ({"columns": {"prompt": "q"}}, "has its own columns"),
     ],
 )
 def test_a_wrong_call_is_told_why(client: Client, wrong: dict[str, Any], sentence: str) -> None:

@@ -4,6 +4,7 @@ import sys
 import gradio as gr
 import pytest
 
+from ftlab.methods.registry import METHODS
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.metrics import HEADLINES
 from ftlab.runs.spec import TrainingSettings
@@ -21,6 +22,7 @@ from ftlab.ui.compare_view import (
     sweep_options,
 )
 from ftlab.ui.context import AppContext
+from ftlab.ui.results_names import rate_name
 from tests.fakes import SWEEP, make_run, make_sweep
 
 OLD = "20261101-093000-cd34"
@@ -55,7 +57,7 @@ def test_a_sweep_is_named_by_time_task_and_methods(tmp_path):
     make_run(tmp_path, "qlora", status="failed")
     ((label, value),) = sweep_options(RunStore(tmp_path).table())
     assert value == SWEEP
-    assert label.startswith("25 Nov 12:00 ab12: ")
+    assert label.startswith("25 Nov 12:00 ab12, SQL, ")
     assert label.endswith("Full fine-tuning, LoRA and QLoRA, 2 of 3 done")
 
 
@@ -65,7 +67,8 @@ def test_what_was_equal_and_what_differs_by_method_is_said(tmp_path):
     assert "like for like" in text
     assert "30 steps, batch 4 x 1" in text
     assert "seed 0" in text
-    assert "learning rate (Full fine-tuning 1e-4, LoRA 1e-3" in text
+    full, lora = (rate_name(METHODS[method].learning_rate) for method in ("full", "lora"))
+    assert f"learning rate (Full fine-tuning {full}, LoRA {lora}" in text
     assert "QLoRA on a base held in nf4" in text
 
 
@@ -150,6 +153,32 @@ def test_curves_are_those_of_the_sweep_without_its_base_runs_and_failed_ones_are
         ("QLoRA", False),
     ]
     assert len(drawn[0].points) == 30
+
+
+def test_seeds_are_said_to_be_drawn_as_mean_and_range(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    assert "range of the seeds" not in compare.view(runs_of(tmp_path)).loss_heading
+    make_sweep(tmp_path, methods=("lora",), seeds=(1,))
+    shown = compare.view(runs_of(tmp_path))
+    assert "mean and range of the seeds" in shown.loss_heading
+    assert [line.name for line in shown.loss.data] == ["LoRA, range of the seeds", "LoRA"]
+
+
+@pytest.mark.parametrize("model", ["bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"])
+def test_the_bundled_model_is_named_by_its_label(tmp_path, model):
+    make_sweep(tmp_path, methods=("full", "lora"), model=model)
+    shown = compare.view(runs_of(tmp_path))
+    for html in (shown.fairness, shown.headline):
+        assert "SmolLM2-135M-Instruct (bundled)" in html
+        assert "HuggingFaceTB" not in html
+
+
+def test_a_model_folder_is_named_without_its_path(tmp_path):
+    make_sweep(tmp_path / "runs", methods=("full", "lora"), model="/srv/models/mine")
+    shown = compare.view(runs_of(tmp_path / "runs"))
+    for html in (shown.fairness, shown.headline):
+        assert "mine" in html
+        assert "/srv" not in html
 
 
 def test_headings_are_made_from_numbers(tmp_path):

@@ -14,6 +14,7 @@ from ftlab.methods.variant import Variant
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.control import request_cancel, requested_cancels
 from ftlab.runs.store import RunStore
+from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui import experiment, experiment_task, method_view, preview, queue_panel, request
 from ftlab.ui.context import AppContext
@@ -207,7 +208,9 @@ def test_only_known_ticks_come_back_from_the_browser() -> None:
 
 
 def test_the_launch_bar_repeats_what_the_press_will_do() -> None:
-    reading = read(["full", "lora", "qlora"], seeds="0,1", settings__steps=5)
+    reading = read(
+        ["full", "lora", "qlora"], seeds="0,1", settings__steps=5, settings__batch_size=8
+    )
     line = method_view.launch_line(reading.checked(), ())
     assert "6 runs + 2 base runs" in line
     assert "5 steps of 8 examples" in line
@@ -222,7 +225,8 @@ def test_the_launch_bar_names_the_first_wrong_field() -> None:
 def test_the_folded_settings_say_their_values() -> None:
     reading = read(settings__schedule="linear", lora__r=4)
     assert "linear" in method_view.advanced_summary(reading.request)
-    assert "LoRA lr 0.001, r 4" in method_view.hyperparameter_summary(reading.request)
+    rate = METHODS["lora"].learning_rate
+    assert f"LoRA lr {rate:g}, r 4" in method_view.hyperparameter_summary(reading.request)
 
 
 # ---------------------------------------------------------------- preview and upload
@@ -243,7 +247,7 @@ def test_an_uploaded_file_fills_the_column_fields(tmp_path: Path) -> None:
     assert error == ""
     assert (prompt["value"], completion["value"], chat["value"]) == ("question", "answer", "")
     file.unlink()
-    html = experiment_task.preview_html({"task": "file", "file": kept}, ask_hub=False)
+    html = experiment_task.preview_html({"task": "file", "file": kept})
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
 
@@ -258,8 +262,88 @@ def test_a_broken_file_is_one_sentence_and_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_hub_task_is_read_only_when_asked() -> None:
-    html = experiment_task.preview_html({"task": "hub", "hub.id": "owner/name"}, ask_hub=False)
+    html = experiment_task.preview_html({"task": "hub", "hub.id": "owner/name"})
     assert "Read its first rows" in html
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A Hub with data sets of one shape; the list holds what was asked of it."""
+    asked: list[tuple[Any, ...]] = []
+
+    def load(*wanted: Any) -> list[dict[str, Any]]:
+        asked.append(wanted)
+        if "gone" in wanted[0]:
+            raise FtlabError("Could not read <it>.")
+        return [{"alpha": f"t{i}", "beta": f"<b>{i}", "gamma": f"n{i}"} for i in range(30)]
+
+    monkeypatch.setattr(preview, "load_hub_rows", load)
+    monkeypatch.setattr(preview, "_keep_torch_out", lambda: None)
+    monkeypatch.setattr(preview, "_HUB_ROWS", {})
+    return asked
+
+
+HUB = {"task": "hub", "hub.id": "owner/name", "methods": ["lora"]}
+
+
+def test_reading_the_first_rows_fills_the_column_fields(hub: list[tuple[Any, ...]]) -> None:
+    html, row, prompt, completion, *_ = experiment_task.read_hub(HUB | {"hub.split": "test"})
+    assert hub == [("owner/name", None, "test")]
+    assert row["visible"]
+    assert [value for _, value in prompt["choices"]] == ["", "alpha", "beta", "gamma"]
+    assert (prompt["value"], completion["value"]) == ("", "")  # nothing in the names says it
+    assert "No column is set for the prompt" in html
+
+
+def test_columns_of_a_hub_task_are_chosen_without_asking_again(hub: list[tuple[Any, ...]]) -> None:
+    experiment_task.read_hub(HUB)
+    chosen = HUB | {"map.prompt": "alpha", "map.completion": "beta", "map.system": ""}
+    html = experiment_task.preview_html(chosen)
+    assert "24 to train" in html
+    assert "&lt;b&gt;" in html
+    assert len(hub) == 1
+    task = request.read_form(chosen | {"metric": "exact_match"}).checked().task
+    assert task.mapping == ColumnMapping(prompt="alpha", completion="beta")
+    assert task.metric == "exact_match"
+
+
+def test_reading_again_keeps_the_columns_that_the_rows_have(hub: list[tuple[Any, ...]]) -> None:
+    chosen = HUB | {"map.prompt": "alpha", "map.completion": "beta"}
+    html, _, prompt, completion, *_ = experiment_task.read_hub(chosen)
+    assert (prompt["value"], completion["value"]) == ("alpha", "beta")
+    assert "to train" in html
+    _, _, prompt, *_ = experiment_task.read_hub(chosen | {"map.prompt": "of another file"})
+    assert prompt["value"] == ""
+    assert len(hub) == 2
+
+
+@pytest.mark.parametrize("name", ["owner/gone", "../x", ""])
+def test_a_hub_task_that_cannot_be_read_has_no_columns(
+    hub: list[tuple[Any, ...]], name: str
+) -> None:
+    html, row, *fields = experiment_task.read_hub(HUB | {"hub.id": name})
+    assert ("Could not read &lt;it&gt;." in html) == (name == "owner/gone")
+    assert not row["visible"]
+    assert all(field["value"] == "" for field in fields)
+
+
+def test_columns_are_those_of_the_task_that_is_chosen(
+    hub: list[tuple[Any, ...]], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.csv"
+    file.write_text("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(20)))
+    experiment_task.read_hub(HUB)
+    both = HUB | {"file": str(file)}
+
+    def columns(values: dict[str, Any]) -> set[str]:
+        return {name for row in experiment_task.rows_at_hand(values) for name in row}
+
+    assert columns(both) == {"alpha", "beta", "gamma"}
+    assert columns(both | {"hub.id": "owner/other"}) == set()
+    assert columns(both | {"task": "file"}) == {"question", "answer"}
+    assert columns(both | {"task": "sql"}) == set()
+    file.unlink()
+    assert columns(both | {"task": "file"}) == set()
 
 
 # ---------------------------------------------------------------- queue
@@ -347,6 +431,35 @@ def test_cancel_all_ends_the_open_runs_of_the_shown_sweep(context: AppContext) -
 def test_a_run_that_is_not_there_cannot_be_cancelled(context: AppContext, run_id: str) -> None:
     with pytest.raises(FtlabError, match="There is no run"):
         queue_panel.cancel_runs(context, run_id, NEWEST)
+
+
+def test_the_page_brings_the_dispatcher_back_while_a_run_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(queue_panel, "ensure_dispatcher", asked.append)
+    keeper = queue_panel.Keeper(tmp_path)
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", "running")
+    assert keeper.keep(RunStore(tmp_path).runs()) == ""
+    assert asked == []
+    make_run(tmp_path, "lora", "queued")
+    for _ in range(3):  # ticks of several visitors
+        keeper.keep(RunStore(tmp_path).runs())
+    assert asked == [tmp_path]
+
+
+def test_a_dispatcher_that_cannot_be_started_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise FtlabError("No space is left.")
+
+    monkeypatch.setattr(queue_panel, "ensure_dispatcher", refuse)
+    make_run(tmp_path, "lora", "queued")
+    keeper = queue_panel.Keeper(tmp_path)
+    runs = RunStore(tmp_path).runs()
+    assert [keeper.keep(runs), keeper.keep(runs)] == ["No space is left."] * 2
 
 
 def test_a_cancel_of_an_ended_run_is_no_error(context: AppContext) -> None:

@@ -39,6 +39,14 @@ def test_a_heading_keeps_number_and_percent_sign_together() -> None:
     assert "5\u00a0%" in html.heading("5 % of all")
 
 
+def test_a_warning_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(html.gr, "Warning", lambda text, **kw: shown.append(text))
+    html.warn(f"There is no file '{HOSTILE}'.")
+    assert "<img" not in shown[0]
+    assert "&lt;img" in shown[0]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_swatch_has_the_colour_of_its_method(method: str) -> None:
     assert METHODS[method].look.colour in html.swatch(method)
@@ -60,6 +68,7 @@ def test_the_header_says_what_runs_and_what_waits(tmp_path: Path) -> None:
     assert "1 running" in bar
     assert "1 queued" in bar
     assert "GB" in bar
+    assert "SmolLM2-135M-Instruct (bundled)" in bar
 
 
 def test_the_header_of_an_idle_machine() -> None:

@@ -86,9 +86,9 @@ def test_runs_of_another_base_model_are_chosen_by_the_model(tmp_path: Path) -> N
     assert newest.panes == (BASE, other.run_id, "", "")
     bundled = setup(runs, "bundled", newest.panes)
     assert other.run_id not in {value for _, value in bundled.choices}
-    assert [value for _, value in bundled.models] == [
-        "someone/other",
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    assert bundled.models == [
+        ("someone/other", "someone/other"),
+        ("SmolLM2-135M-Instruct (bundled)", "HuggingFaceTB/SmolLM2-135M-Instruct"),
     ]
 
 

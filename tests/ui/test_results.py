@@ -20,7 +20,6 @@ from ftlab.ui.results_table import (
     filtered,
     headers,
     how_measured,
-    records,
     styled,
     sweep_choices,
     to_csv,
@@ -242,6 +241,19 @@ def test_the_panel_of_a_run_without_an_end_says_what_there_is(tmp_path, status):
     assert all(parts.parts())
 
 
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct (bundled)"),
+        ("/srv/models/mine", "mine"),
+        ("owner/name", "owner/name"),
+    ],
+)
+def test_the_panel_names_the_model_by_its_label(tmp_path, model, label):
+    config = panel(read_run(make_run(tmp_path, model=model))).config
+    assert f"<th>Model</th><td>{label}</td>" in config
+
+
 def test_a_running_run_shows_its_step(tmp_path):
     assert "step 15 of 30" in panel(read_run(make_run(tmp_path, status="running"))).top
 
@@ -281,15 +293,7 @@ def test_a_run_that_was_deleted_says_so_in_the_panel(tmp_path):
     assert "There is no run" in results._open(tmp_path, "../../etc")[1]
 
 
-def test_the_api_gives_the_rows_as_raw_records(tmp_path):
-    make_sweep(tmp_path)
-    rows = results._rows_of(RunStore(tmp_path))(text="full")
-    assert rows == records(filtered(table_of(tmp_path), text="full"))
-    json.dumps(rows, allow_nan=False)
-
-
 def test_the_tab_is_built(tmp_path):
     context = AppContext(tmp_path, RunStore(tmp_path), PlaygroundClient(tmp_path))
-    with gr.Blocks() as page, gr.Tabs(), gr.Tab("Results"):
+    with gr.Blocks(), gr.Tabs(), gr.Tab("Results"):
         results.build(context)
-    assert any(fn.api_name == "results" for fn in page.fns.values())
