@@ -206,5 +206,5 @@ def test_base_and_adapter_answer_side_by_side(sweep: tuple[Path, list[dict[str, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
-    assert [answer["run_id"] for answer in answers] == ["base", lora]
+    assert [answer["run_id"] for answer in answers] == [None, lora]
     assert all(answer["answer"] and not answer["error"] for answer in answers)
