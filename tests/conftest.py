@@ -13,9 +13,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def make_tiny_model(
+    folder: Path,
+    chat_template: str | None = CHAT_TEMPLATE,
+    context: int = 2048,
+    spread: float = 0.02,
+    dtype: str = "float32",
+) -> Path:
     """A random Llama with two layers of width 64, and a byte-level tokenizer that pads with its
-    end token, as SmolLM2 does."""
+    end token, as SmolLM2 does. `spread` is the standard deviation of its weights."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -38,15 +44,25 @@ def make_tiny_model(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> 
         num_attention_heads=2,
         num_key_value_heads=1,
         vocab_size=320,
-        max_position_embeddings=2048,
+        max_position_embeddings=context,
+        initializer_range=spread,
         eos_token_id=0,
         pad_token_id=0,
         bos_token_id=1,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast units first, then real processes on the real model, then the page in Chromium."""
+
+    def weight(item: pytest.Item) -> int:
+        return sum(item.get_closest_marker(name) is not None for name in ("model", "browser"))
+
+    items.sort(key=lambda item: (weight(item), "tests/browser" in str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from ftlab.errors import FtlabError
+from ftlab.runs.parsing import parse_json
 
 Phase = Literal["load", "train", "evaluate", "save"]
 PHASES: tuple[Phase, ...] = ("load", "train", "evaluate", "save")
@@ -112,9 +112,4 @@ def dump_result(result: RunResult) -> bytes:
 
 def load_result(data: bytes) -> RunResult:
     """Reads a result; raises `FtlabError` naming the first wrong field."""
-    try:
-        return _RESULT.validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise FtlabError(f"result.json cannot be read: {where}: {first['msg']}.") from None
+    return parse_json(_RESULT, data, "result.json")

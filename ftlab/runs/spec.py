@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from ftlab.errors import FtlabError
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
+from ftlab.runs.parsing import parse_json
 from ftlab.tasks.reference import TaskReference
 
 DtypePolicy = Literal["bf16", "mixed", "fp32"]
@@ -130,9 +130,4 @@ def dump_spec(spec: RunSpec) -> bytes:
 
 def load_spec(data: bytes) -> RunSpec:
     """Reads a spec; raises `FtlabError` naming the first wrong field."""
-    try:
-        return _RUN_SPEC.validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise FtlabError(f"spec.json cannot be read: {where}: {first['msg']}.") from None
+    return parse_json(_RUN_SPEC, data, "spec.json")
