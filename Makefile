@@ -27,7 +27,7 @@ check: .venv/installed-dev  ## ruff, mypy and the fast tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not model and not browser"
 
-bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 25 minutes)
+bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks.quality --update-readme
 
 clean:  ## remove the virtual environment and caches; runs stay
