@@ -177,13 +177,12 @@ def _train(
     own, others = load.read()
     phase = record.meter.phases["train"]
     before = record.measures.before_model_bytes
-    known = phase.peak_bytes is not None and before is not None
     disturbed = arithmetic.device.type == "cpu" and others > DISTURBED_ABOVE
     record.set(
         trainable_params=trainable,
         total_params=total,
         peak_memory_bytes=phase.peak_bytes,
-        net_peak_memory_bytes=phase.peak_bytes - before if known else None,  # type: ignore[operator]
+        net_peak_memory_bytes=_above(phase.peak_bytes, before),
         train_seconds=steps.total_seconds,
         first_step_seconds=steps.seconds[0],
         step_seconds=steps.step_seconds,
@@ -203,6 +202,10 @@ def _train(
         )
     for sentence in notes_on_settings(spec, arithmetic):
         record.note(sentence)
+
+
+def _above(peak: int | None, start: int | None) -> int | None:
+    return None if peak is None or start is None else peak - start
 
 
 def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
