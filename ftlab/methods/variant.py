@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import ClassVar
 
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.registry import get_method
@@ -20,6 +21,8 @@ class Variant:
 
     `learning_rate` `None` means the sweep's, and where that is `None` too, the method's own.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     method: str
     hyperparameters: Mapping[str, Value] = field(default_factory=dict)

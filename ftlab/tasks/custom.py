@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ftlab.errors import FtlabError
 from ftlab.tasks.spec import Example, Message, Role, TaskData
@@ -37,6 +37,8 @@ class ColumnMapping:
 
     `system` is a column with the system message, if there is one.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     prompt: str | None = None
     completion: str | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from ftlab.errors import FieldError, FtlabError
 from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
@@ -27,6 +27,8 @@ class TaskReference:
     None), `metric` (chrF where None), `config` and `split` are for files and the Hub alone.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     kind: Kind
     id: str
     mapping: ColumnMapping | None = None
@@ -41,46 +43,6 @@ class TaskReference:
         if self.kind == "bundled":
             return TASKS[self.id].label if self.id in TASKS else self.id
         return Path(self.id).name if self.kind == "file" else self.id
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> TaskReference:
-        """The reference of `to_json`; FtlabError for an unknown or missing key or a wrong type."""
-        values = dict(_checked(cls, content, "task"))
-        if values.get("mapping") is not None:
-            values["mapping"] = ColumnMapping(
-                **_checked(ColumnMapping, values["mapping"], "task.mapping")
-            )
-        return cls(**values)
-
-
-def _checked(kind: type[Any], content: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise FtlabError(f"{name} is a {type(content).__name__}; it must be an object.")
-    known = [field.name for field in fields(kind)]
-    for key in content:
-        if key not in known:
-            raise FtlabError(f"{name} has an unknown key '{key}'; keys: {', '.join(known)}.")
-    if kind is TaskReference:
-        for key in ("kind", "id"):
-            if key not in content:
-                raise FtlabError(f"{name} has no key '{key}'; add it.")
-    for key, value in content.items():
-        if key == "seed":
-            fits = isinstance(value, int) and not isinstance(value, bool)
-        elif key == "mapping":
-            fits = value is None or isinstance(value, Mapping)
-        else:
-            fits = isinstance(value, str) or (value is None and key not in ("kind", "id"))
-        if not fits:
-            raise FtlabError(f"{name}.{key} cannot be {value!r:.60}; give {_wanted(key)}.")
-    return content
-
-
-def _wanted(key: str) -> str:
-    return {"seed": "a whole number", "mapping": "an object"}.get(key, "a text")
 
 
 def validate(reference: TaskReference) -> list[FieldError]:

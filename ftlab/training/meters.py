@@ -38,6 +38,9 @@ class MemoryMeter(Protocol):
 
     def read(self) -> PeakReading: ...
 
+    def now(self) -> int | None:
+        """Bytes in use at this moment."""
+
 
 class CpuMemoryMeter:
     """Resident size of this process and its high-water mark, as the kernel keeps them.
@@ -59,6 +62,9 @@ class CpuMemoryMeter:
             (self._proc / "clear_refs").write_text("5")
         except OSError:
             self._resettable = False
+        return self.now()
+
+    def now(self) -> int | None:
         return self._status_bytes("VmRSS")
 
     def read(self) -> PeakReading:
@@ -93,6 +99,9 @@ class CudaMemoryMeter:
         self._cuda.synchronize(self._device)
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats(self._device)
+        return self.now()
+
+    def now(self) -> int | None:
         return int(self._cuda.memory_allocated(self._device))
 
     def read(self) -> PeakReading:

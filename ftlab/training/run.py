@@ -157,7 +157,7 @@ def _train(
     assert spec.learning_rate is not None
     needed = settings.steps * settings.batch_size * settings.accumulation
     order = training_order(len(training.examples), needed, spec.seed)
-    load = LoadMeter()
+    load, memory = LoadMeter(), record.meter.memory
     with tempfile.TemporaryDirectory() as scratch, record.meter.measure("train"):
         arguments = training_arguments(
             settings, spec.learning_rate, spec.seed, arithmetic, Path(scratch)
@@ -168,7 +168,7 @@ def _train(
             arguments,
             arithmetic,
             lambda examples: collate(examples, pad_id),
-            report,
+            lambda event: report(event | {"memory_bytes": memory.now()}),
         )
         # Counted here because some methods freeze weights only when the optimizer is made.
         trainable, total = count_parameters(model)

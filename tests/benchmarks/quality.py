@@ -89,7 +89,7 @@ def summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
         "method": method,
         "seeds": len(own),
         "trainable_params": measures[0].trainable_params,
-        "trainable_share": measures[0].trainable_params / measures[0].total_params,  # type: ignore[operator]
+        "trainable_share": own[0].row()["trainable_share"],
         "peak_memory_bytes": mean("peak_memory_bytes"),
         "net_peak_memory_bytes": mean("net_peak_memory_bytes"),
         "train_seconds": mean("train_seconds"),

@@ -133,26 +133,6 @@ def test_a_chat_without_an_answer_is_left_out() -> None:
     assert data.notes == ("2 rows without a chat that ends with an answer left out.",)
 
 
-def test_a_reference_survives_json() -> None:
-    reference = TaskReference("file", "/x/a.csv", PAIRS, metric="rouge_l", seed=3)
-    assert TaskReference.from_json(json.loads(json.dumps(reference.to_json()))) == reference
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ({"kind": "file", "id": "a", "color": 1}, "task has an unknown key 'color'"),
-        ({"kind": "file", "id": "a", "mapping": {"x": 1}}, "task.mapping has an unknown key 'x'"),
-        ({"kind": "file"}, "task has no key 'id'"),
-        ({"kind": "file", "id": "a", "seed": "0"}, "task.seed cannot be '0'"),
-        ([], "task is a list"),
-    ],
-)
-def test_a_wrong_reference_is_refused(content: Any, sentence: str) -> None:
-    with pytest.raises(FtlabError, match=sentence):
-        TaskReference.from_json(content)
-
-
 def test_the_command_line_words_are_understood(tmp_path: Path) -> None:
     assert parse_task("sql") == TaskReference("bundled", "sql")
     assert parse_task("hub:owner/name") == TaskReference("hub", "owner/name")

@@ -87,6 +87,7 @@ def test_the_cuda_meter_empties_the_cache_before_it_resets_the_peak() -> None:
     meter = CudaMemoryMeter(torch.device("cuda", 0), cuda)
     cuda.use(900)
     assert meter.start() == 100
+    assert meter.now() == 100
     assert cuda.calls == ["synchronize", "empty_cache", "reset"]
     cuda.use(50)
     reading = meter.read()

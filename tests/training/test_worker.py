@@ -58,7 +58,11 @@ def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
     assert [e["phase"] for e in events if e["event"] == "phase"] == [
         "load", "train", "evaluate", "save",
     ]  # fmt: skip
-    assert [e["step"] for e in events if e["event"] == "step"] == [1, 2]
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == [1, 2]
+    for event in steps:
+        assert event.keys() >= {"loss", "learning_rate", "tokens", "seconds", "memory_bytes"}
+        assert event["memory_bytes"] > 100_000_000
     assert not is_alive(*queued.worker())  # type: ignore[misc]
     again = work(queued)
     assert again.returncode == 2
