@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """Soft tokens that a prompt method puts before the input; 0 for everything else."""
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return int(model.active_peft_config.num_virtual_tokens)
+    return 0
 
 
 def left_padded(
@@ -32,7 +39,7 @@ def generation_inputs(
     For a prompt method the soft tokens are laid right before each row's first real token: PEFT's
     own `generate` puts them before the padding, at positions that training never used.
     """
-    if not (isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning):
+    if not (isinstance(model, PeftModel) and virtual_tokens(model)):
         return model, batch
     base: Any = model.get_base_model()
     ids, mask = batch["input_ids"], batch["attention_mask"]

@@ -16,6 +16,7 @@ from transformers import (
 
 from ftlab.errors import FtlabError
 from ftlab.methods.spec import BasePrecision
+from ftlab.models.attention import use_cpu_attention
 from ftlab.models.resolve import ResolvedModel
 from ftlab.runs.spec import DtypePolicy
 
@@ -82,6 +83,8 @@ def load_base_model(
         ) from error
     if base_precision is None:
         loaded.to(device)
+    if device.type == "cpu":
+        use_cpu_attention(loaded)
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id

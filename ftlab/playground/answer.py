@@ -14,11 +14,16 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.generation.streamers import BaseStreamer
 
 from ftlab.errors import FtlabError
-from ftlab.models.generation import generation_inputs, greedy_config, left_padded
+from ftlab.models.generation import (
+    generation_inputs,
+    greedy_config,
+    left_padded,
+    virtual_tokens,
+)
 from ftlab.playground.protocol import GenerateRequest, PaneUpdate
 from ftlab.tasks.formatting import PromptFormatter
 from ftlab.tasks.spec import Message
-from ftlab.training.arithmetic import Arithmetic, virtual_tokens
+from ftlab.training.arithmetic import Arithmetic
 
 SECONDS_BETWEEN_TEXTS = 0.05
 """A fast device makes more tokens than a page can show."""

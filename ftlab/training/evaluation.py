@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ftlab.models.generation import answer_batch, greedy_config
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.tasks.spec import TaskSpec
-from ftlab.training.arithmetic import Arithmetic, completion_losses
+from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import EncodedSet, collate
+from ftlab.training.loss import completion_losses
 
 EVALUATION_BATCH = 16
 
@@ -50,7 +51,7 @@ def evaluate(
     total = 2 * len(held_out.examples)
     try:
         with torch.inference_mode(), arithmetic.context():
-            loss, losses = _losses(
+            loss, losses = held_out_loss(
                 model, held_out.formatted, tokenizer.pad_token_id, lambda n: progress(n, total)
             )
             answers = _answers(
@@ -72,12 +73,13 @@ def _batches_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
     return [order[i : i + EVALUATION_BATCH] for i in range(0, len(order), EVALUATION_BATCH)]
 
 
-def _losses(
+def held_out_loss(
     model: PreTrainedModel | PeftModel,
     examples: Sequence[FormattedExample],
     pad_id: int,
     done: Callable[[int], None],
 ) -> tuple[float, list[float]]:
+    """The mean over all completion tokens, and each example's own, in nats."""
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
     finished = 0

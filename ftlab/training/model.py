@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.errors import FtlabError
@@ -26,11 +26,9 @@ def apply_method(
     if method.peft_config is None:
         method.select_trainable(base)
         return base
-    if method.base_precision is not None:
-        base = prepare_model_for_kbit_training(
-            base, use_gradient_checkpointing=gradient_checkpointing
-        )
-    elif gradient_checkpointing:
+    # No prepare_model_for_kbit_training: it turns a 4-bit base's embeddings and norms to fp32, but
+    # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation.
+    if gradient_checkpointing:
         base.enable_input_require_grads()
     config = method.peft_config(variant.values())
     config.base_model_name_or_path = base.name_or_path

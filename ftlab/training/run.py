@@ -155,8 +155,12 @@ def _train(
     settings = spec.settings
     assert record.meter is not None
     assert spec.learning_rate is not None
-    needed = settings.steps * settings.batch_size * settings.accumulation
-    order = training_order(len(training.examples), needed, spec.seed)
+    order = training_order(
+        [example.length for example in training.formatted],
+        settings.steps,
+        settings.batch_size * settings.accumulation,
+        spec.seed,
+    )
     load, memory = LoadMeter(), record.meter.memory
     with tempfile.TemporaryDirectory() as scratch, record.meter.measure("train"):
         arguments = training_arguments(
@@ -231,7 +235,7 @@ def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
     method = get_method(spec.method)
     if method.base_precision == "nf4":
         notes.append(
-            "Embeddings and norms of a 4-bit base are held in fp32, "
+            "Only the linear layers of a 4-bit base are quantised, not its embeddings, "
             "so a small model saves little or no memory."
         )
     return notes

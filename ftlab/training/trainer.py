@@ -22,8 +22,9 @@ from transformers import (
 
 from ftlab.errors import FtlabError
 from ftlab.runs.spec import TrainingSettings
-from ftlab.training.arithmetic import Arithmetic, completion_losses
+from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch, OrderedExamples
+from ftlab.training.loss import completion_losses
 
 OPTIMIZER_NAMES = {
     "adamw": "adamw_torch_fused",

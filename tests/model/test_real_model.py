@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +13,35 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ftlab.methods.registry import METHODS
-from ftlab.methods.variant import Variant
-from ftlab.models.loading import load_base_model, load_tokenizer
+from ftlab.models.loading import load_base_model
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.runs.spec import DtypePolicy, TrainingSettings
-from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer
-from ftlab.tasks.registry import TASKS
-from ftlab.training.arithmetic import Arithmetic, completion_losses
-from ftlab.training.data import Batch, OrderedExamples, collate
-from ftlab.training.model import apply_method, save_result
-from ftlab.training.trainer import train, training_arguments
+from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.data import Batch
+from ftlab.training.loss import completion_losses
+from ftlab.training.model import save_result
+from ftlab.training.trainer import StepMeter
+from tests.bundled import CPU, Bundled
 
 pytestmark = pytest.mark.model
-CPU = torch.device("cpu")
 STEPS = 20
-
-
-@dataclass(frozen=True)
-class Bundled:
-    source: ResolvedModel
-    tokenizer: Any
-    examples: list[FormattedExample]
-
-    def batch(self) -> Batch:
-        return collate(self.examples, self.tokenizer.pad_token_id)
-
-    def model(self, method: str, policy: DtypePolicy) -> Any:
-        precision = METHODS[method].base_precision
-        base = load_base_model(self.source, policy, precision, CPU)
-        torch.manual_seed(0)
-        return apply_method(base, Variant(method), policy, gradient_checkpointing=False)
-
-    def train(self, model: Any, method: str, policy: DtypePolicy, scratch: Path, steps: int) -> Any:
-        settings = TrainingSettings(
-            steps=steps, batch_size=len(self.examples), schedule="constant", warmup_steps=1
-        )
-        arithmetic = Arithmetic(policy, CPU)
-        return train(
-            model,
-            OrderedExamples(self.examples, list(range(len(self.examples))) * steps),
-            training_arguments(settings, METHODS[method].learning_rate, 0, arithmetic, scratch),
-            arithmetic,
-            lambda items: collate(items, self.tokenizer.pad_token_id),
-            lambda event: None,
-        )[1]
 
 
 @pytest.fixture(scope="module")
 def bundled() -> Bundled:
-    source = resolve_model("bundled")
-    tokenizer = load_tokenizer(source)
-    formatter = PromptFormatter(TransformersTokenizer(tokenizer))
-    examples = [formatter.format(example) for example in TASKS["sql"].load(0).train[:2]]
-    return Bundled(source, tokenizer, examples)
+    return Bundled.load()
+
+
+def two_examples(bundled: Bundled) -> Batch:
+    return bundled.collate(bundled.examples[:2])
+
+
+def train_on_two(
+    bundled: Bundled, model: Any, method: str, policy: DtypePolicy, steps: int
+) -> StepMeter:
+    """Sees the same two examples at every step."""
+    settings = TrainingSettings(steps=steps, batch_size=2, schedule="constant", warmup_steps=1)
+    return bundled.train(model, method, Arithmetic(policy, CPU), settings, [0, 1] * steps)
 
 
 def test_the_bundled_model_is_what_it_says_it_is(bundled: Bundled) -> None:
@@ -78,10 +52,9 @@ def test_the_bundled_model_is_what_it_says_it_is(bundled: Bundled) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_on_a_fixed_batch_falls_by_five_per_cent_or_more(
-    method: str, bundled: Bundled, tmp_path: Path
+    method: str, bundled: Bundled
 ) -> None:
-    model = bundled.model(method, "bf16")
-    meter = bundled.train(model, method, "bf16", tmp_path, STEPS)
+    meter = train_on_two(bundled, bundled.model(method, "bf16"), method, "bf16", STEPS)
     assert meter.losses[-1] <= 0.95 * meter.losses[0], meter.losses
 
 
@@ -113,8 +86,8 @@ def test_a_saved_result_gives_the_same_logits_in_a_fresh_process_of_plain_peft(
     method: str, bundled: Bundled, tmp_path: Path
 ) -> None:
     model = bundled.model(method, "fp32")
-    bundled.train(model, method, "fp32", tmp_path, 2)
-    batch = {key: bundled.batch()[key] for key in ("input_ids", "attention_mask")}
+    train_on_two(bundled, model, method, "fp32", 2)
+    batch = {key: two_examples(bundled)[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         here = model.eval()(**batch).logits
     save_result(model, bundled.tokenizer, tmp_path / "adapter")
@@ -140,14 +113,14 @@ def test_a_qlora_gradient_is_the_same_before_and_after_an_evaluation(bundled: Bu
         model.train()
         model.zero_grad()
         with arithmetic.context():
-            loss = completion_losses(model, bundled.batch())[0].mean()
+            loss = completion_losses(model, two_examples(bundled))[0].mean()
         loss.backward()
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     before = gradient()
     model.eval()
     with torch.inference_mode(), arithmetic.context():
-        completion_losses(model, bundled.batch())
+        completion_losses(model, two_examples(bundled))
     after = gradient()
     assert before.keys() == after.keys()
     assert len(before) == 420

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from ftlab.errors import FtlabError
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, TransformersTokenizer
 from ftlab.tasks.spec import Example, Message
-from ftlab.training.data import IGNORED, collate, encode, training_order
+from ftlab.training.data import IGNORED, WINDOW_STEPS, collate, encode, training_order
 from tests.conftest import make_tiny_model
 
 
@@ -93,9 +94,58 @@ def test_padding_is_on_the_right_and_only_the_completion_carries_loss(
         assert torch.all(batch["attention_mask"][row, : item.length] == 1)
 
 
+LENGTHS = [20 + 7 * index % 50 for index in range(40)]
+
+
 def test_the_order_is_the_seeds_alone_and_passes_over_all_before_repeating() -> None:
-    order = training_order(10, 25, seed=3)
-    assert order == training_order(10, 25, seed=3)
-    assert order != training_order(10, 25, seed=4)
-    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
-    assert training_order(10, 8, seed=3) == order[:8]
+    order = training_order(LENGTHS, steps=20, step_size=4, seed=3)
+    assert order == training_order(LENGTHS, steps=20, step_size=4, seed=3)
+    assert order != training_order(LENGTHS, steps=20, step_size=4, seed=4)
+    assert sorted(order) == sorted(2 * list(range(40)))
+
+
+def padded_tokens(order: list[int], batch: int) -> int:
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    return sum(len(b) * max(LENGTHS[i] for i in b) for b in batches)
+
+
+def test_steps_hold_examples_of_like_length_and_come_in_no_order_of_length() -> None:
+    order = training_order(LENGTHS, steps=10, step_size=4, seed=0)
+    shuffled = random.Random(0).sample(range(40), 40)
+    real = sum(LENGTHS)
+    assert padded_tokens(order, 4) - real < 0.4 * (padded_tokens(shuffled, 4) - real)
+    longest = [max(LENGTHS[i] for i in order[s : s + 4]) for s in range(0, 40, 4)]
+    assert longest not in (sorted(longest), sorted(longest, reverse=True))
+
+
+def test_a_long_run_meets_long_and_short_examples_in_every_window() -> None:
+    lengths = list(range(10, 1010))
+    order = training_order(lengths, steps=250, step_size=4, seed=0)
+    window = WINDOW_STEPS * 4
+    for first in range(0, 1000 - window, window):
+        met = [lengths[i] for i in order[first : first + window]]
+        assert min(met) < 200
+        assert max(met) > 800
+
+
+def test_splitting_a_step_into_batches_leaves_its_examples() -> None:
+    assert training_order(LENGTHS, 5, 8, seed=1) == training_order(LENGTHS, 5, 4 * 2, seed=1)
+
+
+class WithoutEnd(FileTokenizer):
+    """A tokenizer with no end token, which knows none of the letters of some answers."""
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        known = text.replace("<|end|>", "").replace("?", "")
+        return super().encode(known, add_special_tokens) if known else []
+
+
+def test_an_example_without_a_completion_token_is_refused_with_its_answer(
+    tiny_model: Path,
+) -> None:
+    formatter = PromptFormatter(WithoutEnd(tiny_model))
+    items = [example("hi", "yes"), example("hello", "???")]
+    with pytest.raises(
+        FtlabError, match=r"1 of 2 training examples has an answer of no token.*'\?\?\?"
+    ):
+        encode(formatter, items, 100, "training")

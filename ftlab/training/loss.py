@@ -1,0 +1,139 @@
+"""The loss on the completion alone, from no more logits than it needs.
+
+A language model's logits are the largest tensor of a small fine-tune: (rows, length, vocabulary).
+Only the positions before a completion token are projected on the vocabulary, and where even those
+are many, some at a time (Wijmans et al. 2024, "Cut your losses in large-vocabulary language
+models", avoid the same tensor with a kernel of their own).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import ModelOutput
+
+from ftlab.errors import FtlabError
+from ftlab.models.generation import virtual_tokens
+from ftlab.training.data import IGNORED, Batch
+
+LOGITS_AT_ONCE = 1 << 25
+"""Logits computed at a time: 134 MB in fp32. With a vocabulary of 128k, those of 256 tokens."""
+
+
+def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The loss of every completion token.
+
+    Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of the
+    batch that each token belongs to. Raises `FtlabError` if no token of the batch carries loss.
+    """
+    labels = batch["labels"]
+    predicts = torch.zeros_like(labels, dtype=torch.bool)
+    predicts[:, :-1] = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:][predicts[:, :-1]]
+    if not targets.numel():
+        raise FtlabError(
+            f"None of the {len(labels)} examples of a batch has a completion token, so it has no "
+            "loss; give each example an answer."
+        )
+    # No attention mask: under causal attention no token sees the padding, which is on its right.
+    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    soft = virtual_tokens(model)
+    if _keeps_chosen_logits(model):
+        keep = F.pad(predicts, (soft, 0), value=False)
+        losses = _kept_losses(model, inputs, keep, targets)
+    else:
+        losses = _losses(model(**inputs).logits[:, soft:][predicts], targets)
+    return losses, predicts.nonzero()[:, 0]
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def _causal_lm(model: nn.Module) -> Any:
+    """The causal language model without PEFT's wrapper around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _keeps_chosen_logits(model: nn.Module) -> bool:
+    return "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
+
+
+def _kept_losses(model: nn.Module, inputs: dict[str, Any], keep: Tensor, targets: Tensor) -> Tensor:
+    """Losses at the kept positions; `keep` is (rows, virtual tokens + length), boolean."""
+    causal_lm = _causal_lm(model)
+    at_once = max(1, LOGITS_AT_ONCE // int(causal_lm.get_output_embeddings().weight.shape[0]))
+    if len(targets) > at_once:
+        backbone_output = _run_backbone(model, causal_lm, inputs, keep)
+        if backbone_output is not None:
+            return _losses_by_part(causal_lm, backbone_output, keep, targets, at_once)
+    return _losses(model(**inputs, logits_to_keep=keep).logits, targets)
+
+
+def _losses_by_part(
+    causal_lm: Any, backbone_output: ModelOutput, keep: Tensor, targets: Tensor, at_once: int
+) -> Tensor:
+    """The losses of `at_once` tokens at a time; their logits are computed again backwards."""
+
+    def losses(hidden: Tensor, part: Tensor) -> Tensor:
+        with _backbone_returning(causal_lm, backbone_output, hidden[None]):
+            logits = causal_lm(inputs_embeds=hidden[None], use_cache=False).logits
+        return _losses(logits[0], part)
+
+    hidden = backbone_output["last_hidden_state"][keep]
+    parts = zip(hidden.split(at_once), targets.split(at_once), strict=True)
+    return torch.cat(
+        [checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    )
+
+
+def _run_backbone(
+    model: nn.Module, causal_lm: Any, inputs: dict[str, Any], keep: Tensor
+) -> ModelOutput | None:
+    """What the layers below the output layer return; `None` where they cannot be told apart.
+
+    The whole model is run, since PEFT puts soft tokens in at the top, but for no logits at all.
+    """
+    outputs: list[Any] = []
+    backbone = causal_lm.base_model
+    hook = backbone.register_forward_hook(lambda module, given, output: outputs.append(output))
+    try:
+        model(**inputs, logits_to_keep=torch.zeros_like(keep))
+    finally:
+        hook.remove()
+    found = len(outputs) == 1 and isinstance(outputs[0], ModelOutput)
+    return outputs[0] if found and "last_hidden_state" in outputs[0] else None
+
+
+class _Given(nn.Module):
+    """Stands in for the backbone and returns what it is given."""
+
+    def __init__(self, output: ModelOutput) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, *_: Any, **__: Any) -> ModelOutput:
+        return self._output
+
+
+@contextmanager
+def _backbone_returning(causal_lm: Any, output: ModelOutput, hidden: Tensor) -> Iterator[None]:
+    """Lets the model turn some hidden states into logits in its own way.
+
+    So whatever an architecture does to its logits (a soft cap, a scale) is done.
+    """
+    name = causal_lm.base_model_prefix
+    backbone = getattr(causal_lm, name)
+    setattr(causal_lm, name, _Given(type(output)(**{**output, "last_hidden_state": hidden})))
+    try:
+        yield
+    finally:
+        setattr(causal_lm, name, backbone)

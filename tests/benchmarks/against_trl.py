@@ -1,0 +1,236 @@
+"""Time and memory of ftlab's training against TRL's `SFTTrainer`, on the same examples.
+
+Run as: python -m tests.benchmarks.against_trl [--json FILE] [--repeats N] [--methods lora,...]
+
+Both sides train the bundled model in fresh processes, turn about, on the same SQL examples: batch
+8, bf16 weights, the same adapters and quantisation, the loss on the completion alone, and no
+gradient checkpointing. ftlab's side is the app's own worker and its own measures; its seconds are
+those of the whole training phase. Exits with status 1 when a figure is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ftlab import units
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant
+from ftlab.models.bundled import ensure_bundled
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.resolve import resolve_model
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.spawn import python_environment
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
+from ftlab.tasks.reference import load as load_task
+from ftlab.tasks.reference import parse_task
+from ftlab.training.data import encode, training_order
+
+SIDES = ("ftlab", "trl")
+BATCH_SIZE = 8
+SETTLED_WARMUP = 2
+LOSS_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that ftlab may take, as a share of what TRL takes."""
+
+    seconds: float
+    net_peak: float
+
+
+LIMITS = {
+    "full": Limits(seconds=0.50, net_peak=0.75),
+    "lora": Limits(seconds=0.50, net_peak=0.75),
+    "qlora": Limits(seconds=0.55, net_peak=0.75),
+    "prompt_tuning": Limits(seconds=0.55, net_peak=0.85),
+}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One side's run. Losses are means over the completion tokens of a batch, in nats."""
+
+    side: str
+    method: str
+    seconds: float
+    peak_rss_bytes: int
+    net_peak_bytes: int
+    first_loss: float
+    last_loss: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--methods", default=",".join(LIMITS))
+    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument(
+        "--trl-without-autocast",
+        action="store_true",
+        help="TRL's bf16=False; its default is True",
+    )
+    options = parser.parse_args(arguments)
+    ensure_bundled(print)
+    settings = TrainingSettings(
+        steps=options.steps, batch_size=BATCH_SIZE, warmup_steps=SETTLED_WARMUP, eval_examples=1
+    )
+    timings: list[Timing] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(options.repeats):
+            for method in options.methods.split(","):
+                for side in options.sides.split(",")[:: 1 if repeat % 2 == 0 else -1]:
+                    place = Path(folder) / f"{repeat}-{method}-{side}"
+                    if side == "ftlab":
+                        timing = run_ftlab(method, settings, place)
+                    else:
+                        timing = run_trl(method, settings, place, not options.trl_without_autocast)
+                    print(line(timing), flush=True)
+                    timings.append(timing)
+    if options.json:
+        rows = [asdict(timing) for timing in timings]
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print()
+    return 0 if verdict(timings) else 1
+
+
+def run_ftlab(method: str, settings: TrainingSettings, place: Path) -> Timing:
+    """The app's own worker on the app's own run directory."""
+    spec = plan_sweep(
+        SweepRequest(
+            model=BUNDLED_ID,
+            task=parse_task("sql"),
+            variants=(Variant(method),),
+            settings=settings,
+            device="cpu",
+        )
+    )[-1]
+    directory = RunDirectory(place / spec.run_id)
+    directory.write_spec(spec)
+    subprocess.run(
+        [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
+        env=python_environment(),
+        check=False,
+    )
+    result = directory.result()
+    assert result is not None
+    assert result.status == "done", result.reason
+    measures = result.measures
+    assert measures.before_model_bytes is not None
+    assert measures.train_loss_first is not None
+    assert measures.train_loss_last is not None
+    peak = max(result.phases[phase].peak_bytes or 0 for phase in ("load", "train"))
+    return Timing(
+        side="ftlab",
+        method=method,
+        seconds=result.phases["train"].seconds,
+        peak_rss_bytes=peak,
+        net_peak_bytes=peak - measures.before_model_bytes,
+        first_loss=measures.train_loss_first,
+        last_loss=measures.train_loss_last,
+    )
+
+
+def run_trl(method: str, settings: TrainingSettings, place: Path, autocast: bool) -> Timing:
+    place.mkdir(parents=True)
+    job = place / "job.json"
+    job.write_text(
+        json.dumps(
+            {
+                "method": method,
+                "model": str(resolve_model(BUNDLED_ID).folder),
+                "rows": rows_for_trl(settings),
+                "steps": settings.steps,
+                "batch_size": settings.batch_size,
+                "warmup_steps": settings.warmup_steps,
+                "learning_rate": METHODS[method].learning_rate,
+                "autocast": autocast,
+            }
+        ),
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.trl_side", str(job)],
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"TRL failed:\n{done.stderr[-4000:]}")
+    return Timing(side="trl", method=method, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def rows_for_trl(settings: TrainingSettings) -> list[dict[str, str]]:
+    """The examples that ftlab trains on, as prompt and completion.
+
+    The first batch is ftlab's, so that the first losses can be compared; the others come in random
+    order, as TRL draws them by default.
+    """
+    _, data = load_task(parse_task("sql"))
+    formatter = PromptFormatter(FileTokenizer(resolve_model(BUNDLED_ID).folder))
+    formatted = encode(formatter, data.train, settings.max_length, "training").formatted
+    lengths = [example.length for example in formatted]
+    order = training_order(lengths, settings.steps, settings.batch_size, seed=0)
+    first, rest = order[: settings.batch_size], order[settings.batch_size :]
+    random.Random(0).shuffle(rest)
+    return [as_row(formatted[index]) for index in [*first, *rest]]
+
+
+def as_row(example: FormattedExample) -> dict[str, str]:
+    return {"prompt": example.prompt_text, "completion": example.completion_text}
+
+
+def line(timing: Timing) -> str:
+    return (
+        f"{timing.side:5}  {timing.method:13}  {timing.seconds:6.1f} s  "
+        f"peak {units.format_bytes(timing.peak_rss_bytes):>8}  "
+        f"net {units.format_bytes(timing.net_peak_bytes):>8}  "
+        f"loss {timing.first_loss:.4f} -> {timing.last_loss:.4f}"
+    )
+
+
+def verdict(timings: Sequence[Timing]) -> bool:
+    """Prints the ratios of the medians beside their limits; true if all are kept."""
+    kept = True
+    for method, limits in LIMITS.items():
+        ours, theirs = ([t for t in timings if (t.side, t.method) == (s, method)] for s in SIDES)
+        if not (ours and theirs):
+            continue
+
+        def ratio(name: str, ours: Any = ours, theirs: Any = theirs) -> float:
+            return median(ours, name) / median(theirs, name)
+
+        seconds, net_peak = ratio("seconds"), ratio("net_peak_bytes")
+        loss = abs(ratio("first_loss") - 1)
+        checks = [
+            (f"time {seconds:.2f}x of {limits.seconds:.2f}x", seconds <= limits.seconds),
+            (f"net peak {net_peak:.2f}x of {limits.net_peak:.2f}x", net_peak <= limits.net_peak),
+            (f"first loss off by {loss:.2%}", loss <= LOSS_TOLERANCE),
+        ]
+        texts = [text if good else f"{text} MISSED" for text, good in checks]
+        print(f"{method:13}  " + ";  ".join(texts))
+        kept = kept and all(good for _, good in checks)
+    return kept
+
+
+def median(timings: Sequence[Timing], name: str) -> float:
+    return statistics.median(getattr(timing, name) for timing in timings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Where the time of a training step goes, by torch.profiler.
+
+Run as: python -m tests.benchmarks.profile_step METHOD [--policy bf16] [--steps N] [--shapes]
+
+Trains the bundled model on SQL, batch 8, and prints the operators that take most of the CPU (the
+first two steps, which warm up, left out), then the seconds of every step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ftlab.methods.registry import METHODS
+from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.runs.spec import DTYPE_POLICIES, TrainingSettings
+from ftlab.training.arithmetic import Arithmetic
+from tests.bundled import CPU, Bundled
+
+WARM = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--policy", choices=DTYPE_POLICIES, default="bf16")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=25)
+    parser.add_argument("--shapes", action="store_true", help="tell inputs of other shapes apart")
+    options = parser.parse_args(arguments)
+    bundled = Bundled.load()
+    settings = TrainingSettings(steps=options.steps, batch_size=8)
+    model = bundled.model(options.method, options.policy)
+    with profile(
+        activities=[ProfilerActivity.CPU],
+        schedule=torch.profiler.schedule(wait=0, warmup=WARM, active=options.steps - WARM - 1),
+        on_trace_ready=lambda done: print(table(done, options.rows, options.shapes)),
+        record_shapes=options.shapes,
+    ) as profiler:
+        steps = bundled.train(
+            model,
+            options.method,
+            Arithmetic(options.policy, CPU),
+            settings,
+            bundled.order(settings, seed=0),
+            lambda event: profiler.step(),
+        )
+    print("seconds of each step:", " ".join(f"{s:.2f}" for s in steps.seconds))
+    return 0
+
+
+def table(profiler: profile, rows: int, by_shape: bool) -> str:
+    averages = profiler.key_averages(group_by_input_shape=by_shape)
+    return str(averages.table(sort_by="self_cpu_time_total", row_limit=rows))
+
+
+if __name__ == "__main__":
+    prepare_for_libraries("cpu")
+    sys.exit(main())
