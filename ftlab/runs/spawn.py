@@ -8,6 +8,28 @@ from pathlib import Path
 from ftlab.devices import show_only
 
 
+CPU_SETTINGS = {
+    # oneDNN keeps packed buffers for the last 1024 shapes by default, which counts as memory of the
+    # method though it is none; with 8, LoRA's peak fell by 100 MB and no step was slower.
+    "LRU_CACHE_CAPACITY": "8",
+    # A thread that waits for another gives its core up after some microseconds. By default it turns
+    # on for milliseconds, which costs most when the other one's core is taken by another process.
+    "GOMP_SPINCOUNT": "1000",
+}
+"""How a CPU computes, chosen by measurement (docs/performance.md); the person's own come first."""
+
+
+def cpu_settings() -> dict[str, str]:
+    """What this process's environment says of how a CPU computes, for the record of a run."""
+    prefixes = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES")
+    names = {*CPU_SETTINGS, "THP_MEM_ALLOC_ENABLE", "LD_PRELOAD"}
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name in names or name.startswith(prefixes)
+    }
+
+
 def python_environment() -> dict[str, str]:
     """This process's environment, in which `python -m ftlab…` finds this very package."""
     root = Path(__file__).resolve().parents[2]
@@ -19,8 +41,7 @@ def prepare_for_libraries(device_id: str) -> None:
     """Sets what torch and its neighbours read when they are imported; to be called before that."""
     show_only(device_id)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # oneDNN keeps packed buffers for the last 1024 shapes by default, which counts as memory of the
-    # method though it is none; with 8, LoRA's peak fell by 100 MB and no step was slower.
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "8")
+    for name, value in CPU_SETTINGS.items():
+        os.environ.setdefault(name, value)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from ftlab.devices import cpu_count
+from ftlab.runs.spawn import cpu_settings
 
 PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers",
@@ -27,6 +28,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "cores": cpu_count(),
+        "settings": cpu_settings(),
         "memory_bytes": psutil.virtual_memory().total,
         "load_at_start": round(os.getloadavg()[0], 2),
     }

@@ -24,18 +24,16 @@ from typing import Any
 
 from ftlab import units
 from ftlab.methods.registry import METHODS
-from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
-from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spawn import python_environment
-from ftlab.runs.spec import SweepRequest, TrainingSettings
-from ftlab.runs.sweep import plan_sweep
+from ftlab.runs.spec import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.reference import parse_task
 from ftlab.training.data import encode, training_order
+from tests.benchmarks.worker import run_worker
 
 SIDES = ("ftlab", "trl")
 BATCH_SIZE = 8
@@ -110,25 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_ftlab(method: str, settings: TrainingSettings, place: Path) -> Timing:
     """The app's own worker on the app's own run directory."""
-    spec = plan_sweep(
-        SweepRequest(
-            model=BUNDLED_ID,
-            task=parse_task("sql"),
-            variants=(Variant(method),),
-            settings=settings,
-            device="cpu",
-        )
-    )[-1]
-    directory = RunDirectory(place / spec.run_id)
-    directory.write_spec(spec)
-    subprocess.run(
-        [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
-        env=python_environment(),
-        check=False,
-    )
-    result = directory.result()
-    assert result is not None
-    assert result.status == "done", result.reason
+    result = run_worker(method, settings, place)
     measures = result.measures
     assert measures.before_model_bytes is not None
     assert measures.train_loss_first is not None

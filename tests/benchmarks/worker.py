@@ -1,0 +1,46 @@
+"""One run of the app's own worker on the bundled model and SQL, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from ftlab.methods.variant import Variant
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import RunResult
+from ftlab.runs.spawn import python_environment
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.reference import parse_task
+
+
+def run_worker(
+    method: str,
+    settings: TrainingSettings,
+    folder: Path,
+    task: str = "sql",
+    environment: dict[str, str] | None = None,
+) -> RunResult:
+    """The result of a run that must succeed; `environment` is added to this process's own."""
+    spec = plan_sweep(
+        SweepRequest(
+            model=BUNDLED_ID,
+            task=parse_task(task),
+            variants=(Variant(method),),
+            settings=settings,
+            device="cpu",
+        )
+    )[-1]
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    subprocess.run(
+        [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
+        env=python_environment() | (environment or {}),
+        check=False,
+    )
+    result = directory.result()
+    assert result is not None
+    assert result.status == "done", result.reason
+    return result
