@@ -14,10 +14,17 @@ from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive
 from ftlab.runs.result import RunResult
+from ftlab.runs.spawn import CPU_SETTINGS
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.sweep import plan_sweep
 from ftlab.tasks.reference import parse_task
 from ftlab.training.failures import explain
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CPU_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
 
 
 def work(directory: RunDirectory) -> subprocess.CompletedProcess[str]:
@@ -64,6 +71,9 @@ def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
         assert event.keys() >= {"loss", "learning_rate", "tokens", "seconds", "memory_bytes"}
         assert event["memory_bytes"] > 100_000_000
     assert not is_alive(*queued.worker())  # type: ignore[misc]
+    result = queued.result()
+    assert result is not None
+    assert result.environment["settings"].items() >= CPU_SETTINGS.items()
     again = work(queued)
     assert again.returncode == 2
     assert "never done twice" in again.stderr

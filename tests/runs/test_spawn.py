@@ -1,0 +1,50 @@
+"""What a process of the package is told before it imports its libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ftlab.runs.spawn import (
+    CPU_SETTINGS,
+    cpu_settings,
+    prepare_for_libraries,
+    python_environment,
+)
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the environment back after the test, whatever it did."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in (*CPU_SETTINGS, "OMP_NUM_THREADS"):
+        os.environ.pop(name, None)
+
+
+def test_the_settings_chosen_by_measurement_are_set_and_recorded() -> None:
+    assert cpu_settings().keys().isdisjoint(CPU_SETTINGS)
+    prepare_for_libraries("cpu")
+    assert cpu_settings().items() >= CPU_SETTINGS.items()
+
+
+def test_a_persons_own_settings_come_first_and_are_recorded_too() -> None:
+    os.environ |= {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "1"}
+    prepare_for_libraries("cpu")
+    settings = cpu_settings()
+    assert settings["GOMP_SPINCOUNT"] == "7"
+    assert settings["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_started_process_finds_this_very_package_from_anywhere() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ftlab.runs.spawn as s; print(s.__file__)"],
+        cwd="/",
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == sys.modules["ftlab.runs.spawn"].__file__
