@@ -23,7 +23,7 @@ from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive, start_time
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import python_environment
+from ftlab.runs.spawn import worker_environment
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4
@@ -41,7 +41,7 @@ def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes
             stdout=log,
             stderr=log,
             cwd=directory.path,
-            env=python_environment(),
+            env=worker_environment(),
             start_new_session=True,
         )
 

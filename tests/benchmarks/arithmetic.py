@@ -118,7 +118,9 @@ def verdict(outcomes: Sequence[Outcome]) -> bool:
         )
     ours, fp32 = WAYS[0].label, WAYS[-1].label
     difference = means[ours] - means[fp32]
-    print(f"bf16 differs from fp32 by {difference:+.4f}; fp32's seeds differ by {spreads[fp32]:.4f}")
+    print(
+        f"bf16 differs from fp32 by {difference:+.4f}; fp32's seeds differ by {spreads[fp32]:.4f}"
+    )
     return abs(difference) <= spreads[fp32]
 
 

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.dispatcher import start_worker
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import python_environment
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.sweep import plan_sweep
 from ftlab.tasks.reference import parse_task
 
 
 def run_worker(
-    method: str,
-    settings: TrainingSettings,
-    folder: Path,
-    task: str = "sql",
-    environment: dict[str, str] | None = None,
+    method: str, settings: TrainingSettings, folder: Path, task: str = "sql"
 ) -> RunResult:
-    """The result of a run that must succeed; `environment` is added to this process's own."""
+    """The result of a run that must succeed, started as the dispatcher starts it."""
     spec = plan_sweep(
         SweepRequest(
             model=BUNDLED_ID,
@@ -35,11 +29,7 @@ def run_worker(
     )[-1]
     directory = RunDirectory(folder / spec.run_id)
     directory.write_spec(spec)
-    subprocess.run(
-        [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
-        env=python_environment() | (environment or {}),
-        check=False,
-    )
+    start_worker(directory, "cpu").wait()
     result = directory.result()
     assert result is not None
     assert result.status == "done", result.reason

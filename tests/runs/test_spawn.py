@@ -9,10 +9,12 @@ import sys
 import pytest
 
 from ftlab.runs.spawn import (
+    ALLOCATOR_SETTINGS,
     CPU_SETTINGS,
     cpu_settings,
     prepare_for_libraries,
     python_environment,
+    worker_environment,
 )
 
 
@@ -20,7 +22,7 @@ from ftlab.runs.spawn import (
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the environment back after the test, whatever it did."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in (*CPU_SETTINGS, "OMP_NUM_THREADS"):
+    for name in (*CPU_SETTINGS, *ALLOCATOR_SETTINGS, "OMP_NUM_THREADS"):
         os.environ.pop(name, None)
 
 
@@ -36,6 +38,12 @@ def test_a_persons_own_settings_come_first_and_are_recorded_too() -> None:
     settings = cpu_settings()
     assert settings["GOMP_SPINCOUNT"] == "7"
     assert settings["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:
+    assert worker_environment().items() >= ALLOCATOR_SETTINGS.items()
+    os.environ["MALLOC_TOP_PAD_"] = "1"
+    assert worker_environment()["MALLOC_TOP_PAD_"] == "1"
 
 
 def test_a_started_process_finds_this_very_package_from_anywhere() -> None:
