@@ -29,7 +29,7 @@ from ftlab.playground.protocol import (
     parse_to_worker,
     to_line,
 )
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
@@ -90,9 +90,10 @@ class Engines:
     def engine(self) -> Engine:
         """To be called under the device's lock; `device` is the CPU from here on if it has to."""
         if self._engine is None:
-            import torch
+            with lasting_imports():
+                import torch
 
-            from ftlab.playground.engine import Engine
+                from ftlab.playground.engine import Engine
 
             torch.set_num_threads(cpu_count())
             usable = self.device.is_cuda and torch.cuda.is_available()

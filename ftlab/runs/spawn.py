@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ftlab.devices import show_only
@@ -60,3 +63,18 @@ def prepare_for_libraries(device_id: str) -> None:
         os.environ.setdefault(name, value)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+@contextmanager
+def lasting_imports() -> Iterator[None]:
+    """Imports that live as long as the process, so they are never searched for garbage.
+
+    torch and its neighbours make millions of objects. Searching them took 0.7 s of the imports
+    themselves, and 0.3 s of each of the four collections between the phases of a run.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -21,7 +21,7 @@ from ftlab.locks import FileLock, device_lock
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import start_time
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 from ftlab.runs.spec import RunSpec
 
 
@@ -71,8 +71,9 @@ def main(arguments: list[str]) -> int:
 
 def _run(spec: RunSpec, directory: RunDirectory, report: Any, began: float) -> RunResult:
     """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
-    from ftlab.training.failures import explain
-    from ftlab.training.run import RunRecord, execute
+    with lasting_imports():
+        from ftlab.training.failures import explain
+        from ftlab.training.run import RunRecord, execute
 
     record = RunRecord(began=began)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from ftlab.runs.spawn import (
     ALLOCATOR_SETTINGS,
     CPU_SETTINGS,
     cpu_settings,
+    lasting_imports,
     prepare_for_libraries,
     python_environment,
     worker_environment,
@@ -56,3 +58,18 @@ def test_a_started_process_finds_this_very_package_from_anywhere() -> None:
         check=True,
     )
     assert done.stdout.strip() == sys.modules["ftlab.runs.spawn"].__file__
+
+
+def test_lasting_imports_are_never_searched_for_garbage_and_later_objects_are() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with lasting_imports():
+            lasting = [[] for _ in range(1000)]
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= before + len(lasting)
+        assert not any(candidate is lasting[0] for candidate in gc.get_objects())
+        later: list[object] = []
+        assert any(candidate is later for candidate in gc.get_objects())
+    finally:
+        gc.unfreeze()
