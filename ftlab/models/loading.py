@@ -83,6 +83,8 @@ def load_base_model(
         ) from error
     if base_precision is None:
         loaded.to(device)
+    else:
+        _let_go_of_file(loaded)
     if device.type == "cpu":
         use_cpu_attention(loaded)
     forbid_repacking(loaded)
@@ -101,6 +103,17 @@ def forbid_repacking(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - typed as a Tensor
+
+
+def _let_go_of_file(model: nn.Module) -> None:
+    """Copies the weights that were not quantised, so that nothing refers to the file any longer.
+
+    The file is mapped into memory, and one tensor that lies in it keeps all of it resident: 212 MB
+    of the bundled model's weights in 16 bits, beside the same in 4 bits.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # 4 bits are held in bytes
+            parameter.data = parameter.data.clone()
 
 
 def _fold_last_position(model: PreTrainedModel) -> None:
