@@ -14,11 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-NAME = "ftlab_cpu"
 
 SCORES_AT_ONCE = 1 << 18
 """Attention scores computed at a time, where one key head allows: half a megabyte in bf16, which
@@ -28,12 +25,12 @@ UNSUPPORTED = ("softcap", "position_bias", "s_aux", "output_attentions")
 """Options of an attention function that are left to transformers' own."""
 
 
-def use_cpu_attention(model: PreTrainedModel) -> None:
-    """Gives the model this attention where it would use torch's; others keep their own."""
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, cpu_attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+def use_cpu_attention() -> None:
+    """Has the models of this process take this attention where they would take torch's on a CPU.
+
+    It keeps the name "sdpa": some architectures ask for that name before they build their masks.
+    """
+    AttentionInterface.register("sdpa", cpu_attention)
 
 
 def cpu_attention(
@@ -51,12 +48,14 @@ def cpu_attention(
 
     `query` is (batch, heads, length, width), `key` and `value` (batch, key heads, length, width);
     returns (batch, length, heads, width). Whole causal sequences in bf16 are computed here;
-    decoding, masks, dropout and other precisions are left to torch.
+    decoding, masks, dropout, other devices and precisions are left to torch. Scores are rounded to
+    bf16 before the softmax, as transformers' eager attention rounds them and flash kernels do not.
     """
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     ours = (
         causal
+        and query.device.type == "cpu"
         and attention_mask is None
         and not dropout
         and dtype is torch.bfloat16

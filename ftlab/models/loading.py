@@ -86,7 +86,7 @@ def load_base_model(
     else:
         _let_go_of_file(loaded)
     if device.type == "cpu":
-        use_cpu_attention(loaded)
+        use_cpu_attention()
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id

@@ -78,9 +78,10 @@ def training_order(lengths: Sequence[int], steps: int, step_size: int, seed: int
     """Indices of the examples of every step, `steps * step_size` of them, one step after another.
 
     Examples come in shuffled passes. The examples of `WINDOW_STEPS` steps are then dealt to them by
-    length, so that batches need little padding, and the steps shuffled. `lengths` are in tokens;
-    with them, the seed alone decides. Which examples a step holds does not depend on how its
-    `step_size` is split into batches.
+    length, so that batches need little padding, and the steps shuffled; those of one pass are dealt
+    before those of the next, or a step would hold one example several times. `lengths` are in
+    tokens; with them, the seed alone decides. Which examples a step holds does not depend on how
+    its `step_size` is split into batches.
     """
     generator = random.Random(seed)
     drawn: list[int] = []
@@ -91,10 +92,13 @@ def training_order(lengths: Sequence[int], steps: int, step_size: int, seed: int
     order: list[int] = []
     for first in range(0, steps, WINDOW_STEPS):
         last = min(first + WINDOW_STEPS, steps)
-        window = sorted(drawn[first * step_size : last * step_size], key=lambda i: lengths[i])
+        window = sorted(
+            range(first * step_size, last * step_size),
+            key=lambda position: (position // len(lengths), lengths[drawn[position]]),
+        )
         dealt = [window[i : i + step_size] for i in range(0, len(window), step_size)]
         generator.shuffle(dealt)
-        order.extend(index for step in dealt for index in step)
+        order.extend(drawn[position] for step in dealt for position in step)
     return order
 
 

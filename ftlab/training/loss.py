@@ -43,7 +43,7 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
             f"None of the {len(labels)} examples of a batch has a completion token, so it has no "
             "loss; give each example an answer."
         )
-    # No attention mask: under causal attention no token sees the padding, which is on its right.
+    # No attention mask: a causal model's tokens never see the padding, which is on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     soft = virtual_tokens(model)
     if _keeps_chosen_logits(model):
@@ -90,9 +90,7 @@ def _losses_by_part(
 
     hidden = backbone_output["last_hidden_state"][keep]
     parts = zip(hidden.split(at_once), targets.split(at_once), strict=True)
-    return torch.cat(
-        [checkpoint(losses, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-    )
+    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
 
 
 def _run_backbone(
@@ -101,6 +99,7 @@ def _run_backbone(
     """What the layers below the output layer return; `None` where they cannot be told apart.
 
     The whole model is run, since PEFT puts soft tokens in at the top, but for no logits at all.
+    OPT and its like, where this is in vain, have small vocabularies and seldom come here.
     """
     outputs: list[Any] = []
     backbone = causal_lm.base_model

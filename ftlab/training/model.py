@@ -27,7 +27,8 @@ def apply_method(
         method.select_trainable(base)
         return base
     # No prepare_model_for_kbit_training: it turns a 4-bit base's embeddings and norms to fp32, but
-    # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation.
+    # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation. On a
+    # GPU without bf16 both have fp16 between their layers; `mixed` has fp32.
     if gradient_checkpointing:
         base.enable_input_require_grads()
     config = method.peft_config(variant.values())

@@ -24,7 +24,7 @@ from ftlab.runs.spawn import (
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the environment back after the test, whatever it did."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in (*CPU_SETTINGS, *ALLOCATOR_SETTINGS, "OMP_NUM_THREADS"):
+    for name in (*CPU_SETTINGS, *ALLOCATOR_SETTINGS, "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         os.environ.pop(name, None)
 
 
@@ -40,6 +40,13 @@ def test_a_persons_own_settings_come_first_and_are_recorded_too() -> None:
     settings = cpu_settings()
     assert settings["GOMP_SPINCOUNT"] == "7"
     assert settings["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_persons_own_way_of_waiting_is_not_overruled() -> None:
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+    prepare_for_libraries("cpu")
+    assert cpu_settings()["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in cpu_settings()
 
 
 def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:

@@ -128,8 +128,16 @@ def test_a_long_run_meets_long_and_short_examples_in_every_window() -> None:
         assert max(met) > 800
 
 
-def test_splitting_a_step_into_batches_leaves_its_examples() -> None:
-    assert training_order(LENGTHS, 5, 8, seed=1) == training_order(LENGTHS, 5, 4 * 2, seed=1)
+@pytest.mark.parametrize("examples", [8, 20, 40, 100])
+def test_a_small_set_is_not_dealt_as_steps_of_one_example(examples: int) -> None:
+    lengths = [20 + index % 7 for index in range(examples)]
+    order = training_order(lengths, steps=30, step_size=4, seed=0)
+    distinct = [len(set(order[s : s + 4])) for s in range(0, 120, 4)]
+    passes_meet = 30 * 4 // examples
+    assert sum(count < 4 for count in distinct) <= passes_meet
+    assert min(distinct) >= 2
+    counts = [order.count(index) for index in range(examples)]
+    assert max(counts) - min(counts) <= 1
 
 
 class WithoutEnd(FileTokenizer):

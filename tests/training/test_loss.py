@@ -148,6 +148,17 @@ def test_no_more_logits_are_computed_at_once_than_allowed_where_the_backbone_is_
     assert max(seen) == most
 
 
+def test_an_evaluation_in_bf16_may_compute_logits_in_parts_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = prompt_tuning("llama").eval()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, _ = completion_losses(model, BATCH)
+        monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 211 * 3)
+        parts, _ = completion_losses(model, BATCH)
+    torch.testing.assert_close(parts, whole, rtol=0.02, atol=0)
+
+
 def test_a_model_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 211 * 3)
     model = full("llama")
