@@ -236,7 +236,7 @@ def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
     if method.base_precision == "nf4":
         notes.append(
             "Only the linear layers of a 4-bit base are quantised, not its embeddings, "
-            "so a small model saves little or no memory."
+            "so a small model saves a smaller share of memory than a large one."
         )
     return notes
 
