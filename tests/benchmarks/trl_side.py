@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def arguments(job: dict[str, Any], scratch: str) -> SFTConfig:
-    """TRL's own defaults where the issue of fairness does not decide.
+    """TRL's own defaults, but for what ftlab's side has otherwise.
 
     The rows come shuffled, so that their order can begin with ftlab's first batch.
     """
