@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import psutil
 
@@ -63,6 +64,25 @@ def _cpu() -> Device:
     return Device(CPU, label, psutil.virtual_memory().total)
 
 
+def free_bytes(device: Device) -> int | None:
+    """Memory that is free on the device now; `None` where the driver does not say.
+
+    On a CPU a container's own limit counts where it is the tighter one.
+    """
+    if not device.is_cuda:
+        free = int(psutil.virtual_memory().available)
+        left = _left_in_container()
+        return free if left is None else min(free, left)
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.id.partition(":")[2]))
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except Exception:  # a driver may refuse in many ways; then there is no number to show
+        return None
+
+
 def show_only(device_id: str) -> None:
     """Hides all other GPUs from this process, so that torch's number 0 is the one named.
 
@@ -98,6 +118,19 @@ def _cuda_devices() -> list[Device]:
     finally:
         pynvml.nvmlShutdown()
     return devices
+
+
+def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a cgroup (version 2) leaves of its limit; file pages that it can drop count as free."""
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((group / "memory.current").read_text())
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - used + int(pages.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return None
 
 
 def _torch_is_for_cpu() -> bool:

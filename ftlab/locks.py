@@ -14,6 +14,8 @@ from pathlib import Path
 
 from ftlab.paths import locks_folder
 
+SECONDS_BETWEEN_TRIES = 0.5
+
 
 class FileLock:
     """An exclusive lock on a file, held until `release` or the end of the process."""
@@ -37,7 +39,7 @@ class FileLock:
         """Waits for the lock; `while_waiting` is called twice a second and may raise."""
         while not self.try_acquire():
             while_waiting()
-            time.sleep(0.5)
+            time.sleep(SECONDS_BETWEEN_TRIES)
 
     def release(self) -> None:
         if self._handle is not None:
@@ -45,13 +47,63 @@ class FileLock:
             self._handle = None
 
 
-def device_lock(device_id: str) -> FileLock:
-    """The machine-wide lock of a device: training, page and playground take turns on it."""
-    return FileLock(locks_folder() / f"device-{device_id.replace(':', '-')}.lock")
+class DeviceTurn:
+    """A turn on a device: training, prompts and prompt grids use it one at a time.
+
+    Who waits `in_line` holds a second lock while waiting; whoever has the turn and calls `give_way`
+    sees that and steps back. Training never steps back. A turn that is not in line (a grid's) is
+    taken only while nobody waits.
+    """
+
+    def __init__(self, device_id: str, in_line: bool = True) -> None:
+        name = device_id.replace(":", "-")
+        self.device_id = device_id
+        self._device = FileLock(locks_folder() / f"device-{name}.lock")
+        self._line = FileLock(locks_folder() / f"device-{name}.next.lock")
+        self._in_line = in_line
+
+    def try_acquire(self) -> bool:
+        """Takes the turn if nobody has it or waits for it."""
+        if not self._line.try_acquire():
+            return False
+        try:
+            return self._device.try_acquire()
+        finally:
+            self._line.release()
+
+    def acquire(self, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Waits for the turn; `while_waiting` is called twice a second and may raise."""
+        if not self._in_line:
+            while not self.try_acquire():
+                while_waiting()
+                time.sleep(SECONDS_BETWEEN_TRIES)
+            return
+        self._line.acquire(while_waiting)
+        try:
+            self._device.acquire(while_waiting)
+        finally:
+            self._line.release()
+
+    def give_way(self, while_waiting: Callable[[], None] = lambda: None) -> bool:
+        """Lets whoever waits in line go first and takes the turn back; `False` if nobody waited.
+
+        If `while_waiting` raises, the turn is not held any more.
+        """
+        if self._line.try_acquire():
+            self._line.release()
+            return False
+        self._device.release()
+        self.acquire(while_waiting)
+        return True
+
+    def release(self) -> None:
+        self._device.release()
 
 
 @contextmanager
-def holding(lock: FileLock, while_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def holding(
+    lock: FileLock | DeviceTurn, while_waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     lock.acquire(while_waiting)
     try:
         yield

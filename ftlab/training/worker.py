@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
-from ftlab.locks import FileLock, device_lock
+from ftlab.locks import DeviceTurn, FileLock
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import start_time
 from ftlab.runs.result import RunResult
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
                 "device": spec.device,
             }
         )
-        waiting = device_lock(spec.device)
+        waiting = DeviceTurn(spec.device)
         if not waiting.try_acquire():
             report({"event": "phase", "phase": "wait"})
             waiting.acquire()

@@ -9,10 +9,8 @@ from functools import lru_cache
 from math import prod
 from pathlib import Path
 
-import psutil
-
 from ftlab import units
-from ftlab.devices import Device, list_devices
+from ftlab.devices import Device, free_bytes, list_devices
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.store import Run
@@ -34,20 +32,6 @@ def header_html(runs: Sequence[Run]) -> str:
     """The whole bar, as it is now."""
     pills = f"{_activity(runs)}{_model()}{_memory(list_devices()[0])}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{_TOGGLE}</header>'
-
-
-def free_bytes(device: Device) -> int | None:
-    """Memory that is free on the device now; `None` where the driver does not say."""
-    if not device.is_cuda:
-        return int(psutil.virtual_memory().available)
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.id.partition(":")[2]))
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
-    except Exception:  # a driver may refuse in many ways; then there is no number to show
-        return None
 
 
 def count_parameters(folder: Path) -> int | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ftlab.locks import DeviceTurn
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive
@@ -98,6 +100,32 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no run directory" in done.stderr
+
+
+def test_a_run_that_waits_for_its_device_stands_in_line_and_says_so(queued: RunDirectory) -> None:
+    """Whoever has the device and can step back sees it and gives way."""
+    prompt = DeviceTurn("cpu")
+    assert prompt.try_acquire()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftlab.training.worker", str(queued.path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 20
+        while not any(event.get("phase") == "wait" for event in queued.metrics()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        while prompt._line.try_acquire():  # said a moment before it stands there
+            prompt._line.release()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()  # it need not train for this
+        process.wait()
+        assert prompt.give_way() is False, "its place ends with the process"
+    finally:
+        process.kill()
+        prompt.release()
 
 
 @pytest.mark.parametrize(
