@@ -1,4 +1,4 @@
-"""Where things lie on disk: the cache folder and the default folder of runs."""
+"""Where things lie on disk: the cache folder, the default folder of runs, what ftlab ships."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def locks_folder() -> Path:
 def default_runs_folder() -> Path:
     """Folder of run directories where none is named (`FTLAB_RUNS`, else `runs` here)."""
     return Path(os.environ.get("FTLAB_RUNS", "runs")).expanduser().resolve()
+
+
+def assets_folder() -> Path:
+    """Folder of the stylesheets and adapters that come with ftlab."""
+    return Path(__file__).resolve().parents[1] / "assets"

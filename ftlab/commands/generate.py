@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from ftlab.commands.options import add_runs_folder
+from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import GenerateRequest
 
 NAME = "generate"
 SUMMARY = "answer a prompt with the base and with finished runs, side by side"
@@ -18,25 +17,14 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runs", default="base", metavar="base,RUN", help="'base' and run ids, by commas"
-    )
     parser.add_argument("--prompt", required=True, help="the user's turn")
-    parser.add_argument("--max-new-tokens", type=int, default=96, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_generation(parser)
     parser.add_argument("--json", action="store_true", help="print nothing but a JSON list")
     add_runs_folder(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    request = GenerateRequest(
-        panes=tuple(name.strip() for name in options.runs.split(",") if name.strip()),
-        prompt=options.prompt,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-    )
+    request = generation_request(options, options.prompt)
     client = PlaygroundClient(options.runs_dir.resolve())
     try:
         answers = client.generate_all(request)

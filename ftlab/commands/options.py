@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 
 from ftlab.paths import default_runs_folder
+from ftlab.playground.brought import bring_adapter
+from ftlab.playground.panes import BASE, parse_names
+from ftlab.playground.protocol import PRECISIONS, GenerateRequest
 
 
 def add_runs_folder(parser: argparse._ActionsContainer) -> None:
@@ -15,4 +18,53 @@ def add_runs_folder(parser: argparse._ActionsContainer) -> None:
         default=default_runs_folder(),
         metavar="DIR",
         help="folder of run directories (default: $FTLAB_RUNS, else ./runs)",
+    )
+
+
+def add_generation(parser: argparse._ActionsContainer) -> None:
+    """Who answers, and how."""
+    default = GenerateRequest((), "")
+    parser.add_argument(
+        "--runs",
+        default=BASE,
+        metavar="base,RUN",
+        help="'base', run ids, shipped:sql, or an adapter's folder or zip, by commas (1 to 6)",
+    )
+    parser.add_argument("--system", default="", help="system prompt (default: the template's own)")
+    parser.add_argument("--mode", choices=("chat", "completion"), default=default.mode)
+    parser.add_argument("--model", help="base model (default: the runs' own)")
+    parser.add_argument(
+        "--precision", choices=list(PRECISIONS), default=default.precision, help="of the base"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=default.max_new_tokens, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps every token (default)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is none (default)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
+    """The request of those options; a pane that is a path to an adapter is brought along first.
+
+    Raises `FtlabError` for a path that holds no adapter.
+    """
+    folder = options.runs_dir.resolve()
+    names = [
+        bring_adapter(Path(name).expanduser(), folder).name
+        if "/" in name or name.endswith(".zip")
+        else name
+        for name in parse_names(options.runs)
+    ]
+    return GenerateRequest(
+        panes=tuple(names),
+        prompt=prompt,
+        model=options.model,
+        precision=options.precision,
+        mode=options.mode,
+        system=options.system,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
     )

@@ -7,25 +7,25 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError, InvalidRequest
-from ftlab.methods.registry import BASE_METHOD, label_of
+from ftlab.playground.panes import BASE, find_source
 from ftlab.playground.protocol import (
-    BASE,
     FromWorker,
     GenerateRequest,
     PaneUpdate,
     ToWorker,
     parse_from_worker,
     to_line,
-    validate_generate,
 )
+from ftlab.playground.validation import pane_problems, validate_generate
 from ftlab.runs.control import control_folder
-from ftlab.runs.directory import find_run
+from ftlab.runs.process import resident_bytes
 from ftlab.runs.spawn import python_environment
 
 BUSY = "Another prompt is being answered; this one is next."
@@ -143,16 +143,21 @@ class PlaygroundClient:
         worker = self._worker
         return worker is not None and worker.is_alive
 
+    def resident_bytes(self) -> int | None:
+        """Memory that the worker process holds in RAM; `None` while there is none."""
+        worker = self._worker
+        return resident_bytes(worker.process.pid) or None if worker and worker.is_alive else None
+
     def generate(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
         """Streams updates until every pane had its "done" or "error".
 
         Closing the iterator early stops the answer. Raises `InvalidRequest` here and now, before
-        anything is started.
+        anything is started, for a wrong form; what is wrong with one pane is said in that pane.
         """
-        errors = validate_generate(request, self.runs_folder)
+        errors = validate_generate(request)
         if errors:
             raise InvalidRequest(errors)
-        return self._stream(request)
+        return self._stream(request, pane_problems(request, self.runs_folder))
 
     def generate_all(self, request: GenerateRequest) -> list[dict[str, Any]]:
         """The final state of every pane as JSON; raises as `generate` does."""
@@ -171,8 +176,14 @@ class PlaygroundClient:
         if worker is not None:
             worker.end()
 
-    def _stream(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
-        panes = range(len(request.panes))
+    def _stream(
+        self, request: GenerateRequest, problems: Mapping[int, str]
+    ) -> Generator[PaneUpdate, None, None]:
+        for pane, problem in problems.items():
+            yield PaneUpdate(pane, "error", problem)
+        panes = [pane for pane in range(len(request.panes)) if pane not in problems]
+        if not panes:
+            return
         while not self._turn.acquire(timeout=SECONDS_BETWEEN_SIGNS):
             for pane in panes:
                 yield PaneUpdate(pane, "status", BUSY)
@@ -180,15 +191,18 @@ class PlaygroundClient:
         try:
             with closing(self._answers(request)) as updates:
                 for update in updates:
+                    if update.pane in problems:
+                        continue  # said above
                     if update.is_final:
                         unfinished.discard(update.pane)
                     yield update
             sentence = "The playground's worker gave no answer; send the prompt again."
         except _Ended as end:
+            another = "a new one has been started, so " if self._start_another(end.worker) else ""
             sentence = (
                 f"The playground's worker ended before it had answered "
-                f"({end.worker.how_it_ended()}); send the prompt again to start a new one. "
-                f"Its log is {self.log_file}."
+                f"({end.worker.how_it_ended()}); {another}send the prompt again. Its log is "
+                f"{self.log_file}."
             )
         except OSError as error:
             sentence = f"The playground's worker could not be started ({error.strerror})."
@@ -196,6 +210,13 @@ class PlaygroundClient:
             self._turn.release()
         for pane in sorted(unfinished):
             yield PaneUpdate(pane, "error", sentence)
+
+    def _start_another(self, ended: _Worker) -> bool:
+        if self._worker is not ended:  # it was closed on purpose
+            return False
+        with suppress(OSError):
+            self._worker = _Worker(self._command, self.log_file)
+        return self._worker is not ended
 
     def _answers(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
         try:
@@ -212,28 +233,27 @@ class PlaygroundClient:
             worker = self._worker = _Worker(self._command, self.log_file)
         number = next(self._numbers)
         worker.tell(ToWorker(number, request))
-        last: PaneUpdate | None = None
+        latest: dict[int, PaneUpdate] = {}
         ended = False
         try:
             while True:
                 try:
                     message = worker.said.get(timeout=SECONDS_BETWEEN_SIGNS)
                 except queue.Empty:
-                    if last is None:
+                    if not latest:
                         for pane in range(len(request.panes)):
                             yield PaneUpdate(pane, "status", STARTING)
-                    elif not last.is_final:
-                        yield last
+                    yield from [update for update in latest.values() if not update.is_final]
                     continue
                 if message is None:
                     ended = True
-                    raise _Ended(worker, heard=last is not None)
+                    raise _Ended(worker, heard=bool(latest))
                 if message.number != number:
                     continue  # of an answer that was left
                 if message.update is None:
                     ended = True
                     return
-                last = message.update
+                latest[message.update.pane] = message.update
                 yield message.update
         finally:
             if not ended:
@@ -242,10 +262,8 @@ class PlaygroundClient:
 
 def pane_label(runs_folder: Path, name: str) -> str:
     """What a pane is called: the run's variant, or "Base"; the name itself for a lost run."""
-    if name == BASE:
-        return label_of(BASE_METHOD)
     try:
-        return find_run(runs_folder, name).spec().label
+        return find_source(runs_folder, name).label
     except FtlabError:
         return name
 
@@ -253,15 +271,20 @@ def pane_label(runs_folder: Path, name: str) -> str:
 def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:
     """A pane's final update as JSON for command line and API; `error` is "" where there is none."""
     failed = update.kind == "error"
+    told = update.next_token
     return {
         "pane": update.pane,
-        "run_id": None if name == BASE else name,
+        "name": name,
+        "run_id": None if name == BASE or ":" in name else name,
         "label": label,
-        "answer": "" if failed else update.text,
+        "answer": update.partial if failed else update.text,
         "tokens": update.tokens,
         "tokens_per_second": update.tokens_per_second,
         "first_token_seconds": update.first_token_seconds,
+        "swap_seconds": update.swap_seconds,
         "adapter_sha256": update.adapter_sha256,
+        "next_token": asdict(told) if told else None,
+        "changes_nothing": update.changes_nothing,
         "note": update.note,
         "error": update.text if failed else "",
     }

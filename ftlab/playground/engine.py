@@ -1,253 +1,278 @@
-"""The models that answer: one base in memory, and each run's adapter on those same weights.
+"""The models that answer: one base in memory, and each pane's adapter on those same weights.
 
-A pane's model is a copy of the base's module tree whose parameters and buffers are the base's own,
-with the run's adapter laid over it by PEFT. No weight is copied, and the base stays the base.
-A full fine-tuning has weights of its own; only the latest one asked for stays loaded.
+The base and all panes whose method is plain LoRA arithmetic are rows of one lane; every other pane
+is a lane of its own. The lanes take turns token by token.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
+import gc
 import time
-import traceback
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.errors import FtlabError, one_line
+from ftlab.devices import CPU, free_bytes, resolve_device
+from ftlab.errors import FtlabError
+from ftlab.methods.spec import BasePrecision
+from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import load_base_model, load_tokenizer
-from ftlab.models.reference import ModelReference
-from ftlab.models.resolve import ResolvedModel, resolve_model
-from ftlab.playground.answer import Answering, answer
-from ftlab.playground.protocol import (
+from ftlab.models.resolve import resolve_model
+from ftlab.playground.answers import Answer
+from ftlab.playground.desk import Desk, SendEach
+from ftlab.playground.full_models import FullModels
+from ftlab.playground.lanes import Lane
+from ftlab.playground.notes import note_on
+from ftlab.playground.panes import (
     BASE,
-    WAITING,
-    GenerateRequest,
-    PaneUpdate,
-    Stopped,
-    base_model,
+    WEIGHTS_FILE,
+    PaneSource,
+    find_source,
+    model_of,
     same_name,
+    wrong_base,
 )
-from ftlab.runs.directory import RunDirectory, find_run
-from ftlab.runs.spec import RunSpec
-from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
-from ftlab.training.arithmetic import Arithmetic, compute_adapters_in_low_precision
+from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Precision
+from ftlab.playground.rows import RowAdapters
+from ftlab.playground.turns import Check, LaneOfAnswers, say, shared_lane, take_turns
+from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch, wear
+from ftlab.runs.spec import DtypePolicy
 
 ADAPTERS_KEPT = 12
 """Adapters that stay loaded; each holds only its own small weights."""
 
-_EMBEDDINGS = ("embed_tokens", "lm_head")
+FULL_MODELS_SHARE = 0.5
+"""Of the device's memory, for full fine-tunings with weights of their own."""
 
-Model = TypeVar("Model", bound=nn.Module)
 Send = Callable[[PaneUpdate], None]
 
 
 @dataclass(frozen=True)
-class PaneModel:
-    """What a pane answers with; `sha256` is that of the run's weights, "" for the base."""
+class Pane:
+    """A pane of one request, dressed. `swap_seconds` is what that took; `None` for the base."""
 
-    model: PreTrainedModel | PeftModel
-    sha256: str = ""
-    note: str = ""
+    place: int
+    source: PaneSource
+    worn: Worn
+    swap_seconds: float | None
+
+    def first_update(self, precision: Precision, more_seconds: float) -> PaneUpdate:
+        swap = None if self.swap_seconds is None else self.swap_seconds + more_seconds
+        return PaneUpdate(
+            self.place,
+            "status",
+            WAITING,
+            swap_seconds=swap,
+            note=note_on(self.source, precision),
+            adapter_sha256=self.worn.sha256,
+        )
 
 
 class Engine:
-    """Answers requests on one device, one pane after the other."""
+    """Answers requests on one device."""
 
     def __init__(self, runs_folder: Path, device: torch.device) -> None:
         self.runs_folder = runs_folder
-        self.arithmetic = Arithmetic("bf16", device)
-        self._name = ""
+        self.device = device
+        self._resident: tuple[str, Precision] | None = None
         self._base: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._adapters: OrderedDict[str, PaneModel] = OrderedDict()
-        self._full: tuple[str, PaneModel] | None = None
+        self._marks: Marks = {}
+        self._adapters: OrderedDict[tuple[str, int], Worn] = OrderedDict()
+        self._rows: RowAdapters | None = None
+        self.full_models = FullModels(device, self._free_bytes, self._full_limit())
 
-    def answer(self, request: GenerateRequest, send: Send, check: Callable[[], None]) -> None:
-        """Answers every pane, the base first.
+    def answer(self, request: GenerateRequest, send: Send, check: Check) -> None:
+        """Answers the prompt in every pane; `send` gets the updates.
 
-        `send` gets the updates; an error of one pane is said in that pane and the others go on.
-        `check` is called between tokens and raises `Stopped` to end the whole request.
+        An error of one pane is said in that pane and the others go on. `check` is called between
+        tokens and raises `Stopped` to end the whole request.
         """
-        order = sorted(range(len(request.panes)), key=lambda pane: request.panes[pane] != BASE)
-        try:
-            name = base_model(request, self.runs_folder)
-            if same_name(name) != self._name:
-                for pane in order:
-                    send(PaneUpdate(pane, "status", "Loading the base model …"))
-                self.load(name)
-            answering = self._answering(request)
-        except Exception as error:
-            sentence = _sentence(error, "The base model could not be loaded")
-            for pane in order:
-                send(PaneUpdate(pane, "error", sentence))
-            return
-        for pane in order:
-            send(PaneUpdate(pane, "status", WAITING))
-        for pane in order:
-            check()
-            self._answer_pane(pane, request.panes[pane], answering, send, check)
+        self.answer_each(request, [request.prompt], lambda _, update: send(update), check)
 
-    def load(self, name: str) -> None:
+    def answer_each(
+        self, request: GenerateRequest, prompts: Sequence[str], send: SendEach, check: Check
+    ) -> None:
+        """Answers several prompts at once; `send` also gets the prompt's place.
+
+        Every pane of every prompt ends with one "done" or "error".
+        """
+
+        def tell(place: int, update: PaneUpdate) -> None:
+            for prompt in range(len(prompts)):
+                send(prompt, replace(update, pane=place))
+
+        def tell_all(update: PaneUpdate) -> None:
+            for place in range(len(request.panes)):
+                tell(place, update)
+
+        try:
+            model = request.model or model_of(request.panes, self.runs_folder)
+            if self._resident != (same_name(model), request.precision):
+                tell_all(PaneUpdate(0, "status", "Loading the base model …"))
+                self.load(model, request.precision)
+        except Exception as error:
+            tell_all(PaneUpdate(0, "error", say(error, "The base model could not be loaded")))
+            return
+        tell_all(PaneUpdate(0, "status", WAITING))
+        panes = list(self._dress(request, model, tell))
+        if marks(self.base) != self._marks:
+            self.unload()
+            sentence = (
+                "An adapter changed the base's own weights, so nothing here could be trusted; the "
+                "base is loaded anew with the next prompt. Leave that adapter out."
+            )
+            for pane in panes:
+                tell(pane.place, PaneUpdate(0, "error", sentence))
+            return
+        with torch.inference_mode():
+            try:
+                lanes = self._lanes(request, prompts, panes, send)
+            except Exception as error:
+                sentence = say(error, "The prompt could not be read")
+                for pane in panes:
+                    tell(pane.place, PaneUpdate(0, "error", sentence))
+                return
+            take_turns(lanes, check)
+
+    def load(self, name: str, precision: Precision = "bf16") -> None:
         """Makes this the resident base; everything on the one before is let go first."""
-        self._name, self._base, self._full = "", None, None
-        self._adapters.clear()
+        self.unload()
+        policy, base_precision = held_in(precision)
         source = resolve_model(name, say=print)
         self._tokenizer = load_tokenizer(source)
-        base = load_base_model(source, "bf16", None, self.arithmetic.device)
+        base = load_base_model(source, policy, base_precision, self.device)
         self._base = base.requires_grad_(False).eval()
-        self._name = same_name(name)
+        self._marks = marks(self._base)
+        self._resident = (same_name(name), precision)
+
+    def unload(self) -> None:
+        """Lets go of every model."""
+        self._resident = self._base = self._tokenizer = self._rows = None
+        self._adapters.clear()
+        self.full_models.clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @property
     def base(self) -> PreTrainedModel:
         assert self._base is not None, "load a base first"
         return self._base
 
-    def pane_model(self, pane: str) -> PaneModel:
-        """The base, or the run's model, loaded unless it is there already.
+    def worn(self, source: PaneSource, in_use: Sequence[str] = ()) -> Worn:
+        """What the source answers with, loaded unless it is there already.
 
-        Raises `FtlabError` if the run's weights are missing, damaged or made for another shape.
+        Raises `FtlabError` if its weights are missing, damaged, made for another shape, or too
+        large beside the full models of the panes `in_use`.
         """
-        if pane == BASE:
-            return PaneModel(self.base)
-        if pane in self._adapters:
-            self._adapters.move_to_end(pane)
-            return self._adapters[pane]
-        if self._full is not None and self._full[0] == pane:
-            return self._full[1]
-        directory = find_run(self.runs_folder, pane)
-        spec = directory.spec()
-        if spec.variant is not None and not spec.variant.spec.is_adapter:
-            self._full = None  # before the next is loaded, so that two never lie in memory
-            self._full = (pane, self._load_full(directory, spec))
-            return self._full[1]
-        loaded = self._load_adapter(directory, spec)
-        self._adapters[pane] = loaded
-        if len(self._adapters) > ADAPTERS_KEPT:
-            self._adapters.popitem(last=False)
-        return loaded
+        assert self._resident is not None
+        if source.name == BASE:
+            return Worn(LowRank())
+        if not source.is_adapter:
+            return self.full_models.get(source, held_in(self._resident[1])[0], in_use)
+        key = (source.name, _changed(source))
+        if key not in self._adapters:
+            self._adapters[key] = wear(self.base, source)
+            if len(self._adapters) > ADAPTERS_KEPT:
+                self._adapters.popitem(last=False)
+        self._adapters.move_to_end(key)
+        return self._adapters[key]
 
-    def _answering(self, request: GenerateRequest) -> Answering:
-        assert self._tokenizer is not None
-        formatter = PromptFormatter(TransformersTokenizer(self._tokenizer))
-        return Answering(request, self._tokenizer, formatter, self.arithmetic)
-
-    def _answer_pane(
-        self, pane: int, name: str, answering: Answering, send: Send, check: Callable[[], None]
-    ) -> None:
-        began = time.perf_counter()
-        try:
-            send(PaneUpdate(pane, "status", "Answering …"))
-            worn = self.pane_model(name)
+    def _dress(
+        self, request: GenerateRequest, model: str, tell: Callable[[int, PaneUpdate], None]
+    ) -> list[Pane]:
+        """The panes that can answer; what is wrong with the others is said in them."""
+        panes = []
+        for place, name in enumerate(request.panes):
+            began = time.perf_counter()
+            try:
+                source = find_source(self.runs_folder, name)
+                problem = wrong_base(source, model)
+                if problem:
+                    raise FtlabError(problem)
+                worn = self.worn(source, request.panes)
+            except Exception as error:
+                sentence = say(error, "This pane could not answer")
+                tell(place, PaneUpdate(0, "error", sentence))
+                continue
             swap = None if name == BASE else time.perf_counter() - began
-            answer(worn.model, answering, pane, send, check, swap, worn.note, worn.sha256)
-        except Stopped:
-            raise
-        except Exception as error:
-            send(PaneUpdate(pane, "error", _sentence(error, "This pane could not answer")))
+            panes.append(Pane(place, source, worn, swap))
+        return panes
 
-    def _load_adapter(self, directory: RunDirectory, spec: RunSpec) -> PaneModel:
-        folder, run_id = directory.adapter, directory.run_id
-        weights = folder / "adapter_model.safetensors"
-        for file in (folder / "adapter_config.json", weights):
-            if not file.is_file():  # PEFT would look for it on the Hub
-                raise FtlabError(
-                    f"The adapter of run '{run_id}' is not there: {file.name} is missing; "
-                    "run it again, or choose another."
-                )
-        try:
-            with warnings.catch_warnings():
-                # To PEFT an adapter that lacks layers is worth a warning; the pane would lie.
-                warnings.filterwarnings("error", message=".*missing adapter keys")
-                model = PeftModel.from_pretrained(
-                    clone_on_same_weights(self.base), str(folder), is_trainable=False
-                )
-            _check_every_weight_is_worn(model, weights)
-        except Exception as error:
-            raise self._does_not_fit(run_id, error) from error
-        model.eval()
-        compute_adapters_in_low_precision(model)
-        return PaneModel(model, sha256_of([weights]), _note(spec))
+    def _lanes(
+        self,
+        request: GenerateRequest,
+        prompts: Sequence[str],
+        panes: Sequence[Pane],
+        send: SendEach,
+    ) -> list[LaneOfAnswers]:
+        """The lane of rows that share the base first, then one for every other pane."""
+        assert self._tokenizer is not None
+        together = shares_a_batch(self.base)
+        rows, build_seconds = self._row_adapters([pane.worn for pane in panes])
+        desk = Desk(self.base, self._tokenizer, request, prompts, send)
+        base_logits = desk.base_logits()
+        shared: list[tuple[LowRank, Answer]] = []
+        own: list[LaneOfAnswers] = []
+        for pane in panes:
+            low_rank = pane.worn.low_rank if together else None
+            draft = pane.first_update(request.precision, build_seconds if low_rank else 0.0)
+            model = pane.worn.model or self.base
+            answers = desk.answers(draft, virtual_tokens(model))
+            if low_rank is not None:
+                shared += [(low_rank, answer) for answer in answers]
+            elif answers:
+                lane = Lane(model, [answer.prompt_ids for answer in answers], desk.pad_id)
+                beside = None if pane.source.name == BASE else base_logits
+                own.append(LaneOfAnswers(lane, answers, base_logits=beside))
+        if not shared:
+            return own
+        worn, answers = [low_rank for low_rank, _ in shared], [answer for _, answer in shared]
+        return [shared_lane(rows, worn, answers, desk.pad_id), *own]
 
-    def _load_full(self, directory: RunDirectory, spec: RunSpec) -> PaneModel:
-        folder = directory.adapter
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise FtlabError(
-                f"The weights of run '{directory.run_id}' are not there: its folder adapter/ holds "
-                "no .safetensors file; run it again, or choose another."
-            )
-        source = ResolvedModel(ModelReference("folder", str(folder)), folder)
-        try:
-            model = load_base_model(source, "bf16", None, self.arithmetic.device)
-        except Exception as error:
-            raise self._does_not_fit(directory.run_id, error) from error
-        return PaneModel(model.requires_grad_(False).eval(), sha256_of(files), _note(spec))
-
-    def _does_not_fit(self, run_id: str, error: Exception) -> FtlabError:
-        traceback.print_exc()
-        return FtlabError(
-            f"The adapter of run '{run_id}' cannot be put on {self._name}: it is damaged or made "
-            f"for another shape ({one_line(error)[:160]}); run it again, or choose another."
+    def _row_adapters(self, worn: Sequence[Worn]) -> tuple[RowAdapters, float]:
+        """What carries these as rows, kept while it fits, and the seconds that it took to make."""
+        began = time.perf_counter()
+        wanted = list(
+            {id(w.low_rank): w.low_rank for w in worn if w.low_rank and w.low_rank.layers}.values()
         )
+        if self._rows is None or not _are_the_same(self._rows.adapters, wanted):
+            self._rows = None  # before the next is made, so that two never lie in memory
+            self._rows = RowAdapters(self.base, wanted)
+        return self._rows, time.perf_counter() - began
+
+    def _free_bytes(self) -> int | None:
+        if self.device.type == "cuda":
+            kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            return int(torch.cuda.mem_get_info()[0]) + kept
+        return free_bytes(resolve_device(CPU))
+
+    def _full_limit(self) -> int:
+        if self.device.type == "cuda":
+            return int(FULL_MODELS_SHARE * torch.cuda.mem_get_info()[1])
+        return int(FULL_MODELS_SHARE * resolve_device(CPU).memory_bytes)
 
 
-def clone_on_same_weights(model: Model) -> Model:
-    """A second module tree on the very same parameters and buffers; only Python objects are new."""
-    memo: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
-    memo.update({id(buffer): buffer for buffer in model.buffers()})
-    return copy.deepcopy(model, memo)
+def held_in(precision: Precision) -> tuple[DtypePolicy, BasePrecision | None]:
+    """The dtype policy and the base precision under which the base is loaded."""
+    if precision == "nf4":
+        return "bf16", "nf4"
+    return precision, None
 
 
-def sha256_of(files: list[Path]) -> str:
-    """SHA-256 in hex over the files' content, in the order given."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _changed(source: PaneSource) -> int:
+    """When the weights file was written: another file under the same name is another adapter."""
+    assert source.folder is not None
+    try:
+        return (source.folder / WEIGHTS_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0  # said when it is loaded
 
 
-def _check_every_weight_is_worn(model: PeftModel, weights: Path) -> None:
-    """PEFT passes over weights that the model has no place for, without a word."""
-    worn = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    with safe_open(weights, framework="pt") as file:
-        saved = set(file.keys())
-    over = [key for key in saved - worn if not any(name in key for name in _EMBEDDINGS)]
-    if over:
-        raise FtlabError(f"the model has no place for {len(over)} of its weights, as {over[0]}")
-
-
-def _note(spec: RunSpec) -> str:
-    """What differs between the arithmetic of this pane and that of the run's own evaluation."""
-    if spec.base_precision is not None:
-        return (
-            f"Trained on a base held in {spec.base_precision}; answered here on the 16-bit base, "
-            "so the answer may differ from the run's own samples."
-        )
-    if spec.dtype_policy != "bf16":
-        return (
-            f"Trained under the dtype policy {spec.dtype_policy}; answered here in bf16, "
-            "so the answer may differ from the run's own samples."
-        )
-    return ""
-
-
-def _sentence(error: Exception, what: str) -> str:
-    if isinstance(error, FtlabError):
-        return one_line(error)
-    traceback.print_exc()
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return f"{what}: out of memory; ask for fewer tokens, or shorten the prompt."
-    return f"{what}: {one_line(error)[:200]} (the log has the traceback)."
+def _are_the_same(held: Sequence[LowRank], wanted: Sequence[LowRank]) -> bool:
+    return len(held) == len(wanted) and all(a is b for a, b in zip(held, wanted, strict=True))

@@ -8,29 +8,19 @@ cannot get into the next one.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from ftlab.errors import FieldError, FtlabError
-from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.runs.directory import find_run
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.store import Run, read_run
-
-BASE = "base"
-"""The pane of the untouched model."""
+from ftlab.tasks.spec import Message
 
 WAITING = "Waiting for its turn …"
 """Status of a pane whose answer has not begun."""
 
-MAX_PANES = 4
-MAX_NEW_TOKENS = 1024
-MAX_TEMPERATURE = 2.0
-MAX_PROMPT_CHARACTERS = 100_000
+Precision = Literal["bf16", "fp32", "nf4"]
+PRECISIONS: dict[Precision, str] = {"bf16": "16 bits", "fp32": "32 bits", "nf4": "4 bits (NF4)"}
+"""How the resident base is held, and what people read."""
 
+Mode = Literal["chat", "completion"]
 UpdateKind = Literal["status", "text", "done", "error"]
 
 
@@ -40,28 +30,55 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One prompt for up to four panes; a pane is "base" or a run id.
+    """One prompt for all panes; a pane is one of the names that `panes.find_source` knows.
 
-    `model` `None` is the runs' own base model, and the bundled one where only the base answers.
-    `temperature` 0 is greedy; above it, sampling from the whole distribution with `seed`.
+    `model` `None` is the panes' own base model, and the bundled one where only the base answers.
+    In "chat" the prompt is the user's turn, after the pane's own `histories` (one a pane; none at
+    all for a first turn) and the `system` message (empty: the template's own); in "completion" it
+    is plain text to go on from. `temperature` 0 is greedy; above it tokens are drawn with `seed`
+    from the likeliest ones that together have `top_p`. `repetition_penalty` 1 is none (Keskar et
+    al. 2019, CTRL, section 4.1).
     """
 
     panes: tuple[str, ...]
     prompt: str
     model: str | None = None
+    precision: Precision = "bf16"
+    mode: Mode = "chat"
+    system: str = ""
+    histories: tuple[tuple[Message, ...], ...] = ()
     max_new_tokens: int = 96
     temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
     seed: int = 0
+
+    def history(self, pane: int) -> tuple[Message, ...]:
+        return self.histories[pane] if self.histories else ()
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """How far a pane's first next-token distribution is from the base's on the same prompt.
+
+    `kl_nats` is KL(pane || base); `token` and `base_token` are the likeliest of each as text.
+    """
+
+    kl_nats: float
+    token: str
+    base_token: str
+    top1_changed: bool
 
 
 @dataclass(frozen=True)
 class PaneUpdate:
     """What is new in one pane. `pane` is its place in the request.
 
-    `text` is a sentence for "status" and "error", and the whole answer so far for "text" and
-    "done". `tokens` were generated, the end token among them; `tokens_per_second` is the rate after
-    the first token, `first_token_seconds` the time from prompt to first token, `swap_seconds` the
-    time to put on the adapter. `adapter_sha256` is that of the weights file the pane wears.
+    `text` is a sentence for "status", and the whole answer so far for "text" and "done"; for
+    "error" it is the sentence, and `partial` what had been answered until then. `tokens` were
+    generated, the end token among them; `tokens_per_second` is the rate after the first token while
+    all panes took turns, `first_token_seconds` the time from prompt to first token, `swap_seconds`
+    the time to put on the adapter. `adapter_sha256` is that of the weights file the pane wears.
     """
 
     pane: int
@@ -73,10 +90,21 @@ class PaneUpdate:
     swap_seconds: float | None = None
     note: str = ""
     adapter_sha256: str = ""
+    next_token: NextToken | None = None
+    partial: str = ""
 
     @property
     def is_final(self) -> bool:
         return self.kind in ("done", "error")
+
+    @property
+    def changes_nothing(self) -> bool:
+        """An adapter that leaves the base's distribution as it was, within rounding."""
+        return self.next_token is not None and self.next_token.kl_nats < KL_OF_ROUNDING
+
+
+KL_OF_ROUNDING = 1e-6
+"""Nats. Rows of one batch differ by less where nothing is laid over the base."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +132,26 @@ def parse_to_worker(line: str) -> ToWorker:
     """Raises `ValueError` for a line that is no such message."""
     data = _read(line)
     request = data["request"]
-    if request is not None:
-        request = GenerateRequest(**{**request, "panes": tuple(request["panes"])})
-    return ToWorker(data["number"], request)
+    return ToWorker(data["number"], None if request is None else request_from_json(request))
 
 
 def parse_from_worker(line: str) -> FromWorker:
     """Raises `ValueError` for a line that is no such message."""
     data = _read(line)
     update = data["update"]
-    return FromWorker(data["number"], None if update is None else PaneUpdate(**update))
+    return FromWorker(data["number"], None if update is None else update_from_json(update))
+
+
+def request_from_json(data: dict[str, Any]) -> GenerateRequest:
+    histories = tuple(
+        tuple(Message(**message) for message in history) for history in data.get("histories", ())
+    )
+    return GenerateRequest(**{**data, "panes": tuple(data["panes"]), "histories": histories})
+
+
+def update_from_json(data: dict[str, Any]) -> PaneUpdate:
+    told = data.get("next_token")
+    return PaneUpdate(**{**data, "next_token": NextToken(**told) if told else None})
 
 
 def _read(line: str) -> dict[str, Any]:
@@ -121,114 +159,3 @@ def _read(line: str) -> dict[str, Any]:
     if not isinstance(data, dict) or "number" not in data:
         raise ValueError(f"not a message: {line[:80]!r}")
     return data
-
-
-def base_model(request: GenerateRequest, runs_folder: Path) -> str:
-    """The name of the base model that all panes share; raises `FtlabError` for an unknown run."""
-    if request.model:
-        return request.model
-    for pane in request.panes:
-        if pane != BASE:
-            return find_run(runs_folder, pane).spec().model
-    return BUNDLED_ID
-
-
-def same_name(model: str) -> str:
-    """One name for one model, however it was written; the text itself if it names none."""
-    try:
-        return parse_model(model).name
-    except FtlabError:
-        return model
-
-
-def validate_generate(request: GenerateRequest, runs_folder: Path) -> list[FieldError]:
-    """Every wrong field with a sentence that names the value, the rule and the way out."""
-    return [
-        *_panes(request, runs_folder),
-        *_prompt(request.prompt),
-        *_whole("max_new_tokens", "New tokens", request.max_new_tokens, 1, MAX_NEW_TOKENS),
-        *_temperature(request.temperature),
-        *_whole("seed", "Seed", request.seed, 0, 2**32 - 1),
-    ]
-
-
-def _panes(request: GenerateRequest, runs_folder: Path) -> Iterator[FieldError]:
-    count = len(request.panes)
-    if not 1 <= count <= MAX_PANES:
-        message = f"{count} panes are chosen; choose 1 to {MAX_PANES}: '{BASE}' or finished runs."
-        yield FieldError("panes", message)
-        return
-    runs: list[Run] = []
-    for pane in request.panes:
-        if pane == BASE:
-            continue
-        try:
-            run = read_run(find_run(runs_folder, pane))
-        except (FtlabError, OSError) as error:
-            yield FieldError("panes", str(error))
-            continue
-        reason = cannot_answer(run)
-        if reason:
-            yield FieldError("panes", reason)
-        else:
-            runs.append(run)
-    yield from _one_model(request.model, runs)
-
-
-def cannot_answer(run: Run) -> str:
-    """Why the run has no pane of its own, as a sentence; "" if it has."""
-    if run.spec.is_base:
-        return f"Run '{run.run_id}' is a base run and has no adapter; choose '{BASE}' instead."
-    if run.status != "done":
-        return (
-            f"Run '{run.run_id}' is {STATUS_LABELS[run.status]}, so it has no adapter to answer "
-            "with; choose a run that is done."
-        )
-    return ""
-
-
-def _one_model(asked: str | None, runs: list[Run]) -> Iterator[FieldError]:
-    if asked:
-        try:
-            parse_model(asked)
-        except FtlabError as error:
-            yield FieldError("model", str(error))
-            return
-    first = asked or (runs[0].spec.model if runs else "")
-    for run in runs:
-        own = run.spec.model
-        if same_name(own) == same_name(first):
-            continue
-        other = "the model asked for is" if asked else f"that of run '{runs[0].run_id}' is"
-        yield FieldError(
-            "panes",
-            f"The base model of run '{run.run_id}' is {own}, {other} {first}; all panes share one "
-            "base model, so choose runs of the same one.",
-        )
-
-
-def _prompt(prompt: str) -> Iterator[FieldError]:
-    if not prompt.strip():
-        yield FieldError("prompt", "The prompt is empty; write one or choose a held-out example.")
-    elif len(prompt) > MAX_PROMPT_CHARACTERS:
-        yield FieldError(
-            "prompt",
-            f"The prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARACTERS:,} are "
-            "read, so shorten it.",
-        )
-
-
-def _whole(field: str, label: str, value: Any, low: int, high: int) -> Iterator[FieldError]:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        message = f"{label}: {value} is no whole number between {low} and {high}; give one."
-        yield FieldError(field, message)
-
-
-def _temperature(value: Any) -> Iterator[FieldError]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= MAX_TEMPERATURE:
-        yield FieldError(
-            "temperature",
-            f"Temperature: {value} is no number between 0 and {MAX_TEMPERATURE:g}; "
-            "0 always takes the likeliest token.",
-        )

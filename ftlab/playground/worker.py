@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from ftlab.devices import CPU, Device, cpu_count, resolve_device
 from ftlab.errors import one_line
-from ftlab.locks import device_lock, holding
+from ftlab.locks import DeviceTurn, holding
 from ftlab.playground.protocol import (
     FromWorker,
+    GenerateRequest,
     PaneUpdate,
     Stopped,
     ToWorker,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
 
 IDLE_SECONDS = 300.0
+SECONDS_BETWEEN_LOOKS = 2.0
 
 Write = Callable[[FromWorker], None]
 
@@ -87,6 +90,10 @@ class Engines:
         self._runs_folder = runs_folder
         self._engine: Engine | None = None
 
+    @property
+    def is_loaded(self) -> bool:
+        return self._engine is not None
+
     def engine(self) -> Engine:
         """To be called under the device's lock; `device` is the CPU from here on if it has to."""
         if self._engine is None:
@@ -104,50 +111,98 @@ class Engines:
 
 
 def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> None:
-    """Answers requests one after the other until none came for `idle` seconds."""
-    while (message := requests.next(idle)) is not None:
+    """Answers requests one after the other until none came for `idle` seconds.
+
+    On a GPU it also ends while it is idle and a training run wants the memory that it holds.
+    """
+    left = idle
+    while left > 0:
+        message = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
+        if message is None:
+            left -= SECONDS_BETWEEN_LOOKS
+            if engines.device.is_cuda and engines.is_loaded and not is_free(engines.device):
+                return
+            continue
+        left = idle
         try:
             _answer(message, requests, engines, write)
         finally:
             write(FromWorker(message.number))
 
 
+def is_free(device: Device) -> bool:
+    """Whether nobody has the device or waits for it."""
+    turn = DeviceTurn(device.id)
+    if not turn.try_acquire():
+        return False
+    turn.release()
+    return True
+
+
 def _answer(message: ToWorker, requests: Requests, engines: Engines, write: Write) -> None:
     number, request = message.number, message.request
     assert request is not None
-    said = False
+    ended: set[int] = set()
 
-    def check() -> None:
-        requests.check(number)
+    def send(update: PaneUpdate) -> None:
+        if update.is_final:
+            ended.add(update.pane)
+        write(FromWorker(number, update))
 
     def say(kind: str, text: str) -> None:
         for pane in range(len(request.panes)):
-            write(FromWorker(number, PaneUpdate(pane, kind, text)))  # type: ignore[arg-type]
+            if pane not in ended:
+                send(PaneUpdate(pane, kind, text))  # type: ignore[arg-type]
+
+    try:
+        while not _answered(engines, request, send, say, lambda: requests.check(number)):
+            pass  # torch cannot use the device whose turn was waited for
+    except Stopped:
+        pass
+    except Exception as error:  # a lock file that cannot be written, say
+        traceback.print_exc()
+        say("error", f"The playground could not answer: {one_line(error)[:200]}")
+
+
+def _answered(
+    engines: Engines,
+    request: GenerateRequest,
+    send: Callable[[PaneUpdate], None],
+    say: Callable[[str, str], None],
+    check: Callable[[], None],
+) -> bool:
+    """Answers when it is the playground's turn on the device; `False` if it is the wrong device."""
+    device = engines.device
+    name = "CPU" if device.id == CPU else device.label
+    turn = DeviceTurn(device.id)
+    said = False
 
     def while_waiting() -> None:
         nonlocal said
         check()
         if not said:
             said = True
-            device = engines.device
-            name = "CPU" if device.id == CPU else device.label
-            text = f"A training run is using the {name}; the answers start when it is done."
-            say("status", text)
+            say(
+                "status",
+                f"A training run or a prompt grid is using the {name}; the answers go on after it.",
+            )
 
-    try:
-        answered = False
-        while not answered:
-            device = engines.device
-            with holding(device_lock(device.id), while_waiting):
-                engine = engines.engine()
-                if engines.device == device:  # else the lock is the wrong one
-                    engine.answer(request, lambda update: write(FromWorker(number, update)), check)
-                    answered = True
-    except Stopped:
-        pass
-    except Exception as error:  # a lock file that cannot be written, say
-        traceback.print_exc()
-        say("error", f"The playground could not answer: {one_line(error)[:200]}")
+    def between_tokens() -> float:
+        nonlocal said
+        check()
+        began = time.monotonic()
+        if not turn.give_way(while_waiting):
+            return 0.0
+        said = False
+        return time.monotonic() - began
+
+    with holding(turn, while_waiting):
+        said = False
+        engine = engines.engine()
+        if engines.device != device:
+            return False
+        engine.answer(request, send, between_tokens)
+    return True
 
 
 def main(arguments: list[str]) -> int:

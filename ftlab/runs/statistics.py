@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 RESAMPLES = 10_000
 
@@ -26,3 +28,23 @@ def paired_interval(
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(gains.mean()), float(low), float(high)
+
+
+def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """`(low, high)` of a share, within [0, 1]; without a trial every share is possible.
+
+    The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical
+    inference", JASA 22, pages 209-212), without continuity correction: the shares p for which
+    |successes / trials - p| <= z sqrt(p (1 - p) / trials). `successes` need not be whole: half a
+    success is a tie. Raises `ValueError` for successes that are not within 0 to `trials`.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} of {trials} is no share")
+    if trials == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    middle = share + z**2 / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)

@@ -69,6 +69,10 @@ class PromptFormatter:
             self.prompt_text(prompt), add_special_tokens=not self.has_template
         )
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Token ids of text that is to be gone on from, without a template."""
+        return self._tokenizer.encode(text, add_special_tokens=True)
+
     def completion_text(self, completion: str) -> str:
         return completion.strip() + self.end_of_turn
 

@@ -60,13 +60,47 @@ class TaskData:
         return digest.hexdigest()
 
 
+SHOWN_ROWS = 8
+"""How many rows of a result are kept to show."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The first rows of what a query gave; `more` counts those left out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    more: int
+
+    @classmethod
+    def of(cls, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> ResultTable:
+        """Keeps at most `SHOWN_ROWS` of the rows."""
+        shown = tuple(rows[:SHOWN_ROWS])
+        return cls(columns, shown, len(rows) - len(shown))
+
+
+@dataclass(frozen=True)
+class ResultTables:
+    """What the reference gave beside what the answer's `query` gave.
+
+    `found` is `None` where the answer has no query or its query failed; `error` then says why in a
+    few words.
+    """
+
+    expected: ResultTable
+    found: ResultTable | None
+    error: str
+    query: str
+
+
 @dataclass(frozen=True)
 class TaskMetric:
     """How an answer is scored.
 
     `score_each(examples, answers)` gives one score in [0, 1] an example, more is better; the task's
     score is their mean. `describe(example, answer)` says in a few words what became of one answer
-    ("runs, equal"), or "" where there is nothing to say.
+    ("runs, equal"), or "" where there is nothing to say. `result_tables(example, answer)` runs both
+    again to show what they give, `None` where nothing is run.
     """
 
     key: str
@@ -74,6 +108,7 @@ class TaskMetric:
     how: str
     score_each: Callable[[Sequence[Example], Sequence[str]], list[float]]
     describe: Callable[[Example, str], str] = lambda example, answer: ""
+    result_tables: Callable[[Example, str], ResultTables | None] = lambda example, answer: None
 
 
 @dataclass(frozen=True)

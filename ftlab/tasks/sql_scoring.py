@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.spec import Example, TaskMetric
+from ftlab.tasks.spec import Example, ResultTable, ResultTables, TaskMetric
 
 MAX_SECONDS = 0.5
 MAX_STEPS = 250_000  # of SQLite's virtual machine; a right answer takes a few thousand
 MAX_ROWS = 1_000
 MAX_QUERY_CHARACTERS = 2_000
+NO_QUERY = "no SQL"
 
 # A row or value of at most 1,000 bytes times the steps above bounds what a sort can hold in memory.
 _LIMITS = {
@@ -209,7 +210,7 @@ def describe(example: Example, answer: str) -> str:
     """What became of an answer: "runs, equal", "runs, differs", "error: …" or "no SQL"."""
     query = extract_query(answer)
     if query is None:
-        return "no SQL"
+        return NO_QUERY
     connection = _database(example.extra)
     try:
         _, wanted = _run(connection, example.extra, example.completion)
@@ -232,10 +233,29 @@ def execution_match_scores(examples: Sequence[Example], answers: Sequence[str]) 
     ]
 
 
+def result_tables(example: Example, answer: str) -> ResultTables | None:
+    """What the reference's query and the answer's give on the example's rows, each run alone.
+
+    `None` where the reference's own query fails.
+    """
+    try:
+        expected = ResultTable.of(*run_query(example, example.completion))
+    except FtlabError:
+        return None
+    query = extract_query(answer)
+    if query is None:
+        return ResultTables(expected, None, NO_QUERY, "")
+    try:
+        return ResultTables(expected, ResultTable.of(*run_query(example, query)), "", query)
+    except FtlabError as error:
+        return ResultTables(expected, None, str(error), query)
+
+
 EXECUTION_MATCH = TaskMetric(
     key="execution_match",
     label="SQL score",
     how="Share of answers whose query returns the reference's rows from a small SQLite table.",
     score_each=execution_match_scores,
     describe=describe,
+    result_tables=result_tables,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from ftlab.paths import assets_folder
 
 RESTORE_MODE = """() => {
   const mode = localStorage.getItem('ftlab-theme');
@@ -103,8 +103,9 @@ def page_head() -> str:
 
     Not `css=`: gradio rewrites that and drops `@container` and page rules inside `@media`.
     """
-    scripts = "".join(f"<script>{_read(path)}</script>" for path in sorted(ASSETS.glob("*.js")))
-    sheets = sorted(ASSETS.glob("*.css"), key=lambda path: (path.name != "style.css", path.name))
+    assets = assets_folder()
+    scripts = "".join(f"<script>{_read(path)}</script>" for path in sorted(assets.glob("*.js")))
+    sheets = sorted(assets.glob("*.css"), key=lambda path: (path.name != "style.css", path.name))
     return scripts + "".join(f"<style>{_read(path)}</style>" for path in sheets)
 
 

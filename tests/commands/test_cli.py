@@ -135,8 +135,20 @@ def test_cancelling_what_is_not_there_is_one_line(
     assert "There is no run and no sweep 'nothing'" in err
 
 
+def test_generate_says_what_is_wrong_with_each_pane(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, out, _ = run(
+        capsys, "generate", "--runs", "nope,gone", "--prompt", "hello", "--runs-dir", str(tmp_path)
+    )
+    assert status == 1
+    assert "There is no run 'nope'" in out
+    assert "There is no run 'gone'" in out
+
+
 @pytest.mark.parametrize(
-    ("runs", "part"), [("base,nope", "nope"), ("", "pane"), ("base", "prompt")]
+    ("runs", "part"),
+    [("no/such/adapter", "there is no adapter at"), ("", "pane"), ("base", "prompt")],
 )
 def test_generate_refuses_what_cannot_be_answered(
     runs: str, part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path

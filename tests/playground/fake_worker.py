@@ -36,6 +36,11 @@ while True:
     for pane in range(len(request["panes"])):
         if request["prompt"] == "die" and pane == 1:
             os.kill(os.getpid(), 9)
+        if request["prompt"] == "silent" and pane == 1:
+            say(number, {"pane": pane, "kind": "status", "text": "loading"})
+            ends = time.monotonic() + 5
+            while number not in stopped and time.monotonic() < ends:
+                time.sleep(0.01)
         if request["prompt"] == "slow":
             for _ in range(300):
                 if number in stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -12,8 +13,8 @@ import pytest
 
 from ftlab.errors import InvalidRequest
 from ftlab.playground import client as client_module
-from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.client import PlaygroundClient, as_record
+from ftlab.playground.protocol import GenerateRequest, NextToken, PaneUpdate
 from ftlab.runs.process import start_time
 from tests.fakes import make_run
 
@@ -55,15 +56,42 @@ def test_a_wrong_request_is_refused_before_anything_starts(client: PlaygroundCli
     assert not client.is_loaded
 
 
-def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_replaced(
+def test_what_is_wrong_with_every_pane_is_said_without_a_worker(
+    client: PlaygroundClient, tmp_path: Path
+) -> None:
+    failed = make_run(tmp_path, "lora", "failed")
+    panes = ("no-such-run", failed.run_id)
+    updates = list(client.generate(GenerateRequest(panes, "hello")))
+    assert [(update.pane, update.kind) for update in updates] == [(0, "error"), (1, "error")]
+    assert "There is no run 'no-such-run'" in updates[0].text
+    assert "is failed, so it has no adapter" in updates[1].text
+    assert not client.is_loaded
+
+
+def test_what_is_wrong_with_one_pane_is_said_once_and_the_others_answer(
     client: PlaygroundClient,
 ) -> None:
+    updates = list(client.generate(GenerateRequest(("base", "no-such-run", "base"), "hello")))
+    assert (updates[0].pane, updates[0].kind) == (1, "error")
+    assert [update.pane for update in updates].count(1) == 1
+    assert [u.pane for u in updates if u.kind == "done"] == [0, 2]
+
+
+def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_another_starts_by_itself(
+    client: PlaygroundClient,
+) -> None:
+    pid = pid_of(finals(client, "hello")[0][1])
     first, second = finals(client, "die")
     assert first[0] == "done"
     assert second[0] == "error"
     assert "ended before it had answered (killed" in second[1]
+    assert "a new one has been started, so send the prompt again" in second[1]
     assert str(client.log_file) in second[1]
-    assert [kind for kind, _ in finals(client, "hello")] == ["done", "done"]
+    assert client.is_loaded, "nobody has asked again"
+    assert client._worker is not None
+    other = client._worker.process.pid
+    assert other != pid
+    assert [pid_of(text) for _, text in finals(client, "hello")] == [other, other]
 
 
 def test_an_answer_that_is_left_does_not_get_into_the_next(client: PlaygroundClient) -> None:
@@ -102,7 +130,32 @@ def test_close_ends_the_process_even_in_an_answer(client: PlaygroundClient) -> N
     client.close()
     assert not client.is_loaded
     assert start_time(pid) is None
-    assert list(updates)[-1].kind == "error"
+    last = list(updates)[-1]
+    assert last.kind == "error"
+    assert "a new one" not in last.text, "it was closed on purpose"
+    assert not client.is_loaded
+
+
+def test_a_silent_wait_is_broken_while_any_pane_is_open(
+    client: PlaygroundClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader who has gone is noticed by what is sent to him."""
+    monkeypatch.setattr(client_module, "SECONDS_BETWEEN_SIGNS", 0.05)
+    updates = client.generate(ask("silent"))
+    seen = [update for update in (next(updates) for _ in range(20)) if update.text == "loading"]
+    updates.close()
+    assert len(seen) > 3
+    assert {update.pane for update in seen} == {1}
+
+
+def test_the_memory_of_the_worker_is_known_while_it_is_there(client: PlaygroundClient) -> None:
+    assert client.resident_bytes() is None
+    finals(client, "hello")
+    held = client.resident_bytes()
+    assert held is not None
+    assert held > 1 << 20
+    client.close()
+    assert client.resident_bytes() is None
 
 
 def test_a_worker_that_leaves_as_it_is_asked_is_started_once_more(tmp_path: Path) -> None:
@@ -110,6 +163,7 @@ def test_a_worker_that_leaves_as_it_is_asked_is_started_once_more(tmp_path: Path
     kinds = finals(client, "hello")
     assert [kind for kind, _ in kinds] == ["error", "error"]
     assert "exit status 0" in kinds[0][1]
+    client.close()
 
 
 def test_a_command_that_is_not_there_is_said_in_each_pane(tmp_path: Path) -> None:
@@ -124,7 +178,30 @@ def test_generate_all_gives_one_record_a_pane(client: PlaygroundClient, tmp_path
     assert (lora["pane"], lora["run_id"], lora["label"]) == (1, run.run_id, "LoRA r=4")
     assert lora["answer"].startswith("hello by")
     assert lora["error"] == ""
-    assert {"tokens", "tokens_per_second", "first_token_seconds", "note"} <= set(lora)
+    assert set(lora) == {
+        "pane", "name", "run_id", "label", "answer", "tokens", "tokens_per_second",
+        "first_token_seconds", "swap_seconds", "adapter_sha256", "next_token", "changes_nothing",
+        "note", "error",
+    }  # fmt: skip
+    assert json.loads(json.dumps([base, lora])) == [base, lora]
+
+
+def test_a_lost_pane_goes_by_its_name_and_says_why(client: PlaygroundClient) -> None:
+    base, lost = client.generate_all(GenerateRequest(("base", "no-such-run"), "hello"))
+    assert base["error"] == ""
+    assert (lost["label"], lost["answer"]) == ("no-such-run", "")
+    assert "There is no run" in lost["error"]
+
+
+def test_an_update_becomes_a_record_with_what_it_told() -> None:
+    told = NextToken(kl_nats=0.0, token="a", base_token="b", top1_changed=True)
+    update = PaneUpdate(1, "error", "why", tokens=3, next_token=told, partial="half")
+    record = as_record(update, "r-1", "LoRA")
+    assert (record["answer"], record["error"]) == ("half", "why")
+    assert record["next_token"] == {
+        "kl_nats": 0.0, "token": "a", "base_token": "b", "top1_changed": True,
+    }  # fmt: skip
+    assert record["changes_nothing"] is True
 
 
 def test_generate_all_says_an_error_apart_from_the_answer(client: PlaygroundClient) -> None:

@@ -1,282 +1,187 @@
-"""Models on shared weights: each pane wears its own adapter, and the base stays the base."""
+"""Requests to the engine: every pane ends once, errors stay where they are, the base stays it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ftlab.models.generation import greedy_config
-from ftlab.playground.engine import ADAPTERS_KEPT, Engine, clone_on_same_weights
+from ftlab.errors import FtlabError
+from ftlab.playground import engine as engine_module
+from ftlab.playground.engine import ADAPTERS_KEPT, Engine
+from ftlab.playground.full_models import FullModels
+from ftlab.playground.panes import PaneSource, find_source
 from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
+from ftlab.playground.wearing import Worn
 from ftlab.runs.directory import RunDirectory
-from ftlab.training.arithmetic import Arithmetic, compute_adapters_in_low_precision
+from ftlab.tasks.spec import Message
+from tests.conftest import make_tiny_model
+from tests.playground.asking import answers_of, finals, texts, updates_of
+from tests.playground.conftest import Brought
+from tests.playground.kinds import chat_ids, generated, load_plain, spelt
 
 AddRun = Callable[..., RunDirectory]
-CPU = torch.device("cpu")
-PROMPT = "the capital of France"
+AddAdapter = Callable[..., Brought]
+NewEngine = Callable[..., Engine]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Two threads on a busy machine are many times slower than one."""
-    torch.set_num_threads(1)
+def logits(model: Any) -> torch.Tensor:
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=torch.arange(10)[None]).logits
+    return found
 
 
-@pytest.fixture
-def engine(runs_folder: Path, tiny_model: Path) -> Engine:
-    engine = Engine(runs_folder, CPU)
-    engine.load(str(tiny_model))
-    return engine
-
-
-@pytest.fixture
-def ask(tiny_model: Path) -> GenerateRequest:
-    return GenerateRequest(("base",), PROMPT, model=str(tiny_model), max_new_tokens=12)
-
-
-def run_all(engine: Engine, request: GenerateRequest) -> list[PaneUpdate]:
-    updates: list[PaneUpdate] = []
-    engine.answer(request, updates.append, lambda: None)
-    return updates
-
-
-def finals(engine: Engine, request: GenerateRequest) -> list[PaneUpdate]:
-    found = {update.pane: update for update in run_all(engine, request) if update.is_final}
-    return [found[pane] for pane in range(len(request.panes))]
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=torch.arange(10)[None]).logits
-
-
-def test_a_clone_is_another_tree_on_the_same_weights(engine: Engine) -> None:
-    clone = clone_on_same_weights(engine.base)
-    assert clone is not engine.base
-    assert clone.model.layers[0] is not engine.base.model.layers[0]
-    theirs = {name: tensor.data_ptr() for name, tensor in clone.named_parameters()}
-    assert theirs == {name: t.data_ptr() for name, t in engine.base.named_parameters()}
-    assert [b.data_ptr() for b in clone.buffers()] == [b.data_ptr() for b in engine.base.buffers()]
-
-
-@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
-def test_an_adapter_adds_only_its_own_weights(method: str, engine: Engine, add_run: AddRun) -> None:
-    worn = engine.pane_model(add_run(method).run_id).model
-    base = {parameter.data_ptr() for parameter in engine.base.parameters()}
-    own = {name for name, parameter in worn.named_parameters() if parameter.data_ptr() not in base}
-    assert own
-    assert all("lora_" in name or "prompt_encoder" in name for name in own)
-
-
-def test_the_base_is_still_the_base_after_adapters_were_loaded(
+def test_text_grows_in_every_pane_and_each_ends_once(
     engine: Engine, add_run: AddRun, ask: GenerateRequest
 ) -> None:
-    before = logits(engine.base)
-    runs = [add_run(method).run_id for method in ("lora", "qlora", "prompt_tuning")]
-    finals(engine, replace(ask, panes=("base", *runs)))
-    assert torch.equal(logits(engine.base), before)
-    assert not any("lora" in name for name, _ in engine.base.named_modules())
-
-
-def test_a_lora_pane_answers_as_plain_peft_does(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest, tiny_model: Path
-) -> None:
-    run = add_run("lora")
-    base, lora = finals(engine, replace(ask, panes=("base", run.run_id)))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
-    model = PeftModel.from_pretrained(plain, str(run.adapter)).eval()
-    compute_adapters_in_low_precision(model)
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROMPT}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    end = tokenizer.eos_token_id
-    with torch.inference_mode(), Arithmetic("bf16", CPU).context():
-        output = model.generate(**inputs, generation_config=greedy_config(12, [end], end))
-    expected = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert lora.text == expected.strip()
-    assert lora.text != base.text
-
-
-def test_a_pane_does_not_depend_on_the_panes_beside_it(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
-) -> None:
-    first, second = add_run("lora", seed=1).run_id, add_run("lora", seed=2).run_id
-    sampled = replace(ask, temperature=1.0, seed=7)
-    (alone,) = finals(engine, replace(sampled, panes=(second,)))
-    *_, beside = finals(engine, replace(sampled, panes=(first, "base", second)))
-    assert alone.text == beside.text
-    (other,) = finals(engine, replace(sampled, panes=(second,), seed=8))
-    assert other.text != alone.text
-
-
-def test_the_base_answers_first_and_text_grows(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
-) -> None:
-    updates = run_all(engine, replace(ask, panes=(add_run("lora").run_id, "base")))
-    assert [update.pane for update in updates if update.kind == "done"] == [1, 0]
-    kinds = [update.kind for update in updates if update.pane == 1]
-    assert kinds[:3] == ["status", "status", "text"]
+    panes = (add_run("lora").run_id, "base", add_run("prompt_tuning").run_id)
+    updates = updates_of(engine, replace(ask, panes=panes))
+    for pane in range(3):
+        kinds = [update.kind for update in updates if update.pane == pane]
+        assert kinds[0] == "status"
+        assert kinds[-1] == "done"
+        assert kinds.count("done") == 1
     done = next(update for update in updates if update.pane == 1 and update.kind == "done")
     assert 1 <= done.tokens <= 12
     assert done.first_token_seconds is not None
     assert done.swap_seconds is None
+    worn = next(update for update in updates if update.pane == 0 and update.kind == "done")
+    assert worn.swap_seconds is not None
 
 
-def test_a_prompt_tuning_pane_wears_its_soft_tokens(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
+def test_a_lane_of_its_own_speaks_before_the_shared_one_is_done(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
-    one, other = add_run("prompt_tuning", seed=1), add_run("prompt_tuning", seed=2)
-    base, first, second = finals(engine, replace(ask, panes=("base", one.run_id, other.run_id)))
-    assert {first.kind, second.kind} == {"done"}
-    assert len({base.text, first.text, second.text}) == 3
+    request = replace(ask, panes=("base", add_adapter("dora").name))
+    order = [(u.pane, u.kind) for u in updates_of(engine, request) if u.kind != "status"]
+    assert order.index((1, "text")) < order.index((0, "done"))
+    assert order.index((0, "text")) < order.index((1, "done"))
 
 
-def test_full_fine_tuning_answers_with_weights_of_its_own_and_only_the_last_is_kept(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
+def test_the_base_is_the_base_whatever_answered_before(
+    engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
-    first, second = add_run("full", seed=1), add_run("full", seed=2)
-    base, one, two = finals(engine, replace(ask, panes=("base", first.run_id, second.run_id)))
-    assert len({base.text, one.text, two.text}) == 3
-    assert engine._full is not None
-    assert engine._full[0] == second.run_id
+    before, alone = logits(engine.base), texts(engine, ask)
+    kinds = ("lora", "dora", "ia3", "loha", "lokr", "prompt_tuning", "p_tuning", "prefix_tuning")
+    names = [add_adapter(kind).name for kind in kinds]
+    full = add_run("full").run_id
+    for place in range(0, len(names), 4):
+        panes = ("base", *names[place : place + 4], full)
+        assert texts(engine, ask, *panes)[0] == alone[0]
+    assert torch.equal(logits(engine.base), before)
+    assert texts(engine, ask) == alone
+    assert not any("lora" in name for name, _ in engine.base.named_modules())
 
 
-def test_the_proof_is_the_hash_of_the_weights_file(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
+def test_an_adapter_that_writes_into_the_base_unloads_everything_and_says_so(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora, full = add_run("lora"), add_run("full")
-    base, first, second = finals(engine, replace(ask, panes=("base", lora.run_id, full.run_id)))
-    weights = lora.adapter / "adapter_model.safetensors"
-    assert base.adapter_sha256 == ""
-    assert first.adapter_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
-    weights = full.adapter / "model.safetensors"
-    assert second.adapter_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    alone = texts(engine, ask)
+    honest, sly = add_adapter("lora").name, add_adapter("lora").name
+    wear = engine_module.wear
+
+    def write(base: Any, source: PaneSource) -> Worn:
+        if source.name == sly:
+            with torch.no_grad():
+                base.model.norm.weight.mul_(2)
+        return wear(base, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "wear", write)
+        found = finals(engine, ask, "base", honest, sly, "no-such-run")
+    assert [update.kind for update in found] == ["error"] * 4
+    assert all("An adapter changed the base's own weights" in u.text for u in found[:3])
+    assert engine._base is None
+    assert texts(engine, ask, "base", honest)[0] == alone[0], "the base was not loaded anew"
 
 
-def test_a_qlora_pane_says_that_its_base_is_another(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
+def test_an_adapter_that_puts_other_weights_in_the_bases_place_is_noticed(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lora, qlora = finals(
-        engine, replace(ask, panes=(add_run("lora").run_id, add_run("qlora").run_id))
-    )
-    assert lora.note == ""
-    assert qlora.note.startswith("Trained on a base held in nf4; answered here on the 16-bit base")
+    wear = engine_module.wear
+
+    def swap(base: Any, source: PaneSource) -> Worn:
+        weight = base.model.layers[0].self_attn.q_proj.weight
+        weight.data = weight.data + 1  # as PiSSA's start does
+        return wear(base, source)
+
+    monkeypatch.setattr(engine_module, "wear", swap)
+    found = finals(engine, ask, "base", add_adapter("lora").name)
+    assert all("An adapter changed the base's own weights" in update.text for update in found)
 
 
-def _missing(run: RunDirectory) -> str:
-    (run.adapter / "adapter_model.safetensors").unlink()
-    return "adapter_model.safetensors is missing"
-
-
-def _torn(run: RunDirectory) -> str:
-    file = run.adapter / "adapter_model.safetensors"
-    file.write_bytes(file.read_bytes()[:200])
-    return "damaged or made for another shape"
-
-
-def _other_rank(run: RunDirectory) -> str:
-    file = run.adapter / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config | {"r": 8}), encoding="utf-8")
-    return "damaged or made for another shape"
-
-
-def _other_layers(run: RunDirectory) -> str:
-    file = run.adapter / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config | {"target_modules": ["c_attn"]}), encoding="utf-8")
-    return "damaged or made for another shape"
-
-
-def _fewer_layers(run: RunDirectory) -> str:
-    file = run.adapter / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config | {"target_modules": ["q_proj"]}), encoding="utf-8")
-    return "the model has no place for"
-
-
-@pytest.mark.parametrize("damage", [_missing, _torn, _other_rank, _other_layers, _fewer_layers])
-def test_a_broken_adapter_is_said_in_its_pane_and_the_others_go_on(
-    damage: Callable[[RunDirectory], str],
-    engine: Engine,
-    add_run: AddRun,
-    ask: GenerateRequest,
+def test_every_error_is_said_in_its_own_pane(
+    engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest, tmp_path: Path
 ) -> None:
-    broken, whole = add_run("lora"), add_run("lora")
-    part = damage(broken)
-    found = finals(engine, replace(ask, panes=("base", broken.run_id, whole.run_id)))
-    assert [update.kind for update in found] == ["done", "error", "done"]
-    assert part in found[1].text
-    assert broken.run_id in found[1].text
-    assert "\n" not in found[1].text
+    other = make_tiny_model(tmp_path / "other-llama")
+    lost, foreign = add_run("lora"), add_adapter("lora", base=other)
+    soft = add_adapter("prompt_tuning", num_virtual_tokens=120).name
+    alone = texts(engine, ask, "base", lost.run_id)
+    shutil.rmtree(lost.path)  # between two prompts
+    panes = ("no-such-run", "base", foreign.name, lost.run_id, soft, "adapter:../../etc")
+    found = finals(engine, ask, *panes)
+    assert [u.kind for u in found] == ["error", "done", "error", "error", "error", "error"]
+    assert found[1].text == alone[0]
+    for place, part in [
+        (0, "There is no run 'no-such-run'"),
+        (2, "The base model of 'lora' is"),
+        (3, f"There is no run '{lost.run_id}'"),
+        (4, "and 120 soft tokens before it; the model's context is 128 tokens"),
+        (5, "'../../etc' names no adapter"),
+    ]:
+        assert part in found[place].text
+        assert "\n" not in found[place].text
 
 
-def test_an_adapter_that_lacks_a_layer_is_not_worn_in_part(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
+def test_a_prompt_beyond_the_context_is_refused_and_a_long_one_gets_what_room_is_left(
+    engine: Engine, ask: GenerateRequest
 ) -> None:
-    run = add_run("lora", target_modules=["q_proj"])
-    file = run.adapter / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    wider = config | {"target_modules": ["q_proj", "v_proj"]}
-    file.write_text(json.dumps(wider), encoding="utf-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        (found,) = finals(engine, replace(ask, panes=(run.run_id,)))
-    assert found.kind == "error"
-    assert "missing adapter keys" in found.text
-
-
-def test_a_prompt_beyond_the_context_is_an_error_of_the_pane(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
-) -> None:
-    run = add_run("prompt_tuning", num_virtual_tokens=120)
-    base, soft = finals(engine, replace(ask, panes=("base", run.run_id)))
-    assert base.kind == "done"
-    assert "120 soft tokens before it; the model's context is 128 tokens" in soft.text
     (long,) = finals(engine, replace(ask, prompt="x " * 200))
     assert long.kind == "error"
-    assert "shorten the prompt" in long.text
+    assert "the model's context is 128 tokens and the answer needs some of them" in long.text
+    (tight,) = finals(engine, replace(ask, prompt="x" * 100, max_new_tokens=100))
+    assert tight.kind == "done"
+    assert 1 <= tight.tokens < 28
+
+
+def test_a_prompt_that_cannot_be_read_is_said_in_its_panes(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
+) -> None:
+    request = replace(ask, panes=("base", add_adapter("prompt_tuning").name))
+    ends = answers_of(engine, request, ["good", "half a character: \ud800"])
+    assert [ends[0, pane].kind for pane in (0, 1)] == ["done", "done"]
+    assert [ends[1, pane].kind for pane in (0, 1)] == ["error", "error"]
+    assert ends[1, 0].text.startswith("The prompt could not be read")
+
+
+def test_a_template_that_refuses_is_said_in_every_pane(
+    tmp_path: Path, new_engine: NewEngine, ask: GenerateRequest
+) -> None:
+    model = make_tiny_model(
+        tmp_path / "strict", chat_template="{{ raise_exception('no turns here') }}"
+    )
+    engine = new_engine("fp32", model)
+    found = finals(engine, replace(ask, model=str(model)), "base", "no-such-run", "base")
+    assert [update.kind for update in found] == ["error"] * 3
+    assert "The model's chat template refuses these turns (user)" in found[0].text
+    assert "There is no run" in found[1].text
 
 
 def test_a_model_that_cannot_be_loaded_is_said_in_every_pane(
     engine: Engine, ask: GenerateRequest
 ) -> None:
-    found = finals(engine, replace(ask, model="/no/such/model", panes=("base", "base")))
+    found = finals(engine, replace(ask, model="/no/such/model"), "base", "base")
     assert [update.text for update in found] == ["There is no model folder '/no/such/model'."] * 2
 
 
-def test_another_base_takes_the_place_of_the_first(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest, tiny_model: Path, tmp_path: Path
+def test_a_stop_ends_the_whole_request(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
-    engine.pane_model(add_run("lora").run_id)
-    other = tmp_path / "other"
-    other.symlink_to(tiny_model)
-    copied = tmp_path / "copied"
-    copied.mkdir()
-    for file in tiny_model.iterdir():
-        (copied / file.name).write_bytes(file.read_bytes())
-    base = engine.base
-    finals(engine, replace(ask, model=str(other)))
-    assert engine.base is base, "the same folder under another name is the same model"
-    finals(engine, replace(ask, model=str(copied)))
-    assert engine.base is not base
-    assert not engine._adapters
-
-
-def test_a_stop_ends_the_whole_request(engine: Engine, ask: GenerateRequest) -> None:
     updates: list[PaneUpdate] = []
 
     def check() -> None:
@@ -284,12 +189,147 @@ def test_a_stop_ends_the_whole_request(engine: Engine, ask: GenerateRequest) -> 
             raise Stopped
 
     with pytest.raises(Stopped):
-        engine.answer(replace(ask, panes=("base", "base")), updates.append, check)
+        engine.answer(replace(ask, panes=("base", add_adapter("dora").name)), updates.append, check)
     assert not any(update.is_final for update in updates)
+    assert [update.kind for update in finals(engine, ask)] == ["done"], "it goes on after a stop"
 
 
-def test_only_the_latest_adapters_stay_loaded(engine: Engine, add_run: AddRun) -> None:
-    runs = [add_run("prompt_tuning", seed=seed).run_id for seed in range(ADAPTERS_KEPT + 1)]
-    for run in runs:
-        engine.pane_model(run)
-    assert list(engine._adapters) == runs[1:]
+def test_several_prompts_are_answered_as_each_alone(
+    engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest
+) -> None:
+    prompts = ["a", "the capital of France", "how many singers are there", "x" * 130]
+    panes = ("base", add_run("lora").run_id, add_adapter("prompt_tuning").name, "no-such-run")
+    ends = answers_of(engine, replace(ask, panes=panes), prompts)
+    for place, prompt in enumerate(prompts):
+        alone = finals(engine, replace(ask, panes=panes, prompt=prompt))
+        for pane, update in enumerate(alone):
+            assert (ends[place, pane].kind, ends[place, pane].text) == (update.kind, update.text)
+    assert [ends[3, pane].kind for pane in range(4)] == ["error"] * 4
+
+
+def test_completion_goes_on_from_plain_text(
+    engine: Engine, ask: GenerateRequest, tiny_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
+    prompt = "Once upon"
+    plain = generated(load_plain(tiny_model, None), tokenizer(prompt)["input_ids"], 12)
+    wanted = tokenizer.decode(plain, skip_special_tokens=True)
+    chat = replace(ask, prompt=prompt, system="passed over", histories=())
+    assert texts(engine, replace(chat, mode="completion")) == [wanted]
+    assert texts(engine, chat) != [wanted]
+
+
+def test_system_prompt_and_earlier_turns_reach_the_model(
+    engine: Engine, ask: GenerateRequest, tiny_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "He."},
+        {"role": "user", "content": ask.prompt},
+    ]
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    wanted = spelt(tiny_model, generated(load_plain(tiny_model, None), ids, 12))
+    history = (Message("user", "Who?"), Message("assistant", "He."))
+    request = replace(ask, system=" Be brief. ", histories=(history,))
+    assert texts(engine, request) == [wanted]
+    assert texts(engine, replace(request, system=" ", histories=())) == [
+        spelt(
+            tiny_model,
+            generated(load_plain(tiny_model, None), chat_ids(tiny_model, ask.prompt), 12),
+        )
+    ]
+
+
+def test_another_base_or_precision_takes_the_place_of_the_first(
+    engine: Engine, add_run: AddRun, ask: GenerateRequest, tiny_model: Path, tmp_path: Path
+) -> None:
+    finals(engine, ask, add_run("lora").run_id)
+    other = tmp_path / "other"
+    other.symlink_to(tiny_model)
+    copied = shutil.copytree(tiny_model, tmp_path / "copied")
+    base = engine.base
+    finals(engine, replace(ask, model=str(other)))
+    assert engine.base is base, "the same folder under another name is the same model"
+    finals(engine, replace(ask, model=str(copied)))
+    assert engine.base is not base
+    assert not engine._adapters
+    base = engine.base
+    finals(engine, replace(ask, model=str(copied), precision="bf16"))
+    assert engine.base is not base
+    assert engine.base.dtype is torch.bfloat16
+
+
+def test_the_bases_own_model_is_the_first_panes(
+    engine: Engine, add_run: AddRun, ask: GenerateRequest
+) -> None:
+    base, lora = finals(engine, replace(ask, model=None), "base", add_run("lora").run_id)
+    assert [base.kind, lora.kind] == ["done", "done"]
+
+
+def test_only_the_latest_adapters_stay_loaded(engine: Engine, add_adapter: AddAdapter) -> None:
+    names = [add_adapter("prompt_tuning", seed=seed).name for seed in range(ADAPTERS_KEPT + 1)]
+    worn = [engine.worn(find_source(engine.runs_folder, name)) for name in names]
+    assert [name for name, _ in engine._adapters] == names[1:]
+    again = engine.worn(find_source(engine.runs_folder, names[1]))
+    assert again is worn[1]
+    assert list(engine._adapters)[-1][0] == names[1], "the one just used is the last to go"
+
+
+def test_another_file_under_the_same_name_is_another_adapter(
+    engine: Engine, add_adapter: AddAdapter, save_adapter: Callable[..., None], ask: GenerateRequest
+) -> None:
+    lora = add_adapter("lora", noise=0.5)
+    first = finals(engine, ask, lora.name)[0]
+    save_adapter("lora", lora.folder, seed=2, noise=0.5)
+    second = finals(engine, ask, lora.name)[0]
+    assert second.adapter_sha256 != first.adapter_sha256
+    assert second.text != first.text
+
+
+def test_full_models_beyond_their_memory_are_said_in_their_panes(
+    engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest
+) -> None:
+    first, second = add_run("full", seed=1).run_id, add_run("full", seed=2).run_id
+    size = 2 * (engine.runs_folder / first / "adapter" / "model.safetensors").stat().st_size
+    engine.full_models = FullModels(engine.device, lambda: None, limit=size * 3 // 2)
+    lora = add_adapter("lora").name
+    found = finals(engine, ask, "base", first, lora, second)
+    assert [update.kind for update in found] == ["done", "done", "done", "error"]
+    assert found[3].text.startswith("There is no memory for another full model: ")
+    assert [u.kind for u in finals(engine, ask, "base", second)] == ["done", "done"]
+    assert engine.full_models.names == [second]
+
+
+def test_a_note_says_where_a_pane_differs_from_its_run(
+    new_engine: NewEngine, add_run: AddRun, ask: GenerateRequest
+) -> None:
+    engine = new_engine("bf16")
+    request = replace(ask, precision="bf16")
+    lora, qlora = finals(engine, request, add_run("lora").run_id, add_run("qlora").run_id)
+    assert lora.note == ""
+    assert qlora.note.startswith("Trained on a base held in nf4; answered here on the base in 16")
+
+
+def test_free_memory_and_the_share_of_full_models_are_those_of_the_machine(
+    engine: Engine,
+) -> None:
+    free = engine._free_bytes()
+    assert free is not None
+    assert free > 50 << 20
+    assert engine._full_limit() > free // 4
+
+
+def test_a_source_without_weights_is_an_error_of_ours(
+    engine: Engine, add_run: AddRun, ask: GenerateRequest
+) -> None:
+    run = add_run("full")
+    for file in run.adapter.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(FtlabError, match=r"its folder holds no \.safetensors file"):
+        engine.worn(find_source(engine.runs_folder, run.run_id))

@@ -1,4 +1,4 @@
-"""The real worker process on a tiny model."""
+"""The worker: its turn on the device, its requests, and the real process on a tiny model."""
 
 from __future__ import annotations
 
@@ -6,31 +6,236 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 
+from ftlab import locks
 from ftlab.devices import Device, resolve_device
-from ftlab.locks import device_lock
+from ftlab.locks import DeviceTurn
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import FromWorker, GenerateRequest, ToWorker
+from ftlab.playground.protocol import (
+    FromWorker,
+    GenerateRequest,
+    PaneUpdate,
+    Stopped,
+    ToWorker,
+    to_line,
+)
 from ftlab.playground.worker import Engines, Requests, serve
 from ftlab.runs.directory import RunDirectory
 
+ASK = GenerateRequest(("base", "base"), "hi")
+CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
+GPU = Device("cuda:0", "Card 0", 8 * 10**9)
+DONE = [PaneUpdate(0, "done", "a"), PaneUpdate(1, "done", "b")]
 
-def has_torch(client: PlaygroundClient) -> bool:
-    """Whether the worker process has loaded torch's libraries."""
-    assert client._worker is not None
-    return "libtorch" in Path(f"/proc/{client._worker.process.pid}/maps").read_text()
+Answer = Callable[[Callable[[PaneUpdate], None], Callable[[], float | None]], None]
+
+
+@pytest.fixture(autouse=True)
+def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.01)
+
+
+class FakeEngines:
+    """Engines whose engine answers as it is told."""
+
+    def __init__(self, answer: Answer, device: Device = CPU, is_loaded: bool = True) -> None:
+        self.device = device
+        self.is_loaded = is_loaded
+        self._answer = answer
+
+    def engine(self) -> FakeEngines:
+        return self
+
+    def answer(
+        self,
+        request: GenerateRequest,
+        send: Callable[[PaneUpdate], None],
+        check: Callable[[], float | None],
+    ) -> None:
+        self._answer(send, check)
+
+
+class FakeRequests:
+    """Gives these requests, then none; `stopped` are no longer wanted."""
+
+    def __init__(self, *messages: ToWorker) -> None:
+        self._messages = list(messages)
+        self.stopped: set[int] = set()
+        self.looks = 0
+
+    def next(self, timeout: float) -> ToWorker | None:
+        self.looks += 1
+        return self._messages.pop(0) if self._messages else None
+
+    def check(self, number: int) -> None:
+        if number in self.stopped:
+            raise Stopped
+
+
+def served(
+    answer: Answer, *, device: Device = CPU, requests: FakeRequests | None = None
+) -> list[PaneUpdate]:
+    """All updates of one request; the last line says that nothing more comes."""
+    said: list[FromWorker] = []
+    asked: Any = requests or FakeRequests(ToWorker(1, ASK))
+    engines: Any = FakeEngines(answer, device)
+    serve(asked, engines, said.append, 1)
+    assert said.pop() == FromWorker(1)
+    assert DeviceTurn(device.id).try_acquire(), "the turn outlived the answer"
+    return [message.update for message in said if message.update is not None]
+
+
+@pytest.fixture
+def training(runs_folder: Path) -> Iterator[Callable[[], threading.Thread]]:
+    """Starts a training run that waits in line for the CPU and then uses it for a moment."""
+    threads: list[threading.Thread] = []
+
+    def start() -> threading.Thread:
+        turn = DeviceTurn("cpu")
+
+        def train() -> None:
+            turn.acquire()
+            time.sleep(0.1)
+            turn.release()
+
+        thread = threading.Thread(target=train, daemon=True)
+        threads.append(thread)
+        thread.start()
+        while turn._line._handle is None and turn._device._handle is None:
+            time.sleep(0.001)
+        return thread
+
+    yield start
+    for thread in threads:
+        thread.join(5)
+
+
+def test_an_answer_is_made_under_the_devices_turn(runs_folder: Path) -> None:
+    free: list[bool] = []
+
+    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+        free.append(DeviceTurn("cpu").try_acquire())
+        for update in DONE:
+            send(update)
+
+    assert served(answer) == DONE
+    assert free == [False]
+
+
+def test_training_in_line_gets_the_device_between_two_tokens_and_the_answer_goes_on(
+    training: Callable[[], threading.Thread],
+) -> None:
+    waited: list[float | None] = []
+
+    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+        waited.append(check())
+        send(DONE[0])
+        trains = training()
+        waited.append(check())
+        assert not trains.is_alive(), "the answer went on before the training was done"
+        waited.append(check())
+        send(DONE[1])
+
+    first, said, last = served(answer)
+    assert [first, last] == DONE
+    assert (said.pane, said.kind) == (1, "status"), "the pane that had ended is left alone"
+    assert said.text.startswith("A training run or a prompt grid is using the CPU; the answers go")
+    assert waited[0] == waited[2] == 0.0
+    assert waited[1] is not None
+    assert 0.1 <= waited[1] < 5
+
+
+def test_who_waits_for_the_turn_is_told_so_once(
+    training: Callable[[], threading.Thread],
+) -> None:
+    training()
+
+    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+        for update in DONE:
+            send(update)
+
+    updates = served(answer)
+    assert [(u.pane, u.kind) for u in updates[:2]] == [(0, "status"), (1, "status")]
+    assert updates[2:] == DONE
+
+
+def test_a_stop_is_heard_while_waiting_for_the_turn(runs_folder: Path) -> None:
+    holder = DeviceTurn("cpu")
+    assert holder.try_acquire()
+    requests = FakeRequests(ToWorker(1, ASK))
+    said: list[FromWorker] = []
+
+    def write(message: FromWorker) -> None:
+        said.append(message)
+        requests.stopped.add(1)  # the reader goes as soon as he is told to wait
+
+    asked: Any = requests
+    engines: Any = FakeEngines(Mock(side_effect=AssertionError))
+    serve(asked, engines, write, 1)
+    holder.release()
+    assert said[-1] == FromWorker(1)
+    assert all(message.update is None or message.update.kind == "status" for message in said)
+    assert DeviceTurn("cpu").try_acquire(), "the place in line outlived the request"
+
+
+def test_a_stop_between_two_tokens_gives_the_turn_back_without_a_word(runs_folder: Path) -> None:
+    requests = FakeRequests(ToWorker(1, ASK))
+
+    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+        send(PaneUpdate(0, "text", "a"))
+        requests.stopped.add(1)
+        check()
+
+    assert served(answer, requests=requests) == [PaneUpdate(0, "text", "a")]
+
+
+def test_what_the_engine_did_not_catch_is_said_in_the_open_panes(runs_folder: Path) -> None:
+    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+        send(DONE[0])
+        raise OSError(28, "No space left\non device")
+
+    first, second = served(answer)
+    assert first == DONE[0]
+    assert (second.pane, second.kind) == (1, "error")
+    assert second.text.startswith("The playground could not answer: OSError: [Errno 28] No space")
+    assert "\n" not in second.text
+
+
+def looks_until_it_ends(device: Device, is_loaded: bool, idle: float) -> int:
+    requests: Any = FakeRequests()
+    engines: Any = FakeEngines(Mock(), device, is_loaded)
+    serve(requests, engines, Mock(), idle)
+    return int(requests.looks)
+
+
+def test_an_idle_worker_leaves_the_gpu_when_somebody_wants_it(runs_folder: Path) -> None:
+    training = DeviceTurn("cuda:0")
+    assert looks_until_it_ends(GPU, True, 20) == 10
+    assert training.try_acquire()
+    assert looks_until_it_ends(GPU, True, 20) == 1
+    assert looks_until_it_ends(GPU, False, 20) == 10, "it holds nothing there"
+    assert looks_until_it_ends(CPU, True, 20) == 10, "memory of the machine is not the device's"
+
+
+def test_a_request_begins_the_idle_time_anew(runs_folder: Path) -> None:
+    requests: Any = FakeRequests(*[ToWorker(number, ASK) for number in (1, 2, 3)])
+    engines: Any = FakeEngines(lambda send, check: None)
+    said: list[FromWorker] = []
+    serve(requests, engines, said.append, 4)
+    assert said == [FromWorker(1), FromWorker(2), FromWorker(3)]
+    assert requests.looks == 5
 
 
 def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
     runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu = Device("cuda:0", "GPU", 8 * 10**9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     held: list[str] = []
 
@@ -39,15 +244,44 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
             assert device.type == "cpu"
 
         def answer(self, *args: object) -> None:
-            held.extend(d for d in ("cpu", "cuda:0") if not device_lock(d).try_acquire())
+            held.extend(d for d in ("cpu", "cuda:0") if not DeviceTurn(d).try_acquire())
 
     monkeypatch.setattr("ftlab.playground.engine.Engine", FakeEngine)
-    requests = Mock(spec=Requests)
-    requests.next.side_effect = [ToWorker(1, GenerateRequest(("base",), "hi")), None]
+    requests: Any = FakeRequests(ToWorker(1, ASK))
     said: list[FromWorker] = []
-    serve(requests, Engines(runs_folder, gpu), said.append, 0)
+    serve(requests, Engines(runs_folder, GPU), said.append, 1)
     assert held == ["cpu"]
     assert said == [FromWorker(1)]
+
+
+def test_a_request_that_is_stopped_before_its_turn_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [
+        to_line(ToWorker(1, ASK)), "no message\n", to_line(ToWorker(2, ASK)),
+        to_line(ToWorker(1)), to_line(ToWorker(2)), to_line(ToWorker(3, ASK)),
+    ]  # fmt: skip
+    read, never = threading.Event(), threading.Event()
+
+    def stdin() -> Iterator[str]:
+        yield from lines
+        read.set()
+        never.wait()  # at its end the process would end
+
+    monkeypatch.setattr(sys, "stdin", stdin())
+    requests = Requests()
+    assert read.wait(5)
+    assert requests.next(1) == ToWorker(3, ASK)
+    assert requests.next(0.01) is None
+    requests.check(3)
+    with pytest.raises(Stopped):
+        requests.check(2)
+
+
+def has_torch(client: PlaygroundClient) -> bool:
+    """Whether the worker process has loaded torch's libraries."""
+    assert client._worker is not None
+    return "libtorch" in Path(f"/proc/{client._worker.process.pid}/maps").read_text()
 
 
 def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
@@ -55,19 +289,19 @@ def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
 ) -> None:
     run = add_run("lora")
     client = PlaygroundClient(runs_folder, idle_seconds=1)
-    training = device_lock(resolve_device("auto").id)
+    training = DeviceTurn(resolve_device("auto").id)
     assert training.try_acquire()
     updates, waited = [], []
     for update in client.generate(GenerateRequest(("base", run.run_id), "hi", max_new_tokens=8)):
         updates.append(update)
-        if update.text.startswith("A training run is using the") and not waited:
+        if update.text.startswith("A training run or a prompt grid is using the") and not waited:
             waited.append(update.text)
             assert not has_torch(client), "importing torch disturbs the training run"
             threading.Timer(0.2, training.release).start()
     assert has_torch(client)
-    assert waited[0].endswith("the answers start when it is done.")
+    assert waited[0].endswith("; the answers go on after it.")
     assert [update.kind for update in updates if update.is_final] == ["done", "done"]
-    assert device_lock(resolve_device("auto").id).try_acquire(), "the lock outlived the answer"
+    assert DeviceTurn(resolve_device("auto").id).try_acquire(), "the lock outlived the answer"
     until = time.monotonic() + 10
     while client.is_loaded and time.monotonic() < until:
         time.sleep(0.1)

@@ -1,10 +1,10 @@
-"""Paired intervals."""
+"""Intervals of gains and of shares."""
 
 from __future__ import annotations
 
 import pytest
 
-from ftlab.runs.statistics import paired_interval
+from ftlab.runs.statistics import paired_interval, wilson_interval
 
 
 def test_a_certain_gain_has_no_width() -> None:
@@ -28,3 +28,48 @@ def test_the_interval_agrees_with_the_normal_one_for_many_examples() -> None:
 def test_unlike_lists_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_interval([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_of_a_share_agrees_with_published_ones(
+    successes: int, trials: int, low: float, high: float
+) -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3:
+    the score interval without continuity correction."""
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_of_a_share_mirrors_that_of_the_rest() -> None:
+    low, high = wilson_interval(2.5, 10)
+    assert wilson_interval(7.5, 10) == pytest.approx((1 - high, 1 - low))
+    assert low < 0.25 < high
+
+
+def test_the_interval_of_a_share_never_leaves_zero_to_one() -> None:
+    for trials in range(1, 50):
+        assert 0 <= wilson_interval(0, trials)[0] < 1e-12
+        assert 1 - 1e-12 < wilson_interval(trials, trials)[1] <= 1
+
+
+def test_a_higher_level_gives_a_wider_interval() -> None:
+    low, high = wilson_interval(7, 10)
+    lower, higher = wilson_interval(7, 10, level=0.99)
+    assert lower < low < high < higher
+
+
+def test_without_a_trial_every_share_is_possible() -> None:
+    assert wilson_interval(0, 0) == (0, 1)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(11, 10), (-1, 10), (1, 0)])
+def test_more_successes_than_trials_are_no_share(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(successes, trials)

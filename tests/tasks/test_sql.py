@@ -10,13 +10,14 @@ from functools import cache
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.spec import Example, Message, TaskData
+from ftlab.tasks.spec import SHOWN_ROWS, Example, Message, ResultTable, TaskData
 from ftlab.tasks.sql import load
 from ftlab.tasks.sql_scoring import (
     EXECUTION_MATCH,
     MAX_SECONDS,
     describe,
     extract_query,
+    result_tables,
     run_query,
 )
 
@@ -114,6 +115,48 @@ def test_run_query_gives_column_names_and_rows() -> None:
     assert rows == (("Ann", 20), ("Di", 30))
 
 
+def test_the_results_of_reference_and_answer_stand_side_by_side() -> None:
+    tables = result_tables(
+        SORTED, "Here:\n```sql\nSELECT name, age FROM singers WHERE age > 30;```"
+    )
+    assert tables is not None
+    assert tables.expected == ResultTable(("name",), (("Ann",), ("Di",), ("Bo",), ("Cy",)), 0)
+    assert tables.found == ResultTable(("name", "age"), (("Bo", 31), ("Cy", 40)), 0)
+    assert (tables.error, tables.query) == ("", "SELECT name, age FROM singers WHERE age > 30")
+
+
+def test_a_long_result_is_cut_and_the_rest_counted() -> None:
+    tables = result_tables(SINGERS, "SELECT 1 FROM singers a, singers b")
+    assert tables is not None
+    assert tables.found == ResultTable(("1",), ((1,),) * SHOWN_ROWS, 16 - SHOWN_ROWS)
+    exact = ResultTable.of(("1",), [(1,)] * SHOWN_ROWS)
+    assert (len(exact.rows), exact.more) == (SHOWN_ROWS, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "query"),
+    [
+        ("Two of them.", "no SQL", ""),
+        ("SELECT * FROM dancers;", "no such table: dancers", "SELECT * FROM dancers"),
+        ("SELECT sql FROM sqlite_master", "access to sqlite_master.sql is prohibited", None),
+    ],
+)
+def test_an_answer_without_a_result_says_why_beside_what_was_expected(
+    answer: str, error: str, query: str | None
+) -> None:
+    tables = result_tables(SINGERS, answer)
+    assert tables is not None
+    assert tables.expected.rows == ((2,),)
+    assert (tables.found, tables.error) == (None, error)
+    assert tables.query == (answer if query is None else query)
+    assert describe(SINGERS, answer).removeprefix("error: ") == error
+
+
+def test_a_reference_that_fails_has_no_result_to_show() -> None:
+    broken = Example(SINGERS.prompt, "SELECT * FROM dancers", SINGERS.extra)
+    assert result_tables(broken, "SELECT 1") is None
+
+
 DOUBLING = "WITH a0 AS (SELECT 1 x)" + "".join(
     f", a{i + 1} AS (SELECT p.x FROM a{i} p, a{i} q)" for i in range(30)
 )
@@ -163,3 +206,6 @@ def test_a_hostile_query_is_refused_quickly_and_in_little_memory(query: str) -> 
     assert time.monotonic() - start < MAX_SECONDS + 0.7
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
     assert describe(SINGERS, query) != "runs, equal"
+    tables = result_tables(SINGERS, query)
+    assert tables is not None
+    assert tables.found is None or "DROP" in query  # only the first statement is run

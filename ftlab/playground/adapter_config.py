@@ -1,0 +1,258 @@
+"""What an adapter's `adapter_config.json` may say, checked without PEFT.
+
+The file comes from elsewhere, so nothing in it is taken on trust: it must name a kind of adapter
+that answers on its own, and neither code to import nor a base other than the one it names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ftlab.errors import FtlabError
+
+PEFT_TYPES = (
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA",
+    "ADAMSS", "BOFT", "ADAPTION_PROMPT", "IA3", "BEFT", "LILY", "LOHA", "LOKR", "OFT", "POLY",
+    "LN_TUNING", "VERA", "FROD", "PVERA", "FOURIERFT", "GLORA", "XLORA", "HRA", "VBLORA", "UNILORA",
+    "CPT", "MISS", "RANDLORA", "ROAD", "TRAINABLE_TOKENS", "HIRA", "SHIRA", "C3A", "WAVEFT", "OSF",
+    "DELORA", "GRALORA", "CARTRIDGE", "TINYLORA", "PSOFT", "PEANUT", "SHADOW", "SUPERTUNING",
+    "DEFT",
+)  # fmt: skip
+"""Every kind of adapter of PEFT 0.21, as `peft.utils.peft_types.PeftType` names them."""
+
+_WANTS_TASK = "it wants the number of a task with every prompt"
+CANNOT_ANSWER = {
+    "XLORA": "it mixes other LoRA adapters, which are not in its file",
+    "MULTITASK_PROMPT_TUNING": _WANTS_TASK,
+    "POLY": _WANTS_TASK,
+}
+"""Kinds that give no answer of their own, and why."""
+
+BASE_CHANGING_INITS = ("pissa", "corda", "olora", "lora_ga", "loftq")
+"""What `init_lora_weights` begins with where the base's weights are overwritten as well
+(`update_layer` in peft/tuners/lora/layer.py). The others (gaussian, eva, orthogonal, mica) set the
+adapter alone."""
+
+MAX_DEPTH = 32
+MAX_NAME_CHARACTERS = 200
+
+_PATH = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]|\w+://")
+_HUB_CACHE = re.compile(r"models--([\w.-]+)[/\\]snapshots\b")
+_GENERATING_CLASS = re.compile(r"\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)")
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What is used of an adapter's configuration.
+
+    `model` is the base's public name, `method` a method of the registry or PEFT's own name in
+    lower case, `rank` LoRA's largest and `tokens` a prompt method's count (`None`: has none).
+    """
+
+    peft_type: str
+    model: str
+    rank: int | None = None
+    tokens: int | None = None
+
+    @property
+    def method(self) -> str:
+        """The registry names the methods it shares with PEFT as PEFT does, in lower case."""
+        return self.peft_type.lower()
+
+    @property
+    def summary(self) -> str:
+        """Short, as in "LORA r=8"."""
+        if self.rank is not None:
+            return f"{self.peft_type} r={self.rank}"
+        return self.peft_type if self.tokens is None else f"{self.peft_type} {self.tokens} tokens"
+
+
+def check_config(data: bytes) -> AdapterFacts:
+    """Raises `FtlabError` with the first reason why the adapter cannot be worn."""
+    config = _object(data)
+    peft_type = _peft_type(config)
+    _check_task(config)
+    _check_code(config)
+    _check_base_untouched(config)
+    return AdapterFacts(
+        peft_type=peft_type,
+        model=_base_model(config),
+        rank=_rank(config) if peft_type == "LORA" else None,
+        tokens=_tokens(config) if peft_type in ("PROMPT_TUNING", "P_TUNING") else None,
+    )
+
+
+def public_name(model: str) -> str:
+    """The name of a base model without the way to it: a path is reduced to its last part.
+
+    Hub ids stay as they are, and a folder of the Hub's cache becomes the id it was fetched as.
+    """
+    cached = _HUB_CACHE.search(model)
+    if cached:
+        return cached[1].replace("--", "/", 1)
+    parts = [part for part in re.split(r"[/\\]", model) if part.strip(" .~")]
+    if _PATH.match(model) or len(parts) > 2:
+        return parts[-1] if parts else ""
+    return "/".join(parts)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError:
+        _refuse("is nested too deeply", "save the adapter again")
+    except ValueError:  # also UnicodeDecodeError, JSONDecodeError
+        _refuse("is not valid JSON in UTF-8", "save the adapter again")
+    if not isinstance(config, dict):
+        _refuse("holds no JSON object", "save the adapter again")
+    if _depth(config) > MAX_DEPTH:
+        _refuse(f"is nested more than {MAX_DEPTH} levels deep", "save the adapter again")
+    return config
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(word)
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, counted level by level because they nest at will."""
+    depth, level = 0, [value]
+    while level:
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        depth += bool(inner)
+        level = [item for items in inner for item in items]
+    return depth
+
+
+def _peft_type(config: Mapping[str, Any]) -> str:
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str) or peft_type not in PEFT_TYPES:
+        _refuse(
+            f"has the peft_type {_shown(peft_type)}, which PEFT 0.21 does not know",
+            "save the adapter again with that version",
+        )
+    if peft_type in CANNOT_ANSWER:
+        raise FtlabError(
+            f"A {peft_type} adapter cannot answer in a pane of its own: "
+            f"{CANNOT_ANSWER[peft_type]}; bring another kind, such as LORA."
+        )
+    return peft_type
+
+
+def _check_task(config: Mapping[str, Any]) -> None:
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        _refuse(
+            f"has the task_type {_shown(task)}, and only CAUSAL_LM writes text",
+            "bring an adapter of a language model",
+        )
+    mapping = config.get("auto_mapping")
+    if not mapping:
+        return
+    # PEFT notes the base's class where no task type was set; any other library would be imported.
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    if not isinstance(library, str) or not re.fullmatch(r"transformers(\.\w+)*", library):
+        _refuse(
+            f"asks in auto_mapping to import {_shown(library)}, and code of an adapter's own is "
+            "never run",
+            "remove auto_mapping and set task_type to CAUSAL_LM",
+        )
+    if not isinstance(name, str) or not _GENERATING_CLASS.fullmatch(name):
+        _refuse(
+            f"was made for {_shown(name)} (auto_mapping), which writes no text",
+            "bring an adapter of a language model",
+        )
+
+
+def _check_code(config: Mapping[str, Any]) -> None:
+    for key, value in config.items():
+        hook = key in ("auto_map", "megatron_config") or key.startswith("custom")
+        if hook and value:
+            _refuse(
+                f"asks for code of its own ({_shown(key)}), which is never run",
+                "bring an adapter that PEFT knows by itself",
+            )
+    if config.get("arrow_config"):
+        _refuse("routes between other adapters (arrow_config)", "bring one of those")
+    if config.get("shadow_model") not in (None, "mirror"):
+        _refuse("names a second model to load (shadow_model)", "bring one that mirrors its base")
+
+
+def _check_base_untouched(config: Mapping[str, Any]) -> None:
+    """All panes share one base, so what changes the base itself cannot be one of them."""
+    start = str(config.get("init_lora_weights")).lower()
+    if start.startswith(BASE_CHANGING_INITS):
+        way_out = (
+            "bring a LoRA trained on the published weights"
+            if start.startswith("loftq")
+            else "save it converted to plain LoRA (save_pretrained with "
+            "path_initial_model_for_weight_conversion) and bring that"
+        )
+        _refuse(
+            f"says init_lora_weights={start[:40]!r}: the adapter is relative to changed base "
+            "weights",
+            way_out,
+        )
+    if config.get("kasa_config"):
+        _refuse("uses KaSA, which cuts the base's own weights", "bring a plain LoRA")
+    if config.get("layer_replication"):
+        _refuse("repeats layers of the base (layer_replication)", "bring one without")
+    if config.get("bias") not in (None, "none"):
+        _refuse(
+            f"replaces biases of the base (bias={_shown(config['bias'])})",
+            "bring an adapter trained with bias='none'",
+        )
+
+
+def _base_model(config: Mapping[str, Any]) -> str:
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip():
+        _refuse(
+            "does not say which model it was trained on",
+            "write the model's id into base_model_name_or_path",
+        )
+    model = public_name(named.strip())
+    if not model or len(model) > MAX_NAME_CHARACTERS or not model.isprintable():
+        _refuse(
+            f"names no model in base_model_name_or_path ({_shown(model)})",
+            "write the model's id there",
+        )
+    return model
+
+
+def _rank(config: Mapping[str, Any]) -> int:
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        _refuse("has a rank_pattern that is no object", "save the adapter again")
+    ranks = [
+        _whole(config.get("r", 8), "r"),
+        *(_whole(r, "rank_pattern") for r in pattern.values()),
+    ]
+    return max(ranks)
+
+
+def _tokens(config: Mapping[str, Any]) -> int:
+    return _whole(config.get("num_virtual_tokens"), "num_virtual_tokens")
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        _refuse(f"has {key}={_shown(value)}, which is no whole number above 0", "save it again")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value of the file for a sentence: short, and with nothing that a terminal obeys."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse(what: str, way_out: str) -> NoReturn:
+    raise FtlabError(f"adapter_config.json {what}; {way_out}.") from None

@@ -1,0 +1,129 @@
+"""Whether a prompt is a held-out example of a known task, and what an answer to it scores.
+
+Nothing here goes to the network: a task of the Hub is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from ftlab.errors import FtlabError
+from ftlab.tasks.reference import TaskReference, load
+from ftlab.tasks.registry import TASKS
+from ftlab.tasks.spec import Example, ResultTables, TaskSpec
+
+_Version = tuple[int, int] | None
+"""Time of change in nanoseconds and bytes of a task's file; `None` where there is no file."""
+
+
+@dataclass(frozen=True)
+class HeldOutExample:
+    """An example that training never saw. `label` is its task's name to show."""
+
+    task: TaskSpec
+    example: Example
+    label: str
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """What one answer is worth.
+
+    `score` is in [0, 1], more is better, by the measure that `metric` names. `verdict` says in a
+    few words what became of the answer, "" where its score says it all. `tables` has what reference
+    and answer give where the task runs them.
+    """
+
+    score: float
+    metric: str
+    verdict: str
+    tables: ResultTables | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A task's held-out examples by their last turn; its training examples are let go."""
+
+    version: _Version
+    task: TaskSpec | None
+    examples: dict[str, Example]
+
+
+class HeldOut:
+    """The held-out examples of the tasks last asked for, `most` tasks at once.
+
+    Made once for the app; its threads share it. A file is read again when it has changed.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self._most = most
+        self._tasks: OrderedDict[TaskReference, _Loaded] = OrderedDict()
+        self._lock = Lock()
+
+    def find(self, prompt: str, tasks: Sequence[TaskReference]) -> HeldOutExample | None:
+        """The example whose last turn is `prompt`, white space around it aside.
+
+        The given tasks are searched in order, then the bundled ones; a task that cannot be loaded
+        is passed over.
+        """
+        bundled = [TaskReference("bundled", task_id) for task_id in TASKS]
+        for reference in dict.fromkeys([*tasks, *bundled]):
+            loaded = self._load(reference)
+            example = loaded.examples.get(prompt.strip())
+            if loaded.task is not None and example is not None:
+                return HeldOutExample(loaded.task, example, reference.label)
+        return None
+
+    def prompts(self, task: TaskReference, count: int) -> list[str]:
+        """The first held-out prompts, at most `count`; none where the task cannot be loaded."""
+        return list(self._load(task).examples)[:count]
+
+    @staticmethod
+    def score(found: HeldOutExample, answer: str) -> AnswerScore:
+        """Scores one answer as a run's evaluation does."""
+        metric, example = found.task.metric, found.example
+        return AnswerScore(
+            score=metric.score_each([example], [answer])[0],
+            metric=metric.label,
+            verdict=metric.describe(example, answer),
+            tables=metric.result_tables(example, answer),
+        )
+
+    def _load(self, reference: TaskReference) -> _Loaded:
+        with self._lock:  # two threads that want the same large file read it once
+            version = _version(reference)
+            loaded = self._tasks.pop(reference, None)
+            if loaded is None or loaded.version != version:
+                loaded = _read(reference, version)
+            self._tasks[reference] = loaded
+            while len(self._tasks) > self._most:
+                self._tasks.popitem(last=False)
+            return loaded
+
+
+def _version(reference: TaskReference) -> _Version:
+    if reference.kind != "file":
+        return None
+    try:
+        found = Path(reference.id).stat()
+    except (OSError, ValueError):  # ValueError: a path with a null character
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _read(reference: TaskReference, version: _Version) -> _Loaded:
+    missing = reference.kind == "file" and version is None
+    if reference.kind == "hub" or missing:
+        return _Loaded(version, None, {})
+    try:
+        task, data = load(reference)
+    except (FtlabError, OSError):
+        return _Loaded(version, None, {})
+    examples: dict[str, Example] = {}
+    for example in data.held_out:
+        examples.setdefault(example.question.strip(), example)
+    return _Loaded(version, task, examples)

@@ -1,0 +1,254 @@
+"""Who can answer in a pane, found by name without torch.
+
+A name is "base", a run id, "shipped:<task>" for an adapter that comes with ftlab, or "adapter:<id>"
+for one that somebody brought along.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter
+
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import BASE_METHOD, label_of
+from ftlab.methods.spec import BasePrecision
+from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.paths import assets_folder
+from ftlab.runs.control import control_folder
+from ftlab.runs.directory import find_run, write_atomically
+from ftlab.runs.parsing import parse_json
+from ftlab.runs.result import STATUS_LABELS
+from ftlab.runs.spec import DtypePolicy
+from ftlab.runs.store import Run, read_run
+from ftlab.tasks.reference import TaskReference
+
+BASE = "base"
+"""The pane of the untouched model."""
+
+SHIPPED = "shipped:"
+BROUGHT = "adapter:"
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+RECORD_FILE = "pane.json"
+
+_FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,80}")
+_RUN_NUMBER = re.compile(r"\d{8}-\d{6}-(\w+-\d+)-\w+")
+
+
+@dataclass(frozen=True)
+class PaneSource:
+    """What a pane answers with.
+
+    `folder` holds the weights (`None`: the base's own) and `is_adapter` says whether they are laid
+    over the base. `label` is short ("LoRA r=4"); `detail` tells it apart from others of the same
+    label. `sweep_id` is "" for what no sweep made.
+    """
+
+    name: str
+    label: str
+    method: str = BASE_METHOD
+    model: str = ""
+    folder: Path | None = None
+    is_adapter: bool = False
+    base_precision: BasePrecision | None = None
+    dtype_policy: DtypePolicy = "bf16"
+    task: TaskReference | None = None
+    sweep_id: str = ""
+    detail: str = ""
+
+    @property
+    def title(self) -> str:
+        """Label and detail, as in "LoRA r=4 · SQL · 25 Nov 14:02 · ab12-03"."""
+        return " · ".join(filter(None, [self.label, self.detail]))
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """`pane.json` beside an adapter that no run of this folder made.
+
+    `model` is the base's public id, `method` a method of the registry or PEFT's own name for it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
+
+    label: str
+    method: str
+    model: str
+    sha256: str
+    detail: str = ""
+    task: TaskReference | None = None
+    base_precision: BasePrecision | None = None
+
+
+_RECORD: TypeAdapter[AdapterRecord] = TypeAdapter(AdapterRecord)
+
+
+def base_source() -> PaneSource:
+    return PaneSource(BASE, label_of(BASE_METHOD))
+
+
+def find_source(runs_folder: Path, name: str) -> PaneSource:
+    """Raises `FtlabError` with the way out for a name that nobody answers to."""
+    if name == BASE:
+        return base_source()
+    if name.startswith(SHIPPED):
+        return _from_folder(name, _within(shipped_folder(), name.removeprefix(SHIPPED)))
+    if name.startswith(BROUGHT):
+        return _from_folder(name, _within(brought_folder(runs_folder), name.removeprefix(BROUGHT)))
+    run = read_run(find_run(runs_folder, name))
+    reason = cannot_answer(run)
+    if reason:
+        raise FtlabError(reason)
+    return run_source(run)
+
+
+def all_sources(runs: Sequence[Run], runs_folder: Path) -> list[PaneSource]:
+    """Everyone who can answer: the base, finished runs (newest first), brought and shipped ones."""
+    able = [run_source(run) for run in reversed(runs) if not cannot_answer(run)]
+    return [base_source(), *able, *brought_sources(runs_folder), *shipped_sources()]
+
+
+def shipped_folder() -> Path:
+    return assets_folder() / "adapters"
+
+
+def brought_folder(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "adapters"
+
+
+def shipped_sources() -> list[PaneSource]:
+    return list(_of_folder(SHIPPED, shipped_folder()))
+
+
+def brought_sources(runs_folder: Path) -> list[PaneSource]:
+    return list(_of_folder(BROUGHT, brought_folder(runs_folder)))
+
+
+def cannot_answer(run: Run) -> str:
+    """Why the run has no pane of its own, as a sentence; "" if it has."""
+    if run.spec.is_base:
+        return f"Run '{run.run_id}' is a base run and has no adapter; choose '{BASE}' instead."
+    if run.status != "done":
+        return (
+            f"Run '{run.run_id}' is {STATUS_LABELS[run.status]}, so it has no adapter to answer "
+            "with; choose a run that is done."
+        )
+    return ""
+
+
+def run_source(run: Run) -> PaneSource:
+    """The time of the run id is said once, and its method is in the variant's name."""
+    spec = run.spec
+    number = _RUN_NUMBER.fullmatch(run.run_id)
+    made = time.strftime("%d %b %H:%M", time.localtime(spec.created_at))
+    return PaneSource(
+        name=run.run_id,
+        label=spec.label,
+        method=spec.method,
+        model=spec.model,
+        folder=run.directory.adapter,
+        is_adapter=spec.variant is not None and spec.variant.spec.is_adapter,
+        base_precision=spec.base_precision,
+        dtype_policy=spec.dtype_policy,
+        task=spec.task,
+        sweep_id=spec.sweep_id,
+        detail=" · ".join([spec.task.label, made, number[1] if number else run.run_id]),
+    )
+
+
+def same_name(model: str) -> str:
+    """One name for one model, however it was written; the text itself if it names none."""
+    try:
+        return parse_model(model).name
+    except FtlabError:
+        return model
+
+
+def wrong_base(source: PaneSource, model: str) -> str:
+    """The sentence for a pane made for another base than `model`; "" if it fits.
+
+    An adapter from elsewhere may name a mirror of the model or a folder: its last part counts.
+    """
+    own, wanted = same_name(source.model), same_name(model)
+    if source.name.startswith((SHIPPED, BROUGHT)):
+        own, wanted = _last_part(own), _last_part(wanted)
+    if source.name == BASE or own == wanted:
+        return ""
+    return (
+        f"The base model of '{source.label}' is {source.model}, that of this prompt is {model}; "
+        "all panes share one base model, so choose runs of the same one."
+    )
+
+
+def model_of(panes: Sequence[str], runs_folder: Path) -> str:
+    """The base model of the first pane that names one; the bundled one where none does."""
+    for pane in panes:
+        try:
+            model = find_source(runs_folder, pane).model
+        except (FtlabError, OSError):
+            continue  # said in its own pane
+        if model:
+            return model
+    return BUNDLED_ID
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """Raises `FtlabError` if the adapter's record is missing or cannot be read."""
+    try:
+        return parse_json(_RECORD, (folder / RECORD_FILE).read_bytes(), RECORD_FILE)
+    except OSError as error:
+        raise FtlabError(
+            f"The adapter '{folder.name}' is not there ({error.strerror}); bring it along again."
+        ) from None
+
+
+def write_record(folder: Path, record: AdapterRecord) -> None:
+    write_atomically(folder / RECORD_FILE, _RECORD.dump_json(record, indent=2) + b"\n")
+
+
+def _within(parent: Path, name: str) -> Path:
+    if not _FOLDER_NAME.fullmatch(name):
+        raise FtlabError(f"'{name}' names no adapter; the playground's list shows those there are.")
+    return parent / name
+
+
+def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
+    folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    for folder in folders:
+        if _FOLDER_NAME.fullmatch(folder.name) and (folder / RECORD_FILE).is_file():
+            try:
+                yield _from_folder(prefix + folder.name, folder)
+            except FtlabError:
+                continue  # a damaged record makes no choice; naming it says why
+
+
+def _from_folder(name: str, folder: Path) -> PaneSource:
+    record = read_record(folder)
+    return PaneSource(
+        name=name,
+        label=record.label,
+        method=record.method,
+        model=record.model,
+        folder=folder,
+        is_adapter=True,
+        base_precision=record.base_precision,
+        task=record.task,
+        detail=record.detail,
+    )
+
+
+def _last_part(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def parse_names(names: Any) -> list[str]:
+    """Pane names from a list, or from text as in "base, RUN_ID"."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return [name.strip() for name in map(str, parts) if name.strip()]

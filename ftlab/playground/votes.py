@@ -1,0 +1,238 @@
+"""Blind votes on answers, kept with the sweeps of the runs that gave them.
+
+`.ftlab/votes/<sweep id>.jsonl` in the runs folder has one vote a line, `no-sweep.jsonl` the votes
+between panes that no sweep made. A vote between runs of two sweeps is in both files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ftlab.errors import FtlabError
+from ftlab.runs.control import control_folder
+from ftlab.runs.directory import RUN_ID, read_json_lines
+from ftlab.runs.statistics import wilson_interval
+
+NO_SWEEP = "no-sweep"
+"""The name of the file for votes that belong to no sweep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One choice between answers to the same prompt, made without seeing whose they are.
+
+    `panes` are names as in `panes.find_source`, in the order shown; `labels` and `answers` run
+    parallel to them, so the vote can be read when a run is gone. `winner` is a place in them,
+    `None` for "no difference". `at` is seconds since the epoch. `sweep_ids` are those of the
+    panes' sources, each once.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
+
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    at: float = field(default_factory=time.time)
+    panes: tuple[str, ...]
+    labels: tuple[str, ...]
+    winner: int | None
+    prompt: str
+    answers: tuple[str, ...]
+    model: str
+    precision: str
+    sweep_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How one pane fared in the votes it stood in.
+
+    `share` is its share of the wins and `low` to `high` that share's 95 % Wilson interval, all in
+    [0, 1]; a tie counts as an equal part of a win to each pane shown, with two panes as half a win.
+    `chance` is the share expected if nobody could tell the answers apart. `share` is `None`
+    without a vote.
+    """
+
+    pane: str
+    label: str
+    votes: int
+    wins: int
+    ties: int
+    share: float | None
+    low: float
+    high: float
+    chance: float
+
+    @property
+    def shows_difference(self) -> bool:
+        """Whether the interval leaves out the share expected by chance."""
+        return self.votes > 0 and not self.low <= self.chance <= self.high
+
+
+_VOTE: TypeAdapter[Vote] = TypeAdapter(Vote)
+
+
+def shuffled(count: int, seed: int) -> tuple[int, ...]:
+    """The places 0 to `count` - 1 in the order in which a blind vote shows them."""
+    places = list(range(count))
+    random.Random(seed).shuffle(places)
+    return tuple(places)
+
+
+def record_vote(runs_folder: Path, vote: Vote) -> None:
+    """Appends the vote to the file of each of its sweeps; several processes may do so at once.
+
+    Raises `FtlabError` for a vote that contradicts itself, a sweep id that cannot be a file's name,
+    and a folder that cannot be written.
+    """
+    problem = _problem(vote)
+    if problem:
+        raise FtlabError(problem)
+    files = _files(runs_folder, vote.sweep_ids)
+    line = json.dumps(asdict(vote)).encode() + b"\n"  # ASCII: no character in it ends a line
+    try:
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _append(file, line)
+    except OSError as error:
+        raise FtlabError(
+            f"The vote cannot be kept in '{files[0].parent}' ({error.strerror}); free some space "
+            "or make the folder writable, then vote again."
+        ) from None
+
+
+def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
+    """The votes of those sweeps, oldest first, each once; without a sweep id those of no sweep.
+
+    Lines that are torn or hold no vote are passed over. Raises `FtlabError` for a malformed sweep
+    id and for a file that is there but cannot be read.
+    """
+    votes: dict[str, Vote] = {}
+    for file in _files(runs_folder, sweep_ids):
+        try:
+            rows = read_json_lines(file)
+        except OSError as error:
+            raise FtlabError(
+                f"The votes in '{file}' cannot be read ({error.strerror}); make the file readable."
+            ) from None
+        for row in rows:
+            try:
+                vote = _VOTE.validate_python(row)
+            except ValidationError:
+                continue
+            if not _problem(vote):
+                votes[vote.id] = vote
+    return sorted(votes.values(), key=lambda vote: (vote.at, vote.id))
+
+
+def tally(votes: Iterable[Vote], panes: Iterable[str]) -> list[Tally]:
+    """One tally for each distinct pane name, largest share first, those without a vote last.
+
+    A run shown in two panes of one vote stood in it once, with two chances to win. A vote in which
+    all panes show the same run chose nothing and is left out.
+    """
+    choices = [vote for vote in votes if len(set(vote.panes)) > 1]
+    tallies = [_tally(choices, pane) for pane in dict.fromkeys(panes)]
+    return sorted(tallies, key=lambda one: (one.share is None, -(one.share or 0), -one.votes))
+
+
+def verdict(tallies: Sequence[Tally]) -> str:
+    """What sorted tallies say of the first, as a sentence for people.
+
+    "No difference shown yet" compares its share with chance, not with the runner-up's.
+    """
+    heard = [one for one in tallies if one.share is not None]
+    if not heard:
+        return "No votes yet."
+    best = heard[0]
+    level = [one for one in heard if _is_level(one, best)]
+    interval = f"95 % interval {_percent(best.low)} to {_percent(best.high)}"
+    votes = f"{best.votes} vote" + "s" * (best.votes != 1)
+    if len(level) > 1:
+        names = ", ".join(one.label for one in level[:-1])
+        said = f"{names} and {level[-1].label} are level at {_percent(best.share)} of {votes}"
+    else:
+        said = f"{best.label} wins {best.wins} of {votes}"
+        if best.ties:
+            said += f" and ties {best.ties}, a share of {_percent(best.share)}"
+    return f"{said} ({interval})" + ("." if best.shows_difference else ": no difference shown yet.")
+
+
+def _problem(vote: Vote) -> str:
+    """The sentence for a vote whose parts do not fit each other; "" if they do."""
+    count = len(vote.panes)
+    if not count or not count == len(vote.labels) == len(vote.answers):
+        return (
+            f"The vote has {count} panes, {len(vote.labels)} labels and {len(vote.answers)} "
+            "answers; give one label and one answer for each pane."
+        )
+    if vote.winner is not None and not 0 <= vote.winner < count:
+        return (
+            f"The winner is at place {vote.winner}, but the places are 0 to {count - 1}; "
+            "name one of them, or none for a tie."
+        )
+    return ""
+
+
+def _files(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Path]:
+    names = list(dict.fromkeys(sweep_ids)) or [NO_SWEEP]
+    for name in names:
+        if not RUN_ID.fullmatch(name):  # the ids of its runs begin with it, so the same rule holds
+            raise FtlabError(
+                f"'{name[:120]}' is no sweep id: it may have small letters, digits, '-' and '_' "
+                "alone; correct it in the run's spec.json."
+            )
+    return [control_folder(runs_folder) / "votes" / f"{name}.jsonl" for name in names]
+
+
+def _append(file: Path, line: bytes) -> None:
+    """One write to a file opened for appending goes whole to its end, whoever else writes."""
+    handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = b"\n" + line  # the line before was cut off; it must not take this one with it
+        if os.write(handle, line) != len(line):
+            raise OSError(0, "only a part could be written")
+    finally:
+        os.close(handle)
+
+
+def _tally(votes: Sequence[Vote], pane: str) -> Tally:
+    own = [vote for vote in votes if pane in vote.panes]
+    chances = [vote.panes.count(pane) / len(vote.panes) for vote in own]
+    wins = sum(vote.winner is not None and vote.panes[vote.winner] == pane for vote in own)
+    ties = [chance for vote, chance in zip(own, chances, strict=True) if vote.winner is None]
+    # As MT-bench does for two (FastChat's show_result.py: "each tie counts as 0.5 win + 0.5 loss").
+    # The parts of every vote add up to one, as they must to be compared with chance.
+    points = wins + sum(ties)
+    low, high = wilson_interval(points, len(own))
+    return Tally(
+        pane=pane,
+        label=own[-1].labels[own[-1].panes.index(pane)] if own else pane,
+        votes=len(own),
+        wins=wins,
+        ties=len(ties),
+        share=points / len(own) if own else None,
+        low=low,
+        high=high,
+        chance=sum(chances) / len(own) if own else 0.0,
+    )
+
+
+def _is_level(one: Tally, other: Tally) -> bool:
+    shares = one.share or 0.0, other.share or 0.0
+    return one.votes == other.votes and math.isclose(*shares, abs_tol=1e-9)
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0):.0f} %"

@@ -1,0 +1,290 @@
+"""Putting an adapter on the resident base without copying or changing a weight of it.
+
+PEFT lays the adapter over a clone: a second module tree on the base's own parameters and buffers.
+What is plain LoRA arithmetic is then taken off again as pairs of small matrices, for rows of one
+batch (`rows.py`); everything else keeps its clone.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import traceback
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ftlab.errors import FtlabError, one_line
+from ftlab.playground.adapter_config import BASE_CHANGING_INITS
+from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, PaneSource
+
+_PLAIN_LAYERS = ("Linear", "Linear8bitLt", "Linear4bit")
+
+_PREFIXES = ("base_model.model.", "base_model.")
+"""What PEFT writes before a weight's name: the first for layers, the second for soft tokens."""
+
+Model = TypeVar("Model", bound=nn.Module)
+
+Marks = dict[str, tuple[int, int]]
+"""Where each weight lies in memory, and how often it has been written."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One layer's LoRA: scaling * B (A x) is added; `a` is (r, in), `b` is (out, r)."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Plain LoRA by the layer's name. Without layers it is the base."""
+
+    layers: dict[str, Pair] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Worn:
+    """What a pane answers with: rows of the shared batch, or a model of its own.
+
+    `sha256` is that of the weights file(s), "" for the base.
+    """
+
+    low_rank: LowRank | None = None
+    model: PreTrainedModel | PeftModel | None = None
+    sha256: str = ""
+
+
+def wear(base: PreTrainedModel, source: PaneSource) -> Worn:
+    """The adapter of the source on the base; the base stays as it is.
+
+    Raises `FtlabError` if the files are missing, damaged, or made for another shape.
+    """
+    folder = _complete(source)
+    weights = folder / WEIGHTS_FILE
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        _refuse_what_changes_the_base(config)
+        copies = _check_numbers(weights, base, config)
+        with warnings.catch_warnings():
+            # To PEFT an adapter that lacks layers is worth a warning; the pane would lie.
+            warnings.filterwarnings("error", message=".*missing adapter keys")
+            clone: Any = clone_on_same_weights(base)
+            known = dict(getattr(clone, "_checkpoint_conversion_mapping", None) or {})
+            model = PeftModel.from_pretrained(
+                clone,
+                str(folder),
+                is_trainable=False,
+                key_mapping=_passing_over(copies) | known if copies else None,
+            )
+        _check_every_weight_is_worn(model, weights, copies)
+    except (FtlabError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        in_bits = " or its kind cannot be put on a base in 4 bits" if is_quantised(base) else ""
+        raise FtlabError(
+            f"The adapter of '{source.label}' cannot be put on {base.name_or_path}: it is damaged "
+            f"or made for another shape{in_bits} ({one_line(error)[:160]}); choose another."
+        ) from error
+    model.eval().requires_grad_(False)
+    low_rank = as_low_rank(model, adapter_dtype(base))
+    sha256 = sha256_of([weights])
+    return Worn(low_rank, None if low_rank else model, sha256)
+
+
+def clone_on_same_weights(model: Model) -> Model:
+    """A second module tree on the very same tensors; only Python objects are new."""
+    memo: dict[int, object] = {id(tensor): tensor for tensor in _tensors(model)}
+    for module in model.modules():
+        state = getattr(module, "quant_state", None)  # of 4 bits: scales beside the parameter
+        if state is not None:
+            memo[id(state)] = state
+    return copy.deepcopy(model, memo)
+
+
+def marks(model: nn.Module) -> Marks:
+    """Whatever replaces a weight of the base, or writes into it, changes these."""
+    return {name: (p.data_ptr(), p._version) for name, p in model.named_parameters()}
+
+
+def as_low_rank(model: PeftModel, dtype: torch.dtype) -> LowRank | None:
+    """The adapter's matrices in that dtype; `None` unless it is plain LoRA on linear layers."""
+    config = model.active_peft_config
+    if not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA:
+        return None
+    if config.layer_replication or _mixes_rows(model.get_base_model()):
+        return None
+    name = model.active_adapter
+    layers = {}
+    base: Any = model.get_base_model()
+    for path, module in base.named_modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            return None
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        if not isinstance(module, LoraLayer) or not _is_plain(module, name):
+            return None
+        down: Any = module.lora_A[name]
+        up: Any = module.lora_B[name]
+        scaling = float(module.scaling[name])
+        layers[path] = Pair(down.weight.to(dtype), up.weight.to(dtype), scaling)
+    return LowRank(layers)
+
+
+def adapter_dtype(base: PreTrainedModel) -> torch.dtype:
+    """The base's own, but fp32 on a quantised base, where PEFT computes adapters in it."""
+    return torch.float32 if is_quantised(base) else base.dtype
+
+
+def is_quantised(model: nn.Module) -> bool:
+    return bool(getattr(model, "is_quantized", False))
+
+
+def sha256_of(files: list[Path]) -> str:
+    """SHA-256 in hex over the files' content, in the order given."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def shares_a_batch(model: nn.Module) -> bool:
+    """Whether several adapters can be rows of one batch on this base."""
+    return not _mixes_rows(model)
+
+
+def _mixes_rows(model: nn.Module) -> bool:
+    """A mixture of experts hands its layers tokens of all rows in one heap."""
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        config = config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any(getattr(config, name, None) for name in names)
+
+
+def _complete(source: PaneSource) -> Path:
+    folder = source.folder
+    assert folder is not None
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():  # PEFT would look for it on the Hub
+            raise FtlabError(
+                f"The adapter of '{source.label}' is not there: {name} is missing; "
+                "run it again, or choose another."
+            )
+    return folder
+
+
+def _refuse_what_changes_the_base(config: PeftConfig) -> None:
+    """PiSSA and its like subtract their start from the base's weights, which all panes share."""
+    start = str(getattr(config, "init_lora_weights", "")).lower()
+    if start.startswith(BASE_CHANGING_INITS):
+        raise FtlabError(
+            f"The adapter starts from '{start}', which changes the base's own weights; save it "
+            "converted to plain LoRA (path_initial_model_for_weight_conversion) and choose that."
+        )
+    if getattr(config, "alora_invocation_tokens", None):
+        raise FtlabError(
+            "An activated LoRA (alora_invocation_tokens) looks for its tokens in the whole text, "
+            "and panes read one token at a time; choose a plain LoRA."
+        )
+
+
+def _check_numbers(weights: Path, base: nn.Module, config: PeftConfig) -> list[str]:
+    """The names of the saved weights that are mere copies of the base's own.
+
+    PEFT would write whatever carries the name of a base weight into the base of all panes, so one
+    that is no copy is refused here, before anything is loaded; so is what is no number.
+    """
+    own = dict(base.named_parameters(remove_duplicate=False))
+    replaced = tuple(getattr(config, "modules_to_save", None) or ())
+    copies = []
+    with safe_open(weights, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            saved = file.get_tensor(key)
+            if saved.is_floating_point() and not saved.isfinite().all():
+                raise FtlabError(
+                    f"The adapter's weight {key} holds values that are no numbers (NaN or "
+                    "infinity): its training went astray, so choose another."
+                )
+            name = next((n for n in _names_in_base(key) if n in own), None)
+            if name is None or (key.endswith(name) and _is_in(name, replaced)):
+                continue
+            held = own[name].detach()
+            if saved.shape != held.shape or not torch.equal(saved.to(held), held):
+                raise FtlabError(
+                    f"The adapter brings the base's weight {name} along, changed, and all panes "
+                    "share that one; train and save it with modules_to_save, or choose another."
+                )
+            copies.append(key)
+    return copies
+
+
+def _is_in(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether PEFT takes the weight of that name for one of the `modules_to_save`."""
+    parents = accumulate(name.split(".")[:-1], "{}.{}".format)
+    return any(parent.endswith(modules) for parent in parents)
+
+
+def _names_in_base(key: str) -> Iterator[str]:
+    """The names under which the base may know what an adapter calls `key`."""
+    inner = re.sub(r"\.(base_layer|original_module)\b", "", key)
+    yield from (inner.removeprefix(prefix) for prefix in _PREFIXES if inner.startswith(prefix))
+
+
+def _passing_over(copies: Collection[str]) -> dict[str, str]:
+    """PEFT's `key_mapping` by which it finds no place for these."""
+    names = (key.removeprefix(_PREFIXES[0]) for key in copies)
+    return {rf"^{re.escape(name)}$": f"a_copy_of.{name}" for name in names}
+
+
+def _check_every_weight_is_worn(model: PeftModel, weights: Path, copies: Collection[str]) -> None:
+    """PEFT passes over weights that the model has no place for, without a word."""
+    worn = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    with safe_open(weights, framework="pt") as file:
+        saved = set(file.keys())
+    over = sorted(saved - worn - set(copies))
+    if over:
+        raise FtlabError(
+            f"The model has no place for {len(over)} of the adapter's weights, as {over[0]}; it "
+            "is made for another model, so choose another."
+        )
+
+
+def _is_plain(module: LoraLayer, name: str) -> bool:
+    return (
+        type(module).__name__ in _PLAIN_LAYERS
+        and name in module.lora_A
+        and name not in module.lora_variant
+        and not module.lora_bias.get(name)
+        and not module.merged
+        and not module.disable_adapters
+    )
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():  # LLM.int8 keeps its weights beside the parameter
+        state = getattr(module, "state", None)
+        for name in ("CB", "SCB"):
+            tensor = getattr(state, name, None)
+            if isinstance(tensor, Tensor):
+                yield tensor

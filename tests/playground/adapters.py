@@ -1,0 +1,89 @@
+"""Small adapters built by hand, as folders and zips, and what becomes of a bad one."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.errors import FtlabError
+from ftlab.playground.brought import bring_adapter
+from ftlab.playground.panes import brought_folder
+
+CONFIG: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": ["q_proj"],
+}
+_LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+SHAPES: dict[str, list[int]] = {
+    f"{_LAYER}.lora_A.weight": [2, 4],
+    f"{_LAYER}.lora_B.weight": [4, 2],
+}
+
+
+def weights(
+    shapes: dict[str, list[int]] | None = None, dtype: str = "BF16", fill: int = 1
+) -> bytes:
+    """A whole safetensors file with two-byte numbers that all have the bytes `fill`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in (SHAPES if shapes is None else shapes).items():
+        size = 2
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    return with_header(json.dumps(header).encode(), bytes([fill]) * end)
+
+
+def with_header(header: bytes, data: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def config_bytes(**changes: Any) -> bytes:
+    """The configuration with changes; a value of `...` takes its key away."""
+    config = {key: value for key, value in (CONFIG | changes).items() if value is not ...}
+    return json.dumps(config).encode()
+
+
+def adapter_folder(folder: Path, config: bytes | None = None, tensors: bytes | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_bytes(config_bytes() if config is None else config)
+    (folder / "adapter_model.safetensors").write_bytes(weights() if tensors is None else tensors)
+    return folder
+
+
+def adapter_zip(path: Path, entries: dict[str, bytes] | None = None, below: str = "") -> Path:
+    """A zip of the entries; without any, of a good adapter in the folder `below`."""
+    if entries is None:
+        entries = {
+            f"{below}adapter_config.json": config_bytes(),
+            f"{below}adapter_model.safetensors": weights(),
+        }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def refused(source: Path, runs: Path) -> str:
+    """The sentence with which the source is refused; nothing of it is left behind."""
+    before = sorted(runs.parent.rglob("*"))
+    with pytest.raises(FtlabError) as error:
+        bring_adapter(source, runs)
+    folder = brought_folder(runs)
+    assert not folder.exists() or not any(folder.iterdir())
+    added = set(runs.parent.rglob("*")) - {*before, runs, runs / ".ftlab", folder}
+    assert not added
+    sentence = str(error.value)
+    assert sentence.isprintable()
+    assert sentence.endswith(".")
+    assert str(source.parent) not in sentence
+    return sentence

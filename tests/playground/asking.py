@@ -1,0 +1,50 @@
+"""Asking an engine, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ftlab.playground.protocol import GenerateRequest, PaneUpdate
+
+if TYPE_CHECKING:
+    from ftlab.playground.engine import Engine
+
+
+def updates_of(engine: Engine, request: GenerateRequest) -> list[PaneUpdate]:
+    updates: list[PaneUpdate] = []
+    engine.answer(request, updates.append, lambda: None)
+    return updates
+
+
+def finals(engine: Engine, request: GenerateRequest, *panes: str) -> list[PaneUpdate]:
+    """The last update of each pane; every pane ends exactly once."""
+    if panes:
+        request = replace(request, panes=panes)
+    ends = [update for update in updates_of(engine, request) if update.is_final]
+    assert sorted(update.pane for update in ends) == list(range(len(request.panes)))
+    return sorted(ends, key=lambda update: update.pane)
+
+
+def texts(engine: Engine, request: GenerateRequest, *panes: str) -> list[str]:
+    """The answers; all panes have one."""
+    found = finals(engine, request, *panes)
+    assert [update.kind for update in found] == ["done"] * len(found), [u.text for u in found]
+    return [update.text for update in found]
+
+
+def answers_of(
+    engine: Engine, request: GenerateRequest, prompts: Sequence[str]
+) -> dict[tuple[int, int], PaneUpdate]:
+    """The last updates by prompt and pane; each of them ends exactly once."""
+    ends: dict[tuple[int, int], PaneUpdate] = {}
+
+    def send(prompt: int, update: PaneUpdate) -> None:
+        if update.is_final:
+            assert (prompt, update.pane) not in ends
+            ends[prompt, update.pane] = update
+
+    engine.answer_each(request, prompts, send, lambda: None)
+    assert len(ends) == len(prompts) * len(request.panes)
+    return ends

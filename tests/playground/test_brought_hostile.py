@@ -1,0 +1,373 @@
+"""Adapters from elsewhere that are broken or meant to harm: each is refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.errors import FtlabError
+from ftlab.playground import adapter_files, brought
+from ftlab.playground.brought import bring_adapter
+from ftlab.playground.panes import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+)
+from tests.playground.adapters import (
+    SHAPES,
+    adapter_folder,
+    adapter_zip,
+    config_bytes,
+    refused,
+    weights,
+    with_header,
+)
+
+
+def test_what_is_not_there_is_named_without_its_place(tmp_path: Path, runs_folder: Path) -> None:
+    assert "no adapter at 'gone.zip' (No such file" in refused(tmp_path / "gone.zip", runs_folder)
+    assert "the name is none" in refused(tmp_path / "a\x00b", runs_folder)
+    assert "File name too long" in refused(tmp_path / ("x" * 300), runs_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.safetensors", "neither a folder nor a .zip"),
+        ("a.tar.gz", "neither a folder nor a .zip"),
+        ("adapter_model.bin", "never read; save it again with safe_serialization=True"),
+        ("a.PT", "Pickle files can run code"),
+    ],
+)
+def test_another_file_is_told_what_to_bring(
+    tmp_path: Path, runs_folder: Path, name: str, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert sentence in refused(tmp_path / name, runs_folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ([], "holds no adapter_config.json, so it is no PEFT adapter"),
+        (["README.md"], "holds no adapter_config.json"),
+        (["config.json", "model.safetensors"], "holds a full model, not an adapter"),
+        (["config.json", "pytorch_model.bin"], "holds a full model"),
+        ([CONFIG_FILE], "but no adapter_model.safetensors"),
+        ([CONFIG_FILE, "adapter_model.bin"], "Pickle files can run code when they are opened"),
+        ([CONFIG_FILE, "adapter_model.PKL"], "safe_serialization=True"),
+        ([CONFIG_FILE, "model.pt"], "pickle"),
+        ([WEIGHTS_FILE], "holds no adapter_config.json"),
+    ],
+)
+def test_a_folder_or_zip_without_the_two_files_is_told_what_it_holds(
+    tmp_path: Path, runs_folder: Path, names: list[str], sentence: str
+) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(config_bytes())
+    assert sentence in refused(folder, runs_folder)
+    archive = adapter_zip(tmp_path / "a.zip", dict.fromkeys(names, b"{}"))
+    assert sentence in refused(archive, runs_folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_link_in_a_folder_is_never_followed(tmp_path: Path, runs_folder: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    folder = adapter_folder(tmp_path / "a")
+    (folder / name).rename(outside)
+    (folder / name).symlink_to(outside)
+    assert "is a link, and links are not followed" in refused(folder, runs_folder)
+
+
+def test_a_link_that_comes_after_the_look_is_not_followed_either(
+    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter_folder(tmp_path / "a")
+    (folder / CONFIG_FILE).rename(tmp_path / "outside")
+    (folder / CONFIG_FILE).symlink_to(tmp_path / "outside")
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)
+    assert "cannot be read" in refused(folder, runs_folder)
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_refused_without_waiting(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    folder = adapter_folder(tmp_path / "a")
+    (folder / WEIGHTS_FILE).unlink()
+    os.mkfifo(folder / WEIGHTS_FILE)
+    assert "is no file" in refused(folder, runs_folder)
+    (folder / WEIGHTS_FILE).unlink()
+    (folder / WEIGHTS_FILE).mkdir()
+    assert "is no file" in refused(folder, runs_folder)
+
+
+# Zips
+
+
+def test_a_zip_of_several_adapters_names_them(tmp_path: Path, runs_folder: Path) -> None:
+    entries = {}
+    for below in ("out/", "out/checkpoint-10/"):
+        entries[f"{below}{CONFIG_FILE}"] = config_bytes()
+        entries[f"{below}{WEIGHTS_FILE}"] = weights()
+    sentence = refused(adapter_zip(tmp_path / "a.zip", entries), runs_folder)
+    assert "several adapters ('out/adapter_config.json', 'out/checkpoint-10/ada" in sentence
+
+
+def test_an_adapter_two_folders_deep_is_told_so(tmp_path: Path, runs_folder: Path) -> None:
+    assert "2 folders deep" in refused(adapter_zip(tmp_path / "a.zip", below="a/b/"), runs_folder)
+
+
+def test_weights_of_another_folder_of_the_zip_do_not_count(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    entries = {f"a/{CONFIG_FILE}": config_bytes(), f"b/{WEIGHTS_FILE}": weights()}
+    assert "but no adapter_model" in refused(adapter_zip(tmp_path / "a.zip", entries), runs_folder)
+
+
+def test_what_a_mac_adds_to_a_zip_is_passed_over(tmp_path: Path, runs_folder: Path) -> None:
+    entries = {
+        f"a/{CONFIG_FILE}": config_bytes(),
+        f"a/{WEIGHTS_FILE}": weights(),
+        f"__MACOSX/a/{CONFIG_FILE}": b"\x00\x05\x16\x07",
+        f"__MACOSX/a/._{WEIGHTS_FILE}": b"\x00\x05\x16\x07",
+    }
+    assert bring_adapter(adapter_zip(tmp_path / "a.zip", entries), runs_folder).method == "lora"
+
+
+def test_a_zip_made_on_windows_with_backslashes_is_read(tmp_path: Path, runs_folder: Path) -> None:
+    assert bring_adapter(adapter_zip(tmp_path / "a.zip", below="a\\"), runs_folder).method == "lora"
+
+
+@pytest.mark.parametrize("below", ["../", "/", "a/../../", "\\", "..\\", "C:/", "C:\\", "//host/"])
+def test_a_zip_with_a_path_that_leads_out_is_refused(
+    tmp_path: Path, runs_folder: Path, below: str
+) -> None:
+    assert "leads out of it" in refused(adapter_zip(tmp_path / "a.zip", below=below), runs_folder)
+    entries = {CONFIG_FILE: config_bytes(), WEIGHTS_FILE: weights(), f"{below}evil": b"x"}
+    assert "leads out of it" in refused(adapter_zip(tmp_path / "b.zip", entries), runs_folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_link_in_a_zip_is_refused(tmp_path: Path, runs_folder: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for entry, data in ((CONFIG_FILE, config_bytes()), (WEIGHTS_FILE, weights())):
+            info = zipfile.ZipInfo(entry)
+            if entry == name:
+                info.external_attr, data = (stat.S_IFLNK | 0o777) << 16, b"/etc/passwd"
+            archive.writestr(info, data)
+    assert f"{name} in 'a.zip' is a link" in refused(tmp_path / "a.zip", runs_folder)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_stands_twice_in_a_zip_is_refused(tmp_path: Path, runs_folder: Path) -> None:
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        archive = adapter_zip(tmp_path / f"{name}.zip")
+        with zipfile.ZipFile(archive, "a") as more:
+            more.writestr(name, b"{}")
+        assert f"holds {name} twice" in refused(archive, runs_folder)
+
+
+def test_a_zip_with_a_password_is_refused(tmp_path: Path, runs_folder: Path) -> None:
+    data = bytearray(adapter_zip(tmp_path / "a.zip").read_bytes())
+    _set_everywhere(data, flag_bits=1)
+    (tmp_path / "a.zip").write_bytes(data)
+    assert "locked with a password" in refused(tmp_path / "a.zip", runs_folder)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_packed_in_a_way_that_can_ask_for_gigabytes_is_refused(
+    tmp_path: Path, runs_folder: Path, method: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr(CONFIG_FILE, config_bytes())
+        archive.writestr(WEIGHTS_FILE, weights())
+    assert "packed in a way that is not read" in refused(tmp_path / "a.zip", runs_folder)
+
+
+def test_a_zip_is_refused_at_whatever_byte_it_is_cut_off(tmp_path: Path, runs_folder: Path) -> None:
+    whole = adapter_zip(tmp_path / "whole.zip").read_bytes()
+    for length in range(0, len(whole), 7):
+        (tmp_path / "a.zip").write_bytes(whole[:length])
+        assert "is damaged or no zip" in refused(tmp_path / "a.zip", runs_folder)
+
+
+def test_a_byte_changed_anywhere_in_a_zip_never_ends_in_a_traceback(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    whole = adapter_zip(tmp_path / "whole.zip").read_bytes()
+    source = tmp_path / "a.zip"
+    for place in range(len(whole)):
+        changed = whole[place] ^ (0xFF if place % 2 else 0x01)
+        source.write_bytes(whole[:place] + bytes([changed]) + whole[place + 1 :])
+        try:
+            kept = bring_adapter(source, runs_folder).folder
+        except FtlabError:
+            continue
+        assert kept is not None
+        assert (kept / WEIGHTS_FILE).read_bytes() == weights()
+
+
+def test_a_zip_of_nothing_but_entries_is_refused_before_they_are_listed(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(25_000):
+            archive.writestr(f"{number:06d}", b"")
+    assert "its list of entries is too long" in refused(tmp_path / "a.zip", runs_folder)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_file_that_declares_too_much_is_refused_unread(
+    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(adapter_files.MAX_BYTES, name, 10)
+    sentence = f"{name} has "
+    assert sentence in refused(adapter_folder(tmp_path / "a"), runs_folder)
+    assert sentence in refused(adapter_zip(tmp_path / "a.zip"), runs_folder)
+
+
+def test_a_sparse_file_of_terabytes_is_refused_at_once(tmp_path: Path, runs_folder: Path) -> None:
+    folder = adapter_folder(tmp_path / "a")
+    os.truncate(folder / WEIGHTS_FILE, 2**40)
+    assert "1,099,511,627,776 bytes; at most 2,147,483,648" in refused(folder, runs_folder)
+
+
+def test_a_bomb_of_a_config_that_lies_about_its_size_is_not_unpacked(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    entries = {CONFIG_FILE: b" " * 2**26, WEIGHTS_FILE: weights()}
+    data = bytearray(adapter_zip(tmp_path / "a.zip", entries).read_bytes())
+    _set_everywhere(data, size_of={CONFIG_FILE: 2**20})
+    (tmp_path / "a.zip").write_bytes(data)
+    refused(tmp_path / "a.zip", runs_folder)
+
+
+def test_a_bomb_of_weights_is_given_up_after_its_header(
+    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    copy = brought._copy
+    monkeypatch.setattr(brought, "_copy", lambda *a: written.append(1) or copy(*a))
+    entries = {CONFIG_FILE: config_bytes(), WEIGHTS_FILE: bytes(2**26)}
+    assert "does not begin with a header" in refused(
+        adapter_zip(tmp_path / "a.zip", entries), runs_folder
+    )
+    assert not written
+
+
+def test_weights_that_claim_more_than_is_taken_are_refused_by_their_header(
+    tmp_path: Path, runs_folder: Path
+) -> None:
+    shapes = {name: [2, 2**30] for name in SHAPES}
+    entry = {
+        name: {"dtype": "U8", "shape": shape, "data_offsets": [i * 2**31, (i + 1) * 2**31]}
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    tensors = with_header(json.dumps(entry).encode(), b"x")
+    sentence = refused(adapter_folder(tmp_path / "a", None, tensors), runs_folder)
+    assert "claims 4,294,967," in sentence
+
+
+# Weights
+
+
+def _one(**changes: Any) -> bytes:
+    """A file of one tensor whose entry has changes; a value of `...` takes its key away."""
+    entry: dict[str, Any] = {"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]} | changes
+    entry = {key: value for key, value in entry.items() if value is not ...}
+    return with_header(json.dumps({"x.lora_A.weight": entry}).encode(), bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        (b"", "does not begin with a header"),
+        (b"\x80\x04", "does not begin with a header"),
+        (b"\xff" * 64, "does not begin with a header"),
+        (with_header(b""), "does not begin with a header"),
+        (with_header(b"{}"), "holds no tensors"),
+        (with_header(b'{"__metadata__": {"format": "pt"}}'), "holds no tensors"),
+        (with_header(b'{"__metadata__": {"a": 1}}'), "__metadata__ holds more than texts"),
+        (with_header(b"[1]"), "no JSON object"),
+        (with_header(b' {"a": 1}'), "no JSON object"),
+        (with_header(b"nonsense"), "no JSON"),
+        (with_header(b"\xff\xff"), "no JSON"),
+        (with_header(b'{"a":' + b"[" * 100_000), "no JSON"),
+        (weights()[:40], "ends within its header"),
+        (weights()[:-1], "1 of "),
+        (weights() + b"x", "goes on after its last tensor"),
+        (_one(dtype="F4"), "unknown dtype 'F4'"),
+        (_one(dtype=["BF16"]), "unknown dtype"),
+        (_one(dtype="F32"), "another number of bytes"),
+        (_one(shape=[2, 5]), "another number of bytes"),
+        (_one(shape=[-2, -4]), "are no sizes"),
+        (_one(shape=[2, 4.0]), "are no sizes"),
+        (_one(shape=[True, 8]), "are no sizes"),
+        (_one(shape=2), "are no sizes"),
+        (_one(shape=[2**60, 0]), "are no sizes"),
+        (_one(data_offsets=[0]), "are no sizes"),
+        (_one(data_offsets=[16, 0]), "another number of bytes"),
+        (_one(data_offsets=[2, 18]), "do not follow the tensor before"),
+        (_one(data_offsets=...), "not dtype, shape and data_offsets"),
+        (_one(more=1), "not dtype, shape and data_offsets"),
+    ],
+)
+def test_what_is_no_whole_safetensors_file_is_refused(
+    tmp_path: Path, runs_folder: Path, tensors: bytes, sentence: str
+) -> None:
+    assert sentence in refused(adapter_folder(tmp_path / "a", None, tensors), runs_folder)
+    entries = {CONFIG_FILE: config_bytes(), WEIGHTS_FILE: tensors}
+    assert sentence in refused(adapter_zip(tmp_path / "a.zip", entries), runs_folder)
+
+
+def test_tensors_that_share_bytes_or_a_name_are_refused(tmp_path: Path, runs_folder: Path) -> None:
+    entry = '{"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]}'
+    for second, sentence in (("y", "do not follow the tensor before"), ("x", "no JSON")):
+        header = f'{{"x": {entry}, "{second}": {entry}}}'.encode()
+        tensors = with_header(header, bytes(16))
+        assert sentence in refused(adapter_folder(tmp_path / "a", None, tensors), runs_folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "shapes", "sentence"),
+    [
+        (config_bytes(r=10**9), SHAPES, "LORA with r=1000000000, but the weights have 2"),
+        (config_bytes(rank_pattern={"v": 3}), SHAPES, "r=3, but the weights have 2"),
+        (config_bytes(), {"model.weight": [2, 4]}, "the weights hold none of its tensors"),
+        (
+            config_bytes(peft_type="PROMPT_TUNING", num_virtual_tokens=10**9),
+            {"prompt_embeddings": [5, 8]},
+            "num_virtual_tokens=1000000000, but the weights have 5",
+        ),
+    ],
+)
+def test_a_configuration_that_asks_for_more_than_the_weights_have_is_refused(
+    tmp_path: Path, runs_folder: Path, config: bytes, shapes: dict[str, list[int]], sentence: str
+) -> None:
+    assert sentence in refused(adapter_folder(tmp_path / "a", config, weights(shapes)), runs_folder)
+
+
+def _set_everywhere(
+    data: bytearray, flag_bits: int | None = None, size_of: dict[str, int] | None = None
+) -> None:
+    """Changes a zip's headers, both those before the entries and those in the list at its end."""
+    for signature, flags, sizes, names in ((b"PK\3\4", 6, 22, 30), (b"PK\1\2", 8, 24, 46)):
+        place = data.find(signature)
+        while place >= 0:
+            if flag_bits is not None:
+                struct.pack_into("<H", data, place + flags, flag_bits)
+            for name, size in (size_of or {}).items():
+                if data[place + names :].startswith(name.encode()):
+                    struct.pack_into("<I", data, place + sizes, size)
+            place = data.find(signature, place + 4)

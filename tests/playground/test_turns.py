@@ -1,0 +1,272 @@
+"""Lanes take turns: one token each, and what befalls one is said in its panes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ftlab.errors import FtlabError
+from ftlab.playground import answers as answers_module
+from ftlab.playground.answers import Answer, Ending
+from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
+from ftlab.playground.sampling import TokenChooser
+from ftlab.playground.turns import LaneOfAnswers, say, take_turns
+
+END, SIZE = 0, 8
+
+
+class Letters:
+    """A tokenizer whose tokens are the letters a to g; 0 ends."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return "".join(" abcdefg"[token] for token in ids if token or not skip_special_tokens)
+
+
+@dataclass
+class FakeLane:
+    """Says of each row which token comes next, from a script that ends with the end token."""
+
+    scripts: list[list[int]]
+    breaks_at: int | None = None
+    error: Exception = field(default_factory=lambda: RuntimeError("the lane broke"))
+    rows: list[int] = field(default_factory=list)
+    steps: int = 0
+
+    def prefill(self) -> Tensor:
+        self.rows = list(range(len(self.scripts)))
+        return self._logits()
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        assert list(tokens) == [self.scripts[row][self.steps - 1] for row in self.rows]
+        return self._logits()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = [self.rows[row] for row in rows]
+
+    def _logits(self) -> Tensor:
+        if self.steps == self.breaks_at:
+            raise self.error
+        logits = torch.zeros(len(self.rows), SIZE)
+        for place, row in enumerate(self.rows):
+            logits[place, self.scripts[row][self.steps]] = 9.0
+        self.steps += 1
+        return logits
+
+
+@pytest.fixture(autouse=True)
+def every_text_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "SECONDS_BETWEEN_TEXTS", 0.0)
+
+
+class Panes:
+    """Answers of one pane each, and all updates in order."""
+
+    def __init__(self) -> None:
+        self.updates: list[PaneUpdate] = []
+
+    def answer(self, pane: int, limit: int = 20) -> Answer:
+        tokenizer: Any = Letters()
+        return Answer(
+            prompt_ids=[1],
+            ending=Ending(frozenset({END}), limit),
+            chooser=TokenChooser(GenerateRequest(("base",), "x"), torch.device("cpu")),
+            tokenizer=tokenizer,
+            send=self.updates.append,
+            draft=PaneUpdate(pane, "status", ""),
+        )
+
+    def lane(self, *scripts: list[int], first: int = 0, **fake: Any) -> LaneOfAnswers:
+        """A lane with an answer for each script, in the panes from `first` on."""
+        lane: Any = FakeLane(list(scripts), **fake)
+        return LaneOfAnswers(lane, [self.answer(first + row) for row in range(len(scripts))])
+
+    def of(self, kind: str) -> list[tuple[int, str]]:
+        return [(update.pane, update.text) for update in self.updates if update.kind == kind]
+
+
+def check() -> None:
+    return None
+
+
+def test_lanes_go_on_by_turns() -> None:
+    panes = Panes()
+    take_turns([panes.lane([1, 2, 3, END]), panes.lane([4, 5, END], first=1)], check)
+    assert [(update.pane, update.text) for update in panes.updates] == [
+        (0, "a"), (1, "d"), (0, "ab"), (1, "de"), (0, "abc"), (1, "de"), (0, "abc"),
+    ]  # fmt: skip
+    assert panes.of("done") == [(1, "de"), (0, "abc")]
+
+
+def test_rows_of_one_lane_end_when_they_will() -> None:
+    panes = Panes()
+    lane = panes.lane([1, END], [2, 3, 4, END], [5, END])
+    take_turns([lane], check)
+    assert panes.of("done") == [(0, "a"), (2, "e"), (1, "bcd")]
+    assert lane.lane.rows == [1]  # type: ignore[attr-defined]
+
+
+def test_an_answer_ends_at_its_limit_with_that_many_tokens() -> None:
+    panes = Panes()
+    lane: Any = FakeLane([[1, 2, 3, 4, 5]])
+    take_turns([LaneOfAnswers(lane, [panes.answer(0, limit=3)])], check)
+    (done,) = [update for update in panes.updates if update.kind == "done"]
+    assert (done.text, done.tokens) == ("abc", 3)
+
+
+def test_the_end_token_is_counted_and_not_shown() -> None:
+    panes = Panes()
+    take_turns([panes.lane([1, 2, END])], check)
+    (done,) = [update for update in panes.updates if update.kind == "done"]
+    assert (done.text, done.tokens) == ("ab", 3)
+
+
+def test_a_stop_is_heard_between_tokens_and_ends_everything() -> None:
+    panes = Panes()
+    calls = 0
+
+    def stop_at_the_fourth() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise Stopped
+
+    lanes = [panes.lane([1, 2, 3, END]), panes.lane([4, 5, END], first=1)]
+    with pytest.raises(Stopped):
+        take_turns(lanes, stop_at_the_fourth)
+    assert panes.of("text") == [(0, "a"), (1, "d"), (0, "ab")]
+    assert not panes.of("done")
+    assert not panes.of("error")
+
+
+@pytest.mark.parametrize("breaks_at", [0, 2])
+def test_an_error_in_one_lane_is_said_in_its_panes_and_the_others_go_on(breaks_at: int) -> None:
+    panes = Panes()
+    broken = panes.lane([1, 2, 3, END], [1, END, END], breaks_at=breaks_at)
+    take_turns([broken, panes.lane([4, 5, 6, 7, END], first=2)], check)
+    sentence = (
+        "This pane could not answer: RuntimeError: the lane broke (the log has the traceback)."
+    )
+    panes_open = [0, 1] if breaks_at == 0 else [0]  # the other had ended before
+    assert panes.of("error") == [(pane, sentence) for pane in panes_open]
+    assert (2, "defg") in panes.of("done")
+    partials = [update.partial for update in panes.updates if update.kind == "error"]
+    assert partials[0] == ("" if breaks_at == 0 else "ab")
+
+
+def test_a_comparison_that_fails_leaves_each_pane_with_one_end() -> None:
+    panes = Panes()
+    lane = panes.lane([1, 2], [END])
+
+    def no_memory(answers: Sequence[Answer]) -> Tensor:
+        raise MemoryError
+
+    lane.base_logits = no_memory
+    take_turns([lane], check)
+    assert [pane for pane, _ in panes.of("error")] == [0, 1]
+    assert not panes.of("done")
+
+
+def test_an_answer_of_one_token_says_how_far_it_is_from_the_base_too() -> None:
+    panes = Panes()
+    lane = panes.lane([END])
+    lane.base_logits = lambda answers: torch.zeros(1, SIZE)
+    take_turns([lane], check)
+    (done,) = panes.updates
+    assert done.kind == "done"
+    assert done.next_token is not None
+    assert done.next_token.kl_nats > 0.1
+
+
+def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() -> None:
+    panes = Panes()
+    lane = panes.lane([1, END])
+
+    def slow(answers: Sequence[Answer]) -> Tensor:
+        time.sleep(0.2)
+        return torch.zeros(1, SIZE)
+
+    lane.base_logits = slow
+    take_turns([lane], check)
+    assert panes.updates[-1].first_token_seconds is not None
+    assert panes.updates[-1].first_token_seconds < 0.1
+
+
+@pytest.mark.parametrize("waits_at", [1, 3])
+def test_seconds_that_the_device_was_somebody_elses_are_left_out(waits_at: int) -> None:
+    """`check` says that it held things up for an hour."""
+    panes = Panes()
+    calls = 0
+
+    def wait_once() -> float:
+        nonlocal calls
+        calls += 1
+        return 3600.0 if calls == waits_at else 0.0
+
+    lanes = [panes.lane([1, 2, 3, END]), panes.lane([4, 5, END], first=1)]
+    began = [lane.answers[0].began for lane in lanes]
+    take_turns(lanes, wait_once)
+    shifts = [lane.answers[0].began - at for lane, at in zip(lanes, began, strict=True)]
+    assert shifts == pytest.approx([3600.0, 3600.0])
+
+
+def test_a_wait_between_two_tokens_does_not_slow_the_rate() -> None:
+    panes = Panes()
+    calls = 0
+
+    def wait_between() -> float:
+        nonlocal calls
+        calls += 1
+        if calls != 3:
+            time.sleep(0.01)
+            return 0.0
+        time.sleep(0.3)
+        return 0.3
+
+    take_turns([panes.lane([1, 2, 3, 4, END])], wait_between)
+    done = panes.updates[-1]
+    assert done.tokens_per_second is not None
+    assert done.tokens_per_second > 15, "0.3 s of waiting are in the rate"
+    assert done.first_token_seconds is not None
+    assert done.first_token_seconds < 0.2
+
+
+def test_half_a_character_is_not_shown_before_its_end() -> None:
+    class Halves(Letters):
+        def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+            return "a\ufffd" if len([i for i in ids if i]) == 1 else "aß"
+
+    panes = Panes()
+    lane = panes.lane([1, 2, END])
+    halves: Any = Halves()
+    lane.answers[0].tokenizer = halves
+    take_turns([lane], check)
+    assert panes.of("text") == [(0, "a"), (0, "aß")]
+
+
+def test_texts_are_not_sent_faster_than_a_page_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers_module, "SECONDS_BETWEEN_TEXTS", 60.0)
+    panes = Panes()
+    take_turns([panes.lane([1, 2, 3, END])], check)
+    assert [update.kind for update in panes.updates] == ["text", "done"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (FtlabError("Do this\ninstead."), "Do this instead."),
+        (MemoryError(), "It: out of memory; ask for fewer tokens, or shorten the prompt."),
+        (torch.OutOfMemoryError("CUDA"), "It: out of memory; ask for fewer tokens, or shorten"),
+        (RuntimeError("[enforce fail] can't allocate memory: 9 GB"), "It: out of memory"),
+        (ValueError("odd\nthing"), "It: ValueError: odd thing (the log has the traceback)."),
+    ],
+)
+def test_an_error_becomes_one_sentence(error: Exception, sentence: str) -> None:
+    said = say(error, "It")
+    assert said.startswith(sentence)
+    assert "\n" not in said

@@ -1,0 +1,100 @@
+"""What a request may ask, said in sentences; what is wrong with one pane is said there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.validation import pane_problems, validate_generate
+from ftlab.tasks.spec import Message
+from tests.fakes import make_run
+
+ASK = GenerateRequest(("base",), "How many singers are over 30?")
+
+
+def sentences(request: GenerateRequest) -> dict[str, str]:
+    return {error.field: error.message for error in validate_generate(request)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"panes": ("base",) * 6},
+        {"panes": ("no-such-run",)},
+        {"temperature": 2, "top_p": 0.5, "repetition_penalty": 1.3, "seed": 2**32 - 1},
+        {"mode": "completion", "precision": "nf4", "model": "bundled", "system": "Be brief."},
+        {"histories": ((Message("user", "hi"), Message("assistant", "ho")),)},
+        {"max_new_tokens": 1024, "prompt": "x" * 100_000},
+    ],
+)
+def test_what_is_in_range_is_valid(change: dict[str, object]) -> None:
+    assert sentences(replace(ASK, **change)) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "part"),
+    [
+        ({"panes": ()}, "panes", "0 panes are chosen; choose 1 to 6"),
+        ({"panes": ("base",) * 7}, "panes", "7 panes are chosen; choose 1 to 6"),
+        ({"histories": ((), ())}, "histories", "2 histories for 1 panes; give one a pane, or none"),
+        ({"prompt": "  \n"}, "prompt", "The prompt is empty"),
+        ({"prompt": "x" * 100_001}, "prompt", "100,001 characters; at most 100,000"),
+        ({"system": "x" * 100_001}, "system", "The system prompt has 100,001 characters"),
+        ({"precision": "int3"}, "precision", "'int3' is none of: bf16, fp32, nf4"),
+        ({"precision": ["bf16"]}, "precision", "is none of: bf16, fp32, nf4"),
+        ({"mode": "poem"}, "mode", "'poem' is none of: chat, completion"),
+        ({"max_new_tokens": 0}, "max_new_tokens", "0 is no whole number between 1 and 1024"),
+        ({"max_new_tokens": 2000}, "max_new_tokens", "2000 is no whole number"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens", "1.5 is no whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens", "True is no whole number"),
+        ({"temperature": 2.5}, "temperature", "2.5 is no number between 0 and 2; 0 is greedy"),
+        ({"temperature": float("nan")}, "temperature", "nan is no number"),
+        ({"temperature": None}, "temperature", "None is no number"),
+        ({"top_p": 0}, "top_p", "0 is no number between 0.01 and 1; 1 keeps every token"),
+        ({"top_p": float("inf")}, "top_p", "inf is no number"),
+        ({"repetition_penalty": 0.5}, "repetition_penalty", "0.5 is no number between 1 and 2"),
+        ({"seed": -1}, "seed", "-1 is no whole number between 0 and 4294967295"),
+        ({"model": "/no/such/folder"}, "model", "There is no model folder '/no/such/folder'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule(
+    change: dict[str, object], field: str, part: str
+) -> None:
+    found = sentences(replace(ASK, **change))  # type: ignore[arg-type]
+    assert list(found) == [field]
+    assert part in found[field]
+
+
+def test_every_wrong_field_is_named_at_once() -> None:
+    wrong = replace(ASK, prompt="", seed=-1, temperature=9.0)
+    assert sorted(sentences(wrong)) == ["prompt", "seed", "temperature"]
+
+
+def test_a_pane_is_wrong_by_its_place_and_the_others_are_not(tmp_path: Path) -> None:
+    done, failed = make_run(tmp_path, "lora"), make_run(tmp_path, "lora", "failed")
+    other = make_run(tmp_path, "lora", model="someone/other")
+    names = ("base", done.run_id, failed.run_id, "../../etc", other.run_id, done.run_id)
+    problems = pane_problems(replace(ASK, panes=names), tmp_path)
+    assert list(problems) == [2, 3, 4]
+    assert "is failed, so it has no adapter" in problems[2]
+    assert "There is no run '../../etc'" in problems[3]
+    assert "The base model of 'LoRA" in problems[4]
+
+
+def test_the_model_that_is_asked_for_is_the_one_panes_must_fit(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", model="someone/other")
+    fits = replace(ASK, panes=("base", run.run_id))
+    assert pane_problems(fits, tmp_path) == {}
+    assert list(pane_problems(replace(fits, model="bundled"), tmp_path)) == [1]
+
+
+def test_a_run_whose_record_is_torn_is_said_in_its_pane(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora")
+    (run.path / "spec.json").write_text("{", encoding="utf-8")
+    problems = pane_problems(replace(ASK, panes=("base", run.run_id)), tmp_path)
+    assert list(problems) == [1]
+    assert "spec.json" in problems[1]
