@@ -15,6 +15,7 @@ from ftlab import units
 from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import UnreadableRun
+from ftlab.spreadsheets import inert
 from ftlab.ui.html import chip, escape, named, plural
 from ftlab.ui.results_names import run_name, sweep_label
 
@@ -30,7 +31,6 @@ DATATYPES = ["html", "html", "str", "number", *["number"] * len(MEASURES), "str"
 WIDTHS = [114, 160, 76, 48, 78, 72, 86, 106, 98, 60, 74, 82, 60, 90, 60, 62, 78]
 _SEARCHED = ("status", "variant", "method", "task", "model", "device", "sweep_id", "run_id")
 _NOT_EXPORTED = ("run_dir",)  # a path on the server is nobody's business
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 _KIND_WORDS = {
     "CPU resident": "the resident size of the process on the CPU",
@@ -155,8 +155,8 @@ def to_json(rows: pd.DataFrame) -> str:
 def to_csv(rows: pd.DataFrame) -> str:
     """Raw numbers; a text that a spreadsheet would run as a formula begins with an apostrophe."""
     columns = [key for key in rows.columns if key not in _NOT_EXPORTED]
-    inert = [{key: _inert(value) for key, value in row.items()} for row in records(rows)]
-    return str(pd.DataFrame(inert, columns=columns, dtype=object).to_csv(index=False))
+    safe = [{key: inert(value) for key, value in row.items()} for row in records(rows)]
+    return str(pd.DataFrame(safe, columns=columns, dtype=object).to_csv(index=False))
 
 
 def write_exports(rows: pd.DataFrame, folder: Path) -> tuple[str, str]:
@@ -182,9 +182,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value.item() if hasattr(value, "item") else value
-
-
-def _inert(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA):
-        return f"'{value}"
-    return value

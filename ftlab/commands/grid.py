@@ -1,0 +1,169 @@
+"""`grid`: many prompts, answered by the base and by finished runs, as one job."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from ftlab import units
+from ftlab.commands.options import add_generation, add_runs_folder, generation_request
+from ftlab.errors import FtlabError
+from ftlab.playground.grid.control import cancel_grid, start_grid
+from ftlab.playground.grid.export import as_record, write_csv
+from ftlab.playground.grid.progress import Progress, read_progress
+from ftlab.playground.grid.prompts import prompts_of_file
+from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest
+from ftlab.playground.grid.table import headline, summary
+from ftlab.playground.held_out import HeldOut
+from ftlab.report.grid import grid_section
+from ftlab.report.page import standalone
+from ftlab.tasks.reference import TaskReference, parse_task
+
+NAME = "grid"
+SUMMARY = "answer many prompts with several runs, and score held-out ones"
+DESCRIPTION = """Answers every prompt with each of the named runs on one copy of the base model, in
+a process of its own that lets training and single prompts go first. Ctrl-C cancels; the answers so
+far are kept. Ends with status 1 unless every prompt was answered.
+
+  python -m ftlab grid --runs base,RUN_ID --task sql --count 20 --html grid.html
+  python -m ftlab grid --runs base,RUN_ID --prompts prompts.txt --csv grid.csv"""
+
+POLL_SECONDS = 0.3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--prompts", type=Path, metavar="FILE",
+        help="text (one prompt a line, or blocks between lines of ---), or CSV, JSON, JSONL or "
+        "Parquet with a column of prompts",
+    )  # fmt: skip
+    what.add_argument(
+        "--task", help="held-out examples of sql, shakespeare, medical or a task file, with scores"
+    )
+    parser.add_argument(
+        "--count", type=int, default=20, metavar="N", help="of a task's examples (%(default)s)"
+    )
+    add_generation(parser)
+    out = parser.add_argument_group("output")
+    out.add_argument("--csv", type=Path, metavar="FILE", help="write one row an answer")
+    out.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
+    out.add_argument("--json", action="store_true", help="print nothing but a JSON object")
+    add_runs_folder(out)
+
+
+def request_from(options: argparse.Namespace) -> GridRequest:
+    """The request that the options ask for; raises `FtlabError` for what cannot be read."""
+    task = parse_task(options.task) if options.task is not None else None
+    prompts = held_out_prompts(task, options.count) if task else prompts_of_file(options.prompts)
+    settings = generation_request(options, prompt="")
+    return GridRequest(settings, tuple(prompts), task)
+
+
+def held_out_prompts(task: TaskReference, count: int) -> list[str]:
+    """The task's first held-out prompts; raises `FtlabError` where there are none."""
+    if count < 1:
+        raise FtlabError(f"--count is {count}; give 1 or more.")
+    prompts = HeldOut().prompts(task, count)
+    if not prompts:
+        raise FtlabError(
+            f"No held-out examples of '{task.label}' can be read here; name a bundled task or a "
+            "file with prompts and completions."
+        )
+    return prompts
+
+
+def run(options: argparse.Namespace) -> int:
+    for path in filter(None, (options.csv, options.html)):
+        _check_folder(path)  # before minutes of work
+    grid = start_grid(request_from(options), options.runs_dir.resolve())
+    console = Console(stderr=True, quiet=options.json)
+    try:
+        follow(grid, console)
+    except KeyboardInterrupt:
+        cancel_grid(grid)
+        print("ftlab: cancelling the grid …", file=sys.stderr)
+        follow(grid, console)
+    _write_files(grid, options.csv, options.html)
+    if options.json:
+        print(json.dumps(as_record(grid), indent=2, ensure_ascii=False))
+    else:
+        _print(grid)
+    status = grid.status()
+    if status != "done":
+        print(f"ftlab: the grid is {status}{_reason(grid)}", file=sys.stderr)
+    way = read_progress(grid)
+    return 0 if status == "done" and way.done == way.total and not way.errors else 1
+
+
+def follow(grid: GridDirectory, console: Console) -> None:
+    """Shows the grid's way until it has ended; on a terminal the line is redrawn."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while grid.status() in OPEN:
+            if console.is_terminal:
+                live.update(_line(read_progress(grid)), refresh=True)
+            time.sleep(POLL_SECONDS)
+
+
+def _line(way: Progress) -> Table:
+    left = "" if way.eta_seconds is None else f"≈ {units.format_seconds(way.eta_seconds)} left"
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        ProgressBar(total=1.0, completed=way.fraction, width=24),
+        f"{way.done}/{way.total} answers",
+        f"{way.errors} errors" if way.errors else "",
+        way.waiting or left,
+    )
+    return table
+
+
+def _print(grid: GridDirectory) -> None:
+    print(headline(grid))
+    for pane in summary(grid):
+        parts = [f"{pane.answered} answered"]
+        parts += [f"{pane.errors} errors"] if pane.errors else []
+        if pane.score is not None:
+            parts.append(f"score {pane.score:.2f}")
+        if pane.gain:
+            low, high = pane.gain.low, pane.gain.high
+            parts.append(f"{pane.gain.mean:+.2f} [{low:+.2f}, {high:+.2f}] over {pane.gain.over}")
+        if pane.tokens_per_second is not None:
+            parts.append(f"{pane.tokens_per_second:.1f} tokens/s")
+        print(f"  {pane.label}: {', '.join(parts)}")
+    errors = dict.fromkeys(cell.error for cell in grid.cells() if cell.error)
+    for error in errors:
+        print(f"ftlab: {error}", file=sys.stderr)
+
+
+def _reason(grid: GridDirectory) -> str:
+    result = grid.result()
+    if result is not None and result.reason:
+        return f": {result.reason}"
+    return f"; see {grid.log_file}"
+
+
+def _check_folder(path: Path) -> None:
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise FtlabError(f"'{path}' cannot be written: name a file in a folder that exists.")
+
+
+def _write_files(grid: GridDirectory, csv: Path | None, html: Path | None) -> None:
+    try:
+        if csv is not None:
+            write_csv(grid, csv)
+        if html is not None:
+            page = standalone(f"Prompt grid {grid.grid_id}", [grid_section(grid)])
+            html.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise FtlabError(
+            f"'{error.filename or csv or html}' cannot be written ({error.strerror}); the grid "
+            f"is kept in {grid.path}."
+        ) from None

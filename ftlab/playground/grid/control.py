@@ -1,0 +1,79 @@
+"""What page, API and command line ask of grids: start one, and end one. No torch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
+from ftlab.playground.grid.validation import validate_grid
+from ftlab.playground.panes import PaneSource, find_source, model_of
+from ftlab.runs.spawn import python_environment
+
+
+def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
+    """Starts a process that answers the grid and belongs to nobody, so it outlives page and app.
+
+    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
+    """
+    errors = validate_grid(request, runs_folder)
+    if errors:
+        raise InvalidRequest(errors)
+    grid = new_grid(runs_folder.resolve())
+    try:
+        grid.write_request(_completed(request, runs_folder))
+        with grid.log_file.open("ab") as log:
+            subprocess.Popen(
+                [sys.executable, "-m", "ftlab.playground.grid.worker", str(grid.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=grid.path,
+                env=python_environment(),
+                start_new_session=True,
+            )
+    except OSError as error:
+        shutil.rmtree(grid.path, ignore_errors=True)
+        raise FtlabError(
+            f"The prompt grid could not be started in '{runs_folder}' ({error.strerror}); "
+            "free some space, or make the folder writable."
+        ) from None
+    return grid
+
+
+def cancel_grid(grid: GridDirectory) -> None:
+    """Asks the grid's process to end, which it does within seconds; answers so far are kept.
+
+    Nothing happens if it has ended. Raises `FtlabError` if the folder cannot be written.
+    """
+    if grid.status() not in OPEN:
+        return
+    try:
+        grid.cancel_file.touch()
+    except OSError as error:
+        raise FtlabError(
+            f"The request to cancel cannot be left in '{grid.path}' ({error.strerror})."
+        ) from None
+
+
+def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
+    """The request with what only today's runs can say: model, labels and methods."""
+    settings = request.request
+    sources = [find_source(runs_folder, name) for name in request.panes]
+    model = settings.model or model_of(request.panes, runs_folder)
+    return replace(
+        request,
+        request=replace(settings, model=model),
+        labels=request.labels or tuple(_labels(sources)),
+        methods=request.methods or tuple(source.method for source in sources),
+    )
+
+
+def _labels(sources: list[PaneSource]) -> list[str]:
+    """Short labels; those that several panes share are told apart by their details."""
+    short = [source.label for source in sources]
+    return [s.title if short.count(s.label) > 1 else s.label for s in sources]

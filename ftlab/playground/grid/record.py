@@ -1,0 +1,285 @@
+"""The record of one prompt grid, and the only place where its files are named. No torch.
+
+grid.json      what was asked, written once
+process.json   the process that answers, and what it waits for
+cells.jsonl    one line a cell (one prompt in one pane), appended by that process alone
+log.txt        its stdout and stderr
+cancel         there once somebody asked for the end
+result.json    written once, by atomic rename, at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from ftlab.errors import FtlabError
+from ftlab.playground.protocol import GenerateRequest
+from ftlab.runs.control import control_folder
+from ftlab.runs.directory import read_json_lines, write_atomically
+from ftlab.runs.parsing import parse_json
+from ftlab.runs.process import is_alive
+from ftlab.tasks.reference import TaskReference
+
+FinalStatus = Literal["done", "cancelled", "failed"]
+GridStatus = Literal["queued", "running", "done", "cancelled", "failed", "interrupted"]
+OPEN: frozenset[GridStatus] = frozenset({"queued", "running"})
+
+_FIRST_WORD_SECONDS = 30.0
+"""How long a process may take from its start to its first word, on a busy machine."""
+
+_GRID_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """Prompts times panes.
+
+    `request` holds panes and settings; its own prompt is "" and it has no histories. `task` is set
+    where the prompts are held-out examples of it, whose answers are scored. `labels` and `methods`
+    stand beside `request.panes`, for when a run is deleted later; `start_grid` fills them in.
+    """
+
+    request: GenerateRequest
+    prompts: tuple[str, ...]
+    task: TaskReference | None = None
+    labels: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+    @property
+    def panes(self) -> tuple[str, ...]:
+        return self.request.panes
+
+    @property
+    def cells(self) -> int:
+        return len(self.prompts) * len(self.panes)
+
+    def label(self, pane: int) -> str:
+        return self.labels[pane] if self.labels else self.panes[pane]
+
+    def method(self, pane: int) -> str:
+        return self.methods[pane] if self.methods else ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One prompt in one pane, both by place. `error` is a sentence, "" where the pane answered.
+
+    Under an error `answer` is what had been answered until then. `kl_nats` and `top1_changed`
+    compare the first token with the base's; `score` in [0, 1] is by `metric` (its label).
+    `worked_seconds` is the time on the device from the loaded base until this cell was done; what
+    was waited for others is not in it.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
+
+    prompt: int
+    pane: int
+    answer: str = ""
+    error: str = ""
+    tokens: int = 0
+    tokens_per_second: float | None = None
+    first_token_seconds: float | None = None
+    adapter_sha256: str = ""
+    kl_nats: float | None = None
+    top1_changed: bool | None = None
+    note: str = ""
+    score: float | None = None
+    metric: str = ""
+    verdict: str = ""
+    worked_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """How a grid ended; `reason` is one sentence for anything but "done".
+
+    `seconds` is wall time from start to end, of which `waited_seconds` for other work on the
+    device. `environment` has "device" and "versions".
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
+
+    status: FinalStatus
+    reason: str = ""
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GridProcess:
+    """The process that answers a grid, and its last word, at most a second old while it answers.
+
+    `waiting` is a sentence while it waits, else "". `reached` counts cells, one under way as its
+    share of the most tokens it may get; `worked_seconds` is as in a cell.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
+
+    pid: int
+    started: float
+    waiting: str = ""
+    reached: float = 0.0
+    worked_seconds: float = 0.0
+
+
+_REQUEST: TypeAdapter[GridRequest] = TypeAdapter(GridRequest)
+_CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+_RESULT: TypeAdapter[GridResult] = TypeAdapter(GridResult)
+_PROCESS: TypeAdapter[GridProcess] = TypeAdapter(GridProcess)
+
+
+@dataclass(frozen=True)
+class GridDirectory:
+    """One grid's folder. Reading never raises for a file that is not there yet."""
+
+    path: Path
+
+    @property
+    def grid_id(self) -> str:
+        return self.path.name
+
+    @property
+    def runs_folder(self) -> Path:
+        """The folder of the runs that answer: the inverse of `grids_folder`."""
+        return self.path.parents[2]
+
+    @property
+    def made_at(self) -> time.struct_time:
+        """Local time at which the grid was asked for."""
+        return time.strptime(self.grid_id[:15], "%Y%m%d-%H%M%S")
+
+    @property
+    def request_file(self) -> Path:
+        return self.path / "grid.json"
+
+    @property
+    def process_file(self) -> Path:
+        return self.path / "process.json"
+
+    @property
+    def cells_file(self) -> Path:
+        return self.path / "cells.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def cancel_file(self) -> Path:
+        return self.path / "cancel"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    def write_request(self, request: GridRequest) -> None:
+        """Makes the folder with its request; the grid is queued from here on."""
+        self.path.mkdir(parents=True)
+        write_atomically(self.request_file, _REQUEST.dump_json(request, indent=2))
+
+    def request(self) -> GridRequest:
+        """Raises `FtlabError` if the request is missing or cannot be read."""
+        try:
+            return parse_json(_REQUEST, self.request_file.read_bytes(), "grid.json")
+        except OSError as error:
+            raise FtlabError(
+                f"'{self.path}' is no grid: its grid.json cannot be read ({error.strerror})."
+            ) from None
+
+    def write_process(self, process: GridProcess) -> None:
+        write_atomically(self.process_file, _PROCESS.dump_json(process))
+
+    def process(self) -> GridProcess | None:
+        try:
+            return parse_json(_PROCESS, self.process_file.read_bytes(), "process.json")
+        except FileNotFoundError:
+            return None
+
+    def add_cell(self, cell: Cell) -> None:
+        """Appends a cell, whole and at once."""
+        with self.cells_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(cell), ensure_ascii=False) + "\n")
+
+    def cells(self) -> list[Cell]:
+        """Every cell so far in the order in which they were done; damaged lines are left out."""
+        cells = []
+        for row in read_json_lines(self.cells_file):
+            try:
+                cells.append(_CELL.validate_python(row))
+            except ValidationError:
+                continue
+        return cells
+
+    def write_result(self, result: GridResult) -> None:
+        """Writes the result unless there is one."""
+        if not self.result_file.exists():
+            write_atomically(self.result_file, _RESULT.dump_json(result, indent=2))
+
+    def result(self) -> GridResult | None:
+        try:
+            return parse_json(_RESULT, self.result_file.read_bytes(), "result.json")
+        except FileNotFoundError:
+            return None
+
+    def status(self) -> GridStatus:
+        """Derived from the files and the process table, never stored."""
+        result = self.result()
+        if result is not None:
+            return result.status
+        process = self.process()
+        if process is None:
+            return "queued" if self._age_seconds() < _FIRST_WORD_SECONDS else "interrupted"
+        if is_alive(process.pid, process.started):
+            return "running"
+        late = self.result()  # written between the two looks
+        return late.status if late is not None else "interrupted"
+
+    def _age_seconds(self) -> float:
+        try:
+            return time.time() - self.request_file.stat().st_mtime
+        except OSError:
+            return 0.0
+
+
+def grids_folder(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "grids"
+
+
+def new_grid(runs_folder: Path) -> GridDirectory:
+    """A directory under a new id, which sorts by time; nothing is written yet."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return GridDirectory(grids_folder(runs_folder) / name)
+
+
+def list_grids(runs_folder: Path) -> list[GridDirectory]:
+    """Every grid of the folder, newest first."""
+    folder = grids_folder(runs_folder)
+    try:
+        names = [name for name in os.listdir(folder) if _GRID_ID.fullmatch(name)]
+    except OSError:  # none was ever made
+        return []
+    grids = [GridDirectory(folder / name) for name in sorted(names, reverse=True)]
+    return [grid for grid in grids if grid.request_file.exists()]
+
+
+def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
+    """The grid of that id; raises `FtlabError` if the id is malformed or unknown."""
+    if _GRID_ID.fullmatch(grid_id):
+        grid = GridDirectory(grids_folder(runs_folder) / grid_id)
+        if grid.request_file.exists():
+            return grid
+    raise FtlabError(
+        f"There is no prompt grid '{grid_id[:80]}' in {runs_folder}; "
+        "the playground's list shows those there are."
+    )

@@ -1,0 +1,332 @@
+"""The process that answers one prompt grid.
+
+Run as: python -m ftlab.playground.grid.worker GRID_DIR
+
+Prompts are answered in portions, the panes of a portion together. The device is taken for a
+portion at a time and given up between tokens whenever a training run or a prompt waits for it.
+The process ends with status 0 if the grid is done, 1 if not, 2 if it cannot be worked on at all.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ftlab.devices import Device, resolve_device
+from ftlab.errors import FtlabError, one_line
+from ftlab.locks import DeviceTurn, FileLock, holding
+from ftlab.playground.grid.record import (
+    Cell,
+    FinalStatus,
+    GridDirectory,
+    GridProcess,
+    GridRequest,
+    GridResult,
+)
+from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Stopped
+from ftlab.playground.worker import Engines
+from ftlab.runs.process import start_time
+from ftlab.runs.spawn import prepare_for_libraries
+
+if TYPE_CHECKING:
+    from ftlab.playground.held_out import AnswerScore
+
+ROWS = 24
+"""Rows of one portion, prompts times panes: enough to fill a batch, few enough for memory."""
+
+WAITING_FOR_DEVICE = "Waiting for a training run or a prompt."
+WAITING_FOR_GRID = "Waiting for another prompt grid."
+CANCELLED = "Cancelled by the person."
+
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+_GRACE_SECONDS = 5.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_WORDS = 1.0
+
+
+class GridEngine(Protocol):
+    """What a grid needs of the playground's engine."""
+
+    def answer_each(
+        self,
+        request: GenerateRequest,
+        prompts: Sequence[str],
+        send: Callable[[int, PaneUpdate], None],
+        check: Callable[[], float | None],
+    ) -> None: ...
+
+
+class GridEngines(Protocol):
+    """The engine, made when first asked for; `device` may then turn out to be another one."""
+
+    device: Device
+
+    def engine(self) -> GridEngine: ...
+
+
+ScoreAnswer = Callable[[str, str], "AnswerScore | None"]
+"""`(prompt, answer)` to the answer's score; `None` where the prompt is no held-out example."""
+
+
+class _Clock:
+    """Seconds since the first `start`, without those between `pause` and `resume`."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since: float | None = None
+        self._is_paused = False
+
+    @property
+    def seconds(self) -> float:
+        now = time.perf_counter()
+        return self._before + (now - self._since if self._since is not None else 0.0)
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        self._is_paused = self._since is not None
+        self._before, self._since = self.seconds, None
+
+    def resume(self) -> None:
+        """Goes on, unless it had not been started before the pause."""
+        if self._is_paused:
+            self.start()
+
+
+class GridJob:
+    """Answers a grid on an engine and writes each cell as it is done."""
+
+    def __init__(
+        self, grid: GridDirectory, engines: GridEngines, score: ScoreAnswer | None = None
+    ) -> None:
+        self._grid = grid
+        self._request = grid.request()
+        self._engines = engines
+        self._score = score
+        self._process = (os.getpid(), start_time(os.getpid()) or 0.0)
+        self._working = _Clock()  # from the loaded base on: that is paid once
+        self._waited = _Clock()
+        self._waiting = ""
+        self._tokens: dict[tuple[int, int], int] = {}  # of the answers under way, by (prompt, pane)
+        self._done = 0
+        self._told = 0.0
+        self._disk: OSError | None = None
+
+    def run(self) -> GridResult:
+        """Does the grid; whatever happens comes back as its result."""
+        began = time.perf_counter()
+        status, reason = self._run()
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+        return GridResult(
+            status=status,
+            reason=reason,
+            seconds=time.perf_counter() - began,
+            waited_seconds=self._waited.seconds,
+            environment={"device": self._engines.device.label, "versions": versions},
+        )
+
+    def _run(self) -> tuple[FinalStatus, str]:
+        try:
+            self._tell()
+            with holding(
+                FileLock(self._grid.path.parent / "one.lock"), lambda: self._wait(WAITING_FOR_GRID)
+            ):
+                for portion in portions(self._request):
+                    self._answer(portion)
+        except Stopped:
+            if self._disk is None:
+                return "cancelled", CANCELLED
+            return "failed", f"An answer could not be written ({self._disk.strerror})."
+        except Exception as error:
+            traceback.print_exc()
+            return "failed", f"The grid could not go on: {one_line(error)[:200]}"
+        return "done", ""
+
+    def _answer(self, portion: Sequence[int]) -> None:
+        prompts = [self._request.prompts[place] for place in portion]
+        answered = False
+        while not answered:
+            device = self._engines.device
+            turn = DeviceTurn(device.id, in_line=False)
+            with holding(turn, lambda: self._wait(WAITING_FOR_DEVICE)):
+                self._go_on()
+                engine = self._engines.engine()
+                if self._engines.device != device:
+                    continue  # torch cannot use it, so the turn is on the wrong one
+                engine.answer_each(
+                    self._request.request,
+                    prompts,
+                    lambda place, update: self._take(portion[place], update),
+                    partial(self._check, turn),
+                )
+                answered = True
+
+    def _take(self, prompt: int, update: PaneUpdate) -> None:
+        if update.kind != "status" or update.text == WAITING:
+            self._working.start()
+        try:
+            if update.is_final:
+                self._grid.add_cell(self._cell(prompt, update))
+                self._tokens.pop((prompt, update.pane), None)
+                self._done += 1
+            else:
+                self._tokens[prompt, update.pane] = update.tokens
+            if time.perf_counter() - self._told >= _SECONDS_BETWEEN_WORDS:
+                self._tell()
+        except OSError as error:  # the engine would take it for an error of the pane
+            traceback.print_exc()
+            self._disk = error
+
+    def _cell(self, prompt: int, update: PaneUpdate) -> Cell:
+        failed = update.kind == "error"
+        scored = None if failed else self._scored(self._request.prompts[prompt], update.text)
+        told = update.next_token
+        return Cell(
+            prompt=prompt,
+            pane=update.pane,
+            answer=update.partial if failed else update.text,
+            error=update.text if failed else "",
+            tokens=update.tokens,
+            tokens_per_second=update.tokens_per_second,
+            first_token_seconds=update.first_token_seconds,
+            adapter_sha256=update.adapter_sha256,
+            kl_nats=told.kl_nats if told and math.isfinite(told.kl_nats) else None,
+            top1_changed=told.top1_changed if told else None,
+            note=update.note,
+            score=scored.score if scored else None,
+            metric=scored.metric if scored else "",
+            verdict=scored.verdict if scored else "",
+            worked_seconds=round(self._working.seconds, 3),
+        )
+
+    def _scored(self, prompt: str, answer: str) -> AnswerScore | None:
+        """A score that cannot be had is missing; the answer itself is worth keeping."""
+        if self._score is None:
+            return None
+        try:
+            return self._score(prompt, answer)
+        except Exception:
+            traceback.print_exc()
+            return None
+
+    def _check(self, turn: DeviceTurn) -> float:
+        """Between tokens: lets others go first. Returns the seconds that they took.
+
+        Raises `Stopped` at the person's wish.
+        """
+        self._stop_if_told()
+        began = time.perf_counter()
+        if not turn.give_way(lambda: self._wait(WAITING_FOR_DEVICE)):
+            return 0.0
+        self._go_on()
+        return time.perf_counter() - began
+
+    def _wait(self, sentence: str) -> None:
+        self._stop_if_told()
+        if sentence == self._waiting:
+            return
+        if not self._waiting:
+            self._working.pause()
+            self._waited.start()
+        self._waiting = sentence
+        self._tell()
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._waited.pause()
+            self._working.resume()
+            self._waiting = ""
+            self._tell()
+
+    def _tell(self) -> None:
+        """Says how far it is and what it waits for."""
+        most = self._request.request.max_new_tokens
+        pid, started = self._process
+        process = GridProcess(
+            pid,
+            started,
+            self._waiting,
+            reached=self._done + sum(tokens / most for tokens in self._tokens.values()),
+            worked_seconds=round(self._working.seconds, 3),
+        )
+        self._grid.write_process(process)
+        self._told = time.perf_counter()
+
+    def _stop_if_told(self) -> None:
+        if self._disk is not None or self._grid.cancel_file.exists():
+            raise Stopped
+
+
+def portions(request: GridRequest) -> list[list[int]]:
+    """Places of the prompts that are answered together, longest first.
+
+    Like lengths together pad little; what is too long for the device shows at once.
+    """
+    size = max(1, ROWS // len(request.panes))
+    places = sorted(range(len(request.prompts)), key=lambda place: -len(request.prompts[place]))
+    return [places[start : start + size] for start in range(0, len(places), size)]
+
+
+def held_out_scores(request: GridRequest) -> ScoreAnswer | None:
+    """Scores answers to held-out examples of the request's task; `None` where it names none."""
+    task = request.task
+    if task is None:
+        return None
+    from ftlab.playground.held_out import HeldOut
+
+    held_out = HeldOut()
+
+    def score(prompt: str, answer: str) -> Any:
+        example = held_out.find(prompt, [task])
+        return held_out.score(example, answer) if example is not None else None
+
+    return score
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m ftlab.playground.grid.worker GRID_DIR", file=sys.stderr)
+        return 2
+    grid = GridDirectory(Path(arguments[0]).resolve())
+    lock = FileLock(grid.path / "worker.lock")
+    try:
+        request = grid.request()
+        if not lock.try_acquire() or grid.process_file.exists() or grid.result_file.exists():
+            raise FtlabError(f"The grid {grid.grid_id} was started before; ask for a new one.")
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    grid.write_process(GridProcess(os.getpid(), start_time(os.getpid()) or 0.0))
+    threading.Thread(target=_end_when_stuck, args=(grid,), daemon=True).start()
+    device = resolve_device("auto")
+    prepare_for_libraries(device.id)
+    engines = Engines(grid.runs_folder, device)
+    result = GridJob(grid, engines, held_out_scores(request)).run()
+    grid.write_result(result)
+    return 0 if result.status == "done" else 1
+
+
+def _end_when_stuck(grid: GridDirectory) -> None:
+    """Ends the process for certain once it is cancelled, also while it loads or downloads."""
+    while not grid.cancel_file.exists():
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    time.sleep(_GRACE_SECONDS)
+    try:
+        grid.write_result(GridResult("cancelled", CANCELLED))
+    finally:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""One HTML file that shows its sections anywhere: no script, no network, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from ftlab.methods.registry import look_of
+
+_STYLE = """
+:root { color-scheme:light dark; --ink:#1b2129; --muted:#57606e; --line:#dfe3e8; --page:#f4f6f8;
+  --panel:#fff; --ok:#11704f; --ok2:#dff3ea; --bad:#b3261e; --bad2:#fce5e3; --sunk:#f4f6f8 }
+@media (prefers-color-scheme: dark) { :root { --ink:#e4e8ed; --muted:#9ba6b4; --line:#2a313b;
+  --page:#0b0e13; --panel:#14181f; --ok:#5fd3a5; --ok2:#12352a; --bad:#ff9088; --bad2:#43201e;
+  --sunk:#0f1319 } }
+* { box-sizing:border-box }
+body { margin:0; background:var(--page); color:var(--ink); font:14px/1.5 system-ui,sans-serif;
+  font-variant-numeric:tabular-nums; overflow-wrap:anywhere }
+main { max-width:1400px; margin:0 auto; padding:24px 16px 48px }
+h1 { font-size:22px; line-height:1.3; margin:0 0 16px }
+h2 { font-size:17px; line-height:1.35; margin:0 0 6px }
+section { background:var(--panel); border:1px solid var(--line); border-radius:8px; padding:16px;
+  margin:0 0 16px }
+p { margin:0 0 12px }
+.meta, small { color:var(--muted); font-size:13px }
+.scroll { overflow-x:auto }
+table { border-collapse:collapse; width:100%; margin:0 0 16px }
+th, td { text-align:left; vertical-align:top; padding:6px 8px; border-bottom:1px solid var(--line) }
+th { font-size:13px; font-weight:600 }
+td.num, th.num { text-align:right; white-space:nowrap }
+.text { white-space:pre-wrap; font:13px/1.45 ui-monospace,monospace }
+.sw { display:inline-block; width:10px; height:10px; border-radius:2px; margin-right:6px;
+  background:var(--c) }
+.chip { display:inline-block; border-radius:5px; padding:1px 7px; margin-top:4px; font-size:12px;
+  background:var(--sunk); color:var(--muted); border:1px solid var(--line) }
+.chip.ok { background:var(--ok2); color:var(--ok); border-color:transparent }
+.chip.bad { background:var(--bad2); color:var(--bad); border-color:transparent }
+.answers { table-layout:fixed; min-width:640px }
+.answers .n { width:40px; color:var(--muted) }
+@media (max-width: 700px) {
+  section { padding:12px }
+  .stack { min-width:0 }
+  .stack, .stack tbody, .stack tr, .stack td, .stack tbody th { display:block; width:auto }
+  .stack thead { display:none }
+  .stack tr { border-bottom:2px solid var(--line); padding:8px 0 }
+  .stack td, .stack tbody th { border:0; padding:3px 0 }
+  .stack td[data-label]::before { content:attr(data-label); display:block; font-weight:600;
+    font-size:13px }
+  .stack td.num { display:flex; justify-content:space-between; gap:12px }
+  .stack td.num::before { font-weight:400; text-align:left; color:var(--muted); white-space:normal }
+}
+@media print { body { background:none } section { break-inside:auto; border:0 } }
+"""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""Whatever a section holds, opening the file runs no script and fetches nothing."""
+
+
+def standalone(title: str, sections: Sequence[str]) -> str:
+    """The page as one self-contained document.
+
+    `title` is plain text; each section is HTML as a function of this package makes it, with
+    everything that a model, a file or a person said escaped.
+    """
+    body = "".join(f"<section>{section}</section>\n" for section in sections)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}</main>\n</body>\n</html>\n"
+    )
+
+
+def named(method_id: str, label: str) -> Markup:
+    """The square in the method's colour, and the name beside it."""
+    square = Markup('<i class="sw" style="--c:{}"></i>').format(look_of(method_id).colour)
+    return square + escape(label)
+
+
+def chip(text: str, kind: str = "") -> Markup:
+    """A small label; `kind` is "ok", "bad" or "" for neither."""
+    return Markup('<span class="chip {}">{}</span>').format(kind, text)

@@ -1,0 +1,147 @@
+"""What a grid says: a table, a summary a pane, and a sentence that claims no more than it may."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftlab.playground.grid.record import Cell
+from ftlab.playground.grid.table import headline, pane_labels, summary, to_table
+from tests.playground.grid.fakes import make_grid, make_request, scored_grid
+
+THREE = {"panes": ("base", "a", "b"), "labels": ("Base", "LoRA", "QLoRA"), "methods": ()}
+
+
+def ones(count: int, of: int = 20) -> list[float]:
+    return [1.0] * count + [0.0] * (of - count)
+
+
+def test_the_table_has_a_row_a_prompt_and_columns_a_pane(tmp_path: Path) -> None:
+    cells = [
+        Cell(0, 0, "yes", score=1.0, verdict="runs, equal"),
+        Cell(0, 1, "half", error="out of memory"),
+    ]
+    table = to_table(make_grid(tmp_path, cells=cells))
+    assert list(table.columns) == [
+        "prompt", "Base answer", "Base score", "Base verdict", "LoRA answer", "LoRA score",
+        "LoRA verdict",
+    ]  # fmt: skip
+    assert table["prompt"].tolist() == ["one", "two"]
+    assert table.loc[0, ["Base answer", "Base score", "Base verdict"]].tolist() == [
+        "yes", 1.0, "runs, equal",
+    ]  # fmt: skip
+    assert table.loc[0, "LoRA answer"] == "[out of memory]"
+    assert table.loc[1].drop("prompt").isna().all()
+
+
+def test_without_scores_the_table_has_answers_alone(tmp_path: Path) -> None:
+    table = to_table(make_grid(tmp_path, cells=[Cell(0, 0, "yes")]))
+    assert list(table.columns) == ["prompt", "Base answer", "LoRA answer"]
+
+
+def test_panes_of_one_label_are_numbered() -> None:
+    request = make_request(panes=("a", "b", "c"), labels=("LoRA", "LoRA", "LoRA"))
+    assert pane_labels(request) == ["LoRA", "LoRA (2)", "LoRA (3)"]
+    assert pane_labels(make_request(panes=("a", "b"), labels=())) == ["a", "b"]
+
+
+def test_a_summary_counts_and_averages_and_pairs_with_the_base(tmp_path: Path) -> None:
+    grid = scored_grid(
+        tmp_path, [ones(14), ones(6)], panes=("run", "base"), labels=("LoRA", "Base")
+    )
+    lora, base = summary(grid)
+    assert (lora.answered, lora.errors, lora.scored, lora.right) == (20, 0, 20, 14)
+    assert lora.score == pytest.approx(0.7)
+    assert lora.interval is not None
+    assert 0.4 < lora.interval[0] < 0.7 < lora.interval[1] < 1
+    assert lora.gain is not None
+    assert (lora.gain.over, lora.gain.prompts) == ("Base", 20)
+    assert lora.gain.mean == pytest.approx(0.4)
+    assert lora.gain.low > 0
+    assert base.gain is None
+    assert lora.tokens_per_second == 10.0
+
+
+def test_a_share_of_none_is_not_taken_for_certain(tmp_path: Path) -> None:
+    base, lora = summary(scored_grid(tmp_path, [ones(0), [0.5] * 20]))
+    assert base.interval == (0.0, 0.0), "graded scores are averaged as they are"
+    base, lora = summary(scored_grid(tmp_path, [ones(0), ones(20)]))
+    assert base.interval is not None
+    assert lora.interval is not None
+    assert base.interval[1] > 0.1
+    assert lora.interval[0] < 0.9
+
+
+def test_a_gain_pairs_only_prompts_that_both_answered(tmp_path: Path) -> None:
+    cells = [Cell(0, 0, score=0.0), Cell(1, 0, score=0.5), Cell(2, 0, error="no")]
+    cells += [Cell(prompt, 1, score=1.0) for prompt in range(3)]
+    base, lora = summary(make_grid(tmp_path, make_request("abc"), cells))
+    assert (base.answered, base.errors, base.right) == (2, 1, None)
+    assert lora.gain is not None
+    assert (lora.gain.prompts, lora.gain.mean) == (2, 0.75)
+
+
+def test_right_answers_are_counted_where_scores_are_right_or_wrong(tmp_path: Path) -> None:
+    assert headline(scored_grid(tmp_path, [ones(6), ones(14)])) == (
+        "LoRA answers 14 of 20 held-out questions; Base 6."
+    )
+
+
+def test_graded_scores_are_averaged_under_their_metrics_name(tmp_path: Path) -> None:
+    grid = scored_grid(tmp_path, [[0.3, 0.32] * 10, [0.7, 0.72] * 10], metric="ROUGE-L")
+    assert headline(grid) == "LoRA scores 0.71 (ROUGE-L); Base 0.31."
+
+
+def test_a_difference_that_the_interval_does_not_carry_is_not_claimed(tmp_path: Path) -> None:
+    assert headline(scored_grid(tmp_path, [ones(6), ones(7)])) == (
+        "LoRA answers 7 of 20 held-out questions, Base 6: no difference shown."
+    )
+
+
+def test_a_few_prompts_show_no_difference_however_clear_they_look(tmp_path: Path) -> None:
+    assert headline(scored_grid(tmp_path, [ones(0, 3), ones(3, 3)])) == (
+        "LoRA answers 3 of 3 held-out questions, Base 0: no difference shown."
+    )
+
+
+def test_a_loss_that_is_shown_is_said_as_plainly_as_a_gain(tmp_path: Path) -> None:
+    assert headline(scored_grid(tmp_path, [ones(14), ones(2)])) == (
+        "Base answers 14 of 20 held-out questions; LoRA 2."
+    )
+
+
+def test_the_pane_without_a_difference_is_named_among_several(tmp_path: Path) -> None:
+    grid = scored_grid(tmp_path, [ones(6), ones(14), ones(7)], **THREE)
+    assert headline(grid) == (
+        "LoRA answers 14 of 20 held-out questions; QLoRA 7 (no difference from Base shown); Base 6."
+    )
+
+
+def test_without_the_base_the_first_pane_is_what_others_are_held_against(tmp_path: Path) -> None:
+    grid = scored_grid(tmp_path, [ones(6), ones(14)], panes=("a", "b"), labels=("QLoRA", "LoRA"))
+    qlora, lora = summary(grid)
+    assert qlora.gain is None
+    assert lora.gain is not None
+    assert lora.gain.over == "QLoRA"
+
+
+def test_one_pane_alone_claims_nothing(tmp_path: Path) -> None:
+    grid = scored_grid(tmp_path, [ones(1, 1)], panes=("base",), labels=("Base",))
+    assert headline(grid) == "Base answers 1 of 1 held-out question."
+
+
+def test_a_pane_with_fewer_answers_says_of_how_many(tmp_path: Path) -> None:
+    cells = [Cell(prompt, 0, score=1.0) for prompt in range(3)]
+    cells += [Cell(0, 1, score=1.0), Cell(1, 1, score=0.0), Cell(2, 1, error="no")]
+    assert headline(make_grid(tmp_path, make_request("abc"), cells, "done")) == (
+        "Base answers 3 of 3 held-out questions, LoRA 1 of 2: no difference shown."
+    )
+
+
+def test_without_scores_the_sentence_says_how_much_was_answered(tmp_path: Path) -> None:
+    cells = [Cell(0, 0, "yes"), Cell(0, 1, error="no")]
+    assert headline(make_grid(tmp_path, cells=cells)) == (
+        "2 prompts in 2 panes: 1 of 4 answered, 1 error."
+    )
+    assert headline(make_grid(tmp_path)) == "2 prompts in 2 panes: 0 of 4 answered."

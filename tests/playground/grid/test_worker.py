@@ -1,0 +1,290 @@
+"""A grid being answered, by an engine that has no model."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ftlab.devices import Device
+from ftlab.locks import DeviceTurn, FileLock
+from ftlab.playground.grid import worker
+from ftlab.playground.grid.record import Cell, GridDirectory, GridProcess, GridRequest
+from ftlab.playground.grid.worker import ROWS, GridJob, held_out_scores, main, portions
+from ftlab.playground.held_out import AnswerScore
+from tests.playground.grid.fakes import (
+    CPU,
+    RUN,
+    SQL,
+    FakeEngine,
+    FakeEngines,
+    make_grid,
+    make_request,
+)
+
+
+def by_place(grid: GridDirectory) -> dict[tuple[int, int], Cell]:
+    return {(cell.prompt, cell.pane): cell for cell in grid.cells()}
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr("ftlab.locks.SECONDS_BETWEEN_TRIES", 0.02)
+
+
+def test_every_prompt_is_answered_in_every_pane_and_kept_with_its_numbers(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path)
+    result = GridJob(grid, FakeEngines(FakeEngine())).run()
+    cells = by_place(grid)
+    assert {place: cell.answer for place, cell in cells.items()} == {
+        (0, 0): "one by base", (0, 1): f"one by {RUN}",
+        (1, 0): "two by base", (1, 1): f"two by {RUN}",
+    }  # fmt: skip
+    lora = cells[1, 1]
+    assert (lora.tokens, lora.tokens_per_second, lora.first_token_seconds) == (3, 20.0, 0.1)
+    assert (lora.adapter_sha256, lora.kl_nats, lora.top1_changed) == ("ab12", 0.25, True)
+    assert (cells[1, 0].kl_nats, cells[1, 0].score, cells[1, 0].error) == (None, None, "")
+    assert (result.status, result.reason) == ("done", "")
+    assert result.environment["device"] == "CPU, 2 cores"
+    assert "transformers" in result.environment["versions"]
+
+
+def test_portions_fill_the_rows_longest_prompts_first() -> None:
+    request = make_request([f"{'x' * (number % 10)} {number}" for number in range(30)])
+    places = portions(request)
+    assert [len(portion) for portion in places] == [ROWS // 2, ROWS // 2, 6]
+    lengths = [len(request.prompts[place]) for portion in places for place in portion]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(place for portion in places for place in portion) == list(range(30))
+
+
+def test_cells_keep_the_places_of_the_request_though_portions_are_sorted(tmp_path: Path) -> None:
+    prompts = ["x" * length for length in (3, 40, 1, 20)] * 7
+    grid = make_grid(tmp_path, make_request(prompts))
+    engine = FakeEngine()
+    GridJob(grid, FakeEngines(engine)).run()
+    assert len(engine.portions) == 3
+    answers = {cell.prompt: cell.answer for cell in grid.cells() if cell.pane == 0}
+    assert answers == {place: f"{prompt} by base" for place, prompt in enumerate(prompts)}
+
+
+def test_an_error_of_one_pane_is_its_cells_and_the_others_go_on(tmp_path: Path) -> None:
+    grid, engine = make_grid(tmp_path), FakeEngine()
+    engine.errors[RUN] = "The adapter is not there."
+    result = GridJob(grid, FakeEngines(engine)).run()
+    cells = by_place(grid)
+    assert result.status == "done"
+    assert cells[0, 1].error == "The adapter is not there."
+    assert cells[0, 1].answer == "o"
+    assert cells[0, 0].answer == "one by base"
+
+
+def test_answers_under_way_are_told_by_their_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    told: list[float] = []
+    write = GridDirectory.write_process
+
+    def spy(grid: GridDirectory, process: GridProcess) -> None:
+        told.append(process.reached)
+        write(grid, process)
+
+    monkeypatch.setattr(GridDirectory, "write_process", spy)
+    request = make_request(["one"], panes=("base",), labels=(), methods=(), max_new_tokens=4)
+    GridJob(make_grid(tmp_path, request), FakeEngines(FakeEngine())).run()
+    assert told == [0, 0, 0.25, 1], "at the start, while it waits, after a token, at the end"
+
+
+def test_a_cancel_ends_it_between_tokens_and_keeps_the_cells(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path)
+    engine = FakeEngine(lambda number: grid.cancel_file.touch() if number == 2 else None)
+    result = GridJob(grid, FakeEngines(engine)).run()
+    assert (result.status, result.reason) == ("cancelled", "Cancelled by the person.")
+    assert len(grid.cells()) == 2
+    assert DeviceTurn("cpu").try_acquire(), "the device was kept"
+
+
+def test_a_cancel_ends_it_while_it_waits_for_the_device(tmp_path: Path) -> None:
+    grid, engine = make_grid(tmp_path), FakeEngine()
+    assert DeviceTurn("cpu").try_acquire()
+    threading.Timer(0.1, grid.cancel_file.touch).start()
+    assert GridJob(grid, FakeEngines(engine)).run().status == "cancelled"
+    assert engine.portions == []
+
+
+def test_an_engine_that_breaks_fails_the_grid_with_its_reason(tmp_path: Path) -> None:
+    def breaks(number: int) -> None:
+        if number == 1:
+            raise RuntimeError("no kernel\nimage")
+
+    grid = make_grid(tmp_path)
+    result = GridJob(grid, FakeEngines(FakeEngine(breaks))).run()
+    assert result.status == "failed"
+    assert result.reason == "The grid could not go on: RuntimeError: no kernel image"
+    assert len(grid.cells()) == 1
+
+
+def test_a_full_disk_fails_the_grid_and_is_no_error_of_a_pane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: GridDirectory, cell: Cell) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GridDirectory, "add_cell", full)
+    result = GridJob(make_grid(tmp_path), FakeEngines(FakeEngine())).run()
+    assert result.status == "failed"
+    assert result.reason == "An answer could not be written (No space left on device)."
+
+
+def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path)
+    waiting: list[str] = []
+
+    def train() -> None:
+        turn = DeviceTurn("cpu")
+        turn.acquire()
+        deadline = time.monotonic() + 5
+        while not waiting and time.monotonic() < deadline:
+            process = grid.process()
+            waiting.extend(filter(None, [process.waiting if process else ""]))
+            time.sleep(0.01)
+        turn.release()
+
+    training = threading.Thread(target=train)
+
+    def on_check(number: int) -> None:
+        if number == 1:
+            training.start()
+            line = FileLock(tmp_path / "locks" / "device-cpu.next.lock")
+            while line.try_acquire():  # until it waits in line
+                line.release()
+                time.sleep(0.01)
+
+    engine = FakeEngine(on_check)
+    result = GridJob(grid, FakeEngines(engine)).run()
+    training.join()
+    assert waiting == ["Waiting for a training run or a prompt."]
+    process = grid.process()
+    assert process is not None
+    assert process.waiting == ""
+    assert result.status == "done"
+    assert [held > 0 for held in engine.held] == [False, True, False, False]
+    assert 0 < result.waited_seconds <= result.seconds
+    assert grid.cells()[-1].worked_seconds < result.seconds - result.waited_seconds + 0.01
+
+
+def test_a_grid_that_waits_stands_in_nobodys_way(tmp_path: Path) -> None:
+    grid, training = make_grid(tmp_path), DeviceTurn("cpu")
+    assert training.try_acquire()
+    job = threading.Thread(target=GridJob(grid, FakeEngines(FakeEngine())).run)
+    job.start()
+    line = FileLock(tmp_path / "locks" / "device-cpu.next.lock")
+    deadline = time.monotonic() + 5
+    while not (process := grid.process()) or not process.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    got_in_line = [line.try_acquire()]
+    while not got_in_line[-1] and len(got_in_line) < 20:  # it may just be looking
+        time.sleep(0.005)
+        got_in_line.append(line.try_acquire())
+    line.release()
+    training.release()
+    job.join()
+    assert got_in_line[-1], "a prompt could not get in line before the grid"
+    assert len(grid.cells()) == 4
+
+
+def test_a_second_grid_waits_for_the_first(tmp_path: Path) -> None:
+    first, second = make_grid(tmp_path), make_grid(tmp_path)
+    seen: list[str] = []
+
+    def on_check(number: int) -> None:
+        deadline = time.monotonic() + 5
+        while number == 0 and not seen and time.monotonic() < deadline:
+            process = second.process()
+            seen.extend(filter(None, [process.waiting if process else ""]))
+            time.sleep(0.01)
+
+    other = threading.Thread(target=GridJob(second, FakeEngines(FakeEngine())).run)
+    engine = FakeEngine(
+        lambda number: (other.start() if number == 0 else None, on_check(number))[1]
+    )
+    GridJob(first, FakeEngines(engine)).run()
+    other.join()
+    assert seen == ["Waiting for another prompt grid."]
+    assert len(second.cells()) == 4
+
+
+def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
+    tmp_path: Path,
+) -> None:
+    gpu = Device("cuda:0", "GPU", 8 * 10**9)
+    free: list[str] = []
+
+    def on_check(number: int) -> None:
+        if number == 0:
+            free.extend(name for name in ("cpu", "cuda:0") if DeviceTurn(name).try_acquire())
+
+    grid = make_grid(tmp_path)
+    result = GridJob(grid, FakeEngines(FakeEngine(on_check), gpu, then=CPU)).run()
+    assert free == ["cuda:0"]
+    assert result.environment["device"] == "CPU, 2 cores"
+
+
+def test_answers_are_scored_where_the_grid_names_a_task(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path, make_request(["one", "two", "three"]))
+
+    def score(prompt: str, answer: str) -> AnswerScore | None:
+        if prompt == "three":
+            raise ValueError("a bug in a metric")
+        return AnswerScore(0.5, "chrF", f"{len(answer)} letters", None) if prompt == "one" else None
+
+    result = GridJob(grid, FakeEngines(FakeEngine()), score).run()
+    cells = by_place(grid)
+    assert result.status == "done"
+    assert (cells[0, 0].score, cells[0, 0].metric, cells[0, 0].verdict) == (
+        0.5,
+        "chrF",
+        "11 letters",
+    )
+    assert (cells[1, 0].score, cells[1, 0].verdict) == (None, "")
+    assert (cells[2, 0].score, cells[2, 0].answer) == (None, "three by base")
+
+
+def test_held_out_answers_are_scored_by_the_task_of_the_request() -> None:
+    from ftlab.tasks.registry import get_task
+
+    example = get_task("sql").load(0).held_out[0]
+    score = held_out_scores(GridRequest(make_request().request, (example.question,), SQL))
+    assert score is not None
+    right = score(example.question, example.completion)
+    assert right is not None
+    assert (right.score, right.metric) == (1.0, get_task("sql").metric.label)
+    assert score("hello", "hi") is None
+    assert held_out_scores(make_request()) is None
+
+
+def test_a_grid_is_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = make_grid(tmp_path, status="done")
+    assert main([str(grid.path)]) == 2
+    assert "was started before" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 2
+    assert "is no grid" in capsys.readouterr().err
+
+
+def test_a_cancel_ends_a_process_that_hears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    grid = make_grid(tmp_path)
+    grid.cancel_file.touch()
+    worker._end_when_stuck(grid)
+    assert ended == [1]
+    assert grid.status() == "cancelled"
