@@ -5,11 +5,11 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench specialists clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 run: .venv/installed  ## set up once, fetch the bundled model, and serve the app (HOST=, PORT=)
 	@$(BIN)/python -m ftlab model
@@ -29,6 +29,9 @@ check: .venv/installed-dev  ## ruff, mypy and the fast tests
 
 bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks.quality --update-readme
+
+specialists: .venv/installed  ## train anew the adapters in assets/adapters (about 10 minutes)
+	$(BIN)/python -m ftlab specialists
 
 clean:  ## remove the virtual environment and caches; runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*

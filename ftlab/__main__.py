@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from ftlab import __version__
-from ftlab.commands import app, cancel, generate, model, runs, sweep
+from ftlab.commands import app, cancel, generate, grid, model, runs, specialists, sweep
 from ftlab.errors import FtlabError
 
-COMMANDS = (app, sweep, runs, generate, cancel, model)
+COMMANDS = (app, sweep, runs, generate, grid, cancel, model, specialists)
 
 
 class _OneLineParser(argparse.ArgumentParser):

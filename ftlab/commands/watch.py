@@ -34,7 +34,8 @@ def watch(store: RunStore, sweep_id: str, console: Console) -> None:
     said: set[str] = set()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            runs = store.sweep(sweep_id)
+            folder = store.runs()
+            runs = [run for run in folder if run.spec.sweep_id == sweep_id]
             ways = progress_of(runs)
             if console.is_terminal:
                 live.update(_picture(runs, ways), refresh=True)
@@ -45,7 +46,7 @@ def watch(store: RunStore, sweep_id: str, console: Console) -> None:
                         console.print(_line(run), markup=False, highlight=False)
             if not any(run.is_open for run in runs):
                 return
-            if any(run.status == "running" for run in runs):
+            if any(run.status == "running" for run in folder):  # another sweep's may come first
                 idle_since, restarts = time.monotonic(), 0
             elif time.monotonic() - idle_since > _RESTART_AFTER:
                 if restarts == _RESTARTS:
