@@ -1,11 +1,12 @@
-"""What every tab is given: the runs folder, the store on it, and the playground's worker."""
+"""What every tab is given: the runs folder, the store, the playground's worker, examples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.held_out import HeldOut
 from ftlab.runs.store import RunStore
 
 
@@ -16,3 +17,4 @@ class AppContext:
     runs_folder: Path
     store: RunStore
     playground: PlaygroundClient
+    held_out: HeldOut = field(default_factory=HeldOut)

@@ -1,10 +1,12 @@
-"""The Playground tab: one prompt, the base and up to three runs, answers side by side.
+"""The Playground tab: one prompt, one to six panes, all answers side by side.
 
-Here are the components and their wiring; what they show comes from `playground_view`.
+Here is the wiring of the components of `playground_layout`; what they show comes from
+`playground_view`, `playground_session` and `pane_html`.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,193 +14,285 @@ import gradio as gr
 from gradio.context import Context
 
 from ftlab.errors import FtlabError
-from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import MAX_PANES
+from ftlab.playground.validation import MAX_PANES
+from ftlab.ui import playground_api, playground_grid, playground_vote
 from ftlab.ui.context import AppContext
-from ftlab.ui.html import H, blank, live
+from ftlab.ui.html import H, field_error, this_page
+from ftlab.ui.pane_html import pane_html
+from ftlab.ui.playground_layout import AskBar, PanePool, build_ask_bar, build_pane_pool
+from ftlab.ui.playground_session import (
+    CHAT,
+    Session,
+    ask,
+    choose,
+    compare,
+    in_order,
+    new_chat,
+    reveal,
+    stop,
+)
 from ftlab.ui.playground_view import (
     EXAMPLES,
+    SETTINGS,
+    bring_files,
     describe_settings,
+    engine_html,
+    errors_of,
     example_prompts,
-    idle_html,
+    free_place,
     make_request,
-    read_runs,
     setup,
-    short_prompt,
-    stopped_html,
-    stream,
+    setup_again,
 )
 
-_EMPTY = blank(
-    "No finished run to compare with yet.",
-    "Open Experiment and press Launch; each run that is done can answer here. "
-    "Until then the base model answers alone.",
+_FIRST_STEPS = (
+    '<p class="meta"><b>One base, three specialists.</b> These adapters ship with ftlab; choose an '
+    "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
 )
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 def build(context: AppContext) -> None:
     """Lays out the tab and wires it; to be called inside the tab."""
-    store, client = context.store, context.playground
-    start = setup(store.runs())
+    start = setup(context.store.runs(), context.runs_folder)
     with gr.Column(elem_classes="ft-sheet"):
-        with gr.Row(elem_classes="ft-ask"):
-            prompt = live(
-                gr.Textbox,
-                label="Prompt",
-                show_label=False,
-                container=False,
-                placeholder="One prompt for all panes; Shift+Enter sends it",
-                lines=3,
-                max_lines=8,
-                scale=1,
-                min_width=240,
-                elem_id="pg-prompt",
-            )
-            with gr.Column(scale=0, min_width=92):
-                send = gr.Button("Send", variant="primary", elem_id="pg-send")
-                stop = gr.Button("Stop", variant="stop", size="sm", elem_id="pg-stop")
-        prompt_error = H("")
-        prompts = gr.State([])
-        with gr.Row(elem_classes="ft-tools"):
-            examples = [
-                gr.Button("…", size="sm", scale=0, min_width=290, visible=False)
-                for _ in range(EXAMPLES)
-            ]
-            model = live(
-                gr.Dropdown,
-                start.models,
-                value=start.model,
-                label="Base model",
-                show_label=False,
-                container=False,
-                visible=len(start.models) > 1,
-                scale=0,
-                min_width=240,
-            )
-        with gr.Accordion(describe_settings(96, 0, 0), open=False) as folded, gr.Row():
-            settings = [
-                live(gr.Number, 96, label="New tokens at most", min_width=110),
-                live(gr.Number, 0, label="Temperature (0: greedy)", min_width=110, step=0.1),
-                live(gr.Number, 0, label="Seed of the sampling", min_width=110),
-            ]
-        settings_error = H("")
-    empty = H(_EMPTY, visible=not start.has_runs)
-    choice_error = H("")
-    choosers, answers = [], []
-    with gr.Row(equal_height=True, elem_classes="ft-panes"):
-        for place in range(MAX_PANES):
-            with gr.Column(min_width=230, elem_classes="ft-sheet ft-pane"):
-                choosers.append(
-                    live(
-                        gr.Dropdown,
-                        start.choices,
-                        value=start.panes[place],
-                        label=f"Pane {place + 1}",
-                        show_label=False,
-                        container=False,
-                        elem_id=f"pg-pane-{place + 1}",
-                    )
-                )
-                answers.append(H(elem_id=f"pg-answer-{place + 1}"))
+        ask_bar = build_ask_bar(start.models, start.model)
+    empty = H(_FIRST_STEPS, visible=not start.has_runs)
+    panes = build_pane_pool(start.choices, start.panes)
+    vote = playground_vote.build_sheet()
+    session = gr.State(Session())
+    _wire_choice(context, ask_bar, panes, empty, session)
+    _wire_asking(context, ask_bar, panes, vote, session)
+    _wire_vote(context, ask_bar, panes, vote, session)
+    playground_grid.build(context, panes.choosers, panes.count, ask_bar.model, ask_bar.settings)
+    playground_api.add_endpoint(context.playground)
 
-    screen = [prompt_error, settings_error, choice_error, *answers]
 
-    def refresh(model: str | None, *panes: str | None) -> list[Any]:
-        now = setup(store.runs(), model, panes)
+def _wire_choice(
+    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
+) -> None:
+    """Who answers: models, runs, adapters from elsewhere, and how many panes."""
+
+    def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
+        now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
         return [
+            now.has_runs,
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
             gr.update(visible=not now.has_runs),
+            engine_html(context.playground),
+            gr.update(visible=context.playground.is_loaded),
             *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
         ]
 
-    def choose(*panes: str | None) -> list[Any]:
-        runs = store.runs()
-        texts = example_prompts(runs, panes)
-        by_id = {run.run_id: run for run in runs}
-        buttons = [gr.update(value=short_prompt(text), visible=True) for text in texts]
-        buttons += [gr.update(visible=False)] * (EXAMPLES - len(texts))
-        return [texts, *buttons, *[idle_html(pane, by_id) for pane in panes]]
+    def take(session: Session, count: int, *chosen: str | None) -> list[Any]:
+        session = choose(session, chosen[:count], context.runs_folder)
+        sources = [pane.source for pane in session.panes if pane.source is not None]
+        found = example_prompts(sources, context.held_out)
+        buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
+        buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
+        columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
+        texts = [prompt.text for prompt in found]
+        return [session, texts, *buttons, *columns, *_shown(session)]
 
-    def ask(prompt: str, model: str, *rest: Any) -> Iterator[list[Any]]:
-        panes, values = rest[:MAX_PANES], rest[MAX_PANES:]
-        last: list[Any] = [None] * len(screen)
-        request = make_request(prompt, model, panes, *values)
-        for now in stream(client, store.runs(), request, panes):
-            new = [now.prompt, now.settings, now.choice, *now.panes]
-            yield [gr.skip() if a == b else a for a, b in zip(new, last, strict=True)]
-            last = new
+    def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
+        try:
+            source = bring_files(files, context.runs_folder, model)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * (1 + MAX_PANES)]
+        place, count = free_place(chosen, count)
+        wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return [
+            "",
+            count,
+            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
+        ]
 
-    chosen: dict[str, Any] = {
-        "inputs": choosers,
-        "outputs": [prompts, *examples, *answers],
-        **_PRIVATE,
-    }
+    texts, had_runs = gr.State([]), gr.State(False)
     wiring: dict[str, Any] = {
-        "inputs": [model, *choosers],
-        "outputs": [model, empty, *choosers],
+        "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
         **_PRIVATE,
     }
+    taking: dict[str, Any] = {
+        "inputs": [session, panes.count, *panes.choosers],
+        "outputs": [session, texts, *ask_bar.examples, *panes.columns, *panes.answers],
+        **_PRIVATE,
+    }
+    page = this_page()
     opened = [block.select for block in [Context.block] if isinstance(block, gr.Tab)]
-    page = Context.root_block
-    gr.on([*opened, *([page.load] if isinstance(page, gr.Blocks) else [])], refresh, **wiring)
-    if isinstance(page, gr.Blocks):
-        page.load(choose, **chosen)
-    model.input(refresh, **wiring)
-    gr.on([chooser.change for chooser in choosers], choose, trigger_mode="always_last", **chosen)
-    for place, button in enumerate(examples):
-        button.click(lambda texts, place=place: texts[place], prompts, prompt, **_PRIVATE)
+    # What the page was built with is no choice of a visitor's.
+    page.load(lambda: refresh(False), **wiring).then(take, **taking)
     gr.on(
-        [setting.change for setting in settings],
-        lambda *values: gr.update(label=describe_settings(*values)),
-        settings,
-        folded,
+        [*opened, ask_bar.model.input],
+        refresh,
+        [had_runs, ask_bar.model, *panes.choosers],
+        **wiring,
+    )
+    changes = [chooser.change for chooser in panes.choosers]
+    gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
+    panes.bring.upload(
+        bring,
+        [panes.bring, ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, panes.count, *panes.choosers],
         **_PRIVATE,
     )
+    for place, button in enumerate(ask_bar.examples):
+        button.click(lambda texts, place=place: texts[place], texts, ask_bar.prompt, **_PRIVATE)
+    panes.unload.click(lambda: context.playground.close(), None, None, **_PRIVATE).then(
+        lambda: [engine_html(context.playground), gr.update(visible=False)],
+        None,
+        [panes.engine, panes.unload],
+        **_PRIVATE,
+    )
+
+
+def _wire_asking(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: playground_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    """Send, Stop, a new chat, and the differences between the answers."""
+    errors = [ask_bar.prompt_error, ask_bar.settings_error, panes.error]
+    screen = [*errors, *panes.answers, *vote.outputs]
+
+    def sheet(session: Session) -> list[Any]:
+        if not session.is_blind:
+            return [gr.skip()] * len(vote.outputs)
+        return playground_vote.sheet_updates(session, context.runs_folder)
+
+    def answer(
+        session: Session,
+        prompt: str,
+        mode: str,
+        model: str,
+        against: int,
+        blind: bool,
+        count: int,
+        *rest: Any,
+    ) -> Iterator[list[Any]]:
+        chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
+        choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
+        request = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        seed = secrets.randbits(32) if blind else None
+        last: list[Any] = [None] * len(screen)
+        answers = ask(session, request, mode == CHAT, context.playground, context.held_out, seed)
+        for now in answers:
+            new = [*_errors(now), *_shown(now), *sheet(now)]
+            yield [gr.skip() if a == b else a for a, b in zip(new, last, strict=True)]
+            last = new
+        if not blind and against >= 0:
+            compare(session, against)
+            yield [*_errors(session), *_shown(session), *sheet(session)]
+
+    def after(session: Session, prompt: str, mode: str) -> list[Any]:
+        answered = mode == CHAT and not session.errors
+        return [
+            "" if answered else prompt,
+            engine_html(context.playground),
+            gr.update(visible=context.playground.is_loaded),
+            *playground_vote.sheet_updates(session, context.runs_folder),
+        ]
+
+    def ended(session: Session) -> list[Any]:
+        shown = _shown(stop(session))
+        return [*shown, *playground_vote.sheet_updates(session, context.runs_folder)]
+
     answering = gr.on(
-        [send.click, prompt.submit],
-        ask,
-        [prompt, model, *choosers, *settings],
+        [ask_bar.send.click, ask_bar.prompt.submit],
+        answer,
+        [
+            session, ask_bar.prompt, ask_bar.mode, ask_bar.model, ask_bar.against, ask_bar.blind,
+            panes.count, *panes.choosers, *ask_bar.settings,
+        ],
         screen,
         concurrency_limit=16,  # the client lets them answer one at a time, and says who waits
         **_PRIVATE,
+    )  # fmt: skip
+    tell = {
+        "inputs": [session, ask_bar.prompt, ask_bar.mode],
+        "outputs": [ask_bar.prompt, panes.engine, panes.unload, *vote.outputs],
+    }
+    answering.then(after, **tell, **_PRIVATE).then(
+        None, ask_bar.blind, None, js="(blind) => window.ft.readyToVote(blind)", **_PRIVATE
     )
-    stop.click(
-        lambda *shown: [stopped_html(html) for html in shown],
-        answers,
-        answers,
-        cancels=[answering],
+    ask_bar.stop.click(
+        ended, session, [*panes.answers, *vote.outputs], cancels=[answering], **_PRIVATE
+    )
+    ask_bar.fresh.click(
+        lambda session: _shown(new_chat(session)), session, panes.answers, **_PRIVATE
+    )
+    ask_bar.mode.change(
+        lambda mode: gr.update(visible=mode == CHAT), ask_bar.mode, ask_bar.fresh, **_PRIVATE
+    )
+    ask_bar.against.change(
+        lambda session, against: _shown(compare(session, against)),
+        [session, ask_bar.against],
+        panes.answers,
         **_PRIVATE,
     )
-    _add_endpoint(client)
+    gr.on(
+        [this_page().load, *[setting.change for setting in ask_bar.settings]],
+        lambda *values: gr.update(
+            label=describe_settings(dict(zip(SETTINGS, values, strict=True)))
+        ),
+        ask_bar.settings,
+        ask_bar.folded,
+        **_PRIVATE,
+    )
 
 
-def _add_endpoint(client: PlaygroundClient) -> None:
-    def generate(
-        prompt: str,
-        runs: list[str] | str = "base",
-        max_new_tokens: float = 96,
-        temperature: float = 0.0,
-        seed: float = 0,
-        model: str = "",
-    ) -> list[dict[str, Any]]:
-        """Answers one prompt with the base model and up to three runs, one after the other.
+def _wire_vote(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: playground_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    def shown(session: Session) -> list[Any]:
+        updates = playground_vote.sheet_updates(session, context.runs_folder)
+        return [session, *updates, *_shown(session)]
 
-        Parameters:
-            prompt: The user's turn; formatted with the model's chat template as in training.
-            runs: Pane names, "base" or run ids: a list, or text as in "base,RUN_ID"; at most 4.
-            max_new_tokens: Tokens of an answer at most, 1 to 1024.
-            temperature: 0 is greedy; above it, up to 2, the answer is sampled.
-            seed: Seed of the sampling; each pane starts from it anew.
-            model: Base model; empty for the runs' own, or the bundled one.
-        Returns:
-            For each pane: pane, run_id, label, answer, tokens, tokens_per_second,
-            first_token_seconds, adapter_sha256, note, error.
-        """
-        request = make_request(prompt, model, read_runs(runs), max_new_tokens, temperature, seed)
-        try:
-            return client.generate_all(request)
-        except FtlabError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+    def blinded(session: Session, blind: bool) -> list[Any]:
+        """Who is who must not be read from the choosers, so they are away while it is blind."""
+        choosers = [gr.update(visible=not blind) for _ in panes.choosers]
+        return [*shown(in_order(session)), gr.update(visible=blind), *choosers]
 
-    gr.api(generate, api_name="generate", concurrency_limit=16)
+    outputs = [session, *vote.outputs, *panes.answers]
+    ask_bar.blind.change(
+        blinded,
+        [session, ask_bar.blind],
+        [*outputs, vote.sheet, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(vote.letters):
+        button.click(
+            lambda session, place=place: shown(
+                playground_vote.cast(session, place, context.runs_folder)
+            ),
+            session,
+            outputs,
+            **_PRIVATE,
+        )
+    vote.tie.click(
+        lambda session: shown(playground_vote.cast(session, None, context.runs_folder)),
+        session,
+        outputs,
+        **_PRIVATE,
+    )
+    vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _shown(session: Session) -> list[Any]:
+    return [pane_html(pane) for pane in session.shown()]
+
+
+def _errors(session: Session) -> list[str]:
+    """Sentences beside prompt, settings and panes."""
+    errors = session.errors
+    return [
+        errors_of(errors, "prompt"),
+        errors_of(errors, *SETTINGS, "mode"),
+        errors_of(errors, "panes", "model", "histories"),
+    ]

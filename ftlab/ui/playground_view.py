@@ -1,52 +1,58 @@
-"""What the Playground tab shows and asks, worked out by plain functions without components."""
+"""What the Playground tab offers and asks, worked out by plain functions without components."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import textwrap
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ftlab.errors import FieldError, InvalidRequest
-from ftlab.methods.registry import BASE_METHOD, label_of, look_of
+from ftlab.errors import FieldError, FtlabError
 from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.playground.brought import bring_adapter
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import (
+from ftlab.playground.held_out import HeldOut
+from ftlab.playground.panes import (
     BASE,
-    MAX_PANES,
-    WAITING,
-    GenerateRequest,
-    PaneUpdate,
-    cannot_answer,
+    CONFIG_FILE,
+    SHIPPED,
+    WEIGHTS_FILE,
+    PaneSource,
+    all_sources,
     same_name,
+    shipped_sources,
+    wrong_base,
 )
+from ftlab.playground.protocol import PRECISIONS, GenerateRequest
+from ftlab.playground.validation import MAX_PANES
 from ftlab.runs.store import Run
-from ftlab.ui.html import chip, escape, field_error, named
-from ftlab.units import format_number
+from ftlab.tasks.reference import TaskReference
+from ftlab.ui.html import chip, field_error
+from ftlab.ui.playground_session import CHAT, COMPLETION, SINGLE
+from ftlab.units import format_bytes
 
 NOBODY = ""
 """The value of a pane that nobody answers in."""
 
 EXAMPLES = 3
-SECONDS_BETWEEN_SCREENS = 0.1
-"""Text that comes faster is shown together: a page that is kept busy does not hear its Stop."""
+FIRST_PANES = 4
+"""Panes that are open at first: the base and three others."""
+
+MODES = [("Single prompt", SINGLE), ("Chat", CHAT), ("Completion", COMPLETION)]
 _PLAIN_PROMPTS = (
     "What is the capital of France?",
     "Name three colours.",
     "Write one sentence about the sea.",
 )
-_CARET = '<span class="caret"></span>'
-_RUNNING = chip("answering", "running")
-_PENDING = chip("waiting", "running")
-_STATUS = re.compile(r'<small class="status">.*?</small>')
-_RUN_NUMBER = re.compile(r"\d{8}-\d{6}-(\w+-\d+)-\w+")
-_STOPPED = chip("stopped", "mute")
 
-
-# ---- which panes there are
+SETTINGS = (
+    "precision", "max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed", "system",
+)  # fmt: skip
+"""The fields of the folded settings, in the order of their components."""
 
 
 @dataclass(frozen=True)
@@ -57,65 +63,96 @@ class Setup:
     model: str
     choices: list[tuple[str, str]]
     panes: tuple[str, ...]
-
-    @property
-    def has_runs(self) -> bool:
-        return len(self.choices) > 2  # the base and nobody are always there
+    has_runs: bool
 
 
-def setup(runs: Sequence[Run], model: str | None = None, panes: Sequence[str | None] = ()) -> Setup:
+def setup(
+    runs: Sequence[Run],
+    runs_folder: Path,
+    model: str | None = None,
+    panes: Sequence[str | None] = (),
+) -> Setup:
     """The choices for these runs; what was chosen is kept where it still can be.
 
-    Without a model it is that of the newest finished run. Where no run is chosen, the newest
-    sweep's first ones are.
+    Without a model it is that of the newest finished run. Where nobody but the base is chosen, the
+    newest sweep's first runs are, and where there are none, the adapters that ship with ftlab.
     """
-    able = [run for run in runs if not cannot_answer(run)]
-    names = {same_name(run.spec.model): run.spec.model for run in reversed(able)}
-    chosen = same_name(model) if model else next(iter(names), BUNDLED_ID)
+    sources = all_sources(runs, runs_folder)
+    names = {same_name(s.model): s.model for s in sources if s.sweep_id}
+    names.setdefault(same_name(BUNDLED_ID), BUNDLED_ID)
+    chosen = same_name(model) if model else next(iter(names))
     if chosen not in names:
-        chosen = next(iter(names), BUNDLED_ID)
-    own = [run for run in able if same_name(run.spec.model) == chosen]
-    choices = [(label_of(BASE_METHOD), BASE), ("Nobody", NOBODY)]
-    choices += [(run_label(run), run.run_id) for run in reversed(own)]
+        chosen = next(iter(names))
+    fitting = [source for source in sources if not wrong_base(source, chosen)]
+    choices = [("Nobody", NOBODY), *((source.title, source.name) for source in fitting)]
     known = {value for _, value in choices}
-    kept = [pane if pane in known else NOBODY for pane in panes]
-    kept = [str(pane) for pane in kept] + [NOBODY] * (MAX_PANES - len(kept))
+    kept = [str(pane) if pane in known else NOBODY for pane in panes]
     if not set(kept) - {BASE, NOBODY}:
-        newest = own[-1].spec.sweep_id if own else ""
-        first = [run.run_id for run in own if run.spec.sweep_id == newest][: MAX_PANES - 1]
-        kept = [BASE, *first, *[NOBODY] * (MAX_PANES - 1 - len(first))]
-    models = [(model_label(name), name) for name in names or [chosen]]
-    return Setup(models, chosen, choices, tuple(kept))
+        kept = [BASE, *_first(fitting)]
+    kept = [*kept, *[NOBODY] * MAX_PANES][:MAX_PANES]
+    models = [(model_label(name), same) for same, name in names.items()]
+    return Setup(models, chosen, choices, tuple(kept), any(s.sweep_id for s in fitting))
 
 
-def run_label(run: Run) -> str:
-    """As in "LoRA r=4 · SQL · 25 Nov 14:02 · ab12-03": short enough for a quarter of the page.
+def setup_again(
+    runs: Sequence[Run],
+    runs_folder: Path,
+    had_runs: bool,
+    model: str | None,
+    panes: Sequence[str | None],
+) -> Setup:
+    """The setup for a visitor who comes back: what was chosen is kept.
 
-    The time of the run id is said once, and its method is in the variant's name.
+    The adapters that ship stand in for runs, so the first ones that are done take their place.
     """
-    number = _RUN_NUMBER.fullmatch(run.run_id)
-    made = time.strftime("%d %b %H:%M", time.localtime(run.spec.created_at))
-    return " · ".join(
-        [run.spec.label, run.spec.task.label, made, number[1] if number else run.run_id]
-    )
+    if not had_runs and all(not p or p == BASE or p.startswith(SHIPPED) for p in panes):
+        now = setup(runs, runs_folder)
+        if now.has_runs:
+            return now
+    return setup(runs, runs_folder, model, panes)
 
 
-def example_prompts(runs: Sequence[Run], panes: Sequence[str | None]) -> list[str]:
-    """The first held-out prompts of the first run chosen; plain ones where there is no run."""
-    by_id = {run.run_id: run for run in runs}
-    for pane in panes:
-        run = by_id.get(str(pane))
-        samples = run.directory.samples() if run else []
-        prompts = [str(row["prompt"][-1]["content"]) for row in samples if row.get("prompt")]
-        if prompts:
-            return list(dict.fromkeys(prompts))[:EXAMPLES]
-    return list(_PLAIN_PROMPTS)
+def _first(sources: Sequence[PaneSource]) -> list[str]:
+    runs = [source for source in sources if source.sweep_id]
+    if not runs:
+        order = {"sql": 0, "shakespeare": 1, "medical": 2}
+        shipped = [s for s in shipped_sources() if s in sources]
+        shipped.sort(key=lambda s: order.get(s.task.id if s.task else "", 9))
+        return [source.name for source in shipped][: FIRST_PANES - 1]
+    newest = [source for source in runs if source.sweep_id == runs[0].sweep_id]
+    return [source.name for source in reversed(newest)][: FIRST_PANES - 1]
 
 
-def short_prompt(prompt: str) -> str:
+@dataclass(frozen=True)
+class ExamplePrompt:
+    label: str
+    text: str
+
+
+def example_prompts(sources: Sequence[PaneSource], held_out: HeldOut) -> list[ExamplePrompt]:
+    """Held-out prompts of the panes' tasks; one of each where there are several."""
+    tasks = list(dict.fromkeys(source.task for source in sources if source.task))
+    each = EXAMPLES if len(tasks) == 1 else 1
+    prompts = [
+        ExamplePrompt(_short(task if len(tasks) > 1 else None, text), text)
+        for task in tasks[:EXAMPLES]
+        for text in _held_out(held_out, task, each)
+    ]
+    return prompts or [ExamplePrompt(text, text) for text in _PLAIN_PROMPTS]
+
+
+def _held_out(held_out: HeldOut, task: TaskReference, count: int) -> list[str]:
+    try:
+        return held_out.prompts(task, count)
+    except FtlabError:
+        return []
+
+
+def _short(task: TaskReference | None, prompt: str) -> str:
     """The last sentence, which holds the question, cut to a button's width."""
     sentences = re.split(r"(?<=[.!?])\s+|\n+", prompt.strip())
-    return textwrap.shorten(sentences[-1], 46, placeholder=" …") or "…"
+    words = textwrap.shorten(sentences[-1], 34 if task else 46, placeholder=" …") or "…"
+    return f"{task.label}: {words}" if task else words
 
 
 # ---- what is asked
@@ -124,19 +161,23 @@ def short_prompt(prompt: str) -> str:
 def make_request(
     prompt: str | None,
     model: str | None,
-    panes: Sequence[str | None],
-    max_new_tokens: Any,
-    temperature: Any,
-    seed: Any,
+    mode: str,
+    values: dict[str, Any],
+    panes: Sequence[str] = (),
 ) -> GenerateRequest:
     """The request of a form or of the API; a value of the wrong kind is left to the validation."""
     return GenerateRequest(
-        panes=tuple(pane for pane in panes if pane),
+        panes=tuple(panes),
         prompt=prompt or "",
         model=model or None,
-        max_new_tokens=_whole(max_new_tokens),
-        temperature=temperature,
-        seed=_whole(seed),
+        precision=values["precision"],
+        mode="chat" if mode == SINGLE else mode,  # type: ignore[arg-type]
+        system=values["system"] or "",
+        max_new_tokens=_whole(values["max_new_tokens"]),
+        temperature=values["temperature"],
+        top_p=values["top_p"],
+        repetition_penalty=values["repetition_penalty"],
+        seed=_whole(values["seed"]),
     )
 
 
@@ -144,138 +185,83 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_runs(runs: list[str] | str) -> list[str]:
-    """Pane names from a list, or from text as in "base, RUN_ID"."""
-    names = runs.split(",") if isinstance(runs, str) else runs
-    return [name.strip() for name in map(str, names) if name.strip()]
+def describe_settings(values: dict[str, Any]) -> str:
+    """As in "Base in 16 bits, greedy, 96 new tokens" or "…, temperature 0.8, seed 0"."""
+    parts = [f"Base in {PRECISIONS.get(values['precision'], '?')}"]
+    temperature = values["temperature"]
+    if temperature:
+        parts.append(f"temperature {temperature:g}")
+        parts += [f"top-p {values['top_p']:g}"] if values["top_p"] not in (None, 1) else []
+        parts.append(f"seed {_whole(values['seed'])}")
+    else:
+        parts.append("greedy")
+    if values["repetition_penalty"] not in (None, 1):
+        parts.append(f"repetition penalty {values['repetition_penalty']:g}")
+    parts.append(f"{_whole(values['max_new_tokens'])} new tokens")
+    if (values["system"] or "").strip():
+        parts.append("own system prompt")
+    return ", ".join(parts)
 
 
-def describe_settings(max_new_tokens: Any, temperature: Any, seed: Any) -> str:
-    """As in "Greedy, 96 new tokens" or "Temperature 0.8, 96 new tokens, seed 0"."""
-    tokens = f"{_whole(max_new_tokens)} new tokens"
-    if not temperature:
-        return f"Greedy, {tokens}"
-    return f"Temperature {temperature:g}, {tokens}, seed {_whole(seed)}"
+PRECISION_NOTE = (
+    "In 32 bits the same seed gives the same answer whatever the other panes hold. In 16 and 4 "
+    "bits sums are rounded by how many rows are computed together, so an answer may differ."
+)
 
 
 # ---- what is shown
 
 
-@dataclass
-class Screen:
-    """The tab while one prompt is answered: sentences beside the fields, and HTML for each pane."""
-
-    prompt: str = ""
-    settings: str = ""
-    choice: str = ""
-    panes: list[str] = field(default_factory=lambda: [""] * MAX_PANES)
+def errors_of(errors: Sequence[FieldError], *fields: str) -> str:
+    """The sentences on these fields, to stand beside them."""
+    return field_error(error.message for error in errors if error.field in fields)
 
 
-def show_errors(errors: Sequence[FieldError], panes: list[str]) -> Screen:
-    """Each sentence beside the field it is about."""
-
-    def of(*fields: str) -> str:
-        return field_error(error.message for error in errors if error.field in fields)
-
-    settings = of("max_new_tokens", "temperature", "seed")
-    return Screen(of("prompt"), settings, of("panes", "model"), panes)
-
-
-def stream(
-    client: PlaygroundClient,
-    runs: Sequence[Run],
-    request: GenerateRequest,
-    panes: Sequence[str | None],
-) -> Iterator[Screen]:
-    """The screen after each update. `panes` are all of the tab's, those with nobody in them too."""
-    by_id = {run.run_id: run for run in runs}
-    try:
-        updates = client.generate(request)
-    except InvalidRequest as error:
-        yield show_errors(error.errors, [idle_html(pane, by_id) for pane in panes])
-        return
-    asked = PaneUpdate(0, "status", WAITING)
-    shown = [
-        pane_html(pane, by_id.get(pane), asked) if pane else idle_html(pane, by_id)
-        for pane in panes
-    ]
-    yield Screen(panes=list(shown))
-    places = [place for place, pane in enumerate(panes) if pane]
-    drawn = time.monotonic()
-    with closing(updates):
-        for update in updates:
-            place = places[update.pane]
-            name = str(panes[place])
-            shown[place] = pane_html(name, by_id.get(name), update, request.max_new_tokens)
-            if update.kind != "text" or time.monotonic() - drawn >= SECONDS_BETWEEN_SCREENS:
-                yield Screen(panes=list(shown))
-                drawn = time.monotonic()
+def engine_html(client: PlaygroundClient) -> str:
+    """What the engine holds now."""
+    held = client.resident_bytes()
+    if held is None:
+        return chip("engine not loaded", "mute", "It starts with the first prompt.")
+    hint = "Memory of the generating process; it is given back after five idle minutes."
+    return chip(f"engine holds {format_bytes(held)}", "measured", hint)
 
 
-def idle_html(pane: str | None, by_id: dict[str, Run]) -> str:
-    """A pane before anything was asked."""
-    if not pane:
-        return '<div class="answer"><small>Choose who answers here.</small></div>'
-    return pane_html(pane, by_id.get(pane), None)
+# ---- adapters from elsewhere
 
 
-def pane_html(name: str, run: Run | None, update: PaneUpdate | None, limit: int = 0) -> str:
-    """One pane: who answers, the proof, the answer, and its numbers."""
-    method = run.spec.method if run else BASE_METHOD
-    label = run.spec.label if run else label_of(BASE_METHOD) if name == BASE else name
-    who = f'<span class="who" title="{escape(name)}">{named(method, label)}</span>'
-    note = f'<p class="meta">{escape(update.note)}</p>' if update and update.note else ""
-    return (
-        f'<div class="proof" style="--c:{look_of(method).colour}">{who}{_proof(name, update)}</div>'
-        f'<div class="answer">{_answer(update)}</div>{note}'
-        f'<div class="foot">{_state(update, limit)}<span class="grow"></span>{_speed(update)}</div>'
-    )
+def bring_files(files: Sequence[str], runs_folder: Path, model: str) -> PaneSource:
+    """Keeps a zip, or an adapter's two files as they were chosen, to answer on `model`.
+
+    Raises `FtlabError` for what is no adapter, and for one that was made for another base.
+    """
+    source = _bring(files, runs_folder)
+    problem = wrong_base(source, model)
+    if problem:
+        raise FtlabError(problem)
+    return source
 
 
-def stopped_html(shown: str | None) -> str:
-    """A pane's HTML once its answer was stopped."""
-    html = _STATUS.sub("", (shown or "").replace(_CARET, ""))
-    return html.replace(_RUNNING, _STOPPED).replace(_PENDING, _STOPPED)
+def free_place(chosen: Sequence[str | None], count: int) -> tuple[int, int]:
+    """The pane for a newcomer, and how many are open with it: the first where nobody answers.
+
+    Where every open pane is taken one more is opened; where all are, the last makes room.
+    """
+    free = next((place for place in range(count) if not chosen[place]), count)
+    place = min(free, MAX_PANES - 1)
+    return place, max(count, place + 1)
 
 
-def _proof(name: str, update: PaneUpdate | None) -> str:
-    if name == BASE:
-        return chip("no adapter: weights as shipped", "mute")
-    sha = update.adapter_sha256 if update else ""
-    if not sha:
-        return ""
-    swap = update.swap_seconds if update else None
-    put_on = f"; put on in {format_number(swap)} s" if swap is not None else ""
-    return chip(f"sha {sha[:4]}…{sha[-4:]}", "seal", f"SHA-256 of the weights file: {sha}{put_on}")
-
-
-def _answer(update: PaneUpdate | None) -> str:
-    if update is None:
-        return ""
-    if update.kind == "error":
-        return field_error([update.text])
-    if update.kind == "status":
-        return f'<small class="status">{escape(update.text)}</small>'
-    if update.kind == "done" and not update.text:
-        return "<small>The answer is empty.</small>"
-    return f"{escape(update.text)}{_CARET if update.kind == 'text' else ''}"
-
-
-def _state(update: PaneUpdate | None, limit: int) -> str:
-    if update is None:
-        return chip("nothing asked yet", "mute")
-    if update.kind == "error":
-        return chip("no answer", "bad")
-    if update.kind != "done":
-        return _RUNNING if update.kind == "text" else _PENDING
-    if limit and update.tokens >= limit:
-        return chip(f"{update.tokens} tokens, the limit", "warn")
-    return chip(f"{update.tokens} tokens", "ok")
-
-
-def _speed(update: PaneUpdate | None) -> str:
-    if update is None or update.kind != "done":
-        return ""
-    speed = format_number(update.tokens_per_second, 1)
-    first = format_number(update.first_token_seconds)
-    return f"<span><b>{speed}</b> tok/s</span><span>first <b>{first}</b> s</span>"
+def _bring(files: Sequence[str], runs_folder: Path) -> PaneSource:
+    paths = [Path(file) for file in files]
+    if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
+        return bring_adapter(paths[0], runs_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in paths:
+            shutil.copyfile(path, Path(folder) / path.name)
+        missing = [n for n in (CONFIG_FILE, WEIGHTS_FILE) if not (Path(folder) / n).is_file()]
+        if missing:
+            raise FtlabError(
+                f"{missing[0]} is not among the files; choose {CONFIG_FILE} and {WEIGHTS_FILE} "
+                "together, or a .zip with both."
+            )
+        return bring_adapter(Path(folder), runs_folder, label="Adapter brought along")

@@ -6,6 +6,7 @@ sweep finish, read the table and the charts, answer a prompt with base and adapt
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 
@@ -108,18 +109,23 @@ def test_the_charts_say_what_is_missing_for_a_comparison(page: Page) -> None:
     expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
 
 
-def test_base_and_adapter_answer_one_prompt_side_by_side(page: Page, app: App) -> None:
+def test_base_and_runs_answer_one_prompt_side_by_side(page: Page, app: App) -> None:
     open_tab(page, "Playground")
     prompt = page.locator("#pg-prompt textarea")
     prompt.fill("Table singers(id, name, age). How many singers are over 30?")
     page.locator("#pg-send").click()
-    base, adapter = page.locator("#pg-answer-1"), page.locator("#pg-answer-2")
-    expect(base).to_contain_text("tok/s", timeout=2 * MINUTES)
-    expect(adapter).to_contain_text("tok/s", timeout=2 * MINUTES)
-    assert base.locator(".answer").inner_text().strip()
-    assert adapter.locator(".answer").inner_text().strip()
-    expect(adapter).to_contain_text("sha")
+    base, *adapters = (page.locator(f"#pg-answer-{number}") for number in (1, 2, 3))
+    runs = [run for run in RunStore(app.runs).runs() if not run.spec.is_base]
+    for pane in (base, *adapters):
+        expect(pane).to_contain_text("tok/s", timeout=2 * MINUTES)
+        assert pane.locator(".answer").inner_text().strip()
+    expect(base).to_contain_text("no adapter: weights as shipped")
     expect(base).not_to_contain_text("sha")
+    for pane, run in zip(adapters, runs, strict=True):
+        weights = (run.directory.adapter / "adapter_model.safetensors").read_bytes()
+        expect(pane.locator(".who")).to_have_text(run.spec.label)
+        expect(pane.get_by_title(hashlib.sha256(weights).hexdigest())).to_be_visible()
+        expect(pane).to_contain_text(re.compile(r"KL [\d.e-]+ nats"))
 
 
 def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
