@@ -60,6 +60,7 @@ def check(method: str, policy: Any, model: Path, folder: Path) -> dict[str, Any]
     record = RunRecord()
     execute(spec, directory, record, lambda event: None)
     result = record.result("done")
+    directory.write_result(result)
     torch.cuda.empty_cache()
     return {
         "method": method,

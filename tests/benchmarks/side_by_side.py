@@ -1,0 +1,385 @@
+"""The playground against plain PEFT: speed, sameness of texts, the cost of one more pane.
+
+Run as: python -m tests.benchmarks.side_by_side [--repeats 5] [--prompts 20] [--json FILE]
+
+Base and four LoRA adapters (rank 8 on all linear layers, random) on the bundled model answer a
+prompt greedily with 64 new tokens, in three ways that alternate: PEFT's `set_adapter` one after
+another, PEFT's mixed batch, and the playground's engine. Every raw timing is printed. Ends with
+status 1 if a figure of `FIGURES` is missed. About 20 minutes on two cores; `--only` runs a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from playwright.sync_api import sync_playwright
+from transformers.utils import logging
+
+from ftlab.models.generation import greedy_config
+from ftlab.models.loading import load_base_model, load_tokenizer
+from ftlab.models.resolve import resolve_model
+from ftlab.playground.engine import Engine, held_in
+from ftlab.playground.lanes import Lane
+from ftlab.playground.panes import BASE, find_source
+from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Precision
+from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+from ftlab.tasks.registry import TASKS
+from ftlab.tasks.spec import Message
+from ftlab.training.meters import memory_meter
+from tests.browser.conftest import App, free_port
+from tests.fakes import make_run
+
+CPU = torch.device("cpu")
+NEW_TOKENS = 64
+ADAPTERS = 4
+
+FIGURES = {
+    "engine against one after another": 0.33,
+    "engine against mixed batch": 1.0,
+    "logits off on a 4-bit base": 1e-2,
+    "seconds to add a pane": 0.5,
+    "memory of a pane against its file": 1.5,
+    "seconds from Send to the first token on screen": 1.0,
+    "seconds until another tab opens meanwhile": 1.0,
+}
+"""The most that each may be. A pane is held once alone and once beside the others, in 16 bits each:
+as much as its file in fp32."""
+
+
+@dataclass
+class Bench:
+    """The bundled model, and runs on it that were never trained."""
+
+    runs: Path
+    prompts: list[str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.source = resolve_model("bundled")
+        self.tokenizer = load_tokenizer(self.source)
+        self.formatter = PromptFormatter(TransformersTokenizer(self.tokenizer))
+
+    def base(self, precision: Precision) -> Any:
+        policy, base_precision = held_in(precision)
+        base: Any = load_base_model(self.source, policy, base_precision, CPU)
+        base.generation_config.eos_token_id = None  # so that every answer has all its tokens
+        return base.requires_grad_(False).eval()
+
+    def make(self, method: str, seed: int, target: Path) -> None:
+        """A random adapter, strong enough to change every answer; or all weights a little off."""
+        torch.manual_seed(seed)
+        base = self.base("fp32")
+        if method == "full":
+            with torch.no_grad():
+                for parameter in base.parameters():
+                    parameter.mul_(1 + 0.02 * torch.randn_like(parameter))
+            base.save_pretrained(target)
+            return
+        if method == "prompt_tuning":
+            config: Any = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20)
+        else:
+            config = LoraConfig(
+                task_type="CAUSAL_LM", r=8, target_modules="all-linear", init_lora_weights=False
+            )
+        model = get_peft_model(base, config)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.mul_(0.6)
+        model.save_pretrained(str(target))
+
+    def run(self, method: str, seed: int = 1) -> str:
+        directory = make_run(self.runs, method, seed=seed)
+        self.make(method, seed, directory.adapter)
+        return directory.run_id
+
+    def engine(self, precision: Precision) -> Engine:
+        engine = Engine(self.runs, CPU)
+        engine.load("bundled", precision)
+        return engine
+
+    def ids(self, prompt: str) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([self.formatter.prompt_ids([Message("user", prompt)])])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def config(self) -> Any:
+        return greedy_config(NEW_TOKENS, [], int(self.tokenizer.pad_token_id))
+
+    def text(self, ids: torch.Tensor) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def check(self, figure: str, value: float, where: str = "") -> None:
+        most = FIGURES[figure]
+        good = value <= most
+        if not good:
+            self.missed.append(f"{figure} {where}")
+        print(f"{'met   ' if good else 'MISSED'} {figure} {where}: {value:.3g} (at most {most})")
+
+
+def answers(engine: Engine, request: GenerateRequest) -> list[str]:
+    """What the panes say, with no token that ends an answer early."""
+    finals: dict[int, PaneUpdate] = {}
+
+    def send(update: PaneUpdate) -> None:
+        if update.is_final:
+            finals[update.pane] = update
+
+    with mock.patch.object(PromptFormatter, "stop_ids", return_value=[]):
+        engine.answer(request, send, lambda: None)
+    for update in finals.values():
+        assert update.kind == "done", update.text
+    return [finals[pane].text for pane in range(len(request.panes))]
+
+
+def speed(bench: Bench, precision: Precision, repeats: int) -> None:
+    """Three ways to answer with base and four adapters, alternating."""
+    names = [bench.run("lora", seed) for seed in range(1, ADAPTERS + 1)]
+    base = bench.base(precision)
+    peft_model = load_all(base, bench.runs, names)
+    engine = bench.engine(precision)
+    request = GenerateRequest((BASE, *names), "", precision=precision, max_new_tokens=NEW_TOKENS)
+
+    def one_after_another(prompt: str) -> list[str]:
+        inputs = bench.ids(prompt)
+        start = inputs["input_ids"].shape[1]
+        with peft_model.disable_adapter():
+            outputs = [peft_model.generate(**inputs, generation_config=bench.config())]
+        for name in names:
+            peft_model.set_adapter(name)
+            outputs.append(peft_model.generate(**inputs, generation_config=bench.config()))
+        return [bench.text(output[0, start:]) for output in outputs]
+
+    def mixed_batch(prompt: str) -> list[str]:
+        inputs = {k: v.repeat(1 + ADAPTERS, 1) for k, v in bench.ids(prompt).items()}
+        outputs = peft_model.generate(
+            **inputs, generation_config=bench.config(), adapter_names=["__base__", *names]
+        )
+        return [bench.text(row[inputs["input_ids"].shape[1] :]) for row in outputs]
+
+    def playground(prompt: str) -> list[str]:
+        return answers(engine, replace(request, prompt=prompt))
+
+    ways: dict[str, Callable[[str], list[str]]] = {
+        "one after another": one_after_another,
+        "mixed batch": mixed_batch,
+        "engine": playground,
+    }
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    with torch.inference_mode():
+        playground(bench.prompts[0])
+        for number in range(repeats):
+            prompt = bench.prompts[number % len(bench.prompts)]
+            said = {}
+            for way in list(ways)[number % 3 :] + list(ways)[: number % 3]:
+                began = time.perf_counter()
+                said[way] = ways[way](prompt)
+                took[way].append(time.perf_counter() - began)
+            for way in ways:
+                same = said[way] == said["one after another"]
+                row = {"way": way, "dtype": precision, "prompt": prompt,
+                       "seconds": round(took[way][-1], 3), "identical": same}  # fmt: skip
+                bench.rows.append(row)
+                print(json.dumps(row), flush=True)
+    middle = {way: statistics.median(seconds) for way, seconds in took.items()}
+    print(precision, {way: f"{seconds:.2f} s" for way, seconds in middle.items()})
+    for other in ("one after another", "mixed batch"):
+        figure = f"engine against {other}"
+        bench.check(figure, middle["engine"] / middle[other], f"in {precision}")
+
+
+def load_all(base: Any, runs: Path, names: Sequence[str]) -> Any:
+    """Plain PEFT with all adapters, held in the base's own precision."""
+    first = find_source(runs, names[0]).folder
+    model: Any = PeftModel.from_pretrained(base, str(first), adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(str(find_source(runs, name).folder), adapter_name=name)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(base.dtype)
+    return model.eval()
+
+
+def sameness(bench: Bench) -> None:
+    """In fp32 each pane says what its adapter says alone through plain PEFT `generate`."""
+    names = {method: bench.run(method, 7) for method in ("lora", "prompt_tuning", "full")}
+    engine = bench.engine("fp32")
+    alone = {BASE: bench.base("fp32")}
+    for method, name in names.items():
+        folder = str(find_source(bench.runs, name).folder)
+        base = bench.base("fp32")
+        if method == "full":
+            alone[method] = type(base).from_pretrained(folder, dtype=torch.float32).eval()
+            alone[method].generation_config.eos_token_id = None
+        else:
+            alone[method] = PeftModel.from_pretrained(base, folder).eval()
+    request = GenerateRequest(
+        (BASE, *names.values()), "", precision="fp32", max_new_tokens=NEW_TOKENS
+    )
+    for prompt in bench.prompts:
+        began = time.perf_counter()
+        said = answers(engine, replace(request, prompt=prompt))
+        seconds = time.perf_counter() - began
+        inputs = bench.ids(prompt)
+        for (method, model), text in zip(alone.items(), said, strict=True):
+            with torch.inference_mode():
+                output = model.generate(**inputs, generation_config=bench.config())
+            # With soft tokens `generate` gives the answer behind the prompt all the same.
+            plain = bench.text(output[0, inputs["input_ids"].shape[1] :])
+            row = {"way": f"pane {method}", "dtype": "fp32", "prompt": prompt,
+                   "seconds": round(seconds, 3), "identical": text == plain}  # fmt: skip
+            bench.rows.append(row)
+            if text != plain:
+                print(
+                    "DIFFERS", method, repr(prompt), "\n ours ", repr(text), "\n plain", repr(plain)
+                )
+    for method in alone:
+        rows = [row for row in bench.rows if row["way"] == f"pane {method}"]
+        equal = sum(row["identical"] for row in rows)
+        print(f"{method}: {equal} of {len(rows)} fp32 texts identical to the adapter alone")
+        if equal < len(rows):
+            bench.missed.append(f"identical texts of {method}")
+
+
+def quantised(bench: Bench) -> None:
+    """On a 4-bit base the first logits of a pane are those of plain PEFT on the same base."""
+    names = [bench.run("qlora", seed) for seed in (11, 12)]
+    engine = bench.engine("nf4")
+    worst = 0.0
+    for prompt in bench.prompts[:5]:
+        ids = bench.ids(prompt)
+        with torch.inference_mode():
+            for name in names:
+                folder = str(find_source(bench.runs, name).folder)
+                plain = PeftModel.from_pretrained(bench.base("nf4"), folder).eval()
+                wanted = plain(**ids, logits_to_keep=1).logits[0, -1].float()
+                rows, _ = engine._row_adapters(
+                    [engine.worn(find_source(bench.runs, n)) for n in names]
+                )
+                rows.rows = [0, 1, 2]
+                prompts = [ids["input_ids"][0].tolist()] * 3
+                found = Lane(rows, prompts, int(bench.tokenizer.pad_token_id)).prefill()
+                off = (found[1 + names.index(name)] - wanted).norm() / wanted.norm()
+                worst = max(worst, float(off))
+    bench.check("logits off on a 4-bit base", worst)
+
+
+def one_more_pane(bench: Bench) -> None:
+    """Seconds and bytes until one more LoRA pane can answer."""
+    names = [bench.run("lora", seed) for seed in range(21, 26)]
+    engine = bench.engine("bf16")
+    engine.worn(find_source(bench.runs, names[0]))  # the first one also imports what PEFT needs
+    meter = memory_meter(CPU)
+    seconds, sizes = [], []
+    for count in range(2, len(names) + 1):
+        gc.collect()
+        before = meter.start() or 0
+        began = time.perf_counter()
+        engine._row_adapters([engine.worn(find_source(bench.runs, name)) for name in names[:count]])
+        seconds.append(time.perf_counter() - began)
+        gc.collect()
+        sizes.append((meter.start() or 0) - before)
+    folder = find_source(bench.runs, names[0]).folder
+    assert folder is not None
+    file = (folder / "adapter_model.safetensors").stat().st_size
+    print(
+        f"one more pane: {[round(s, 3) for s in seconds]} s, {sizes} bytes; its file {file} bytes"
+    )
+    bench.check("seconds to add a pane", statistics.median(seconds))
+    bench.check("memory of a pane against its file", statistics.median(sizes) / file)
+
+
+def page(bench: Bench, repeats: int) -> None:
+    """The app in Chromium with a warm engine, base and three shipped adapters in its panes."""
+    app = App(bench.runs, free_port())
+    app.start()
+    first, clicks = [], []
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            )
+            tab = browser.new_page(viewport={"width": 1440, "height": 900})
+            tab.goto(app.url)
+            tab.get_by_role("tab", name="Playground").click()
+            tab.get_by_text("Base in 16 bits").click()
+            for number in range(repeats + 1):
+                tab.locator("#pg-prompt textarea").fill(bench.prompts[number % len(bench.prompts)])
+                tab.wait_for_timeout(500)
+                began = time.perf_counter()
+                tab.locator("#pg-send").click()
+                tab.wait_for_function(ANSWERING, polling=10, timeout=60_000)
+                seconds = time.perf_counter() - began
+                tab.get_by_role("tab", name="Results").click()
+                tab.get_by_text("No run yet").or_(tab.locator("#runs")).first.wait_for()
+                opened = time.perf_counter() - began - seconds
+                tab.get_by_role("tab", name="Playground").click()
+                tab.wait_for_function(FINISHED, polling=50, timeout=120_000)
+                if number:  # the first one started the engine
+                    first.append(seconds)
+                    clicks.append(opened)
+            browser.close()
+    finally:
+        app.stop()
+    print(
+        "first token on screen", [round(s, 3) for s in first], "tab", [round(s, 3) for s in clicks]
+    )
+    bench.check("seconds from Send to the first token on screen", statistics.median(first))
+    bench.check("seconds until another tab opens meanwhile", statistics.median(clicks))
+
+
+ANSWERING = "document.querySelector('#pg-answer-1 .caret') !== null"
+FINISHED = """[1, 2, 3, 4].every(n => document.querySelector(`#pg-answer-${n} .foot b`))
+  && document.querySelector('.caret') === null"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parts = ("speed", "sameness", "quantised", "pane", "page")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--only", choices=parts, nargs="*", default=parts)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(2)
+    logging.disable_progress_bar()
+    questions = [
+        example.question for task in TASKS.values() for example in task.load(0).held_out[:10]
+    ]
+    picked = [questions[i * len(questions) // options.prompts] for i in range(options.prompts)]
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), picked)
+        if "speed" in options.only:
+            for precision in ("bf16", "fp32"):
+                speed(bench, precision, options.repeats)  # type: ignore[arg-type]
+        if "sameness" in options.only:
+            sameness(bench)
+        if "quantised" in options.only:
+            quantised(bench)
+        if "pane" in options.only:
+            one_more_pane(bench)
+        if "page" in options.only:
+            page(bench, options.repeats)
+    if options.json:
+        options.json.write_text(json.dumps(bench.rows, indent=1))
+    print("missed: " + ", ".join(bench.missed) if bench.missed else "all figures met")
+    return int(bool(bench.missed))
+
+
+if __name__ == "__main__":
+    prepare_for_libraries("cpu")
+    sys.exit(main())
