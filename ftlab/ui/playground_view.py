@@ -39,6 +39,8 @@ NOBODY = ""
 """The value of a pane that nobody answers in."""
 
 EXAMPLES = 3
+LONG_TEXT = 120
+"""Characters from which a prompt's last line is the text that something is to be done with."""
 FIRST_PANES = 4
 """Panes that are open at first: the base and three others."""
 
@@ -149,9 +151,11 @@ def _held_out(held_out: HeldOut, task: TaskReference, count: int) -> list[str]:
 
 
 def _short(task: TaskReference | None, prompt: str) -> str:
-    """The last sentence, which holds the question, cut to a button's width."""
-    sentences = re.split(r"(?<=[.!?])\s+|\n+", prompt.strip())
-    words = textwrap.shorten(sentences[-1], 34 if task else 46, placeholder=" …") or "…"
+    """What is wanted, cut to a button's width: the last sentence, or the line above a long text."""
+    lines = prompt.strip().splitlines() or [""]
+    wanted = lines[0] if len(lines) > 1 and len(lines[-1]) > LONG_TEXT else lines[-1]
+    sentence = re.split(r"(?<=[.!?])\s+", wanted)[-1]
+    words = textwrap.shorten(sentence, 34 if task else 46, placeholder=" …") or "…"
     return f"{task.label}: {words}" if task else words
 
 

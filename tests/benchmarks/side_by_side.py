@@ -47,6 +47,8 @@ from tests.fakes import make_run
 CPU = torch.device("cpu")
 NEW_TOKENS = 64
 ADAPTERS = 4
+SOFT = ("prompt_tuning",)
+"""Methods that put soft tokens before the prompt."""
 
 FIGURES = {
     "engine against one after another": 0.33,
@@ -236,9 +238,12 @@ def sameness(bench: Bench) -> None:
         seconds = time.perf_counter() - began
         inputs = bench.ids(prompt)
         for (method, model), text in zip(alone.items(), said, strict=True):
+            config = bench.config()
+            # With soft tokens and a cache peft 0.21 and transformers 5.24 disagree on the cache's
+            # name, and every step after the first is wrong; without a cache they are right.
+            config.use_cache = method not in SOFT
             with torch.inference_mode():
-                output = model.generate(**inputs, generation_config=bench.config())
-            # With soft tokens `generate` gives the answer behind the prompt all the same.
+                output = model.generate(**inputs, generation_config=config)
             plain = bench.text(output[0, inputs["input_ids"].shape[1] :])
             row = {"way": f"pane {method}", "dtype": "fp32", "prompt": prompt,
                    "seconds": round(seconds, 3), "identical": text == plain}  # fmt: skip
