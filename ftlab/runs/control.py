@@ -6,15 +6,13 @@ Requests are files under `.ftlab/` in the runs folder, so they outlive whoever a
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
 from ftlab.runs.directory import RUN_ID, find_run, run_directories
-from ftlab.runs.spawn import python_environment
+from ftlab.runs.spawn import python_environment, start_detached
 
 
 def control_folder(runs_folder: Path) -> Path:
@@ -29,16 +27,12 @@ def start_dispatcher(runs_folder: Path) -> None:
     folder = control_folder(runs_folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "dispatcher.log").open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "ftlab.runs.dispatcher", str(runs_folder.resolve())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env=python_environment(),
-                start_new_session=True,
-            )
+        start_detached(
+            "ftlab.runs.dispatcher",
+            runs_folder.resolve(),
+            folder / "dispatcher.log",
+            python_environment(),
+        )
     except OSError as error:
         raise FtlabError(
             f"The dispatcher could not be started in '{runs_folder}' ({error.strerror})."

@@ -23,7 +23,7 @@ from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive, start_time
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import worker_environment
+from ftlab.runs.spawn import start_detached, worker_environment
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4
@@ -34,16 +34,9 @@ StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
 
 def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
     """Starts the worker of a run; the seam where another engine could take over."""
-    with directory.log_file.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ftlab.training.worker", str(directory.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=directory.path,
-            env=worker_environment(),
-            start_new_session=True,
-        )
+    return start_detached(
+        "ftlab.training.worker", directory.path, directory.log_file, worker_environment()
+    )
 
 
 @dataclass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +55,25 @@ def python_environment() -> dict[str, str]:
 def worker_environment() -> dict[str, str]:
     """The environment of a training worker; the person's own allocator settings come first."""
     return ALLOCATOR_SETTINGS | python_environment()
+
+
+def start_detached(
+    module: str, argument: Path, log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts `python -m module argument`, which outlives whoever started it.
+
+    It runs in the log's folder and says everything there. Raises `OSError` if it cannot be started.
+    """
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(argument)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=log.parent,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def prepare_for_libraries(device_id: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
 from ftlab.playground.panes import PaneSource, find_source, model_of
-from ftlab.runs.spawn import python_environment
+from ftlab.runs.spawn import python_environment, start_detached
 
 
 def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
@@ -26,16 +24,9 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
     grid = new_grid(runs_folder.resolve())
     try:
         grid.write_request(_completed(request, runs_folder))
-        with grid.log_file.open("ab") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "ftlab.playground.grid.worker", str(grid.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=grid.path,
-                env=python_environment(),
-                start_new_session=True,
-            )
+        start_detached(
+            "ftlab.playground.grid.worker", grid.path, grid.log_file, python_environment()
+        )
     except OSError as error:
         shutil.rmtree(grid.path, ignore_errors=True)
         raise FtlabError(
