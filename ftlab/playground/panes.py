@@ -188,15 +188,22 @@ def wrong_base(source: PaneSource, model: str) -> str:
 
 
 def model_of(panes: Sequence[str], runs_folder: Path) -> str:
-    """The base model of the first pane that names one; the bundled one where none does."""
+    """The base model that the panes share where nobody names one: the bundled one for lack of any.
+
+    A run's model comes first, for this machine has it, then a shipped adapter's; what an adapter
+    from elsewhere names comes last.
+    """
+    named = []
     for pane in panes:
         try:
-            model = find_source(runs_folder, pane).model
+            source = find_source(runs_folder, pane)
         except (FtlabError, OSError):
             continue  # said in its own pane
-        if model:
-            return model
-    return BUNDLED_ID
+        if source.model:
+            rank = 2 if pane.startswith(BROUGHT) else int(pane.startswith(SHIPPED))
+            fits_bundled = not wrong_base(source, BUNDLED_ID)  # a mirror of it, say
+            named.append((rank, BUNDLED_ID if fits_bundled else source.model))
+    return min(named, key=lambda ranked: ranked[0])[1] if named else BUNDLED_ID
 
 
 def read_record(folder: Path) -> AdapterRecord:

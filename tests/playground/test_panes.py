@@ -184,6 +184,19 @@ def test_the_base_model_is_that_of_the_first_pane_that_names_one(tmp_path: Path)
     assert model_of(["no-such-run"], tmp_path) == BUNDLED_ID
 
 
+def test_an_adapter_from_elsewhere_does_not_choose_the_base_of_the_others(
+    tmp_path: Path, shipped: Path
+) -> None:
+    foreign = bring(brought_folder(tmp_path) / "foreign", replace(RECORD, model="someone/other"))
+    mirror = replace(RECORD, model="mirror/SmolLM2-135M-Instruct")
+    bring(brought_folder(tmp_path) / "mirror", mirror)
+    bring(shipped / "sql")
+    name = f"adapter:{foreign.name}"
+    assert model_of(["base", name, "shipped:sql"], tmp_path) == BUNDLED_ID
+    assert model_of(["base", name], tmp_path) == "someone/other"
+    assert model_of(["base", "adapter:mirror"], tmp_path) == BUNDLED_ID
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [
