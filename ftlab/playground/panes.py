@@ -199,10 +199,11 @@ def model_of(panes: Sequence[str], runs_folder: Path) -> str:
             source = find_source(runs_folder, pane)
         except (FtlabError, OSError):
             continue  # said in its own pane
-        if source.model:
-            rank = 2 if pane.startswith(BROUGHT) else int(pane.startswith(SHIPPED))
-            fits_bundled = not wrong_base(source, BUNDLED_ID)  # a mirror of it, say
-            named.append((rank, BUNDLED_ID if fits_bundled else source.model))
+        if pane.startswith(BROUGHT):
+            fits_bundled = not wrong_base(source, BUNDLED_ID)  # it may name a mirror
+            named.append((2, BUNDLED_ID if fits_bundled else source.model))
+        elif source.model:
+            named.append((int(pane.startswith(SHIPPED)), source.model))
     return min(named, key=lambda ranked: ranked[0])[1] if named else BUNDLED_ID
 
 

@@ -155,7 +155,7 @@ def _short(task: TaskReference | None, prompt: str) -> str:
     lines = prompt.strip().splitlines() or [""]
     wanted = lines[0] if len(lines) > 1 and len(lines[-1]) > LONG_TEXT else lines[-1]
     sentence = re.split(r"(?<=[.!?])\s+", wanted)[-1]
-    words = textwrap.shorten(sentence, 34 if task else 46, placeholder=" …") or "…"
+    words = textwrap.shorten(sentence, 28 if task else 46, placeholder=" …") or "…"
     return f"{task.label}: {words}" if task else words
 
 
