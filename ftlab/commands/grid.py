@@ -23,8 +23,7 @@ from ftlab.playground.grid.prompts import prompts_of_file
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest
 from ftlab.playground.grid.table import headline, summary
 from ftlab.playground.held_out import HeldOut
-from ftlab.report.grid import grid_section
-from ftlab.report.page import standalone
+from ftlab.report.grid import grid_page
 from ftlab.tasks.reference import TaskReference, parse_task
 
 NAME = "grid"
@@ -160,8 +159,7 @@ def _write_files(grid: GridDirectory, csv: Path | None, html: Path | None) -> No
         if csv is not None:
             write_csv(grid, csv)
         if html is not None:
-            page = standalone(f"Prompt grid {grid.grid_id}", [grid_section(grid)])
-            html.write_text(page, encoding="utf-8")
+            html.write_text(grid_page(grid), encoding="utf-8")
     except OSError as error:
         raise FtlabError(
             f"'{error.filename or csv or html}' cannot be written ({error.strerror}); the grid "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from ftlab.playground.protocol import NextToken, PaneUpdate
+from ftlab.playground.protocol import NextToken, PaneUpdate, UpdateKind
 from ftlab.playground.sampling import TokenChooser
 
 SECONDS_BETWEEN_TEXTS = 0.05
@@ -91,11 +91,11 @@ class Answer:
         self._has_ended = True
         self.send(update)
 
-    def _update(self, kind: str, text: str) -> PaneUpdate:
+    def _update(self, kind: UpdateKind, text: str) -> PaneUpdate:
         took = self._last - self._first
         return replace(
             self.draft,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             text=text,
             tokens=len(self.ids),
             first_token_seconds=self._first - self.began if self.ids else None,

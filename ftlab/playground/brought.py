@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ftlab.errors import FtlabError
+from ftlab.models.safetensors_header import Header, read_header
 from ftlab.playground.adapter_config import AdapterFacts, check_config
 from ftlab.playground.adapter_files import MAX_BYTES, OpenFile, adapter_files
 from ftlab.playground.panes import (
@@ -27,7 +28,6 @@ from ftlab.playground.panes import (
     read_record,
     write_record,
 )
-from ftlab.playground.safetensors_header import Header, read_header
 
 MAX_LABEL_CHARACTERS = 60
 

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftlab.errors import FtlabError, InvalidRequest
-from ftlab.playground.panes import BASE, find_source
+from ftlab.errors import InvalidRequest
+from ftlab.playground.panes import BASE, LineUp, line_up
 from ftlab.playground.protocol import (
     FromWorker,
     GenerateRequest,
@@ -23,7 +23,7 @@ from ftlab.playground.protocol import (
     parse_from_worker,
     to_line,
 )
-from ftlab.playground.validation import pane_problems, validate_generate
+from ftlab.playground.validation import validate_generate
 from ftlab.runs.control import control_folder
 from ftlab.runs.process import resident_bytes
 from ftlab.runs.spawn import python_environment
@@ -154,19 +154,17 @@ class PlaygroundClient:
         Closing the iterator early stops the answer. Raises `InvalidRequest` here and now, before
         anything is started, for a wrong form; what is wrong with one pane is said in that pane.
         """
-        errors = validate_generate(request)
-        if errors:
-            raise InvalidRequest(errors)
-        return self._stream(request, pane_problems(request, self.runs_folder))
+        return self._stream(request, self._line_up(request).problems)
 
     def generate_all(self, request: GenerateRequest) -> list[dict[str, Any]]:
         """The final state of every pane as JSON; raises as `generate` does."""
+        lineup = self._line_up(request)
         final: dict[int, PaneUpdate] = {}
-        for update in self.generate(request):
+        for update in self._stream(request, lineup.problems):
             if update.is_final:
                 final[update.pane] = update
         return [
-            as_record(final[pane], name, pane_label(self.runs_folder, name))
+            as_record(final[pane], name, lineup.label(pane, name))
             for pane, name in enumerate(request.panes)
         ]
 
@@ -175,6 +173,12 @@ class PlaygroundClient:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.end()
+
+    def _line_up(self, request: GenerateRequest) -> LineUp:
+        errors = validate_generate(request)
+        if errors:
+            raise InvalidRequest(errors)
+        return line_up(request.panes, request.model, self.runs_folder)
 
     def _stream(
         self, request: GenerateRequest, problems: Mapping[int, str]
@@ -258,14 +262,6 @@ class PlaygroundClient:
         finally:
             if not ended:
                 worker.tell(ToWorker(number))
-
-
-def pane_label(runs_folder: Path, name: str) -> str:
-    """What a pane is called: the run's variant, or "Base"; the name itself for a lost run."""
-    try:
-        return find_source(runs_folder, name).label
-    except FtlabError:
-        return name
 
 
 def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:

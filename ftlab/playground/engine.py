@@ -17,7 +17,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.devices import CPU, free_bytes, resolve_device
-from ftlab.errors import FtlabError
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import load_base_model, load_tokenizer
@@ -30,11 +29,10 @@ from ftlab.playground.notes import note_on
 from ftlab.playground.panes import (
     BASE,
     WEIGHTS_FILE,
+    LineUp,
     PaneSource,
-    find_source,
-    model_of,
+    line_up,
     same_name,
-    wrong_base,
 )
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Precision
 from ftlab.playground.rows import RowAdapters
@@ -52,7 +50,7 @@ Send = Callable[[PaneUpdate], None]
 
 
 @dataclass(frozen=True)
-class Pane:
+class Dressed:
     """A pane of one request, dressed. `swap_seconds` is what that took; `None` for the base."""
 
     place: int
@@ -111,15 +109,17 @@ class Engine:
                 tell(place, update)
 
         try:
-            model = request.model or model_of(request.panes, self.runs_folder)
-            if self._resident != (same_name(model), request.precision):
+            lineup = line_up(request.panes, request.model, self.runs_folder)
+            if self._resident != (same_name(lineup.model), request.precision):
                 tell_all(PaneUpdate(0, "status", "Loading the base model …"))
-                self.load(model, request.precision)
+                self.load(lineup.model, request.precision)
         except Exception as error:
             tell_all(PaneUpdate(0, "error", say(error, "The base model could not be loaded")))
             return
         tell_all(PaneUpdate(0, "status", WAITING))
-        panes = list(self._dress(request, model, tell))
+        for place, problem in lineup.problems.items():
+            tell(place, PaneUpdate(0, "error", problem))
+        panes = self._dress(lineup, tell)
         if marks(self.base) != self._marks:
             self.unload()
             sentence = (
@@ -183,32 +183,27 @@ class Engine:
         self._adapters.move_to_end(key)
         return self._adapters[key]
 
-    def _dress(
-        self, request: GenerateRequest, model: str, tell: Callable[[int, PaneUpdate], None]
-    ) -> list[Pane]:
+    def _dress(self, lineup: LineUp, tell: Callable[[int, PaneUpdate], None]) -> list[Dressed]:
         """The panes that can answer; what is wrong with the others is said in them."""
+        in_use = [source.name for source in lineup.sources.values()]
         panes = []
-        for place, name in enumerate(request.panes):
+        for place, source in lineup.sources.items():
             began = time.perf_counter()
             try:
-                source = find_source(self.runs_folder, name)
-                problem = wrong_base(source, model)
-                if problem:
-                    raise FtlabError(problem)
-                worn = self.worn(source, request.panes)
+                worn = self.worn(source, in_use)
             except Exception as error:
                 sentence = say(error, "This pane could not answer")
                 tell(place, PaneUpdate(0, "error", sentence))
                 continue
-            swap = None if name == BASE else time.perf_counter() - began
-            panes.append(Pane(place, source, worn, swap))
+            swap = None if source.name == BASE else time.perf_counter() - began
+            panes.append(Dressed(place, source, worn, swap))
         return panes
 
     def _lanes(
         self,
         request: GenerateRequest,
         prompts: Sequence[str],
-        panes: Sequence[Pane],
+        panes: Sequence[Dressed],
         send: SendEach,
     ) -> list[LaneOfAnswers]:
         """The lane of rows that share the base first, then one for every other pane."""

@@ -51,12 +51,14 @@ class Lane:
         self._mask: Tensor | None = None
         self._is_padded = False
         self._callee: Any = None
+        self._takes: frozenset[str] = frozenset()
 
     def prefill(self) -> Tensor:
         """Reads the prompts."""
         device = next(self._model.parameters()).device
         start = _start(self._model, left_padded(self._prompts, self._pad_id, device))
         self._callee, self._cache = start.model, start.cache
+        self._takes = _parameters(start.model)
         self._mask = start.inputs.pop("attention_mask")
         self._is_padded = not bool(self._mask.all())
         return self._forward(**start.inputs)
@@ -88,9 +90,8 @@ class Lane:
         if self._is_padded:
             positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
             options = {"attention_mask": self._mask, "position_ids": positions}
-        known = _parameters(self._callee)
-        options = {name: value for name, value in options.items() if name in known}
-        options |= {_cache_name(known): self._cache}
+        options = {name: value for name, value in options.items() if name in self._takes}
+        options |= {_cache_name(self._takes): self._cache}
         output = self._callee(**inputs, **options, use_cache=True, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1].float()
         return logits
@@ -102,11 +103,6 @@ def _start(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Star
         kind = model.active_peft_config.peft_type
         if kind in _PREFIXES:
             return _start_with_prefix(model, batch)
-        if kind in (PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT):
-            raise FtlabError(
-                f"An adapter of type {kind.value} needs more than a prompt (a task, say), so it "
-                "cannot answer here; choose another."
-            )
         callee, inputs = generation_inputs(model, batch)
         return Start(callee, inputs, DynamicCache(config=base.config))
     return Start(model, batch, DynamicCache(config=base.config))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import DtypePolicy
 from ftlab.runs.store import Run, read_run
 from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.registry import TASKS
 
 BASE = "base"
 """The pane of the untouched model."""
@@ -124,7 +125,12 @@ def brought_folder(runs_folder: Path) -> Path:
 
 
 def shipped_sources() -> list[PaneSource]:
-    return list(_of_folder(SHIPPED, shipped_folder()))
+    """In the order of the tasks that they were trained on."""
+    order = list(TASKS)
+    return sorted(
+        _of_folder(SHIPPED, shipped_folder()),
+        key=lambda s: order.index(s.task.id) if s.task and s.task.id in order else len(order),
+    )
 
 
 def brought_sources(runs_folder: Path) -> list[PaneSource]:
@@ -187,23 +193,52 @@ def wrong_base(source: PaneSource, model: str) -> str:
     )
 
 
-def model_of(panes: Sequence[str], runs_folder: Path) -> str:
-    """The base model that the panes share where nobody names one: the bundled one for lack of any.
+@dataclass(frozen=True)
+class LineUp:
+    """Who answers one request: the base model, what was found by its pane's place, and, by place,
+    the sentence for each pane that cannot answer."""
 
-    A run's model comes first, for this machine has it, then a shipped adapter's; what an adapter
-    from elsewhere names comes last.
-    """
-    named = []
-    for pane in panes:
+    model: str
+    found: dict[int, PaneSource]
+    problems: dict[int, str]
+
+    @property
+    def sources(self) -> dict[int, PaneSource]:
+        """Those that can answer."""
+        return {place: s for place, s in self.found.items() if place not in self.problems}
+
+    def label(self, place: int, name: str) -> str:
+        """What the pane of that name is called: the name itself for a lost run."""
+        return self.found[place].label if place in self.found else name
+
+
+def line_up(panes: Sequence[str], model: str | None, runs_folder: Path) -> LineUp:
+    """Finds every pane's source; without a `model` it is the one that they share."""
+    found: dict[int, PaneSource] = {}
+    problems: dict[int, str] = {}
+    for place, name in enumerate(panes):
         try:
-            source = find_source(runs_folder, pane)
-        except (FtlabError, OSError):
-            continue  # said in its own pane
-        if pane.startswith(BROUGHT):
+            found[place] = find_source(runs_folder, name)
+        except (FtlabError, OSError) as error:
+            problems[place] = str(error)
+    model = model or _shared_model(found.values())
+    for place, source in found.items():
+        problem = wrong_base(source, model)
+        if problem:
+            problems[place] = problem
+    return LineUp(model, found, problems)
+
+
+def _shared_model(sources: Iterable[PaneSource]) -> str:
+    """A run's model comes first, for this machine has it, then a shipped adapter's; what an adapter
+    from elsewhere names comes last. The base alone answers on the bundled model."""
+    named = []
+    for source in sources:
+        if source.name.startswith(BROUGHT):
             fits_bundled = not wrong_base(source, BUNDLED_ID)  # it may name a mirror
             named.append((2, BUNDLED_ID if fits_bundled else source.model))
         elif source.model:
-            named.append((int(pane.startswith(SHIPPED)), source.model))
+            named.append((int(source.name.startswith(SHIPPED)), source.model))
     return min(named, key=lambda ranked: ranked[0])[1] if named else BUNDLED_ID
 
 

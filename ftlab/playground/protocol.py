@@ -61,10 +61,11 @@ class GenerateRequest:
 class NextToken:
     """How far a pane's first next-token distribution is from the base's on the same prompt.
 
-    `kl_nats` is KL(pane || base); `token` and `base_token` are the likeliest of each as text.
+    `kl_nats` is KL(pane || base), `None` where a model's logits are no numbers; `token` and
+    `base_token` are the likeliest of each as text.
     """
 
-    kl_nats: float
+    kl_nats: float | None
     token: str
     base_token: str
     top1_changed: bool
@@ -100,7 +101,8 @@ class PaneUpdate:
     @property
     def changes_nothing(self) -> bool:
         """An adapter that leaves the base's distribution as it was, within rounding."""
-        return self.next_token is not None and self.next_token.kl_nats < KL_OF_ROUNDING
+        kl = self.next_token.kl_nats if self.next_token else None
+        return kl is not None and kl < KL_OF_ROUNDING
 
 
 KL_OF_ROUNDING = 1e-6

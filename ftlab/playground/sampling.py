@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import FloatTensor, LongTensor, Tensor
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -44,21 +45,11 @@ class TokenChooser:
         scores = logits[None]
         if self._processors:
             ids = torch.tensor(seen, device=logits.device)[None]
-            scores = self._processors(ids, scores)  # type: ignore[arg-type] # says LongTensor
+            scores = self._processors(cast(LongTensor, ids), cast(FloatTensor, scores))
         if not self._draws:
             return int(scores.argmax())
         probabilities = scores.softmax(dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
-
-
-def choose_all(choosers: Sequence[TokenChooser], logits: Tensor, seen: Sequence[Sequence[int]]
-               ) -> list[int]:  # fmt: skip
-    """One token a row; `logits` is (rows, vocabulary)."""
-    likeliest = logits.argmax(dim=-1).tolist()
-    return [
-        best if chooser.is_plain else chooser.choose(row, ids)
-        for chooser, best, row, ids in zip(choosers, likeliest, logits, seen, strict=True)
-    ]
 
 
 def divergence(logits: Tensor, base: Tensor) -> float:

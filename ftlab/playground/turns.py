@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ftlab.playground.answers import Answer
 from ftlab.playground.lanes import Lane
 from ftlab.playground.protocol import NextToken, Stopped
 from ftlab.playground.rows import RowAdapters
-from ftlab.playground.sampling import choose_all, divergence
+from ftlab.playground.sampling import divergence
 from ftlab.playground.wearing import LowRank
 
 BaseLogits = Callable[[Sequence[Answer]], Tensor]
@@ -86,11 +87,10 @@ class LaneOfAnswers:
         return logits[: len(self.answers)]
 
     def _take(self, logits: Tensor) -> None:
-        tokens = choose_all(
-            [answer.chooser for answer in self._open], logits, [a.seen for a in self._open]
-        )
-        for answer, token in zip(self._open, tokens, strict=True):
-            answer.take(token)
+        likeliest = logits.argmax(dim=-1).tolist()
+        for answer, best, row in zip(self._open, likeliest, logits, strict=True):
+            plain = answer.chooser.is_plain
+            answer.take(best if plain else answer.chooser.choose(row, answer.seen))
 
     def _compare(self, logits: Tensor, base: Tensor) -> None:
         for answer, row, other in zip(self.answers, logits, base, strict=True):
@@ -144,8 +144,9 @@ def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> None:
 
 def next_token(answer: Answer, logits: Tensor, base: Tensor) -> NextToken:
     own, other = int(logits.argmax()), int(base.argmax())
+    kl = divergence(logits, base)
     return NextToken(
-        kl_nats=divergence(logits, base),
+        kl_nats=kl if math.isfinite(kl) else None,
         token=answer.spell(own),
         base_token=answer.spell(other),
         top1_changed=own != other,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FieldError, FtlabError
 from ftlab.models.reference import parse_model
-from ftlab.playground.panes import BASE, find_source, model_of, wrong_base
+from ftlab.playground.panes import BASE
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
 
 MAX_PANES = 6
@@ -33,20 +32,6 @@ def validate_generate(request: GenerateRequest) -> list[FieldError]:
                  "1 is none"),
         *_whole("seed", "Seed", request.seed, 0, 2**32 - 1),
     ]  # fmt: skip
-
-
-def pane_problems(request: GenerateRequest, runs_folder: Path) -> dict[int, str]:
-    """Why a pane cannot answer, by its place; found without torch and without loading anything."""
-    model = request.model or model_of(request.panes, runs_folder)
-    problems = {}
-    for place, name in enumerate(request.panes):
-        try:
-            problem = wrong_base(find_source(runs_folder, name), model)
-        except (FtlabError, OSError) as error:
-            problem = str(error)
-        if problem:
-            problems[place] = problem
-    return problems
 
 
 def _panes(request: GenerateRequest) -> Iterator[FieldError]:

@@ -28,6 +28,7 @@ from ftlab.playground.protocol import (
     PaneUpdate,
     Stopped,
     ToWorker,
+    UpdateKind,
     parse_to_worker,
     to_line,
 )
@@ -149,10 +150,10 @@ def _answer(message: ToWorker, requests: Requests, engines: Engines, write: Writ
             ended.add(update.pane)
         write(FromWorker(number, update))
 
-    def say(kind: str, text: str) -> None:
+    def say(kind: UpdateKind, text: str) -> None:
         for pane in range(len(request.panes)):
             if pane not in ended:
-                send(PaneUpdate(pane, kind, text))  # type: ignore[arg-type]
+                send(PaneUpdate(pane, kind, text))
 
     try:
         while not _answered(engines, request, send, say, lambda: requests.check(number)):
@@ -168,7 +169,7 @@ def _answered(
     engines: Engines,
     request: GenerateRequest,
     send: Callable[[PaneUpdate], None],
-    say: Callable[[str, str], None],
+    say: Callable[[UpdateKind, str], None],
     check: Callable[[], None],
 ) -> bool:
     """Answers when it is the playground's turn on the device; `False` if it is the wrong device."""

@@ -8,6 +8,7 @@ from textwrap import shorten
 from markupsafe import Markup
 
 from ftlab import units
+from ftlab.html import chip, named
 from ftlab.models.reference import model_label
 from ftlab.playground.grid.record import Cell, GridDirectory, GridRequest
 from ftlab.playground.grid.table import (
@@ -18,9 +19,14 @@ from ftlab.playground.grid.table import (
     summary,
 )
 from ftlab.playground.protocol import PRECISIONS
-from ftlab.report.page import chip, named
+from ftlab.report.page import standalone
 
 _EMPTY = Markup("")
+
+
+def grid_page(grid: GridDirectory) -> str:
+    """The section as one file to send."""
+    return standalone(headline(grid), [grid_section(grid)])
 
 
 def grid_section(grid: GridDirectory) -> str:
@@ -84,7 +90,7 @@ def _summary_table(panes: list[PaneSummary]) -> Markup:
             for name, cell in zip(heads, cells, strict=True)
         )
         rows.append(
-            Markup("<tr><th>{}</th>{}</tr>").format(named(pane.method, pane.label), numbers)
+            Markup("<tr><th>{}</th>{}</tr>").format(Markup(named(pane.method, pane.label)), numbers)
         )
     head = _EMPTY.join(Markup('<th class="num">{}</th>').format(name) for name in heads)
     return Markup(
@@ -109,7 +115,7 @@ def _gain(pane: PaneSummary) -> str:
 def _answers(request: GridRequest, cells: list[Cell]) -> Markup:
     places, labels = by_place(cells), pane_labels(request)
     heads = _EMPTY.join(
-        Markup("<th>{}</th>").format(named(request.method(pane), label))
+        Markup("<th>{}</th>").format(Markup(named(request.method(pane), label)))
         for pane, label in enumerate(labels)
     )
     rows = []
@@ -135,7 +141,7 @@ def _answer(cell: Cell | None) -> Markup:
         return Markup("<small>not answered</small>")
     text = Markup('<div class="text">{}</div>').format(cell.answer) if cell.answer else _EMPTY
     if cell.error:
-        return text + chip("error", "bad") + Markup(" <small>{}</small>").format(cell.error)
+        return text + Markup(chip("error", "bad")) + Markup(" <small>{}</small>").format(cell.error)
     if not cell.answer:
         text = Markup("<small>empty answer</small> ")
     note = Markup("<br><small>{}</small>").format(cell.note) if cell.note else _EMPTY
@@ -147,4 +153,4 @@ def _verdict(cell: Cell) -> Markup:
     if cell.score is None:
         return _EMPTY
     kind = "ok" if cell.score == 1 else "bad" if cell.score == 0 else ""
-    return chip(cell.verdict or f"{cell.metric} {cell.score:.2f}".strip(), kind)
+    return Markup(chip(cell.verdict or f"{cell.metric} {cell.score:.2f}".strip(), kind))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
-
-from ftlab.methods.registry import look_of
+from markupsafe import escape
 
 _STYLE = """
 :root { color-scheme:light dark; --ink:#1b2129; --muted:#57606e; --line:#dfe3e8; --page:#f4f6f8;
@@ -71,14 +69,3 @@ def standalone(title: str, sections: Sequence[str]) -> str:
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}</main>\n</body>\n</html>\n"
     )
-
-
-def named(method_id: str, label: str) -> Markup:
-    """The square in the method's colour, and the name beside it."""
-    square = Markup('<i class="sw" style="--c:{}"></i>').format(look_of(method_id).colour)
-    return square + escape(label)
-
-
-def chip(text: str, kind: str = "") -> Markup:
-    """A small label; `kind` is "ok", "bad" or "" for neither."""
-    return Markup('<span class="chip {}">{}</span>').format(kind, text)

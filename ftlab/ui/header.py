@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
@@ -11,8 +9,10 @@ from pathlib import Path
 
 from ftlab import units
 from ftlab.devices import Device, free_bytes, list_devices
+from ftlab.errors import FtlabError
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.models.safetensors_header import read_header
 from ftlab.runs.store import Run
 from ftlab.ui.html import escape
 
@@ -22,6 +22,7 @@ _BRAND = (
     '<rect x="8" y="1" width="11" height="5" rx="1.5"/>'
     '<rect x="8" y="8" width="11" height="11" rx="1.5" class="ghosted"/></svg>ftlab</span>'
 )
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 _TOGGLE = (
     '<button class="toggle" data-theme-toggle aria-label="Switch light and dark" '
     'title="Light / dark">◐</button>'
@@ -53,14 +54,10 @@ def count_parameters(folder: Path) -> int | None:
 def _count_file(path: Path, modified: int, size: int) -> int | None:
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, size)))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        if any(entry["dtype"] not in ("F64", "F32", "F16", "BF16") for entry in tensors):
-            return None
-        return sum(prod(entry["shape"]) for entry in tensors)
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+            header = read_header(file, path.name)
+    except (OSError, FtlabError):
         return None
+    return sum(map(prod, header.shapes.values())) if header.dtypes <= _FLOATS else None
 
 
 def _activity(runs: Sequence[Run]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup, escape
 
-from ftlab.methods.registry import label_of, look_of
+from ftlab.html import chip, named, swatch
 
 __all__ = [
     "H",
@@ -43,22 +43,6 @@ def H(value: str = "", **kw: Any) -> gr.HTML:
 def live(component: Callable[..., Any], *args: Any, **kw: Any) -> Any:
     """The component, usable even while it is no event's input."""
     return component(*args, interactive=True, **kw)
-
-
-def chip(text: str, kind: str = "", title: str = "") -> str:
-    """A small label. `kind`: a status, "ok", "warn", "bad", "mute", "measured", "predicted" …"""
-    hint = f' title="{escape(title)}"' if title else ""
-    return f'<span class="chip {escape(kind)}"{hint}>{escape(text)}</span>'
-
-
-def swatch(method_id: str) -> str:
-    """The small square in the method's colour that stands beside its name everywhere."""
-    return f'<i class="sw" style="--c:{look_of(method_id).colour}"></i>'
-
-
-def named(method_id: str, label: str | None = None) -> str:
-    """Swatch and name of a method; `label` where a variant or a run has a name of its own."""
-    return f"{swatch(method_id)}<b>{escape(label or label_of(method_id))}</b>"
 
 
 def heading(title: str, *right: str, sub: str = "", number: int | None = None) -> str:

@@ -113,8 +113,8 @@ def _proof(update: PaneUpdate | None) -> str:
     return "".join(parts)
 
 
-def _kl(nats: float) -> str:
-    return format_number(nats) if nats >= 0.01 else f"{nats:.0e}"
+def _kl(nats: float | None) -> str:
+    return format_number(nats) if nats is None or nats >= 0.01 else f"{nats:.0e}"
 
 
 def _history(turns: Sequence[Message]) -> str:

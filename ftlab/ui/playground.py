@@ -14,6 +14,8 @@ import gradio as gr
 from gradio.context import Context
 
 from ftlab.errors import FtlabError
+from ftlab.playground.brought import forget_adapter
+from ftlab.playground.panes import BROUGHT
 from ftlab.playground.validation import MAX_PANES
 from ftlab.ui import playground_api, playground_grid, playground_vote
 from ftlab.ui.context import AppContext
@@ -91,8 +93,9 @@ def _wire_choice(
         buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
         buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
         columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
+        brought = gr.update(visible=any(source.name.startswith(BROUGHT) for source in sources))
         texts = [prompt.text for prompt in found]
-        return [session, texts, *buttons, *columns, *_shown(session)]
+        return [session, texts, brought, *buttons, *columns, *_shown(session)]
 
     def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
         try:
@@ -108,6 +111,18 @@ def _wire_choice(
             *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
         ]
 
+    def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
+        """Removes what was brought along and stands in an open pane."""
+        gone = {pane for pane in chosen[:count] if pane and pane.startswith(BROUGHT)}
+        try:
+            for name in gone:
+                forget_adapter(context.runs_folder, name)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * MAX_PANES]
+        wanted = ["" if pane in gone else pane for pane in chosen]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return ["", *[gr.update(choices=now.choices, value=pane) for pane in now.panes]]
+
     texts, had_runs = gr.State([]), gr.State(False)
     wiring: dict[str, Any] = {
         "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
@@ -115,7 +130,14 @@ def _wire_choice(
     }
     taking: dict[str, Any] = {
         "inputs": [session, panes.count, *panes.choosers],
-        "outputs": [session, texts, *ask_bar.examples, *panes.columns, *panes.answers],
+        "outputs": [
+            session,
+            texts,
+            panes.forget,
+            *ask_bar.examples,
+            *panes.columns,
+            *panes.answers,
+        ],
         **_PRIVATE,
     }
     page = this_page()
@@ -134,6 +156,12 @@ def _wire_choice(
         bring,
         [panes.bring, ask_bar.model, panes.count, *panes.choosers],
         [panes.error, panes.count, *panes.choosers],
+        **_PRIVATE,
+    )
+    panes.forget.click(
+        forget,
+        [ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, *panes.choosers],
         **_PRIVATE,
     )
     for place, button in enumerate(ask_bar.examples):

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from gradio.utils import get_upload_folder
+from pydantic import TypeAdapter
 
 from ftlab.errors import FtlabError
 from ftlab.playground.grid.export import write_csv
 from ftlab.playground.grid.progress import Progress, read_progress
 from ftlab.playground.grid.prompts import prompts_of_file, read_prompts
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, list_grids
-from ftlab.playground.grid.table import headline
 from ftlab.playground.grid.validation import MAX_PROMPTS
-from ftlab.report.grid import grid_section
-from ftlab.report.page import standalone
+from ftlab.report.grid import grid_page, grid_section
+from ftlab.runs.directory import write_atomically
+from ftlab.runs.parsing import parse_json
 from ftlab.runs.store import Run
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.tasks.registry import TASKS
@@ -28,6 +29,8 @@ from ftlab.ui.html import blank, chip, escape, field_error
 from ftlab.ui.playground_session import SINGLE
 from ftlab.ui.playground_view import SETTINGS, make_request
 from ftlab.units import format_seconds
+
+_TASK: TypeAdapter[TaskReference] = TypeAdapter(TaskReference)
 
 HELD_OUT, TYPED, UPLOADED = "held-out", "typed", "uploaded"
 SOURCES = [("Held-out examples", HELD_OUT), ("Typed", TYPED), ("Uploaded", UPLOADED)]
@@ -58,11 +61,7 @@ def chosen_task(choice: str) -> TaskReference:
     """Raises `FtlabError` for a choice that names no task."""
     if not choice.startswith("{"):
         return parse_task(choice)
-    from pydantic import TypeAdapter
-
-    from ftlab.runs.parsing import parse_json
-
-    return parse_json(TypeAdapter(TaskReference), choice.encode(), "The task")
+    return parse_json(_TASK, choice.encode(), "The task")
 
 
 def grid_request(
@@ -139,10 +138,11 @@ def _bar(way: Progress) -> str:
 
 
 def export_files(grid: GridDirectory) -> list[str | None]:
-    """Paths of the CSV and of the report of a grid that has ended, written for download."""
+    """Paths of the CSV and of the report of a grid that has ended, written once for download."""
     folder = Path(get_upload_folder()) / "ftlab" / grid.grid_id
     folder.mkdir(parents=True, exist_ok=True)
     csv, report = (folder / f"ftlab-grid-{grid.grid_id}.{kind}" for kind in ("csv", "html"))
-    write_csv(grid, csv)
-    report.write_text(standalone(headline(grid), [grid_section(grid)]), encoding="utf-8")
+    if not report.exists():  # the last to be written
+        write_csv(grid, csv)
+        write_atomically(report, grid_page(grid).encode())
     return [str(csv), str(report)]

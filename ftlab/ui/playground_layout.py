@@ -42,10 +42,10 @@ class PanePool:
 
     count: gr.Radio
     bring: gr.UploadButton
+    forget: gr.Button
     engine: gr.HTML
     unload: gr.Button
     error: gr.HTML
-    choosers_row: gr.Row
     columns: list[gr.Column]
     choosers: list[gr.Dropdown]
     answers: list[gr.HTML]
@@ -140,11 +140,12 @@ def build_pane_pool(choices: list[tuple[str, str]], chosen: Sequence[str]) -> Pa
             "Bring an adapter …", size="sm", scale=0, min_width=140, file_count="multiple",
             file_types=[".zip", ".json", ".safetensors"],
         )  # fmt: skip
+        forget = gr.Button("Forget it", size="sm", scale=0, min_width=80, visible=False)
         engine = H("", min_width=150)
         unload = gr.Button("Unload", size="sm", scale=0, min_width=76, visible=False)
     error = H("")
     columns, choosers, answers = [], [], []
-    with gr.Row(equal_height=True, elem_classes="ft-panes") as row:
+    with gr.Row(equal_height=True, elem_classes="ft-panes"):
         for place in range(MAX_PANES):
             with gr.Column(
                 min_width=210, elem_classes="ft-sheet ft-pane", visible=place < FIRST_PANES
@@ -157,4 +158,4 @@ def build_pane_pool(choices: list[tuple[str, str]], chosen: Sequence[str]) -> Pa
                 )  # fmt: skip
                 answers.append(H(elem_id=f"pg-answer-{place + 1}"))
             columns.append(column)
-    return PanePool(count, bring, engine, unload, error, row, columns, choosers, answers)
+    return PanePool(count, bring, forget, engine, unload, error, columns, choosers, answers)

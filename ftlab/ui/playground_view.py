@@ -24,7 +24,6 @@ from ftlab.playground.panes import (
     PaneSource,
     all_sources,
     same_name,
-    shipped_sources,
     wrong_base,
 )
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
@@ -117,10 +116,8 @@ def setup_again(
 def _first(sources: Sequence[PaneSource]) -> list[str]:
     runs = [source for source in sources if source.sweep_id]
     if not runs:
-        order = {"sql": 0, "shakespeare": 1, "medical": 2}
-        shipped = [s for s in shipped_sources() if s in sources]
-        shipped.sort(key=lambda s: order.get(s.task.id if s.task else "", 9))
-        return [source.name for source in shipped][: FIRST_PANES - 1]
+        shipped = [source.name for source in sources if source.name.startswith(SHIPPED)]
+        return shipped[: FIRST_PANES - 1]
     newest = [source for source in runs if source.sweep_id == runs[0].sweep_id]
     return [source.name for source in reversed(newest)][: FIRST_PANES - 1]
 
@@ -138,16 +135,9 @@ def example_prompts(sources: Sequence[PaneSource], held_out: HeldOut) -> list[Ex
     prompts = [
         ExamplePrompt(_short(task if len(tasks) > 1 else None, text), text)
         for task in tasks[:EXAMPLES]
-        for text in _held_out(held_out, task, each)
+        for text in held_out.prompts(task, each)
     ]
     return prompts or [ExamplePrompt(text, text) for text in _PLAIN_PROMPTS]
-
-
-def _held_out(held_out: HeldOut, task: TaskReference, count: int) -> list[str]:
-    try:
-        return held_out.prompts(task, count)
-    except FtlabError:
-        return []
 
 
 def _short(task: TaskReference | None, prompt: str) -> str:
@@ -165,7 +155,7 @@ def _short(task: TaskReference | None, prompt: str) -> str:
 def make_request(
     prompt: str | None,
     model: str | None,
-    mode: str,
+    mode: Any,
     values: dict[str, Any],
     panes: Sequence[str] = (),
 ) -> GenerateRequest:
@@ -175,7 +165,7 @@ def make_request(
         prompt=prompt or "",
         model=model or None,
         precision=values["precision"],
-        mode="chat" if mode == SINGLE else mode,  # type: ignore[arg-type]
+        mode="chat" if mode in (SINGLE, CHAT) else mode,
         system=values["system"] or "",
         max_new_tokens=_whole(values["max_new_tokens"]),
         temperature=values["temperature"],

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, brought_sources, shipped_folder
 from ftlab.playground.votes import read_votes
 from tests.browser.conftest import App
 
@@ -176,6 +177,23 @@ def test_an_engine_that_is_killed_is_said_and_the_next_prompt_is_answered(
     assert text(page, 1).startswith(before), "the text went with the process"
     ask(page, "Name three colours.")
     is_answered(page, 1, 2)
+
+
+def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
+    page: Page, app: App
+) -> None:
+    forget = page.get_by_role("button", name="Forget it")
+    expect(forget).to_be_hidden()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Bring an adapter").click()
+    files = (shipped_folder() / "sql" / name for name in (CONFIG_FILE, WEIGHTS_FILE))
+    chooser.value.set_files([str(file) for file in files])
+    expect(pane(page, 5)).to_contain_text("Adapter brought along")
+    assert len(brought_sources(app.runs)) == 1
+    forget.click()
+    expect(pane(page, 5)).to_contain_text("Choose who answers here")
+    expect(forget).to_be_hidden()
+    assert brought_sources(app.runs) == []
 
 
 def test_wrong_numbers_are_said_and_nothing_is_asked(page: Page) -> None:

@@ -15,6 +15,7 @@ from ftlab.commands import specialists
 from ftlab.commands.specialists import MAX_WEIGHTS_BYTES, publish, run_record
 from ftlab.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.safetensors_header import read_header
 from ftlab.playground.adapter_config import check_config
 from ftlab.playground.panes import (
     CONFIG_FILE,
@@ -24,7 +25,6 @@ from ftlab.playground.panes import (
     read_record,
     shipped_folder,
 )
-from ftlab.playground.safetensors_header import read_header
 from ftlab.runs.directory import run_directories
 from ftlab.runs.result import RunResult
 from ftlab.runs.store import Run, read_run

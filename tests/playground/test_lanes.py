@@ -31,7 +31,7 @@ def assert_is_forward_of(logits: Tensor, model: Any, rows: Sequence[list[int]]) 
 
 
 @pytest.mark.parametrize(
-    "kind", ["base", "lora", "dora", "ia3", "prompt_tuning", "p_tuning", "prefix_tuning"]
+    "kind", ["base", "lora", "dora", "ia3", "prompt_tuning", "p_tuning", "prefix_tuning", "cpt"]
 )
 def test_padded_rows_go_on_as_each_would_alone(
     kind: str, engine: Engine, add_adapter: AddAdapter, tiny_model: Path

@@ -17,7 +17,7 @@ from ftlab.playground.panes import (
     base_source,
     brought_folder,
     find_source,
-    model_of,
+    line_up,
     parse_names,
     read_record,
     run_source,
@@ -179,9 +179,10 @@ def test_an_adapter_from_elsewhere_may_name_a_mirror_but_a_run_may_not() -> None
 def test_the_base_model_is_that_of_the_first_pane_that_names_one(tmp_path: Path) -> None:
     run = make_run(tmp_path, "lora", model="someone/other")
     make_run(tmp_path, "lora", run_id="later", model="bundled")
-    assert model_of(["base", "no-such-run", run.run_id, "later"], tmp_path) == "someone/other"
-    assert model_of(["base"], tmp_path) == BUNDLED_ID
-    assert model_of(["no-such-run"], tmp_path) == BUNDLED_ID
+    panes = ["base", "no-such-run", run.run_id, "later"]
+    assert line_up(panes, None, tmp_path).model == "someone/other"
+    assert line_up(["base"], None, tmp_path).model == BUNDLED_ID
+    assert line_up(["no-such-run"], None, tmp_path).model == BUNDLED_ID
 
 
 def test_an_adapter_from_elsewhere_does_not_choose_the_base_of_the_others(
@@ -192,9 +193,9 @@ def test_an_adapter_from_elsewhere_does_not_choose_the_base_of_the_others(
     bring(brought_folder(tmp_path) / "mirror", mirror)
     bring(shipped / "sql")
     name = f"adapter:{foreign.name}"
-    assert model_of(["base", name, "shipped:sql"], tmp_path) == BUNDLED_ID
-    assert model_of(["base", name], tmp_path) == "someone/other"
-    assert model_of(["base", "adapter:mirror"], tmp_path) == BUNDLED_ID
+    assert line_up(["base", name, "shipped:sql"], None, tmp_path).model == BUNDLED_ID
+    assert line_up(["base", name], None, tmp_path).model == "someone/other"
+    assert line_up(["base", "adapter:mirror"], None, tmp_path).model == BUNDLED_ID
 
 
 @pytest.mark.parametrize(
@@ -208,3 +209,30 @@ def test_an_adapter_from_elsewhere_does_not_choose_the_base_of_the_others(
 )
 def test_names_come_as_text_or_as_a_list(given: object, names: list[str]) -> None:
     assert parse_names(given) == names
+
+
+def test_a_pane_is_wrong_by_its_place_and_the_others_are_not(tmp_path: Path) -> None:
+    done, failed = make_run(tmp_path, "lora"), make_run(tmp_path, "lora", "failed")
+    other = make_run(tmp_path, "lora", model="someone/other")
+    names = ("base", done.run_id, failed.run_id, "../../etc", other.run_id, done.run_id)
+    problems = line_up(names, None, tmp_path).problems
+    assert list(problems) == [2, 3, 4]
+    assert "is failed, so it has no adapter" in problems[2]
+    assert "There is no run '../../etc'" in problems[3]
+    assert "The base model of 'LoRA" in problems[4]
+
+
+def test_the_model_that_is_asked_for_is_the_one_panes_must_fit(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", model="someone/other")
+    panes = ("base", run.run_id)
+    assert line_up(panes, None, tmp_path).problems == {}
+    assert list(line_up(panes, "bundled", tmp_path).problems) == [1]
+    assert line_up(panes, "bundled", tmp_path).label(1, run.run_id) == "LoRA"
+
+
+def test_a_run_whose_record_is_torn_is_said_in_its_pane(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora")
+    (run.path / "spec.json").write_text("{", encoding="utf-8")
+    problems = line_up(("base", run.run_id), None, tmp_path).problems
+    assert list(problems) == [1]
+    assert "spec.json" in problems[1]

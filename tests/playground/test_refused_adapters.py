@@ -197,11 +197,3 @@ def test_a_broken_adapter_is_said_in_its_pane_and_the_others_go_on(
     assert part in found[1].text
     assert "\n" not in found[1].text
     assert [found[0].text, found[2].text] == alone
-
-
-def test_a_kind_that_needs_more_than_a_prompt_is_refused_in_its_pane(
-    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
-) -> None:
-    base, found = finals(engine, ask, "base", add_adapter("cpt").name)
-    assert base.kind == "done"
-    assert "An adapter of type CPT needs more than a prompt" in found.text

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftlab.playground.engine import Engine
 from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.sampling import TokenChooser, choose_all, divergence
+from ftlab.playground.sampling import TokenChooser, divergence
 from tests.playground.asking import texts
 from tests.playground.kinds import chat_ids, generated, load_plain, spelt
 
@@ -30,9 +30,11 @@ def drawn(logits: Tensor, times: int = 400, **options: float) -> list[int]:
 
 
 def test_without_temperature_the_likeliest_token_is_taken() -> None:
-    logits = torch.tensor([[0.0, 3.0, 1.0], [5.0, 0.0, 4.9]])
-    assert choose_all([chooser(), chooser(seed=9)], logits, [[1], [2]]) == [1, 0]
+    assert chooser(seed=9).choose(torch.tensor([0.0, 3.0, 1.0]), [1]) == 1
+    assert chooser().choose(torch.tensor([5.0, 0.0, 4.9]), [2]) == 0
     assert chooser().is_plain
+    assert not chooser(temperature=1.0).is_plain
+    assert not chooser(repetition_penalty=1.5).is_plain
 
 
 @pytest.mark.parametrize("penalty", [1.1, 1.7])
@@ -82,12 +84,10 @@ def test_a_seed_gives_the_same_draws_and_another_gives_others() -> None:
 def test_rows_draw_apart_whatever_their_order() -> None:
     logits = torch.randn(3, 50)
     seeds = (5, 6, 7)
-    forwards = choose_all(
-        [chooser(temperature=1.0, seed=seed) for seed in seeds], logits, [[0]] * 3
-    )
-    backwards = choose_all(
-        [chooser(temperature=1.0, seed=seed) for seed in seeds[::-1]], logits.flip(0), [[0]] * 3
-    )
+    rows = list(zip(seeds, logits, strict=True))
+    forwards = [chooser(temperature=1.0, seed=seed).choose(row, [0]) for seed, row in rows]
+    others = [chooser(temperature=1.0, seed=seed) for seed in seeds]
+    backwards = [one.choose(row, [0]) for one, (_, row) in [*zip(others, rows, strict=True)][::-1]]
     assert forwards == backwards[::-1]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.validation import pane_problems, validate_generate
+from ftlab.playground.validation import validate_generate
 from ftlab.tasks.spec import Message
-from tests.fakes import make_run
 
 ASK = GenerateRequest(("base",), "How many singers are over 30?")
 
@@ -72,29 +70,3 @@ def test_a_wrong_value_is_named_with_its_rule(
 def test_every_wrong_field_is_named_at_once() -> None:
     wrong = replace(ASK, prompt="", seed=-1, temperature=9.0)
     assert sorted(sentences(wrong)) == ["prompt", "seed", "temperature"]
-
-
-def test_a_pane_is_wrong_by_its_place_and_the_others_are_not(tmp_path: Path) -> None:
-    done, failed = make_run(tmp_path, "lora"), make_run(tmp_path, "lora", "failed")
-    other = make_run(tmp_path, "lora", model="someone/other")
-    names = ("base", done.run_id, failed.run_id, "../../etc", other.run_id, done.run_id)
-    problems = pane_problems(replace(ASK, panes=names), tmp_path)
-    assert list(problems) == [2, 3, 4]
-    assert "is failed, so it has no adapter" in problems[2]
-    assert "There is no run '../../etc'" in problems[3]
-    assert "The base model of 'LoRA" in problems[4]
-
-
-def test_the_model_that_is_asked_for_is_the_one_panes_must_fit(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "lora", model="someone/other")
-    fits = replace(ASK, panes=("base", run.run_id))
-    assert pane_problems(fits, tmp_path) == {}
-    assert list(pane_problems(replace(fits, model="bundled"), tmp_path)) == [1]
-
-
-def test_a_run_whose_record_is_torn_is_said_in_its_pane(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "lora")
-    (run.path / "spec.json").write_text("{", encoding="utf-8")
-    problems = pane_problems(replace(ASK, panes=("base", run.run_id)), tmp_path)
-    assert list(problems) == [1]
-    assert "spec.json" in problems[1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ftlab.methods.registry import look_of
-from ftlab.report.page import chip, named, standalone
+from ftlab.report.page import standalone
 
 
 def test_the_page_holds_its_sections_and_escapes_its_title() -> None:
@@ -25,13 +24,3 @@ def test_the_page_is_light_or_dark_as_the_reader_prefers_and_fits_a_phone() -> N
     page = standalone("title", [])
     assert "prefers-color-scheme: dark" in page
     assert '<meta name="viewport" content="width=device-width' in page
-
-
-def test_names_wear_the_methods_colour_and_are_escaped() -> None:
-    html = named("lora", "<LoRA>")
-    assert look_of("lora").colour in html
-    assert "&lt;LoRA&gt;" in html
-
-
-def test_a_chip_is_escaped() -> None:
-    assert chip("<i>", "ok") == '<span class="chip ok">&lt;i&gt;</span>'

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 
 import pytest
 
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import METHODS, look_of
+from ftlab.models.safetensors_header import DTYPE_BYTES
 from ftlab.runs.store import RunStore
 from ftlab.ui import header, html
 from tests.fakes import make_run
@@ -29,6 +31,10 @@ HOSTILE = '<img src=x onerror=alert(1)>"'
 def test_text_from_outside_stays_text(piece: str) -> None:
     assert "<img" not in piece
     assert "&lt;img" in piece
+
+
+def test_names_wear_the_methods_colour() -> None:
+    assert look_of("lora").colour in html.named("lora", "mine")
 
 
 def test_a_heading_keeps_the_markup_it_is_given() -> None:
@@ -76,7 +82,8 @@ def test_the_header_of_an_idle_machine() -> None:
 
 
 def _write_safetensors(path: Path, dtype: str, shape: list[int]) -> None:
-    entry = {"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}, "__metadata__": {}}
+    size = math.prod(shape) * DTYPE_BYTES[dtype]
+    entry = {"w": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}, "__metadata__": {}}
     text = json.dumps(entry).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
-from ftlab.playground.panes import PaneSource, find_source, model_of
+from ftlab.playground.panes import PaneSource, line_up
 from ftlab.runs.spawn import python_environment, start_detached
 
 
@@ -53,12 +53,11 @@ def cancel_grid(grid: GridDirectory) -> None:
 
 def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
     """The request with what only today's runs can say: model, labels and methods."""
-    settings = request.request
-    sources = [find_source(runs_folder, name) for name in request.panes]
-    model = settings.model or model_of(request.panes, runs_folder)
+    lineup = line_up(request.panes, request.request.model, runs_folder)
+    sources = list(lineup.sources.values())  # all of them: the validation saw to that
     return replace(
         request,
-        request=replace(settings, model=model),
+        request=replace(request.request, model=lineup.model),
         labels=request.labels or tuple(_labels(sources)),
         methods=request.methods or tuple(source.method for source in sources),
     )

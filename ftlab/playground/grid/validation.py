@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ftlab.errors import FieldError
 from ftlab.playground.grid.record import GridRequest
-from ftlab.playground.validation import MAX_CHARACTERS, pane_problems, validate_generate
+from ftlab.playground.panes import line_up
+from ftlab.playground.validation import MAX_CHARACTERS, validate_generate
 from ftlab.tasks.reference import validate as validate_task
 
 MAX_PROMPTS = 200
@@ -30,7 +31,8 @@ def validate_grid(grid: GridRequest, runs_folder: Path) -> list[FieldError]:
 
 
 def _panes(grid: GridRequest, runs_folder: Path) -> Iterator[FieldError]:
-    for problem in dict.fromkeys(pane_problems(grid.request, runs_folder).values()):
+    problems = line_up(grid.panes, grid.request.model, runs_folder).problems
+    for problem in dict.fromkeys(problems.values()):
         yield FieldError("panes", problem)
     if grid.request.histories:
         yield FieldError(

@@ -10,7 +10,6 @@ The process ends with status 0 if the grid is done, 1 if not, 2 if it cannot be 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import sys
 import threading
@@ -201,7 +200,7 @@ class GridJob:
             tokens_per_second=update.tokens_per_second,
             first_token_seconds=update.first_token_seconds,
             adapter_sha256=update.adapter_sha256,
-            kl_nats=told.kl_nats if told and math.isfinite(told.kl_nats) else None,
+            kl_nats=told.kl_nats if told else None,
             top1_changed=told.top1_changed if told else None,
             note=update.note,
             score=scored.score if scored else None,

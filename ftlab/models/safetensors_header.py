@@ -29,10 +29,11 @@ DTYPE_BYTES = {
 
 @dataclass(frozen=True)
 class Header:
-    """`raw` are the header's own bytes with their length in front; `shapes` the tensors'."""
+    """`raw` are the header's own bytes with their length in front; the rest is of the tensors."""
 
     raw: bytes
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: frozenset[str]
     data_bytes: int
 
     @property
@@ -64,7 +65,8 @@ def read_header(stream: BinaryIO, name: str) -> Header:
         if begin != end:
             _refuse(name, f"the bytes of {tensor[:80]!r} do not follow the tensor before")
         shapes[tensor], end = shape, stop
-    return Header(start + text, shapes, end)
+    dtypes = frozenset(entry["dtype"] for entry in tensors.values())
+    return Header(start + text, shapes, dtypes, end)
 
 
 def _object(text: bytes, name: str) -> dict[str, Any]:

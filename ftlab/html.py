@@ -1,0 +1,23 @@
+"""Pieces of HTML that page and report share; they take plain text and escape it."""
+
+from __future__ import annotations
+
+from markupsafe import escape
+
+from ftlab.methods.registry import label_of, look_of
+
+
+def chip(text: str, kind: str = "", title: str = "") -> str:
+    """A small label. `kind`: a status, "ok", "warn", "bad", "mute", "measured", "predicted" …"""
+    hint = f' title="{escape(title)}"' if title else ""
+    return f'<span class="chip {escape(kind)}"{hint}>{escape(text)}</span>'
+
+
+def swatch(method_id: str) -> str:
+    """The small square in the method's colour that stands beside its name everywhere."""
+    return f'<i class="sw" style="--c:{look_of(method_id).colour}"></i>'
+
+
+def named(method_id: str, label: str | None = None) -> str:
+    """Swatch and name of a method; `label` where a variant or a run has a name of its own."""
+    return f"{swatch(method_id)}<b>{escape(label or label_of(method_id))}</b>"
