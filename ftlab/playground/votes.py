@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from ftlab.errors import FtlabError
 from ftlab.runs.control import control_folder
 from ftlab.runs.directory import RUN_ID, read_json_lines
-from ftlab.runs.statistics import wilson_interval
+from ftlab.runs.statistics import binomial_tail, wilson_interval
 
 NO_SWEEP = "no-sweep"
 """The name of the file for votes that belong to no sweep."""
@@ -74,8 +74,15 @@ class Tally:
 
     @property
     def shows_difference(self) -> bool:
-        """Whether the interval leaves out the share expected by chance."""
-        return self.votes > 0 and not self.low <= self.chance <= self.high
+        """Whether the best of the panes would seldom (5 %) fare so well by chance alone.
+
+        Exactly, and for each of 1 / chance panes, since any of them could have been the best
+        (Dunn 1961, Multiple Comparisons Among Means); a tie's part of a win counts once it is one.
+        """
+        if not self.votes:
+            return False
+        points = math.floor((self.share or 0) * self.votes + 1e-9)
+        return binomial_tail(points, self.votes, self.chance) <= 0.05 * self.chance
 
 
 _VOTE: TypeAdapter[Vote] = TypeAdapter(Vote)
@@ -148,7 +155,7 @@ def tally(votes: Iterable[Vote], panes: Iterable[str]) -> list[Tally]:
 def verdict(tallies: Sequence[Tally]) -> str:
     """What sorted tallies say of the first, as a sentence for people.
 
-    "No difference shown yet" compares its share with chance, not with the runner-up's.
+    "No difference shown yet" compares its wins with chance, not with the runner-up's.
     """
     heard = [one for one in tallies if one.share is not None]
     if not heard:

@@ -48,3 +48,11 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple
     reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def binomial_tail(successes: int, trials: int, probability: float) -> float:
+    """The chance of at least so many successes in independent trials of that probability each."""
+    return math.fsum(
+        math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
+        for k in range(successes, trials + 1)
+    )

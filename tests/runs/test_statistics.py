@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.runs.statistics import paired_interval, wilson_interval
+from ftlab.runs.statistics import binomial_tail, paired_interval, wilson_interval
 
 
 def test_a_certain_gain_has_no_width() -> None:
@@ -73,3 +73,9 @@ def test_without_a_trial_every_share_is_possible() -> None:
 def test_more_successes_than_trials_are_no_share(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match="no share"):
         wilson_interval(successes, trials)
+
+
+def test_a_binomial_tail_is_the_one_of_the_tables() -> None:
+    assert binomial_tail(8, 10, 0.5) == pytest.approx(0.0546875)
+    assert binomial_tail(3, 3, 0.25) == pytest.approx(1 / 64)
+    assert binomial_tail(0, 7, 0.3) == pytest.approx(1.0)
