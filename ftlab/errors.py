@@ -30,6 +30,14 @@ class InvalidRequest(FtlabError):
         super().__init__(" ".join(error.message for error in errors))
 
 
+class Diverged(FtlabError):
+    """A training that went astray: its loss is no number, or far above where it began."""
+
+
+class NotApplicable(FtlabError):
+    """A method that a model, or the installed versions, cannot be trained with."""
+
+
 def one_line(error: BaseException) -> str:
     """The error as one line without a traceback, for a record or a status line."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -21,3 +21,15 @@ def swatch(method_id: str) -> str:
 def named(method_id: str, label: str | None = None) -> str:
     """Swatch and name of a method; `label` where a variant or a run has a name of its own."""
     return f"{swatch(method_id)}<b>{escape(label or label_of(method_id))}</b>"
+
+
+_ORIGIN_HINTS: dict[str, str] = {
+    "measured": "Measured by this app, in its runs folder",
+    "recorded": "Comes with ftlab: really run, on another machine",
+    "imported": "Published by others; never part of a comparison",
+}
+
+
+def origin_chip(origin: str) -> str:
+    """The chip that says whose numbers these are."""
+    return chip(origin, origin, _ORIGIN_HINTS.get(origin, ""))

@@ -25,3 +25,8 @@ def default_runs_folder() -> Path:
 def assets_folder() -> Path:
     """Folder of the stylesheets and adapters that come with ftlab."""
     return Path(__file__).resolve().parents[1] / "assets"
+
+
+def recorded_folder() -> Path:
+    """Folder of the sweeps that come recorded with ftlab, one folder a sweep."""
+    return assets_folder() / "recorded"

@@ -32,6 +32,15 @@ def format_bytes(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def format_range(low: float, high: float) -> str:
+    """Sizes from one to another, the unit said once where it is the same: "640–702 MB"."""
+    least, most = format_bytes(low), format_bytes(high)
+    if least == most:
+        return most
+    number, _, unit = least.partition(" ")
+    return f"{number if most.endswith(unit) else least}–{most}"
+
+
 def format_seconds(value: float | None) -> str:
     """72.4 -> "1 min 12 s"; 4.31 -> "4.3 s"."""
     if value is None or _missing(value):
@@ -51,8 +60,18 @@ def format_share(value: float | None) -> str:
     if value is None or _missing(value):
         return DASH
     percent = 100 * value
+    if 0 < percent < 0.0005:
+        return "under 0.001 %"  # else it would read as nothing at all
     digits = 0 if percent >= 99.95 else 1 if percent >= 10 else 2 if percent >= 0.1 else 3
     return f"{percent:.{digits}f} %"
+
+
+def format_signed(value: float | None, digits: int = 2) -> str:
+    """A difference: 0.1 -> "+0.10"; what rounds to nothing is "0.00"."""
+    if value is None or _missing(value):
+        return DASH
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
 
 
 def format_number(value: float | None, digits: int = 2) -> str:

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 
 from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.runs.spec import DtypePolicy, TrainingSettings
+from ftlab.tasks.encoding import encode
 from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer
+from ftlab.tasks.order import training_order
 from ftlab.tasks.registry import TASKS
 from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import Batch, OrderedExamples, collate, encode, training_order
+from ftlab.training.data import Batch, OrderedExamples, collate
 from ftlab.training.model import apply_method
 from ftlab.training.trainer import StepMeter, train, training_arguments
 
@@ -64,7 +67,8 @@ class Bundled:
             self.source, policy, spec.base_precision, CPU, weights_learn=not spec.is_adapter
         )
         torch.manual_seed(seed)
-        return apply_method(base, Variant(method), policy, gradient_checkpointing=False)
+        plan = RunPlan(steps=20, tokenizer=str(self.source.folder))
+        return apply_method(base, Variant(method), policy, False, plan)
 
     def train(
         self,
@@ -78,6 +82,7 @@ class Bundled:
         with tempfile.TemporaryDirectory() as scratch:
             return train(
                 model,
+                Variant(method),
                 OrderedExamples(self.examples, order),
                 training_arguments(
                     settings, METHODS[method].learning_rate, 0, arithmetic, Path(scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,22 +20,17 @@ def make_tiny_model(
     context: int = 2048,
     spread: float = 0.02,
     dtype: str = "float32",
+    biases: bool = False,
 ) -> Path:
     """A random Llama with two layers of width 64, and a byte-level tokenizer that pads with its
-    end token, as SmolLM2 does. `spread` is the standard deviation of its weights."""
+    end token, as SmolLM2 does. `spread` is the standard deviation of its weights; `biases` gives
+    the attention layers some."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<|end|>", "<|start|>", *alphabet])}
-    raw = Tokenizer(models.BPE(vocabulary, [], unk_token=None))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(["<|end|>", "<|start|>"])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, eos_token="<|end|>", pad_token="<|end|>", bos_token="<|start|>"
-    )
+    from ftlab.training.probe_model import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
     tokenizer.chat_template = chat_template
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -50,10 +46,22 @@ def make_tiny_model(
         pad_token_id=0,
         bos_token_id=1,
         tie_word_embeddings=True,
+        attention_bias=biases,
     )
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each of several test processes a core of its own, and all that it starts.
+
+    Threads of torch that share a core with those of another process wait for them at every product.
+    """
+    worker: dict[str, str] = getattr(config, "workerinput", {})
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

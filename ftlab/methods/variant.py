@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.registry import get_method
-from ftlab.methods.spec import Hyperparameter, MethodSpec, Value
+from ftlab.methods.spec import BasePrecision, Hyperparameter, MethodSpec, Value
+from ftlab.words import did_you_mean
 
 LEARNING_RATE = "learning_rate"
+BASE = "base"
+"""Names of the two settings that every adapter has beside its hyperparameters."""
+
+BASES: tuple[BasePrecision, ...] = get_args(BasePrecision)
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class Variant:
     """`hyperparameters` holds only what differs from the method's defaults.
 
     `learning_rate` `None` means the sweep's, and where that is `None` too, the method's own.
+    `base` is how the frozen base is held where the method does not say so itself (`None`: as the
+    dtype policy says).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -27,18 +34,29 @@ class Variant:
     method: str
     hyperparameters: Mapping[str, Value] = field(default_factory=dict)
     learning_rate: float | None = None
+    base: BasePrecision | None = None
 
     @property
     def spec(self) -> MethodSpec:
         return get_method(self.method)
 
     @property
+    def base_precision(self) -> BasePrecision | None:
+        """How the frozen base is held: by this variant's own wish, or by its method."""
+        return self.base or self.spec.base_precision
+
+    @property
     def label(self) -> str:
-        """ "LoRA", or "LoRA r=4" where a hyperparameter differs from its default."""
-        parts = [f"{name}={value}" for name, value in sorted(self.hyperparameters.items())]
+        """ "LoRA", "LoRA r=4" where a hyperparameter differs from its default, "OFT on nf4"."""
+        spec = self.spec
+        parts = [spec.label if spec.names is None else spec.names(self.values())]
+        if spec.names is None:
+            parts += [f"{name}={value}" for name, value in sorted(self.hyperparameters.items())]
+        if self.base is not None:
+            parts.append(f"on {self.base}")
         if self.learning_rate is not None:
             parts.append(f"lr={self.learning_rate:g}")
-        return " ".join([self.spec.label, *parts])
+        return " ".join(parts)
 
     def values(self) -> dict[str, Value]:
         """All hyperparameters: the defaults with this variant's own laid over them."""
@@ -46,18 +64,65 @@ class Variant:
 
 
 def parse_variant(text: str) -> Variant:
-    """Reads `lora`, `lora:r=4` or `lora:r=4,alpha=8,learning_rate=1e-3`.
+    """Reads `lora`, `lora:r=4` or `oft:block=16,base=nf4,learning_rate=1e-3`.
 
-    Raises `FtlabError` for an unknown method or hyperparameter or a value of the wrong kind.
+    A value with a comma in it is written as JSON: a text in quotes, an object in braces. Raises
+    `FtlabError` for an unknown method or hyperparameter or a value of the wrong kind.
     """
     method_id, _, settings = text.strip().partition(":")
-    variant = Variant(method=get_method(method_id.strip()).id)
-    for setting in filter(None, (part.strip() for part in settings.split(","))):
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise FtlabError(f"'{setting}' in variant '{text}' is not of the form name=value.")
-        variant = with_setting(variant, name.strip(), value.strip())
+    return with_settings(Variant(method=get_method(method_id.strip()).id), settings)
+
+
+def format_variant(variant: Variant) -> str:
+    """The variant as `parse_variant` reads it, on one line."""
+    parts = [f"{name}={_quoted(value)}" for name, value in variant.hyperparameters.items()]
+    if variant.base is not None:
+        parts.append(f"{BASE}={variant.base}")
+    if variant.learning_rate is not None:
+        parts.append(f"{LEARNING_RATE}={variant.learning_rate!r}")
+    return variant.method + (f":{','.join(parts)}" if parts else "")
+
+
+def with_settings(variant: Variant, text: str) -> Variant:
+    """The variant with settings as `parse_variant` reads them after the colon."""
+    for name, value in _split(text):
+        variant = with_setting(variant, name, value)
     return variant
+
+
+def _quoted(value: Value) -> str:
+    text = str(value)
+    plain = text and text == text.strip() and text.isprintable() and not set(text) & set(',"')
+    return text if plain or text.startswith("{") else json.dumps(text)
+
+
+def _split(text: str) -> Iterator[tuple[str, str]]:
+    """`r=4,text="a, b"` as names with their values."""
+    rest = text.strip().lstrip(", ")
+    while rest:
+        name, equals, after = rest.partition("=")
+        if not equals or "," in name:
+            wrong = rest.partition(",")[0].strip()
+            raise FtlabError(f"'{wrong[:80]}' is not of the form name=value.")
+        after = after.lstrip()
+        if after[:1] in ('"', "{"):
+            value, rest = _json_value(name.strip(), after)
+        else:
+            value, _, rest = after.partition(",")
+        yield name.strip(), value.strip()
+        rest = rest.lstrip(", ")
+
+
+def _json_value(name: str, text: str) -> tuple[str, str]:
+    """The text or the object that `text` begins with, and what comes after the comma behind it."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        raise FtlabError(f"{name}={text[:60]} is not valid JSON; close its quotes.") from None
+    rest = text[end:].lstrip()
+    if rest and not rest.startswith(","):
+        raise FtlabError(f"'{rest[:40]}' after the value of {name} is not of the form name=value.")
+    return (value if isinstance(value, str) else text[:end]), rest
 
 
 def apply_settings(variants: Sequence[Variant], settings: Sequence[str]) -> list[Variant]:
@@ -74,8 +139,10 @@ def apply_settings(variants: Sequence[Variant], settings: Sequence[str]) -> list
                 f"'{setting}' sets a hyperparameter of {method.id}, which is not in this sweep."
             )
         for i, variant in enumerate(result):
-            own = name in variant.hyperparameters or (
-                name == LEARNING_RATE and variant.learning_rate is not None
+            own = (
+                name in variant.hyperparameters
+                or (name == LEARNING_RATE and variant.learning_rate is not None)
+                or (name == BASE and variant.base is not None)
             )
             if variant.method == method.id and not own:
                 result[i] = with_setting(variant, name, value.strip())
@@ -86,6 +153,8 @@ def with_setting(variant: Variant, name: str, text: Value) -> Variant:
     """The variant with one hyperparameter set; a value equal to the default leaves no trace."""
     if name == LEARNING_RATE:
         return replace(variant, learning_rate=_number(variant.method, name, text, float))
+    if name == BASE and variant.spec.is_adapter:
+        return replace(variant, base=_base(variant.spec, str(text)))
     parameter = _known(variant.spec, name)
     value = _convert(variant.method, parameter, text)
     others = {k: v for k, v in variant.hyperparameters.items() if k != name}
@@ -100,13 +169,17 @@ def validate_variant(variant: Variant) -> list[FieldError]:
     except FtlabError as error:
         return [FieldError("variants", str(error))]
     errors = []
-    for name, value in variant.hyperparameters.items():
+    must_be_given = {p.name: p.default for p in spec.hyperparameters if p.read}
+    for name, value in (must_be_given | dict(variant.hyperparameters)).items():
         try:
             message = _out_of_range(spec, _known(spec, name), value)
         except FtlabError as error:
             message = str(error)
         if message:
             errors.append(FieldError(f"{spec.id}.{name}", message))
+    wrong_base = _wrong_base(variant)
+    if wrong_base:
+        errors.append(FieldError(f"{spec.id}.{BASE}", wrong_base))
     rate = variant.learning_rate
     if rate is not None and not (math.isfinite(rate) and 0 < rate <= 10):
         errors.append(
@@ -123,15 +196,44 @@ def _known(spec: MethodSpec, name: str) -> Hyperparameter:
     parameter = spec.hyperparameter(name)
     if parameter is not None:
         return parameter
-    names = [*spec.defaults(), LEARNING_RATE]
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    names = [*spec.defaults(), LEARNING_RATE, *([BASE] if spec.is_adapter else [])]
     raise FtlabError(
-        f"{spec.label} has no hyperparameter '{name}'; it has: {', '.join(names)}.{hint}"
+        f"{spec.label} has no hyperparameter '{name[:80]}'; it has: {', '.join(names)}."
+        f"{did_you_mean(name, names)}"
     )
 
 
+def _base(spec: MethodSpec, text: str) -> BasePrecision | None:
+    """The precision named; `None` where the method has it already."""
+    if text not in BASES:
+        raise FtlabError(
+            f"{spec.id}.{BASE} is '{text[:80]}', which is none of: {', '.join(BASES)}."
+        )
+    return None if text == spec.base_precision else text
+
+
+def _wrong_base(variant: Variant) -> str | None:
+    base, spec = variant.base, variant.spec
+    if base is None:
+        return None
+    if base not in BASES:
+        return f"{spec.label}: base is '{str(base)[:80]}', which is none of: {', '.join(BASES)}."
+    if not spec.is_adapter:
+        return (
+            f"{spec.label} trains weights of the base itself, which cannot be held in {base}; "
+            "leave base out."
+        )
+    if spec.base_precision not in (None, base):
+        return (
+            f"{spec.label} has its base in {spec.base_precision} by definition, not in {base}; "
+            "leave base out, or choose the method without it."
+        )
+    return None
+
+
 def _convert(method: str, parameter: Hyperparameter, text: Value) -> Value:
+    if parameter.read is not None:
+        return parameter.read(str(text))
     if parameter.kind == "int":
         return int(_number(method, parameter.name, text, int))
     if parameter.kind == "float":
@@ -151,6 +253,11 @@ def _number(method: str, name: str, text: Value, kind: type) -> float:
 
 
 def _out_of_range(spec: MethodSpec, parameter: Hyperparameter, value: Value) -> str | None:
+    if parameter.read is not None:
+        parameter.read(str(value))
+        return None
+    if parameter.kind == "text":
+        return _wrong_text(spec, parameter, str(value))
     where = f"{spec.label}: {parameter.label} is {value}"
     if parameter.kind == "choice":
         if value in parameter.choices:
@@ -162,3 +269,13 @@ def _out_of_range(spec: MethodSpec, parameter: Hyperparameter, value: Value) -> 
     if (low is not None and value < low) or (high is not None and value > high):
         return f"{where}; it must lie between {low:g} and {high:g} (default {parameter.default})."
     return None
+
+
+def _wrong_text(spec: MethodSpec, parameter: Hyperparameter, text: str) -> str | None:
+    low, high = int(parameter.minimum or 0), int(parameter.maximum or 0)
+    if low <= len(text.strip()) <= high:
+        return None
+    return (
+        f"{spec.label}: {parameter.label} has {len(text.strip())} characters; "
+        f"it must have {low} to {high}."
+    )

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
+"""Methods whose soft tokens are keys and values in the cache, not embeddings."""
 
 
 def virtual_tokens(model: nn.Module) -> int:
@@ -16,6 +19,13 @@ def virtual_tokens(model: nn.Module) -> int:
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return int(model.active_peft_config.num_virtual_tokens)
     return 0
+
+
+def soft_outputs(model: nn.Module) -> int:
+    """Those of the soft tokens that the model computes outputs for; a prefix lies in its cache."""
+    soft = virtual_tokens(model)
+    config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
+    return 0 if soft and config.peft_type in PREFIXES else soft
 
 
 def left_padded(
@@ -33,16 +43,22 @@ def left_padded(
 
 def generation_inputs(
     model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]
-) -> tuple[Any, dict[str, Tensor]]:
+) -> tuple[Any, dict[str, Any]]:
     """The module to call `generate` on, and its inputs.
 
     For a prompt method the soft tokens are laid right before each row's first real token: PEFT's
-    own `generate` puts them before the padding, at positions that training never used.
+    own `generate` puts them before the padding, at positions that training never used. With
+    transformers 5.24 it also puts them before every further token, and hands a prefix over under a
+    name that is passed over. A prefix is the cache that the answer starts from.
     """
     if not (isinstance(model, PeftModel) and virtual_tokens(model)):
         return model, batch
     base: Any = model.get_base_model()
     ids, mask = batch["input_ids"], batch["attention_mask"]
+    if model.active_peft_config.peft_type in PREFIXES:
+        seen = torch.cat([mask.new_ones(len(ids), virtual_tokens(model)), mask], dim=1)
+        prefix = model.get_prompt(batch_size=len(ids))
+        return base, {"input_ids": ids, "attention_mask": seen, "cache": prefix}
     words = base.get_input_embeddings()(ids)
     soft = model.get_prompt(batch_size=len(ids)).to(words.dtype)
     padding = ids.shape[1] - mask.sum(1)

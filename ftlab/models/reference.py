@@ -50,11 +50,17 @@ def parse_model(text: str) -> ModelReference:
     path = Path(name).expanduser()
     if name and (name[0] in "/.~" or path.is_dir()):
         return ModelReference("folder", str(_model_folder(path)))
+    return ModelReference("hub", parse_hub_id(name))
+
+
+def parse_hub_id(name: str) -> str:
+    """The Hub id; raises `FtlabError` for what cannot be one."""
     if not _HUB_ID.fullmatch(name) or ".." in name:
         raise FtlabError(
-            f"'{name}' names no model: give 'bundled', a folder, or a Hub id such as {BUNDLED_ID}."
+            f"'{name[:200]}' names no model: give 'bundled', a folder, or a Hub id such as "
+            f"{BUNDLED_ID}."
         )
-    return ModelReference("hub", name)
+    return name
 
 
 def _model_folder(path: Path) -> Path:

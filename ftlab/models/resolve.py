@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
-from ftlab.models.bundled import Say, ensure_bundled
+from ftlab.models.bundled import Say, bundled_folder, ensure_bundled, is_fetched
+from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import ModelReference, parse_model
 
 _ALLOWED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -47,6 +48,18 @@ class ResolvedModel:
         return digest.hexdigest()
 
 
+def local_folder(reference: ModelReference) -> Path | None:
+    """Where the model's files lie on this machine, without fetching anything; `None` if nowhere."""
+    if reference.kind == "bundled":
+        return bundled_folder() if is_fetched() else None
+    if reference.kind == "folder":
+        return Path(reference.name)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(reference.name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def resolve_model(text: str, say: Say = lambda line: None) -> ResolvedModel:
     """The model on this machine, fetched first where it has to be.
 
@@ -77,30 +90,15 @@ def describe_shape(config: dict[str, Any]) -> str:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
-    try:
-        # A short timeout, or a Hub out of reach is waited for by the minute.
-        folder = Path(snapshot_download(name, allow_patterns=_ALLOWED, etag_timeout=5))
-    except GatedRepoError:
-        raise FtlabError(
-            f"The model '{name}' is gated: accept its licence on the Hub and set HF_TOKEN."
-        ) from None
-    except RepositoryNotFoundError:
-        raise FtlabError(
-            f"The Hub has no model '{name}' (or it is private: set HF_TOKEN)."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise FtlabError(
-            f"The model '{name}' could not be had: it is not in the local cache and the Hugging "
-            f"Face Hub could not be reached ({type(error).__name__}). Use the bundled model, a "
-            "local folder, or a machine with a way to the Hub."
-        ) from None
+    with hub_answers(
+        name,
+        f"The model '{name}'",
+        "Use the bundled model, a local folder, or a machine with a way to the Hub.",
+    ):
+        folder = Path(
+            snapshot_download(name, allow_patterns=_ALLOWED, etag_timeout=TIMEOUT_SECONDS)
+        )
     if not any(folder.glob("*.safetensors")):
         raise FtlabError(
             f"The model '{name}' has no safetensors weights; other formats can run code when they "

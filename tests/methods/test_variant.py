@@ -84,3 +84,35 @@ def test_every_method_is_described_and_its_defaults_are_valid(method) -> None:
 def test_no_two_methods_share_a_colour() -> None:
     colours = [method.look.colour for method in METHODS.values()]
     assert len(set(colours)) == len(colours)
+
+
+def test_an_adapter_can_be_laid_over_a_base_in_fewer_bits() -> None:
+    variant = parse_variant("oft:base=nf4")
+    assert variant.label == "OFT on nf4"
+    assert variant.base_precision == "nf4"
+    assert Variant("qlora").base_precision == "nf4"
+    assert Variant("lora").base_precision is None
+    assert parse_variant("qlora:base=nf4") == Variant("qlora")
+    assert validate_variant(variant) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "part"),
+    [
+        (Variant("full", base="nf4"), "trains weights of the base itself"),
+        (Variant("qlora", base="int8"), "has its base in nf4 by definition"),
+        (Variant("lora", base="nf5"), "none of: nf4, int8"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_base_that_a_method_cannot_have_is_refused(variant: Variant, part: str) -> None:
+    (error,) = validate_variant(variant)
+    assert error.field == f"{variant.method}.base"
+    assert part in error.message
+
+
+def test_a_setting_gives_every_variant_of_its_method_a_base() -> None:
+    variants = [parse_variant("lora"), parse_variant("lora:base=int8"), parse_variant("full")]
+    bases = [variant.base for variant in apply_settings(variants, ["lora.base=nf4"])]
+    assert bases == ["nf4", "int8", None]
+    with pytest.raises(FtlabError, match="has no hyperparameter 'base'"):
+        parse_variant("full:base=nf4")

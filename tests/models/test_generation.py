@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 from ftlab.models.generation import answer_batch, generation_inputs, greedy_config, left_padded
 from ftlab.models.loading import load_base_model, load_tokenizer
@@ -28,13 +28,21 @@ def prompt_tuned(folder: Path) -> Any:
     ).eval()
 
 
+def prefix_tuned(folder: Path) -> Any:
+    config = PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    model = get_peft_model(base(folder), config).eval()
+    torch.manual_seed(3)
+    torch.nn.init.normal_(model.prompt_encoder["default"].embedding.weight)
+    return model
+
+
 def lora(folder: Path) -> Any:
     torch.manual_seed(3)
     config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     return get_peft_model(base(folder), config).eval()
 
 
-@pytest.mark.parametrize("build", [base, lora, prompt_tuned])
+@pytest.mark.parametrize("build", [base, lora, prompt_tuned, prefix_tuned])
 def test_an_answer_does_not_depend_on_the_padding_of_its_batch(
     build: Any, tiny_model: Path
 ) -> None:

@@ -1,0 +1,186 @@
+"""Matching parameters: each method's rank, tokens or blocks chosen so that about as many learn."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ftlab import units
+from ftlab.errors import FtlabError
+from ftlab.methods.counts import trainable_parameters
+from ftlab.methods.fit import unfit_for_model
+from ftlab.methods.shape import ModelShape
+from ftlab.methods.spec import Hyperparameter, MethodSpec, Value, Values
+from ftlab.methods.variant import Variant, parse_variant, validate_variant, with_setting
+
+TOLERANCE = 0.1
+"""How far from the budget, as a share of it, still counts as matched."""
+
+FIELD = "match"
+"""Name of the field of a request that holds the budget; empty: nothing is matched."""
+
+_NUMBER = re.compile(
+    r"((?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?(?:e\d{1,2})?)\s*([kmb]?)", re.IGNORECASE
+)
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A variant with its size chosen. `parameters` learn, `None` where no formula tells.
+
+    `reason` says why they are not within `TOLERANCE` of the budget, "" where they are.
+    """
+
+    variant: Variant
+    parameters: int | None
+    reason: str = ""
+
+
+def read_budget(text: str, shape: ModelShape | None) -> int | None:
+    """Trainable parameters meant by "2.4M", "500k", "1200000", or by a variant as "lora:r=16".
+
+    `None` for an empty text. Raises `FtlabError` for anything else, and where the model's shape is
+    not known: then nothing can be matched.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if shape is None:
+        raise FtlabError(
+            "Parameters can only be matched on a model that is on this machine; fetch it first "
+            "(python -m ftlab model NAME), or leave the budget empty."
+        )
+    number = _NUMBER.fullmatch(text)
+    if number:
+        budget = round(float(number[1].replace(",", "")) * _FACTORS[number[2].lower()])
+    else:
+        budget = _budget_of(text, shape)
+    if budget < 1:
+        raise FtlabError(
+            f"The budget '{text[:40]}' is {budget:,} trainable parameters; it must be at least 1."
+        )
+    return budget
+
+
+def _budget_of(text: str, shape: ModelShape) -> int:
+    try:
+        variant = parse_variant(text)
+    except FtlabError as error:
+        raise FtlabError(
+            f"The budget '{text[:40]}' is neither a number of parameters, as in 2.4M or 500k, nor "
+            f"a method, as in lora: {error}"
+        ) from None
+    wrong = validate_variant(variant)
+    found = unfit_for_model(variant, shape)
+    if wrong or found:
+        raise FtlabError(wrong[0].message if wrong else found.message if found else "")
+    count = trainable_parameters(variant, shape)
+    if count is None:
+        raise FtlabError(
+            f"How many parameters {variant.label} trains is not known before it runs; give the "
+            "budget as a number, as in 2.4M."
+        )
+    return count
+
+
+def match_parameters(variants: Sequence[Variant], shape: ModelShape, budget: int) -> list[Match]:
+    """Each variant with the size that brings its trainable parameters nearest to the budget.
+
+    A size that a variant sets itself is replaced: the budget is the same for all. What a method
+    keeps in proportion to its size (alpha, say) goes with it.
+    """
+    return [_match(variant, shape, budget) for variant in variants]
+
+
+def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
+    if validate_variant(variant):
+        return Match(variant, None, "it has a wrong value")
+    method = variant.spec
+    own = trainable_parameters(variant, shape)
+    if own is None or method.count is None:
+        return Match(variant, None, "how many it trains is not known before it runs")
+    if method.applies(shape, variant.values()):
+        return Match(variant, own, "it cannot be trained on this model")
+    size = method.hyperparameter(method.size) if method.size else None
+    if size is None:
+        return Match(variant, own, "" if _near(own, budget) else _without_size(variant, own, shape))
+    values = variant.values()
+    sized = [_at_size(method, values, size, value) for value in _sizes(size, values)]
+    counted = [(sizes, method.count(shape, values | sizes)) for sizes in sized]
+    known = [(sizes, count) for sizes, count in counted if count is not None]
+    known.sort(key=lambda found: abs(found[1] - budget))
+    fitting = (found for found in known if method.fits(shape, values | found[0]) is None)
+    nearest = next(fitting, None)
+    if nearest is None:
+        return Match(variant, own, f"no {size.label} fits this model")
+    sizes, count = nearest
+    for name, value in sizes.items():
+        variant = with_setting(variant, name, value)
+    reason = "" if _near(count, budget) else _limit(size, [nearest, *fitting], budget)
+    return Match(variant, count, reason)
+
+
+def _near(count: int, budget: int) -> bool:
+    return abs(count - budget) <= TOLERANCE * budget
+
+
+def _sizes(size: Hyperparameter, values: Values) -> list[int]:
+    """The sizes to try: every one at first, then in steps of a hundredth."""
+    high = int(size.maximum or 1)
+    tried = {int(values[size.name]), high}
+    value = int(size.minimum or 1)
+    while value <= high:
+        tried.add(value)
+        value = max(value + 1, math.floor(value * 1.01))
+    return sorted(tried)
+
+
+def _at_size(
+    method: MethodSpec, values: Values, size: Hyperparameter, value: int
+) -> dict[str, Value]:
+    """The size at that value, and what keeps its ratio to it, each within its range."""
+    result: dict[str, Value] = {size.name: value}
+    for name in method.in_proportion:
+        partner = method.hyperparameter(name)
+        assert partner is not None
+        scaled = round(float(values[name]) * value / float(values[size.name]))
+        low, high = int(partner.minimum or 1), int(partner.maximum or scaled)
+        result[name] = min(max(scaled, low), high)
+    return result
+
+
+def _without_size(variant: Variant, own: int, shape: ModelShape) -> str:
+    if own == shape.total:
+        return "it trains every weight"
+    return "it has nothing to set its size with"
+
+
+def _limit(
+    size: Hyperparameter, candidates: Sequence[tuple[Mapping[str, Value], int]], budget: int
+) -> str:
+    """Why the nearest is still too far: beyond the end of the range, or between two steps."""
+    counts = [count for _, count in candidates]
+    low, high = min(counts), max(counts)
+    if budget > high:
+        at = candidates[counts.index(high)][0][size.name]
+        return f"{size.label} {at} is as large as it gets here, with {units.format_count(high)}"
+    if budget < low:
+        at = candidates[counts.index(low)][0][size.name]
+        return f"{size.label} {at} is as small as it gets here, with {units.format_count(low)}"
+    below = max(count for count in counts if count <= budget)
+    above = min(count for count in counts if count >= budget)
+    return f"{size.label} goes in steps: {units.format_count(below)} or {units.format_count(above)}"
+
+
+def describe(match: Match, budget: int) -> str:
+    """One line on how a variant was matched, as in "LoRA r=4: 1.2 M of 1.2 M"."""
+    count = "unknown" if match.parameters is None else units.format_count(match.parameters)
+    reason = f": {match.reason}" if match.reason else ""
+    not_within = ", not within 10 %" if match.reason else ""
+    return (
+        f"{match.variant.label}: {count} trainable of {units.format_count(budget)}"
+        f"{not_within}{reason}"
+    )

@@ -1,0 +1,125 @@
+"""Prompt methods: learnt vectors stand before the question, and no weight changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ftlab.methods import counts
+from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+_STARTS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}
+TOKENS = Hyperparameter(
+    "tokens", "Soft tokens", "int", 20, "Learnt vectors put before the question.", 1, 200
+)
+_START = Hyperparameter(
+    "start", "Start", "choice", "vocabulary",
+    "What the vectors are at first: words of the vocabulary, random numbers, or the text.",
+    choices=tuple(_STARTS),
+)  # fmt: skip
+_TEXT = Hyperparameter(
+    "text", "Text", "text",
+    "Read the task below and answer with nothing but what it asks for in the form it asks for",
+    "The words that the vectors start from where the start is text.", 1, 500,
+)  # fmt: skip
+
+
+def _prompt_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
+    from peft import PromptTuningConfig
+
+    # Lester et al. 2021, figure 3b: starting from words of the vocabulary beats random numbers.
+    start = str(values["start"])
+    of_text: dict[str, Any] = {
+        "prompt_tuning_init_text": str(values["text"]),
+        "tokenizer_name_or_path": plan.tokenizer,
+    }
+    return PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=int(values["tokens"]),
+        prompt_tuning_init=_STARTS[start],
+        **(of_text if start == "text" else {}),
+    )
+
+
+def _p_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
+    from peft import PromptEncoderConfig
+
+    return PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=int(values["tokens"]),
+        encoder_hidden_size=int(values["hidden"]),
+    )
+
+
+def _prefix_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
+    from peft import PrefixTuningConfig
+
+    return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(values["tokens"]))
+
+
+PROMPT_TUNING = MethodSpec(
+    id="prompt_tuning",
+    label="Prompt tuning",
+    short_label="Prompt",
+    family="prompt",
+    summary="Learns a few vectors that stand before the question; no weight changes.",
+    paper=Paper(
+        "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning",
+        "https://arxiv.org/abs/2104.08691",
+    ),
+    look=Look(colour="#d7602a", marker="triangle-up", dash="dot"),
+    learning_rate=3e-2,
+    hyperparameters=(TOKENS, _START, _TEXT),
+    peft_config=_prompt_tuning_config,
+    count=counts.prompt_tuning,
+    size="tokens",
+)
+
+PROMPT_TUNING_TEXT = replace(
+    PROMPT_TUNING,
+    id="prompt_tuning_text",
+    label="Prompt tuning from text",
+    short_label="Prompt text",
+    summary="Prompt tuning whose vectors start as the words of an instruction.",
+    look=Look(colour="#985e0d", marker="triangle-up-open", dash="dash"),
+    hyperparameters=(TOKENS, replace(_START, default="text"), _TEXT),
+)
+
+P_TUNING = MethodSpec(
+    id="p_tuning",
+    label="P-tuning",
+    short_label="P-tuning",
+    family="prompt",
+    summary="Prompt tuning whose vectors come out of a small network that learns with them.",
+    paper=Paper("Liu et al. 2021, GPT Understands, Too", "https://arxiv.org/abs/2103.10385"),
+    look=Look(colour="#f81f42", marker="pentagon", dash="dot"),
+    learning_rate=3e-3,
+    hyperparameters=(
+        TOKENS,
+        Hyperparameter("hidden", "Hidden size", "int", 128, "Width of the small network.", 1, 8192),
+    ),
+    peft_config=_p_tuning_config,
+    count=counts.p_tuning,
+    size="hidden",
+)
+
+PREFIX_TUNING = MethodSpec(
+    id="prefix_tuning",
+    label="Prefix tuning",
+    short_label="Prefix",
+    family="prompt",
+    summary="Learns keys and values that every layer attends to before the question.",
+    paper=Paper(
+        "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation",
+        "https://arxiv.org/abs/2101.00190",
+    ),
+    look=Look(colour="#ab8b07", marker="diamond-open", dash="dashdot"),
+    learning_rate=9e-2,
+    hyperparameters=(TOKENS,),
+    peft_config=_prefix_tuning_config,
+    count=counts.prefix_tuning,
+    size="tokens",
+)

@@ -1,0 +1,46 @@
+"""Small words for people that page, report and command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from ftlab import units
+
+
+def plural(count: int, word: str) -> str:
+    """1, "run" -> "1 run"; 4, "run" -> "4 runs"."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text, or its first `limit` characters, the last of them an ellipsis."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def join_names(names: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def some_names(names: Sequence[str], most: int = 4) -> str:
+    """["a", "b", "c", "d"], 3 -> "a, b and 2 more"."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return join_names(list(names))
+
+
+def rate_name(rate: float | None) -> str:
+    """A learning rate as people write it: 0.0001 -> "1e-4"; 0.03 -> "0.03"."""
+    if rate is None:
+        return units.DASH
+    if rate >= 0.01 or rate <= 0:
+        return f"{rate:g}"
+    mantissa, exponent = f"{rate:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'lora'?" to end a sentence with; "" where nothing is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,159 @@
+"""What a method can do is seen, not guessed: the table is probed again, and says what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftlab.__main__ import main
+from ftlab.errors import FtlabError
+from ftlab.methods import capabilities as table
+from ftlab.methods.capabilities import (
+    Capability,
+    capabilities,
+    installed_versions,
+    is_offered,
+    made_with,
+    why_not_offered,
+)
+from ftlab.methods.capability_table import BEGIN, COLUMNS, END, footnotes, put_into, readme_table
+from ftlab.methods.registry import METHODS
+
+README = Path(__file__).parents[2] / "README.md"
+
+PROBED_AGAIN = (
+    "last_layers", "layer_norm", "bitfit", "lora", "pissa", "lora_plus", "lora_fa",
+    "qlora", "lora_int8", "vera", "loha", "miss", "ia3", "prompt_tuning", "prefix_tuning",
+)  # fmt: skip
+"""The quick ones; `python -m ftlab probe` tries them all."""
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Capability]:
+    from ftlab.training.probe import probe
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+        torch.set_num_threads(1)
+        try:
+            return probe(PROBED_AGAIN, tmp_path_factory.mktemp("probe"))
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("method", PROBED_AGAIN)
+def test_the_table_says_what_a_new_probe_sees(method: str, probed: dict[str, Capability]) -> None:
+    told, seen = capabilities()[method], probed[method]
+    if made_with() != installed_versions():  # an adapter's config grows from version to version
+        told = replace(told, adapter_bytes=seen.adapter_bytes)
+    assert seen == told, "python -m ftlab probe --write makes the table anew"
+
+
+def test_the_table_has_the_methods_of_the_registry_in_its_order() -> None:
+    assert list(capabilities()) == list(METHODS)
+
+
+def test_at_least_25_methods_learn_and_load_again() -> None:
+    able = [c for c in capabilities().values() if c.learns and c.reloads]
+    assert len(able) >= 25
+
+
+def test_the_readme_shows_the_table_as_it_is() -> None:
+    shown = README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].strip()
+    assert shown == readme_table(capabilities(), made_with()).strip()
+
+
+def test_what_does_not_work_has_its_reason() -> None:
+    for capability in capabilities().values():
+        answers = [getattr(capability, column.key) for column in COLUMNS]
+        assert bool(capability.reason) == (False in [*answers, capability.plain_generate])
+
+
+def all_is_well(**changes: object) -> Capability:
+    answers: dict[str, object] = {field.name: True for field in fields(Capability)}
+    return Capability(**(answers | {"id": "lora", "reason": "", "note": ""} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("check", ["trains", "reloads", "generates", "changes_output"])
+def test_a_method_whose_result_is_of_no_use_is_not_offered(
+    check: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = all_is_well(**{check: False, "reason": "It does not."})
+    assert is_offered(all_is_well(merges=None, on_4bit=False))
+    assert not is_offered(broken)
+    monkeypatch.setattr(table, "capabilities", lambda: {"lora": broken})
+    assert why_not_offered("lora") == "It does not."
+    assert why_not_offered("full") == ""
+
+
+def test_a_method_that_was_never_probed_is_offered() -> None:
+    assert is_offered(None)
+    assert why_not_offered("mine") == ""
+
+
+def test_footnotes_tell_the_reason_and_what_was_done_otherwise() -> None:
+    rows = {"a": all_is_well(reason="No.", note="But."), "b": all_is_well()}
+    assert footnotes(rows) == {"a": "No. But."}
+
+
+def test_methods_with_the_same_footnote_share_it() -> None:
+    rows = {
+        "lora": all_is_well(reason="One."),
+        "full": all_is_well(reason="Two."),
+        "dora": all_is_well(reason="One."),
+    }
+    text = readme_table(rows, {})
+    assert "DoRA <sup>1</sup>" in text
+    assert "Full fine-tuning <sup>2</sup>" in text
+    assert text.endswith("1. One.\n2. Two.")
+
+
+def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
+    assert put_into(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
+    with pytest.raises(FtlabError, match="no place for the table"):
+        put_into(f"a {BEGIN}", "new")
+
+
+def test_the_list_as_json_has_every_method_with_its_capabilities(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["id"] for row in rows] == list(METHODS)
+    asked = {
+        "id", "label", "family", "trains", "loss_falls", "reloads", "changes_output", "merges",
+        "on_4bit", "with_checkpointing", "adapter_bytes", "reason", "on_8bit", "generates",
+        "base_untouched", "learning_rate", "paper", "summary",
+    }  # fmt: skip
+    assert all(asked <= row.keys() for row in rows)
+    lora = next(row for row in rows if row["id"] == "lora")
+    assert lora["adapter_bytes"] == capabilities()["lora"].adapter_bytes
+    assert lora["learning_rate"] == METHODS["lora"].learning_rate
+
+
+def test_the_list_for_people_names_every_method_and_says_what_fails(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    for spec in METHODS.values():
+        assert f" {spec.id} " in text
+    for reason in footnotes(capabilities()).values():
+        assert reason in text
+
+
+def test_what_was_not_probed_is_null_and_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ftlab.commands.methods.capabilities", lambda: {})
+    main(["methods", "--json"])
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["trains"], row["merges"], row["offered"]) == (None, None, True)
+    main(["methods"])
+    assert "? not probed" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""Trainable parameters in closed form, held against the model that PEFT makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft.utils import constants
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from ftlab.methods.counts import trainable_parameters
+from ftlab.methods.known_layers import IA3_INPUTS, IA3_LAYERS, NORM_LAYERS
+from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import RunPlan
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.bundled import bundled_folder
+from ftlab.models.shape import shape_of_model
+from ftlab.training.hooks import own_optimizer
+from ftlab.training.model import apply_method, count_parameters, shape_of
+
+TINY_DEFAULTS = {"vera": "vera:r=32", "last_layers": "last_layers:layers=1"}
+OTHERS = (
+    "last_layers:layers=2", "lora:r=3,targets=attention", "dora:r=5,targets=query-value",
+    "lora_fa:r=4", "adalora:r=20,init_r=6", "adalora:init_r=9", "vera:r=7,targets=query-value",
+    "randlora:r=7", "randlora:r=32", "loha:r=3", "lokr:r=3", "lokr:r=4", "lokr:r=40", "miss:r=5",
+    "fourierft:n=77", "shira:r=2,targets=attention", "oft:block=8", "boft:block=8", "hra:r=2",
+    "prompt_tuning:tokens=7,start=random", "p_tuning:tokens=3,hidden=17", "prefix_tuning:tokens=9",
+)  # fmt: skip
+
+
+def counted(model: Any, variant: Variant, tokenizer: Path) -> int:
+    """What learns once the method and its optimizer are there; a quantised base is left whole."""
+    trained = apply_method(model, variant, "fp32", False, RunPlan(20, str(tokenizer)))
+    own_optimizer(variant, trained, torch.optim.AdamW, {"lr": 1e-3})
+    return count_parameters(trained)[0]
+
+
+@pytest.mark.parametrize("text", [TINY_DEFAULTS.get(id, id) for id in METHODS if id != "bitfit"])
+def test_the_formula_of_every_method_is_what_peft_trains(text: str, tiny_model: Path) -> None:
+    check(text, tiny_model)
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_the_formula_holds_for_other_hyperparameters(text: str, tiny_model: Path) -> None:
+    check(text, tiny_model)
+
+
+def check(text: str, folder: Path) -> None:
+    variant = parse_variant(text)
+    shape = shape_of_model(str(folder))
+    assert shape is not None
+    expected = trainable_parameters(variant, shape)
+    assert expected == counted(AutoModelForCausalLM.from_pretrained(folder), variant, folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["full", "last_layers:layers=1", "layer_norm", "bitfit", "lora", "dora", "adalora", "vera:r=9",
+     "randlora", "fourierft", "ia3", "prompt_tuning", "p_tuning", "prefix_tuning"],
+)  # fmt: skip
+def test_the_formula_holds_where_layers_are_stored_the_other_way_round(
+    text: str, tmp_path: Path
+) -> None:
+    config = GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=256, n_positions=64)
+    model = GPT2LMHeadModel(config)
+    variant = parse_variant(text)
+    model.save_pretrained(tmp_path)
+    shape = shape_of_model(str(tmp_path))
+    assert shape is not None
+    assert shape == shape_of(model)
+    assert trainable_parameters(variant, shape) == counted(model, variant, tmp_path)
+
+
+def test_bitfit_has_nothing_to_train_where_there_is_no_bias(tiny_model: Path) -> None:
+    shape = shape_of_model(str(tiny_model))
+    assert shape is not None
+    assert trainable_parameters(Variant("bitfit"), shape) == 0
+
+
+def test_layers_over_experts_are_not_counted(tiny_model: Path) -> None:
+    shape = shape_of_model(str(tiny_model))
+    assert shape is not None
+    experts = type(shape)({**shape.weights, "model.layers.0.mlp.experts.0.w1.weight": (8, 8)})
+    assert trainable_parameters(Variant("lora"), experts) is None
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("method", ["full", "lora", "randlora", "lokr", "miss", "ia3", "p_tuning"])
+def test_the_formula_holds_on_the_bundled_model(method: str) -> None:
+    shape = shape_of_model("bundled")
+    assert shape is not None
+    with torch.device("meta"):  # no weights: only their sizes matter
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(bundled_folder()))
+        assert trainable_parameters(Variant(method), shape) == counted(
+            model, Variant(method), bundled_folder()
+        )
+
+
+def test_the_layers_known_by_architecture_are_those_of_peft() -> None:
+    norms = constants.TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING
+    ia3 = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    inputs = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+    for architecture, names in NORM_LAYERS.items():
+        assert list(names) == norms[architecture], architecture
+    for architecture, names in IA3_LAYERS.items():
+        assert list(names) == ia3[architecture], architecture
+        scaled = [name for name in names if name.rpartition(".")[2] in IA3_INPUTS]
+        assert scaled == inputs[architecture], architecture

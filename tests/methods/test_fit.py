@@ -1,0 +1,213 @@
+"""What keeps a variant from being trained, found without loading anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.errors import FtlabError, NotApplicable
+from ftlab.methods import capabilities, fit
+from ftlab.methods.fit import unfit
+from ftlab.methods.registry import METHODS
+from ftlab.methods.shape import ModelShape, shape_from
+from ftlab.methods.variant import Variant, parse_variant, validate_variant
+from ftlab.models.shape import shape_of_model
+from ftlab.runs.spec import TrainingSettings
+
+SETTINGS = TrainingSettings(max_length=128)
+
+
+def make_shape(
+    layers: dict[str, tuple[int, int]], architecture: str = "llama", positions: int | None = 512
+) -> ModelShape:
+    """One block of linear layers of those (outputs, inputs)."""
+    weights = {f"model.layers.0.{name}.weight": size for name, size in layers.items()}
+    config = {"model_type": architecture, "hidden_size": 64, "max_position_embeddings": positions}
+    return shape_from(weights, config)
+
+
+SMALL = make_shape({"q_proj": (64, 64), "k_proj": (16, 64), "down_proj": (64, 96)})
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the installed versions can do does not matter here, but where a test says so."""
+    table: dict[str, Any] = {}
+    monkeypatch.setattr(capabilities, "capabilities", lambda: table)
+    monkeypatch.setattr(fit, "capabilities", lambda: table)
+    return table
+
+
+@pytest.mark.parametrize("method", [id for id in METHODS if id not in ("bitfit", "vera")])
+def test_every_method_fits_the_bundled_models_kind_with_its_defaults(
+    method: str, tiny_model: Path
+) -> None:
+    shape = shape_of_model(str(tiny_model))
+    variant = parse_variant("last_layers:layers=2") if method == "last_layers" else Variant(method)
+    assert unfit(variant, shape, SETTINGS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "part"),
+    [
+        ("lora:r=17", "lora.r", "rank 17 is above 16, the full rank of k_proj (64 inputs, 16 out"),
+        ("pissa:r=64", "pissa.r", "choose 16 or less"),
+        ("adalora:init_r=20", "adalora.init_r", "rank 20 is above 16"),
+        ("adalora:r=20", "adalora.r", "rank 20 is above 16"),
+        ("randlora:r=32", "randlora.r", "choose 16 or less"),
+        ("loha:r=17", "loha.r", "choose 16 or less"),
+        ("miss:r=65", "miss.r", "rank 65 is above 64, the inputs of q_proj"),
+        ("shira:r=13", "shira.r", "choose 12 or less"),
+        ("fourierft:n=1025", "fourierft.n", "above 1,024, the size of the spectrum of k_proj"),
+        ("hra:r=66", "hra.r", "above 64, the inputs"),
+        ("hra:r=7", "hra.r", "choose 8"),
+        ("oft:block=64", "oft.block", "block size 64 does not divide the 96 inputs of down_proj"),
+        ("boft:block=5", "boft.block", "block size 5 does not divide the 64 inputs of q_proj"),
+        ("last_layers:layers=2", "last_layers.layers", "this model has 1 blocks, not 2"),
+    ],
+)
+def test_a_size_that_the_model_cannot_have_names_value_rule_and_way_out(
+    text: str, field: str, part: str
+) -> None:
+    variant = parse_variant(text)
+    assert validate_variant(variant) == []
+    found = unfit(variant, SMALL, SETTINGS)
+    assert found is not None
+    assert (found.field, found.not_applicable) == (field, False)
+    assert part in found.message
+    assert found.message.startswith(f"{variant.spec.label}: ")
+    assert found.message.endswith(".")
+    with pytest.raises(FtlabError) as caught:
+        found.refuse()
+    assert not isinstance(caught.value, NotApplicable)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lora:r=16", "adalora:r=16,init_r=16", "miss:r=64", "shira:r=12", "fourierft:n=1024",
+     "hra:r=64", "oft:block=32", "boft:block=8", "vera:r=4096", "lokr:r=512",
+     "last_layers:layers=1"],
+)  # fmt: skip
+def test_the_largest_size_that_the_model_can_have_is_taken(text: str) -> None:
+    assert unfit(parse_variant(text), SMALL, SETTINGS) is None
+
+
+def test_layers_that_the_model_lacks_are_named_with_those_it_has() -> None:
+    shape = make_shape({"query_key_value": (192, 64)}, "bloom")
+    found = unfit(parse_variant("lora:targets=query-value"), shape, SETTINGS)
+    assert found is not None
+    assert found.field == "lora.targets"
+    assert "none of the layers q_proj, v_proj; it has query_key_value; choose all-linear" in (
+        found.message
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "part"),
+    [
+        ("bitfit", SMALL, "this model has no biases"),
+        ("lora", make_shape({}), "no linear layers"),
+        ("loha", make_shape({"c_attn": (64, 192)}, "gpt2"), "are transformers' Conv1D"),
+        ("ia3", make_shape({"q_proj": (64, 64)}, "new"), "does not know the keys, values"),
+        ("layer_norm", make_shape({"q_proj": (64, 64)}, "new"), "PEFT does not know the norms"),
+    ],
+)
+def test_a_method_that_no_setting_brings_onto_the_model_is_not_applicable(
+    method: str, shape: ModelShape, part: str
+) -> None:
+    found = unfit(Variant(method), shape, SETTINGS)
+    assert found is not None
+    assert (found.field, found.not_applicable) == ("", True)
+    assert part in found.message
+    with pytest.raises(NotApplicable):
+        found.refuse()
+
+
+@pytest.mark.parametrize("text", ["qlora", "lora:base=int8"])
+def test_a_missing_package_is_named_with_the_way_to_install_it(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(
+        fit, "find_spec", lambda name: None if name == "bitsandbytes" else whole(name)
+    )
+    found = unfit(parse_variant(text), None, SETTINGS)
+    assert found is not None
+    assert "needs the package bitsandbytes" in found.message
+    assert "pip install bitsandbytes" in found.message
+    assert unfit(Variant("lora"), None, SETTINGS) is None
+
+
+def a_capability(method: str, **changes: Any) -> capabilities.Capability:
+    """Of a method that was seen to do everything, but for the changes."""
+    fields = dataclasses.fields(capabilities.Capability)
+    return capabilities.Capability(**{f.name: True for f in fields} | {"id": method} | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "part"),
+    [
+        ("hra", {"changes_output": False, "reason": "generate ignores it"}, "generate ignores it"),
+        ("qlora", {"on_4bit": False}, "does not learn on a base held in nf4"),
+        ("lora_int8", {"on_8bit": False}, "does not learn on a base held in int8"),
+        ("lora", {"with_checkpointing": False}, "under gradient checkpointing"),
+    ],
+)
+def test_what_the_probe_saw_fail_is_not_applicable(
+    text: str, changes: dict, part: str, nothing_was_probed: dict[str, Any]
+) -> None:
+    checkpointing = replace(SETTINGS, gradient_checkpointing=True)
+    variant = parse_variant(text)
+    nothing_was_probed[text] = a_capability(text)
+    assert unfit(variant, None, checkpointing) is None
+    nothing_was_probed[text] = a_capability(text, **changes)
+    found = unfit(variant, None, checkpointing)
+    assert found is not None
+    assert found.not_applicable
+    assert part in found.message
+
+
+def test_checkpointing_is_in_the_way_only_where_it_is_on(
+    nothing_was_probed: dict[str, Any],
+) -> None:
+    nothing_was_probed["lora"] = a_capability("lora", with_checkpointing=False)
+    assert unfit(Variant("lora"), None, SETTINGS) is None
+
+
+def test_lora_fa_cannot_use_another_optimizer_than_its_own() -> None:
+    found = unfit(Variant("lora_fa"), None, replace(SETTINGS, optimizer="adamw_8bit"))
+    assert found is not None
+    assert (found.field, found.not_applicable) == ("settings.optimizer", True)
+    assert "choose adamw, or leave LoRA-FA out" in found.message
+    assert unfit(Variant("lora"), None, replace(SETTINGS, optimizer="adamw_8bit")) is None
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "prompt_tuning_text", "prefix_tuning"])
+def test_soft_tokens_take_up_positions_beside_the_text(method: str) -> None:
+    settings = replace(SETTINGS, max_length=492)
+    assert unfit(Variant(method), SMALL, settings) is None
+    found = unfit(parse_variant(f"{method}:tokens=21"), SMALL, settings)
+    assert found is not None
+    assert (found.field, found.not_applicable) == (f"{method}.tokens", False)
+    assert "the model's 512 positions; choose 20 or fewer" in found.message
+    found = unfit(Variant(method), SMALL, replace(SETTINGS, max_length=512))
+    assert found is not None
+    assert "choose a shorter maximum length" in found.message
+
+
+def test_of_a_model_that_is_not_here_nothing_is_said_about_its_layers() -> None:
+    assert unfit(parse_variant("lora:r=512"), None, SETTINGS) is None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 100])
+def test_adalora_finds_room_for_its_budget_in_a_run_of_any_length(steps: int) -> None:
+    from ftlab.methods.spec import RunPlan
+
+    spec = METHODS["adalora"]
+    assert spec.peft_config is not None
+    spec.peft_config(spec.defaults(), RunPlan(steps, ""))  # PEFT raises where there is none
