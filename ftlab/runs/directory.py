@@ -6,6 +6,8 @@ log.txt         the worker's stdout and stderr
 result.json     written once, by atomic rename, at the end
 samples.jsonl   held-out prompts answered before and after training
 adapter/        PEFT's own format, or the full model
+merged/         the adapter laid into its base for good, where somebody asked for it
+annotations.json  what people add afterwards: tags, a note, whether it is put away
 """
 
 from __future__ import annotations
@@ -62,8 +64,16 @@ class RunDirectory:
         return self.path / "samples.jsonl"
 
     @property
+    def annotations_file(self) -> Path:
+        return self.path / "annotations.json"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def merged(self) -> Path:
+        return self.path / "merged"
 
     @property
     def is_untouched(self) -> bool:
@@ -75,9 +85,11 @@ class RunDirectory:
         """Where the adapter is written before it appears whole."""
         return self.path / ".adapter.partial"
 
-    def write_spec(self, spec: RunSpec) -> None:
-        """Makes the folder with its spec; the run is queued from here on."""
+    def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
+        """Makes the folder with its spec; the run is queued from here on, or has that result."""
         self.path.mkdir(parents=True)
+        if result is not None:
+            self.write_result(result)  # before the spec, or a dispatcher might start it
         write_atomically(self.spec_file, dump_spec(spec))
 
     def spec(self) -> RunSpec:

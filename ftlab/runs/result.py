@@ -12,8 +12,14 @@ from ftlab.runs.parsing import parse_json
 Phase = Literal["load", "train", "evaluate", "save"]
 PHASES: tuple[Phase, ...] = ("load", "train", "evaluate", "save")
 
-FinalStatus = Literal["done", "cancelled", "out_of_memory", "failed"]
-Status = Literal["queued", "running", "done", "cancelled", "out_of_memory", "failed", "interrupted"]
+ANATOMY = ("weights", "gradients", "optimizer", "activations", "temporary")
+"""The parts of a training peak, in the order in which they are drawn."""
+
+FinalStatus = Literal["done", "cancelled", "out_of_memory", "diverged", "not_applicable", "failed"]
+Status = Literal[
+    "queued", "running", "done", "cancelled", "out_of_memory", "diverged", "not_applicable",
+    "failed", "interrupted",
+]  # fmt: skip
 OPEN: frozenset[Status] = frozenset({"queued", "running"})
 STATUS_LABELS: dict[Status, str] = {
     "queued": "queued",
@@ -21,9 +27,17 @@ STATUS_LABELS: dict[Status, str] = {
     "done": "done",
     "cancelled": "cancelled",
     "out_of_memory": "out of memory",
+    "diverged": "diverged",
+    "not_applicable": "not applicable",
     "failed": "failed",
     "interrupted": "interrupted",
 }
+
+
+def status_label(status: str) -> str:
+    """A status as people call it; one that is not known as it is."""
+    return {str(known): label for known, label in STATUS_LABELS.items()}.get(status, status)
+
 
 _IGNORE = ConfigDict(extra="ignore")
 
@@ -51,7 +65,11 @@ class Measures:
 
     Times in seconds, sizes in bytes, loss in nats a token, score in [0, 1]. `before_model_bytes` is
     the process without a model: net peaks are above it. `train_seconds` is the training steps
-    alone; `step_seconds` the median step after the first.
+    alone; `step_seconds` the median step after the first. `steps_done` is for a run that diverged.
+
+    Gain and changes are after minus before, `_low` and `_high` the ends of their 95 % intervals
+    (bootstrap over the examples or passages, paired with the base run's). `general_loss` is that of
+    `ftlab.tasks.general_text`.
     """
 
     __pydantic_config__ = _IGNORE
@@ -61,6 +79,7 @@ class Measures:
     before_model_bytes: int | None = None
     peak_memory_bytes: int | None = None
     net_peak_memory_bytes: int | None = None
+    predicted_net_peak_bytes: int | None = None
     train_seconds: float | None = None
     first_step_seconds: float | None = None
     step_seconds: float | None = None
@@ -74,8 +93,20 @@ class Measures:
     train_loss_last: float | None = None
     eval_loss_before: float | None = None
     eval_loss_after: float | None = None
+    loss_change: float | None = None
+    loss_change_low: float | None = None
+    loss_change_high: float | None = None
     score_before: float | None = None
     score_after: float | None = None
+    score_gain: float | None = None
+    score_gain_low: float | None = None
+    score_gain_high: float | None = None
+    general_loss_before: float | None = None
+    general_loss_after: float | None = None
+    general_loss_change: float | None = None
+    general_loss_change_low: float | None = None
+    general_loss_change_high: float | None = None
+    steps_done: int | None = None
     cpu_share: float | None = None
     other_load: float | None = None
     disturbed: bool | None = None
@@ -87,7 +118,10 @@ class RunResult:
 
     `reason` is one sentence for anything but "done". `notes` are sentences to show beside the
     numbers. `memory_kind` says what the bytes are ("CUDA allocated", "CPU resident").
-    `memory_at_end` holds bytes before and after the process was ended by a cancel.
+    `memory_at_end` holds bytes before and after the process was ended by a cancel. `anatomy` is
+    what the training peak was made of, bytes by part (`ANATOMY`), and `predicted_anatomy` what it
+    would have been predicted to be; both empty where they are not known.
+    `general_losses` is the loss of each passage of unrelated text, so that runs can be paired.
     """
 
     __pydantic_config__ = _IGNORE
@@ -98,6 +132,9 @@ class RunResult:
     phases: dict[str, PhaseMeasure] = field(default_factory=dict)
     memory_kind: str = ""
     memory_at_end: dict[str, int | None] = field(default_factory=dict)
+    anatomy: dict[str, int] = field(default_factory=dict)
+    predicted_anatomy: dict[str, int] = field(default_factory=dict)
+    general_losses: tuple[float, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     finished_at: float = 0.0

@@ -16,18 +16,28 @@ from ftlab.tasks.reference import TaskReference
 DtypePolicy = Literal["bf16", "mixed", "fp32"]
 Schedule = Literal["cosine", "linear", "constant"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+Tracker = Literal["tensorboard", "trackio"]
+EvalSplit = Literal["held_out", "tuning"]
 
 DTYPE_POLICIES: dict[DtypePolicy, str] = {
     "bf16": "bf16 base; adapters fp32, computed in bf16; full fine-tuning in pure bf16",
     "mixed": "fp32 weights, bf16 (or fp16) compute",
     "fp32": "fp32 weights and compute",
 }
+EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "held-out", "tuning": "tuning"}
+"""The sets that a run may be measured on. Settings are chosen on "tuning", results reported on
+"held_out"."""
+
 SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant")
 OPTIMIZERS: dict[Optimizer, str] = {
     "adamw": "AdamW (torch, fused)",
     "adamw_8bit": "AdamW 8-bit (bitsandbytes)",
     "paged_adamw_8bit": "Paged AdamW 8-bit (bitsandbytes; pages nothing on a CPU)",
 }
+
+CURVE_EXAMPLES = 32
+"""Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
+point of the curve."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -37,8 +47,11 @@ class TrainingSettings:
     """What is the same for all runs of a sweep.
 
     `steps` counts optimizer steps; `max_length` tokens of prompt and completion together;
-    `eval_examples` held-out examples scored.
-    `learning_rate` `None` means each method's own.
+    `eval_examples` examples of `eval_split` are scored; without `eval_answers` only their loss is
+    taken, which is much quicker. `eval_every` steps loss and score are taken of some of them as
+    well, for the curve over the steps; 0 is never.
+    `learning_rate` `None` means each method's own. `report_to` names where losses are logged to as
+    well.
     """
 
     __pydantic_config__ = _STRICT
@@ -55,6 +68,10 @@ class TrainingSettings:
     optimizer: Optimizer = "adamw"
     gradient_checkpointing: bool = False
     eval_examples: int = 64
+    eval_split: EvalSplit = "held_out"
+    eval_answers: bool = True
+    eval_every: int = 0
+    report_to: tuple[Tracker, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,8 +141,19 @@ class RunSpec:
 _RUN_SPEC = TypeAdapter(RunSpec)
 
 
+# Left out where they say nothing: a version that does not know them refuses what it does not know.
+_LATER_SETTINGS = ("report_to", "eval_split", "eval_answers", "eval_every")
+
+
 def dump_spec(spec: RunSpec) -> bytes:
-    return _RUN_SPEC.dump_json(spec, indent=2)
+    usual = TrainingSettings()
+    unused = {
+        name for name in _LATER_SETTINGS if getattr(spec.settings, name) == getattr(usual, name)
+    }
+    exclude: dict[str, set[str]] = {"settings": unused}
+    if spec.variant is not None and spec.variant.base is None:
+        exclude["variant"] = {"base"}
+    return _RUN_SPEC.dump_json(spec, indent=2, exclude=exclude)
 
 
 def load_spec(data: bytes) -> RunSpec:

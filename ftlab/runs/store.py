@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import dataclasses
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.methods.registry import get_method
-from ftlab.runs.directory import RunDirectory, run_directories
-from ftlab.runs.result import OPEN, RunResult, Status
+from ftlab.runs.annotations import Annotations, changed_at, read_annotations
+from ftlab.runs.comparable import Conditions, conditions_of
+from ftlab.runs.directory import RunDirectory, find_run, run_directories
+from ftlab.runs.published import PublishedRun, read_published
+from ftlab.runs.result import ANATOMY, OPEN, RunResult, Status
 from ftlab.runs.spec import RunSpec
+from ftlab.runs.table import ROW_KEYS, Origin, to_table
+from ftlab.words import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROW_KEYS = (
-    "run_id", "sweep_id", "model", "task", "method", "variant", "seed", "status",
-    "trainable_params", "total_params", "trainable_share", "peak_memory_bytes",
-    "net_peak_memory_bytes", "peak_memory_kind", "train_seconds", "tokens_per_second",
-    "adapter_bytes", "adapter_dtype", "eval_loss_before", "eval_loss_after", "score_before",
-    "score_after", "learning_rate", "dtype_policy", "device", "steps", "batch_size", "disturbed",
-    "created_at", "run_dir", "reason",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ class Run:
     spec: RunSpec
     status: Status
     result: RunResult | None
+    origin: Origin = "measured"
+    annotations: Annotations = field(default_factory=Annotations)
+    annotated_at: int = 0
 
     @property
     def run_id(self) -> str:
@@ -50,31 +52,54 @@ class Run:
             return "The worker ended without a result; its log has the last lines."
         return ""
 
+    @cached_property
+    def conditions(self) -> Conditions:
+        """What must be equal for the run to be compared; read once, as a table is made often."""
+        return conditions_of(self)
+
     def row(self) -> dict[str, Any]:
         """The run as one flat row with the keys of `ROW_KEYS`."""
-        measures = asdict(self.result.measures) if self.result else {}
+        result, spec = self.result, self.spec
+        measures = vars(result.measures) if result else {}  # all flat: no need of a deep copy
         trainable, total = measures.get("trainable_params"), measures.get("total_params")
-        spec = self.spec
+        environment = result.environment if result else {}
+        phases = result.phases if result else {}
+        anatomy = result.anatomy if result else {}
+        predicted = result.predicted_anatomy if result else {}
         values = measures | {
             "run_id": spec.run_id,
             "sweep_id": spec.sweep_id,
+            "origin": self.origin,
             "model": spec.model,
             "task": spec.task.label,
             "method": spec.method,
             "variant": spec.label,
+            "hyperparameters": _named_values(spec),
             "seed": spec.seed,
             "status": self.status,
             "trainable_share": trainable / total if trainable is not None and total else None,
-            "peak_memory_kind": self.result.memory_kind if self.result else "",
+            "peak_memory_kind": result.memory_kind if result else "",
             "learning_rate": spec.learning_rate,
+            "metric": environment.get("metric") or "",
             "dtype_policy": spec.dtype_policy,
+            "base_precision": spec.base_precision or "",
             "device": spec.device,
+            "machine": environment.get("device") or "",
             "steps": spec.settings.steps,
             "batch_size": spec.settings.batch_size,
+            "archived": self.annotations.archived,
+            "tags": ", ".join(self.annotations.tags),
+            "note": self.annotations.note,
             "created_at": spec.created_at,
             "run_dir": str(self.directory.path),
             "reason": self.reason,
+            "conditions": self.conditions,
         }
+        for phase in ("load", "evaluate", "save"):
+            values[f"{phase}_peak_bytes"] = phases[phase].peak_bytes if phase in phases else None
+        for part in ANATOMY:
+            values[f"anatomy_{part}_bytes"] = anatomy.get(part)
+            values[f"predicted_{part}_bytes"] = predicted.get(part)
         return {key: values.get(key) for key in ROW_KEYS}
 
 
@@ -87,56 +112,118 @@ class UnreadableRun:
 
 
 class RunStore:
-    """All runs of a folder. Ended runs are read once; open ones anew each time."""
+    """All runs of a folder, and those that are only looked at: recorded and imported ones.
 
-    def __init__(self, folder: Path) -> None:
+    Ended runs are read once; open ones anew each time. `recorded` is a folder of run directories
+    that come with ftlab, one folder a sweep.
+    """
+
+    def __init__(self, folder: Path, recorded: Path | None = None) -> None:
         self.folder = folder
-        self._ended: dict[str, Run] = {}
+        self.recorded = recorded
         self.unreadable: tuple[UnreadableRun, ...] = ()
+        self._ended: dict[str, Run] = {}
+        self._shipped: list[Run] | None = None
+        self._published: list[PublishedRun] = []
+        self._turn = threading.Lock()
+        self._table: tuple[list[Run | PublishedRun], pd.DataFrame] | None = None
 
     def runs(self) -> list[Run]:
-        """Every readable run, oldest first; `unreadable` then names the others."""
+        """Every readable run of the folder, oldest first; `unreadable` then names the others."""
+        with self._turn:  # a page that loads asks from all its tabs at once: files are read once
+            return self._runs()
+
+    def _runs(self) -> list[Run]:
         runs, unreadable = [], []
         known: dict[str, Run] = {}
         for directory in run_directories(self.folder):
             try:
-                run = self._ended.get(directory.run_id) or read_run(directory)
+                run = self._read(directory)
             except (FtlabError, OSError) as error:
                 unreadable.append(UnreadableRun(directory.run_id, one_line(error)))
                 continue
             if run.result is not None:
                 known[run.run_id] = run
             runs.append(run)
+        self._published, broken = read_published(self.folder)
         self._ended = known
-        self.unreadable = tuple(unreadable)
+        self.unreadable = (*unreadable, *(UnreadableRun(name, why) for name, why in broken))
         return runs
 
+    def shipped(self) -> list[Run]:
+        """The runs that come recorded with ftlab; they never change, so they are read once."""
+        if self._shipped is None:
+            folders = self.recorded.glob("*/") if self.recorded else ()
+            self._shipped = [
+                dataclasses.replace(read_run(directory), origin="recorded")
+                for folder in sorted(folders)
+                for directory in run_directories(folder)
+            ]
+        return self._shipped
+
+    def published(self) -> list[PublishedRun]:
+        """Results of others that were imported into the folder."""
+        self.runs()
+        return self._published
+
     def sweep(self, sweep_id: str) -> list[Run]:
-        return [run for run in self.runs() if run.spec.sweep_id == sweep_id]
+        """The runs of a sweep, own or recorded; none for an imported one."""
+        return [run for run in self._all() if run.spec.sweep_id == sweep_id]
+
+    def find(self, run_id: str) -> Run:
+        """The run of that id, own or recorded; raises `FtlabError` if there is none."""
+        try:
+            return read_run(find_run(self.folder, run_id))
+        except FtlabError:
+            for run in self.shipped():
+                if run.run_id == run_id:
+                    return run
+            raise
 
     def table(self, with_base: bool = False) -> pd.DataFrame:
-        """One row a run, with the columns of `ROW_KEYS`, newest sweep first."""
-        return to_table([run for run in self.runs() if with_base or not run.spec.is_base])
+        """One row a run, with the columns of `ROW_KEYS`: own ones first, newest sweep first."""
+        runs = self._all()
+        rows: list[Run | PublishedRun] = [run for run in runs if with_base or not run.spec.is_base]
+        rows += self._published
+        last = self._table
+        if last is None or last[0] != rows:  # the same runs are the same objects: quick to compare
+            last = self._table = (rows, to_table(rows))
+        return last[1].copy(deep=False)
+
+    def _all(self) -> list[Run]:
+        """Own runs, then the recorded ones; of a sweep that is both, one's own."""
+        own = self.runs()
+        sweeps = {run.spec.sweep_id for run in own}
+        return own + [run for run in self.shipped() if run.spec.sweep_id not in sweeps]
+
+    def _read(self, directory: RunDirectory) -> Run:
+        run = self._ended.get(directory.run_id)
+        if run is None or run.annotated_at != changed_at(directory.annotations_file):
+            return read_run(directory)
+        return run
 
 
 def read_run(directory: RunDirectory) -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
+    annotated = changed_at(directory.annotations_file)
     spec = directory.spec()
     if spec.variant is not None:
         get_method(spec.variant.method)  # a record of a method that is no longer known
-    status = directory.status()
-    return Run(directory, spec, status, None if status in OPEN else directory.result())
+    result = directory.result()
+    status = result.status if result is not None else directory.status()
+    if result is None and status not in OPEN:
+        result = directory.result()  # it ended between the two looks
+    return Run(
+        directory,
+        spec,
+        status,
+        result,
+        annotations=read_annotations(directory),
+        annotated_at=annotated,
+    )
 
 
-def to_table(runs: list[Run]) -> pd.DataFrame:
-    """The runs as a DataFrame: newest sweep first, within it in the order of the queue."""
-    import pandas as pd
-
-    table = pd.DataFrame([run.row() for run in runs], columns=list(ROW_KEYS))
-    numbers = [
-        "trainable_params", "total_params", "trainable_share", "peak_memory_bytes",
-        "net_peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes",
-        "eval_loss_before", "eval_loss_after", "score_before", "score_after", "learning_rate",
-    ]  # fmt: skip
-    table[numbers] = table[numbers].astype(float)
-    return table.sort_values(["sweep_id", "run_id"], ascending=[False, True], ignore_index=True)
+def _named_values(spec: RunSpec) -> str:
+    """As in "r 16, alpha 32"; empty for a base run and a method with nothing to set."""
+    values = spec.variant.values() if spec.variant else {}
+    return shorten(", ".join(f"{name} {value}" for name, value in values.items()), 200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ftlab.devices import resolve_device
@@ -14,21 +15,27 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.peft_check import check_request
+from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.validation import validate
+from ftlab.runs.validation import not_applicable, validate
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import load as load_task
 
 
-def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]:
+def plan_sweep(
+    request: SweepRequest, now: float | None = None, onto: Sequence[RunSpec] = ()
+) -> list[RunSpec]:
     """The specs of a valid request: first a base run for each base precision, then the variants.
 
     Every spec carries the same task, settings and seed, so all runs of one seed see the same
-    examples in the same order. The ids sort in the order of the queue.
+    examples in the same order. The ids sort in the order of the queue. A variant that is not
+    applicable has its specs too, but no base run is made for its sake. `onto` are the runs of a
+    sweep that these go on: they share its id, and its base runs where it has them.
     """
     created = time.time() if now is None else now
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
-    sweep_id = f"{stamp}-{secrets.token_hex(2)}"
+    sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
     device = resolve_device(request.device).id
     model = parse_model(request.model).name  # a worker's own folder is another one
     specs: list[RunSpec] = []
@@ -37,7 +44,7 @@ def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]
         variant: Variant | None, precision: BasePrecision | None, base: str | None, seed: int
     ) -> str:
         name = variant.method if variant else "-".join(filter(None, (BASE_METHOD, precision)))
-        run_id = f"{sweep_id}-{len(specs):02d}-{name}"
+        run_id = f"{sweep_id}-{len(onto) + len(specs):02d}-{name}"
         specs.append(
             RunSpec(
                 run_id=run_id,
@@ -56,28 +63,42 @@ def plan_sweep(request: SweepRequest, now: float | None = None) -> list[RunSpec]
         )
         return run_id
 
-    precisions = dict.fromkeys(variant.spec.base_precision for variant in request.variants)
-    bases = {precision: add(None, precision, None, request.seeds[0]) for precision in precisions}
+    left_out = not_applicable(request)
+    precisions = dict.fromkeys(
+        variant.base_precision for variant in request.variants if variant.label not in left_out
+    )
+    known = {spec.base_precision: spec.run_id for spec in onto if spec.is_base}
+    bases = {
+        precision: known.get(precision) or add(None, precision, None, request.seeds[0])
+        for precision in precisions
+    }
     for seed in request.seeds:
         for variant in request.variants:
-            precision = variant.spec.base_precision
-            add(variant, precision, bases[precision], seed)
+            precision = variant.base_precision
+            add(variant, precision, bases.get(precision), seed)
     return specs
 
 
-def enqueue_sweep(request: SweepRequest, runs_folder: Path) -> list[RunSpec]:
+def enqueue_sweep(
+    request: SweepRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
+) -> list[RunSpec]:
     """Checks the request and writes one run directory a run; the dispatcher takes it from there.
 
+    A variant that is not applicable is a run that has ended, with the reason as its result.
+    `onto` is as in `plan_sweep`.
     Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
     """
     errors = validate(request) or _errors_in_file(request.task)
+    if not errors:
+        request, errors = check_request(request)
     if errors:
         raise InvalidRequest(errors)
-    specs = plan_sweep(request)
+    specs = plan_sweep(request, onto=onto)
+    left_out = not_applicable(request)
     directories = [RunDirectory(runs_folder / spec.run_id) for spec in specs]
     try:
         for spec, directory in zip(specs, directories, strict=True):
-            directory.write_spec(spec)
+            directory.write_spec(spec, _ended(spec, left_out))
     except OSError as error:
         for directory in directories:
             shutil.rmtree(directory.path, ignore_errors=True)
@@ -86,6 +107,13 @@ def enqueue_sweep(request: SweepRequest, runs_folder: Path) -> list[RunSpec]:
             "free some space, make it writable, or name another with --runs-dir."
         ) from None
     return specs
+
+
+def _ended(spec: RunSpec, left_out: Mapping[str, str]) -> RunResult | None:
+    """The result of a run that is never started; `None` for one that is."""
+    if spec.label not in left_out:
+        return None
+    return RunResult("not_applicable", left_out[spec.label], finished_at=spec.created_at)
 
 
 def _errors_in_file(task: TaskReference) -> list[FieldError]:

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 
 from ftlab.devices import resolve_device
 from ftlab.errors import FieldError, FtlabError
-from ftlab.methods.variant import validate_variant
+from ftlab.methods.fit import Unfit, unfit
+from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.reference import parse_model
+from ftlab.models.shape import shape_of_model
 from ftlab.runs.spec import (
     DTYPE_POLICIES,
+    EVAL_SPLITS,
     OPTIMIZERS,
     SCHEDULES,
     SweepRequest,
     TrainingSettings,
 )
+from ftlab.runs.trackers import errors_in_trackers
 from ftlab.tasks.reference import validate as validate_task
 
 _WHOLE = {
@@ -25,6 +29,7 @@ _WHOLE = {
     "max_length": ("Maximum length", 16, 1_000_000),
     "warmup_steps": ("Warm-up steps", 0, 1_000_000),
     "eval_examples": ("Held-out examples", 1, 100_000),
+    "eval_every": ("Steps between evaluations", 0, 1_000_000),
 }
 _REAL = {
     "weight_decay": ("Weight decay", 0.0, 10.0),
@@ -63,7 +68,7 @@ def validate_settings(settings: TrainingSettings) -> list[FieldError]:
                 "or left empty for each method's own.",
             )
         )
-    return errors
+    return [*errors, *errors_in_trackers(settings.report_to)]
 
 
 def _plain(value: float) -> str:
@@ -78,6 +83,30 @@ def _model(request: SweepRequest) -> Iterator[FieldError]:
         yield FieldError("model", str(error))
 
 
+def unfit_variants(request: SweepRequest) -> list[tuple[Variant, Unfit]]:
+    """The variants that cannot be trained on the model under the settings, and why.
+
+    Those with a value that no model would take are left to `validate`. Of a model that is not on
+    this machine yet only what does not depend on its shape is known.
+    """
+    shape = shape_of_model(request.model)
+    return [
+        (variant, found)
+        for variant in request.variants
+        if not validate_variant(variant)
+        and (found := unfit(variant, shape, request.settings)) is not None
+    ]
+
+
+def not_applicable(request: SweepRequest) -> dict[str, str]:
+    """By label, why a variant is left out of the sweep, though nothing in the request is wrong."""
+    return {
+        variant.label: found.message
+        for variant, found in unfit_variants(request)
+        if found.not_applicable
+    }
+
+
 def _variants(request: SweepRequest) -> Iterator[FieldError]:
     if not request.variants:
         yield FieldError("variants", "No method is chosen; choose at least one.")
@@ -89,6 +118,11 @@ def _variants(request: SweepRequest) -> Iterator[FieldError]:
             yield FieldError("variants", f"{variant.label} is in the sweep twice; name it once.")
         elif not errors:
             seen.add(variant.label)
+    found = [why for _, why in unfit_variants(request)]
+    none_left = len(found) == len(request.variants) and all(why.not_applicable for why in found)
+    for why in found:
+        if none_left or not why.not_applicable:
+            yield FieldError(why.field or "variants", why.message)
 
 
 def _device(request: SweepRequest) -> Iterator[FieldError]:
@@ -103,6 +137,7 @@ def _choices(request: SweepRequest) -> Iterator[FieldError]:
         ("dtype_policy", request.dtype_policy, DTYPE_POLICIES),
         ("settings.schedule", request.settings.schedule, SCHEDULES),
         ("settings.optimizer", request.settings.optimizer, OPTIMIZERS),
+        ("settings.eval_split", request.settings.eval_split, EVAL_SPLITS),
     ):
         if not isinstance(value, str) or value not in known:
             yield FieldError(field, f"'{value}' is none of: {', '.join(known)}.")

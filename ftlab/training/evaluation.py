@@ -10,10 +10,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.models.generation import answer_batch, greedy_config
-from ftlab.tasks.formatting import FormattedExample
+from ftlab.tasks.encoding import EncodedSet
+from ftlab.tasks.formatting import FormattedExample, PromptFormatter
 from ftlab.tasks.spec import TaskSpec
 from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import EncodedSet, collate
+from ftlab.training.data import collate
 from ftlab.training.loss import completion_losses
 
 EVALUATION_BATCH = 16
@@ -26,14 +27,18 @@ Progress = Callable[[int, int], None]
 class Evaluation:
     """`loss` is the mean over all completion tokens, `score` the mean over the examples.
 
-    The lists are parallel to the examples; `losses` holds each example's own mean.
+    The lists are parallel to the examples; `losses` holds each example's own mean. Where no answers
+    were asked for, `score` is `None`, and `scores` and `answers` are empty. `general_loss` is the
+    mean over all tokens of the passages, `general_losses` each passage's own.
     """
 
     loss: float
-    score: float
+    score: float | None
     losses: list[float]
     scores: list[float]
     answers: list[str]
+    general_loss: float | None = None
+    general_losses: tuple[float, ...] = ()
 
 
 def evaluate(
@@ -44,28 +49,53 @@ def evaluate(
     stop_ids: Sequence[int],
     arithmetic: Arithmetic,
     progress: Progress,
+    with_answers: bool = True,
+    passages: Sequence[FormattedExample] = (),
 ) -> Evaluation:
-    """Loss by teacher forcing, then greedy answers, both in batches of like length."""
+    """Loss by teacher forcing, then greedy answers, both in batches of like length.
+
+    Before the answers the loss of the `passages` (`as_passages`), if there are any.
+    """
     was_training = model.training
     model.eval()
-    total = 2 * len(held_out.examples)
+    count = len(held_out.examples)
+    seen = count + len(passages)
+    total = seen + (count if with_answers else 0)
+    pad_id = int(tokenizer.pad_token_id)
+    general: float | None = None
+    each: list[float] = []
     try:
         with torch.inference_mode(), arithmetic.context():
             loss, losses = held_out_loss(
-                model, held_out.formatted, tokenizer.pad_token_id, lambda n: progress(n, total)
+                model, held_out.formatted, pad_id, lambda n: progress(n, total)
             )
+            if passages:
+                general, each = held_out_loss(
+                    model, passages, pad_id, lambda n: progress(count + n, total)
+                )
+            if not with_answers:
+                return Evaluation(loss, None, losses, [], [], general, tuple(each))
             answers = _answers(
                 model,
                 tokenizer,
                 held_out.formatted,
                 task.max_new_tokens,
                 stop_ids,
-                lambda n: progress(len(losses) + n, total),
+                lambda n: progress(seen + n, total),
             )
     finally:
         model.train(was_training)
     scores = task.metric.score_each(held_out.examples, answers)
-    return Evaluation(loss, sum(scores) / len(scores), losses, scores, answers)
+    score = sum(scores) / len(scores)
+    return Evaluation(loss, score, losses, scores, answers, general, tuple(each))
+
+
+def as_passages(formatter: PromptFormatter, texts: Sequence[str]) -> list[FormattedExample]:
+    """Plain texts as the model reads them, without a template; every token carries loss.
+
+    All but the first of each, which nothing comes before.
+    """
+    return [FormattedExample("", text, (), tuple(formatter.plain_ids(text))) for text in texts]
 
 
 def _batches_of_like_length(lengths: Sequence[int]) -> list[list[int]]:

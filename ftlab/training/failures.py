@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-from ftlab.errors import FtlabError, one_line
+from ftlab.errors import Diverged, FtlabError, NotApplicable, one_line
 from ftlab.runs.result import FinalStatus
 
 _SMALLER = (
@@ -32,6 +32,10 @@ def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
         return "failed", (
             f"The disk is full{during}: nothing more could be written. Free space and run again."
         )
+    if isinstance(error, Diverged):
+        return "diverged", one_line(error)
+    if isinstance(error, NotApplicable):
+        return "not_applicable", one_line(error)
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
     return "failed", f"Failed{during}: {one_line(error)[:400]} (the log has the traceback)."

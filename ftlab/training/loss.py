@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from ftlab.errors import FtlabError
-from ftlab.models.generation import virtual_tokens
+from ftlab.models.generation import soft_outputs
 from ftlab.training.data import IGNORED, Batch
 
 LOGITS_AT_ONCE = 1 << 25
@@ -45,7 +45,7 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         )
     # No attention mask: a causal model's tokens never see the padding, which is on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
-    soft = virtual_tokens(model)
+    soft = soft_outputs(model)
     if _keeps_chosen_logits(model):
         keep = F.pad(predicts, (soft, 0), value=False)
         losses = _kept_losses(model, inputs, keep, targets)

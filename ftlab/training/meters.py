@@ -6,7 +6,7 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,25 +149,64 @@ class PhaseMeter:
     report: Callable[[dict[str, Any]], None]
     phases: dict[str, PhaseMeasure] = field(default_factory=dict)
     current: str = ""
+    _parts: list[PeakReading] = field(default_factory=list)  # of this phase, up to each pause
+    _paused_seconds: float = 0.0
+    _left_behind: int = 0  # bytes that pauses have left in use
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
         """Times the block and takes its memory peak, also when it raises."""
         self.current = phase
         self.report({"event": "phase", "phase": phase})
+        self._parts, self._paused_seconds, self._left_behind = [], 0.0, 0
         start_bytes = self.memory.start()
         began = time.perf_counter()
         try:
             yield
         finally:
-            reading = self.memory.read()
+            reading = self._reading()
+            parts = [*self._parts, reading]
             self.phases[phase] = PhaseMeasure(
-                seconds=time.perf_counter() - began,
+                seconds=time.perf_counter() - began - self._paused_seconds,
                 start_bytes=start_bytes,
-                peak_bytes=reading.peak,
-                reserved_bytes=reading.reserved,
+                peak_bytes=_highest(part.peak for part in parts),
+                reserved_bytes=_highest(part.reserved for part in parts),
                 process_bytes=reading.process,
             )
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Keeps the block out of the phase that is being measured: its time and its memory.
+
+        What the block leaves in use (buffers that a library keeps for shapes it has met, say) is
+        taken off the peaks that come after it.
+        """
+        began = time.perf_counter()
+        self._parts.append(self._reading())
+        before = self.memory.start()
+        try:
+            yield
+        finally:
+            after = self.memory.start()
+            if before is not None and after is not None:
+                self._left_behind += max(0, after - before)
+            self._paused_seconds += time.perf_counter() - began
+
+    def _reading(self) -> PeakReading:
+        """The reading without what pauses have left behind."""
+        reading = self.memory.read()
+        return PeakReading(
+            None if reading.peak is None else reading.peak - self._left_behind,
+            None if reading.reserved is None else reading.reserved - self._left_behind,
+            reading.process,
+        )
+
+
+def _highest(values: Iterable[int | None]) -> int | None:
+    """`None` unless every value is known: a peak of some parts is no peak of the whole."""
+    known = list(values)
+    numbers = [value for value in known if value is not None]
+    return max(numbers) if len(numbers) == len(known) else None
 
 
 DISTURBED_ABOVE = 0.15

@@ -4,42 +4,79 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.errors import FtlabError
+from ftlab.methods.fit import unfit_for_model
+from ftlab.methods.peft_rules import CONVERTED_INITS
+from ftlab.methods.shape import ModelShape, shape_from
+from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
+from ftlab.models.trained_weights import FACTS, save_trained_weights
 from ftlab.runs.spec import DtypePolicy
 from ftlab.training.arithmetic import compute_adapters_in_low_precision
 
+_CONVERSION = "path_initial_model_for_weight_conversion"
+_SHIPPED_CONFIGS = ("adapter_config.json", "config.json", FACTS)
+
 
 def apply_method(
-    base: PreTrainedModel, variant: Variant, policy: DtypePolicy, gradient_checkpointing: bool
+    base: PreTrainedModel,
+    variant: Variant,
+    policy: DtypePolicy,
+    gradient_checkpointing: bool,
+    plan: RunPlan,
+    adapters_in_fp32: bool = True,
 ) -> PreTrainedModel | PeftModel:
-    """The model ready to train: an adapter laid over the base, or the base with all weights free.
+    """The model ready to train: an adapter laid over the base, or some of its weights free.
 
-    Raises `FtlabError` if the method does not fit the model (layers that it lacks, say).
+    Raises `NotApplicable` if the model cannot be trained with the method, `FtlabError` if a
+    setting does not fit it (layers that it lacks, say).
     """
-    method = variant.spec
+    method, values = variant.spec, variant.values()
+    found = unfit_for_model(variant, shape_of(base))
+    if found:
+        found.refuse()
     if method.peft_config is None:
-        method.select_trainable(base)
+        method.select_trainable(base, values)
+        if gradient_checkpointing and not method.ships_whole_model:
+            base.enable_input_require_grads()
         return base
     # No prepare_model_for_kbit_training: it turns a 4-bit base's embeddings and norms to fp32, but
     # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation. On a
     # GPU without bf16 both have fp16 between their layers; `mixed` has fp32.
     if gradient_checkpointing:
         base.enable_input_require_grads()
-    config = method.peft_config(variant.values())
+    config: Any = method.peft_config(values, plan)
     config.base_model_name_or_path = base.name_or_path
     try:
-        model = get_peft_model(base, config)
-    except ValueError as error:
-        raise FtlabError(f"{method.label} does not fit this model: {error}") from error
+        model = get_peft_model(base, config, autocast_adapter_dtype=adapters_in_fp32)
+    except (ValueError, TypeError) as error:
+        raise FtlabError(f"{variant.label} does not fit this model: {error}") from error
+    if getattr(config, "tokenizer_name_or_path", None):
+        config.tokenizer_name_or_path = base.name_or_path  # what is saved names no path
     if policy != "fp32":
         compute_adapters_in_low_precision(model)
     return model
+
+
+def shape_of(model: PreTrainedModel) -> ModelShape:
+    """The loaded model's shape; a weight in fewer bits counts with the size that it stands for."""
+    layers = {
+        f"{name}.weight": (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    weights = {
+        name: layers.get(name, tuple(parameter.shape))
+        for name, parameter in model.named_parameters()
+    }
+    return shape_from(weights, model.config.to_dict())
 
 
 def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
@@ -55,16 +92,44 @@ def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
     return trainable, total
 
 
+def save_initial(model: PreTrainedModel | PeftModel, folder: Path) -> Path | None:
+    """Keeps the adapter as it starts where the base's weights were changed to go with it.
+
+    With it PEFT can save the trained one as plain LoRA, which goes with the base as it was.
+    Returns the folder, or `None` where the base was left alone.
+    """
+    if not isinstance(model, PeftModel):
+        return None
+    config: Any = model.active_peft_config
+    start = str(getattr(config, "init_lora_weights", "")).lower()
+    if not start.startswith(CONVERTED_INITS):
+        return None
+    model.save_pretrained(str(folder))
+    return folder
+
+
 def save_result(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, target: Path
+    model: PreTrainedModel | PeftModel,
+    variant: Variant,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    initial: Path | None = None,
 ) -> None:
-    """Writes the adapter (or the whole model) as safetensors; the folder appears complete."""
+    """Writes what the run gave as safetensors: the adapter, the weights that learnt, or the model.
+
+    The folder appears complete. `initial` is what `save_initial` returned.
+    """
     temporary = target.with_name(f".{target.name}.partial")  # RunDirectory.partial_adapter
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(str(temporary), safe_serialization=True)
-        if not isinstance(model, PeftModel):
+        if isinstance(model, PeftModel):
+            converted: dict[str, Any] = {} if initial is None else {_CONVERSION: str(initial)}
+            model.save_pretrained(str(temporary), safe_serialization=True, **converted)
+        elif variant.spec.ships_whole_model:
+            model.save_pretrained(str(temporary), safe_serialization=True)
             tokenizer.save_pretrained(temporary)
+        else:
+            save_trained_weights(model, variant.method, temporary)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -75,7 +140,7 @@ def shipped_bytes(folder: Path) -> int:
     return sum(
         path.stat().st_size
         for path in folder.iterdir()
-        if path.suffix == ".safetensors" or path.name in ("adapter_config.json", "config.json")
+        if path.suffix == ".safetensors" or path.name in _SHIPPED_CONFIGS
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,40 @@ import torch
 from transformers import set_seed
 
 from ftlab.devices import cpu_count
-from ftlab.methods.registry import get_method
+from ftlab.errors import Diverged, one_line
+from ftlab.methods.fit import unfit
+from ftlab.methods.spec import RunPlan
 from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
+from ftlab.models.shape import shape_of_model
 from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.result import Measures, RunResult
-from ftlab.runs.spec import RunSpec
+from ftlab.runs.spec import EVAL_SPLITS, RunSpec
+from ftlab.tasks import general_text
+from ftlab.tasks.encoding import encode
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import load as load_task
+from ftlab.training.anatomy import measure_anatomy
 from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import OrderedExamples, collate, encode, training_order
+from ftlab.training.curve import CurvePoints, curve_examples
+from ftlab.training.data import OrderedExamples, collate
 from ftlab.training.environment import describe_environment
-from ftlab.training.evaluation import Evaluation, evaluate
+from ftlab.training.evaluation import as_passages, evaluate
 from ftlab.training.meters import DISTURBED_ABOVE, LoadMeter, PhaseMeter, memory_meter
 from ftlab.training.model import (
     apply_method,
     count_parameters,
+    save_initial,
     save_result,
     saved_dtype,
     shipped_bytes,
     torch_device,
 )
-from ftlab.training.trainer import effective_warmup, train, training_arguments
+from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
+from ftlab.training.tracking import CarefulTracker, make_trackers
+from ftlab.training.trainer import StepMeter, effective_warmup, is_astray, train, training_arguments
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -47,6 +59,9 @@ class RunRecord:
     measures: Measures = field(default_factory=Measures)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    general_losses: tuple[float, ...] = ()
+    anatomy: dict[str, int] = field(default_factory=dict)
+    longest: BatchSize | None = None
     meter: PhaseMeter | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -65,6 +80,8 @@ class RunRecord:
             measures=self.measures,
             phases=self.meter.phases if self.meter else {},
             memory_kind=self.meter.memory.kind if self.meter else "",
+            anatomy=self.anatomy,
+            general_losses=self.general_losses,
             environment=self.environment,
             notes=tuple(self.notes),
             finished_at=time.time(),
@@ -73,6 +90,13 @@ class RunRecord:
 
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
     """Does the run and fills the record. Raises whatever stops it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _execute(spec, directory, record, report, Path(scratch))
+
+
+def _execute(
+    spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report, scratch: Path
+) -> None:
     device = torch_device(spec.device)
     torch.set_num_threads(cpu_count())
     set_seed(spec.seed)
@@ -82,12 +106,17 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
 
     # Everything that is no model comes first, so that "before the model" holds it.
     source = resolve_model(spec.model, say=print)
+    if spec.variant is not None:
+        found = unfit(spec.variant, shape_of_model(spec.model), spec.settings)
+        if found:  # a model that was not here when the run was queued
+            found.refuse()
     if source.reference.kind == "bundled":
         record.note(QUALITY_NOTE)
     task, data = load_task(spec.task)
     record.environment |= {
         "model_hash": source.fingerprint(),
         "data_hash": data.fingerprint(),
+        GENERAL_TEXT_HASH: general_text.fingerprint(),
         "metric": task.metric.label,
     }
     for sentence in data.notes:
@@ -98,15 +127,25 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
         record.note("The model has no chat template: turns are plain paragraphs.")
     length = spec.settings.max_length
     training = encode(formatter, data.train, length, "training")
-    held_out = encode(formatter, data.held_out[: spec.settings.eval_examples], length, "held-out")
+    split = EVAL_SPLITS[spec.settings.eval_split]
+    measured = data.tuning if spec.settings.eval_split == "tuning" else data.held_out
+    held_out = encode(formatter, measured[: spec.settings.eval_examples], length, split)
+    passages = as_passages(formatter, general_text.PASSAGES)
     record.note(training.note("training", length))
-    record.note(held_out.note("held-out", length))
+    record.note(held_out.note(split, length))
 
     if len(held_out.examples) < spec.settings.eval_examples and not held_out.dropped:
         record.note(
-            f"The task has {len(held_out.examples)} held-out examples, so that many were scored, "
+            f"The task has {len(held_out.examples)} {split} examples, so that many were scored, "
             f"not {spec.settings.eval_examples}."
         )
+    if spec.settings.eval_split == "tuning":
+        record.note("Measured on the tuning examples, which are for choosing settings.")
+    if not spec.settings.eval_answers:
+        record.note("Only the loss was measured: no answers were generated, so there is no score.")
+    trackers = (
+        [] if spec.is_base else make_trackers(spec.settings.report_to, directory.path, record.note)
+    )
     before_model = meter.memory.start()
     record.set(before_model_bytes=before_model)
     with meter.measure("load"):
@@ -116,27 +155,69 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
         )
         if spec.variant is not None:
             model = apply_method(
-                model, spec.variant, spec.dtype_policy, spec.settings.gradient_checkpointing
+                model,
+                spec.variant,
+                spec.dtype_policy,
+                spec.settings.gradient_checkpointing,
+                RunPlan(spec.settings.steps, str(source.folder)),
             )
+            initial = save_initial(model, scratch / "initial")
+    measured_on = partial(
+        evaluate, model, tokenizer, task=task, stop_ids=formatter.stop_ids(),
+        arithmetic=arithmetic, with_answers=spec.settings.eval_answers,
+    )  # fmt: skip
     if spec.variant is not None:
-        _train(spec, record, model, training, tokenizer.pad_token_id, arithmetic, report)
+        points = CurvePoints(
+            spec.settings.eval_every,
+            spec.settings.steps,
+            lambda: measured_on(curve_examples(held_out), progress=lambda done, total: None),
+            meter,
+            report,
+        )
+        if spec.settings.eval_every:
+            report_untouched(spec, directory.path.parent, curve_examples(held_out), report)
+        _train(
+            spec, record, model, training, tokenizer.pad_token_id, arithmetic, report, trackers,
+            scratch, points.after_step,
+        )  # fmt: skip
     else:
         record.set(total_params=count_parameters(model)[1], trainable_params=0)
 
     with meter.measure("evaluate"):
-        evaluation = evaluate(
-            model,
-            tokenizer,
+        evaluation = measured_on(
             held_out,
-            task,
-            formatter.stop_ids(),
-            arithmetic,
-            lambda done, total: report({"event": "evaluate", "done": done, "total": total}),
+            progress=lambda done, total: report(
+                {"event": "evaluate", "done": done, "total": total}
+            ),
+            passages=passages if spec.settings.eval_answers else (),
         )
-    _record_evaluation(spec, directory, record, held_out.examples, evaluation, task)
+    start = record.measures.train_loss_first
+    if start is not None and is_astray(evaluation.loss, start):
+        raise Diverged(
+            f"The held-out loss after the last step is {evaluation.loss:.2f}, that of the first "
+            f"training step was {start:.2f} (learning rate {spec.learning_rate:g}); "
+            "lower the learning rate."
+        )
+    record.general_losses = evaluation.general_losses
+    if spec.is_base:
+        quality = base_quality(held_out, evaluation, task)
+    else:
+        quality = run_quality(
+            spec,
+            directory.path.parent,
+            general_text.fingerprint(),
+            held_out,
+            [passage.length - 1 for passage in passages],
+            evaluation,
+            task,
+        )
+    record.set(**quality.measures)
+    for sentence in quality.notes:
+        record.note(sentence)
+    write_json_lines(directory.samples_file, quality.rows)
     if spec.variant is not None:
         with meter.measure("save"):
-            save_result(model, tokenizer, directory.adapter)
+            save_result(model, spec.variant, tokenizer, directory.adapter, initial)
         record.set(
             adapter_bytes=shipped_bytes(directory.adapter),
             adapter_dtype=saved_dtype(directory.adapter),
@@ -151,9 +232,13 @@ def _train(
     pad_id: int,
     arithmetic: Arithmetic,
     report: Report,
+    trackers: Sequence[CarefulTracker],
+    scratch: Path,
+    after_step: Callable[[int], None],
 ) -> None:
     settings = spec.settings
     assert record.meter is not None
+    assert spec.variant is not None
     assert spec.learning_rate is not None
     order = training_order(
         [example.length for example in training.formatted],
@@ -161,32 +246,50 @@ def _train(
         settings.batch_size * settings.accumulation,
         spec.seed,
     )
-    load, memory = LoadMeter(), record.meter.memory
-    with tempfile.TemporaryDirectory() as scratch, record.meter.measure("train"):
-        arguments = training_arguments(
-            settings, spec.learning_rate, spec.seed, arithmetic, Path(scratch)
+    examples = OrderedExamples(training.formatted, order)
+    record.longest, longest = longest_batch(training.formatted, order, settings.batch_size)
+    record.environment["order_hash"] = examples.fingerprint()
+    load, memory, steps = LoadMeter(), record.meter.memory, StepMeter()
+    try:
+        with record.meter.measure("train"):
+            arguments = training_arguments(
+                settings, spec.learning_rate, spec.seed, arithmetic, scratch, spec.run_id
+            )
+            trainer, _ = train(
+                model,
+                spec.variant,
+                examples,
+                arguments,
+                arithmetic,
+                lambda examples: collate(examples, pad_id),
+                lambda event: report(event | {"memory_bytes": memory.now()}),
+                trackers,
+                steps,
+                after_step,
+            )
+            model.zero_grad(set_to_none=True)
+    except Diverged:
+        _record_size(record, model)
+        record.set(
+            steps_done=len(steps.losses),
+            train_loss_first=steps.losses[0] if steps.losses else None,
+            train_loss_last=steps.losses[-1] if steps.losses else None,
         )
-        trainer, steps = train(
-            model,
-            OrderedExamples(training.formatted, order),
-            arguments,
-            arithmetic,
-            lambda examples: collate(examples, pad_id),
-            lambda event: report(event | {"memory_bytes": memory.now()}),
-        )
-        # Counted here because some methods freeze weights only when the optimizer is made.
-        trainable, total = count_parameters(model)
-        model.zero_grad(set_to_none=True)
-        trainer.optimizer = trainer.lr_scheduler = None
+        raise
     own, others = load.read()
-    phase = record.meter.phases["train"]
-    before = record.measures.before_model_bytes
+    assert trainer.optimizer is not None
+    batch = collate([training.formatted[index] for index in longest], pad_id)
+    try:
+        record.anatomy = measure_anatomy(
+            model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
+        )
+    except torch.OutOfMemoryError as error:
+        record.note(f"What the peak was made of could not be measured: {one_line(error)}")
+        model.zero_grad(set_to_none=True)
+    trainer.optimizer = trainer.lr_scheduler = None
     disturbed = arithmetic.device.type == "cpu" and others > DISTURBED_ABOVE
+    _record_size(record, model)
     record.set(
-        trainable_params=trainable,
-        total_params=total,
-        peak_memory_bytes=phase.peak_bytes,
-        net_peak_memory_bytes=_above(phase.peak_bytes, before),
         train_seconds=steps.total_seconds,
         first_step_seconds=steps.seconds[0],
         step_seconds=steps.step_seconds,
@@ -206,6 +309,22 @@ def _train(
         )
     for sentence in notes_on_settings(spec, arithmetic):
         record.note(sentence)
+
+
+def _record_size(record: RunRecord, model: Any) -> None:
+    """Parameters and the peak of the training phase, once that is over.
+
+    Not before, because some methods freeze weights only when the optimizer is made.
+    """
+    assert record.meter is not None
+    trainable, total = count_parameters(model)
+    peak = record.meter.phases["train"].peak_bytes
+    record.set(
+        trainable_params=trainable,
+        total_params=total,
+        peak_memory_bytes=peak,
+        net_peak_memory_bytes=_above(peak, record.measures.before_model_bytes),
+    )
 
 
 def _above(peak: int | None, start: int | None) -> int | None:
@@ -232,53 +351,9 @@ def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
         )
     if arithmetic.needs_grad_scaler:
         notes.append("This GPU has no bf16: products are computed in fp16 with scaled gradients.")
-    method = get_method(spec.method)
-    if method.base_precision == "nf4":
+    if spec.base_precision == "nf4":
         notes.append(
             "Only the linear layers of a 4-bit base are quantised, not its embeddings, "
             "so a small model saves a smaller share of memory than a large one."
         )
     return notes
-
-
-def _record_evaluation(
-    spec: RunSpec,
-    directory: RunDirectory,
-    record: RunRecord,
-    examples: Any,
-    evaluation: Evaluation,
-    task: Any,
-) -> None:
-    """Writes samples.jsonl and the before and after numbers.
-
-    A run takes its "before" from its sweep's base run; the base run is its own.
-    """
-    base_rows: dict[int, dict[str, Any]] = {}
-    if spec.is_base:
-        record.set(eval_loss_before=evaluation.loss, score_before=evaluation.score)
-    else:
-        record.set(eval_loss_after=evaluation.loss, score_after=evaluation.score)
-        base = RunDirectory(directory.path.parent / str(spec.base_run_id))
-        base_result = base.result() if spec.base_run_id else None
-        if base_result is not None and base_result.status == "done":
-            record.set(
-                eval_loss_before=base_result.measures.eval_loss_before,
-                score_before=base_result.measures.score_before,
-            )
-            base_rows = {row["index"]: row for row in base.samples()}
-        else:
-            record.note("The base run gave no numbers, so there is nothing to compare with.")
-    when = "before" if spec.is_base else "after"
-    rows = []
-    for index, example in enumerate(examples):
-        row = {
-            "index": index,
-            "prompt": [{"role": m.role, "content": m.content} for m in example.prompt],
-            "reference": example.completion,
-            f"answer_{when}": evaluation.answers[index],
-            f"score_{when}": evaluation.scores[index],
-            f"loss_{when}": evaluation.losses[index],
-            f"verdict_{when}": task.metric.describe(example, evaluation.answers[index]),
-        }
-        rows.append({k: v for k, v in base_rows.get(index, {}).items() if k not in row} | row)
-    write_json_lines(directory.samples_file, rows)

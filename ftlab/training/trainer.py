@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     Trainer,
@@ -20,11 +22,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from ftlab.errors import FtlabError
+from ftlab.errors import Diverged
+from ftlab.methods.variant import Variant
 from ftlab.runs.spec import TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch, OrderedExamples
+from ftlab.training.hooks import added_loss, after_optimizer_step, own_optimizer
 from ftlab.training.loss import completion_losses
+from ftlab.training.tracking import PROJECT, CarefulTracker
 
 OPTIMIZER_NAMES = {
     "adamw": "adamw_torch_fused",
@@ -45,12 +50,31 @@ class FairTrainer(Trainer):
     batches of 2 gives the gradient of one batch of 8.
     """
 
-    def __init__(self, *, arithmetic: Arithmetic, **options: Any) -> None:
+    def __init__(self, *, variant: Variant, arithmetic: Arithmetic, **options: Any) -> None:
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the step
+        self._variant = variant
         self._arithmetic = arithmetic
         self.real_tokens = 0
         self.padded_tokens = 0
+        self.added_loss = 0.0
+        """What the method itself has added to the loss of all steps so far."""
+
+    @property
+    def _learner(self) -> nn.Module:
+        assert isinstance(self.model, nn.Module)
+        return self.model
+
+    def after_optimizer_step(self, step: int) -> None:
+        after_optimizer_step(self._learner, step)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The method's own optimizer where it has one; else the Trainer's."""
+        if self.optimizer is None:
+            chosen, options = self.get_optimizer_cls_and_kwargs(self.args)
+            options |= {"weight_decay": self.args.weight_decay}
+            self.optimizer = own_optimizer(self._variant, self._learner, chosen, options)
+        return super().create_optimizer(model)
 
     def _get_train_sampler(self, *args: Any) -> Sampler[int]:
         return SequentialSampler(cast(OrderedExamples, self.train_dataset))
@@ -67,7 +91,13 @@ class FairTrainer(Trainer):
         with self._arithmetic.context():
             losses, _ = completion_losses(model, inputs)
         items = losses.numel() if num_items_in_batch is None else num_items_in_batch
-        return losses.sum() / items
+        loss = losses.sum() / items
+        added = added_loss(model)
+        if added is None:
+            return loss
+        added = added / self.args.gradient_accumulation_steps
+        self.added_loss += float(added.detach())
+        return loss + added
 
 
 @dataclass
@@ -103,12 +133,15 @@ class MeteringCallback(TrainerCallback):
         meter: StepMeter,
         synchronise: Callable[[], None],
         report: Callable[[dict[str, Any]], None],
+        after_step: Callable[[int], None],
     ) -> None:
         self._meter = meter
+        self._after_step = after_step
         self._synchronise = synchronise
         self._report = report
         self._began = 0.0
         self._tokens_before = 0
+        self._added_before = 0.0
         self.trainer: FairTrainer | None = None
 
     def on_step_begin(
@@ -116,6 +149,12 @@ class MeteringCallback(TrainerCallback):
     ) -> None:
         self._synchronise()
         self._began = time.perf_counter()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.trainer is not None
+        self.trainer.after_optimizer_step(state.global_step + 1)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -136,14 +175,17 @@ class MeteringCallback(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        loss, rate = float(logs["loss"]), float(logs["learning_rate"])
+        assert self.trainer is not None
+        added = self.trainer.added_loss - self._added_before
+        self._added_before = self.trainer.added_loss
+        loss, rate = float(logs["loss"]) - added, float(logs["learning_rate"])
         step = state.global_step
         # A gradient scaler finds its scale by overflowing, and skips those steps.
         norm = 0.0 if args.fp16 else float(logs.get("grad_norm") or 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
-            raise FtlabError(
-                f"The {what} is not a number at step {step} (learning rate {rate:g}); "
+            raise Diverged(
+                f"The {what} is not a number at step {step} (learning rate {rate:.3g}); "
                 "lower the learning rate, or use the fp32 dtype policy."
             )
         self._meter.losses.append(loss)
@@ -157,6 +199,31 @@ class MeteringCallback(TrainerCallback):
                 "seconds": self._meter.seconds[-1],
             }
         )
+        if has_diverged(self._meter.losses):
+            now = sum(self._meter.losses[-DIVERGED_STEPS:]) / DIVERGED_STEPS
+            raise Diverged(
+                f"The loss rose from {self._meter.losses[0]:.2f} to {now:.2f} by step {step} "
+                f"(learning rate {rate:.3g}); lower the learning rate."
+            )
+        self._after_step(step)
+
+
+DIVERGED_FACTOR, DIVERGED_NATS, DIVERGED_STEPS = 2.0, 2.0, 5
+"""A run has diverged where the mean loss of so many steps is so many times that of the first step,
+and so many nats above it as well: a single batch may well be twice as hard as another."""
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether the last losses lie far above the first one."""
+    if len(losses) <= DIVERGED_STEPS:
+        return False
+    return is_astray(sum(losses[-DIVERGED_STEPS:]) / DIVERGED_STEPS, losses[0])
+
+
+def is_astray(loss: float, start: float) -> bool:
+    """Whether a mean loss is no number, or so far above where it began that the run diverged."""
+    far = loss > DIVERGED_FACTOR * start and loss > start + DIVERGED_NATS
+    return far or not math.isfinite(loss)
 
 
 def effective_warmup(settings: TrainingSettings) -> int:
@@ -170,8 +237,12 @@ def training_arguments(
     seed: int,
     arithmetic: Arithmetic,
     scratch: Path,
+    run_name: str | None = None,
 ) -> TrainingArguments:
-    """Our settings in the Trainer's words; nothing is saved, reported or evaluated by it."""
+    """Our settings in the Trainer's words; nothing is saved or evaluated by it.
+
+    `report_to` stays empty: `ftlab.training.tracking` makes the callbacks that it would make.
+    """
     on_cpu = arithmetic.device.type == "cpu"
     return TrainingArguments(
         output_dir=str(scratch),
@@ -195,6 +266,9 @@ def training_arguments(
         save_strategy="no",
         eval_strategy="no",
         report_to=[],
+        run_name=run_name,
+        project=PROJECT,
+        trackio_static_space_id=False,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
@@ -203,25 +277,39 @@ def training_arguments(
 
 def train(
     model: nn.Module,
+    variant: Variant,
     examples: OrderedExamples,
     arguments: TrainingArguments,
     arithmetic: Arithmetic,
     collator: Callable[..., Batch],
     report: Callable[[dict[str, Any]], None],
+    trackers: Sequence[CarefulTracker] = (),
+    meter: StepMeter | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[FairTrainer, StepMeter]:
-    """Runs the steps. Raises `FtlabError` if the loss or the gradient is no longer a number."""
-    meter = StepMeter()
-    callback = MeteringCallback(meter, lambda: synchronise(arithmetic.device), report)
+    """Runs the steps. Raises `Diverged` if a loss or gradient is no number, or far too high.
+
+    `meter` is filled step by step, so that one's own survives an error. `after_step(step)` is
+    called between the steps, outside of their time.
+    """
+    meter = StepMeter() if meter is None else meter
+    synchronised = partial(synchronise, arithmetic.device)
+    callback = MeteringCallback(meter, synchronised, report, after_step)
     trainer = FairTrainer(
+        variant=variant,
         arithmetic=arithmetic,
         model=model,
         args=arguments,
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[callback],
+        callbacks=[callback, *trackers],
     )
     callback.trainer = trainer
-    trainer.train()
+    try:
+        trainer.train()
+    finally:
+        for tracker in trackers:  # of a run that fails, the Trainer does not say that it ended
+            tracker.on_train_end(trainer.args, trainer.state, trainer.control)
     return trainer, meter
 
 

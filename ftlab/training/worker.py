@@ -23,6 +23,7 @@ from ftlab.runs.process import start_time
 from ftlab.runs.result import RunResult
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 from ftlab.runs.spec import RunSpec
+from ftlab.runs.trackers import trackio_folder
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
     _log_to(directory.log_file)
-    _set_environment(spec)
+    _set_environment(spec, directory.path.parent)
     with directory.metrics_file.open("a", encoding="utf-8", buffering=1) as metrics:
         report = _reporter(metrics)
         report(
@@ -73,17 +74,18 @@ def _run(spec: RunSpec, directory: RunDirectory, report: Any, began: float) -> R
     """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
     with lasting_imports():
         from ftlab.training.failures import explain
+        from ftlab.training.prediction import with_prediction
         from ftlab.training.run import RunRecord, execute
 
     record = RunRecord(began=began)
     try:
         execute(spec, directory, record, report)
-        return record.result("done")
+        result = record.result("done")
     except BaseException as error:
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        status, reason = explain(error, phase)
-        return record.result(status, reason)
+        result = record.result(*explain(error, phase))
+    return with_prediction(result, spec, record.longest)
 
 
 def _reporter(file: Any) -> Any:
@@ -107,16 +109,20 @@ def _log_to(file: Path) -> None:
     os.close(handle)
 
 
-def _set_environment(spec: RunSpec) -> None:
+def _set_environment(spec: RunSpec, runs_folder: Path) -> None:
     """What libraries read when they are imported, so it must come before them."""
     prepare_for_libraries(spec.device)
+    to_space = False
+    if "trackio" in spec.settings.report_to:
+        os.environ.setdefault("TRACKIO_DIR", str(trackio_folder(runs_folder)))
+        to_space = "TRACKIO_SPACE_ID" in os.environ  # the person wants it to go there
     from ftlab.models.reference import parse_model
 
     try:
         local = parse_model(spec.model).kind != "hub"
     except FtlabError:
         return  # said again, and recorded, when the model is loaded
-    if local and spec.task.kind != "hub":
+    if local and spec.task.kind != "hub" and not to_space:
         os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
 
 

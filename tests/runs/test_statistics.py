@@ -25,6 +25,17 @@ def test_the_interval_agrees_with_the_normal_one_for_many_examples() -> None:
     assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.015)
 
 
+def test_weights_make_every_mean_a_weighted_one() -> None:
+    before, after = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]
+    assert paired_interval(before, after, weights=[2, 2, 2]) == paired_interval(before, after)
+    halves = [1.0] * 20 + [0.0] * 20
+    mean, low, high = paired_interval([0.0] * 40, halves, weights=[9] * 20 + [1] * 20)
+    assert mean == pytest.approx(0.9)
+    assert 0.75 < low < 0.9 < high < 1.0, "an unweighted one would end below 0.7"
+    with pytest.raises(ValueError, match="2 weights do not go with 3 examples"):
+        paired_interval(before, after, weights=[1, 1])
+
+
 def test_unlike_lists_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="cannot be paired"):
         paired_interval([1.0], [1.0, 2.0])

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from ftlab.runs.store import ROW_KEYS, RunStore, read_run
+from ftlab.runs.store import RunStore, read_run
+from ftlab.runs.table import ROW_KEYS
 from tests.fakes import SWEEP, make_run, make_sweep, make_unreadable
 
 
@@ -109,3 +110,34 @@ def test_a_folder_that_is_not_there_is_an_empty_table(tmp_path):
 def test_the_reason_of_an_interrupted_run_points_to_its_log(tmp_path):
     run = read_run(make_run(tmp_path, status="interrupted"))
     assert "log" in run.reason
+
+
+def test_recorded_runs_are_looked_at_but_are_no_part_of_the_folder(tmp_path):
+    own, shipped = tmp_path / "runs", tmp_path / "recorded"
+    own.mkdir()
+    make_run(own, "lora")
+    make_sweep(shipped / "sample", sweep_id="20260101-000000-aaaa")
+    store = RunStore(own, shipped)
+    assert len(store.runs()) == 1
+    table = store.table()
+    assert table["origin"].tolist() == ["measured", *["recorded"] * (len(table) - 1)]
+    assert {run.origin for run in store.sweep("20260101-000000-aaaa")} == {"recorded"}
+
+
+def test_a_recorded_run_is_found_by_its_id(tmp_path):
+    directory = make_run(tmp_path / "recorded" / "sample", "lora")
+    store = RunStore(tmp_path / "runs", tmp_path / "recorded")
+    assert store.find(directory.run_id).origin == "recorded"
+
+
+def test_a_recorded_folder_that_is_not_there_is_no_run(tmp_path):
+    assert RunStore(tmp_path, tmp_path / "none").table().empty
+
+
+def test_a_sweep_of_ones_own_that_was_also_recorded_is_there_once(tmp_path):
+    make_sweep(tmp_path / "runs")
+    make_sweep(tmp_path / "recorded" / "sample")
+    store = RunStore(tmp_path / "runs", tmp_path / "recorded")
+    assert {run.origin for run in store.sweep(SWEEP)} == {"measured"}
+    assert set(store.table()["origin"]) == {"measured"}
+    assert store.find(store.runs()[0].run_id).origin == "measured"

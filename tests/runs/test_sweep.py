@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.methods import fit
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.runs import directory
 from ftlab.runs.directory import RunDirectory, run_directories
+from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
 from ftlab.runs.sweep import enqueue_sweep, plan_sweep
 from ftlab.tasks.custom import ColumnMapping
@@ -73,8 +76,8 @@ def test_a_spec_with_an_unknown_field_at_any_depth_is_refused_by_name(field: str
 def test_queued_runs_are_on_disk_before_the_function_returns(tmp_path: Path) -> None:
     specs = enqueue_sweep(REQUEST, tmp_path / "runs")
     found = run_directories(tmp_path / "runs")
-    assert [directory.run_id for directory in found] == [spec.run_id for spec in specs]
-    assert {directory.status() for directory in found} == {"queued"}
+    assert [run.run_id for run in found] == [spec.run_id for spec in specs]
+    assert {run.status() for run in found} == {"queued"}
 
 
 def test_an_unwritable_runs_folder_is_said_in_a_sentence(tmp_path: Path) -> None:
@@ -97,13 +100,11 @@ def test_the_learning_rate_is_the_variants_else_the_sweeps_else_the_methods(tmp_
 
 
 def test_a_finished_result_is_never_overwritten(tmp_path: Path) -> None:
-    from ftlab.runs.result import RunResult
-
-    directory = RunDirectory(tmp_path / "x-run")
-    directory.write_spec(plan_sweep(REQUEST)[0])
-    directory.write_result(RunResult("done"))
-    directory.write_result(RunResult("failed", "too late"))
-    assert directory.status() == "done"
+    run = RunDirectory(tmp_path / "x-run")
+    run.write_spec(plan_sweep(REQUEST)[0])
+    run.write_result(RunResult("done"))
+    run.write_result(RunResult("failed", "too late"))
+    assert run.status() == "done"
 
 
 def test_a_model_beside_the_caller_is_recorded_by_its_whole_path(
@@ -150,13 +151,62 @@ def test_a_sweep_that_cannot_be_written_whole_leaves_nothing_queued(
     whole = RunDirectory.write_spec
     written: list[str] = []
 
-    def until_full(self: RunDirectory, spec: RunSpec) -> None:
+    def until_full(self: RunDirectory, spec: RunSpec, result: RunResult | None = None) -> None:
         if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(spec.run_id)
-        whole(self, spec)
+        whole(self, spec, result)
 
     monkeypatch.setattr(RunDirectory, "write_spec", until_full)
     with pytest.raises(FtlabError, match="No space left on device"):
         enqueue_sweep(REQUEST, tmp_path)
     assert run_directories(tmp_path) == []
+
+
+def test_a_method_that_does_not_go_with_the_model_is_a_row_that_says_why(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    request = replace(
+        REQUEST, model=str(tiny_model), variants=(Variant("lora"), Variant("bitfit")), seeds=(0, 1)
+    )
+    specs = enqueue_sweep(request, tmp_path)
+    rows = [(spec.label, spec.seed, RunDirectory(tmp_path / spec.run_id)) for spec in specs]
+    assert [(label, seed, run.status()) for label, seed, run in rows] == [
+        ("Base bf16", 0, "queued"),
+        ("LoRA", 0, "queued"),
+        ("BitFit", 0, "not_applicable"),
+        ("LoRA", 1, "queued"),
+        ("BitFit", 1, "not_applicable"),
+    ]
+    result = rows[2][2].result()
+    assert result is not None
+    assert result.reason == (
+        "BitFit: this model has no biases, so there is nothing that BitFit could train."
+    )
+    assert result.finished_at == specs[2].created_at
+
+
+def test_no_base_run_is_made_for_the_sake_of_a_row_that_never_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit, "find_spec", lambda name: None)  # bitsandbytes is not installed
+    specs = plan_sweep(replace(REQUEST, variants=(Variant("lora"), Variant("qlora")), seeds=(0,)))
+    assert [spec.label for spec in specs] == ["Base bf16", "LoRA", "QLoRA"]
+    assert specs[-1].base_run_id is None
+
+
+def test_a_dispatcher_never_sees_such_a_run_without_its_result(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    whole = directory.write_atomically
+
+    def look(path: Path, data: bytes) -> None:
+        whole(path, data)
+        if path.name == "spec.json" and path.parent.name.endswith("bitfit"):
+            seen.append((path.parent / "result.json").exists())
+
+    monkeypatch.setattr(directory, "write_atomically", look)
+    variants = (Variant("lora"), Variant("bitfit"))
+    enqueue_sweep(replace(REQUEST, model=str(tiny_model), variants=variants), tmp_path)
+    assert seen == [True, True]

@@ -11,7 +11,7 @@ from ftlab.errors import InvalidRequest
 from ftlab.methods.variant import Variant
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.sweep import enqueue_sweep
-from ftlab.runs.validation import validate
+from ftlab.runs.validation import not_applicable, validate
 from ftlab.tasks.reference import TaskReference
 
 GOOD = SweepRequest(
@@ -70,3 +70,54 @@ def test_a_wrong_request_queues_nothing(tmp_path: Path) -> None:
         enqueue_sweep(request, tmp_path)
     assert {error.field for error in caught.value.errors} == {"device", "settings.steps"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_the_model_cannot_have_is_wrong_at_its_own_field(tiny_model: Path) -> None:
+    request = replace(
+        GOOD,
+        model=str(tiny_model),
+        variants=(Variant("lora", {"r": 33}), Variant("oft", {"block": 48}), Variant("bitfit")),
+    )
+    errors = validate(request)
+    assert [error.field for error in errors] == ["lora.r", "oft.block"]
+    assert "choose 32 or less" in errors[0].message
+
+
+def test_soft_tokens_and_text_must_go_into_the_models_positions(tiny_model: Path) -> None:
+    settings = TrainingSettings(max_length=2040)
+    request = replace(
+        GOOD, model=str(tiny_model), settings=settings, variants=(Variant("prompt_tuning"),)
+    )
+    (error,) = validate(request)
+    assert error.field == "prompt_tuning.tokens"
+    assert "choose 8 or fewer" in error.message
+    assert validate(replace(request, settings=TrainingSettings(max_length=2028))) == []
+
+
+def test_what_is_not_applicable_is_an_error_only_where_nothing_else_is_left(
+    tiny_model: Path,
+) -> None:
+    both = replace(GOOD, model=str(tiny_model), variants=(Variant("lora"), Variant("bitfit")))
+    assert validate(both) == []
+    assert not_applicable(both).keys() == {"BitFit"}
+    (error,) = validate(replace(both, variants=(Variant("bitfit"),)))
+    assert error.field == "variants"
+    assert "no biases" in error.message
+
+
+def test_a_setting_that_leaves_no_method_is_wrong_at_its_own_field() -> None:
+    request = replace(GOOD, settings=TrainingSettings(optimizer="adamw_8bit"))
+    assert validate(replace(request, variants=(Variant("lora"), Variant("lora_fa")))) == []
+    (error,) = validate(replace(request, variants=(Variant("lora_fa"),)))
+    assert error.field == "settings.optimizer"
+
+
+def test_a_wrong_value_is_said_once_and_not_held_against_the_model(tiny_model: Path) -> None:
+    request = replace(GOOD, model=str(tiny_model), variants=(Variant("lora", {"r": 600}),))
+    (error,) = validate(request)
+    assert "it must lie between 1 and 512" in error.message
+
+
+def test_of_a_model_that_is_not_here_yet_the_rest_is_checked() -> None:
+    request = replace(GOOD, model="someone/not-here", variants=(Variant("lora", {"r": 512}),))
+    assert validate(request) == []

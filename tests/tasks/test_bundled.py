@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from functools import cache
 
@@ -49,10 +48,8 @@ def memorised(task: TaskData) -> list[str]:
 
 
 @ALL
-def test_a_task_has_enough_examples_in_little_time(task_id: str) -> None:
-    start = time.process_time()
+def test_a_task_has_enough_examples(task_id: str) -> None:
     task = get_task(task_id).load(3)
-    assert time.process_time() - start < 2
     assert len(task.train) >= 2_000
     assert len(task.tuning) >= 200
     assert len(task.held_out) >= 200
@@ -142,16 +139,13 @@ def test_an_unknown_task_names_the_nearest_and_all_others() -> None:
     assert "sql, shakespeare, medical" in str(error.value)
 
 
-def test_importing_the_tasks_is_quick_and_loads_no_heavy_library() -> None:
+def test_importing_the_tasks_loads_no_heavy_library() -> None:
     code = (
-        "import sys, time; start = time.process_time()\n"
-        "import ftlab.tasks.reference\n"
-        "print(time.process_time() - start)\n"
+        "import sys; import ftlab.tasks.reference\n"
         "heavy = 'torch transformers gradio datasets pandas pyarrow sacrebleu rouge_score'\n"
         "print([m for m in heavy.split() if m in sys.modules])"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    assert float(printed[0]) < 0.2  # about 0.03 on an idle core
-    assert printed[1] == "[]"
+    ).stdout.strip()
+    assert printed == "[]"

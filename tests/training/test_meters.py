@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from ftlab.runs.result import PhaseMeasure
 from ftlab.training.meters import CpuMemoryMeter, CudaMemoryMeter, LoadMeter, PhaseMeter
 
 MEGABYTE = 1_000_000
@@ -105,6 +107,65 @@ def test_phases_are_timed_and_reported_also_when_they_fail() -> None:
     assert [event["phase"] for event in events] == ["load", "train"]
     assert meter.phases["load"].seconds >= 0.05
     assert "train" in meter.phases
+
+
+def measured_with_pause(meter: PhaseMeter, pause: Callable[[], None]) -> PhaseMeasure:
+    with meter.measure("train"), meter.pause():
+        pause()
+    return meter.phases["train"]
+
+
+def test_what_a_pause_takes_for_a_while_is_not_the_phases_peak() -> None:
+    def evaluate() -> None:
+        block = bytearray(200 * MEGABYTE)
+        block[::4096] = b"x" * len(block[::4096])
+        time.sleep(0.3)
+
+    phase = measured_with_pause(PhaseMeter(CpuMemoryMeter(), lambda event: None), evaluate)
+    assert phase.peak_bytes is not None
+    assert phase.start_bytes is not None
+    assert phase.peak_bytes - phase.start_bytes < 50 * MEGABYTE
+    assert phase.seconds < 0.3
+
+
+def test_what_a_pause_leaves_in_use_is_taken_off_and_what_came_before_it_is_kept() -> None:
+    cuda = FakeCuda()
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+    with meter.measure("train"):
+        cuda.use(400)
+        with meter.pause():
+            cuda.use(5000)
+            cuda.allocated += 70
+        cuda.use(450)
+    assert meter.phases["train"].peak_bytes == 550
+    with meter.measure("save"):
+        cuda.use(10)
+    assert meter.phases["save"].peak_bytes == 180, "a later phase begins anew"
+
+
+def test_a_peak_after_the_pause_counts_as_well() -> None:
+    cuda = FakeCuda()
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+    with meter.measure("train"):
+        cuda.use(400)
+        with meter.pause():
+            cuda.use(5000)
+        cuda.use(900)
+    phase = meter.phases["train"]
+    assert (phase.peak_bytes, phase.reserved_bytes) == (1000, 1000)
+
+
+def test_a_phase_that_fails_in_a_pause_keeps_the_peak_so_far() -> None:
+    def fail() -> None:
+        cuda.use(5000)
+        raise ZeroDivisionError
+
+    cuda = FakeCuda()
+    cuda.use(400)
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+    with pytest.raises(ZeroDivisionError):
+        measured_with_pause(meter, fail)
+    assert meter.phases["train"].peak_bytes == 100
 
 
 def test_the_load_meter_counts_this_process_as_its_own() -> None:

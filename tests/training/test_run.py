@@ -12,25 +12,28 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from ftlab.errors import FtlabError
-from ftlab.methods.registry import METHODS
-from ftlab.methods.variant import Variant
+from ftlab.errors import Diverged, FtlabError
+from ftlab.methods.registry import CORE
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.trained_weights import put_trained_weights
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import PHASES, RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
 from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.general_text import PASSAGES
 from ftlab.tasks.reference import parse_task
+from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord, execute
 
 IDS = torch.arange(2, 34).view(2, 16)
 
 
-def request(model: Path, task_file: Path, *methods: str, **settings: Any) -> SweepRequest:
+def request(model: Path, task_file: Path, *variants: str, **settings: Any) -> SweepRequest:
     defaults: dict[str, Any] = {"steps": 3, "batch_size": 4, "eval_examples": 3, "max_length": 128}
     return SweepRequest(
         model=str(model),
         task=parse_task(str(task_file)),
-        variants=tuple(Variant(method) for method in methods),
+        variants=tuple(parse_variant(text) for text in variants),
         settings=TrainingSettings(**(defaults | settings)),
         dtype_policy="fp32",
         device="cpu",
@@ -47,11 +50,15 @@ def do(spec: RunSpec, folder: Path) -> RunResult:
     return result
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_measures_and_saves_what_others_can_load(
-    method: str, tiny_model: Path, task_file: Path, tmp_path: Path
+WAYS = (*CORE, "last_layers:layers=1", "pissa", "adalora")
+"""One variant for each way in which a run trains and saves; the probe has every method."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_trains_measures_and_saves_what_others_can_load(
+    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    base_spec, spec = plan_sweep(request(tiny_model, task_file, method))
+    base_spec, spec = plan_sweep(request(tiny_model, task_file, way))
     before = do(base_spec, tmp_path)
     result = do(spec, tmp_path)
     measures = result.measures
@@ -69,12 +76,16 @@ def test_every_method_trains_measures_and_saves_what_others_can_load(
     assert result.memory_kind == "CPU resident"
     assert result.environment["packages"]["peft"]
     adapter = tmp_path / spec.run_id / "adapter"
-    if METHODS[method].is_adapter:
+    method = parse_variant(way).spec
+    if method.is_adapter:
         config = json.loads((adapter / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == tiny_model.name
         plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
-    else:
+    elif method.ships_whole_model:
         plain = AutoModelForCausalLM.from_pretrained(adapter)
+    else:
+        plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+        put_trained_weights(plain, adapter)
     untouched = AutoModelForCausalLM.from_pretrained(tiny_model)
     logits = plain(IDS).logits[:, -16:]
     assert not torch.equal(logits, untouched(IDS).logits)
@@ -117,8 +128,12 @@ def test_all_variants_of_a_sweep_see_the_same_first_batch(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     specs = plan_sweep(request(tiny_model, task_file, "full", "lora"))[1:]
-    first_losses = [do(spec, tmp_path).measures.train_loss_first for spec in specs]
+    results = [do(spec, tmp_path) for spec in specs]
+    first_losses = [result.measures.train_loss_first for result in results]
     assert first_losses[0] == pytest.approx(first_losses[1], abs=1e-3)
+    orders = {result.environment["order_hash"] for result in results}
+    assert len(orders) == 1
+    assert len(orders.pop()) == 64
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
@@ -130,11 +145,11 @@ def test_8bit_optimizers_run_and_a_paged_one_says_that_it_pages_nothing_here(
     assert any("pages nothing" in note for note in result.notes) == optimizer.startswith("paged")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "pissa"])
 def test_gradient_checkpointing_changes_the_memory_not_the_result(
-    method: str, tiny_model: Path, task_file: Path, tmp_path: Path
+    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, method))
+    _, spec = plan_sweep(request(tiny_model, task_file, way))
     plain = do(spec, tmp_path / "plain")
     settings = replace(spec.settings, gradient_checkpointing=True)
     checkpointed = do(replace(spec, settings=settings), tmp_path / "checkpointed")
@@ -157,8 +172,61 @@ def test_a_learning_rate_that_blows_up_is_said_with_step_and_rate(
     request_ = request(tiny_model, task_file, "full", steps=30, warmup_steps=0)
     spec = plan_sweep(request_)[-1]
     spec = replace(spec, variant=Variant("full", {}, 1e30))
-    with pytest.raises(FtlabError, match=r"not a number at step \d+ \(learning rate"):
+    record = RunRecord()
+    directory = RunDirectory(tmp_path / spec.run_id)
+    with pytest.raises(Diverged, match=r"not a number at step \d+ \(learning rate") as raised:
+        execute(spec, directory, record, lambda event: None)
+    status, reason = explain(raised.value, "train")
+    measures = record.result(status, reason).measures
+    assert status == "diverged"
+    assert measures.trainable_params == measures.total_params
+    assert measures.peak_memory_bytes
+    assert measures.steps_done is not None
+    assert measures.steps_done < 30
+    assert measures.train_seconds is None, "the time of some steps compares with nothing"
+
+
+def test_a_run_that_goes_astray_in_its_last_step_is_found_by_the_evaluation(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    request_ = request(tiny_model, task_file, "full", steps=1, warmup_steps=0)
+    spec = replace(plan_sweep(request_)[-1], variant=Variant("full", {}, 1.0))
+    with pytest.raises(Diverged, match=r"held-out loss after the last step is \d+\.\d+, that of"):
         do(spec, tmp_path)
+
+
+def test_evaluations_between_the_steps_leave_losses_and_peak_as_they_are(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    base_spec, plain = plan_sweep(request(tiny_model, task_file, "lora"))
+    before = do(base_spec, tmp_path)
+    often = replace(plain, settings=replace(plain.settings, eval_every=2), run_id="often")
+    losses: list[list[float]] = []
+    curve: list[dict[str, Any]] = []
+    peaks: list[int] = []
+    for spec in (plain, often):
+        directory, record = RunDirectory(tmp_path / spec.run_id), RunRecord()
+        directory.write_spec(spec)
+        events: list[dict[str, Any]] = []
+        execute(spec, directory, record, events.append)
+        losses.append([event["loss"] for event in events if event["event"] == "step"])
+        curve = [event for event in events if event["event"] == "evaluation"]
+        peaks.append(record.measures.net_peak_memory_bytes or 0)
+        last = record.measures
+    assert losses[0] == losses[1], "bit for bit"
+    assert abs(peaks[0] - peaks[1]) < 25_000_000
+    assert [event["step"] for event in curve] == [0, 2, 3]
+    assert curve[0]["loss"] == last.eval_loss_before, "all examples are few enough for the curve"
+    assert curve[-1]["loss"] == last.eval_loss_after
+    # What it has gained and forgotten is paired with the base run.
+    assert len(before.general_losses) == len(record.general_losses) == len(PASSAGES)
+    assert last.general_loss_before == before.measures.general_loss_before
+    assert last.general_loss_change == pytest.approx(
+        last.general_loss_after - last.general_loss_before
+    )
+    assert last.general_loss_change_low < last.general_loss_change < last.general_loss_change_high
+    assert last.loss_change == pytest.approx(last.eval_loss_after - last.eval_loss_before)
+    assert last.score_gain is not None
 
 
 def test_settings_that_do_less_than_their_name_says_are_noted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ftlab.errors import FtlabError
+from ftlab.errors import Diverged, FtlabError
+from ftlab.methods.variant import Variant
 from ftlab.runs.spec import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import OrderedExamples, collate
-from ftlab.training.trainer import FairTrainer, train, training_arguments
+from ftlab.training.trainer import (
+    DIVERGED_STEPS,
+    FairTrainer,
+    StepMeter,
+    has_diverged,
+    train,
+    training_arguments,
+)
 
+FULL = Variant("full")
 CPU = torch.device("cpu")
 FP32 = Arithmetic("fp32", CPU)
 
@@ -49,6 +59,7 @@ def one_step(
     losses: list[float] = []
     trainer, _ = train(
         model,
+        FULL,
         OrderedExamples(examples, range(len(examples))),
         training_arguments(settings, 1e-3, 0, FP32, scratch),
         FP32,
@@ -90,6 +101,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_and_rate(
     with pytest.raises(FtlabError, match="loss is not a number at step 1"):
         train(
             model,
+            FULL,
             OrderedExamples(examples, range(6)),
             arguments,
             FP32,
@@ -105,6 +117,7 @@ def test_steps_report_real_tokens_without_padding(
     events: list[dict[str, Any]] = []
     trainer, meter = train(
         base(tiny_model),
+        FULL,
         OrderedExamples(examples, range(8)),
         training_arguments(settings, 1e-3, 0, FP32, scratch),
         FP32,
@@ -117,3 +130,73 @@ def test_steps_report_real_tokens_without_padding(
     ]
     assert [event["step"] for event in events] == [1, 2]
     assert trainer.padded_tokens > trainer.real_tokens
+
+
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        ([1.0, 9.0, 9.0, 9.0, 9.0], False),
+        ([1.0, 9.0, 9.0, 9.0, 9.0, 9.0], True),
+        ([1.0, 1.0, 1.0, 1.0, 99.0, 1.0], True),
+        ([3.0, 5.5, 5.5, 5.5, 5.5, 5.5], False),
+        ([3.0, 6.1, 6.1, 6.1, 6.1, 6.1], True),
+        ([0.5, 2.4, 2.4, 2.4, 2.4, 2.4], False),
+        ([3.0] + [0.5] * 40, False),
+    ],
+)
+def test_a_run_has_diverged_where_five_losses_lie_far_above_the_first(
+    losses: list[float], diverged: bool
+) -> None:
+    assert has_diverged(losses) is diverged
+
+
+def test_a_rising_loss_stops_the_run_and_the_steps_so_far_are_kept(
+    tiny_model: Path, examples: list[FormattedExample], scratch: Path
+) -> None:
+    settings = TrainingSettings(steps=20, batch_size=2, warmup_steps=0, max_grad_norm=0.0)
+    meter = StepMeter()
+    with pytest.raises(Diverged, match=r"loss rose from \d+\.\d+ to \d+\.\d+ by step \d+ \(learn"):
+        train(
+            base(tiny_model),
+            FULL,
+            OrderedExamples(examples, list(range(8)) * 5),
+            training_arguments(settings, 3.0, 0, FP32, scratch),
+            FP32,
+            lambda items: collate(items, 0),
+            lambda event: None,
+            meter=meter,
+        )
+    assert DIVERGED_STEPS < len(meter.losses) < 20
+
+
+def test_what_is_done_between_the_steps_is_not_in_their_time(
+    tiny_model: Path,
+    examples: list[FormattedExample],
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = 0.0
+
+    def clock() -> float:
+        return real() + late
+
+    def evaluate(step: int) -> None:
+        nonlocal late
+        seen.append(step)
+        late += 1000.0
+
+    seen: list[int] = []
+    real = time.perf_counter
+    monkeypatch.setattr("ftlab.training.trainer.time.perf_counter", clock)
+    _, meter = train(
+        base(tiny_model),
+        FULL,
+        OrderedExamples(examples, range(6)),
+        training_arguments(TrainingSettings(steps=3, batch_size=2), 1e-3, 0, FP32, scratch),
+        FP32,
+        lambda items: collate(items, 0),
+        lambda event: None,
+        after_step=evaluate,
+    )
+    assert seen == [1, 2, 3]
+    assert meter.total_seconds < 1000

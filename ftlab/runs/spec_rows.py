@@ -1,0 +1,43 @@
+"""A run's settings as names and values for people: the panel and the model card show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftlab.methods.registry import label_of
+from ftlab.models.reference import model_label
+from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
+from ftlab.words import rate_name
+
+
+def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
+    """Method, hyperparameters and training settings, by the words that the form uses."""
+    s = spec.settings
+    own = spec.variant.values() if spec.variant else {}
+    return [
+        ("Method", label_of(spec.method)),
+        *own.items(),
+        ("Learning rate", rate_name(spec.learning_rate)),
+        ("Schedule", f"{s.schedule}, {s.warmup_steps} warm-up steps"),
+        ("Optimizer", OPTIMIZERS.get(s.optimizer, s.optimizer)),
+        ("Weight decay", f"{s.weight_decay:g}"),
+        ("Gradient clip", f"{s.max_grad_norm:g}"),
+        ("Steps", s.steps),
+        ("Batch", f"{s.batch_size} x {s.accumulation} accumulated"),
+        ("Max length", f"{s.max_length} tokens"),
+        ("Checkpointing", "gradient checkpointing" if s.gradient_checkpointing else "off"),
+        _measured_on(s),
+        *([("Evaluated between", f"every {s.eval_every} steps")] if s.eval_every else []),
+        ("Dtype", f"{spec.dtype_policy}: {DTYPE_POLICIES.get(spec.dtype_policy, '')}"),
+        ("Base held in", spec.base_precision or "the dtype policy's own"),
+        ("Model", model_label(spec.model)),
+        ("Task", f"{spec.task.label} ({spec.task.kind})"),
+        ("Device", spec.device),
+        ("Seed", spec.seed),
+    ]
+
+
+def _measured_on(settings: TrainingSettings) -> tuple[str, str]:
+    name = "Held out" if settings.eval_split == "held_out" else "Tuning split"
+    alone = "" if settings.eval_answers else ", their loss alone"
+    return name, f"{settings.eval_examples} examples{alone}"

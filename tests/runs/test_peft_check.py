@@ -1,0 +1,136 @@
+"""Sweeps with a PeftConfig by hand: PEFT is asked first, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.methods.peft_variants import read_variants
+from ftlab.methods.variant import Variant
+from ftlab.runs import peft_check
+from ftlab.runs.directory import run_directories
+from ftlab.runs.peft_check import check_request
+from ftlab.runs.spec import SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.sweep import enqueue_sweep, plan_sweep
+from ftlab.tasks.reference import parse_task
+
+Answers = Callable[[list[dict[str, Any]]], None]
+
+
+def request(model: str, *variants: Variant, **settings: Any) -> SweepRequest:
+    return SweepRequest(model, parse_task("sql"), variants, TrainingSettings(**settings))
+
+
+def by_hand(**fields: Any) -> Variant:
+    (variant,) = read_variants(json.dumps({"peft_type": "C3A"} | fields))
+    return variant
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Lets the helper give these answers, without starting it."""
+
+    def give(rows: list[dict[str, Any]]) -> None:
+        usual = {"trainable": None, "error": ""}
+        text = json.dumps([usual | row for row in rows])
+        monkeypatch.setattr(peft_check, "_answer", lambda question, changed_at: text)
+
+    return give
+
+
+def test_peft_is_asked_in_a_process_of_its_own_and_its_answer_remembered(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = by_hand(block_size=32, bias="none", base="nf4", learning_rate=0.01)
+    asked = request(str(tiny_model), Variant("lora"), wanted)
+    specs = enqueue_sweep(asked, tmp_path)
+    assert [(spec.label, spec.base_precision) for spec in specs] == [
+        ("Base bf16", None), ("Base nf4", "nf4"), ("LoRA", None),
+        ("C3A block_size=32 on nf4 lr=0.01", "nf4"),
+    ]  # fmt: skip
+    assert specs[-1].learning_rate == 0.01
+    monkeypatch.setattr(subprocess, "run", None)
+    again, errors = check_request(asked)
+    assert errors == []
+    assert again.variants == tuple(spec.variant for spec in specs[2:])
+
+
+def test_what_peft_refuses_is_named_and_nothing_is_queued(
+    tmp_path: Path, tiny_model: Path, answers: Answers
+) -> None:
+    config = '{"peft_type":"C3A"}'
+    answers([{"config": config}, {"config": config, "error": "C3A has no field 'x'."}])
+    asked = request(str(tiny_model), by_hand(), by_hand(x=1))
+    with pytest.raises(InvalidRequest) as caught:
+        enqueue_sweep(asked, tmp_path)
+    (error,) = caught.value.errors
+    assert (error.field, error.message) == ("peft_json", "C3A has no field 'x'.")
+    assert run_directories(tmp_path) == []
+
+
+def test_two_texts_of_one_configuration_are_the_same_variant(
+    tiny_model: Path, answers: Answers
+) -> None:
+    answers([{"config": '{"peft_type":"C3A"}'}] * 2)
+    _, errors = check_request(request(str(tiny_model), by_hand(), by_hand(block_size=256)))
+    assert [error.message for error in errors] == ["C3A is in the sweep twice; name it once."]
+
+
+def test_a_request_without_one_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    plain = request("bundled", Variant("lora"))
+    assert check_request(plain) == (plain, [])
+
+
+def test_the_number_of_steps_is_a_new_question_for_adalora_alone(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    questions = set()
+
+    def answer(question: str, changed_at: int) -> str:
+        questions.add(question)
+        return json.dumps([{"config": "{}", "trainable": None, "error": ""}])
+
+    monkeypatch.setattr(peft_check, "_answer", answer)
+    for kind in ("C3A", "ADALORA"):
+        for steps in (10, 20):
+            check_request(request(str(tiny_model), by_hand(peft_type=kind), steps=steps))
+    assert len(questions) == 3
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (subprocess.TimeoutExpired("python", 80), "for 80 s and did not answer"),
+        (OSError("no fork"), "cannot be asked about the PeftConfig (no fork)"),
+        (subprocess.CompletedProcess([], -9, "", ""), "ended early (signal 9)"),
+        (subprocess.CompletedProcess([], 1, "", "a\nValueError: b"), "(ValueError: b)"),
+    ],
+)
+def test_where_peft_cannot_be_asked_that_is_said(
+    outcome: Any, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(*_: Any, **__: Any) -> Any:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(subprocess, "run", run)
+    variant = by_hand(block_size=hash(sentence) % 1000 + 1)  # asked by no other test
+    with pytest.raises(FtlabError) as caught:
+        check_request(request("bundled", variant))
+    assert sentence in str(caught.value)
+
+
+def test_a_record_names_a_base_only_where_it_has_one_of_its_own() -> None:
+    variants = (Variant("lora"), Variant("lora", base="int8"), by_hand())
+    specs = plan_sweep(request("bundled", *variants))[2:]
+    texts = [dump_spec(spec) for spec in specs]
+    assert [b'"base":' in text for text in texts] == [False, True, False]
+    assert [load_spec(text) for text in texts] == specs

@@ -1,0 +1,130 @@
+"""Which programs a sweep may log to as well, and how old and new records tell of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.__main__ import build_parser
+from ftlab.commands.sweep import request_from
+from ftlab.errors import FtlabError
+from ftlab.methods.variant import Variant
+from ftlab.runs import trackers
+from ftlab.runs.spec import SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.sweep import plan_sweep
+from ftlab.runs.trackers import TRACKERS, parse_trackers
+from ftlab.runs.validation import validate
+from ftlab.tasks.reference import TaskReference
+from ftlab.ui.experiment import task as experiment_task
+from ftlab.ui.experiment.fields import slot_of
+from ftlab.ui.experiment.request import read_request
+
+SQL = TaskReference("bundled", "sql")
+GOOD = SweepRequest(model="bundled", task=SQL, variants=(Variant("lora"),), device="cpu")
+
+
+def with_trackers(*names: str) -> SweepRequest:
+    return replace(GOOD, settings=TrainingSettings(report_to=names))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard is there, trackio is not."""
+    monkeypatch.setattr(trackers, "find_spec", lambda name: name == "tensorboard" or None)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("trackio",), "trackio is not installed; pip install trackio, or leave it out."),
+        (("wandb",), "'wandb' is none of: tensorboard, trackio."),
+        (("tensorboard", "tensorboard"), "tensorboard is named twice; name it once."),
+    ],
+)
+def test_a_program_that_cannot_be_logged_to_is_told_at_its_field(
+    names: tuple[str, ...], sentence: str
+) -> None:
+    (error,) = validate(with_trackers(*names))
+    assert (error.field, error.message) == ("settings.report_to", sentence)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_program_is_valid_and_every_run_of_the_sweep_has_it() -> None:
+    request = with_trackers("tensorboard")
+    assert validate(request) == []
+    assert {spec.settings.report_to for spec in plan_sweep(request)} == {("tensorboard",)}
+
+
+def test_a_spec_without_it_is_what_an_older_version_reads() -> None:
+    spec = plan_sweep(GOOD)[-1]
+    written = json.loads(dump_spec(spec))
+    assert "report_to" not in written["settings"]
+    assert load_spec(dump_spec(spec)) == spec
+
+
+def test_a_spec_with_it_reads_back() -> None:
+    spec = plan_sweep(with_trackers("trackio", "tensorboard"))[-1]
+    assert load_spec(dump_spec(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (None, ()),
+        ("", ()),
+        ("none", ()),
+        ([], ()),
+        ("trackio", ("trackio",)),
+        (" tensorboard , trackio ", ("tensorboard", "trackio")),
+        (["trackio"], ("trackio",)),
+        ("wandb", ("wandb",)),
+    ],
+)
+def test_names_are_read_from_a_word_or_a_list(given: object, names: tuple[str, ...]) -> None:
+    assert parse_trackers(given) == names
+
+
+@pytest.mark.parametrize("given", [7, [7], {"a": 1}, True])
+def test_what_is_no_name_is_refused(given: object) -> None:
+    with pytest.raises(FtlabError, match="it must be names out of: tensorboard, trackio"):
+        parse_trackers(given)
+    reading = read_request("bundled", SQL, ["lora"], {"settings.report_to": given})
+    assert [error.field for error in reading.errors] == ["settings.report_to"]
+    assert slot_of("settings.report_to") == "advanced"
+
+
+@pytest.mark.usefixtures("installed")
+def test_page_and_command_line_ask_for_the_same() -> None:
+    options = build_parser().parse_args(
+        ["sweep", "--methods", "lora", "--report-to", "tensorboard"]
+    )
+    reading = read_request("bundled", SQL, ["lora"], {"settings.report_to": ["tensorboard"]})
+    assert request_from(options).settings == reading.checked().settings
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        (set(TRACKERS), "On this machine, beside the runs."),
+        (
+            {"tensorboard"},
+            "On this machine, beside the runs. Not installed: trackio (pip install trackio).",
+        ),
+        (set(), "Not installed: tensorboard, trackio (pip install tensorboard trackio)."),
+    ],
+)
+def test_the_field_names_what_would_have_to_be_installed(
+    there: set[str], hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: name in there or None)
+    assert experiment_task.trackers_hint() == hint
+
+
+def test_logs_lie_beside_the_runs() -> None:
+    runs = Path("runs")
+    assert trackers.tensorboard_folder(runs / "r1") == runs / "r1" / "tensorboard"
+    assert trackers.trackio_folder(runs) == runs / "trackio"

@@ -1,0 +1,158 @@
+"""Numbers before and after, paired with the base run of the sweep; no model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory, write_json_lines
+from ftlab.runs.result import Measures, RunResult
+from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.encoding import EncodedSet
+from ftlab.tasks.formatting import FormattedExample
+from ftlab.tasks.metrics import EXACT_MATCH
+from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.spec import Example, Message, TaskData, TaskSpec
+from ftlab.training.evaluation import Evaluation
+from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
+
+TEXT = "the hash of the unrelated text"
+COUNT = 12
+TASK = TaskSpec("words", "Words", "", EXACT_MATCH, lambda seed: TaskData((), (), ()))
+
+
+def held_out(count: int = COUNT) -> EncodedSet:
+    """The last example has nine tokens, the others one."""
+    examples = tuple(Example((Message("user", f"q{i}"),), f"a{i}") for i in range(count))
+    formatted = tuple(
+        FormattedExample("q", "a", (1,), (2,) * (9 if i == count - 1 else 1)) for i in range(count)
+    )
+    return EncodedSet(examples, formatted, 0)
+
+
+def evaluation(score: float, loss: float, general: float = 2.0, last: float = 0.0) -> Evaluation:
+    losses = [loss] * (COUNT - 1) + [loss + last]
+    tokens = [1] * (COUNT - 1) + [9]
+    mean = sum(one * n for one, n in zip(losses, tokens, strict=True)) / sum(tokens)
+    answers = ["x"] * COUNT
+    return Evaluation(mean, score, losses, [score] * COUNT, answers, general, (general,) * 3)
+
+
+def specs_of(*methods: str) -> list[RunSpec]:
+    return plan_sweep(
+        SweepRequest(
+            model="bundled",
+            task=TaskReference("bundled", "sql"),
+            variants=tuple(Variant(method) for method in methods),
+            settings=TrainingSettings(eval_every=5),
+            device="cpu",
+        )
+    )
+
+
+def write_base(folder: Path, spec: RunSpec, found: Evaluation, text: str = TEXT) -> None:
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    quality = base_quality(held_out(), found, TASK)
+    write_json_lines(directory.samples_file, quality.rows)
+    measures = Measures(**quality.measures)  # type: ignore[arg-type]
+    directory.write_result(
+        RunResult(
+            "done",
+            measures=measures,
+            general_losses=found.general_losses,
+            environment={GENERAL_TEXT_HASH: text},
+        )
+    )
+
+
+def quality_of(folder: Path, spec: RunSpec, found: Evaluation) -> Any:
+    return run_quality(spec, folder, TEXT, held_out(), [10, 10, 10], found, TASK)
+
+
+def test_before_comes_from_the_base_run_and_changes_are_after_minus_before(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    write_base(tmp_path, base, evaluation(0.25, 3.0, general=2.0))
+    quality = quality_of(tmp_path, spec, evaluation(0.75, 1.0, general=2.5))
+    found = quality.measures
+    assert (found["score_before"], found["score_after"], found["score_gain"]) == (0.25, 0.75, 0.5)
+    assert (found["general_loss_before"], found["general_loss_after"]) == (2.0, 2.5)
+    assert found["general_loss_change"] == pytest.approx(0.5)
+    assert found["loss_change_low"] == pytest.approx(-2.0)
+    assert {*found} <= {field.name for field in dataclasses.fields(Measures)}
+    assert quality.rows[0]["score_before"] == 0.25
+    assert quality.rows[0]["score_after"] == 0.75
+    assert quality.notes == []
+
+
+def test_the_change_of_the_loss_is_the_difference_of_the_two_losses_shown(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    write_base(tmp_path, base, evaluation(0.0, 3.0))
+    found = quality_of(tmp_path, spec, evaluation(0.0, 2.0, last=5.0)).measures
+    difference = found["eval_loss_after"] - found["eval_loss_before"]
+    assert found["loss_change"] == pytest.approx(difference)
+    assert found["loss_change"] == pytest.approx(1.25), "not the -0.58 of a mean over examples"
+
+
+def test_without_a_base_run_there_is_a_sentence_and_no_change(tmp_path: Path) -> None:
+    _, spec = specs_of("lora")
+    quality = quality_of(tmp_path, spec, evaluation(0.5, 1.0))
+    assert quality.notes == ("The base run gave no numbers, so there is nothing to compare with.",)
+    assert "score_gain" not in quality.measures
+
+
+def test_losses_on_another_text_are_not_compared(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    write_base(tmp_path, base, evaluation(0.25, 3.0), text="an older text")
+    found = quality_of(tmp_path, spec, evaluation(0.75, 1.0, general=9.0)).measures
+    assert "general_loss_change" not in found
+    assert found["score_gain"] == 0.5
+
+
+def test_a_score_below_the_base_by_more_than_its_interval_says_why(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    write_base(tmp_path, base, evaluation(0.75, 1.0))
+    (note,) = quality_of(tmp_path, spec, evaluation(0.25, 2.0)).notes
+    assert note.startswith("The score fell by 0.50 (95 % interval 0.50 to 0.50)")
+    assert "12 of 12 answers got worse and 0 better" in note
+    assert "held-out loss rose by 1.00: the learning rate (" in note
+
+
+def test_a_run_on_a_4bit_base_is_compared_with_it_and_says_how_it_stands_to_the_whole_one(
+    tmp_path: Path,
+) -> None:
+    quantised, whole, spec, _ = specs_of("qlora", "lora")
+    write_base(tmp_path, whole, evaluation(0.5, 1.0))
+    write_base(tmp_path, quantised, evaluation(0.25, 1.0))
+    quality = quality_of(tmp_path, spec, evaluation(0.75, 1.0))
+    assert quality.measures["score_before"] == 0.25
+    assert quality.measures["score_gain"] == 0.5
+    assert len(quality.notes) == 1
+    assert "untouched model in nf4" in quality.notes[0]
+    assert "changed by +0.25" in quality.notes[0]
+
+
+def test_a_run_without_answers_has_a_loss_and_no_score(tmp_path: Path) -> None:
+    base, spec = specs_of("qlora")
+    silent = dataclasses.replace(evaluation(0.0, 3.0), score=None, scores=[], answers=[])
+    write_base(tmp_path, base, silent)
+    quality = quality_of(tmp_path, spec, dataclasses.replace(silent, loss=1.0, losses=[1.0] * 12))
+    assert quality.measures["loss_change"] == pytest.approx(-2.0)
+    assert "score_gain" not in quality.measures
+    assert "answer_after" not in quality.rows[0]
+    assert quality.notes == []
+
+
+def test_the_curve_over_the_steps_begins_at_the_untouched_model(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    events: list[dict[str, Any]] = []
+    report_untouched(spec, tmp_path, held_out(), events.append)
+    assert events == [], "no base run, no point"
+    write_base(tmp_path, base, evaluation(0.25, 3.0, last=1.0))
+    report_untouched(spec, tmp_path, held_out(), events.append)
+    assert events == [{"event": "evaluation", "step": 0, "loss": 3.45, "score": 0.25}]

@@ -1,0 +1,184 @@
+"""Logs to other programs: outside the timed steps, the same for all, and never a run's end."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from ftlab.errors import FtlabError
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.sweep import plan_sweep
+from ftlab.runs.trackers import tensorboard_folder
+from ftlab.tasks.reference import parse_task
+from ftlab.training import tracking, trainer
+from ftlab.training.run import RunRecord, execute
+from ftlab.training.tracking import CarefulTracker, make_trackers
+
+STEPS = 3
+
+
+class FakeTracker(TrainerCallback):
+    """Keeps what it hears, and does what it is told to do at one event."""
+
+    def __init__(self, at: str = "", does: Any = None) -> None:
+        self.heard: list[str] = []
+        self.logs: list[dict[str, Any]] = []
+        self.names: set[tuple[Any, ...]] = set()
+        self.meter: tuple[int, int] | None = None
+        self._at, self._does = at, does
+
+    def _hear(self, event: str, args: Any) -> None:
+        self.heard.append(event)
+        self.names.add((args.run_name, args.project, args.trackio_space_id))
+        if event == self._at:
+            self._does()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        assert more["model"] is not None
+        self._hear("begin", args)
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.logs.append(more["logs"])
+        self._hear("log", args)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._hear("end", args)
+
+    def on_step_begin(self, *args: Any, **more: Any) -> None:
+        pytest.fail("a tracker heard of a step that is being timed")
+
+    on_step_end = on_substep_end = on_optimizer_step = on_step_begin  # type: ignore[assignment]
+
+
+def fail(sentence: str = "the disk\nis full") -> None:
+    raise RuntimeError(sentence)
+
+
+def do(
+    model: Path,
+    task_file: Path,
+    folder: Path,
+    trackers: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    **variant: Any,
+) -> tuple[RunRecord, str]:
+    """One run of LoRA that logs to the trackers, which are made by the given functions."""
+    monkeypatch.setattr(tracking, "_MAKERS", trackers)
+    names: Any = tuple(trackers)
+    request = SweepRequest(
+        model=str(model),
+        task=parse_task(str(task_file)),
+        variants=(Variant("lora", **variant),),
+        settings=TrainingSettings(steps=STEPS, eval_examples=2, warmup_steps=0, report_to=names),
+        dtype_policy="fp32",
+        device="cpu",
+    )
+    spec = plan_sweep(request)[-1]
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    record = RunRecord()
+    execute(spec, directory, record, lambda event: None)
+    return record, spec.run_id
+
+
+def test_a_tracker_hears_of_begin_every_logged_step_and_end(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTracker()
+    makers = {"tensorboard": lambda folder: fake}
+    record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    assert fake.heard == ["begin", *["log"] * STEPS, "log", "end"]
+    assert sum("loss" in logs for logs in fake.logs) == STEPS
+    assert fake.names == {(run_id, "ftlab", None)}
+    assert not any("ogg" in note for note in record.notes)
+
+
+def test_slow_logging_is_outside_the_measured_time(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    paused = 0
+
+    def pause() -> None:
+        nonlocal paused
+        paused += 1_000_000
+
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks) + paused))
+    monkeypatch.setattr(trainer, "time", clock)
+    fakes = {event: FakeTracker(event, pause) for event in ("begin", "log")}
+    makers = {"tensorboard": lambda _: fakes["begin"], "trackio": lambda _: fakes["log"]}
+    record, _ = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    assert paused == 1_000_000 * (STEPS + 2)
+    assert record.measures.train_seconds == STEPS  # a tick each
+
+
+@pytest.mark.parametrize("event", ["begin", "log", "end"])
+def test_an_error_of_a_tracker_is_a_note_and_the_run_goes_on(
+    event: str, tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, sound = FakeTracker(event, fail), FakeTracker()
+    makers = {"tensorboard": lambda folder: broken, "trackio": lambda folder: sound}
+    record, _ = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    sentence = "Logging to TensorBoard ended early: RuntimeError: the disk is full"
+    assert sentence in record.notes
+    assert broken.heard.count(event) == 1
+    assert broken.heard[-1] == event
+    assert sound.heard[-1] == "end"
+    assert record.measures.score_after is not None
+
+
+def test_a_tracker_that_cannot_be_made_is_a_note(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def missing(folder: Path) -> TrainerCallback:
+        raise ModuleNotFoundError("No module named 'trackio'")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "_MAKERS", {"trackio": missing})
+        assert make_trackers(("trackio",), tmp_path, notes.append) == []
+    assert notes == ["Nothing is logged to trackio: ModuleNotFoundError: No module named 'trackio'"]
+
+
+def test_a_run_that_fails_ends_its_logs(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeTracker()
+    with pytest.raises(FtlabError, match="not a number"):
+        do(
+            tiny_model, task_file, tmp_path, {"trackio": lambda folder: fake}, monkeypatch,
+            learning_rate=1e30,
+        )  # fmt: skip
+    assert fake.heard[-1] == "end"
+
+
+def test_an_end_is_heard_once() -> None:
+    fake = FakeTracker()
+    tracker = CarefulTracker("fake", fake, lambda note: None)
+    arguments: Any = type("Arguments", (), dict.fromkeys(
+        ("run_name", "project", "trackio_space_id")
+    ))  # fmt: skip
+    for _ in range(2):
+        tracker.on_train_end(arguments, None, None)  # type: ignore[arg-type]
+    assert fake.heard == ["end"]
+
+
+def test_tensorboard_gets_the_losses_of_a_real_run(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed here")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    makers = {"tensorboard": tracking._tensorboard}
+    record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    events = EventAccumulator(str(tensorboard_folder(tmp_path / run_id)))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("train/loss")]
+    assert len(losses) == STEPS
+    assert losses[-1] == pytest.approx(record.measures.train_loss_last)
