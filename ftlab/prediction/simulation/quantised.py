@@ -1,0 +1,122 @@
+"""Bases in 4 and 8 bits under fake tensors: bitsandbytes' layers around weights of no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import bitsandbytes as bnb
+import torch
+from bitsandbytes.functional import QuantState
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+Precision = Literal["nf4", "nf4-double", "int8"]
+
+_BLOCK, _NESTED_BLOCK = 64, 256
+"""Weights that share a scale, and scales that share one (Dettmers et al. 2023, section 3)."""
+
+
+def quantisation(precision: Precision, compute: torch.dtype) -> BitsAndBytesConfig:
+    """As transformers loads it. Outliers in 8 bits depend on values, so none are looked for."""
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=precision == "nf4-double",
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
+    """The model on the meta device with bitsandbytes' layers; the output layer stays as it is."""
+    config = quantisation(precision, compute)
+    with torch.device("meta"):
+        model = replace_with_bnb_linear(
+            model, modules_to_not_convert=["lm_head"], quantization_config=config
+        )
+    model.is_quantized = True
+    model.config.quantization_config = config
+    if precision == "int8":
+        model.is_loaded_in_8bit = True
+    else:
+        model.is_loaded_in_4bit = True
+    for layer in _layers(model):
+        layer.is_nested = precision == "nf4-double"
+        layer.requires_grad_(False)
+    return model
+
+
+def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
+    """Gives every layer its packed weight and its scales; to be called in a fake mode."""
+    shared = torch.empty(256)  # the map of 8-bit scales, which bitsandbytes keeps once
+    for layer in _layers(model):
+        if isinstance(layer, bnb.nn.Linear4bit):
+            _four_bits(layer, dtype, shared)
+        else:
+            _eight_bits(layer)
+
+
+def scales_of(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that belong to packed weights and are no parameters of the model."""
+    for layer in _layers(model):
+        if isinstance(layer, bnb.nn.Linear4bit):
+            weight: Any = layer.weight
+            state = weight.quant_state
+            yield from (state.absmax, state.code)
+            if state.nested:
+                yield from (state.offset, state.state2.absmax, state.state2.code)
+        else:
+            yield layer.weight.SCB
+
+
+def unpacked(layer: Any) -> Tensor:
+    """The weight in its own type, as DoRA asks for it; a plain layer's is handed out itself."""
+    weight: Any = layer.weight
+    state = getattr(weight, "quant_state", None)
+    return weight if state is None else bnb.functional.dequantize_4bit(weight.data, state)
+
+
+def logical_size(parameter: Any) -> int:
+    """Numbers that it stands for: a packed one holds two in each byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if state is None else state.shape.numel())
+
+
+def _layers(model: nn.Module) -> Iterator[Any]:
+    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
+    return (module for module in model.modules() if isinstance(module, kinds))
+
+
+def _four_bits(layer: Any, dtype: torch.dtype, nested_code: Tensor) -> None:
+    size = layer.out_features * layer.in_features
+    blocks = -(-size // _BLOCK)
+    nested: dict[str, Any] = {}
+    absmax = torch.empty(blocks)
+    if layer.is_nested:
+        absmax = torch.empty(blocks, dtype=torch.uint8)
+        outer = QuantState(
+            absmax=torch.empty(-(-blocks // _NESTED_BLOCK)), blocksize=_NESTED_BLOCK,
+            code=nested_code, dtype=torch.float32,
+        )  # fmt: skip
+        nested = {"offset": torch.empty(()), "state2": outer}
+    state = QuantState(
+        absmax=absmax, shape=torch.Size((layer.out_features, layer.in_features)), dtype=dtype,
+        blocksize=_BLOCK, code=torch.empty(16), quant_type="nf4", **nested,
+    )  # fmt: skip
+    packed = torch.empty((size + 1) // 2, 1, dtype=torch.uint8)
+    weight: Any = nn.Parameter(packed, requires_grad=False)
+    weight.quant_state, weight.bnb_quantized, weight.module = state, True, layer
+    layer._parameters["weight"] = weight
+    layer.quant_state = state
+
+
+def _eight_bits(layer: Any) -> None:
+    shape = (layer.out_features, layer.in_features)
+    weight: Any = nn.Parameter(torch.empty(shape, dtype=torch.int8), requires_grad=False)
+    weight.CB, weight.SCB = weight.data, torch.empty(layer.out_features)
+    weight.has_fp16_weights = False
+    layer._parameters["weight"] = weight
+    layer.state.CB = layer.state.SCB = None

@@ -1,0 +1,226 @@
+"""One training step of a model without weights, and the memory that it would take.
+
+The step is that of the app (`ftlab.training`), or the standard loop that published measurements
+were made with: the model's own loss over the logits of all positions, AdamW, gradients clipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PretrainedConfig
+
+from ftlab.methods.spec import RunPlan
+from ftlab.methods.variant import Variant
+from ftlab.prediction.allocator import replay
+from ftlab.prediction.question import Step
+from ftlab.prediction.simulation.allocations import AllocationLog, Peak
+from ftlab.prediction.simulation.fake import Guesses, empty_model, make_fake
+from ftlab.prediction.simulation.host import on_device, put_on_host
+from ftlab.prediction.simulation.interceptions import kernels_of
+from ftlab.prediction.simulation.optimizers import make_optimizer, state_of
+from ftlab.prediction.simulation.quantised import (
+    logical_size,
+    make_weights_fake,
+    quantise,
+    scales_of,
+)
+from ftlab.prediction.simulation.quick import QuickFakeMode
+from ftlab.prediction.simulation.sizes import safetensors_bytes, saved_tensors
+from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
+from ftlab.runs.spec import DtypePolicy
+from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.data import IGNORED, Batch
+from ftlab.training.hooks import added_loss
+from ftlab.training.loss import completion_losses
+from ftlab.training.model import apply_method
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_CLIP = 1.0  # PEFT's comparison and the Trainer both clip the gradients at it
+_FIRST = 64  # tokens of the step before
+_PLAN = RunPlan(1_000, "none")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters that learn and in all, and the bytes of the file that is saved."""
+
+    trainable: int
+    total: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """`live` is what tensors take; `allocated` and `reserved` are torch's own counters on CUDA."""
+
+    sizes: Sizes
+    live: Peak
+    allocated: int
+    reserved: int
+
+
+def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
+    """The model on the meta device with the method on it, ready to train.
+
+    Raises `FtlabError` where the method does not go with the model.
+    """
+    dtype = _DTYPES[step.weights]
+    model = empty_model(config, dtype, step.attention)
+    if step.packing is not None:
+        model = quantise(model, step.packing, dtype)
+        if not step.is_own:  # as published runs on a packed base were made
+            model = peft.prepare_model_for_kbit_training(
+                model, use_gradient_checkpointing=step.checkpointing
+            )
+    with torch.device("meta"), known_starts():
+        model = apply_method(
+            model,
+            variant,
+            _policy(step) if step.is_own else "fp32",
+            step.checkpointing,
+            _PLAN,
+            adapters_in_fp32=step.adapters == "fp32",
+        )
+        complete(model)
+    if step.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model.train()
+
+
+def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
+    """The step of a model on the meta device, as it would take memory on the step's device."""
+    loss_positions = step.batch * (step.completion_tokens or step.length)
+    with (
+        QuickFakeMode(), Guesses(loss_positions), known_changes(), kernels_of(step.device) as log
+    ):  # fmt: skip
+        hold_fake(model, step, log)
+        with log:
+            run_steps(model, variant, step, log)
+        sizes = _sizes(model, variant)
+    if step.device == "cpu":
+        live = log.peak(rounding=False)
+        return Simulated(sizes, live, live.bytes, live.bytes)
+    allocator = replay(log.allocations())
+    return Simulated(sizes, log.peak(), allocator.most_allocated, allocator.most_reserved)
+
+
+def count(model: Any, variant: Variant, step: Step) -> Sizes:
+    """What is known without a step, of a model that `build` made."""
+    with QuickFakeMode(), Guesses(0):
+        hold_fake(model, step, AllocationLog())
+        make_optimizer(model, variant, step)  # some freeze weights there
+        return _sizes(model, variant)
+
+
+def _sizes(model: Any, variant: Variant) -> Sizes:
+    """Of a model in a fake mode whose optimizer was made."""
+    sizes = [(p.requires_grad, logical_size(p)) for p in model.parameters()]
+    return Sizes(
+        sum(size for learns, size in sizes if learns),
+        sum(size for _, size in sizes),
+        safetensors_bytes(saved_tensors(model, variant)),
+    )
+
+
+def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
+    """Gives the model fake tensors, which the log knows as weights; in a fake mode."""
+    make_fake(model)
+    if step.device == "cuda":
+        put_on_host(model)
+    if step.packing is not None:
+        make_weights_fake(model, _DTYPES[step.weights])
+        log.name(scales_of(model), "weights")
+    log.name(on_device(model), "weights")
+
+
+def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> None:
+    """One whole step, with the optimizer's state there as after any step before it.
+
+    State as large as the model lies where a real step before left room for it, so there is a short
+    one; an adapter's is small, and made without.
+    """
+    optimizer = make_optimizer(model, variant, step)
+    if variant.spec.is_adapter:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+                log.name([parameter.grad], "gradients")
+        _update(model, optimizer, log)
+    else:
+        _optimizer_step(model, optimizer, _shortened(step), 1, log)
+    log.empty_cache()  # PEFT's comparison does so after each step
+    _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
+
+
+def _shortened(step: Step) -> Step:
+    kept = step.completion_tokens
+    length = min(_FIRST, step.length)
+    return replace(
+        step, length=length, completion_tokens=None if kept is None else min(kept, length)
+    )
+
+
+def _optimizer_step(
+    model: Any, optimizer: Optimizer, step: Step, batches: int, log: AllocationLog
+) -> None:
+    optimizer.zero_grad()  # not before: a loop empties its cache while the last gradients live
+    for _ in range(batches):
+        log.phase = "forward"
+        loss, kept = (_own_loss if step.is_own else _standard_loss)(model, step)
+        log.phase = "backward"
+        loss.backward()
+        log.name((p.grad for p in model.parameters()), "gradients")
+        del loss, kept
+    log.phase = "optimizer"
+    nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
+    _update(model, optimizer, log)
+
+
+def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
+    log.name(_importances(model), "optimizer")
+    optimizer.step()
+    log.name(state_of(optimizer), "optimizer")
+
+
+def _standard_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
+    """The loss, and the outputs that a loop holds on to while it goes backward."""
+    ids = torch.zeros(step.batch, step.length, dtype=torch.long)
+    mask = torch.ones_like(ids)
+    mask[:1, -1:] = 0  # nearly every batch is padded, and one that is not needs no mask
+    outputs = model(input_ids=ids, attention_mask=mask, labels=ids)
+    return outputs.loss, outputs
+
+
+def _own_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
+    """The app's own: completion tokens alone, under the dtype policy."""
+    ids = torch.zeros(step.batch, step.length, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    batch: Batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    arithmetic = Arithmetic(_policy(step), torch.device("cpu"))
+    with arithmetic.context():
+        losses, _ = completion_losses(model, batch)
+    loss = losses.sum() / losses.numel()
+    added = added_loss(model)
+    return (loss if added is None else loss + added), batch
+
+
+def _policy(step: Step) -> DtypePolicy:
+    if step.mixed:
+        return "mixed"
+    return "fp32" if step.weights == "fp32" else "bf16"
+
+
+def _importances(model: Any) -> list[Tensor]:
+    """What AdaLoRA keeps of each weight to hand out its ranks, made as it makes it."""
+    allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
+    if allocator is None:
+        return []
+    allocator.update_ipt(model.base_model.model)
+    kept = (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc)
+    return [tensor for store in kept for tensor in store.values()]

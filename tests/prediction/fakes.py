@@ -1,0 +1,47 @@
+"""A predictor that starts no process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ftlab.errors import FtlabError
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.question import Prediction, Question
+
+GB = 1_000_000_000
+
+
+class SizedPredictor(Predictor):
+    """Predicts a peak in GB by a rule, and notes what it was asked.
+
+    The rule may raise `FtlabError`, as a process that ends; `None` is a peak that is not known.
+    What torch reserves is `beside` GB more.
+    """
+
+    def __init__(self, size: Callable[[Question], float | None], beside: float = 1) -> None:
+        super().__init__()
+        self.size, self.beside = size, beside
+        self.asked: list[Question] = []
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+        for place, question in enumerate(questions):
+            self.asked.append(question)
+            yield place, self._answer(question)
+
+    def _answer(self, question: Question) -> Prediction:
+        variant, size = question.variant, self.size(question)
+        sizes = (2_400_000, 8_000_000_000, 9_800_000)
+        if size is None:
+            reason = "It <i>cannot</i> be."
+            return Prediction(variant.method, variant.label, *sizes, reason=reason)
+        peak = int(size * GB)
+        parts = {"weights": peak // 2, "activations": peak // 2}
+        reserved = peak + int(self.beside * GB)
+        return Prediction(
+            variant.method, variant.label, *sizes, peak, reserved, parts, "simulated", 0.1
+        )
+
+
+def failing(question: Question) -> float:
+    """A rule for a process that ends without an answer."""
+    raise FtlabError("The prediction <b>ended</b>.")

@@ -1,0 +1,57 @@
+"""The quicker fake tensors are those of torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ftlab.methods.variant import Variant
+from ftlab.prediction.question import Prediction, Step
+from ftlab.prediction.questions import ask_about
+from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.quick import QuickFakeMode
+from tests.prediction.simulation.test_real_memory import LLAMA
+
+
+def found(method: str) -> Prediction:
+    (question,) = ask_about(LLAMA, [Variant(method)], Step(96, completion_tokens=20))
+    return replace(predict(question), seconds=0)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "adalora"])
+def test_a_prediction_is_the_same_with_torchs_own_mode(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = found(method)
+    monkeypatch.setattr("ftlab.prediction.simulation.step.QuickFakeMode", FakeTensorMode)
+    assert quick == found(method)
+    assert quick.how == "simulated"
+
+
+def results(mode: Any) -> list[Any]:
+    with mode:
+        one = torch.empty(4, 6)
+        two = [one + 1, one + 1.0, one.int() + 1, one.int() + 1.0, one.t(), one.t()[1:], one[:2]]
+        two += [torch.cat([one, one]), torch.cat([one, one], dim=1), one.half() @ one.half().t()]
+        alike = [one.view(2, 12), one.t().reshape(2, 12)]
+        same = [each.untyped_storage()._cdata == one.untyped_storage()._cdata for each in two[4:7]]
+        return [(t.dtype, t.shape, t.stride(), t.storage_offset()) for t in two + alike] + [same]
+
+
+def test_arguments_that_give_other_results_are_told_apart() -> None:
+    mode = QuickFakeMode()
+    first = results(mode)
+    assert results(mode) == first == results(FakeTensorMode())
+    assert first[-1] == [True, True, True]
+
+
+def test_a_tensor_with_values_is_left_to_torch() -> None:
+    with QuickFakeMode() as mode:
+        known = torch.tensor(3)
+        assert known.item() == 3
+        assert (known + 1).item() == 4
+    assert not any(func is torch.ops.aten._local_scalar_dense.default for func, *_ in mode._known)

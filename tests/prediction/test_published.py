@@ -1,0 +1,40 @@
+"""Some of the published runs; `python -m tests.benchmarks.prediction` holds all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ftlab.prediction.simulation.predict import predict
+from tests.prediction.published import Published, peft_rows, t4_rows
+
+PEFT = {row.name: row for row in peft_rows()}
+T4 = {row.name: row for row in t4_rows()}
+SOME_PEFT = (
+    "lora/llama-3.2-3B-rank32",
+    "ia3/llama-3.2-3B-default",
+    "prompt_tuning/llama-3.2-3B-default",
+    "full-finetuning/llama-3.2-3B-lr_0.00001",
+)
+SOME_T4 = ("SmolLM2-135M sdpa nf4 2 x 512", "Llama-3.2-1B-Instruct eager nf4 1 x 1024")
+
+
+@pytest.mark.parametrize("name", SOME_PEFT)
+def test_parameters_file_and_reserved_peak_are_those_of_pefts_comparison(name: str) -> None:
+    row: Published = PEFT[name]
+    found = predict(row.question)
+    assert found.trainable_params == row.trainable, found.reason
+    assert found.adapter_bytes == pytest.approx(row.file_bytes, rel=0.01)
+    assert found.peak_reserved_bytes == pytest.approx(row.reserved, rel=0.05)
+
+
+@pytest.mark.parametrize("name", SOME_T4)
+def test_allocated_and_reserved_peak_are_those_of_a_t4(name: str) -> None:
+    row = T4[name]
+    found = predict(row.question)
+    assert found.trainable_params == row.trainable, found.reason
+    assert found.peak_allocated_bytes == pytest.approx(row.allocated, rel=0.01)
+    assert found.peak_reserved_bytes == pytest.approx(row.reserved, rel=0.10)
+
+
+def test_every_published_run_is_a_question() -> None:
+    assert (len(PEFT), len(T4)) == (34, 16)
