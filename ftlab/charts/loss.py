@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any, Literal
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.template import figure, glyph, plain, short_name
+from ftlab.charts.facts import add_origin, add_unlike
+from ftlab.charts.grouping import by_variant, left_out, separated, unknown_spread
+from ftlab.charts.points import empty_figure
+from ftlab.charts.template import figure, fix_margins, glyph, plain, short_name
 from ftlab.methods.registry import look_of
-from ftlab.runs.result import OPEN
-from ftlab.runs.store import Run
+from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.words import join_names
+
+XAxis = Literal["step", "tokens", "seconds"]
+X_TITLES: dict[XAxis, str] = {
+    "step": "step",
+    "tokens": "tokens seen, padding not counted",
+    "seconds": "seconds of training steps",
+}
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+_MANY = 8  # from so many lines on each wears its method's marker: colour and dash do not do
 _LABEL_PIXELS = 15
 _AXIS_PIXELS = 52  # what the x axis and the margins take of the height
+_ROOM_FOR_NAME = 260  # pixels: a lower figure leaves the name of the measure to its heading
 _BAND = 0.14  # opacity of the seeds' range
 _DIVERGED = 1.6  # a loss above this many times the first one is drawn off the top
+_MOST_SEEDS = 6  # named one by one on hover
+_MOST_NAMES = 4  # in a sentence
 
 
 @dataclass(frozen=True)
-class LossCurve:
-    """The training loss of one run: `points` are (step, nats a token).
+class _Curve:
+    """One run: `points` are (step, x, loss), the loss as it is drawn (smoothed); NaN: a gap."""
 
-    Runs that share `label` (seeds of one variant) are drawn as one line, their mean. A curve that
-    is not `emphasised` is drawn pale behind the others, and is no part of such a mean.
-    """
-
+    run_id: str
     label: str
     method: str
-    points: Sequence[tuple[int, float]]
-    emphasised: bool = True
-    seed: int = 0
+    seed: Any
+    emphasised: bool
+    settings: str
+    points: Sequence[tuple[int, float, float]]
 
     @property
-    def finite(self) -> list[tuple[int, float]]:
-        return [(step, loss) for step, loss in self.points if math.isfinite(loss)]
-
-
-def curve_of(run: Run, losses: Sequence[tuple[int, float]]) -> LossCurve:
-    """The curve of a run; pale if the run did not get to its end."""
-    emphasised = run.status in ("done", *OPEN)
-    return LossCurve(run.spec.label, run.spec.method, tuple(losses), emphasised, run.spec.seed)
+    def finite(self) -> list[float]:
+        return [loss for _, _, loss in self.points if math.isfinite(loss)]
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,10 @@ class _Look:
 
 @dataclass(frozen=True)
 class _At:
-    """The seeds of a variant at one step: each one's loss; none where no loss is a number."""
+    """The seeds of a variant at one step: their mean x and each one's loss, if it is a number."""
 
-    step: int
-    losses: dict[int, float]
+    x: float
+    losses: Mapping[int, float]
 
     @property
     def mean(self) -> float | None:
@@ -73,18 +82,20 @@ class _Line:
     label: str
     method: str
     emphasised: bool
-    curves: Sequence[LossCurve]
+    curves: Sequence[_Curve]
 
     @cached_property
     def steps(self) -> list[_At]:
         """Every step that any seed has, with the seeds that have it."""
-        found: dict[int, dict[int, float]] = {}
+        losses: dict[int, dict[int, float]] = {}
+        places: dict[int, list[float]] = {}
         for number, curve in enumerate(self.curves):
-            for step, loss in curve.points:
-                at = found.setdefault(step, {})
+            for step, x, loss in curve.points:
+                places.setdefault(step, []).append(x)
+                at = losses.setdefault(step, {})
                 if math.isfinite(loss):
                     at[number] = loss
-        return [_At(step, found[step]) for step in sorted(found)]
+        return [_At(sum(places[step]) / len(places[step]), losses[step]) for step in sorted(losses)]
 
     @property
     def end(self) -> float:
@@ -97,46 +108,160 @@ class _Line:
 
 
 def loss_figure(
-    curves: Sequence[LossCurve], height: int = 228, steps: int | None = None
+    points: pd.DataFrame,
+    x: XAxis = "step",
+    smoothing: int = 1,
+    height: int = 228,
+    steps: int | None = None,
+    unlike: Likeness | None = None,
 ) -> go.Figure:
     """One colour a method; further variants of a method differ in dash and wear markers.
 
-    A variant with several seeds is the mean over the seeds that have a step, in a band from the
-    lowest to the highest. `steps` is how far the x axis goes; without it, as far as the longest
-    curve.
+    `points` has the columns `POINT_COLUMNS`. A variant with several seeds is the mean over the
+    seeds that have a step, in a band from the lowest to the highest; over tokens or seconds it
+    lies where the seeds are on average at that step. `smoothing` is over how many steps, up to the
+    one that is drawn, each run's loss is averaged first. `steps` is how far the axis of steps goes.
+    `unlike`: what the runs share, so that the figure says if they are not like for like.
     """
-    drawn = [curve for curve in curves if curve.finite]
-    fig = figure(height, xaxis_title="step", yaxis_title="training loss (nats a token)")
+    mean = f", mean of {smoothing} steps" if smoothing > 1 else ""
+    title = f"nats a token{mean}, less is better"
+    if height >= _ROOM_FOR_NAME:
+        title = f"training loss ({title})"
+    nothing = "no step yet" if x == "step" else f"no {x} recorded"
+    return curves_figure(points, title, nothing, height, x, smoothing, steps, unlike, _DIVERGED)
+
+
+def curves_figure(
+    points: pd.DataFrame,
+    title: str,
+    nothing: str,
+    height: int,
+    x: XAxis = "step",
+    smoothing: int = 1,
+    steps: int | None = None,
+    unlike: Likeness | None = None,
+    most: float = math.inf,
+) -> go.Figure:
+    """Curves of any measure over the steps, drawn as `loss_figure` says; `loss` holds its values.
+
+    `title` is the y axis's, `nothing` what is said where there is no point. What lies above `most`
+    times the highest first value is drawn off the top.
+    """
+    drawn = [curve for curve in _curves(points, x, smoothing) if curve.finite]
     if not drawn:
-        fig.update_xaxes(visible=False).update_yaxes(visible=False)
-        return fig.add_annotation(
-            text="no step yet", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False
-        )
+        return empty_figure(nothing, height)
+    fig = figure(height, xaxis_title=X_TITLES[x], yaxis_title=title)
     looks = _looks(drawn)
     lines = sorted(_lines(drawn), key=lambda line: line.emphasised)
-    for line in lines:
-        if len(line.curves) > 1:
-            _draw_band(fig, line)
-    for line in lines:
-        _draw(fig, line, looks[line.key])
-    low, high = _range(drawn)
-    fig.update_yaxes(range=[low, high])
-    last = steps or max(curve.finite[-1][0] for curve in drawn)
-    fig.update_xaxes(range=[0, last * 1.01], tickformat="d", nticks=8)
+    bands = [_band(line) for line in lines if len(line.curves) > 1]
+    fig.add_traces([*bands, *(_trace(line, looks[line.key], x) for line in lines)])
+    low, high = _range(drawn, most)
+    last = max(curve.points[-1][1] for curve in drawn)
+    if x == "step":
+        last = steps or last
+    fig.update_layout(
+        yaxis_range=[low, high],
+        xaxis={
+            "range": [0, last * 1.01],
+            "tickformat": "~s" if x == "tokens" else "d",
+            "nticks": 8,
+        },
+    )
+    fix_margins(fig, ["0.0"], y_title=True)
     _label_ends(fig, lines, looks, low, high, height)
-    return fig
+    add_origin(fig, points.iloc[:1])
+    return fig if unlike is None else add_unlike(fig, unlike)
 
 
-def _lines(curves: Sequence[LossCurve]) -> list[_Line]:
-    groups: dict[tuple[str, str, bool], list[LossCurve]] = {}
+def height_for(points: pd.DataFrame, least: int) -> int:
+    """The height at which every line of the points has room for its label, but at least `least`."""
+    lines = len(points[["method", "label"]].drop_duplicates())
+    return max(least, _AXIS_PIXELS + _LABEL_PIXELS * lines)
+
+
+def loss_finding(table: pd.DataFrame) -> str:
+    """Where the held-out loss ended, best first, and which of them the seeds do not tell apart.
+
+    `table` is the store's table of one sweep (columns `ROW_KEYS`).
+    """
+    key = "eval_loss_after"
+    groups = by_variant(left_out(table, key)[0], key)
+    if not groups:
+        return "Training loss; no held-out loss was measured"
+    groups.sort(key=lambda group: group.mean(key))
+    shown = [f"{group.variant} {group.mean(key):.3f}" for group in groups[:_MOST_NAMES]]
+    more = f" and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else ""
+    words = f"Held-out loss after training: {', '.join(shown)}{more}"
+    best, *others = groups
+    known = [separated(best, other, key) for other in others]
+    level = [other.variant for other, apart in zip(others, known, strict=True) if apart is False]
+    if level:
+        names = level if len(level) < _MOST_NAMES else [f"{len(level)} others"]
+        who = join_names([best.variant, *names])
+        return f"{words}; no difference is shown between {who}: their seeds overlap"
+    return words + unknown_spread(groups) if None in known else words
+
+
+def loss_left_out(points: pd.DataFrame, x: XAxis, table: pd.DataFrame) -> int:
+    """How many runs of the table have no loss over that x."""
+    return len(table) - len(_with_loss(points, x))
+
+
+def loss_likeness(points: pd.DataFrame, x: XAxis, table: pd.DataFrame) -> Likeness:
+    """Whether the runs of the table that have a loss over that x are like for like."""
+    return likeness_of_rows(table[table["run_id"].isin(_with_loss(points, x))])
+
+
+def _with_loss(points: pd.DataFrame, x: XAxis) -> list[str]:
+    known = points[points[x].notna() & points["loss"].notna()]
+    return [str(run_id) for run_id in known["run_id"].unique()]
+
+
+def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[_Curve]:
+    """The runs in the order in which they come."""
+    facts: dict[str, tuple[str, str, Any, bool, str]] = {}
+    steps: dict[str, list[tuple[int, float, float]]] = {}
+    names = ["run_id", "label", "method", "seed", "emphasised", "settings", "step", x, "loss"]
+    columns = (points[name].tolist() for name in names)
+    for run_id, label, method, seed, emphasised, settings, step, at, loss in zip(
+        *columns, strict=True
+    ):
+        if math.isfinite(at):
+            facts.setdefault(run_id, (label, method, seed, emphasised, settings))
+            steps.setdefault(run_id, []).append((step, at, loss))
+    return [
+        _Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
+        for run_id, fact in facts.items()
+    ]
+
+
+def _smooth(
+    points: Sequence[tuple[int, float, float]], over: int
+) -> Sequence[tuple[int, float, float]]:
+    """Each loss as the mean of the last `over` ones that are numbers; a gap stays a gap."""
+    if over <= 1:
+        return points
+    window: deque[float] = deque(maxlen=over)
+    smooth = []
+    for step, x, loss in points:
+        if math.isfinite(loss):
+            window.append(loss)
+            loss = sum(window) / len(window)
+        smooth.append((step, x, loss))
+    return smooth
+
+
+def _lines(curves: Sequence[_Curve]) -> list[_Line]:
+    groups: dict[tuple[str, str, bool], list[_Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.label, curve.method, curve.emphasised), []).append(curve)
     return [_Line(*key, members) for key, members in groups.items()]
 
 
-def _looks(curves: Sequence[LossCurve]) -> dict[tuple[str, str], _Look]:
+def _looks(curves: Sequence[_Curve]) -> dict[tuple[str, str], _Look]:
     looks: dict[tuple[str, str], _Look] = {}
     used: dict[str, int] = {}
+    many = len({(curve.method, curve.label) for curve in curves}) >= _MANY
     for curve in curves:
         key = curve.method, curve.label
         if key in looks:
@@ -145,71 +270,91 @@ def _looks(curves: Sequence[LossCurve]) -> dict[tuple[str, str], _Look]:
         used[curve.method] = number + 1
         own = look_of(curve.method).dash
         dashes = (own, *(dash for dash in _DASHES if dash != own))
-        marker = _MARKERS[(number - 1) % len(_MARKERS)] if number else None
+        first = look_of(curve.method).marker if many else None
+        marker = _MARKERS[(number - 1) % len(_MARKERS)] if number else first
         looks[key] = _Look(dashes[number % len(dashes)], marker)
     return looks
 
 
-def _draw(fig: go.Figure, line: _Line, look: _Look) -> None:
+def _trace(line: _Line, look: _Look, x: XAxis) -> dict[str, Any]:
+    """The line; `meta` holds the ids of its runs, the first one being what a click opens."""
     colour, name = look_of(line.method).colour, plain(line.label)
     several = len(line.curves) > 1
     single = len(line.steps) == 1  # a line through one point is invisible
-    fig.add_scatter(
-        x=[at.step for at in line.steps],
-        y=[at.mean for at in line.steps],
-        mode="lines+markers" if look.marker or single else "lines",
-        line={"color": colour, "width": 2, "dash": look.dash},
-        marker={"symbol": look.marker or "circle", "size": 6, "maxdisplayed": 8, "color": colour},
-        opacity=1.0 if line.emphasised else 0.3,
-        name=name,
-        customdata=[_seeds(line, at) for at in line.steps] if several else None,
-        hovertemplate=(
-            "mean %{y:.3f} at step %{x}<br>%{customdata}" if several else "%{y:.3f} at step %{x}"
-        )
-        + f"<extra>{name}</extra>",
-    )
+    where = {"step": "step %{x}", "tokens": "%{x:.3s} tokens", "seconds": "%{x:.1f} s"}[x]
+    settings = line.curves[0].settings
+    return {
+        "type": "scatter",
+        "x": [at.x for at in line.steps],
+        "y": [at.mean for at in line.steps],
+        "mode": "lines+markers" if look.marker or single else "lines",
+        "line": {"color": colour, "width": 2, "dash": look.dash},
+        "marker": {
+            "symbol": look.marker or "circle",
+            "size": 6,
+            "maxdisplayed": 8,
+            "color": colour,
+        },
+        "opacity": 1.0 if line.emphasised else 0.3,
+        "name": name,
+        "meta": {"runs": " ".join(curve.run_id for curve in line.curves)},
+        "text": [_seeds(line, at) for at in line.steps] if several else None,
+        "hovertemplate": (
+            f"<b>{name}</b><br>"
+            + (f"mean %{{y:.3f}} at {where}<br>%{{text}}" if several else f"%{{y:.3f}} at {where}")
+            + (f"<br>{settings}" if settings else "")
+            + "<extra></extra>"
+        ),
+    }
 
 
 def _seeds(line: _Line, at: _At) -> str:
-    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step."""
+    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; of many, their range."""
+    if len(at.losses) > _MOST_SEEDS:
+        low, high = min(at.losses.values()), max(at.losses.values())
+        return f"{len(at.losses)} seeds, {low:.3f} to {high:.3f}"
     return ", ".join(f"seed {line.curves[i].seed} {loss:.3f}" for i, loss in at.losses.items())
 
 
-def _draw_band(fig: go.Figure, line: _Line) -> None:
+def _band(line: _Line) -> dict[str, Any]:
     """The range of the seeds as one outline for each stretch without a gap."""
-    x: list[int | None] = []
+    x: list[float | None] = []
     y: list[float | None] = []
     for there, stretch in groupby(line.steps, key=lambda at: bool(at.losses)):
         if not there:
             continue
         steps = list(stretch)
-        x += [*(at.step for at in steps), *(at.step for at in reversed(steps)), None]
+        x += [*(at.x for at in steps), *(at.x for at in reversed(steps)), None]
         y += [max(at.losses.values()) for at in steps]
         y += [*(min(at.losses.values()) for at in reversed(steps)), None]
-    fig.add_scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        line={"width": 0},
-        fill="toself",
-        fillcolor=look_of(line.method).colour,
-        opacity=_BAND if line.emphasised else _BAND / 3,
-        hoverinfo="skip",
-        name=f"{plain(line.label)}, range of the seeds",
-    )
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": look_of(line.method).colour,
+        "opacity": _BAND if line.emphasised else _BAND / 3,
+        "hoverinfo": "skip",
+        "name": f"{plain(line.label)}, range of the seeds",
+    }
 
 
-def _range(curves: Sequence[LossCurve]) -> tuple[float, float]:
-    losses = [loss for curve in curves for _, loss in curve.finite]
-    low = min(losses)
-    high = min(max(losses), _DIVERGED * max(curve.finite[0][1] for curve in curves))
+def _range(curves: Sequence[_Curve], most: float) -> tuple[float, float]:
+    low = min(min(curve.finite) for curve in curves)
+    highest = max(max(curve.finite) for curve in curves)
+    if math.isfinite(most):
+        high = min(highest, most * max(curve.finite[0] for curve in curves))
+    else:
+        high = highest
     space = max(0.06 * (high - low), 0.01)
     return low - space, high + space
 
 
 def _label_ends(
     fig: go.Figure,
-    lines: Sequence[_Line],
+    lines: Iterable[_Line],
     looks: Mapping[tuple[str, str], _Look],
     low: float,
     high: float,
@@ -226,17 +371,19 @@ def _label_ends(
     wanted = [min(max(shown[key], low), high) for key in keys]
     texts = [f"{short_name(label, method)} {shown[method, label]:.2f}" for method, label in keys]
     gap = _LABEL_PIXELS * (high - low) / inner
-    for key, text, y in zip(keys, texts, spread(wanted, gap, high), strict=True):
-        fig.add_annotation(
-            x=1,
-            xref="paper",
-            y=y,
-            text=f"{glyph(key[0], looks[key].marker)} {plain(text)}",
-            xanchor="left",
-            xshift=4,
-            showarrow=False,
-        )
-    fig.update_layout(margin_r=24 + 7 * max(map(len, texts)))
+    annotations = [
+        {
+            "x": 1,
+            "xref": "paper",
+            "y": y,
+            "text": f"{glyph(key[0], looks[key].marker)} {plain(text)}",
+            "xanchor": "left",
+            "xshift": 4,
+            "showarrow": False,
+        }
+        for key, text, y in zip(keys, texts, spread(wanted, gap, high), strict=True)
+    ]
+    fig.update_layout(annotations=annotations, margin_r=24 + 7 * max(map(len, texts)))
 
 
 def spread(values: Sequence[float], gap: float, top: float) -> list[float]:

@@ -14,14 +14,28 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.template import figure, plain, short_name
+from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
+from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated
+from ftlab.charts.template import figure, fix_margins, plain, short_name
 from ftlab.methods.full import FULL
 from ftlab.methods.registry import look_of
 from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.runs.result import OPEN
+from ftlab.words import join_names
 
 COLUMNS = ["variant", "method", "value", "relative", "count", "low", "high"]
-_BAR_PIXELS = 27
+BAR_NAMES = {
+    "trainable_params": "Trained parameters",
+    "net_peak_memory_bytes": "Net peak memory, train phase",
+    "train_seconds": "Training time",
+    "adapter_bytes": "File to ship",
+}
+"""What the bars of each headline measure are called."""
+
+_MOST_LEVEL = 3
+_BAR_PIXELS = ((5, 37), (14, 27))  # height of a bar where there are up to so many
+_MANY_BARS_PIXELS = 21
+_AXIS_PIXELS = 22  # the title below the bars
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,8 @@ def full_row(means: pd.DataFrame) -> pd.Series | None:
 def adapters(means: pd.DataFrame) -> pd.DataFrame:
     """All that is not full fine-tuning, best first: by score, then the smaller net peak."""
     others = means[means["method"] != FULL.id]
-    order = sorted(range(len(others)), key=lambda i: _rank(others.iloc[i]))
+    ranks = _ranks(others)
+    order = sorted(range(len(others)), key=lambda i: ranks[i])
     return others.iloc[order].reset_index(drop=True)
 
 
@@ -79,23 +94,30 @@ def savings_rows(table: pd.DataFrame, key: str) -> pd.DataFrame:
 
     `relative` is NaN where no full fine-tuning run is done.
     """
-    done = table[(table["status"] == "done") & table[key].notna()]
-    full = full_row(variant_means(table))
+    return _rows(table, by_variant(left_out(table, key)[0], key), key)
+
+
+def _rows(table: pd.DataFrame, groups: list[VariantRuns], key: str) -> pd.DataFrame:
+    full = full_row(variant_means(table[table["method"] == FULL.id]))
     base = math.nan if full is None else float(full[key])
     rows = []
-    for (variant, method), group in done.groupby(["variant", "method"], sort=False):
-        values = group[key].astype(float)
-        mean = float(values.mean())
+    for group in groups:
+        mean, count = group.mean(key), len(group.rows)
+        relative = _ratio(mean, base)
         rows.append(
-            [variant, method, mean, _ratio(mean, base), len(values), values.min(), values.max()]
+            [group.variant, group.method, mean, relative, count, group.low(key), group.high(key)]
         )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
     """Bars of one measure, full fine-tuning = 1; without a full fine-tuning run, absolute."""
-    rows = savings_rows(table, metric.key)
-    fig = figure(12 + _BAR_PIXELS * max(1, len(rows)), margin={"l": 8, "r": 8, "t": 0, "b": 0})
+    measured, _ = left_out(table, metric.key)
+    groups = by_variant(measured, metric.key)
+    rows = _rows(table, groups, metric.key)
+    bar = next((high for most, high in _BAR_PIXELS if len(rows) <= most), _MANY_BARS_PIXELS)
+    height = NOTE_PIXELS + bar * max(1, len(rows)) + _AXIS_PIXELS
+    fig = figure(height, margin={"l": 8, "r": 8, "t": NOTE_PIXELS, "b": 4})
     fig.update_xaxes(showgrid=False, showticklabels=False)
     fig.update_yaxes(showgrid=False)
     if rows.empty:
@@ -114,15 +136,44 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
         text=[_bar_text(row, metric, relative) for row in rows.itertuples()],
         textposition="outside",
         cliponaxis=False,
-        hovertext=[_hover(row, metric, relative) for row in rows.itertuples()],
+        customdata=[group.run_ids for group in groups],
+        hovertext=[
+            _hover(row, metric, relative, group)
+            for row, group in zip(rows.itertuples(), groups, strict=True)
+        ],
         hovertemplate="%{hovertext}<extra></extra>",
     )
     longest = float(lengths.max())
-    fig.update_xaxes(range=[0, 1.9 * longest if longest > 0 else 1])
-    return fig.update_layout(bargap=0.28).update_yaxes(
+    against = "times full fine-tuning, " if relative else ""
+    fig.update_xaxes(
+        range=[0, 1.9 * longest if longest > 0 else 1],
+        title={"text": f"{against}{metric.better} is better", "font": {"size": 11}, "standoff": 2},
+    )
+    fig.update_yaxes(
         tickvals=list(range(len(rows))), ticktext=[plain(name) for name in names],
         range=[len(rows) - 0.5, -0.5],
     )  # fmt: skip
+    fix_margins(fig.update_layout(bargap=0.28, hovermode="y"), names, y_title=False, x_ticks=False)
+    return add_facts(fig, measured)
+
+
+def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
+    """As in "Training time: QLoRA least, 0.88x"; variants whose seeds overlap stand together."""
+    groups = by_variant(left_out(table, metric.key)[0], metric.key)
+    name = BAR_NAMES[metric.key]
+    if not groups:
+        return name
+    best = min(groups, key=lambda group: group.mean(metric.key))
+    others = [group for group in groups if group is not best]
+    level = [best, *(other for other in others if separated(best, other, metric.key) is False)]
+    if len(level) > 1:
+        who = join_names([group.variant for group in level])
+        who = who if len(level) <= _MOST_LEVEL else f"{len(level)} variants"
+        return f"{name}: {who} least, no difference shown"
+    rows = savings_rows(table, metric.key).set_index("variant")
+    ratio = float(rows["relative"][best.variant])
+    value = metric.format(best.mean(metric.key)) if math.isnan(ratio) else times(ratio)
+    return f"{name}: {best.variant} least, {value}"
 
 
 def finding(table: pd.DataFrame, variant: str | None = None) -> str:
@@ -162,9 +213,17 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio >= 0.005 else units.format_share(ratio)
 
 
-def join_names(names: list[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c"."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def beside_full(found: Comparison, key: str) -> str:
+    """Both values of a measure, as in "603 MB, full 1.55 GB"."""
+    show = METRICS[key].format
+    return f"{show(found.value(key))}, full {show(found.full_value(key))}"
+
+
+def smaller(ratio: float) -> str:
+    """What a ratio of sizes says: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
+    if math.isnan(ratio):
+        return "not measured for both"
+    return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
 
 
 def _memory_clause(found: Comparison) -> tuple[str, bool]:
@@ -201,19 +260,20 @@ def _ratio(value: float, base: float) -> float:
     return value / base if base > 0 and math.isfinite(value) else math.nan
 
 
-def _rank(row: pd.Series) -> tuple[float, float, float]:
-    def last_if_missing(value: float) -> float:
-        return math.inf if math.isnan(value) else round(value, 9)
-
-    return (
-        last_if_missing(-float(row["score_after"])),
-        last_if_missing(float(row["net_peak_memory_bytes"])),
-        last_if_missing(float(row["eval_loss_after"])),
+def _ranks(rows: pd.DataFrame) -> list[tuple[float, ...]]:
+    """For each row what it is sorted by, the best first; what is not measured comes last."""
+    scores, peaks, losses = (
+        rows[key].tolist() for key in ("score_after", "net_peak_memory_bytes", "eval_loss_after")
     )
+    return [
+        tuple(math.inf if math.isnan(value) else round(value, 9) for value in (-score, peak, loss))
+        for score, peak, loss in zip(scores, peaks, losses, strict=True)
+    ]
 
 
 def _best(rows: pd.DataFrame) -> int:
-    return min(range(len(rows)), key=lambda i: _rank(rows.iloc[i]))
+    ranks = _ranks(rows)
+    return ranks.index(min(ranks))
 
 
 def _bar_text(row: Any, metric: MetricSpec, relative: bool) -> str:
@@ -221,7 +281,7 @@ def _bar_text(row: Any, metric: MetricSpec, relative: bool) -> str:
     return f"{times(row.relative)}  {value}" if relative else value
 
 
-def _hover(row: Any, metric: MetricSpec, relative: bool) -> str:
+def _hover(row: Any, metric: MetricSpec, relative: bool, group: VariantRuns) -> str:
     text = f"{plain(row.variant)}: {metric.format(row.value)}"
     if relative:
         text += f", {times(row.relative)} of full fine-tuning"
@@ -229,4 +289,4 @@ def _hover(row: Any, metric: MetricSpec, relative: bool) -> str:
         text += (
             f"<br>mean of {row.count} runs, {metric.format(row.low)} to {metric.format(row.high)}"
         )
-    return text
+    return f"{text}<br>{settings_text(group.rows)}{click_hint(group.rows)}"

@@ -6,6 +6,7 @@ alone (the report) asks for the dark template instead. Titles and legends are HT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -17,9 +18,14 @@ INK, GRID = "#57606e", "#e6e9ee"
 DARK_INK, DARK_GRID = "#aab4c0", "#2a313b"
 _HIDDEN_BUTTONS = [
     "zoom", "pan", "select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "resetScale2d",
+    "toImage",
 ]  # fmt: skip
+_CHARACTER_PIXELS = 7
 _GLYPHS = {
     "circle": "●", "diamond": "◆", "triangle-up": "▲", "cross": "✚", "x": "✖", "star": "★",
+    "circle-open": "○", "square-open": "□", "diamond-open": "◇", "triangle-up-open": "△",
+    "triangle-down": "▼", "pentagon": "⬟", "hexagon": "⬢", "square-cross": "⊞",
+    "star-diamond": "✦", "hexagram": "✶",
 }  # fmt: skip
 
 
@@ -32,6 +38,7 @@ def template(dark: bool = False) -> go.layout.Template:
         "ticks": "",
         "ticklabelstandoff": 5,
         "automargin": True,
+        "ticklabeloverflow": "allow",  # plotly measures every label for any other choice
         "title": {"standoff": 8, "font": {"size": 12}},
     }
     return go.layout.Template(
@@ -42,7 +49,10 @@ def template(dark: bool = False) -> go.layout.Template:
             "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
             "xaxis": axis,
             "yaxis": axis,
-            "hoverlabel": {"font": {"family": "IBM Plex Mono, monospace", "size": 12}},
+            "hoverlabel": {
+                "align": "left",
+                "font": {"family": "IBM Plex Mono, monospace", "size": 12},
+            },
             "showlegend": False,
             "dragmode": False,
             "modebar": {"remove": _HIDDEN_BUTTONS, "bgcolor": "rgba(0,0,0,0)", "color": ink},
@@ -56,6 +66,22 @@ TEMPLATE = template()
 def figure(height: int, **layout: Any) -> go.Figure:
     """An empty figure in the template, `height` pixels high."""
     return go.Figure(layout={"template": TEMPLATE, "height": height, **layout})
+
+
+def fix_margins(
+    fig: go.Figure, left: Sequence[str], y_title: bool, x_ticks: bool = True
+) -> go.Figure:
+    """Gives the axes the room that they need: where plotly finds it itself, it draws twice.
+
+    `left` are the labels of the y axis; `y_title` says whether it has a title, `x_ticks` whether
+    the x axis has labels. There is room for the title of the x axis.
+    """
+    return fig.update_layout(
+        margin_l=14 + _CHARACTER_PIXELS * max(map(len, left), default=0) + (24 if y_title else 0),
+        margin_b=26 + (22 if x_ticks else 0),
+        xaxis_automargin=False,
+        yaxis_automargin=False,
+    )
 
 
 def plain(text: str) -> str:

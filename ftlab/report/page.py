@@ -1,17 +1,25 @@
-"""One HTML file that shows its sections anywhere: no script, no network, light and dark."""
+"""One HTML file that shows its sections anywhere: no network, light and dark, on paper.
+
+It runs no script but those that it is made with, which are named by their hash.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 
 from markupsafe import escape
 
 _STYLE = """
-:root { color-scheme:light dark; --ink:#1b2129; --muted:#57606e; --line:#dfe3e8; --page:#f4f6f8;
-  --panel:#fff; --ok:#11704f; --ok2:#dff3ea; --bad:#b3261e; --bad2:#fce5e3; --sunk:#f4f6f8 }
-@media (prefers-color-scheme: dark) { :root { --ink:#e4e8ed; --muted:#9ba6b4; --line:#2a313b;
-  --page:#0b0e13; --panel:#14181f; --ok:#5fd3a5; --ok2:#12352a; --bad:#ff9088; --bad2:#43201e;
-  --sunk:#0f1319 } }
+:root { color-scheme:light; --ink:#1b2129; --muted:#57606e; --line:#dfe3e8; --page:#f4f6f8;
+  --panel:#fff; --ok:#11704f; --ok2:#dff3ea; --warn:#7a4f00; --warn2:#fbefd3; --bad:#b3261e;
+  --bad2:#fce5e3; --sunk:#f4f6f8 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme:dark; --ink:#e4e8ed; --muted:#9ba6b4; --line:#2a313b; --page:#0b0e13;
+    --panel:#14181f; --ok:#5fd3a5; --ok2:#12352a; --warn:#f0bd5b; --warn2:#3a2d10; --bad:#ff9088;
+    --bad2:#43201e; --sunk:#0f1319 }
+}
 * { box-sizing:border-box }
 body { margin:0; background:var(--page); color:var(--ink); font:14px/1.5 system-ui,sans-serif;
   font-variant-numeric:tabular-nums; overflow-wrap:anywhere }
@@ -34,9 +42,10 @@ td.num, th.num { text-align:right; white-space:nowrap }
   background:var(--sunk); color:var(--muted); border:1px solid var(--line) }
 .chip.ok { background:var(--ok2); color:var(--ok); border-color:transparent }
 .chip.bad { background:var(--bad2); color:var(--bad); border-color:transparent }
+.chip.warn { background:var(--warn2); color:var(--warn); border-color:transparent }
 .answers { table-layout:fixed; min-width:640px }
 .answers .n { width:40px; color:var(--muted) }
-@media (max-width: 700px) {
+@media screen and (max-width: 700px) {
   section { padding:12px }
   .stack { min-width:0 }
   .stack, .stack tbody, .stack tr, .stack td, .stack tbody th { display:block; width:auto }
@@ -48,24 +57,53 @@ td.num, th.num { text-align:right; white-space:nowrap }
   .stack td.num { display:flex; justify-content:space-between; gap:12px }
   .stack td.num::before { font-weight:400; text-align:left; color:var(--muted); white-space:normal }
 }
-@media print { body { background:none } section { break-inside:auto; border:0 } }
+@media print {
+  * { print-color-adjust:exact }
+  body { background:none; font-size:11.5px }
+  main { padding:0; max-width:none }
+  section { border:0; padding:0; margin:0 0 22px }
+  h2, h3 { break-after:avoid }
+  tr { break-inside:avoid }
+  .scroll { overflow:visible }
+}
 """
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""Whatever a section holds, opening the file runs no script and fetches nothing."""
+_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+    "font-src data:; img-src data:"
+)
+"""Whatever a section holds, opening the file runs no script of it and fetches nothing."""
 
 
-def standalone(title: str, sections: Sequence[str]) -> str:
+def standalone(
+    title: str, sections: Sequence[str], style: str = "", scripts: Sequence[str] = ()
+) -> str:
     """The page as one self-contained document.
 
     `title` is plain text; each section is HTML as a function of this package makes it, with
-    everything that a model, a file or a person said escaped.
+    everything that a model, a file or a person said escaped. `style` is further CSS. `scripts` are
+    run in their order once the sections are there; they hold nothing from a record.
     """
     body = "".join(f"<section>{section}</section>\n" for section in sections)
+    run = "".join(f"<script>{script}</script>\n" for script in scripts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}</main>\n</body>\n</html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}</main>\n{run}</body>\n</html>\n"
     )
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    if not scripts:
+        return _POLICY
+    for script in scripts:
+        if "</script" in script.lower() or "\r" in script or "\0" in script:
+            raise ValueError("a browser would not read this script as it is written")
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    return f"{_POLICY} blob:; script-src {hashes}"
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -3,12 +3,30 @@ from itertools import pairwise
 
 import pytest
 
-from ftlab.charts.loss import LossCurve, curve_of, loss_figure, spread
-from ftlab.methods.registry import look_of
-from ftlab.runs.store import read_run
-from tests.fakes import make_run
+from ftlab.charts.loss import height_for, loss_finding, loss_left_out, spread
+from ftlab.charts.loss import loss_figure as figure_of_points
+from ftlab.charts.loss_points import (
+    POINT_COLUMNS,
+    LossCurve,
+    curve_of,
+    curve_points,
+    loss_points,
+)
+from ftlab.methods.registry import METHODS, look_of
+from ftlab.runs.published import PublishedRun
+from ftlab.runs.store import RunStore, read_run
+from ftlab.runs.sweep_data import SweepData, sweep_data
+from tests.fakes import SWEEP, make_run, make_sweep
 
 DOWN = [(step, 3.0 - 0.1 * step) for step in range(1, 11)]
+
+
+def loss_figure(curves, **options):
+    return figure_of_points(curve_points(curves), **options)
+
+
+def data_of(folder):
+    return sweep_data(RunStore(folder), SWEEP)
 
 
 def labels(figure):
@@ -51,13 +69,13 @@ def test_seeds_of_one_variant_are_their_mean_in_their_range_under_one_label():
 
 def test_a_variant_with_one_seed_has_no_range():
     (line,) = loss_figure([seed(0, 3.0, 1.0)]).data
-    assert (list(line.y), line.customdata) == ([3.0, 1.0], None)
+    assert (list(line.y), line.text) == ([3.0, 1.0], None)
 
 
 def test_the_mean_names_each_seed_and_its_loss():
     _, line = loss_figure([seed(3, 3.0, 1.0), seed(7, 4.0)]).data
-    assert list(line.customdata) == ["seed 3 3.000, seed 7 4.000", "seed 3 1.000"]
-    assert "%{customdata}" in line.hovertemplate
+    assert list(line.text) == ["seed 3 3.000, seed 7 4.000", "seed 3 1.000"]
+    assert "%{text}" in line.hovertemplate
 
 
 def test_a_step_that_not_every_seed_has_is_the_mean_of_those_that_have_it():
@@ -171,3 +189,120 @@ def test_steps_of_a_run_that_goes_on_set_the_length_of_the_axis():
 def test_a_label_from_a_record_is_no_markup():
     figure = loss_figure([LossCurve("LoRA <script>", "lora", DOWN)])
     assert "<script>" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_many_seeds_are_told_as_their_range():
+    _, line = loss_figure([seed(n, 3.0 + n / 10) for n in range(8)]).data
+    assert list(line.text) == ["8 seeds, 3.000 to 3.700"]
+
+
+def test_points_of_a_sweep_sum_up_tokens_and_seconds(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    points = loss_points(data_of(tmp_path))
+    assert list(points.columns) == POINT_COLUMNS
+    assert points["step"].tolist() == list(range(1, 31))
+    assert points["tokens"].tolist()[:3] == [700, 1400, 2100]
+    assert points["seconds"].tolist()[-1] == pytest.approx(60.0)
+    assert set(points["label"]) == {"LoRA"}
+    assert points["emphasised"].all()
+
+
+def test_a_failed_run_has_pale_points_and_a_queued_one_none(tmp_path):
+    make_run(tmp_path, "lora", status="failed")
+    make_run(tmp_path, "qlora", status="queued")
+    points = loss_points(data_of(tmp_path))
+    assert set(points["label"]) == {"LoRA"}
+    assert not points["emphasised"].any()
+
+
+def test_imported_runs_have_a_loss_over_steps_alone(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    data = data_of(tmp_path)
+    row = data.table.iloc[0].to_dict() | {"run_id": "theirs", "origin": "imported"}
+    published = PublishedRun("theirs", "s", row, losses=((250, 1.0), (500, 0.7)))
+    table = data.table.assign(run_id="theirs", origin="imported")
+    points = loss_points(SweepData("s", "imported", table, published=(published,)))
+    assert points["loss"].tolist() == [1.0, 0.7]
+    assert points["tokens"].isna().all()
+    figure = figure_of_points(points, "tokens")
+    assert (len(figure.data), labels(figure)) == (0, ["no tokens recorded"])
+    assert "imported" in labels(figure_of_points(points))
+    assert (loss_left_out(points, "step", table), loss_left_out(points, "tokens", table)) == (0, 1)
+
+
+def test_the_axis_may_be_steps_tokens_or_seconds(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    points = loss_points(data_of(tmp_path))
+    ends = {x: figure_of_points(points, x).data[0].x[-1] for x in ("step", "tokens", "seconds")}
+    assert ends == {"step": 30, "tokens": 21_000, "seconds": pytest.approx(60.0)}
+
+
+def test_seeds_lie_at_their_mean_place_on_an_axis_of_seconds(tmp_path):
+    make_sweep(tmp_path, methods=("lora",), seeds=(0, 1))
+    points = loss_points(data_of(tmp_path))
+    slow = points["seed"] == 1
+    points.loc[slow, "seconds"] = 2 * points.loc[slow, "seconds"]
+    _, line = figure_of_points(points, "seconds").data
+    assert list(line.x)[:2] == pytest.approx([3.0, 6.0])
+
+
+def test_smoothing_is_a_running_mean_of_each_run_and_named_on_the_axis():
+    figure = loss_figure([seed(0, 4.0, 2.0, 6.0, 1.0)], smoothing=3)
+    assert list(figure.data[0].y) == pytest.approx([4.0, 3.0, 4.0, 3.0])
+    assert "mean of 3 steps" in figure.layout.yaxis.title.text
+    assert "mean of" not in loss_figure([seed(0, 4.0)]).layout.yaxis.title.text
+
+
+def test_smoothing_passes_over_a_loss_that_is_no_number():
+    figure = loss_figure([seed(0, 4.0, math.nan, 2.0)], smoothing=2)
+    assert list(figure.data[0].y) == [4.0, None, 3.0]
+
+
+def test_a_line_knows_its_runs_and_shows_their_settings(tmp_path):
+    make_sweep(tmp_path, methods=("lora",), seeds=(0, 1))
+    data = data_of(tmp_path)
+    _, line = figure_of_points(loss_points(data)).data
+    assert line.meta["runs"].split() == data.table["run_id"].tolist()
+    assert "learning rate" in line.hovertemplate
+    assert "less is better" in figure_of_points(loss_points(data)).layout.yaxis.title.text
+
+
+def test_losses_that_seeds_do_not_tell_apart_are_said_to_be_no_difference(tmp_path):
+    for method, losses in (("full", (1.0, 1.3)), ("lora", (1.1, 1.25)), ("qlora", (2.0, 2.1))):
+        for number, loss in enumerate(losses):
+            make_run(tmp_path, method, seed=number, measures={"eval_loss_after": loss})
+    assert loss_finding(data_of(tmp_path).table) == (
+        "Held-out loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
+        "no difference is shown between Full fine-tuning and LoRA: their seeds overlap"
+    )
+
+
+def test_of_one_seed_no_spread_is_known(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    assert loss_finding(data_of(tmp_path).table) == (
+        "Held-out loss after training: Full fine-tuning 1.220, LoRA 1.310 "
+        "(one seed: no spread is known)"
+    )
+
+
+def test_without_a_held_out_loss_the_finding_says_so(tmp_path):
+    make_run(tmp_path, "lora", status="failed")
+    assert "no held-out loss" in loss_finding(data_of(tmp_path).table)
+
+
+def test_many_lines_wear_the_markers_of_their_methods_and_few_do_not():
+    methods = ["lora", "dora", "vera", "oft", "ia3", "hra", "loha", "full"]
+    curves = [LossCurve(method, method, DOWN) for method in methods]
+    many, few = loss_figure(curves), loss_figure(curves[:-1])
+    found = {line.name: line.marker.symbol for line in many.data if "markers" in line.mode}
+    assert found == {method: look_of(method).marker for method in methods}
+    assert not any("markers" in line.mode for line in few.data)
+    assert any("★" in label for label in labels(many))
+
+
+def test_a_figure_of_many_lines_is_as_high_as_its_labels():
+    curves = [LossCurve(method, method, DOWN) for method in METHODS]
+    assert height_for(curve_points(curves[:4]), 330) == 330
+    high = height_for(curve_points(curves), 330)
+    assert high > 330
+    assert len(labels(loss_figure(curves, height=high))) >= len(METHODS)

@@ -7,14 +7,16 @@ from ftlab.charts.savings import (
     COLUMNS,
     compare,
     finding,
-    join_names,
     savings_figure,
+    savings_finding,
     savings_rows,
     times,
 )
+from ftlab.methods.registry import METHODS
 from ftlab.runs.metrics import HEADLINES, METRICS
 from ftlab.runs.store import RunStore
-from tests.fakes import make_run, make_sweep
+from ftlab.words import join_names
+from tests.fakes import SWEEP, make_run, make_sweep
 
 
 def table_of(folder):
@@ -198,3 +200,59 @@ def test_names_are_joined_as_people_do():
 def test_an_empty_table_is_fine():
     empty = pd.DataFrame(columns=["status", "variant", "method", *METRICS])
     assert savings_rows(empty, "train_seconds").empty
+
+
+def test_a_bar_holds_the_ids_of_its_runs_and_shows_their_settings(tmp_path):
+    make_run(tmp_path, "full")
+    for seed in (0, 1):
+        make_run(tmp_path, "lora", seed=seed, learning_rate=2e-3)
+    table = table_of(tmp_path)
+    bars = savings_figure(table, METRICS["train_seconds"]).data[0]
+    assert list(bars.customdata) == [table["run_id"][0], " ".join(table["run_id"][1:])]
+    assert "learning rate 2e-3, 30 steps" in bars.hovertext[1]
+
+
+def test_the_axis_says_what_the_bars_are_relative_to_and_which_way_is_better(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    table = table_of(tmp_path)
+    layout = savings_figure(table, METRICS["train_seconds"]).layout
+    assert layout.xaxis.title.text == "times full fine-tuning, less is better"
+    layout = savings_figure(table[table["method"] == "lora"], METRICS["tokens_per_second"]).layout
+    assert layout.xaxis.title.text == "more is better"
+
+
+def test_where_the_numbers_come_from_is_on_the_figure(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    figure = savings_figure(table_of(tmp_path), METRICS["train_seconds"])
+    assert figure.layout.annotations[0].text == "measured 25 Nov 2026"
+
+
+def test_the_title_of_bars_names_those_that_no_seed_sets_apart(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"), seeds=(0, 1))
+    for seed, seconds in ((0, 10.0), (1, 20.0)):
+        make_run(tmp_path, "qlora", sweep_id=SWEEP, seed=seed, measures={"train_seconds": seconds})
+        make_run(
+            tmp_path, "prompt_tuning", sweep_id=SWEEP, seed=seed,
+            measures={"train_seconds": seconds + 1},
+        )  # fmt: skip
+    table = RunStore(tmp_path).table()
+    assert savings_finding(table, METRICS["train_seconds"]) == (
+        "Training time: QLoRA and Prompt tuning least, no difference shown"
+    )
+
+
+def test_the_title_of_bars_without_full_fine_tuning_gives_the_value(tmp_path):
+    make_run(tmp_path, "lora")
+    table = RunStore(tmp_path).table()
+    assert savings_finding(table, METRICS["adapter_bytes"]) == "File to ship: LoRA least, 9.8 MB"
+
+
+def test_the_more_bars_there_are_the_thinner_they_are(tmp_path):
+    heights = []
+    for count in (3, 10, len(METHODS)):
+        make_sweep(tmp_path / str(count), list(METHODS)[:count])
+        figure = savings_figure(table_of(tmp_path / str(count)), METRICS["adapter_bytes"])
+        heights.append(figure.layout.height / len(figure.data[0].x))
+    assert heights == sorted(heights, reverse=True)
+    assert len(set(heights)) == 3
+    assert heights[-1] > 20

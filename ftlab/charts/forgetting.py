@@ -1,0 +1,99 @@
+"""What a fine-tune has cost elsewhere: the rise of the loss on unrelated text against the gain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated, unknown_spread
+from ftlab.charts.points import HEIGHT, empty_figure, name_in, scatter_figure, scatter_of
+from ftlab.charts.template import GRID
+from ftlab.runs.metrics import METRICS
+from ftlab.words import join_names
+
+_GAIN, _FORGOT = METRICS["score_gain"], METRICS["general_loss_change"]
+FORGETTING_NEEDED = (_GAIN.key, _FORGOT.key)
+_NAMED = 6  # of the best, where there are too many to name all
+_MOST_NAMES = 4  # in a sentence
+
+
+def has_forgetting(table: pd.DataFrame) -> bool:
+    """Whether a run has both the gain and the loss on unrelated text."""
+    return not left_out(table, *FORGETTING_NEEDED)[0].empty
+
+
+def forgetting_figure(table: pd.DataFrame, height: int = HEIGHT) -> go.Figure:
+    """Every variant as a point: across what it gained, up what it forgot; best is right and low.
+
+    `height` is in pixels.
+    """
+    shown = scatter_of(table, _GAIN, _FORGOT, more_y=[0.0])
+    if shown is None:
+        return empty_figure("no run has a gain and a loss on unrelated text", height)
+    fig = scatter_figure(shown, table, _by_gain(shown.groups)[:_NAMED], [], height)
+    zero = {"zeroline": True, "zerolinecolor": GRID, "zerolinewidth": 2}
+    return fig.update_layout(xaxis=zero, yaxis=zero)
+
+
+def forgetting_finding(table: pd.DataFrame) -> str:
+    """Who gains most at what price, and who forgets least, as far as seeds or intervals tell."""
+    rows, _ = left_out(table, *FORGETTING_NEEDED)
+    keys = [key for metric in (_GAIN, _FORGOT) for key in (metric.key, *metric.interval_keys)]
+    groups = by_variant(rows, *keys)
+    if not groups:
+        return "No run has both a gain and a loss on unrelated text"
+    best = _by_gain(groups)[0]
+    words = f"{best.variant} {_gained(best, _score_name(rows))} and {_forgot(best)}"
+    worse = [group.variant for group in groups if group.reach(_GAIN)[1] < 0]
+    useful = [group for group in groups if group.variant not in worse]
+    least = min(useful or groups, key=lambda group: group.mean(_FORGOT.key))
+    if least is not best:
+        words += f"; {least.variant} {_gained(least)} and {_forgot(least)}"
+        if separated(least, best, _FORGOT.key) is False:
+            words += ", though their seeds overlap"
+    if worse:
+        who = join_names(worse) if len(worse) <= _MOST_NAMES else f"{len(worse)} variants"
+        words += f"; {who} {'falls' if len(worse) == 1 else 'fall'} below the untouched model"
+    return words + unknown_spread(groups)
+
+
+def gain_words(table: pd.DataFrame, variant: str) -> str:
+    """What a variant gained, as in "+0.40 (+0.29 to +0.52)"; "" where it is not known.
+
+    In brackets the range of the seeds, or the 95 % interval of a single run.
+    """
+    rows, _ = left_out(table[table["variant"] == variant], _GAIN.key)
+    groups = by_variant(rows, _GAIN.key, *_GAIN.interval_keys)
+    if not groups:
+        return ""
+    low, high = groups[0].reach(_GAIN)
+    known = len(groups[0].rows) > 1 or low < high
+    ends = (low, high) if known else (None, None)
+    return _GAIN.text(groups[0].mean(_GAIN.key), *ends)
+
+
+def _by_gain(groups: Sequence[VariantRuns]) -> list[VariantRuns]:
+    return sorted(groups, key=lambda group: -group.mean(_GAIN.key))
+
+
+def _score_name(rows: pd.DataFrame) -> str:
+    return name_in(rows, METRICS["score_after"])
+
+
+def _gained(group: VariantRuns, score: str = "") -> str:
+    """As in "gains 0.42 in SQL score"."""
+    gain = group.mean(_GAIN.key)
+    return f"{'gains' if gain >= 0 else 'loses'} {abs(gain):.2f}{f' in {score}' if score else ''}"
+
+
+def _forgot(group: VariantRuns) -> str:
+    """As in "forgets 0.12 nats a token ...", by the whole bar; else "is not shown to forget"."""
+    low, high = group.reach(_FORGOT)
+    change = group.mean(_FORGOT.key)
+    if low > 0:
+        return f"forgets {change:.2f} nats a token on unrelated text"
+    if high < 0:
+        return f"lowers the loss on unrelated text by {-change:.2f}"
+    return f"is not shown to forget ({_FORGOT.format(change)})"

@@ -1,0 +1,322 @@
+"""Where the memory goes: the peak of each phase, and what the peak of training is made of.
+
+Net peaks: above the process with no model in it, so that they compare across machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab import units
+from ftlab.charts.axes import axis_of
+from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
+from ftlab.charts.grouping import VariantRuns, by_variant, is_measured, left_out
+from ftlab.charts.points import empty_figure
+from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.methods.registry import look_of
+from ftlab.runs.metrics import METRICS
+from ftlab.runs.result import ANATOMY
+from ftlab.words import some_names
+
+PHASES_NEEDED = ("before_model_bytes", "peak_memory_bytes")
+ANATOMY_NEEDED = tuple(f"anatomy_{part}_bytes" for part in ANATOMY)
+NET = "net_peak_memory_bytes"
+ANATOMY_COLOURS = {
+    "weights": "#3d5a80", "gradients": "#7693b8", "optimizer": "#b3c7df",
+    "activations": "#d9a441", "temporary": "#e8cf9f",
+}  # fmt: skip
+"""Colour of each part: they differ in lightness too, so that they are told apart without hue."""
+
+_DARK_PARTS = frozenset({"weights"})
+_PREDICTED_COLOUR = "#8b5cf6"
+_MEASURED_WIDTH, _PREDICTED_WIDTH, _PREDICTED_BELOW = 0.46, 0.24, 0.38  # of a row
+_INK, _PAPER = "#1b2129", "#ffffff"
+_TICK = "#8a929e"  # stands out from light and dark ground alike
+_BAR_PIXELS, _ROW_PIXELS, _AXIS_PIXELS = 16, 46, 50
+_ROOM = 1.34  # of the longest bar, for the text at its end
+
+
+@dataclass(frozen=True)
+class _Phase:
+    name: str
+    done: str  # "…ing"
+    key: str
+    pattern: str
+
+
+_PHASES = (
+    _Phase("load", "loading", "load_peak_bytes", "/"),
+    _Phase("train", "training", "peak_memory_bytes", ""),
+    _Phase("evaluate", "evaluation", "evaluate_peak_bytes", "."),
+    _Phase("save", "saving", "save_peak_bytes", "x"),
+)
+_PHASE_COLUMNS = (*PHASES_NEEDED, *(phase.key for phase in _PHASES))
+_PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part in ANATOMY)
+_ANATOMY_COLUMNS = (*ANATOMY_NEEDED, *_PREDICTED_PARTS, NET)
+
+
+def phases_figure(table: pd.DataFrame) -> go.Figure:
+    """Net peak memory of each phase; one group of bars a variant, in its method's colour.
+
+    The phase is told by a bar's place in its group, its pattern and its label. Means over seeds.
+    """
+    rows, _ = left_out(table, *PHASES_NEEDED)
+    groups = by_variant(rows, *_PHASE_COLUMNS)
+    if not groups:
+        return empty_figure("no run has its peaks by phase")
+    bars = [_phase_bars(phase, groups, place) for place, phase in enumerate(_PHASES)]
+    longest = max(value for trace in bars for value in trace["x"] if value is not None)
+    height = _AXIS_PIXELS + _BAR_PIXELS * (len(_PHASES) + 1) * len(groups)
+    fig = figure(height, margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8}, bargap=0.12)
+    fig.add_traces(bars)
+    _bytes_axis(fig, longest * _ROOM, f"net peak memory{_kind(rows)}, less is better")
+    middle = (len(_PHASES) - 1) / 2
+    _name_rows(fig, groups, [(len(_PHASES) + 1) * i + middle for i in range(len(groups))])
+    fig.update_yaxes(range=[(len(_PHASES) + 1) * len(groups) - 1, -1])
+    return add_facts(fig, rows)
+
+
+def phases_finding(table: pd.DataFrame) -> str:
+    """Which phase sets each variant's peak, in every run of it or only in some."""
+    groups = by_variant(left_out(table, *PHASES_NEEDED)[0], *_PHASE_COLUMNS)
+    if not groups:
+        return "No run has its peak memory by phase"
+    names: dict[str, list[str]] = {}
+    for group in groups:
+        names.setdefault(_peak_phase(group), []).append(group.variant)
+    if len(names) == 1 and len(groups) > 1:
+        phase = next(iter(names))
+        if phase:
+            return f"{phase.capitalize()} sets the peak of every variant, in every run"
+        return "Which phase sets the peak differs between the runs of every variant"
+    parts = [
+        f"{phase} sets the peak of {some_names(variants)}" if phase
+        else f"for {some_names(variants)} it differs between runs"
+        for phase, variants in sorted(names.items(), reverse=True)
+    ]  # fmt: skip
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:]
+
+
+def has_phases(table: pd.DataFrame) -> bool:
+    """Whether any run has its peaks by phase; imported ones have not."""
+    return not left_out(table, *PHASES_NEEDED)[0].empty
+
+
+def has_anatomy(table: pd.DataFrame) -> bool:
+    """Whether any run says what its peak was made of."""
+    return not left_out(table, *ANATOMY_NEEDED)[0].empty
+
+
+def anatomy_figure(table: pd.DataFrame) -> go.Figure:
+    """What the peak of training was made of, one stacked bar a variant, means over seeds.
+
+    A narrow bar in violet below it is what was predicted; a tick is the net peak of the process,
+    which on a CPU holds more than tensors.
+    """
+    rows, _ = left_out(table, *ANATOMY_NEEDED)
+    groups = by_variant(rows, *_ANATOMY_COLUMNS)
+    if not groups:
+        return empty_figure("no run says what its peak was made of")
+    lines = list(range(len(groups)))
+    fig = figure(
+        _AXIS_PIXELS + _ROW_PIXELS * len(groups),
+        margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8},
+        barmode="stack",
+    )
+    fig.add_traces([_part_bars(part, groups, lines) for part in ANATOMY])
+    known = [i for i in lines if _has_prediction(groups[i])]
+    if known:
+        fig.add_traces(
+            [_predicted_bars(part, [groups[i] for i in known], known) for part in ANATOMY]
+        )
+    fig.add_traces([_net_ticks(groups, lines)])
+    ends = [_total(group, "anatomy") for group in groups]
+    ends += [_total(groups[i], "predicted") for i in known]
+    ends += [group.mean(NET) for group in groups if is_measured(group.mean(NET))]
+    longest = max(ends)
+    _bytes_axis(fig, longest * 1.06, "at the net peak of training, less is better")
+    _name_rows(fig, groups, lines)
+    fig.update_yaxes(range=[len(groups) - 0.4, -0.4])
+    return add_facts(fig, rows)
+
+
+def anatomy_finding(table: pd.DataFrame) -> str:
+    """The largest part of each variant's peak, and how far the prediction was off."""
+    groups = by_variant(left_out(table, *ANATOMY_NEEDED)[0], *_ANATOMY_COLUMNS)
+    if not groups:
+        return "No run says what its peak was made of"
+    largest: dict[str, list[str]] = {}
+    for group in groups:
+        part = max(ANATOMY, key=lambda name: group.mean(f"anatomy_{name}_bytes"))
+        share = units.format_share(group.mean(f"anatomy_{part}_bytes") / _total(group, "anatomy"))
+        largest.setdefault(part, []).append(f"{group.variant} ({share})")
+    parts = [f"{part} for {some_names(names)}" for part, names in largest.items()]
+    words = f"The largest part of the peak: {'; '.join(parts)}"
+    errors = [
+        abs(_total(group, "predicted") / _total(group, "anatomy") - 1)
+        for group in groups
+        if _has_prediction(group)
+    ]
+    if errors:
+        words += f"; predictions are within {units.format_share(max(errors))} of it"
+    return words
+
+
+def _phase_bars(phase: _Phase, groups: Sequence[VariantRuns], place: int) -> dict[str, Any]:
+    nets = [_nets(group, phase) for group in groups]
+    means = [sum(values) / len(values) if values else None for values in nets]
+    pattern = {"shape": phase.pattern, "fgcolor": _PAPER, "fgopacity": 0.55, "size": 6}
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": phase.name,
+        "y": [(len(_PHASES) + 1) * i + place for i in range(len(groups))],
+        "x": means,
+        "width": 0.88,
+        "marker": {
+            "color": [look_of(group.method).colour for group in groups],
+            "line": {"width": 0},
+            "pattern": pattern,
+        },
+        "text": [f"{phase.name} {units.format_bytes(mean)}" for mean in means],
+        "textposition": "outside",
+        "textfont": {"size": 11},
+        "cliponaxis": False,
+        "customdata": [group.run_ids for group in groups],
+        "hovertext": [
+            _hover(group, f"{phase.name}: net peak", values)
+            for group, values in zip(groups, nets, strict=True)
+        ],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _part_bars(part: str, groups: Sequence[VariantRuns], lines: Sequence[float]) -> dict[str, Any]:
+    return _stacked(f"anatomy_{part}_bytes", part, groups, lines) | {
+        "name": part,
+        "width": _MEASURED_WIDTH,
+        "marker": {"color": ANATOMY_COLOURS[part], "line": {"width": 0}},
+        "text": [part] * len(groups),
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "textfont": {"size": 11, "color": _PAPER if part in _DARK_PARTS else _INK},
+    }
+
+
+def _predicted_bars(
+    part: str, groups: Sequence[VariantRuns], lines: Sequence[int]
+) -> dict[str, Any]:
+    below = [line + _PREDICTED_BELOW for line in lines]
+    return _stacked(f"predicted_{part}_bytes", f"predicted {part} ≈", groups, below) | {
+        "name": f"predicted {part}",
+        "width": _PREDICTED_WIDTH,
+        "marker": {
+            "color": ANATOMY_COLOURS[part],
+            "line": {"color": _PREDICTED_COLOUR, "width": 1.5},
+            "pattern": {"shape": "/", "fgcolor": _PAPER, "fgopacity": 0.55, "size": 5},
+        },
+    }
+
+
+def _stacked(
+    key: str, what: str, groups: Sequence[VariantRuns], lines: Sequence[float]
+) -> dict[str, Any]:
+    """A part of the stack of every group."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(lines),
+        "x": [group.mean(key) for group in groups],
+        "customdata": [group.run_ids for group in groups],
+        "hovertext": [_hover(group, what, group.values(key)) for group in groups],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _net_ticks(groups: Sequence[VariantRuns], lines: Sequence[int]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "net peak",
+        "x": [group.mean(NET) for group in groups],
+        "y": list(lines),
+        "marker": {"symbol": "line-ns", "size": 24, "line": {"color": _TICK, "width": 3}},
+        "cliponaxis": False,
+        "customdata": [group.run_ids for group in groups],
+        "hovertext": [_hover(group, "measured net peak", group.values(NET)) for group in groups],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _bytes_axis(fig: go.Figure, longest: float, title: str) -> None:
+    axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, longest])
+    fig.update_xaxes(
+        title_text=title,
+        range=[0, longest],
+        tickmode="array",
+        tickvals=[tick for tick in axis.ticks if 0 <= tick <= longest],
+        ticktext=[
+            text for tick, text in zip(axis.ticks, axis.texts, strict=True) if 0 <= tick <= longest
+        ],
+    )
+
+
+def _name_rows(fig: go.Figure, groups: Sequence[VariantRuns], lines: Sequence[float]) -> None:
+    names = [short_name(group.variant, group.method) for group in groups]
+    fig.update_yaxes(
+        showgrid=False,
+        tickmode="array",
+        tickvals=list(lines),
+        ticktext=[plain(name) for name in names],
+    )
+    fix_margins(fig, names, y_title=False)
+
+
+def _net(row: Mapping[str, Any], phase: _Phase) -> float | None:
+    if not is_measured(row[phase.key]):
+        return None
+    return float(row[phase.key]) - float(row["before_model_bytes"])
+
+
+def _nets(group: VariantRuns, phase: _Phase) -> list[float]:
+    return [net for net in (_net(row, phase) for row in group.rows) if net is not None]
+
+
+def _peak_phase(group: VariantRuns) -> str:
+    """The phase with the highest peak in all runs of the variant; "" if they differ."""
+
+    def height(row: Mapping[str, Any]) -> Callable[[_Phase], float]:
+        return lambda phase: _net(row, phase) or 0.0
+
+    found = {max(_PHASES, key=height(row)).done for row in group.rows}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _total(group: VariantRuns, of: str) -> float:
+    """All parts together, `of` "anatomy" or "predicted"."""
+    return sum(group.mean(f"{of}_{part}_bytes") for part in ANATOMY)
+
+
+def _has_prediction(group: VariantRuns) -> bool:
+    return is_measured(_total(group, "predicted"))
+
+
+def _kind(rows: pd.DataFrame) -> str:
+    kinds = sorted({str(kind) for kind in rows["peak_memory_kind"] if kind})
+    return f" ({plain(', '.join(kinds))})" if kinds else ""
+
+
+def _hover(group: VariantRuns, what: str, values: Sequence[float]) -> str:
+    mean = units.format_bytes(sum(values) / len(values)) if values else units.DASH
+    text = f"<b>{plain(group.variant)}</b><br>{what} {mean}"
+    if len(values) > 1:
+        low, high = units.format_bytes(min(values)), units.format_bytes(max(values))
+        text += f", {low} to {high}"
+    return "<br>".join([text, settings_text(group.rows)]) + click_hint(group.rows)

@@ -1,0 +1,121 @@
+"""Predicted peak memory against length, a line a method, with a card's limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ftlab.charts.points import empty_figure
+from ftlab.charts.template import figure, fix_margins, plain
+from ftlab.methods.registry import look_of
+from ftlab.units import format_bytes
+
+_LIMIT = "#d0433a"
+_SPACE = 1.12  # above the highest line that is drawn
+_MOST = 2.5  # times the card: what lies above it all along is named, not drawn
+
+
+@dataclass(frozen=True)
+class PeakLine:
+    """One variant: predicted reserved peaks in bytes by length in tokens."""
+
+    method: str
+    label: str
+    peaks: Mapping[int, int]
+
+
+def peak_length_figure(
+    lines: Sequence[PeakLine], limit: int | None = None, card: str = "", height: int = 300
+) -> go.Figure:
+    """`limit` is what the card has for tensors, in bytes. Lines far above it are left out."""
+    drawn = [line for line in lines if line.peaks and not is_above(line, limit)]
+    if not drawn:
+        return empty_figure("no prediction yet", height)
+    lengths = sorted({length for line in drawn for length in line.peaks})
+    highest = max(max(line.peaks.values()) for line in drawn)
+    top = _SPACE * max(highest, limit or 0)
+    fig = figure(height, margin={"l": 8, "r": 90, "t": 12, "b": 8})
+    fig.add_traces([_trace(line) for line in drawn])
+    ticks = _ticks(top)
+    texts = [format_bytes(tick).replace(".00", "") for tick in ticks]
+    fig.update_layout(
+        xaxis={
+            "title": {"text": "longest example (tokens)"},
+            "type": "log",
+            "range": [math.log10(lengths[0] / 1.1), math.log10(lengths[-1] * 1.1)],
+            "tickmode": "array",
+            "tickvals": lengths,
+            "ticktext": [f"{length:,}" for length in lengths],
+        },
+        yaxis={
+            "title": {"text": "predicted reserved peak (less is better)"},
+            "range": [0, top],
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": texts,
+        },
+    )
+    for line in drawn:
+        last = max(line.peaks)
+        fig.add_annotation(
+            x=math.log10(last), y=line.peaks[last], text=plain(line.label), xanchor="left",
+            xshift=10, showarrow=False, font_size=11,
+        )  # fmt: skip
+    if limit is not None:
+        _add_limit(fig, limit, top, card)
+    return fix_margins(fig, texts, y_title=True)
+
+
+def is_above(line: PeakLine, limit: int | None) -> bool:
+    """Whether it lies so far above the card that it would press the others flat."""
+    return limit is not None and bool(line.peaks) and min(line.peaks.values()) > _MOST * limit
+
+
+def leaves_at(line: PeakLine, limit: int) -> int | None:
+    """The length at which it leaves the card, between two predictions as if straight; `None` where
+    all fit, or none."""
+    points = sorted(line.peaks.items())
+    for (short, low), (long, high) in pairwise(points):
+        if low <= limit < high:
+            return round(short + (long - short) * (limit - low) / (high - low))
+    return None
+
+
+def _trace(line: PeakLine) -> dict[str, Any]:
+    look = look_of(line.method)
+    points = sorted(line.peaks.items())
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(line.label),
+        "x": [length for length, _ in points],
+        "y": [peak for _, peak in points],
+        "line": {"color": look.colour, "dash": look.dash, "width": 2},
+        "marker": {"color": look.colour, "symbol": look.marker, "size": 8},
+        "cliponaxis": False,
+        "hovertext": [f"{format_bytes(peak)} at {length:,} tokens" for length, peak in points],
+        "hovertemplate": "%{hovertext}<extra>" + plain(line.label) + "</extra>",
+    }
+
+
+def _add_limit(fig: go.Figure, limit: int, top: float, card: str) -> None:
+    fig.add_hrect(y0=limit, y1=top, fillcolor=_LIMIT, opacity=0.07, line_width=0)
+    fig.add_hline(
+        y=limit,
+        line={"color": _LIMIT, "width": 1.5, "dash": "dash"},
+        annotation={
+            "text": f"{plain(card)}: {format_bytes(limit)}", "xanchor": "left", "x": 0,
+            "yanchor": "bottom", "font_size": 11,
+        },
+    )  # fmt: skip
+
+
+def _ticks(top: float) -> list[float]:
+    power = 10.0 ** math.floor(math.log10(top / 5))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if top / (power * factor) <= 6)
+    return [step * number for number in range(math.floor(top / step) + 1)]

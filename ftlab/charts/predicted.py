@@ -1,0 +1,95 @@
+"""Predicted against measured peak memory, a point a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ftlab.charts.axes import axis_of
+from ftlab.charts.points import empty_figure
+from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.methods.registry import look_of
+from ftlab.prediction.calibration import Band, Seen
+from ftlab.runs.metrics import METRICS
+from ftlab.units import format_bytes
+
+_PREDICTED = "#8b5cf6"
+_SPACE = 1.08
+
+
+def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.Figure:
+    """Each run where it was predicted and where it was measured; between the dotted lines `band`.
+
+    On the dashed line a run takes what was predicted.
+    """
+    if not seen:
+        return empty_figure("no run here has both yet", height)
+    end = _SPACE * max(max(run.predicted_bytes, run.measured_bytes) for run in seen)
+    fig = figure(height, margin={"l": 8, "r": 12, "t": 12, "b": 8})
+    fig.add_traces([
+        _line(end, 1, "as predicted", "dash"),
+        _line(end, band.low, "least", "dot"),
+        _line(end, band.high, "most", "dot"),
+        *(_points([run for run in seen if run.method == method])
+          for method in dict.fromkeys(run.method for run in seen)),
+    ])  # fmt: skip
+    axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, end])
+    shown = [(v, t) for v, t in zip(axis.ticks, axis.texts, strict=True) if 0 <= v <= end]
+    ticks = {
+        "range": [0, end], "tickmode": "array", "tickvals": [tick for tick, _ in shown],
+        "ticktext": [text for _, text in shown],
+    }  # fmt: skip
+    fig.update_xaxes(title_text="predicted net peak", **ticks)
+    fig.update_yaxes(title_text="measured net peak", **ticks)
+    return fix_margins(fig, [text for _, text in shown], y_title=True)
+
+
+def predicted_finding(seen: Sequence[Seen]) -> str:
+    """How far the runs lie from their predictions."""
+    if not seen:
+        return "No run here has both a predicted and a measured peak yet"
+    ratios = [run.ratio for run in seen]
+    if len(ratios) == 1:
+        return f"The one run here took {ratios[0]:.2f} times what was predicted"
+    low, high = min(ratios), max(ratios)
+    return f"{len(ratios)} runs here took {low:.2f} to {high:.2f} times what was predicted"
+
+
+def _points(runs: Sequence[Seen]) -> dict[str, Any]:
+    look = look_of(runs[0].method)
+    highest = max(runs, key=lambda run: run.measured_bytes)
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "name": plain(runs[0].label),
+        "x": [run.predicted_bytes for run in runs],
+        "y": [run.measured_bytes for run in runs],
+        "marker": {"color": look.colour, "symbol": look.marker, "size": 9},
+        "text": [
+            plain(short_name(run.label, run.method)) if run is highest else "" for run in runs
+        ],
+        "textposition": "top center",
+        "textfont": {"size": 11},
+        "cliponaxis": False,
+        "hovertext": [
+            f"<b>{plain(run.label)}</b><br>predicted ≈ {format_bytes(run.predicted_bytes)}, "
+            f"measured {format_bytes(run.measured_bytes)}<br>{run.ratio:.2f} times"
+            for run in runs
+        ],
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+
+
+def _line(end: float, slope: float, name: str, dash: str) -> dict[str, Any]:
+    reach = min(end, end / slope)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [0, reach],
+        "y": [0, slope * reach],
+        "line": {"color": _PREDICTED, "width": 1.5, "dash": dash},
+        "hoverinfo": "skip",
+    }

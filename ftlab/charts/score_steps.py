@@ -1,0 +1,78 @@
+"""Score and held-out loss over the training steps, from the evaluations between the steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.charts.loss import curves_figure
+from ftlab.charts.loss_points import POINT_COLUMNS, run_cells
+from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.sweep_data import SweepData
+
+Quality = Literal["score", "loss"]
+CURVE_COLUMNS = [*POINT_COLUMNS, "score"]
+_TITLES: dict[Quality, str] = {
+    "score": "score (0 to 1, more is better)",
+    "loss": "held-out loss (nats a token, less is better)",
+}
+
+
+def quality_points(data: SweepData) -> pd.DataFrame:
+    """One row an evaluation between steps, with the columns `CURVE_COLUMNS`; step 0 is the base.
+
+    `loss` is in nats a token, `score` in [0, 1], both of a few of the held-out examples.
+    """
+    facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
+    rows: list[list[Any]] = []
+    for run in data.own_runs:
+        if run.spec.settings.eval_every:
+            rows += [
+                [*run_cells(facts[run.run_id]), int(event["step"]), None, None,
+                 event.get("loss"), event.get("score")]
+                for event in run.directory.metrics()
+                if event.get("event") == "evaluation"
+            ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=CURVE_COLUMNS, dtype=object)
+    return table.astype({"step": int, "emphasised": bool, "loss": float, "score": float})
+
+
+def score_steps_figure(
+    points: pd.DataFrame, quality: Quality = "score", height: int = 228,
+    unlike: Likeness | None = None,
+) -> go.Figure:  # fmt: skip
+    """One line a variant over the steps: the mean of its seeds, in a band of their range.
+
+    `points` has the columns `CURVE_COLUMNS`, `height` is in pixels. `unlike`: what the runs share.
+    """
+    drawn = points.assign(loss=points[quality])
+    return curves_figure(
+        drawn[drawn["loss"].map(math.isfinite)],
+        _TITLES[quality],
+        f"no {quality} was measured between the steps",
+        height,
+        unlike=unlike,
+    )
+
+
+def score_steps_finding(points: pd.DataFrame, quality: Quality = "score") -> str:
+    """Which variant was best after which step; "" without a point."""
+    known = points[points[quality].map(math.isfinite) & points["emphasised"]]
+    if known.empty:
+        return f"No {quality} was measured between the steps"
+    means = known.groupby(["label", "step"], sort=False)[quality].mean()
+    label, step = means.idxmax() if quality == "score" else means.idxmin()
+    best = float(means[label, step])
+    last = int(known.loc[known["label"] == label, "step"].max())
+    word = "score" if quality == "score" else "held-out loss"
+    words = f"Best {word} between the steps: {label}, {best:.2f} after step {step} of {last}"
+    end = float(means[label, last])
+    return words if step == last else f"{words}, {end:.2f} at the end"
+
+
+def steps_likeness(points: pd.DataFrame, table: pd.DataFrame) -> Likeness:
+    """Whether the runs of the table that have a point are like for like."""
+    return likeness_of_rows(table[table["run_id"].isin(points["run_id"].unique())])

@@ -1,0 +1,117 @@
+"""What was reached after training, against the seconds that the training steps took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated, unknown_spread
+from ftlab.charts.points import HEIGHT, empty_figure, name_in, scatter_figure, scatter_of
+from ftlab.methods.registry import BASE_LOOK
+from ftlab.runs.metrics import METRICS, MetricSpec
+
+_TIME = METRICS["train_seconds"]
+_NAMED = 6  # of the best, where there are too many to name all
+_BEFORE = {"score_after": "score_before", "eval_loss_after": "eval_loss_before"}
+
+
+def quality_measure(table: pd.DataFrame) -> MetricSpec:
+    """The score after training; the held-out loss where no run has a score."""
+    rows, _ = left_out(table, "score_after")
+    return METRICS["eval_loss_after" if rows.empty else "score_after"]
+
+
+def score_time_figure(table: pd.DataFrame, height: int = HEIGHT) -> go.Figure:
+    """Score (or held-out loss) over training time, with that of the untouched model as a line.
+
+    Where the untouched model differs by the precision in which the base is held, a line for each.
+    `height` is in pixels.
+    """
+    metric = quality_measure(table)
+    rows, _ = left_out(table, _TIME.key, metric.key)
+    untouched = _untouched(by_variant(rows, _BEFORE[metric.key], "base_precision"), metric)
+    shown = scatter_of(table, _TIME, metric, more_y=list(untouched.values()))
+    if shown is None:
+        return empty_figure("no run has a time and a score or loss", height)
+    ends = [shown.x_axis.low, shown.x_axis.high]
+    lines = [_line(name, value, ends, metric) for name, value in untouched.items()]
+    best = sorted(shown.groups, key=lambda group: _worst_first(group, metric), reverse=True)
+    fig = scatter_figure(shown, table, best[:_NAMED], lines, height)
+    for name, value in untouched.items():
+        fig.add_annotation(
+            x=1,
+            xref="paper",
+            xanchor="right",
+            y=shown.y_axis.scaled(value),
+            yanchor="bottom" if shown.y_axis.share(value) < 0.5 else "top",
+            text=f"{name} {metric.format(value)}",
+            showarrow=False,
+            font_size=11,
+        )
+    return fig
+
+
+def score_time_finding(table: pd.DataFrame) -> str:
+    """Which variant gets furthest, and whether a faster one is shown to fall behind it."""
+    metric = quality_measure(table)
+    rows, _ = left_out(table, _TIME.key, metric.key)
+    groups = by_variant(rows, _TIME.key, metric.key)
+    name = name_in(rows, metric)
+    if not groups:
+        return "No run has both a training time and a score or loss"
+    best = max(groups, key=lambda group: _worst_first(group, metric))
+    if len(groups) == 1:
+        return f"{best.variant} reaches a {name} of {_reached(best, metric)}"
+    words = f"{best.variant} has the best {name}, {_reached(best, metric)}"
+    faster = [group for group in groups if group.mean(_TIME.key) < best.mean(_TIME.key)]
+    if not faster:
+        return f"{words}, and trains fastest"
+    known = [separated(group, best, metric.key) for group in faster]
+    level = [group for group, apart in zip(faster, known, strict=True) if apart is False]
+    if level:
+        first = min(level, key=lambda group: group.mean(_TIME.key))
+        return (
+            f"{first.variant} has a {name} of {_reached(first, metric)}; no better one is shown "
+            f"for {best.variant} ({_reached(best, metric)}): their seeds overlap"
+        )
+    first = min(faster, key=lambda group: group.mean(_TIME.key))
+    words += f"; {first.variant} trains fastest, {_reached(first, metric)}"
+    return words + unknown_spread(groups) if None in known else words
+
+
+def _reached(group: VariantRuns, metric: MetricSpec) -> str:
+    """As in "0.55 in 25 s"."""
+    return f"{metric.format(group.mean(metric.key))} in {_TIME.format(group.mean(_TIME.key))}"
+
+
+def _worst_first(group: VariantRuns, metric: MetricSpec) -> tuple[float, float]:
+    value = group.mean(metric.key)
+    return (value if metric.better == "more" else -value), -group.mean(_TIME.key)
+
+
+def _untouched(groups: Sequence[VariantRuns], metric: MetricSpec) -> dict[str, float]:
+    """The untouched model's value by what the line is called; one line if they are alike."""
+    found: dict[str, list[float]] = {}
+    for group in groups:
+        precision = group.rows[0]["base_precision"]
+        name = f"untouched model in {precision}" if precision else "untouched model"
+        found.setdefault(name, []).extend(group.values(_BEFORE[metric.key]))
+    means = {name: sum(values) / len(values) for name, values in found.items() if values}
+    if len({metric.format(value) for value in means.values()}) == 1:
+        return {"untouched model": next(iter(means.values()))}
+    return means
+
+
+def _line(name: str, value: float, ends: list[float], metric: MetricSpec) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": ends,
+        "y": [value, value],
+        "line": {"color": BASE_LOOK.colour, "dash": BASE_LOOK.dash, "width": 1.5},
+        "hovertemplate": f"{name} {metric.format(value)}<extra></extra>",
+    }

@@ -1,0 +1,216 @@
+"""What it takes to serve many customers: a full model for each, or one base and many adapters.
+
+Sums of measured file sizes. The file of the base is taken to be as large as that of full
+fine-tuning, which holds the same weights in the same dtype; so the base counts in that dtype for a
+method too that trained on a 4-bit one, of which no file was measured. Weights take as many bytes in
+memory as in their file (the playground measured 10.5 MB for one more adapter of 9.8 MB). What an
+answer under way needs (activations, cache) is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.charts.facts import add_facts
+from ftlab.charts.grouping import left_out
+from ftlab.charts.savings import adapters, full_row, times, variant_means
+from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.methods.full import FULL
+from ftlab.methods.registry import BASE_LOOK, look_of
+from ftlab.units import format_bytes
+from ftlab.words import join_names
+
+COLUMNS = [
+    "variant", "method", "file_bytes", "base_bytes", "disk_bytes", "memory_bytes", "relative",
+    "pays_from",
+]  # fmt: skip
+MOST_BARS = 12
+_BAR_PIXELS = 30
+_FRAME_PIXELS = 34  # the x axis's title, and a little air
+
+
+def serving_rows(table: pd.DataFrame, customers: int) -> pd.DataFrame:
+    """One row a way to serve `customers` models at once; full fine-tuning first, then the best.
+
+    `table` has the columns of `ROW_KEYS` and one sweep's runs. Sizes are in bytes: `file_bytes` of
+    one model or adapter (mean over the runs), `base_bytes` of the shared base (0 for full models),
+    `disk_bytes` of all files, `memory_bytes` of all weights held at once. `relative` is the sum
+    over that of full models. `pays_from` is the least number of customers for whom the adapters
+    take less (NaN: never). No row where full fine-tuning's file was not measured.
+    """
+    if customers < 1:
+        raise ValueError(f"customers is {customers}; it must be at least 1")
+    means = variant_means(table)
+    full = full_row(means)
+    if full is None or math.isnan(full["adapter_bytes"]):
+        return pd.DataFrame(columns=COLUMNS)
+    base = float(full["adapter_bytes"])
+    together = base * customers
+    rows = [[full["variant"], full["method"], base, 0.0, together, together, 1.0, math.nan]]
+    for adapter in adapters(means).dropna(subset=["adapter_bytes"]).itertuples():
+        file = float(adapter.adapter_bytes)
+        total = base + customers * file
+        rows.append(
+            [
+                adapter.variant, adapter.method, file, base, total, total, total / together,
+                pays_from(base, file),
+            ]
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def pays_from(base: float, adapter: float) -> float:
+    """The least n for which base + n adapters take less than n full models of the base's size.
+
+    That is the least whole n above base / (base - adapter); NaN if an adapter is as large as a
+    full model, or larger.
+    """
+    return math.nan if adapter >= base else math.floor(base / (base - adapter)) + 1
+
+
+def without_file(table: pd.DataFrame) -> list[str]:
+    """Variants that are done, but whose file was not measured."""
+    means = variant_means(table)
+    return [str(name) for name in means[means["adapter_bytes"].isna()]["variant"]]
+
+
+def weights_dtype(table: pd.DataFrame, full: bool) -> str:
+    """The dtype of full fine-tuning's file, or of the adapters'; "" if unknown, or not one."""
+    rows = table[(table["status"] == "done") & ((table["method"] == FULL.id) == full)]
+    found = {str(dtype) for dtype in rows["adapter_dtype"].dropna() if dtype}
+    return found.pop() if len(found) == 1 else ""
+
+
+def serving_finding(table: pd.DataFrame, customers: int) -> str:
+    """What full models and the best adapter's files come to; or what is missing to say so."""
+    rows = serving_rows(table, customers)
+    if rows.empty:
+        return _no_full_model(table)
+    if len(rows) == 1:
+        names = [name for name in without_file(table) if name != rows["variant"].iloc[0]]
+        if names:
+            return f"The file of {join_names(names)} was not measured, so nothing can be added up."
+        return "No adapter is done in this sweep; run a method other than full fine-tuning."
+    full, best = rows.iloc[0], rows.iloc[1]
+    many = customers > 1
+    models = f"{customers:,} full models take" if many else "one full model takes"
+    which = (
+        f"{customers:,} {best['variant']} adapters" if many else f"one {best['variant']} adapter"
+    )
+    sentence = (
+        f"{customers:,} customer{'s' if many else ''}: {models} "
+        f"{format_bytes(full['disk_bytes'])}; one base and {which} take "
+        f"{format_bytes(best['disk_bytes'])}, {_against(best['relative'])}."
+    )
+    return sentence if best["relative"] < 1 else f"{sentence} {break_even(best)}"
+
+
+def break_even(row: Any) -> str:
+    """From how many customers on an adapter's row takes less than full models."""
+    if math.isnan(row["pays_from"]):
+        return (
+            f"One {row['variant']} file is not smaller than a full model, "
+            "so adapters never take less."
+        )
+    return f"From {row['pays_from']:,.0f} customers on the adapters take less."
+
+
+def serving_figure(table: pd.DataFrame, customers: int) -> go.Figure:
+    """Stacked bars in bytes: one base, hatched grey, and the files for all customers."""
+    rows = serving_rows(table, customers).head(MOST_BARS)
+    fig = figure(
+        _FRAME_PIXELS + _BAR_PIXELS * max(1, len(rows)), margin={"l": 8, "r": 8, "t": 0, "b": 0}
+    )
+    if rows.empty:
+        fig.update_xaxes(visible=False).update_yaxes(visible=False)
+        return fig.add_annotation(
+            text="not measured", x=0, y=0.5, xref="paper", yref="paper", showarrow=False
+        )
+    places = list(range(len(rows)))
+    sums = [f" {times(row.relative)}  {format_bytes(row.disk_bytes)}" for row in rows.itertuples()]
+    hover = [_hover(row, customers) for row in rows.itertuples()]
+    shared: dict[str, Any] = {
+        "y": places,
+        "orientation": "h",
+        "hovertext": hover,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    fig.add_bar(
+        x=rows["base_bytes"].tolist(),
+        name="one base",
+        marker={
+            "color": BASE_LOOK.colour,
+            "line_width": 0,
+            "pattern": {"shape": "/", "size": 5, "solidity": 0.35},
+        },
+        **shared,
+    )
+    fig.add_bar(
+        x=(rows["file_bytes"] * customers).tolist(),
+        name="a file for each customer",
+        marker={"color": [look_of(method).colour for method in rows["method"]], "line_width": 0},
+        **shared,
+    )
+    fig.add_scatter(
+        x=rows["disk_bytes"].tolist(),
+        y=places,
+        mode="text",
+        text=sums,
+        textposition="middle right",
+        cliponaxis=False,
+        hoverinfo="skip",
+        name="in all",
+    )
+    fig.update_xaxes(
+        range=[0, 1.75 * float(rows["disk_bytes"].max())],
+        showgrid=False,
+        showticklabels=False,
+        title_text="bytes of files, and of weights in memory: less is better",
+    )
+    names = [short_name(v, m) for v, m in zip(rows["variant"], rows["method"], strict=True)]
+    fig.update_layout(bargap=0.3, barmode="stack").update_yaxes(
+        tickvals=places, ticktext=[plain(name) for name in names],
+        range=[len(rows) - 0.5, -0.5], showgrid=False,
+    )  # fmt: skip
+    fix_margins(fig, names, y_title=False, x_ticks=False)
+    measured, _ = left_out(table, "adapter_bytes")
+    return add_facts(fig, measured[measured["variant"].isin(rows["variant"])])
+
+
+def _no_full_model(table: pd.DataFrame) -> str:
+    means = variant_means(table)
+    if means.empty:
+        return "No run of this sweep is done, so no file of it was measured."
+    if full_row(means) is None:
+        return (
+            "What full models would take is not known: no full fine-tuning run is done in this "
+            "sweep. Its file also gives the size of the base."
+        )
+    return (
+        "What full models would take is not known: the file of full fine-tuning was not measured "
+        "in this sweep."
+    )
+
+
+def _against(relative: float) -> str:
+    """0.046 -> "22 times less"; 1.04 -> "1.04 times as much"."""
+    if 0.995 <= relative < 1.005:
+        return "about the same"
+    if relative > 1:
+        return f"{relative:.2f} times as much"
+    less = 1 / relative
+    return f"{less:,.0f} times less" if less >= 9.95 else f"{less:.1f} times less"
+
+
+def _hover(row: Any, customers: int) -> str:
+    copies = f"{customers:,} x {format_bytes(row.file_bytes)}"
+    parts = f"{format_bytes(row.base_bytes)} + {copies}" if row.base_bytes else copies
+    text = f"{plain(row.variant)}: {parts} = {format_bytes(row.disk_bytes)}"
+    if not row.base_bytes:
+        return text
+    pays = "never" if math.isnan(row.pays_from) else f"from {row.pays_from:,.0f} customers on"
+    return f"{text}<br>{times(row.relative)} of full models; less than them {pays}"

@@ -1,0 +1,375 @@
+"""What stands on the card: a sentence, five numbers, bars and where they come from.
+
+Every number is taken from the runs. Where they show no saving, or no difference, or where full
+fine-tuning is missing, the card says so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from ftlab import units
+from ftlab.charts.facts import origin_words
+from ftlab.charts.forgetting import gain_words
+from ftlab.charts.savings import (
+    Comparison,
+    adapters,
+    beside_full,
+    compare,
+    finding,
+    full_row,
+    smaller,
+    times,
+    variant_means,
+)
+from ftlab.charts.template import short_name
+from ftlab.report.card.difference import Difference, is_even, quality_difference
+from ftlab.report.card.facts import facts_of
+from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.metrics import METRICS
+from ftlab.runs.sweep_data import SweepData
+from ftlab.runs.table import Origin
+from ftlab.words import join_names, shorten
+
+Mood = Literal["plain", "good", "even", "bad"]
+"""Of one number beside full fine-tuning's: less to pay, no difference shown, more to pay."""
+
+Verdict = Literal["saving", "partial", "none", "incomplete"]
+
+_COSTS = {
+    "net_peak_memory_bytes": "memory",
+    "train_seconds": "training time",
+    "adapter_bytes": "file size",
+}
+_BAR_TITLES = {
+    "net_peak_memory_bytes": "Net peak memory",
+    "train_seconds": "Training time",
+    "adapter_bytes": "File to ship",
+}
+_COST_NOTES: dict[Mood, str] = {
+    "plain": "",
+    "good": "",
+    "even": "no difference shown",
+    "bad": "more than full",
+}
+_NAME_LENGTH, _SENTENCE_LENGTH, _MOST_NAMES = 40, 240, 2
+_QUALITIES = ("score_after", "eval_loss_after")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One big number; `mood` in words is what `note` says."""
+
+    value: str
+    label: str
+    detail: str = ""
+    mood: Mood = "plain"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`length` is in [0, 1] of the longer one of its pair."""
+
+    name: str
+    method: str
+    length: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The method's bar and full fine-tuning's, of one measure."""
+
+    title: str
+    bars: tuple[Bar, Bar]
+
+
+@dataclass(frozen=True)
+class Card:
+    """`judgement` is the verdict in words; `facts` are two lines of provenance.
+
+    `unlike` says what differs between the runs of the two; "" where they are like for like.
+    """
+
+    sentence: str
+    verdict: Verdict
+    judgement: str
+    variant: str
+    method: str
+    tiles: tuple[Tile, ...]
+    pairs: tuple[Pair, ...]
+    facts: tuple[str, str]
+    origin: Origin
+    origin_text: str
+    sweep_id: str
+    unlike: str = ""
+
+
+@dataclass(frozen=True)
+class _Quality:
+    """The measure of quality that both have; `better` is the sign of a good gain."""
+
+    key: str
+    name: str
+    better: int
+    difference: Difference
+
+    @property
+    def mood(self) -> Mood:
+        if self.difference.shown is None:
+            return "plain"
+        if not self.difference.shown:
+            return "even"
+        return "good" if self.difference.gain * self.better > 0 else "bad"
+
+    @property
+    def note(self) -> str:
+        if self.mood == "plain":
+            return ""
+        if self.mood == "even":
+            return "no difference shown"
+        return "higher" if self.difference.gain > 0 else "lower"
+
+
+def card_variants(data: SweepData) -> list[str]:
+    """The variants that a card can be about, best first."""
+    means = variant_means(data.table)
+    return [str(name) for name in adapters(means)["variant"]]
+
+
+def card_of(data: SweepData, variant: str | None = None) -> Card:
+    """The card of a sweep: about the named variant, else about the best one."""
+    found = compare(data.table, variant)
+    if found is None:
+        return _incomplete(data, variant)
+    name = str(found.adapter["variant"])
+    moods = {key: _cost_mood(data.table, found, key) for key in _COSTS}
+    quality = _quality(data, found)
+    like = _likeness(data.table, found)
+    verdict = _verdict(moods, quality, like.is_like)
+    return Card(
+        sentence=_sentence(name, found, moods, quality),
+        verdict=verdict,
+        judgement=_judgement(verdict, moods, quality, like),
+        variant=name,
+        method=str(found.adapter["method"]),
+        tiles=_tiles(data, found, moods, quality),
+        pairs=tuple(_pair(found, key) for key, mood in moods.items() if mood != "plain"),
+        facts=facts_of(data),
+        origin=data.origin,
+        origin_text=origin_words(data.table) or data.origin,
+        sweep_id=data.sweep_id,
+        unlike=like.sentence,
+    )
+
+
+def _cost_mood(table: pd.DataFrame, found: Comparison, key: str) -> Mood:
+    ratio = found.ratio(key)
+    if math.isnan(ratio):
+        return "plain"
+    if is_even(table, key, str(found.adapter["variant"]), str(found.full["variant"])):
+        return "even"
+    return "good" if ratio < 1 else "bad"
+
+
+def _quality(data: SweepData, found: Comparison) -> _Quality | None:
+    for key in _QUALITIES:
+        if math.isnan(found.value(key)) or math.isnan(found.full_value(key)):
+            continue
+        difference = quality_difference(
+            data, key, str(found.adapter["variant"]), str(found.full["variant"])
+        )
+        name = "score" if key == "score_after" else "held-out loss"
+        return _Quality(key, name, 1 if METRICS[key].better == "more" else -1, difference)
+    return None
+
+
+def _sentence(
+    name: str, found: Comparison, moods: dict[str, Mood], quality: _Quality | None
+) -> str:
+    """As in "QLoRA: 1.8 % of the parameters, 0.41x the memory, 10 MB instead of 269 MB, …"."""
+    name = shorten(name, _NAME_LENGTH)
+    share = units.format_share(found.value("trainable_share"))
+    parts = [f"{share} of the parameters"] if share != units.DASH else []
+    memory = moods["net_peak_memory_bytes"]
+    if memory == "even":
+        parts.append("no difference in memory shown")
+    elif memory != "plain":
+        but = "but " if memory == "bad" else ""
+        parts.append(f"{but}{times(found.ratio('net_peak_memory_bytes'))} the memory")
+    if moods["adapter_bytes"] != "plain":
+        own, full = (
+            units.format_bytes(value)
+            for value in (found.value("adapter_bytes"), found.full_value("adapter_bytes"))
+        )
+        is_less = moods["adapter_bytes"] == "good"
+        but = "" if memory == "bad" else "but "
+        parts.append(f"{own} instead of {full}" if is_less else f"{but}{own} against {full}")
+    if quality is not None:
+        show = METRICS[quality.key].format
+        both = f"{show(found.value(quality.key))} against {show(found.full_value(quality.key))}"
+        even = " (no difference shown)" if quality.mood == "even" else ""
+        parts.append(f"{quality.name} {both}{even}")
+    elif parts:
+        parts.append("score not measured")
+    return f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing was measured for both."
+
+
+def _likeness(table: pd.DataFrame, found: Comparison) -> Likeness:
+    """Whether the runs of both are like for like."""
+    names = [row["variant"] for row in (found.adapter, found.full)]
+    return likeness_of_rows(table[(table["status"] == "done") & table["variant"].isin(names)])
+
+
+def _verdict(moods: dict[str, Mood], quality: _Quality | None, like: bool) -> Verdict:
+    saved = [mood == "good" for mood in moods.values()]
+    pays = quality is None or quality.mood == "bad" or not like
+    if not any(saved):
+        return "none"
+    return "saving" if all(saved) and not pays else "partial"
+
+
+def _judgement(
+    verdict: Verdict, moods: dict[str, Mood], quality: _Quality | None, like: Likeness
+) -> str:
+    def names(*wanted: Mood) -> str:
+        return join_names([word for key, word in _COSTS.items() if moods[key] in wanted])
+
+    parts = [] if like.is_like else [f"Not like for like ({like.names(_MOST_NAMES)})"]
+    if verdict == "none":
+        parts.append("No saving shown")
+    else:
+        parts.append(f"Saves {names('good')}")
+        if names("bad", "even"):
+            parts.append(f"no saving in {names('bad', 'even')}")
+    if names("plain"):
+        parts.append(f"{names('plain')} not measured for both")
+    if quality is None:
+        parts.append("no score or loss measured for both")
+    if quality is not None and quality.mood == "bad":
+        worse = "lower" if quality.better > 0 else "higher"
+        parts.append(f"{quality.name} {worse} than full fine-tuning’s")
+    return "; ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
+
+
+def _tiles(
+    data: SweepData, found: Comparison, moods: dict[str, Mood], quality: _Quality | None
+) -> tuple[Tile, ...]:
+    def cost(value: str, label: str, detail: str, key: str) -> Tile:
+        return Tile(value, label, detail, moods[key], _COST_NOTES[moods[key]])
+
+    memory, seconds, file = _COSTS
+    return (
+        Tile(
+            units.format_share(found.value("trainable_share")),
+            "of the parameters trained",
+            beside_full(found, "trainable_params"),
+        ),
+        cost(times(found.ratio(memory)), "the net peak memory", beside_full(found, memory), memory),
+        cost(
+            times(found.ratio(seconds)), "the training time", beside_full(found, seconds), seconds
+        ),
+        cost(
+            units.format_bytes(found.value(file)),
+            f"to ship, full {units.format_bytes(found.full_value(file))}",
+            smaller(found.ratio(file)),
+            file,
+        ),
+        _quality_tile(data, found, quality),
+    )
+
+
+def _quality_tile(data: SweepData, found: Comparison, quality: _Quality | None) -> Tile:
+    if quality is None:
+        return Tile(units.DASH, "score", "not measured for both")
+    show = METRICS[quality.key].format
+    name = quality.name if quality.key != "score_after" else _metric_name(data.table)
+    return Tile(
+        show(found.value(quality.key)),
+        f"{name}, full {show(found.full_value(quality.key))}",
+        _interval_words(quality) or _before_words(data.table, found, quality),
+        quality.mood,
+        quality.note,
+    )
+
+
+def _interval_words(quality: _Quality) -> str:
+    interval = quality.difference.interval
+    if interval is None:
+        return ""
+    low, high = (units.format_number(value, 2) for value in (interval.low, interval.high))
+    return f"{_signed(low)} to {_signed(high)} with 95 %, on {interval.examples} examples"
+
+
+def _signed(number: str) -> str:
+    return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+
+
+def _before_words(table: pd.DataFrame, found: Comparison, quality: _Quality) -> str:
+    before = quality.key.replace("_after", "_before")
+    words = f"untouched model {METRICS[before].format(found.value(before))}"
+    return words if quality.key != "score_after" else _with_gain(words, table, found.adapter)
+
+
+def _with_gain(words: str, table: pd.DataFrame, row: pd.Series) -> str:
+    """As in "untouched model 0.31: +0.40 (+0.29 to +0.52)"."""
+    gain = gain_words(table, str(row["variant"]))
+    return f"{words}: {gain.replace('-', '−')}" if gain else words
+
+
+def _metric_name(table: pd.DataFrame) -> str:
+    names = [str(name) for name in table["metric"] if isinstance(name, str) and name]
+    return names[0] if names else "score"
+
+
+def _pair(found: Comparison, key: str) -> Pair:
+    longest = max(found.value(key), found.full_value(key))
+
+    def bar(row: pd.Series) -> Bar:
+        value, method = float(row[key]), str(row["method"])
+        name = short_name(str(row["variant"]), method, 18)
+        return Bar(name, method, max(0.0, value / longest), METRICS[key].format(value))
+
+    return Pair(_BAR_TITLES[key], (bar(found.adapter), bar(found.full)))
+
+
+def _incomplete(data: SweepData, variant: str | None) -> Card:
+    """What is missing, and the numbers of the one variant that there are."""
+    means = variant_means(data.table)
+    named = means[means["variant"] == variant]
+    rows = named if not named.empty else adapters(means)
+    row = rows.iloc[0] if not rows.empty else full_row(means)
+    return Card(
+        sentence=shorten(finding(data.table, variant), _SENTENCE_LENGTH),
+        verdict="incomplete",
+        judgement="Nothing to compare with yet",
+        variant="" if row is None else str(row["variant"]),
+        method="" if row is None else str(row["method"]),
+        tiles=() if row is None else _absolute_tiles(data.table, row),
+        pairs=(),
+        facts=facts_of(data),
+        origin=data.origin,
+        origin_text=origin_words(data.table) or data.origin,
+        sweep_id=data.sweep_id,
+    )
+
+
+def _absolute_tiles(table: pd.DataFrame, row: pd.Series) -> tuple[Tile, ...]:
+    def shown(key: str) -> str:
+        return METRICS[key].format(float(row[key]))
+
+    name = str(row["variant"])
+    return (
+        Tile(shown("trainable_share"), f"of the parameters trained by {shorten(name, 24)}",
+             shown("trainable_params")),
+        Tile(shown("net_peak_memory_bytes"), "net peak memory", "full fine-tuning not measured"),
+        Tile(shown("train_seconds"), "training time"),
+        Tile(shown("adapter_bytes"), "to ship"),
+        Tile(shown("score_after"), _metric_name(table),
+             _with_gain(f"untouched model {shown('score_before')}", table, row)),
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+import pytest
+
+from ftlab.charts.axes import axis_of, axis_title, needs_log, tick_text
+from ftlab.runs.metrics import METRICS
+
+PARAMETERS = METRICS["trainable_params"]
+MEMORY = METRICS["net_peak_memory_bytes"]
+SECONDS = METRICS["train_seconds"]
+SCORE = METRICS["score_after"]
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [([1.0, 30.0], False), ([1.0, 31.0], True), ([0.0, 100.0], False), ([-1.0, 100.0], False)],
+)
+def test_an_axis_is_logarithmic_where_positive_values_span_more_than_thirty_times(values, log):
+    assert needs_log(values) is log
+    assert axis_of(PARAMETERS, values).layout()["type"] == ("log" if log else "linear")
+
+
+def test_no_value_needs_no_log_axis():
+    assert needs_log([]) is False
+
+
+@pytest.mark.parametrize("values", [[5.0, 9.0], [11_520.0, 134_515_008.0], [3.0, 3.0], [0.0, 0.0]])
+def test_every_value_lies_within_the_axis(values):
+    axis = axis_of(PARAMETERS, values)
+    assert all(0 < axis.share(value) < 1 for value in values)
+    low, high = axis.layout()["range"]
+    assert low < high
+
+
+@pytest.mark.parametrize(
+    ("metric", "values"),
+    [
+        (MEMORY, [593e6, 1.51e9]),
+        (PARAMETERS, [11_520.0, 134_515_008.0]),
+        (SECONDS, [10.0, 40.0]),
+        (SECONDS, [3.0, 4000.0]),
+        (SCORE, [0.1, 0.46]),
+        (METRICS["trainable_share"], [0.00009, 1.0]),
+    ],
+)
+def test_a_few_ticks_lie_within_the_axis(metric, values):
+    axis = axis_of(metric, values)
+    assert 2 <= len(axis.ticks) <= 8
+    assert len(set(axis.texts)) == len(axis.ticks)
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+
+
+def test_no_tick_is_below_nothing_where_no_value_is():
+    assert min(axis_of(SCORE, [0.0, 0.6]).ticks) == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        (MEMORY, 500e6, "500 MB"),
+        (MEMORY, 1.25e9, "1.25 GB"),
+        (MEMORY, 0.0, "0 B"),
+        (PARAMETERS, 1e6, "1 M"),
+        (SECONDS, 90.0, "90 s"),
+        (SECONDS, 120.0, "2 min"),
+        (SECONDS, 7200.0, "2 h"),
+        (METRICS["trainable_share"], 0.001, "0.1 %"),
+        (SCORE, 0.30000000000000004, "0.3"),
+    ],
+)
+def test_a_tick_carries_its_unit(metric, value, text):
+    assert tick_text(metric, value) == text
+
+
+def test_the_title_names_measure_unit_and_the_direction_of_better():
+    assert axis_title(MEMORY) == "net peak memory, train phase (less is better)"
+    assert axis_title(SCORE, "SQL score") == "SQL score (0 to 1, more is better)"
+    for metric in METRICS.values():
+        assert f"{metric.better} is better" in axis_title(metric)

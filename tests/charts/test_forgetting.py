@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ftlab.charts.forgetting import (
+    forgetting_figure,
+    forgetting_finding,
+    gain_words,
+    has_forgetting,
+)
+from ftlab.runs.store import RunStore
+from tests.fakes import make_run
+
+
+def run(folder: Path, method: str, gain: float, forgot: float, reach: float = 0.1, seed: int = 0):
+    measures = {
+        "score_gain": gain,
+        "score_gain_low": gain - reach,
+        "score_gain_high": gain + reach,
+        "general_loss_change": forgot,
+        "general_loss_change_low": forgot - 0.01,
+        "general_loss_change_high": forgot + 0.01,
+    }
+    make_run(folder, method, seed=seed, measures=measures)
+
+
+def table_of(folder: Path) -> pd.DataFrame:
+    return RunStore(folder).table()
+
+
+def test_the_bars_of_a_single_run_are_its_interval_and_lie_within_the_axis(tmp_path):
+    run(tmp_path, "lora", 0.4, 0.05, reach=0.3)
+    figure = forgetting_figure(table_of(tmp_path))
+    (lora,) = figure.data
+    assert (list(lora.x), list(lora.y)) == ([0.4], [0.05])
+    assert lora.error_x.visible
+    assert [*lora.error_x.array, *lora.error_x.arrayminus] == pytest.approx([0.3, 0.3])
+    low, high = figure.layout.xaxis.range
+    assert low < 0.1 < 0.7 < high
+    assert "+0.40 (+0.10 to +0.70)" in lora.hovertext[0]
+
+
+def test_the_bars_of_several_seeds_are_their_range(tmp_path):
+    run(tmp_path, "lora", 0.4, 0.05, seed=0)
+    run(tmp_path, "lora", 0.6, 0.07, seed=1)
+    means = forgetting_figure(table_of(tmp_path)).data[-1]
+    assert list(means.x) == [pytest.approx(0.5)]
+    assert list(means.error_x.array) == [pytest.approx(0.1)]
+
+
+def test_nothing_forgotten_is_on_the_axis(tmp_path):
+    run(tmp_path, "lora", 0.4, 0.5)
+    low, high = forgetting_figure(table_of(tmp_path)).layout.yaxis.range
+    assert low < 0 < 0.5 < high
+
+
+def test_the_finding_is_who_gains_most_and_who_forgets_least_and_who_falls(tmp_path):
+    run(tmp_path, "full", 0.42, 0.35)
+    run(tmp_path, "lora", 0.38, 0.004)
+    run(tmp_path, "prompt_tuning", -0.2, -0.3)
+    assert forgetting_finding(table_of(tmp_path)) == (
+        "Full fine-tuning gains 0.42 in SQL score and forgets 0.35 nats a token on unrelated "
+        "text; LoRA gains 0.38 and is not shown to forget (0.00); Prompt tuning falls below the "
+        "untouched model (one seed: no spread is known)"
+    )
+
+
+def test_a_loss_of_score_is_no_gain(tmp_path):
+    run(tmp_path, "lora", -0.2, -0.3)
+    assert "LoRA loses 0.20 in SQL score and lowers the loss on unrelated text by 0.30" in (
+        forgetting_finding(table_of(tmp_path))
+    )
+
+
+def test_runs_of_an_older_version_have_no_figure_and_break_nothing(tmp_path):
+    make_run(tmp_path, "lora")
+    table = table_of(tmp_path)
+    assert not has_forgetting(table)
+    assert forgetting_finding(table) == "No run has both a gain and a loss on unrelated text"
+    assert forgetting_figure(table).data == ()
+    assert gain_words(table, "LoRA") == ""
+
+
+def test_a_gain_is_told_with_its_interval_or_the_range_of_the_seeds(tmp_path):
+    run(tmp_path, "full", 0.4, 0.0)
+    run(tmp_path, "lora", 0.2, 0.0, seed=0)
+    run(tmp_path, "lora", 0.4, 0.0, seed=1)
+    table = table_of(tmp_path)
+    assert gain_words(table, "Full fine-tuning") == "+0.40 (+0.30 to +0.50)"
+    assert gain_words(table, "LoRA") == "+0.30 (+0.20 to +0.40)"
