@@ -1,0 +1,129 @@
+"""What a run learnt as one zip to take along: weights, their configuration and a model card.
+
+Nothing else of the run directory goes along: no log, no answers, no path of this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftlab.errors import FtlabError
+from ftlab.export.model_card import model_card
+from ftlab.export.runs import kind_of, public_model, weights_of
+from ftlab.runs.merging import MergeDirectory
+from ftlab.runs.store import Run
+from ftlab.tasks.registry import TASKS
+
+CARD = "README.md"
+_TEMPLATE = "chat_template.jinja"
+_CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json", "trained_weights.json")
+_PATH_KEY = re.compile(r"_?(\w+_)?name_or_path")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files by name: `texts` are made here, `files` are taken from the run as they are.
+
+    `name` is that of the folder in the zip.
+    """
+
+    name: str
+    texts: Mapping[str, str]
+    files: Mapping[str, Path]
+
+
+def run_bundle(run: Run, merged: bool = False) -> Bundle:
+    """What the run learnt, or the model it was merged to.
+
+    Raises `FtlabError` for a run without weights, or that was not merged.
+    """
+    folder = weights_of(run)
+    record = None
+    if merged:
+        merge = MergeDirectory(run.directory)
+        folder, record = run.directory.merged, merge.record()
+        if record is None or not any(folder.glob("*.safetensors")):
+            raise FtlabError(
+                f"{run.run_id} has no merged model in its folder; make one with "
+                f"`python -m ftlab merge {run.run_id}`."
+            )
+    found = sorted(path for path in folder.iterdir() if _goes_along(path))
+    base = public_model(run.spec.model)
+    texts = {path.name: _without_paths(path, base) for path in found if path.name in _CONFIGS}
+    texts[CARD] = model_card(run, kind_of(folder), record)
+    files = {path.name: path for path in found if path.name not in texts}
+    return Bundle(bundle_name(run, merged), texts, files)
+
+
+def bundle_name(run: Run, merged: bool = False) -> str:
+    """ "ftlab-lora-sql-ab12-03", from the run's own id alone where the task is a stranger's."""
+    task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
+    parts = run.run_id.split("-")
+    number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
+    names = ["ftlab", run.spec.method, task, number, "merged" if merged else ""]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(filter(None, names)))
+
+
+def write_zip(bundle: Bundle, target: Path) -> None:
+    """Writes the bundle; the file appears whole. Weights are copied in parts, never held.
+
+    Raises `FtlabError` if the file cannot be written.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+                for name, text in bundle.texts.items():
+                    archive.writestr(f"{bundle.name}/{name}", text, zipfile.ZIP_DEFLATED)
+                for name, path in bundle.files.items():
+                    packs = path.suffix != ".safetensors"  # weights hardly get smaller
+                    how = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
+                    archive.write(path, f"{bundle.name}/{name}", how)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FtlabError(
+            f"'{target}' cannot be written ({error.strerror}); free some space, or name a file in "
+            "a folder that can be written."
+        ) from None
+
+
+@contextlib.contextmanager
+def laid_out(bundle: Bundle) -> Iterator[Path]:
+    """The bundle as a folder for as long as it is needed; weights are links, not copies."""
+    with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
+        folder = Path(place) / bundle.name
+        folder.mkdir()
+        for name, text in bundle.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, path in bundle.files.items():
+            (folder / name).symlink_to(path.resolve())
+        yield folder
+
+
+def _goes_along(path: Path) -> bool:
+    named = path.suffix in (".safetensors", ".json") or path.name == _TEMPLATE
+    return named and path.is_file() and not path.name.startswith(".")
+
+
+def _without_paths(path: Path, base: str) -> str:
+    """The configuration with the base's public name wherever it names a folder of this machine."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FtlabError(f"{path.name} is no JSON ({error}); run it again.") from None
+    for key, value in config.items():
+        if _PATH_KEY.fullmatch(key) and isinstance(value, str) and Path(value).is_absolute():
+            config[key] = base
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

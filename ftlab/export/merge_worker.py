@@ -1,0 +1,85 @@
+"""The process that merges one run into its base.
+
+Run as: python -m ftlab.export.merge_worker RUN_DIR
+
+It takes its turn on the device as a run does. The process ends with status 0 if the model is
+saved, 1 if it is not (the reason is the last event), 2 if there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from ftlab.devices import AUTO, Device, resolve_device
+from ftlab.errors import FtlabError
+from ftlab.locks import DeviceTurn, holding
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.merging import MergeDirectory
+from ftlab.runs.process import start_time
+from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m ftlab.export.merge_worker RUN_DIR", file=sys.stderr)
+        return 2
+    merge = MergeDirectory(RunDirectory(Path(arguments[0]).resolve()))
+    if not _begin(merge):
+        print("ftlab: nobody asked for this merge, or it was begun before.", file=sys.stderr)
+        return 2
+    try:
+        spec = merge.run.spec()
+        device = device_of(spec.device)
+        prepare_for_libraries(device.id)
+        if spec.task.kind != "hub":
+            os.environ["HF_HUB_OFFLINE"] = "1"  # the base was fetched when the run was made
+        turn = DeviceTurn(device.id)
+        if not turn.try_acquire():
+            merge.report({"event": "phase", "phase": "wait"})
+            turn.acquire()
+        _work(merge, device)
+    except BaseException as error:
+        traceback.print_exc()
+        shutil.rmtree(merge.partial, ignore_errors=True)
+        merge.end("failed", _sentence(error))
+        return 1
+    merge.end("done")
+    return 0
+
+
+def device_of(device_id: str) -> Device:
+    """The run's device, or where this machine has none of that name, its first."""
+    try:
+        return resolve_device(device_id)
+    except FtlabError:
+        return resolve_device(AUTO)
+
+
+def _begin(merge: MergeDirectory) -> bool:
+    """Says that this process does it; `False` if it is cancelled, or another one does."""
+    pid = os.getpid()
+    with holding(merge.lock):
+        if merge.status() != "queued":
+            return False
+        merge.report({"event": "start", "pid": pid, "process_started": start_time(pid)})
+    return True
+
+
+def _work(merge: MergeDirectory, device: Device) -> None:
+    with lasting_imports():
+        from ftlab.export.merge import merge_run
+    merge_run(merge, device)
+
+
+def _sentence(error: BaseException) -> str:
+    from ftlab.training.failures import explain
+
+    return explain(error, "merge")[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,264 @@
+"""The README.md that goes with a run's weights: a model card as the Hugging Face Hub reads it.
+
+https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from ftlab import __version__, units
+from ftlab.errors import FtlabError
+from ftlab.export.runs import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
+from ftlab.models.bundled import QUALITY_NOTE
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.runs.merging import MergeRecord
+from ftlab.runs.metrics import METRICS
+from ftlab.runs.recording import machine_path
+from ftlab.runs.result import RunResult
+from ftlab.runs.spec import RunSpec
+from ftlab.runs.spec_rows import spec_rows
+from ftlab.runs.statistics import paired_interval
+from ftlab.runs.store import Run
+
+LICENCES = {BUNDLED_ID: "apache-2.0"}
+"""Licences of bases that ftlab knows; of others their own page tells."""
+
+_COSTS = ("trainable_params", "trainable_share", "total_params", "net_peak_memory_bytes",
+          "peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes")  # fmt: skip
+_LIBRARY: dict[Kind, str] = {
+    "adapter": "peft",
+    "weights": "transformers",
+    "model": "transformers",
+}
+_FORM: dict[Kind, str] = {
+    "adapter": "An adapter in PEFT's own format, to be laid over the base named below.",
+    "weights": "The weights that learnt, to be put into the base named below; the others are its.",
+    "model": "A whole model that loads by itself.",
+}
+
+
+def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
+    """The card of a finished run's weights; with `merged` that of the merged model.
+
+    Raises `FtlabError` for a run without a result.
+    """
+    if run.result is None or run.spec.variant is None:
+        raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
+    parts = [
+        _front_matter(run, kind, is_merged=merged is not None),
+        f"# {run.spec.variant.label} on {_base_name(run.spec)}, {run.spec.task.label}\n\n"
+        f"{_FORM[kind]} {run.spec.variant.spec.summary}",
+        "## Results\n\n" + _results(run, run.result, merged),
+        "## What it cost\n\n" + _costs(run.result),
+        "## How to load it\n\n" + _loading(run.spec, kind),
+        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run.spec)),
+        "## Base model and licence\n\n" + _base(run.spec),
+        "## Data\n\n" + _data(run),
+        "## Measured on\n\n" + _machine(run.result),
+    ]
+    notes = [note for note in run.result.notes if note and machine_path(note) is None]
+    if notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in notes))
+    parts.append(f"Made by ftlab {__version__}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
+    spec = run.spec
+    facts: dict[str, Any] = {}
+    if is_on_hub(spec.model):
+        facts["base_model"] = public_model(spec.model)
+        facts["base_model_relation"] = (
+            "merge" if is_merged else "adapter" if kind == "adapter" else "finetune"
+        )
+    facts["library_name"] = _LIBRARY[kind]
+    facts["pipeline_tag"] = "text-generation"
+    facts["tags"] = ["ftlab", spec.method.replace("_", "-")]
+    licence = LICENCES.get(public_model(spec.model))
+    if licence is not None:
+        facts["license"] = licence
+    if spec.task.kind == "hub":
+        facts["datasets"] = [spec.task.id]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
+    m = result.measures
+    metric = str(result.environment.get("metric") or "score")
+    loss, score = METRICS["eval_loss_after"], METRICS["score_after"]
+    after = {"loss": m.eval_loss_after, "score": m.score_after}
+    heads = ["measure", "base", "after training", "change (95 % interval)"]
+    rows = [
+        [f"Held-out loss ({loss.unit}, less is better)", loss.format(m.eval_loss_before),
+         loss.format(after["loss"]), _change(m.eval_loss_before, after["loss"], 3)],
+        [f"{metric} ({score.unit}, more is better)", score.format(m.score_before),
+         score.format(after["score"]), _gain(run) or _change(m.score_before, after["score"], 2)],
+    ]  # fmt: skip
+    if merged is not None:
+        heads.insert(3, "after merging")
+        rows[0].insert(3, loss.format(merged.loss_after_merge))
+        rows[1].insert(3, score.format(merged.score_after_merge))
+    held_out = len(run.directory.samples()) or run.spec.settings.eval_examples
+    return (
+        _table(heads, rows)
+        + f"\n\nOn {held_out} held-out examples that training never saw, answered greedily. The "
+        "interval is a bootstrap over the examples, paired with the base."
+    )
+
+
+def _gain(run: Run) -> str:
+    """The score's change with its interval, from the answers that were recorded; "" without."""
+    rows = run.directory.samples()
+    before = [row.get("score_before") for row in rows]
+    after = [row.get("score_after") for row in rows]
+    if len(rows) < 2 or not all(isinstance(x, int | float) for x in (*before, *after)):
+        return ""
+    mean, low, high = paired_interval(
+        [float(x) for x in before if x is not None], [float(x) for x in after if x is not None]
+    )
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    return units.DASH if before is None or after is None else f"{after - before:+.{digits}f}"
+
+
+def _costs(result: RunResult) -> str:
+    m = result.measures
+    known = dict(vars(m))
+    if m.trainable_params is not None and m.total_params:
+        known["trainable_share"] = m.trainable_params / m.total_params
+    rows = [
+        (METRICS[key].label, METRICS[key].format(known.get(key)), METRICS[key].how)
+        for key in _COSTS
+        if known.get(key) is not None
+    ]
+    told = f"\n\nMemory is {result.memory_kind}." if result.memory_kind else ""
+    if m.disturbed:
+        told += " Other processes used the machine during training, so times are too long."
+    return _table(("measure", "value", "how it is measured"), rows) + told
+
+
+def _loading(spec: RunSpec, kind: Kind) -> str:
+    base = public_model(spec.model) if is_on_hub(spec.model) else "path/to/the/base/model"
+    code = {"adapter": _ADAPTER_CODE, "weights": _WEIGHTS_CODE, "model": _MODEL_CODE}[kind]
+    text = "```python\n" + code.replace("BASE_MODEL", json.dumps(base)) + _ANSWER_CODE + "```"
+    if kind != "adapter":
+        return text
+    fewer = {
+        "nf4": "It was trained on the base in 4 bits (NF4)",
+        "int8": "It was trained on the base in 8 bits (LLM.int8)",
+    }.get(spec.base_precision or "")
+    if fewer is None:
+        return text
+    return (
+        f"{text}\n\n{fewer}: pass `quantization_config=BitsAndBytesConfig(...)` to the base to "
+        "have the same, or load it in 16 bits as above."
+    )
+
+
+_ADAPTER_CODE = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+base = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype="auto")
+model = PeftModel.from_pretrained(base, folder)
+"""
+
+_WEIGHTS_CODE = f"""\
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype="auto")
+model.load_state_dict(load_file(f"{{folder}}/{WEIGHTS_OF_ITS_OWN}"), strict=False)
+"""
+
+_MODEL_CODE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+"""
+
+_ANSWER_CODE = """
+turns = [{"role": "user", "content": "Your question"}]
+inputs = tokenizer.apply_chat_template(
+    turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+output = model.generate(**inputs, max_new_tokens=96, do_sample=False)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+
+
+def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
+    return [
+        (name, _base_name(spec) if name == "Model" else value) for name, value in spec_rows(spec)
+    ]
+
+
+def _base(spec: RunSpec) -> str:
+    name = public_model(spec.model)
+    if not is_on_hub(spec.model):
+        return (
+            f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
+            "is made from it stays under it."
+        )
+    link = f"[{name}](https://huggingface.co/{name})"
+    licence = LICENCES.get(name)
+    known = f"licence {licence}." if licence else "whose page names its licence, which holds here."
+    note = f" {QUALITY_NOTE}" if name == BUNDLED_ID else ""
+    return f"{link}, {known}{note}"
+
+
+def _data(run: Run) -> str:
+    task, facts = run.spec.task, run.result.environment if run.result else {}
+    where = {
+        "bundled": f"{task.label}, made by ftlab's own seeded generator (seed {task.seed}).",
+        "file": f"The file {task.label}, the trainer's own; it is not part of this folder.",
+        "hub": f"The data set [{task.id}](https://huggingface.co/datasets/{task.id}).",
+    }[task.kind]
+    digest = facts.get("data_hash")
+    told = f" SHA-256 of all examples in order: `{digest}`." if digest else ""
+    return _plain(where) + told + " Loss is taken on the completion alone."
+
+
+def _machine(result: RunResult) -> str:
+    facts = result.environment
+    size = facts.get("memory_bytes")
+    rows = [
+        ("Device", facts.get("device")),
+        ("Cores", facts.get("cores")),
+        ("Threads", facts.get("threads")),
+        ("Memory", units.format_bytes(size) if size else None),
+        ("CUDA", facts.get("cuda")),
+        ("Python", facts.get("python")),
+        *dict(facts.get("packages") or {}).items(),
+    ]
+    known = [(name, value) for name, value in rows if value is not None]
+    return _table(("", ""), known) if known else "Not recorded."
+
+
+def _base_name(spec: RunSpec) -> str:
+    return _plain(public_model(spec.model).rpartition("/")[2])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(value: Any) -> str:
+    """Text on one line that no table, tag or code fence of Markdown begins or ends in."""
+    text = re.sub(r"\s+", " ", str(value)).strip()
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -1,0 +1,81 @@
+"""Which runs can be taken along, and what their weights are. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ftlab.errors import FtlabError
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.paths import recorded_folder
+from ftlab.runs.result import status_label
+from ftlab.runs.store import Run, RunStore
+
+Kind = Literal["adapter", "weights", "model"]
+"""What a run's folder holds: PEFT's adapter, the weights that learnt, or a whole model."""
+
+CONFIG_FILE = "adapter_config.json"
+
+WEIGHTS_OF_ITS_OWN = "trained_weights.safetensors"
+"""As `ftlab.models.trained_weights` names it, which imports torch."""
+
+
+def any_run(runs_folder: Path, run_id: str) -> Run:
+    """The run of that id, own or recorded; raises `FtlabError` if there is none."""
+    return RunStore(runs_folder.resolve(), recorded_folder()).find(run_id)
+
+
+def why_no_weights(run: Run) -> str:
+    """A sentence on why the run has no weights to take along; "" where it has."""
+    if run.origin != "measured":
+        return (
+            f"{run.run_id} comes recorded with ftlab, without its weights; clone it into "
+            "Experiment and run it here to have them."
+        )
+    if run.spec.is_base:
+        return f"{run.run_id} is a base run: the untouched model, on which nothing was trained."
+    if run.status != "done":
+        return f"{run.run_id} is {status_label(run.status)}; only a run that is done has weights."
+    if not any(run.directory.adapter.glob("*.safetensors")):
+        return f"The weights of {run.run_id} are not there any more; run it again to have them."
+    return ""
+
+
+def weights_of(run: Run) -> Path:
+    """The folder with what the run learnt; raises `FtlabError` where there is none."""
+    reason = why_no_weights(run)
+    if reason:
+        raise FtlabError(reason)
+    return run.directory.adapter
+
+
+def kind_of(folder: Path) -> Kind:
+    if (folder / CONFIG_FILE).is_file():
+        return "adapter"
+    return "model" if (folder / "config.json").is_file() else "weights"
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's PEFT configuration as its file has it.
+
+    Raises `FtlabError` if it cannot be read.
+    """
+    try:
+        return dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise FtlabError(
+            f"{CONFIG_FILE} of '{folder.parent.name}' cannot be read ({error}); run it again."
+        ) from None
+
+
+def public_model(model: str) -> str:
+    """The name under which others know a record's model; of a folder its bare name."""
+    if model == "bundled":
+        return BUNDLED_ID
+    return Path(model).name if model.startswith("/") else model
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether the record's model has an id on the Hub."""
+    return not model.startswith("/")

@@ -1,0 +1,311 @@
+"""A run as a Python script: plain transformers and peft, and its examples beside it.
+
+The script is made of a template with the run's own values in it; torch is imported here, when it
+is made, for the adapter's real configuration and the examples' token ids.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ftlab.errors import FtlabError
+from ftlab.export import script_parts as parts
+from ftlab.export.runs import is_on_hub, public_model
+from ftlab.methods.peft_rules import CONVERTED_INITS
+from ftlab.methods.spec import RunPlan
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.resolve import ResolvedModel, resolve_model
+from ftlab.runs.directory import write_atomically, write_json_lines
+from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
+from ftlab.runs.store import Run
+from ftlab.tasks.reference import load as load_task
+from ftlab.words import plural
+
+SCRIPT_FILE, EXAMPLES_FILE, ATTENTION_FILE = "reproduce.py", "examples.jsonl", "cpu_attention.py"
+_TEMPLATE_FILE = Path(__file__).with_name("reproduce.py.template")
+_ATTENTION_SOURCE = Path(__file__).parents[1] / "models" / "attention.py"
+_WITHOUT_POSITIONS = "PREFIX_TUNING"
+"""Its vectors are keys and values of every layer, and stand nowhere in the text."""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The script's text, the lines of the file that it reads, and modules that it imports.
+
+    There is one where the run computed attention with ftlab's own function (on a CPU in bf16),
+    which rounds otherwise than torch's; with it the losses are the run's to the last digit.
+    """
+
+    script: str
+    examples: list[dict[str, Any]]
+    modules: dict[str, str] = field(default_factory=dict)
+
+
+def write_reproduction(run: Run, folder: Path) -> tuple[Path, ...]:
+    """Writes `reproduce.py`, `examples.jsonl` and what the script imports into the folder.
+
+    The folder is made if need be; the paths come back in that order.
+
+    Raises `FtlabError` for a run that cannot be reproduced by a script, and for a folder that
+    cannot be written.
+    """
+    made = reproduction(run)
+    script, examples = folder / SCRIPT_FILE, folder / EXAMPLES_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_lines(examples, made.examples)
+        for name, text in {SCRIPT_FILE: made.script, **made.modules}.items():
+            write_atomically(folder / name, text.encode())
+    except OSError as error:
+        raise FtlabError(
+            f"'{folder}' cannot be written ({error.strerror}); name another folder with -o."
+        ) from None
+    return script, examples, *(folder / name for name in made.modules)
+
+
+def reproduction(run: Run) -> Reproduction:
+    """The run as a script. Raises `FtlabError` where there is none, with the reason.
+
+    Nothing is trained and no weight is loaded.
+    """
+    spec = run.spec
+    if spec.variant is None:
+        raise FtlabError(f"{run.run_id} is a base run: nothing was trained, so there is no script.")
+    if spec.variant.spec.optimizer not in parts.OPTIMIZERS:
+        raise FtlabError(
+            f"{spec.variant.spec.label} trains with an optimizer of its own, "
+            f"'{spec.variant.spec.optimizer}', which the script cannot write down yet."
+        )
+    source = resolve_model(spec.model)
+    examples, pad_id = _examples(run, source)
+    values = _values(run, source) | {"pad_id": str(pad_id)}
+    text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
+    modules = {ATTENTION_FILE: _ATTENTION_SOURCE.read_text(encoding="utf-8")}
+    return Reproduction(text, examples, modules if _own_attention(spec) else {})
+
+
+def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
+    """The lines of the examples' file, and the token that batches are padded with."""
+    from ftlab.models.loading import load_tokenizer
+    from ftlab.tasks.encoding import encode
+    from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+    from ftlab.tasks.order import training_order
+
+    spec, settings = run.spec, run.spec.settings
+    task, data = load_task(spec.task)
+    known = run.result.environment.get("data_hash") if run.result else None
+    if known is not None and known != data.fingerprint():
+        raise FtlabError(
+            f"The data of {task.label} have changed since the run, so no script can show it the "
+            "same examples; put them back, or run it again."
+        )
+    tokenizer = load_tokenizer(source)
+    formatter = PromptFormatter(TransformersTokenizer(tokenizer))
+    training = encode(formatter, data.train, settings.max_length, "training").formatted
+    held_out = encode(
+        formatter, data.held_out[: settings.eval_examples], settings.max_length, "held-out"
+    ).formatted
+    step_size = settings.batch_size * settings.accumulation
+    order = training_order([e.length for e in training], settings.steps, step_size, spec.seed)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for place, index in enumerate(order):
+            yield {"split": "train", "step": place // step_size + 1} | _row(training[index])
+        for example in held_out:
+            yield {"split": "held_out"} | _row(example)
+
+    return list(rows()), int(tokenizer.pad_token_id)
+
+
+def _row(example: Any) -> dict[str, Any]:
+    return {
+        "prompt": example.prompt_text,
+        "completion": example.completion_text,
+        "prompt_ids": example.prompt_ids,
+        "completion_ids": example.completion_ids,
+    }
+
+
+def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
+    """What is put into the template, by name."""
+    from ftlab.training.trainer import OPTIMIZER_NAMES, SCHEDULE_NAMES, effective_warmup
+
+    spec, settings = run.spec, run.spec.settings
+    assert spec.variant is not None
+    method, hyper = spec.variant.spec, spec.variant.values()
+    config = _peft_config(spec, source)
+    learns = _learns(spec, source)
+    own_import, own_optimizer = parts.OPTIMIZERS[method.optimizer]
+    changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
+    is_adalora = config.get("peft_type") == "ADALORA"
+    weight_dtype, compute_dtype = _dtypes(spec)
+    base = public_model(spec.model)
+    return {
+        "title": _words(
+            f"Reproduces {spec.label} on {base.rpartition('/')[2]}, {spec.task.label}."
+        ),
+        "run_id": _words(run.run_id),
+        "base_model": _words(base if is_on_hub(spec.model) else f"the folder {base} here"),
+        "base_note": _base_note(spec),
+        "versions": _words(_versions(run)),
+        "machine": _words(_machine(run)),
+        "imports": _imports(spec, own_import),
+        "base_model_literal": parts.literal(base),
+        "device": parts.literal(spec.device.partition(":")[0]),
+        "seed": str(spec.seed),
+        "steps": str(settings.steps),
+        "batch_size": str(settings.batch_size),
+        "accumulation": str(settings.accumulation),
+        "learning_rate": repr(spec.learning_rate),
+        "constants": _constants(config, learns),
+        "policy": spec.dtype_policy,
+        "policy_words": DTYPE_POLICIES[spec.dtype_policy],
+        "weight_dtype": weight_dtype,
+        "compute_dtype": compute_dtype,
+        "load_model": parts.load_model(
+            spec.base_precision,
+            is_adapter=method.is_adapter,
+            some_learn=learns is not None,
+            low_precision=spec.dtype_policy != "fp32",
+            checkpointing=settings.gradient_checkpointing,
+            start_text=config.get("prompt_tuning_init") == "TEXT",
+        ),
+        "added_loss": parts.ADDED_LOSS if is_adalora and config.get("orth_reg_weight") else "\n",
+        "create_optimizer": own_optimizer.format(**hyper) if own_optimizer else "",
+        "after_optimizer_step": parts.AFTER_OPTIMIZER_STEP if is_adalora else "",
+        "attention": parts.OWN_ATTENTION if _own_attention(spec) else "",
+        "start_saved": parts.START_SAVED if changes_base else "",
+        "save_options": parts.SAVE_CONVERTED if changes_base else "",
+        "scheduler": parts.literal(SCHEDULE_NAMES[settings.schedule]),
+        "warmup_steps": str(effective_warmup(settings)),
+        "weight_decay": repr(settings.weight_decay),
+        "max_grad_norm": repr(settings.max_grad_norm),
+        "optimizer": parts.literal(OPTIMIZER_NAMES[settings.optimizer]),
+        "checkpointing": parts.CHECKPOINTING if settings.gradient_checkpointing else "",
+    }
+
+
+def _peft_config(spec: RunSpec, source: ResolvedModel) -> dict[str, Any]:
+    """What PEFT is configured with, as plain values: the fields that are not PEFT's defaults."""
+    assert spec.variant is not None
+    make = spec.variant.spec.peft_config
+    if make is None:
+        return {}
+    config = make(spec.variant.values(), RunPlan(spec.settings.steps, str(source.folder)))
+    found = {"peft_type": config.peft_type}
+    for one in dataclasses.fields(config):
+        value, default = getattr(config, one.name), one.default
+        if one.default_factory is not dataclasses.MISSING:
+            default = one.default_factory()
+        if one.init and one.name not in ("peft_version", "peft_type") and value != default:
+            found[one.name] = value
+    found.pop("tokenizer_name_or_path", None)  # a folder of this machine; the script has its own
+    return {name: _plain(value) for name, value in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _learns(spec: RunSpec, source: ResolvedModel) -> list[str] | None:
+    """The names of the weights that learn where only some do; else `None`."""
+    assert spec.variant is not None
+    method = spec.variant.spec
+    if method.is_adapter:
+        return None
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+    with torch.device("meta"):  # names are wanted, not weights
+        model: Any = AutoModelForCausalLM.from_config(config)
+    method.select_trainable(model, spec.variant.values())
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return None if len(learns) == len(list(model.parameters())) else learns
+
+
+def _dtypes(spec: RunSpec) -> tuple[str, str]:
+    """Of the base's weights and of the products, as the device of the run has them.
+
+    A GPU that is not here is taken for one with bf16.
+    """
+    import torch
+
+    from ftlab.models.loading import compute_dtype, weight_dtype
+
+    device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    learns = spec.variant is not None and not spec.variant.spec.is_adapter
+    weights = weight_dtype(spec.dtype_policy, device, weights_learn=learns)
+    return str(weights), str(compute_dtype(spec.dtype_policy, device))
+
+
+def _constants(config: dict[str, Any], learns: list[str] | None) -> str:
+    soft = 0 if config.get("peft_type") == _WITHOUT_POSITIONS else config.get("num_virtual_tokens")
+    lines = [f"SOFT_TOKENS = {soft or 0}"]
+    if config:
+        lines.append(f"PEFT_CONFIG = {parts.literal(config)}")
+    if learns is not None:
+        lines.append(f"LEARNS = {parts.literal(learns)}")
+    return "\n".join(lines)
+
+
+def _imports(spec: RunSpec, own_import: str) -> str:
+    """The import lines that this script needs, in the order that a formatter gives them."""
+    assert spec.variant is not None
+    lines = []
+    if spec.variant.spec.is_adapter:
+        lines.append("from peft import get_peft_config, get_peft_model")
+        lines.append(own_import)
+        if spec.dtype_policy != "fp32":
+            lines.append("from peft.tuners.tuners_utils import BaseTunerLayer")
+    names = ["AutoModelForCausalLM", "Trainer", "TrainerCallback", "TrainingArguments", "set_seed"]
+    if spec.base_precision is not None:
+        names.insert(1, "BitsAndBytesConfig")
+    lines.append("from torch.utils.data import SequentialSampler")
+    lines.append("from transformers import (\n" + "".join(f"    {n},\n" for n in names) + ")")
+    if _own_attention(spec):
+        lines.append(parts.ATTENTION_IMPORT)
+    return "\n".join(filter(None, lines))
+
+
+def _own_attention(spec: RunSpec) -> bool:
+    return spec.device == "cpu" and _dtypes(spec)[1] == "torch.bfloat16"
+
+
+def _base_note(spec: RunSpec) -> str:
+    if public_model(spec.model) != BUNDLED_ID:
+        return ""
+    return (
+        "\nftlab's bundled copy of it, on which the run was made, is rounded to 4 bits and back: "
+        "give its\nfolder (`python -m ftlab model` names it) for the run's own losses."
+    )
+
+
+def _words(text: str) -> str:
+    """The text for the script's docstring, which nothing in it can end."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+
+
+def _versions(run: Run) -> str:
+    packages = dict(run.result.environment.get("packages") or {}) if run.result else {}
+    wanted = ("torch", "transformers", "peft", "bitsandbytes")
+    return ", ".join(f"{name} {packages[name]}" for name in wanted if name in packages) or "?"
+
+
+def _machine(run: Run) -> str:
+    facts = run.result.environment if run.result else {}
+    threads = facts.get("threads")
+    counted = f", {plural(int(threads), 'thread')}" if threads else ""
+    return f"{facts.get('device') or 'a device that is not recorded'}{counted}"

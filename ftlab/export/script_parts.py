@@ -1,0 +1,157 @@
+"""The parts of the reproduction script that differ from method to method, as text.
+
+Each is written into `reproduce.py.template` where a run needs it, so that a script holds no line
+for what the run did not do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+QUANTISED = {
+    "nf4": (
+        'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,\n'
+        "        bnb_4bit_compute_dtype=COMPUTE_DTYPE,"
+    ),
+    "int8": "load_in_8bit=True,",
+}
+"""Arguments of `BitsAndBytesConfig` by base precision."""
+
+_PLAIN_BASE = """\
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=WEIGHT_DTYPE).to(DEVICE)
+"""
+
+_QUANTISED_BASE = """\
+    fewer_bits = BitsAndBytesConfig(
+        {arguments}
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=WEIGHT_DTYPE, quantization_config=fewer_bits, device_map={{"": DEVICE}}
+    )
+    for module in model.modules():
+        # An evaluation would repack 4-bit weights in place; after it nothing gets a gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+"""
+
+_CHECKPOINTED = """\
+    model.enable_input_require_grads()  # or checkpoints below the adapter carry no gradient
+"""
+
+_ADAPTER = """\
+    model = get_peft_model(model, get_peft_config({config}))
+"""
+
+_LOW_PRECISION = """\
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # fp32 masters, computed in 16 bits
+"""
+
+_PART = """\
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in LEARNS)
+"""
+
+ADDED_LOSS = """\
+ + orthogonality(model) / ACCUMULATION
+
+
+def orthogonality(model):
+    \"\"\"AdaLoRA's own term (Zhang et al. 2023, equation 4), not in the printed loss.\"\"\"
+    terms = []
+    for name, matrix in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
+            identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
+            terms.append(torch.linalg.matrix_norm(product - identity))
+    return PEFT_CONFIG["orth_reg_weight"] * torch.stack(terms).mean()
+"""
+
+AFTER_OPTIMIZER_STEP = """
+    def on_optimizer_step(self, args, state, control, **_):
+        model.base_model.update_and_allocate(state.global_step + 1)
+"""
+
+_LORA_PLUS = """
+    def create_optimizer(self, model=None):
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+        settings["weight_decay"] = self.args.weight_decay
+        self.optimizer = create_loraplus_optimizer(
+            self.model, kind, loraplus_lr_ratio={ratio}, **settings
+        )
+        return self.optimizer
+"""
+
+_LORA_FA = """
+    def create_optimizer(self, model=None):
+        self.optimizer = create_lorafa_optimizer(
+            self.model, r={r}, lora_alpha={alpha}, lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+        )
+        return self.optimizer
+"""
+
+OPTIMIZERS: Mapping[str | None, tuple[str, str]] = {
+    None: ("", ""),
+    "lora_plus": ("from peft.optimizers import create_loraplus_optimizer", _LORA_PLUS),
+    "lora_fa": ("from peft.optimizers import create_lorafa_optimizer", _LORA_FA),
+}
+"""A method's own optimizer: the import, and the method of the Trainer with its hyperparameters.
+
+The seam for further ones: a method whose optimizer is not here has no script yet."""
+
+ATTENTION_IMPORT = "\nfrom cpu_attention import use_cpu_attention"
+OWN_ATTENTION = """\
+use_cpu_attention()  # what the run used; without it torch's own rounds otherwise
+"""
+
+START_SAVED = """\
+if options.save:  # this start changes the base's weights too: with it, what is saved fits the base
+    model.save_pretrained(options.save / "start")
+"""
+SAVE_CONVERTED = ', path_initial_model_for_weight_conversion=str(options.save / "start")'
+
+CHECKPOINTING = """
+        activation_checkpointing=True,
+        activation_checkpointing_kwargs={"use_reentrant": False},"""
+
+
+def literal(value: Any) -> str:
+    """The value as a formatter would write it in Python; a mapping or a long list over lines."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        lines = [f"    {literal(key)}: {literal(one)},\n" for key, one in value.items()]
+        return "{\n" + "".join(lines) + "}" if lines else "{}"
+    if isinstance(value, list | tuple):
+        items = [literal(one) for one in value]
+        flat = f"[{', '.join(items)}]"
+        return flat if len(flat) <= 72 else "[\n" + "".join(f"    {i},\n" for i in items) + "]"
+    return repr(value)
+
+
+def load_model(
+    base_precision: str | None,
+    is_adapter: bool,
+    some_learn: bool,
+    low_precision: bool,
+    checkpointing: bool,
+    start_text: bool,
+) -> str:
+    """The function that loads the base and puts the method on it."""
+    if base_precision is None:
+        body = _PLAIN_BASE
+    else:
+        body = _QUANTISED_BASE.format(arguments=QUANTISED[base_precision])
+    if checkpointing and (is_adapter or some_learn):
+        body += _CHECKPOINTED
+    if some_learn:
+        body += _PART
+    if is_adapter:
+        own = 'PEFT_CONFIG | {"tokenizer_name_or_path": base}' if start_text else "PEFT_CONFIG"
+        body += _ADAPTER.format(config=own)
+        body += _LOW_PRECISION if low_precision else ""
+    return f"def load_model(base):\n{body}    return model"

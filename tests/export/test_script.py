@@ -1,0 +1,147 @@
+"""A run as a script: it is run, and its losses are the run's."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftlab.__main__ import main
+from ftlab.errors import FtlabError
+from ftlab.export import script_parts
+from ftlab.export.script import reproduction, write_reproduction
+from ftlab.methods.registry import METHODS
+from ftlab.runs.store import Run, read_run
+from tests.export.conftest import Train
+from tests.fakes import make_run
+
+
+def check_losses(run: Run, output: str, tolerance: float) -> None:
+    """The printed losses are those of the run's metrics.jsonl and result.json."""
+    found = [float(loss) for loss in re.findall(r"^step \d+ loss ([\d.]+)$", output, re.MULTILINE)]
+    wanted = [event["loss"] for event in run.directory.metrics()]
+    assert len(wanted) == 3
+    assert found == pytest.approx(wanted, rel=tolerance)
+    held_out = re.search(r"^held-out loss ([\d.]+)$", output, re.MULTILINE)
+    assert held_out is not None
+    assert run.result is not None
+    assert float(held_out[1]) == pytest.approx(run.result.measures.eval_loss_after, rel=tolerance)
+
+
+def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
+    train: Train, tmp_path: Path
+) -> None:
+    run = train("lora:dropout=0.1", "bf16")
+    folder = tmp_path / "script"
+    script, _, attention = write_reproduction(run, folder)
+    assert "ftlab" not in re.findall(r"^(?:from|import) (\w+)", attention.read_text(), re.MULTILINE)
+    assert not re.search(r"^\s*(from|import) ftlab", script.read_text(), re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, str(script), run.spec.model, "--save", "saved"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_losses(run, done.stdout, 1e-5)
+    assert list((folder / "saved").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "checkpointing"),
+    [
+        ("full", False),
+        ("last_layers:layers=1", True),
+        ("qlora", False),
+        ("pissa", False),
+        ("adalora:r=1,init_r=8,learning_rate=0.2", False),
+        ("lora_plus", False),
+        ("lora_fa", True),
+        ("prompt_tuning_text:tokens=4", False),
+        ("prefix_tuning:tokens=4", False),
+    ],
+)
+def test_whatever_a_method_does_in_the_loop_the_script_does_too(
+    variant: str,
+    checkpointing: bool,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = train(variant, "fp32", checkpointing)
+    script, _ = write_reproduction(run, tmp_path / "script")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [str(script), run.spec.model])
+    runpy.run_path(str(script), run_name="__main__")
+    check_losses(run, capsys.readouterr().out, 1e-5)
+
+
+def test_the_examples_come_in_the_order_of_the_steps_as_text_and_as_tokens(
+    train: Train, tmp_path: Path
+) -> None:
+    run = train("full")
+    _, file = write_reproduction(run, tmp_path / "new" / "folder")
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    training = [row for row in rows if row["split"] == "train"]
+    assert [row["step"] for row in training] == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert sum(row["split"] == "held_out" for row in rows) == 2
+    assert "Repeat" in training[0]["prompt"]
+    assert all(row["prompt_ids"] and row["completion_ids"] for row in rows)
+
+
+def test_text_of_a_person_cannot_end_the_scripts_docstring(train: Train) -> None:
+    run = train("prompt_tuning:tokens=4")
+    made = reproduction(run).script
+    compile(made, "reproduce.py", "exec")
+    attack = '"""\nraise SystemExit("run")\n'
+    hostile = make_run(
+        run.directory.path.parent,
+        "prompt_tuning",
+        model=run.spec.model,
+        task=run.spec.task,
+        hyperparameters={"tokens": 4, "text": attack, "start": "text"},
+    )
+    text = reproduction(_without_data_hash(read_run(hostile))).script
+    docstring = compile(text, "reproduce.py", "exec").co_consts[0]
+    assert "raise SystemExit" in docstring
+    assert "Measured with" in docstring
+
+
+def test_data_that_changed_have_no_script(train: Train) -> None:
+    run = train("full")
+    other = make_run(run.directory.path.parent, model=run.spec.model, task=run.spec.task)
+    with pytest.raises(FtlabError, match="have changed since the run"):
+        reproduction(read_run(other))
+
+
+def test_every_optimizer_of_the_registry_can_be_written_down(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {method.optimizer for method in METHODS.values()} <= set(script_parts.OPTIMIZERS)
+    monkeypatch.setattr(script_parts, "OPTIMIZERS", {"lora_plus": ("", "")})
+    with pytest.raises(FtlabError, match="cannot write down yet"):
+        reproduction(train("full"))
+
+
+def test_the_command_refuses_a_base_run_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_run(tmp_path, "base")
+    assert main(["script", base.run_id, "--runs-dir", str(tmp_path)]) == 2
+    assert "nothing was trained" in capsys.readouterr().err
+
+
+def _without_data_hash(run: Run) -> Run:
+    from dataclasses import replace
+
+    assert run.result is not None
+    return replace(run, result=replace(run.result, environment={}))
