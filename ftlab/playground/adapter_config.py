@@ -6,39 +6,32 @@ that answers on its own, and neither code to import nor a base other than the on
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ftlab.errors import FtlabError
+from ftlab.methods.peft_rules import (
+    CANNOT_ANSWER,
+    Refused,
+    base_changes,
+    foreign_part,
+    read_object,
+    shown,
+    unknown_type,
+)
 
-PEFT_TYPES = (
-    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA",
-    "ADAMSS", "BOFT", "ADAPTION_PROMPT", "IA3", "BEFT", "LILY", "LOHA", "LOKR", "OFT", "POLY",
-    "LN_TUNING", "VERA", "FROD", "PVERA", "FOURIERFT", "GLORA", "XLORA", "HRA", "VBLORA", "UNILORA",
-    "CPT", "MISS", "RANDLORA", "ROAD", "TRAINABLE_TOKENS", "HIRA", "SHIRA", "C3A", "WAVEFT", "OSF",
-    "DELORA", "GRALORA", "CARTRIDGE", "TINYLORA", "PSOFT", "PEANUT", "SHADOW", "SUPERTUNING",
-    "DEFT",
-)  # fmt: skip
-"""Every kind of adapter of PEFT 0.21, as `peft.utils.peft_types.PeftType` names them."""
-
-_WANTS_TASK = "it wants the number of a task with every prompt"
-CANNOT_ANSWER = {
-    "XLORA": "it mixes other LoRA adapters, which are not in its file",
-    "MULTITASK_PROMPT_TUNING": _WANTS_TASK,
-    "POLY": _WANTS_TASK,
-}
-"""Kinds that give no answer of their own, and why."""
-
-BASE_CHANGING_INITS = ("pissa", "corda", "olora", "lora_ga", "loftq")
-"""What `init_lora_weights` begins with where the base's weights are overwritten as well
-(`update_layer` in peft/tuners/lora/layer.py). The others (gaussian, eva, orthogonal, mica) set the
-adapter alone."""
-
-MAX_DEPTH = 32
 MAX_NAME_CHARACTERS = 200
+
+_WAYS_OUT = {
+    "init_lora_weights": "save it converted to plain LoRA (save_pretrained with "
+    "path_initial_model_for_weight_conversion) and bring that",
+    "loftq": "bring a LoRA trained on the published weights",
+    "kasa_config": "bring a plain LoRA",
+    "layer_replication": "bring one without",
+    "bias": "bring an adapter trained with bias='none'",
+}
 
 _PATH = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]|\w+://")
 _HUB_CACHE = re.compile(r"models--([\w.-]+)[/\\]snapshots\b")
@@ -102,41 +95,17 @@ def public_name(model: str) -> str:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        config = json.loads(data.decode("utf-8"), parse_constant=_no_number)
-    except RecursionError:
-        _refuse("is nested too deeply", "save the adapter again")
-    except ValueError:  # also UnicodeDecodeError, JSONDecodeError
-        _refuse("is not valid JSON in UTF-8", "save the adapter again")
-    if not isinstance(config, dict):
-        _refuse("holds no JSON object", "save the adapter again")
-    if _depth(config) > MAX_DEPTH:
-        _refuse(f"is nested more than {MAX_DEPTH} levels deep", "save the adapter again")
-    return config
-
-
-def _no_number(word: str) -> NoReturn:
-    raise ValueError(word)
-
-
-def _depth(value: Any) -> int:
-    """Levels of lists and objects, counted level by level because they nest at will."""
-    depth, level = 0, [value]
-    while level:
-        inner = [
-            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
-        ]
-        depth += bool(inner)
-        level = [item for items in inner for item in items]
-    return depth
+        return read_object(data)
+    except Refused as error:
+        _refuse(error.what, "save the adapter again")
 
 
 def _peft_type(config: Mapping[str, Any]) -> str:
     peft_type = config.get("peft_type")
-    if not isinstance(peft_type, str) or peft_type not in PEFT_TYPES:
-        _refuse(
-            f"has the peft_type {_shown(peft_type)}, which PEFT 0.21 does not know",
-            "save the adapter again with that version",
-        )
+    unknown = unknown_type(peft_type)
+    if unknown:
+        _refuse(unknown, "save the adapter again with that version")
+    assert isinstance(peft_type, str)
     if peft_type in CANNOT_ANSWER:
         raise FtlabError(
             f"A {peft_type} adapter cannot answer in a pane of its own: "
@@ -149,7 +118,7 @@ def _check_task(config: Mapping[str, Any]) -> None:
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         _refuse(
-            f"has the task_type {_shown(task)}, and only CAUSAL_LM writes text",
+            f"has the task_type {shown(task)}, and only CAUSAL_LM writes text",
             "bring an adapter of a language model",
         )
     mapping = config.get("auto_mapping")
@@ -160,55 +129,28 @@ def _check_task(config: Mapping[str, Any]) -> None:
     name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if not isinstance(library, str) or not re.fullmatch(r"transformers(\.\w+)*", library):
         _refuse(
-            f"asks in auto_mapping to import {_shown(library)}, and code of an adapter's own is "
+            f"asks in auto_mapping to import {shown(library)}, and code of an adapter's own is "
             "never run",
             "remove auto_mapping and set task_type to CAUSAL_LM",
         )
     if not isinstance(name, str) or not _GENERATING_CLASS.fullmatch(name):
         _refuse(
-            f"was made for {_shown(name)} (auto_mapping), which writes no text",
+            f"was made for {shown(name)} (auto_mapping), which writes no text",
             "bring an adapter of a language model",
         )
 
 
 def _check_code(config: Mapping[str, Any]) -> None:
-    for key, value in config.items():
-        hook = key in ("auto_map", "megatron_config") or key.startswith("custom")
-        if hook and value:
-            _refuse(
-                f"asks for code of its own ({_shown(key)}), which is never run",
-                "bring an adapter that PEFT knows by itself",
-            )
-    if config.get("arrow_config"):
-        _refuse("routes between other adapters (arrow_config)", "bring one of those")
-    if config.get("shadow_model") not in (None, "mirror"):
-        _refuse("names a second model to load (shadow_model)", "bring one that mirrors its base")
+    foreign = foreign_part(config)
+    if foreign:
+        _refuse(foreign, "bring an adapter that PEFT knows by itself and that stands alone")
 
 
 def _check_base_untouched(config: Mapping[str, Any]) -> None:
     """All panes share one base, so what changes the base itself cannot be one of them."""
-    start = str(config.get("init_lora_weights")).lower()
-    if start.startswith(BASE_CHANGING_INITS):
-        way_out = (
-            "bring a LoRA trained on the published weights"
-            if start.startswith("loftq")
-            else "save it converted to plain LoRA (save_pretrained with "
-            "path_initial_model_for_weight_conversion) and bring that"
-        )
-        _refuse(
-            f"says init_lora_weights={start[:40]!r}: the adapter is relative to changed base "
-            "weights",
-            way_out,
-        )
-    if config.get("kasa_config"):
-        _refuse("uses KaSA, which cuts the base's own weights", "bring a plain LoRA")
-    if config.get("layer_replication"):
-        _refuse("repeats layers of the base (layer_replication)", "bring one without")
-    if config.get("bias") not in (None, "none"):
-        _refuse(
-            f"replaces biases of the base (bias={_shown(config['bias'])})",
-            "bring an adapter trained with bias='none'",
-        )
+    for field, what in base_changes(config):
+        loftq = str(config.get(field)).lower().startswith("loftq")
+        _refuse(what, _WAYS_OUT["loftq" if loftq else field])
 
 
 def _base_model(config: Mapping[str, Any]) -> str:
@@ -221,7 +163,7 @@ def _base_model(config: Mapping[str, Any]) -> str:
     model = public_name(named.strip())
     if not model or len(model) > MAX_NAME_CHARACTERS or not model.isprintable():
         _refuse(
-            f"names no model in base_model_name_or_path ({_shown(model)})",
+            f"names no model in base_model_name_or_path ({shown(model)})",
             "write the model's id there",
         )
     return model
@@ -244,14 +186,8 @@ def _tokens(config: Mapping[str, Any]) -> int:
 
 def _whole(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        _refuse(f"has {key}={_shown(value)}, which is no whole number above 0", "save it again")
+        _refuse(f"has {key}={shown(value)}, which is no whole number above 0", "save it again")
     return value
-
-
-def _shown(value: Any) -> str:
-    """A value of the file for a sentence: short, and with nothing that a terminal obeys."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _refuse(what: str, way_out: str) -> NoReturn:

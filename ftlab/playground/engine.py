@@ -21,6 +21,7 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
+from ftlab.models.trained_weights import WEIGHTS
 from ftlab.playground.answers import Answer
 from ftlab.playground.desk import Desk, SendEach
 from ftlab.playground.full_models import FullModels
@@ -34,6 +35,7 @@ from ftlab.playground.panes import (
     line_up,
     same_name,
 )
+from ftlab.playground.part import put_part
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Precision
 from ftlab.playground.rows import RowAdapters
 from ftlab.playground.turns import Check, LaneOfAnswers, say, shared_lane, take_turns
@@ -41,7 +43,7 @@ from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch
 from ftlab.runs.spec import DtypePolicy
 
 ADAPTERS_KEPT = 12
-"""Adapters that stay loaded; each holds only its own small weights."""
+"""Adapters and trained parts that stay loaded; each holds only its own weights."""
 
 FULL_MODELS_SHARE = 0.5
 """Of the device's memory, for full fine-tunings with weights of their own."""
@@ -173,11 +175,12 @@ class Engine:
         assert self._resident is not None
         if source.name == BASE:
             return Worn(LowRank())
-        if not source.is_adapter:
+        if not (source.is_adapter or source.is_part):
             return self.full_models.get(source, held_in(self._resident[1])[0], in_use)
         key = (source.name, _changed(source))
         if key not in self._adapters:
-            self._adapters[key] = wear(self.base, source)
+            dress = put_part if source.is_part else wear
+            self._adapters[key] = dress(self.base, source)
             if len(self._adapters) > ADAPTERS_KEPT:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(key)
@@ -264,7 +267,8 @@ def _changed(source: PaneSource) -> int:
     """When the weights file was written: another file under the same name is another adapter."""
     assert source.folder is not None
     try:
-        return (source.folder / WEIGHTS_FILE).stat().st_mtime_ns
+        name = WEIGHTS if source.is_part else WEIGHTS_FILE
+        return (source.folder / name).stat().st_mtime_ns
     except OSError:
         return 0  # said when it is loaded
 

@@ -12,6 +12,8 @@ def note_on(source: PaneSource, precision: Precision) -> str:
         return ""
     here = PRECISIONS[precision]
     if source.base_precision != (precision if precision == "nf4" else None):
+        if source.is_part:
+            return ""  # it cannot answer there, and says so itself
         if not source.is_adapter:
             return "A full fine-tuning has weights of its own; they answer here in 16 bits."
         if source.base_precision is not None:

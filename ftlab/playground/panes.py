@@ -47,9 +47,10 @@ _RUN_NUMBER = re.compile(r"\d{8}-\d{6}-(\w+-\d+)-\w+")
 class PaneSource:
     """What a pane answers with.
 
-    `folder` holds the weights (`None`: the base's own) and `is_adapter` says whether they are laid
-    over the base. `label` is short ("LoRA r=4"); `detail` tells it apart from others of the same
-    label. `sweep_id` is "" for what no sweep made.
+    `folder` holds the weights (`None`: the base's own). `is_adapter`: they are laid over the base;
+    `is_part`: they are some of the model's own; else they are a whole model. `label` is short
+    ("LoRA r=4"); `detail` tells it apart from others of the same label. `sweep_id` is "" for what
+    no sweep made.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PaneSource:
     model: str = ""
     folder: Path | None = None
     is_adapter: bool = False
+    is_part: bool = False
     base_precision: BasePrecision | None = None
     dtype_policy: DtypePolicy = "bf16"
     task: TaskReference | None = None
@@ -152,6 +154,7 @@ def cannot_answer(run: Run) -> str:
 def run_source(run: Run) -> PaneSource:
     """The time of the run id is said once, and its method is in the variant's name."""
     spec = run.spec
+    method = None if spec.variant is None else spec.variant.spec
     number = _RUN_NUMBER.fullmatch(run.run_id)
     made = time.strftime("%d %b %H:%M", time.localtime(spec.created_at))
     return PaneSource(
@@ -160,7 +163,8 @@ def run_source(run: Run) -> PaneSource:
         method=spec.method,
         model=spec.model,
         folder=run.directory.adapter,
-        is_adapter=spec.variant is not None and spec.variant.spec.is_adapter,
+        is_adapter=method is not None and method.is_adapter,
+        is_part=method is not None and not (method.is_adapter or method.ships_whole_model),
         base_precision=spec.base_precision,
         dtype_policy=spec.dtype_policy,
         task=spec.task,

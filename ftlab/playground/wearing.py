@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ftlab.errors import FtlabError, one_line
-from ftlab.playground.adapter_config import BASE_CHANGING_INITS
+from ftlab.methods.peft_rules import BASE_CHANGING_INITS
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, PaneSource
 
 _PLAIN_LAYERS = ("Linear", "Linear8bitLt", "Linear4bit")

@@ -11,14 +11,9 @@ from typing import Any
 import pytest
 
 from ftlab.errors import FtlabError
+from ftlab.methods.peft_rules import BASE_CHANGING_INITS, CANNOT_ANSWER, PEFT_TYPES
 from ftlab.methods.registry import METHODS
-from ftlab.playground.adapter_config import (
-    BASE_CHANGING_INITS,
-    CANNOT_ANSWER,
-    PEFT_TYPES,
-    check_config,
-    public_name,
-)
+from ftlab.playground.adapter_config import check_config, public_name
 from tests.playground.adapters import config_bytes
 
 BASE_KEEPING_INITS = ("gaussian", "eva", "orthogonal", "mica")
@@ -175,6 +170,8 @@ def test_what_cannot_be_worn_is_refused_in_one_sentence(
         (b"\xef\xbb\xbf{}", "not valid JSON"),
         (b'{"lora_dropout": NaN}', "not valid JSON"),
         (b'{"r": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"r": 4, "r": 8}', "names 'r' twice"),
+        (b'{"r": 1e400}', "a number beyond all bounds"),
         (b"[]", "holds no JSON object"),
         (b'"text"', "holds no JSON object"),
         (b"[" * 100_000, "nested too deeply"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NoReturn
 
 import pytest
 
@@ -146,26 +146,28 @@ def two_words_at_random(count: int) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "make", [two_words_in_a_loop, lists_alike_in_commas_alone, two_words_at_random]
 )
-def test_a_thousand_words_take_under_a_tenth_of_a_second(
+def test_what_repeating_texts_share_is_found(
     make: Callable[[int], tuple[str, str]], count: int
 ) -> None:
     text, against = make(count)
-    start = time.process_time()
-    pieces = word_differences(text, against)
-    assert time.process_time() - start < 0.1
-    assert of(pieces, "same")
+    assert of(word_differences(text, against), "same")
 
 
-def test_texts_too_long_to_align_are_compared_up_to_their_first_difference() -> None:
+def test_texts_too_long_to_align_are_compared_up_to_their_first_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(differences, "_common_subsequence", no_alignment)
     most = "a " * 25_000
-    start = time.process_time()
     assert word_differences(most, most) == [same(most)]
     assert word_differences(most + "b, c", most + "d, c") == [
         same(most[:-1]),
         removed(" d, c"),
         added(" b, c"),
     ]
-    assert time.process_time() - start < 1
+
+
+def no_alignment(new: Sequence[str], old: Sequence[str]) -> NoReturn:
+    raise AssertionError(f"aligned {len(new):,} words with {len(old):,}")
 
 
 def test_the_share_counts_the_words_of_both_texts() -> None:

@@ -13,6 +13,7 @@ from ftlab.playground.protocol import PRECISIONS, Precision
 LORA = PaneSource("a-run", "LoRA", model="bundled", is_adapter=True)
 QLORA = replace(LORA, base_precision="nf4")
 FULL = replace(LORA, is_adapter=False)
+PART = replace(FULL, is_part=True)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -26,6 +27,8 @@ def test_the_base_has_nothing_to_say(precision: Precision) -> None:
         (LORA, "bf16"),
         (QLORA, "nf4"),
         (FULL, "bf16"),
+        (PART, "bf16"),
+        (PART, "nf4"),  # it cannot answer there, and says so itself
         (replace(LORA, dtype_policy="fp32"), "fp32"),
     ],
 )
@@ -44,6 +47,7 @@ def test_nothing_is_said_where_the_arithmetic_is_the_runs_own(
         (LORA, "nf4", "Trained on an unquantised base; answered here on the base in 4 bits (NF4)."),
         (FULL, "nf4", "A full fine-tuning has weights of its own; they answer here in 16 bits."),
         (LORA, "fp32", "Trained under the dtype policy bf16; answered here in 32 bits, so the"),
+        (replace(PART, dtype_policy="fp32"), "bf16", "Trained under the dtype policy fp32; answe"),
         (replace(LORA, dtype_policy="mixed"), "bf16", "Trained under the dtype policy mixed; answ"),
     ],
 )

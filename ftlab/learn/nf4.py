@@ -1,0 +1,103 @@
+"""Weights in 4 bits as QLoRA holds them (Dettmers et al. 2023, arXiv 2305.14314).
+
+Weights come in blocks of 64. A block keeps one float32, its largest magnitude ("absmax"), and for
+each weight the number of the nearest of 16 levels between -1 and 1, which absmax stretches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 64
+
+NF4 = np.array(
+    [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ],
+    np.float32,
+)  # fmt: skip
+"""The levels of NormalFloat4, as in bitsandbytes (`functional.get_4bit_type`).
+
+Quantiles of the normal distribution divided by the largest: 7 below zero, zero, 8 above it
+(section 3 of the paper; `create_normal_map` of bitsandbytes).
+"""
+
+EVEN = (np.arange(-7, 8) / 7).astype(np.float32)
+"""A plain signed 4-bit integer, -7 to 7: evenly spaced. The 16th code would be a second zero."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """`codes` number the levels, one a weight; `absmax` is one a block; `restored` is read back."""
+
+    codes: NDArray[np.uint8]
+    absmax: NDArray[np.float32]
+    restored: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QuantisationError:
+    """`rms` and `largest` of the differences, in the weights' unit; `relative` is the root of the
+    squared differences over that of the squared weights (0: exact, NaN: all weights are 0)."""
+
+    rms: float
+    largest: float
+    relative: float
+
+
+def quantise(
+    weights: NDArray[np.float32], levels: NDArray[np.float32] = NF4, block: int = BLOCK
+) -> Quantised:
+    """Weights of any shape, in blocks along their rows, to the nearest levels and back.
+
+    The same arithmetic in float32 as bitsandbytes' own on a CPU, so the same codes and values.
+    `codes` and `restored` have the weights' shape; the last block may be shorter.
+    """
+    flat = weights.reshape(-1)
+    padded = np.pad(flat, (0, -len(flat) % block)).reshape(-1, block)
+    absmax = np.abs(padded).max(axis=1)
+    scaled = np.clip(padded * (np.float32(1) / np.maximum(absmax, 1e-38))[:, None], -1, 1)
+    codes = np.searchsorted((levels[:-1] + levels[1:]) / 2, scaled).astype(np.uint8)
+    restored = levels[codes] * absmax[:, None]
+    shape, count = weights.shape, len(flat)
+    return Quantised(
+        codes.reshape(-1)[:count].reshape(shape),
+        absmax,
+        restored.reshape(-1)[:count].reshape(shape),
+    )
+
+
+def error_of(weights: NDArray[np.float32], restored: NDArray[np.float32]) -> QuantisationError:
+    """How far the restored weights are from the weights; both of one shape."""
+    difference = (restored - weights).astype(np.float64)
+    size = float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
+    rms = float(np.sqrt(np.mean(difference**2)))
+    return QuantisationError(
+        rms, float(np.abs(difference).max()), rms / size if size else float("nan")
+    )
+
+
+def bits_per_weight(block: int = BLOCK, double: bool = False) -> float:
+    """4 bits and the weight's share of its block's absmax: 32 bits, so 4.5.
+
+    Double quantisation keeps absmax in 8 bits with one float32 for each 256 of them: 4.127
+    (section 3 of the paper).
+    """
+    return 4 + (8 / block + 32 / (block * 256) if double else 32 / block)
+
+
+def levels_used(codes: NDArray[np.uint8], count: int = 16) -> NDArray[np.int64]:
+    """How often each level is taken, (count,)."""
+    return np.bincount(codes.reshape(-1), minlength=count)
+
+
+def normal_error(levels: NDArray[np.float32], blocks: int = 2048) -> float:
+    """The relative error on numbers drawn from the normal distribution, which NF4 is made for."""
+    drawn = np.random.default_rng(0).standard_normal((blocks, BLOCK)).astype(np.float32)
+    return error_of(drawn, quantise(drawn, levels).restored).relative

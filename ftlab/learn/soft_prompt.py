@@ -1,0 +1,153 @@
+"""Which real tokens the vectors of a learnt prompt are nearest to.
+
+Lester et al. 2021 (arXiv 2104.08691) look at the nearest tokens by cosine in section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftlab.errors import FtlabError
+from ftlab.learn.tensors import Tensors, open_tensors
+from ftlab.playground.panes import WEIGHTS_FILE
+
+PROMPT_TENSOR = "prompt_embeddings"
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_ROWS_AT_ONCE = 4096
+_SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each of v vectors its k nearest tokens, nearest first; arrays of (v, k).
+
+    `distances` are Euclidean, to the tokens that are nearest by cosine.
+    """
+
+    tokens: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    distances: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Typical:
+    """How near real tokens are to each other, from a sample of them: cosines.
+
+    `pair` of two tokens at random, `nearest` of a token and the nearest other one.
+    """
+
+    pair: NDArray[np.float32]
+    nearest: NDArray[np.float32]
+
+
+def read_prompt(folder: Path) -> NDArray[np.float32]:
+    """The learnt vectors, (tokens, width). Raises `FtlabError` if the folder holds none."""
+    vectors = open_tensors(folder / WEIGHTS_FILE).read(PROMPT_TENSOR)
+    if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
+        raise FtlabError(
+            f"'{PROMPT_TENSOR}' of the run has the shape {vectors.shape} or holds numbers that are "
+            "not finite; train it again."
+        )
+    return vectors
+
+
+def embedding_name(model: Tensors, width: int) -> str:
+    """The tensor with one row of `width` numbers a token; raises `FtlabError` if there is none."""
+    for name in model.names:
+        if name.endswith(_EMBEDDINGS) and model.shape(name)[1:] == (width,):
+            return name
+    raise FtlabError(
+        f"The base model '{model.place.name}' has no token embeddings of width {width}; the prompt "
+        "was learnt on another model."
+    )
+
+
+def nearest_tokens(
+    vectors: NDArray[np.float32], model: Tensors, embeddings: str, top: int = 3
+) -> Nearest:
+    """The nearest rows of the embedding matrix by cosine, read a few MB at a time.
+
+    A row of zeros, and a vector of zeros, is near nothing: its cosine is 0.
+    """
+    return _nearest(vectors, model, embeddings, top, None)
+
+
+def typical_cosines(model: Tensors, embeddings: str, seed: int = 0) -> Typical:
+    """Measured on tokens drawn at random, the same ones for the same seed."""
+    count = model.shape(embeddings)[0]
+    drawn = np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False)
+    rows = np.concatenate([model.rows(embeddings, int(i), int(i) + 1) for i in drawn])
+    unit = _unit(rows)
+    pairs = (unit @ unit.T)[np.triu_indices(len(unit), 1)]
+    found = _nearest(rows, model, embeddings, 1, drawn)
+    return Typical(pairs, found.cosines[:, 0])
+
+
+def token_texts(tokenizer_file: Path) -> Callable[[int], str]:
+    """From a token's number to its text, with the space that it begins with.
+
+    Raises `FtlabError` if the tokenizer cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    except Exception as error:  # the library raises a bare Exception
+        raise FtlabError(f"'{tokenizer_file.name}' cannot be read ({error}).") from None
+
+    def text(token: int) -> str:
+        decoded = tokenizer.decode([token], skip_special_tokens=False)
+        # A token may be a part of a character only; then its stored form says more.
+        return tokenizer.id_to_token(token) or "" if "\ufffd" in decoded else decoded
+
+    return text
+
+
+def visible(text: str, limit: int = 20) -> str:
+    """A token's text with its blanks made visible, cut to `limit` characters."""
+    shown = "".join(_MARKS.get(char, char if char.isprintable() else "�") for char in text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+_MARKS = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+
+
+def _nearest(
+    vectors: NDArray[np.float32],
+    model: Tensors,
+    embeddings: str,
+    top: int,
+    own: NDArray[np.int64] | None,
+) -> Nearest:
+    """`own` are the tokens that the vectors themselves are; those are left out."""
+    count = model.shape(embeddings)[0]
+    unit, lengths = _unit(vectors), np.linalg.norm(vectors, axis=1)
+    best: NDArray[np.float32] = np.empty((len(vectors), 0), np.float32)
+    tokens: NDArray[np.int64] = np.empty((len(vectors), 0), np.int64)
+    norms: NDArray[np.float32] = np.empty((len(vectors), 0), np.float32)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        rows = model.rows(embeddings, start, start + _ROWS_AT_ONCE)
+        cosines = unit @ _unit(rows).T
+        if own is not None:
+            inside = np.flatnonzero((own >= start) & (own < start + len(rows)))
+            cosines[inside, own[inside] - start] = -np.inf
+        here = np.argpartition(-cosines, min(top, len(rows)) - 1, axis=1)[:, :top]
+        best = np.hstack([best, np.take_along_axis(cosines, here, 1)])
+        tokens = np.hstack([tokens, here + start])
+        norms = np.hstack([norms, np.linalg.norm(rows, axis=1)[here]])
+        kept = np.argsort(-best, axis=1, kind="stable")[:, :top]
+        best = np.take_along_axis(best, kept, 1)
+        tokens = np.take_along_axis(tokens, kept, 1)
+        norms = np.take_along_axis(norms, kept, 1)
+    squared = lengths[:, None] ** 2 + norms**2 - 2 * best * lengths[:, None] * norms
+    return Nearest(tokens, best, np.sqrt(np.maximum(squared, 0)))
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
