@@ -1,11 +1,5 @@
-// What the page does without the server: light and dark, and figures that follow their width.
-window.ft = {
-  fit() {
-    if (!window.Plotly) return;
-    for (const figure of document.querySelectorAll('.js-plotly-plot')) {
-      if (figure.offsetParent) Plotly.Plots.resize(figure);
-    }
-  },
+// What the page does without the server: light and dark, and keys for the blind vote.
+window.ft = Object.assign(window.ft ?? {}, {
   theme(dark) {
     document.body.classList.toggle('dark', dark);
     localStorage.setItem('ftlab-theme', dark ? 'dark' : 'light');
@@ -14,7 +8,7 @@ window.ft = {
     // A key is a vote only while no field takes it.
     if (blind) document.activeElement?.blur();
   },
-};
+});
 
 document.addEventListener('click', (event) => {
   if (event.target.closest('[data-theme-toggle]')) {
@@ -30,22 +24,24 @@ document.addEventListener('keydown', (event) => {
   if (button?.offsetParent) button.click();
 });
 
-// A figure drawn while hidden, or in a column that changed its width, is drawn anew at its width.
-(() => {
-  const seen = new WeakSet();
-  const watch = new ResizeObserver((entries) => {
-    for (const { contentRect, target } of entries) {
-      if (contentRect.width > 0 && window.Plotly && target.querySelector('.main-svg')) {
-        Plotly.Plots.resize(target);
-      }
-    }
-  });
-  new MutationObserver(() => {
-    for (const figure of document.querySelectorAll('.js-plotly-plot')) {
-      if (!seen.has(figure)) {
-        seen.add(figure);
-        watch.observe(figure);
-      }
-    }
-  }).observe(document, { childList: true, subtree: true });
-})();
+// What gradio's components lack for those who do not see the page, or use it without a mouse.
+new MutationObserver(() => {
+  // A dropdown's list closes as its field loses the focus, so the Tab key must not stop at it. The
+  // arrow keys move in it while the field keeps the focus.
+  for (const list of document.querySelectorAll('ul[role=listbox]:not([tabindex])')) {
+    list.tabIndex = -1;
+  }
+  // The place of a figure that is not there yet has a name, but is nothing that can have one.
+  for (const place of document.querySelectorAll('.empty[aria-label]:not([role])')) {
+    place.setAttribute('role', 'img');
+  }
+}).observe(document, { childList: true, subtree: true });
+
+// A dropdown takes Tab for a letter: its list opened again behind the focus, over what has it now.
+window.addEventListener(
+  'keydown',
+  (event) => {
+    if (event.key === 'Tab' && event.target.matches('.wrap-inner input')) event.stopPropagation();
+  },
+  true,
+);

@@ -26,14 +26,25 @@ def _package(path: Path) -> str:
     return path.relative_to(ROOT / "ftlab").parts[0]
 
 
-@pytest.mark.parametrize("package", ["methods", "tasks", "runs", "charts", "commands"])
+@pytest.mark.parametrize(
+    "package", ["methods", "tasks", "runs", "charts", "commands", "learn", "report"]
+)
 def test_light_packages_import_neither_torch_nor_gradio(package: str) -> None:
     for path in (ROOT / "ftlab" / package).rglob("*.py"):
         roots = {name.split(".")[0] for name in _module_level_imports(path)}
         assert not roots & HEAVY, f"{path} imports {roots & HEAVY} at module level"
 
 
-@pytest.mark.parametrize("package", ["training", "playground"])
+def test_of_the_export_only_the_merge_itself_imports_torch() -> None:
+    heavy = {
+        path.name
+        for path in (ROOT / "ftlab" / "export").rglob("*.py")
+        if {name.split(".")[0] for name in _module_level_imports(path)} & HEAVY
+    }
+    assert heavy == {"merge.py"}
+
+
+@pytest.mark.parametrize("package", ["training", "playground", "export", "prediction"])
 def test_workers_never_import_the_page(package: str) -> None:
     for path in (ROOT / "ftlab" / package).rglob("*.py"):
         text = path.read_text(encoding="utf-8")
@@ -41,9 +52,11 @@ def test_workers_never_import_the_page(package: str) -> None:
         assert "gradio" not in {name.split(".")[0] for name in _module_level_imports(path)}, path
 
 
-def test_the_page_never_imports_training() -> None:
+def test_the_page_never_imports_training_or_simulation() -> None:
     for path in (ROOT / "ftlab" / "ui").rglob("*.py"):
-        assert "ftlab.training" not in path.read_text(encoding="utf-8"), path
+        text = path.read_text(encoding="utf-8")
+        assert "ftlab.training" not in text, path
+        assert "ftlab.prediction.simulation" not in text, path
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 
 from ftlab.errors import FtlabError
+from ftlab.methods.matching import FIELD as MATCH
 from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 from ftlab.ui.context import AppContext
-from ftlab.ui.request import EXTRA, read_request
-from ftlab.ui.results_table import filtered, records
+from ftlab.ui.experiment.request import EXTRA, read_request
+from ftlab.ui.results.table import filtered, records
 
 _DEFAULTS = TrainingSettings()
 
@@ -51,7 +52,8 @@ def add_endpoints(context: AppContext) -> None:
             eval_examples: Held-out examples that are scored.
             settings: What else differs from its default: accumulation, learning_rate, schedule,
                 warmup_steps, weight_decay, max_grad_norm, optimizer, gradient_checkpointing,
-                dtype_policy, device.
+                eval_every, dtype_policy, device; and match, the number of parameters that each
+                method's size is chosen for, as in "2.4M" or "lora".
             columns: For a file or a Hub data set, which column holds what, by role: prompt and
                 completion, or messages with a chat; and system. Guessed where empty.
             metric: For a file or a Hub data set, what scores its answers; empty for chrF.
@@ -143,8 +145,11 @@ def api_request(
     settings: dict[str, Any],
 ) -> SweepRequest:
     """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
-    outer = {"dtype_policy", "device"}
-    known = outer | {field.name for field in fields(TrainingSettings)}
+    outer = {"dtype_policy", "device", MATCH}
+    known = outer | {field.name for field in fields(TrainingSettings)} - {
+        "eval_split",
+        "eval_answers",
+    }
     for name in settings:
         if name not in known:
             raise FtlabError(f"There is no setting '{name}'; settings: {', '.join(sorted(known))}.")

@@ -20,13 +20,21 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 
 from ftlab.errors import FtlabError
+from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.control import ensure_dispatcher
 from ftlab.runs.store import RunStore
-from ftlab.ui import api, compare, experiment, playground, results, theme
+from ftlab.ui import api, theme
+from ftlab.ui.compare import tab as compare
 from ftlab.ui.context import AppContext
+from ftlab.ui.experiment import tab as experiment
 from ftlab.ui.header import header_html
 from ftlab.ui.html import H
+from ftlab.ui.learn import tab as learn
+from ftlab.ui.links import Links
+from ftlab.ui.plan import tab as plan
+from ftlab.ui.playground import tab as playground
+from ftlab.ui.results import tab as results
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -36,25 +44,31 @@ _TABS = (
     ("Results", results.build),
     ("Compare", compare.build),
     ("Playground", playground.build),
+    ("Plan", plan.build),
+    ("Learn", learn.build),
 )
 
 
 def build_app(runs_folder: Path) -> gr.Blocks:
     """The whole page on one folder of runs."""
-    return _build(_context(runs_folder))
+    return build_page(_context(runs_folder))
 
 
 def _context(runs_folder: Path) -> AppContext:
-    return AppContext(runs_folder, RunStore(runs_folder), PlaygroundClient(runs_folder))
+    store = RunStore(runs_folder, recorded_folder())
+    return AppContext(runs_folder, store, PlaygroundClient(runs_folder))
 
 
-def _build(context: AppContext) -> gr.Blocks:
+def build_page(context: AppContext) -> gr.Blocks:
+    """The whole page on what the context gives."""
     with gr.Blocks(title="ftlab", fill_width=True, analytics_enabled=False) as page:
         _header(page, context)
-        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+        tabs = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
+        links = Links.between(tabs)  # outside: gradio counts what is in the tabs as a tab
+        with tabs:
             for name, build in _TABS:
                 with gr.Tab(name, id=name.lower()) as tab:
-                    build(context)
+                    build(context, links)
                 tab.select(fn=None, js=theme.FIT_FIGURES, api_visibility="private")
         api.add_endpoints(context)
     return page
@@ -72,7 +86,7 @@ def launch(
     """
     _check_address(host, port)
     context = _context(runs_folder)
-    page = _build(context)
+    page = build_page(context)
     page.queue(default_concurrency_limit=8)
     _ensure_dispatcher(runs_folder)
     try:
@@ -95,6 +109,7 @@ def launch(
         if page.is_running:
             page.close(verbose=False)
         context.playground.close()
+        context.predictor.close()
 
 
 def _ensure_dispatcher(runs_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every tab is given: the runs folder, the store, the playground's worker, examples."""
+"""What every tab is given: the runs folder, the store, the workers that answer, examples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
+from ftlab.prediction.client import Predictor
 from ftlab.runs.store import RunStore
 
 
@@ -18,3 +19,4 @@ class AppContext:
     store: RunStore
     playground: PlaygroundClient
     held_out: HeldOut = field(default_factory=HeldOut)
+    predictor: Predictor = field(default_factory=Predictor)

@@ -17,10 +17,10 @@ from ftlab.runs.store import Run
 from ftlab.ui.html import escape
 
 _BRAND = (
-    '<span class="brand"><svg viewBox="0 0 20 20" aria-hidden="true">'
+    '<h1 class="brand"><svg viewBox="0 0 20 20" aria-hidden="true">'
     '<rect x="1" y="1" width="5" height="18" rx="1.5"/>'
     '<rect x="8" y="1" width="11" height="5" rx="1.5"/>'
-    '<rect x="8" y="8" width="11" height="11" rx="1.5" class="ghosted"/></svg>ftlab</span>'
+    '<rect x="8" y="8" width="11" height="11" rx="1.5" class="ghosted"/></svg>ftlab</h1>'
 )
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _TOGGLE = (

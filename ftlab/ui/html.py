@@ -13,7 +13,8 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup, escape
 
-from ftlab.html import chip, named, swatch
+from ftlab.html import chip, named, origin_chip, swatch
+from ftlab.words import plural
 
 __all__ = [
     "H",
@@ -26,6 +27,7 @@ __all__ = [
     "heading",
     "live",
     "named",
+    "origin_chip",
     "plural",
     "swatch",
     "this_page",
@@ -71,11 +73,6 @@ def blank(title: str, what: str, *buttons: str) -> str:
 def field_error(messages: Iterable[str]) -> str:
     """Sentences beside a field that is wrong; empty where there are none."""
     return "".join(f'<p class="wrong" role="alert">{escape(text)}</p>' for text in messages)
-
-
-def plural(count: int, word: str) -> str:
-    """1, "run" -> "1 run"; 4, "run" -> "4 runs"."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def warn(sentence: str, **kw: Any) -> None:

@@ -34,8 +34,8 @@ _PAIRS = {
     "block_border_width": ("0px", "0px"),
     "block_title_text_color": ("*body_text_color_subdued", "*body_text_color_subdued"),
     "input_background_fill": ("#ffffff", "#0f1319"),
-    "input_border_color": ("#cfd5dc", "#343d49"),
-    "input_border_color_focus": ("#6366f1", "#818cf8"),
+    "input_border_color": ("#848e9b", "#616d7c"),  # 3:1: the border says where a field is
+    "input_border_color_focus": ("#4f46e5", "#8f8cff"),
     "input_placeholder_color": ("#6b7482", "#8e99a8"),
     "slider_color": ("#4f46e5", "#818cf8"),
     "button_border_width": ("1px", "1px"),
@@ -47,6 +47,7 @@ _PAIRS = {
     "button_cancel_text_color": ("#b3261e", "#ff9088"),
     "button_cancel_border_color": ("#e3b3b0", "#6b3532"),
     "button_cancel_background_fill": ("transparent", "transparent"),
+    "checkbox_border_color": ("#848e9b", "#616d7c"),
     "checkbox_label_background_fill": ("transparent", "transparent"),
     "checkbox_label_border_width": ("0px", "0px"),
     "table_even_background_fill": ("#ffffff", "#14181f"),

@@ -11,13 +11,19 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gradio as gr
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from ftlab.runs.control import dispatcher_lock
+from ftlab.ui import app as ui
 
 ROOT = Path(__file__).parents[2]
+expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
 
 
 @dataclass
@@ -64,6 +70,21 @@ class App:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+@contextmanager
+def served(page: gr.Blocks, runs: Path) -> Iterator[str]:
+    """A page in this process, by its address, as if a dispatcher were at work: none is started, so
+    what is launched stays in the queue."""
+    page.queue(default_concurrency_limit=8)
+    busy = dispatcher_lock(runs)
+    assert busy.try_acquire()
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    try:
+        yield address
+    finally:
+        page.close(verbose=False)
+        busy.release()
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from ftlab.ui import app as ui
 from tests.fakes import make_sweep
 
 pytestmark = pytest.mark.browser
-TABS = ("Experiment", "Results", "Compare", "Playground")
+TABS = ("Experiment", "Results", "Compare", "Playground", "Learn")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[Client]:
     patch = pytest.MonkeyPatch()
-    for module in ("ftlab.ui.api", "ftlab.ui.experiment", "ftlab.runs.control"):
+    for module in ("ftlab.ui.api", "ftlab.ui.experiment.tab", "ftlab.runs.control"):
         patch.setattr(f"{module}.start_dispatcher", lambda runs_folder: None)
     page = app.build_app(folder)
     page.queue(default_concurrency_limit=8)
@@ -47,7 +47,8 @@ def test_serving_the_page_does_not_import_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from ftlab.ui import app, preview
+from ftlab.ui import app
+from ftlab.ui.experiment import preview
 from ftlab.tasks.reference import TaskReference
 page = app.build_app(Path({str(tmp_path)!r}))
 page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options())

@@ -1,0 +1,149 @@
+// The table of methods on Experiment. The browser holds ticks and settings; the server is told.
+window.ftMethods = (() => {
+  const root = () => document.querySelector('.pick');
+  const boxes = () => [...root().querySelectorAll('input[type=checkbox]')];
+  const own = () => [...root().querySelectorAll('[data-name]')];
+
+  // What is ticked, and what those are set to. `at`: an answer to an older one is passed over.
+  function now() {
+    const on = boxes().filter((box) => box.checked && !box.disabled).map((box) => box.value);
+    const set = own().filter((field) => on.includes(field.dataset.name.split('.')[0]));
+    return {
+      at: performance.now(),
+      on,
+      settings: Object.fromEntries(set.map((field) => [field.dataset.name, field.value])),
+    };
+  }
+
+  // What follows from ticks and settings in the table itself.
+  function mark() {
+    for (const family of root().querySelectorAll('.family')) {
+      const count = family.querySelectorAll('input:checked').length;
+      family.querySelector('[data-on]').textContent = count ? `, ${count} ticked` : '';
+    }
+    for (const body of root().querySelectorAll('tbody')) {
+      const changed = [...body.querySelectorAll('[data-name]')]
+        .filter((field) => field.value.trim() !== field.dataset.default)
+        .map((field) => `${field.dataset.name.split('.')[1]}=${field.value.trim()}`);
+      body.querySelector('[data-changed]').textContent = changed.join(' ');
+    }
+  }
+
+  // Counts and reasons, as the server last said them.
+  function fill() {
+    const said = document.getElementById('method-facts')?.dataset.facts;
+    if (!said || !root()) return;
+    price();
+    const { counts, reasons } = JSON.parse(said);
+    for (const body of root().querySelectorAll('tbody')) {
+      const { method } = body.dataset;
+      body.querySelector('[data-count]').textContent = counts[method] ?? '–';
+      if (body.querySelector('input').disabled) continue;
+      body.querySelector('.why:not([data-short])').textContent = reasons[method] ?? '';
+    }
+  }
+
+  // What each ticked method will take, as far as it is predicted; `kinds` are those of chips.
+  function price() {
+    const said = document.getElementById('method-costs')?.dataset.costs;
+    const { methods = {}, most = '' } = said ? JSON.parse(said) : {};
+    const kinds = { fits: 'ok', tight: 'warn', 'does not fit': 'bad' };
+    for (const body of root()?.querySelectorAll('tbody') ?? []) {
+      const on = body.querySelector('input').checked;
+      const { peak = '–', file = '–', verdict = '', why = '' } =
+        (on && methods[body.dataset.method]) || {};
+      const fit = body.querySelector('[data-fit]');
+      for (const [name, text] of Object.entries({ peak, file })) {
+        const cell = body.querySelector(`[data-${name}]`);
+        cell.textContent = text;
+        cell.classList.toggle('pred', /\d/.test(text));
+      }
+      fit.replaceChildren();
+      if (verdict) {
+        const chip = document.createElement('span');
+        chip.className = `chip ${kinds[verdict] ?? 'mute'}`;
+        chip.textContent = verdict;
+        fit.append(chip);
+      }
+      body.querySelector('[data-short]').textContent =
+        verdict === 'does not fit' ? 'It needs more memory than is free on this device.' : '';
+      for (const cell of [fit, body.querySelector('[data-peak]')]) cell.title = why;
+    }
+    const sum = document.querySelector('#launch [data-most]');
+    if (!sum) return;
+    sum.textContent = most;
+    sum.hidden = !most;
+  }
+
+  function find(words) {
+    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const body of root().querySelectorAll('tbody')) {
+      const text = body.querySelector('tr').textContent.toLowerCase();
+      body.hidden = !wanted.every((word) => text.includes(word));
+      shown += !body.hidden;
+    }
+    for (const family of root().querySelectorAll('.family')) {
+      family.hidden = !family.querySelector('tbody:not([hidden])');
+      family.open = wanted.length ? !family.hidden : family.querySelector('input:checked') !== null;
+    }
+    const start = root().querySelector('.start');
+    start.hidden = start.nextElementSibling.hidden =
+      !start.nextElementSibling.querySelector('tbody:not([hidden])');
+    root().querySelector('.none').hidden = shown > 0;
+  }
+
+  function tick(which) {
+    for (const box of boxes()) {
+      box.checked = !box.disabled && (which === 'all' || (which === 'core' && 'core' in box.dataset));
+    }
+  }
+
+  // `tell` sends what is chosen; `redrawn` calls back when the server has drawn the table anew.
+  function table(element, tell, redrawn) {
+    let waiting = 0;
+    const send = () => {
+      clearTimeout(waiting);
+      mark();
+      tell(now());
+    };
+    element.addEventListener('change', ({ target }) => {
+      if (!target.matches('[data-find]')) send();
+    });
+    element.addEventListener('input', ({ target }) => {
+      if (target.matches('[data-find]')) find(target.value);
+      if (!target.matches('input[data-name]')) return;
+      clearTimeout(waiting);
+      waiting = setTimeout(send, 300);
+    });
+    element.addEventListener('click', ({ target }) => {
+      const several = target.closest('[data-tick]');
+      if (several) {
+        tick(several.dataset.tick);
+        send();
+      }
+      const button = target.closest('button[aria-expanded]');
+      if (button) {
+        const fields = document.getElementById(button.getAttribute('aria-controls'));
+        fields.hidden = !fields.hidden;
+        button.setAttribute('aria-expanded', String(!fields.hidden));
+      }
+    });
+    redrawn(() => {
+      // Whatever somebody touched keeps its own state; the drawing says what it is now.
+      for (const box of boxes()) box.checked = box.hasAttribute('checked');
+      for (const field of own()) {
+        const chosen = field.querySelector?.('option[selected]');
+        field.value = chosen ? chosen.value : (field.getAttribute('value') ?? field.value);
+      }
+      root().querySelector('[data-find]').value = '';
+      find('');
+      fill();
+      send(); // after whatever was on its way when it was drawn
+    });
+    fill();
+    send(); // a tick made before the page was ready would be lost otherwise
+  }
+
+  return { table, now, fill, price };
+})();

@@ -1,0 +1,161 @@
+"""What the chosen runs will take, predicted before Launch: beside each method, and at the most."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ftlab.devices import Device, free_bytes, resolve_device
+from ftlab.errors import FtlabError
+from ftlab.methods.variant import Variant
+from ftlab.prediction.calibration import Band, Calibration, calibration
+from ftlab.prediction.cards import CONTEXT_BYTES, Card
+from ftlab.prediction.fit import fit
+from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.run_question import run_question
+from ftlab.runs.spec import SweepRequest
+from ftlab.ui.context import AppContext
+from ftlab.ui.experiment.longest import Longest, longest_of, model_config
+from ftlab.ui.html import escape, plural
+from ftlab.units import DASH, format_bytes, format_range
+from ftlab.words import shorten
+
+CPU_CONTEXT_BYTES = 560_000_000
+"""What a run's process takes on a CPU before it holds a model: `before_model_bytes` of the shipped
+sweeps."""
+
+_ASKING = "…"
+
+
+@dataclass(frozen=True)
+class Costing:
+    """What is asked of the predictor for a sweep: a question a variant, in the same order."""
+
+    variants: tuple[Variant, ...]
+    questions: tuple[Question, ...]
+    longest: Longest
+    device: Device
+
+    @property
+    def card(self) -> Card:
+        """The device as it is now: what is free on it, less what a run takes beside tensors."""
+        free = free_bytes(self.device)
+        context = CONTEXT_BYTES if self.device.is_cuda else CPU_CONTEXT_BYTES
+        size = self.device.memory_bytes if free is None else free
+        return Card(self.device.id, self.device.label, size, context_bytes=context)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the browser writes into the table (`assets/methods.js`): texts by method, and in sum."""
+
+    methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    most: str = ""
+    note: str = ""
+
+    def html(self) -> str:
+        facts = json.dumps({"methods": self.methods, "most": self.most}, sort_keys=True)
+        note = f'<p class="meta">{escape(self.note)}</p>' if self.note else ""
+        return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
+
+
+def costing(request: SweepRequest) -> Costing:
+    """What to ask for the request's variants.
+
+    Raises `FtlabError` where the model's config or the data cannot be had, or a setting is wrong.
+    """
+    config, longest = model_config(request.model), longest_of(request)
+    device = resolve_device(request.device)
+    questions = tuple(
+        run_question(config, variant, request.settings, request.dtype_policy, longest.batch, device)
+        for variant in request.variants
+    )
+    return Costing(request.variants, questions, longest, device)
+
+
+def predict_costs(context: AppContext, request: SweepRequest) -> Iterator[str]:
+    """The costs as they come in, row by row; what goes wrong is a note, and stops nothing."""
+    try:
+        asked = costing(request)
+    except FtlabError as error:
+        yield Costs(note=f"No prediction: {error}").html()
+        return
+    seen = calibration(context.store.runs(), asked.device.id)
+    found: dict[int, Prediction] = {}
+    yield costs(asked, found, seen).html()
+    try:
+        for place, answer in context.predictor.ask(asked.questions):
+            found[place] = answer
+            yield costs(asked, found, seen).html()
+    except FtlabError as error:
+        known = costs(asked, found, seen)
+        methods = {name: cells for name, cells in known.methods.items() if cells["peak"] != _ASKING}
+        yield Costs(methods, known.most, f"No further prediction: {error}").html()
+
+
+def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) -> Costs:
+    """What is known so far of each method; of a method with several variants, of its first."""
+    card = asked.card
+    methods: dict[str, dict[str, str]] = {}
+    highest: tuple[int, int] | None = None
+    for place, variant in enumerate(asked.variants):
+        answer = found.get(place)
+        band = seen.band(variant.method)
+        if answer is None:
+            cells = {"peak": _ASKING, "file": _ASKING}
+        else:
+            cells = _cells(answer, band, card)
+            if answer.peak_allocated_bytes is not None:
+                range_ = band.of(answer.peak_allocated_bytes)
+                highest = range_ if highest is None else max(highest, range_, key=lambda r: r[1])
+        methods.setdefault(variant.method, cells)
+    most = ""
+    if highest is not None and len(found) == len(asked.variants):
+        most = f"{format_range(*highest)} at the peak, of {format_bytes(card.memory_bytes)} free"
+    return Costs(methods, most, _note(asked, seen))
+
+
+def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
+    file = format_bytes(answer.adapter_bytes)
+    peak = answer.peak_allocated_bytes
+    if peak is None or answer.peak_reserved_bytes is None:
+        return {"peak": DASH, "file": file, "why": shorten(answer.reason, 300)}
+    low, high = band.of(peak)
+    needed = round(band.low * answer.peak_reserved_bytes)
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in answer.anatomy.items())
+    return {
+        "peak": format_range(low, high),
+        "file": file,
+        "verdict": fit(needed, card, band.high / band.low - 1).verdict,
+        "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}. {_source(band)}",
+    }
+
+
+def _source(band: Band) -> str:
+    """Where the band comes from, in a sentence."""
+    times = f"{band.low:.2f} to {band.high:.2f} times"
+    if not band.runs:
+        return f"Runs elsewhere took {times} that."
+    return f"{plural(band.runs, 'run')} of {band.whose} here took {times} that."
+
+
+def _note(asked: Costing, seen: Calibration) -> str:
+    batch = asked.longest.batch
+    size = f"{batch.rows} × {batch.length:,} tokens"
+    if not asked.longest.is_known:
+        return (
+            f"≈ is predicted for this {_kind(asked.device)}, for batches of {size}: how long the "
+            "examples are is known once the model is on this machine."
+        )
+    if not seen.seen:
+        return f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}."
+    runs = plural(len(seen.seen), "run")
+    return (
+        f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}; "
+        f"its width is what {runs} here showed."
+    )
+
+
+def _kind(device: Device) -> str:
+    return "GPU" if device.is_cuda else "CPU"

@@ -1,0 +1,68 @@
+"""The launch bar's line, and the labels of what is folded: plain functions that give text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ftlab.errors import FieldError
+from ftlab.runs.spec import SweepRequest
+from ftlab.runs.sweep import plan_sweep
+from ftlab.ui.experiment.request import one_sentence
+from ftlab.ui.html import escape, plural, swatch
+
+_MOST_SWATCHES = 12
+
+
+def advanced_summary(request: SweepRequest) -> str:
+    """The accordion's label: the settings that differ least often, at their current values."""
+    settings = request.settings
+    rate = "each method's own" if settings.learning_rate is None else f"{settings.learning_rate:g}"
+    parts = [
+        {"adamw": "AdamW"}.get(settings.optimizer, settings.optimizer),
+        f"learning rate {rate}",
+        f"{settings.schedule}, warm-up {settings.warmup_steps}",
+        request.dtype_policy,
+        f"device {request.device}",
+    ]
+    if settings.accumulation != 1:
+        parts.append(f"accumulation {settings.accumulation}")
+    if settings.gradient_checkpointing:
+        parts.append("checkpointing")
+    return "Advanced: " + ", ".join(parts)
+
+
+def launch_line(
+    request: SweepRequest, errors: Sequence[FieldError], reasons: Mapping[str, str] | None = None
+) -> str:
+    """What the press on Launch will do, or the sentence that keeps it from doing so.
+
+    `reasons` says by method why one does not go with the model: a row then says so, and no more.
+    """
+    if errors:
+        return f'<p class="sum wrong" role="alert">{escape(one_sentence(errors))}</p>'
+    specs = plan_sweep(request)
+    bases = sum(spec.is_base for spec in specs)
+    settings = request.settings
+    batch = settings.batch_size * settings.accumulation
+    colours = [swatch(variant.method) for variant in request.variants]
+    more = len(colours) - _MOST_SWATCHES
+    seeds = ", ".join(map(str, request.seeds))
+    lost = [variant for variant in request.variants if variant.method in (reasons or {})]
+    idle = f"<span>{len(lost)} not applicable here</span>" if lost else ""
+    return (
+        f'<p class="sum"><b>{plural(len(specs) - bases, "run")} + {plural(bases, "base run")}</b>'
+        f'<span class="sws roomy">{"".join(colours[:_MOST_SWATCHES])}'
+        f"{f' +{more}' if more > 0 else ''}</span>"
+        f"<span>{plural(settings.steps, 'step')} of {plural(batch, 'example')}</span>"
+        f'<span class="roomy">same examples in the same order, '
+        f"{plural(settings.eval_examples, 'held-out example')} scored</span>"
+        f"<span>seed{'s' if len(request.seeds) > 1 else ''} {seeds}</span>{idle}"
+        '<span class="pred roomy" data-most hidden></span></p>'
+    )
+
+
+def launch_button(request: SweepRequest, errors: Sequence[FieldError]) -> str:
+    """The button's words."""
+    if errors:
+        return "Launch"
+    return f"Launch {plural(len(request.variants) * len(request.seeds), 'run')}"

@@ -1,0 +1,57 @@
+"""What the table of methods says of the chosen model: what each trains on it, or why it cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from ftlab.methods.counts import trainable_parameters
+from ftlab.methods.fit import unfit
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant
+from ftlab.models.shape import shape_of_model
+from ftlab.runs.spec import SweepRequest
+from ftlab.ui.html import escape
+from ftlab.units import DASH, format_count
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """By method id: trainable parameters for people, and a sentence where it does not go."""
+
+    counts: dict[str, str]
+    reasons: dict[str, str]
+
+    def html(self) -> str:
+        """What the browser writes into the table (`assets/methods.js`)."""
+        facts = json.dumps({"counts": self.counts, "reasons": self.reasons}, sort_keys=True)
+        return f'<span id="method-facts" data-facts="{escape(facts)}"></span>'
+
+
+def method_facts(request: SweepRequest) -> MethodFacts:
+    """Of every method: as the request has it, or as its defaults are.
+
+    What is wrong with a value of the request is not among the reasons: that is said at its field.
+    """
+    shape = shape_of_model(request.model)
+    chosen: dict[str, Variant] = {}
+    for variant in request.variants:
+        chosen.setdefault(variant.method, variant)
+    counts, reasons = {}, {}
+    for method_id in METHODS:
+        variant = chosen.get(method_id, Variant(method_id))
+        found = unfit(variant, shape, request.settings)
+        if found is None:
+            count = None if shape is None else trainable_parameters(variant, shape)
+            counts[method_id] = format_count(count)
+        else:
+            counts[method_id] = DASH
+            if found.not_applicable or method_id not in chosen:
+                reasons[method_id] = _beside(variant.spec.label, found.message)
+    return MethodFacts(counts, reasons)
+
+
+def _beside(label: str, message: str) -> str:
+    """The sentence without the method's name, beside which it stands."""
+    rest = message.removeprefix(f"{label}: ")
+    return rest[:1].upper() + rest[1:]

@@ -1,0 +1,250 @@
+"""The Experiment tab: choose model, task, settings and methods; launch; watch the queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ftlab.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.methods.matching import FIELD as MATCH
+from ftlab.methods.registry import CORE
+from ftlab.runs.control import start_dispatcher
+from ftlab.runs.peft_check import FIELD as PEFT_JSON
+from ftlab.runs.peft_check import by_hand
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.ui.context import AppContext
+from ftlab.ui.events import QUIET, Action
+from ftlab.ui.experiment import clone_events as experiment_clone
+from ftlab.ui.experiment import queue_panel
+from ftlab.ui.experiment.costs import predict_costs
+from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
+from ftlab.ui.experiment.launch_bar import advanced_summary, launch_button, launch_line
+from ftlab.ui.experiment.method_facts import method_facts
+from ftlab.ui.experiment.method_view import known_settings, known_ticks, method_table
+from ftlab.ui.experiment.more_view import ASKING, has_config, matches_html, more_summary, peft_html
+from ftlab.ui.experiment.queue_view import NEWEST
+from ftlab.ui.experiment.request import EXTRA, read_form
+from ftlab.ui.experiment.task import build_model_and_task, build_settings
+from ftlab.ui.html import H, head, this_page, warn
+from ftlab.ui.latest import Latest
+from ftlab.ui.links import Links
+
+_SEND_CHOICE = """window.ftMethods.table(
+  element, (now) => trigger('select', now), (draw) => watch('value', draw));"""
+_FILL_TABLE = "watch('value', () => window.ftMethods.fill());"
+_FILL_COSTS = "watch('value', () => window.ftMethods.price());"
+# The press itself says what is chosen: a change that is still on its way counts.
+_PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
+_SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
+_CHOICE = ("methods", METHOD_SETTINGS)  # what the table of methods holds, told by its own event
+_SAME_PRESS_SECONDS = 2.0
+# What reads the form is handled one at a time, as it came: no older answer replaces a newer one.
+_IN_ORDER: dict[str, Any] = {
+    "concurrency_id": "form",
+    "concurrency_limit": 1,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+# PEFT is asked in a process of its own, which takes seconds; meanwhile everybody's form goes on.
+_BESIDE = QUIET | {"trigger_mode": "always_last"}
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Builds the tab and wires it."""
+    form = Form()
+    with gr.Row(elem_classes="ft-work"):
+        with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
+            task = build_model_and_task(form, context.runs_folder)
+            advanced = build_settings(form)
+        with gr.Column(scale=1, min_width=320):
+            with gr.Column(elem_classes="ft-sheet ft-methods"):
+                blocks = _build_methods(form)
+            panel = queue_panel.build(context)
+    with gr.Row(elem_id="launch"):
+        line = H("")
+        go = gr.Button("Launch", variant="primary", scale=0, min_width=150, elem_id="go")
+        as_pressed = gr.Textbox(visible=False)
+
+    fields = list(form.components.values())
+    said = [*form.slots.values(), blocks.facts, blocks.matched, line, go, advanced, blocks.more]
+
+    def check(*given: Any) -> list[Any]:
+        return _say(form, form.values(given))
+
+    def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
+        if event.at < known_at:  # overtaken on its way by a later one
+            return [gr.skip()] * (len(said) + 3)
+        ticked, settings = known_ticks(event.on), known_settings(event.settings)
+        values = form.values(given) | settings | {"methods": ticked}
+        return [event.at, ticked, settings, *_say(form, values)]
+
+    def ask(*given: Any) -> Iterator[str]:
+        values = form.values(given)
+        if has_config(values):
+            yield ASKING
+        yield peft_html(values)
+
+    def predict(request: gr.Request, *given: Any) -> Iterator[str]:
+        session = str(request.session_hash)
+        mine = latest.begin(session)
+        reading = read_form(form.values(given))
+        if reading.errors:  # said at their fields; what is known stays
+            return
+        for shown in predict_costs(context, reading.request):
+            if not latest.is_newest(session, mine):
+                return
+            yield shown
+
+    def press(chosen: str, last: tuple[object, float], *given: Any) -> Iterator[list[Any]]:
+        values = form.values(given) | chosen_as_pressed(chosen)
+        reading = read_form(values)
+        now = time.monotonic()
+        if last[0] == reading.request and now - last[1] < _SAME_PRESS_SECONDS:
+            yield [gr.skip()] * (len(said) + 2)
+            return
+        if not reading.errors and by_hand(reading.request.variants):
+            yield [ASKING if output is line else gr.skip() for output in (None, None, *said)]
+        try:
+            enqueue_sweep(reading.checked(), context.runs_folder)
+            start_dispatcher(context.runs_folder)
+        except FtlabError as error:
+            sentence = reading.errors[0].message if reading.errors else str(error)
+            warn(sentence, title="Not launched", duration=6)
+            yield [gr.skip(), gr.skip(), *_say(form, values, error)]
+            return
+        yield [(reading.request, now), NEWEST, *_say(form, values)]
+
+    latest = Latest()
+    known_at = gr.State(0.0)
+    # Every tick counts: the default drops those made while one is being handled.
+    blocks.table.select(
+        choose,
+        [known_at, *fields],
+        [known_at, *(form.components[name] for name in _CHOICE), *said],
+        trigger_mode="multiple",
+        **_IN_ORDER,
+    )
+    changes = [field.change for name, field in form.components.items() if name not in _CHOICE]
+    gr.on(
+        [this_page().load, *changes],
+        check,
+        fields,
+        said,
+        trigger_mode="always_last",
+        **_IN_ORDER,
+    )
+    gr.on(
+        [this_page().load, *(field.change for field in fields)],
+        predict,
+        fields,
+        blocks.costs,
+        trigger_mode="multiple",
+        **QUIET,
+    )
+    form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
+    experiment_clone.listen(form, task, blocks.table, Action(check, fields, said), context, links)
+    last = gr.State((None, 0.0))
+    pressed = go.click(
+        press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
+    )
+    pressed.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
+        fn=None, js=_SHOW_QUEUE, api_visibility="private"
+    )
+
+
+def chosen_as_pressed(chosen: str) -> dict[str, Any]:
+    """Ticks and settings as the browser had them when Launch was pressed, by field name.
+
+    Empty where the press came from elsewhere: then what was last told counts.
+    """
+    try:
+        said = json.loads(chosen or "")
+    except ValueError:
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {"methods": known_ticks(said.get("on")), **known_settings(said.get("settings"))}
+
+
+@dataclass(frozen=True)
+class MethodBlocks:
+    """What stands around the fields of step 3."""
+
+    table: gr.HTML
+    facts: gr.HTML
+    costs: gr.HTML
+    more: gr.Accordion
+    matched: gr.HTML
+    asked: gr.HTML
+
+
+def _build_methods(form: Form) -> MethodBlocks:
+    """Step 3: the table of methods with their settings, and further variants."""
+    head("Methods and variants", number=3, sub="Each ticked method becomes a run for each seed")
+    table = H(method_table(CORE), js_on_load=_SEND_CHOICE)
+    form.components["methods"] = gr.State(list(CORE))
+    form.components[METHOD_SETTINGS] = gr.State({})
+    form.slot("methods")
+    facts = H("", elem_classes="ft-carrier", js_on_load=_FILL_TABLE)
+    costs = H("", js_on_load=_FILL_COSTS)
+    with gr.Accordion("More", open=False, elem_classes="ft-fold") as more:
+        form.add(
+            EXTRA,
+            gr.Textbox,
+            label="Further variants, one a line",
+            info="What a line does not set keeps the method's default, as in lora:r=4 "
+            "or lora:r=32,alpha=64,learning_rate=5e-4",
+            placeholder="lora:r=4",
+            lines=2,
+            max_lines=8,
+            elem_classes="ft-mono",
+        )
+        form.slot(EXTRA)
+        form.add(
+            MATCH,
+            gr.Textbox,
+            label="Match parameters",
+            info="Each method's rank, tokens or blocks are chosen so that it trains about as many: "
+            "a number as in 2.4M, or what a method trains, as in lora. Empty: as they are set",
+            placeholder="2.4M",
+            max_lines=1,
+        )
+        form.slot(MATCH)
+        matched = H("")
+        form.add(
+            PEFT_JSON,
+            gr.Textbox,
+            label="Any other PEFT type, by its PeftConfig as JSON",
+            info="One object or a list of them; each may have learning_rate and base beside its "
+            "own fields",
+            placeholder='{"peft_type": "C3A", "block_size": 64, "target_modules": "all-linear"}',
+            lines=2,
+            max_lines=16,
+            elem_classes="ft-mono",
+        )
+        form.slot(PEFT_JSON)
+        asked = H("")
+    return MethodBlocks(table, facts, costs, more, matched, asked)
+
+
+def _say(form: Form, values: Mapping[str, Any], failure: FtlabError | None = None) -> list[Any]:
+    """Errors beside their fields, the launch bar, and the labels that repeat the settings."""
+    reading = read_form(values)
+    errors = list(reading.errors)
+    if failure is not None and not isinstance(failure, InvalidRequest):
+        errors = [FieldError("", str(failure))]
+    facts = method_facts(reading.request)
+    return [
+        *form.slot_html(errors),
+        facts.html(),
+        matches_html(reading.matches, reading.budget),
+        launch_line(reading.request, errors, facts.reasons),
+        gr.Button(launch_button(reading.request, errors)),
+        gr.Accordion(label=advanced_summary(reading.request)),
+        gr.Accordion(label=more_summary(values)),
+    ]

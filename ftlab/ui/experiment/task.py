@@ -1,0 +1,387 @@
+"""The left rail of the Experiment tab: model, task with its examples, and the shared settings."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ftlab.devices import AUTO, list_devices
+from ftlab.errors import FtlabError
+from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.runs.control import control_folder
+from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
+from ftlab.runs.trackers import TRACKERS, is_installed
+from ftlab.tasks.custom import ColumnMapping, guess_mapping
+from ftlab.tasks.files import EXTENSIONS, columns_of, read_rows
+from ftlab.tasks.metrics import TEXT_METRICS
+from ftlab.tasks.reference import validate
+from ftlab.tasks.registry import TASKS
+from ftlab.ui.events import Action
+from ftlab.ui.experiment.fields import Form
+from ftlab.ui.experiment.preview import model_line, task_preview
+from ftlab.ui.experiment.request import MAPPING_FIELDS, read_model, read_task
+from ftlab.ui.experiment.task_data import Rows, kept_hub_rows, read_hub_rows
+from ftlab.ui.html import H, field_error, head, live, this_page
+
+_MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
+_SHORT_NAMES = {"medical": "Medical"}  # the row of tasks has to fit into the rail
+_COLUMN_LABELS = {
+    "prompt": "Prompt",
+    "completion": "Completion",
+    "messages": "Chat (instead)",
+    "system": "System (optional)",
+}
+_NO_COLUMN = ("–", "")
+_MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
+
+
+@dataclass(frozen=True)
+class TaskBlocks:
+    """What stands around the fields of step 1; `preview` draws what their values amount to."""
+
+    file_group: gr.Column
+    hub_group: gr.Column
+    mapping_row: gr.Row
+    preview: Action
+
+
+def build_model_and_task(form: Form, runs_folder: Path) -> TaskBlocks:
+    """Step 1. Adds its fields to the form and keeps the preview up to date."""
+    head("Model and task", number=1)
+    form.add("model", gr.Dropdown, _MODELS, value="bundled", label="Base model")
+    form.add(
+        "model_name", gr.Textbox, label="Folder or Hub id", visible=False, max_lines=1, lines=1
+    )
+    form.slot("model")
+    line = H("")
+    tasks = [(_SHORT_NAMES.get(task.id, task.label), task.id) for task in TASKS.values()]
+    form.add(
+        "task",
+        gr.Radio,
+        [*tasks, ("File", "file"), ("Hub", "hub")],
+        value="sql",
+        label="Task",
+        elem_classes="ft-seg",
+    )
+    with gr.Column(visible=False, min_width=0) as file_group:
+        upload = live(
+            gr.File,
+            label=f"Task file: {', '.join(EXTENSIONS)}",
+            file_types=list(EXTENSIONS),
+            height=96,
+            elem_id="f-task-id",
+        )
+        form.components["file"] = gr.State(None)
+        form.components["file_error"] = gr.State("")
+    with gr.Column(visible=False, min_width=0) as hub_group:
+        with gr.Row():
+            form.add("hub.id", gr.Textbox, label="Data set id", placeholder="owner/name", scale=2)
+            form.add("hub.config", gr.Textbox, label="Config", placeholder="none", min_width=70)
+            form.add("hub.split", gr.Textbox, label="Split", placeholder="train", min_width=70)
+        look_up = gr.Button("Read its first rows", size="sm")
+    with gr.Row(visible=False) as mapping_row:
+        for name in MAPPING_FIELDS:
+            form.add(
+                f"map.{name}",
+                gr.Dropdown,
+                [_NO_COLUMN],
+                value="",
+                label=_COLUMN_LABELS[name],
+                min_width=130,
+            )
+    metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
+    first = metrics[0][1]
+    form.add("metric", gr.Dropdown, metrics, value=first, label="Scored with", visible=False)
+    form.slot("task")
+    preview = H("")
+
+    names = list(form.components)
+    fields = list(form.components.values())
+
+    def show_task(*given: Any) -> tuple[Any, ...]:
+        values = dict(zip(names, given, strict=True))
+        kind = values["task"]
+        return (
+            gr.update(visible=kind == "file"),
+            gr.update(visible=kind == "hub"),
+            gr.update(visible=kind in ("file", "hub")),
+            *column_choices(rows_at_hand(values)),
+        )
+
+    def show_columns(*given: Any) -> tuple[Any, ...]:
+        return column_choices(rows_at_hand(dict(zip(names, given, strict=True))))
+
+    def look(*given: Any) -> tuple[str, str]:
+        values = dict(zip(names, given, strict=True))
+        return model_html(values), preview_html(values)
+
+    def look_on_hub(*given: Any) -> tuple[Any, ...]:
+        return read_hub(dict(zip(names, given, strict=True)))
+
+    def take(path: str | None) -> tuple[Any, ...]:
+        return read_upload(path, runs_folder)
+
+    hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
+    by_name = form.components
+    by_name["model"].input(
+        lambda kind: name_field(kind), by_name["model"], by_name["model_name"], **hidden
+    )
+    mapping = [by_name[f"map.{name}"] for name in MAPPING_FIELDS]
+    chosen = by_name["task"].input(
+        show_task,
+        fields,
+        [file_group, hub_group, by_name["metric"], mapping_row, *mapping],
+        **hidden,
+    )
+    taken = gr.on(
+        [upload.upload, upload.clear],
+        take,
+        upload,
+        [by_name["file"], by_name["file_error"], mapping_row, *mapping],
+        api_visibility="private",
+    )
+    gr.on(
+        [look_up.click, by_name["hub.id"].submit],
+        look_on_hub,
+        fields,
+        [preview, mapping_row, *mapping],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    # The columns of one data set are not those of the next. (`input` is deaf to a paste.)
+    changed = gr.on(
+        [by_name[f"hub.{name}"].change for name in ("id", "config", "split")],
+        show_columns,
+        fields,
+        [mapping_row, *mapping],
+        trigger_mode="always_last",
+        **hidden,
+    )
+    for event in (chosen, taken, changed):
+        event.then(look, fields, [line, preview], **hidden)
+    gr.on(
+        [
+            this_page().load,
+            by_name["model"].input,
+            by_name["model_name"].submit,
+            by_name["model_name"].blur,
+            by_name["metric"].input,
+            *(dropdown.input for dropdown in mapping),
+        ],
+        look,
+        fields,
+        [line, preview],
+        trigger_mode="always_last",
+        **hidden,
+    )
+    return TaskBlocks(file_group, hub_group, mapping_row, Action(look, fields, [line, preview]))
+
+
+def build_settings(form: Form) -> gr.Accordion:
+    """Step 2; the accordion that it gives back is labelled with its own current values."""
+    default = TrainingSettings()
+    head("Settings, the same for all", number=2)
+    with gr.Row(elem_classes="ft-quad"):
+        form.number("settings.steps", "Steps", default.steps)
+        form.number("settings.batch_size", "Batch", default.batch_size)
+        form.number("settings.max_length", "Max length", default.max_length)
+    with gr.Row(elem_classes="ft-quad"):
+        form.add("seeds", gr.Textbox, "0", label="Seeds, as in 0,1,2", max_lines=1, min_width=58)
+        form.number("settings.eval_examples", "Held-out examples", default.eval_examples)
+    form.slot("settings")
+    with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
+        with gr.Row(elem_classes="ft-quad"):
+            form.number("settings.accumulation", "Accumulation", default.accumulation)
+            # A text box: gradio turns an empty number into 0 when it is drawn.
+            form.add(
+                "settings.learning_rate",
+                gr.Textbox,
+                label="Learning rate",
+                placeholder="its own",
+                max_lines=1,
+                min_width=58,
+            )
+            form.number("settings.warmup_steps", "Warm-up", default.warmup_steps)
+        with gr.Row(elem_classes="ft-quad"):
+            form.number("settings.weight_decay", "Weight decay", default.weight_decay, step=0.01)
+            form.number("settings.max_grad_norm", "Gradient clip", default.max_grad_norm, step=0.1)
+            schedules = [(name, name) for name in SCHEDULES]
+            form.add(
+                "settings.schedule",
+                gr.Dropdown,
+                schedules,
+                value=default.schedule,
+                label="Schedule",
+                min_width=58,
+            )
+        optimizers = [(label, key) for key, label in OPTIMIZERS.items()]
+        form.add(
+            "settings.optimizer",
+            gr.Dropdown,
+            optimizers,
+            value=default.optimizer,
+            label="Optimizer",
+        )
+        policies = [(f"{key}: {label}", key) for key, label in DTYPE_POLICIES.items()]
+        form.add("dtype_policy", gr.Dropdown, policies, value="bf16", label="Dtype policy")
+        first, *_ = devices = list_devices()
+        choices = [(device.label, device.id) for device in devices]
+        form.add(
+            "device",
+            gr.Dropdown,
+            [(f"auto: {first.label}", AUTO), *choices],
+            value=AUTO,
+            label="Device",
+        )
+        form.add(
+            "settings.gradient_checkpointing",
+            gr.Checkbox,
+            default.gradient_checkpointing,
+            label="Gradient checkpointing",
+            info="Less memory for activations, more time",
+        )
+        form.number(
+            "settings.eval_every",
+            "Score every so many steps",
+            default.eval_every,
+            info="For the curve of score against steps, outside the training time; 0: only "
+            "before and after",
+        )
+        form.add(
+            "settings.report_to",
+            gr.CheckboxGroup,
+            [(label, name) for name, label in TRACKERS.items() if is_installed(name)],
+            value=[],
+            label="Log losses to",
+            info=trackers_hint(),
+        )
+        form.slot("advanced")
+    return advanced
+
+
+def trackers_hint() -> str:
+    """Where the logs go, and what would have to be installed for more."""
+    missing = [name for name in TRACKERS if not is_installed(name)]
+    parts = ["On this machine, beside the runs."] if len(missing) < len(TRACKERS) else []
+    if missing:
+        parts.append(f"Not installed: {', '.join(missing)} (pip install {' '.join(missing)}).")
+    return " ".join(parts)
+
+
+def name_field(kind: str, **more: Any) -> dict[str, Any]:
+    """How the field for a model's name looks for a kind of model; hidden for the bundled one."""
+    return gr.update(
+        visible=kind != "bundled",
+        label="Hub id" if kind == "hub" else "Folder with config.json and safetensors",
+        placeholder=_MODEL_HINTS.get(kind, ""),
+        **more,
+    )
+
+
+def model_html(values: Mapping[str, Any]) -> str:
+    """The line below the model's name; its error is shown by the form's own check."""
+    try:
+        return model_line(read_model(values))
+    except FtlabError:
+        return ""
+
+
+def preview_html(values: Mapping[str, Any]) -> str:
+    """The task's examples, or what keeps them from being read; the Hub is not asked for any.
+
+    Empty where a field is wrong: the form's own check says so.
+    """
+    reference = read_task(values)
+    if not reference.id or validate(reference):
+        return ""
+    if reference.kind == "hub" and kept_hub_rows(reference) is None:
+        return '<p class="meta">Read its first rows to see how they are formatted.</p>'
+    try:
+        return task_preview(read_model(values), reference)
+    except FtlabError as error:
+        return field_error([str(error)])
+
+
+def read_hub(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Asks the Hub for the form's data set: its examples, and the column dropdowns.
+
+    Columns that were chosen before are kept where the data set has them.
+    """
+    reference = read_task(values)
+    if not reference.id or validate(replace(reference, mapping=None)):
+        return "", *column_choices([])
+    try:
+        rows = read_hub_rows(reference)
+    except FtlabError as error:
+        return field_error([str(error)]), *column_choices([])
+    mapping = column_mapping(rows, reference.mapping)
+    chosen = {f"map.{name}": column for name, column in asdict(mapping).items()}
+    return preview_html({**values, **chosen}), *column_choices(rows, reference.mapping)
+
+
+def rows_at_hand(values: Mapping[str, Any]) -> Rows:
+    """The rows of the form's file, or of its data set if it was read before; else none."""
+    reference = read_task(values)
+    if reference.kind == "hub":
+        return kept_hub_rows(reference) or []
+    if reference.kind != "file" or not reference.id:
+        return []
+    try:
+        return read_rows(reference.id)
+    except FtlabError:
+        return []
+
+
+def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMapping:
+    """What was chosen if the rows have those columns, else what their names suggest."""
+    columns = columns_of(rows)
+    if chosen is not None and set(filter(None, asdict(chosen).values())) <= set(columns):
+        return chosen
+    return guess_mapping(columns, rows)
+
+
+def column_choices(rows: Rows, chosen: ColumnMapping | None = None) -> tuple[Any, ...]:
+    """Updates for the row of column dropdowns and each of them; hidden where there are no rows."""
+    columns = columns_of(rows)
+    values = asdict(column_mapping(rows, chosen)) if rows else {}
+    choices = [_NO_COLUMN, *((column, column) for column in columns)]
+    filled = [gr.update(choices=choices, value=values.get(name) or "") for name in MAPPING_FIELDS]
+    return gr.update(visible=bool(rows)), *filled
+
+
+def read_upload(path: str | None, runs_folder: Path) -> tuple[Any, ...]:
+    """What an uploaded file fills in: its kept path, an error, and the column dropdowns."""
+    if path is None:
+        return None, "", *column_choices([])
+    try:
+        rows = read_rows(path)
+        kept = keep_upload(Path(path), runs_folder)
+    except FtlabError as error:
+        return None, str(error), *column_choices([])
+    return str(kept), "", *column_choices(rows)
+
+
+def keep_upload(path: Path, runs_folder: Path) -> Path:
+    """Copies an upload to where the runs are: gradio's own copy is temporary, a record is not.
+
+    Raises `FtlabError` if the folder cannot be written.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    target = control_folder(runs_folder) / "uploads" / digest / path.name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copyfile(path, target)
+    except OSError as error:
+        raise FtlabError(
+            f"The file cannot be kept in '{target.parent}' ({error.strerror}); "
+            "free some space or make it writable."
+        ) from None
+    return target.resolve()

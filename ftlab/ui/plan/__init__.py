@@ -1,0 +1,1 @@
+"""The Plan tab: what any model would cost to fine-tune, by its config alone."""

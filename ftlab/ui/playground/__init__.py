@@ -1,0 +1,1 @@
+"""The Playground tab: adapters side by side on one base."""

@@ -1,0 +1,328 @@
+"""The Playground tab: one prompt, one to six panes, all answers side by side.
+
+Here is the wiring of the components of `playground_layout`; what they show comes from
+`playground_view`, `playground_session` and `pane_html`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from ftlab.errors import FtlabError
+from ftlab.playground.brought import forget_adapter
+from ftlab.playground.panes import BROUGHT
+from ftlab.playground.validation import MAX_PANES
+from ftlab.ui.context import AppContext
+from ftlab.ui.html import H, field_error, this_page
+from ftlab.ui.links import Links
+from ftlab.ui.playground import api, grid
+from ftlab.ui.playground import vote as blind_vote
+from ftlab.ui.playground.layout import AskBar, PanePool, build_ask_bar, build_pane_pool
+from ftlab.ui.playground.pane_html import pane_html
+from ftlab.ui.playground.session import (
+    CHAT,
+    Session,
+    ask,
+    choose,
+    compare,
+    in_order,
+    new_chat,
+    reveal,
+    stop,
+)
+from ftlab.ui.playground.view import (
+    EXAMPLES,
+    SETTINGS,
+    bring_files,
+    describe_settings,
+    engine_html,
+    errors_of,
+    example_prompts,
+    free_place,
+    make_request,
+    setup,
+    setup_again,
+)
+
+_FIRST_STEPS = (
+    '<p class="meta"><b>One base, three specialists.</b> These adapters ship with ftlab; choose an '
+    "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
+)
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Lays out the tab and wires it; to be called inside the tab."""
+    start = setup(context.store.runs(), context.runs_folder)
+    with gr.Column(elem_classes="ft-sheet"):
+        ask_bar = build_ask_bar(start.models, start.model)
+    empty = H(_FIRST_STEPS, visible=not start.has_runs)
+    panes = build_pane_pool(start.choices, start.panes)
+    vote = blind_vote.build_sheet()
+    session = gr.State(Session())
+    _wire_choice(context, ask_bar, panes, empty, session)
+    _wire_asking(context, ask_bar, panes, vote, session)
+    _wire_vote(context, ask_bar, panes, vote, session)
+    grid.build(context, panes.choosers, panes.count, ask_bar.model, ask_bar.settings)
+    api.add_endpoint(context.playground)
+
+
+def _wire_choice(
+    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
+) -> None:
+    """Who answers: models, runs, adapters from elsewhere, and how many panes."""
+
+    def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
+        now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
+        return [
+            now.has_runs,
+            gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
+            gr.update(visible=not now.has_runs),
+            engine_html(context.playground),
+            gr.update(visible=context.playground.is_loaded),
+            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
+        ]
+
+    def take(session: Session, count: int, *chosen: str | None) -> list[Any]:
+        session = choose(session, chosen[:count], context.runs_folder)
+        sources = [pane.source for pane in session.panes if pane.source is not None]
+        found = example_prompts(sources, context.held_out)
+        buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
+        buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
+        columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
+        brought = gr.update(visible=any(source.name.startswith(BROUGHT) for source in sources))
+        texts = [prompt.text for prompt in found]
+        return [session, texts, brought, *buttons, *columns, *_shown(session)]
+
+    def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
+        try:
+            source = bring_files(files, context.runs_folder, model)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * (1 + MAX_PANES)]
+        place, count = free_place(chosen, count)
+        wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return [
+            "",
+            count,
+            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
+        ]
+
+    def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
+        """Removes what was brought along and stands in an open pane."""
+        gone = {pane for pane in chosen[:count] if pane and pane.startswith(BROUGHT)}
+        try:
+            for name in gone:
+                forget_adapter(context.runs_folder, name)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * MAX_PANES]
+        wanted = ["" if pane in gone else pane for pane in chosen]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return ["", *[gr.update(choices=now.choices, value=pane) for pane in now.panes]]
+
+    texts, had_runs = gr.State([]), gr.State(False)
+    wiring: dict[str, Any] = {
+        "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
+        **_PRIVATE,
+    }
+    taking: dict[str, Any] = {
+        "inputs": [session, panes.count, *panes.choosers],
+        "outputs": [
+            session,
+            texts,
+            panes.forget,
+            *ask_bar.examples,
+            *panes.columns,
+            *panes.answers,
+        ],
+        **_PRIVATE,
+    }
+    page = this_page()
+    opened = [block.select for block in [Context.block] if isinstance(block, gr.Tab)]
+    # What the page was built with is no choice of a visitor's.
+    page.load(lambda: refresh(False), **wiring).then(take, **taking)
+    gr.on(
+        [*opened, ask_bar.model.input],
+        refresh,
+        [had_runs, ask_bar.model, *panes.choosers],
+        **wiring,
+    )
+    changes = [chooser.change for chooser in panes.choosers]
+    gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
+    panes.bring.upload(
+        bring,
+        [panes.bring, ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, panes.count, *panes.choosers],
+        **_PRIVATE,
+    )
+    panes.forget.click(
+        forget,
+        [ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(ask_bar.examples):
+        button.click(lambda texts, place=place: texts[place], texts, ask_bar.prompt, **_PRIVATE)
+    panes.unload.click(lambda: context.playground.close(), None, None, **_PRIVATE).then(
+        lambda: [engine_html(context.playground), gr.update(visible=False)],
+        None,
+        [panes.engine, panes.unload],
+        **_PRIVATE,
+    )
+
+
+def _wire_asking(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: blind_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    """Send, Stop, a new chat, and the differences between the answers."""
+    errors = [ask_bar.prompt_error, ask_bar.settings_error, panes.error]
+    screen = [*errors, *panes.answers, *vote.outputs]
+
+    def sheet(session: Session) -> list[Any]:
+        if not session.is_blind:
+            return [gr.skip()] * len(vote.outputs)
+        return blind_vote.sheet_updates(session, context.runs_folder)
+
+    def answer(
+        session: Session,
+        prompt: str,
+        mode: str,
+        model: str,
+        against: int,
+        blind: bool,
+        count: int,
+        *rest: Any,
+    ) -> Iterator[list[Any]]:
+        chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
+        choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
+        request = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        seed = secrets.randbits(32) if blind else None
+        last: list[Any] = [None] * len(screen)
+        answers = ask(session, request, mode == CHAT, context.playground, context.held_out, seed)
+        for now in answers:
+            new = [*_errors(now), *_shown(now), *sheet(now)]
+            yield [gr.skip() if a == b else a for a, b in zip(new, last, strict=True)]
+            last = new
+        if not blind and against >= 0:
+            compare(session, against)
+            yield [*_errors(session), *_shown(session), *sheet(session)]
+
+    def after(session: Session, prompt: str, mode: str) -> list[Any]:
+        answered = mode == CHAT and not session.errors
+        return [
+            "" if answered else prompt,
+            engine_html(context.playground),
+            gr.update(visible=context.playground.is_loaded),
+            *blind_vote.sheet_updates(session, context.runs_folder),
+        ]
+
+    def ended(session: Session) -> list[Any]:
+        shown = _shown(stop(session))
+        return [*shown, *blind_vote.sheet_updates(session, context.runs_folder)]
+
+    answering = gr.on(
+        [ask_bar.send.click, ask_bar.prompt.submit],
+        answer,
+        [
+            session, ask_bar.prompt, ask_bar.mode, ask_bar.model, ask_bar.against, ask_bar.blind,
+            panes.count, *panes.choosers, *ask_bar.settings,
+        ],
+        screen,
+        concurrency_limit=16,  # the client lets them answer one at a time, and says who waits
+        **_PRIVATE,
+    )  # fmt: skip
+    tell = {
+        "inputs": [session, ask_bar.prompt, ask_bar.mode],
+        "outputs": [ask_bar.prompt, panes.engine, panes.unload, *vote.outputs],
+    }
+    answering.then(after, **tell, **_PRIVATE).then(
+        None, ask_bar.blind, None, js="(blind) => window.ft.readyToVote(blind)", **_PRIVATE
+    )
+    ask_bar.stop.click(
+        ended, session, [*panes.answers, *vote.outputs], cancels=[answering], **_PRIVATE
+    )
+    ask_bar.fresh.click(
+        lambda session: _shown(new_chat(session)), session, panes.answers, **_PRIVATE
+    )
+    ask_bar.mode.change(
+        lambda mode: gr.update(visible=mode == CHAT), ask_bar.mode, ask_bar.fresh, **_PRIVATE
+    )
+    ask_bar.against.change(
+        lambda session, against: _shown(compare(session, against)),
+        [session, ask_bar.against],
+        panes.answers,
+        **_PRIVATE,
+    )
+    gr.on(
+        [this_page().load, *[setting.change for setting in ask_bar.settings]],
+        lambda *values: gr.update(
+            label=describe_settings(dict(zip(SETTINGS, values, strict=True)))
+        ),
+        ask_bar.settings,
+        ask_bar.folded,
+        **_PRIVATE,
+    )
+
+
+def _wire_vote(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: blind_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    def shown(session: Session) -> list[Any]:
+        updates = blind_vote.sheet_updates(session, context.runs_folder)
+        return [session, *updates, *_shown(session)]
+
+    def blinded(session: Session, blind: bool) -> list[Any]:
+        """Who is who must not be read from the choosers, so they are away while it is blind."""
+        choosers = [gr.update(visible=not blind) for _ in panes.choosers]
+        return [*shown(in_order(session)), gr.update(visible=blind), *choosers]
+
+    outputs = [session, *vote.outputs, *panes.answers]
+    ask_bar.blind.change(
+        blinded,
+        [session, ask_bar.blind],
+        [*outputs, vote.sheet, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(vote.letters):
+        button.click(
+            lambda session, place=place: shown(
+                blind_vote.cast(session, place, context.runs_folder)
+            ),
+            session,
+            outputs,
+            **_PRIVATE,
+        )
+    vote.tie.click(
+        lambda session: shown(blind_vote.cast(session, None, context.runs_folder)),
+        session,
+        outputs,
+        **_PRIVATE,
+    )
+    vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _shown(session: Session) -> list[Any]:
+    return [pane_html(pane) for pane in session.shown()]
+
+
+def _errors(session: Session) -> list[str]:
+    """Sentences beside prompt, settings and panes."""
+    errors = session.errors
+    return [
+        errors_of(errors, "prompt"),
+        errors_of(errors, *SETTINGS, "mode"),
+        errors_of(errors, "panes", "model", "histories"),
+    ]

@@ -1,0 +1,1 @@
+"""The Results tab: every run as a row, and what can be done with one."""

@@ -1,0 +1,105 @@
+"""Takes the README's pictures: Experiment, Compare, Playground and Plan, in light and dark.
+
+Run as: python -m tests.browser.pictures [--folder docs/images] (or `make pictures`)
+
+An app of its own on an empty folder of runs: Compare shows the sweep that comes recorded, the
+Playground really answers with the base and the adapters that ship with ftlab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from ftlab.models.bundled import ensure_bundled
+from tests.browser.conftest import ROOT, App, free_port
+
+WIDTH, HEIGHT = 1440, 900
+_MODES = ("light", "dark")
+_PATIENCE = 120_000
+
+
+def experiment(page: Page) -> None:
+    page.get_by_role("tab", name="Experiment").click()
+    expect(page.locator("#go")).to_contain_text("Launch")
+    expect(page.locator("#launch [data-most]")).to_be_visible(timeout=_PATIENCE)  # all is priced
+
+
+def compare(page: Page) -> None:
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator(".js-plotly-plot .main-svg:visible").first).to_be_visible()
+
+
+def playground(page: Page) -> None:
+    page.get_by_role("tab", name="Playground").click()
+    expect(page.locator("#pg-answer-2")).to_contain_text("SQL specialist")
+    page.locator("#pg-prompt textarea").fill(
+        "Table singers(name, age, country). List the name of singers whose age is above 30."
+    )
+    page.locator("#pg-send").click()
+    for pane in range(1, 5):
+        expect(page.locator(f"#pg-answer-{pane}")).to_contain_text("tok/s", timeout=_PATIENCE)
+
+
+def plan(page: Page) -> None:
+    page.get_by_role("tab", name="Plan", exact=True).click()
+    expect(page.locator("#plan-verdict .gauge")).to_be_visible(timeout=_PATIENCE)
+    page.locator("#plan-draw").click()
+    expect(page.locator(".js-plotly-plot .main-svg:visible").first).to_be_visible(timeout=_PATIENCE)
+    expect(page.get_by_text("of 20 predictions")).to_have_count(0, timeout=_PATIENCE)
+
+
+TABS: dict[str, Callable[[Page], None]] = {
+    "experiment": experiment,
+    "compare": compare,
+    "playground": playground,
+    "plan": plan,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "images")
+    options = parser.parse_args(arguments)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        print("Chromium is missing (Debian: apt-get install chromium).", file=sys.stderr)
+        return 2
+    ensure_bundled(print)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ftlab-pictures-") as runs, sync_playwright() as driver:
+        app = App(Path(runs), free_port())
+        app.start()
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            for mode in _MODES:
+                _take(browser, app.url, mode, options.folder)
+        finally:
+            browser.close()
+            app.stop()
+    return 0
+
+
+def _take(browser: Browser, url: str, mode: str, folder: Path) -> None:
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"{url}?__theme={mode}")
+    for name, open_tab in TABS.items():
+        open_tab(page)
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(1_500)  # fonts, and figures that fit their width
+        path = folder / f"{name}-{mode}.png"
+        page.screenshot(path=path)
+        print(path)
+    context.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Compare and Learn in a real browser, as the first visitor of an empty folder finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from ftlab.paths import recorded_folder
+from ftlab.runs.store import RunStore
+from ftlab.ui import app as ui
+from ftlab.ui.compare.sweeps import default_sweep
+from tests.fakes import make_sweep
+
+pytestmark = pytest.mark.browser
+RECORDED = default_sweep(RunStore(Path("none"), recorded_folder()).table())
+FIGURES = 9  # four bars, the front, loss, score against time, memory by phase, serving
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    blocks = ui.build_app(tmp_path_factory.mktemp("runs"))
+    blocks.queue(default_concurrency_limit=8)
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    yield address
+    blocks.close(verbose=False)
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(20_000)
+    page.goto(url)
+    yield page
+    context.close()
+    assert errors == []
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def figures(page: Page) -> Locator:
+    return page.locator(".ft-compare .js-plotly-plot:visible")
+
+
+def open_compare(page: Page) -> None:
+    open_tab(page, "Compare")
+    expect(page.locator(".ft-compare .card-picture:visible svg")).to_be_visible()
+    expect(figures(page)).to_have_count(FIGURES)
+
+
+def test_the_first_start_shows_a_recorded_sweep_marked_as_recorded_on_every_figure(
+    page: Page,
+) -> None:
+    open_compare(page)
+    expect(page.locator(".ft-compare h2").first).to_contain_text("net peak memory")
+    for figure in figures(page).all():
+        expect(figure).to_contain_text("recorded")
+
+
+def test_a_click_on_a_point_opens_its_run(page: Page) -> None:
+    open_compare(page)
+    point = page.locator(".ft-compare .scatterlayer .point:visible").first
+    point.hover(force=True)
+    point.click(force=True)
+    expect(page.get_by_role("tab", name="Results", exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
+    expect(page.locator(".ft-run .id:visible")).to_contain_text(str(RECORDED))
+    expect(page.locator(".ft-run .chip.recorded:visible").first).to_be_visible()
+
+
+def test_a_figure_is_kept_as_an_image_that_names_figure_and_sweep(
+    page: Page, tmp_path: Path
+) -> None:
+    open_compare(page)
+    for kind, start in (("png", b"\x89PNG"), ("svg", b"<svg")):
+        with page.expect_download() as download:
+            page.locator(f".ft-compare [data-image={kind}]").first.click()
+        file = download.value
+        assert file.suggested_filename.endswith(f"-{RECORDED}.{kind}")
+        file.save_as(tmp_path / kind)
+        assert (tmp_path / kind).read_bytes().startswith(start)
+
+
+def test_an_image_names_all_that_differs_between_its_runs_on_as_many_lines_as_it_takes(
+    page: Page,
+) -> None:
+    page.wait_for_function("Boolean(window.ft?.sayUnlike)")
+    text, more, nothing = page.evaluate(
+        """() => {
+          const note = { name: 'unlike', text: 'short', hovertext: 'steps (30, 60), '.repeat(20),
+            font: { size: 11 } };
+          const more = ft.sayUnlike({ annotations: [{ name: 'origin' }, note] }, 920, 'Arial');
+          return [note.text, more, ft.sayUnlike({}, 920, 'Arial')];
+        }"""
+    )
+    assert text.count("steps (30, 60)") == 20
+    assert (text.count("<br>") * 11 * 1.3, nothing) == (pytest.approx(more), 0)
+    assert more > 0
+
+
+def test_the_card_is_downloaded_and_leaves_no_button_behind(page: Page) -> None:
+    open_compare(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Card as SVG").click()
+    assert download.value.suggested_filename.endswith(".svg")
+    open_tab(page, "Results")
+    open_tab(page, "Compare")
+    expect(page.locator(".ft-carrier").first).to_be_attached()
+    expect(page.locator(".ft-carrier:visible")).to_have_count(0)
+
+
+def test_a_sweep_with_nothing_done_can_be_looked_at_and_left_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    make_sweep(tmp_path, ("full", "lora"), sweep_id="20261124-120000-cccc", status="failed")
+    blocks = ui.build_app(tmp_path)
+    blocks.queue(default_concurrency_limit=8)
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(address)
+    open_tab(page, "Compare")
+    headline = page.locator(".ft-compare h2").first
+    picture = page.locator(".ft-compare .card-picture:visible")
+    for option, words in (
+        ("cccc", "got to its end"),
+        ("Recorded", "net peak memory"),
+        ("cccc", "got to its end"),
+    ):
+        page.locator("#compare-sweep input").click()
+        page.get_by_role("option").filter(has_text=option).first.click()
+        expect(headline).to_contain_text(words)
+        expect(picture).to_contain_text("compare with yet" if option == "cccc" else "Saves memory")
+    context.close()
+    blocks.close(verbose=False)
+
+
+def test_figures_that_were_drawn_fit_again_after_a_tab_switch_and_a_resize(page: Page) -> None:
+    open_compare(page)
+    open_tab(page, "Results")
+    page.set_viewport_size({"width": 800, "height": 900})
+    open_tab(page, "Compare")
+    page.wait_for_timeout(700)
+    widths = page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent)
+             .map(p => [p.querySelector('.main-svg').getBoundingClientRect().width,
+                        p.getBoundingClientRect().width])"""
+    )
+    assert len(widths) == FIGURES
+    for drawn, given in widths:
+        assert abs(drawn - given) <= 2, widths
+
+
+def test_the_rank_slider_changes_what_is_stored_and_what_is_missed(page: Page) -> None:
+    open_tab(page, "Learn")
+    stored = page.get_by_text("8,192", exact=True)
+    expect(stored).to_be_visible()
+    slider = page.get_by_role("slider", name="Rank r").first
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(page.get_by_text("9,216", exact=True)).to_be_visible()
+    expect(stored).to_have_count(0)

@@ -1,0 +1,99 @@
+"""The Plan tab in a browser: the verdict follows the fields, a change is taken, the curve drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from ftlab.prediction.question import Question
+from ftlab.ui import app as ui
+from tests.browser.conftest import served
+from tests.fakes import make_run
+from tests.prediction.fakes import SizedPredictor
+from tests.ui.page_fakes import page_context
+
+pytestmark = pytest.mark.browser
+
+
+def size(question: Question) -> float:
+    """A peak in GB that grows with the tokens of a batch and falls with checkpointing."""
+    step = question.step
+    whole = step.batch * step.length / 256
+    return whole / 4 if step.checkpointing else whole
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    runs = tmp_path_factory.mktemp("runs")
+    both = {"predicted_net_peak_bytes": 1_000_000_000, "net_peak_memory_bytes": 1_250_000_000}
+    make_run(runs, "lora", measures=both)
+
+    context = page_context(runs, SizedPredictor(size))
+    with served(ui.build_page(context), runs) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.goto(url)
+    page.get_by_role("tab", name="Plan", exact=True).click()
+    expect(page.locator("#plan-verdict .gauge")).to_be_visible()
+    yield page
+    page.context.close()
+
+
+def test_a_longer_batch_does_not_fit_and_a_change_that_helps_is_taken(page: Page) -> None:
+    verdict = page.locator("#plan-verdict")
+    expect(verdict.locator(".chip.bad")).to_have_text("does not fit")  # 16 GB on a card of 12
+    first = page.locator("#plan-fix-1")
+    expect(first).to_contain_text("Gradient checkpointing")
+    first.click()
+    expect(page.get_by_label("Gradient checkpointing")).to_be_checked()
+    expect(verdict.locator(".chip.ok")).to_have_text("fits")
+    expect(first).to_have_count(0)
+
+
+def test_a_wrong_length_is_said_at_its_field_and_the_verdict_stays(page: Page) -> None:
+    before = page.locator("#plan-verdict h2").inner_text()
+    page.get_by_label("Longest example").fill("0")
+    expect(page.get_by_role("alert").filter(has_text="Longest example is 0")).to_be_visible()
+    expect(page.locator("#plan-verdict h2")).to_have_text(before)
+
+
+def test_the_curve_is_drawn_on_request_with_the_cards_limit(page: Page) -> None:
+    page.locator("#plan-draw").click()
+    curve = page.locator(".js-plotly-plot").filter(has_text="longest example")
+    expect(curve).to_contain_text("GeForce RTX 5070")
+    expect(page.get_by_text("leave the card")).to_be_visible()
+
+
+def test_what_was_measured_here_stands_beside_what_was_predicted(page: Page) -> None:
+    expect(page.locator("#plan-seen")).to_contain_text("took 1.25 times what was predicted")
+    expect(page.locator(".js-plotly-plot").filter(has_text="measured net peak")).to_be_visible()
+
+
+def test_the_same_numbers_stand_beside_launch(page: Page) -> None:
+    page.get_by_role("tab", name="Experiment", exact=True).click()
+    lora = page.locator('.pick tbody[data-method="lora"]')
+    expect(lora.locator("[data-peak]")).to_contain_text("GB")
+    expect(lora.locator("[data-fit] .chip")).to_have_text("fits")
+    expect(page.locator("#launch [data-most]")).to_contain_text("at the peak")
+    lora.get_by_role("checkbox").uncheck()
+    expect(lora.locator("[data-peak]")).to_have_text("–")
+    expect(page.locator("#go")).to_have_text("Launch 3 runs")
+
+
+def test_the_tab_fits_a_phone(browser: Browser, url: str) -> None:
+    page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+    page.goto(url)
+    page.get_by_role("tab", name="Plan", exact=True).click()
+    expect(page.locator("#plan-verdict .gauge")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    table = page.locator(".claims table").first
+    box = table.bounding_box()
+    assert box is not None
+    assert box["x"] + box["width"] <= 390
+    page.context.close()

@@ -1,0 +1,46 @@
+from ftlab.runs.spec import TrainingSettings
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep_data import sweep_data
+from ftlab.ui.compare import rates as compare_rates
+from tests.fakes import SWEEP, make_run, make_sweep
+
+TUNING = TrainingSettings(eval_split="tuning", eval_answers=False)
+
+
+def section_of():
+    import gradio as gr
+
+    with gr.Blocks():
+        return compare_rates.build(None)
+
+
+def make_ladder(folder, settings=TUNING):
+    for rate, loss in ((1e-3, 0.9), (3e-3, 0.5), (9e-3, 0.7)):
+        measures = {"eval_loss_after": loss, "score_after": None, "score_before": None}
+        samples = [{"index": i, "loss_after": loss} for i in range(4)]
+        make_run(
+            folder, learning_rate=rate, settings=settings, measures=measures, samples=samples
+        )  # fmt: skip
+    return sweep_data(RunStore(folder), SWEEP)
+
+
+def test_a_ladder_is_shown_with_its_suggestion(tmp_path):
+    sheet, heading, figure, _ = section_of().show(make_ladder(tmp_path))
+    assert sheet.visible
+    assert "LoRA: suggested learning rate 3e-3" in heading
+    assert figure.layout.yaxis.title.text.startswith("tuning loss")
+
+
+def test_rates_that_were_compared_on_held_out_examples_are_shown_with_a_warning(tmp_path):
+    _, heading, figure, _ = section_of().show(make_ladder(tmp_path, TrainingSettings()))
+    assert "LoRA: lowest held-out loss at 3e-3" in heading
+    assert "Choose a rate on the tuning split" in heading
+    assert "suggested" not in [note.text for note in figure.layout.annotations]
+
+
+def test_a_sweep_that_is_no_ladder_has_no_such_sheet(tmp_path):
+    make_sweep(tmp_path)
+    section = section_of()
+    sheet, *others = section.show(sweep_data(RunStore(tmp_path), SWEEP))
+    assert sheet.visible is False
+    assert len(others) == len(section.outputs) - 1
