@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check bench specialists clean
+.PHONY: help run test check bench specialists recorded rates pictures clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,7 +20,8 @@ test: .venv/installed-dev  ## ruff, mypy, and every test with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m ftlab model
-	$(BIN)/python -m pytest --cov=ftlab --cov-report=term
+	$(BIN)/python -m pytest -m "not model and not browser" -n 2 --dist loadfile --cov=ftlab --cov-report=
+	$(BIN)/python -m pytest -m "model or browser" --cov=ftlab --cov-append --cov-report=term
 
 check: .venv/installed-dev  ## ruff, mypy and the fast tests
 	$(BIN)/ruff check .
@@ -32,6 +33,18 @@ bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (
 
 specialists: .venv/installed  ## train anew the adapters in assets/adapters (about 10 minutes)
 	$(BIN)/python -m ftlab specialists
+
+recorded: .venv/installed  ## measure the sample sweeps anew and ship them (about an hour)
+	$(BIN)/python -m ftlab sweep --task sql --methods full,last_layers,lora,dora,pissa,lora_plus,qlora,vera,miss,oft,ia3,prompt_tuning --eval-examples 64 --seeds 0,1,2 --runs-dir build/recorded/many
+	$(BIN)/python -m ftlab record --runs-dir build/recorded/many --replace
+	$(BIN)/python -m ftlab sweep --task sql --methods full,lora,qlora,prompt_tuning --steps 60 --eval-examples 100 --seeds 0,1,2 --runs-dir build/recorded/four
+	$(BIN)/python -m ftlab record --runs-dir build/recorded/four --replace
+
+rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md (about 2 hours)
+	$(BIN)/python -m ftlab tune --method all --task sql --runs-dir build/tuning --write docs/learning-rates.md
+
+pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
+	$(BIN)/python -m tests.browser.pictures
 
 clean:  ## remove the virtual environment and caches; runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*

@@ -11,10 +11,33 @@ import sys
 from collections.abc import Sequence
 
 from ftlab import __version__
-from ftlab.commands import app, cancel, generate, grid, model, runs, specialists, sweep
+from ftlab.commands import (
+    adapter,
+    app,
+    cancel,
+    generate,
+    grid,
+    import_results,
+    merge,
+    methods,
+    model,
+    predict,
+    probe,
+    push,
+    record,
+    report,
+    runs,
+    script,
+    specialists,
+    sweep,
+    tune,
+)
 from ftlab.errors import FtlabError
 
-COMMANDS = (app, sweep, runs, generate, grid, cancel, model, specialists)
+COMMANDS = (
+    app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
+    methods, model, probe, specialists, record, import_results,
+)  # fmt: skip
 
 
 class _OneLineParser(argparse.ArgumentParser):
@@ -28,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
         prog="python -m ftlab",
         description="What fine-tuning really costs, measured side by side: full fine-tuning, LoRA, "
-        "QLoRA and prompt tuning on your model, your data and your device.",
+        "QLoRA, prompt tuning and the rest of PEFT on your model, your data and your device.",
         epilog="Start with: python -m ftlab sweep --task sql --steps 10",
     )
     parser.add_argument("--version", action="version", version=f"ftlab {__version__}")

@@ -36,9 +36,18 @@ def test_the_front_matter_is_that_of_a_space_of_this_app() -> None:
     assert front["sdk_version"].startswith(pinned.group(1))
 
 
-@pytest.mark.parametrize("target", ["help", "run", "test", "check", "bench", "clean"])
+@pytest.mark.parametrize(
+    "target", ["help", "run", "test", "check", "bench", "recorded", "pictures", "clean"]
+)
 def test_make_help_lists_every_target(target: str) -> None:
     assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_picture_is_there() -> None:
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"', README)
+    assert len(pictures) >= 6
+    for picture in pictures:
+        assert (ROOT / picture).is_file(), picture
 
 
 def test_the_measured_table_was_made_by_the_program() -> None:

@@ -5,10 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ftlab.methods.registry import CORE, METHODS
+from ftlab.methods.variant import Variant, parse_variant
 from ftlab.paths import default_runs_folder
 from ftlab.playground.brought import bring_adapter
 from ftlab.playground.panes import BASE, parse_names
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
+
+
+def named_methods(text: str | None, others: bool) -> list[Variant]:
+    """The methods of an option as in "lora,qlora" or "all", each with its defaults.
+
+    Where it is not given those to start with, or none if `others` are named by other options.
+    """
+    if text is None:
+        text = "" if others else ",".join(CORE)
+    names = METHODS if text.strip() == "all" else text.split(",")
+    return [parse_variant(name) for name in names if name.strip()]
 
 
 def add_runs_folder(parser: argparse._ActionsContainer) -> None:
@@ -19,6 +32,14 @@ def add_runs_folder(parser: argparse._ActionsContainer) -> None:
         metavar="DIR",
         help="folder of run directories (default: $FTLAB_RUNS, else ./runs)",
     )
+
+
+def add_run(parser: argparse._ActionsContainer) -> None:
+    """One run, and the folder that it is in."""
+    parser.add_argument(
+        "run_id", metavar="RUN", help="a run's id, as `python -m ftlab runs` lists it"
+    )
+    add_runs_folder(parser)
 
 
 def add_generation(parser: argparse._ActionsContainer) -> None:

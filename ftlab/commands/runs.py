@@ -8,7 +8,8 @@ import sys
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.errors import FtlabError
-from ftlab.runs.store import RunStore, to_table
+from ftlab.runs.store import RunStore
+from ftlab.runs.table import to_table
 
 NAME = "runs"
 SUMMARY = "list the runs with their numbers"

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from ftlab.commands.options import add_runs_folder
+from ftlab.commands.options import add_runs_folder, named_methods
 from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.commands.watch import watch
 from ftlab.errors import FtlabError
-from ftlab.methods.registry import METHODS
+from ftlab.methods.matching import describe, match_parameters, read_budget
+from ftlab.methods.peft_variants import read_option
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, apply_settings, parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.resolve import resolve_model
+from ftlab.models.shape import shape_of_model
 from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import (
+    CURVE_EXAMPLES,
     DTYPE_POLICIES,
+    EVAL_SPLITS,
     OPTIMIZERS,
     SCHEDULES,
     SweepRequest,
@@ -27,6 +35,8 @@ from ftlab.runs.spec import (
 )
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.runs.trackers import TRACKERS, parse_trackers
+from ftlab.runs.validation import validate
 from ftlab.tasks.reference import parse_task, with_columns
 
 NAME = "sweep"
@@ -37,6 +47,7 @@ Ctrl-C cancels what is left.
 
   python -m ftlab sweep --task sql --methods full,lora,qlora,prompt_tuning --steps 10
   python -m ftlab sweep --task my.csv --variant lora:r=4 --variant lora:r=32 --seeds 0,1,2
+  python -m ftlab sweep --task sql --methods lora --peft-config c3a.json --variant oft:base=nf4
 
 methods: {", ".join(METHODS)}"""
 
@@ -58,14 +69,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--metric", help="of a file or Hub data set: chrf, rouge_l, exact_match")
     what.add_argument("--hub-config", metavar="NAME", help="configuration of a Hub data set")
     what.add_argument("--hub-split", metavar="NAME", help="split of a Hub data set (train)")
-    what.add_argument("--methods", metavar="A,B", help="methods with their defaults (default: all)")
+    what.add_argument(
+        "--methods",
+        metavar="A,B",
+        help=f"methods with their defaults, or all (default: {','.join(CORE)})",
+    )
     what.add_argument(
         "--variant", action="append", default=[], metavar="lora:r=4",
         help="a method with hyperparameters; repeatable",
     )  # fmt: skip
     what.add_argument(
+        "--peft-config", action="append", default=[], metavar="FILE.json", dest="peft_configs",
+        help="any kind of adapter that PEFT has, by its PeftConfig as JSON; repeatable; settings "
+        "after a colon: FILE.json:learning_rate=1e-3,base=nf4",
+    )  # fmt: skip
+    what.add_argument(
         "--set", action="append", default=[], metavar="lora.r=16", dest="settings",
         help="a hyperparameter of every variant of a method; repeatable",
+    )  # fmt: skip
+    what.add_argument(
+        "--match-parameters", default="", metavar="2.4M|lora",
+        help="choose each method's rank, tokens or blocks so that trainable parameters are within "
+        "10 %% of a number, or of what a method trains; a size set otherwise is replaced",
     )  # fmt: skip
     what.add_argument("--seeds", default="0", metavar="0,1,2", help="each variant runs once a seed")
     how = parser.add_argument_group("settings, the same for all")
@@ -99,8 +124,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--gradient-checkpointing", action="store_true")
     how.add_argument("--eval-examples", type=int, default=_DEFAULTS.eval_examples,
                      help="held-out examples scored (%(default)s)")  # fmt: skip
+    how.add_argument("--eval-split", choices=tuple(EVAL_SPLITS), default=_DEFAULTS.eval_split,
+                     help="tuning: the examples for choosing settings (%(default)s)")  # fmt: skip
+    how.add_argument("--eval-answers", action=argparse.BooleanOptionalAction,
+                     default=_DEFAULTS.eval_answers,
+                     help="generate answers and score them, else take the loss alone")  # fmt: skip
+    how.add_argument("--eval-every", type=int, default=_DEFAULTS.eval_every, metavar="STEPS",
+                     help=f"score up to {CURVE_EXAMPLES} of them every so many steps as well, "
+                     "outside of time and memory; 0 is never (%(default)s)")  # fmt: skip
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     out = parser.add_argument_group("output")
+    out.add_argument(
+        "--report-to", default="none", metavar="NAMES",
+        help=f"log losses there as well, by commas: {', '.join(TRACKERS)} (%(default)s)",
+    )  # fmt: skip
     out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
     add_runs_folder(out)
 
@@ -130,6 +167,10 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
             optimizer=options.optimizer,
             gradient_checkpointing=options.gradient_checkpointing,
             eval_examples=options.eval_examples,
+            eval_split=options.eval_split,
+            eval_answers=options.eval_answers,
+            eval_every=options.eval_every,
+            report_to=parse_trackers(options.report_to),
         ),
         dtype_policy=options.dtype_policy,
         device=options.device,
@@ -161,6 +202,9 @@ def run(options: argparse.Namespace) -> int:
     request = request_from(options)
     if parse_model(request.model).kind == "bundled":
         ensure_bundled(lambda line: print(line, file=sys.stderr))
+    request = _matched(request, options.match_parameters)
+    if by_hand(request.variants) and not validate(request):
+        print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
     specs = enqueue_sweep(request, folder)
     start_dispatcher(folder)
     store = RunStore(folder)
@@ -184,14 +228,28 @@ def run(options: argparse.Namespace) -> int:
                 f"ftlab: {run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}",
                 file=sys.stderr,
             )
-    return 0 if all(run.status == "done" for run in runs) else 1
+    return 0 if all(run.status in ("done", "not_applicable") for run in runs) else 1
+
+
+def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
+    """The request with every variant near the budget; what was chosen is said on stderr."""
+    if not budget_text.strip():
+        return request
+    resolve_model(request.model, say=lambda line: print(line, file=sys.stderr))
+    shape = shape_of_model(request.model)
+    budget = read_budget(budget_text, shape)
+    if shape is None or budget is None:
+        return request
+    matches = match_parameters(request.variants, shape, budget)
+    for match in matches:
+        print(f"ftlab: {describe(match, budget)}", file=sys.stderr)
+    return replace(request, variants=tuple(match.variant for match in matches))
 
 
 def _variants(options: argparse.Namespace) -> list[Variant]:
-    names = options.methods
-    if names is None:
-        names = "" if options.variant else ",".join(METHODS)
-    if names.strip() == "all":
-        names = ",".join(METHODS)
-    texts = [name.strip() for name in names.split(",") if name.strip()] + options.variant
-    return apply_settings([parse_variant(text) for text in texts], options.settings)
+    variants = [
+        *named_methods(options.methods, bool(options.variant or options.peft_configs)),
+        *map(parse_variant, options.variant),
+        *map(read_option, options.peft_configs),
+    ]
+    return apply_settings(variants, options.settings)

@@ -11,9 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ftlab import units
+from ftlab.runs.metrics import METRICS
+from ftlab.runs.remarks import remarks
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import Run
+from ftlab.tuning.reading import Tuned
+from ftlab.words import rate_name
 
+_BAR = 40  # characters of the longest bar
 _WIDE = 170  # columns at which the run's id stands in the table instead of below it
 
 
@@ -34,7 +39,18 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Variant", "Seed", "Status"):
         table.add_column(name, no_wrap=True)
-    for name in ("Trainable", "Net peak", "Peak", "Train", "tok/s", "File", "Loss", "Score"):
+    for name in (
+        "Trainable",
+        "Net peak",
+        "Peak",
+        "Train",
+        "tok/s",
+        "File",
+        "Loss",
+        "Score",
+        "Gain",
+        "Forgot",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("Run", no_wrap=True)
@@ -45,19 +61,50 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     if kinds:
         console.print(
             f"Peak: training phase, {' / '.join(kinds)}; net: above the process without a model. "
-            "Loss and score: held-out, base → trained.",
+            "Loss and score: held-out, base → trained. Gain: of the score, with its 95 % interval. "
+            "Forgot: rise of the loss on unrelated text.",
             highlight=False,
         )
     if not wide:
         for run in runs:
             console.print(f"{run.spec.label}: {run.run_id}", markup=False, highlight=False)
-    notes = [note for run in runs if run.result for note in run.result.notes]
-    for note in dict.fromkeys(notes):
+    for note in remarks(runs):
         console.print(f"Note: {note}", markup=False, highlight=False)
     for run in runs:
         if run.reason:
             text = f"{run.run_id}: {STATUS_LABELS[run.status]}: {run.reason}"
             console.print(text, markup=False, highlight=False)
+
+
+def print_ladder(tuned: Tuned, console: Console) -> None:
+    """A ladder as a table with a bar a rate, and the suggestion below it."""
+    losses = [point.loss for point in tuned.points if point.loss is not None]
+    longest = max([*losses, tuned.base_loss or 0.0], default=0.0)
+    table = Table(box=None, header_style="bold", pad_edge=False, title=tuned.variant.label,
+                  title_justify="left")  # fmt: skip
+    table.add_column("Learning rate", justify="right", no_wrap=True)
+    table.add_column("Tuning loss", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for point in tuned.points:
+        is_suggested = point.rate == tuned.suggestion.rate
+        bar = _bar(point.loss, longest) if point.loss is not None else STATUS_LABELS[point.status]
+        table.add_row(
+            rate_name(point.rate),
+            units.format_number(point.loss, 3),
+            bar + (" ← suggested" if is_suggested else ""),
+        )
+    table.add_row(
+        "untouched", units.format_number(tuned.base_loss, 3), _bar(tuned.base_loss, longest)
+    )
+    console.print(table)
+    console.print(tuned.suggestion.reason, markup=False, highlight=False)
+    for reason in tuned.reasons:
+        console.print(reason, markup=False, highlight=False)
+    console.print()
+
+
+def _bar(value: float | None, longest: float) -> str:
+    return "█" * max(1, round(_BAR * value / longest)) if value and longest else ""
 
 
 def _cells(run: Run) -> tuple[str, ...]:
@@ -77,6 +124,10 @@ def _cells(run: Run) -> tuple[str, ...]:
         units.format_bytes(row["adapter_bytes"]),
         _change(row["eval_loss_before"], row["eval_loss_after"]),
         _change(row["score_before"], row["score_after"]),
+        *(
+            metric.text(*(row[key] for key in (metric.key, *metric.interval_keys)))
+            for metric in (METRICS["score_gain"], METRICS["general_loss_change"])
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,15 +24,16 @@ _RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is 
 _RESTARTS = 3
 
 
-def watch(store: RunStore, sweep_id: str, console: Console) -> None:
+def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()) -> None:
     """Shows the sweep until its last run has ended.
 
-    On a terminal the picture is redrawn; elsewhere each run gets a line when it ends. A dispatcher
-    that was killed is started again. Raises `FtlabError` if that does not help.
+    On a terminal the picture is redrawn; elsewhere each run gets a line when it ends, but for those
+    of the `known` ids. A dispatcher that was killed is started again. Raises `FtlabError` if that
+    does not help.
     """
     idle_since = time.monotonic()
     restarts = 0
-    said: set[str] = set()
+    said = set(known)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             folder = store.runs()

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ftlab import units
 from ftlab.commands.watch import watch
-from ftlab.methods.registry import METHODS, get_method
+from ftlab.methods.registry import CORE, get_method
 from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.runs_dir or Path(tempfile.mkdtemp(prefix="ftlab-quality-"))
     store = RunStore(folder.resolve())
     runs = store.sweep(options.sweep) if options.sweep else measure(store)
-    rows = [summary(method, runs) for method in METHODS]
+    rows = [summary(method, runs) for method in CORE]
     print(table := markdown(rows, runs))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -63,7 +63,7 @@ def measure(store: RunStore) -> list[Run]:
     request = SweepRequest(
         model=BUNDLED_ID,
         task=parse_task("sql"),
-        variants=tuple(Variant(method) for method in METHODS),
+        variants=tuple(Variant(method) for method in CORE),
         settings=TrainingSettings(eval_examples=100),
         seeds=(0, 1, 2),
     )

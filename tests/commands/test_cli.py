@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import COMMANDS, main
+from ftlab.commands import sweep
 from ftlab.commands.sweep import request_from
+from ftlab.errors import FtlabError
 from ftlab.runs.directory import run_directories
+from ftlab.runs.result import RunResult
+from ftlab.runs.spec import RunSpec, SweepRequest
+from ftlab.runs.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 
@@ -31,12 +36,18 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         (["--steps", "0"], "Steps is 0; it must lie between 1 and"),
         (["--steps", "many"], "invalid int value"),
         (["--variant", "lora:r=0"], "Rank r is 0; it must lie between 1 and 512"),
+        (["--variant", "full:base=nf4"], "has no hyperparameter 'base'"),
+        (["--variant", "lora:base=nf5"], "none of: nf4, int8"),
+        (["--methods", "peft"], "No PeftConfig is given"),
+        (["--peft-config", "missing.json"], "'missing.json' cannot be read"),
         (["--set", "lora.r=0"], "Rank r is 0"),
         (["--set", "lora.rank=4"], "has no hyperparameter 'rank'"),
         (["--learning-rate", "-1"], "Learning rate is -1"),
         (["--device", "cuda:9"], "There is no device 'cuda:9' on this machine"),
         (["--model", "/nowhere"], "There is no model folder '/nowhere'"),
         (["--seeds", "a"], "must be whole numbers"),
+        (["--match-parameters", "2.4X"], "neither a number of parameters"),
+        (["--methods", "bitfit"], "no biases"),
         (["--batch-size", "-2"], "Batch size is -2"),
         (["--columns", "prompt=q"], "has its own columns"),
         (["--columns", "prompt"], "not of the form role=column"),
@@ -84,6 +95,62 @@ def test_methods_variants_and_settings_make_one_request() -> None:
     ]  # fmt: skip
     assert request.seeds == (0, 1)
     assert request.settings.steps == 7
+
+
+def test_a_peft_config_in_a_file_is_a_variant_beside_the_others(tmp_path: Path) -> None:
+    from ftlab.__main__ import build_parser
+
+    file = tmp_path / "c3a.json"
+    file.write_text('{"peft_type": "C3A", "block_size": 64}', encoding="utf-8")
+    alone = ["sweep", "--peft-config", f"{file}:base=int8"]
+    (variant,) = request_from(build_parser().parse_args(alone)).variants
+    assert variant.label == "C3A block_size=64 on int8"
+    beside = [*alone, "--methods", "lora", "--variant", "oft", "--set", "oft.base=nf4"]
+    labels = [v.label for v in request_from(build_parser().parse_args(beside)).variants]
+    assert labels == ["LoRA", "OFT on nf4", "C3A block_size=64 on int8"]
+
+
+def test_matched_parameters_are_said_and_become_ordinary_variants(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    asked: list[SweepRequest] = []
+
+    def take(request: SweepRequest, folder: Path) -> list[RunSpec]:
+        asked.append(request)
+        raise FtlabError("far enough")
+
+    monkeypatch.setattr(sweep, "enqueue_sweep", take)
+    arguments = ["--model", str(tiny_model), "--methods", "lora,hra,ia3", "--match-parameters"]
+    _, _, err = run(capsys, "sweep", *arguments, "lora:r=2")
+    assert [variant.label for variant in asked[0].variants] == [
+        "LoRA alpha=4 r=2",
+        "HRA r=4",
+        "IA3",
+    ]
+    assert "IA3: 384 trainable of 4.1 k, not within 10 %: it has nothing to set its size" in err
+
+
+def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    ends = RunResult("done")
+
+    def finish(store: RunStore, sweep_id: str, console: object) -> None:
+        for found in store.sweep(sweep_id):
+            found.directory.write_result(ends)
+
+    monkeypatch.setattr(sweep, "watch", finish)
+    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
+    arguments = ["sweep", "--model", str(tiny_model), "--methods", "lora,bitfit", "--runs-dir"]
+    status, out, _ = run(capsys, *arguments, str(tmp_path / "a"))
+    assert status == 0
+    assert "not applicable: BitFit: this model has no biases" in " ".join(out.split())
+    ends = RunResult("failed", "by chance")
+    status, _, _ = run(capsys, *arguments, str(tmp_path / "b"))
+    assert status == 1
 
 
 def test_runs_as_json_has_the_promised_keys_and_null_for_what_is_not_measured(

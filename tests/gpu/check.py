@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ftlab.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
@@ -88,12 +89,15 @@ def main() -> int:
         model = make_random_model(Path(scratch) / "model")
         for policy in ("bf16", "mixed"):
             for method in METHODS:
-                row = check(method, policy, model, Path(scratch))
+                try:
+                    row = check(method, policy, model, Path(scratch))
+                except FtlabError as error:  # a method that this model or machine cannot have
+                    row = {"method": method, "policy": policy, "reason": str(error)}
                 print(json.dumps(row), flush=True)
                 rows.append(row)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    peaks = {row["method"]: row["peak_allocated"] for row in rows if row["policy"] == "bf16"}
+    peaks = {row["method"]: row.get("peak_allocated") for row in rows if row["policy"] == "bf16"}
     return 0 if peaks["lora"] < peaks["full"] else 1
 
 

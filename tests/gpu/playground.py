@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import BASE
@@ -120,7 +120,7 @@ def main() -> int:
         runs = Path(scratch) / "runs"
         model = make_random_model(Path(scratch) / "model")
         device = "cuda:0" if options.device == "cuda" else "cpu"
-        panes = {method: train(method, model, runs, device) for method in METHODS}
+        panes = {method: train(method, model, runs, device) for method in CORE}
         engine = Engine(runs, torch.device(device))
         for precision in PRECISIONS:
             row, problems = check(precision, engine, panes, model)

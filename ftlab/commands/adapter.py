@@ -1,0 +1,41 @@
+"""`adapter`: what a run learnt as one zip with a model card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ftlab import units
+from ftlab.commands.options import add_run
+from ftlab.errors import FtlabError
+from ftlab.export.bundle import run_bundle, write_zip
+from ftlab.export.runs import any_run
+
+NAME = "adapter"
+SUMMARY = "write what a run learnt as one zip with a model card"
+DESCRIPTION = """Writes a zip with the weights (safetensors), their configuration and a README.md in
+the form of a model card: results, settings, how to load it, base model and licence. Of a full
+fine-tuning the whole model is in it. No path of this machine goes along.
+
+  python -m ftlab adapter RUN
+  python -m ftlab adapter RUN --merged -o model.zip"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the zip (default: named by the run)"
+    )
+    parser.add_argument(
+        "--merged", action="store_true", help="the model that `merge` made, instead of the adapter"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    bundle = run_bundle(any_run(options.runs_dir, options.run_id), options.merged)
+    target: Path = options.output or Path(f"{bundle.name}.zip")
+    if target.is_dir():
+        raise FtlabError(f"'{target}' is a folder; name a file, as in {target / bundle.name}.zip.")
+    write_zip(bundle, target.absolute())
+    print(f"{target} ({units.format_bytes(target.stat().st_size)})")
+    return 0

@@ -1,0 +1,75 @@
+"""`merge`: an adapter laid into its base for good, and scored again."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from ftlab import units
+from ftlab.commands.options import add_run
+from ftlab.errors import FtlabError
+from ftlab.export.merge_control import cancel_merge, start_merge
+from ftlab.export.merge_words import record_words
+from ftlab.export.runs import any_run
+from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
+
+NAME = "merge"
+SUMMARY = "merge a run's adapter into its base and score the result"
+DESCRIPTION = """Lays what a run learnt into its base in 32 bits, saves the whole model in the run's
+own precision (a run on 4 bits merges into the 16-bit base), and answers the run's held-out examples
+with it, so that the score after merging stands beside the one before. A process of its own does it,
+when the device is free. Ctrl-C cancels.
+
+  python -m ftlab merge RUN
+  python -m ftlab merge RUN -o my-model"""
+
+POLL_SECONDS = 0.3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER",
+        help="a new folder for the model (default: merged/ in the run's own)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print nothing but a JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    merge = start_merge(any_run(options.runs_dir, options.run_id), options.output)
+    console = Console(stderr=True, quiet=options.json)
+    try:
+        follow(merge, console)
+    except KeyboardInterrupt:
+        cancel_merge(merge)
+    record = merge.record()
+    if merge.status() != "done" or record is None:
+        raise FtlabError(f"Not merged: {merge.reason or merge.status()}")
+    if options.json:
+        print(json.dumps(dataclasses.asdict(record), indent=2))
+    else:
+        for sentence in record_words(record):
+            print(sentence)
+        print(f"{merge.target} ({units.format_bytes(record.bytes)})")
+    return 0
+
+
+def follow(merge: MergeDirectory, console: Console) -> None:
+    """Shows what the merge is at until it has ended: a line redrawn, or one line a change."""
+    said = ""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while merge.status() in MERGE_OPEN:
+            now = merge.progress()
+            if console.is_terminal:
+                live.update(now, refresh=True)
+            elif now.partition(",")[0] != said and not console.quiet:
+                said = now.partition(",")[0]
+                print(said, file=sys.stderr)
+            time.sleep(POLL_SECONDS)

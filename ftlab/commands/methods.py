@@ -1,0 +1,99 @@
+"""`methods`: what can be compared, and what each was seen to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ftlab import units
+from ftlab.commands.tables import output_console
+from ftlab.methods.capabilities import Capability, capabilities, is_offered, made_with
+from ftlab.methods.capability_table import COLUMNS, MARKS, answer, footnotes
+from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import MethodSpec
+from ftlab.words import rate_name
+
+NAME = "methods"
+SUMMARY = "list the methods and what each can do"
+DESCRIPTION = (
+    "Lists every method with what it was seen to do on a tiny model; `probe` sees anew.\n"
+    "What was not probed is null in the JSON."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+
+
+def run(options: argparse.Namespace) -> int:
+    known = capabilities()
+    if options.json:
+        print(json.dumps(rows(known), indent=2, ensure_ascii=False))
+        return 0
+    console = output_console()
+    print_methods(known, console, list(METHODS))
+    versions = ", ".join(f"{name} {version}" for name, version in made_with().items())
+    if versions:
+        console.print(f"Probed with {versions}.", highlight=False)
+    return 0
+
+
+def rows(known: Mapping[str, Capability]) -> list[dict[str, Any]]:
+    """One object a method of the registry; its capabilities are null where it was not probed."""
+    unknown = {item.name: None for item in fields(Capability)} | {"reason": "", "note": ""}
+    return [
+        _facts(spec)
+        | (asdict(known[spec.id]) if spec.id in known else unknown | {"id": spec.id})
+        | {"offered": is_offered(known.get(spec.id))}
+        for spec in METHODS.values()
+    ]
+
+
+def _facts(spec: MethodSpec) -> dict[str, Any]:
+    return {
+        "id": spec.id,
+        "label": spec.label,
+        "family": spec.family,
+        "summary": spec.summary,
+        "paper": asdict(spec.paper),
+        "learning_rate": spec.learning_rate,
+        "base_precision": spec.base_precision,
+    }
+
+
+def print_methods(
+    known: Mapping[str, Capability], console: Console, methods: list[str] | None = None
+) -> None:
+    """The table family by family, and under it why something does not work.
+
+    `methods` are the ids to list, those of `known` if `None`.
+    """
+    listed = list(known) if methods is None else methods
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("Family", "Method", "Id"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("Rate", justify="right", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column.head, justify="center")
+    table.add_column("File", justify="right", no_wrap=True)
+    family = ""
+    for method in listed:
+        spec, capability = METHODS[method], known.get(method)
+        first, family = spec.family != family, spec.family
+        marks = [MARKS[answer(capability, item)][0] if capability else "?" for item in COLUMNS]
+        size = units.format_bytes(capability.adapter_bytes if capability else None)
+        shown = spec.family if first else ""
+        table.add_row(shown, spec.label, method, rate_name(spec.learning_rate), *marks, size)
+    console.print(table)
+    legend = "✓ seen to work, ✗ seen not to, – does not apply"
+    console.print(f"{legend}{', ? not probed' if set(listed) - set(known) else ''}.")
+    for method, text in footnotes(known).items():
+        console.print(
+            f"{METHODS[method].label}: {text}", markup=False, highlight=False, soft_wrap=True
+        )

@@ -1,0 +1,189 @@
+"""`predict`: what methods would take on a model, before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from ftlab import units
+from ftlab.commands.options import named_methods
+from ftlab.commands.tables import output_console
+from ftlab.methods.registry import CORE, METHODS
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction.adapters import read_adapter
+from ftlab.prediction.cards import HERE, Card, cards, find_card
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.fit import fit
+from ftlab.prediction.question import AdapterType, Attention, Packing, Prediction, Step, WeightType
+from ftlab.prediction.questions import ask_about
+from ftlab.prediction.source import find_config
+from ftlab.runs.spec import OPTIMIZERS
+
+NAME = "predict"
+SUMMARY = "what methods would take on any model: parameters, file, peak memory"
+DESCRIPTION = f"""Predicts from a model's config.json alone, without its weights and without a
+GPU: trainable parameters and file size exactly, and the peak memory of a training step on CUDA by
+simulating it.
+
+The step is the standard loop of published measurements (logits of all positions, AdamW); with
+--completion-tokens it is ftlab's own, which computes the logits that carry loss alone.
+
+  python -m ftlab predict --model meta-llama/Llama-3.1-8B --methods full,lora,qlora --length 1024
+  python -m ftlab predict --model ./config.json --methods all --completion-tokens 40 --json
+
+methods: {", ".join(METHODS)}"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = Step(length=256)
+    parser.add_argument(
+        "--model",
+        default=BUNDLED_ID,
+        help="a model of the catalogue, a Hub id, a folder or its config.json",
+    )
+    parser.add_argument(
+        "--methods", metavar="A,B", help=f"methods, or all (default: {','.join(CORE)})"
+    )
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="lora:r=4",
+        help="a method with hyperparameters; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peft-config", action="append", default=[], metavar="FILE.json",
+        help="an adapter by its PeftConfig as JSON; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--length", type=int, default=default.length, help="tokens of a row (256)")
+    parser.add_argument("--batch", type=int, default=default.batch, help="rows of a batch (4)")
+    parser.add_argument("--accumulation", type=int, default=default.accumulation, help="(1)")
+    parser.add_argument(
+        "--completion-tokens", type=int, metavar="N",
+        help="tokens of a row that carry loss: ftlab's own step instead of the standard loop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=get_args(WeightType), default=default.weights,
+        help="of the base's weights (bf16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--adapter-dtype", choices=get_args(AdapterType), default=default.adapters,
+        help="of adapters: fp32, or the base's (PEFT's autocast_adapter_dtype off)",
+    )  # fmt: skip
+    parser.add_argument("--attention", choices=get_args(Attention), default=default.attention)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=default.optimizer)
+    parser.add_argument(
+        "--base-precision", choices=get_args(Packing),
+        help="hold the frozen base in 4 or 8 bits (default: as the method does)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", metavar="CARD",
+        help=f"say whether it fits: {', '.join(card.id for card in cards())}, or {HERE} for this "
+        "machine's GPU",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
+
+
+def run(options: argparse.Namespace) -> int:
+    card = find_card(options.device) if options.device else None
+    found = find_config(options.model)
+    step = Step(
+        length=options.length,
+        batch=options.batch,
+        completion_tokens=options.completion_tokens,
+        weights=options.dtype,
+        attention=options.attention,
+        checkpointing=options.checkpointing,
+        optimizer=options.optimizer,
+        packing=options.base_precision,
+        accumulation=options.accumulation,
+        adapters=options.adapter_dtype,
+    )
+    questions = ask_about(found.config, variants_of(options), step)
+    with Predictor() as predictor:
+        rows = dict(predictor.ask(questions))
+    ordered = [rows[place] for place in sorted(rows)]
+    if options.json:
+        print(json.dumps([_as_json(row, card) for row in ordered], indent=2))
+    else:
+        print_predictions(found.label, ordered, output_console(), card)
+    return 0 if any(row.trainable_params is not None for row in ordered) else 1
+
+
+def _as_json(row: Prediction, card: Card | None) -> dict[str, Any]:
+    fields = dataclasses.asdict(row)
+    if card is not None:
+        peak = row.peak_reserved_bytes
+        found = None if peak is None else fit(peak, card)
+        fields |= {
+            "device": card.label,
+            "verdict": found and found.verdict,
+            "margin_bytes": found and found.margin_bytes,
+        }
+    return fields
+
+
+def variants_of(options: argparse.Namespace) -> list[Variant]:
+    """The variants that the options name; the four to start with where they name none."""
+    return [
+        *named_methods(options.methods, bool(options.variant or options.peft_config)),
+        *map(parse_variant, options.variant),
+        *map(read_adapter, options.peft_config),
+    ]
+
+
+def print_predictions(
+    label: str, rows: list[Prediction], console: Console, card: Card | None = None
+) -> None:
+    """A table for people, with a verdict on the card, and under it why a row is incomplete."""
+    table = Table(box=None, header_style="bold", pad_edge=False, title=label, title_justify="left")
+    table.add_column("Method", no_wrap=True)
+    for name in ("Trainable", "Share", "File", "Allocated", "Reserved", "Weights", "Gradients",
+                 "Optimizer", "Activations", "Temporary"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    if card is not None:
+        table.add_column(card.label, no_wrap=True)
+    for row in rows:
+        share = None
+        if row.trainable_params is not None and row.total_params:
+            share = row.trainable_params / row.total_params
+        table.add_row(
+            row.label,
+            units.format_count(row.trainable_params),
+            units.format_share(share),
+            units.format_bytes(row.adapter_bytes),
+            units.format_bytes(row.peak_allocated_bytes),
+            units.format_bytes(row.peak_reserved_bytes),
+            *(
+                units.format_bytes(row.anatomy.get(part))
+                for part in ("weights", "gradients", "optimizer", "activations", "temporary")
+            ),
+            *([] if card is None else [_verdict(row, card)]),
+        )
+    console.print(table)
+    console.print(
+        "Predicted, for one training step on CUDA: bytes that tensors take (allocated) and that "
+        "torch asks the driver for (reserved); CUDA's own context comes on top.",
+        highlight=False,
+    )
+    if card is not None:
+        console.print(
+            f"{card.label} has {units.format_bytes(card.memory_bytes)}, of which CUDA's context "
+            f"takes about {units.format_bytes(card.context_bytes)}.",
+            highlight=False,
+        )
+    for row in rows:
+        if row.reason:
+            console.print(f"{row.label}: {row.reason}", markup=False, highlight=False)
+
+
+def _verdict(row: Prediction, card: Card) -> str:
+    if row.peak_reserved_bytes is None:
+        return units.DASH
+    found = fit(row.peak_reserved_bytes, card)
+    side = "left" if found.margin_bytes >= 0 else "short"
+    return f"{found.verdict}, {units.format_bytes(abs(found.margin_bytes))} {side}"

@@ -1,0 +1,72 @@
+"""`probe`: try on a tiny model what each method can do, and write the table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from ftlab.commands.methods import print_methods
+from ftlab.commands.tables import output_console
+from ftlab.errors import FtlabError
+from ftlab.methods import capabilities
+from ftlab.methods.capabilities import Capability
+from ftlab.methods.capability_table import put_into, readme_table
+from ftlab.methods.registry import METHODS, get_method
+from ftlab.paths import assets_folder
+
+NAME = "probe"
+SUMMARY = "try what each method can do, on a tiny model"
+DESCRIPTION = (
+    "Trains each method for 20 steps on a tiny Llama, saves it, loads it in a fresh process, has\n"
+    "it answer, merges it, and tries it on 4 and 8 bits and with gradient checkpointing."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--methods", metavar="A,B", help="only these, by commas (default: all)")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write assets/capabilities.json and the README's table (of some methods: their rows)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    names = list(filter(None, (name.strip() for name in (options.methods or "").split(","))))
+    chosen = [get_method(name).id for name in names] or list(METHODS)
+    found = _probe(chosen)
+    print_methods(found, output_console())
+    if options.write:
+        _write(found)
+    return 0
+
+
+def _probe(methods: list[str]) -> dict[str, Capability]:
+    os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    import logging
+
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from ftlab.training.probe import probe
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says each int8 product is one
+    torch.set_num_threads(1)  # the model is too small for two
+    with tempfile.TemporaryDirectory() as folder:
+        return probe(methods, Path(folder))
+
+
+def _write(found: dict[str, Capability]) -> None:
+    readme = assets_folder().parent / "README.md"
+    if not readme.is_file():
+        raise FtlabError("There is no README.md beside assets/: write from a checkout of ftlab.")
+    known = capabilities.capabilities() | found
+    capabilities.write_capabilities(known[method] for method in METHODS if method in known)
+    table = readme_table(capabilities.capabilities(), capabilities.made_with())
+    text = put_into(readme.read_text(encoding="utf-8"), table)
+    readme.write_text(text, encoding="utf-8")

@@ -1,0 +1,77 @@
+"""`report`: a sweep as one HTML file to send, and its savings card as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ftlab import units
+from ftlab.commands.options import add_runs_folder
+from ftlab.errors import FtlabError
+from ftlab.paths import recorded_folder
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep_data import SweepData, sweep_data
+
+NAME = "report"
+SUMMARY = "write a sweep as one HTML file, and its savings card as a picture"
+DESCRIPTION = """Writes one self-contained HTML file: the savings card, the table, figures, answers
+side by side, what was held equal, and the command that runs the sweep again. It opens without a
+network and prints to PDF. SWEEP is a sweep's id as `python -m ftlab runs` and the page name it.
+
+  python -m ftlab report SWEEP -o report.html
+  python -m ftlab report SWEEP --variant QLoRA --card card.png"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="id of a sweep: own, recorded or imported")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE",
+        help="where the report is written (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="write the savings card too: .png or .svg"
+    )
+    parser.add_argument(
+        "--variant", metavar="NAME", help="what the card is about, as in QLoRA (default: the best)"
+    )
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    # Here, as plotly takes a while to import: every other command would wait for it.
+    from ftlab.report.card.content import card_of
+    from ftlab.report.sweep import check_reportable, sweep_report, unreadable_notes
+    from ftlab.report.writing import (
+        check_card_target,
+        check_report_target,
+        write_card,
+        write_report,
+    )
+
+    check_report_target(options.output)
+    if options.card is not None:
+        check_card_target(options.card)
+    store = RunStore(options.runs_dir.resolve(), recorded_folder())
+    data = sweep_data(store, options.sweep)
+    check_reportable(data)
+    _check_variant(data, options.variant)
+    notes = unreadable_notes(store, data.sweep_id)
+    for note in notes:
+        print(f"ftlab: {note}", file=sys.stderr)
+    write_report(options.output, sweep_report(data, options.variant, notes))
+    card = card_of(data, options.variant)
+    print(card.sentence)
+    print(f"{options.output} ({units.format_bytes(options.output.stat().st_size)})")
+    if options.card is not None:
+        write_card(options.card, card)
+        print(options.card)
+    return 0
+
+
+def _check_variant(data: SweepData, variant: str | None) -> None:
+    names = list(dict.fromkeys(data.table.loc[data.table["status"] == "done", "variant"]))
+    if variant is not None and variant not in names:
+        raise FtlabError(
+            f"No variant '{variant}' of the sweep is done; done are: {', '.join(names)}."
+        )

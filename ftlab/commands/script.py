@@ -1,0 +1,36 @@
+"""`script`: a run as a Python script on plain transformers and peft."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ftlab.commands.options import add_run
+from ftlab.export.runs import any_run
+
+NAME = "script"
+SUMMARY = "write a run as a Python script without ftlab"
+DESCRIPTION = """Writes reproduce.py, which trains the same with plain transformers and peft and
+prints the loss of every step, and examples.jsonl, the examples in the order of the steps. Recorded
+runs have a script too: no weights are needed.
+
+  python -m ftlab script RUN -o my-run
+  python my-run/reproduce.py"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("."), metavar="FOLDER",
+        help="where the two files are written (%(default)s)",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    found = any_run(options.runs_dir, options.run_id)
+    # Here, as it imports torch: every other command would wait for it.
+    from ftlab.export.script import write_reproduction
+
+    for path in write_reproduction(found, options.output):
+        print(path)
+    return 0

@@ -1,0 +1,223 @@
+"""`tune`: try a short ladder of learning rates, and suggest one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ftlab.commands.options import add_runs_folder, named_methods
+from ftlab.commands.sweep import parse_columns, parse_seeds
+from ftlab.commands.tables import output_console, print_ladder
+from ftlab.commands.watch import watch
+from ftlab.errors import FtlabError
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant, apply_settings
+from ftlab.models.bundled import ensure_bundled
+from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.spec import DTYPE_POLICIES, RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep import enqueue_sweep
+from ftlab.tasks.reference import parse_task, with_columns
+from ftlab.tuning.document import write_document
+from ftlab.tuning.ladder import around, between, parse_rates
+from ftlab.tuning.reading import Tuned, latest_ladders, tuned_of
+from ftlab.tuning.suggest import EXTENSIONS, extension
+
+NAME = "tune"
+SUMMARY = "find a learning rate: a short ladder on the tuning examples"
+DESCRIPTION = f"""Trains a method at several learning rates, each a run of its own, and measures the
+loss on the task's tuning examples, never on the held-out ones. It suggests the rate with the lowest
+loss; of rates within noise of it, the smallest. A ladder whose best rate is at its end goes on by
+one rate, {EXTENSIONS} times at most.
+
+  python -m ftlab tune --method lora --task sql
+  python -m ftlab tune --method lora,dora --task my.csv --from 1e-4 --to 1e-2 --points 5
+  python -m ftlab tune --method all --show
+
+methods: {", ".join(METHODS)}"""
+
+_DEFAULTS = TrainingSettings(eval_split="tuning", eval_answers=False)
+_POINTS = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is tuned")
+    what.add_argument("--method", required=True, metavar="A,B", help="methods by commas, or all")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="lora.r=16", dest="settings",
+        help="a hyperparameter of a method; repeatable",
+    )  # fmt: skip
+    what.add_argument("--model", default=BUNDLED_ID, help="'bundled', a folder or a Hub id")
+    what.add_argument("--task", default="sql", help="as of sweep (%(default)s)")
+    what.add_argument("--columns", metavar="prompt=q,completion=a", help="as of sweep")
+    what.add_argument("--seeds", default="0", metavar="0,1,2", help="each rate runs once a seed")
+    ladder = parser.add_argument_group(
+        "the ladder", "Without these, rates around the method's own, three times apart."
+    )
+    ladder.add_argument("--rates", metavar="A,B", help="the learning rates themselves")
+    ladder.add_argument("--from", type=float, dest="low", metavar="RATE", help="the lowest rate")
+    ladder.add_argument("--to", type=float, dest="high", metavar="RATE", help="the highest")
+    ladder.add_argument(
+        "--points", type=int, default=_POINTS, metavar="N", help="how many (%(default)s)"
+    )
+    how = parser.add_argument_group("settings, the same for all")
+    how.add_argument("--steps", type=int, default=_DEFAULTS.steps, help="(%(default)s)")
+    how.add_argument("--batch-size", type=int, default=_DEFAULTS.batch_size, help="(%(default)s)")
+    how.add_argument("--max-length", type=int, default=_DEFAULTS.max_length, help="(%(default)s)")
+    how.add_argument(
+        "--eval-examples", type=int, default=_DEFAULTS.eval_examples,
+        help="tuning examples that the loss is taken on (%(default)s)",
+    )  # fmt: skip
+    how.add_argument("--dtype-policy", choices=tuple(DTYPE_POLICIES), default="bf16")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
+    out = parser.add_argument_group("output")
+    out.add_argument(
+        "--show", action="store_true", help="run nothing: show what the runs of the folder say"
+    )
+    out.add_argument("--write", type=Path, metavar="FILE", help="write the ladders as Markdown too")
+    out.add_argument("--json", action="store_true", help="print nothing but a JSON list of ladders")
+    add_runs_folder(out)
+
+
+def run(options: argparse.Namespace) -> int:
+    folder: Path = options.runs_dir.resolve()
+    variants, request = _variants(options), _request(options)
+    rates = _rates(options)
+    if options.show:
+        found = _known(RunStore(folder), variants, request)
+    else:
+        if parse_model(request.model).kind == "bundled":
+            ensure_bundled(lambda line: print(line, file=sys.stderr))
+        console = Console(stderr=True, quiet=options.json)
+        found = []
+        for variant in variants:
+            ladder = rates or around(variant.spec.learning_rate, options.points)
+            tuned = _tune(variant, ladder, request, folder, console)
+            found.append(tuned)
+            if not options.json:
+                print_ladder(tuned, output_console())
+    if options.json:
+        print(json.dumps([tuned.to_json() for tuned in found], indent=2, ensure_ascii=False))
+    elif options.show:
+        for tuned in found:
+            print_ladder(tuned, output_console())
+    if options.write is not None:
+        write_document(options.write, found, _command(options, request))
+    return 0 if all(_is_answered(tuned) for tuned in found) else 1
+
+
+def _tune(
+    variant: Variant,
+    rates: tuple[float, ...],
+    request: SweepRequest,
+    folder: Path,
+    console: Console,
+) -> Tuned:
+    """Runs the ladder, and what it is extended by, as one sweep."""
+    specs: list[RunSpec] = []
+    for extended in range(EXTENSIONS + 1):
+        asked = replace(request, variants=tuple(replace(variant, learning_rate=r) for r in rates))
+        known = [spec.run_id for spec in specs]
+        specs += enqueue_sweep(asked, folder, onto=specs)
+        start_dispatcher(folder)
+        store = RunStore(folder)
+        sweep_id = specs[0].sweep_id
+        try:
+            watch(store, sweep_id, console, known)
+        except KeyboardInterrupt:
+            request_cancel(folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
+            print("ftlab: cancelling what is left of the ladder …", file=sys.stderr)
+            watch(store, sweep_id, console, known)
+            raise
+        tuned = tuned_of(store.sweep(sweep_id))
+        assert tuned is not None
+        further = extension(tuned.points)
+        if further is None or extended == EXTENSIONS:
+            return tuned
+        rates = (further,)
+    raise AssertionError("a ladder ends with its last extension")
+
+
+def _is_answered(tuned: Tuned) -> bool:
+    """Whether a rate is suggested, or there is nothing to suggest one for."""
+    return tuned.suggestion.rate is not None or all(
+        point.status == "not_applicable" for point in tuned.points
+    )
+
+
+def _known(store: RunStore, variants: list[Variant], request: SweepRequest) -> list[Tuned]:
+    ladders = latest_ladders(store.runs())
+    found = [
+        tuned
+        for variant in variants
+        for tuned in ladders
+        if tuned.variant == variant
+        and (tuned.runs[0].spec.model, tuned.runs[0].spec.task) == (request.model, request.task)
+    ]
+    if not found:
+        raise FtlabError(
+            f"No run in {store.folder} was measured on the tuning examples of "
+            f"{request.task.label} with these methods; run tune without --show first."
+        )
+    return found
+
+
+def _command(options: argparse.Namespace, request: SweepRequest) -> str:
+    """What asks for these runs; settings that a later version may choose otherwise are said."""
+    ends = [("rates", options.rates), ("from", options.low), ("to", options.high)]
+    settings = [
+        ("method", options.method), ("task", options.task),
+        *[(name, value) for name, value in ends if value is not None],
+        ("points", options.points), ("steps", request.settings.steps),
+        ("batch-size", request.settings.batch_size),
+        ("eval-examples", request.settings.eval_examples), ("seeds", options.seeds),
+    ]  # fmt: skip
+    return "python -m ftlab tune " + " ".join(
+        f"--{name} {shlex.quote(str(value))}" for name, value in settings
+    )
+
+
+def _request(options: argparse.Namespace) -> SweepRequest:
+    return SweepRequest(
+        model=parse_model(options.model).name,
+        task=with_columns(parse_task(options.task), parse_columns(options.columns)),
+        variants=(),
+        settings=replace(
+            _DEFAULTS,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            eval_examples=options.eval_examples,
+        ),
+        dtype_policy=options.dtype_policy,
+        device=options.device,
+        seeds=parse_seeds(options.seeds),
+    )
+
+
+def _variants(options: argparse.Namespace) -> list[Variant]:
+    variants = named_methods(options.method, others=False)
+    if not variants:
+        raise FtlabError(f"No method is named; methods: {', '.join(METHODS)}.")
+    return apply_settings(variants, options.settings)
+
+
+def _rates(options: argparse.Namespace) -> tuple[float, ...] | None:
+    """The ladder that is asked for; `None`: around each method's own rate."""
+    ends = options.low, options.high
+    if options.rates and ends != (None, None):
+        raise FtlabError("Give the rates themselves or the two ends of a ladder, not both.")
+    if options.rates:
+        return parse_rates(options.rates)
+    if (options.low is None) != (options.high is None):
+        raise FtlabError("A ladder has two ends: give both --from and --to.")
+    if options.low is None:
+        return None
+    return between(options.low, options.high, options.points)

@@ -1,0 +1,130 @@
+"""`predict` on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.__main__ import main
+from ftlab.commands import predict
+from ftlab.prediction.question import Prediction, Question
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 320,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+FIELDS = {
+    "method", "label", "trainable_params", "total_params", "adapter_bytes", "peak_allocated_bytes",
+    "peak_reserved_bytes", "anatomy", "how", "seconds", "reason",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    return str(tmp_path / "config.json")
+
+
+class Answers:
+    """Stands in for the process that predicts."""
+
+    asked: Sequence[Question] = ()
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+        Answers.asked = questions
+        for place in reversed(range(len(questions))):  # they may come in any order
+            variant = questions[place].variant
+            yield place, Prediction(
+                variant.method, variant.label, 10, 1_000, 64, 20 << 30, 21 << 30,
+                {"weights": 20 << 30}, "simulated", 0.1,
+            )  # fmt: skip
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> type[Answers]:
+    monkeypatch.setattr(predict, "Predictor", Answers)
+    return Answers
+
+
+def test_a_real_prediction_is_a_json_list_and_nothing_else(
+    config: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", config, "--methods", "lora,bitfit", "--length", "64", "--json"]
+    assert main(["predict", *given]) == 0
+    lora, bitfit = json.loads(capfd.readouterr().out)
+    assert set(lora) == FIELDS
+    assert (lora["method"], lora["how"], lora["reason"]) == ("lora", "simulated", "")
+    assert lora["peak_reserved_bytes"] >= lora["peak_allocated_bytes"] > 0
+    assert "bias" in bitfit["reason"]
+    assert bitfit["peak_reserved_bytes"] is None
+
+
+def test_every_option_is_in_the_question(answered: type[Answers], tmp_path: Path) -> None:
+    (tmp_path / "c3a.json").write_text('{"peft_type": "C3A", "block_size": 64}')
+    given = [
+        *("--model", "gpt2", "--variant", "lora:r=4", "--length", "512", "--batch", "2"),
+        *("--accumulation", "3", "--completion-tokens", "32", "--dtype", "fp16"),
+        *("--attention", "eager", "--checkpointing", "--optimizer", "adamw_8bit"),
+        *("--base-precision", "nf4", "--json"),
+    ]
+    assert main(["predict", *given, "--peft-config", str(tmp_path / "c3a.json")]) == 0
+    lora, c3a = answered.asked
+    assert lora.config["model_type"] == "gpt2"
+    assert (lora.variant.label, c3a.variant.method) == ("LoRA r=4 on nf4", "peft")
+    step = lora.step
+    assert (step.length, step.batch, step.accumulation, step.completion_tokens) == (512, 2, 3, 32)
+    assert (step.weights, step.attention, step.checkpointing) == ("fp16", "eager", True)
+    assert (step.optimizer, step.packing) == ("adamw_8bit", "nf4")
+
+
+def test_rows_stand_in_the_order_in_which_they_were_asked(
+    answered: type[Answers], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--methods", "full,lora,qlora", "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in rows] == ["full", "lora", "qlora"]
+
+
+def test_a_card_is_judged_with_the_margin(
+    answered: type[Answers], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for card, verdict in (("rtx-4090", "fits"), ("l4", "tight"), ("t4", "does not fit")):
+        assert main(["predict", "--methods", "lora", "--device", card, "--json"]) == 0
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["verdict"] == verdict
+        assert (row["margin_bytes"] < 0) == (verdict == "does not fit")
+    assert main(["predict", "--methods", "lora", "--device", "t4"]) == 0
+    shown = capsys.readouterr().out
+    assert "does not fit, 6.94 GB short" in shown
+    assert "Tesla T4 has 16.11 GB" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--model", "no/such\x00"], "NUL"),
+        (["--methods", "nothing"], "nothing"),
+        (["--length", "0"], "length is 0"),
+        (["--device", "rtx-409"], "rtx-4090"),
+        (["--base-precision", "nf4", "--methods", "full"], "cannot be held in nf4"),
+        (["--completion-tokens", "300", "--length", "64"], "can carry loss"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_status_2(
+    given: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", *given]) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said

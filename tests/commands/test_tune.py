@@ -1,0 +1,111 @@
+"""`tune`: real runs on a tiny model, and what it refuses and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from ftlab.__main__ import main
+from ftlab.runs.directory import run_directories
+from ftlab.runs.result import RunResult
+from ftlab.runs.store import RunStore
+from ftlab.training.run import RunRecord, execute
+
+SMALL = (
+    "--steps", "4", "--batch-size", "2", "--max-length", "128", "--eval-examples", "4",
+    "--dtype-policy", "fp32", "--device", "cpu",
+)  # fmt: skip
+
+
+def work_here(folder: Path) -> None:
+    """Does in this process what the dispatcher would have workers do."""
+    for directory in run_directories(folder):
+        if directory.is_untouched:
+            record = RunRecord()
+            with redirect_stdout(sys.stderr):
+                execute(directory.spec(), directory, record, lambda event: None)
+            directory.write_result(record.result("done"))
+
+
+@pytest.fixture
+def tune(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    monkeypatch.setattr("ftlab.commands.tune.start_dispatcher", work_here)
+    where = ["--model", str(tiny_model), "--task", str(task_file), "--runs-dir", str(tmp_path)]
+    return ["tune", "--method", "lora", *where, *SMALL]
+
+
+def test_rates_are_run_on_the_tuning_split_and_one_is_suggested(
+    tune: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ftlab.commands.tune.EXTENSIONS", 0)
+    assert main([*tune, "--rates", "1e-4,3e-2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    losses = {point["learning_rate"]: point["loss"] for point in found["points"]}
+    assert losses[3e-2] < losses[1e-4] < found["base_loss"]
+    assert found["suggested"] == 3e-2
+    runs = RunStore(tmp_path).runs()
+    assert len({run.spec.sweep_id for run in runs}) == 1
+    assert sum(run.spec.is_base for run in runs) == 1
+    assert {run.spec.settings.eval_split for run in runs} == {"tuning"}
+    assert {run.result.measures.score_after for run in runs if run.result} == {None}
+    page = tmp_path / "rates.md"
+    assert main([*tune, "--show", "--write", str(page)]) == 0
+    shown = capsys.readouterr().out
+    assert "← suggested" in shown
+    assert "█" in shown
+    assert f"| LoRA | {found['base_loss']:.3f} | 1e-4: {losses[1e-4]:.3f}" in page.read_text()
+    assert len(RunStore(tmp_path).runs()) == len(runs)
+
+
+def test_a_ladder_goes_on_twice_at_most_and_a_method_without_a_rate_ends_with_status_1(
+    tune: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def all_diverge(folder: Path) -> None:
+        for directory in run_directories(folder):
+            if directory.is_untouched:
+                directory.write_result(RunResult("diverged", "The loss rose."))
+
+    monkeypatch.setattr("ftlab.commands.tune.start_dispatcher", all_diverge)
+    assert main([*tune, "--rates", "1e-2,1e-1"]) == 1
+    rates = sorted(run.spec.learning_rate or 0 for run in RunStore(tmp_path).runs())
+    assert rates == [0, 1e-4, 1e-3, 1e-2, 1e-1]
+    out = capsys.readouterr().out
+    assert "Every run diverged, also at 1e-4" in out
+    assert out.count("The loss rose.") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--method", "lorra"], "There is no method 'lorra'"),
+        (["--method", ","], "No method is named"),
+        (["--method", "lora", "--rates", "fast"], "Rates 'fast' must be numbers"),
+        (["--method", "lora", "--from", "1e-3"], "give both --from and --to"),
+        (["--method", "lora", "--rates", "1e-3", "--to", "1e-2"], "not both"),
+        (["--method", "lora", "--steps", "0"], "Steps is 0"),
+        (["--method", "lora", "--set", "lora.rank=4"], "has no hyperparameter 'rank'"),
+        (["--method", "bitfit"], "no biases"),
+        (["--method", "lora", "--show"], "run tune without --show first"),
+        ([], "--method"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line_and_status_2_and_queues_nothing(
+    arguments: list[str], part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    try:
+        status = main(["tune", "--runs-dir", str(tmp_path), *arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    _, err = capsys.readouterr()
+    assert status == 2
+    assert part in err
+    assert len(err.strip().splitlines()) == 1
+    assert not run_directories(tmp_path)
