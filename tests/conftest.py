@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import promises
+
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
@@ -62,6 +64,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
+    promises.start(config)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    promises.add_option(parser)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    promises.finish(config)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    promises.note_markers(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
