@@ -26,6 +26,7 @@ from ftlab.commands import (
     push,
     record,
     report,
+    resume,
     runs,
     script,
     specialists,
@@ -36,7 +37,7 @@ from ftlab.errors import FtlabError
 
 COMMANDS = (
     app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
-    methods, model, probe, specialists, record, import_results,
+    resume, methods, model, probe, specialists, record, import_results,
 )  # fmt: skip
 
 

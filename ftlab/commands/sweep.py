@@ -21,6 +21,7 @@ from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.resolve import resolve_model
 from ftlab.models.shape import shape_of_model
+from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
@@ -132,6 +133,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--eval-every", type=int, default=_DEFAULTS.eval_every, metavar="STEPS",
                      help=f"score up to {CURVE_EXAMPLES} of them every so many steps as well, "
                      "outside of time and memory; 0 is never (%(default)s)")  # fmt: skip
+    how.add_argument("--checkpoint-every", type=int, default=None, metavar="STEPS",
+                     help="keep what a run needs to be resumed every so many steps; 0 is never "
+                     f"(every {AUTOMATIC_EVERY} from {AUTOMATIC_FROM} steps on)")  # fmt: skip
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     out = parser.add_argument_group("output")
     out.add_argument(
@@ -170,6 +174,7 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
             eval_split=options.eval_split,
             eval_answers=options.eval_answers,
             eval_every=options.eval_every,
+            checkpoint_every=options.checkpoint_every,
             report_to=parse_trackers(options.report_to),
         ),
         dtype_policy=options.dtype_policy,

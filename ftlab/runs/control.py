@@ -44,7 +44,7 @@ def ensure_dispatcher(runs_folder: Path) -> None:
 
     Raises `FtlabError` if the folder cannot be written.
     """
-    if not any(run.is_untouched for run in run_directories(runs_folder)):
+    if not any(run.is_waiting for run in run_directories(runs_folder)):
         return
     try:
         lock = dispatcher_lock(runs_folder)

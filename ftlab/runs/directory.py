@@ -7,6 +7,8 @@ result.json     written once, by atomic rename, at the end
 samples.jsonl   held-out prompts answered before and after training
 adapter/        PEFT's own format, or the full model
 merged/         the adapter laid into its base for good, where somebody asked for it
+checkpoints/    what the training needs to go on from, gone once the run is done; never exported
+resume          there while the run waits to go on from its last checkpoint
 annotations.json  what people add afterwards: tags, a note, whether it is put away
 """
 
@@ -76,9 +78,19 @@ class RunDirectory:
         return self.path / "merged"
 
     @property
-    def is_untouched(self) -> bool:
-        """True until a worker has begun on it or it has ended."""
-        return not (self.metrics_file.exists() or self.result_file.exists())
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def resume_file(self) -> Path:
+        return self.path / "resume"
+
+    @property
+    def is_waiting(self) -> bool:
+        """True until a worker has begun on it or it has ended, and where it is to be resumed."""
+        if self.result_file.exists():
+            return False
+        return self.resume_file.exists() or not self.metrics_file.exists()
 
     @property
     def partial_adapter(self) -> Path:
@@ -151,6 +163,8 @@ class RunDirectory:
                 return "running"
         elif is_alive(*worker):
             return "running"
+        elif self.resume_file.exists():
+            return "queued"
         late = self.result()  # written between the two looks
         return late.status if late is not None else "interrupted"
 

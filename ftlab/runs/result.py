@@ -121,6 +121,7 @@ class RunResult:
     `memory_at_end` holds bytes before and after the process was ended by a cancel. `anatomy` is
     what the training peak was made of, bytes by part (`ANATOMY`), and `predicted_anatomy` what it
     would have been predicted to be; both empty where they are not known.
+    `resumed` are the steps at which the run went on from a checkpoint.
     `general_losses` is the loss of each passage of unrelated text, so that runs can be paired.
     """
 
@@ -135,6 +136,7 @@ class RunResult:
     anatomy: dict[str, int] = field(default_factory=dict)
     predicted_anatomy: dict[str, int] = field(default_factory=dict)
     general_losses: tuple[float, ...] = ()
+    resumed: tuple[int, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     finished_at: float = 0.0

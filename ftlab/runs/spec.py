@@ -49,7 +49,8 @@ class TrainingSettings:
     `steps` counts optimizer steps; `max_length` tokens of prompt and completion together;
     `eval_examples` examples of `eval_split` are scored; without `eval_answers` only their loss is
     taken, which is much quicker. `eval_every` steps loss and score are taken of some of them as
-    well, for the curve over the steps; 0 is never.
+    well, for the curve over the steps; 0 is never. `checkpoint_every` steps the training is kept,
+    so that it can go on after it was cut off; 0 is never, `None` leaves it to the number of steps.
     `learning_rate` `None` means each method's own. `report_to` names where losses are logged to as
     well.
     """
@@ -71,6 +72,7 @@ class TrainingSettings:
     eval_split: EvalSplit = "held_out"
     eval_answers: bool = True
     eval_every: int = 0
+    checkpoint_every: int | None = None
     report_to: tuple[Tracker, ...] = ()
 
 
@@ -142,7 +144,7 @@ _RUN_SPEC = TypeAdapter(RunSpec)
 
 
 # Left out where they say nothing: a version that does not know them refuses what it does not know.
-_LATER_SETTINGS = ("report_to", "eval_split", "eval_answers", "eval_every")
+_LATER_SETTINGS = ("report_to", "eval_split", "eval_answers", "eval_every", "checkpoint_every")
 
 
 def dump_spec(spec: RunSpec) -> bytes:

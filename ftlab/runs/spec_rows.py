@@ -6,6 +6,7 @@ from typing import Any
 
 from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
+from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
 from ftlab.words import rate_name
 
@@ -13,6 +14,7 @@ from ftlab.words import rate_name
 def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
     """Method, hyperparameters and training settings, by the words that the form uses."""
     s = spec.settings
+    kept = checkpoint_interval(s) if spec.variant else 0
     own = spec.variant.values() if spec.variant else {}
     return [
         ("Method", label_of(spec.method)),
@@ -28,6 +30,7 @@ def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
         ("Checkpointing", "gradient checkpointing" if s.gradient_checkpointing else "off"),
         _measured_on(s),
         *([("Evaluated between", f"every {s.eval_every} steps")] if s.eval_every else []),
+        *([("Kept", f"every {kept} steps, to be resumed")] if kept else []),
         ("Dtype", f"{spec.dtype_policy}: {DTYPE_POLICIES.get(spec.dtype_policy, '')}"),
         ("Base held in", spec.base_precision or "the dtype policy's own"),
         ("Model", model_label(spec.model)),

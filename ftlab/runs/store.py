@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ftlab.errors import FtlabError, one_line
 from ftlab.methods.registry import get_method
 from ftlab.runs.annotations import Annotations, changed_at, read_annotations
+from ftlab.runs.checkpoints import newest_checkpoint
 from ftlab.runs.comparable import Conditions, conditions_of
 from ftlab.runs.directory import RunDirectory, find_run, run_directories
 from ftlab.runs.published import PublishedRun, read_published
@@ -35,6 +36,7 @@ class Run:
     origin: Origin = "measured"
     annotations: Annotations = field(default_factory=Annotations)
     annotated_at: int = 0
+    ended_at: int = 0
 
     @property
     def run_id(self) -> str:
@@ -49,8 +51,18 @@ class Run:
         if self.result is not None:
             return self.result.reason
         if self.status == "interrupted":
-            return "The worker ended without a result; its log has the last lines."
+            reason = "The worker ended without a result; its log has the last lines."
+            step = self.resumes_from
+            return reason if step is None else f"{reason} Resume goes on from step {step:,}."
         return ""
+
+    @cached_property
+    def resumes_from(self) -> int | None:
+        """The step that the run would go on from; `None` where it cannot or need not."""
+        if self.is_open or self.status == "done":
+            return None
+        checkpoint = newest_checkpoint(self.directory)
+        return None if checkpoint is None else checkpoint.step
 
     @cached_property
     def conditions(self) -> Conditions:
@@ -198,14 +210,14 @@ class RunStore:
 
     def _read(self, directory: RunDirectory) -> Run:
         run = self._ended.get(directory.run_id)
-        if run is None or run.annotated_at != changed_at(directory.annotations_file):
+        if run is None or (run.annotated_at, run.ended_at) != _changed_at(directory):
             return read_run(directory)
         return run
 
 
 def read_run(directory: RunDirectory) -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
-    annotated = changed_at(directory.annotations_file)
+    annotated, ended = _changed_at(directory)
     spec = directory.spec()
     if spec.variant is not None:
         get_method(spec.variant.method)  # a record of a method that is no longer known
@@ -220,7 +232,13 @@ def read_run(directory: RunDirectory) -> Run:
         result,
         annotations=read_annotations(directory),
         annotated_at=annotated,
+        ended_at=ended,
     )
+
+
+def _changed_at(directory: RunDirectory) -> tuple[int, int]:
+    """When annotations and result were last written; a run that is resumed loses its result."""
+    return changed_at(directory.annotations_file), changed_at(directory.result_file)
 
 
 def _named_values(spec: RunSpec) -> str:

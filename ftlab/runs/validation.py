@@ -22,14 +22,15 @@ from ftlab.runs.spec import (
 from ftlab.runs.trackers import errors_in_trackers
 from ftlab.tasks.reference import validate as validate_task
 
+_MOST_STEPS = 1_000_000
 _WHOLE = {
-    "steps": ("Steps", 1, 1_000_000),
+    "steps": ("Steps", 1, _MOST_STEPS),
     "batch_size": ("Batch size", 1, 4096),
     "accumulation": ("Accumulation", 1, 4096),
     "max_length": ("Maximum length", 16, 1_000_000),
-    "warmup_steps": ("Warm-up steps", 0, 1_000_000),
+    "warmup_steps": ("Warm-up steps", 0, _MOST_STEPS),
     "eval_examples": ("Held-out examples", 1, 100_000),
-    "eval_every": ("Steps between evaluations", 0, 1_000_000),
+    "eval_every": ("Steps between evaluations", 0, _MOST_STEPS),
 }
 _REAL = {
     "weight_decay": ("Weight decay", 0.0, 10.0),
@@ -59,6 +60,15 @@ def validate_settings(settings: TrainingSettings) -> list[FieldError]:
                 f"{label} is {_plain(value)}; it must lie between {_plain(low)} and {_plain(high)}."
             )
             errors.append(FieldError(f"settings.{name}", message))
+    every = settings.checkpoint_every
+    if every is not None and not 0 <= every <= _MOST_STEPS:
+        errors.append(
+            FieldError(
+                "settings.checkpoint_every",
+                f"Steps between checkpoints is {every:,}; it must lie between 0 (never) and "
+                f"{_MOST_STEPS:,}, or be left empty.",
+            )
+        )
     rate = settings.learning_rate
     if rate is not None and not (math.isfinite(rate) and 0 < rate <= 10):
         errors.append(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel, PeftType
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
+from peft.tuners.adalora.layer import RankAllocator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -62,7 +63,7 @@ def after_optimizer_step(model: nn.Module, step: int) -> None:
 
     `step` counts from 1. AdaLoRA hands out its ranks by gradients (Zhang et al. 2023, section 3.2).
     """
-    tuner: Any = _adalora(model)
+    tuner: Any = adalora(model)
     if tuner is not None:
         tuner.update_and_allocate(step)
 
@@ -74,7 +75,7 @@ def added_loss(model: nn.Module) -> Tensor | None:
     ||A Aᵀ - I|| and ||Bᵀ B - I||, times its weight (Zhang et al. 2023, equation 4). PEFT adds it
     only where the model itself returns the loss.
     """
-    tuner: Any = _adalora(model)
+    tuner: Any = adalora(model)
     if tuner is None:
         return None
     weight = float(tuner.peft_config[tuner.trainable_adapter_name].orth_reg_weight)
@@ -93,7 +94,18 @@ def added_loss(model: nn.Module) -> Tensor | None:
     return weight * torch.stack(terms).mean()
 
 
-def _adalora(model: nn.Module) -> Any:
+def rank_allocator(model: nn.Module) -> RankAllocator | None:
+    """What hands out AdaLoRA's ranks, by scores that it keeps of each weight; `None` without it."""
+    tuner: Any = adalora(model)
+    return None if tuner is None else tuner.rankallocator
+
+
+def rank_scores(allocator: RankAllocator) -> dict[str, dict[str, Tensor]]:
+    """The scores by kind and weight, each of the weight's shape; those that it works with."""
+    return {kind: getattr(allocator, kind) for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
+
+
+def adalora(model: nn.Module) -> Any:
     """AdaLoRA's tuner where the model wears one that hands out ranks."""
     if isinstance(model, PeftModel):
         config: Any = model.active_peft_config

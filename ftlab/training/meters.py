@@ -174,6 +174,11 @@ class PhaseMeter:
                 process_bytes=reading.process,
             )
 
+    @property
+    def peak_so_far(self) -> int | None:
+        """Bytes of the phase up to the last pause; `None` where there was none, or no measure."""
+        return _highest(part.peak for part in self._parts) if self._parts else None
+
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Keeps the block out of the phase that is being measured: its time and its memory.

@@ -130,6 +130,7 @@ def save_result(
             tokenizer.save_pretrained(temporary)
         else:
             save_trained_weights(model, variant.method, temporary)
+        shutil.rmtree(target, ignore_errors=True)  # of a run killed after this, and resumed
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

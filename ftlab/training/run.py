@@ -21,8 +21,10 @@ from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.models.shape import shape_of_model
+from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.result import Measures, RunResult
+from ftlab.runs.resume import Earlier
 from ftlab.runs.spec import EVAL_SPLITS, RunSpec
 from ftlab.tasks import general_text
 from ftlab.tasks.encoding import encode
@@ -35,6 +37,7 @@ from ftlab.training.curve import CurvePoints, curve_examples
 from ftlab.training.data import OrderedExamples, collate
 from ftlab.training.environment import describe_environment
 from ftlab.training.evaluation import as_passages, evaluate
+from ftlab.training.keeping import KeptPeak, higher, keep_training, steps_of
 from ftlab.training.meters import DISTURBED_ABOVE, LoadMeter, PhaseMeter, memory_meter
 from ftlab.training.model import (
     apply_method,
@@ -62,6 +65,7 @@ class RunRecord:
     general_losses: tuple[float, ...] = ()
     anatomy: dict[str, int] = field(default_factory=dict)
     longest: BatchSize | None = None
+    earlier: Earlier | None = None
     meter: PhaseMeter | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -82,6 +86,7 @@ class RunRecord:
             memory_kind=self.meter.memory.kind if self.meter else "",
             anatomy=self.anatomy,
             general_losses=self.general_losses,
+            resumed=self.earlier.resumed if self.earlier else (),
             environment=self.environment,
             notes=tuple(self.notes),
             finished_at=time.time(),
@@ -174,11 +179,12 @@ def _execute(
             meter,
             report,
         )
-        if spec.settings.eval_every:
+        if spec.settings.eval_every and record.earlier is None:
             report_untouched(spec, directory.path.parent, curve_examples(held_out), report)
         _train(
             spec, record, model, training, tokenizer.pad_token_id, arithmetic, report, trackers,
-            scratch, points.after_step,
+            directory.checkpoints if checkpoint_interval(spec.settings) else scratch,
+            points.after_step,
         )  # fmt: skip
     else:
         record.set(total_params=count_parameters(model)[1], trainable_params=0)
@@ -233,7 +239,7 @@ def _train(
     arithmetic: Arithmetic,
     report: Report,
     trackers: Sequence[CarefulTracker],
-    scratch: Path,
+    folder: Path,
     after_step: Callable[[int], None],
 ) -> None:
     settings = spec.settings
@@ -250,11 +256,15 @@ def _train(
     record.longest, longest = longest_batch(training.formatted, order, settings.batch_size)
     record.environment["order_hash"] = examples.fingerprint()
     load, memory, steps = LoadMeter(), record.meter.memory, StepMeter()
+    if record.earlier is not None:
+        steps = steps_of(record.earlier)
+        record.note(record.earlier.sentence)
     try:
         with record.meter.measure("train"):
             arguments = training_arguments(
-                settings, spec.learning_rate, spec.seed, arithmetic, scratch, spec.run_id
-            )
+                settings, spec.learning_rate, spec.seed, arithmetic, folder, spec.run_id,
+                checkpoint_interval(settings),
+            )  # fmt: skip
             trainer, _ = train(
                 model,
                 spec.variant,
@@ -266,6 +276,14 @@ def _train(
                 trackers,
                 steps,
                 after_step,
+                keep_training(
+                    record.meter,
+                    record.measures.before_model_bytes,
+                    record.began,
+                    record.earlier,
+                    report,
+                    record.note,
+                ),
             )
             model.zero_grad(set_to_none=True)
     except Diverged:
@@ -283,7 +301,7 @@ def _train(
         record.anatomy = measure_anatomy(
             model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
         )
-    except torch.OutOfMemoryError as error:
+    except Exception as error:  # a look at the peak takes no run with it
         record.note(f"What the peak was made of could not be measured: {one_line(error)}")
         model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
@@ -318,17 +336,15 @@ def _record_size(record: RunRecord, model: Any) -> None:
     """
     assert record.meter is not None
     trainable, total = count_parameters(model)
-    peak = record.meter.phases["train"].peak_bytes
+    own = KeptPeak(record.meter.phases["train"].peak_bytes, record.measures.before_model_bytes)
+    peak = higher(own, record.earlier)
     record.set(
         trainable_params=trainable,
         total_params=total,
-        peak_memory_bytes=peak,
-        net_peak_memory_bytes=_above(peak, record.measures.before_model_bytes),
+        before_model_bytes=peak.before_model_bytes,
+        peak_memory_bytes=peak.peak_bytes,
+        net_peak_memory_bytes=peak.net,
     )
-
-
-def _above(peak: int | None, start: int | None) -> int | None:
-    return None if peak is None or start is None else peak - start
 
 
 def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:

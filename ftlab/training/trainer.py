@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler, SequentialSampler
@@ -24,8 +27,10 @@ from transformers import (
 
 from ftlab.errors import Diverged
 from ftlab.methods.variant import Variant
+from ftlab.runs.checkpoints import Checkpoint
 from ftlab.runs.spec import TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.checkpoint import load_learner, save_learner
 from ftlab.training.data import Batch, OrderedExamples
 from ftlab.training.hooks import added_loss, after_optimizer_step, own_optimizer
 from ftlab.training.loss import completion_losses
@@ -43,6 +48,21 @@ SCHEDULE_NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How the training is kept while it goes on.
+
+    A checkpoint is written within `pause()`, and told to `kept(trainer, folder)` once it is whole,
+    or to `lost(error)`: a training goes on without. It begins at the checkpoint `resume`, where
+    there is one, which lies in the Trainer's output folder.
+    """
+
+    pause: Callable[[], AbstractContextManager[None]] = nullcontext
+    kept: Callable[[FairTrainer, Path], None] = lambda trainer, folder: None
+    lost: Callable[[Exception], None] = lambda error: None
+    resume: Checkpoint | None = None
+
+
 class FairTrainer(Trainer):
     """Sees the examples in the given order, and takes the loss over completion tokens alone.
 
@@ -50,14 +70,18 @@ class FairTrainer(Trainer):
     batches of 2 gives the gradient of one batch of 8.
     """
 
-    def __init__(self, *, variant: Variant, arithmetic: Arithmetic, **options: Any) -> None:
+    def __init__(
+        self, *, variant: Variant, arithmetic: Arithmetic, keeping: Keeping, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._keeping = keeping
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the step
         self._variant = variant
         self._arithmetic = arithmetic
-        self.real_tokens = 0
-        self.padded_tokens = 0
-        self.added_loss = 0.0
+        resume = keeping.resume
+        self.real_tokens = resume.real_tokens if resume else 0
+        self.padded_tokens = resume.padded_tokens if resume else 0
+        self.added_loss = resume.added_loss if resume else 0.0
         """What the method itself has added to the loss of all steps so far."""
 
     @property
@@ -78,6 +102,23 @@ class FairTrainer(Trainer):
 
     def _get_train_sampler(self, *args: Any) -> Sampler[int]:
         return SequentialSampler(cast(OrderedExamples, self.train_dataset))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with self._keeping.pause():
+            try:
+                super()._save_checkpoint(model, trial)
+                self._keeping.kept(self, folder)
+            except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer: Runtime
+                shutil.rmtree(folder, ignore_errors=True)
+                self._keeping.lost(error)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None
+        save_learner(self._learner, Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_learner(self._learner, Path(resume_from_checkpoint))
 
     def compute_loss(
         self,
@@ -143,6 +184,13 @@ class MeteringCallback(TrainerCallback):
         self._tokens_before = 0
         self._added_before = 0.0
         self.trainer: FairTrainer | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        assert self.trainer is not None  # where it is resumed, its counts do not begin at 0
+        self._tokens_before = self.trainer.real_tokens
+        self._added_before = self.trainer.added_loss
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -236,16 +284,20 @@ def training_arguments(
     learning_rate: float,
     seed: int,
     arithmetic: Arithmetic,
-    scratch: Path,
+    folder: Path,
     run_name: str | None = None,
+    checkpoint_every: int = 0,
 ) -> TrainingArguments:
-    """Our settings in the Trainer's words; nothing is saved or evaluated by it.
+    """Our settings in the Trainer's words; nothing is evaluated by it.
+
+    Every `checkpoint_every` steps (0: never) it keeps in `folder` what it needs to go on; two such
+    are kept, so that one is whole while the next is written.
 
     `report_to` stays empty: `ftlab.training.tracking` makes the callbacks that it would make.
     """
     on_cpu = arithmetic.device.type == "cpu"
     return TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
@@ -263,7 +315,9 @@ def training_arguments(
         data_seed=seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if checkpoint_every else "no",
+        save_steps=checkpoint_every or settings.steps,
+        save_total_limit=2,
         eval_strategy="no",
         report_to=[],
         run_name=run_name,
@@ -286,6 +340,7 @@ def train(
     trackers: Sequence[CarefulTracker] = (),
     meter: StepMeter | None = None,
     after_step: Callable[[int], None] = lambda step: None,
+    keeping: Keeping | None = None,
 ) -> tuple[FairTrainer, StepMeter]:
     """Runs the steps. Raises `Diverged` if a loss or gradient is no number, or far too high.
 
@@ -293,11 +348,13 @@ def train(
     called between the steps, outside of their time.
     """
     meter = StepMeter() if meter is None else meter
+    keeping = Keeping() if keeping is None else keeping
     synchronised = partial(synchronise, arithmetic.device)
     callback = MeteringCallback(meter, synchronised, report, after_step)
     trainer = FairTrainer(
         variant=variant,
         arithmetic=arithmetic,
+        keeping=keeping,
         model=model,
         args=arguments,
         train_dataset=examples,
@@ -306,7 +363,10 @@ def train(
     )
     callback.trainer = trainer
     try:
-        trainer.train()
+        resume = keeping.resume
+        trainer.train(
+            resume_from_checkpoint=f"{arguments.output_dir}/{resume.folder}" if resume else None
+        )
     finally:
         for tracker in trackers:  # of a run that fails, the Trainer does not say that it ended
             tracker.on_train_end(trainer.args, trainer.state, trainer.control)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ from ftlab.locks import DeviceTurn, FileLock
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import start_time
 from ftlab.runs.result import RunResult
+from ftlab.runs.resume import Earlier, begin_again, read_earlier
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.trackers import trackio_folder
@@ -31,53 +33,63 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m ftlab.training.worker RUN_DIR", file=sys.stderr)
         return 2
     directory = RunDirectory(Path(arguments[0]).resolve())
+    earlier = None
     try:
         spec = directory.spec()
         lock = FileLock(directory.spec_file)
         if not lock.try_acquire():
             raise FtlabError(f"The run {spec.run_id} is being worked on by another process.")
-        if directory.result_file.exists() or directory.metrics_file.exists():
+        if not directory.is_waiting:
             raise FtlabError(
                 f"The run {spec.run_id} was started before; a run is never done twice."
             )
+        earlier = read_earlier(directory)
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
     _log_to(directory.log_file)
     _set_environment(spec, directory.path.parent)
+    start = {
+        "event": "start",
+        "pid": os.getpid(),
+        "process_started": start_time(os.getpid()),
+        "device": spec.device,
+    }
+    if earlier is not None:
+        begin_again(directory, earlier, start)
     with directory.metrics_file.open("a", encoding="utf-8", buffering=1) as metrics:
-        report = _reporter(metrics)
-        report(
-            {
-                "event": "start",
-                "pid": os.getpid(),
-                "process_started": start_time(os.getpid()),
-                "device": spec.device,
-            }
-        )
+        report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
+        if earlier is None:
+            report(start)
         waiting = DeviceTurn(spec.device)
         if not waiting.try_acquire():
             report({"event": "phase", "phase": "wait"})
             waiting.acquire()
         began = time.perf_counter()  # imports and loading count; waiting for others does not
-        result = _run(spec, directory, report, began)
+        result = _run(spec, directory, report, began, earlier)
         waiting.release()
     try:
         directory.write_result(result)
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
+    if result.status == "done":
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return 0 if result.status == "done" else 1
 
 
-def _run(spec: RunSpec, directory: RunDirectory, report: Any, began: float) -> RunResult:
+def _run(
+    spec: RunSpec, directory: RunDirectory, report: Any, began: float, earlier: Earlier | None
+) -> RunResult:
     """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
     with lasting_imports():
         from ftlab.training.failures import explain
         from ftlab.training.prediction import with_prediction
         from ftlab.training.run import RunRecord, execute
 
-    record = RunRecord(began=began)
+    record = RunRecord(began=began, earlier=earlier)
+    if earlier is not None:
+        record.began -= earlier.checkpoint.run_seconds
     try:
         execute(spec, directory, record, report)
         result = record.result("done")
@@ -88,8 +100,8 @@ def _run(spec: RunSpec, directory: RunDirectory, report: Any, began: float) -> R
     return with_prediction(result, spec, record.longest)
 
 
-def _reporter(file: Any) -> Any:
-    began = time.time()
+def _reporter(file: Any, elapsed: float) -> Any:
+    began = time.time() - elapsed
 
     def report(event: dict[str, Any]) -> None:
         now = time.time()

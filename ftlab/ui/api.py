@@ -52,8 +52,8 @@ def add_endpoints(context: AppContext) -> None:
             eval_examples: Held-out examples that are scored.
             settings: What else differs from its default: accumulation, learning_rate, schedule,
                 warmup_steps, weight_decay, max_grad_norm, optimizer, gradient_checkpointing,
-                eval_every, dtype_policy, device; and match, the number of parameters that each
-                method's size is chosen for, as in "2.4M" or "lora".
+                eval_every, checkpoint_every, dtype_policy, device; and match, the number of
+                parameters that each method's size is chosen for, as in "2.4M" or "lora".
             columns: For a file or a Hub data set, which column holds what, by role: prompt and
                 completion, or messages with a chat; and system. Guessed where empty.
             metric: For a file or a Hub data set, what scores its answers; empty for chrF.

@@ -24,7 +24,7 @@ SMALL = (
 def work_here(folder: Path) -> None:
     """Does in this process what the dispatcher would have workers do."""
     for directory in run_directories(folder):
-        if directory.is_untouched:
+        if directory.is_waiting:
             record = RunRecord()
             with redirect_stdout(sys.stderr):
                 execute(directory.spec(), directory, record, lambda event: None)
@@ -70,7 +70,7 @@ def test_a_ladder_goes_on_twice_at_most_and_a_method_without_a_rate_ends_with_st
 ) -> None:  # fmt: skip
     def all_diverge(folder: Path) -> None:
         for directory in run_directories(folder):
-            if directory.is_untouched:
+            if directory.is_waiting:
                 directory.write_result(RunResult("diverged", "The loss rose."))
 
     monkeypatch.setattr("ftlab.commands.tune.start_dispatcher", all_diverge)

@@ -33,6 +33,7 @@ _ADVANCED = {
     "settings.optimizer",
     "settings.gradient_checkpointing",
     "settings.eval_every",
+    "settings.checkpoint_every",
     "settings.report_to",
     "dtype_policy",
     "device",

@@ -163,6 +163,12 @@ def _nothing_named(model: str, task: TaskReference, file_error: str) -> list[Fie
     return errors
 
 
+_MAY_BE_EMPTY = (
+    ("learning_rate", "Learning rate", False),
+    ("checkpoint_every", "Steps between checkpoints", True),
+)
+
+
 def _read_settings(values: Mapping[str, Any], errors: list[FieldError]) -> TrainingSettings:
     default = TrainingSettings()
     read: dict[str, Any] = {}
@@ -174,12 +180,14 @@ def _read_settings(values: Mapping[str, Any], errors: list[FieldError]) -> Train
             )
         except FtlabError as error:
             errors.append(FieldError(key, str(error)))
-    rate = values.get("settings.learning_rate")
-    if not is_empty(rate):
+    for name, label, whole in _MAY_BE_EMPTY:
+        given = values.get(f"settings.{name}")
+        if is_empty(given):
+            continue
         try:
-            read["learning_rate"] = read_number("Learning rate", rate, whole=False)
+            read[name] = read_number(label, given, whole=whole)
         except FtlabError as error:
-            errors.append(FieldError("settings.learning_rate", str(error)))
+            errors.append(FieldError(f"settings.{name}", str(error)))
     for name in ("schedule", "optimizer"):
         read[name] = values.get(f"settings.{name}") or getattr(default, name)
     checkpointing = values.get("settings.gradient_checkpointing")

@@ -14,6 +14,7 @@ import gradio as gr
 from ftlab.devices import AUTO, list_devices
 from ftlab.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.control import control_folder
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
 from ftlab.runs.trackers import TRACKERS, is_installed
@@ -252,6 +253,13 @@ def build_settings(form: Form) -> gr.Accordion:
             default.eval_every,
             info="For the curve of score against steps, outside the training time; 0: only "
             "before and after",
+        )
+        form.number(
+            "settings.checkpoint_every",
+            "Keep a checkpoint every so many steps",
+            default.checkpoint_every,
+            info=f"To resume a run that was cut off; empty: every {AUTOMATIC_EVERY} from "
+            f"{AUTOMATIC_FROM} steps on; 0: never",
         )
         form.add(
             "settings.report_to",

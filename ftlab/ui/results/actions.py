@@ -14,6 +14,7 @@ from ftlab.runs.control import start_dispatcher
 from ftlab.runs.published import remove_published
 from ftlab.runs.removal import removable, remove_runs
 from ftlab.runs.rerun import enqueue_again
+from ftlab.runs.resume import ask_to_resume
 from ftlab.runs.store import Run, RunStore
 from ftlab.ui.html import plural
 from ftlab.ui.results.names import run_name
@@ -120,6 +121,15 @@ def run_again(store: RunStore, run_ids: Sequence[str]) -> str:
         f"{plural(count, 'run')} queued in {plural(len(sweeps), 'new sweep')}; "
         "Experiment shows how they go."
     )
+
+
+def resume(store: RunStore, run_ids: Sequence[str]) -> str:
+    """Lets runs that ended early go on from their checkpoints."""
+    runs = own_runs(store, run_ids)
+    for run in runs:
+        ask_to_resume(run.directory)
+    start_dispatcher(store.folder)
+    return f"{plural(len(runs), 'run')} queued to go on; Experiment shows how."
 
 
 def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from ftlab.ui.results.actions import (
     can_clone,
     delete,
     delete_question,
+    resume,
     run_again,
     tag,
 )
@@ -117,6 +118,7 @@ def wire_bar(
 
     hang(bar.again, run_again, bar.ticked)
     hang(side.again, run_again, side.chosen)
+    hang(side.resume, resume, side.chosen)
     hang(bar.archive, toggle, bar.ticked)
     hang(side.archive, toggle, side.chosen)
     hang(bar.add, lambda store, ids, text: tag(store, ids, text, False), bar.ticked, bar.tags)

@@ -36,6 +36,7 @@ class Side:
     saved: gr.HTML
     clone: gr.Button
     again: gr.Button
+    resume: gr.Button
     archive: gr.Button
     delete: gr.Button
     use: Use
@@ -50,7 +51,7 @@ class Side:
         """What `opened_run` updates."""
         return [
             self.chosen, self.block, *self.facts, self.edits, self.tags, self.note, self.saved,
-            self.clone, self.again, self.archive, self.delete,
+            self.clone, self.again, self.resume, self.archive, self.delete,
         ]  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def build_side() -> Side:
         with gr.Row(elem_classes="ft-run-buttons"):
             clone = gr.Button("Clone", elem_id="run-clone", **small)
             again = gr.Button("Re-run", elem_id="run-again", **small)
+            resume = gr.Button("Resume", elem_id="run-resume", **small)
             archive = gr.Button("Archive", elem_id="run-archive", **small)
             delete = gr.Button("Delete", variant="stop", elem_id="run-delete", **small)
         with gr.Accordion("Tags and note", open=False, elem_classes="ft-fold") as edits:
@@ -88,7 +90,7 @@ def build_side() -> Side:
                     pages.append(H())
     return Side(
         gr.State(""), block, close, top, tuple(pages), edits, tags, note, save, saved, clone,
-        again, archive, delete, use,
+        again, resume, archive, delete, use,
     )  # fmt: skip
 
 
@@ -129,6 +131,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
         "",
         gr.Button(visible=run is not None),
         gr.Button(visible=own),
+        resume_button(run if own else None),
         gr.Button(archive_label(run), visible=own),
         gr.Button(visible=own),
     ]
@@ -157,6 +160,12 @@ def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
     except (FtlabError, OSError) as error:
         published = [run for run in store.published() if run.run_id == run_id]
         return published[0] if published else str(error)
+
+
+def resume_button(run: Run | None) -> gr.Button:
+    """There where the run ended early and has a checkpoint, and says which."""
+    step = None if run is None else run.resumes_from
+    return gr.Button("" if step is None else f"Resume at {step:,}", visible=step is not None)
 
 
 def archive_label(run: Run | None) -> str:

@@ -14,7 +14,7 @@ from ftlab.runs.store import RunStore
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.results import actions
 from ftlab.ui.results.bar import as_ids, said_html, ticked_ids
-from tests.fakes import make_run, make_sweep
+from tests.fakes import make_checkpoint, make_run, make_sweep
 
 
 @pytest.fixture
@@ -174,3 +174,17 @@ def test_a_deleted_run_leaves_no_folder(store: RunStore) -> None:
     actions.delete(store, [run.run_id])
     assert not RunDirectory(store.folder / run.run_id).path.exists()
     assert list(store.folder.iterdir()) == []
+
+
+def test_a_run_that_was_cut_off_goes_on_from_the_page(store: RunStore) -> None:
+    directory = make_run(store.folder, status="interrupted")
+    make_checkpoint(directory)
+    assert (
+        actions.resume(store, [directory.run_id]) == "1 run queued to go on; Experiment shows how."
+    )
+    assert directory.status() == "queued"
+
+
+def test_a_recorded_run_is_not_resumed(store: RunStore) -> None:
+    with pytest.raises(FtlabError, match="read-only"):
+        actions.resume(store, [RECORDED])

@@ -1,0 +1,124 @@
+"""Checkpoints of a run: how often they are made, and which of them can be trusted.
+
+The worker notes each in metrics.jsonl once it is whole, with the SHA-256 of its files: optimizer
+and random state are torch's own files, and only those that the run itself wrote are ever opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ftlab.errors import FtlabError
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.spec import TrainingSettings
+
+AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
+"""Left to itself a run of at least so many steps is kept every so many."""
+
+EVENT = "checkpoint"
+_FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
+
+
+def checkpoint_interval(settings: TrainingSettings) -> int:
+    """Steps between checkpoints; 0 is never."""
+    if settings.checkpoint_every is not None:
+        return settings.checkpoint_every
+    return AUTOMATIC_EVERY if settings.steps >= AUTOMATIC_FROM else 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint, and what the run had measured by then.
+
+    `files` are SHA-256 by path within the folder of checkpoints. `run_seconds` are since the run
+    began, without waiting; bytes are those of the training phase.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    step: int
+    files: dict[str, str]
+    run_seconds: float
+    peak_bytes: int | None
+    before_model_bytes: int | None
+    real_tokens: int
+    padded_tokens: int
+    added_loss: float
+
+    @property
+    def folder(self) -> str:
+        return f"checkpoint-{self.step}"
+
+
+_CHECKPOINT = TypeAdapter(Checkpoint)
+
+
+def newest_checkpoint(directory: RunDirectory) -> Checkpoint | None:
+    """The last one whose files are all there; their content is not looked at."""
+    if not directory.checkpoints.is_dir():  # most runs: spares reading their metrics
+        return None
+    for event in reversed(directory.metrics()):
+        if event.get("event") != EVENT:
+            continue
+        try:
+            found = _CHECKPOINT.validate_python(event)
+        except ValidationError:
+            continue
+        if found.files and all(_is_there(directory.checkpoints, name) for name in found.files):
+            return found
+    return None
+
+
+def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
+    """The newest checkpoint, read and found to be what the run wrote.
+
+    Raises `FtlabError` if there is none, or if a file of it was changed since.
+    """
+    found = newest_checkpoint(directory)
+    if found is None:
+        raise FtlabError(
+            f"The run {directory.run_id} has no checkpoint to go on from; run it again."
+        )
+    folder = directory.checkpoints / found.folder
+    hashes = dict(found.files)
+    for path in sorted(folder.iterdir()):
+        name = f"{found.folder}/{path.name}"
+        if path.is_symlink() or hashes.pop(name, None) != file_hash(path):
+            raise FtlabError(
+                f"'{name}' of the run {directory.run_id} is not a file as the run wrote it (its "
+                "SHA-256 is not on record), so it is not opened; run it again."
+            )
+    return found
+
+
+def events_until(directory: RunDirectory, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """What the run reported up to the checkpoint; what came after it is done again."""
+    events = directory.metrics()
+    last = max(
+        place
+        for place, event in enumerate(events)
+        if event.get("event") == EVENT and event.get("step") == checkpoint.step
+    )
+    return events[: last + 1]
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's files, by their path within the folder of checkpoints."""
+    return {f"{folder.name}/{path.name}": file_hash(path) for path in sorted(folder.iterdir())}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    path = folder / name
+    return bool(_FILE.fullmatch(name)) and path.is_file() and not path.is_symlink()

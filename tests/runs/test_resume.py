@@ -1,0 +1,106 @@
+"""Asking a run to go on: which ones can, and what is seen of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftlab.errors import FtlabError
+from ftlab.runs.checkpoints import newest_checkpoint
+from ftlab.runs.control import ensure_dispatcher
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import Status
+from ftlab.runs.resume import ask_to_resume, begin_again, read_earlier
+from ftlab.runs.store import RunStore, read_run
+from tests.fakes import make_checkpoint, make_run
+
+ENDED_EARLY: tuple[Status, ...] = ("interrupted", "failed", "cancelled", "out_of_memory")
+
+
+@pytest.mark.parametrize("status", ENDED_EARLY)
+def test_a_run_that_ended_early_waits_again_and_its_result_is_kept_beside_it(
+    tmp_path: Path, status: Status
+) -> None:
+    directory = make_run(tmp_path, status=status)
+    make_checkpoint(directory)
+    store = RunStore(tmp_path)
+    assert store.runs()[0].resumes_from == 10
+    ended = directory.result()
+    ask_to_resume(directory)
+    assert store.runs()[0].status == "queued"
+    assert store.runs()[0].resumes_from is None
+    kept = directory.path / "result.before-resume.json"
+    assert kept.exists() == (ended is not None)
+
+
+@pytest.mark.parametrize("status", ["done", "running", "queued"])
+def test_a_run_that_is_done_or_open_is_not_resumed(tmp_path: Path, status: Status) -> None:
+    directory = make_run(tmp_path, status=status)
+    with pytest.raises(FtlabError, match=f"is {status}; only one that ended early"):
+        ask_to_resume(directory)
+    assert not directory.resume_file.exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    assert read_run(directory).resumes_from is None
+    with pytest.raises(FtlabError, match="has no checkpoint to go on from; run it again"):
+        ask_to_resume(directory)
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    make_checkpoint(directory, 10)
+    torn = make_checkpoint(directory, 12)
+    (torn / "optimizer.pt").unlink()  # as where the run was killed while it wrote
+    found = newest_checkpoint(directory)
+    assert found is not None
+    assert found.step == 10
+
+
+@pytest.mark.hostile("checkpoint records")
+@pytest.mark.parametrize("name", ["../spec.json", "/etc/passwd", "checkpoint-10/../../log.txt", ""])
+def test_a_record_that_names_another_place_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    make_checkpoint(directory)
+    lines = directory.metrics_file.read_text().splitlines()
+    event = json.loads(lines[-1])
+    event["files"] = {name: "0" * 64}
+    directory.metrics_file.write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
+    assert newest_checkpoint(directory) is None
+
+
+def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
+    tmp_path: Path,
+) -> None:
+    directory = make_run(tmp_path, status="interrupted", steps=8)
+    make_checkpoint(directory, 4)
+    late = {"event": "step", "step": 5, "loss": 9.0}
+    with directory.metrics_file.open("a") as file:
+        file.write(json.dumps(late) + "\n")
+    ask_to_resume(directory)
+    earlier = read_earlier(directory)
+    assert earlier is not None
+    begin_again(directory, earlier, {"event": "start", "pid": 77, "process_started": 5.0})
+    events = directory.metrics()
+    assert directory.worker() == (77, 5.0)
+    assert events[0]["resumed"] == [4]
+    assert events[-1]["event"] == "checkpoint"
+    assert late not in events
+    assert not directory.resume_file.exists()
+
+
+def test_a_run_that_waits_to_go_on_is_work_for_a_dispatcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.runs.control.start_dispatcher", started.append)
+    directory: RunDirectory = make_run(tmp_path, status="failed")
+    make_checkpoint(directory)
+    ensure_dispatcher(tmp_path)
+    assert started == []
+    ask_to_resume(directory)
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]

@@ -1,0 +1,205 @@
+"""A run that was cut off goes on from its checkpoint, and ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from ftlab.errors import FtlabError
+from ftlab.methods.variant import parse_variant
+from ftlab.runs.checkpoints import checkpoint_interval, newest_checkpoint
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import RunResult
+from ftlab.runs.resume import ask_to_resume, begin_again, read_earlier
+from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.store import read_run
+from ftlab.runs.sweep import plan_sweep
+from ftlab.tasks.reference import parse_task
+from ftlab.training.run import RunRecord, execute
+
+WAYS = (
+    "full", "last_layers:layers=1", "lora:dropout=0.1", "lora_fa", "lora_plus", "qlora", "adalora",
+    "pissa", "vera", "shira", "boft", "prompt_tuning", "prefix_tuning",
+)  # fmt: skip
+"""One for each way in which something learns, is initialised, or is kept beside the weights."""
+
+
+class CutOffError(Exception):
+    """The plug is pulled."""
+
+
+def spec_of(model: Path, task_file: Path, way: str, **settings: Any) -> RunSpec:
+    usual: dict[str, Any] = {
+        "steps": 8, "batch_size": 2, "eval_examples": 2, "max_length": 128, "checkpoint_every": 3,
+    }  # fmt: skip
+    request = SweepRequest(
+        model=str(model),
+        task=parse_task(str(task_file)),
+        variants=(parse_variant(way),),
+        settings=TrainingSettings(**(usual | settings)),
+        dtype_policy="fp32",
+        device="cpu",
+    )
+    return plan_sweep(request)[-1]
+
+
+def do(directory: RunDirectory, cut_after: int | None = None) -> RunResult:
+    """What the worker does, in this process; cut off after a step, as by a kill."""
+    earlier = read_earlier(directory)
+    start = {"event": "start", "pid": 1, "process_started": 0.0}
+    record = RunRecord(earlier=earlier)
+    if earlier is None:
+        directory.metrics_file.write_text(json.dumps(start) + "\n")
+    else:
+        begin_again(directory, earlier, start)
+
+    def report(event: dict[str, Any]) -> None:
+        with directory.metrics_file.open("a") as file:
+            file.write(json.dumps(event | {"elapsed": 1.0}) + "\n")
+        if cut_after is not None and event.get("step") == cut_after and event["event"] == "step":
+            raise CutOffError
+
+    execute(directory.spec(), directory, record, report)
+    return record.result("done")
+
+
+def queued(folder: Path, spec: RunSpec) -> RunDirectory:
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    return directory
+
+
+def losses(directory: RunDirectory) -> list[float]:
+    return [event["loss"] for event in directory.metrics() if event["event"] == "step"]
+
+
+@pytest.mark.fault("a run cut off between two checkpoints and resumed")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_cut_off(
+    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(tiny_model, task_file, way)
+    whole, parts = queued(tmp_path / "whole", spec), queued(tmp_path / "parts", spec)
+    expected = do(whole)
+    with pytest.raises(CutOffError):
+        do(parts, cut_after=5)
+    ask_to_resume(parts)
+    result = do(parts)
+
+    assert result.resumed == (3,)
+    assert any("resumed after step 3" in note for note in result.notes)
+    assert losses(parts) == losses(whole)
+    assert result.measures.eval_loss_after == expected.measures.eval_loss_after
+    assert result.measures.train_tokens == expected.measures.train_tokens
+    assert result.measures.padding_share == expected.measures.padding_share
+    saved = sorted(path.name for path in whole.adapter.glob("*.safetensors"))
+    assert saved
+    for name in saved:
+        ours, theirs = load_file(parts.adapter / name), load_file(whole.adapter / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in ours)
+
+
+def test_a_run_may_be_cut_off_more_than_once_and_after_its_last_step(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(tiny_model, task_file, "lora")
+    whole, parts = queued(tmp_path / "whole", spec), queued(tmp_path / "parts", spec)
+    do(whole)
+    for cut_after in (4, 7):
+        with pytest.raises(CutOffError):
+            do(parts, cut_after)
+        ask_to_resume(parts)
+    result = do(parts)
+    assert result.resumed == (3, 6)
+    assert losses(parts) == losses(whole)
+    assert [event["step"] for event in parts.metrics() if event["event"] == "step"] == list(
+        range(1, 9)
+    )
+    ask_to_resume(parts)  # no result was written: as if it had been killed as it evaluated
+    again = do(parts)
+    assert again.resumed == (3, 6, 8)
+    assert again.measures.eval_loss_after == result.measures.eval_loss_after
+
+
+@pytest.mark.fault("a checkpoint changed by somebody else")
+@pytest.mark.parametrize("change", ["content", "another file", "a link"])
+def test_a_checkpoint_that_the_run_did_not_write_is_never_opened(
+    change: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    directory = queued(tmp_path, spec_of(tiny_model, task_file, "lora"))
+    with pytest.raises(CutOffError):
+        do(directory, cut_after=4)
+    optimizer = directory.checkpoints / "checkpoint-3" / "optimizer.pt"
+    if change == "content":
+        optimizer.write_bytes(optimizer.read_bytes() + b"more")
+    elif change == "another file":
+        (optimizer.parent / "scaler.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    else:
+        same = tmp_path / "same.pt"
+        optimizer.rename(same)
+        optimizer.symlink_to(same)
+    with pytest.raises(FtlabError, match=r"not a file as the run wrote it|no checkpoint"):
+        ask_to_resume(directory)
+    assert not directory.resume_file.exists()
+
+
+@pytest.mark.fault("a checkpoint that cannot be written")
+def test_a_run_goes_on_where_a_checkpoint_cannot_be_written(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    directory = queued(tmp_path, spec_of(tiny_model, task_file, "lora"))
+    directory.checkpoints.mkdir()
+    (directory.checkpoints / "checkpoint-3").write_text("in the way")
+    result = do(directory)
+    assert result.status == "done"
+    assert any("checkpoint could not be written" in note for note in result.notes)
+    assert len(losses(directory)) == 8
+
+
+def test_only_longer_runs_are_kept_of_themselves() -> None:
+    assert checkpoint_interval(TrainingSettings(steps=299)) == 0
+    assert checkpoint_interval(TrainingSettings(steps=300)) == 100
+    assert checkpoint_interval(TrainingSettings(steps=300, checkpoint_every=0)) == 0
+    assert checkpoint_interval(TrainingSettings(steps=20, checkpoint_every=5)) == 5
+
+
+@pytest.mark.fault("a worker killed with SIGKILL and its run resumed by another")
+def test_a_killed_worker_is_followed_by_another_that_goes_on(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(tiny_model, task_file, "lora", steps=60, checkpoint_every=5)
+    directory = queued(tmp_path, spec)
+    command = [sys.executable, "-m", "ftlab.training.worker", str(directory.path)]
+    worker = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while newest_checkpoint(directory) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    run = read_run(directory)
+    assert run.status == "interrupted"
+    assert run.resumes_from
+    assert f"Resume goes on from step {run.resumes_from}" in run.reason
+    reached = losses(directory)
+
+    ask_to_resume(directory)
+    assert directory.status() == "queued"
+    assert subprocess.run(command, check=False, timeout=90).returncode == 0, directory.log_tail()
+    run = read_run(directory)
+    assert run.status == "done"
+    assert run.result is not None
+    assert run.result.resumed[0] % 5 == 0
+    assert losses(directory)[: len(reached)] == reached
+    assert len(losses(directory)) == 60
+    assert not directory.checkpoints.exists()
+    assert not directory.resume_file.exists()
