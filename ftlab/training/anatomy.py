@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
@@ -18,7 +19,7 @@ from ftlab.prediction.simulation.optimizers import state_of
 from ftlab.prediction.simulation.quantised import scales_of
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch
-from ftlab.training.hooks import added_loss
+from ftlab.training.hooks import added_loss, rank_allocator, rank_scores
 from ftlab.training.loss import completion_losses
 
 
@@ -39,6 +40,8 @@ def measure_anatomy(
     log.name(scales_of(model), "weights")
     log.name([*model.parameters(), *model.buffers()], "weights")
     log.name(state_of(optimizer), "optimizer")
+    scores = _rank_scores(model)
+    log.name(scores, "optimizer")
     if is_cuda:
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng([device] if is_cuda else []), log:
@@ -57,3 +60,14 @@ def measure_anatomy(
     if is_cuda:
         anatomy["temporary"] += max(0, torch.cuda.max_memory_allocated(device) - peak.bytes)
     return anatomy
+
+
+def _rank_scores(model: PreTrainedModel | PeftModel) -> list[Tensor]:
+    """AdaLoRA's scores; as many bytes where its last ranks are handed out and they are gone."""
+    allocator = rank_allocator(model)
+    if allocator is None:
+        return []
+    stores = rank_scores(allocator).values()
+    held = [score for scores in stores for score in scores.values()]
+    ranked = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    return held or [torch.zeros_like(weight) for _ in stores for weight in ranked]

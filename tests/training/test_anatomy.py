@@ -33,6 +33,8 @@ CASES: list[Case] = [
     ("dora", "bf16", {}),
     ("lora_fa", "bf16", {}),
     ("boft", "bf16", {}),
+    ("adalora", "bf16", {}),
+    ("shira", "bf16", {}),
 ]
 
 

@@ -64,7 +64,10 @@ class AllocationLog(TorchDispatchMode):
     def see(self, result: Any) -> None:
         """Notes the storages of a result that are new."""
         if isinstance(result, Tensor):
-            self._number(result)
+            if result.layout is torch.sparse_coo:  # SHiRA's change of a weight
+                self.see((result._indices(), result._values()))
+            elif result.layout is torch.strided:
+                self._number(result)
         elif isinstance(result, tuple | list):
             for item in result:
                 self.see(item)

@@ -57,16 +57,32 @@ def known_starts() -> Iterator[None]:
         yield
 
 
+class _Placed(torch.autograd.Function):
+    """The sum of values that keeps what a sparse tensor of them keeps for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(values, places.to(torch.int64))
+        return values.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        values, _ = ctx.saved_tensors
+        return gradients[0].expand_as(values), None
+
+
 @contextmanager
 def known_changes() -> Iterator[None]:
     """Has SHiRA add its entries to a weight without a sparse tensor, which has no storage.
 
-    Neither the sum nor its gradient takes other memory: both are as large as the weight. DoRA knows
-    a packed weight by its class, which a fake tensor has not.
+    What that holds is kept all the same; the sum and its gradient are as large as the weight. DoRA
+    knows a packed weight by its class, which a fake tensor has not.
     """
 
     def change(self: Any, adapter: str) -> Tensor:
-        entries = self.shira_weight[adapter].sum().to(self.get_base_layer().weight.dtype)
+        values = self.shira_weight[adapter] * self.scaling[adapter]
+        total = _Placed.apply(values, self.shira_indices[adapter])
+        entries = total.to(self.get_base_layer().weight.dtype)
         return entries.expand(self.out_features, self.in_features)
 
     with (
