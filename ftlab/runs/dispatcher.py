@@ -101,7 +101,7 @@ class Dispatcher:
             if run.status == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
                 self._start_run(run)
-        return bool(open_runs)
+        return bool(open_runs or self._children)  # one that died just now is noted at the next look
 
     def _start_run(self, run: Run) -> None:
         device = run.spec.device

@@ -90,6 +90,30 @@ def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
     assert set(statuses(tmp_path)) == {"done"}
 
 
+@pytest.mark.fault("a worker that dies while the dispatcher looks")
+def test_the_last_worker_that_dies_between_two_glances_of_one_look_is_still_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    dispatcher = Dispatcher(tmp_path, worker(lambda run_id: DIES if "lora" in run_id else DONE))
+    reap, looked = dispatcher._reap, False
+
+    def blink() -> None:
+        nonlocal looked
+        dying = [
+            child for child in dispatcher._children.values() if "lora" in child.directory.run_id
+        ]
+        if dying and not looked:  # as if it died right after it was seen alive
+            dying[0].process.wait()
+            looked = True
+        else:
+            reap()
+
+    monkeypatch.setattr(dispatcher, "_reap", blink)
+    dispatcher.work()
+    assert statuses(tmp_path)[-1] == "failed"
+
+
 def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
     enqueue_sweep(REQUEST, tmp_path)
     lock = dispatcher_lock(tmp_path)
