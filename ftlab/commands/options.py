@@ -11,6 +11,7 @@ from ftlab.paths import default_runs_folder
 from ftlab.playground.brought import bring_adapter
 from ftlab.playground.panes import BASE, parse_names
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
+from ftlab.runs import memory_limit
 
 
 def named_methods(text: str | None, others: bool) -> list[Variant]:
@@ -31,6 +32,15 @@ def add_runs_folder(parser: argparse._ActionsContainer) -> None:
         default=default_runs_folder(),
         metavar="DIR",
         help="folder of run directories (default: $FTLAB_RUNS, else ./runs)",
+    )
+
+
+def add_memory_limit(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--memory-limit",
+        metavar="2GB",
+        help="what a run may take of its device, its process on a CPU included; one that needs "
+        f"more is out of memory (default: ${memory_limit.ENVIRONMENT}, else no limit)",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ftlab.commands.options import add_runs_folder, named_methods
+from ftlab.commands.options import add_memory_limit, add_runs_folder, named_methods
 from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.commands.watch import watch
 from ftlab.errors import FtlabError
@@ -23,6 +23,7 @@ from ftlab.models.resolve import resolve_model
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.memory_limit import parse_memory_limit
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import (
@@ -137,6 +138,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="keep what a run needs to be resumed every so many steps; 0 is never "
                      f"(every {AUTOMATIC_EVERY} from {AUTOMATIC_FROM} steps on)")  # fmt: skip
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
+    add_memory_limit(how)
     out = parser.add_argument_group("output")
     out.add_argument(
         "--report-to", default="none", metavar="NAMES",
@@ -180,6 +182,7 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
         dtype_policy=options.dtype_policy,
         device=options.device,
         seeds=parse_seeds(options.seeds),
+        memory_limit=parse_memory_limit(options.memory_limit) if options.memory_limit else None,
     )
 
 

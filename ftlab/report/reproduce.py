@@ -43,6 +43,7 @@ def command_of(request: SweepRequest) -> Command:
         *_settings(request.settings),
         _option("dtype-policy", request.dtype_policy),
         _option("device", request.device),
+        *([_option("memory-limit", request.memory_limit)] if request.memory_limit else []),
     ]
     return Command(tuple(parts), _note(request))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ftlab.errors import FtlabError
@@ -93,5 +94,9 @@ def requested_cancels(runs_folder: Path) -> set[str]:
 
 
 def settle_cancel(runs_folder: Path, run_id: str) -> None:
-    """Forgets a request that was carried out, or came too late."""
-    (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)
+    """Forgets a request that was carried out, or came too late.
+
+    One that cannot be forgotten (the folder was made read-only) is seen again, and does no harm.
+    """
+    with suppress(OSError):
+        (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)

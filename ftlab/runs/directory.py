@@ -20,12 +20,13 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
-from ftlab.runs.process import is_alive
+from ftlab.runs.process import boot_id, is_alive
 from ftlab.runs.result import RunResult, Status, dump_result, load_result
 from ftlab.runs.spec import RunSpec, dump_spec, load_spec
 
@@ -97,8 +98,20 @@ class RunDirectory:
         """Where the adapter is written before it appears whole."""
         return self.path / ".adapter.partial"
 
+    @property
+    def scratch(self) -> Path:
+        """What a worker needs only while it goes; it lies here so that it goes with the run."""
+        return self.path / ".scratch"
+
+    def left_overs(self) -> tuple[Path, ...]:
+        """Folders that a worker leaves behind when it is killed."""
+        return self.partial_adapter, self.scratch
+
     def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
-        """Makes the folder with its spec; the run is queued from here on, or has that result."""
+        """Makes the folder with its spec; the run is queued from here on, or has that result.
+
+        Raises `FileExistsError` before anything is written if there is such a folder.
+        """
         self.path.mkdir(parents=True)
         if result is not None:
             self.write_result(result)  # before the spec, or a dispatcher might start it
@@ -141,12 +154,18 @@ class RunDirectory:
             return ""
 
     def worker(self) -> tuple[int, float] | None:
-        """The worker's process id and start time, once it has begun."""
+        """The worker's process id and start time, once it has begun.
+
+        `None` for one that began before the machine was started anew: another process may have its
+        number and, as both are counted from the boot, even its start time.
+        """
         try:
             with self.metrics_file.open(encoding="utf-8") as file:
                 first = json.loads(file.readline())
+            if first.get("boot") not in (None, boot_id()):
+                return None
             return int(first["pid"]), float(first["process_started"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def status(self) -> Status:
@@ -159,7 +178,7 @@ class RunDirectory:
             age = self._silent_seconds()
             if age is None:
                 return "queued"
-            if age < _FIRST_WORD_SECONDS:
+            if abs(age) < _FIRST_WORD_SECONDS:  # below nothing where the clock was set back
                 return "running"
         elif is_alive(*worker):
             return "running"
@@ -206,7 +225,11 @@ def find_run(folder: Path, run_id: str) -> RunDirectory:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file as a whole: a reader sees the old content or the new, never a part."""
+    """Replaces the file as a whole: a reader sees the old content or the new, never a part.
+
+    It holds through a power cut: content and name are on the disk when this returns. Raises
+    `OSError`, and then the old content stays.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -218,6 +241,17 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings the names in the folder to the disk; some network file systems cannot."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ runs folder at a time, by a file lock; whoever queues a run starts one, and a se
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,19 +16,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlab.locks import FileLock
+from ftlab.runs import logs
 from ftlab.runs.control import dispatcher_lock, requested_cancels, settle_cancel
+from ftlab.runs.deaths import oom_kills, result_of_death
 from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive, start_time
+from ftlab.runs.removal import clear_removed
 from ftlab.runs.result import RunResult
 from ftlab.runs.spawn import start_detached, worker_environment
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4
 GRACE_SECONDS = 4.0  # between the polite signal and the one that cannot be refused
+FIRST_WORD_SECONDS = 300.0  # a worker says its first line before it imports anything large
+START_SECONDS = 60.0  # how long a start is tried again where the system has no process to give
+_FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
 
@@ -47,16 +55,24 @@ class Child:
     directory: RunDirectory
     device: str
     oom_kills_before: int
+    since: float = field(default_factory=time.monotonic)
 
 
 class Dispatcher:
     """Works one runs folder; `step` is one look at the queue."""
 
-    def __init__(self, folder: Path, start: StartRun = start_worker) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: StartRun = start_worker,
+        count_oom_kills: Callable[[], int] = oom_kills,
+    ) -> None:
         self._store = RunStore(folder)
         self._folder = folder
         self._start = start
+        self._oom_kills = count_oom_kills
         self._children: dict[str, Child] = {}
+        self._refused_since: dict[str, float] = {}
         self._given_up: set[str] = set()
 
     def work(self) -> None:
@@ -67,6 +83,7 @@ class Dispatcher:
         """
         lock = dispatcher_lock(self._folder)
         while lock.try_acquire():
+            clear_removed(self._folder)
             while self.step():
                 time.sleep(POLL_SECONDS)
             lock.release()
@@ -98,6 +115,7 @@ class Dispatcher:
         busy = {child.device for child in self._children.values()}
         busy |= {run.spec.device for run in open_runs if run.status == "running"}
         for run in open_runs:
+            logs.bound(run.directory.log_file)
             if run.status == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
                 self._start_run(run)
@@ -105,25 +123,42 @@ class Dispatcher:
 
     def _start_run(self, run: Run) -> None:
         device = run.spec.device
+        kills = self._oom_kills()
         try:
             process = self._start(run.directory, device)
         except OSError as error:
+            since = self._refused_since.setdefault(run.run_id, time.monotonic())
+            if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:
+                return  # it stays in the queue, for the next look
             reason = f"The worker could not be started: {error.strerror or error}."
             self._write(run.directory, RunResult("failed", reason, finished_at=time.time()))
             return
-        self._children[run.run_id] = Child(process, run.directory, device, _oom_kills())
+        self._children[run.run_id] = Child(process, run.directory, device, kills)
 
     def _reap(self) -> None:
         for run_id, child in list(self._children.items()):
             code = child.process.poll()
             if code is None:
+                self._end_if_silent(child)
                 continue
             del self._children[run_id]
             worker = child.directory.worker()
-            if worker is not None and is_alive(*worker):
+            if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
                 continue  # another process has the run; ours found its lock taken and ended
             if not child.directory.result_file.exists():
-                self._write(child.directory, _result_of_death(code, child))
+                killed = self._oom_kills() > child.oom_kills_before
+                self._write(child.directory, result_of_death(code, child.directory, killed))
+
+    def _end_if_silent(self, child: Child) -> None:
+        """Ends a worker that hangs before its first line: nobody else would, and others wait."""
+        if time.monotonic() - child.since < FIRST_WORD_SECONDS or child.directory.worker():
+            return
+        end_process_group(child.process.pid, child.process)
+        reason = (
+            f"The worker said nothing for {FIRST_WORD_SECONDS:.0f} s and was ended; "
+            "its log may say why."
+        )
+        self._write(child.directory, RunResult("failed", reason, finished_at=time.time()))
 
     def _cancel(self, run: Run) -> None:
         child = self._children.pop(run.run_id, None)
@@ -148,7 +183,8 @@ class Dispatcher:
 
     def _write(self, directory: RunDirectory, result: RunResult) -> None:
         """Writes the result, and gives the run up where the disk refuses it."""
-        shutil.rmtree(directory.partial_adapter, ignore_errors=True)  # also makes room
+        for left_over in directory.left_overs():  # also makes room
+            shutil.rmtree(left_over, ignore_errors=True)
         try:
             directory.write_result(result)
         except OSError:
@@ -174,32 +210,15 @@ def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None
             time.sleep(0.05)
 
 
-def _result_of_death(code: int, child: Child) -> RunResult:
-    """What became of a worker that left no result."""
-    tail = child.directory.log_tail(2000).strip().splitlines()
-    last = f" Its last line: {tail[-1][:200]}" if tail else ""
-    if code == -signal.SIGKILL and _oom_kills() > child.oom_kills_before:
-        return RunResult(
-            "out_of_memory",
-            "The kernel ended the worker because the machine ran out of memory. Try a smaller "
-            "batch, a shorter maximum length, or a method that needs less.",
-            finished_at=time.time(),
-        )
-    if code < 0:
-        name = signal.Signals(-code).name
-        reason = f"The worker was killed from outside ({name}).{last}"
-    else:
-        reason = f"The worker ended with status {code} and no result.{last}"
-    return RunResult("failed", reason, finished_at=time.time())
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has ended for want of memory since it started."""
+def _is_held(directory: RunDirectory) -> bool:
+    """Whether a worker has the run's lock, which it takes before its first line."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lock = FileLock(directory.spec_file)
+        held = not lock.try_acquire()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+        return False
+    lock.release()
+    return held
 
 
 if __name__ == "__main__":

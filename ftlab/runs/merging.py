@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
 from ftlab.runs.directory import RunDirectory, read_json_lines, write_atomically
+from ftlab.runs.lines import LineWriter
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.process import is_alive
 
@@ -119,8 +120,8 @@ class MergeDirectory:
 
     def report(self, event: dict[str, Any]) -> None:
         """Appends an event, whole and at once."""
-        with self.events_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event | {"at": round(time.time(), 3)}) + "\n")
+        with LineWriter(self.events_file) as file:
+            file.append(event | {"at": round(time.time(), 3)})
 
     def end(self, status: Literal["done", "cancelled", "failed"], reason: str = "") -> None:
         self.report({"event": "end", "status": status, "reason": reason})
@@ -148,7 +149,7 @@ class MergeDirectory:
             age = time.time() - self.request_file.stat().st_mtime
         except OSError:
             return "none"
-        return "queued" if age < _FIRST_WORD_SECONDS else "interrupted"
+        return "queued" if abs(age) < _FIRST_WORD_SECONDS else "interrupted"
 
     @property
     def reason(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -29,6 +30,15 @@ def is_alive(pid: int, started: float) -> bool:
     """True only for the very process that started then, not for a later one of the same number."""
     now = start_time(pid)
     return now is not None and abs(now - started) <= _TOLERANCE
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """What tells this run of the machine from the one before; "" where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def resident_bytes(pid: int) -> int | None:

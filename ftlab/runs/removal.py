@@ -66,7 +66,7 @@ def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
             f"make {runs_folder} writable."
         ) from None
     finally:
-        _clear(runs_folder)
+        clear_removed(runs_folder)
     return [directory.run_id for directory in going]
 
 
@@ -83,7 +83,7 @@ def _specs(runs_folder: Path, sweep_ids: set[str]) -> dict[str, RunSpec]:
     return specs
 
 
-def _clear(runs_folder: Path) -> None:
+def clear_removed(runs_folder: Path) -> None:
     """Removes what was renamed, now or by an app that was killed while it did so."""
     for path in _hidden(runs_folder):
         if path.is_symlink():
@@ -93,4 +93,7 @@ def _clear(runs_folder: Path) -> None:
 
 
 def _hidden(runs_folder: Path) -> Sequence[Path]:
-    return [path for path in runs_folder.iterdir() if path.name.startswith(_GONE)]
+    try:
+        return [path for path in runs_folder.iterdir() if path.name.startswith(_GONE)]
+    except OSError:
+        return []  # no folder yet

@@ -52,6 +52,7 @@ def same_for_all(spec: RunSpec) -> SweepRequest:
         settings=spec.settings,
         dtype_policy=spec.dtype_policy,
         device=spec.device,
+        memory_limit=spec.memory_limit,
     )
 
 

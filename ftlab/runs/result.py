@@ -65,7 +65,8 @@ class Measures:
 
     Times in seconds, sizes in bytes, loss in nats a token, score in [0, 1]. `before_model_bytes` is
     the process without a model: net peaks are above it. `train_seconds` is the training steps
-    alone; `step_seconds` the median step after the first. `steps_done` is for a run that diverged.
+    alone; `step_seconds` the median step after the first. `steps_done` is for a run that
+    ended early.
 
     Gain and changes are after minus before, `_low` and `_high` the ends of their 95 % intervals
     (bootstrap over the examples or passages, paired with the base run's). `general_loss` is that of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -78,7 +78,10 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a person asks for: every variant times every seed, on the same examples in order."""
+    """What a person asks for: every variant times every seed, on the same examples in order.
+
+    `memory_limit` is what a run may take of its device, in bytes.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -89,6 +92,7 @@ class SweepRequest:
     dtype_policy: DtypePolicy = "bf16"
     device: str = "auto"
     seeds: tuple[int, ...] = (0,)
+    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ class RunSpec:
     """One run. `variant` is `None` for a base run: the untouched model, only measured.
 
     `base_run_id` names the base run of the same sweep and base precision, which gives every
-    "before" number. `created_at` is seconds since the epoch.
+    "before" number. `created_at` is seconds since the epoch; `memory_limit` is as in the request,
+    or the operator's where that is tighter.
     """
 
     __pydantic_config__ = _STRICT
@@ -113,6 +118,7 @@ class RunSpec:
     base_precision: BasePrecision | None
     base_run_id: str | None
     created_at: float
+    memory_limit: int | None = None
 
     @property
     def is_base(self) -> bool:
@@ -152,7 +158,9 @@ def dump_spec(spec: RunSpec) -> bytes:
     unused = {
         name for name in _LATER_SETTINGS if getattr(spec.settings, name) == getattr(usual, name)
     }
-    exclude: dict[str, set[str]] = {"settings": unused}
+    exclude: dict[str, Any] = {"settings": unused}
+    if spec.memory_limit is None:
+        exclude["memory_limit"] = True
     if spec.variant is not None and spec.variant.base is None:
         exclude["variant"] = {"base"}
     return _RUN_SPEC.dump_json(spec, indent=2, exclude=exclude)

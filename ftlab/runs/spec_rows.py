@@ -8,6 +8,7 @@ from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
 from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
+from ftlab.units import format_bytes
 from ftlab.words import rate_name
 
 
@@ -36,6 +37,7 @@ def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
         ("Model", model_label(spec.model)),
         ("Task", f"{spec.task.label} ({spec.task.kind})"),
         ("Device", spec.device),
+        *([("Memory limit", format_bytes(spec.memory_limit))] if spec.memory_limit else []),
         ("Seed", spec.seed),
     ]
 

@@ -15,12 +15,16 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.disk import check_space
+from ftlab.runs.memory_limit import least, operator_limit
 from ftlab.runs.peft_check import check_request
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.validation import not_applicable, validate
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import load as load_task
+
+_TRIES = 5
 
 
 def plan_sweep(
@@ -37,6 +41,7 @@ def plan_sweep(
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
     device = resolve_device(request.device).id
+    limit = least(request.memory_limit, operator_limit())
     model = parse_model(request.model).name  # a worker's own folder is another one
     specs: list[RunSpec] = []
 
@@ -59,6 +64,7 @@ def plan_sweep(
                 base_precision=precision,
                 base_run_id=base,
                 created_at=created,
+                memory_limit=limit,
             )
         )
         return run_id
@@ -79,6 +85,15 @@ def plan_sweep(
     return specs
 
 
+def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
+    """What is said beside a valid request that has no room in the folder."""
+    try:
+        check_space(plan_sweep(request), folder)
+    except FtlabError as error:
+        return [FieldError("", str(error))]
+    return []
+
+
 def enqueue_sweep(
     request: SweepRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
 ) -> list[RunSpec]:
@@ -86,27 +101,48 @@ def enqueue_sweep(
 
     A variant that is not applicable is a run that has ended, with the reason as its result.
     `onto` is as in `plan_sweep`.
-    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
+    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written or
+    the disk has no room for what is to be saved.
     """
     errors = validate(request) or _errors_in_file(request.task)
     if not errors:
         request, errors = check_request(request)
     if errors:
         raise InvalidRequest(errors)
-    specs = plan_sweep(request, onto=onto)
     left_out = not_applicable(request)
-    directories = [RunDirectory(runs_folder / spec.run_id) for spec in specs]
+    for _ in range(_TRIES):
+        specs = plan_sweep(request, onto=onto)
+        check_space(specs, runs_folder)
+        try:
+            _write(specs, runs_folder, left_out)
+        except FileExistsError:
+            continue  # somebody drew the same id in the same second: once more, with another
+        except OSError as error:
+            raise FtlabError(
+                f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
+                "free some space, make it writable, or name another with --runs-dir."
+            ) from None
+        return specs
+    raise FtlabError(
+        f"The run {specs[0].run_id} is in '{runs_folder}' already; "
+        "somebody queues runs of that sweep at this moment, so try again."
+    )
+
+
+def _write(specs: Sequence[RunSpec], runs_folder: Path, left_out: Mapping[str, str]) -> None:
+    """Makes the run directories: all, or none, and those of others are left alone."""
+    made: list[Path] = []
     try:
-        for spec, directory in zip(specs, directories, strict=True):
+        for spec in specs:
+            directory = RunDirectory(runs_folder / spec.run_id)
+            made.append(directory.path)
             directory.write_spec(spec, _ended(spec, left_out))
     except OSError as error:
-        for directory in directories:
-            shutil.rmtree(directory.path, ignore_errors=True)
-        raise FtlabError(
-            f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
-            "free some space, make it writable, or name another with --runs-dir."
-        ) from None
-    return specs
+        if isinstance(error, FileExistsError):
+            made.pop()  # it is somebody else's
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _ended(spec: RunSpec, left_out: Mapping[str, str]) -> RunResult | None:

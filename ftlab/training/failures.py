@@ -18,11 +18,16 @@ _OUT_OF_MEMORY_SIGNS = (
     "can't allocate memory",  # torch's CPU allocator
     "out of memory",  # the CUDA driver, outside torch's allocator
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",  # C++ in general
+    "Cannot allocate memory",  # the C library
 )
 
 
-def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
-    """The status and the sentence for an error that came up in that phase."""
+def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[FinalStatus, str]:
+    """The status and the sentence for an error that came up in that phase.
+
+    `at_limit`: the process had come up to its memory limit, so an error of no known kind is its.
+    """
     during = f" in the {phase} phase" if phase else ""
     if isinstance(error, KeyboardInterrupt):
         return "cancelled", f"Stopped by the person{during}."
@@ -38,10 +43,22 @@ def explain(error: BaseException, phase: str) -> tuple[FinalStatus, str]:
         return "not_applicable", one_line(error)
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
+    if at_limit and isinstance(error, (RuntimeError, SystemError)):
+        return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
     return "failed", f"Failed{during}: {one_line(error)[:400]} (the log has the traceback)."
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or what it came of, is a want of memory."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if _wants_memory(seen):
+            return True
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return False
+
+
+def _wants_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):

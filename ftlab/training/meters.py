@@ -41,6 +41,9 @@ class MemoryMeter(Protocol):
     def now(self) -> int | None:
         """Bytes in use at this moment."""
 
+    def peak(self) -> int | None:
+        """The peak so far; unlike `read` it waits for nothing."""
+
 
 class CpuMemoryMeter:
     """Resident size of this process and its high-water mark, as the kernel keeps them.
@@ -67,8 +70,11 @@ class CpuMemoryMeter:
     def now(self) -> int | None:
         return self._status_bytes("VmRSS")
 
+    def peak(self) -> int | None:
+        return self._status_bytes("VmHWM") if self._resettable else None
+
     def read(self) -> PeakReading:
-        return PeakReading(self._status_bytes("VmHWM") if self._resettable else None)
+        return PeakReading(self.peak())
 
     def _status_bytes(self, key: str) -> int | None:
         try:
@@ -103,6 +109,9 @@ class CudaMemoryMeter:
 
     def now(self) -> int | None:
         return int(self._cuda.memory_allocated(self._device))
+
+    def peak(self) -> int | None:
+        return int(self._cuda.max_memory_allocated(self._device))
 
     def read(self) -> PeakReading:
         self._cuda.synchronize(self._device)

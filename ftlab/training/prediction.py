@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ftlab.devices import resolve_device
+from ftlab.devices import free_bytes, resolve_device
 from ftlab.models.resolve import resolve_model
+from ftlab.prediction.cards import CONTEXT_BYTES
+from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.remedies import predicted_remedies, remedies
 from ftlab.prediction.run_question import run_question
 from ftlab.prediction.simulation.predict import predict
 from ftlab.prediction.source import CONFIG_FILE
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec
 from ftlab.tasks.order import BatchSize
+from ftlab.units import format_bytes
 
 
 def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
@@ -25,19 +31,65 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
     if longest is None or spec.variant is None:
         return result
     try:
-        folder = resolve_model(spec.model).folder
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        question = run_question(
-            config,
-            spec.variant,
-            spec.settings,
-            spec.dtype_policy,
-            longest,
-            resolve_device(spec.device),
-        )
-        found = predict(question)
+        found = predict(_question(spec, longest))
     except Exception:
         traceback.print_exc()  # to the run's log; the run is as good without
         return result
     measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
     return replace(result, measures=measures, predicted_anatomy=found.anatomy)
+
+
+def with_remedies(
+    result: RunResult, spec: RunSpec, phase: str, longest: BatchSize | None
+) -> RunResult:
+    """The result of a run that ran out of memory, saying when, at what size, and what would fit.
+
+    To be called when the model is gone; never raises.
+    """
+    gc.collect()
+    measures = result.measures
+    where = f" in the {phase} phase" if phase else ""
+    if phase == "train" and measures.steps_done is not None:
+        where += f", in step {measures.steps_done + 1} of {spec.settings.steps}"
+    peak = result.phases[phase].peak_bytes if phase in result.phases else None
+    size = f" after a peak of {format_bytes(peak)} ({result.memory_kind})" if peak else ""
+    limit = f"; the limit is {format_bytes(spec.memory_limit)}" if spec.memory_limit else ""
+    advice = ""
+    if phase == "train" and longest is not None:
+        try:
+            advice = _predicted(spec, longest, measures.before_model_bytes)
+        except Exception:
+            traceback.print_exc()
+    advice = advice or remedies(spec, phase)
+    return replace(result, reason=f"Out of memory{where}{size}{limit}. {advice}")
+
+
+def _predicted(spec: RunSpec, longest: BatchSize, before_model: int | None) -> str:
+    device = resolve_device(spec.device)
+    if device.is_cuda:
+        room = device.memory_bytes - CONTEXT_BYTES
+        room = min(room, spec.memory_limit) if spec.memory_limit else room
+    elif spec.memory_limit:
+        room = spec.memory_limit - (before_model or 0)
+    else:
+        room = free_bytes(device) or 0
+    return predicted_remedies(_question(spec, longest), room, _ask)
+
+
+def _question(spec: RunSpec, longest: BatchSize) -> Question:
+    assert spec.variant is not None
+    config = json.loads((resolve_model(spec.model).folder / CONFIG_FILE).read_text("utf-8"))
+    return run_question(
+        config,
+        spec.variant,
+        spec.settings,
+        spec.dtype_policy,
+        longest,
+        resolve_device(spec.device),
+    )
+
+
+def _ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+    """Answers in this very process, which has its memory back."""
+    for place, question in enumerate(questions):
+        yield place, predict(question)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,8 +95,11 @@ class RunRecord:
 
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
     """Does the run and fills the record. Raises whatever stops it."""
-    with tempfile.TemporaryDirectory() as scratch:
-        _execute(spec, directory, record, report, Path(scratch))
+    directory.scratch.mkdir(exist_ok=True)
+    try:
+        _execute(spec, directory, record, report, directory.scratch)
+    finally:
+        shutil.rmtree(directory.scratch, ignore_errors=True)
 
 
 def _execute(
@@ -272,7 +275,9 @@ def _train(
                 arguments,
                 arithmetic,
                 lambda examples: collate(examples, pad_id),
-                lambda event: report(event | {"memory_bytes": memory.now()}),
+                lambda event: report(
+                    event | {"memory_bytes": memory.now(), "peak_bytes": memory.peak()}
+                ),
                 trackers,
                 steps,
                 after_step,
@@ -286,7 +291,7 @@ def _train(
                 ),
             )
             model.zero_grad(set_to_none=True)
-    except Diverged:
+    except Exception:  # what was measured until then belongs to the record, whatever it was
         _record_size(record, model)
         record.set(
             steps_done=len(steps.losses),

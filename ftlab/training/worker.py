@@ -8,7 +8,6 @@ done, 1 if it is not (the reason is in result.json), 2 if the directory cannot b
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -20,7 +19,9 @@ from typing import Any
 from ftlab.errors import FtlabError
 from ftlab.locks import DeviceTurn, FileLock
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.process import start_time
+from ftlab.runs.disk import check_space
+from ftlab.runs.lines import LineWriter
+from ftlab.runs.process import boot_id, start_time
 from ftlab.runs.result import RunResult
 from ftlab.runs.resume import Earlier, begin_again, read_earlier
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
@@ -53,11 +54,12 @@ def main(arguments: list[str]) -> int:
         "event": "start",
         "pid": os.getpid(),
         "process_started": start_time(os.getpid()),
+        "boot": boot_id(),
         "device": spec.device,
     }
     if earlier is not None:
         begin_again(directory, earlier, start)
-    with directory.metrics_file.open("a", encoding="utf-8", buffering=1) as metrics:
+    with LineWriter(directory.metrics_file) as metrics:
         report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
         if earlier is None:
             report(start)
@@ -83,32 +85,40 @@ def _run(
 ) -> RunResult:
     """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
     with lasting_imports():
+        from ftlab.training import memory_limit
         from ftlab.training.failures import explain
-        from ftlab.training.prediction import with_prediction
+        from ftlab.training.model import torch_device
+        from ftlab.training.prediction import with_prediction, with_remedies
         from ftlab.training.run import RunRecord, execute
 
     record = RunRecord(began=began, earlier=earlier)
     if earlier is not None:
         record.began -= earlier.checkpoint.run_seconds
+    phase = ""
     try:
+        check_space([spec], directory.path)
+        if spec.memory_limit is not None:
+            record.note(memory_limit.hold_to(spec.memory_limit, torch_device(spec.device)))
         execute(spec, directory, record, report)
         result = record.result("done")
     except BaseException as error:
+        memory_limit.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        result = record.result(*explain(error, phase))
+        at_limit = spec.memory_limit is not None and memory_limit.is_met(spec.memory_limit)
+        result = record.result(*explain(error, phase, at_limit))
+    memory_limit.let_go()
+    if result.status == "out_of_memory":
+        result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest)
 
 
-def _reporter(file: Any, elapsed: float) -> Any:
-    began = time.time() - elapsed
+def _reporter(file: LineWriter, elapsed: float) -> Any:
+    began = time.monotonic() - elapsed  # what has gone by since, also where the clock is set
 
     def report(event: dict[str, Any]) -> None:
-        now = time.time()
-        file.write(
-            json.dumps(event | {"at": round(now, 3), "elapsed": round(now - began, 3)}) + "\n"
-        )
-        file.flush()
+        elapsed = time.monotonic() - began
+        file.append(event | {"at": round(time.time(), 3), "elapsed": round(elapsed, 3)})
 
     return report
 

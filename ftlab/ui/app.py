@@ -23,6 +23,7 @@ from ftlab.errors import FtlabError
 from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.control import ensure_dispatcher
+from ftlab.runs.removal import clear_removed
 from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
 from ftlab.ui.compare import tab as compare
@@ -114,6 +115,7 @@ def launch(
 
 def _ensure_dispatcher(runs_folder: Path) -> None:
     """Runs that were left in the queue go on; where they cannot, the page is served anyway."""
+    clear_removed(runs_folder)  # what an app left that was killed while it deleted
     try:
         ensure_dispatcher(runs_folder)
     except FtlabError as error:

@@ -10,7 +10,6 @@ result.json    written once, by atomic rename, at the end
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -26,6 +25,7 @@ from ftlab.errors import FtlabError
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.runs.control import control_folder
 from ftlab.runs.directory import read_json_lines, write_atomically
+from ftlab.runs.lines import LineWriter
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.process import is_alive
 from ftlab.tasks.reference import TaskReference
@@ -208,8 +208,8 @@ class GridDirectory:
 
     def add_cell(self, cell: Cell) -> None:
         """Appends a cell, whole and at once."""
-        with self.cells_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(cell), ensure_ascii=False) + "\n")
+        with LineWriter(self.cells_file) as file:
+            file.append(asdict(cell))
 
     def cells(self) -> list[Cell]:
         """Every cell so far in the order in which they were done; damaged lines are left out."""
@@ -239,7 +239,7 @@ class GridDirectory:
             return result.status
         process = self.process()
         if process is None:
-            return "queued" if self._age_seconds() < _FIRST_WORD_SECONDS else "interrupted"
+            return "queued" if abs(self._age_seconds()) < _FIRST_WORD_SECONDS else "interrupted"
         if is_alive(process.pid, process.started):
             return "running"
         late = self.result()  # written between the two looks

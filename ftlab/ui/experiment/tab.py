@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from ftlab.methods.registry import CORE
 from ftlab.runs.control import start_dispatcher
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.runs.sweep import enqueue_sweep, space_errors
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, Action
 from ftlab.ui.experiment import clone_events as experiment_clone
@@ -74,14 +75,14 @@ def build(context: AppContext, links: Links) -> None:
     said = [*form.slots.values(), blocks.facts, blocks.matched, line, go, advanced, blocks.more]
 
     def check(*given: Any) -> list[Any]:
-        return _say(form, form.values(given))
+        return _say(form, form.values(given), context.runs_folder)
 
     def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
         if event.at < known_at:  # overtaken on its way by a later one
             return [gr.skip()] * (len(said) + 3)
         ticked, settings = known_ticks(event.on), known_settings(event.settings)
         values = form.values(given) | settings | {"methods": ticked}
-        return [event.at, ticked, settings, *_say(form, values)]
+        return [event.at, ticked, settings, *_say(form, values, context.runs_folder)]
 
     def ask(*given: Any) -> Iterator[str]:
         values = form.values(given)
@@ -115,9 +116,9 @@ def build(context: AppContext, links: Links) -> None:
         except FtlabError as error:
             sentence = reading.errors[0].message if reading.errors else str(error)
             warn(sentence, title="Not launched", duration=6)
-            yield [gr.skip(), gr.skip(), *_say(form, values, error)]
+            yield [gr.skip(), gr.skip(), *_say(form, values, context.runs_folder, error)]
             return
-        yield [(reading.request, now), NEWEST, *_say(form, values)]
+        yield [(reading.request, now), NEWEST, *_say(form, values, context.runs_folder)]
 
     latest = Latest()
     known_at = gr.State(0.0)
@@ -232,12 +233,16 @@ def _build_methods(form: Form) -> MethodBlocks:
     return MethodBlocks(table, facts, costs, more, matched, asked)
 
 
-def _say(form: Form, values: Mapping[str, Any], failure: FtlabError | None = None) -> list[Any]:
+def _say(
+    form: Form, values: Mapping[str, Any], runs_folder: Path, failure: FtlabError | None = None
+) -> list[Any]:
     """Errors beside their fields, the launch bar, and the labels that repeat the settings."""
     reading = read_form(values)
     errors = list(reading.errors)
     if failure is not None and not isinstance(failure, InvalidRequest):
         errors = [FieldError("", str(failure))]
+    if not errors:
+        errors = space_errors(reading.request, runs_folder)
     facts = method_facts(reading.request)
     return [
         *form.slot_html(errors),

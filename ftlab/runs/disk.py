@@ -1,0 +1,77 @@
+"""Whether what a run writes has room on the disk; found before it starts, without torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ftlab.errors import FtlabError
+from ftlab.methods.counts import trainable_parameters
+from ftlab.models.shape import shape_of_model
+from ftlab.runs.logs import LARGEST
+from ftlab.runs.spec import RunSpec
+from ftlab.units import format_bytes
+
+_BYTES_A_STEP = 400  # its line in metrics.jsonl
+_BYTES_AN_ANSWER = 16_000  # its line in samples.jsonl
+_TOKENIZER_BYTES = 20_000_000  # saved with a whole model
+_COPIES = 3
+"""Of an adapter at most: one that changes the base keeps its start, and has twice its rank."""
+_MARGIN_BYTES = 10_000_000 + LARGEST  # everything else, and the log at its largest
+
+
+def needed_bytes(spec: RunSpec) -> int:
+    """What the run may write at most, in bytes: what it saves, its checkpoints and its records."""
+    return _saved_bytes(spec) + checkpoint_bytes(spec) + _record_bytes(spec)
+
+
+def checkpoint_bytes(spec: RunSpec) -> int:
+    """What the checkpoints of a run take while it goes."""
+    return 0
+
+
+def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
+    """Raises `FtlabError` if the runs, one after another, have no room where their folders lie."""
+    needed, free = sum(map(needed_bytes, specs)), free_disk_bytes(folder)
+    if free is not None and free < needed:
+        raise FtlabError(
+            f"{format_bytes(free)} are free in '{folder}', and what is to be saved there may take "
+            f"{format_bytes(needed)}; free some space, or name another folder with --runs-dir."
+        )
+
+
+def free_disk_bytes(folder: Path) -> int | None:
+    """What this process may still write there; `None` where it cannot be told.
+
+    A folder that is not there yet is judged by the nearest one above it.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            status = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+    return None
+
+
+def _saved_bytes(spec: RunSpec) -> int:
+    """An adapter at 4 bytes a number, or the model; 0 where its size is known only when it is made.
+
+    Those are configurations by hand, and models that are not on this machine yet.
+    """
+    variant = spec.variant
+    shape = None if variant is None else shape_of_model(spec.model)
+    if variant is None or shape is None:
+        return 0
+    if variant.spec.ships_whole_model:
+        return shape.total * (2 if spec.dtype_policy == "bf16" else 4) + _TOKENIZER_BYTES
+    return _COPIES * 4 * (trainable_parameters(variant, shape) or 0)
+
+
+def _record_bytes(spec: RunSpec) -> int:
+    settings = spec.settings
+    answers = settings.eval_examples * _BYTES_AN_ANSWER
+    return settings.steps * _BYTES_A_STEP + answers + _MARGIN_BYTES
