@@ -9,7 +9,6 @@ from pathlib import Path
 from ftlab.errors import FtlabError
 from ftlab.methods.counts import trainable_parameters
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.logs import LARGEST
 from ftlab.runs.spec import RunSpec
 from ftlab.units import format_bytes
 
@@ -18,7 +17,7 @@ _BYTES_AN_ANSWER = 16_000  # its line in samples.jsonl
 _TOKENIZER_BYTES = 20_000_000  # saved with a whole model
 _COPIES = 3
 """Of an adapter at most: one that changes the base keeps its start, and has twice its rank."""
-_MARGIN_BYTES = 10_000_000 + LARGEST  # everything else, and the log at its largest
+_MARGIN_BYTES = 10_000_000  # everything else, the log above all
 
 
 def needed_bytes(spec: RunSpec) -> int:

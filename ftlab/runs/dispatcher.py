@@ -203,15 +203,17 @@ def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None
                 return
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
-            if process is not None:
-                process.poll()
-            if start_time(pid) is None:
+            # Of a process whose first thread has ended others may still hold memory and locks: a
+            # child is gone once it can be waited for.
+            if start_time(pid) is None if process is None else process.poll() is not None:
                 return
             time.sleep(0.05)
 
 
 def _is_held(directory: RunDirectory) -> bool:
     """Whether a worker has the run's lock, which it takes before its first line."""
+    if not directory.spec_file.exists():
+        return False  # the folder was deleted; a lock would bring it back
     try:
         lock = FileLock(directory.spec_file)
         held = not lock.try_acquire()

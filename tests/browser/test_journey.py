@@ -53,6 +53,9 @@ def wait_for_status(app: App, *statuses: str, seconds: float = 120) -> None:
     raise AssertionError({run.run_id: run.status for run in RunStore(app.runs).runs()})
 
 
+@pytest.mark.fault("page reloaded while a sweep runs")
+@pytest.mark.fault("browser closed while a sweep runs")
+@pytest.mark.fault("app killed with SIGKILL while a run goes")
 def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App) -> None:
     tick(page, "lora", "prompt_tuning")
     fill(page, "steps", "8")
@@ -80,6 +83,7 @@ def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
 
+@pytest.mark.fault("two browsers at once")
 def test_a_second_browser_shows_the_same_sweep(page: Page, browser: Browser, app: App) -> None:
     expect(page.locator(".queue .chip.done")).to_have_count(3)
     other = browser.new_context().new_page()
@@ -134,6 +138,7 @@ def test_base_and_runs_answer_one_prompt_side_by_side(page: Page, app: App) -> N
         expect(pane).to_contain_text(re.compile(r"KL [\d.e-]+ nats"))
 
 
+@pytest.mark.fault("cancel while it trains")
 def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
     page: Page, app: App
 ) -> None:

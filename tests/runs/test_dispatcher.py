@@ -5,75 +5,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from ftlab.methods.variant import Variant
 from ftlab.runs.control import dispatcher_lock, ensure_dispatcher, note_cancel
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.dispatcher import Dispatcher
-from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep
-from ftlab.tasks.reference import TaskReference
-
-REQUEST = SweepRequest(
-    model="bundled",
-    task=TaskReference("bundled", "sql"),
-    variants=(Variant("full"), Variant("lora")),
-    device="cpu",
+from tests.workers import (
+    CRASHES,
+    DIES,
+    DONE,
+    PRELUDE,
+    REQUEST,
+    SLOW,
+    STUBBORN,
+    statuses,
+    step_until,
+    worker,
 )
-
-PRELUDE = """
-import json, os, sys, time, pathlib, signal
-from ftlab.runs.process import start_time
-run = pathlib.Path(sys.argv[1])
-with open(run / "metrics.jsonl", "a") as f:
-    f.write(json.dumps({"event": "start", "pid": os.getpid(),
-                        "process_started": start_time(os.getpid())}) + "\\n")
-def finish(**more):
-    (run / "result.json").write_text(json.dumps({"status": "done", **more}))
-"""
-DONE = PRELUDE + "finish()"
-SLOW = PRELUDE + "time.sleep(60)"
-STUBBORN = PRELUDE + "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-DIES = PRELUDE + "os.kill(os.getpid(), 9)"
-CRASHES = PRELUDE + "print('the last words', flush=True); sys.exit(3)"
-
-Start = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
-
-
-def worker(script: Callable[[str], str]) -> Start:
-    """Starts `script(run_id)` in place of a worker."""
-
-    def start(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
-        with directory.log_file.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", script(directory.run_id), str(directory.path)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    return start
-
-
-def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        dispatcher.step()
-        time.sleep(0.05)
-
-
-def statuses(folder: Path) -> list[str]:
-    return [run.status for run in RunStore(folder).runs()]
 
 
 def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
@@ -122,6 +76,7 @@ def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
     assert set(statuses(tmp_path)) == {"queued"}
 
 
+@pytest.mark.fault("worker killed or crashed")
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
@@ -140,6 +95,7 @@ def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
     assert reason in runs[0].reason
 
 
+@pytest.mark.fault("worker that ignores SIGTERM")
 @pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["polite", "stubborn"])
 def test_cancel_ends_the_process_within_ten_seconds_and_records_its_memory(
     tmp_path: Path, script: str
@@ -179,6 +135,7 @@ def test_a_finished_run_is_not_harmed_by_a_late_cancel(tmp_path: Path) -> None:
     assert set(statuses(tmp_path)) == {"done"}
 
 
+@pytest.mark.fault("dispatcher gone while a run goes")
 def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(tmp_path: Path) -> None:
     specs = enqueue_sweep(REQUEST, tmp_path)
     first = RunDirectory(tmp_path / specs[0].run_id)
@@ -194,6 +151,7 @@ def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(tmp_path: Path) -
     assert started == [spec.run_id for spec in specs[1:]]
 
 
+@pytest.mark.fault("process number given to another process")
 def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path: Path) -> None:
     specs = enqueue_sweep(REQUEST, tmp_path)
     first = RunDirectory(tmp_path / specs[0].run_id)
@@ -204,6 +162,7 @@ def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path
     assert statuses(tmp_path) == ["interrupted", "done", "done"]
 
 
+@pytest.mark.fault("worker killed while its dispatcher is dead")
 def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_twice(
     tmp_path: Path,
 ) -> None:
@@ -223,6 +182,7 @@ def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_
     assert specs[0].run_id not in started
 
 
+@pytest.mark.fault("disk full as a result is written")
 def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +204,7 @@ def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrup
     assert set(statuses(tmp_path)) == {"interrupted"}
 
 
+@pytest.mark.fault("cancel while the adapter is saved")
 def test_a_cancel_during_the_save_leaves_no_half_an_adapter(tmp_path: Path) -> None:
     specs = enqueue_sweep(REQUEST, tmp_path)
     first = RunDirectory(tmp_path / specs[0].run_id)

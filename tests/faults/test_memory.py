@@ -1,0 +1,182 @@
+"""Running out of memory: a limit that a person sets, CUDA's exception, the kernel's kill."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ftlab.commands.tables import output_console, print_table
+from ftlab.errors import FtlabError
+from ftlab.prediction.remedies import remedies
+from ftlab.runs.deaths import oom_kills
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.dispatcher import Dispatcher
+from ftlab.runs.memory_limit import ENVIRONMENT, parse_memory_limit
+from ftlab.runs.result import RunResult
+from ftlab.runs.spec import dump_spec, load_spec
+from ftlab.runs.store import read_run
+from ftlab.ui.results.panel import panel
+from tests.faults.conftest import Enqueue, patched_worker
+from tests.workers import PRELUDE, step_until, worker
+
+OUT_AT_STEP = """
+import torch
+from ftlab.training.trainer import FairTrainer
+whole, calls = FairTrainer.compute_loss, []
+def runs_out(*given, **named):
+    calls.append(1)
+    if len(calls) == 3:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return whole(*given, **named)
+FairTrainer.compute_loss = runs_out
+"""
+
+
+def ended(run: RunDirectory, dispatcher: Dispatcher) -> RunResult:
+    step_until(dispatcher, lambda: run.result() is not None, seconds=120)
+    result = run.result()
+    assert result is not None
+    return result
+
+
+@pytest.mark.fault("out of memory at a limit, then another run")
+def test_a_run_that_meets_its_limit_is_a_result_and_the_next_begins_on_a_clean_device(
+    enqueue: Enqueue, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    base, greedy = enqueue(memory_limit=2_000_000_000, batch_size=1024, max_length=256, steps=2)
+    before = ended(base, Dispatcher(folder)).measures.before_model_bytes
+    assert before is not None
+    limit = before + 60_000_000
+    greedy.spec_file.write_bytes(
+        greedy.spec_file.read_bytes().replace(b"2000000000", str(limit).encode())
+    )
+    result = ended(greedy, Dispatcher(folder))
+    assert result.status == "out_of_memory", result.reason
+    assert "in the train phase, in step 1 of 2 after a peak of " in result.reason
+    assert "the limit is " in result.reason
+    assert "Predicted to fit into" in result.reason
+    assert "accumulated" in result.reason
+    assert result.measures.steps_done == 0
+    assert result.measures.peak_memory_bytes is not None
+    assert result.measures.peak_memory_bytes <= 1.05 * limit
+    _, modest = enqueue()
+    after = ended(modest, Dispatcher(folder))
+    assert after.status == "done"
+    assert after.measures.before_model_bytes == pytest.approx(before, rel=0.05)
+
+
+@pytest.mark.fault("CUDA out of memory")
+def test_an_out_of_memory_error_in_a_step_names_phase_step_and_peak_wherever_it_is_shown(
+    enqueue: Enqueue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, run = enqueue()
+    shutil.rmtree(base.path)
+    result = ended(run, Dispatcher(tmp_path / "runs", patched_worker(OUT_AT_STEP)))
+    assert result.status == "out_of_memory"
+    assert "in the train phase, in step 3 of 3 after a peak of " in result.reason
+    assert result.measures.steps_done == 2
+    assert result.measures.peak_memory_bytes == result.phases["train"].peak_bytes
+    assert "Predicted to fit" in result.reason or "takes less" in result.reason
+    shown = read_run(run)
+    assert "in step 3 of 3" in panel(shown).top
+    print_table([shown], output_console())
+    assert "in step 3 of 3" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.fault("kernel kills the worker for want of memory")
+def test_the_kernels_kill_is_told_from_another_by_its_counter(
+    enqueue: Enqueue, tmp_path: Path
+) -> None:
+    base, run = enqueue()
+    shutil.rmtree(base.path)
+    lines = [
+        '{"event": "phase", "phase": "train"}',
+        '{"event": "step", "step": 7, "memory_bytes": 700000000, "peak_bytes": 900000000}',
+    ]
+    dies = PRELUDE + (
+        f"with open(run / 'metrics.jsonl', 'a') as f: f.write({chr(10).join(lines)!r} + '\\n')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    count = iter([3, 4])
+    result = ended(run, Dispatcher(tmp_path / "runs", worker(lambda r: dies), lambda: next(count)))
+    assert result.status == "out_of_memory"
+    assert "in the train phase after step 7" in result.reason
+    assert "its highest size seen was 900 MB" in result.reason
+    assert "gradient checkpointing" in result.reason
+    assert result.measures.steps_done == 7
+
+
+@pytest.mark.fault("worker killed with SIGKILL")
+def test_a_kill_while_the_counter_stands_still_is_somebodys(
+    enqueue: Enqueue, tmp_path: Path
+) -> None:
+    base, run = enqueue()
+    shutil.rmtree(base.path)
+    dies = PRELUDE + "os.kill(os.getpid(), 9)"
+    result = ended(run, Dispatcher(tmp_path / "runs", worker(lambda r: dies), lambda: 3))
+    assert result.status == "failed"
+    assert "killed from outside (SIGKILL)" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "file", "content"),
+    [
+        ("0::/box\n", "box/memory.events", "low 0\noom 9\noom_kill 5\n"),
+        ("0::/host/path\n", "memory.events", "oom_kill 5\noom_group_kill 0\n"),
+        ("4:memory:/box\n0::/\n", "memory/box/memory.oom_control", "under_oom 0\noom_kill 5\n"),
+        ("3:cpu:/\n", "nothing", ""),
+    ],
+    ids=["version 2", "version 2 in a container", "version 1", "none"],
+)
+def test_kills_are_counted_in_the_workers_own_group_and_else_on_the_machine(
+    tmp_path: Path, cgroup: str, file: str, content: str
+) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text(cgroup)
+    (proc / "vmstat").write_text("nr_free_pages 1\noom_kill 77\n")
+    (groups / file).parent.mkdir(parents=True)
+    (groups / file).write_text(content)
+    assert oom_kills(proc, groups) == (5 if content else 77)
+
+
+def test_the_operators_limit_is_in_the_spec_of_every_run_and_nobody_asks_for_more(
+    enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "2GB")
+    assert {run.spec().memory_limit for run in enqueue()} == {2_000_000_000}
+    assert {run.spec().memory_limit for run in enqueue(memory_limit=10**12)} == {2_000_000_000}
+    assert {run.spec().memory_limit for run in enqueue(memory_limit=10**9)} == {10**9}
+
+
+def test_a_spec_without_a_limit_is_one_that_earlier_versions_read(enqueue: Enqueue) -> None:
+    run = enqueue()[0]
+    assert b"memory_limit" not in run.spec_file.read_bytes()
+    assert load_spec(dump_spec(run.spec())) == run.spec()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("2GB", 2 * 10**9), ("1.5 GiB", 3 * 2**29), ("512mb", 512 * 10**6), ("3G", 3 * 10**9)],
+)
+def test_a_memory_limit_is_read_with_its_unit(text: str, size: int) -> None:
+    assert parse_memory_limit(text) == size
+
+
+@pytest.mark.hostile("memory limits")
+@pytest.mark.parametrize(
+    "text", ["", "many", "-2GB", "2 GB GB", "1e9", "NaN", "10", "2XB", "3GB x"]
+)
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(FtlabError, match="as in 2GB"):
+        parse_memory_limit(text)
+
+
+def test_a_base_run_is_offered_nothing_that_it_cannot_change(enqueue: Enqueue) -> None:
+    base, lora = (run.spec() for run in enqueue())
+    assert "batch" not in remedies(base, "evaluate")
+    assert "a smaller model" in remedies(base, "load")
+    assert "batch 1, accumulated 2 times" in remedies(lora, "train")

@@ -1,0 +1,87 @@
+"""A run is cancelled in each of its phases: the real worker, held in the midst of the phase."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ftlab.locks import DeviceTurn
+from ftlab.runs.control import note_cancel
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.dispatcher import Dispatcher
+from tests.faults.conftest import Enqueue, patched_worker
+from tests.workers import step_until
+
+_HOLD = """
+import pathlib, time
+from {module} import {owner} as owner
+whole = owner.{name}
+def held(*given, **named):
+    whole(*given, **named)
+    pathlib.Path(sys.argv[1], ".held").touch()
+    time.sleep(120)
+owner.{name} = held
+"""
+HOLDS = {
+    "load": ("ftlab.training", "run", "load_base_model"),
+    "train": ("ftlab.training.trainer", "FairTrainer", "compute_loss"),
+    "evaluate": ("ftlab.training", "run", "evaluate"),
+    "save": ("peft", "PeftModel", "save_pretrained"),
+}
+
+
+@pytest.fixture
+def run(enqueue: Enqueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """One queued LoRA run, and a device of the test's own."""
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
+    base, lora = enqueue()
+    shutil.rmtree(base.path)
+    return lora
+
+
+def cancel(run: RunDirectory, dispatcher: Dispatcher) -> None:
+    """Cancels it, and looks that nothing is left of its process nor half done on the disk."""
+    pid = run.worker()[0]  # type: ignore[index]
+    note_cancel(run.path.parent, [run.run_id])
+    step_until(dispatcher, lambda: run.result() is not None)
+    assert run.status() == "cancelled"
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not run.adapter.exists()
+    assert not any(path.exists() for path in run.left_overs())
+    assert {path.name for path in run.path.iterdir()} <= {
+        "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", ".held",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        pytest.param(phase, marks=pytest.mark.fault(f"cancel in the {phase} phase"))
+        for phase in HOLDS
+    ],
+)
+def test_a_cancel_in_the_midst_of_a_phase_leaves_nothing_behind(
+    run: RunDirectory, phase: str
+) -> None:
+    module, owner, name = HOLDS[phase]
+    start = patched_worker(_HOLD.format(module=module, owner=owner, name=name))
+    dispatcher = Dispatcher(run.path.parent, start)
+    step_until(dispatcher, (run.path / ".held").exists, seconds=90)
+    phases = [event["phase"] for event in run.metrics() if event["event"] == "phase"]
+    assert phases[-1] == phase
+    cancel(run, dispatcher)
+    assert DeviceTurn("cpu").try_acquire(), "the next run may start"
+
+
+@pytest.mark.fault("cancel while it waits for its device")
+def test_a_cancel_while_another_has_the_device_ends_the_wait(run: RunDirectory) -> None:
+    other = DeviceTurn("cpu")
+    assert other.try_acquire()
+    dispatcher = Dispatcher(run.path.parent)
+    step_until(dispatcher, lambda: any(e.get("phase") == "wait" for e in run.metrics()))
+    cancel(run, dispatcher)
+    other.release()
+    assert DeviceTurn("cpu").try_acquire(), "nobody stands in line any more"

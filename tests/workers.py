@@ -1,0 +1,68 @@
+"""Real processes that stand in for workers: scripts that write what a worker writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ftlab.methods.variant import Variant
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.dispatcher import Dispatcher
+from ftlab.runs.spec import SweepRequest
+from ftlab.runs.store import RunStore
+from ftlab.tasks.reference import TaskReference
+
+REQUEST = SweepRequest(
+    model="bundled",
+    task=TaskReference("bundled", "sql"),
+    variants=(Variant("full"), Variant("lora")),
+    device="cpu",
+)
+
+PRELUDE = """
+import json, os, sys, time, pathlib, signal
+from ftlab.runs.process import start_time
+run = pathlib.Path(sys.argv[1])
+with open(run / "metrics.jsonl", "a") as f:
+    f.write(json.dumps({"event": "start", "pid": os.getpid(),
+                        "process_started": start_time(os.getpid())}) + "\\n")
+def finish(**more):
+    (run / "result.json").write_text(json.dumps({"status": "done", **more}))
+"""
+DONE = PRELUDE + "finish()"
+SLOW = PRELUDE + "time.sleep(60)"
+STUBBORN = PRELUDE + "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+DIES = PRELUDE + "os.kill(os.getpid(), 9)"
+CRASHES = PRELUDE + "print('the last words', flush=True); sys.exit(3)"
+
+Start = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
+
+
+def worker(script: Callable[[str], str]) -> Start:
+    """Starts `script(run_id)` in place of a worker."""
+
+    def start(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
+        with directory.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-c", script(directory.run_id), str(directory.path)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    return start
+
+
+def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        dispatcher.step()
+        time.sleep(0.05)
+
+
+def statuses(folder: Path) -> list[str]:
+    return [run.status for run in RunStore(folder).runs()]
