@@ -34,6 +34,7 @@ from ftlab.commands import (
     tune,
 )
 from ftlab.errors import FtlabError
+from ftlab.words import printable
 
 COMMANDS = (
     app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
@@ -45,7 +46,7 @@ class _OneLineParser(argparse.ArgumentParser):
     """An error is one line and status 2, without the whole usage before it."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except FtlabError as error:
-        print(f"ftlab: {error}", file=sys.stderr)
+        print(f"ftlab: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ftlab: stopped.", file=sys.stderr)

@@ -13,6 +13,11 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey, or could not write: names come from files."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+
+
 def shorten(text: str, limit: int) -> str:
     """The text, or its first `limit` characters, the last of them an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
@@ -42,5 +47,5 @@ def rate_name(rate: float | None) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'lora'?" to end a sentence with; "" where nothing is near."""
-    near = get_close_matches(name, list(known), n=1)
+    near = get_close_matches(name[:80], list(known), n=1)  # of a long one it would take minutes
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -55,6 +55,8 @@ def run_bundle(run: Run, merged: bool = False) -> Bundle:
                 f"{run.run_id} has no merged model in its folder; make one with "
                 f"`python -m ftlab merge {run.run_id}`."
             )
+    if folder.is_symlink():
+        raise FtlabError(f"The folder '{folder.name}' of {run.run_id} is a link; copy it instead.")
     found = sorted(path for path in folder.iterdir() if _goes_along(path))
     base = public_model(run.spec.model)
     texts = {path.name: _without_paths(path, base) for path in found if path.name in _CONFIGS}
@@ -114,7 +116,7 @@ def laid_out(bundle: Bundle) -> Iterator[Path]:
 
 def _goes_along(path: Path) -> bool:
     named = path.suffix in (".safetensors", ".json") or path.name == _TEMPLATE
-    return named and path.is_file() and not path.name.startswith(".")
+    return named and path.is_file() and not (path.is_symlink() or path.name.startswith("."))
 
 
 def _without_paths(path: Path, base: str) -> str:

@@ -16,7 +16,7 @@ from ftlab import __version__, units
 from ftlab.errors import FtlabError
 from ftlab.export.runs import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
 from ftlab.models.bundled import QUALITY_NOTE
-from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.reference import BUNDLED_ID, is_hub_id
 from ftlab.runs.merging import MergeRecord
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import machine_path
@@ -25,6 +25,7 @@ from ftlab.runs.spec import RunSpec
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run
+from ftlab.tasks.hub import is_dataset_id
 
 LICENCES = {BUNDLED_ID: "apache-2.0"}
 """Licences of bases that ftlab knows; of others their own page tells."""
@@ -52,7 +53,8 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
         raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
     parts = [
         _front_matter(run, kind, is_merged=merged is not None),
-        f"# {run.spec.variant.label} on {_base_name(run.spec)}, {run.spec.task.label}\n\n"
+        f"# {_plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
+        f"{_plain(run.spec.task.label)}\n\n"
         f"{_FORM[kind]} {run.spec.variant.spec.summary}",
         "## Results\n\n" + _results(run, run.result, merged),
         "## What it cost\n\n" + _costs(run.result),
@@ -139,7 +141,7 @@ def _costs(result: RunResult) -> str:
         for key in _COSTS
         if known.get(key) is not None
     ]
-    told = f"\n\nMemory is {result.memory_kind}." if result.memory_kind else ""
+    told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
     if m.disturbed:
         told += " Other processes used the machine during training, so times are too long."
     return _table(("measure", "value", "how it is measured"), rows) + told
@@ -209,7 +211,7 @@ def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
 
 def _base(spec: RunSpec) -> str:
     name = public_model(spec.model)
-    if not is_on_hub(spec.model):
+    if not is_on_hub(spec.model) or not is_hub_id(name):
         return (
             f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
             "is made from it stays under it."
@@ -223,27 +225,29 @@ def _base(spec: RunSpec) -> str:
 
 def _data(run: Run) -> str:
     task, facts = run.spec.task, run.result.environment if run.result else {}
+    name = _plain(task.label)
+    link = f"[{task.id}](https://huggingface.co/datasets/{task.id})"
     where = {
-        "bundled": f"{task.label}, made by ftlab's own seeded generator (seed {task.seed}).",
-        "file": f"The file {task.label}, the trainer's own; it is not part of this folder.",
-        "hub": f"The data set [{task.id}](https://huggingface.co/datasets/{task.id}).",
+        "bundled": f"{name}, made by ftlab's own seeded generator (seed {task.seed}).",
+        "file": f"The file {name}, the trainer's own; it is not part of this folder.",
+        "hub": f"The data set {link if is_dataset_id(task.id) else name}.",
     }[task.kind]
     digest = facts.get("data_hash")
-    told = f" SHA-256 of all examples in order: `{digest}`." if digest else ""
-    return _plain(where) + told + " Loss is taken on the completion alone."
+    told = f" SHA-256 of all examples in order: `{_plain(digest)}`." if digest else ""
+    return where + told + " Loss is taken on the completion alone."
 
 
 def _machine(result: RunResult) -> str:
     facts = result.environment
-    size = facts.get("memory_bytes")
+    size, packages = facts.get("memory_bytes"), facts.get("packages")
     rows = [
         ("Device", facts.get("device")),
         ("Cores", facts.get("cores")),
         ("Threads", facts.get("threads")),
-        ("Memory", units.format_bytes(size) if size else None),
+        ("Memory", units.format_bytes(size) if isinstance(size, int | float) and size else None),
         ("CUDA", facts.get("cuda")),
         ("Python", facts.get("python")),
-        *dict(facts.get("packages") or {}).items(),
+        *(packages.items() if isinstance(packages, dict) else ()),
     ]
     known = [(name, value) for name, value in rows if value is not None]
     return _table(("", ""), known) if known else "Not recorded."
@@ -259,6 +263,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Text on one line that no table, tag or code fence of Markdown begins or ends in."""
-    text = re.sub(r"\s+", " ", str(value)).strip()
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    """Text on one line that no table, tag, link, picture or code fence of Markdown begins or ends
+    in."""
+    text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
+    text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
+    return re.sub(r"(?i)(://|www(?=\.))", "\\1\u200b", text)  # a bare address becomes a link too

@@ -37,7 +37,13 @@ def why_no_weights(run: Run) -> str:
         return f"{run.run_id} is a base run: the untouched model, on which nothing was trained."
     if run.status != "done":
         return f"{run.run_id} is {status_label(run.status)}; only a run that is done has weights."
-    if not any(run.directory.adapter.glob("*.safetensors")):
+    folder = run.directory.adapter
+    if folder.is_symlink() or any(path.is_symlink() for path in folder.glob("*")):
+        return (
+            f"The weights of {run.run_id} are links, which may lead to anything; put the files "
+            "themselves there."
+        )
+    if not any(folder.glob("*.safetensors")):
         return f"The weights of {run.run_id} are not there any more; run it again to have them."
     return ""
 

@@ -14,16 +14,18 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.export import script_parts as parts
 from ftlab.export.runs import is_on_hub, public_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
+from ftlab.methods.variant import validate_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.runs.directory import write_atomically, write_json_lines
 from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
 from ftlab.runs.store import Run
+from ftlab.runs.validation import validate_settings
 from ftlab.tasks.reference import load as load_task
 from ftlab.words import plural
 
@@ -82,6 +84,10 @@ def reproduction(run: Run) -> Reproduction:
             f"{spec.variant.spec.label} trains with an optimizer of its own, "
             f"'{spec.variant.spec.optimizer}', which the script cannot write down yet."
         )
+    # The spec may have been written by others, and its values are written into a program.
+    wrong = [*validate_variant(spec.variant), *validate_settings(spec.settings)]
+    if wrong:
+        raise InvalidRequest(wrong)
     source = resolve_model(spec.model)
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
@@ -299,7 +305,8 @@ def _words(text: str) -> str:
 
 
 def _versions(run: Run) -> str:
-    packages = dict(run.result.environment.get("packages") or {}) if run.result else {}
+    found = run.result.environment.get("packages") if run.result else None
+    packages = found if isinstance(found, dict) else {}
     wanted = ("torch", "transformers", "peft", "bitsandbytes")
     return ", ".join(f"{name} {packages[name]}" for name in wanted if name in packages) or "?"
 
@@ -307,5 +314,5 @@ def _versions(run: Run) -> str:
 def _machine(run: Run) -> str:
     facts = run.result.environment if run.result else {}
     threads = facts.get("threads")
-    counted = f", {plural(int(threads), 'thread')}" if threads else ""
+    counted = f", {plural(threads, 'thread')}" if isinstance(threads, int) else ""
     return f"{facts.get('device') or 'a device that is not recorded'}{counted}"

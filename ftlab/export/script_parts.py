@@ -122,7 +122,8 @@ CHECKPOINTING = """
 def literal(value: Any) -> str:
     """The value as a formatter would write it in Python; a mapping or a long list over lines."""
     if isinstance(value, str):
-        return json.dumps(value)
+        # Python reads JSON's escapes, but not its pairs of them for what lies beyond 16 bits.
+        return json.dumps(value) if max(map(ord, value), default=0) < 2**16 else ascii(value)
     if isinstance(value, Mapping):
         lines = [f"    {literal(key)}: {literal(one)},\n" for key, one in value.items()]
         return "{\n" + "".join(lines) + "}" if lines else "{}"

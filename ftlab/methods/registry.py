@@ -57,7 +57,7 @@ def get_method(method_id: str) -> MethodSpec:
     if method_id in _BY_ID:
         return _BY_ID[method_id]
     hint = did_you_mean(method_id, METHODS)
-    raise FtlabError(f"There is no method '{method_id}'; methods: {', '.join(METHODS)}.{hint}")
+    raise FtlabError(f"There is no method '{method_id[:80]}'; methods: {', '.join(METHODS)}.{hint}")
 
 
 def label_of(method_id: str) -> str:

@@ -114,13 +114,14 @@ def shape_from(weights: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
 
     The widths are read as PEFT's `_prepare_prompt_learning_config` reads them.
     """
-    inner = config.get("text_config") or config
+    inner = config.get("text_config")
+    inner = inner if isinstance(inner, Mapping) and inner else config
     hidden = _first(inner, "hidden_size", "n_embd", "d_model")
     heads = _first(inner, "num_attention_heads", "n_head", "num_heads")
-    key_heads = inner.get("num_key_value_heads")
+    key_heads = _first(inner, "num_key_value_heads")
     key_width = hidden
     if key_heads:
-        key_width = (inner.get("head_dim") or (hidden // heads if heads else 0)) * key_heads
+        key_width = (_first(inner, "head_dim") or (hidden // heads if heads else 0)) * key_heads
     return ModelShape(
         weights,
         architecture=str(config.get("model_type", "")),

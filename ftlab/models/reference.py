@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ftlab.errors import FtlabError
+from ftlab.reading import person_path
 
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The public id of the bundled model: what an adapter's config names, never a cache path."""
@@ -47,15 +48,19 @@ def parse_model(text: str) -> ModelReference:
         return ModelReference("bundled", BUNDLED_ID)
     if "\x00" in name:
         raise FtlabError("The model's name holds a NUL character; give a folder or a Hub id.")
-    path = Path(name).expanduser()
+    path = person_path(name)
     if name and (name[0] in "/.~" or path.is_dir()):
         return ModelReference("folder", str(_model_folder(path)))
     return ModelReference("hub", parse_hub_id(name))
 
 
+def is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name
+
+
 def parse_hub_id(name: str) -> str:
     """The Hub id; raises `FtlabError` for what cannot be one."""
-    if not _HUB_ID.fullmatch(name) or ".." in name:
+    if not is_hub_id(name):
         raise FtlabError(
             f"'{name[:200]}' names no model: give 'bundled', a folder, or a Hub id such as "
             f"{BUNDLED_ID}."

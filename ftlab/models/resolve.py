@@ -83,7 +83,7 @@ def describe_shape(config: dict[str, Any]) -> str:
     parts = [str(found["architecture"])] if "architecture" in found else []
     if "layers" in found:
         parts.append(f"{found['layers']} layers")
-    if "context" in found:
+    if type(found.get("context")) is int:
         parts.append(f"context {found['context']:,}")
     return ", ".join(parts)
 

@@ -20,8 +20,9 @@ from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.paths import assets_folder
+from ftlab.reading import read_plain
 from ftlab.runs.control import control_folder
-from ftlab.runs.directory import find_run, write_atomically
+from ftlab.runs.directory import MAX_RECORD_BYTES, find_run, write_atomically
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import DtypePolicy
@@ -148,6 +149,8 @@ def cannot_answer(run: Run) -> str:
             f"Run '{run.run_id}' is {STATUS_LABELS[run.status]}, so it has no adapter to answer "
             "with; choose a run that is done."
         )
+    if run.directory.adapter.is_symlink():
+        return f"The weights of run '{run.run_id}' are a link; put the folder itself there."
     return ""
 
 
@@ -249,7 +252,7 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
 def read_record(folder: Path) -> AdapterRecord:
     """Raises `FtlabError` if the adapter's record is missing or cannot be read."""
     try:
-        return parse_json(_RECORD, (folder / RECORD_FILE).read_bytes(), RECORD_FILE)
+        return parse_json(_RECORD, read_plain(folder / RECORD_FILE, MAX_RECORD_BYTES), RECORD_FILE)
     except OSError as error:
         raise FtlabError(
             f"The adapter '{folder.name}' is not there ({error.strerror}); bring it along again."

@@ -12,9 +12,12 @@ from ftlab.errors import FtlabError
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
 from ftlab.prediction.catalogue import known_model
+from ftlab.reading import open_plain, person_path
 
 MAX_CHARACTERS = 200_000
 CONFIG_FILE = "config.json"
+
+_MAX_BYTES = 4 * MAX_CHARACTERS + 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def find_config(text: str) -> NamedConfig:
     known = known_model(BUNDLED_ID if name == "bundled" else name)
     if known is not None:
         return NamedConfig(known.label, known.config)
-    path = Path(name).expanduser()
+    path = person_path(name)
     if name[0] in "/.~" or path.exists():
         return _from_path(path)
     return NamedConfig(name, _from_hub(parse_hub_id(name)))
@@ -50,8 +53,8 @@ def _from_path(path: Path) -> NamedConfig:
     file = path / CONFIG_FILE if path.is_dir() else path
     label = file.resolve().parent.name if file.name == CONFIG_FILE else file.stem
     try:
-        with file.open(encoding="utf-8") as stream:
-            text = stream.read(MAX_CHARACTERS + 1)
+        with open_plain(file) as stream:
+            text = stream.read(_MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise FtlabError(
             f"'{file}' cannot be read ({error.strerror}); name a model's folder or its config.json."

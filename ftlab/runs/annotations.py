@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.errors import FtlabError
-from ftlab.runs.directory import RunDirectory, write_atomically
+from ftlab.reading import read_plain
+from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomically
 from ftlab.runs.parsing import parse_json
 
 TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
@@ -32,7 +33,9 @@ def read_annotations(directory: RunDirectory) -> Annotations:
     """The run's annotations; none where there is no file. Raises `FtlabError` for a broken one."""
     try:
         return parse_json(
-            _ANNOTATIONS, directory.annotations_file.read_bytes(), directory.annotations_file.name
+            _ANNOTATIONS,
+            read_plain(directory.annotations_file, MAX_RECORD_BYTES),
+            directory.annotations_file.name,
         )
     except FileNotFoundError:
         return Annotations()

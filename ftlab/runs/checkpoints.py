@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ftlab.errors import FtlabError
+from ftlab.reading import open_plain
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spec import TrainingSettings
 
@@ -115,7 +116,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -26,12 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
+from ftlab.reading import open_plain, read_plain
+from ftlab.runs.events import is_sound
 from ftlab.runs.process import boot_id, is_alive
 from ftlab.runs.result import RunResult, Status, dump_result, load_result
 from ftlab.runs.spec import RunSpec, dump_spec, load_spec
 
 _FIRST_WORD_SECONDS = 10.0
 """How long a worker may take from opening its metrics to their first line."""
+
+MAX_RECORD_BYTES = 16 * 2**20
+"""Of a JSON record: one of 64 variants has some 10 kB."""
+
+MAX_LINES_BYTES = 256 * 2**20
+"""Of a file of JSON lines: a run of a million steps writes about 200 MB."""
+
+_MAX_FIRST_LINE_BYTES = 2**16
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
 
@@ -120,12 +130,18 @@ class RunDirectory:
     def spec(self) -> RunSpec:
         """Raises `FtlabError` if the spec is missing or cannot be read."""
         try:
-            return load_spec(self.spec_file.read_bytes())
+            spec = load_spec(read_plain(self.spec_file, MAX_RECORD_BYTES))
         except OSError as error:
             raise FtlabError(
                 f"'{self.path}' is no run directory: its spec.json cannot be read "
                 f"({error.strerror})."
             ) from None
+        if spec.run_id != self.run_id:  # files are named after it
+            raise FtlabError(
+                f"spec.json of '{self.run_id}' is that of another run, '{spec.run_id[:80]}'; give "
+                "the folder its own name back."
+            )
+        return spec
 
     def write_result(self, result: RunResult) -> None:
         """Writes the result unless there is one: a finished run is never overwritten."""
@@ -134,22 +150,23 @@ class RunDirectory:
 
     def result(self) -> RunResult | None:
         try:
-            return load_result(self.result_file.read_bytes())
+            return load_result(read_plain(self.result_file, MAX_RECORD_BYTES))
         except FileNotFoundError:
             return None
 
     def metrics(self) -> list[dict[str, Any]]:
-        return read_json_lines(self.metrics_file)
+        """The events that are as a worker writes them; others are skipped."""
+        return [event for event in read_json_lines(self.metrics_file) if is_sound(event)]
 
     def samples(self) -> list[dict[str, Any]]:
         return read_json_lines(self.samples_file)
 
     def log_tail(self, characters: int = 20_000) -> str:
         try:
-            with self.log_file.open("rb") as file:
+            with open_plain(self.log_file) as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - characters))
-                return file.read().decode("utf-8", errors="replace")
+                return file.read(characters).decode("utf-8", errors="replace")
         except OSError:
             return ""
 
@@ -160,12 +177,14 @@ class RunDirectory:
         number and, as both are counted from the boot, even its start time.
         """
         try:
-            with self.metrics_file.open(encoding="utf-8") as file:
-                first = json.loads(file.readline())
+            with open_plain(self.metrics_file) as file:
+                first = json.loads(file.readline(_MAX_FIRST_LINE_BYTES))
             if first.get("boot") not in (None, boot_id()):
                 return None
             return int(first["pid"]), float(first["process_started"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (
+            OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+        ):  # fmt: skip
             return None
 
     def status(self) -> Status:
@@ -182,7 +201,7 @@ class RunDirectory:
                 return "running"
         elif is_alive(*worker):
             return "running"
-        elif self.resume_file.exists():
+        if self.resume_file.exists():
             return "queued"
         late = self.result()  # written between the two looks
         return late.status if late is not None else "interrupted"
@@ -198,7 +217,8 @@ class RunDirectory:
 def run_directories(folder: Path) -> list[RunDirectory]:
     """Every run of the folder, oldest first; folders that are no runs are left out."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        # A link is no run: what it leads to may be anything.
+        entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -208,7 +228,7 @@ def run_directories(folder: Path) -> list[RunDirectory]:
         ) from None
     return [
         RunDirectory(folder / name)
-        for name in names
+        for name in sorted(entry.name for entry in entries)
         if RUN_ID.fullmatch(name) and (folder / name / "spec.json").exists()
     ]
 
@@ -217,10 +237,11 @@ def find_run(folder: Path, run_id: str) -> RunDirectory:
     """The run of that id; raises `FtlabError` if the id is malformed or unknown."""
     if RUN_ID.fullmatch(run_id):
         directory = RunDirectory(folder / run_id)
-        if directory.spec_file.exists():
+        if directory.spec_file.exists() and not directory.path.is_symlink():
             return directory
     raise FtlabError(
-        f"There is no run '{run_id}' in {folder}; `python -m ftlab runs` lists the ones there are."
+        f"There is no run '{run_id[:80]}' in {folder}; "
+        "`python -m ftlab runs` lists the ones there are."
     )
 
 
@@ -260,16 +281,20 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a torn last line (the writer was killed) is skipped."""
+    """All whole lines; a torn last line (the writer was killed) is skipped.
+
+    Raises `OSError` for what cannot be read, `UnfitFile` for more than `MAX_LINES_BYTES`.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        data = read_plain(path, MAX_LINES_BYTES)
     except FileNotFoundError:
         return []
     rows = []
-    for line in lines:
+    # Not splitlines: a line separator such as U+2028 may stand inside a text.
+    for line in data.split(b"\n"):
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line.decode("utf-8", errors="replace"))
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

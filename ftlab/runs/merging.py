@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,13 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
-from ftlab.runs.directory import RunDirectory, read_json_lines, write_atomically
+from ftlab.reading import read_plain
+from ftlab.runs.directory import (
+    MAX_RECORD_BYTES,
+    RunDirectory,
+    read_json_lines,
+    write_atomically,
+)
 from ftlab.runs.lines import LineWriter
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.process import is_alive
@@ -104,8 +111,8 @@ class MergeDirectory:
     def target(self) -> Path:
         """Where the merged model is, or is to be, saved."""
         try:
-            asked = json.loads(self.request_file.read_text(encoding="utf-8"))["target"]
-        except (OSError, ValueError, KeyError, TypeError):
+            asked = json.loads(read_plain(self.request_file, MAX_RECORD_BYTES))["target"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             asked = None
         return Path(asked) if isinstance(asked, str) else self.run.merged
 
@@ -130,7 +137,10 @@ class MergeDirectory:
         """The worker's process id and start time, once it has begun."""
         for event in self._events():
             if event.get("event") == "start":
-                return int(event["pid"]), float(event["process_started"])
+                try:
+                    return int(event["pid"]), float(event["process_started"])
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    return None  # a damaged line
         return None
 
     def status(self) -> MergeStatus:
@@ -178,16 +188,27 @@ class MergeDirectory:
     def record(self) -> MergeRecord | None:
         """Raises `FtlabError` for a record that cannot be read."""
         try:
-            return parse_json(_RECORD, self.record_file.read_bytes(), self.record_file.name)
+            return parse_json(
+                _RECORD, read_plain(self.record_file, MAX_RECORD_BYTES), self.record_file.name
+            )
         except FileNotFoundError:
             return None
 
     def _events(self) -> list[dict[str, Any]]:
-        return read_json_lines(self.events_file)
+        return [event for event in read_json_lines(self.events_file) if _is_sound(event)]
 
     def _end(self) -> dict[str, Any] | None:
         events = self._events()
         return events[-1] if events and events[-1].get("event") == "end" else None
+
+
+def _is_sound(event: Mapping[str, Any]) -> bool:
+    """Whether the line is as a worker writes it; a damaged one is skipped."""
+    kind = event.get("event")
+    if kind == "end":
+        return event.get("status") in ("done", "cancelled", "failed")
+    needed = {"phase": ("phase",), "evaluate": ("done", "total")}.get(str(kind), ())
+    return all(name in event for name in needed)
 
 
 def check_not_merging(run: RunDirectory) -> None:

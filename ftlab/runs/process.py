@@ -24,6 +24,8 @@ def start_time(pid: int) -> float | None:
         return process.create_time() if since_boot is None else since_boot
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+    except (ValueError, OverflowError):  # of a damaged record: no process can have that number
+        return None
 
 
 def is_alive(pid: int, started: float) -> bool:

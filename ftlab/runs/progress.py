@@ -40,7 +40,10 @@ class Progress:
 
 def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
     """The run's way so far; `evaluation_seconds` is what evaluation took in a like run."""
-    events = run.directory.metrics()
+    try:
+        events = run.directory.metrics()
+    except OSError:  # the others of the sweep are shown all the same
+        events = []
     steps = [event for event in events if event.get("event") == "step"]
     total = 0 if run.spec.is_base else run.spec.settings.steps
     phase = _phase(events)
@@ -108,12 +111,13 @@ def _eta(
     evaluation = evaluation_seconds
     marks = [event for event in events if event.get("event") == "evaluate"]
     if marks:
-        began = next(e["elapsed"] for e in events if e.get("phase") == "evaluate")
+        phases = (event for event in events if event.get("phase") == "evaluate")
+        began = float(next(phases, marks[0]).get("elapsed", 0.0))  # its line may be damaged
         spent = max(0.1, marks[-1]["elapsed"] - began)
         return float(spent * (marks[-1]["total"] / max(1, marks[-1]["done"]) - 1))
     if run.spec.is_base or (steps and len(steps) >= total):
         return evaluation
     if not steps:
         return None
-    step_seconds = statistics.median(event["seconds"] for event in steps[-10:])
+    step_seconds = statistics.median(event.get("seconds") or 0.0 for event in steps[-10:])
     return float(step_seconds * (total - len(steps)) + (evaluation or 0.0))

@@ -24,7 +24,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab import __version__
 from ftlab.errors import FtlabError
-from ftlab.runs.directory import RunDirectory, run_directories
+from ftlab.reading import read_plain
+from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, run_directories
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.result import STATUS_LABELS, dump_result
 from ftlab.runs.spec import RunSpec, dump_spec
@@ -87,7 +88,7 @@ def read_provenance(folder: Path) -> Provenance:
     """
     path = folder / PROVENANCE_FILE
     try:
-        return parse_json(_PROVENANCE, path.read_bytes(), PROVENANCE_FILE)
+        return parse_json(_PROVENANCE, read_plain(path, MAX_RECORD_BYTES), PROVENANCE_FILE)
     except OSError as error:
         raise FtlabError(
             f"'{folder}' is no recording: its {PROVENANCE_FILE} cannot be read ({error.strerror})."

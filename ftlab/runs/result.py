@@ -39,7 +39,7 @@ def status_label(status: str) -> str:
     return {str(known): label for known, label in STATUS_LABELS.items()}.get(status, status)
 
 
-_IGNORE = ConfigDict(extra="ignore")
+_IGNORE = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
@@ -39,7 +39,10 @@ CURVE_EXAMPLES = 32
 """Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
 point of the curve."""
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
+"""Of a run or a sweep. Files are named after them, so a record cannot hold just anything."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,8 @@ class RunSpec:
 
     __pydantic_config__ = _STRICT
 
-    run_id: str
-    sweep_id: str
+    run_id: Id
+    sweep_id: Id
     model: str
     task: TaskReference
     variant: Variant | None
@@ -116,7 +119,7 @@ class RunSpec:
     device: str
     seed: int
     base_precision: BasePrecision | None
-    base_run_id: str | None
+    base_run_id: Id | None
     created_at: float
     memory_limit: int | None = None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ftlab.errors import FtlabError
+from ftlab.tasks.files import list_columns
 from ftlab.tasks.spec import Example, Message, Role, TaskData
 
 MIN_EXAMPLES = 3
@@ -133,7 +134,9 @@ def _check_columns(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping) ->
         if column is None:
             continue
         if column not in columns:
-            raise FtlabError(f"task file has no column '{column}'; columns: {', '.join(columns)}.")
+            raise FtlabError(
+                f"task file has no column '{column[:80]}'; columns: {list_columns(columns)}."
+            )
         if column != mapping.system and not any(_cell(row.get(column)) for row in rows):
             raise FtlabError(f"Column '{column}' is empty in every row; choose another column.")
 

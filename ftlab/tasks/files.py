@@ -8,15 +8,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.reading import person_path
+from ftlab.words import shorten
+
+if TYPE_CHECKING:
+    import pyarrow
 
 MAX_BYTES = 100 * 1024 * 1024
 MAX_ROWS = 200_000
 MAX_CELL_CHARACTERS = 100_000
+MAX_COLUMNS = 1_000
+MAX_COLUMN_NAME = 200
 # A small Parquet file can hold gigabytes of one repeated value.
 MAX_PARQUET_BYTES = 1024**3
 
@@ -29,18 +36,25 @@ def read_rows(path: str | Path) -> list[Row]:
     Raises FtlabError for a file that is missing, too large, empty, broken, not UTF-8, or of
     another kind.
     """
-    path = Path(path).expanduser()
+    path = person_path(str(path))
     check_file(path)
     reader = _READERS[path.suffix.lower()]
     rows = reader(path)
     if not rows:
         raise FtlabError(f"{path.name} has no rows; give it at least a few examples.")
+    check_columns(path, columns_of(rows))
     for number, row in enumerate(rows, 1):
         for name, cell in row.items():
-            if _characters(cell) > MAX_CELL_CHARACTERS:
+            texts = list(_texts(cell))
+            if sum(map(len, texts)) > MAX_CELL_CHARACTERS:
                 raise FtlabError(
                     f"{path.name} row {number} has more than {MAX_CELL_CHARACTERS:,} characters in "
                     f"'{name}'; shorten it or drop the row."
+                )
+            if not all(map(_is_whole, texts)):
+                raise FtlabError(
+                    f"{path.name} row {number} has half of a character (a lone surrogate) in "
+                    f"'{name}', which no model can read; correct it or drop the row."
                 )
     return rows
 
@@ -64,23 +78,56 @@ def check_file(path: Path) -> None:
         )
 
 
+def check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raises FtlabError for more columns, or a longer name of one, than a page can show."""
+    if len(columns) > MAX_COLUMNS:
+        raise FtlabError(
+            f"{path.name} has {len(columns):,} columns, more than {MAX_COLUMNS:,}; keep those with "
+            "prompts and completions."
+        )
+    for name in columns:
+        if len(name) > MAX_COLUMN_NAME:
+            raise FtlabError(
+                f"{path.name} has a column whose name has {len(name):,} characters "
+                f"('{name[:40]}…'); at most {MAX_COLUMN_NAME} are taken, so rename it."
+            )
+        if not _is_whole(name):
+            raise FtlabError(f"{path.name} has a column named {name!r}, no whole text; rename it.")
+
+
+def list_columns(columns: Sequence[str]) -> str:
+    """The columns for a sentence, the first twenty of many: "prompt, completion"."""
+    shown = ", ".join(shorten(name, 40) for name in columns[:20])
+    return shown + (f" and {len(columns) - 20:,} more" if len(columns) > 20 else "")
+
+
 def columns_of(rows: Sequence[Row]) -> list[str]:
     """All column names of the rows, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _characters(cell: Any) -> int:
-    """Characters of all text in a cell, lists and dicts included (iteratively: they nest)."""
-    total, stack = 0, [cell]
+def _texts(cell: Any) -> Iterator[str | bytes]:
+    """All text in a cell, lists and dicts included (iteratively: they nest)."""
+    stack = [cell]
     while stack:
         item = stack.pop()
         if isinstance(item, str | bytes):
-            total += len(item)
+            yield item
         elif isinstance(item, dict):
             stack += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple):
             stack += item
-    return total
+
+
+def _is_whole(text: str | bytes) -> bool:
+    """Whether the text can be written down: JSON may hold half of a surrogate pair."""
+    if isinstance(text, bytes) or text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(path: Path) -> str:
@@ -129,6 +176,7 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
+    check_columns(path, header)
     for name in header:
         if not name:
             raise FtlabError(f"{path.name} has a column without a name; name it in line 1.")
@@ -204,24 +252,55 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        _limit(path, file.metadata.num_rows)
-        groups = range(file.metadata.num_row_groups)
-        size = sum(file.metadata.row_group(index).total_byte_size for index in groups)
-        if size > MAX_PARQUET_BYTES:
-            raise FtlabError(f"{path.name} unpacks to {size / 2**20:,.0f} MB; take fewer rows.")
         rows: list[Row] = []
-        for batch in file.iter_batches(batch_size=1_000):
-            rows += batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        size = 0
+        with pyarrow.parquet.ParquetFile(path) as file:
+            metadata = file.metadata
+            _limit(path, metadata.num_rows)
+            check_columns(path, file.schema_arrow.names)
+            groups = range(metadata.num_row_groups)
+            size = sum(metadata.row_group(index).total_byte_size for index in groups)
+            _check_unpacked(path, size)
+            leaves = [file.schema.column(index) for index in range(metadata.num_columns)]
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        size = 0
+        # As a dictionary a text that is repeated is held once, until it is known how often.
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            for batch in file.iter_batches(batch_size=1_000):
+                size += sum(map(_unpacked_bytes, batch.columns))
+                _check_unpacked(path, size)
+                rows += batch.to_pylist()
+                _limit(path, len(rows))
+    except FtlabError:
+        raise
+    except Exception as error:  # pyarrow raises whatever Python's own dates, zones and numbers do
         raise FtlabError(
             f"{path.name} cannot be read as Parquet ({one_line(error)[:120]}); write it again."
         ) from error
     return rows
+
+
+def _check_unpacked(path: Path, size: int) -> None:
+    if size > MAX_PARQUET_BYTES:
+        raise FtlabError(f"{path.name} unpacks to {size / 2**20:,.0f} MB; take fewer rows.")
+
+
+def _unpacked_bytes(array: pyarrow.Array) -> int:
+    """Bytes of all values of a column, each counted as often as it comes up."""
+    import pyarrow
+    import pyarrow.compute
+
+    kind = array.type
+    if pyarrow.types.is_dictionary(kind):
+        lengths = pyarrow.compute.binary_length(array.dictionary).cast(pyarrow.int64())
+        return pyarrow.compute.sum(lengths.take(array.indices)).as_py() or 0
+    if pyarrow.types.is_nested(kind):
+        inner = array.flatten()
+        return sum(map(_unpacked_bytes, inner if isinstance(inner, list) else [inner]))
+    return int(array.nbytes)
 
 
 _READERS = {

@@ -12,6 +12,6 @@ def unknown_name(kind: str, value: str, known: Iterable[str]) -> str:
     `kind` says what it names ("task", "metric").
     """
     names = list(known)
-    near = difflib.get_close_matches(value.lower(), names, n=1)
+    near = difflib.get_close_matches(value[:80].lower(), names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return f"There is no {kind} '{value[:80]}'{hint}; choose one of: {', '.join(names)}."

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from ftlab.errors import FieldError, FtlabError
+from ftlab.reading import person_path
 from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
-from ftlab.tasks.files import EXTENSIONS, check_file, columns_of, read_rows
+from ftlab.tasks.files import EXTENSIONS, check_file, columns_of, list_columns, read_rows
 from ftlab.tasks.hub import is_dataset_id, load_hub_rows
 from ftlab.tasks.metrics import TEXT_METRICS, get_text_metric
 from ftlab.tasks.names import unknown_name
@@ -76,7 +77,7 @@ def _problem_of_id(reference: TaskReference) -> str | None:
         fits = is_dataset_id(reference.id)
         return None if fits else f"'{reference.id[:120]}' is no data set id; write owner/name."
     try:
-        check_file(Path(reference.id))
+        check_file(person_path(reference.id))
     except FtlabError as error:
         return str(error)
     return None
@@ -105,7 +106,7 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
     if sentence:
         raise FtlabError(
             f"{sentence[:-1]} (--columns prompt=…,completion=…); "
-            f"columns: {', '.join(columns_of(rows))}."
+            f"columns: {list_columns(columns_of(rows))}."
         )
     data = to_task_data(rows, mapping, reference.seed)
     task = TaskSpec(
@@ -127,7 +128,7 @@ def parse_task(text: str) -> TaskReference:
         return TaskReference("bundled", text)
     if text.startswith("hub:"):
         return TaskReference("hub", text.removeprefix("hub:"))
-    path = Path(text).expanduser()
+    path = person_path(text)
     if path.suffix.lower() in EXTENSIONS or path.is_file():
         return TaskReference("file", str(path.resolve()))
     known = unknown_name("task", text, TASKS)

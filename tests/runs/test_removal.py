@@ -75,13 +75,15 @@ def test_what_an_app_that_was_killed_left_behind_is_no_run_and_goes_next_time(
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_is_a_link_is_unlinked_and_its_target_stays(tmp_path: Path) -> None:
+@pytest.mark.hostile("links")
+def test_a_folder_that_is_a_link_is_no_run_and_its_target_stays(tmp_path: Path) -> None:
     elsewhere = make_run(tmp_path / "elsewhere")
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / elsewhere.run_id).symlink_to(elsewhere.path)
-    remove_runs(runs, [elsewhere.run_id])
-    assert names(runs) == []
+    with pytest.raises(FtlabError, match="There is no run"):
+        remove_runs(runs, [elsewhere.run_id])
+    assert run_directories(runs) == []
     assert elsewhere.result_file.exists()
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
+from ftlab.reading import UnfitFile, person_path, read_plain
 from ftlab.tasks.custom import guess_mapping
-from ftlab.tasks.files import EXTENSIONS, MAX_BYTES, columns_of, read_rows
+from ftlab.tasks.files import EXTENSIONS, MAX_BYTES, columns_of, list_columns, read_rows
 
 BORDER = "---"
 """A line of its own between prompts of several lines."""
@@ -40,7 +41,7 @@ def prompts_of_file(path: Path) -> list[str]:
     The column is found by its name, as a task's is ("prompt", "question", …). Raises `FtlabError`
     for a file that cannot be read, has no such column, or no prompt in it.
     """
-    path = path.expanduser()
+    path = person_path(str(path))
     if path.suffix.lower() == _TEXT:
         prompts = read_prompts(_text(path))
     elif path.suffix.lower() in EXTENSIONS or not path.is_file():
@@ -57,13 +58,9 @@ def prompts_of_file(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise FtlabError(
-                f"{path.name} has {size / 2**20:,.0f} MB, more than {MAX_BYTES // 2**20} MB; "
-                "take fewer prompts."
-            )
-        return path.read_bytes().decode("utf-8")
+        return read_plain(path, MAX_BYTES).decode("utf-8")
+    except UnfitFile:
+        raise
     except OSError as error:
         raise FtlabError(f"The file '{path}' cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
@@ -79,7 +76,7 @@ def _column(path: Path) -> list[str]:
     if column is None:
         raise FtlabError(
             f"{path.name} has no column of prompts; call one 'prompt'. Its columns: "
-            f"{', '.join(columns)}."
+            f"{list_columns(columns)}."
         )
     return [text for text in (_cell(row.get(column)) for row in rows) if text]
 

@@ -23,8 +23,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ftlab.errors import FtlabError
 from ftlab.playground.protocol import GenerateRequest
+from ftlab.reading import read_plain
 from ftlab.runs.control import control_folder
-from ftlab.runs.directory import read_json_lines, write_atomically
+from ftlab.runs.directory import MAX_RECORD_BYTES, read_json_lines, write_atomically
 from ftlab.runs.lines import LineWriter
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.process import is_alive
@@ -191,7 +192,9 @@ class GridDirectory:
     def request(self) -> GridRequest:
         """Raises `FtlabError` if the request is missing or cannot be read."""
         try:
-            return parse_json(_REQUEST, self.request_file.read_bytes(), "grid.json")
+            return parse_json(
+                _REQUEST, read_plain(self.request_file, MAX_RECORD_BYTES), "grid.json"
+            )
         except OSError as error:
             raise FtlabError(
                 f"'{self.path}' is no grid: its grid.json cannot be read ({error.strerror})."
@@ -202,7 +205,9 @@ class GridDirectory:
 
     def process(self) -> GridProcess | None:
         try:
-            return parse_json(_PROCESS, self.process_file.read_bytes(), "process.json")
+            return parse_json(
+                _PROCESS, read_plain(self.process_file, MAX_RECORD_BYTES), "process.json"
+            )
         except FileNotFoundError:
             return None
 
@@ -228,7 +233,9 @@ class GridDirectory:
 
     def result(self) -> GridResult | None:
         try:
-            return parse_json(_RESULT, self.result_file.read_bytes(), "result.json")
+            return parse_json(
+                _RESULT, read_plain(self.result_file, MAX_RECORD_BYTES), "result.json"
+            )
         except FileNotFoundError:
             return None
 

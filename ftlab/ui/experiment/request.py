@@ -74,7 +74,9 @@ class Reading:
 def read_form(values: Mapping[str, Any]) -> Reading:
     """`read_request` on the page's form: it also says which model, task and methods are meant."""
     methods = values.get("methods") or []
-    return read_request(read_model(values), read_task(values), methods, values)
+    methods = methods if isinstance(methods, list | tuple) else [methods]
+    named = [str(method)[:80] for method in methods]  # what is no name is said to be no method
+    return read_request(read_model(values), read_task(values), named, values)
 
 
 def read_model(values: Mapping[str, Any]) -> str:

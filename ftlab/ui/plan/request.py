@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from ftlab.devices import list_devices
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
@@ -12,9 +12,10 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant
 from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.catalogue import catalogue
-from ftlab.prediction.question import Question, Step
+from ftlab.prediction.question import Question, Step, WeightType
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import NamedConfig, find_config
+from ftlab.runs.spec import OPTIMIZERS
 from ftlab.units import format_bytes
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -81,7 +82,7 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
             return None
 
     model = read(
-        "model", lambda v: find_config((v.get("config") or "").strip() or v["model"] or "")
+        "model", lambda v: find_config(str(v.get("config") or "").strip() or str(v["model"] or ""))
     )
     card = read("card", lambda v: find_card(str(v["card"] or "")))
     step = read("step", _step)
@@ -130,9 +131,9 @@ def _step(values: Mapping[str, Any]) -> Step:
         length=_whole(values["length"], "Longest example"),
         batch=_whole(values["batch"], "Batch"),
         completion_tokens=None if kept is None else _whole(kept, "Tokens with loss"),
-        weights=values["weights"],
+        weights=_one_of(values["weights"], get_args(WeightType), "Type of the weights"),
         checkpointing=bool(values["checkpointing"]),
-        optimizer=values["optimizer"],
+        optimizer=_one_of(values["optimizer"], tuple(OPTIMIZERS), "Optimizer"),
         accumulation=_whole(values["accumulation"], "Accumulation"),
     )
 
@@ -143,6 +144,12 @@ def _whole(value: Any, name: str) -> int:
         return int(value)
     held = "is empty" if value is None else f"is {str(value)[:40]}"
     raise FtlabError(f"{name} {held}; give a whole number from 1.")
+
+
+def _one_of(value: Any, choices: Sequence[Any], name: str) -> Any:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise FtlabError(f"{name} is '{str(value)[:40]}'; choose one of: {', '.join(choices)}.")
 
 
 def changed_fields(question: Question, names: Sequence[str]) -> dict[str, Any]:
