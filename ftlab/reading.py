@@ -27,13 +27,20 @@ class UnfitFile(FtlabError, OSError):
         self.strerror = f"it {reason}"
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path, *, follow_link: bool = False) -> BinaryIO:
     """The file, opened for reading its bytes.
 
-    Raises `UnfitFile` for a pipe, a device, a socket or a folder, and `OSError` as `open` does.
+    Raises `UnfitFile` for a link (unless it is to be followed), a pipe, a device, a socket or a
+    folder, and `OSError` as `open` does.
     """
     # A pipe that nobody writes to would be waited for in `open` itself.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags | (0 if follow_link else getattr(os, "O_NOFOLLOW", 0)))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnfitFile(path, "is a link", "put the file itself there") from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise UnfitFile(path, "is no ordinary file", "put the file itself there")
@@ -43,15 +50,16 @@ def open_plain(path: Path) -> BinaryIO:
         raise
 
 
-def read_plain(path: Path, most_bytes: int) -> bytes:
+def read_plain(path: Path, most_bytes: int, *, follow_link: bool = False) -> bytes:
     """The content of an ordinary file.
 
     Raises `UnfitFile` for anything else and for a file of more than `most_bytes`, and `OSError` as
     `open` does.
     """
-    with open_plain(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
+    with open_plain(path, follow_link=follow_link) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most_bytes + 1) if size <= most_bytes else b""
+    if max(size, len(data)) > most_bytes:
         reason = f"has more than {most_bytes / 2**20:,.0f} MB, which is not read"
         raise UnfitFile(path, reason, "put the right file there")
     return data

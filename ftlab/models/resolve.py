@@ -37,7 +37,14 @@ class ResolvedModel:
         return Path(reference.name).name if reference.kind == "folder" else reference.name
 
     def config(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "config.json").read_text(encoding="utf-8")))
+        """Raises `OSError` or `ValueError` where it cannot be read."""
+        try:
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        if not isinstance(config, dict):
+            raise ValueError("it holds no JSON object")
+        return config
 
     def fingerprint(self) -> str:
         """SHA-256 over the weight files in the order of their names."""

@@ -41,7 +41,7 @@ def shape_of_model(name: str) -> ModelShape | None:
         files = _weight_files(folder)
         stamps = tuple((str(path), path.stat().st_mtime_ns) for path in (config, *files))
         return _read(stamps) if files else None
-    except (FtlabError, OSError, ValueError, TypeError, KeyError):
+    except (FtlabError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # said where the model is checked and loaded
 
 

@@ -53,7 +53,7 @@ def _from_path(path: Path) -> NamedConfig:
     file = path / CONFIG_FILE if path.is_dir() else path
     label = file.resolve().parent.name if file.name == CONFIG_FILE else file.stem
     try:
-        with open_plain(file) as stream:
+        with open_plain(file, follow_link=True) as stream:
             text = stream.read(_MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise FtlabError(

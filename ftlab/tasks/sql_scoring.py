@@ -145,8 +145,11 @@ def _run(
         raise FtlabError(f"query longer than {MAX_QUERY_CHARACTERS} characters")
     # Each reference to a WITH clause is expanded while SQLite compiles, where nothing can stop it:
     # 30 clauses that each name the one before twice would fill the memory.
-    if re.search(r"\bwith\b", _NOT_CODE.sub(" ", query), re.I):
+    code = _NOT_CODE.sub(" ", query)
+    if re.search(r"\bwith\b", code, re.I):
         raise FtlabError("WITH is not allowed")
+    if not re.match(r"\s*select\b", code, re.I):  # EXPLAIN too gives rows, of anything
+        raise FtlabError("not a SELECT")
     deadline = time.monotonic() + MAX_SECONDS
     connection.set_authorizer(_authorizer(extra, deadline))
     connection.set_progress_handler(_progress(deadline), 1_000)

@@ -58,7 +58,7 @@ def prompts_of_file(path: Path) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        return read_plain(path, MAX_BYTES).decode("utf-8")
+        return read_plain(path, MAX_BYTES, follow_link=True).decode("utf-8")
     except UnfitFile:
         raise
     except OSError as error:

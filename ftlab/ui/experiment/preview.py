@@ -134,5 +134,5 @@ def _dimmed(text: str) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise FtlabError(f"The config.json of '{folder.name}' cannot be read: {error}.") from None

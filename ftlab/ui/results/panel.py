@@ -245,7 +245,10 @@ def _environment(run: Run) -> str:
 
 
 def _samples(run: Run) -> str:
-    rows = run.directory.samples()
+    try:
+        rows = run.directory.samples()
+    except OSError as error:
+        return blank("The samples cannot be read.", f"{error.strerror}.")
     if not rows:
         return blank("No samples.", "They are written when a run has been evaluated.")
     shown = "".join(_sample(row) for row in rows[:SAMPLES_SHOWN])
