@@ -10,6 +10,7 @@ from ftlab.commands.tables import output_console, print_table, rows_json
 from ftlab.errors import FtlabError
 from ftlab.runs.store import RunStore
 from ftlab.runs.table import to_table
+from ftlab.spreadsheets import inert
 
 NAME = "runs"
 SUMMARY = "list the runs with their numbers"
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "json":
         print(rows_json(runs))
     elif options.format == "csv":
-        print(to_table(runs).to_csv(index=False), end="")
+        print(to_table(runs).map(inert).to_csv(index=False, lineterminator="\r\n"), end="")
     elif runs:
         print_table(runs, output_console())
     elif options.sweep is not None:

@@ -74,7 +74,7 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
 def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
     spec = run.spec
     facts: dict[str, Any] = {}
-    if is_on_hub(spec.model):
+    if _has_page(spec):
         facts["base_model"] = public_model(spec.model)
         facts["base_model_relation"] = (
             "merge" if is_merged else "adapter" if kind == "adapter" else "finetune"
@@ -85,7 +85,7 @@ def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
     licence = LICENCES.get(public_model(spec.model))
     if licence is not None:
         facts["license"] = licence
-    if spec.task.kind == "hub":
+    if spec.task.kind == "hub" and is_dataset_id(spec.task.id):
         facts["datasets"] = [spec.task.id]
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
@@ -148,7 +148,7 @@ def _costs(result: RunResult) -> str:
 
 
 def _loading(spec: RunSpec, kind: Kind) -> str:
-    base = public_model(spec.model) if is_on_hub(spec.model) else "path/to/the/base/model"
+    base = public_model(spec.model) if _has_page(spec) else "path/to/the/base/model"
     code = {"adapter": _ADAPTER_CODE, "weights": _WEIGHTS_CODE, "model": _MODEL_CODE}[kind]
     text = "```python\n" + code.replace("BASE_MODEL", json.dumps(base)) + _ANSWER_CODE + "```"
     if kind != "adapter":
@@ -211,7 +211,7 @@ def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
 
 def _base(spec: RunSpec) -> str:
     name = public_model(spec.model)
-    if not is_on_hub(spec.model) or not is_hub_id(name):
+    if not _has_page(spec):
         return (
             f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
             "is made from it stays under it."
@@ -253,6 +253,11 @@ def _machine(result: RunResult) -> str:
     return _table(("", ""), known) if known else "Not recorded."
 
 
+def _has_page(spec: RunSpec) -> bool:
+    """Whether the base can be had from the Hub: a record may name anything."""
+    return is_on_hub(spec.model) and is_hub_id(public_model(spec.model))
+
+
 def _base_name(spec: RunSpec) -> str:
     return _plain(public_model(spec.model).rpartition("/")[2])
 
@@ -267,4 +272,5 @@ def _plain(value: Any) -> str:
     in."""
     text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
     text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
-    return re.sub(r"(?i)(://|www(?=\.))", "\\1\u200b", text)  # a bare address becomes a link too
+    # A bare address becomes a link too, unless something that nobody sees is in between.
+    return re.sub(r"(?i)(:(?=//)|www(?=\.))", "\\1\u200b", text)

@@ -301,7 +301,8 @@ def _base_note(spec: RunSpec) -> str:
 
 def _words(text: str) -> str:
     """The text for the script's docstring, which nothing in it can end."""
-    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(shown.replace("\\", "/").replace('"', "'").split())
 
 
 def _versions(run: Run) -> str:

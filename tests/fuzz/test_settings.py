@@ -222,7 +222,11 @@ def test_a_command_line_ends_with_a_status_and_no_traceback(
 
     runs = ["--runs-dir", str(tmp_path / "runs")]
     word = texts(30)
-    fuzz(word.map(lambda text: ["report", f"--sweep={text}", *runs]), run, 60)
+    fuzz(
+        word.map(lambda text: ["report", "-o", str(tmp_path / "r.html"), *runs, "--", text]),
+        run,
+        60,
+    )
     fuzz(word.map(lambda text: ["cancel", *runs, "--", text]), run, 60)
     fuzz(word.map(lambda text: ["script", *runs, "--", text]), run, 60)
     fuzz(

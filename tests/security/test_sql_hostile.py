@@ -71,6 +71,7 @@ _STATEMENTS = (
     "-- nothing",
     "/* open",
 )
+_NOTHING = ("", ";", "-- nothing", "/* open")
 _PRAGMAS = (
     "query_only = OFF",
     "writable_schema = ON",
@@ -207,8 +208,7 @@ _WORK = (
     "SELECT '" + "x" * 100_000 + "'",
     "SELECT x'" + "00" * 900 + "'",
     "SELECT CASE " + "WHEN 1 THEN 1 " * 120 + "END",
-    "SELECT 1 WHERE 1 IN (" + "1," * 900 + "1)",
-    "SELECT * FROM " + "(SELECT * FROM " * 90 + "singers" + ")" * 90,
+    "SELECT * FROM " + "(SELECT * FROM " * 90 + "nothing" + ")" * 90,
     "SELECT " + "(SELECT " * 150 + "1" + ")" * 150,
     "SELECT ?1",
     "SELECT :a",
@@ -236,7 +236,8 @@ def _bad(file: Path) -> Iterator[str]:
         if text in _STATEMENTS or text in pragmas:
             yield f"/* x */ {query}"
             yield f"EXPLAIN {query}"
-            yield f"SELECT 1; {query}"
+            if text not in _NOTHING:
+                yield f"SELECT 1; {query}"
 
 
 @pytest.mark.hostile("SQL")

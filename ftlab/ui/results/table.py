@@ -58,7 +58,9 @@ def to_json(rows: Sequence[Row]) -> str:
 def to_csv(rows: Sequence[Row], keys: Sequence[str]) -> str:
     """Raw numbers; a text that a spreadsheet would run as a formula begins with an apostrophe."""
     safe = [{key: inert(value) for key, value in row.items()} for row in rows]
-    return str(pd.DataFrame(safe, columns=list(keys), dtype=object).to_csv(index=False))
+    table = pd.DataFrame(safe, columns=list(keys), dtype=object)
+    # A lone \r begins a new row for a spreadsheet; with this line end it is quoted too.
+    return str(table.to_csv(index=False, lineterminator="\r\n"))
 
 
 def write_export(shown: Shown, kind: str, folder: Path) -> str:
@@ -67,7 +69,7 @@ def write_export(shown: Shown, kind: str, folder: Path) -> str:
     text = to_csv(rows, export_keys(shown)) if kind == "csv" else to_json(rows)
     path = folder / secrets.token_hex(8) / f"ftlab-results.{kind}"
     path.parent.mkdir(parents=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
     return str(path)
 
 

@@ -1,1 +1,1 @@
-raise SystemExit('this must never run')
+raise SystemExit("this must never run")
