@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
+from ftlab.operations.log import note
 from ftlab.runs.directory import RUN_ID, find_run, run_directories
 from ftlab.runs.spawn import python_environment, start_detached
 
@@ -59,7 +60,11 @@ def ensure_dispatcher(runs_folder: Path) -> None:
 
 def dispatcher_lock(runs_folder: Path) -> FileLock:
     """Held by the one dispatcher that works the folder."""
-    return FileLock(control_folder(runs_folder) / "dispatcher.lock")
+    return FileLock(dispatcher_lock_file(runs_folder))
+
+
+def dispatcher_lock_file(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "dispatcher.lock"
 
 
 def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
@@ -67,12 +72,13 @@ def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
 
     Raises `FtlabError` for an unknown run.
     """
-    note_cancel(runs_folder, run_ids)
+    asked = note_cancel(runs_folder, run_ids)
+    note("cancel requested", runs=asked)
     start_dispatcher(runs_folder)
 
 
-def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
-    """Leaves the request where the dispatcher looks, without starting one."""
+def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
+    """Leaves the request where the dispatcher looks, without starting one; gives the ids back."""
     folder = control_folder(runs_folder) / "cancel"
     names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
     try:
@@ -83,6 +89,7 @@ def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
         raise FtlabError(
             f"The request to cancel cannot be left in '{folder}' ({error.strerror})."
         ) from None
+    return names
 
 
 def requested_cancels(runs_folder: Path) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ftlab.errors import FtlabError
+from ftlab.operations.log import note
 from ftlab.runs.directory import RunDirectory, find_run, run_directories
 from ftlab.runs.merging import check_not_merging
 from ftlab.runs.result import OPEN
@@ -67,7 +68,9 @@ def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
         ) from None
     finally:
         clear_removed(runs_folder)
-    return [directory.run_id for directory in going]
+    gone = [directory.run_id for directory in going]
+    note("runs deleted", runs=gone)
+    return gone
 
 
 def _specs(runs_folder: Path, sweep_ids: set[str]) -> dict[str, RunSpec]:

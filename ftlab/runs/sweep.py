@@ -14,6 +14,7 @@ from ftlab.methods.registry import BASE_METHOD
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
+from ftlab.operations.log import note
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import check_space
 from ftlab.runs.memory_limit import least, operator_limit
@@ -122,6 +123,7 @@ def enqueue_sweep(
                 f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
                 "free some space, make it writable, or name another with --runs-dir."
             ) from None
+        note("sweep queued", sweep=specs[0].sweep_id, runs=[spec.run_id for spec in specs])
         return specs
     raise FtlabError(
         f"The run {specs[0].run_id} is in '{runs_folder}' already; "

@@ -19,10 +19,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
 
+from ftlab import __version__
 from ftlab.errors import FtlabError
+from ftlab.operations.log import app_log, note
 from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
-from ftlab.runs.control import ensure_dispatcher
+from ftlab.runs.control import control_folder, ensure_dispatcher
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
@@ -36,6 +38,7 @@ from ftlab.ui.links import Links
 from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
+from ftlab.ui.server import NotedBlocks, app_parts
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -62,7 +65,7 @@ def _context(runs_folder: Path) -> AppContext:
 
 def build_page(context: AppContext) -> gr.Blocks:
     """The whole page on what the context gives."""
-    with gr.Blocks(title="ftlab", fill_width=True, analytics_enabled=False) as page:
+    with NotedBlocks(title="ftlab", fill_width=True, analytics_enabled=False) as page:
         _header(page, context)
         tabs = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
         links = Links.between(tabs)  # outside: gradio counts what is in the tabs as a tab
@@ -86,6 +89,11 @@ def launch(
     Raises `FtlabError` if the address cannot be listened on.
     """
     _check_address(host, port)
+    with app_log(control_folder(runs_folder)):
+        _serve(runs_folder, host, port, open_browser)
+
+
+def _serve(runs_folder: Path, host: str, port: int, open_browser: bool) -> None:
     context = _context(runs_folder)
     page = build_page(context)
     page.queue(default_concurrency_limit=8)
@@ -97,9 +105,11 @@ def launch(
             inbrowser=open_browser,
             prevent_thread_lock=True,
             quiet=True,
+            app_kwargs=app_parts(context.store),
             **launch_options(),
         )
         address = f"http://{_reachable(host)}:{port}"
+        note("app started", version=__version__, host=host, port=port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
         threading.Event().wait()
     except OSError as error:
@@ -107,6 +117,7 @@ def launch(
     except KeyboardInterrupt:
         pass
     finally:
+        note("app stopped")
         if page.is_running:
             page.close(verbose=False)
         context.playground.close()
