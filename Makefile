@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check bench specialists recorded rates pictures clean
+.PHONY: help run test check bench specialists recorded rates pictures audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,11 @@ rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md
 pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures
 
+audit: .venv/installed build/audit/bin/pip-audit  ## known vulnerabilities of the lowest versions that requirements.txt lets in, and of what is installed
+	$(BIN)/python -m ftlab.operations.requirements > build/audit/lowest.txt
+	build/audit/bin/pip-audit --strict --vulnerability-service osv --no-deps --disable-pip -r build/audit/lowest.txt
+	build/audit/bin/pip-audit --strict --vulnerability-service osv --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 clean:  ## remove the virtual environment and caches; runs stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*
 
@@ -53,6 +58,11 @@ clean:  ## remove the virtual environment and caches; runs stay
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "ftlab needs Python 3.11 or newer; name one: make run PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+
+# In an environment of its own: pip-audit's dependencies are no part of what it looks at.
+build/audit/bin/pip-audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --disable-pip-version-check "pip-audit>=2.10,<3"
 
 .venv/installed: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt

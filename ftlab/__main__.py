@@ -15,6 +15,7 @@ from ftlab.commands import (
     adapter,
     app,
     cancel,
+    doctor,
     generate,
     grid,
     import_results,
@@ -38,7 +39,7 @@ from ftlab.words import printable
 
 COMMANDS = (
     app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
-    resume, methods, model, probe, specialists, record, import_results,
+    resume, methods, model, probe, doctor, specialists, record, import_results,
 )  # fmt: skip
 
 

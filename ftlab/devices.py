@@ -83,6 +83,18 @@ def free_bytes(device: Device) -> int | None:
         return None
 
 
+def nvidia_names() -> list[str]:
+    """The GPUs that NVIDIA's driver names, whether or not this torch can use them."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    except Exception:  # no driver, no library, no permission
+        return []
+
+
 def show_only(device_id: str) -> None:
     """Hides all other GPUs from this process, so that torch's number 0 is the one named.
 

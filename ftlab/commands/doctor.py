@@ -1,0 +1,44 @@
+"""`doctor`: is this machine fit to run ftlab, and what is to be done where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from ftlab.commands.options import add_runs_folder
+from ftlab.operations.doctor import examine
+from ftlab.operations.finding import Finding
+
+NAME = "doctor"
+SUMMARY = "check device, libraries, disks, folders, model, port and queue"
+DESCRIPTION = (
+    "One line for each check: ok, warn or fail, what was found, and what to do about it.\n"
+    "Ends with status 0 if nothing failed, else with 1. Nothing is changed."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address of the app (%(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the app (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    findings = []
+    for finding in examine(options.runs_dir.resolve(), options.host, options.port):
+        findings.append(finding)
+        if not options.json:
+            print(line(finding), flush=True)
+    if options.json:
+        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=2)
+        print()
+    return int(any(finding.mark == "fail" for finding in findings))
+
+
+def line(finding: Finding) -> str:
+    """As in "fail  port           127.0.0.1:7860 cannot be used (…)  ->  choose another …"."""
+    fix = f"  ->  {finding.fix}" if finding.fix else ""
+    return f"{finding.mark:<5} {finding.check:<14} {finding.found}{fix}"

@@ -1,0 +1,334 @@
+"""The doctor's checks, each with what is wrong put before it."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.metadata
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from ftlab.devices import Device
+from ftlab.errors import FtlabError
+from ftlab.operations import folders
+from ftlab.operations.checks.device import check_device, check_torch, has_bf16
+from ftlab.operations.checks.model import check_bundled
+from ftlab.operations.checks.service import check_clock, check_port, check_queue, check_records
+from ftlab.operations.checks.storage import check_disk, check_folder
+from ftlab.operations.checks.versions import check_python, check_versions
+from ftlab.operations.queue_state import QueueState
+from ftlab.operations.requirements import lowest, read_requirements, requirements_file
+from ftlab.runs.store import RunStore
+from tests.conftest import make_tiny_model
+from tests.fakes import CREATED, make_run, make_unreadable
+
+CPU = Device("cpu", "CPU, 2 cores", 16_000_000_000)
+GPU = Device("cuda:0", "NVIDIA T4", 16_000_000_000)
+REQUIREMENTS = [Requirement("gradio>=6.31,<7"), Requirement("torch>=2.10,<3")]
+
+
+def installed(versions: dict[str, str]) -> Callable[[str], str]:
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    return version
+
+
+def test_an_old_python_is_told() -> None:
+    assert check_python((3, 12, 1)).mark == "ok"
+    finding = check_python((3, 10, 2))
+    assert (finding.mark, finding.found) == ("fail", "3.10.2")
+    assert "3.11" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("versions", "mark", "found"),
+    [
+        ({"gradio": "6.31.0", "torch": "2.13.0+cpu"}, "ok", "2 within their bounds"),
+        ({"gradio": "6.31.0", "torch": "2.14.0.dev20261101+cu130"}, "ok", "2 within"),
+        ({"gradio": "6.7.0", "torch": "2.13.0"}, "fail", "gradio 6.7.0 (needs <7,>=6.31)"),
+        ({"gradio": "7.0", "torch": "2.9.1"}, "fail", "torch 2.9.1"),
+        ({"torch": "2.13.0"}, "fail", "gradio is missing (needs <7,>=6.31)"),
+    ],
+)
+def test_versions_are_held_against_the_bounds(
+    versions: dict[str, str], mark: str, found: str
+) -> None:
+    finding = check_versions(REQUIREMENTS, installed(versions))
+    assert finding.mark == mark
+    assert found in finding.found
+    assert ("requirements.txt" in finding.fix) == (mark == "fail")
+
+
+def test_every_requirement_of_ours_has_a_lower_bound_and_is_installed() -> None:
+    requirements = read_requirements(requirements_file())
+    assert len(requirements) > 10
+    assert [r.name for r in requirements if lowest(r) is None] == []
+    assert check_versions(requirements).mark == "ok"
+
+
+@pytest.mark.parametrize("text", ["gradio >= \n", "-r other.txt\n", "not a requirement\n"])
+def test_a_requirements_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "requirements.txt"
+    with pytest.raises(FtlabError, match="cannot be read"):
+        read_requirements(path)
+    path.write_text("torch>=2  # why\n\n" + text)
+    with pytest.raises(FtlabError, match="no requirement"):
+        read_requirements(path)
+
+
+def test_a_device_is_named_with_what_is_free_and_bf16() -> None:
+    finding = check_device(CPU, 9_000_000_000, [], True)
+    assert finding.mark == "ok"
+    assert finding.found == "CPU, 2 cores, 9.00 GB free of 16.00 GB, bf16 in hardware"
+    assert check_device(GPU, None, ["NVIDIA T4"], None).found == "NVIDIA T4"
+    assert "by conversion" in check_device(GPU, None, ["NVIDIA T4"], False).found
+
+
+def test_little_memory_and_a_gpu_that_lies_idle_are_warnings() -> None:
+    assert check_device(CPU, 1_000_000_000, [], None).mark == "warn"
+    idle = check_device(CPU, 9_000_000_000, ["NVIDIA H100"], None)
+    assert idle.mark == "warn"
+    assert "NVIDIA H100 lies idle" in idle.found
+    assert "torch" in idle.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16\n", True),
+        ("flags\t\t: fpu avx2\n", False),
+        ("Features\t: fp asimd bf16\n", True),
+        ("processor\t: 0\n", None),
+    ],
+)
+def test_bf16_of_a_cpu_is_read_from_the_kernel(
+    tmp_path: Path, text: str, found: bool | None
+) -> None:
+    path = tmp_path / "cpuinfo"
+    assert has_bf16(CPU, path) is None
+    path.write_text(text)
+    assert has_bf16(CPU, path) is found
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def answer(**kw: str) -> list[str]:
+    told = {"device": "cpu", "error": "", "bitsandbytes": ""} | kw
+    return python(f"print('a warning of some library'); print({json.dumps(json.dumps(told))})")
+
+
+def test_torch_and_bitsandbytes_really_work_here() -> None:
+    finding = check_torch(CPU)
+    assert (finding.mark, finding.fix) == ("ok", "")
+
+
+@pytest.mark.fault("torch does not start")
+def test_a_torch_that_does_not_start_is_told_with_its_last_line() -> None:
+    finding = check_torch(CPU, python("raise ImportError('libcudart.so: no such file')"))
+    assert finding.mark == "fail"
+    assert "libcudart.so" in finding.found
+    assert check_torch(CPU, python("")).mark == "fail"
+    assert check_torch(CPU, ["/no/such/python"]).mark == "fail"
+
+
+@pytest.mark.fault("torch hangs")
+def test_a_torch_that_hangs_is_given_up() -> None:
+    finding = check_torch(CPU, python("import time; time.sleep(60)"), seconds=0.5)
+    assert finding.mark == "fail"
+    assert "no answer" in finding.found
+
+
+def test_a_driver_that_is_too_old_fails_and_a_missing_bitsandbytes_warns() -> None:
+    old = check_torch(GPU, answer(error="RuntimeError: the NVIDIA driver is too old"))
+    assert (old.mark, "driver" in old.fix) == ("fail", True)
+    without = check_torch(CPU, answer(bitsandbytes="ImportError: libbitsandbytes_cpu.so"))
+    assert (without.mark, "QLoRA" in without.fix) == ("warn", True)
+
+
+def test_a_device_that_is_not_there_is_what_the_probe_says() -> None:
+    command = [sys.executable, "-m", "ftlab.operations.torch_probe", "cuda:7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["error"]
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    finding = check_folder("runs folder", tmp_path, "FTLAB_RUNS", "--runs-dir")
+    assert finding.mark == "ok"
+    assert list(tmp_path.iterdir()) == []
+    later = tmp_path / "a" / "b"
+    assert check_folder("runs folder", later, "FTLAB_RUNS").found == f"{later} can be made"
+    assert not later.exists()
+
+
+@pytest.mark.fault("runs folder is a file")
+def test_a_file_in_place_of_a_folder_fails_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    path.write_text("in the way")
+    for folder in (path, path / "below"):
+        finding = check_folder("runs folder", folder, "FTLAB_RUNS", "--runs-dir")
+        assert finding.mark == "fail"
+        assert "--runs-dir or FTLAB_RUNS" in finding.fix
+
+
+@pytest.mark.fault("folder that refuses to be written")
+def test_a_folder_that_refuses_writes_fails() -> None:
+    finding = check_folder("runs folder", Path("/proc"), "FTLAB_RUNS")  # root is refused there too
+    assert finding.mark == "fail"
+    assert finding.found.startswith("/proc: ")
+
+
+def test_a_disk_without_locks_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Everybodys:
+        def __init__(self, path: Path) -> None: ...
+        def try_acquire(self) -> bool:
+            return True
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(folders, "FileLock", Everybodys)
+    finding = check_folder("locks folder", tmp_path, "FTLAB_LOCKS")
+    assert finding.mark == "fail"
+    assert "same lock" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("free", "mark"), [(5_000_000_000, "ok"), (1_000_000_000, "warn"), (50_000_000, "fail")]
+)
+def test_a_disk_is_held_against_what_runs_need(tmp_path: Path, free: int, mark: str) -> None:
+    finding = check_disk("runs disk", tmp_path, 2_000_000_000, free)
+    assert finding.mark == mark
+    assert ("2.00 GB" in finding.fix) == (mark != "ok")
+
+
+def test_the_disk_of_a_folder_that_is_not_there_yet_is_asked(tmp_path: Path) -> None:
+    assert "free" in check_disk("runs disk", tmp_path / "a" / "b", 1).found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def _cut(folder: Path, name: str, size: int) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:size])
+
+
+def test_a_whole_model_is_ok_and_one_not_fetched_is_a_warning(model: Path, tmp_path: Path) -> None:
+    assert check_bundled(model).mark == "ok"
+    missing = check_bundled(tmp_path / "missing")
+    assert (missing.mark, missing.fix) == ("warn", "python -m ftlab model")
+
+
+@pytest.mark.fault("bundled model damaged on disk")
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda f: _cut(f, "model.safetensors", -1), "its header says"),
+        (lambda f: _cut(f, "model.safetensors", 20), "model.safetensors"),
+        (lambda f: _cut(f, "model.safetensors", 0), "model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda f: _cut(f, "config.json", 10), "config.json is no JSON"),
+        (lambda f: _cut(f, "tokenizer.json", 0), "tokenizer.json is no JSON"),
+        (lambda f: (f / "tokenizer_config.json").unlink(), "tokenizer_config.json"),
+    ],
+)
+def test_a_damaged_model_fails_with_the_file_and_the_way_out(
+    model: Path, tmp_path: Path, damage: Callable[[Path], None], found: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    damage(copy)
+    finding = check_bundled(copy)
+    assert finding.mark == "fail"
+    assert found in finding.found
+    assert f"delete {copy}" in finding.fix
+
+
+@contextmanager
+def serving(body: bytes) -> Iterator[int]:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.fault("port taken by another program")
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"other": 1}', b"\xff"])
+def test_a_port_of_another_program_fails_and_one_of_ours_does_not(body: bytes) -> None:
+    with serving(body) as port:
+        finding = check_port("127.0.0.1", port)
+        assert finding.mark == "fail"
+        assert "--port" in finding.fix
+    with serving(b'{"status": "ok"}') as port:
+        assert check_port("127.0.0.1", port).mark == "ok"
+
+
+def test_a_free_port_is_ok_and_an_impossible_one_fails() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert check_port("127.0.0.1", port).mark == "ok"
+    assert check_port("127.0.0.1", 70_000).mark == "fail"
+    assert check_port("no.such.host.invalid", port).mark == "fail"
+
+
+@pytest.mark.parametrize(
+    ("state", "mark"),
+    [
+        (QueueState(0, 0, "idle"), "ok"),
+        (QueueState(3, 1, "working", 17, 9000.0), "ok"),
+        (QueueState(3, 0, "working", 17, 2.0), "ok"),
+        (QueueState(3, 0, "starting", None, 2.0), "ok"),
+        (QueueState(3, 0, "working", 17, 9000.0), "warn"),
+        (QueueState(3, 0, "missing", None, 60.0), "fail"),
+    ],
+)
+def test_a_queue_that_nobody_works_on_is_told(tmp_path: Path, state: QueueState, mark: str) -> None:
+    finding = check_queue(tmp_path, state)
+    assert finding.mark == mark
+    assert ("process 17" in finding.fix) == (mark == "warn")
+
+
+def test_records_that_cannot_be_read_are_a_warning(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora")
+    store = RunStore(tmp_path)
+    assert check_records(store.runs(), store.unreadable).found == "1 record, all readable"
+    make_unreadable(tmp_path)
+    finding = check_records(store.runs(), store.unreadable)
+    assert finding.mark == "warn"
+    assert "1 of 2 cannot be read" in finding.found
+
+
+@pytest.mark.fault("clock set back")
+def test_a_clock_that_went_back_is_a_warning(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora")
+    runs = RunStore(tmp_path).runs()
+    assert check_clock(runs, now=CREATED + 5).mark == "ok"
+    assert check_clock(runs, now=CREATED - 3600).mark == "warn"
+    assert check_clock([], now=0.0).mark == "ok"
