@@ -1,13 +1,26 @@
-"""How far an open run is, read from its metrics."""
+"""How far an open run is, read from its metrics: of a file that grows, only what is new."""
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from ftlab.reading import open_plain
+from ftlab.runs.events import is_sound
 from ftlab.runs.store import Run
+from ftlab.runs.thinning import ThinCurve
+
+MOST_FOLLOWED = 200
+"""Runs whose place in their metrics is remembered; each takes about 0.1 MB."""
+
+_RECENT_STEPS = 10  # whose median is how long a step takes
 
 PHASE_LABELS = {
     "": "queued",
@@ -22,7 +35,10 @@ PHASE_LABELS = {
 
 @dataclass(frozen=True)
 class Progress:
-    """One run's way: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: not known yet)."""
+    """One run's way: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: not known yet).
+
+    `losses` are (step, nats a token), thinned to a bounded number as `ThinCurve` says.
+    """
 
     phase: str
     step: int
@@ -40,26 +56,132 @@ class Progress:
 
 def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
     """The run's way so far; `evaluation_seconds` is what evaluation took in a like run."""
-    try:
-        events = run.directory.metrics()
-    except OSError:  # the others of the sweep are shown all the same
-        events = []
-    steps = [event for event in events if event.get("event") == "step"]
-    total = 0 if run.spec.is_base else run.spec.settings.steps
-    phase = _phase(events)
-    done = int(steps[-1]["step"]) if steps else 0
-    evaluated = _evaluated(events)
-    fraction = _fraction(done, total, phase, evaluated, finished=not run.is_open)
-    return Progress(
-        phase=phase,
-        step=done,
-        steps=total,
-        loss=float(steps[-1]["loss"]) if steps else None,
-        fraction=fraction,
-        elapsed_seconds=float(events[-1].get("elapsed", 0.0)) if events else 0.0,
-        eta_seconds=_eta(run, events, steps, total, evaluation_seconds) if run.is_open else 0.0,
-        losses=tuple((int(event["step"]), float(event["loss"])) for event in steps),
-    )
+    way = _Way()
+    MetricsTail(run.directory.metrics_file).read_into(way)
+    return way.progress(run, evaluation_seconds)
+
+
+class ProgressBook:
+    """Remembers how far each run's metrics were read, for a page that asks every two seconds."""
+
+    def __init__(self, most: int = MOST_FOLLOWED) -> None:
+        self._most = most
+        self._followed: OrderedDict[Path, tuple[MetricsTail, _Way]] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def read(self, run: Run, evaluation_seconds: float | None = None) -> Progress:
+        """As `read_progress`; only lines that were appended since are parsed."""
+        path = run.directory.metrics_file
+        with self._turn:
+            tail, way = self._followed.pop(path, (MetricsTail(path), _Way()))
+            if tail.was_replaced():
+                tail, way = MetricsTail(path), _Way()
+            tail.read_into(way)
+            self._followed[path] = (tail, way)
+            while len(self._followed) > self._most:
+                self._followed.popitem(last=False)
+            return way.progress(run, evaluation_seconds)
+
+
+class MetricsTail:
+    """A file of JSON lines that only grows; a torn last line waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._file_id: tuple[int, int] | None = None
+
+    def was_replaced(self) -> bool:
+        """Whether the file is another one than was read, or has become shorter."""
+        if self._file_id is None:
+            return False
+        try:
+            stamp = self._path.stat()
+        except OSError:
+            return True
+        return (stamp.st_dev, stamp.st_ino) != self._file_id or stamp.st_size < self._offset
+
+    def read_into(self, way: _Way) -> None:
+        """Gives every whole line since the last time to the way."""
+        try:
+            with open_plain(self._path) as file:
+                stamp = os.fstat(file.fileno())
+                self._file_id = stamp.st_dev, stamp.st_ino
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and is_sound(event):
+                way.take(event)
+
+
+@dataclass
+class _Way:
+    """What is kept of the events so far."""
+
+    began: bool = False
+    phase: str = ""
+    step: int = 0
+    loss: float | None = None
+    elapsed: float = 0.0
+    evaluation_began: float | None = None
+    evaluated: tuple[int, int, float] | None = None  # examples done, of how many, when
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+    curve: ThinCurve = field(default_factory=ThinCurve)
+
+    def take(self, event: dict[str, Any]) -> None:
+        self.began = True
+        self.elapsed = float(event.get("elapsed") or 0.0)
+        kind = event.get("event")
+        if kind == "phase":
+            self.phase = str(event.get("phase", ""))
+            if self.phase == "evaluate" and self.evaluation_began is None:
+                self.evaluation_began = self.elapsed
+        elif kind == "step":
+            self.step, self.loss = int(event["step"]), float(event["loss"])
+            self.step_seconds.append(float(event.get("seconds") or 0.0))
+            self.curve.add(self.step, self.loss)
+        elif kind == "evaluate":
+            self.evaluated = int(event["done"]), int(event["total"]), self.elapsed
+
+    def progress(self, run: Run, evaluation_seconds: float | None) -> Progress:
+        total = 0 if run.spec.is_base else run.spec.settings.steps
+        return Progress(
+            phase=self.phase or ("start" if self.began else ""),
+            step=self.step,
+            steps=total,
+            loss=self.loss,
+            fraction=self._fraction(total, finished=not run.is_open),
+            elapsed_seconds=self.elapsed,
+            eta_seconds=self._eta(run, total, evaluation_seconds) if run.is_open else 0.0,
+            losses=self.curve.points(whole=not run.is_open),
+        )
+
+    def _fraction(self, total: int, finished: bool) -> float:
+        """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
+        if finished or self.phase == "save":
+            return 1.0
+        evaluated = self.evaluated[0] / max(1, self.evaluated[1]) if self.evaluated else 0.0
+        return 0.8 * self.step / total + 0.2 * evaluated if total else evaluated
+
+    def _eta(self, run: Run, total: int, evaluation_seconds: float | None) -> float | None:
+        if self.evaluated is not None and self.evaluation_began is not None:
+            done, examples, at = self.evaluated
+            spent = max(0.1, at - self.evaluation_began)
+            return spent * (examples / max(1, done) - 1)
+        if run.spec.is_base or (self.step and self.step >= total):
+            return evaluation_seconds
+        if not self.step_seconds:
+            return None
+        step_seconds = statistics.median(self.step_seconds)
+        return step_seconds * (total - self.step) + (evaluation_seconds or 0.0)
 
 
 def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
@@ -80,44 +202,3 @@ def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None
         else:
             return None
     return remaining
-
-
-def _phase(events: Sequence[dict[str, Any]]) -> str:
-    phases = [str(event.get("phase", "")) for event in events if event.get("event") == "phase"]
-    return phases[-1] if phases else "start" if events else ""
-
-
-def _evaluated(events: Sequence[dict[str, Any]]) -> float:
-    marks = [event for event in events if event.get("event") == "evaluate"]
-    return marks[-1]["done"] / marks[-1]["total"] if marks else 0.0
-
-
-def _fraction(done: int, total: int, phase: str, evaluated: float, finished: bool) -> float:
-    """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
-    if finished or phase == "save":
-        return 1.0
-    if total == 0:
-        return evaluated
-    return 0.8 * done / total + 0.2 * evaluated
-
-
-def _eta(
-    run: Run,
-    events: Sequence[dict[str, Any]],
-    steps: Sequence[dict[str, Any]],
-    total: int,
-    evaluation_seconds: float | None,
-) -> float | None:
-    evaluation = evaluation_seconds
-    marks = [event for event in events if event.get("event") == "evaluate"]
-    if marks:
-        phases = (event for event in events if event.get("phase") == "evaluate")
-        began = float(next(phases, marks[0]).get("elapsed", 0.0))  # its line may be damaged
-        spent = max(0.1, marks[-1]["elapsed"] - began)
-        return float(spent * (marks[-1]["total"] / max(1, marks[-1]["done"]) - 1))
-    if run.spec.is_base or (steps and len(steps) >= total):
-        return evaluation
-    if not steps:
-        return None
-    step_seconds = statistics.median(event.get("seconds") or 0.0 for event in steps[-10:])
-    return float(step_seconds * (total - len(steps)) + (evaluation or 0.0))

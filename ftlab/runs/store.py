@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,10 @@ from ftlab.words import shorten
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+RECENT_SECONDS = 1.0
+"""How old the runs may be that a page is shown which asks every few seconds."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +143,22 @@ class RunStore:
         self._shipped: list[Run] | None = None
         self._published: list[PublishedRun] = []
         self._turn = threading.Lock()
+        self._looked: tuple[float, list[Run]] | None = None
         self._table: tuple[list[Run | PublishedRun], pd.DataFrame] | None = None
+        self.changes = 0
+        """How often a look found another state than the one before."""
 
     def runs(self) -> list[Run]:
         """Every readable run of the folder, oldest first; `unreadable` then names the others."""
         with self._turn:  # a page that loads asks from all its tabs at once: files are read once
             return self._runs()
+
+    def recent_runs(self) -> list[Run]:
+        """As `runs`, up to `RECENT_SECONDS` old: however many pages poll, files are read once."""
+        with self._turn:
+            if self._looked is None or time.monotonic() - self._looked[0] > RECENT_SECONDS:
+                return self._runs()
+            return list(self._looked[1])
 
     def _runs(self) -> list[Run]:
         runs, unreadable = [], []
@@ -157,10 +172,16 @@ class RunStore:
             if run.result is not None:
                 known[run.run_id] = run
             runs.append(run)
+        published = self._published
         self._published, broken = read_published(self.folder)
         self._ended = known
-        self.unreadable = (*unreadable, *(UnreadableRun(name, why) for name, why in broken))
-        return runs
+        unreadable += [UnreadableRun(name, why) for name, why in broken]
+        state = (runs, self._published, tuple(unreadable))
+        before = (self._looked[1] if self._looked else None, published, self.unreadable)
+        self.changes += state != before
+        self._looked = time.monotonic(), runs
+        self.unreadable = tuple(unreadable)
+        return list(runs)
 
     def shipped(self) -> list[Run]:
         """The runs that come recorded with ftlab; they never change, so they are read once."""
@@ -192,9 +213,12 @@ class RunStore:
                     return run
             raise
 
-    def table(self, with_base: bool = False) -> pd.DataFrame:
-        """One row a run, with the columns of `ROW_KEYS`: own ones first, newest sweep first."""
-        runs = self._all()
+    def table(self, with_base: bool = False, recent: bool = False) -> pd.DataFrame:
+        """One row a run, with the columns of `ROW_KEYS`: own ones first, newest sweep first.
+
+        `recent` as in `recent_runs`.
+        """
+        runs = self._all(recent)
         rows: list[Run | PublishedRun] = [run for run in runs if with_base or not run.spec.is_base]
         rows += self._published
         last = self._table
@@ -202,9 +226,9 @@ class RunStore:
             last = self._table = (rows, to_table(rows))
         return last[1].copy(deep=False)
 
-    def _all(self) -> list[Run]:
+    def _all(self, recent: bool = False) -> list[Run]:
         """Own runs, then the recorded ones; of a sweep that is both, one's own."""
-        own = self.runs()
+        own = self.recent_runs() if recent else self.runs()
         sweeps = {run.spec.sweep_id for run in own}
         return own + [run for run in self.shipped() if run.spec.sweep_id not in sweeps]
 

@@ -16,6 +16,10 @@ from typing import Any
 # Before gradio is imported: nothing is reported to anybody.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Gradio sums up its last 10,000 events in a pandas table after every single one, for a page of
+# statistics that is not served here; of 50 browsers' polls that alone took a whole core.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 
 import gradio as gr
 
@@ -30,6 +34,7 @@ from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
 from ftlab.ui.compare import tab as compare
 from ftlab.ui.context import AppContext
+from ftlab.ui.events import QUIET
 from ftlab.ui.experiment import tab as experiment
 from ftlab.ui.header import header_html
 from ftlab.ui.html import H
@@ -38,7 +43,7 @@ from ftlab.ui.links import Links
 from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
-from ftlab.ui.server import NotedBlocks, app_parts
+from ftlab.ui.server import NotedBlocks, app_parts, calm
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -97,6 +102,7 @@ def _serve(runs_folder: Path, host: str, port: int, open_browser: bool) -> None:
     context = _context(runs_folder)
     page = build_page(context)
     page.queue(default_concurrency_limit=8)
+    calm(page)
     _ensure_dispatcher(runs_folder)
     try:
         page.launch(
@@ -142,27 +148,21 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
+        "enable_monitoring": False,
+        "state_session_capacity": 300,  # a megabyte each, which gradio keeps when a page is closed
         "max_file_size": "100mb",
     }
 
 
 def _header(page: gr.Blocks, context: AppContext) -> None:
     def refresh(shown: str) -> tuple[object, object]:
-        now = header_html(context.store.runs())
+        now = header_html(context.store.recent_runs())
         return (gr.skip(), gr.skip()) if now == shown else (now, now)
 
     bar = H(header_html([]), elem_id="top")
     shown = gr.State("")
     timer = gr.Timer(_REFRESH_SECONDS)
-    gr.on(
-        [timer.tick, page.load],
-        refresh,
-        shown,
-        [bar, shown],
-        show_progress="hidden",
-        concurrency_limit=None,
-        api_visibility="private",
-    )
+    gr.on([timer.tick, page.load], refresh, shown, [bar, shown], queue=False, **QUIET)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -5,10 +5,14 @@ Gradio prints errors of handlers and tells nobody; here they are noted where the
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from copy import copy
 from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
+from gradio.state_holder import SessionState
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -36,8 +40,23 @@ def app_parts(store: RunStore) -> dict[str, Any]:
     }
 
 
+def calm(page: gr.Blocks) -> None:
+    """Takes from gradio what it does over and over for nothing; to be called after `Blocks.queue`.
+
+    It looks 1,100 times a second whether its queue holds an event, which is 3 % of a core on an
+    idle page: 60 looks do. And it searches the disk for matplotlib and bokeh at every event: where
+    they are not installed, an entry that is `None` says so at once.
+    """
+    page._queue.sleep_when_free = 0.02  # seconds
+    page._queue.progress_update_sleep_when_free = 0.1
+    for name in ("matplotlib", "bokeh"):
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            sys.modules[name] = None  # type: ignore[assignment]
+
+
 class NotedBlocks(gr.Blocks):
-    """The page; an error of a handler is noted on its way to gradio, which shows it."""
+    """The page: notes an error of a handler on its way to gradio, which shows it, and skips what a
+    handler skips."""
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
@@ -52,9 +71,35 @@ class NotedBlocks(gr.Blocks):
             note_error("handler failed", error, inputs, handler=self._name(block_fn))
             raise
 
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: Any, state: SessionState | None
+    ) -> list[Any]:
+        """Leaves out the outputs that are skipped: gradio would make each component anew, which is
+        most of what a poll that changes little would cost."""
+        outputs = list(block_fn.outputs)
+        one_each = isinstance(predictions, list | tuple) and len(predictions) == len(outputs)
+        if not one_each or len(outputs) < 2 or block_fn.batch or block_fn.is_validator_function:
+            return await super().postprocess_data(block_fn, predictions, state)
+        skip = gr.skip()
+        kept = [place for place, value in enumerate(predictions) if not _equals(value, skip)]
+        answer = [None if block.stateful else gr.skip() for block in outputs]
+        if kept:
+            rest = copy(block_fn)
+            rest.outputs = [outputs[place] for place in kept]
+            values = [predictions[place] for place in kept]
+            given = values if len(values) > 1 else values[0]  # as of a handler with one output
+            done = await super().postprocess_data(rest, given, state)
+            for place, value in zip(kept, done, strict=True):
+                answer[place] = value
+        return answer
+
     def _name(self, block_fn: BlockFunction | int) -> str:
         function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
+
+
+def _equals(value: Any, skip: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and value == skip
 
 
 class NotedRefusals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ftlab import units
@@ -16,6 +16,8 @@ from ftlab.ui.results.names import sweep_label
 
 NEWEST = "newest"
 """Value of the sweep dropdown that follows whatever was launched last."""
+
+ReadProgress = Callable[[Run, float | None], Progress]
 
 _SHORT_PHASES = {"wait": "waiting"}  # the chip is narrow; its tooltip has the whole label
 
@@ -47,7 +49,10 @@ class SweepView:
 
 
 def view_sweep(
-    runs: Sequence[Run], wanted: str | None, cancelling: Collection[str] = ()
+    runs: Sequence[Run],
+    wanted: str | None,
+    cancelling: Collection[str] = (),
+    read: ReadProgress = read_progress,
 ) -> SweepView | None:
     """The wanted sweep of all runs, the newest where it is `NEWEST` or gone; `None` if no run."""
     if not runs:
@@ -58,7 +63,7 @@ def view_sweep(
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
     evaluation = evaluation_seconds(chosen)
     progress = tuple(
-        read_progress(run, evaluation.get(_precision(run), evaluation.get(""))) for run in chosen
+        read(run, evaluation.get(_precision(run), evaluation.get(""))) for run in chosen
     )
     return SweepView(sweep_id, tuple(chosen), progress, frozenset(cancelling))
 

@@ -52,6 +52,8 @@ _IN_ORDER: dict[str, Any] = {
     "api_visibility": "private",
 }
 # PEFT is asked in a process of its own, which takes seconds; meanwhile everybody's form goes on.
+# A prediction may take seconds and all take turns: who waits must leave threads to the others.
+_FEW: dict[str, Any] = QUIET | {"concurrency_limit": 8}
 _BESIDE = QUIET | {"trigger_mode": "always_last"}
 
 
@@ -145,7 +147,7 @@ def build(context: AppContext, links: Links) -> None:
         fields,
         blocks.costs,
         trigger_mode="multiple",
-        **QUIET,
+        **_FEW,
     )
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
     experiment_clone.listen(form, task, blocks.table, Action(check, fields, said), context, links)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ftlab import units
 from ftlab.html import origin_chip
 from ftlab.runs.metrics import METRICS
-from ftlab.runs.progress import read_progress
+from ftlab.runs.progress import Progress, read_progress
 from ftlab.runs.published import PublishedRun
 from ftlab.runs.result import PHASES, Measures, PhaseMeasure, RunResult
 from ftlab.runs.spec import RunSpec
@@ -40,9 +40,13 @@ class Panel:
         return self.top, self.samples, self.config, self.environment, self.log
 
 
-def panel(run: Run) -> Panel:
+def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
+    """`read` is how an open run's progress is read."""
     return Panel(
-        top=_head(run) + _state(run) + (_numbers(run.result) if run.result else "") + _notes(run),
+        top=_head(run)
+        + _state(run, read)
+        + (_numbers(run.result) if run.result else "")
+        + _notes(run),
         samples=_samples(run),
         config=_pairs(_settings(run.spec)),
         environment=_environment(run),
@@ -93,10 +97,10 @@ def _title(run_id: str, method: str, label: str, status: str, origin: str) -> st
     )
 
 
-def _state(run: Run) -> str:
+def _state(run: Run, read: Callable[[Run], Progress]) -> str:
     """Why a run did not get to its end, or how far an open one is."""
     if run.is_open:
-        way = read_progress(run)
+        way = read(run)
         step = f", step {way.step} of {way.steps}" if way.steps else ""
         left = f"; about {units.format_seconds(way.eta_seconds)} left" if way.eta_seconds else ""
         where = f"{way.label.capitalize()}{step}{left}. Numbers come when it ends."

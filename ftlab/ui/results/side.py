@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import gradio as gr
 
 from ftlab.errors import FtlabError
 from ftlab.runs.annotations import NOTE_LENGTH
+from ftlab.runs.progress import Progress, read_progress
 from ftlab.runs.published import PublishedRun
 from ftlab.runs.store import Run, RunStore
 from ftlab.ui.events import QUIET, Action
@@ -137,11 +139,13 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
     ]
 
 
-def facts(store: RunStore, run_id: str) -> tuple[str, ...]:
-    """The HTML of `Side.facts`."""
+def facts(
+    store: RunStore, run_id: str, read: Callable[[Run], Progress] = read_progress
+) -> tuple[str, ...]:
+    """The HTML of `Side.facts`; `read` is how an open run's progress is read."""
     found = find(store, run_id)
     if isinstance(found, Run):
-        return panel(found).parts()
+        return panel(found, read).parts()
     if isinstance(found, PublishedRun):
         return published_panel(found).parts()
     return Panel(field_error([found]), "", "", "", "").parts()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ftlab.errors import FtlabError
+from ftlab.runs.progress import ProgressBook
 from ftlab.runs.published import import_files
 from ftlab.runs.result import OPEN
 from ftlab.runs.store import RunStore
@@ -30,6 +34,7 @@ from ftlab.ui.results.side import Side, build_side, facts, opened_run, wire_side
 from ftlab.ui.results.table import write_export
 
 _REFRESH_SECONDS = 3
+_MOST_DRAWN = 32  # answers kept, of about 0.1 MB each
 _SAVE_FILE = "() => document.getElementById('results-file')?.click()"
 
 
@@ -69,7 +74,7 @@ class Answer:
     sweep: str
     is_open: bool
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
 
@@ -94,11 +99,18 @@ def build(context: AppContext, links: Links) -> None:
                 ) -> list[Any]:  # fmt: skip
         return refreshed(store, view.query(text, sweep, group, archived), view.version, digest)
 
+    drawn = Drawn(store)
+
+    def tick(view: View, text: str, sweep: str, group: Group, archived: bool, digest: str
+             ) -> list[Any]:  # fmt: skip
+        now = drawn.answer(view.query(text, sweep, group, archived), view.version)
+        return updates(now, digest)
+
     action = Action(refresh, [view, *fields, seen], shown)
+    timer.tick(tick, action.inputs, shown, queue=False, **QUIET)
     gr.on(
         [
             opened(),
-            timer.tick,
             tools.text.change,
             tools.sweep.input,
             tools.group.input,
@@ -183,13 +195,16 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
         return ["", *opened_run(store, run_id)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
-        now = facts(store, run_id) if run_id else last
+        if not run_id:
+            return [gr.skip()] * (1 + len(side.facts))
+        now = facts(store, run_id, book.read)
         return [now, *(gr.skip() if now == last else part for part in now or side.facts)]
 
     last = gr.State(())
+    book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
     links.run.change(follow, links.run, [links.run, *side.outputs], **QUIET)
-    timer.tick(tick, [side.chosen, last], [last, *side.facts], **QUIET)
+    timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
 
 
 def arranged(view: View, data: Any) -> View:
@@ -220,9 +235,29 @@ def with_columns(view: View, data: Any) -> View:
     return replace(view, columns=in_order(keys) if isinstance(keys, list) else ())
 
 
-def answer(store: RunStore, query: Query, version: int = 0) -> Answer:
-    """The table as the query asks for it, drawn."""
-    table = store.table()
+class Drawn:
+    """Answers that were drawn lately, for pages that ask every few seconds for the same."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._known: OrderedDict[str, Answer] = OrderedDict()
+        self._turn = threading.Lock()
+
+    def answer(self, query: Query, version: int) -> Answer:
+        """As `answer`, of runs that are up to a second old."""
+        with self._turn:
+            self._store.recent_runs()
+            key = repr((self._store.changes, query, version))  # a query has no hash
+            now = self._known.pop(key, None) or answer(self._store, query, version, recent=True)
+            self._known[key] = now
+            while len(self._known) > _MOST_DRAWN:
+                self._known.popitem(last=False)
+            return now
+
+
+def answer(store: RunStore, query: Query, version: int = 0, recent: bool = False) -> Answer:
+    """The table as the query asks for it, drawn; `recent` as in `RunStore.recent_runs`."""
+    table = store.table(recent=recent)
     sweeps = sweep_choices(table)
     if query.filters.sweep not in [value for _, value in sweeps]:
         query = replace(query, filters=replace(query.filters, sweep=ALL_SWEEPS))
@@ -247,7 +282,11 @@ def answer(store: RunStore, query: Query, version: int = 0) -> Answer:
 
 def refreshed(store: RunStore, query: Query, version: int, digest: str) -> list[Any]:
     """Updates for the table and all around it; nothing at all if the page shows just that."""
-    now = answer(store, query, version)
+    return updates(answer(store, query, version), digest)
+
+
+def updates(now: Answer, digest: str) -> list[Any]:
+    """One update an output, as `refreshed` says."""
     if now.digest == digest:
         return [gr.skip()] * 11
     return [
@@ -257,10 +296,10 @@ def refreshed(store: RunStore, query: Query, version: int, digest: str) -> list[
         now.facets,
         now.columns,
         now.wrong,
-        gr.Accordion(label=now.fold),
-        gr.HTML(now.empty, visible=bool(now.empty)),
-        gr.Dropdown(choices=list(now.sweeps), value=now.sweep),
-        gr.Timer(active=now.is_open),
+        gr.update(label=now.fold),
+        gr.update(value=now.empty, visible=bool(now.empty)),
+        gr.update(choices=list(now.sweeps), value=now.sweep),
+        gr.update(active=now.is_open),
         now.digest,
     ]
 

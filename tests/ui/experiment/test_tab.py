@@ -17,7 +17,14 @@ from ftlab.runs.store import RunStore
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
-from ftlab.ui.experiment import launch_bar, preview, queue_panel, request, task_data
+from ftlab.ui.experiment import (
+    launch_bar,
+    preview,
+    queue_panel,
+    queue_watch,
+    request,
+    task_data,
+)
 from ftlab.ui.experiment import tab as experiment
 from ftlab.ui.experiment import task as experiment_task
 from ftlab.ui.experiment.fields import Form, element_id, slot_of
@@ -452,8 +459,8 @@ def test_the_page_brings_the_dispatcher_back_while_a_run_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(queue_panel, "ensure_dispatcher", asked.append)
-    keeper = queue_panel.Keeper(tmp_path)
+    monkeypatch.setattr(queue_watch, "ensure_dispatcher", asked.append)
+    keeper = queue_watch.Keeper(tmp_path)
     make_run(tmp_path, "full")
     make_run(tmp_path, "lora", "running")
     assert keeper.keep(RunStore(tmp_path).runs()) == ""
@@ -470,9 +477,9 @@ def test_a_dispatcher_that_cannot_be_started_is_one_sentence(
     def refuse(folder: Path) -> None:
         raise FtlabError("No space is left.")
 
-    monkeypatch.setattr(queue_panel, "ensure_dispatcher", refuse)
+    monkeypatch.setattr(queue_watch, "ensure_dispatcher", refuse)
     make_run(tmp_path, "lora", "queued")
-    keeper = queue_panel.Keeper(tmp_path)
+    keeper = queue_watch.Keeper(tmp_path)
     runs = RunStore(tmp_path).runs()
     assert [keeper.keep(runs), keeper.keep(runs)] == ["No space is left."] * 2
 

@@ -57,9 +57,9 @@ def test_a_change_of_the_question_is_always_sent(tmp_path: Path) -> None:
 def test_the_table_is_refreshed_by_timer_only_while_something_is_open(tmp_path: Path) -> None:
     make_run(tmp_path)
     store = RunStore(tmp_path)
-    assert refreshed(store, Query(), 0, "")[-2].active is False
+    assert refreshed(store, Query(), 0, "")[-2]["active"] is False
     make_run(tmp_path, status="running")
-    assert refreshed(store, Query(), 0, "")[-2].active is True
+    assert refreshed(store, Query(), 0, "")[-2]["active"] is True
 
 
 def test_without_a_run_the_tab_says_what_to_do(tmp_path: Path) -> None:
