@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from ftlab.errors import FtlabError
 
@@ -27,7 +27,7 @@ class UnfitFile(FtlabError, OSError):
         self.strerror = f"it {reason}"
 
 
-def open_plain(path: Path, *, follow_link: bool = False) -> BinaryIO:
+def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
     """The file, opened for reading its bytes.
 
     Raises `UnfitFile` for a link (unless it is to be followed), a pipe, a device, a socket or a
