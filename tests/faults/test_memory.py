@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.__main__ import build_parser, main
+from ftlab.commands.sweep import request_from
 from ftlab.commands.tables import output_console, print_table
 from ftlab.errors import FtlabError
 from ftlab.prediction.remedies import remedies
@@ -150,6 +152,21 @@ def test_the_operators_limit_is_in_the_spec_of_every_run_and_nobody_asks_for_mor
     assert {run.spec().memory_limit for run in enqueue()} == {2_000_000_000}
     assert {run.spec().memory_limit for run in enqueue(memory_limit=10**12)} == {2_000_000_000}
     assert {run.spec().memory_limit for run in enqueue(memory_limit=10**9)} == {10**9}
+
+
+def test_the_command_lines_limit_is_asked_for_in_its_request() -> None:
+    options = build_parser().parse_args(["sweep", "--memory-limit", "2GB"])
+    assert request_from(options).memory_limit == 2_000_000_000
+    assert request_from(build_parser().parse_args(["sweep"])).memory_limit is None
+
+
+@pytest.mark.hostile("memory limits")
+def test_an_app_with_a_limit_that_is_no_size_does_not_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "")  # so that what the command sets is taken back
+    assert main(["app", "--memory-limit", "plenty"]) == 2
+    assert "'plenty' is no size" in capsys.readouterr().err
 
 
 def test_a_spec_without_a_limit_is_one_that_earlier_versions_read(enqueue: Enqueue) -> None:
