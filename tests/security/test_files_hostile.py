@@ -228,19 +228,41 @@ def test_an_adapter_whose_config_asks_for_harm_is_refused(tmp_path: Path, path: 
     refused(adapter_zip(tmp_path / "a.zip", entries), tmp_path / "runs")
 
 
-CATASTROPHIC = ["(a+)+$", "(a|a)*b", "(.*)*x", "^(([a-z])+.)+[A-Z]([a-z])+$", "(?:.*?){40}$"]
+CATASTROPHIC = [
+    "(a+)+$", "(a|a)*b", "(.*)*x", "^(([a-z])+.)+[A-Z]([a-z])+$", "(?:.*?){40}$", "(\\w+\\.?)+!",
+    ".*.*.*.*.*.*.*.*x", "a*a*a*a*a*a*a*b", "([\\w.]*){9,}$",
+]  # fmt: skip
+PATTERN_FIELDS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
 
 
 @pytest.mark.hostile("adapter configs")
 @pytest.mark.parametrize("pattern", CATASTROPHIC)
-def test_a_pattern_that_would_take_years_is_never_run_where_the_adapter_is_brought(
+def test_an_adapter_with_a_pattern_that_would_take_years_is_refused(
     tmp_path: Path, pattern: str
 ) -> None:
     layer = "base_model.model.model.layers.0.self_attn." + "a" * 40 + "!"
     tensors = {f"{layer}.lora_A.weight": [2, 4], f"{layer}.lora_B.weight": [4, 2]}
     config = config_bytes(target_modules=pattern, rank_pattern={pattern: 2})
     source = adapter_folder(tmp_path / "a", config, weights(tensors))
-    assert bring_adapter(source, tmp_path / "runs").method == "lora"  # at once, or the test hangs
+    assert "could take for ever" in refused(source, tmp_path / "runs")
+    for field in PATTERN_FIELDS:
+        for value in (pattern, [pattern]):
+            config = config_bytes(**{field: value})
+            source = adapter_folder(tmp_path / "b", config)
+            assert "could take for ever" in refused(source, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*(language_model).*\.(q_proj|v_proj)$", r"^(?!.*vision).*(?:q_proj|k_proj).*",
+        r"(?:.*?(?:vision|visual).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)"
+        r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:(?:q_proj|v_proj)))",
+    ],
+)  # fmt: skip
+def test_patterns_that_people_write_are_taken(tmp_path: Path, pattern: str) -> None:
+    source = adapter_folder(tmp_path / "a", config_bytes(target_modules=pattern))
+    assert bring_adapter(source, tmp_path / "runs").method == "lora"
 
 
 CLIMBING = [
