@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder
 from ftlab.errors import FtlabError
@@ -11,14 +12,40 @@ from ftlab.runs import memory_limit
 
 NAME = "app"
 SUMMARY = "start the web app"
-DESCRIPTION = "Starts the web app and prints its address. Runs go on when it is closed."
+DESCRIPTION = (
+    "Starts the web app and prints its address. Runs go on when it is closed. At any other\n"
+    "address than this machine's own, and with --share, people have to log in: --auth FILE,\n"
+    "or FTLAB_AUTH=user:password in the environment."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")  # a Hugging Face Space sets it
+    share = os.environ.get("GRADIO_SHARE", "").lower() == "true"
     parser.add_argument("--host", default=host, help="address to bind (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
     add_memory_limit(parser)
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        default=share,
+        help="also make a public link through gradio's server",
+    )
+    parser.add_argument(
+        "--auth",
+        type=Path,
+        metavar="FILE",
+        help="who may log in: lines of user:password in a file that only you can read",
+    )
+    parser.add_argument(
+        "--allow-folder",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder in which models and data files may be named; behind a login none may "
+        "otherwise (repeatable)",
+    )
     add_runs_folder(parser)
 
 
@@ -28,7 +55,18 @@ def run(options: argparse.Namespace) -> int:
     if options.memory_limit:  # of whatever this process queues, on whichever page
         os.environ[memory_limit.ENVIRONMENT] = options.memory_limit
     memory_limit.operator_limit()  # refused now, if it is no size
+    from ftlab.ui.accounts import read_accounts
     from ftlab.ui.app import launch
+    from ftlab.ui.serve import serving
 
-    launch(options.runs_dir.resolve(), host=options.host, port=options.port)
+    served = serving(
+        options.host,
+        options.port,
+        options.share,
+        read_accounts(options.auth, os.environ),
+        tuple(options.allow_folder),
+        os.environ,
+    )
+    with served.runs_folder(options.runs_dir.resolve()) as folder:
+        launch(folder, host=served.host, port=served.port, served=served)
     return 0

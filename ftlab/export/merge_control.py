@@ -8,6 +8,7 @@ from pathlib import Path
 from ftlab.errors import FtlabError
 from ftlab.export.runs import adapter_config, kind_of, weights_of
 from ftlab.locks import holding
+from ftlab.runs.closed import check_open
 from ftlab.runs.dispatcher import end_process_group
 from ftlab.runs.merging import MERGE_OPEN, MergeDirectory, check_not_merging
 from ftlab.runs.spawn import start_detached, worker_environment
@@ -53,6 +54,7 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
     which is replaced. Raises `FtlabError` for a run that cannot be merged or is being merged, and
     for a target that cannot be made.
     """
+    check_open(run.directory.path.parent)
     reason = why_not_mergeable(run)
     if reason:
         raise FtlabError(reason)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.models.safetensors_header import Header, read_header
 from ftlab.playground.adapter_config import AdapterFacts, check_config
@@ -28,6 +29,7 @@ from ftlab.playground.panes import (
     read_record,
     write_record,
 )
+from ftlab.runs.closed import check_open
 
 MAX_LABEL_CHARACTERS = 60
 
@@ -35,18 +37,24 @@ _MAX_SLUG_CHARACTERS = 40
 _CHUNK = 2**20
 
 
-def bring_adapter(source: Path, runs_folder: Path, label: str = "") -> PaneSource:
+def bring_adapter(
+    source: Path, runs_folder: Path, label: str = "", access: Access = EVERYTHING
+) -> PaneSource:
     """Keeps a PEFT adapter that lies in a folder or a .zip, and says by what name it answers.
 
     `label` "" is the name of the folder or the zip. What was brought before is found again; a
     label given then takes the place of the old one. Raises `FtlabError` with the way out for
-    anything that is not one whole adapter fit to be laid over an unchanged base.
+    anything that is not one whole adapter fit to be laid over an unchanged base, and for one whose
+    base `access` does not let its bringer name.
     """
+    check_open(runs_folder)
+    access.check_upload()
     given = _clean(label)
     parent = brought_folder(runs_folder)
     with adapter_files(source) as open_file, _work_folder(parent) as work:
         config = _read_config(open_file)
         facts = check_config(config)
+        _check_base(facts.model, access)
         record = AdapterRecord(
             label=given or _clean(source.name if source.is_dir() else source.stem) or "Adapter",
             method=facts.method,
@@ -66,6 +74,7 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
 
     Raises `FtlabError` if there is none of that name or it cannot be removed.
     """
+    check_open(runs_folder)
     parent, wanted = brought_folder(runs_folder), name.removeprefix(BROUGHT)
     if wanted not in _names(parent):
         raise FtlabError(
@@ -80,6 +89,16 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
         raise FtlabError(
             f"The adapter '{wanted}' cannot be removed ({error.strerror}); make the runs folder "
             "writable."
+        ) from None
+
+
+def _check_base(model: str, access: Access) -> None:
+    try:
+        access.check_model(model)
+    except FtlabError as error:
+        raise FtlabError(
+            f"The adapter's base_model_name_or_path cannot be taken: {str(error)[:-1]}, or write "
+            f"the model's public id into {CONFIG_FILE}."
         ) from None
 
 

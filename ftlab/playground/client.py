@@ -13,7 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import InvalidRequest
+from ftlab.playground.named import check_named
 from ftlab.playground.panes import BASE, LineUp, line_up
 from ftlab.playground.protocol import (
     FromWorker,
@@ -114,7 +116,7 @@ class PlaygroundClient:
     """Asks one worker process, started on first use; safe to use from several threads.
 
     One request is answered at a time; the others wait for their turn. `command` replaces the
-    worker's command line (for tests).
+    worker's command line (for tests); `access` says what base models its visitors may name.
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class PlaygroundClient:
         runs_folder: Path,
         command: Sequence[str] | None = None,
         idle_seconds: float = 300,
+        access: Access = EVERYTHING,
     ) -> None:
         self.runs_folder = runs_folder
+        self._access = access
         self.log_file = control_folder(runs_folder) / "playground.log"
         self._command = list(command) if command else [
             sys.executable,
@@ -175,6 +179,7 @@ class PlaygroundClient:
             worker.end()
 
     def _line_up(self, request: GenerateRequest) -> LineUp:
+        check_named(request.panes, request.model, self.runs_folder, self._access)
         errors = validate_generate(request)
         if errors:
             raise InvalidRequest(errors)

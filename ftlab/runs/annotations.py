@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.errors import FtlabError
 from ftlab.reading import read_plain
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomically
 from ftlab.runs.parsing import parse_json
 
@@ -43,6 +44,7 @@ def read_annotations(directory: RunDirectory) -> Annotations:
 
 def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:
     """Replaces the run's annotations; raises `FtlabError` for what is too long or not writable."""
+    check_open(directory.path.parent)
     if len(annotations.note) > NOTE_LENGTH:
         raise FtlabError(
             f"The note has {len(annotations.note):,} characters; at most {NOTE_LENGTH:,} are kept."

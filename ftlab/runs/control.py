@@ -13,6 +13,7 @@ from pathlib import Path
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
 from ftlab.operations.log import note
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RUN_ID, find_run, run_directories
 from ftlab.runs.spawn import python_environment, start_detached
 
@@ -24,8 +25,9 @@ def control_folder(runs_folder: Path) -> Path:
 def start_dispatcher(runs_folder: Path) -> None:
     """Starts a dispatcher that belongs to nobody; it ends at once if one is at work already.
 
-    Raises `FtlabError` if the folder cannot be written.
+    Raises `FtlabError` if the folder cannot be written, or is closed.
     """
+    check_open(runs_folder)
     folder = control_folder(runs_folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,7 @@ def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
 
 def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
     """Leaves the request where the dispatcher looks, without starting one; gives the ids back."""
+    check_open(runs_folder)
     folder = control_folder(runs_folder) / "cancel"
     names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
     try:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.published_csv import documents_of
 from ftlab.runs.published_format import PublishedRun, parse_result
@@ -64,6 +65,7 @@ def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport
     A file that is none, or has a wrong value, is refused in a sentence and nothing of it is kept.
     Raises `FtlabError` only where the runs folder cannot be written.
     """
+    check_open(runs_folder)
     imported: list[str] = []
     already: list[str] = []
     refused: list[tuple[str, str]] = []
@@ -90,6 +92,7 @@ def remove_published(runs_folder: Path, run_ids: Iterable[str]) -> int:
 
     Raises `FtlabError` if one cannot be removed. Ids of anything else are passed over.
     """
+    check_open(runs_folder)
     wanted, removed = set(run_ids), 0
     for path, run in _stored(published_folder(runs_folder)):
         if isinstance(run, PublishedRun) and run.run_id in wanted:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ftlab.errors import FtlabError
 from ftlab.operations.log import note
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RunDirectory, find_run, run_directories
 from ftlab.runs.merging import check_not_merging
 from ftlab.runs.result import OPEN
@@ -56,6 +57,7 @@ def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
     Raises `FtlabError` as `removable` does, before anything is touched, or if a folder cannot be
     changed.
     """
+    check_open(runs_folder)
     going = removable(runs_folder, run_ids)
     try:
         for directory in going:

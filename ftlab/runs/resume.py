@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftlab.errors import FtlabError
+from ftlab.operations.log import note
 from ftlab.runs.checkpoints import Checkpoint, events_until, trusted_checkpoint
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RunDirectory, write_json_lines
 
 Event = dict[str, Any]
@@ -18,6 +20,7 @@ def ask_to_resume(directory: RunDirectory) -> None:
     Its result, if it has one, is kept beside it under another name. Raises `FtlabError` if the run
     is done, still going, or has no checkpoint.
     """
+    check_open(directory.path.parent)
     status = directory.status()
     if status in ("done", "running", "queued"):
         raise FtlabError(
@@ -32,6 +35,7 @@ def ask_to_resume(directory: RunDirectory) -> None:
         raise FtlabError(
             f"'{directory.path}' cannot be written ({error.strerror}), so the run is not resumed."
         ) from None
+    note("run resumed", run=directory.run_id)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
 from ftlab.operations.log import note
+from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import check_space
 from ftlab.runs.memory_limit import least, operator_limit
@@ -105,6 +106,7 @@ def enqueue_sweep(
     Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written or
     the disk has no room for what is to be saved.
     """
+    check_open(runs_folder)
     errors = validate(request) or _errors_in_file(request.task)
     if not errors:
         request, errors = check_request(request)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import FIELD as MATCH
 from ftlab.runs.control import request_cancel, start_dispatcher
@@ -69,8 +70,10 @@ def add_endpoints(context: AppContext) -> None:
             "eval_examples": eval_examples,
         }
         try:
+            context.access.check_training()
+            context.access.check_task_text(task)
             reference = api_task(task, columns, metric, hub_config, hub_split)
-            request = api_request(model, reference, methods, seeds, given, settings)
+            request = api_request(model, reference, methods, seeds, given, settings, context.access)
             specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
@@ -86,6 +89,10 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             The ids of the open runs that are being ended.
         """
+        try:
+            context.access.check_training()
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
         runs = context.store.runs()
         known = {run.run_id for run in runs}
         unknown = [run_id for run_id in run_ids if run_id not in known]
@@ -143,6 +150,7 @@ def api_request(
     seeds: str,
     given: dict[str, Any],
     settings: dict[str, Any],
+    access: Access = EVERYTHING,
 ) -> SweepRequest:
     """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
     outer = {"dtype_policy", "device", MATCH}
@@ -157,4 +165,4 @@ def api_request(
     for name, value in settings.items():
         values[name if name in outer else f"settings.{name}"] = value
     values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
-    return read_request(model, task, [], values).checked()
+    return read_request(model, task, [], values, access).checked()

@@ -24,6 +24,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
 import gradio as gr
 
 from ftlab import __version__
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.operations.log import app_log, note
 from ftlab.paths import recorded_folder
@@ -34,6 +35,7 @@ from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
 from ftlab.ui.compare import tab as compare
 from ftlab.ui.context import AppContext
+from ftlab.ui.demo import banner_html
 from ftlab.ui.events import QUIET
 from ftlab.ui.experiment import tab as experiment
 from ftlab.ui.header import header_html
@@ -43,7 +45,8 @@ from ftlab.ui.links import Links
 from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
-from ftlab.ui.server import NotedBlocks, app_parts, calm
+from ftlab.ui.serve import Serving
+from ftlab.ui.server import NOTED, NotedBlocks, calm, health_route
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -58,14 +61,15 @@ _TABS = (
 )
 
 
-def build_app(runs_folder: Path) -> gr.Blocks:
+def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
     """The whole page on one folder of runs."""
-    return build_page(_context(runs_folder))
+    return build_page(_context(runs_folder, access))
 
 
-def _context(runs_folder: Path) -> AppContext:
+def _context(runs_folder: Path, access: Access) -> AppContext:
     store = RunStore(runs_folder, recorded_folder())
-    return AppContext(runs_folder, store, PlaygroundClient(runs_folder))
+    client = PlaygroundClient(runs_folder, access=access)
+    return AppContext(runs_folder, store, client, access=access)
 
 
 def build_page(context: AppContext) -> gr.Blocks:
@@ -77,6 +81,8 @@ def build_page(context: AppContext) -> gr.Blocks:
         with tabs:
             for name, build in _TABS:
                 with gr.Tab(name, id=name.lower()) as tab:
+                    if context.access.is_demo:
+                        H(banner_html(context.access.space))
                     build(context, links)
                 tab.select(fn=None, js=theme.FIT_FIGURES, api_visibility="private")
         api.add_endpoints(context)
@@ -88,38 +94,41 @@ def launch(
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
     open_browser: bool = False,
+    served: Serving | None = None,
 ) -> None:
-    """Serves the app until it is interrupted.
+    """Serves the app until it is interrupted; `served` says more than where: to whom.
 
-    Raises `FtlabError` if the address cannot be listened on.
+    Raises `FtlabError` if the address cannot be listened on, or would be open to strangers.
     """
+    served = served or Serving(host, port)
     _check_address(host, port)
+    served.check()
     with app_log(control_folder(runs_folder)):
-        _serve(runs_folder, host, port, open_browser)
+        _serve(runs_folder, served, open_browser)
 
 
-def _serve(runs_folder: Path, host: str, port: int, open_browser: bool) -> None:
-    context = _context(runs_folder)
+def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
+    context = _context(runs_folder, served.access(runs_folder))
     page = build_page(context)
     page.queue(default_concurrency_limit=8)
     calm(page)
     _ensure_dispatcher(runs_folder)
     try:
         page.launch(
-            server_name=host,
-            server_port=port,
             inbrowser=open_browser,
             prevent_thread_lock=True,
             quiet=True,
-            app_kwargs=app_parts(context.store),
             **launch_options(),
+            **served.options([health_route(context.store)], NOTED),
         )
-        address = f"http://{_reachable(host)}:{port}"
-        note("app started", version=__version__, host=host, port=port)
+        address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
+        note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
         threading.Event().wait()
     except OSError as error:
-        raise FtlabError(f"The app cannot be served on {host}:{port}: {error}") from None
+        raise FtlabError(
+            f"The app cannot be served on {served.host}:{served.port}: {error}"
+        ) from None
     except KeyboardInterrupt:
         pass
     finally:
@@ -148,7 +157,6 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
-        "enable_monitoring": False,
         "state_session_capacity": 300,  # a megabyte each, which gradio keeps when a page is closed
         "max_file_size": "100mb",
     }

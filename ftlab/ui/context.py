@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
 from ftlab.prediction.client import Predictor
@@ -20,3 +21,4 @@ class AppContext:
     playground: PlaygroundClient
     held_out: HeldOut = field(default_factory=HeldOut)
     predictor: Predictor = field(default_factory=Predictor)
+    access: Access = EVERYTHING

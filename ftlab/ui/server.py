@@ -28,18 +28,6 @@ _REFUSALS = {401, 403, 413, 429}
 _LONGEST = 300  # characters of a path or a sentence
 
 
-def app_parts(store: RunStore) -> dict[str, Any]:
-    """For `Blocks.launch(app_kwargs=…)`.
-
-    Routes that are given here come before all of gradio's own, and are there before the first
-    request is taken.
-    """
-    return {
-        "routes": [_health_route(HealthProbe(store))],
-        "middleware": [Middleware(NotedRefusals)],
-    }
-
-
 def calm(page: gr.Blocks) -> None:
     """Takes from gradio what it does over and over for nothing; to be called after `Blocks.queue`.
 
@@ -143,7 +131,13 @@ def _asked(scope: Scope) -> dict[str, str]:
     }
 
 
-def _health_route(probe: HealthProbe) -> Route:
+NOTED = (Middleware(NotedRefusals),)
+
+
+def health_route(store: RunStore) -> Route:
+    """`/healthz`: how the app is, in full for those whom the page would let in."""
+    probe = HealthProbe(store)
+
     def healthz(request: Request) -> JSONResponse:
         health = probe.health()
         told = health.to_json() if _may_know(request) else {"status": health.status}

@@ -24,7 +24,7 @@ from ftlab.operations.health import FRESH_SECONDS, HealthProbe, look
 from ftlab.operations.log import app_log
 from ftlab.runs.control import control_folder, dispatcher_lock
 from ftlab.runs.store import RunStore
-from ftlab.ui.server import NotedBlocks, app_parts
+from ftlab.ui.server import NOTED, NotedBlocks, health_route
 from tests.fakes import make_run
 
 
@@ -141,7 +141,10 @@ def served(folder: Path, handler: Callable[..., Any] | None = None, **kw: Any) -
         box = gr.Textbox()
         box.submit(handler or (lambda text: text), box, box, api_name="echo")
     _, url, _ = page.launch(
-        prevent_thread_lock=True, quiet=True, app_kwargs=app_parts(RunStore(folder)), **kw
+        prevent_thread_lock=True,
+        quiet=True,
+        app_kwargs={"routes": [health_route(RunStore(folder))], "middleware": [*NOTED]},
+        **kw,
     )
     try:
         yield str(url)

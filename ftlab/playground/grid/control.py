@@ -10,6 +10,7 @@ from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
 from ftlab.playground.panes import PaneSource, line_up
+from ftlab.runs.closed import check_open
 from ftlab.runs.spawn import python_environment, start_detached
 
 
@@ -18,6 +19,7 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
 
     Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
     """
+    check_open(runs_folder)
     errors = validate_grid(request, runs_folder)
     if errors:
         raise InvalidRequest(errors)

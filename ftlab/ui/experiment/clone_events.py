@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.devices import AUTO, list_devices
 from ftlab.errors import FtlabError
 from ftlab.runs.spec import RunSpec
@@ -18,7 +19,7 @@ from ftlab.ui.events import QUIET, Action
 from ftlab.ui.experiment.clone import alike, form_values
 from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
 from ftlab.ui.experiment.method_view import FIELDS, method_table
-from ftlab.ui.experiment.request import MAPPING_FIELDS
+from ftlab.ui.experiment.request import MAPPING_FIELDS, allowed_values
 from ftlab.ui.experiment.task import TaskBlocks, name_field, rows_at_hand
 from ftlab.ui.html import escape, plural, warn
 from ftlab.ui.links import Links
@@ -46,7 +47,7 @@ def listen(
         gr.Info(str(escape(taken_over(specs))), title="Cloned", duration=6)
         for sentence in missing:
             warn(sentence, title="Not as in the run")
-        return [(), *updates(values, list(form.components))]
+        return [(), *updates(values, list(form.components), context.access)]
 
     taken = links.clone.change(take, links.clone, outputs, **QUIET)
     task.preview.after(check.after(taken))
@@ -77,11 +78,13 @@ def fitting(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return fit, missing
 
 
-def updates(values: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+def updates(
+    values: Mapping[str, Any], names: Sequence[str], access: Access = EVERYTHING
+) -> list[Any]:
     """Updates for the table of methods, the three blocks of the task, and each field by name."""
     kind = values["task"]
     mapped = [values[f"map.{name}"] for name in MAPPING_FIELDS]
-    columns = columns_of(rows_at_hand(values)) or list(filter(None, mapped))
+    columns = columns_of(rows_at_hand(allowed_values(values, access))) or list(filter(None, mapped))
     choices = [("–", ""), *((column, column) for column in columns)]
     special = {
         f"map.{name}": gr.update(choices=choices, value=chosen if chosen in columns else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ftlab.access import DEMO_CLOSED
 from ftlab.errors import FieldError
 from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import plan_sweep
@@ -59,6 +60,11 @@ def launch_line(
         f"<span>seed{'s' if len(request.seeds) > 1 else ''} {seeds}</span>{idle}"
         '<span class="pred roomy" data-most hidden></span></p>'
     )
+
+
+def demo_line() -> str:
+    """What stands beside the button where nothing is launched."""
+    return f'<p class="sum">{escape(DEMO_CLOSED)}</p>'
 
 
 def launch_button(request: SweepRequest, errors: Sequence[FieldError]) -> str:

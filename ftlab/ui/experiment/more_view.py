@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import FIELD as MATCH
 from ftlab.methods.matching import Match, describe
@@ -48,13 +49,14 @@ def has_config(values: Mapping[str, Any]) -> bool:
         return False  # said by the form's own check
 
 
-def peft_html(values: Mapping[str, Any]) -> str:
+def peft_html(values: Mapping[str, Any], access: Access = EVERYTHING) -> str:
     """What PEFT says of the form's configurations by hand. Takes seconds; remembered after."""
     if not has_config(values):
         return ""
     variants = read_variants(str(values[PEFT_JSON]))
     try:
-        found = check_variants(variants, read_form(values).request)
+        access.check_training()
+        found = check_variants(variants, read_form(values, access).request)
     except FtlabError as error:
         return field_error([str(error)])
     return "".join(_verdict(checked) for checked in found)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.devices import AUTO
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.methods.matching import FIELD as MATCH
@@ -71,12 +72,12 @@ class Reading:
         return self.request
 
 
-def read_form(values: Mapping[str, Any]) -> Reading:
+def read_form(values: Mapping[str, Any], access: Access = EVERYTHING) -> Reading:
     """`read_request` on the page's form: it also says which model, task and methods are meant."""
     methods = values.get("methods") or []
     methods = methods if isinstance(methods, list | tuple) else [methods]
     named = [str(method)[:80] for method in methods]  # what is no name is said to be no method
-    return read_request(read_model(values), read_task(values), named, values)
+    return read_request(read_model(values), read_task(values), named, values, access)
 
 
 def read_model(values: Mapping[str, Any]) -> str:
@@ -110,14 +111,20 @@ def read_task(values: Mapping[str, Any]) -> TaskReference:
 
 
 def read_request(
-    model: str, task: TaskReference, methods: Sequence[str], values: Mapping[str, Any]
+    model: str,
+    task: TaskReference,
+    methods: Sequence[str],
+    values: Mapping[str, Any],
+    access: Access = EVERYTHING,
 ) -> Reading:
     """Reads `values`, whose keys are `settings.steps`, `seeds`, `lora.r`, `extra` and the like.
 
     A key that is missing means the default; a field that is there but empty is wrong, unless
-    empty has a meaning (learning rates, say). The rest is checked even where one field is wrong.
+    empty has a meaning (learning rates, say). The rest is checked even where one field is wrong:
+    with a bundled model or task in place of one that `access` does not let a visitor name.
     """
     errors = _nothing_named(model, task, str(values.get("file_error") or ""))
+    model, task = allowed(model, task, access, errors)
     settings = _read_settings(values, errors)
     seeds = _read_seeds(values.get("seeds", "0"), errors)
     variants = [
@@ -142,6 +149,36 @@ def read_request(
         if error.field not in wrong and not missing:
             errors.append(error)
     return Reading(request, tuple(errors), tuple(matches), budget)
+
+
+def allowed(
+    model: str, task: TaskReference, access: Access, errors: list[FieldError]
+) -> tuple[str, TaskReference]:
+    """Model and task as far as they may be named; what may not is one bundled, and an error.
+
+    Nothing of what is refused is looked for, so that not even its existence is told.
+    """
+    try:
+        access.check_model(model)
+    except FtlabError as error:
+        errors.append(FieldError("model", str(error)))
+        model = "bundled"
+    try:
+        access.check_task(task)
+    except FtlabError as error:
+        errors.append(FieldError("task.id", str(error)))
+        task = TaskReference("bundled", next(iter(TASKS)))
+    return model, task
+
+
+def allowed_values(values: Mapping[str, Any], access: Access) -> dict[str, Any]:
+    """The form's values without a model or data that may not be named: nothing is shown of it."""
+    errors: list[FieldError] = []
+    allowed(read_model(values), read_task(values), access, errors)
+    wrong = {error.field for error in errors}
+    model = {"model": "bundled"} if "model" in wrong else {}
+    data = {"file": None, "hub.id": ""} if "task.id" in wrong else {}
+    return {**values, **model, **data}
 
 
 def one_sentence(errors: Sequence[FieldError]) -> str:

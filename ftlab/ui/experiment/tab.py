@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -24,7 +23,12 @@ from ftlab.ui.experiment import clone_events as experiment_clone
 from ftlab.ui.experiment import queue_panel
 from ftlab.ui.experiment.costs import predict_costs
 from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
-from ftlab.ui.experiment.launch_bar import advanced_summary, launch_button, launch_line
+from ftlab.ui.experiment.launch_bar import (
+    advanced_summary,
+    demo_line,
+    launch_button,
+    launch_line,
+)
 from ftlab.ui.experiment.method_facts import method_facts
 from ftlab.ui.experiment.method_view import known_settings, known_ticks, method_table
 from ftlab.ui.experiment.more_view import ASKING, has_config, matches_html, more_summary, peft_html
@@ -62,7 +66,7 @@ def build(context: AppContext, links: Links) -> None:
     form = Form()
     with gr.Row(elem_classes="ft-work"):
         with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
-            task = build_model_and_task(form, context.runs_folder)
+            task = build_model_and_task(form, context)
             advanced = build_settings(form)
         with gr.Column(scale=1, min_width=320):
             with gr.Column(elem_classes="ft-sheet ft-methods"):
@@ -70,32 +74,36 @@ def build(context: AppContext, links: Links) -> None:
             panel = queue_panel.build(context)
     with gr.Row(elem_id="launch"):
         line = H("")
-        go = gr.Button("Launch", variant="primary", scale=0, min_width=150, elem_id="go")
+        go = gr.Button(
+            "Launch", variant="primary", scale=0, min_width=150, elem_id="go",
+            interactive=context.access.may_train,
+        )  # fmt: skip
         as_pressed = gr.Textbox(visible=False)
 
+    access = context.access
     fields = list(form.components.values())
     said = [*form.slots.values(), blocks.facts, blocks.matched, line, go, advanced, blocks.more]
 
     def check(*given: Any) -> list[Any]:
-        return _say(form, form.values(given), context.runs_folder)
+        return _say(form, form.values(given), context)
 
     def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
         if event.at < known_at:  # overtaken on its way by a later one
             return [gr.skip()] * (len(said) + 3)
         ticked, settings = known_ticks(event.on), known_settings(event.settings)
         values = form.values(given) | settings | {"methods": ticked}
-        return [event.at, ticked, settings, *_say(form, values, context.runs_folder)]
+        return [event.at, ticked, settings, *_say(form, values, context)]
 
     def ask(*given: Any) -> Iterator[str]:
         values = form.values(given)
         if has_config(values):
             yield ASKING
-        yield peft_html(values)
+        yield peft_html(values, access)
 
     def predict(request: gr.Request, *given: Any) -> Iterator[str]:
         session = str(request.session_hash)
         mine = latest.begin(session)
-        reading = read_form(form.values(given))
+        reading = read_form(form.values(given), access)
         if reading.errors:  # said at their fields; what is known stays
             return
         for shown in predict_costs(context, reading.request):
@@ -105,7 +113,7 @@ def build(context: AppContext, links: Links) -> None:
 
     def press(chosen: str, last: tuple[object, float], *given: Any) -> Iterator[list[Any]]:
         values = form.values(given) | chosen_as_pressed(chosen)
-        reading = read_form(values)
+        reading = read_form(values, access)
         now = time.monotonic()
         if last[0] == reading.request and now - last[1] < _SAME_PRESS_SECONDS:
             yield [gr.skip()] * (len(said) + 2)
@@ -113,14 +121,15 @@ def build(context: AppContext, links: Links) -> None:
         if not reading.errors and by_hand(reading.request.variants):
             yield [ASKING if output is line else gr.skip() for output in (None, None, *said)]
         try:
+            access.check_training()
             enqueue_sweep(reading.checked(), context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
             sentence = reading.errors[0].message if reading.errors else str(error)
             warn(sentence, title="Not launched", duration=6)
-            yield [gr.skip(), gr.skip(), *_say(form, values, context.runs_folder, error)]
+            yield [gr.skip(), gr.skip(), *_say(form, values, context, error)]
             return
-        yield [(reading.request, now), NEWEST, *_say(form, values, context.runs_folder)]
+        yield [(reading.request, now), NEWEST, *_say(form, values, context)]
 
     latest = Latest()
     known_at = gr.State(0.0)
@@ -236,21 +245,22 @@ def _build_methods(form: Form) -> MethodBlocks:
 
 
 def _say(
-    form: Form, values: Mapping[str, Any], runs_folder: Path, failure: FtlabError | None = None
+    form: Form, values: Mapping[str, Any], context: AppContext, failure: FtlabError | None = None
 ) -> list[Any]:
     """Errors beside their fields, the launch bar, and the labels that repeat the settings."""
-    reading = read_form(values)
+    access = context.access
+    reading = read_form(values, access)
     errors = list(reading.errors)
     if failure is not None and not isinstance(failure, InvalidRequest):
         errors = [FieldError("", str(failure))]
     if not errors:
-        errors = space_errors(reading.request, runs_folder)
+        errors = space_errors(reading.request, context.runs_folder)
     facts = method_facts(reading.request)
     return [
         *form.slot_html(errors),
         facts.html(),
         matches_html(reading.matches, reading.budget),
-        launch_line(reading.request, errors, facts.reasons),
+        demo_line() if access.is_demo else launch_line(reading.request, errors, facts.reasons),
         gr.Button(launch_button(reading.request, errors)),
         gr.Accordion(label=advanced_summary(reading.request)),
         gr.Accordion(label=more_summary(values)),

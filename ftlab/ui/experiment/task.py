@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from ftlab.access import Access
 from ftlab.devices import AUTO, list_devices
 from ftlab.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
-from ftlab.runs.control import control_folder
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
 from ftlab.runs.trackers import TRACKERS, is_installed
 from ftlab.tasks.custom import ColumnMapping, guess_mapping
@@ -23,11 +21,18 @@ from ftlab.tasks.files import EXTENSIONS, columns_of, read_rows
 from ftlab.tasks.metrics import TEXT_METRICS
 from ftlab.tasks.reference import validate
 from ftlab.tasks.registry import TASKS
+from ftlab.ui.context import AppContext
 from ftlab.ui.events import Action
 from ftlab.ui.experiment.fields import Form
 from ftlab.ui.experiment.preview import model_line, task_preview
-from ftlab.ui.experiment.request import MAPPING_FIELDS, read_model, read_task
+from ftlab.ui.experiment.request import (
+    MAPPING_FIELDS,
+    allowed_values,
+    read_model,
+    read_task,
+)
 from ftlab.ui.experiment.task_data import Rows, kept_hub_rows, read_hub_rows
+from ftlab.ui.experiment.uploads import keep_upload
 from ftlab.ui.html import H, field_error, head, live, this_page
 
 _MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
@@ -52,10 +57,11 @@ class TaskBlocks:
     preview: Action
 
 
-def build_model_and_task(form: Form, runs_folder: Path) -> TaskBlocks:
+def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     """Step 1. Adds its fields to the form and keeps the preview up to date."""
+    access = context.access
     head("Model and task", number=1)
-    form.add("model", gr.Dropdown, _MODELS, value="bundled", label="Base model")
+    form.add("model", gr.Dropdown, model_kinds(access), value="bundled", label="Base model")
     form.add(
         "model_name", gr.Textbox, label="Folder or Hub id", visible=False, max_lines=1, lines=1
     )
@@ -65,7 +71,7 @@ def build_model_and_task(form: Form, runs_folder: Path) -> TaskBlocks:
     form.add(
         "task",
         gr.Radio,
-        [*tasks, ("File", "file"), ("Hub", "hub")],
+        [*tasks, *own_tasks(access)],
         value="sql",
         label="Task",
         elem_classes="ft-seg",
@@ -105,8 +111,11 @@ def build_model_and_task(form: Form, runs_folder: Path) -> TaskBlocks:
     names = list(form.components)
     fields = list(form.components.values())
 
+    def named(given: tuple[Any, ...]) -> dict[str, Any]:
+        return allowed_values(dict(zip(names, given, strict=True)), access)
+
     def show_task(*given: Any) -> tuple[Any, ...]:
-        values = dict(zip(names, given, strict=True))
+        values = named(given)
         kind = values["task"]
         return (
             gr.update(visible=kind == "file"),
@@ -116,17 +125,17 @@ def build_model_and_task(form: Form, runs_folder: Path) -> TaskBlocks:
         )
 
     def show_columns(*given: Any) -> tuple[Any, ...]:
-        return column_choices(rows_at_hand(dict(zip(names, given, strict=True))))
+        return column_choices(rows_at_hand(named(given)))
 
     def look(*given: Any) -> tuple[str, str]:
-        values = dict(zip(names, given, strict=True))
+        values = named(given)
         return model_html(values), preview_html(values)
 
     def look_on_hub(*given: Any) -> tuple[Any, ...]:
-        return read_hub(dict(zip(names, given, strict=True)))
+        return read_hub(named(given))
 
     def take(path: str | None) -> tuple[Any, ...]:
-        return read_upload(path, runs_folder)
+        return read_upload(path, context.runs_folder)
 
     hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
     by_name = form.components
@@ -273,6 +282,19 @@ def build_settings(form: Form) -> gr.Accordion:
     return advanced
 
 
+def model_kinds(access: Access) -> list[tuple[str, str]]:
+    """The ways of naming a model that a visitor has."""
+    folders = access.folders is None or len(access.folders) > 0
+    open_to = {"bundled": True, "folder": folders, "hub": access.may_ask_hub}
+    return [(label, kind) for label, kind in _MODELS if open_to[kind]]
+
+
+def own_tasks(access: Access) -> list[tuple[str, str]]:
+    """The tasks beside the bundled ones that a visitor can bring."""
+    upload = [("File", "file")] if access.may_upload else []
+    return [*upload, *([("Hub", "hub")] if access.may_ask_hub else [])]
+
+
 def trackers_hint() -> str:
     """Where the logs go, and what would have to be installed for more."""
     missing = [name for name in TRACKERS if not is_installed(name)]
@@ -373,23 +395,3 @@ def read_upload(path: str | None, runs_folder: Path) -> tuple[Any, ...]:
     except FtlabError as error:
         return None, str(error), *column_choices([])
     return str(kept), "", *column_choices(rows)
-
-
-def keep_upload(path: Path, runs_folder: Path) -> Path:
-    """Copies an upload to where the runs are: gradio's own copy is temporary, a record is not.
-
-    Raises `FtlabError` if the folder cannot be written.
-    """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    target = control_folder(runs_folder) / "uploads" / digest / path.name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            shutil.copyfile(path, target)
-    except OSError as error:
-        raise FtlabError(
-            f"The file cannot be kept in '{target.parent}' ({error.strerror}); "
-            "free some space or make it writable."
-        ) from None
-    return target.resolve()

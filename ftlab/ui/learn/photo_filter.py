@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ftlab import units
+from ftlab.access import EVERYTHING, Access
 from ftlab.charts.learn_spectrum import spectrum_figure, spectrum_rows
 from ftlab.errors import FtlabError
 from ftlab.learn.filters import FILTERS, Picture
@@ -176,7 +177,7 @@ def spectrum(lesson: Lesson, rank: int) -> go.Figure:
     return spectrum_figure(rows, look_of("lora").colour)
 
 
-def build(entered: list[Any]) -> None:
+def build(entered: list[Any], access: Access = EVERYTHING) -> None:
     """Lays the panel out; the first photo is taken apart at one of the `entered` events."""
     shipped = photos()
     top = H(heading(_TITLE, sub="filtered = original + change"))
@@ -200,8 +201,9 @@ def build(entered: list[Any]) -> None:
             min_width=150,
         )
         upload = gr.UploadButton(
-            "Use my photo", size="sm", scale=1, min_width=110, elem_classes="ft-upload"
-        )
+            "Use my photo", size="sm", scale=1, min_width=110, elem_classes="ft-upload",
+            visible=access.may_upload,
+        )  # fmt: skip
     wrong = H()
     with gr.Row(elem_classes="ft-photos"):
         before, after = H(elem_classes="ft-before"), H(elem_classes="ft-after")
@@ -258,6 +260,7 @@ def build(entered: list[Any]) -> None:
         if path is None:
             return [gr.skip(), gr.skip(), *same]
         try:
+            access.check_upload()
             picture = read_photo(Path(path))
         except FtlabError as error:
             same[1] = field_error([str(error)])

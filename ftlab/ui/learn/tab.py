@@ -27,7 +27,7 @@ def build(context: AppContext, links: Links) -> None:
             entered.append(first.select)
             with gr.Row(elem_classes="ft-work ft-lesson"):
                 with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
-                    photo_filter.build(entered)
+                    photo_filter.build(entered, context.access)
                 with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
                     change.build(context, entered)
         for name, build_panel in _OTHERS:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.devices import list_devices
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant
 from ftlab.prediction.cards import HERE, Card, cards, find_card
-from ftlab.prediction.catalogue import catalogue
+from ftlab.prediction.catalogue import catalogue, known_model
 from ftlab.prediction.question import Question, Step, WeightType
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import NamedConfig, find_config
@@ -69,7 +70,7 @@ PREFIX = "plan_"
 """Of the names of the tab's fields, which are those of Experiment else."""
 
 
-def read_plan(given: Mapping[str, Any]) -> Plan:
+def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     """The plan that the fields ask for; raises `InvalidRequest` with every wrong field."""
     values = {name.removeprefix(PREFIX): value for name, value in given.items()}
     errors: list[FieldError] = []
@@ -82,7 +83,10 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
             return None
 
     model = read(
-        "model", lambda v: find_config(str(v.get("config") or "").strip() or str(v["model"] or ""))
+        "model",
+        lambda v: _named_config(
+            str(v.get("config") or "").strip() or str(v["model"] or ""), access
+        ),
     )
     card = read("card", lambda v: find_card(str(v["card"] or "")))
     step = read("step", _step)
@@ -97,6 +101,14 @@ def read_plan(given: Mapping[str, Any]) -> Plan:
         ) from None
     asked = dict(zip(methods, questions, strict=True))
     return Plan(model, card, asked.pop(methods[0]), asked)
+
+
+def _named_config(text: str, access: Access) -> NamedConfig:
+    """What `find_config` finds, if the visitor may name it; no file is looked for before that."""
+    name = str(text).strip()
+    if name and not name.startswith("{") and known_model(name) is None:
+        access.check_model(name)
+    return find_config(name)
 
 
 def curve_questions(plan: Plan) -> list[tuple[str, int, Question]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ftlab.access import Access
 from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_figure
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.devices import list_devices
@@ -62,7 +63,7 @@ def build(context: AppContext, links: Links) -> None:
     form = Form()
     with gr.Row(elem_classes="ft-work"):
         with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
-            _build_fields(form)
+            _build_fields(form, context.access)
             head("Every method on this card", PREDICTED)
             methods = H("")
         with gr.Column(scale=1, min_width=320):
@@ -121,7 +122,7 @@ def build(context: AppContext, links: Links) -> None:
 def make_plan(context: AppContext, form: Form, values: dict[str, Any]) -> Iterator[list[Any]]:
     """What the tab shows while its predictions come in: slots, verdict, methods, fixes."""
     try:
-        plan = read_plan(values)
+        plan = read_plan(values, context.access)
     except InvalidRequest as error:
         yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes()]
         return
@@ -144,7 +145,7 @@ def make_plan(context: AppContext, form: Form, values: dict[str, Any]) -> Iterat
 def make_curve(context: AppContext, values: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Heading and figure of the peak against length, point by point."""
     try:
-        plan = read_plan(values)
+        plan = read_plan(values, context.access)
         asked = curve_questions(plan)
         peaks: dict[str, dict[int, int]] = {}
         answers = context.predictor.ask([question for _, _, question in asked])
@@ -249,11 +250,12 @@ def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
     return methods_html(plan.rows, found, plan.card)
 
 
-def _build_fields(form: Form) -> None:
+def _build_fields(form: Form, access: Access) -> None:
+    names = "One of the list, a Hub id, or a folder" if access.may_ask_hub else "One of the list"
     head("Will it fit?", sub="From the model's shape alone: no weights, no GPU")
     form.add(
-        "plan_model", gr.Dropdown, model_choices(), value=BUNDLED_ID, allow_custom_value=True,
-        label="Model", info="One of the list, a Hub id, or a folder",
+        "plan_model", gr.Dropdown, model_choices(), value=BUNDLED_ID,
+        allow_custom_value=access.may_ask_hub, label="Model", info=names,
     )  # fmt: skip
     with gr.Accordion("Paste a config.json", open=False, elem_classes="ft-fold"):
         form.add(

@@ -11,6 +11,7 @@ from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.playground.grid.control import cancel_grid, start_grid
 from ftlab.playground.grid.record import OPEN, find_grid, list_grids
 from ftlab.playground.grid.validation import MAX_PROMPTS
+from ftlab.playground.named import check_named
 from ftlab.ui.context import AppContext
 from ftlab.ui.html import H, field_error, head, live, this_page, warn
 from ftlab.ui.playground.grid_view import (
@@ -39,7 +40,7 @@ def build(
 ) -> None:
     """Lays out the sheet and wires it. The panes and settings above it are the grid's own."""
     folder = context.runs_folder
-    with gr.Column(elem_classes="ft-sheet", elem_id="pg-grid"):
+    with gr.Column(elem_classes="ft-sheet", elem_id="pg-grid", visible=context.access.may_train):
         head("Prompt grid", sub="Many prompts in the panes and settings above, run as one job")
         with gr.Row(elem_classes="ft-tools"):
             bare: dict[str, Any] = {"show_label": False, "container": False, "scale": 0}
@@ -92,6 +93,7 @@ def build(
             request = grid_request(
                 source, task, number, typed, upload, model, panes, values, context
             )
+            check_named(request.panes, request.request.model, folder, context.access)
             grid = start_grid(request, folder)
         except InvalidRequest as error:
             return [field_error(e.message for e in error.errors), *[gr.skip()] * 6]

@@ -80,6 +80,7 @@ def grid_request(
     if source == TYPED:
         return GridRequest(settings, tuple(read_prompts(typed)))
     if source == UPLOADED:
+        context.access.check_upload()
         if not upload:
             raise FtlabError("No file is chosen; upload one with a prompt a line or row.")
         return GridRequest(settings, tuple(prompts_of_file(Path(upload))))
@@ -89,6 +90,7 @@ def grid_request(
             f"Examples: {number} is no whole number between 1 and {MAX_PROMPTS}; give one."
         )
     reference = chosen_task(task)
+    context.access.check_task(reference)
     prompts = context.held_out.prompts(reference, int(number))
     if not prompts:
         raise FtlabError(

@@ -51,7 +51,7 @@ class PanePool:
     answers: list[gr.HTML]
 
 
-def build_ask_bar(models: list[tuple[str, str]], model: str) -> AskBar:
+def build_ask_bar(models: list[tuple[str, str]], model: str, may_vote: bool = True) -> AskBar:
     with gr.Row(elem_classes="ft-ask"):
         prompt = live(
             gr.Textbox,
@@ -93,8 +93,9 @@ def build_ask_bar(models: list[tuple[str, str]], model: str) -> AskBar:
             gr.Dropdown, AGAINST, value=-1, label="Differences against", min_width=170, **bare
         )
         blind = live(
-            gr.Checkbox, False, label="Blind vote", container=False, scale=0, min_width=110
-        )
+            gr.Checkbox, False, label="Blind vote", container=False, scale=0, min_width=110,
+            visible=may_vote,
+        )  # fmt: skip
         fresh = gr.Button("New chat", size="sm", scale=0, min_width=90, visible=False)
     with gr.Accordion("Settings", open=False, elem_classes="ft-fold") as folded:
         settings = _settings()
@@ -129,7 +130,9 @@ def _settings() -> list[Any]:
     return [precision, *numbers, system]
 
 
-def build_pane_pool(choices: list[tuple[str, str]], chosen: Sequence[str]) -> PanePool:
+def build_pane_pool(
+    choices: list[tuple[str, str]], chosen: Sequence[str], may_bring: bool = True
+) -> PanePool:
     with gr.Row(elem_classes="ft-tools"):
         count = live(
             gr.Radio, [(str(n), n) for n in range(1, MAX_PANES + 1)], value=FIRST_PANES,
@@ -138,7 +141,7 @@ def build_pane_pool(choices: list[tuple[str, str]], chosen: Sequence[str]) -> Pa
         )  # fmt: skip
         bring = gr.UploadButton(
             "Bring an adapter …", size="sm", scale=0, min_width=140, file_count="multiple",
-            file_types=[".zip", ".json", ".safetensors"],
+            file_types=[".zip", ".json", ".safetensors"], visible=may_bring,
         )  # fmt: skip
         forget = gr.Button("Forget it", size="sm", scale=0, min_width=80, visible=False)
         engine = H("", min_width=150)

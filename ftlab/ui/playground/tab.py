@@ -60,9 +60,9 @@ def build(context: AppContext, links: Links) -> None:
     """Lays out the tab and wires it; to be called inside the tab."""
     start = setup(context.store.runs(), context.runs_folder)
     with gr.Column(elem_classes="ft-sheet"):
-        ask_bar = build_ask_bar(start.models, start.model)
+        ask_bar = build_ask_bar(start.models, start.model, context.access.may_train)
     empty = H(_FIRST_STEPS, visible=not start.has_runs)
-    panes = build_pane_pool(start.choices, start.panes)
+    panes = build_pane_pool(start.choices, start.panes, context.access.may_upload)
     vote = blind_vote.build_sheet()
     session = gr.State(Session())
     _wire_choice(context, ask_bar, panes, empty, session)
@@ -84,7 +84,7 @@ def _wire_choice(
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
             gr.update(visible=not now.has_runs),
             engine_html(context.playground),
-            gr.update(visible=context.playground.is_loaded),
+            gr.update(visible=_may_unload(context)),
             *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
         ]
 
@@ -101,7 +101,7 @@ def _wire_choice(
 
     def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
         try:
-            source = bring_files(files, context.runs_folder, model)
+            source = bring_files(files, context.runs_folder, model, context.access)
         except FtlabError as error:
             return [field_error([str(error)]), *[gr.skip()] * (1 + MAX_PANES)]
         place, count = free_place(chosen, count)
@@ -168,7 +168,7 @@ def _wire_choice(
     )
     for place, button in enumerate(ask_bar.examples):
         button.click(lambda texts, place=place: texts[place], texts, ask_bar.prompt, **_PRIVATE)
-    panes.unload.click(lambda: context.playground.close(), None, None, **_PRIVATE).then(
+    panes.unload.click(lambda: _unload(context), None, None, **_PRIVATE).then(
         lambda: [engine_html(context.playground), gr.update(visible=False)],
         None,
         [panes.engine, panes.unload],
@@ -221,7 +221,7 @@ def _wire_asking(
         return [
             "" if answered else prompt,
             engine_html(context.playground),
-            gr.update(visible=context.playground.is_loaded),
+            gr.update(visible=_may_unload(context)),
             *blind_vote.sheet_updates(session, context.runs_folder),
         ]
 
@@ -312,6 +312,16 @@ def _wire_vote(
         **_PRIVATE,
     )
     vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _may_unload(context: AppContext) -> bool:
+    """In a demo the engine is everybody's: it leaves by itself once nobody asks it anything."""
+    return context.access.may_train and context.playground.is_loaded
+
+
+def _unload(context: AppContext) -> None:
+    if _may_unload(context):
+        context.playground.close()
 
 
 def _shown(session: Session) -> list[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FieldError, FtlabError
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.playground.brought import bring_adapter
@@ -223,12 +224,14 @@ def engine_html(client: PlaygroundClient) -> str:
 # ---- adapters from elsewhere
 
 
-def bring_files(files: Sequence[str], runs_folder: Path, model: str) -> PaneSource:
+def bring_files(
+    files: Sequence[str], runs_folder: Path, model: str, access: Access = EVERYTHING
+) -> PaneSource:
     """Keeps a zip, or an adapter's two files as they were chosen, to answer on `model`.
 
     Raises `FtlabError` for what is no adapter, and for one that was made for another base.
     """
-    source = _bring(files, runs_folder)
+    source = _bring(files, runs_folder, access)
     problem = wrong_base(source, model)
     if problem:
         raise FtlabError(problem)
@@ -245,10 +248,10 @@ def free_place(chosen: Sequence[str | None], count: int) -> tuple[int, int]:
     return place, max(count, place + 1)
 
 
-def _bring(files: Sequence[str], runs_folder: Path) -> PaneSource:
+def _bring(files: Sequence[str], runs_folder: Path, access: Access) -> PaneSource:
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
-        return bring_adapter(paths[0], runs_folder)
+        return bring_adapter(paths[0], runs_folder, access=access)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             shutil.copyfile(path, Path(folder) / path.name)
@@ -258,4 +261,5 @@ def _bring(files: Sequence[str], runs_folder: Path) -> PaneSource:
                 f"{missing[0]} is not among the files; choose {CONFIG_FILE} and {WEIGHTS_FILE} "
                 "together, or a .zip with both."
             )
-        return bring_adapter(Path(folder), runs_folder, label="Adapter brought along")
+        label = "Adapter brought along"
+        return bring_adapter(Path(folder), runs_folder, label, access)

@@ -55,7 +55,7 @@ class Sheet:
     how: gr.HTML
 
 
-def build_tools() -> Tools:
+def build_tools(may_upload: bool = True) -> Tools:
     """The row of tools, and the folds with filters and columns."""
     bare: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(elem_classes="ft-tools ft-results-tools"):
@@ -99,6 +99,7 @@ def build_tools() -> Tools:
             file_count="multiple",
             file_types=[".json", ".csv"],
             elem_id="results-import",
+            visible=may_upload,
             **small,
         )
         file = gr.DownloadButton(

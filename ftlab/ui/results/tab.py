@@ -82,7 +82,7 @@ class Answer:
 def build(context: AppContext, links: Links) -> None:
     """Lays the tab out and wires it."""
     store = context.store
-    tools = build_tools()
+    tools = build_tools(context.access.may_upload)
     bar = build_bar()
     with gr.Row(elem_classes="ft-work"):
         sheet = build_sheet()

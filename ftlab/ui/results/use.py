@@ -29,6 +29,7 @@ from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
 from ftlab.runs.store import Run, RunStore
 from ftlab.ui.events import DOWNLOAD, QUIET
 from ftlab.ui.html import H, escape, field_error
+from ftlab.ui.results.actions import own_runs
 
 _SECONDS = 1.5
 _ONE_AT_A_TIME: dict[str, Any] = QUIET | {"concurrency_limit": 1, "concurrency_id": "ft-use"}
@@ -120,7 +121,8 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
     def press(act: Callable[[Run], object]) -> Callable[[str], list[Any]]:
         def handler(run_id: str) -> list[Any]:
             try:
-                act(store.find(run_id))
+                (run,) = own_runs(store, [run_id])
+                act(run)
                 wrong = ""
             except FtlabError as error:
                 wrong = field_error([str(error)])

@@ -1,0 +1,144 @@
+"""How the app is served, and to whom: on loopback to its operator, elsewhere behind a login."""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from ftlab.access import DEMO_CLOSED, Access, demo_access
+from ftlab.errors import FtlabError
+from ftlab.runs.closed import close_folder
+from ftlab.runs.control import control_folder
+from ftlab.ui.accounts import VARIABLE, Accounts, Attempts
+from ftlab.ui.gate import Gate, GateMiddleware
+
+_NOT_ALONE = (
+    "would let anybody who reaches {where} start runs and read files here; give users and "
+    f"passwords with --auth FILE or {VARIABLE}=user:password."
+)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where the app is reached, who logs in, which local folders may be named.
+
+    `space` is the id of the Hugging Face Space that it runs in, "" elsewhere.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    share: bool = False
+    accounts: Accounts = field(default_factory=Accounts)
+    folders: tuple[Path, ...] = ()
+    space: str = ""
+
+    @property
+    def is_demo(self) -> bool:
+        """A Space without a login: whoever comes may look, and nothing more."""
+        return bool(self.space) and not self.accounts
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than the people of this machine can reach it."""
+        return self.share or not is_loopback(self.host)
+
+    def check(self) -> None:
+        """Raises `FtlabError` for an app that would be open to strangers."""
+        if self.accounts or self.is_demo or not self.is_public:
+            return
+        what = "--share" if self.share else f"--host {self.host}"
+        where = "its public link" if self.share else "that address"
+        raise FtlabError(f"{what} without a login {_NOT_ALONE.format(where=where)}")
+
+    def access(self, runs_folder: Path) -> Access:
+        """What its visitors may do. Behind a login they are not taken for the operator."""
+        if self.is_demo:
+            return demo_access(self.space)
+        if self.accounts or self.folders:
+            uploads = control_folder(runs_folder) / "uploads"
+            return Access(folders=self.folders, uploads=uploads)
+        return Access()
+
+    @contextmanager
+    def runs_folder(self, named: Path) -> Iterator[Path]:
+        """The folder that is served: the one named, but for a demo an empty one that is closed.
+
+        So a demo shows nothing of what lies in the machine's own runs folder.
+        """
+        if not self.is_demo:
+            yield named
+            return
+        folder = Path(tempfile.mkdtemp(prefix="ftlab-demo-"))
+        try:
+            close_folder(folder, DEMO_CLOSED)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def options(
+        self, routes: Sequence[Route] = (), middleware: Sequence[Middleware] = ()
+    ) -> dict[str, Any]:
+        """What `Blocks.launch` needs for it. Nothing is left to gradio's own variables.
+
+        `routes` come before gradio's own; `middleware` sees what the gate refuses.
+        """
+        gate = Gate(any_host=bool(self.accounts) or self.is_demo, may_upload=not self.is_demo)
+        return {
+            "server_name": f"[{self.host}]" if ":" in self.host else self.host,
+            "server_port": self.port,
+            "share": self.share,
+            "auth": self.accounts.check if self.accounts else None,
+            "app_kwargs": {
+                "routes": list(routes),
+                "middleware": [*middleware, Middleware(GateMiddleware, gate, Attempts())],
+                "openapi_url": None,  # FastAPI's own list of routes asks for no login
+            },
+            "mcp_server": False,
+            "enable_monitoring": False,
+            "num_workers": 0,  # further processes would serve files beside the gate
+        }
+
+
+def serving(
+    host: str,
+    port: int,
+    share: bool,
+    accounts: Accounts,
+    folders: tuple[Path, ...],
+    environment: Mapping[str, str],
+) -> Serving:
+    """The serving of a command line; raises `FtlabError` if a listed folder is none."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise FtlabError(f"--allow-folder {folder}: there is no such folder; name one.")
+    space = environment.get("SPACE_ID", "")
+    resolved = tuple(folder.resolve() for folder in folders)
+    return Serving(host.strip("[]"), port, share, accounts, resolved, space)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of that name is this machine's own, out of reach for others."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return all(_is_own(str(address[0])) for *_, address in found)
+
+
+def _is_own(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_loopback)
