@@ -286,7 +286,6 @@ def test_what_an_interrupted_delete_left_is_swept_up_by_the_next_start(
     assert statuses(tmp_path) == ["done"]
 
 
-@pytest.mark.fault("power cut after a result is written")
 def test_a_written_file_is_on_the_disk_with_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
