@@ -9,6 +9,7 @@ from pathlib import Path
 from ftlab.errors import FtlabError
 from ftlab.methods.counts import trainable_parameters
 from ftlab.models.shape import shape_of_model
+from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.spec import RunSpec
 from ftlab.units import format_bytes
 
@@ -17,6 +18,7 @@ _BYTES_AN_ANSWER = 16_000  # its line in samples.jsonl
 _TOKENIZER_BYTES = 20_000_000  # saved with a whole model
 _COPIES = 3
 """Of an adapter at most: one that changes the base keeps its start, and has twice its rank."""
+_CHECKPOINTS = 3
 _MARGIN_BYTES = 10_000_000  # everything else, the log above all
 
 
@@ -26,8 +28,18 @@ def needed_bytes(spec: RunSpec) -> int:
 
 
 def checkpoint_bytes(spec: RunSpec) -> int:
-    """What the checkpoints of a run take while it goes."""
-    return 0
+    """What the checkpoints of a run take while it goes: two are kept while a third is written.
+
+    Each holds what learns and AdamW's two moments of it, in the same precision. 0 where the number
+    of weights that learn is known only when they are made.
+    """
+    variant = spec.variant
+    shape = None if variant is None else shape_of_model(spec.model)
+    if variant is None or shape is None or not checkpoint_interval(spec.settings):
+        return 0
+    wide = variant.spec.is_adapter or spec.dtype_policy != "bf16"
+    each = 3 * (4 if wide else 2) * (trainable_parameters(variant, shape) or 0)
+    return _CHECKPOINTS * each
 
 
 def check_space(specs: Iterable[RunSpec], folder: Path) -> None:

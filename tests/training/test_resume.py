@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import parse_variant
 from ftlab.runs.checkpoints import checkpoint_interval, newest_checkpoint
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.disk import checkpoint_bytes
 from ftlab.runs.result import RunResult
 from ftlab.runs.resume import ask_to_resume, begin_again, read_earlier
 from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
@@ -52,7 +54,7 @@ def spec_of(model: Path, task_file: Path, way: str, **settings: Any) -> RunSpec:
     return plan_sweep(request)[-1]
 
 
-def do(directory: RunDirectory, cut_after: int | None = None) -> RunResult:
+def do(directory: RunDirectory, cut_after: int | None = None, event: str = "step") -> RunResult:
     """What the worker does, in this process; cut off after a step, as by a kill."""
     earlier = read_earlier(directory)
     start = {"event": "start", "pid": 1, "process_started": 0.0}
@@ -62,10 +64,10 @@ def do(directory: RunDirectory, cut_after: int | None = None) -> RunResult:
     else:
         begin_again(directory, earlier, start)
 
-    def report(event: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> None:
         with directory.metrics_file.open("a") as file:
-            file.write(json.dumps(event | {"elapsed": 1.0}) + "\n")
-        if cut_after is not None and event.get("step") == cut_after and event["event"] == "step":
+            file.write(json.dumps(line | {"elapsed": 1.0}) + "\n")
+        if cut_after is not None and (line["event"], line.get("step")) == (event, cut_after):
             raise CutOffError
 
     execute(directory.spec(), directory, record, report)
@@ -129,6 +131,20 @@ def test_a_run_may_be_cut_off_more_than_once_and_after_its_last_step(
     again = do(parts)
     assert again.resumed == (3, 6, 8)
     assert again.measures.eval_loss_after == result.measures.eval_loss_after
+
+
+def test_a_checkpoint_takes_no_more_room_than_was_asked_of_the_disk(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    for way, policy in (("lora", "fp32"), ("full", "fp32"), ("full", "bf16")):
+        spec = replace(spec_of(tiny_model, task_file, way, steps=3), dtype_policy=policy)
+        directory = queued(tmp_path / way / policy, spec)
+        with pytest.raises(CutOffError):
+            do(directory, cut_after=3, event="checkpoint")
+        files = directory.checkpoints.glob("checkpoint-3/*")
+        taken = sum(path.stat().st_size for path in files)
+        room = checkpoint_bytes(spec) / 3
+        assert room * 0.9 < taken < room + 100_000, (way, policy, taken, room)
 
 
 @pytest.mark.fault("a checkpoint changed by somebody else")
