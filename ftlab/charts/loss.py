@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import plotly.graph_objects as go
 
 from ftlab.charts.facts import add_origin, add_unlike
 from ftlab.charts.grouping import by_variant, left_out, separated, unknown_spread
+from ftlab.charts.lines import At, Curve, Line
 from ftlab.charts.points import empty_figure
 from ftlab.charts.template import figure, fix_margins, glyph, plain, short_name
 from ftlab.methods.registry import look_of
@@ -41,70 +41,9 @@ _MOST_NAMES = 4  # in a sentence
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """One run: `points` are (step, x, loss), the loss as it is drawn (smoothed); NaN: a gap."""
-
-    run_id: str
-    label: str
-    method: str
-    seed: Any
-    emphasised: bool
-    settings: str
-    points: Sequence[tuple[int, float, float]]
-
-    @property
-    def finite(self) -> list[float]:
-        return [loss for _, _, loss in self.points if math.isfinite(loss)]
-
-
-@dataclass(frozen=True)
 class _Look:
     dash: str
     marker: str | None
-
-
-@dataclass(frozen=True)
-class _At:
-    """The seeds of a variant at one step: their mean x and each one's loss, if it is a number."""
-
-    x: float
-    losses: Mapping[int, float]
-
-    @property
-    def mean(self) -> float | None:
-        return sum(self.losses.values()) / len(self.losses) if self.losses else None
-
-
-@dataclass(frozen=True)
-class _Line:
-    """What is drawn as one line: a run, or the mean of a variant's seeds with their range."""
-
-    label: str
-    method: str
-    emphasised: bool
-    curves: Sequence[_Curve]
-
-    @cached_property
-    def steps(self) -> list[_At]:
-        """Every step that any seed has, with the seeds that have it."""
-        losses: dict[int, dict[int, float]] = {}
-        places: dict[int, list[float]] = {}
-        for number, curve in enumerate(self.curves):
-            for step, x, loss in curve.points:
-                places.setdefault(step, []).append(x)
-                at = losses.setdefault(step, {})
-                if math.isfinite(loss):
-                    at[number] = loss
-        return [_At(sum(places[step]) / len(places[step]), losses[step]) for step in sorted(losses)]
-
-    @property
-    def end(self) -> float:
-        """The last value of the line."""
-        return next(at.mean for at in reversed(self.steps) if at.mean is not None)
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.method, self.label
 
 
 def loss_figure(
@@ -217,7 +156,7 @@ def _with_loss(points: pd.DataFrame, x: XAxis) -> list[str]:
     return [str(run_id) for run_id in known["run_id"].unique()]
 
 
-def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[_Curve]:
+def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
     """The runs in the order in which they come."""
     facts: dict[str, tuple[str, str, Any, bool, str]] = {}
     steps: dict[str, list[tuple[int, float, float]]] = {}
@@ -230,7 +169,7 @@ def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[_Curve]:
             facts.setdefault(run_id, (label, method, seed, emphasised, settings))
             steps.setdefault(run_id, []).append((step, at, loss))
     return [
-        _Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
+        Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
         for run_id, fact in facts.items()
     ]
 
@@ -251,14 +190,14 @@ def _smooth(
     return smooth
 
 
-def _lines(curves: Sequence[_Curve]) -> list[_Line]:
-    groups: dict[tuple[str, str, bool], list[_Curve]] = {}
+def _lines(curves: Sequence[Curve]) -> list[Line]:
+    groups: dict[tuple[str, str, bool], list[Curve]] = {}
     for curve in curves:
         groups.setdefault((curve.label, curve.method, curve.emphasised), []).append(curve)
-    return [_Line(*key, members) for key, members in groups.items()]
+    return [Line(*key, members) for key, members in groups.items()]
 
 
-def _looks(curves: Sequence[_Curve]) -> dict[tuple[str, str], _Look]:
+def _looks(curves: Sequence[Curve]) -> dict[tuple[str, str], _Look]:
     looks: dict[tuple[str, str], _Look] = {}
     used: dict[str, int] = {}
     many = len({(curve.method, curve.label) for curve in curves}) >= _MANY
@@ -276,7 +215,7 @@ def _looks(curves: Sequence[_Curve]) -> dict[tuple[str, str], _Look]:
     return looks
 
 
-def _trace(line: _Line, look: _Look, x: XAxis) -> dict[str, Any]:
+def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
     """The line; `meta` holds the ids of its runs, the first one being what a click opens."""
     colour, name = look_of(line.method).colour, plain(line.label)
     several = len(line.curves) > 1
@@ -308,7 +247,7 @@ def _trace(line: _Line, look: _Look, x: XAxis) -> dict[str, Any]:
     }
 
 
-def _seeds(line: _Line, at: _At) -> str:
+def _seeds(line: Line, at: At) -> str:
     """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; of many, their range."""
     if len(at.losses) > _MOST_SEEDS:
         low, high = min(at.losses.values()), max(at.losses.values())
@@ -316,7 +255,7 @@ def _seeds(line: _Line, at: _At) -> str:
     return ", ".join(f"seed {line.curves[i].seed} {loss:.3f}" for i, loss in at.losses.items())
 
 
-def _band(line: _Line) -> dict[str, Any]:
+def _band(line: Line) -> dict[str, Any]:
     """The range of the seeds as one outline for each stretch without a gap."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -325,8 +264,8 @@ def _band(line: _Line) -> dict[str, Any]:
             continue
         steps = list(stretch)
         x += [*(at.x for at in steps), *(at.x for at in reversed(steps)), None]
-        y += [max(at.losses.values()) for at in steps]
-        y += [*(min(at.losses.values()) for at in reversed(steps)), None]
+        y += [at.high for at in steps]
+        y += [*(at.low for at in reversed(steps)), None]
     return {
         "type": "scatter",
         "x": x,
@@ -341,7 +280,7 @@ def _band(line: _Line) -> dict[str, Any]:
     }
 
 
-def _range(curves: Sequence[_Curve], most: float) -> tuple[float, float]:
+def _range(curves: Sequence[Curve], most: float) -> tuple[float, float]:
     low = min(min(curve.finite) for curve in curves)
     highest = max(max(curve.finite) for curve in curves)
     if math.isfinite(most):
@@ -354,7 +293,7 @@ def _range(curves: Sequence[_Curve], most: float) -> tuple[float, float]:
 
 def _label_ends(
     fig: go.Figure,
-    lines: Iterable[_Line],
+    lines: Iterable[Line],
     looks: Mapping[tuple[str, str], _Look],
     low: float,
     high: float,

@@ -42,6 +42,7 @@ from ftlab.ui.header import header_html
 from ftlab.ui.html import H
 from ftlab.ui.learn import tab as learn
 from ftlab.ui.links import Links
+from ftlab.ui.pace import Pace
 from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
@@ -51,6 +52,7 @@ from ftlab.ui.server import NOTED, NotedBlocks, calm, health_route
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
 _REFRESH_SECONDS = 3
+_HEADER_POLLS_A_SECOND = 6  # of all pages together
 _TABS = (
     ("Experiment", experiment.build),
     ("Results", results.build),
@@ -163,14 +165,21 @@ def launch_options() -> dict[str, Any]:
 
 
 def _header(page: gr.Blocks, context: AppContext) -> None:
-    def refresh(shown: str) -> tuple[object, object]:
+    pace = Pace(_HEADER_POLLS_A_SECOND)
+
+    def refresh(request: gr.Request, shown: tuple[str, float]) -> tuple[object, ...]:
         now = header_html(context.store.recent_runs())
-        return (gr.skip(), gr.skip()) if now == shown else (now, now)
+        seconds = pace.seconds(request, _REFRESH_SECONDS)
+        return (
+            gr.skip() if now == shown[0] else now,
+            gr.skip() if seconds == shown[1] else gr.update(value=seconds),
+            (now, seconds),
+        )
 
     bar = H(header_html([]), elem_id="top")
-    shown = gr.State("")
+    shown = gr.State(("", float(_REFRESH_SECONDS)))
     timer = gr.Timer(_REFRESH_SECONDS)
-    gr.on([timer.tick, page.load], refresh, shown, [bar, shown], queue=False, **QUIET)
+    gr.on([timer.tick, page.load], refresh, shown, [bar, timer, shown], queue=False, **QUIET)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -306,3 +306,28 @@ def test_a_figure_of_many_lines_is_as_high_as_its_labels():
     high = height_for(curve_points(curves), 330)
     assert high > 330
     assert len(labels(loss_figure(curves, height=high))) >= len(METHODS)
+
+
+def test_a_long_run_is_drawn_with_a_bounded_number_of_points_and_every_spike() -> None:
+    spikes = {1: 9.0, 4_321: 25.0, 70_000: 0.1, 100_000: 1.5}
+    losses = {step: 2.0 + step % 5 / 100 for step in range(1, 100_001)} | spikes
+    fig = loss_figure([LossCurve("LoRA", "lora", tuple(losses.items()))])
+    (line,) = fig.data
+    assert len(line.x) <= 700
+    drawn = dict(zip(line.x, line.y, strict=True))
+    assert {step: drawn.get(step) for step in spikes} == spikes
+    assert all(losses[step] == loss for step, loss in drawn.items())
+
+
+def test_of_long_runs_of_several_seeds_the_band_keeps_the_spike_of_each() -> None:
+    curves = []
+    for seed, spike in ((0, 30.0), (1, -2.0)):
+        losses = dict.fromkeys(range(1 + seed, 20001, 2), 2.0 + seed) | {9_000 + seed: spike}
+        curves.append(LossCurve("LoRA", "lora", tuple(sorted(losses.items())), seed=seed))
+    band, line = loss_figure(curves).data
+    assert len(line.x) <= 700
+    assert max(y for y in band.y if y is not None) == 30.0
+    assert min(y for y in band.y if y is not None) == -2.0
+    assert line.y[5] == pytest.approx(2.5), (
+        "both seeds count at every point, though they share no step"
+    )

@@ -7,7 +7,7 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -19,9 +19,11 @@ from ftlab.ui.events import QUIET
 from ftlab.ui.experiment.queue_view import NEWEST, queue_heading, queue_html, view_sweep
 from ftlab.ui.experiment.queue_watch import QueueWatch, Shown
 from ftlab.ui.html import H, blank, head, live, this_page, warn
+from ftlab.ui.pace import Pace
 
 _BUSY_SECONDS = 2
 _IDLE_SECONDS = 10
+_POLLS_A_SECOND = 12  # of all pages together
 _SEND_CANCEL = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-run]');
   if (!button) return;
@@ -76,11 +78,17 @@ def build(context: AppContext) -> Panel:
     shown = gr.State(Shown())
     timer = gr.Timer(_IDLE_SECONDS)
 
-    def refresh(wanted: str, before: Shown) -> tuple[Any, ...]:
-        return _changes(before, watch.look(wanted))
+    pace = Pace(_POLLS_A_SECOND)
 
-    def tick(wanted: str, before: Shown) -> tuple[Any, ...]:
-        return _changes(before, watch.glance(wanted))
+    def refresh(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
+        return _changes(before, paced(watch.look(wanted), request))
+
+    def tick(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
+        return _changes(before, paced(watch.glance(wanted), request))
+
+    def paced(now: Shown, request: gr.Request) -> Shown:
+        seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
+        return now if seconds == now.seconds else replace(now, seconds=seconds)
 
     def end_runs(event: gr.EventData, wanted: str) -> None:
         try:
@@ -110,24 +118,26 @@ def _changes(before: Shown, now: Shown) -> tuple[Any, ...]:
     """One update an output, `gr.skip()` for what is shown already."""
     if now == before:
         return (gr.skip(),) * 7
-    new_curves = now.curves != before.curves
-    appear = bool(now.curves) != bool(before.curves) or before.curves is None
+    appear = _has_curves(now) != _has_curves(before) or before.drawing is None
     return (
         now.heading if now.heading != before.heading else gr.skip(),
         now.queue if now.queue != before.queue else gr.skip(),
         gr.update(choices=list(now.choices), visible=len(now.choices) > 1)
         if now.choices != before.choices
         else gr.skip(),
-        gr.update(visible=not now.curves) if appear else gr.skip(),
-        _figure(now, appear) if new_curves else gr.skip(),
-        gr.update(value=_BUSY_SECONDS if now.busy else _IDLE_SECONDS)
-        if now.busy != before.busy
-        else gr.skip(),
+        gr.update(visible=not _has_curves(now)) if appear else gr.skip(),
+        _figure(now, appear) if now.drawing != before.drawing else gr.skip(),
+        gr.update(value=now.seconds) if now.seconds != before.seconds else gr.skip(),
         now,
     )
 
 
 def _figure(now: Shown, appears: bool) -> Any:
-    if not now.curves:
+    if now.drawing is None or not now.drawing.curves:
         return gr.update(visible=False)
-    return gr.update(value=now.figure, visible=True) if appears else now.figure
+    figure = now.drawing.figure
+    return gr.update(value=figure, visible=True) if appears else figure
+
+
+def _has_curves(shown: Shown) -> bool:
+    return shown.drawing is not None and bool(shown.drawing.curves)

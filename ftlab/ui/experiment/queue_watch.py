@@ -18,11 +18,31 @@ from ftlab.errors import FtlabError
 from ftlab.runs.control import ensure_dispatcher, requested_cancels
 from ftlab.runs.progress import ProgressBook
 from ftlab.runs.store import RECENT_SECONDS, Run, RunStore
-from ftlab.ui.experiment.queue_view import queue_heading, queue_html, sweep_choices, view_sweep
+from ftlab.ui.experiment.queue_view import (
+    SweepView,
+    queue_heading,
+    queue_html,
+    sweep_choices,
+    view_sweep,
+)
 from ftlab.ui.html import field_error
 
 _DISPATCHER_SECONDS = 10
 _MOST_SWEEPS = 20  # looked at by pages at about the same time
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The loss curves of a sweep, and how far their axis of steps goes."""
+
+    curves: tuple[LossCurve, ...] = ()
+    steps: int = 0
+
+    @cached_property
+    def figure(self) -> PlotData:
+        """As the browser gets them; drawn once, for all pages."""
+        drawn = loss_figure(curve_points(self.curves), steps=self.steps)
+        return PlotData(type="plotly", plot=str(drawn.to_json()))
 
 
 @dataclass(frozen=True)
@@ -32,15 +52,9 @@ class Shown:
     heading: str = ""
     queue: str = ""
     choices: tuple[tuple[str, str], ...] = ()
-    curves: tuple[LossCurve, ...] | None = None
-    steps: int = 0
+    drawing: Drawing | None = None
     busy: bool | None = None
-
-    @cached_property
-    def figure(self) -> PlotData:
-        """The loss curves as the browser gets them; drawn once, for all pages."""
-        drawn = loss_figure(curve_points(self.curves or ()), steps=self.steps)
-        return PlotData(type="plotly", plot=str(drawn.to_json()))
+    seconds: float = 0.0  # until the page asks again
 
 
 class Keeper:
@@ -100,14 +114,19 @@ class QueueWatch:
             heading=queue_heading(view) + field_error([problem] if problem else []),
             queue=queue_html(view),
             choices=tuple(sweep_choices(runs)),
-            curves=view.curves() if view else (),
-            steps=max((way.steps for way in view.progress), default=0) if view else 0,
+            drawing=self._drawing(wanted, view),
             busy=any(run.is_open for run in runs),
         )
-        before = self._looks.pop(wanted, (0.0, now))[1]
-        if before == now:
-            now = before  # with its figure
+        self._looks.pop(wanted, None)
         self._looks[wanted] = self._clock(), now
         while len(self._looks) > _MOST_SWEEPS:
             self._looks.popitem(last=False)
         return now
+
+    def _drawing(self, wanted: str, view: SweepView | None) -> Drawing:
+        """The one from before where it is the same: it has its figure already."""
+        if view is None:
+            return Drawing()
+        now = Drawing(view.curves(), max((way.steps for way in view.progress), default=0))
+        before = self._looks[wanted][1].drawing if wanted in self._looks else None
+        return before if before is not None and before == now else now
