@@ -10,11 +10,11 @@ from ftlab.runs.published import PublishedRun
 from ftlab.runs.store import RunStore, read_run
 from ftlab.ui.results.panel import panel, published_panel
 from ftlab.ui.results.side import Side, closed, facts, opened_run
-from tests.fakes import make_run, make_sweep
+from tests.fakes import make_checkpoint, make_run, make_sweep
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = ("chosen", "block", "top", "samples", "config", "environment", "log", "edits", "tags",
-         "note", "saved", "clone", "again", "archive", "delete")  # fmt: skip
+         "note", "saved", "clone", "again", "resume", "archive", "delete")  # fmt: skip
 
 
 def opened(store: RunStore, run_id: str) -> dict[str, Any]:
@@ -168,3 +168,13 @@ def test_a_diverged_run_shows_why_and_how_far_it_came(tmp_path: Path) -> None:
     top = panel(read_run(run)).top
     assert reason in top
     assert "<th>Steps done</th><td>7</td>" in top
+
+
+def test_a_run_that_was_cut_off_offers_to_go_on_and_says_from_where(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    store = RunStore(tmp_path)
+    assert opened(store, directory.run_id)["resume"].visible is False
+    make_checkpoint(directory, 20)
+    button = opened(store, directory.run_id)["resume"]
+    assert button.visible is True
+    assert button.value == "Resume at 20"
