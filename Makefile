@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check bench specialists recorded rates pictures audit clean
+.PHONY: help run test check bench specialists recorded rates pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,10 @@ rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md
 
 pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures
+
+promises: .venv/installed-dev  ## inject every fault and hostile input, measure 50 browsers, write docs/promises.md (15 minutes)
+	$(BIN)/python -m tests.benchmarks.load --minutes 5 --json build/load.json
+	$(BIN)/python -m tests.benchmarks.promises --load build/load.json --write docs/promises.md
 
 audit: .venv/installed build/audit/bin/pip-audit  ## known vulnerabilities of the lowest versions that requirements.txt lets in, and of what is installed
 	$(BIN)/python -m ftlab.operations.requirements > build/audit/lowest.txt

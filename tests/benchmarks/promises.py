@@ -1,0 +1,81 @@
+"""Injects every fault and every hostile input that the tests have, and writes what came of it.
+
+Run as: python -m tests.benchmarks.promises [--write docs/promises.md] [--load build/load.json]
+
+`--load` takes in what `tests.benchmarks.load --json` measured. Nothing is written if a test fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ftlab import units
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, help="the document, as docs/promises.md")
+    parser.add_argument("--load", type=Path, help="what tests.benchmarks.load measured, as JSON")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "counts.json"
+        command = [sys.executable, "-m", "pytest", "-m", "fault or hostile", "--promises", path]
+        status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+        counts = json.loads(path.read_text(encoding="utf-8"))
+    if status or counts["failed"]:
+        print("A promise was broken: see above. Nothing is written.", file=sys.stderr)
+        return 1
+    load = json.loads(options.load.read_text(encoding="utf-8")) if options.load else None
+    text = document(counts, load)
+    if options.write:
+        options.write.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
+    """The page as Markdown. `counts` is what `tests/promises.py` writes."""
+    hostile: dict[str, int] = counts["hostile"]
+    lines = [
+        "# What was tried, and what came of it",
+        "",
+        "Made by `make promises`, from tests that all passed: a fault counts once however many",
+        "tests inject it, a hostile input each time it is given to the code that has to refuse it.",
+        "",
+        "| what | tried | lost or let through |",
+        "| --- | ---: | ---: |",
+        f"| kinds of faults injected | {len(counts['faults'])} | 0 runs |",
+        f"| hostile inputs | {sum(hostile.values()):,} | 0 |",
+        *(_load_rows(load) if load else ()),
+        "",
+        "## Faults",
+        "",
+        *(f"- {fault}" for fault in counts["faults"]),
+        "",
+        "## Hostile inputs",
+        "",
+        "| area | inputs |",
+        "| --- | ---: |",
+        *(f"| {area} | {count:,} |" for area, count in hostile.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _load_rows(load: Mapping[str, Any]) -> list[str]:
+    return [
+        f"| browser sessions polling for {units.format_seconds(load['seconds'])} while a run "
+        f"trains | {load['sessions']} | {load['errors']} errors |",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
