@@ -31,7 +31,7 @@ def fuzz(record_property: Callable[[str, object], None]) -> Fuzz:
     """
 
     def run(
-        strategy: SearchStrategy[Any], target: Callable[[Any], object], most: int = 150
+        strategy: SearchStrategy[Any], target: Callable[[Any], object], most: int = 100
     ) -> None:
         tried = 0
 

@@ -29,7 +29,7 @@ def test_a_torn_zip_is_an_adapter_or_a_sentence(tmp_path: Path, fuzz: Fuzz) -> N
         assert kept.resolve().is_relative_to(tmp_path / "runs")
         assert (kept / WEIGHTS_FILE).stat().st_size == len(weights())
 
-    fuzz(torn(whole), bring, 250)
+    fuzz(torn(whole), bring, 150)
     fuzz(st.binary(max_size=200), bring, 50)
 
 
@@ -59,7 +59,7 @@ def test_a_torn_safetensors_file_is_a_header_or_a_sentence(fuzz: Fuzz) -> None:
     whole = weights()
     length = int.from_bytes(whole[:8], "little")
     document = json.loads(whole[8 : 8 + length])
-    fuzz(damaged(document).map(as_json).map(with_header), read, 300)
+    fuzz(damaged(document).map(as_json).map(with_header), read, 200)
     fuzz(torn(whole) | st.binary(max_size=80), read, 150)
     fuzz(values().map(as_json).map(with_header), read, 100)
 

@@ -46,7 +46,7 @@ def test_any_bytes_are_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz, name: str)
 
 @pytest.mark.hostile("fuzzed task files")
 def test_a_torn_csv_is_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz) -> None:
-    fuzz(torn(CSV), lambda data: _used(tmp_path, "a.csv", data), 250)
+    fuzz(torn(CSV), lambda data: _used(tmp_path, "a.csv", data), 150)
 
 
 @pytest.mark.hostile("fuzzed task files")
@@ -67,7 +67,7 @@ def test_a_csv_of_any_cells_is_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz) ->
 def test_json_with_wrong_values_is_rows_or_a_sentence(
     tmp_path: Path, fuzz: Fuzz, rows: list[dict[str, Any]]
 ) -> None:
-    fuzz(damaged(rows).map(as_json), lambda data: _used(tmp_path, "a.json", data), 200)
+    fuzz(damaged(rows).map(as_json), lambda data: _used(tmp_path, "a.json", data), 120)
     lines = damaged(rows).map(lambda items: b"\n".join(map(as_json, items)))
     fuzz(lines, lambda data: _used(tmp_path, "a.jsonl", data), 150)
 
@@ -86,7 +86,7 @@ def test_parquet_of_any_values_and_torn_parquet_are_rows_or_a_sentence(
 
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
-    fuzz(torn(file.getvalue()), lambda data: _used(tmp_path, "a.parquet", data), 250)
+    fuzz(torn(file.getvalue()), lambda data: _used(tmp_path, "a.parquet", data), 150)
 
     def of_columns(columns: dict[str, list[Any]]) -> None:
         try:

@@ -85,7 +85,7 @@ def test_damaged_metrics_are_shown_without_the_damaged_lines(
         loss_points(data_of_sweep)
         quality_points(data_of_sweep)
 
-    fuzz(damaged(lines).map(_as_lines), with_it, 200)
+    fuzz(damaged(lines).map(_as_lines), with_it, 120)
     fuzz(torn(_as_lines(lines)), with_it, 100)
 
 
@@ -208,7 +208,7 @@ def test_any_json_for_a_record_is_read_or_a_sentence(
 @pytest.mark.hostile("fuzzed published results")
 def test_a_damaged_published_result_is_read_or_a_sentence(fuzz: Fuzz) -> None:
     document = json.loads(PUBLISHED.read_bytes())
-    fuzz(damaged(document).map(as_json), lambda data: parse_result(data, "a.json"), 250)
+    fuzz(damaged(document).map(as_json), lambda data: parse_result(data, "a.json"), 150)
     fuzz(torn(PUBLISHED.read_bytes()), lambda data: parse_result(data, "a.json"), 50)
 
 
@@ -218,7 +218,7 @@ def test_a_torn_csv_of_published_results_is_read_or_a_sentence(tmp_path: Path, f
         for name, document in documents_of(data, "a.csv"):
             parse_result(document, name)
 
-    fuzz(torn(PUBLISHED_CSV.read_bytes()), read, 200)
+    fuzz(torn(PUBLISHED_CSV.read_bytes()), read, 120)
 
     def imported(data: bytes) -> None:
         (tmp_path / "a.csv").write_bytes(data)

@@ -66,7 +66,7 @@ def test_a_variant_is_read_checked_and_written_or_a_sentence(fuzz: Fuzz) -> None
         if not errors:
             assert parse_variant(format_variant(variant)) == variant
 
-    fuzz(VARIANTS | texts(), read, 500)
+    fuzz(VARIANTS | texts(), read, 200)
     settings = st.lists(texts(20) | texts(9).map("lora.r={}".format), max_size=3)
     fuzz(settings, lambda given: apply_settings([parse_variant("lora")], given), 100)
 
@@ -79,7 +79,7 @@ def test_a_peft_config_by_hand_is_read_and_named_or_a_sentence(fuzz: Fuzz) -> No
         assert config_label({"config": canonical}).isprintable()
 
     for whole in (C3A, CONFIG):
-        fuzz(damaged(whole).map(json.dumps), read, 200)
+        fuzz(damaged(whole).map(json.dumps), read, 120)
     fuzz(torn(as_json(C3A)).map(lambda data: data.decode("latin-1")), read, 100)
     fuzz((values() | damaged([C3A, C3A])).map(json.dumps), read_variants, 150)
     fuzz(damaged(CONFIG), adapter_from_any, 100)
@@ -98,7 +98,7 @@ def test_an_adapter_s_config_is_facts_or_a_sentence(fuzz: Fuzz) -> None:
         assert not facts.model.startswith(("/", "~", "."))
         assert ".." not in facts.model.split("/")
 
-    fuzz(damaged(CONFIG).map(as_json), read, 300)
+    fuzz(damaged(CONFIG).map(as_json), read, 200)
     fuzz(torn(as_json(CONFIG)) | values().map(as_json), read, 150)
     fuzz(texts(), public_name, 100)
 
@@ -106,7 +106,7 @@ def test_an_adapter_s_config_is_facts_or_a_sentence(fuzz: Fuzz) -> None:
 @pytest.mark.hostile("fuzzed model names")
 def test_a_model_s_name_is_a_reference_or_a_sentence(fuzz: Fuzz) -> None:
     names = texts() | texts(12).map("/{}".format) | texts(12).map("a/{}".format)
-    fuzz(names, parse_model, 300)
+    fuzz(names, parse_model, 200)
     fuzz(names, model_label, 100)
     fuzz(names, is_dataset_id, 100)
     fuzz(names, parse_tags, 100)
@@ -123,7 +123,7 @@ def test_a_pasted_model_config_is_a_plan_or_a_sentence(
         describe_shape(dict(named.config))
         shape_from({"model.layers.0.self_attn.q_proj.weight": (64, 64)}, named.config)
 
-    fuzz(damaged(MODEL_CONFIG).map(json.dumps), read, 200)
+    fuzz(damaged(MODEL_CONFIG).map(json.dumps), read, 120)
     fuzz(texts() | values().map(json.dumps), read, 150)
 
     def planned(values: dict[str, Any]) -> None:
@@ -142,7 +142,7 @@ def test_a_pasted_model_config_is_a_plan_or_a_sentence(
         "plan_optimizer": "adamw",
         "plan_accumulation": 1,
     }
-    fuzz(_with_wrong_values(fields), planned, 200)
+    fuzz(_with_wrong_values(fields), planned, 120)
     configs = damaged(MODEL_CONFIG).map(json.dumps)
     fuzz(configs.map(lambda text: fields | {"plan_config": text}), planned, 100)
 
@@ -185,7 +185,7 @@ def test_a_form_of_the_page_is_a_request_or_sentences_beside_its_fields(fuzz: Fu
             assert 0 < len(error.message) < 2_000
         reading.checked()
 
-    fuzz(_with_wrong_values(fields), read, 500)
+    fuzz(_with_wrong_values(fields), read, 200)
     kinds = st.sampled_from(["folder", "hub"])
     fuzz(
         st.tuples(kinds, texts(), st.sampled_from(["file", "hub"]), texts()).map(
@@ -196,7 +196,7 @@ def test_a_form_of_the_page_is_a_request_or_sentences_beside_its_fields(fuzz: Fu
             )
         ),
         read,
-        200,
+        120,
     )
 
 
