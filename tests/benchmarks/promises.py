@@ -19,6 +19,7 @@ from typing import Any
 from ftlab import units
 
 ROOT = Path(__file__).parents[2]
+_FUZZED = "fuzzed "
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
     """The page as Markdown. `counts` is what `tests/promises.py` writes."""
-    hostile: dict[str, int] = counts["hostile"]
+    areas: dict[str, int] = counts["hostile"]
+    made = {name: count for name, count in areas.items() if name.startswith(_FUZZED)}
+    hostile = {name: count for name, count in areas.items() if name not in made}
     lines = [
         "# What was tried, and what came of it",
         "",
@@ -55,6 +58,7 @@ def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
         "| --- | ---: | ---: |",
         f"| kinds of faults injected | {len(counts['faults'])} | 0 runs |",
         f"| hostile inputs | {sum(hostile.values()):,} | 0 |",
+        f"| inputs made by fuzzing, harmless ones too | {sum(made.values()):,} | 0 |",
         *(_load_rows(load) if load else ()),
         "",
         "## Faults",
@@ -66,14 +70,29 @@ def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
         "| area | inputs |",
         "| --- | ---: |",
         *(f"| {area} | {count:,} |" for area, count in hostile.items()),
+        "",
+        "## Fuzzed parsers",
+        "",
+        "Each gives a value or one sentence, never a traceback, and is not waited for.",
+        "",
+        "| what is parsed | inputs |",
+        "| --- | ---: |",
+        *(f"| {area.removeprefix(_FUZZED)} | {count:,} |" for area, count in made.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _load_rows(load: Mapping[str, Any]) -> list[str]:
+    _, most, _ = load["quantiles"]
+    errors = len(load["errors"])
+    sessions = f"{load['sessions']} browsers for {units.format_seconds(load['seconds'])}"
+    start, settled, end = map(units.format_bytes, load["memory"])
     return [
-        f"| browser sessions polling for {units.format_seconds(load['seconds'])} while a run "
-        f"trains | {load['sessions']} | {load['errors']} errors |",
+        f"| polls of {sessions}, as a run logs steps | {load['polls']:,} | {errors} errors |",
+        "",
+        f"They took {load['share']:.1%} of one core of the web process; 95 % were answered within "
+        f"{most * 1000:.0f} ms. Its memory: {start} before, {settled} after a minute, {end} at the "
+        "end.",
     ]
 
 

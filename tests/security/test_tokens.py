@@ -36,6 +36,7 @@ SECRETS = {
     "WANDB_API_KEY": "planted0003planted0003planted0003planted",
     "FTLAB_USER": "planted-user-0004",
     "FTLAB_PASSWORD": "planted-password-0005",
+    "FTLAB_AUTH": "planted:planted-password-0009",
     "GRADIO_AUTH": "planted:planted-password-0006",
     "OPENAI_API_KEY": "sk-planted0007planted0007",
     "AWS_SECRET_ACCESS_KEY": "planted0008/planted0008+planted0008",
