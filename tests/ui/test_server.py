@@ -6,6 +6,7 @@ import asyncio
 import sys
 from copy import deepcopy
 from typing import Any
+from unittest.mock import patch
 
 import gradio as gr
 import pytest
@@ -18,17 +19,19 @@ from ftlab.ui.server import NotedBlocks, calm
 SKIPPED = {"__type__": "update"}
 
 
-class Made(gr.Textbox):
-    """Counts how often a component is made."""
+with patch("gradio.component_meta.create_or_modify_pyi"):  # it writes a file beside this one
 
-    count = 0
+    class Made(gr.Textbox):
+        """Counts how often a component is made."""
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        type(self).count += 1
-        super().__init__(*args, **kw)
+        count = 0
 
-    def get_block_name(self) -> str:
-        return "textbox"
+        def __init__(self, *args: Any, **kw: Any) -> None:
+            type(self).count += 1
+            super().__init__(*args, **kw)
+
+        def get_block_name(self) -> str:
+            return "textbox"
 
 
 def answers(kind: type[gr.Blocks], *values: Any) -> tuple[list[Any], Any]:
