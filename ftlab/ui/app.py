@@ -7,7 +7,6 @@ their own.
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -26,6 +25,7 @@ import gradio as gr
 from ftlab import __version__
 from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
+from ftlab.operations.address import why_not_free
 from ftlab.operations.log import app_log, note
 from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
@@ -187,19 +187,12 @@ def _check_address(host: str, port: int) -> None:
         raise FtlabError(
             f"Port {port} must lie between 1 and 65535; choose another with --port or --host."
         )
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    reason = why_not_free(host, port)
+    if reason:
         raise FtlabError(
             f"The app cannot be served on {host}:{port} ({reason}); "
             "choose another with --port or --host."
-        ) from None
+        )
 
 
 def _reachable(host: str) -> str:

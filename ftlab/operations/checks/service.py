@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ftlab import units
+from ftlab.operations.address import why_not_free
 from ftlab.operations.finding import Finding
 from ftlab.operations.queue_state import QueueState
 from ftlab.runs.store import Run, UnreadableRun
@@ -28,22 +28,15 @@ def check_port(host: str, port: int) -> Finding:
     name = "port"
     if not 1 <= port <= 65535:
         return Finding(name, "fail", f"{port} is no port", "choose one from 1 to 65535 with --port")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        served = _served_by_ftlab(port)
-        if served:
-            return Finding(name, "ok", f"{host}:{port} is served by ftlab ({served})")
-        reason = getattr(error, "strerror", None) or str(error)
-        return Finding(
-            name, "fail", f"{host}:{port} cannot be used ({reason})", "choose another with --port"
-        )
-    return Finding(name, "ok", f"{host}:{port} is free")
+    reason = why_not_free(host, port)
+    if not reason:
+        return Finding(name, "ok", f"{host}:{port} is free")
+    served = _served_by_ftlab(port)
+    if served:
+        return Finding(name, "ok", f"{host}:{port} is served by ftlab ({served})")
+    return Finding(
+        name, "fail", f"{host}:{port} cannot be used ({reason})", "choose another with --port"
+    )
 
 
 def _served_by_ftlab(port: int) -> str:
