@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
+from types import FrameType
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder
 from ftlab.errors import FtlabError
@@ -67,6 +69,12 @@ def run(options: argparse.Namespace) -> int:
         tuple(options.allow_folder),
         os.environ,
     )
+    signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:
         launch(folder, host=served.host, port=served.port, served=served)
     return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Ends as Ctrl-C does: what was opened is closed."""
+    raise KeyboardInterrupt

@@ -95,7 +95,7 @@ class RunRecord:
 
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
     """Does the run and fills the record. Raises whatever stops it."""
-    directory.scratch.mkdir(exist_ok=True)
+    directory.scratch.mkdir(parents=True, exist_ok=True)
     try:
         _execute(spec, directory, record, report, directory.scratch)
     finally:

@@ -105,7 +105,7 @@ def _run(
         memory_limit.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        at_limit = spec.memory_limit is not None and memory_limit.is_met(spec.memory_limit)
+        at_limit = spec.memory_limit is not None and memory_limit.is_met(spec.memory_limit, error)
         result = record.result(*explain(error, phase, at_limit))
     memory_limit.let_go()
     if result.status == "out_of_memory":

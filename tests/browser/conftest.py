@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.runs.control import dispatcher_lock
 from ftlab.ui import app as ui
+from tests.processes import start_app
 
-ROOT = Path(__file__).parents[2]
 expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
 
 
@@ -42,11 +41,8 @@ class App:
         """Starts the app; returns the seconds from the command to the page's first byte."""
         began = time.monotonic()
         with (self.runs / "app.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "app.py", "--port", str(self.port), "--runs-dir", str(self.runs)],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
+            self.process = start_app(
+                *("--port", str(self.port), "--runs-dir", str(self.runs)), stdout=log, stderr=log
             )
         while time.monotonic() - began < 60:
             try:

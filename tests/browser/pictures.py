@@ -18,7 +18,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.models.bundled import ensure_bundled
-from tests.browser.conftest import ROOT, App, free_port
+from tests.browser.conftest import App, free_port
+from tests.processes import ROOT
 
 WIDTH, HEIGHT = 1440, 900
 _MODES = ("light", "dark")

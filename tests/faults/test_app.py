@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +18,17 @@ from ftlab.runs.control import dispatcher_lock, note_cancel
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import start_time
 from ftlab.runs.sweep import enqueue_sweep
+from tests import processes
 from tests.faults.conftest import until
 from tests.workers import REQUEST, statuses
-
-ROOT = Path(__file__).parents[2]
 
 
 def start_app(folder: Path) -> subprocess.Popen[bytes]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    app = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(folder)],
-        cwd=ROOT,
+    app = processes.start_app(
+        *("--port", str(port), "--runs-dir", str(folder)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -70,7 +67,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunDi
         ),
         pytest.param(
             signal.SIGTERM,
-            -signal.SIGTERM,
+            0,
             marks=pytest.mark.fault("app stopped with SIGTERM, runs queued"),
         ),
     ],

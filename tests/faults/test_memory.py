@@ -63,7 +63,8 @@ def test_a_run_that_meets_its_limit_is_a_result_and_the_next_begins_on_a_clean_d
     assert "accumulated" in result.reason
     assert result.measures.steps_done == 0
     assert result.measures.peak_memory_bytes is not None
-    assert result.measures.peak_memory_bytes <= 1.05 * limit
+    code_on_top = 64_000_000  # of libraries, first used in training; it is no private data
+    assert result.measures.peak_memory_bytes <= limit + code_on_top
     again, modest = enqueue()
     shutil.rmtree(again.path)  # a run of its own: what the base gave is not asked for
     after = ended(modest, Dispatcher(folder))
@@ -97,7 +98,7 @@ def test_the_kernels_kill_is_told_from_another_by_its_counter(
     shutil.rmtree(base.path)
     lines = [
         '{"event": "phase", "phase": "train"}',
-        '{"event": "step", "step": 7, "memory_bytes": 700000000, "peak_bytes": 900000000}',
+        '{"event": "step", "step": 7, "loss": 2.5, "peak_bytes": 900000000}',
     ]
     dies = PRELUDE + (
         f"with open(run / 'metrics.jsonl', 'a') as f: f.write({chr(10).join(lines)!r} + '\\n')\n"

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +19,9 @@ from ftlab.access import DEMO_CLOSED
 from ftlab.paths import assets_folder
 from ftlab.ui.accounts import VARIABLE
 from ftlab.ui.serve import Serving
+from tests.processes import start_app
 from tests.security.servers import Running, call, free_port, press, running, tree
 
-ROOT = Path(__file__).parents[2]
 DEMO = Serving(space="ada/ftlab")
 
 
@@ -188,10 +187,13 @@ def test_a_space_without_secrets_serves_a_demo_and_none_of_the_machines_runs(
     (tmp_path / "mine").mkdir()
     environment = {k: v for k, v in os.environ.items() if k != VARIABLE}
     environment |= {"SPACE_ID": "ada/ftlab", "GRADIO_SERVER_NAME": "0.0.0.0"}
-    app = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port), "--runs-dir", str(tmp_path)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    app = start_app(
+        *("--port", str(port), "--runs-dir", str(tmp_path)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         assert app.stdout is not None
         said = app.stdout.readline()
