@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.reading import open_plain
+from ftlab.runs.directory import MAX_LINES_BYTES
 from ftlab.runs.events import is_sound
 from ftlab.runs.store import Run
 from ftlab.runs.thinning import ThinCurve
@@ -107,6 +108,8 @@ class MetricsTail:
             with open_plain(self._path) as file:
                 stamp = os.fstat(file.fileno())
                 self._file_id = stamp.st_dev, stamp.st_ino
+                if stamp.st_size > MAX_LINES_BYTES:
+                    return
                 file.seek(self._offset)
                 data = file.read()
         except OSError:

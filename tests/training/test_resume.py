@@ -28,10 +28,7 @@ from ftlab.runs.sweep import plan_sweep
 from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
 
-WAYS = (
-    "full", "last_layers:layers=1", "lora:dropout=0.1", "lora_fa", "lora_plus", "qlora", "adalora",
-    "pissa", "vera", "shira", "boft", "prompt_tuning", "prefix_tuning",
-)  # fmt: skip
+WAYS = ("full", "lora:dropout=0.1", "lora_fa", "qlora", "adalora", "pissa", "prompt_tuning")
 """One for each way in which something learns, is initialised, or is kept beside the weights."""
 
 
@@ -41,7 +38,8 @@ class CutOffError(Exception):
 
 def spec_of(model: Path, task_file: Path, way: str, **settings: Any) -> RunSpec:
     usual: dict[str, Any] = {
-        "steps": 8, "batch_size": 2, "eval_examples": 2, "max_length": 128, "checkpoint_every": 3,
+        "steps": 8, "batch_size": 2, "max_length": 128, "checkpoint_every": 3,
+        "eval_examples": 2, "eval_answers": False,
     }  # fmt: skip
     request = SweepRequest(
         model=str(model),
