@@ -53,13 +53,15 @@ class Run:
 
     @property
     def reason(self) -> str:
+        """Why the run is not done, and the step at which it could go on."""
         if self.result is not None:
-            return self.result.reason
-        if self.status == "interrupted":
-            reason = "The worker ended without a result; its log has the last lines."
-            step = self.resumes_from
-            return reason if step is None else f"{reason} Resume goes on from step {step:,}."
-        return ""
+            why = self.result.reason
+        elif self.status == "interrupted":
+            why = "The worker ended without a result; its log has the last lines."
+        else:
+            return ""
+        step = self.resumes_from
+        return why if step is None else f"{why} Resume goes on from step {step:,}."
 
     @cached_property
     def resumes_from(self) -> int | None:

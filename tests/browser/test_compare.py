@@ -12,7 +12,9 @@ from ftlab.paths import recorded_folder
 from ftlab.runs.store import RunStore
 from ftlab.ui import app as ui
 from ftlab.ui.compare.sweeps import default_sweep
+from tests.browser.conftest import served
 from tests.fakes import make_sweep
+from tests.ui.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 RECORDED = default_sweep(RunStore(Path("none"), recorded_folder()).table())
@@ -21,11 +23,9 @@ FIGURES = 9  # four bars, the front, loss, score against time, memory by phase, 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    blocks = ui.build_app(tmp_path_factory.mktemp("runs"))
-    blocks.queue(default_concurrency_limit=8)
-    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield address
-    blocks.close(verbose=False)
+    runs = tmp_path_factory.mktemp("runs")
+    with served(ui.build_page(page_context(runs, recorded=recorded_folder())), runs) as address:
+        yield address
 
 
 @pytest.fixture
@@ -121,26 +121,24 @@ def test_a_sweep_with_nothing_done_can_be_looked_at_and_left_again(
     browser: Browser, tmp_path: Path
 ) -> None:
     make_sweep(tmp_path, ("full", "lora"), sweep_id="20261124-120000-cccc", status="failed")
-    blocks = ui.build_app(tmp_path)
-    blocks.queue(default_concurrency_limit=8)
-    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.goto(address)
-    open_tab(page, "Compare")
-    headline = page.locator(".ft-compare h2").first
-    picture = page.locator(".ft-compare .card-picture:visible")
-    for option, words in (
-        ("cccc", "got to its end"),
-        ("Recorded", "net peak memory"),
-        ("cccc", "got to its end"),
-    ):
-        page.locator("#compare-sweep input").click()
-        page.get_by_role("option").filter(has_text=option).first.click()
-        expect(headline).to_contain_text(words)
-        expect(picture).to_contain_text("compare with yet" if option == "cccc" else "Saves memory")
-    context.close()
-    blocks.close(verbose=False)
+    blocks = ui.build_page(page_context(tmp_path, recorded=recorded_folder()))
+    with served(blocks, tmp_path) as address:
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        page.goto(address)
+        open_tab(page, "Compare")
+        headline = page.locator(".ft-compare h2").first
+        picture = page.locator(".ft-compare .card-picture:visible")
+        for option, words, said in (
+            ("cccc", "got to its end", "compare with yet"),
+            ("Recorded", "net peak memory", "Saves memory"),
+            ("cccc", "got to its end", "compare with yet"),
+        ):
+            page.locator("#compare-sweep input").click()
+            page.get_by_role("option").filter(has_text=option).first.click()
+            expect(headline).to_contain_text(words)
+            expect(picture).to_contain_text(said)
+        context.close()
 
 
 def test_figures_that_were_drawn_fit_again_after_a_tab_switch_and_a_resize(page: Page) -> None:

@@ -8,22 +8,23 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from ftlab.paths import recorded_folder
 from ftlab.ui import app as ui
+from tests.browser.conftest import served
 from tests.fakes import make_sweep
+from tests.ui.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
-TABS = ("Experiment", "Results", "Compare", "Playground", "Learn")
+TABS = ("Experiment", "Results", "Compare", "Playground", "Plan", "Learn")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("runs")
     make_sweep(folder)
-    page = ui.build_app(folder)
-    page.queue(default_concurrency_limit=8)
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    yield address
-    page.close(verbose=False)
+    context = page_context(folder, recorded=recorded_folder())
+    with served(ui.build_page(context), folder) as address:
+        yield address
 
 
 @pytest.fixture(params=["light", "dark"])

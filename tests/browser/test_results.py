@@ -13,7 +13,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from ftlab.runs.store import RunStore
 from ftlab.ui import app as ui
+from tests.browser.conftest import served
 from tests.fakes import make_sweep
+from tests.ui.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 
@@ -25,22 +27,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def page(browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
+def page(browser: Browser, folder: Path) -> Iterator[Page]:
     """The Results tab on eight runs of one's own; nothing is recorded."""
-    monkeypatch.setattr("ftlab.ui.app.recorded_folder", lambda: folder / "nothing")
-    blocks = ui.build_app(folder)
-    blocks.queue(default_concurrency_limit=8)
-    _, url, _ = blocks.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(url)
-    page.get_by_role("tab", name="Results").click()
-    expect(rows(page)).to_have_count(8)
-    yield page
-    context.close()
-    blocks.close(verbose=False)
+    with served(ui.build_page(page_context(folder)), folder) as url:
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        page.get_by_role("tab", name="Results").click()
+        expect(rows(page)).to_have_count(8)
+        yield page
+        context.close()
     assert errors == []
 
 

@@ -27,6 +27,7 @@ def test_a_run_that_ended_early_waits_again_and_its_result_is_kept_beside_it(
     make_checkpoint(directory)
     store = RunStore(tmp_path)
     assert store.runs()[0].resumes_from == 10
+    assert store.runs()[0].reason.endswith("Resume goes on from step 10.")
     ended = directory.result()
     ask_to_resume(directory)
     assert store.runs()[0].status == "queued"

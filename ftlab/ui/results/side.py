@@ -133,7 +133,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
         "",
         gr.Button(visible=run is not None),
         gr.Button(visible=own),
-        resume_button(run if own else None),
+        gr.Button(visible=own and run is not None and run.resumes_from is not None),
         gr.Button(archive_label(run), visible=own),
         gr.Button(visible=own),
     ]
@@ -164,12 +164,6 @@ def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
     except (FtlabError, OSError) as error:
         published = [run for run in store.published() if run.run_id == run_id]
         return published[0] if published else str(error)
-
-
-def resume_button(run: Run | None) -> gr.Button:
-    """There where the run ended early and has a checkpoint, and says which."""
-    step = None if run is None else run.resumes_from
-    return gr.Button("" if step is None else f"Resume at {step:,}", visible=step is not None)
 
 
 def archive_label(run: Run | None) -> str:
