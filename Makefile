@@ -20,8 +20,7 @@ test: .venv/installed-dev  ## ruff, mypy, and every test with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m ftlab model
-	$(BIN)/python -m pytest -m "not model and not browser" -n 2 --dist loadfile --cov=ftlab --cov-report=
-	$(BIN)/python -m pytest -m "model or browser" --cov=ftlab --cov-append --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ftlab --cov-report=term
 
 check: .venv/installed-dev  ## ruff, mypy and the fast tests
 	$(BIN)/ruff check .

@@ -2,7 +2,9 @@
 
 Run as: python -m tests.benchmarks.promises [--write docs/promises.md] [--load build/load.json]
 
-`--load` takes in what `tests.benchmarks.load --json` measured. Nothing is written if a test fails.
+`--load` takes in what `tests.benchmarks.load --json` measured; `--counts` what a whole run of the
+tests counted with `pytest --promises FILE`, instead of running the tests that count once more.
+Nothing is written if a test failed.
 """
 
 from __future__ import annotations
@@ -26,21 +28,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", type=Path, help="the document, as docs/promises.md")
     parser.add_argument("--load", type=Path, help="what tests.benchmarks.load measured, as JSON")
+    parser.add_argument("--counts", type=Path, help="what pytest --promises wrote")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "counts.json"
-        command = [sys.executable, "-m", "pytest", "-m", "fault or hostile", "--promises", path]
-        status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
-        counts = json.loads(path.read_text(encoding="utf-8"))
-    if status or counts["failed"]:
-        print("A promise was broken: see above. Nothing is written.", file=sys.stderr)
+    counts = _read(options.counts) if options.counts else _tested()
+    if counts is None or counts["failed"]:
+        print("A promise was broken. Nothing is written.", file=sys.stderr)
         return 1
-    load = json.loads(options.load.read_text(encoding="utf-8")) if options.load else None
+    load = _read(options.load) if options.load else None
     text = document(counts, load)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def _tested() -> Any:
+    """The counts of the tests that inject or try something; `None` if one fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "counts.json"
+        tests = ("-m", "fault or hostile", "--promises", str(path))
+        done = subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=ROOT, check=False)
+        return None if done.returncode else _read(path)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
