@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from ftlab import units
+from ftlab.devices import list_devices
 
 ROOT = Path(__file__).parents[2]
 _FUZZED = "fuzzed "
@@ -65,6 +67,8 @@ def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
         "",
         "Made by `make promises`, from tests that all passed: a fault counts once however many",
         "tests inject it, a hostile input each time it is given to the code that has to refuse it.",
+        "What this machine has not is stood in for: a GPU's want of memory by its exception, the",
+        f"kernel's kill by its counter. {list_devices()[0].label}, {date.today():%d %B %Y}.",
         "",
         "| what | tried | lost or let through |",
         "| --- | ---: | ---: |",
@@ -102,7 +106,7 @@ def _load_rows(load: Mapping[str, Any]) -> list[str]:
     return [
         f"| polls of {sessions}, as a run logs steps | {load['polls']:,} | {errors} errors |",
         "",
-        f"They took {load['share']:.1%} of one core of the web process; 95 % were answered within "
+        f"They took {units.format_share(load['share'])} of one core of the web process; 95 % were answered within "
         f"{most * 1000:.0f} ms. Its memory: {start} before, {settled} after a minute, {end} at the "
         "end.",
     ]
