@@ -106,9 +106,9 @@ def _load_rows(load: Mapping[str, Any]) -> list[str]:
     return [
         f"| polls of {sessions}, as a run logs steps | {load['polls']:,} | {errors} errors |",
         "",
-        f"They took {units.format_share(load['share'])} of one core of the web process; 95 % were answered within "
-        f"{most * 1000:.0f} ms. Its memory: {start} before, {settled} after a minute, {end} at the "
-        "end.",
+        f"They took {units.format_share(load['share'])} of one core of the web process; 95 % were "
+        f"answered within {most * 1000:.0f} ms. Its memory: {start} before, {settled} after a "
+        f"minute, {end} at the end.",
     ]
 
 
