@@ -56,7 +56,7 @@ def worker(script: Callable[[str], str]) -> Start:
     return start
 
 
-def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: float = 20) -> None:
+def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 
 from ftlab.errors import FtlabError
 
-SECONDS = 5.0
+SECONDS = 20.0
 """No single input may take longer."""
 
 MOST_CHARACTERS = 5_000
