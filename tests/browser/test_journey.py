@@ -72,6 +72,7 @@ def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App
     expect(page.locator(".queue [role=progressbar]")).to_have_count(3)
 
     running = [run for run in RunStore(app.runs).runs() if run.status == "running"]
+    assert all(run.spec.settings.checkpoint_every is None for run in running)  # left to the steps
     app.kill()
     assert [run.directory.status() for run in running] <= ["running", "done"]
     app.start()

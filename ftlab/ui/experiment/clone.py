@@ -86,9 +86,10 @@ def _task(task: TaskReference) -> dict[str, Any]:
 
 def _settings(settings: TrainingSettings) -> dict[str, Any]:
     values = {f"settings.{field.name}": getattr(settings, field.name) for field in fields(settings)}
-    rate = settings.learning_rate
+    rate, every = settings.learning_rate, settings.checkpoint_every
     return values | {
         "settings.learning_rate": "" if rate is None else repr(rate),
+        "settings.checkpoint_every": "" if every is None else str(every),
         "settings.report_to": list(settings.report_to),
     }
 

@@ -263,12 +263,13 @@ def build_settings(form: Form) -> gr.Accordion:
             info="For the curve of score against steps, outside the training time; 0: only "
             "before and after",
         )
-        form.number(
+        form.add(
             "settings.checkpoint_every",
-            "Keep a checkpoint every so many steps",
-            default.checkpoint_every,
-            info=f"To resume a run that was cut off; empty: every {AUTOMATIC_EVERY} from "
-            f"{AUTOMATIC_FROM} steps on; 0: never",
+            gr.Textbox,
+            label="Keep a checkpoint every so many steps",
+            placeholder=f"{AUTOMATIC_EVERY}, from {AUTOMATIC_FROM} steps on",
+            info="To resume a run that was cut off; 0: never",
+            max_lines=1,
         )
         form.add(
             "settings.report_to",

@@ -73,6 +73,7 @@ REQUESTS = [
             steps=3, batch_size=2, accumulation=4, max_length=99, learning_rate=1.25e-4,
             schedule="linear", warmup_steps=0, weight_decay=0.1, max_grad_norm=0.5,
             optimizer="adamw_8bit", gradient_checkpointing=True, eval_examples=5,
+            checkpoint_every=20,
         ),
         dtype_policy="fp32",
     ),

@@ -96,6 +96,22 @@ def test_an_empty_learning_rate_is_the_methods_own(value: Any) -> None:
     assert reading.request.settings.learning_rate is None
 
 
+@pytest.mark.parametrize(
+    ("given", "every"), [(None, None), ("", None), (" ", None), ("0", 0), ("50", 50), (50, 50)]
+)
+def test_how_often_a_run_is_kept_is_left_to_its_steps_where_nothing_is_said(
+    given: Any, every: int | None
+) -> None:
+    assert read(settings__checkpoint_every=given).checked().settings.checkpoint_every == every
+
+
+@pytest.mark.parametrize("given", ["often", "1.5", "-1", "nan", "1e9"])
+def test_a_wrong_number_of_steps_between_checkpoints_is_told_at_its_field(given: str) -> None:
+    errors = read(settings__checkpoint_every=given).errors
+    assert [error.field for error in errors] == ["settings.checkpoint_every"]
+    assert "Steps between checkpoints" in errors[0].message
+
+
 def test_a_hyperparameter_that_is_its_default_leaves_no_trace() -> None:
     variants = read(lora__r=4, lora__alpha=16).checked().variants
     assert variants == (Variant("lora", {"r": 4}),)
