@@ -17,7 +17,7 @@ from typing import Any
 from ftlab.methods.registry import BASE_METHOD, METHODS, get_method
 from ftlab.methods.spec import BasePrecision, Value
 from ftlab.methods.variant import Variant
-from ftlab.runs.checkpoints import hashes_of
+from ftlab.runs.checkpoints import Checkpoint, hashes_of, record_checkpoint
 from ftlab.runs.directory import RunDirectory, run_directories, write_json_lines
 from ftlab.runs.process import start_time
 from ftlab.runs.result import Measures, PhaseMeasure, RunResult, Status
@@ -207,19 +207,17 @@ def make_checkpoint(directory: RunDirectory, step: int = 10) -> Path:
     folder = directory.checkpoints / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "optimizer.pt").write_bytes(b"state")
-    event = {
-        "event": "checkpoint",
-        "step": step,
-        "files": hashes_of(folder),
-        "run_seconds": 20.0,
-        "peak_bytes": 900,
-        "before_model_bytes": 300,
-        "real_tokens": 100,
-        "padded_tokens": 120,
-        "added_loss": 0.0,
-    }
-    with directory.metrics_file.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    checkpoint = Checkpoint(
+        step=step,
+        files=hashes_of(folder),
+        run_seconds=20.0,
+        peak_bytes=900,
+        before_model_bytes=300,
+        real_tokens=100,
+        padded_tokens=120,
+        added_loss=0.0,
+    )
+    record_checkpoint(directory.checkpoints, checkpoint)
     return folder
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of a run: how often they are made, and which of them can be trusted.
 
-The worker notes each in metrics.jsonl once it is whole, with the SHA-256 of its files: optimizer
-and random state are torch's own files, and only those that the run itself wrote are ever opened.
+The worker records each once it is whole, with the SHA-256 of its files, in `checkpoint-STEP.json`
+beside it: optimizer and random state are torch's own files, and only those that the run itself
+wrote are ever opened.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.errors import FtlabError
-from ftlab.reading import open_plain
-from ftlab.runs.directory import RunDirectory
+from ftlab.reading import open_plain, read_plain
+from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomically
+from ftlab.runs.parsing import parse_json
 from ftlab.runs.spec import TrainingSettings
 
 AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
 """Left to itself a run of at least so many steps is kept every so many."""
 
-EVENT = "checkpoint"
 _FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
 
 
@@ -62,18 +63,19 @@ _CHECKPOINT = TypeAdapter(Checkpoint)
 
 def newest_checkpoint(directory: RunDirectory) -> Checkpoint | None:
     """The last one whose files are all there; their content is not looked at."""
-    if not directory.checkpoints.is_dir():  # most runs: spares reading their metrics
-        return None
-    for event in reversed(directory.metrics()):
-        if event.get("event") != EVENT:
-            continue
-        try:
-            found = _CHECKPOINT.validate_python(event)
-        except ValidationError:
-            continue
-        if found.files and all(_is_there(directory.checkpoints, name) for name in found.files):
-            return found
-    return None
+    found = [
+        checkpoint
+        for path in directory.checkpoints.glob("checkpoint-*.json")
+        if (checkpoint := _read(path)) is not None
+        and checkpoint.files
+        and all(_is_there(directory.checkpoints, name) for name in checkpoint.files)
+    ]
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def record_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Says in the folder of checkpoints that one is whole; raises `OSError` where it cannot."""
+    write_atomically(_record(folder, checkpoint.step), _CHECKPOINT.dump_json(checkpoint, indent=2))
 
 
 def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
@@ -101,12 +103,8 @@ def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
 def events_until(directory: RunDirectory, checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """What the run reported up to the checkpoint; what came after it is done again."""
     events = directory.metrics()
-    last = max(
-        place
-        for place, event in enumerate(events)
-        if event.get("event") == EVENT and event.get("step") == checkpoint.step
-    )
-    return events[: last + 1]
+    within = [0 < event.get("step", 0) <= checkpoint.step for event in events]
+    return events[: len(within) - within[::-1].index(True)] if any(within) else []
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
@@ -118,6 +116,18 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record(folder: Path, step: int) -> Path:
+    return folder / f"checkpoint-{step}.json"
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """`None` for a record that is none: its checkpoint is as good as not there."""
+    try:
+        return parse_json(_CHECKPOINT, read_plain(path, MAX_RECORD_BYTES), path.name)
+    except (FtlabError, OSError):
+        return None
 
 
 def _is_there(folder: Path, name: str) -> bool:

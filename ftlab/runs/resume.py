@@ -73,6 +73,8 @@ def read_earlier(directory: RunDirectory) -> Earlier | None:
         return None
     checkpoint = trusted_checkpoint(directory)
     events = events_until(directory, checkpoint)
+    if not events:
+        raise FtlabError(f"The metrics of {directory.run_id} have no step; run it again.")
     before = tuple(int(step) for step in events[0].get("resumed", ()))
     return Earlier(checkpoint, tuple(events), (*before, checkpoint.step))
 

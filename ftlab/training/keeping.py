@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ftlab.errors import one_line
-from ftlab.runs.checkpoints import EVENT, Checkpoint, hashes_of
-from ftlab.runs.resume import Earlier, Event
+from ftlab.runs.checkpoints import Checkpoint, hashes_of, record_checkpoint
+from ftlab.runs.resume import Earlier
 from ftlab.training.meters import PhaseMeter
 from ftlab.training.trainer import FairTrainer, Keeping, StepMeter
 
@@ -46,10 +46,9 @@ def keep_training(
     before_model_bytes: int | None,
     began: float,
     earlier: Earlier | None,
-    report: Callable[[Event], None],
     note: Callable[[str], None],
 ) -> Keeping:
-    """Reports each checkpoint of the training phase with what the run has measured so far."""
+    """Records each checkpoint of the training phase with what the run has measured so far."""
 
     def kept(trainer: FairTrainer, folder: Path) -> None:
         peak = higher(KeptPeak(meter.peak_so_far, before_model_bytes), earlier)
@@ -63,7 +62,7 @@ def keep_training(
             padded_tokens=trainer.padded_tokens,
             added_loss=trainer.added_loss,
         )
-        report({"event": EVENT} | asdict(checkpoint))
+        record_checkpoint(folder.parent, checkpoint)
 
     def lost(error: Exception) -> None:
         note(f"A checkpoint could not be written, so the run went on without: {one_line(error)}")

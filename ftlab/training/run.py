@@ -286,7 +286,6 @@ def _train(
                     record.measures.before_model_bytes,
                     record.began,
                     record.earlier,
-                    report,
                     record.note,
                 ),
             )

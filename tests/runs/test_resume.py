@@ -65,22 +65,29 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../spec.json", "/etc/passwd", "checkpoint-10/../../log.txt", ""])
 def test_a_record_that_names_another_place_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     directory = make_run(tmp_path, status="interrupted")
-    make_checkpoint(directory)
-    lines = directory.metrics_file.read_text().splitlines()
-    event = json.loads(lines[-1])
-    event["files"] = {name: "0" * 64}
-    directory.metrics_file.write_text("\n".join([*lines[:-1], json.dumps(event)]) + "\n")
+    record = make_checkpoint(directory).with_suffix(".json")
+    written = json.loads(record.read_text())
+    record.write_text(json.dumps(written | {"files": {name: "0" * 64}}))
     assert newest_checkpoint(directory) is None
+
+
+@pytest.mark.hostile("checkpoint records")
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"step": 10}', "\x00"])
+def test_a_damaged_record_is_no_checkpoint_and_breaks_nothing(tmp_path: Path, content: str) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    make_checkpoint(directory, 12).with_suffix(".json").write_text(content)
+    assert newest_checkpoint(directory) is None
+    make_checkpoint(directory, 10)
+    found = newest_checkpoint(directory)
+    assert found is not None
+    assert found.step == 10
 
 
 def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
     tmp_path: Path,
 ) -> None:
-    directory = make_run(tmp_path, status="interrupted", steps=8)
+    directory = make_run(tmp_path, status="interrupted", steps=12)  # it got to step 6
     make_checkpoint(directory, 4)
-    late = {"event": "step", "step": 5, "loss": 9.0}
-    with directory.metrics_file.open("a") as file:
-        file.write(json.dumps(late) + "\n")
     ask_to_resume(directory)
     earlier = read_earlier(directory)
     assert earlier is not None
@@ -88,8 +95,8 @@ def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
     events = directory.metrics()
     assert directory.worker() == (77, 5.0)
     assert events[0]["resumed"] == [4]
-    assert events[-1]["event"] == "checkpoint"
-    assert late not in events
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
+    assert events[-1]["event"] == "step"
     assert not directory.resume_file.exists()
 
 

@@ -52,8 +52,10 @@ def spec_of(model: Path, task_file: Path, way: str, **settings: Any) -> RunSpec:
     return plan_sweep(request)[-1]
 
 
-def do(directory: RunDirectory, cut_after: int | None = None, event: str = "step") -> RunResult:
-    """What the worker does, in this process; cut off after a step, as by a kill."""
+def do(
+    directory: RunDirectory, cut_after: int | None = None, cut_in: str | None = None
+) -> RunResult:
+    """What the worker does, in this process; cut off after a step or as a phase begins."""
     earlier = read_earlier(directory)
     start = {"event": "start", "pid": 1, "process_started": 0.0}
     record = RunRecord(earlier=earlier)
@@ -65,7 +67,9 @@ def do(directory: RunDirectory, cut_after: int | None = None, event: str = "step
     def report(line: dict[str, Any]) -> None:
         with directory.metrics_file.open("a") as file:
             file.write(json.dumps(line | {"elapsed": 1.0}) + "\n")
-        if cut_after is not None and (line["event"], line.get("step")) == (event, cut_after):
+        if line["event"] == "step" and line["step"] == cut_after:
+            raise CutOffError
+        if line["event"] == "phase" and line["phase"] == cut_in:
             raise CutOffError
 
     execute(directory.spec(), directory, record, report)
@@ -138,7 +142,7 @@ def test_a_checkpoint_takes_no_more_room_than_was_asked_of_the_disk(
         spec = replace(spec_of(tiny_model, task_file, way, steps=3), dtype_policy=policy)
         directory = queued(tmp_path / way / policy, spec)
         with pytest.raises(CutOffError):
-            do(directory, cut_after=3, event="checkpoint")
+            do(directory, cut_in="evaluate")
         files = directory.checkpoints.glob("checkpoint-3/*")
         taken = sum(path.stat().st_size for path in files)
         room = checkpoint_bytes(spec) / 3
