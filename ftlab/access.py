@@ -20,6 +20,7 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.tasks.files import EXTENSIONS
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
+from ftlab.words import shown_name
 
 _BUNDLED = ("bundled", BUNDLED_ID, BUNDLED_ID.split("/")[1])
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -100,7 +101,7 @@ class Access:
         allowed = listed if self.uploads is None else (*listed, self.uploads)
         if lies_within(text, allowed):
             return
-        shown = "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
+        shown = shown_name(text, _SHOWN_CHARACTERS)
         if not listed:
             raise FtlabError(
                 f"'{shown}' is a path of the machine that serves this page, and none may be named "

@@ -13,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from ftlab.errors import FtlabError
+from ftlab.words import shown_name
 
 
 class UnfitFile(FtlabError, OSError):
@@ -75,20 +76,16 @@ def person_path(text: str) -> Path:
         path.lstat()
     except RuntimeError:
         raise FtlabError(
-            f"'{_shown(text)}' names the home of somebody who is not known here; write the whole "
-            "path."
+            f"'{shown_name(text)}' names the home of somebody who is not known here; write the "
+            "whole path."
         ) from None
     except ValueError:  # a NUL, or half of a surrogate pair
         raise FtlabError(
-            f"'{_shown(text)}' holds a character that no path can have; leave it out."
+            f"'{shown_name(text)}' holds a character that no path can have; leave it out."
         ) from None
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
             raise FtlabError(
-                f"'{_shown(text)}' can be no path ({error.strerror}); give a shorter one."
+                f"'{shown_name(text)}' can be no path ({error.strerror}); give a shorter one."
             ) from None
     return path
-
-
-def _shown(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:80])

@@ -13,9 +13,19 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def printable(text: str) -> str:
+def printable(text: str, instead: str = "?", keep: str = "\n") -> str:
     """The text without what a terminal would obey, or could not write: names come from files."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    return "".join(char if char.isprintable() or char in keep else instead for char in text)
+
+
+def shown_name(text: str, most: int = 80) -> str:
+    """The beginning of a name from elsewhere, for a sentence about it."""
+    return printable(text[:most], keep="")
+
+
+def plain_line(text: str, most: int | None = None) -> str:
+    """One line of printable characters, so many at most."""
+    return " ".join(printable(text, " ", keep="").split())[:most].strip()
 
 
 def shorten(text: str, limit: int) -> str:

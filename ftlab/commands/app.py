@@ -9,7 +9,6 @@ from pathlib import Path
 from types import FrameType
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder
-from ftlab.errors import FtlabError
 from ftlab.runs import memory_limit
 
 NAME = "app"
@@ -52,8 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if not 1 <= options.port <= 65535:
-        raise FtlabError(f"Port {options.port} must lie between 1 and 65535.")
     if options.memory_limit:  # of whatever this process queues, on whichever page
         os.environ[memory_limit.ENVIRONMENT] = options.memory_limit
     memory_limit.operator_limit()  # refused now, if it is no size

@@ -27,7 +27,7 @@ from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
 from ftlab.runs.store import Run
 from ftlab.runs.validation import validate_settings
 from ftlab.tasks.reference import load as load_task
-from ftlab.words import plural
+from ftlab.words import plain_line, plural
 
 SCRIPT_FILE, EXAMPLES_FILE, ATTENTION_FILE = "reproduce.py", "examples.jsonl", "cpu_attention.py"
 _TEMPLATE_FILE = Path(__file__).with_name("reproduce.py.template")
@@ -301,8 +301,7 @@ def _base_note(spec: RunSpec) -> str:
 
 def _words(text: str) -> str:
     """The text for the script's docstring, which nothing in it can end."""
-    shown = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(shown.replace("\\", "/").replace('"', "'").split())
+    return plain_line(text.replace("\\", "/").replace('"', "'"))
 
 
 def _versions(run: Run) -> str:

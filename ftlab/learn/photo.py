@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from ftlab.errors import FtlabError
 from ftlab.learn.filters import Picture
 from ftlab.learn.low_rank import LowRank, Matrix, decompose
+from ftlab.words import shown_name
 
 MAX_SIDE = 300
 """Pixels of a photo's longer side: its change is then taken apart in about 50 ms."""
@@ -82,7 +83,7 @@ def read_photo(path: Path) -> Picture:
 
     Raises `FtlabError` if the file is no picture that can be read, or is too large.
     """
-    name = "".join(char if char.isprintable() else "?" for char in path.name[:80])
+    name = shown_name(path.name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check` is stricter

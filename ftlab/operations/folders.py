@@ -1,9 +1,8 @@
-"""Whether a folder can be written, and how much room its disk has; nothing is left behind."""
+"""Whether files can be written into a folder and locked there; nothing is left behind."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -52,8 +51,3 @@ def lock_refusal(folder: Path) -> str | None:
     if not held:
         return "a lock on a new file is refused"
     return "two processes could hold the same lock" if twice else None
-
-
-def free_disk_bytes(folder: Path) -> int:
-    """Bytes free on the folder's disk for this person; raises `OSError` if it cannot be asked."""
-    return shutil.disk_usage(nearest(folder)).free

@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from ftlab.errors import FtlabError
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
+from ftlab.words import shown_name
 
 MAX_BYTES = {CONFIG_FILE: 2**20, WEIGHTS_FILE: 2 * 2**30}
 """The most that either file may have."""
@@ -39,7 +40,7 @@ def adapter_files(source: Path) -> Iterator[OpenFile]:
     No stream of it is longer than the file claims to be, and none claims more than `MAX_BYTES`.
     Raises `FtlabError` unless just one adapter is there, also for damage found while reading.
     """
-    name = "".join(char if char.isprintable() else "?" for char in source.name[:80])
+    name = shown_name(source.name)
     try:
         mode = source.stat().st_mode
     except (OSError, ValueError) as error:

@@ -30,6 +30,7 @@ from ftlab.playground.panes import (
     write_record,
 )
 from ftlab.runs.closed import check_open
+from ftlab.words import plain_line
 
 MAX_LABEL_CHARACTERS = 60
 
@@ -225,8 +226,7 @@ def _names(parent: Path) -> list[str]:
 
 def _clean(label: str) -> str:
     """One short line that a terminal and a page can show."""
-    shown = "".join(char if char.isprintable() else " " for char in label)
-    return " ".join(shown.split())[:MAX_LABEL_CHARACTERS].strip()
+    return plain_line(label, MAX_LABEL_CHARACTERS)
 
 
 def _slug(label: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ftlab.prediction.calibration import ON_CPU
@@ -59,7 +59,7 @@ class _Budget:
     def __init__(self, ask: Ask) -> None:
         self._ask, self._left = ask, _MOST_ASKED
 
-    def __call__(self, questions: Sequence[Question]):  # type: ignore[no-untyped-def]
+    def __call__(self, questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
         if self._left <= 0:
             return iter(())
         self._left -= len(questions)
@@ -69,7 +69,7 @@ class _Budget:
 def _as_measured(ask: Ask) -> Ask:
     """On a CPU a process takes more than what lives in it: as much more as has been seen."""
 
-    def scaled(questions: Sequence[Question]):  # type: ignore[no-untyped-def]
+    def scaled(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
         for place, answer in ask(questions):
             peak = answer.peak_reserved_bytes
             if peak is not None and questions[place].step.device == "cpu":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftlab.methods.registry import BASE_METHOD, METHODS
+from ftlab.words import plain_line
 
 # What a LoRA may set and still be plain LoRA: where it sits, how wide it is, how it is scaled.
 _PLAIN_LORA = frozenset({
@@ -100,8 +101,8 @@ def _is_small(value: Any) -> bool:
 
 
 def plain(text: str, most: int = 200) -> str:
-    """One line of printable characters."""
-    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:most].strip()
+    """What others wrote, as one line that is not too long."""
+    return plain_line(text, most)
 
 
 def slug(text: str, most: int) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ftlab import units
 from ftlab.operations.finding import Finding
-from ftlab.operations.folders import free_disk_bytes, lock_refusal, refusal
+from ftlab.operations.folders import lock_refusal, refusal
+from ftlab.runs.disk import free_disk_bytes
 
 RUNS_BYTES = 2_000_000_000
 """A sweep with full fine-tuning of the bundled model keeps 0.3 GB a run; adapters are small."""
@@ -35,10 +36,9 @@ def check_folder(name: str, folder: Path, variable: str, option: str = "") -> Fi
 
 def check_disk(name: str, folder: Path, needed: int, free: int | None = None) -> Finding:
     """Whether the folder's disk has room; `free` is given by tests."""
-    try:
-        left = free_disk_bytes(folder) if free is None else free
-    except OSError as error:
-        return Finding(name, "fail", f"{folder}: {error.strerror}", "see to the disk")
+    left = free_disk_bytes(folder) if free is None else free
+    if left is None:
+        return Finding(name, "fail", f"{folder}: what is free cannot be told", "see to the disk")
     found = f"{units.format_bytes(left)} free"
     fix = f"free some space: {units.format_bytes(needed)} or more"
     if left < min(needed, _LEAST_BYTES):

@@ -36,7 +36,7 @@ from ftlab.prediction.simulation.starts import complete, known_changes, known_st
 from ftlab.runs.spec import DtypePolicy
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import IGNORED, Batch
-from ftlab.training.hooks import added_loss
+from ftlab.training.hooks import added_loss, rank_allocator, rank_scores
 from ftlab.training.loss import completion_losses
 from ftlab.training.model import apply_method
 
@@ -218,9 +218,8 @@ def _policy(step: Step) -> DtypePolicy:
 
 def _importances(model: Any) -> list[Tensor]:
     """What AdaLoRA keeps of each weight to hand out its ranks, made as it makes it."""
-    allocator = getattr(getattr(model, "base_model", None), "rankallocator", None)
+    allocator = rank_allocator(model)
     if allocator is None:
         return []
     allocator.update_ipt(model.base_model.model)
-    kept = (allocator.ipt, allocator.exp_avg_ipt, allocator.exp_avg_unc)
-    return [tensor for store in kept for tensor in store.values()]
+    return [score for scores in rank_scores(allocator).values() for score in scores.values()]
