@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_lorafa_optimizer
+from transformers import AutoModelForCausalLM
 
 from ftlab.prediction.simulation.predict import predict
 from tests.prediction.published import Published, peft_rows, t4_rows
@@ -34,6 +39,18 @@ def test_allocated_and_reserved_peak_are_those_of_a_t4(name: str) -> None:
     assert found.trainable_params == row.trainable, found.reason
     assert found.peak_allocated_bytes == pytest.approx(row.allocated, rel=0.01)
     assert found.peak_reserved_bytes == pytest.approx(row.reserved, rel=0.10)
+
+
+def test_the_comparisons_lora_fa_lets_a_learn_again_before_its_first_step(tiny_model: Path) -> None:
+    """Why its memory is that of LoRA: its script takes a loss without the adapter first."""
+    config = LoraConfig(r=4, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+    create_lorafa_optimizer(model, r=4, lora_alpha=8, lr=1e-3)
+    frozen = [weight for name, weight in model.named_parameters() if "lora_A" in name]
+    assert not any(weight.requires_grad for weight in frozen)
+    with model.disable_adapter():
+        pass
+    assert all(weight.requires_grad for weight in frozen)
 
 
 def test_every_published_run_is_a_question() -> None:
