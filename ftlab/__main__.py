@@ -35,6 +35,7 @@ from ftlab.commands import (
     tune,
 )
 from ftlab.errors import FtlabError
+from ftlab.system import check_system
 from ftlab.words import printable
 
 COMMANDS = (
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
+        check_system()
         return int(options.run(options))
     except FtlabError as error:
         print(f"ftlab: {printable(str(error))}", file=sys.stderr)

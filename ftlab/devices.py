@@ -2,50 +2,99 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import ast
+import json
 import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
+from ftlab import nvml
 from ftlab.errors import FtlabError
+from ftlab.nvml import Capability
 
 AUTO = "auto"
 CPU = "cpu"
+MPS = "mps"
+
+Kind = Literal["cpu", "cuda", "rocm", "mps"]
+
+TRIED: tuple[Kind, ...] = ("cpu", "cuda")
+"""Kinds of devices that ftlab's own checks were written for; others are offered, and marked."""
+
+_NAMES: dict[Kind, str] = {"cpu": "CPU", "cuda": "CUDA", "rocm": "ROCm", "mps": "MPS"}
+_LIST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Device:
-    """`id` is torch's name ("cpu", "cuda:0"); `memory_bytes` is its whole memory."""
+    """`id` is torch's name: "cpu", "cuda:0" (AMD's cards too), "mps". "cuda:0.1" is a MIG instance.
+
+    `memory_bytes` is its whole memory. `uuid` is how `CUDA_VISIBLE_DEVICES` names it, "" where it
+    has none; `capability` is NVIDIA's, `None` for other makers and where the driver does not say.
+    """
 
     id: str
     label: str
     memory_bytes: int
+    uuid: str = ""
+    capability: Capability | None = None
+    is_rocm: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        if self.id.startswith("cuda"):
+            return "rocm" if self.is_rocm else "cuda"
+        return "mps" if self.id == MPS else "cpu"
 
     @property
     def is_cuda(self) -> bool:
+        """Whether torch calls it "cuda", as it does NVIDIA's and AMD's cards."""
         return self.id.startswith("cuda")
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.kind != "cpu"
+
+    @property
+    def lacks_bf16(self) -> bool:
+        """Whether products in 16 bits are computed in fp16: NVIDIA's cards before sm80."""
+        return self.capability is not None and self.capability < (8, 0)
+
+    @property
+    def kind_name(self) -> str:
+        return "CPU" if self.kind == "cpu" else "GPU"
+
+
+def kind_of(device_id: str) -> str:
+    """What two devices share that are alike: "cuda" of "cuda:0" and of "cuda:1"."""
+    return device_id.partition(":")[0]
 
 
 @lru_cache(maxsize=1)
 def list_devices() -> tuple[Device, ...]:
-    """Every GPU that NVIDIA's driver names, then the CPU."""
-    return (*_cuda_devices(), _cpu())
+    """Every GPU that torch could use, then the CPU."""
+    return (*_gpus(torch_build()), _cpu())
 
 
 def resolve_device(device_id: str) -> Device:
-    """The device of that id; "auto" is the first GPU, else the CPU.
+    """The device of that id; "auto" is the first GPU that is tried, else the CPU.
 
     Raises `FtlabError` that names the devices there are.
     """
     devices = list_devices()
     if device_id == AUTO:
-        return devices[0]
-    wanted = "cuda:0" if device_id == "cuda" else device_id
+        return next(device for device in devices if device.kind in TRIED)
     for device in devices:
-        if device.id == wanted:
+        if device.id == device_id or (device_id == "cuda" and device.is_cuda):
             return device
     known = ", ".join(device.id for device in devices)
     raise FtlabError(
@@ -53,9 +102,99 @@ def resolve_device(device_id: str) -> Device:
     )
 
 
+def device_choices() -> list[tuple[str, str]]:
+    """(label, id) of every device; two cards of one name are told apart by their ids."""
+    devices = list_devices()
+    labels = [device.label for device in devices]
+    return [
+        (one.label if labels.count(one.label) == 1 else f"{one.label} ({one.id})", one.id)
+        for one in devices
+    ]
+
+
 def cpu_count() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes(device: Device) -> int | None:
+    """Memory that is free on the device now; `None` where nobody says without torch.
+
+    On a CPU a container's own limit counts where it is the tighter one. Apple's GPUs share the
+    memory of the CPU.
+    """
+    if device.is_cuda:
+        found = nvml.memory(device.uuid) if device.uuid else None
+        return None if found is None else found.free
+    free = int(psutil.virtual_memory().available)
+    left = _left_in_container()
+    return free if left is None else min(free, left)
+
+
+def show_only(device_id: str) -> None:
+    """Hides all other GPUs from this process, so that torch's number 0 is the one named.
+
+    To be called before torch is imported. By UUID, because one number more or less is another card.
+    """
+    if not device_id.startswith("cuda:"):
+        return
+    number = device_id.partition(":")[2].partition(".")[0]
+    device = next((device for device in list_devices() if device.id == device_id), None)
+    if device is not None and device.is_rocm:  # torch counted within what is visible already
+        visible = _allowed(os.environ.get("HIP_VISIBLE_DEVICES")) or []
+        place = int(number)
+        os.environ["HIP_VISIBLE_DEVICES"] = visible[place] if place < len(visible) else number
+        return
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which NVML counts
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid if device and device.uuid else number
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """What the installed torch was built for: CUDA's version ("13.0") or ROCm's, `None` without."""
+
+    version: str = ""
+    cuda: str | None = None
+    hip: str | None = None
+
+    @property
+    def is_for_cpu(self) -> bool:
+        return self.cuda is None and self.hip is None
+
+
+@lru_cache(maxsize=1)
+def torch_build() -> TorchBuild:
+    """Read from torch's own version file, which takes no import of torch."""
+    found = find_spec("torch")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    try:
+        text = (Path(folders[0]) / "version.py").read_text(encoding="utf-8")
+    except (OSError, IndexError):
+        return TorchBuild()
+    values = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.partition(":")[0].strip() in ("__version__", "cuda", "hip"):
+            values[name.partition(":")[0].strip()] = ast.literal_eval(value.strip())
+    return TorchBuild(values.get("__version__", ""), values.get("cuda"), values.get("hip"))
+
+
+def why_driver_is_too_old() -> str:
+    """In a sentence, that NVIDIA's driver cannot run the CUDA that torch was built for; else "".
+
+    Within one major version of CUDA newer libraries run on older drivers (NVIDIA, "CUDA
+    Compatibility", minor version compatibility).
+    """
+    build, driver = torch_build(), nvml.driver()
+    if build.cuda is None or driver is None:
+        return ""
+    if int(build.cuda.partition(".")[0]) <= driver.cuda[0]:
+        return ""
+    runs = ".".join(map(str, driver.cuda))
+    return (
+        f"NVIDIA's driver {driver.version} runs CUDA {runs}, and torch {build.version} is built "
+        f"for CUDA {build.cuda}; update the driver, or install a torch for CUDA {runs}."
+    )
 
 
 def _cpu() -> Device:
@@ -64,72 +203,74 @@ def _cpu() -> Device:
     return Device(CPU, label, psutil.virtual_memory().total)
 
 
-def free_bytes(device: Device) -> int | None:
-    """Memory that is free on the device now; `None` where the driver does not say.
-
-    On a CPU a container's own limit counts where it is the tighter one.
-    """
-    if not device.is_cuda:
-        free = int(psutil.virtual_memory().available)
-        left = _left_in_container()
-        return free if left is None else min(free, left)
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.id.partition(":")[2]))
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
-    except Exception:  # a driver may refuse in many ways; then there is no number to show
-        return None
+def _gpus(build: TorchBuild) -> list[Device]:
+    if build.hip is not None:
+        return _rocm_devices()
+    if build.cuda is not None:
+        return _cuda_devices()
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        label = f"Apple GPU, {marked('mps')}"
+        return [Device(MPS, label, psutil.virtual_memory().total)]
+    return []
 
 
-def nvidia_names() -> list[str]:
-    """The GPUs that NVIDIA's driver names, whether or not this torch can use them."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    except Exception:  # no driver, no library, no permission
-        return []
-
-
-def show_only(device_id: str) -> None:
-    """Hides all other GPUs from this process, so that torch's number 0 is the one named.
-
-    To be called before torch is imported.
-    """
-    if device_id.startswith("cuda:"):
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which NVML counts
-        os.environ["CUDA_VISIBLE_DEVICES"] = device_id.partition(":")[2]
+def marked(kind: Kind) -> str:
+    """How a device of that kind is marked where people read its name: "ROCm, not tried"."""
+    return _NAMES[kind] if kind in TRIED else f"{_NAMES[kind]}, not tried"
 
 
 def _cuda_devices() -> list[Device]:
-    if _torch_is_for_cpu():
-        return []
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver, no library, no permission: in each case there is no GPU to offer
-        return []
-    devices = []
+    """NVIDIA's cards, and the instances of those that are divided (MIG)."""
     allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return [
+        Device(
+            f"cuda:{card.index}" + ("" if card.instance is None else f".{card.instance}"),
+            card.name,
+            card.memory_bytes,
+            card.uuid,
+            card.capability,
+        )
+        for card in nvml.cards()
+        if not card.is_divided and (allowed is None or any(_names(one, card) for one in allowed))
+    ]
+
+
+def _allowed(visible: str | None) -> list[str] | None:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all."""
+    if visible is None:
+        return None
+    return [part.strip() for part in visible.split(",") if part.strip()]
+
+
+def _names(wanted: str, card: nvml.Card) -> bool:
+    """CUDA takes a card's number, or as much of a card's or an instance's UUID as tells it apart.
+
+    The number of a divided card is its instances.
+    """
+    return wanted == str(card.index) or (
+        wanted.startswith(("GPU-", "MIG-")) and card.uuid.startswith(wanted)
+    )
+
+
+def _rocm_devices() -> list[Device]:
+    """AMD's cards, as torch itself names them, in a process of its own: NVML does not see them."""
+    command = [sys.executable, "-m", "ftlab.torch_devices"]
+    root = str(Path(__file__).resolve().parents[1])
     try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            names = (str(index), str(pynvml.nvmlDeviceGetUUID(handle)))
-            if allowed is not None and not any(_names(a, names) for a in allowed):
-                continue
-            name = pynvml.nvmlDeviceGetName(handle)
-            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-            devices.append(Device(f"cuda:{index}", str(name), memory))
-    except pynvml.NVMLError:
-        return devices
-    finally:
-        pynvml.nvmlShutdown()
-    return devices
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LIST_SECONDS, check=False,
+            env=os.environ | {"PYTHONPATH": root},
+        )  # fmt: skip
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return []
+    return list(_from_torch(found))
+
+
+def _from_torch(found: Iterable[dict[str, object]]) -> Iterable[Device]:
+    for index, card in enumerate(found):
+        label = f"{card['name']}, {marked('rocm')}"
+        yield Device(f"cuda:{index}", label, int(str(card["memory_bytes"])), is_rocm=True)
 
 
 def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -143,24 +284,3 @@ def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
         return max(0, int(limit) - used + int(pages.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
-
-
-def _torch_is_for_cpu() -> bool:
-    """True for a torch build that could not use a GPU if there were one."""
-    try:
-        return importlib.metadata.version("torch").endswith("+cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-def _allowed(visible: str | None) -> list[str] | None:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all."""
-    if visible is None:
-        return None
-    return [part.strip() for part in visible.split(",") if part.strip()]
-
-
-def _names(wanted: str, names: tuple[str, str]) -> bool:
-    """CUDA takes a number, or as much of a UUID as tells it apart."""
-    number, uuid = names
-    return wanted == number or (wanted.startswith("GPU-") and uuid.startswith(wanted))

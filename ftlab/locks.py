@@ -5,7 +5,6 @@ A lock is an flock on an open file: the kernel lets go of it when its process en
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ftlab.paths import locks_folder
+from ftlab.system import try_lock
 
 SECONDS_BETWEEN_TRIES = 0.5
 
@@ -27,9 +27,7 @@ class FileLock:
 
     def try_acquire(self) -> bool:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(handle):
             os.close(handle)
             return False
         self._handle = handle

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,15 @@ import pytest
 
 from ftlab import devices
 from ftlab.errors import FtlabError
+from ftlab.torch_devices import torch_devices
+from tests.fake_nvml import GB, FakeCard, use_cards
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")  # so that what the test sets is taken back
+        monkeypatch.delenv(name)
     devices.list_devices.cache_clear()
     yield
     devices.list_devices.cache_clear()
@@ -23,28 +30,12 @@ def fresh() -> Iterator[None]:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class NVMLError(Exception):
-        pass
-
-    fake = SimpleNamespace(
-        NVMLError=NVMLError,
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetCount=lambda: 2,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetUUID=lambda handle: f"GPU-{handle}{handle}{handle}-abc",
-        nvmlDeviceGetName=lambda handle: f"Card {handle}",
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(
-            total=24_000_000_000, free=(5 - handle) * 1_000_000_000
-        ),
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(devices, "_torch_is_for_cpu", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cards = [FakeCard(f"Card {i}", f"GPU-{i}{i}{i}-abc", free=(5 - i) * GB) for i in (0, 1)]
+    use_cards(monkeypatch, *cards)
 
 
 def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_torch_is_for_cpu", lambda: True)
+    use_cards(monkeypatch, built=None)
     assert [device.id for device in devices.list_devices()] == ["cpu"]
     assert devices.resolve_device("auto").id == "cpu"
 
@@ -74,10 +65,8 @@ def test_hidden_gpus_are_not_offered(
     assert [device.id for device in devices.list_devices()] == ids
 
 
-def test_a_torch_that_cannot_use_a_gpu_is_not_offered_one(
-    two_gpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(devices, "_torch_is_for_cpu", lambda: True)
+def test_a_torch_that_cannot_use_a_gpu_is_not_offered_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cards(monkeypatch, FakeCard("Card 0", "GPU-0"), built=None)
     assert [device.id for device in devices.list_devices()] == ["cpu"]
 
 
@@ -87,14 +76,136 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
         devices.resolve_device("cuda:5")
 
 
-def test_a_process_sees_only_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+def test_a_process_sees_only_its_own_gpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    devices.show_only("cuda:3")
-    import os
-
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    devices.show_only("cuda:1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-111-abc", "a number may be another card"
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_without_a_driver_the_number_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cards(monkeypatch, built=None)
+    devices.show_only("cuda:3")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+DIVIDED = FakeCard(
+    "A100", "GPU-a100", 40 * GB, capability=(8, 0),
+    instances=[FakeCard("A100 MIG 1g.5gb", f"MIG-{i}", 5 * GB, 4 * GB) for i in (0, 1)],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "ids"),
+    [
+        (None, ["cuda:0.0", "cuda:0.1", "cuda:1", "cpu"]),
+        ("MIG-1", ["cuda:0.1", "cpu"]),
+        ("0", ["cuda:0.0", "cuda:0.1", "cpu"]),
+        ("GPU-l4", ["cuda:1", "cpu"]),
+    ],
+)
+def test_of_a_divided_card_its_instances_are_offered(
+    visible: str | None, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cards(monkeypatch, DIVIDED, FakeCard("L4", "GPU-l4"))
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = devices.list_devices()
+    assert [device.id for device in found] == ids
+    assert devices.resolve_device("auto") == found[0], "never silently the CPU"
+
+
+def test_an_instance_is_shown_to_torch_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cards(monkeypatch, DIVIDED)
+    devices.show_only("cuda:0.1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-1"
+    instance = devices.resolve_device("cuda:0.1")
+    assert (instance.memory_bytes, devices.free_bytes(instance)) == (5 * GB, 4 * GB)
+    assert instance.capability == (8, 0)
+
+
+def test_one_broken_card_of_several_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = FakeCard("Card 1", "GPU-1")
+    use_cards(monkeypatch, FakeCard("Card 0", "GPU-0", is_lost=True), good)
+    assert [device.id for device in devices.list_devices()] == ["cuda:1", "cpu"]
+    devices.show_only("cuda:1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+
+
+@pytest.mark.parametrize(
+    ("driver", "built", "is_too_old"),
+    [(11040, "13.0", True), (12080, "12.9", False), (13000, "12.6", False), (12080, None, False)],
+)
+def test_a_driver_that_is_too_old_is_said_with_both_versions(
+    driver: int, built: str | None, is_too_old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cards(monkeypatch, FakeCard("Card 0", "GPU-0"), cuda=driver, built=built)
+    sentence = devices.why_driver_is_too_old()
+    assert bool(sentence) == is_too_old
+    if is_too_old:
+        assert "driver 470.82 runs CUDA 11.4" in sentence
+        assert "torch 2.11.0 is built for CUDA 13.0" in sentence
+
+
+def test_what_torch_was_built_for_is_read_without_importing_it() -> None:
+    import torch
+
+    build = devices.torch_build()
+    assert (build.version, build.cuda, build.hip) == (
+        torch.__version__, torch.version.cuda, torch.version.hip,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two_amd_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 2,
+        get_device_properties=lambda i: SimpleNamespace(name=f"MI300 {i}", total_memory=192 * GB),
+    )
+    monkeypatch.setattr(devices, "torch_build", lambda: devices.TorchBuild("2.11", hip="6.4"))
+    said = SimpleNamespace(stdout=f"a warning\n{json.dumps(torch_devices(cuda))}\n")
+    monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: said)
+
+
+@pytest.mark.usefixtures("two_amd_cards")
+def test_amds_cards_are_offered_as_torch_names_them_and_marked() -> None:
+    found = devices.list_devices()
+    assert [device.id for device in found] == ["cuda:0", "cuda:1", "cpu"]
+    assert found[0].label == "MI300 0, ROCm, not tried"
+    assert (found[0].kind, found[0].memory_bytes, found[0].capability) == ("rocm", 192 * GB, None)
+    assert devices.resolve_device("auto").id == "cpu", (
+        "nobody tried them, so they are chosen by name"
+    )
+    assert devices.resolve_device("cuda:1").label.startswith("MI300 1")
+
+
+@pytest.mark.usefixtures("two_amd_cards")
+@pytest.mark.parametrize(("visible", "shown"), [(None, "1"), ("2,5", "5")])
+def test_an_amd_card_is_shown_alone_by_its_number_among_the_visible(
+    visible: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("HIP_VISIBLE_DEVICES", visible)
+    devices.show_only("cuda:1")
+    assert os.environ["HIP_VISIBLE_DEVICES"] == shown
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_an_apple_gpu_is_offered_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "torch_build", lambda: devices.TorchBuild("2.11.0"))
+    monkeypatch.setattr(devices.sys, "platform", "darwin")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    gpu, cpu = devices.list_devices()
+    assert (gpu.id, gpu.label, gpu.kind) == ("mps", "Apple GPU, MPS, not tried", "mps")
+    assert gpu.memory_bytes == cpu.memory_bytes, "it shares the memory of the CPU"
+    assert devices.resolve_device("auto") == cpu
+
+
+def test_two_cards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cards(monkeypatch, FakeCard("L4", "GPU-0"), FakeCard("L4", "GPU-1"))
+    labels = [label for label, _ in devices.device_choices()]
+    assert labels[:2] == ["L4 (cuda:0)", "L4 (cuda:1)"]
 
 
 CPU = devices.Device("cpu", "CPU, 2 cores", 8 * 10**9)
@@ -118,8 +229,9 @@ def test_a_driver_that_does_not_say_leaves_it_open(monkeypatch: pytest.MonkeyPat
     def refuse(handle: int) -> None:
         raise RuntimeError("not supported under MIG")
 
+    card = devices.resolve_device("cuda:0")
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMemoryInfo", refuse)
-    assert devices.free_bytes(devices.Device("cuda:0", "Card 0", 24 * 10**9)) is None
+    assert devices.free_bytes(card) is None
 
 
 @pytest.mark.usefixtures("free_on_machine")

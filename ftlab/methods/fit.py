@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
+from ftlab.devices import CPU, kind_of
 from ftlab.errors import FtlabError, NotApplicable
 from ftlab.methods.capabilities import capabilities, why_not_offered
 from ftlab.methods.shape import ModelShape
@@ -35,7 +36,9 @@ class Unfit:
         raise (NotApplicable if self.not_applicable else FtlabError)(self.message)
 
 
-def unfit(variant: Variant, shape: ModelShape | None, settings: TrainingSettings) -> Unfit | None:
+def unfit(
+    variant: Variant, shape: ModelShape | None, settings: TrainingSettings, device_id: str = CPU
+) -> Unfit | None:
     """The first thing that keeps a valid variant from being trained under the settings.
 
     `shape` is `None` for a model that is not here yet; then only the rest is looked at. `None`:
@@ -44,7 +47,7 @@ def unfit(variant: Variant, shape: ModelShape | None, settings: TrainingSettings
     return (
         _not_offered(variant)
         or _not_installed(variant)
-        or _not_on_base(variant)
+        or _not_on_base(variant, device_id)
         or _not_under(variant, settings)
         or (None if shape is None else unfit_for_model(variant, shape))
         or (None if shape is None else _too_long(variant, shape, settings))
@@ -79,12 +82,20 @@ def _not_installed(variant: Variant) -> Unfit | None:
     )
 
 
-def _not_on_base(variant: Variant) -> Unfit | None:
+def failed_on_base(variant: Variant) -> bool:
+    """Whether the method was seen not to learn on a base in so few bits, when it was probed."""
     seen, base = capabilities().get(variant.method), variant.base_precision
     if seen is None or base is None:
+        return False
+    return (seen.on_4bit if base == "nf4" else seen.on_8bit) is False
+
+
+def _not_on_base(variant: Variant, device_id: str) -> Unfit | None:
+    """Bases in few bits are computed by other code on each kind of device, so what was seen on a
+    CPU binds a CPU alone."""
+    if kind_of(device_id) != CPU or not failed_on_base(variant):
         return None
-    if (seen.on_4bit if base == "nf4" else seen.on_8bit) is not False:
-        return None
+    base = variant.base_precision
     return Unfit(
         f"{variant.spec.label} does not learn on a base held in {base} with the installed "
         "versions; choose LoRA."

@@ -11,11 +11,12 @@ from typing import Literal
 
 from ftlab.runs.control import dispatcher_lock, dispatcher_lock_file
 from ftlab.runs.store import Run
+from ftlab.system import PROC
 
 STARTING_SECONDS = 15.0
 """A run that waits for less has a dispatcher on its way: a Python process takes a moment."""
 
-_LOCKS = Path("/proc/locks")
+_LOCKS = PROC / "locks"
 
 Work = Literal["idle", "working", "starting", "missing"]
 

@@ -12,12 +12,13 @@ from ftlab.errors import FtlabError
 from ftlab.prediction.remedies import remedies
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import Measures, RunResult
+from ftlab.system import PROC, read_proc
 from ftlab.units import format_bytes
 
 _LAST_WORDS = 200  # characters
 
 
-def oom_kills(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+def oom_kills(proc: Path = PROC, groups: Path = Path("/sys/fs/cgroup")) -> int:
     """How many processes the kernel has ended for want of memory where this one runs.
 
     In its control group, of either version, which its workers share: what goes on elsewhere on the
@@ -34,12 +35,8 @@ def oom_kills(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup"))
 
 def _group_files(proc: Path, groups: Path) -> list[Path]:
     """Where the kernel counts for this process's group; in a container its root is the group."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
     files = []
-    for line in lines:
+    for line in (read_proc("self/cgroup", proc) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         own = path.lstrip("/")
         if controllers == "":  # version 2 (cgroups(7))

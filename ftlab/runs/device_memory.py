@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ftlab import nvml
+from ftlab.devices import list_devices
 from ftlab.runs.process import resident_bytes
 
 
@@ -10,13 +12,8 @@ def memory_in_use(device_id: str, pid: int) -> int | None:
 
     `None` where it cannot be read.
     """
-    if not device_id.startswith("cuda:"):
+    if not device_id.startswith("cuda"):
         return resident_bytes(pid)
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device_id.partition(":")[2]))
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    except Exception:  # a driver may refuse in many ways; a dash is then the honest answer
-        return None
+    device = next((device for device in list_devices() if device.id == device_id), None)
+    memory = nvml.memory(device.uuid) if device is not None and device.uuid else None
+    return None if memory is None else memory.used

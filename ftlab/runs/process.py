@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
-from pathlib import Path
 
 import psutil
+
+from ftlab.system import read_proc
 
 _TOLERANCE = 0.011  # seconds; the kernel counts in ticks of a hundredth
 
@@ -37,10 +38,7 @@ def is_alive(pid: int, started: float) -> bool:
 @lru_cache(maxsize=1)
 def boot_id() -> str:
     """What tells this run of the machine from the one before; "" where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+    return (read_proc("sys/kernel/random/boot_id") or "").strip()
 
 
 def resident_bytes(pid: int) -> int | None:
@@ -54,9 +52,8 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _seconds_since_boot(pid: int) -> float | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    stat = read_proc(f"{pid}/stat")
+    if stat is None:
         return None
     fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22, proc_pid_stat(5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ftlab.devices import resolve_device
+from ftlab.devices import CPU, resolve_device, why_driver_is_too_old
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.fit import Unfit, unfit
 from ftlab.methods.variant import Variant, validate_variant
@@ -99,13 +99,21 @@ def unfit_variants(request: SweepRequest) -> list[tuple[Variant, Unfit]]:
     Those with a value that no model would take are left to `validate`. Of a model that is not on
     this machine yet only what does not depend on its shape is known.
     """
-    shape = shape_of_model(request.model)
+    shape, device_id = shape_of_model(request.model), device_of(request)
     return [
         (variant, found)
         for variant in request.variants
         if not validate_variant(variant)
-        and (found := unfit(variant, shape, request.settings)) is not None
+        and (found := unfit(variant, shape, request.settings, device_id)) is not None
     ]
+
+
+def device_of(request: SweepRequest) -> str:
+    """The id of the device that is meant; one that is not there is said by `validate`."""
+    try:
+        return resolve_device(request.device).id
+    except FtlabError:
+        return CPU
 
 
 def not_applicable(request: SweepRequest) -> dict[str, str]:
@@ -137,9 +145,13 @@ def _variants(request: SweepRequest) -> Iterator[FieldError]:
 
 def _device(request: SweepRequest) -> Iterator[FieldError]:
     try:
-        resolve_device(request.device)
+        device = resolve_device(request.device)
     except FtlabError as error:
         yield FieldError("device", str(error))
+        return
+    too_old = why_driver_is_too_old() if device.is_cuda else ""
+    if too_old:
+        yield FieldError("device", f"{device.id}: {too_old} Or choose the device cpu.")
 
 
 def _choices(request: SweepRequest) -> Iterator[FieldError]:

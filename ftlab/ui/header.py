@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from ftlab import units
-from ftlab.devices import Device, free_bytes, list_devices
+from ftlab.devices import AUTO, Device, free_bytes, resolve_device
 from ftlab.errors import FtlabError
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.reference import BUNDLED_ID, model_label
@@ -31,7 +31,7 @@ _TOGGLE = (
 
 def header_html(runs: Sequence[Run]) -> str:
     """The whole bar, as it is now."""
-    pills = f"{_activity(runs)}{_model()}{_memory(list_devices()[0])}"
+    pills = f"{_activity(runs)}{_model()}{_memory(resolve_device(AUTO))}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{_TOGGLE}</header>'
 
 

@@ -83,7 +83,7 @@ def test_what_differs_is_drawn_above_the_origin_from_the_figures_left_edge(tmp_p
     fig = add_facts(figure(200, margin={"t": 0, "l": 90}), rows_of(tmp_path))
     origin, unlike = fig.layout.annotations
     assert unlike.text == "Not like for like: steps and device"
-    assert unlike.hovertext == "Not like for like: steps (30, 60), device (cpu, cuda:0)."
+    assert unlike.hovertext == "Not like for like: steps (30, 60), device (cpu, cuda)."
     assert (unlike.x, unlike.xanchor, unlike.xshift) == (0, "left", -90)
     assert unlike.yshift > origin.font.size  # a line of its own: a narrow figure has no room beside
     assert fig.layout.height - fig.layout.margin.t == 200

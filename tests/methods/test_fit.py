@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ftlab.errors import FtlabError, NotApplicable
 from ftlab.methods import capabilities, fit
@@ -17,7 +18,10 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.shape import ModelShape, shape_from
 from ftlab.methods.variant import Variant, parse_variant, validate_variant
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.spec import TrainingSettings
+from ftlab.runs.spec import RunSpec, TrainingSettings
+from ftlab.tasks.reference import TaskReference
+from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.notes import notes_on_settings
 
 SETTINGS = TrainingSettings(max_length=128)
 
@@ -170,6 +174,23 @@ def test_what_the_probe_saw_fail_is_not_applicable(
     assert found is not None
     assert found.not_applicable
     assert part in found.message
+
+
+@pytest.mark.parametrize("text", ["dora:base=int8", "qlora"])
+def test_what_was_seen_on_packed_weights_of_a_cpu_binds_a_cpu_alone(
+    text: str, nothing_was_probed: dict[str, Any]
+) -> None:
+    variant = parse_variant(text)
+    nothing_was_probed[variant.method] = a_capability(variant.method, on_4bit=False, on_8bit=False)
+    assert unfit(variant, None, SETTINGS, "cpu") is not None
+    assert unfit(variant, None, SETTINGS, "cuda:1") is None
+    spec = RunSpec(
+        "r-0", "r", "bundled", TaskReference("bundled", "sql"), variant, SETTINGS, "bf16", "cuda:1",
+        0, variant.base_precision, None, 0.0,
+    )  # fmt: skip
+    notes = " ".join(notes_on_settings(spec, Arithmetic("fp32", torch.device("cuda"))))
+    assert "On a CPU" in notes
+    assert "on this device nobody has tried" in notes
 
 
 def test_checkpointing_is_in_the_way_only_where_it_is_on(

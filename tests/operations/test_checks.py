@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from packaging.requirements import Requirement
 from ftlab.devices import Device
 from ftlab.errors import FtlabError
 from ftlab.operations import folders
-from ftlab.operations.checks.device import check_device, check_torch, has_bf16
+from ftlab.operations.checks.device import check_device, check_torch, has_bf16, look_at_device
 from ftlab.operations.checks.model import check_bundled
 from ftlab.operations.checks.service import check_clock, check_port, check_queue, check_records
 from ftlab.operations.checks.storage import check_disk, check_folder
@@ -29,6 +30,7 @@ from ftlab.operations.queue_state import QueueState
 from ftlab.operations.requirements import lowest, read_requirements, requirements_file
 from ftlab.runs.store import RunStore
 from tests.conftest import make_tiny_model
+from tests.fake_nvml import FakeCard, use_cards
 from tests.fakes import CREATED, make_run, make_unreadable
 
 CPU = Device("cpu", "CPU, 2 cores", 16_000_000_000)
@@ -93,7 +95,26 @@ def test_a_device_is_named_with_what_is_free_and_bf16() -> None:
     assert finding.mark == "ok"
     assert finding.found == "CPU, 2 cores, 9.00 GB free of 16.00 GB, bf16 in hardware"
     assert check_device(GPU, None, ["NVIDIA T4"], None).found == "NVIDIA T4"
-    assert "by conversion" in check_device(GPU, None, ["NVIDIA T4"], False).found
+    assert "by conversion" in check_device(CPU, None, [], False).found
+
+
+def test_a_card_without_bf16_is_said_to_compute_in_fp16_and_what_that_means() -> None:
+    t4 = Device("cuda:0", "Tesla T4", 16_000_000_000, "GPU-t4", (7, 5))
+    assert has_bf16(t4) is False
+    assert has_bf16(replace(t4, capability=(8, 0))) is True
+    found = check_device(t4, None, ["Tesla T4"], has_bf16(t4)).found
+    assert "fp16 with scaled gradients" in found
+    assert "full fine-tuning holds its weights in fp32" in found
+
+
+def test_a_driver_that_cannot_run_this_torch_fails_with_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_cards(monkeypatch, FakeCard("L4", "GPU-l4"), cuda=11040)
+    finding = look_at_device(Device("cuda:0", "L4", 24_000_000_000, "GPU-l4", (8, 9)))
+    assert finding.mark == "fail"
+    assert "driver 470.82 runs CUDA 11.4" in finding.found
+    assert "cpu" in finding.fix
 
 
 def test_little_memory_and_a_gpu_that_lies_idle_are_warnings() -> None:
@@ -116,10 +137,9 @@ def test_little_memory_and_a_gpu_that_lies_idle_are_warnings() -> None:
 def test_bf16_of_a_cpu_is_read_from_the_kernel(
     tmp_path: Path, text: str, found: bool | None
 ) -> None:
-    path = tmp_path / "cpuinfo"
-    assert has_bf16(CPU, path) is None
-    path.write_text(text)
-    assert has_bf16(CPU, path) is found
+    assert has_bf16(CPU, tmp_path) is None
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bf16(CPU, tmp_path) is found
 
 
 def python(code: str) -> list[str]:

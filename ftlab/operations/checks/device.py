@@ -9,30 +9,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlab import units
-from ftlab.devices import Device, free_bytes, nvidia_names
+from ftlab import nvml, units
+from ftlab.devices import Device, free_bytes, why_driver_is_too_old
 from ftlab.operations.finding import Finding
 from ftlab.runs.spawn import python_environment
+from ftlab.system import read_proc
 
 LEAST_FREE_BYTES = 2_000_000_000
 """LoRA on the bundled model at its defaults has its peak at 1.8 GB of a process."""
 
 TORCH_SECONDS = 120.0
 _CUDA_BUILD = "python -m pip install --force-reinstall torch, without '+cpu' (see pytorch.org)"
+_NO_BF16_ON_GPU = (
+    "no bf16: products are computed in fp16 with scaled gradients, a few first steps may be "
+    "skipped, and full fine-tuning holds its weights in fp32"
+)
 
 
 def check_device(
-    device: Device, free: int | None, drivers: Sequence[str], bf16: bool | None
+    device: Device,
+    free: int | None,
+    drivers: Sequence[str],
+    bf16: bool | None,
+    too_old: str = "",
 ) -> Finding:
-    """`drivers`: GPUs that NVIDIA's driver names; `bf16`: in hardware, `None` if unknown."""
-    kinds = {True: "bf16 in hardware", False: "bf16 by conversion (slower, same results)"}
+    """`drivers`: GPUs that NVIDIA's driver names; `bf16`: in hardware, `None` if unknown.
+
+    `too_old` says, in a sentence, that the driver cannot run this torch.
+    """
+    without = _NO_BF16_ON_GPU if device.is_gpu else "bf16 by conversion (slower, same results)"
     parts = [device.label]
     if free is not None:
         of = units.format_bytes(device.memory_bytes)
         parts.append(f"{units.format_bytes(free)} free of {of}")
-    parts += [kinds[bf16]] if bf16 is not None else []
+    if bf16 is not None:
+        parts.append("bf16 in hardware" if bf16 else without)
     found = ", ".join(parts)
-    if drivers and not device.is_cuda:
+    if too_old:
+        return Finding("device", "fail", f"{found}; {too_old}", "or choose --device cpu")
+    if drivers and not device.is_gpu:
         found += f"; {drivers[0]} lies idle: this build of torch is for the CPU, or it is hidden"
         return Finding("device", "warn", found, f"{_CUDA_BUILD}; or unset CUDA_VISIBLE_DEVICES")
     if free is not None and free < LEAST_FREE_BYTES:
@@ -43,24 +58,16 @@ def check_device(
 
 def look_at_device(device: Device) -> Finding:
     """`check_device` with what this machine says."""
-    return check_device(device, free_bytes(device), nvidia_names(), has_bf16(device))
+    drivers = [card.name for card in nvml.cards()]
+    too_old = why_driver_is_too_old() if device.is_cuda else ""
+    return check_device(device, free_bytes(device), drivers, has_bf16(device), too_old)
 
 
-def has_bf16(device: Device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+def has_bf16(device: Device, proc: Path | None = None) -> bool | None:
     """Whether the device computes in bf16 itself; `None` if neither driver nor kernel says."""
-    if device.is_cuda:
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.id.partition(":")[2]))
-            return bool(pynvml.nvmlDeviceGetCudaComputeCapability(handle)[0] >= 8)
-        except Exception:  # a driver may refuse in many ways
-            return None
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return None
+    if device.is_gpu:
+        return None if device.capability is None else device.capability >= (8, 0)
+    lines = (read_proc("cpuinfo", proc) or "").splitlines()
     flags = {
         flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
     }

@@ -11,6 +11,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.spec import SweepRequest
+from ftlab.runs.validation import device_of
 from ftlab.ui.html import escape
 from ftlab.units import DASH, format_count
 
@@ -33,14 +34,14 @@ def method_facts(request: SweepRequest) -> MethodFacts:
 
     What is wrong with a value of the request is not among the reasons: that is said at its field.
     """
-    shape = shape_of_model(request.model)
+    shape, device_id = shape_of_model(request.model), device_of(request)
     chosen: dict[str, Variant] = {}
     for variant in request.variants:
         chosen.setdefault(variant.method, variant)
     counts, reasons = {}, {}
     for method_id in METHODS:
         variant = chosen.get(method_id, Variant(method_id))
-        found = unfit(variant, shape, request.settings)
+        found = unfit(variant, shape, request.settings, device_id)
         if found is None:
             count = None if shape is None else trainable_parameters(variant, shape)
             counts[method_id] = format_count(count)

@@ -13,7 +13,7 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant
 from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.catalogue import catalogue, known_model
-from ftlab.prediction.question import Question, Step, WeightType
+from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, WeightType
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import NamedConfig, find_config
 from ftlab.runs.spec import OPTIMIZERS
@@ -53,9 +53,8 @@ def model_choices() -> list[tuple[str, str]]:
 
 def card_choices() -> list[tuple[str, str]]:
     """(label, id) of this machine's GPU, where it has one, and of every card, newest first."""
-    here = [(f"This machine: {device.label}", HERE) for device in list_devices() if device.is_cuda][
-        :1
-    ]
+    gpus = [device for device in list_devices() if device.is_gpu]
+    here = [(f"This machine: {device.label}", HERE) for device in gpus[:1]]
     table = sorted(cards(), key=lambda card: (card.kind, -(card.year or 0), card.label))
     return here + [
         (f"{card.label}, {format_bytes(card.memory_bytes)}, {card.year}", card.id) for card in table
@@ -92,6 +91,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     step = read("step", _step)
     if model is None or card is None or step is None:
         raise InvalidRequest(errors)
+    step = replace(step, capability=card.capability or USUAL_CAPABILITY)
     methods = list(dict.fromkeys([str(values["method"]), *CORE]))
     try:
         questions = ask_about(model.config, [Variant(method) for method in methods], step)

@@ -10,7 +10,7 @@ import gradio as gr
 from ftlab.access import Access
 from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_figure
 from ftlab.charts.predicted import predicted_figure, predicted_finding
-from ftlab.devices import list_devices
+from ftlab.devices import AUTO, resolve_device
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
@@ -172,8 +172,8 @@ def recompute_claims(context: AppContext) -> tuple[Any, Any]:
 
 def show_seen(context: AppContext) -> tuple[str, Any]:
     """Heading and figure of what was predicted and then measured on this machine."""
-    device = list_devices()[0]
-    known = calibration(context.store.runs(), device.id)
+    device = resolve_device(AUTO)
+    known = calibration(context.store.runs(), device)
     if not known.seen:
         nothing = "Each run keeps what was predicted of it; launch some, and they are compared here"
         return heading("Predicted and measured here", sub=nothing), gr.update(visible=False)
