@@ -20,7 +20,15 @@ from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
-from ftlab.prediction.question import AdapterType, Attention, Packing, Prediction, Step, WeightType
+from ftlab.prediction.question import (
+    USUAL_CAPABILITY,
+    AdapterType,
+    Attention,
+    Packing,
+    Prediction,
+    Step,
+    WeightType,
+)
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import find_config
 from ftlab.runs.spec import OPTIMIZERS
@@ -102,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
         packing=options.base_precision,
         accumulation=options.accumulation,
         adapters=options.adapter_dtype,
+        capability=(card and card.capability) or USUAL_CAPABILITY,
     )
     questions = ask_about(found.config, variants_of(options), step)
     with Predictor() as predictor:

@@ -10,7 +10,6 @@ values are never repeated (Ainslie et al. 2023).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,19 +31,6 @@ def use_cpu_attention() -> None:
     It keeps the name "sdpa": some architectures ask for that name before they build their masks.
     """
     AttentionInterface.register("sdpa", cpu_attention)
-
-
-@contextmanager
-def attention_of(device: str) -> Iterator[None]:
-    """Has models take the attention that a run on that kind of device takes, for a while."""
-    before = AttentionInterface()["sdpa"]
-    AttentionInterface.register(
-        "sdpa", cpu_attention if device == "cpu" else sdpa_attention_forward
-    )
-    try:
-        yield
-    finally:
-        AttentionInterface.register("sdpa", before)
 
 
 def cpu_attention(

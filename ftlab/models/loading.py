@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,11 +14,13 @@ from transformers import (
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    masking_utils,
 )
 
 from ftlab.errors import FtlabError
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.attention import use_cpu_attention
+from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.resolve import ResolvedModel
 from ftlab.runs.spec import DtypePolicy
 
@@ -85,13 +89,40 @@ def load_base_model(
         loaded.to(device)
     else:
         _let_go_of_file(loaded)
-    if device.type == "cpu":
-        use_cpu_attention()
+    use_attention(device)
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id
     loaded.name_or_path = model.public_id
     return cast(PreTrainedModel, loaded)
+
+
+def use_attention(device: torch.device) -> None:
+    """Has the models of this process compute attention in the way that suits the device."""
+    if device.type == "cpu":
+        use_cpu_attention()
+    elif device.type == "cuda":
+        use_gpu_attention(capability_of(device))
+
+
+def capability_of(device: torch.device) -> Capability | None:
+    """The card's compute capability; `None` of AMD's, whose numbers mean something else."""
+    return None if torch.version.hip else torch.cuda.get_device_capability(device)
+
+
+@contextmanager
+def one_sequence_a_row() -> Iterator[None]:
+    """Tells transformers that no row of a batch is packed with several texts.
+
+    It looks for that in the values of the positions, once a forward pass. A GPU would have to be
+    waited for, and of tensors without values (`prediction.simulation`) nothing can be known.
+    """
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
 
 
 def forbid_repacking(model: nn.Module) -> None:

@@ -22,11 +22,20 @@ _LARGE_SEGMENT = 20 * _MIB  # kLargeBuffer: what a smaller large block asks the 
 _LARGE_ROUNDED_TO = 2 * _MIB  # kRoundLarge
 _APART = 1 << 30  # between segments, so that blocks of two are never neighbours
 
-CUBLAS_WORKSPACE = 8_519_680
-"""What cuBLAS takes once a thread, from the same allocator: `:4096:2:16:8`, its default before
-Hopper. Forward and backward run in threads of their own."""
-
 WORKSPACES = 2
+"""Forward and backward run in threads of their own, and each has a workspace."""
+
+_WORKSPACE, _LARGE_WORKSPACE = 8_519_680, 32 << 20
+_LARGE_WORKSPACE_SINCE = 9  # compute capability: Hopper, and Blackwell after it
+
+
+def cublas_workspace(capability: tuple[int, int]) -> int:
+    """Bytes that cuBLAS takes once a thread, from the same allocator.
+
+    `:4096:2:16:8` by default, 32 MiB on Hopper and Blackwell (`parseChosenWorkspaceSize` in
+    aten/src/ATen/cuda/CublasHandlePool.cpp).
+    """
+    return _LARGE_WORKSPACE if capability[0] >= _LARGE_WORKSPACE_SINCE else _WORKSPACE
 
 
 @dataclass(frozen=True)
@@ -136,14 +145,14 @@ def rounded(size: int) -> int:
     return max(ROUNDED_TO, -(-size // ROUNDED_TO) * ROUNDED_TO)
 
 
-def replay(allocations: Iterable[Allocation], workspaces: int = WORKSPACES) -> CachingAllocator:
+def replay(allocations: Iterable[Allocation], workspace: int = _WORKSPACE) -> CachingAllocator:
     """The allocator after those allocations, one after another.
 
     The workspaces are taken first, and kept.
     """
     allocator = CachingAllocator()
-    for place in range(workspaces):
-        allocator.allocate(-2 - place, CUBLAS_WORKSPACE)
+    for place in range(WORKSPACES):
+        allocator.allocate(-2 - place, workspace)
     for item in allocations:
         if item is EMPTY_CACHE:
             allocator.empty_cache()

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ftlab.devices import Device, kind_of
 from ftlab.runs.store import Run
 
 FEWEST_OF_METHOD = 3
@@ -75,17 +76,25 @@ class Calibration:
         return _band(every, "all methods") if len(every) >= FEWEST else self.start
 
 
-def calibration(runs: Iterable[Run], device_id: str) -> Calibration:
-    """From the runs that were measured here, on the device."""
+def calibration(runs: Iterable[Run], device: Device) -> Calibration:
+    """From the runs that were measured here, on the device or one that is equal."""
     seen = [
         Seen(run.spec.variant.method, run.spec.label, predicted, measured)
         for run in runs
-        if run.origin == "measured" and run.spec.device == device_id
+        if run.origin == "measured" and _is_on(run, device)
         if run.spec.variant is not None and run.status == "done" and run.result is not None
         if (measured := run.result.measures.net_peak_memory_bytes) is not None
         if (predicted := run.result.measures.predicted_net_peak_bytes)
     ]
-    return Calibration(tuple(seen), ON_CUDA if device_id.startswith("cuda") else ON_CPU)
+    return Calibration(tuple(seen), ON_CUDA if device.is_gpu else ON_CPU)
+
+
+def _is_on(run: Run, device: Device) -> bool:
+    if kind_of(run.spec.device) != kind_of(device.id):
+        return False
+    if not device.is_cuda or device.is_rocm:
+        return run.spec.device == device.id
+    return run.result is not None and run.result.environment.get("device") == device.label
 
 
 def _band(ratios: Sequence[float], whose: str) -> Band:

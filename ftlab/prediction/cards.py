@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from ftlab.devices import Device, list_devices
 from ftlab.errors import FtlabError
+from ftlab.nvml import Capability
 from ftlab.paths import assets_folder
 from ftlab.words import did_you_mean
 
@@ -20,7 +21,10 @@ HERE = "here"
 
 @dataclass(frozen=True)
 class Card:
-    """`memory_bytes` is all of it; `context_bytes` what is gone before a tensor is made."""
+    """`memory_bytes` is all of it; `context_bytes` what is gone before a tensor is made.
+
+    `capability` is its compute capability, `None` where it has none or is not known.
+    """
 
     id: str
     label: str
@@ -28,6 +32,7 @@ class Card:
     year: int | None = None
     kind: str = ""
     context_bytes: int = CONTEXT_BYTES
+    capability: Capability | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -39,7 +44,14 @@ def cards() -> tuple[Card, ...]:
     """Every card of the data file."""
     rows = json.loads((assets_folder() / "cards.json").read_text(encoding="utf-8"))
     return tuple(
-        Card(row["id"], row["label"], row["memory_mib"] << 20, row["year"], row["kind"])
+        Card(
+            row["id"],
+            row["label"],
+            row["memory_mib"] << 20,
+            row["year"],
+            row["kind"],
+            capability=_capability(row["capability"]),
+        )
         for row in rows
     )
 
@@ -64,11 +76,17 @@ def find_card(name: str) -> Card:
 
 def this_machine() -> Card:
     """This machine's first GPU; raises `FtlabError` where there is none."""
-    device = next((device for device in list_devices() if device.is_cuda), None)
+    device = next((device for device in list_devices() if device.is_gpu), None)
     if device is None:
         raise FtlabError("This machine has no GPU; name a card of the table, as in rtx-4090.")
     return card_of(device)
 
 
 def card_of(device: Device) -> Card:
-    return Card(HERE, device.label, device.memory_bytes)
+    return Card(HERE, device.label, device.memory_bytes, capability=device.capability)
+
+
+def _capability(text: str) -> Capability:
+    """ "7.5" -> (7, 5)."""
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

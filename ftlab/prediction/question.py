@@ -19,6 +19,19 @@ How = Literal["simulated", "closed form", ""]
 DeviceKind = Literal["cuda", "cpu"]
 
 
+USUAL_CAPABILITY = (8, 0)
+"""Of a card that is not named, as most since 2020: with bf16 and flash attention."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Answers to `rows` held-out prompts at once: the longest prompt, and the most new tokens."""
+
+    rows: int
+    prompt: int
+    new_tokens: int
+
+
 @dataclass(frozen=True)
 class Step:
     """The training step whose memory is predicted.
@@ -29,7 +42,9 @@ class Step:
     the base's type (`adapters`). `mixed` is for the app's own step on weights
     in fp32, with products in 16 bits. With an `accumulation` above 1 gradients of one batch are
     there while the next is computed. On a CPU there is no caching allocator, so what is reserved
-    is what lives, and a process takes more than that (`calibration`).
+    is what lives, and a process takes more than that (`calibration`). `capability` is the card's
+    compute capability: it decides which attention kernel is taken, and cuBLAS's workspace.
+    `scoring` is what follows the steps of a run, where that is to be predicted as well.
     """
 
     length: int
@@ -44,6 +59,8 @@ class Step:
     mixed: bool = False
     device: DeviceKind = "cuda"
     adapters: AdapterType = "fp32"
+    capability: tuple[int, int] = USUAL_CAPABILITY
+    scoring: Scoring | None = None
 
     @property
     def is_own(self) -> bool:
@@ -65,8 +82,9 @@ class Prediction:
     """Bytes and counts; `None` where they are not known, and then `reason` says why.
 
     `peak_allocated_bytes` is what lives at once, `peak_reserved_bytes` what torch's allocator asks
-    the driver for; the context of CUDA comes on top. `anatomy` are the parts of the first. `how`
-    says where they come from; `seconds` is how long it took.
+    the driver for; the context of CUDA comes on top. `anatomy` are the parts of the first.
+    `scoring_bytes` lives at most while answers are scored. `how` says where they come from;
+    `seconds` is how long it took.
     """
 
     method: str
@@ -80,6 +98,14 @@ class Prediction:
     how: How = ""
     seconds: float = 0.0
     reason: str = ""
+    scoring_bytes: int | None = None
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """What has to be free for the whole of a run."""
+        if self.peak_reserved_bytes is None:
+            return None
+        return max(self.peak_reserved_bytes, self.scoring_bytes or 0)
 
 
 _QUESTION, _PREDICTION = TypeAdapter(Question), TypeAdapter(Prediction)

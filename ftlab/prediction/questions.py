@@ -34,10 +34,7 @@ def ask_about(config: Mapping[str, Any], variants: Sequence[Variant], step: Step
         errors.append(FieldError("variants", "No method is named; name one, as in lora."))
     if errors:
         raise InvalidRequest(errors)
-    return [
-        Question(dict(config), variant, replace(step, packing=_packing(variant, step.packing)))
-        for variant in asked
-    ]
+    return [Question(dict(config), variant, _step_of(variant, step)) for variant in asked]
 
 
 def validate_step(step: Step) -> list[FieldError]:
@@ -70,6 +67,23 @@ def _on_base(variant: Variant, packing: Packing | None) -> Variant:
         return variant
     base: BasePrecision = "int8" if packing == "int8" else "nf4"
     return replace(variant, base=base)
+
+
+def _step_of(variant: Variant, step: Step) -> Step:
+    """The step as a run of the variant takes it: its base packed, its weights of a type that the
+    card computes in.
+
+    A card without bf16 computes ftlab's own step in fp16, and holds weights that learn in fp32
+    (`models.loading.weight_dtype`).
+    """
+    step = replace(step, packing=_packing(variant, step.packing))
+    if not step.is_own or step.device != "cuda" or step.capability >= (8, 0):
+        return step
+    if step.weights == "fp32":
+        return step
+    if variant.spec.is_adapter:
+        return replace(step, weights="fp16")
+    return replace(step, weights="fp32", mixed=True)
 
 
 def _packing(variant: Variant, asked: Packing | None) -> Packing | None:

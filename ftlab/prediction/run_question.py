@@ -8,7 +8,7 @@ from typing import Any
 
 from ftlab.devices import Device
 from ftlab.methods.variant import Variant
-from ftlab.prediction.question import Question, Step
+from ftlab.prediction.question import USUAL_CAPABILITY, Question, Scoring, Step
 from ftlab.prediction.questions import ask_about
 from ftlab.runs.spec import DtypePolicy, TrainingSettings
 from ftlab.tasks.order import BatchSize
@@ -21,8 +21,9 @@ def run_question(
     policy: DtypePolicy,
     longest: BatchSize,
     device: Device,
+    scoring: Scoring | None = None,
 ) -> Question:
-    """What a run of those settings takes on the device, in its longest batch.
+    """What a run of those settings takes on the device, in its longest batch and while it scores.
 
     Raises `InvalidRequest` where the settings make no sense.
     """
@@ -35,7 +36,9 @@ def run_question(
         checkpointing=settings.gradient_checkpointing,
         optimizer=settings.optimizer,
         accumulation=settings.accumulation,
-        device="cuda" if device.is_cuda else "cpu",
+        device="cuda" if device.is_gpu else "cpu",
+        capability=device.capability or USUAL_CAPABILITY,
+        scoring=scoring,
     )
     (question,) = ask_about(config, [variant], step)
     return question

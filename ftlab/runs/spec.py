@@ -35,6 +35,9 @@ OPTIMIZERS: dict[Optimizer, str] = {
     "paged_adamw_8bit": "Paged AdamW 8-bit (bitsandbytes; pages nothing on a CPU)",
 }
 
+EVALUATION_BATCH = 16
+"""Examples that are scored at once; half as many where they run out of memory, and so on."""
+
 CURVE_EXAMPLES = 32
 """Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
 point of the curve."""

@@ -111,6 +111,10 @@ class TaskMetric:
     result_tables: Callable[[Example, str], ResultTables | None] = lambda example, answer: None
 
 
+MAX_NEW_TOKENS = 96
+"""Tokens of an answer, at most, where the task does not say."""
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """A task of the registry. `load(seed)` makes its data; the same seed gives the same data."""
@@ -120,4 +124,4 @@ class TaskSpec:
     summary: str
     metric: TaskMetric
     load: Callable[[int], TaskData]
-    max_new_tokens: int = 96
+    max_new_tokens: int = MAX_NEW_TOKENS

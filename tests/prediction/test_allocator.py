@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ftlab.prediction.allocator import (
-    CUBLAS_WORKSPACE,
     EMPTY_CACHE,
     Allocation,
     CachingAllocator,
+    cublas_workspace,
     replay,
     rounded,
 )
@@ -95,7 +95,17 @@ def test_an_emptied_cache_gives_back_what_nothing_lies_in() -> None:
 
 def test_a_replay_keeps_the_workspaces_of_cublas_and_the_peaks() -> None:
     made = [Allocation(0, 30 * MIB), Allocation(0, None), EMPTY_CACHE, Allocation(1, 20 * MIB)]
-    allocator = replay(made)
-    assert allocator.most_allocated == 2 * CUBLAS_WORKSPACE + 30 * MIB
+    workspace = cublas_workspace((8, 0))
+    allocator = replay(made, workspace)
+    assert allocator.most_allocated == 2 * workspace + 30 * MIB
     assert allocator.reserved == 40 * MIB  # 20 for the workspaces, in one segment of small ones
-    assert replay([], workspaces=0).most_reserved == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "size"),
+    [((7, 5), 8_519_680), ((8, 9), 8_519_680), ((9, 0), 32 * MIB), ((12, 0), 32 * MIB)],
+)
+def test_the_workspace_of_cublas_is_larger_since_hopper(
+    capability: tuple[int, int], size: int
+) -> None:
+    assert cublas_workspace(capability) == size

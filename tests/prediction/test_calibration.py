@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.devices import Device
 from ftlab.prediction.calibration import ON_CPU, ON_CUDA, Band, Calibration, Seen, calibration
 from ftlab.runs.store import RunStore
 from tests.fakes import make_run
@@ -38,24 +39,36 @@ def test_of_many_runs_the_odd_ones_at_either_end_are_left_out() -> None:
     assert Calibration(tuple(runs), ON_CPU).band("lora") == Band(1.02, 1.37, 40, "this method")
 
 
-@pytest.mark.parametrize(("device", "start"), [("cpu", ON_CPU), ("cuda:0", ON_CUDA)])
+CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
+CARD = Device("cuda:0", "NVIDIA L4", 24 * 10**9, "GPU-1", (8, 9))
+BOTH = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": 1_250_000}
+
+
+@pytest.mark.parametrize(("device", "start"), [(CPU, ON_CPU), (CARD, ON_CUDA)])
 def test_only_finished_runs_of_the_device_with_both_numbers_count(
-    tmp_path: Path, device: str, start: Band
+    tmp_path: Path, device: Device, start: Band
 ) -> None:
-    both = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": 1_250_000}
-    make_run(tmp_path, "lora", measures=both, device=device)
-    make_run(tmp_path, "lora", measures=both, device="cuda:1")
-    make_run(tmp_path, "base", device=device)
-    make_run(tmp_path, "full", "out_of_memory", measures=both, device=device)
-    make_run(tmp_path, "qlora", measures=both | {"predicted_net_peak_bytes": None}, device=device)
-    make_run(tmp_path, "qlora", measures=both | {"net_peak_memory_bytes": None}, device=device)
+    where = {"device": device.id, "environment": {"device": device.label}}
+    elsewhere = {"device": "cuda:1", "environment": {"device": "NVIDIA H100"}}
+    make_run(tmp_path, "lora", measures=BOTH, **where)
+    make_run(tmp_path, "lora", measures=BOTH, **elsewhere)
+    make_run(tmp_path, "base", **where)
+    make_run(tmp_path, "full", "out_of_memory", measures=BOTH, **where)
+    make_run(tmp_path, "qlora", measures=BOTH | {"predicted_net_peak_bytes": None}, **where)
+    make_run(tmp_path, "qlora", measures=BOTH | {"net_peak_memory_bytes": None}, **where)
     known = calibration(RunStore(tmp_path).runs(), device)
     assert [(run.method, run.ratio) for run in known.seen] == [("lora", 1.25)]
     assert known.start == start
 
 
+def test_runs_on_an_equal_card_count_as_well(tmp_path: Path) -> None:
+    make_run(
+        tmp_path, "lora", measures=BOTH, device="cuda:3", environment={"device": CARD.label}
+    )  # fmt: skip
+    assert len(calibration(RunStore(tmp_path).runs(), CARD).seen) == 1
+
+
 def test_recorded_runs_are_of_another_machine(tmp_path: Path) -> None:
-    both = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": 1_250_000}
-    make_run(tmp_path / "recorded" / "sweep", "lora", measures=both)
+    make_run(tmp_path / "recorded" / "sweep", "lora", measures=BOTH)
     store = RunStore(tmp_path / "runs", tmp_path / "recorded")
-    assert not calibration([*store.runs(), *store.shipped()], "cpu").seen
+    assert not calibration([*store.runs(), *store.shipped()], CPU).seen

@@ -35,6 +35,19 @@ class Peak:
     anatomy: dict[Part, int]
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """A part of the record, from `start` to `end`, that had happened once before `before`.
+
+    All three are positions in the record. So the untimed first pass of a run, which allocates what
+    a step's forward and backward pass do, need not be computed as well.
+    """
+
+    before: int
+    start: int
+    end: int
+
+
 class AllocationLog(TorchDispatchMode):
     """Keeps every allocation and release in order. `phase` is to be set by whoever computes."""
 
@@ -82,14 +95,39 @@ class AllocationLog(TorchDispatchMode):
         """Notes that `torch.cuda.empty_cache` would be called now."""
         self._emptied.add(len(self._order))
 
-    def allocations(self) -> list[Allocation]:
-        """All that happened, in order."""
+    @property
+    def position(self) -> int:
+        """How much has happened so far, to name a part of it later."""
+        return len(self._order)
+
+    @property
+    def living(self) -> int:
+        """Bytes that live now."""
+        return sum(self._sizes[number] for number, _ in self._living.values())
+
+    def allocations(self, first: Rehearsal | None = None) -> list[Allocation]:
+        """All that happened, in order, with the `first` pass put in where it belongs."""
         made: list[Allocation] = []
         for place, (number, is_new) in enumerate(self._order):
+            if first is not None and place == first.before:
+                made += self._rehearsed(first)
             if place in self._emptied:
                 made.append(EMPTY_CACHE)
             made.append(Allocation(number, self._sizes[number] if is_new else None))
         return made
+
+    def _rehearsed(self, part: Rehearsal) -> list[Allocation]:
+        """The part under numbers of its own, with all that it made given back at its end."""
+        own, apart = set[int](), len(self._sizes)
+        made: list[Allocation] = []
+        for number, is_new in self._order[part.start : part.end]:
+            if is_new:
+                own.add(number)
+                made.append(Allocation(number + apart, self._sizes[number]))
+            elif number in own:
+                own.remove(number)
+                made.append(Allocation(number + apart, None))
+        return made + [Allocation(number + apart, None) for number in sorted(own)]
 
     def peak(self, rounding: bool = True) -> Peak:
         """When most bytes lived; `rounding` counts each as the CUDA allocator does."""

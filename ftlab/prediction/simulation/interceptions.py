@@ -7,18 +7,18 @@ much, and fake operations leave both out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import bitsandbytes as bnb
 import torch
-from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
-from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
 from torch import Tensor
-from transformers import masking_utils
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ftlab.models.attention import attention_of
-from ftlab.prediction.question import DeviceKind
+from ftlab.models.attention import cpu_attention
+from ftlab.models.gpu_attention import GpuAttention
+from ftlab.models.loading import one_sequence_a_row
+from ftlab.prediction.question import Step
 from ftlab.prediction.simulation.allocations import AllocationLog
 
 
@@ -26,9 +26,6 @@ class CudaAllocationLog(AllocationLog):
     """Records a step on fake CPU tensors as its kernels on CUDA would take memory."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.bitsandbytes.gemm_4bit.default:
-            with self:  # for many rows the weight is first unpacked, into 16 bits
-                return _gemm_4bit_default_impl(*args, **(kwargs or {}))
         if func is torch.ops.aten._softmax_backward_data.default:
             with self:  # `grad * output`, in host_softmax_backward of SoftMax.cu
                 product = args[0] * args[1]
@@ -38,37 +35,67 @@ class CudaAllocationLog(AllocationLog):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+class PackedAllocationLog(CudaAllocationLog):
+    """The same over a base in fewer bits."""
+
+    def __init__(self) -> None:
+        from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
+
+        super().__init__()
+        self._gemm, self._by_parts = (
+            torch.ops.bitsandbytes.gemm_4bit.default,
+            _gemm_4bit_default_impl,
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is self._gemm:
+            with self:  # for many rows the weight is first unpacked, into 16 bits
+                return self._by_parts(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 @contextmanager
-def kernels_of(device: DeviceKind) -> Iterator[AllocationLog]:
-    """A log, with the kernels in place that a run on that kind of device takes."""
-    with attention_of(device), _one_sequence_a_row():
-        if device == "cpu":
+def kernels_of(step: Step) -> Iterator[AllocationLog]:
+    """A log, with the kernels in place that a run of the step takes on its device."""
+    with ExitStack() as stack:
+        stack.enter_context(_attention_of(step))
+        stack.enter_context(one_sequence_a_row())
+        if step.device == "cpu":
             yield AllocationLog()
+        elif step.packing is None:
+            yield CudaAllocationLog()
         else:
-            with eight_bits_as_on_cuda():
-                yield CudaAllocationLog()
+            stack.enter_context(eight_bits_as_on_cuda())
+            yield PackedAllocationLog()
 
 
 @contextmanager
-def _one_sequence_a_row() -> Iterator[None]:
-    """Answers what transformers asks of the values of positions: that no row is packed.
+def _attention_of(step: Step) -> Iterator[None]:
+    """Has models take the attention that a run on the step's device takes.
 
-    It cannot read those of fake tensors, and then builds a mask that a real step has not.
+    The standard loop takes transformers' own on a GPU, whatever that costs there.
     """
-    before = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    function: Any = sdpa_attention_forward
+    if step.device == "cpu":
+        function = cpu_attention
+    elif step.is_own:
+        function = GpuAttention(step.capability)
+    before = AttentionInterface()["sdpa"]
+    AttentionInterface.register("sdpa", function)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = before
+        AttentionInterface.register("sdpa", before)
 
 
 @contextmanager
 def eight_bits_as_on_cuda() -> Iterator[None]:
     """Has int8 layers multiply as on CUDA; on a CPU bitsandbytes takes another way in training."""
+    import bitsandbytes as bnb
+    from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
 
     def matmul(
-        A: Tensor, B: Tensor, out: Tensor | None = None, state: MatmulLtState | None = None,
+        A: Tensor, B: Tensor, out: Tensor | None = None, state: Any = None,
         threshold: float = 0.0, bias: Tensor | None = None,
     ) -> Any:  # fmt: skip
         return MatMul8bitLt.apply(A, B, out, bias, state or MatmulLtState())

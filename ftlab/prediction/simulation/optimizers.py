@@ -21,12 +21,20 @@ _SMALLEST = 4_096  # parameters of fewer numbers keep fp32 state (bitsandbytes' 
 class EightBitAdamW(Optimizer):
     """State as bitsandbytes' 8-bit AdamW lays it out; its kernel takes nothing beside it.
 
-    Paged state lies in memory that torch's allocator does not count.
+    Paged state lies in memory that torch's allocator does not count. `in_32_bits` are parameters,
+    by their id, whose state is not packed.
     """
 
-    def __init__(self, params: Any, lr: float = _RATE, is_paged: bool = False) -> None:
+    def __init__(
+        self,
+        params: Any,
+        lr: float = _RATE,
+        is_paged: bool = False,
+        in_32_bits: frozenset[int] = frozenset(),
+    ) -> None:
         super().__init__(params, {"lr": lr})
         self._is_paged = is_paged
+        self._in_32_bits = in_32_bits
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,7 +44,7 @@ class EightBitAdamW(Optimizer):
                     self.state[parameter] = self._state(parameter)
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
-        if parameter.numel() < _SMALLEST:
+        if parameter.numel() < _SMALLEST or id(parameter) in self._in_32_bits:
             return {name: torch.zeros_like(parameter, dtype=torch.float32) for name in "mv"}
         blocks = -(-parameter.numel() // _BLOCK)
         scales = {f"absmax_{name}": torch.zeros(blocks) for name in "mv"}
@@ -59,7 +67,18 @@ def make_optimizer(model: nn.Module, variant: Variant, step: Step) -> Optimizer:
     elif step.optimizer == "paged_adamw_8bit":
         options |= {"is_paged": True}
     own = own_optimizer(variant, model, chosen, options)
-    return own or chosen([p for p in model.parameters() if p.requires_grad], **options)
+    if own is not None:
+        return own
+    if chosen is EightBitAdamW:
+        options |= {"in_32_bits": _embeddings(model)}
+    made: Optimizer = chosen([p for p in model.parameters() if p.requires_grad], **options)
+    return made
+
+
+def _embeddings(model: nn.Module) -> frozenset[int]:
+    """Whose 8-bit state the Trainer keeps in 32 bits (`Trainer.create_optimizer`)."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    return frozenset(id(parameter) for layer in layers for parameter in layer.parameters())
 
 
 def state_of(optimizer: Optimizer) -> Iterable[Tensor]:

@@ -57,6 +57,7 @@ def _predict(question: Question, known: Prediction) -> Prediction:
         peak_allocated_bytes=simulated.allocated,
         peak_reserved_bytes=simulated.reserved,
         anatomy={str(part): size for part, size in simulated.live.anatomy.items()},
+        scoring_bytes=simulated.scoring,
         how="simulated",
     )
 

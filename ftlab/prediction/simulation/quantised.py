@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import bitsandbytes as bnb
 import torch
-from bitsandbytes.functional import QuantState
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
-from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
 Precision = Literal["nf4", "nf4-double", "int8"]
 
@@ -32,6 +29,8 @@ def quantisation(precision: Precision, compute: torch.dtype) -> BitsAndBytesConf
 
 def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
     """The model on the meta device with bitsandbytes' layers; the output layer stays as it is."""
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
     config = quantisation(precision, compute)
     with torch.device("meta"):
         model = replace_with_bnb_linear(
@@ -53,7 +52,7 @@ def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives every layer its packed weight and its scales; to be called in a fake mode."""
     shared = torch.empty(256)  # the map of 8-bit scales, which bitsandbytes keeps once
     for layer in _layers(model):
-        if isinstance(layer, bnb.nn.Linear4bit):
+        if _has_four_bits(layer):
             _four_bits(layer, dtype, shared)
         else:
             _eight_bits(layer)
@@ -62,7 +61,7 @@ def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
 def scales_of(model: nn.Module) -> Iterator[Tensor]:
     """The tensors that belong to packed weights and are no parameters of the model."""
     for layer in _layers(model):
-        if isinstance(layer, bnb.nn.Linear4bit):
+        if _has_four_bits(layer):
             weight: Any = layer.weight
             state = weight.quant_state
             yield from (state.absmax, state.code)
@@ -76,7 +75,11 @@ def unpacked(layer: Any) -> Tensor:
     """The weight in its own type, as DoRA asks for it; a plain layer's is handed out itself."""
     weight: Any = layer.weight
     state = getattr(weight, "quant_state", None)
-    return weight if state is None else bnb.functional.dequantize_4bit(weight.data, state)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)
 
 
 def logical_size(parameter: Any) -> int:
@@ -86,11 +89,22 @@ def logical_size(parameter: Any) -> int:
 
 
 def _layers(model: nn.Module) -> Iterator[Any]:
-    kinds = (bnb.nn.Linear4bit, bnb.nn.Linear8bitLt)
-    return (module for module in model.modules() if isinstance(module, kinds))
+    """bitsandbytes' layers, by name: where none is asked for, it need not be installed."""
+    kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
+    return (
+        module
+        for module in model.modules()
+        if type(module).__name__ in kinds and type(module).__module__.startswith("bitsandbytes.")
+    )
+
+
+def _has_four_bits(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Linear4bit"
 
 
 def _four_bits(layer: Any, dtype: torch.dtype, nested_code: Tensor) -> None:
+    from bitsandbytes.functional import QuantState
+
     size = layer.out_features * layer.in_features
     blocks = -(-size // _BLOCK)
     nested: dict[str, Any] = {}

@@ -17,9 +17,9 @@ from transformers import PretrainedConfig
 
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.prediction.allocator import replay
-from ftlab.prediction.question import Step
-from ftlab.prediction.simulation.allocations import AllocationLog, Peak
+from ftlab.prediction.allocator import WORKSPACES, cublas_workspace, replay
+from ftlab.prediction.question import Scoring, Step
+from ftlab.prediction.simulation.allocations import AllocationLog, Peak, Rehearsal
 from ftlab.prediction.simulation.fake import Guesses, empty_model, make_fake
 from ftlab.prediction.simulation.host import on_device, put_on_host
 from ftlab.prediction.simulation.interceptions import kernels_of
@@ -31,6 +31,7 @@ from ftlab.prediction.simulation.quantised import (
     scales_of,
 )
 from ftlab.prediction.simulation.quick import QuickFakeMode
+from ftlab.prediction.simulation.scoring import scoring_bytes
 from ftlab.prediction.simulation.sizes import safetensors_bytes, saved_tensors
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.runs.spec import DtypePolicy
@@ -57,12 +58,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Simulated:
-    """`live` is what tensors take; `allocated` and `reserved` are torch's own counters on CUDA."""
+    """`live` is what tensors take; `allocated` and `reserved` are torch's own counters on CUDA.
+
+    `scoring` lives at most while answers are scored, where that was asked for.
+    """
 
     sizes: Sizes
     live: Peak
     allocated: int
     reserved: int
+    scoring: int | None = None
 
 
 def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
@@ -70,7 +75,7 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 
     Raises `FtlabError` where the method does not go with the model.
     """
-    dtype = _DTYPES[step.weights]
+    dtype = _dtype(step)
     model = empty_model(config, dtype, step.attention)
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
@@ -97,17 +102,29 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     """The step of a model on the meta device, as it would take memory on the step's device."""
     loss_positions = step.batch * (step.completion_tokens or step.length)
     with (
-        QuickFakeMode(), Guesses(loss_positions), known_changes(), kernels_of(step.device) as log
+        QuickFakeMode(), Guesses(loss_positions), known_changes(), kernels_of(step) as log
     ):  # fmt: skip
         hold_fake(model, step, log)
         with log:
-            run_steps(model, variant, step, log)
+            first = run_steps(model, variant, step, log)
         sizes = _sizes(model, variant)
-    if step.device == "cpu":
-        live = log.peak(rounding=False)
-        return Simulated(sizes, live, live.bytes, live.bytes)
-    allocator = replay(log.allocations())
-    return Simulated(sizes, log.peak(), allocator.most_allocated, allocator.most_reserved)
+        scoring = None if step.scoring is None else _scoring(model, step, step.scoring)
+    on_cpu = step.device == "cpu"
+    live = log.peak(rounding=not on_cpu)
+    if on_cpu:
+        return Simulated(sizes, live, live.bytes, live.bytes, scoring)
+    workspace = cublas_workspace(step.capability)
+    allocator = replay(log.allocations(first if step.is_own else None), workspace)
+    if scoring is not None:
+        scoring += WORKSPACES * workspace
+    return Simulated(sizes, live, allocator.most_allocated, allocator.most_reserved, scoring)
+
+
+def _scoring(model: Any, step: Step, scoring: Scoring) -> int:
+    """After the steps: the gradients are dropped, and the optimizer is gone."""
+    model.zero_grad(set_to_none=True)
+    with kernels_of(step) as log:
+        return scoring_bytes(model, scoring, _arithmetic(step), log, step)
 
 
 def count(model: Any, variant: Variant, step: Step) -> Sizes:
@@ -134,17 +151,24 @@ def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
     if step.device == "cuda":
         put_on_host(model)
     if step.packing is not None:
-        make_weights_fake(model, _DTYPES[step.weights])
+        make_weights_fake(model, _dtype(step))
         log.name(scales_of(model), "weights")
     log.name(on_device(model), "weights")
 
 
-def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> None:
+def _dtype(step: Step) -> torch.dtype:
+    """ftlab's own step computes under autocast, on a CPU to bf16: fp16 is simulated as it."""
+    return torch.bfloat16 if step.is_own and step.weights == "fp16" else _DTYPES[step.weights]
+
+
+def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> Rehearsal:
     """One whole step, with the optimizer's state there as after any step before it.
 
     State as large as the model lies where a real step before left room for it, so there is a short
-    one; an adapter's is small, and made without.
+    one; an adapter's is small, and made without. Returns the step's first forward and backward
+    pass, as a run rehearses them before all others.
     """
+    before = log.position
     optimizer = make_optimizer(model, variant, step)
     if variant.spec.is_adapter:
         for parameter in model.parameters():
@@ -154,8 +178,10 @@ def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> N
         _update(model, optimizer, log)
     else:
         _optimizer_step(model, optimizer, _shortened(step), 1, log)
-    log.empty_cache()  # PEFT's comparison does so after each step
-    _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
+    if not step.is_own:
+        log.empty_cache()  # PEFT's comparison does so after each step
+    start, end = _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
+    return Rehearsal(before, start, end)
 
 
 def _shortened(step: Step) -> Step:
@@ -168,8 +194,10 @@ def _shortened(step: Step) -> Step:
 
 def _optimizer_step(
     model: Any, optimizer: Optimizer, step: Step, batches: int, log: AllocationLog
-) -> None:
+) -> tuple[int, int]:
+    """Where in the record the first batch's forward pass begins and its backward pass ends."""
     optimizer.zero_grad()  # not before: a loop empties its cache while the last gradients live
+    start, ends = log.position, []
     for _ in range(batches):
         log.phase = "forward"
         loss, kept = (_own_loss if step.is_own else _standard_loss)(model, step)
@@ -177,9 +205,11 @@ def _optimizer_step(
         loss.backward()
         log.name((p.grad for p in model.parameters()), "gradients")
         del loss, kept
+        ends.append(log.position)
     log.phase = "optimizer"
     nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
     _update(model, optimizer, log)
+    return start, ends[0]
 
 
 def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
@@ -200,14 +230,24 @@ def _standard_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
 def _own_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
     """The app's own: completion tokens alone, under the dtype policy."""
     ids = torch.zeros(step.batch, step.length, dtype=torch.long)
-    labels = torch.full_like(ids, IGNORED)
-    batch: Batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    arithmetic = Arithmetic(_policy(step), torch.device("cpu"))
-    with arithmetic.context():
+    kept = torch.zeros(step.batch * (step.completion_tokens or step.length), dtype=torch.long)
+    batch: Batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.full_like(ids, IGNORED),
+        "kept": kept,
+        "targets": torch.zeros_like(kept),
+        "rows": torch.zeros_like(kept),
+    }
+    with _arithmetic(step).context():
         losses, _ = completion_losses(model, batch)
     loss = losses.sum() / losses.numel()
     added = added_loss(model)
     return (loss if added is None else loss + added), batch
+
+
+def _arithmetic(step: Step) -> Arithmetic:
+    return Arithmetic(_policy(step), torch.device("cpu"))
 
 
 def _policy(step: Step) -> DtypePolicy:

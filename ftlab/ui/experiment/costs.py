@@ -16,7 +16,7 @@ from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.run_question import run_question
 from ftlab.runs.spec import SweepRequest
 from ftlab.ui.context import AppContext
-from ftlab.ui.experiment.longest import Longest, longest_of, model_config
+from ftlab.ui.experiment.longest import Longest, longest_of, model_config, scoring_of
 from ftlab.ui.html import escape, plural
 from ftlab.units import DASH, format_bytes, format_range
 from ftlab.words import shorten
@@ -41,7 +41,7 @@ class Costing:
     def card(self) -> Card:
         """The device as it is now: what is free on it, less what a run takes beside tensors."""
         free = free_bytes(self.device)
-        context = CONTEXT_BYTES if self.device.is_cuda else CPU_CONTEXT_BYTES
+        context = CONTEXT_BYTES if self.device.is_gpu else CPU_CONTEXT_BYTES
         size = self.device.memory_bytes if free is None else free
         return Card(self.device.id, self.device.label, size, context_bytes=context)
 
@@ -65,10 +65,14 @@ def costing(request: SweepRequest) -> Costing:
 
     Raises `FtlabError` where the model's config or the data cannot be had, or a setting is wrong.
     """
-    config, longest = model_config(request.model), longest_of(request)
+    config, longest, scoring = (
+        model_config(request.model), longest_of(request), scoring_of(request)
+    )  # fmt: skip
     device = resolve_device(request.device)
     questions = tuple(
-        run_question(config, variant, request.settings, request.dtype_policy, longest.batch, device)
+        run_question(
+            config, variant, request.settings, request.dtype_policy, longest.batch, device, scoring
+        )
         for variant in request.variants
     )
     return Costing(request.variants, questions, longest, device)
@@ -81,7 +85,7 @@ def predict_costs(context: AppContext, request: SweepRequest) -> Iterator[str]:
     except FtlabError as error:
         yield Costs(note=f"No prediction: {error}").html()
         return
-    seen = calibration(context.store.runs(), asked.device.id)
+    seen = calibration(context.store.runs(), asked.device)
     found: dict[int, Prediction] = {}
     yield costs(asked, found, seen).html()
     try:
@@ -122,13 +126,16 @@ def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
     if peak is None or answer.peak_reserved_bytes is None:
         return {"peak": DASH, "file": file, "why": shorten(answer.reason, 300)}
     low, high = band.of(peak)
-    needed = round(band.low * answer.peak_reserved_bytes)
+    needed = max(round(band.low * answer.peak_reserved_bytes), answer.scoring_bytes or 0)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in answer.anatomy.items())
+    scoring = (
+        f" Scoring takes {format_bytes(answer.scoring_bytes)}." if answer.scoring_bytes else ""
+    )
     return {
         "peak": format_range(low, high),
         "file": file,
         "verdict": fit(needed, card, band.high / band.low - 1).verdict,
-        "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}. {_source(band)}",
+        "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}.{scoring} {_source(band)}",
     }
 
 
@@ -158,4 +165,4 @@ def _note(asked: Costing, seen: Calibration) -> str:
 
 
 def _kind(device: Device) -> str:
-    return "GPU" if device.is_cuda else "CPU"
+    return device.kind_name

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ftlab.access import Access
-from ftlab.devices import AUTO, list_devices
+from ftlab.devices import AUTO, device_choices, resolve_device
 from ftlab.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
@@ -240,12 +240,10 @@ def build_settings(form: Form) -> gr.Accordion:
         )
         policies = [(f"{key}: {label}", key) for key, label in DTYPE_POLICIES.items()]
         form.add("dtype_policy", gr.Dropdown, policies, value="bf16", label="Dtype policy")
-        first, *_ = devices = list_devices()
-        choices = [(device.label, device.id) for device in devices]
         form.add(
             "device",
             gr.Dropdown,
-            [(f"auto: {first.label}", AUTO), *choices],
+            [(f"auto: {resolve_device(AUTO).label}", AUTO), *device_choices()],
             value=AUTO,
             label="Device",
         )
