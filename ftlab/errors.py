@@ -34,6 +34,10 @@ class Diverged(FtlabError):
     """A training that went astray: its loss is no number, or far above where it began."""
 
 
+class NotEnoughMemory(FtlabError):
+    """A device on which too little is free for a run to begin."""
+
+
 class NotApplicable(FtlabError):
     """A method that a model, or the installed versions, cannot be trained with."""
 

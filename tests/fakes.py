@@ -379,6 +379,7 @@ def _result(
             "model_hash": "5f1c0a7be2d4",
             "data_hash": "4c1e99d0a3b7",
             "metric": "SQL score",
+            "attention": "ftlab (CPU)",
         },
         notes=tuple(notes),
         finished_at=CREATED + 120,

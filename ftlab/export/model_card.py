@@ -143,7 +143,7 @@ def _costs(result: RunResult) -> str:
     ]
     told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
     if m.disturbed:
-        told += " Other processes used the machine during training, so times are too long."
+        told += " Other work on the machine made training slower, so times are too long."
     return _table(("measure", "value", "how it is measured"), rows) + told
 
 

@@ -35,7 +35,7 @@ def why_no_weights(run: Run) -> str:
         )
     if run.spec.is_base:
         return f"{run.run_id} is a base run: the untouched model, on which nothing was trained."
-    if run.status != "done":
+    if not run.has_weights:
         return f"{run.run_id} is {status_label(run.status)}; only a run that is done has weights."
     folder = run.directory.adapter
     if folder.is_symlink() or any(path.is_symlink() for path in folder.glob("*")):

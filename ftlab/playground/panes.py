@@ -144,7 +144,7 @@ def cannot_answer(run: Run) -> str:
     """Why the run has no pane of its own, as a sentence; "" if it has."""
     if run.spec.is_base:
         return f"Run '{run.run_id}' is a base run and has no adapter; choose '{BASE}' instead."
-    if run.status != "done":
+    if not run.has_weights:
         return (
             f"Run '{run.run_id}' is {STATUS_LABELS[run.status]}, so it has no adapter to answer "
             "with; choose a run that is done."

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ftlab.devices import kind_of
 from ftlab.models.reference import model_label
 from ftlab.runs.spec import EVAL_SPLITS, OPTIMIZERS, TrainingSettings
 from ftlab.words import join_names, plural, shorten, some_names
@@ -119,11 +120,12 @@ def _recorded(key: str) -> Callable[[Run], Any]:
 
 
 def _packages(run: Run) -> str:
-    """As in "cuda 12.8, peft 0.21.2, torch 2.13.0"."""
+    """As in "cuda 12.8, driver 570.86, peft 0.21.2, torch 2.13.0"."""
     packages = _recorded("packages")(run)
     if not isinstance(packages, Mapping):
         return ""
-    versions = {"cuda": _recorded("cuda")(run), **packages}
+    beside = {name: _recorded(name)(run) for name in ("cuda", "cudnn", "driver")}
+    versions = beside | dict(packages)
     return ", ".join(f"{name} {versions[name]}" for name in sorted(versions) if versions[name])
 
 
@@ -199,8 +201,12 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "dtype_policy", "dtype policy", lambda run: run.spec.dtype_policy, "dtype policy {}".format
     ),
-    Condition("device", "device", lambda run: run.spec.device, "device {}".format),
+    Condition("device", "device", lambda run: kind_of(run.spec.device), "device {}".format),
     Condition("machine", "machine", _recorded("device")),
+    Condition(
+        "attention", "attention kernel", _recorded("attention"), "attention kernel {}".format,
+        follows=("model", "dtype_policy", "device", "machine", PACKAGES),
+    ),
     Condition(
         "threads", "threads", _recorded("threads"), lambda value: f"{value} threads"
     ),

@@ -96,7 +96,8 @@ METRICS: dict[str, MetricSpec] = {
         ),
         MetricSpec(
             "train_seconds", "Train", "seconds", "less",
-            "the training steps alone, device synchronised", units.format_seconds,
+            "the training steps alone, device synchronised, after an untimed pass",
+            units.format_seconds,
         ),
         MetricSpec(
             "tokens_per_second", "tok/s", "tokens per second", "more",

@@ -169,7 +169,7 @@ class _Way:
 
     def _fraction(self, total: int, finished: bool) -> float:
         """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
-        if finished or self.phase == "save":
+        if finished:
             return 1.0
         evaluated = self.evaluated[0] / max(1, self.evaluated[1]) if self.evaluated else 0.0
         return 0.8 * self.step / total + 0.2 * evaluated if total else evaluated

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter
 from ftlab.runs.parsing import parse_json
 
 Phase = Literal["load", "train", "evaluate", "save"]
-PHASES: tuple[Phase, ...] = ("load", "train", "evaluate", "save")
+PHASES: tuple[Phase, ...] = ("load", "train", "save", "evaluate")
 
 ANATOMY = ("weights", "gradients", "optimizer", "activations", "temporary")
 """The parts of a training peak, in the order in which they are drawn."""
@@ -65,8 +65,10 @@ class Measures:
 
     Times in seconds, sizes in bytes, loss in nats a token, score in [0, 1]. `before_model_bytes` is
     the process without a model: net peaks are above it. `train_seconds` is the training steps
-    alone; `step_seconds` the median step after the first. `steps_done` is for a run that
-    ended early.
+    alone; `first_pass_seconds` the untimed pass before them, in which kernels are loaded;
+    `step_seconds` the median step after the first. `steps_done` is for a run that ended early.
+    `skipped_steps` overflowed in fp16 and changed nothing. `slowdown` is how many times as long
+    the training took as it should have; above `training.disturbance.SLOWER` it is `disturbed`.
 
     Gain and changes are after minus before, `_low` and `_high` the ends of their 95 % intervals
     (bootstrap over the examples or passages, paired with the base run's). `general_loss` is that of
@@ -81,6 +83,7 @@ class Measures:
     peak_memory_bytes: int | None = None
     net_peak_memory_bytes: int | None = None
     predicted_net_peak_bytes: int | None = None
+    first_pass_seconds: float | None = None
     train_seconds: float | None = None
     first_step_seconds: float | None = None
     step_seconds: float | None = None
@@ -108,8 +111,10 @@ class Measures:
     general_loss_change_low: float | None = None
     general_loss_change_high: float | None = None
     steps_done: int | None = None
+    skipped_steps: int | None = None
     cpu_share: float | None = None
     other_load: float | None = None
+    slowdown: float | None = None
     disturbed: bool | None = None
 
 

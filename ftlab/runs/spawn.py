@@ -23,6 +23,15 @@ CPU_SETTINGS = {
 """How a CPU computes, chosen by measurement (docs/performance.md); the person's own come first."""
 
 
+GPU_SETTINGS = {
+    # torch 2.11 and later prefer cuDNN's attention on sm90 and sm100. Open reports of it: another
+    # text than with other kernels (pytorch#193893), NaN in the backward pass under a mask
+    # (pytorch#196678), and it plans anew for every shape. "0" turns it on.
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+}
+"""How a GPU computes; the person's own come first."""
+
+
 ALLOCATOR_SETTINGS = {
     # glibc gives freed memory back early and asks for it again in the next step, a page fault for
     # every 4 kB of it. A run that keeps up to 256 MB trained full fine-tuning 7 % faster, and its
@@ -42,6 +51,21 @@ def cpu_settings() -> dict[str, str]:
         name: value
         for name, value in sorted(os.environ.items())
         if name in names or name.startswith(prefixes)
+    }
+
+
+def gpu_settings() -> dict[str, str]:
+    """What this process's environment says of how a GPU computes, for the record of a run."""
+    prefixes = (
+        "CUDA_", "CUBLAS", "CUDNN_", "HIP_", "ROCM_", "NVIDIA_TF32_OVERRIDE", "TORCH_CUDNN_",
+        "TORCH_CUBLAS", "TORCH_ALLOW_TF32", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
+        "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    )  # fmt: skip
+    hidden = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # which of several equal cards
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(prefixes) and name not in hidden
     }
 
 
@@ -79,6 +103,8 @@ def start_detached(
 def prepare_for_libraries(device_id: str) -> None:
     """Sets what torch and its neighbours read when they are imported; to be called before that."""
     show_only(device_id)
+    for name, value in GPU_SETTINGS.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name, value in CPU_SETTINGS.items():
         if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # it would win

@@ -52,6 +52,13 @@ class Run:
         return self.status in OPEN
 
     @property
+    def has_weights(self) -> bool:
+        """Whether what it learnt can be there: it is done, or ended only while it was scored."""
+        return self.status == "done" or (
+            self.result is not None and self.directory.adapter.is_dir()
+        )
+
+    @property
     def reason(self) -> str:
         """Why the run is not done, and the step at which it could go on."""
         if self.result is not None:

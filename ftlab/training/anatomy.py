@@ -18,7 +18,7 @@ from ftlab.prediction.simulation.allocations import AllocationLog
 from ftlab.prediction.simulation.optimizers import state_of
 from ftlab.prediction.simulation.quantised import scales_of
 from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import Batch
+from ftlab.training.data import Batch, on_device
 from ftlab.training.hooks import added_loss, rank_allocator, rank_scores
 from ftlab.training.loss import completion_losses
 
@@ -46,10 +46,9 @@ def measure_anatomy(
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng([device] if is_cuda else []), log:
         for batch in batches:
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             log.phase = "forward"
             with arithmetic.context():
-                losses, _ = completion_losses(model, on_device)
+                losses, _ = completion_losses(model, on_device(batch, device))
             loss, added = losses.mean(), added_loss(model)
             log.phase = "backward"
             (loss if added is None else loss + added).backward()

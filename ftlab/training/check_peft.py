@@ -19,12 +19,14 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.system import status_bytes
 
 TRIAL_PARAMETERS = 150_000_000
 """The most parameters that the model of a trial may have; 600 MB in fp32."""
@@ -109,15 +111,14 @@ def _kind(text: str) -> str:
 
 def _limit_memory() -> None:
     """Lets a size beyond all bounds fail at once, and not the machine with it."""
-    try:
-        import resource
+    data = status_bytes("VmData")
+    if data is None:  # no Linux
+        return
+    import resource
 
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        data = next(int(x.split()[1]) for x in status.splitlines() if x.startswith("VmData"))
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, ((data << 10) + SPARE_MEMORY, most))
-    except (ImportError, OSError, ValueError, StopIteration):
-        pass  # no Linux
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (data + SPARE_MEMORY, most))
 
 
 def _lay_over_whole_model(config: Any, folder: str) -> int | None:
@@ -223,7 +224,7 @@ def _train_save_and_answer(
     from ftlab.methods.variant import Variant
     from ftlab.models.generation import generation_inputs, greedy_config, left_padded
     from ftlab.training.arithmetic import Arithmetic
-    from ftlab.training.data import IGNORED
+    from ftlab.training.data import IGNORED, make_batch
     from ftlab.training.hooks import added_loss
     from ftlab.training.loss import completion_losses
     from ftlab.training.model import apply_method, save_initial, save_result
@@ -238,9 +239,7 @@ def _train_save_and_answer(
     input_ids = torch.randint(1, _TRIAL_VOCABULARY, (2, 16))
     labels = input_ids.clone()
     labels[:, :8] = IGNORED
-    batch: Any = {
-        "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels
-    }  # fmt: skip
+    batch = make_batch(input_ids, torch.ones_like(input_ids), labels)
     model.train()
     with arithmetic.context():
         loss = completion_losses(model, batch)[0].mean()

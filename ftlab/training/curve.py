@@ -12,6 +12,7 @@ import torch
 from ftlab.runs.spec import CURVE_EXAMPLES
 from ftlab.tasks.encoding import EncodedSet
 from ftlab.training.evaluation import Evaluation
+from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
 
 
@@ -37,13 +38,13 @@ class CurvePoints:
     evaluate: Callable[[], Evaluation]
     meter: PhaseMeter
     report: Callable[[dict[str, Any]], None]
+    device: torch.device
 
     def after_step(self, step: int) -> None:
         """Reports one point, if the step has one."""
         if not self.every or (step % self.every and step != self.steps):
             return
-        gpus = range(torch.cuda.device_count())
-        with self.meter.pause(), torch.random.fork_rng(gpus):
+        with self.meter.pause(), same_random_numbers(self.device):
             found = self.evaluate()
         self.report(curve_event(step, found.loss, found.score))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,13 @@ from ftlab.tasks.order import padded_length
 IGNORED = -100
 """The label of a position that carries no loss, as torch's cross entropy has it."""
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""Tensors of one batch, and facts about it as plain numbers, so that no step asks the device:
+
+`input_ids`, `attention_mask` and `labels` are (rows, length). `kept` holds the places before each
+completion token, counted through all rows, `targets` those tokens and `rows` the row of each, all
+(tokens with loss,). `tokens` is how many are no padding.
+"""
 
 
 class OrderedExamples(Dataset[FormattedExample]):
@@ -48,7 +55,7 @@ def _digest(example: FormattedExample) -> bytes:
 
 
 def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
-    """Pads on the right: `input_ids`, `attention_mask`, `labels`, each (n, length).
+    """Pads on the right.
 
     Padding is masked by attention, never by token id: some models pad with their end token.
     """
@@ -62,4 +69,27 @@ def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
         input_ids[row, : example.length] = tokens
         attention_mask[row, : example.length] = 1
         labels[row, len(example.prompt_ids) : example.length] = tokens[len(example.prompt_ids) :]
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    return make_batch(input_ids, attention_mask, labels)
+
+
+def make_batch(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Batch:
+    """The batch of those tensors on the CPU. The first token of a row has none before it."""
+    carries = labels[:, 1:] != IGNORED
+    rows, places = carries.nonzero().unbind(1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "labels": labels,
+        "kept": rows * labels.shape[1] + places,
+        "targets": labels[:, 1:][carries],
+        "rows": rows,
+        "tokens": int(attention_mask.sum()),
+    }
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on the device."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }

@@ -6,7 +6,7 @@ import errno
 
 import torch
 
-from ftlab.errors import Diverged, FtlabError, NotApplicable, one_line
+from ftlab.errors import Diverged, FtlabError, NotApplicable, NotEnoughMemory, one_line
 from ftlab.runs.result import FinalStatus
 
 _SMALLER = (
@@ -31,7 +31,9 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
     during = f" in the {phase} phase" if phase else ""
     if isinstance(error, KeyboardInterrupt):
         return "cancelled", f"Stopped by the person{during}."
-    if _is_out_of_memory(error):
+    if isinstance(error, NotEnoughMemory):
+        return "out_of_memory", one_line(error)
+    if is_out_of_memory(error):
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
     if _is_disk_full(error):
         return "failed", (
@@ -43,12 +45,36 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
         return "not_applicable", one_line(error)
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
+    if is_device_fault(error):
+        return "failed", (
+            f"The GPU reported an error{during}: {_first_line(error)}. Memory is not the cause, "
+            "and the next run begins anew. Run it again; if it comes back, look at what the driver "
+            "says (`nvidia-smi`, `dmesg | grep Xid`), or choose the device cpu."
+        )
     if at_limit and isinstance(error, (RuntimeError, SystemError)):
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
     return "failed", f"Failed{during}: {one_line(error)[:400]} (the log has the traceback)."
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+_DEVICE_FAULTS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "cublasLt", "CUBLAS_")
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether a kernel failed on a GPU, after which its context answers nothing any more."""
+    kinds = tuple(filter(None, [getattr(torch, "AcceleratorError", None)]))
+    text = str(error)
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and any(sign in text for sign in _DEVICE_FAULTS)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    """What follows in torch's message is advice on debugging it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(".")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error, or what it came of, is a want of memory."""
     seen: BaseException | None = error
     while seen is not None:

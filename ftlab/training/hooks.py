@@ -6,7 +6,7 @@ by hand gets the same as one of the registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -58,14 +58,20 @@ def _lora_fa(model: Any, options: dict[str, Any], values: Mapping[str, Value]) -
     )
 
 
-def after_optimizer_step(model: nn.Module, step: int) -> None:
+def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
     """What a method does once the weights are updated and the gradients are still there.
 
-    `step` counts from 1. AdaLoRA hands out its ranks by gradients (Zhang et al. 2023, section 3.2).
+    `step` counts from 1. AdaLoRA hands out its ranks by gradients (Zhang et al. 2023, section 3.2);
+    while it does, a step that was `skipped` because its gradients overflowed tells it nothing, and
+    an infinite score would stay for good.
     """
     tuner: Any = adalora(model)
-    if tuner is not None:
-        tuner.update_and_allocate(step)
+    if tuner is None:
+        return
+    config = tuner.peft_config[tuner.trainable_adapter_name]
+    if step < config.total_step - config.tfinal and skipped():
+        return
+    tuner.update_and_allocate(step)
 
 
 def added_loss(model: nn.Module) -> Tensor | None:

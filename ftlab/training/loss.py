@@ -8,7 +8,6 @@ models", avoid the same tensor with a kernel of their own).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from ftlab.errors import FtlabError
 from ftlab.models.generation import soft_outputs
-from ftlab.training.data import IGNORED, Batch
+from ftlab.training.data import Batch
 
 LOGITS_AT_ONCE = 1 << 25
 """Logits computed at a time: 134 MB in fp32. With a vocabulary of 128k, those of 256 tokens."""
@@ -34,24 +33,27 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of the
     batch that each token belongs to. Raises `FtlabError` if no token of the batch carries loss.
     """
-    labels = batch["labels"]
-    predicts = torch.zeros_like(labels, dtype=torch.bool)
-    predicts[:, :-1] = labels[:, 1:] != IGNORED
-    targets = labels[:, 1:][predicts[:, :-1]]
+    targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
         raise FtlabError(
-            f"None of the {len(labels)} examples of a batch has a completion token, so it has no "
-            "loss; give each example an answer."
+            f"None of the {len(batch['labels'])} examples of a batch has a completion token, so it "
+            "has no loss; give each example an answer."
         )
+    soft = soft_outputs(model)
+    kept = batch["kept"] + (rows + 1) * soft if soft else batch["kept"]
     # No attention mask: a causal model's tokens never see the padding, which is on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
-    soft = soft_outputs(model)
-    if _keeps_chosen_logits(model):
-        keep = F.pad(predicts, (soft, 0), value=False)
-        losses = _kept_losses(model, inputs, keep, targets)
-    else:
-        losses = _losses(model(**inputs).logits[:, soft:][predicts], targets)
-    return losses, predicts.nonzero()[:, 0]
+    causal_lm = _causal_lm(model)
+    head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return _losses(model(**inputs).logits.flatten(0, 1)[kept], targets), rows
+    at_once = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
+    if len(targets) > at_once:
+        backbone_output = _run_backbone(model, causal_lm, inputs, kept[:0])
+        if backbone_output is not None:
+            return _losses_by_part(causal_lm, backbone_output, kept, targets, at_once), rows
+    with _only_at(head, kept):
+        return _losses(model(**inputs).logits, targets), rows
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -63,23 +65,26 @@ def _causal_lm(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _keeps_chosen_logits(model: nn.Module) -> bool:
-    return "logits_to_keep" in inspect.signature(_causal_lm(model).forward).parameters
+@contextmanager
+def _only_at(head: nn.Module, kept: Tensor) -> Iterator[None]:
+    """Hands the output layer the hidden states of those places alone, (places, width).
 
+    `kept` counts places through all rows. transformers' own `logits_to_keep` takes a mask for as
+    much, and a GPU has to be waited for to count what a mask picks.
+    """
 
-def _kept_losses(model: nn.Module, inputs: dict[str, Any], keep: Tensor, targets: Tensor) -> Tensor:
-    """Losses at the kept positions; `keep` is (rows, virtual tokens + length), boolean."""
-    causal_lm = _causal_lm(model)
-    at_once = max(1, LOGITS_AT_ONCE // int(causal_lm.get_output_embeddings().weight.shape[0]))
-    if len(targets) > at_once:
-        backbone_output = _run_backbone(model, causal_lm, inputs, keep)
-        if backbone_output is not None:
-            return _losses_by_part(causal_lm, backbone_output, keep, targets, at_once)
-    return _losses(model(**inputs, logits_to_keep=keep).logits, targets)
+    def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0].flatten(0, -2).index_select(0, kept), *inputs[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _losses_by_part(
-    causal_lm: Any, backbone_output: ModelOutput, keep: Tensor, targets: Tensor, at_once: int
+    causal_lm: Any, backbone_output: ModelOutput, kept: Tensor, targets: Tensor, at_once: int
 ) -> Tensor:
     """The losses of `at_once` tokens at a time; their logits are computed again backwards."""
 
@@ -88,13 +93,13 @@ def _losses_by_part(
             logits = causal_lm(inputs_embeds=hidden[None], use_cache=False).logits
         return _losses(logits[0], part)
 
-    hidden = backbone_output["last_hidden_state"][keep]
+    hidden = backbone_output["last_hidden_state"].flatten(0, -2).index_select(0, kept)
     parts = zip(hidden.split(at_once), targets.split(at_once), strict=True)
     return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
 
 
 def _run_backbone(
-    model: nn.Module, causal_lm: Any, inputs: dict[str, Any], keep: Tensor
+    model: nn.Module, causal_lm: Any, inputs: dict[str, Any], nowhere: Tensor
 ) -> ModelOutput | None:
     """What the layers below the output layer return; `None` where they cannot be told apart.
 
@@ -105,7 +110,8 @@ def _run_backbone(
     backbone = causal_lm.base_model
     hook = backbone.register_forward_hook(lambda module, given, output: outputs.append(output))
     try:
-        model(**inputs, logits_to_keep=torch.zeros_like(keep))
+        with _only_at(causal_lm.get_output_embeddings(), nowhere):
+            model(**inputs)
     finally:
         hook.remove()
     found = len(outputs) == 1 and isinstance(outputs[0], ModelOutput)

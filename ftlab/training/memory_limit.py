@@ -4,18 +4,17 @@ error of its own and not the kernel's kill of whatever process comes in handy.
 
 from __future__ import annotations
 
-import resource
 import threading
-from pathlib import Path
 
 import torch
 
+from ftlab.devices import CPU
 from ftlab.errors import FtlabError
+from ftlab.system import status_bytes
 from ftlab.units import format_bytes
 
 _NEARLY = 0.95
 _STACK_BYTES = 2**20
-_STATUS = Path("/proc/self/status")
 
 
 def hold_to(limit: int, device: torch.device) -> str:
@@ -36,30 +35,38 @@ def hold_to(limit: int, device: torch.device) -> str:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
         return ""
-    data, resident = _kilobytes("VmData"), _kilobytes("VmRSS")
+    if device.type == "mps":
+        torch.mps.set_per_process_memory_fraction(
+            min(1.0, limit / torch.mps.recommended_max_memory())
+        )
+        return ""
+    data, resident = status_bytes("VmData"), status_bytes("VmRSS")
     if data is None or resident is None:
         return "The memory limit was not held: this system does not say what a process takes."
-    room = limit - resident * 1024
+    room = limit - resident
     if room <= 0:
         raise FtlabError(
             f"The memory limit is {format_bytes(limit)}, and the process takes "
-            f"{format_bytes(resident * 1024)} before a model is loaded; allow more."
+            f"{format_bytes(resident)} before a model is loaded; allow more."
         )
     threading.stack_size(_STACK_BYTES)  # of 8 MB otherwise, all of which count and few are touched
-    _set_soft_limit(data * 1024 + room)
+    _set_soft_limit(data + room)
     return ""
 
 
-def is_met(limit: int, error: BaseException) -> bool:
+def is_met(limit: int, error: BaseException, device_id: str) -> bool:
     """Whether the process has come up to the limit, so that an odd error is likely of its making.
 
     Not every library says why it failed: oneDNN "could not create a primitive". A thread that has
-    no room for its stack is known by its words.
+    no room for its stack is known by its words. On a GPU never: torch's allocator says itself that
+    it met the limit, and the size of the process tells nothing of the card.
     """
+    if device_id != CPU:
+        return False
     if "can't start new thread" in str(error):
         return True
-    peak = _kilobytes("VmHWM")
-    return peak is not None and peak * 1024 >= _NEARLY * limit
+    peak = status_bytes("VmHWM")
+    return peak is not None and peak >= _NEARLY * limit
 
 
 def let_go() -> None:
@@ -69,15 +76,9 @@ def let_go() -> None:
 
 def _set_soft_limit(size: int | None) -> None:
     """The hard limit stays as it was, so that the soft one can be raised again."""
+    import resource  # not on every system; where it is missing, nothing was limited
+
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if size is None or (hard != resource.RLIM_INFINITY and size > hard):
         size = hard
     resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
-
-
-def _kilobytes(key: str) -> int | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)

@@ -1,4 +1,4 @@
-"""What a phase of a run costs: time, memory, and whether the machine was busy with other things."""
+"""What a phase of a run costs: time and memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
 import torch
 
-from ftlab.devices import cpu_count
+from ftlab import nvml
 from ftlab.runs.result import Phase, PhaseMeasure
+from ftlab.system import PROC, reset_peak_size, status_bytes
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,18 @@ class PeakReading:
 
 
 class MemoryMeter(Protocol):
-    """Reads the highest memory use since `start`."""
+    """Reads the highest memory use since `start`, or since `restart`."""
 
     kind: str
 
     def start(self) -> int | None:
         """Frees what can be freed, resets the peak, and returns the bytes in use now."""
+
+    def restart(self) -> PeakReading:
+        """Resets the peak between two steps, and returns what is in use now.
+
+        Unlike `start` it takes nothing from an allocator that the next step would ask for again.
+        """
 
     def read(self) -> PeakReading: ...
 
@@ -54,37 +60,27 @@ class CpuMemoryMeter:
 
     kind = "CPU resident"
 
-    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+    def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
         self._resettable = True
 
     def start(self) -> int | None:
         gc.collect()
         _return_freed_memory()
-        try:
-            (self._proc / "clear_refs").write_text("5")
-        except OSError:
-            self._resettable = False
+        self._resettable = reset_peak_size(self._proc)
         return self.now()
 
+    def restart(self) -> PeakReading:
+        return PeakReading(self.start())
+
     def now(self) -> int | None:
-        return self._status_bytes("VmRSS")
+        return status_bytes("VmRSS", proc=self._proc)
 
     def peak(self) -> int | None:
-        return self._status_bytes("VmHWM") if self._resettable else None
+        return status_bytes("VmHWM", proc=self._proc) if self._resettable else None
 
     def read(self) -> PeakReading:
         return PeakReading(self.peak())
-
-    def _status_bytes(self, key: str) -> int | None:
-        try:
-            lines = (self._proc / "status").read_text().splitlines()
-        except OSError:
-            return None
-        for line in lines:
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
-        return None
 
 
 class CudaMemoryMeter:
@@ -94,11 +90,10 @@ class CudaMemoryMeter:
     phase before it had reserved. `cuda` is torch.cuda, or a fake in tests.
     """
 
-    kind = "CUDA allocated"
-
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
         self._device = device
         self._cuda = cuda
+        self.kind = "ROCm allocated" if torch.version.hip else "CUDA allocated"
 
     def start(self) -> int | None:
         gc.collect()
@@ -106,6 +101,12 @@ class CudaMemoryMeter:
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats(self._device)
         return self.now()
+
+    def restart(self) -> PeakReading:
+        gc.collect()
+        self._cuda.synchronize(self._device)
+        self._cuda.reset_peak_memory_stats(self._device)
+        return PeakReading(self.now(), int(self._cuda.memory_reserved(self._device)))
 
     def now(self) -> int | None:
         return int(self._cuda.memory_allocated(self._device))
@@ -122,24 +123,67 @@ class CudaMemoryMeter:
         )
 
 
+class MpsMemoryMeter:
+    """Bytes of an Apple GPU, as torch counts them; it keeps no peak, so each look may raise ours.
+
+    `read` and `now` are called at the end of every step. What a step takes and gives back in
+    between is seen only in what the driver has handed out, which torch keeps: `reserved`.
+    """
+
+    kind = "MPS allocated"
+
+    def __init__(self, mps: Any = torch.mps) -> None:
+        self._mps = mps
+        self._highest = self._most_reserved = 0
+
+    def start(self) -> int | None:
+        gc.collect()
+        self._mps.synchronize()
+        self._mps.empty_cache()
+        return self.restart().peak
+
+    def restart(self) -> PeakReading:
+        self._highest = self._most_reserved = 0
+        self._look()
+        return PeakReading(self._highest, self._most_reserved)
+
+    def now(self) -> int | None:
+        self._look()
+        return int(self._mps.current_allocated_memory())
+
+    def peak(self) -> int | None:
+        self._look()
+        return self._highest
+
+    def read(self) -> PeakReading:
+        self._mps.synchronize()
+        self._look()
+        return PeakReading(self._highest, self._most_reserved)
+
+    def _look(self) -> None:
+        self._highest = max(self._highest, int(self._mps.current_allocated_memory()))
+        self._most_reserved = max(self._most_reserved, int(self._mps.driver_allocated_memory()))
+
+
 def memory_meter(device: torch.device) -> MemoryMeter:
-    return CudaMemoryMeter(device) if device.type == "cuda" else CpuMemoryMeter()
+    if device.type == "cuda":
+        return CudaMemoryMeter(device)
+    return MpsMemoryMeter() if device.type == "mps" else CpuMemoryMeter()
 
 
 def nvml_process_bytes(cuda: Any, device: torch.device) -> int | None:
     """What the driver counts for this process now, context included; often not to be had."""
-    try:
-        import pynvml
+    uuid = device_uuid(cuda, device)
+    own = (process for process in nvml.processes(uuid) if process.pid == os.getpid())
+    return next((process.bytes for process in own if process.bytes), None)
 
-        pynvml.nvmlInit()
-        uuid = f"GPU-{cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return int(process.usedGpuMemory)
-    except Exception:  # MIG, WDDM, containers and old drivers each refuse in their own way
-        return None
-    return None
+
+def device_uuid(cuda: Any, device: torch.device) -> str:
+    """The card's UUID as NVML writes it; "" where torch does not say."""
+    uuid = str(getattr(cuda.get_device_properties(device), "uuid", ""))
+    if not uuid or uuid.startswith(("GPU-", "MIG-")):
+        return uuid
+    return f"GPU-{uuid}"
 
 
 def _return_freed_memory() -> None:
@@ -160,28 +204,30 @@ class PhaseMeter:
     current: str = ""
     _parts: list[PeakReading] = field(default_factory=list)  # of this phase, up to each pause
     _paused_seconds: float = 0.0
-    _left_behind: int = 0  # bytes that pauses have left in use
+    _left_behind: PeakReading = PeakReading(0, 0)  # bytes that pauses have left in use
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
-        """Times the block and takes its memory peak, also when it raises."""
+        """Times the block and takes its memory peak, also when it raises.
+
+        A device whose kernel failed raises that error again at every question; then the peak is
+        not known, and the block's own error is the one that goes on.
+        """
         self.current = phase
         self.report({"event": "phase", "phase": phase})
-        self._parts, self._paused_seconds, self._left_behind = [], 0.0, 0
+        self._parts, self._paused_seconds, self._left_behind = [], 0.0, PeakReading(0, 0)
         start_bytes = self.memory.start()
         began = time.perf_counter()
         try:
             yield
-        finally:
-            reading = self._reading()
-            parts = [*self._parts, reading]
-            self.phases[phase] = PhaseMeasure(
-                seconds=time.perf_counter() - began - self._paused_seconds,
-                start_bytes=start_bytes,
-                peak_bytes=_highest(part.peak for part in parts),
-                reserved_bytes=_highest(part.reserved for part in parts),
-                process_bytes=reading.process,
-            )
+        except BaseException:
+            try:
+                reading = self._reading()
+            except Exception:
+                reading = PeakReading(None)
+            self._keep(phase, began, start_bytes, reading)
+            raise
+        self._keep(phase, began, start_bytes, self._reading())
 
     @property
     def peak_so_far(self) -> int | None:
@@ -193,27 +239,53 @@ class PhaseMeter:
         """Keeps the block out of the phase that is being measured: its time and its memory.
 
         What the block leaves in use (buffers that a library keeps for shapes it has met, say) is
-        taken off the peaks that come after it.
+        taken off the peaks that come after it. A GPU's cache is left as it is: if it were emptied,
+        the next timed step would have to ask the driver for all of its memory again.
         """
         began = time.perf_counter()
         self._parts.append(self._reading())
-        before = self.memory.start()
+        before = self.memory.restart()
         try:
             yield
         finally:
-            after = self.memory.start()
-            if before is not None and after is not None:
-                self._left_behind += max(0, after - before)
+            with suppress(RuntimeError):  # of a device past answering; the next step says so
+                after = self.memory.restart()
+                self._left_behind = PeakReading(
+                    _added(self._left_behind.peak, before.peak, after.peak),
+                    _added(self._left_behind.reserved, before.reserved, after.reserved),
+                )
             self._paused_seconds += time.perf_counter() - began
 
-    def _reading(self) -> PeakReading:
-        """The reading without what pauses have left behind."""
-        reading = self.memory.read()
-        return PeakReading(
-            None if reading.peak is None else reading.peak - self._left_behind,
-            None if reading.reserved is None else reading.reserved - self._left_behind,
-            reading.process,
+    def _keep(
+        self, phase: Phase, began: float, start_bytes: int | None, reading: PeakReading
+    ) -> None:
+        parts = [*self._parts, reading]
+        self.phases[phase] = PhaseMeasure(
+            seconds=time.perf_counter() - began - self._paused_seconds,
+            start_bytes=start_bytes,
+            peak_bytes=_highest(part.peak for part in parts),
+            reserved_bytes=_highest(part.reserved for part in parts),
+            process_bytes=reading.process,
         )
+
+    def _reading(self) -> PeakReading:
+        """The reading without what pauses have left behind.
+
+        Steps may well use what a pause left reserved; they reserve as much as is allocated at
+        least.
+        """
+        reading, left = self.memory.read(), self._left_behind
+        peak = None if reading.peak is None else reading.peak - (left.peak or 0)
+        reserved = None if reading.reserved is None else reading.reserved - (left.reserved or 0)
+        if reserved is not None and peak is not None:
+            reserved = max(reserved, peak)
+        return PeakReading(peak, reserved, reading.process)
+
+
+def _added(so_far: int | None, before: int | None, after: int | None) -> int:
+    """Bytes left behind so far, and what the last pause left; where nothing is known, none."""
+    grown = 0 if before is None or after is None else max(0, after - before)
+    return (so_far or 0) + grown
 
 
 def _highest(values: Iterable[int | None]) -> int | None:
@@ -221,36 +293,3 @@ def _highest(values: Iterable[int | None]) -> int | None:
     known = list(values)
     numbers = [value for value in known if value is not None]
     return max(numbers) if len(numbers) == len(known) else None
-
-
-DISTURBED_ABOVE = 0.15
-"""Share of the machine's cores that others may use during training before a run is marked."""
-
-
-class LoadMeter:
-    """How busy the machine was with other things while this process worked."""
-
-    def __init__(self) -> None:
-        self._wall = time.perf_counter()
-        self._own = time.process_time()
-        self._all = _busy_seconds()
-
-    def read(self) -> tuple[float, float]:
-        """`(own, others)`: shares of the cores it may use, of this process and of others."""
-        wall = (time.perf_counter() - self._wall) * cpu_count()
-        own = time.process_time() - self._own
-        busy = _busy_seconds() - self._all
-        return own / wall, max(0.0, busy - own) / wall
-
-
-def _busy_seconds() -> float:
-    """Busy time of the cores that this process may use, whoever used them."""
-    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
-    cores = psutil.cpu_times(percpu=True)
-    chosen = cores if allowed is None else [cores[i] for i in allowed if i < len(cores)]
-    return sum(_busy(times) for times in chosen)
-
-
-def _busy(times: Any) -> float:
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time holds guest time

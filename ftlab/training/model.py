@@ -11,7 +11,8 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.errors import FtlabError
+from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old
+from ftlab.errors import FtlabError, one_line
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.shape import ModelShape, shape_from
@@ -46,6 +47,7 @@ def apply_method(
         method.select_trainable(base, values)
         if gradient_checkpointing and not method.ships_whole_model:
             base.enable_input_require_grads()
+        _hold_learning_weights_in_fp32(base)
         return base
     # No prepare_model_for_kbit_training: it turns a 4-bit base's embeddings and norms to fp32, but
     # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation. On a
@@ -62,7 +64,20 @@ def apply_method(
         config.tokenizer_name_or_path = base.name_or_path  # what is saved names no path
     if policy != "fp32":
         compute_adapters_in_low_precision(model)
+    if adapters_in_fp32:
+        _hold_learning_weights_in_fp32(model)
     return model
+
+
+def _hold_learning_weights_in_fp32(model: nn.Module) -> None:
+    """Turns every weight that learns and is in fp16 to fp32.
+
+    A gradient scaler refuses to unscale gradients in fp16. PEFT turns its own matrices to fp32, but
+    not the layers of the model that some methods copy (layer-norm tuning).
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype is torch.float16:
+            parameter.data = parameter.data.float()
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
@@ -161,12 +176,29 @@ def _short(dtype: str) -> str:
 
 
 def torch_device(device_id: str) -> torch.device:
-    """torch's device; the worker sees only its own GPU, as number 0."""
-    if device_id == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    """torch's device; the worker sees only its own GPU, as number 0.
+
+    Raises `FtlabError` that says why torch cannot use it, and what to do.
+    """
+    if device_id == CPU:
+        return torch.device(CPU)
+    kind = kind_of(device_id)
+    usable = torch.backends.mps.is_available() if kind == MPS else torch.cuda.is_available()
+    if not usable:
+        why = why_driver_is_too_old() or _why_unusable(kind)
         raise FtlabError(
-            f"The device {device_id} is not usable by torch {torch.__version__} here; "
-            "install a CUDA build of torch, or choose the device cpu."
+            f"The device {device_id} is not usable by torch {torch.__version__} here: {why} "
+            "Or choose the device cpu."
         )
-    return torch.device("cuda", 0)
+    return torch.device(MPS) if kind == MPS else torch.device("cuda", 0)
+
+
+def _why_unusable(kind: str) -> str:
+    """What torch itself says of it, in a sentence."""
+    if kind != MPS and not (torch.version.cuda or torch.version.hip):
+        return "this build of torch is for the CPU; install one for CUDA (see pytorch.org)."
+    try:
+        getattr(torch, kind).init() if kind != MPS else torch.zeros(1, device=MPS)
+    except Exception as error:
+        return f"{one_line(error)[:200].rstrip('.')}."
+    return "the driver shows no device; see what `nvidia-smi` (AMD: `rocm-smi`) says of it."

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import torch
+
 from ftlab.devices import free_bytes, resolve_device
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.cards import CONTEXT_BYTES
@@ -19,6 +21,7 @@ from ftlab.prediction.source import CONFIG_FILE
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec
 from ftlab.tasks.order import BatchSize
+from ftlab.training.card_memory import CardMemory, card_memory
 from ftlab.units import format_bytes
 
 
@@ -31,7 +34,7 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
     if longest is None or spec.variant is None:
         return result
     try:
-        found = predict(_question(spec, longest))
+        found = predict(question_of(spec, longest))
     except Exception:
         traceback.print_exc()  # to the run's log; the run is as good without
         return result
@@ -44,9 +47,11 @@ def with_remedies(
 ) -> RunResult:
     """The result of a run that ran out of memory, saying when, at what size, and what would fit.
 
-    To be called when the model is gone; never raises.
+    On a GPU it says as well what others hold of the card. To be called when the model is gone;
+    never raises.
     """
     gc.collect()
+    memory = _card_memory(spec)
     measures = result.measures
     where = f" in the {phase} phase" if phase else ""
     if phase == "train" and measures.steps_done is not None:
@@ -57,26 +62,46 @@ def with_remedies(
     advice = ""
     if phase == "train" and longest is not None:
         try:
-            advice = _predicted(spec, longest, measures.before_model_bytes)
+            advice = _predicted(spec, longest, measures.before_model_bytes, memory)
         except Exception:
             traceback.print_exc()
     advice = advice or remedies(spec, phase)
-    return replace(result, reason=f"Out of memory{where}{size}{limit}. {advice}")
+    others = f" {memory.sentence}" if memory is not None and memory.sentence else ""
+    kept = _KEPT if phase == "evaluate" and spec.variant is not None else ""
+    return replace(result, reason=f"Out of memory{where}{size}{limit}.{others} {advice}{kept}")
 
 
-def _predicted(spec: RunSpec, longest: BatchSize, before_model: int | None) -> str:
+_KEPT = " What it trained was saved before, and can be exported."
+
+
+def _card_memory(spec: RunSpec) -> CardMemory | None:
+    """Of the run's GPU, once torch has given back what it keeps; `None` on other devices."""
+    if not resolve_device(spec.device).is_cuda:
+        return None
+    try:
+        torch.cuda.empty_cache()
+        return card_memory(torch.device("cuda", 0))
+    except Exception:  # a device past answering; the run's own error says more
+        traceback.print_exc()
+        return None
+
+
+def _predicted(
+    spec: RunSpec, longest: BatchSize, before_model: int | None, memory: CardMemory | None
+) -> str:
     device = resolve_device(spec.device)
-    if device.is_cuda:
-        room = device.memory_bytes - CONTEXT_BYTES
+    if device.is_gpu:
+        room = device.memory_bytes - CONTEXT_BYTES if memory is None else memory.room
         room = min(room, spec.memory_limit) if spec.memory_limit else room
     elif spec.memory_limit:
         room = spec.memory_limit - (before_model or 0)
     else:
         room = free_bytes(device) or 0
-    return predicted_remedies(_question(spec, longest), room, _ask)
+    return predicted_remedies(question_of(spec, longest), room, _ask)
 
 
-def _question(spec: RunSpec, longest: BatchSize) -> Question:
+def question_of(spec: RunSpec, longest: BatchSize) -> Question:
+    """What is asked of the predictor for the run's longest batch."""
     assert spec.variant is not None
     config = json.loads((resolve_model(spec.model).folder / CONFIG_FILE).read_text("utf-8"))
     return run_question(

@@ -15,7 +15,7 @@ from ftlab.models.generation import generation_inputs, greedy_config
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
-from ftlab.training.data import IGNORED, Batch
+from ftlab.training.data import IGNORED, Batch, make_batch
 
 CPU = torch.device("cpu")
 END, START = "<|end|>", "<|start|>"
@@ -82,7 +82,7 @@ def fixed_batch() -> Batch:
     ids = torch.cat([prompts, answers], dim=1)
     labels = ids.clone()
     labels[:, :_PROMPT] = IGNORED
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return make_batch(ids, torch.ones_like(ids), labels)
 
 
 def fixed_prompts() -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ def train_tiny(
                 if parameter.grad is not None
             }
         optimizer.step()
-        after_optimizer_step(model, step)
+        after_optimizer_step(model, step, lambda: False)
     with torch.no_grad():
         losses.append(_finite(completion_losses(model, batch)[0].mean(), steps))
     model.zero_grad()

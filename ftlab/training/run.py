@@ -25,7 +25,7 @@ from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.resume import Earlier
-from ftlab.runs.spec import EVAL_SPLITS, RunSpec
+from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, RunSpec
 from ftlab.tasks import general_text
 from ftlab.tasks.encoding import encode
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
@@ -33,12 +33,22 @@ from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import load as load_task
 from ftlab.training.anatomy import measure_anatomy
 from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.card_memory import card_memory, check_room
 from ftlab.training.curve import CurvePoints, curve_examples
 from ftlab.training.data import OrderedExamples, collate
+from ftlab.training.disturbance import (
+    FEWEST_STEPS,
+    CardWatch,
+    Disturbance,
+    LoadMeter,
+    slowdown_of,
+)
 from ftlab.training.environment import describe_environment
 from ftlab.training.evaluation import as_passages, evaluate
+from ftlab.training.first_pass import first_pass
 from ftlab.training.keeping import KeptPeak, higher, keep_training, steps_of
-from ftlab.training.meters import DISTURBED_ABOVE, LoadMeter, PhaseMeter, memory_meter
+from ftlab.training.kept_rates import KeptRates, same_step
+from ftlab.training.meters import PhaseMeter, memory_meter
 from ftlab.training.model import (
     apply_method,
     count_parameters,
@@ -48,9 +58,17 @@ from ftlab.training.model import (
     shipped_bytes,
     torch_device,
 )
+from ftlab.training.notes import notes_on_settings
 from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
 from ftlab.training.tracking import CarefulTracker, make_trackers
-from ftlab.training.trainer import StepMeter, effective_warmup, is_astray, train, training_arguments
+from ftlab.training.trainer import (
+    FairTrainer,
+    StepMeter,
+    is_astray,
+    synchronise,
+    train,
+    training_arguments,
+)
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -115,7 +133,7 @@ def _execute(
     # Everything that is no model comes first, so that "before the model" holds it.
     source = resolve_model(spec.model, say=print)
     if spec.variant is not None:
-        found = unfit(spec.variant, shape_of_model(spec.model), spec.settings)
+        found = unfit(spec.variant, shape_of_model(spec.model), spec.settings, spec.device)
         if found:  # a model that was not here when the run was queued
             found.refuse()
     if source.reference.kind == "bundled":
@@ -156,6 +174,8 @@ def _execute(
     )
     before_model = meter.memory.start()
     record.set(before_model_bytes=before_model)
+    if device.type == "cuda":
+        check_room(spec, card_memory(device))
     with meter.measure("load"):
         learns = spec.variant is not None and not spec.variant.spec.is_adapter
         model: Any = load_base_model(
@@ -181,6 +201,7 @@ def _execute(
             lambda: measured_on(curve_examples(held_out), progress=lambda done, total: None),
             meter,
             report,
+            device,
         )
         if spec.settings.eval_every and record.earlier is None:
             report_untouched(spec, directory.path.parent, curve_examples(held_out), report)
@@ -189,7 +210,9 @@ def _execute(
             directory.checkpoints if checkpoint_interval(spec.settings) else scratch,
             points.after_step,
         )  # fmt: skip
+        unsaved = _save(spec, record, model, tokenizer, directory, initial)
     else:
+        unsaved = None
         record.set(total_params=count_parameters(model)[1], trainable_params=0)
 
     with meter.measure("evaluate"):
@@ -200,8 +223,14 @@ def _execute(
             ),
             passages=passages if spec.settings.eval_answers else (),
         )
+    if evaluation.batch < EVALUATION_BATCH:
+        record.note(
+            f"Scoring ran out of memory with {EVALUATION_BATCH} examples at once, and went on with "
+            f"{evaluation.batch}."
+        )
     start = record.measures.train_loss_first
     if start is not None and is_astray(evaluation.loss, start):
+        shutil.rmtree(directory.adapter, ignore_errors=True)
         raise Diverged(
             f"The held-out loss after the last step is {evaluation.loss:.2f}, that of the first "
             f"training step was {start:.2f} (learning rate {spec.learning_rate:g}); "
@@ -224,13 +253,35 @@ def _execute(
     for sentence in quality.notes:
         record.note(sentence)
     write_json_lines(directory.samples_file, quality.rows)
-    if spec.variant is not None:
-        with meter.measure("save"):
+    if unsaved is not None:
+        meter.current = "save"
+        raise unsaved
+
+
+def _save(
+    spec: RunSpec,
+    record: RunRecord,
+    model: Any,
+    tokenizer: Any,
+    directory: RunDirectory,
+    initial: Path | None,
+) -> Exception | None:
+    """Saves what was trained, before it is scored: an error there takes no training with it.
+
+    An error here is given back, not raised: the trained model is still there to be scored.
+    """
+    assert record.meter is not None
+    assert spec.variant is not None
+    try:
+        with record.meter.measure("save"):
             save_result(model, spec.variant, tokenizer, directory.adapter, initial)
-        record.set(
-            adapter_bytes=shipped_bytes(directory.adapter),
-            adapter_dtype=saved_dtype(directory.adapter),
-        )
+    except Exception as error:
+        return error
+    record.set(
+        adapter_bytes=shipped_bytes(directory.adapter),
+        adapter_dtype=saved_dtype(directory.adapter),
+    )
+    return None
 
 
 def _train(
@@ -259,9 +310,24 @@ def _train(
     record.longest, longest = longest_batch(training.formatted, order, settings.batch_size)
     record.environment["order_hash"] = examples.fingerprint()
     load, memory, steps = LoadMeter(), record.meter.memory, StepMeter()
+    card = CardWatch.of(arithmetic.device)
+    batch = collate([training.formatted[index] for index in longest], pad_id)
     if record.earlier is not None:
         steps = steps_of(record.earlier)
         record.note(record.earlier.sentence)
+
+    def before_steps(trainer: FairTrainer) -> None:
+        assert trainer.optimizer is not None
+        began = time.perf_counter()
+        kernel = first_pass(model, trainer.optimizer, batch, arithmetic, settings.max_grad_norm)
+        synchronise(arithmetic.device)
+        record.set(first_pass_seconds=time.perf_counter() - began)
+        record.environment["attention"] = kernel
+
+    def after_each_step(step: int) -> None:
+        card.look()
+        after_step(step)
+
     try:
         with record.meter.measure("train"):
             arguments = training_arguments(
@@ -280,7 +346,8 @@ def _train(
                 ),
                 trackers,
                 steps,
-                after_step,
+                before_steps,
+                after_each_step,
                 keep_training(
                     record.meter,
                     record.measures.before_model_bytes,
@@ -298,9 +365,8 @@ def _train(
             train_loss_last=steps.losses[-1] if steps.losses else None,
         )
         raise
-    own, others = load.read()
+    disturbance = _disturbance(spec, record, steps, load, card)
     assert trainer.optimizer is not None
-    batch = collate([training.formatted[index] for index in longest], pad_id)
     try:
         record.anatomy = measure_anatomy(
             model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
@@ -309,7 +375,6 @@ def _train(
         record.note(f"What the peak was made of could not be measured: {one_line(error)}")
         model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
-    disturbed = arithmetic.device.type == "cpu" and others > DISTURBED_ABOVE
     _record_size(record, model)
     record.set(
         train_seconds=steps.total_seconds,
@@ -320,17 +385,28 @@ def _train(
         padding_share=1 - trainer.real_tokens / trainer.padded_tokens,
         train_loss_first=steps.losses[0],
         train_loss_last=steps.losses[-1],
-        cpu_share=own,
-        other_load=others,
-        disturbed=disturbed,
+        skipped_steps=steps.skipped if arithmetic.needs_grad_scaler else None,
+        cpu_share=disturbance.own,
+        other_load=disturbance.others,
+        slowdown=disturbance.slowdown,
+        disturbed=disturbance.is_disturbed,
     )
-    if disturbed:
-        record.note(
-            f"Disturbed: other processes used {others:.0%} of the cores during training, "
-            "so times are too long."
-        )
-    for sentence in notes_on_settings(spec, arithmetic):
+    record.note(disturbance.sentence)
+    for sentence in notes_on_settings(spec, arithmetic, steps.skipped):
         record.note(sentence)
+
+
+def _disturbance(
+    spec: RunSpec, record: RunRecord, steps: StepMeter, load: LoadMeter, card: CardWatch
+) -> Disturbance:
+    """What went on beside the steps of this process; the rate of a run without is kept."""
+    rates, step = KeptRates(), same_step(spec, record.environment)
+    seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without those before a resume
+    slowdown, by = slowdown_of(seconds, steps.work, steps.waited, rates.rate(step))
+    found = Disturbance(*load.read(), slowdown, by, card.sentence)
+    if not found.is_disturbed and len(seconds) >= FEWEST_STEPS:
+        rates.keep(step, sum(seconds[1:]) / sum(steps.work[1:]))
+    return found
 
 
 def _record_size(record: RunRecord, model: Any) -> None:
@@ -340,7 +416,8 @@ def _record_size(record: RunRecord, model: Any) -> None:
     """
     assert record.meter is not None
     trainable, total = count_parameters(model)
-    own = KeptPeak(record.meter.phases["train"].peak_bytes, record.measures.before_model_bytes)
+    phase = record.meter.phases.get("train")  # missing where the device failed before it began
+    own = KeptPeak(phase.peak_bytes if phase else None, record.measures.before_model_bytes)
     peak = higher(own, record.earlier)
     record.set(
         trainable_params=trainable,
@@ -349,31 +426,3 @@ def _record_size(record: RunRecord, model: Any) -> None:
         peak_memory_bytes=peak.peak_bytes,
         net_peak_memory_bytes=peak.net,
     )
-
-
-def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic) -> list[str]:
-    """Sentences on settings that do less, or other, than their name says."""
-    settings, device = spec.settings, arithmetic.device.type
-    notes = []
-    warmup = effective_warmup(settings)
-    if warmup < settings.warmup_steps:
-        notes.append(
-            f"Warm-up was cut from {settings.warmup_steps} steps to {warmup}, "
-            f"a quarter of the {settings.steps} steps."
-        )
-    if settings.optimizer != "adamw":
-        notes.append("8-bit AdamW keeps 32-bit state for weights of under 4,096 numbers.")
-    if settings.optimizer == "paged_adamw_8bit":
-        notes.append(
-            "The paged optimizer pages nothing on a CPU."
-            if device == "cpu"
-            else "Paged optimizer state lies outside torch's allocator, so the peak leaves it out."
-        )
-    if arithmetic.needs_grad_scaler:
-        notes.append("This GPU has no bf16: products are computed in fp16 with scaled gradients.")
-    if spec.base_precision == "nf4":
-        notes.append(
-            "Only the linear layers of a 4-bit base are quantised, not its embeddings, "
-            "so a small model saves a smaller share of memory than a large one."
-        )
-    return notes

@@ -27,11 +27,13 @@ from transformers import (
 
 from ftlab.errors import Diverged
 from ftlab.methods.variant import Variant
+from ftlab.models.loading import one_sequence_a_row
 from ftlab.runs.checkpoints import Checkpoint
 from ftlab.runs.spec import TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.checkpoint import load_learner, save_learner
 from ftlab.training.data import Batch, OrderedExamples
+from ftlab.training.disturbance import since, waited_seconds
 from ftlab.training.hooks import added_loss, after_optimizer_step, own_optimizer
 from ftlab.training.loss import completion_losses
 from ftlab.training.tracking import PROJECT, CarefulTracker
@@ -81,16 +83,38 @@ class FairTrainer(Trainer):
         resume = keeping.resume
         self.real_tokens = resume.real_tokens if resume else 0
         self.padded_tokens = resume.padded_tokens if resume else 0
-        self.added_loss = resume.added_loss if resume else 0.0
-        """What the method itself has added to the loss of all steps so far."""
+        self._added = resume.added_loss if resume else 0.0
+        self._added_since: list[Tensor] = []  # on the device, which a step does not wait for
+        self._scale_before = 0.0
 
     @property
     def _learner(self) -> nn.Module:
         assert isinstance(self.model, nn.Module)
         return self.model
 
+    @property
+    def added_loss(self) -> float:
+        """What the method itself has added to the loss of all steps so far."""
+        self._added += sum(map(float, self._added_since))
+        self._added_since.clear()
+        return self._added
+
     def after_optimizer_step(self, step: int) -> None:
-        after_optimizer_step(self._learner, step)
+        after_optimizer_step(self._learner, step, self.was_skipped)
+
+    def note_scale(self) -> None:
+        """To be called before a step, for `was_skipped` after it."""
+        scaler = self.accelerator.scaler
+        self._scale_before = 0.0 if scaler is None else float(scaler.get_scale())
+
+    def was_skipped(self) -> bool:
+        """Whether the step's gradients overflowed in fp16, so that it changed no weight.
+
+        The scaler then lowers its scale. accelerate does not hear of it where the optimizer is a
+        fused one, which skips by itself. Waits for the device.
+        """
+        scaler = self.accelerator.scaler
+        return scaler is not None and float(scaler.get_scale()) < self._scale_before
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The method's own optimizer where it has one; else the Trainer's."""
@@ -127,8 +151,8 @@ class FairTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        self.real_tokens += int(inputs["attention_mask"].sum())
-        self.padded_tokens += inputs["attention_mask"].numel()
+        self.real_tokens += inputs["tokens"]
+        self.padded_tokens += inputs["labels"].numel()
         with self._arithmetic.context():
             losses, _ = completion_losses(model, inputs)
         items = losses.numel() if num_items_in_batch is None else num_items_in_batch
@@ -137,17 +161,25 @@ class FairTrainer(Trainer):
         if added is None:
             return loss
         added = added / self.args.gradient_accumulation_steps
-        self.added_loss += float(added.detach())
+        self._added_since.append(added.detach())
         return loss + added
 
 
 @dataclass
 class StepMeter:
-    """Times of the training steps, device synchronised, and their losses."""
+    """Times of the training steps, device synchronised, and their losses.
+
+    `tokens` are real ones, `work` counts padding as well. `waited` are seconds that threads waited
+    for a core (`disturbance.waited_seconds`).
+    """
 
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    work: list[int] = field(default_factory=list)
+    waited: list[float | None] = field(default_factory=list)
+    skipped: int = 0
+    """Steps that changed nothing, because their gradients overflowed in fp16."""
 
     @property
     def total_seconds(self) -> float:
@@ -174,14 +206,18 @@ class MeteringCallback(TrainerCallback):
         meter: StepMeter,
         synchronise: Callable[[], None],
         report: Callable[[dict[str, Any]], None],
+        before_steps: Callable[[FairTrainer], None],
         after_step: Callable[[int], None],
     ) -> None:
         self._meter = meter
+        self._before_steps = before_steps
         self._after_step = after_step
         self._synchronise = synchronise
         self._report = report
         self._began = 0.0
-        self._tokens_before = 0
+        self._tokens_before = self._padded_before = 0
+        self._waited_before: float | None = None
+        self._was_skipped = False
         self._added_before = 0.0
         self.trainer: FairTrainer | None = None
 
@@ -190,11 +226,16 @@ class MeteringCallback(TrainerCallback):
     ) -> None:
         assert self.trainer is not None  # where it is resumed, its counts do not begin at 0
         self._tokens_before = self.trainer.real_tokens
+        self._padded_before = self.trainer.padded_tokens
         self._added_before = self.trainer.added_loss
+        self._before_steps(self.trainer)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        assert self.trainer is not None
+        self.trainer.note_scale()
+        self._waited_before = waited_seconds()
         self._synchronise()
         self._began = time.perf_counter()
 
@@ -211,6 +252,11 @@ class MeteringCallback(TrainerCallback):
         self._synchronise()
         self._meter.seconds.append(time.perf_counter() - self._began)
         self._meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
+        self._meter.work.append(self.trainer.padded_tokens - self._padded_before)
+        self._meter.waited.append(since(self._waited_before, waited_seconds()))
+        self._padded_before = self.trainer.padded_tokens
+        self._was_skipped = self.trainer.was_skipped()
+        self._meter.skipped += self._was_skipped
         self._tokens_before = self.trainer.real_tokens
 
     def on_log(
@@ -229,7 +275,7 @@ class MeteringCallback(TrainerCallback):
         loss, rate = float(logs["loss"]) - added, float(logs["learning_rate"])
         step = state.global_step
         # A gradient scaler finds its scale by overflowing, and skips those steps.
-        norm = 0.0 if args.fp16 else float(logs.get("grad_norm") or 0.0)
+        norm = 0.0 if self._was_skipped else float(logs.get("grad_norm") or 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise Diverged(
@@ -339,18 +385,20 @@ def train(
     report: Callable[[dict[str, Any]], None],
     trackers: Sequence[CarefulTracker] = (),
     meter: StepMeter | None = None,
+    before_steps: Callable[[FairTrainer], None] = lambda trainer: None,
     after_step: Callable[[int], None] = lambda step: None,
     keeping: Keeping | None = None,
 ) -> tuple[FairTrainer, StepMeter]:
     """Runs the steps. Raises `Diverged` if a loss or gradient is no number, or far too high.
 
-    `meter` is filled step by step, so that one's own survives an error. `after_step(step)` is
-    called between the steps, outside of their time.
+    `meter` is filled step by step, so that one's own survives an error. `before_steps(trainer)` is
+    called once the optimizer is made, `after_step(step)` between the steps; neither is part of
+    their time.
     """
     meter = StepMeter() if meter is None else meter
     keeping = Keeping() if keeping is None else keeping
     synchronised = partial(synchronise, arithmetic.device)
-    callback = MeteringCallback(meter, synchronised, report, after_step)
+    callback = MeteringCallback(meter, synchronised, report, before_steps, after_step)
     trainer = FairTrainer(
         variant=variant,
         arithmetic=arithmetic,
@@ -364,9 +412,10 @@ def train(
     callback.trainer = trainer
     try:
         resume = keeping.resume
-        trainer.train(
-            resume_from_checkpoint=f"{arguments.output_dir}/{resume.folder}" if resume else None
-        )
+        with one_sequence_a_row():
+            trainer.train(
+                resume_from_checkpoint=f"{arguments.output_dir}/{resume.folder}" if resume else None
+            )
     finally:
         for tracker in trackers:  # of a run that fails, the Trainer does not say that it ended
             tracker.on_train_end(trainer.args, trainer.state, trainer.control)
@@ -377,3 +426,5 @@ def synchronise(device: torch.device) -> None:
     """Waits until the device has done what was asked of it, so that a clock tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -105,10 +105,12 @@ def _run(
         memory_limit.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        at_limit = spec.memory_limit is not None and memory_limit.is_met(spec.memory_limit, error)
+        at_limit = spec.memory_limit is not None and memory_limit.is_met(
+            spec.memory_limit, error, spec.device
+        )
         result = record.result(*explain(error, phase, at_limit))
     memory_limit.let_go()
-    if result.status == "out_of_memory":
+    if result.status == "out_of_memory" and phase:  # else it says what is missing already
         result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest)
 

@@ -42,17 +42,21 @@ def run(enqueue: Enqueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ru
     return lora
 
 
-def cancel(run: RunDirectory, dispatcher: Dispatcher) -> None:
-    """Cancels it, and looks that nothing is left of its process nor half done on the disk."""
+def cancel(run: RunDirectory, dispatcher: Dispatcher, saved: bool = False) -> None:
+    """Cancels it, and looks that nothing is left of its process nor half done on the disk.
+
+    `saved`: what it trained was saved before, and stays.
+    """
     pid = run.worker()[0]  # type: ignore[index]
     note_cancel(run.path.parent, [run.run_id])
     step_until(dispatcher, lambda: run.result() is not None)
     assert run.status() == "cancelled"
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    assert not run.adapter.exists()
+    assert (run.adapter / "adapter_model.safetensors").exists() == saved
     assert not any(path.exists() for path in run.left_overs())
     assert {path.name for path in run.path.iterdir()} <= {
         "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", ".held",
+        *(["adapter"] if saved else []),
     }  # fmt: skip
 
 
@@ -72,7 +76,7 @@ def test_a_cancel_in_the_midst_of_a_phase_leaves_nothing_behind(
     step_until(dispatcher, (run.path / ".held").exists, seconds=90)
     phases = [event["phase"] for event in run.metrics() if event["event"] == "phase"]
     assert phases[-1] == phase
-    cancel(run, dispatcher)
+    cancel(run, dispatcher, saved=phase == "evaluate")
     assert DeviceTurn("cpu").try_acquire(), "the next run may start"
 
 

@@ -22,6 +22,9 @@ class NoMemory:
     def start(self) -> int | None:
         return None
 
+    def restart(self) -> PeakReading:
+        return PeakReading(None)
+
     def now(self) -> int | None:
         return None
 
@@ -37,7 +40,7 @@ def points_after(every: int, steps: int, draw: bool = False) -> list[dict[str, A
 
     events: list[dict[str, Any]] = []
     meter = PhaseMeter(NoMemory(), lambda event: None)
-    points = CurvePoints(every, steps, evaluate, meter, events.append)
+    points = CurvePoints(every, steps, evaluate, meter, events.append, torch.device("cpu"))
     with meter.measure("train"):
         for step in range(1, steps + 1):
             points.after_step(step)

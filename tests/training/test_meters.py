@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ftlab.runs.result import PhaseMeasure
-from ftlab.training.meters import CpuMemoryMeter, CudaMemoryMeter, LoadMeter, PhaseMeter
+from ftlab.training.disturbance import LoadMeter
+from ftlab.training.meters import CpuMemoryMeter, CudaMemoryMeter, MpsMemoryMeter, PhaseMeter
 
 MEGABYTE = 1_000_000
 
@@ -54,6 +55,7 @@ class FakeCuda:
         self.allocated = self.reserved = 100
         self.peak_allocated = self.peak_reserved = 100
         self.calls: list[str] = []
+        self.fault = ""
 
     def use(self, size: int) -> None:
         self.peak_allocated = max(self.peak_allocated, self.allocated + size)
@@ -62,6 +64,8 @@ class FakeCuda:
 
     def synchronize(self, device: torch.device) -> None:
         self.calls.append("synchronize")
+        if self.fault:
+            raise RuntimeError(self.fault)
 
     def empty_cache(self) -> None:
         self.calls.append("empty_cache")
@@ -73,6 +77,9 @@ class FakeCuda:
 
     def memory_allocated(self, device: torch.device) -> int:
         return self.allocated
+
+    def memory_reserved(self, device: torch.device) -> int:
+        return self.reserved
 
     def max_memory_allocated(self, device: torch.device) -> int:
         return self.peak_allocated
@@ -166,6 +173,63 @@ def test_a_phase_that_fails_in_a_pause_keeps_the_peak_so_far() -> None:
     with pytest.raises(ZeroDivisionError):
         measured_with_pause(meter, fail)
     assert meter.phases["train"].peak_bytes == 100
+
+
+def test_between_two_steps_the_cache_of_a_gpu_is_left_alone() -> None:
+    cuda = FakeCuda()
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+    with meter.measure("train"):
+        cuda.use(400)
+        cuda.calls.clear()
+        with meter.pause():
+            cuda.use(5000)
+        assert "empty_cache" not in cuda.calls, "the next step would ask for its memory again"
+        cuda.use(300)
+    phase = meter.phases["train"]
+    assert (phase.peak_bytes, phase.reserved_bytes) == (500, 500)
+
+
+def test_what_the_pauses_leave_reserved_is_no_peak_of_the_steps() -> None:
+    cuda = FakeCuda()
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+    with meter.measure("train"):
+        cuda.use(400)
+        for _ in range(2):
+            with meter.pause():
+                cuda.use(5000)
+            cuda.use(400)
+    assert meter.phases["train"].reserved_bytes == 500
+
+
+def test_a_device_whose_kernel_failed_keeps_the_error_of_the_step() -> None:
+    cuda = FakeCuda()
+    meter = PhaseMeter(CudaMemoryMeter(torch.device("cuda", 0), cuda), lambda event: None)
+
+    def step() -> None:
+        cuda.fault = "CUDA error: an illegal memory access was encountered"
+        raise RuntimeError(cuda.fault)
+
+    with pytest.raises(RuntimeError, match="illegal memory access"), meter.measure("train"):
+        step()
+    assert meter.phases["train"].peak_bytes is None
+    with pytest.raises(RuntimeError, match="illegal memory access"), meter.measure("save"):
+        pytest.fail("a phase cannot begin on it")
+
+
+def test_an_apple_gpu_has_the_highest_of_what_was_seen() -> None:
+    mps = SimpleNamespace(
+        allocated=100, handed_out=200, synchronize=lambda: None, empty_cache=lambda: None
+    )
+    mps.current_allocated_memory = lambda: mps.allocated
+    mps.driver_allocated_memory = lambda: mps.handed_out
+    meter = MpsMemoryMeter(mps)
+    assert meter.start() == 100
+    mps.allocated, mps.handed_out = 700, 900
+    assert meter.now() == 700
+    mps.allocated = 300
+    reading = meter.read()
+    assert (reading.peak, reading.reserved) == (700, 900)
+    assert meter.restart().peak == 300
 
 
 def test_the_load_meter_counts_this_process_as_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,8 @@ def test_a_base_that_was_written_into_is_found_out(
 ) -> None:
     really = probe_training.after_optimizer_step
 
-    def spoil(model: nn.Module, step: int) -> None:
-        really(model, step)
+    def spoil(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
+        really(model, step, skipped)
         with torch.no_grad():
             next(iter(model.parameters()))[0, 0] += 1e-6
 

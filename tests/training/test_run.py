@@ -17,37 +17,14 @@ from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.trained_weights import put_trained_weights
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.result import PHASES, RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.result import PHASES
 from ftlab.runs.sweep import plan_sweep
 from ftlab.tasks.general_text import PASSAGES
-from ftlab.tasks.reference import parse_task
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord, execute
+from tests.training.one_run import do, request
 
 IDS = torch.arange(2, 34).view(2, 16)
-
-
-def request(model: Path, task_file: Path, *variants: str, **settings: Any) -> SweepRequest:
-    defaults: dict[str, Any] = {"steps": 3, "batch_size": 4, "eval_examples": 3, "max_length": 128}
-    return SweepRequest(
-        model=str(model),
-        task=parse_task(str(task_file)),
-        variants=tuple(parse_variant(text) for text in variants),
-        settings=TrainingSettings(**(defaults | settings)),
-        dtype_policy="fp32",
-        device="cpu",
-    )
-
-
-def do(spec: RunSpec, folder: Path) -> RunResult:
-    directory = RunDirectory(folder / spec.run_id)
-    directory.write_spec(spec)
-    record = RunRecord()
-    execute(spec, directory, record, lambda event: None)
-    result = record.result("done")
-    directory.write_result(result)
-    return result
 
 
 WAYS = (*CORE, "last_layers:layers=1", "pissa", "adalora")

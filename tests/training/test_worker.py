@@ -65,7 +65,7 @@ def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
     events = queued.metrics()
     assert events[0]["event"] == "start"
     assert [e["phase"] for e in events if e["event"] == "phase"] == [
-        "load", "train", "evaluate", "save",
+        "load", "train", "save", "evaluate",
     ]  # fmt: skip
     steps = [event for event in events if event["event"] == "step"]
     assert [event["step"] for event in steps] == [1, 2]

@@ -77,7 +77,7 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
         parts.append(f"{', '.join(lost)}: left out of every comparison.")
     if (rows["disturbed"] == True).any():  # noqa: E712 (the column also holds None)
         parts.append(
-            f"{DISTURBED} disturbed: other processes used the cores, so times are too long."
+            f"{DISTURBED} disturbed: other work made training slower, so times are too long."
         )
     if (rows["score_gain_high"] < 0).any():
         parts.append(

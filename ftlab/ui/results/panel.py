@@ -116,6 +116,8 @@ def _numbers(result: RunResult) -> str:
     metric = str(result.environment.get("metric") or "Score")
     share = m.trainable_params / m.total_params if m.trainable_params and m.total_params else None
     steps = f"first step {seconds(m.first_step_seconds)}, then {seconds(m.step_seconds)} a step"
+    if m.first_pass_seconds is not None:
+        steps += f"; an untimed pass before them took {seconds(m.first_pass_seconds)}"
     tokens = (
         f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
     )

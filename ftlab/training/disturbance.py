@@ -1,0 +1,215 @@
+"""Whether other work on the machine made a training slower, and what other work there was.
+
+A busy neighbour alone is no disturbance, and a quiet page beside a run may be one: what counts is
+the time that it cost. A training is held against its own quiet steps, against what the same step
+took on this machine before, and against the time that its threads waited for a core.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from ftlab import nvml
+from ftlab.devices import cpu_count
+from ftlab.system import read_proc
+from ftlab.training.meters import device_uuid
+
+SLOWER = 1.10
+"""A training that takes so many times as long as it should is disturbed."""
+
+FEWEST_STEPS = 8  # to tell quiet steps from others
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is recorded of a training's surroundings.
+
+    `own` and `others` are shares of the cores that this process may use. `slowdown` is how many
+    times as long the training took as it should have, by the estimate that shows most; `by` says
+    which that is. `card` is what else went on on a GPU, in a sentence; "" where nothing did.
+    """
+
+    own: float
+    others: float
+    slowdown: float | None = None
+    by: str = ""
+    card: str = ""
+
+    @property
+    def is_disturbed(self) -> bool:
+        return bool(self.card) or (self.slowdown is not None and self.slowdown > SLOWER)
+
+    @property
+    def sentence(self) -> str:
+        """For the notes of a disturbed run; "" for one that is not."""
+        if not self.is_disturbed:
+            return ""
+        parts = []
+        if self.slowdown is not None and self.slowdown > SLOWER:
+            parts.append(
+                f"training took {self.slowdown:.2f} times as long as {self.by} "
+                f"(other processes used {self.others:.0%} of the cores)"
+            )
+        if self.card:
+            parts.append(self.card)
+        return f"Disturbed: {'; '.join(parts)}. Times are too long."
+
+
+def slowdown_of(
+    seconds: Sequence[float],
+    work: Sequence[int],
+    waited: Sequence[float | None],
+    kept_rate: float | None,
+) -> tuple[float | None, str]:
+    """How many times as long the steps took as they should have, and by which estimate.
+
+    Of each step: `seconds`, `work` (tokens with padding), and the seconds that the process's
+    threads waited for a core (`None` where the kernel does not count). `kept_rate` is seconds a
+    token of the same step on this machine before. The first step is left out. `(None, "")` where
+    nothing can be said.
+    """
+    seconds, work, waited = seconds[1:], work[1:], waited[1:]
+    if not seconds:
+        return None, ""
+    total = sum(seconds)
+    found: list[tuple[float, str]] = []
+    if len(seconds) >= FEWEST_STEPS:
+        found.append((total / _as_quiet(seconds, work), "its own quiet steps say"))
+    if kept_rate is not None:
+        found.append((total / (kept_rate * sum(work)), "the same steps took here before"))
+    known = [value for value in waited if value is not None]
+    if len(known) == len(seconds):
+        computed = total - min(sum(known), 0.9 * total)
+        found.append((total / computed, "it would have without waiting for cores"))
+    return max(found, default=(None, ""), key=lambda one: one[0] or 0.0)
+
+
+def _as_quiet(seconds: Sequence[float], work: Sequence[int]) -> float:
+    """What all steps would have taken had each been as quick as the quieter half of them.
+
+    A line through the steps, seconds against work, fitted once more to the half that lies lowest.
+    """
+    y, x = np.asarray(seconds, dtype=float), np.asarray(work, dtype=float)
+    design = np.stack([np.ones_like(x), x], axis=1)
+    quiet = np.ones(len(y), dtype=bool)
+    expected = y
+    for _ in range(3):
+        line, *_ = np.linalg.lstsq(design[quiet], y[quiet], rcond=None)
+        expected = design @ line
+        quiet = y - expected <= np.median(y - expected)
+    return float(np.maximum(expected, y.min()).sum())
+
+
+class LoadMeter:
+    """How busy the machine was with other things while this process worked."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._own = time.process_time()
+        self._all = _busy_seconds()
+
+    def read(self) -> tuple[float, float]:
+        """`(own, others)`: shares of the cores it may use, of this process and of others."""
+        wall = (time.perf_counter() - self._wall) * cpu_count()
+        own = time.process_time() - self._own
+        busy = _busy_seconds() - self._all
+        return own / wall, max(0.0, busy - own) / wall
+
+
+def waited_seconds() -> float | None:
+    """Seconds that this process's threads were ready to run and had no core, so far.
+
+    The longest of any thread: those of one product wait for each other. `None` where the kernel
+    does not count (Linux does, in /proc/PID/task/TID/schedstat).
+    """
+    try:
+        threads = os.listdir("/proc/self/task")
+    except OSError:
+        return None
+    longest: float | None = None
+    for thread in threads:
+        words = (read_proc(f"self/task/{thread}/schedstat") or "").split()
+        if len(words) == 3:
+            longest = max(longest or 0.0, int(words[1]) / 1e9)
+    return longest
+
+
+def since(before: float | None, now: float | None) -> float | None:
+    """What was added; `None` where either is not known."""
+    return None if before is None or now is None else max(0.0, now - before)
+
+
+class CardWatch:
+    """Looks between the steps at what else a GPU does; of other devices there is nothing to see."""
+
+    def __init__(
+        self, uuid: str, driver: Any = nvml, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._uuid, self._driver, self._clock = uuid, driver, clock
+        self._last = -_SECONDS_BETWEEN_LOOKS
+        self._others: set[int] = set()
+        self._slowed = ""
+        self._looks = self._slowed_looks = 0
+
+    @classmethod
+    def of(cls, device: torch.device) -> CardWatch:
+        return cls(device_uuid(torch.cuda, device) if device.type == "cuda" else "")
+
+    def look(self) -> None:
+        """Twice a second at most, so that it may be called after every step."""
+        if not self._uuid or self._clock() - self._last < _SECONDS_BETWEEN_LOOKS:
+            return
+        self._last = self._clock()
+        self._looks += 1
+        self._others |= self._other_processes()
+        why = self._driver.why_slowed(self._uuid)
+        if why:
+            self._slowed, self._slowed_looks = why, self._slowed_looks + 1
+
+    @property
+    def sentence(self) -> str:
+        """What was seen, without a full stop; "" for nothing."""
+        parts = []
+        if self._others:
+            count = len(self._others)
+            who = ", ".join(map(str, sorted(self._others)[:3]))
+            parts.append(
+                f"{count} other process{'es' if count > 1 else ''} computed on the card "
+                f"({who}{', …' if count > 3 else ''})"
+            )
+        if self._slowed:
+            share = self._slowed_looks / self._looks
+            parts.append(
+                f"the card lowered its clocks in {share:.0%} of the looks at it because "
+                f"{self._slowed}"
+            )
+        return "; ".join(parts)
+
+    def _other_processes(self) -> set[int]:
+        """Without this one, which a container may know by another number: then one is ours."""
+        found = {process.pid for process in self._driver.processes(self._uuid)}
+        if os.getpid() in found:
+            return found - {os.getpid()}
+        return set(sorted(found)[:-1])
+
+
+def _busy_seconds() -> float:
+    """Busy time of the cores that this process may use, whoever used them."""
+    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+    cores = psutil.cpu_times(percpu=True)
+    chosen = cores if allowed is None else [cores[i] for i in allowed if i < len(cores)]
+    return sum(_busy(times) for times in chosen)
+
+
+def _busy(times: Any) -> float:
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time holds guest time

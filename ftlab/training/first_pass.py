@@ -1,0 +1,134 @@
+"""The pass before the timed steps: whatever a device does only once is done in it.
+
+A GPU loads each kernel when it is first called and asks the driver for its first memory; a CPU lays
+out weights for the shapes that it meets. On the first step that would count as time of the method.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.data import Batch, on_device
+from ftlab.training.hooks import added_loss
+from ftlab.training.loss import completion_losses
+
+_KERNELS = {
+    "CausalAttentionBackward": "ftlab (CPU)",
+    "ScaledDotProductFlashAttentionBackward0": "flash",
+    "ScaledDotProductCudnnAttentionBackward0": "cuDNN",
+    "ScaledDotProductEfficientAttentionBackward0": "memory-efficient",
+    "ScaledDotProductFlashAttentionForCpuBackward0": "flash (CPU)",
+    "ScaledDotProductFusedAttentionOverrideableBackward0": "fused",
+    "ScaledDotProductAttentionMathForMpsBackward0": "math (MPS)",
+    "SafeSoftmaxBackward0": "math",
+}
+"""Attention kernels by torch's name of their backward pass. "math" is torch's attention as single
+products, which holds every score."""
+
+_SOFTMAX = "SoftmaxBackward0"  # transformers' own attention, and routers
+
+_SCRATCH = 1 << 14  # numbers; 8-bit optimizers keep 32 bits for fewer than 4,096
+
+
+def first_pass(
+    model: nn.Module, optimizer: Optimizer, batch: Batch, arithmetic: Arithmetic, clip: float
+) -> str:
+    """One forward and backward pass over the batch, and a step of the optimizer beside the model.
+
+    Weights, optimizer state and random numbers are afterwards what they were; gradients are
+    dropped. Returns the attention kernel that was used, as `attention_kernel` names it.
+    """
+    device = arithmetic.device
+    model.train()
+    with same_random_numbers(device):
+        with arithmetic.context():
+            losses, _ = completion_losses(model, on_device(batch, device))
+        loss, added = losses.mean(), added_loss(model)
+        kernel = attention_kernel(loss)
+        (loss if added is None else loss + added).backward()
+        if clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        model.zero_grad(set_to_none=True)
+        step_beside(optimizer)
+    return kernel
+
+
+def attention_kernel(loss: Tensor) -> str:
+    """The attention kernels that a loss was computed with, read off its graph: "flash".
+
+    Several are named together, as in "flash, math"; "" where no attention is in the graph.
+    """
+    names = _names_in_graph(loss)
+    found = {label for name, label in _KERNELS.items() if name in names}
+    if not found and _SOFTMAX in names:
+        return "eager"
+    return ", ".join(sorted(found))
+
+
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Has the code after the block draw the random numbers that it would have drawn without it."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    module: Any = getattr(torch, device.type, None)
+    own = module.get_rng_state() if device.type in ("cuda", "mps") else None
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+        if own is not None:
+            module.set_rng_state(own)
+
+
+def step_beside(optimizer: Optimizer) -> None:
+    """One step of an optimizer like this one on small tensors of its own.
+
+    So its kernels and tables are there, and the state of the weights is not: that is made in the
+    first step, as it would be without. LoRA-FA computes with pairs of matrices, so its groups keep
+    the shapes of the first pair.
+    """
+    inner: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    beside = object.__new__(type(inner))  # an optimizer copies its state alone
+    beside.__dict__.update(inner.__dict__)
+    beside.state = defaultdict(dict)
+    beside.param_groups = [_scratch(group) for group in inner.param_groups if group["params"]]
+    type(inner).step(beside)
+
+
+def _scratch(group: dict[str, Any]) -> dict[str, Any]:
+    if "names" in group:
+        first = {key: list(group[key])[:2] for key in ("params", "names", "scaling_factors")}
+        return group | first | {"params": [_like(p, p.shape) for p in first["params"]]}
+    return group | {"params": [_like(group["params"][0], torch.Size([_SCRATCH]))]}
+
+
+def _like(parameter: Tensor, shape: torch.Size) -> nn.Parameter:
+    made = nn.Parameter(torch.zeros(shape, dtype=parameter.dtype, device=parameter.device))
+    made.grad = torch.zeros_like(made)
+    made.requires_grad_(parameter.requires_grad)
+    return made
+
+
+def _names_in_graph(loss: Tensor) -> set[str]:
+    found: set[str] = set()
+    seen: set[Any] = set()
+    waiting: list[Any] = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        found.add(node.name())
+        waiting.extend(following for following, _ in node.next_functions)
+    return found

@@ -1,0 +1,121 @@
+"""No step waits for the device: what a GPU would have to be asked for is known beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
+
+from ftlab.training import trainer as trainer_module
+from ftlab.training.data import collate, on_device
+from tests.training.steps import CPU, examples_of, take_steps
+
+_ASKS = {
+    torch.ops.aten._local_scalar_dense.default,  # .item(), int(), float(), `if tensor:`
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.equal.default,
+}
+_INDEXES = {
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten._unsafe_index.Tensor,
+}
+
+
+class Watch(TorchDispatchMode):
+    """Notes each operation for whose result a host waits, while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ASKS or (func in _INDEXES and any(map(_is_mask, args[1]))):
+            self.asked.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+class StepsWatched(TrainerCallback):
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.watch.__enter__()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.watch.__exit__(None, None, None)
+
+
+def test_the_watch_sees_what_waits() -> None:
+    x = torch.arange(4)
+    for ask in (lambda: int(x.sum()), lambda: x[x > 1], lambda: bool((x == 1).any()), x.nonzero):
+        with Watch() as watch:
+            ask()
+        assert watch.asked
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"accumulation": 2}, {"gradient_checkpointing": True}, {"max_grad_norm": 0.0}]
+)
+@pytest.mark.parametrize("variant", ["full", "lora", "prompt_tuning", "ia3", "vera"])
+def test_a_step_asks_the_device_nothing(
+    variant: str,
+    settings: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch, whole = Watch(), trainer_module.MeteringCallback
+    monkeypatch.setattr(
+        trainer_module, "MeteringCallback", lambda *given: Both(whole(*given), StepsWatched(watch))
+    )
+    _, _, meter = take_steps(tiny_model, tmp_path, variant, **settings)
+    assert len(meter.losses) == 4
+    assert watch.asked == []
+
+
+class Both(TrainerCallback):
+    """The app's own callback, with the watch on within its steps."""
+
+    def __init__(self, own: Any, watched: StepsWatched) -> None:
+        object.__setattr__(self, "own", own)
+        object.__setattr__(self, "watched", watched)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.own, name, value)
+
+    def __getattribute__(self, name: str) -> Any:
+        own, watched = (object.__getattribute__(self, n) for n in ("own", "watched"))
+        if name == "own":
+            return own
+        theirs = getattr(own, name)
+        if name == "on_step_begin":
+            return lambda *given, **named: (theirs(*given, **named), watched.on_step_begin())[0]
+        if name == "on_step_end":
+            return lambda *given, **named: (watched.on_step_end(), theirs(*given, **named))[1]
+        return theirs
+
+
+def test_what_a_batch_holds_is_counted_before_it_goes_to_the_device(tiny_model: Path) -> None:
+    batch = collate(examples_of(tiny_model)[:3], 0)
+    assert type(batch["tokens"]) is int
+    assert batch["tokens"] == int(batch["attention_mask"].sum())
+    flat, labels = batch["input_ids"].flatten(), batch["labels"].flatten()
+    assert torch.equal(flat[batch["kept"] + 1], batch["targets"])
+    assert torch.equal(labels[batch["kept"] + 1], batch["targets"])
+    assert torch.equal(batch["kept"] // batch["labels"].shape[1], batch["rows"])
+    moved = on_device(batch, CPU)
+    assert moved.keys() == batch.keys()
+    assert moved["tokens"] == batch["tokens"]
