@@ -1,104 +1,194 @@
-"""Checks on a machine with a GPU: every method runs on CUDA, is measured, and gives memory back.
+"""Checks a machine with a GPU: real runs, measured and held against what was predicted.
 
-Run as: python -m tests.gpu.check [--json FILE]
+Run as: python -m tests.gpu.check [--device cuda:0|cpu] [--json FILE] [--write docs/gpu.md]
 
-Needs torch with CUDA, transformers, peft and bitsandbytes; no network and no real weights: a random
-Llama of SmolLM2-135M's shape stands in, since memory and speed do not depend on the values.
+Needs no network and no real weights: random models of real shapes stand in, since memory and speed
+do not depend on the values. Each check runs in a process of its own, so that none ends the others;
+a package that is missing is a row that names it. Ends with status 1 if a row is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from ftlab.errors import FtlabError
-from ftlab.methods.registry import METHODS
-from ftlab.methods.variant import Variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest, TrainingSettings
-from ftlab.runs.sweep import plan_sweep
-from ftlab.tasks.reference import parse_task
-from tests.conftest import make_tiny_model
+from ftlab.runs.spawn import prepare_for_libraries, python_environment
+from tests.gpu.bench import Bench, Row, has, row
+from tests.gpu.checks import CHECKS, Check
+
+MINUTES = 8.0
+_LOG_TAIL = 3_000  # characters
+BEGIN, END = "<!-- made by `python -m tests.gpu.check` -->", "<!-- end of the check -->"
 
 
-def make_random_model(folder: Path) -> Path:
-    """A random Llama of the bundled model's shape, with the tests' byte-level tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    make_tiny_model(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192, eos_token_id=0,
-        pad_token_id=0, bos_token_id=1, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
-
-
-def check(method: str, policy: Any, model: Path, folder: Path) -> dict[str, Any]:
-    """One run in this process; returns its measures and what was left on the card afterwards."""
-    import torch
-
-    from ftlab.training.run import RunRecord, execute
-
-    request = SweepRequest(
-        model=str(model),
-        task=parse_task("sql"),
-        variants=(Variant(method),),
-        settings=TrainingSettings(steps=10, batch_size=8, eval_examples=16, max_length=512),
-        dtype_policy=policy,
-        device="cuda:0",
-    )
-    spec = plan_sweep(request)[-1]
-    directory = RunDirectory(folder / f"{policy}-{method}")
-    directory.write_spec(spec)
-    record = RunRecord()
-    execute(spec, directory, record, lambda event: None)
-    result = record.result("done")
-    directory.write_result(result)
-    torch.cuda.empty_cache()
-    return {
-        "method": method,
-        "policy": policy,
-        "kind": result.memory_kind,
-        "peak_allocated": result.phases["train"].peak_bytes,
-        "peak_reserved": result.phases["train"].reserved_bytes,
-        "process": result.phases["train"].process_bytes,
-        "seconds_per_step": result.measures.step_seconds,
-        "left_allocated": torch.cuda.memory_allocated(),
-    }
-
-
-def main() -> int:
-    import torch
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("no GPU is usable by torch here", file=sys.stderr)
-        return 2
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        model = make_random_model(Path(scratch) / "model")
-        for policy in ("bf16", "mixed"):
-            for method in METHODS:
-                try:
-                    row = check(method, policy, model, Path(scratch))
-                except FtlabError as error:  # a method that this model or machine cannot have
-                    row = {"method": method, "policy": policy, "reason": str(error)}
-                print(json.dumps(row), flush=True)
-                rows.append(row)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--device", default="cuda:0", help="cuda:0 (default), or cpu")
+    parser.add_argument("--size", choices=("tiny", "135M"), help="of the model (cpu: tiny)")
+    parser.add_argument("--only", metavar="A,B", help=", ".join(check.name for check in CHECKS))
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="put the tables into it")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    size = options.size or ("tiny" if options.device == "cpu" else "135M")
+    if options.child:
+        name, folder = options.child
+        return child(name, Bench(Path(folder), options.device, size))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), options.device, size)
+        rows = list(_told(examine(bench, chosen(options.only), options.minutes)))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    peaks = {row["method"]: row.get("peak_allocated") for row in rows if row["policy"] == "bf16"}
-    return 0 if peaks["lora"] < peaks["full"] else 1
+        options.json.write_text(json.dumps([asdict(r) for r in rows], indent=2) + "\n", "utf-8")
+    if options.write:
+        write(options.write, rows)
+    wrong = [found for found in rows if found.ok is False]
+    print(f"{len(rows)} rows, {len(wrong)} wrong, {sum(r.ok is None for r in rows)} not run")
+    return int(bool(wrong))
+
+
+def chosen(names: str | None) -> list[Check]:
+    """The checks of those names, in their own order; all where none is named."""
+    if names is None:
+        return list(CHECKS)
+    wanted = [name.strip() for name in names.split(",")]
+    known = {check.name for check in CHECKS}
+    for name in wanted:
+        if name not in known:
+            raise SystemExit(f"There is no check '{name}'; checks: {', '.join(sorted(known))}.")
+    return [check for check in CHECKS if check.name in wanted]
+
+
+def examine(bench: Bench, checks: Iterable[Check], minutes: float) -> Iterator[Row]:
+    """Every row as soon as it is there; what is not run is a row with its reason."""
+    ends = time.monotonic() + 60 * minutes
+    for check in checks:
+        missing = [package for package in check.needs if not has(package)]
+        left = ends - time.monotonic()
+        if bench.is_cpu and not check.on_cpu:
+            yield row(check.name, check.why, None, "is about a GPU")
+        elif missing:
+            yield row(check.name, check.why, None, f"needs {', '.join(missing)}: not installed")
+        elif left < 5:
+            yield row(check.name, check.why, None, f"the {minutes:g} minutes are over")
+        else:
+            yield from in_a_process(check, bench, min(left, check.seconds))
+
+
+def in_a_process(check: Check, bench: Bench, seconds: float) -> Iterator[Row]:
+    """The rows that a process of its own gives within that time."""
+    began = time.monotonic()
+    command = [
+        sys.executable, "-m", "tests.gpu.check", "--device", bench.device_id, "--size", bench.size,
+        "--child", check.name, str(bench.folder),
+    ]  # fmt: skip
+    log = bench.folder / f"{check.name.replace(' ', '-')}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=file, text=True, env=python_environment(),
+            start_new_session=True,
+        )  # fmt: skip
+    ending = _end_later(process, seconds)
+    good = True
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("{"):
+            found = Row(**json.loads(line))
+            good = good and found.ok is not False
+            yield found
+    process.wait()
+    ending.cancel()
+    took = time.monotonic() - began
+    if took >= seconds:
+        yield row(check.name, check.why, False, f"not done within {seconds:.0f} s; ended")
+    elif process.returncode:
+        yield row(check.name, check.why, False, f"ended with status {process.returncode}")
+    print(f"  {check.name}: {took:.0f} s", file=sys.stderr, flush=True)
+    if not good or process.returncode:
+        print(log.read_text(errors="replace")[-_LOG_TAIL:], file=sys.stderr, flush=True)
+
+
+def child(name: str, bench: Bench) -> int:
+    """One check in this process; rows go to standard output, one JSON object a line."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print as they like
+    os.environ["FTLAB_LOCKS"] = str(bench.folder / "locks")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    prepare_for_libraries(bench.device_id)
+    check = next(check for check in CHECKS if check.name == name)
+    with answers:
+        try:
+            for found in check.run(bench):
+                answers.write(json.dumps(asdict(found), default=str) + "\n")
+                answers.flush()
+        except Exception as error:
+            traceback.print_exc()
+            lines = str(error).strip().splitlines() or [""]
+            said = f"{type(error).__name__}: {lines[0][:300]}"
+            answers.write(json.dumps(asdict(row(name, check.why, False, said))) + "\n")
+    return 0
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Puts the tables between the two marks of the document, or at its end."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, mark, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2] if mark else "\n"
+    path.write_text(f"{before}{BEGIN}\n{tables(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Markdown: the machine, the four methods on the large model, and every row."""
+    machine = next((r.found for r in rows if (r.check, r.what) == ("environment", "device")), "?")
+    lines = [f"Machine: {machine}.", ""]
+    methods = [r for r in rows if r.check == "large" and r.figures]
+    if methods:
+        lines += ["| method | trainable | allocated | reserved | a step | file |",
+                  "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
+        for found in methods:
+            f = found.figures
+            lines.append(
+                f"| {found.what} | {f['trainable']:,} | {f['allocated'] / 1e9:.2f} GB | "
+                f"{f['reserved'] / 1e9:.2f} GB | {f['step_seconds'] * 1000:.0f} ms | "
+                f"{f['file'] / 1e6:.1f} MB |"
+            )
+        lines.append("")
+    lines += ["| check | what | | found |", "| --- | --- | --- | --- |"]
+    for found in rows:
+        cells = [found.check, found.what, found.mark, found.found.replace("|", "/")]
+        lines.append(f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _told(rows: Iterable[Row]) -> Iterator[Row]:
+    for found in rows:
+        print(f"{found.mark:8} {found.check:14} {found.what:44} {found.found}", flush=True)
+        yield found
+
+
+def _end_later(process: subprocess.Popen[str], seconds: float) -> threading.Timer:
+    """Ends the check with all that it started, once its time is over."""
+
+    def end() -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 if __name__ == "__main__":
