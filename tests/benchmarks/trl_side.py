@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
 from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.training.meters import CpuMemoryMeter
 
@@ -32,17 +33,9 @@ def main() -> int:
     rows = Dataset.from_list(job["rows"])
     meter = CpuMemoryMeter()
     before = meter.start()
-    model = AutoModelForCausalLM.from_pretrained(
-        job["model"], dtype=torch.bfloat16, **quantisation(job["method"])
-    )
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
-            model=model,
-            args=arguments(job, scratch),
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=peft_config(job["method"]),
-        )
+        trainer = make_trainer(job, tokenizer, rows, scratch)
+        trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         began = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - began
@@ -58,10 +51,24 @@ def main() -> int:
                 "net_peak_bytes": peak - before,
                 "first_loss": losses[0],
                 "last_loss": losses[-1],
+                "trainable_params": trained,
             }
         )
     )
     return 0
+
+
+def make_trainer(job: dict[str, Any], tokenizer: Any, rows: Dataset, scratch: str) -> SFTTrainer:
+    """A trainer with the model loaded, ready to train."""
+    return SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(
+            job["model"], dtype=torch.bfloat16, **quantisation(job["method"])
+        ),
+        args=arguments(job, scratch),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=peft_config(job),
+    )
 
 
 def arguments(job: dict[str, Any], scratch: str) -> SFTConfig:
@@ -102,9 +109,13 @@ def quantisation(method: str) -> dict[str, Any]:
     }
 
 
-def peft_config(method: str) -> Any:
-    build = METHODS[method].peft_config
-    return None if build is None else build(Variant(method).values())
+def peft_config(job: dict[str, Any]) -> Any:
+    """The configuration that ftlab's side builds of the same job; `None` for full fine-tuning."""
+    variant = Variant(job["method"])
+    build = variant.spec.peft_config
+    if build is None:
+        return None
+    return build(variant.values(), RunPlan(steps=job["steps"], tokenizer=job["model"]))
 
 
 if __name__ == "__main__":

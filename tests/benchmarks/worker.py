@@ -15,12 +15,16 @@ from ftlab.tasks.reference import parse_task
 
 
 def run_worker(
-    method: str, settings: TrainingSettings, folder: Path, task: str = "sql"
+    method: str,
+    settings: TrainingSettings,
+    folder: Path,
+    task: str = "sql",
+    model: str = BUNDLED_ID,
 ) -> RunResult:
     """The result of a run that must succeed, started as the dispatcher starts it."""
     spec = plan_sweep(
         SweepRequest(
-            model=BUNDLED_ID,
+            model=model,
             task=parse_task(task),
             variants=(Variant(method),),
             settings=settings,
