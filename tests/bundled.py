@@ -36,8 +36,9 @@ class Bundled:
     held_out: tuple[FormattedExample, ...]
 
     @classmethod
-    def load(cls, held_out: int = 100) -> Bundled:
-        source = resolve_model("bundled")
+    def load(cls, held_out: int = 100, model: str = "bundled") -> Bundled:
+        """With so many held-out examples; `model` is a folder to try with another one."""
+        source = resolve_model(model)
         tokenizer = load_tokenizer(source)
         formatter = PromptFormatter(TransformersTokenizer(tokenizer))
         data = TASKS["sql"].load(0)

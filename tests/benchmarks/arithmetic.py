@@ -1,6 +1,7 @@
 """What computing adapters in bf16 costs in quality: held-out loss against fp32, over seeds.
 
-Run as: python -m tests.benchmarks.arithmetic [--method lora] [--seeds 0,1,2] [--json FILE]
+Run as: python -m tests.benchmarks.arithmetic [--method lora] [--seeds 0,1,2] [--steps N]
+        [--held-out N] [--model FOLDER] [--json FILE]
 
 Trains on SQL with the app's defaults in three arithmetics: bf16 over fp32 masters (the policy
 "bf16"), PEFT's own (a bf16 base, but every adapter's input raised to fp32), and fp32 throughout.
@@ -11,7 +12,6 @@ deviation between fp32's seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.runs.spec import DtypePolicy, TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.evaluation import held_out_loss
+from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.bundled import CPU, Bundled
 
 
@@ -58,23 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--method", choices=("lora", "qlora", "prompt_tuning"), default="lora")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=TrainingSettings().steps)
+    parser.add_argument("--held-out", type=int, default=100, help="examples that the loss is of")
+    parser.add_argument("--model", default="bundled", help="a folder instead of the bundled model")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    bundled = Bundled.load()
+    print(rate := product_rate(), flush=True)
+    bundled = Bundled.load(options.held_out, options.model)
+    settings = TrainingSettings(steps=options.steps)
     outcomes = []
     for seed in map(int, options.seeds.split(",")):
         for way in WAYS:
-            outcomes.append(measure(bundled, options.method, way, seed))
+            outcomes.append(measure(bundled, options.method, way, settings, seed))
             print(line(outcomes[-1]), flush=True)
     if options.json:
-        rows = [asdict(outcome) for outcome in outcomes]
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_figures(options.json, [asdict(outcome) for outcome in outcomes], rate)
     print()
     return 0 if verdict(outcomes) else 1
 
 
-def measure(bundled: Bundled, method: str, way: Way, seed: int) -> Outcome:
-    settings = TrainingSettings()
+def measure(
+    bundled: Bundled, method: str, way: Way, settings: TrainingSettings, seed: int
+) -> Outcome:
     model = bundled.model(method, way.weights, seed)
     if way.raises_inputs:
         raise_inputs(model)

@@ -1,6 +1,6 @@
 """Forward and backward of one layer's attention on a CPU: torch's flash kernel and ours.
 
-Run as: python -m tests.benchmarks.attention [--batch 8] [--lengths 72,160,256,512]
+Run as: python -m tests.benchmarks.attention [--batch 8] [--lengths 72,160,256,512] [--seconds 2]
 
 The heads are SmolLM2-135M's (9, on 3 key heads of width 64), in bf16. Prints milliseconds (the
 median) and how far outputs and gradients are from fp32's. Exits with status 1 where ours is slower.
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ftlab.models.attention import CausalAttention
 from ftlab.runs.spawn import prepare_for_libraries
+from tests.benchmarks.product_rate import product_rate
 
 HEADS, KEY_HEADS, WIDTH = 9, 3, 64
 SCALE = WIDTH**-0.5
-SECONDS_EACH = 2.0
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lengths", default="72,160,256,512")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for which each is repeated")
     options = parser.parse_args(arguments)
+    print(product_rate(), flush=True)
     slower = False
     for length in map(int, options.lengths.split(",")):
         torch.manual_seed(0)
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exact = results(flash, given, torch.float32)
         took = {}
         for name, attention in (("flash", flash), ("ours", ours)):
-            took[name] = milliseconds(attention, given)
+            took[name] = milliseconds(attention, given, options.seconds)
             error = max(
                 float((a.float() - b).norm() / b.norm())
                 for a, b in zip(results(attention, given, torch.bfloat16), exact, strict=True)
@@ -70,10 +72,11 @@ def results(attention: Attention, given: Sequence[Tensor], dtype: torch.dtype) -
     return [output.detach(), *gradients]
 
 
-def milliseconds(attention: Attention, given: Sequence[Tensor]) -> float:
+def milliseconds(attention: Attention, given: Sequence[Tensor], within: float) -> float:
+    """The median of what fits into so many seconds."""
     seconds: list[float] = []
     results(attention, given, torch.bfloat16)
-    while sum(seconds) < SECONDS_EACH:
+    while sum(seconds) < within:
         began = time.perf_counter()
         results(attention, given, torch.bfloat16)
         seconds.append(time.perf_counter() - began)

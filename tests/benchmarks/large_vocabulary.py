@@ -1,29 +1,38 @@
 """What computing the kept logits in parts saves on a vocabulary of 128k.
 
-Run as: python -m tests.benchmarks.large_vocabulary
+Run as: python -m tests.benchmarks.large_vocabulary [--tokens 200]
 
 One forward and backward of a small random Llama with the vocabulary of Llama 3, on 8 completions of
-200 tokens, in a fresh process each: all logits at once, then `LOGITS_AT_ONCE`. Exits with status 1
-unless the parts need half the memory or less.
+200 tokens each, in a fresh process each: all logits at once, then `LOGITS_AT_ONCE`. Exits with
+status 1 unless the parts need half the memory or less.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
+
+from tests.benchmarks.product_rate import product_rate
 
 WAYS = ("whole", "parts")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--tokens", type=int, default=200, help="of each completion")
+    options = parser.parse_args(arguments)
+    print(product_rate(), flush=True)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1, maxtasksperchild=1) as pool:
-        peaks = dict(zip(WAYS, pool.map(peak_bytes, WAYS, chunksize=1), strict=True))
+        ways = [(way, options.tokens) for way in WAYS]
+        peaks = dict(zip(WAYS, pool.starmap(peak_bytes, ways, chunksize=1), strict=True))
     return 0 if peaks["parts"] <= 0.5 * peaks["whole"] else 1
 
 
-def peak_bytes(way: str) -> int:
+def peak_bytes(way: str, tokens: int) -> int:
     from ftlab.runs.spawn import prepare_for_libraries
 
     prepare_for_libraries("cpu")
@@ -48,7 +57,7 @@ def peak_bytes(way: str) -> int:
             tie_word_embeddings=True,
         )
     )
-    example = FormattedExample("", "", tuple(range(1, 33)), tuple(range(40, 240)))
+    example = FormattedExample("", "", tuple(range(1, 33)), tuple(range(40, 40 + tokens)))
     batch = collate([example] * 8, pad_id=0)
     meter = CpuMemoryMeter()
     start = meter.start()

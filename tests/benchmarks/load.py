@@ -1,6 +1,7 @@
 """Many browsers on one page while a run trains: what the web process needs for their polls.
 
-Run as: python -m tests.benchmarks.load [--minutes 5] [--sessions 50] [--steps 0]
+Run as: python -m tests.benchmarks.load [--minutes 5] [--sessions 50] [--steps 0] [--arrive 10]
+        [--json FILE]
 
 Starts the app in a process of its own on a folder with some ended runs and one that trains (this
 process writes its metrics, two steps a second, as a worker does; `--steps` are there already).
@@ -41,7 +42,6 @@ MOST_SHARE = 0.10  # of one core
 MOST_SECONDS = 1.0  # for 95 % of the polls
 MOST_GROWTH = 1.10  # resident memory at the end over that after a minute
 _STEP_SECONDS = 0.5
-_ARRIVE_SECONDS = 10.0  # within which all sessions open the page
 _PATIENCE_SECONDS = 120.0
 _CONFIG = re.compile(r"window\.gradio_config = (\{.*?\});\s*</script>", re.DOTALL)
 
@@ -306,7 +306,7 @@ async def measure(app: psutil.Process, url: str, trainer: Trainer, options: Any)
             Session(client, tally, ("experiment", "results") if i % 3 == 2 else ("experiment",))
             for i in range(options.sessions)
         ]
-        await asyncio.gather(*(session.open(_ARRIVE_SECONDS) for session in sessions))
+        await asyncio.gather(*(session.open(options.arrive) for session in sessions))
         tally.received_bytes = 0  # loading the page is no polling
         began, used = clock(), _cpu_seconds(app)
         until = began + 60 * options.minutes
@@ -378,10 +378,13 @@ def report(load: Load) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--steps", type=int, default=0, help="steps that the run has behind it")
+    parser.add_argument(
+        "--arrive", type=float, default=10.0, help="seconds within which all open the page"
+    )
     parser.add_argument("--json", type=Path, help="write what was measured to that file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,6 @@
 """Holds predictions against every published run there is data of.
 
-Run as: python -m tests.benchmarks.prediction [--only WORD] [--write docs/prediction.md]
+Run as: python -m tests.benchmarks.prediction [--only WORD ...] [--write docs/prediction.md]
 
 Takes about ten minutes of one core. Ends with status 1 if a bar is missed.
 """
@@ -56,18 +56,24 @@ class Held:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", help="rows with this in their name")
+    parser.add_argument(
+        "--only", nargs="+", default=("",), help="rows with one of these in the name"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page of them all")
     options = parser.parse_args(arguments)
     on_cpu = hold_recorded(options.only)
-    peft = hold([row for row in peft_rows() if options.only in row.name])
-    t4 = hold([row for row in t4_rows() if options.only in row.name])
+    peft = hold([row for row in peft_rows() if is_named(row.name, options.only)])
+    t4 = hold([row for row in t4_rows() if is_named(row.name, options.only)])
     if options.write:
         options.write.write_text(page(peft, t4, on_cpu), encoding="utf-8")
     missed = judge_peft(peft) + judge_t4(t4)
     for sentence in missed:
         print(f"MISSED: {sentence}")
     return 1 if missed else 0
+
+
+def is_named(name: str, words: Sequence[str]) -> bool:
+    return any(word in name for word in words)
 
 
 def hold(rows: Sequence[Published]) -> list[Held]:
@@ -186,7 +192,7 @@ class OnCpu:
         return self.measured / self.predicted
 
 
-def hold_recorded(only: str) -> list[OnCpu]:
+def hold_recorded(only: Sequence[str]) -> list[OnCpu]:
     """The first seed of every method of the shipped sweeps, on a CPU."""
     held: dict[str, OnCpu] = {}
     with Predictor() as predictor:
@@ -194,7 +200,7 @@ def hold_recorded(only: str) -> list[OnCpu]:
             spec, variant = run.spec, run.spec.variant
             if variant is None or run.result is None:
                 continue
-            if only not in spec.label or spec.label in held:
+            if not is_named(spec.label, only) or spec.label in held:
                 continue
             request = SweepRequest(
                 spec.model, spec.task, (variant,), spec.settings, spec.dtype_policy, spec.device,

@@ -1,9 +1,10 @@
 """Where the time of a training step goes, by torch.profiler.
 
 Run as: python -m tests.benchmarks.profile_step METHOD [--policy bf16] [--steps N] [--shapes]
+        [--model FOLDER]
 
 Trains the bundled model on SQL, batch 8, and prints the operators that take most of the CPU (the
-first two steps, which warm up, left out), then the seconds of every step.
+first two steps, which warm up, and the last left out), then the seconds of every step.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from ftlab.methods.registry import METHODS
 from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.runs.spec import DTYPE_POLICIES, TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
+from tests.benchmarks.product_rate import product_rate
 from tests.bundled import CPU, Bundled
 
 WARM = 2
+LEAST_STEPS = WARM + 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rows", type=int, default=25)
     parser.add_argument("--shapes", action="store_true", help="tell inputs of other shapes apart")
+    parser.add_argument("--model", default="bundled", help="a folder instead of the bundled model")
     options = parser.parse_args(arguments)
-    bundled = Bundled.load()
+    if options.steps < LEAST_STEPS:
+        parser.error(f"--steps is {options.steps}; at least {LEAST_STEPS} leave one to look at")
+    print(product_rate(), flush=True)
+    bundled = Bundled.load(model=options.model)
     settings = TrainingSettings(steps=options.steps, batch_size=8)
     model = bundled.model(options.method, options.policy)
     with profile(

@@ -1,10 +1,11 @@
 """Injects every fault and every hostile input that the tests have, and writes what came of it.
 
 Run as: python -m tests.benchmarks.promises [--write docs/promises.md] [--load build/load.json]
+        [--counts FILE] [--tests PATH ...]
 
 `--load` takes in what `tests.benchmarks.load --json` measured; `--counts` what a whole run of the
-tests counted with `pytest --promises FILE`, instead of running the tests that count once more.
-Nothing is written if a test failed.
+tests counted with `pytest --promises FILE`, instead of running the tests that count once more;
+`--tests` runs those in these files alone. Nothing is written if a test failed.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, help="the document, as docs/promises.md")
     parser.add_argument("--load", type=Path, help="what tests.benchmarks.load measured, as JSON")
     parser.add_argument("--counts", type=Path, help="what pytest --promises wrote")
+    parser.add_argument("--tests", nargs="*", default=(), help="only these files (all)")
     options = parser.parse_args(arguments)
-    counts = _read(options.counts) if options.counts else _tested()
+    counts = _read(options.counts) if options.counts else _tested(options.tests)
     if counts is None or counts["failed"]:
         print("A promise was broken. Nothing is written.", file=sys.stderr)
         return 1
@@ -44,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tested() -> Any:
+def _tested(files: Sequence[str]) -> Any:
     """The counts of the tests that inject or try something; `None` if one fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "counts.json"
-        tests = ("-m", "fault or hostile", "--promises", str(path))
+        tests = ("-m", "fault or hostile", "--promises", str(path), *files)
         done = subprocess.run([sys.executable, "-m", "pytest", *tests], cwd=ROOT, check=False)
         return None if done.returncode else _read(path)
 

@@ -1,6 +1,8 @@
 """Measures the README's table: four methods on SQL, three seeds, 100 held-out examples.
 
-Run as: python -m tests.benchmarks.quality [--update-readme] [--json FILE] [--runs-dir DIR]
+Run as: python -m tests.benchmarks.quality [--update-readme [FILE]] [--json FILE] [--runs-dir DIR]
+        [--sweep ID] [--methods full,lora,...] [--seeds 0,1,2] [--steps N] [--eval-examples N]
+        [--model FOLDER]
 
 Exits with status 1 if LoRA's gain is not sure to be 0.20 or more.
 """
@@ -8,7 +10,6 @@ Exits with status 1 if LoRA's gain is not sure to be 0.20 or more.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,14 +24,15 @@ from ftlab import units
 from ftlab.commands.watch import watch
 from ftlab.methods.registry import CORE, get_method
 from ftlab.methods.variant import Variant
-from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.resolve import resolve_model
 from ftlab.runs.control import start_dispatcher
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run, RunStore
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.tasks.reference import parse_task
+from tests.benchmarks.product_rate import ProductRate, product_rate, write_figures
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- quality table: made by `make bench` -->", "<!-- end of quality table -->"
@@ -39,33 +41,50 @@ SURE_GAIN = 0.20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--update-readme", action="store_true")
+    parser.add_argument(
+        "--update-readme",
+        type=Path,
+        nargs="?",
+        const=README,
+        metavar="FILE",
+        help="put the table into the README, or into that copy of it",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--runs-dir", type=Path)
     parser.add_argument("--sweep", help="take this finished sweep instead of running one")
+    parser.add_argument("--methods", default=",".join(CORE))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=TrainingSettings().steps)
+    parser.add_argument("--eval-examples", type=int, default=100)
+    parser.add_argument("--model", default=BUNDLED_ID, help="a folder instead of the bundled model")
     options = parser.parse_args(arguments)
+    methods = options.methods.split(",")
+    if "lora" not in methods:
+        parser.error("--methods must hold lora, whose gain is judged")
     folder = options.runs_dir or Path(tempfile.mkdtemp(prefix="ftlab-quality-"))
     store = RunStore(folder.resolve())
-    runs = store.sweep(options.sweep) if options.sweep else measure(store)
-    rows = [summary(method, runs) for method in CORE]
-    print(table := markdown(rows, runs))
+    rate = None
+    if not options.sweep:  # which another machine may have run
+        print(rate := product_rate(), flush=True)
+    runs = store.sweep(options.sweep) if options.sweep else measure(store, methods, options)
+    rows = [summary(method, runs) for method in methods]
+    print(table := markdown(rows, runs, rate))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_figures(options.json, rows, rate)
     if options.update_readme:
-        replace_table(table)
+        replace_table(table, options.update_readme)
     lora = next(row for row in rows if row["method"] == "lora")
     return 0 if lora["gain_low"] >= SURE_GAIN else 1
 
 
-def measure(store: RunStore) -> list[Run]:
-    """Runs the sweep: defaults, 100 held-out examples, three seeds."""
-    ensure_bundled(print)
+def measure(store: RunStore, methods: Sequence[str], options: argparse.Namespace) -> list[Run]:
+    """Runs the sweep."""
     request = SweepRequest(
-        model=BUNDLED_ID,
+        model=resolve_model(options.model, print).reference.name,
         task=parse_task("sql"),
-        variants=tuple(Variant(method) for method in CORE),
-        settings=TrainingSettings(eval_examples=100),
-        seeds=(0, 1, 2),
+        variants=tuple(Variant(method) for method in methods),
+        settings=TrainingSettings(steps=options.steps, eval_examples=options.eval_examples),
+        seeds=tuple(map(int, options.seeds.split(","))),
     )
     specs = enqueue_sweep(request, store.folder)
     start_dispatcher(store.folder)
@@ -105,7 +124,8 @@ def summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
+def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductRate | None) -> str:
+    """The table with what it was measured on below it; `rate` is left out where it is not known."""
     lines = [
         "| method | trainable | net peak memory | whole peak | training time | file | "
         "held-out loss | SQL score | gain (95 % interval) |",
@@ -128,11 +148,14 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
     assert first.result is not None
     settings, environment = first.spec.settings, first.result.environment
     disturbed = sum(row["disturbed"] for row in rows)
+    seeds = rows[0]["seeds"]
+    at_rate = f", bf16 products at {rate.gflops:.0f} GFLOP/s" if rate else ""
     lines += [
         "",
-        f"Means over 3 seeds; {settings.steps} steps of batch {settings.batch_size}, "
-        f"{settings.eval_examples} held-out examples on tables that training never saw, dtype "
-        f"policy {first.spec.dtype_policy}; {environment['device']}, {environment['cores']} cores, "
+        f"Means over {seeds} seed{'s' if seeds != 1 else ''}; {settings.steps} steps of batch "
+        f"{settings.batch_size}, {settings.eval_examples} held-out examples on tables that "
+        f"training never saw, dtype policy {first.spec.dtype_policy}; {environment['device']}, "
+        f"{environment['cores']} cores{at_rate}, "
         f"{time.strftime('%d %B %Y', time.localtime(first.spec.created_at))}. "
         "Memory is the resident size of the training phase; net is above the process with no "
         f"model loaded. {disturbed} of {sum(row['seeds'] for row in rows)} runs were disturbed "
@@ -141,11 +164,11 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def replace_table(table: str) -> None:
-    text = README.read_text(encoding="utf-8")
+def replace_table(table: str, readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
+    readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> list[float]:

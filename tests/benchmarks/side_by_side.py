@@ -1,6 +1,7 @@
 """The playground against plain PEFT: speed, sameness of texts, the cost of one more pane.
 
 Run as: python -m tests.benchmarks.side_by_side [--repeats 5] [--prompts 20] [--json FILE]
+        [--only PART ...] [--new-tokens 64] [--model FOLDER]
 
 Base and four LoRA adapters (rank 8 on all linear layers, random) on the bundled model answer a
 prompt greedily with 64 new tokens, in three ways that alternate: PEFT's `set_adapter` one after
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -41,7 +41,8 @@ from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import Message
 from ftlab.training.meters import memory_meter
-from tests.browser.conftest import App, free_port
+from tests.benchmarks.product_rate import product_rate, write_figures
+from tests.browser.conftest import App, find_chromium, free_port
 from tests.fakes import make_run
 
 CPU = torch.device("cpu")
@@ -69,11 +70,13 @@ class Bench:
 
     runs: Path
     prompts: list[str]
+    model: str = "bundled"
+    new_tokens: int = NEW_TOKENS
     rows: list[dict[str, Any]] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.source = resolve_model("bundled")
+        self.source = resolve_model(self.model)
         self.tokenizer = load_tokenizer(self.source)
         self.formatter = PromptFormatter(TransformersTokenizer(self.tokenizer))
 
@@ -103,24 +106,35 @@ class Bench:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data.mul_(0.6)
-        model.save_pretrained(str(target))
+        # No adapter here changes the vocabulary; where PEFT has to find that out, it asks the Hub.
+        model.save_pretrained(str(target), save_embedding_layers=False)
 
     def run(self, method: str, seed: int = 1) -> str:
-        directory = make_run(self.runs, method, seed=seed)
+        directory = make_run(self.runs, method, seed=seed, model=self.model)
         self.make(method, seed, directory.adapter)
         return directory.run_id
 
     def engine(self, precision: Precision) -> Engine:
         engine = Engine(self.runs, CPU)
-        engine.load("bundled", precision)
+        engine.load(self.model, precision)
         return engine
+
+    def request(self, names: Sequence[str], precision: Precision) -> GenerateRequest:
+        """The base and those runs, asked nothing yet."""
+        return GenerateRequest(
+            (BASE, *names),
+            "",
+            model=self.model,
+            precision=precision,
+            max_new_tokens=self.new_tokens,
+        )
 
     def ids(self, prompt: str) -> dict[str, torch.Tensor]:
         ids = torch.tensor([self.formatter.prompt_ids([Message("user", prompt)])])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def config(self) -> Any:
-        return greedy_config(NEW_TOKENS, [], int(self.tokenizer.pad_token_id))
+        return greedy_config(self.new_tokens, [], int(self.tokenizer.pad_token_id))
 
     def text(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
@@ -154,7 +168,7 @@ def speed(bench: Bench, precision: Precision, repeats: int) -> None:
     base = bench.base(precision)
     peft_model = load_all(base, bench.runs, names)
     engine = bench.engine(precision)
-    request = GenerateRequest((BASE, *names), "", precision=precision, max_new_tokens=NEW_TOKENS)
+    request = bench.request(names, precision)
 
     def one_after_another(prompt: str) -> list[str]:
         inputs = bench.ids(prompt)
@@ -229,9 +243,7 @@ def sameness(bench: Bench) -> None:
             alone[method].generation_config.eos_token_id = None
         else:
             alone[method] = PeftModel.from_pretrained(base, folder).eval()
-    request = GenerateRequest(
-        (BASE, *names.values()), "", precision="fp32", max_new_tokens=NEW_TOKENS
-    )
+    request = bench.request(tuple(names.values()), "fp32")
     for prompt in bench.prompts:
         began = time.perf_counter()
         said = answers(engine, replace(request, prompt=prompt))
@@ -308,20 +320,27 @@ def one_more_pane(bench: Bench) -> None:
     bench.check("memory of a pane against its file", statistics.median(sizes) / file)
 
 
-def page(bench: Bench, repeats: int) -> None:
-    """The app in Chromium with a warm engine, base and three shipped adapters in its panes."""
+def page(bench: Bench, repeats: int, new_tokens: int | None) -> None:
+    """The app in Chromium with a warm engine, base and three shipped adapters in its panes.
+
+    The bundled model answers, with as many new tokens as the page has set where none are given.
+    """
     app = App(bench.runs, free_port())
     app.start()
     first, clicks = [], []
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+                executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
             )
             tab = browser.new_page(viewport={"width": 1440, "height": 900})
             tab.goto(app.url)
             tab.get_by_role("tab", name="Playground").click()
             tab.get_by_text("Base in 16 bits").click()
+            if new_tokens is not None:
+                tab.get_by_label("New tokens at most").fill(str(new_tokens))
+                tab.get_by_label("New tokens at most").blur()
+                tab.get_by_text(f", {new_tokens} new tokens").wait_for()
             for number in range(repeats + 1):
                 tab.locator("#pg-prompt textarea").fill(bench.prompts[number % len(bench.prompts)])
                 tab.wait_for_timeout(500)
@@ -359,7 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--only", choices=parts, nargs="*", default=parts)
+    parser.add_argument("--new-tokens", type=int, help=f"of each answer ({NEW_TOKENS})")
+    parser.add_argument("--model", default="bundled", help="a folder instead of the bundled model")
     options = parser.parse_args(arguments)
+    print(rate := product_rate(), flush=True)
     torch.set_num_threads(2)
     logging.disable_progress_bar()
     questions = [
@@ -367,7 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     picked = [questions[i * len(questions) // options.prompts] for i in range(options.prompts)]
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), picked)
+        bench = Bench(Path(folder), picked, options.model, options.new_tokens or NEW_TOKENS)
         if "speed" in options.only:
             speed(bench, "bf16", options.repeats)
             speed(bench, "fp32", options.repeats)
@@ -378,9 +400,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "pane" in options.only:
             one_more_pane(bench)
         if "page" in options.only:
-            page(bench, options.repeats)
+            page(bench, options.repeats, options.new_tokens)
     if options.json:
-        options.json.write_text(json.dumps(bench.rows, indent=1))
+        write_figures(options.json, bench.rows, rate)
     print("missed: " + ", ".join(bench.missed) if bench.missed else "all figures met")
     return int(bool(bench.missed))
 

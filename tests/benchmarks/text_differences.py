@@ -1,14 +1,16 @@
 """The time that comparing two answers word by word takes, for texts that are hard to align.
 
-Run as: python -m tests.benchmarks.text_differences
+Run as: python -m tests.benchmarks.text_differences [--repeats 5]
 
 Ends with status 1 if a thousand words take a tenth of a second or more.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from ftlab.playground.differences import word_differences
 from tests.playground.test_differences import (
@@ -18,15 +20,17 @@ from tests.playground.test_differences import (
 )
 
 LIMIT_SECONDS = 0.1
-REPEATS = 5
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--repeats", type=int, default=5, help="the least of which is taken")
+    options = parser.parse_args(arguments)
     missed = 0
     for make in (two_words_in_a_loop, lists_alike_in_commas_alone, two_words_at_random):
         for count in (200, 1_000):
             text, against = make(count)
-            least = min(_seconds(text, against) for _ in range(REPEATS))
+            least = min(_seconds(text, against) for _ in range(options.repeats))
             print(f"{make.__name__}, {count:,} words: {1000 * least:.1f} ms")
             missed += least >= LIMIT_SECONDS
     return 1 if missed else 0

@@ -89,9 +89,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def find_chromium() -> str | None:
+    """The system's Chromium; `None` where there is none."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    path = find_chromium()
     if path is None:
         if os.environ.get("CI"):
             pytest.fail("CI must have Chromium; .ci/run installs it from Debian's packages")

@@ -1,6 +1,7 @@
 """Takes the README's pictures: Experiment, Compare, Playground and Plan, in light and dark.
 
-Run as: python -m tests.browser.pictures [--folder docs/images] (or `make pictures`)
+Run as: python -m tests.browser.pictures [--folder docs/images] [--tabs plan,...] [--modes dark,...]
+(or `make pictures`)
 
 An app of its own on an empty folder of runs: Compare shows the sweep that comes recorded, the
 Playground really answers with the base and the adapters that ship with ftlab.
@@ -9,7 +10,6 @@ Playground really answers with the base and the adapters that ship with ftlab.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.models.bundled import ensure_bundled
-from tests.browser.conftest import App, free_port
+from tests.browser.conftest import App, find_chromium, free_port
 from tests.processes import ROOT
 
 WIDTH, HEIGHT = 1440, 900
@@ -67,8 +67,10 @@ TABS: dict[str, Callable[[Page], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--tabs", default=",".join(TABS), help="only these (all)")
+    parser.add_argument("--modes", default=",".join(_MODES), help="only these (both)")
     options = parser.parse_args(arguments)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = find_chromium()
     if chromium is None:
         print("Chromium is missing (Debian: apt-get install chromium).", file=sys.stderr)
         return 2
@@ -79,21 +81,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.start()
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
-            for mode in _MODES:
-                _take(browser, app.url, mode, options.folder)
+            for mode in options.modes.split(","):
+                _take(browser, app.url, mode, options.tabs.split(","), options.folder)
         finally:
             browser.close()
             app.stop()
     return 0
 
 
-def _take(browser: Browser, url: str, mode: str, folder: Path) -> None:
+def _take(browser: Browser, url: str, mode: str, tabs: Sequence[str], folder: Path) -> None:
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto(f"{url}?__theme={mode}")
-    for name, open_tab in TABS.items():
-        open_tab(page)
+    for name in tabs:
+        TABS[name](page)
         page.mouse.move(0, 0)
         page.wait_for_timeout(1_500)  # fonts, and figures that fit their width
         path = folder / f"{name}-{mode}.png"

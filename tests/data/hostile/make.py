@@ -1,12 +1,18 @@
-"""Makes the hostile files beside it anew. Run as: python -m tests.data.hostile.make"""
+"""Makes the hostile files beside it anew.
+
+Run as: python -m tests.data.hostile.make [--folder DIR]
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
 import pickle
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,15 +92,19 @@ TEXTS = FORMULAS + SCRIPTS + MARKDOWN + CHARACTERS
 """Texts that must stay text wherever they are shown or written."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="make them there")
+    folder = parser.parse_args(arguments).folder
     for name in ("datasets", "configs", "models"):
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name, data in (_taken() | _refused()).items():
-        _write(FOLDER / "datasets" / name, data)
+        _write(folder / "datasets" / name, data)
     for name, changes in _configs().items():
-        _write(FOLDER / "configs" / f"{name}.json", json.dumps(_CONFIG | changes).encode())
+        _write(folder / "configs" / f"{name}.json", json.dumps(_CONFIG | changes).encode())
     for name, data in _models().items():
-        _write(FOLDER / "models" / name, data)
+        _write(folder / "models" / name, data)
+    return 0
 
 
 def _taken() -> dict[str, bytes]:
@@ -250,4 +260,4 @@ def _write(path: Path, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

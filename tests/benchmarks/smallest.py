@@ -1,0 +1,222 @@
+"""The smallest run of every benchmark and script that a document names.
+
+`tests/benchmarks/test_smallest_runs.py` runs them, `tests/browser/test_smallest_runs.py` those that
+open a page, and a documented script that is in neither list fails the tests.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RATE = r"bf16 products of 576 x 576 by 576 x 1536: \d+ GFLOP/s \(median of \d+; .+, \d+ cores?, "
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A script with the arguments of its smallest run, and patterns of what it then prints.
+
+    In the arguments `{tiny}` is the folder of a tiny model and `{folder}` an empty one but for a
+    copy of the README and a `load.json`. `writes` are files that it leaves in `{folder}`. `judges`:
+    it ends with status 1 where a figure is missed, as one in so small a run may be. Each prints the
+    rate of the machine's products with its figures, unless `without_rate` says why not.
+    """
+
+    module: str
+    arguments: str
+    prints: tuple[str, ...]
+    writes: tuple[str, ...] = ()
+    judges: bool = False
+    without_rate: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.module.rpartition('.')[2]} {self.arguments}".strip()
+
+    def main(self, tiny: Path, folder: Path) -> int:
+        """Runs it in this process; returns its status."""
+        given = [part.format(tiny=tiny, folder=folder) for part in shlex.split(self.arguments)]
+        status: int = importlib.import_module(self.module).main(given)
+        return status
+
+    def check(self, status: int, printed: str, folder: Path) -> None:
+        """That it did its work, whatever the figures are."""
+        assert status in ((0, 1) if self.judges else (0,)), printed
+        for pattern in (*self.prints, *([] if self.without_rate else [RATE])):
+            assert re.search(pattern, printed, re.MULTILINE), f"no {pattern!r} in:\n{printed}"
+        for name in self.writes:
+            assert (folder / name).stat().st_size > 0
+            if not self.without_rate and name.endswith(".json"):
+                found: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+                assert found["product_rate"]["gflops"] > 0
+                assert found["figures"]
+
+
+SMALLEST = (
+    SmallRun(
+        "tests.benchmarks.product_rate",
+        "--json",
+        (r'"gflops": \d+\.\d, "repeats": \d+, "device": ".+", "cores": \d+',),
+        without_rate="it is the rate, as JSON",
+    ),
+    SmallRun(
+        "tests.benchmarks.against_trl",
+        "--repeats 1 --steps 2 --methods lora --model {tiny} --json {folder}/trl.json",
+        (
+            r"^ftlab  lora .* s  peak .* net .* loss \d\.\d{4} -> \d\.\d{4}$",
+            r"^trl    lora .* s  peak .* net .* loss \d\.\d{4} -> \d\.\d{4}$",
+            r"^lora +time \d+\.\d\dx of .* net peak .* first loss off by 0\.0\d%;  "
+            r"trains 16,384 parameters, TRL 16,384$",
+        ),
+        writes=("trl.json",),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.arithmetic",
+        "--seeds 0 --steps 2 --held-out 4 --model {tiny} --json {folder}/arithmetic.json",
+        (r"^fp32 .* seed 0  held-out loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),
+        writes=("arithmetic.json",),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.attention",
+        "--batch 1 --lengths 8 --seconds 0.01",
+        (r"^ +8 tokens  flash +\d+\.\d\d ms  off", r"^ +8 tokens  ours +\d+\.\d\d ms  off"),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.contention",
+        "--repeats 1 --steps 2 --model {tiny} --json {folder}/contention.json",
+        (r"^alone +\d.* s   beside a busy core +\d.* s$", r"^\d.*x as long beside a busy core"),
+        writes=("contention.json",),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.large_vocabulary",
+        "--tokens 40",
+        (r"^whole: 320 tokens, \d+ MB", r"^parts: 320 tokens, \d+ MB"),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.profile_step",
+        "lora --steps 4 --shapes --rows 5 --model {tiny}",
+        (r"aten::\w+", r"Self CPU time total: ", r"^seconds of each step: \d.*( \d+\.\d\d){3}$"),
+    ),
+    SmallRun(
+        "tests.benchmarks.quality",
+        "--methods lora --seeds 0 --steps 1 --eval-examples 2 --model {tiny} "
+        "--runs-dir {folder}/runs --json {folder}/quality.json --update-readme {folder}/README.md",
+        (
+            r"^\| LoRA \| 16\.4 k ",
+            r"^Means over 1 seed; 1 steps of batch 4, 2 held-out .* bf16 products at \d+ GFLOP/s",
+        ),
+        writes=("quality.json", "README.md"),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.side_by_side",
+        "--repeats 1 --prompts 1 --new-tokens 4 --model {tiny} --json {folder}/side.json "
+        "--only speed sameness quantised pane",
+        (
+            r"engine against mixed batch in bf16: \d",
+            r"^lora: 1 of 1 fp32 texts identical",
+            r"^full: 1 of 1 fp32 texts identical",
+            r"^met    logits off on a 4-bit base",
+            r"seconds to add a pane : \d",
+        ),
+        writes=("side.json",),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.startup",
+        "--repeats 1 --warm-up 0",
+        (r"^median \d+\.\d\d s, worst \d+\.\d\d s$",),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.text_differences",
+        "--repeats 1",
+        (r"^two_words_at_random, 1,000 words: \d+\.\d ms$",),
+        judges=True,
+        without_rate="texts are compared without torch",
+    ),
+    SmallRun(
+        "tests.benchmarks.load",
+        "--minutes 0.05 --sessions 2 --arrive 0.5 --json {folder}/measured.json",
+        (r"^2 sessions for \d+ s, \d+ polls", r"^web process +\d+\.\d% of one core$"),
+        writes=("measured.json",),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.prediction",
+        "--only ia3/llama-3.2-3B-default IA3 '135M sdpa nf4 2' --write {folder}/prediction.md",
+        (
+            r"^ia3/llama-3\.2-3B-default: parameters right, file .* reserved [+-]\d",
+            r"^IA3 on a CPU: \d\.\d\d times$",
+        ),
+        writes=("prediction.md",),
+        judges=True,
+        without_rate="its figures are bytes",
+    ),
+    SmallRun(
+        "tests.benchmarks.promises",
+        "--tests tests/runs/test_thinning.py --load {folder}/load.json --write {folder}/tried.md",
+        (r"^\| kinds of faults injected \| \d+ \| 0 runs \|$", r"^\| polls of 2 browsers "),
+        writes=("tried.md",),
+        without_rate="its figures are counts",
+    ),
+    SmallRun(
+        "tests.data.hostile.make",
+        "--folder {folder}/hostile",
+        (),
+        writes=("hostile/datasets/taken/texts.csv", "hostile/configs/pissa.json"),
+        without_rate="it makes files",
+    ),
+)
+
+ON_A_PAGE = (
+    SmallRun(
+        "tests.benchmarks.results_page",
+        "--runs 13 --repeats 1",
+        (r"^first: median \d", r"^again: median \d", r"^filter: median \d"),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.compare_page",
+        "--repeats 1 --variants 4 --rest 300",
+        (r"^tab, first click +median \d", r"^axis of the loss +median \d", r"^slowest median \d"),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.side_by_side",
+        "--only page --repeats 1 --prompts 2 --new-tokens 6",
+        (
+            r"seconds from Send to the first token on screen : \d",
+            r"seconds until another tab opens meanwhile : \d",
+        ),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.browser.pictures",
+        "--folder {folder}/images --tabs compare --modes dark",
+        (r"images/compare-dark\.png$",),
+        writes=("images/compare-dark.png",),
+        without_rate="it makes pictures",
+    ),
+)
+
+NOT_RUN: Mapping[str, str] = {
+    "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
+    "tests.gpu.check": "needs a GPU; it has no run on a CPU yet",
+    "tests.gpu.playground": "needs a GPU; it has no run on a CPU yet",
+}
+"""Scripts that documents name and that have no smallest run, with the reason."""

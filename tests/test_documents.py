@@ -1,0 +1,87 @@
+"""What documents tell people to type exists: commands with their options, and make's targets."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import shlex
+
+import pytest
+
+from ftlab.__main__ import COMMANDS, build_parser
+from tests.documents import ROOT, Command, commands, documents, make_targets, with_variables
+
+TEXTS = documents() | {f"ftlab {each.NAME} --help": each.DESCRIPTION for each in COMMANDS}
+NAMED = list(commands(TEXTS))
+OF_FTLAB = [each for each in NAMED if each.module == "ftlab" and each.rest]
+
+
+@pytest.mark.parametrize("command", OF_FTLAB, ids=lambda c: f"{c.document}: {c}")
+def test_a_command_of_ftlab_has_the_options_that_a_document_gives_it(command: Command) -> None:
+    parsers = _subparsers()
+    name = command.rest.split()[0]
+    if name.startswith("-") or not re.fullmatch(r"[a-z]+", name):
+        return  # `python -m ftlab --help`, or a sentence about them all
+    assert name in parsers, f"{command.document} names {command}"
+    known = parsers[name]._option_string_actions
+    assert [option for option in command.options if option not in known] == []
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in OF_FTLAB if c.document == "Makefile"], ids=lambda c: str(c)
+)
+def test_make_gives_ftlab_arguments_that_it_takes(command: Command) -> None:
+    build_parser().parse_args(shlex.split(command.rest))
+
+
+def test_every_module_that_a_document_runs_is_there() -> None:
+    for command in NAMED:
+        assert importlib.util.find_spec(command.module), f"{command.document} names {command}"
+
+
+@pytest.mark.parametrize(("document", "target"), sorted(make_targets(TEXTS)))
+def test_make_knows_the_targets_that_documents_name(document: str, target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_commands_are_found_in_sentences_code_and_makefiles() -> None:
+    text = (
+        "Made by `python -m tests.benchmarks.some --write a.md`, and\n"
+        "`python -m\n  tests.benchmarks.wrapped`; `tests/gpu/check.py` is a script and\n"
+        "`tests/conftest.py` none. We make it lean: `make bench`.\n\n"
+        "    make run   # set up\n"
+        "    .venv/bin/python -m ftlab model     # 93 MB\n"
+    )
+    makefile = "BIN := .venv/bin\nrun:\n\t$(BIN)/python -m tests.some.other --a 1 > build/b\n"
+    found = commands({"a.md": text, "Makefile": with_variables(makefile)})
+    assert [(each.module, each.rest) for each in found] == [
+        ("tests.benchmarks.some", "--write a.md"),
+        ("tests.benchmarks.wrapped", ""),
+        ("ftlab", "model"),
+        ("tests.gpu.check", ""),
+        ("tests.some.other", "--a 1"),
+    ]
+    assert make_targets({"a.md": text}) == {("a.md", "bench"), ("a.md", "run")}
+
+
+def test_commands_of_every_kind_of_document_are_found() -> None:
+    ours = {(each.document, each.module) for each in NAMED}
+    for pair in (
+        ("README.md", "tests.benchmarks.against_trl"),
+        ("docs/performance.md", "tests.benchmarks.profile_step"),
+        ("docs/performance.md", "tests.gpu.check"),
+        ("Makefile", "tests.benchmarks.quality"),
+        ("tests/benchmarks/startup.py", "tests.benchmarks.startup"),
+        ("ftlab sweep --help", "ftlab"),
+    ):
+        assert pair in ours
+
+
+def _subparsers() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (
+        action
+        for action in build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return dict(action.choices)
