@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import logging as transformers_logging
 
 from ftlab.__main__ import main
 from ftlab.errors import FtlabError
@@ -118,6 +122,44 @@ def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
     assert put_into(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
     with pytest.raises(FtlabError, match="no place for the table"):
         put_into(f"a {BEGIN}", "new")
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A checkout's README and table, for a probe that writes; afterwards all is as it was."""
+    (tmp_path / "assets").mkdir()
+    shutil.copyfile(table.FILE, tmp_path / "assets" / table.FILE.name)
+    shutil.copyfile(README, tmp_path / "README.md")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    threads, verbosity = torch.get_num_threads(), transformers_logging.get_verbosity()
+    bitsandbytes = logging.getLogger("bitsandbytes")
+    level = bitsandbytes.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "FILE", tmp_path / "assets" / table.FILE.name)
+        patch.setattr("ftlab.commands.probe.assets_folder", lambda: tmp_path / "assets")
+        yield tmp_path
+    torch.set_num_threads(threads)
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
+    bitsandbytes.setLevel(level)
+    for cached in (capabilities, made_with):
+        cached.cache_clear()
+
+
+@pytest.mark.model
+def test_a_probe_of_one_method_writes_its_row_and_leaves_the_others(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme, methods = copied / "README.md", list(capabilities())
+    wrong = readme.read_text(encoding="utf-8").replace("| Layer-norm tuning | ✓", "| Layer | ✗")
+    readme.write_text(wrong, encoding="utf-8")
+    assert main(["probe", "--methods", "layer_norm", "--write"]) == 0
+    assert "layer_norm" in capsys.readouterr().out
+    text = readme.read_text(encoding="utf-8")
+    assert "| Layer-norm tuning | ✓" in text
+    assert text.split(BEGIN)[1].split(END)[0].strip() == readme_table(capabilities(), made_with())
+    assert [row["id"] for row in json.loads(table.FILE.read_text())["methods"]] == methods
 
 
 def test_the_list_as_json_has_every_method_with_its_capabilities(

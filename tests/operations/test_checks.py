@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import importlib.metadata
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 from ftlab.devices import Device
 from ftlab.errors import FtlabError
 from ftlab.operations import folders
+from ftlab.operations import requirements as listing
 from ftlab.operations.checks.device import check_device, check_torch, has_bf16, look_at_device
 from ftlab.operations.checks.model import check_bundled
 from ftlab.operations.checks.service import check_clock, check_port, check_queue, check_records
@@ -78,6 +80,14 @@ def test_every_requirement_of_ours_has_a_lower_bound_and_is_installed() -> None:
     assert len(requirements) > 10
     assert [r.name for r in requirements if lowest(r) is None] == []
     assert check_versions(requirements).mark == "ok"
+
+
+def test_make_audit_gets_the_lowest_version_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    listing.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(read_requirements(requirements_file()))
+    assert [line for line in lines if not re.fullmatch(r"[\w-]+==\d+(\.\d+)*", line)] == []
+    assert "torch==2.10" in lines
 
 
 @pytest.mark.parametrize("text", ["gradio >= \n", "-r other.txt\n", "not a requirement\n"])
