@@ -1,4 +1,4 @@
-"""Where things lie on disk: the cache folder, the default folder of runs, what ftlab ships."""
+"""Where things lie on disk, how much room is left there, and how a process finds the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Folder for the converted bundled model and the device locks (`FTLAB_HOME`)."""
+    """Folder for the bundled model, known hashes of weights and device locks (`FTLAB_HOME`)."""
     return Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
 
 
@@ -30,3 +30,26 @@ def assets_folder() -> Path:
 def recorded_folder() -> Path:
     """Folder of the sweeps that come recorded with ftlab, one folder a sweep."""
     return assets_folder() / "recorded"
+
+
+def free_disk_bytes(folder: Path) -> int | None:
+    """What this process may still write there; `None` where it cannot be told.
+
+    A folder that is not there yet is judged by the nearest one above it.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            status = os.statvfs(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return status.f_bavail * status.f_frsize
+    return None
+
+
+def python_environment() -> dict[str, str]:
+    """This process's environment, in which `python -m ftlab…` finds this very package."""
+    root = Path(__file__).resolve().parents[1]
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -17,10 +17,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from ftlab.runs.events import is_sound
 from ftlab.runs.process import boot_id, is_alive
 from ftlab.runs.result import RunResult, Status, dump_result, load_result
 from ftlab.runs.spec import RunSpec, dump_spec, load_spec
+from ftlab.writing import write_atomically
 
 _FIRST_WORD_SECONDS = 10.0
 """How long a worker may take from opening its metrics to their first line."""
@@ -243,36 +242,6 @@ def find_run(folder: Path, run_id: str) -> RunDirectory:
         f"There is no run '{run_id[:80]}' in {folder}; "
         "`python -m ftlab runs` lists the ones there are."
     )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file as a whole: a reader sees the old content or the new, never a part.
-
-    It holds through a power cut: content and name are on the disk when this returns. Raises
-    `OSError`, and then the old content stays.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o644)  # mkstemp's own 0600 would shut out the rest of the team
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Brings the names in the folder to the disk; some network file systems cannot."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

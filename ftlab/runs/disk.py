@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ftlab.errors import FtlabError
 from ftlab.methods.counts import trainable_parameters
 from ftlab.models.shape import shape_of_model
+from ftlab.paths import free_disk_bytes
 from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.spec import RunSpec
 from ftlab.units import format_bytes
@@ -50,22 +50,6 @@ def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
             f"{format_bytes(free)} are free in '{folder}', and what is to be saved there may take "
             f"{format_bytes(needed)}; free some space, or name another folder with --runs-dir."
         )
-
-
-def free_disk_bytes(folder: Path) -> int | None:
-    """What this process may still write there; `None` where it cannot be told.
-
-    A folder that is not there yet is judged by the nearest one above it.
-    """
-    for place in (folder, *folder.parents):
-        try:
-            status = os.statvfs(place)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return None
-        return status.f_bavail * status.f_frsize
-    return None
 
 
 def _saved_bytes(spec: RunSpec) -> int:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ftlab.devices import show_only
+from ftlab.paths import python_environment
 
 CPU_SETTINGS = {
     # oneDNN keeps packed buffers for the last 1024 shapes by default, which counts as memory of the
@@ -67,13 +68,6 @@ def gpu_settings() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(prefixes) and name not in hidden
     }
-
-
-def python_environment() -> dict[str, str]:
-    """This process's environment, in which `python -m ftlab…` finds this very package."""
-    root = Path(__file__).resolve().parents[2]
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def worker_environment() -> dict[str, str]:

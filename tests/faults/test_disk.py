@@ -208,7 +208,7 @@ _Status = namedtuple("_Status", "f_bavail f_frsize")
 def test_a_sweep_that_has_no_room_is_refused_before_anything_is_queued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk.os, "statvfs", lambda path: _Status(20 * MEGABYTE, 1))
+    monkeypatch.setattr(os, "statvfs", lambda path: _Status(20 * MEGABYTE, 1))
     runs = tmp_path / "runs"
     with pytest.raises(FtlabError, match=r"20.0 MB are free in '.*runs'.*may take \d+ MB"):
         enqueue_sweep(REQUEST, runs)
