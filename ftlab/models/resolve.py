@@ -10,6 +10,7 @@ from typing import Any
 
 from ftlab.errors import FtlabError
 from ftlab.models.bundled import Say, bundled_folder, ensure_bundled, is_fetched
+from ftlab.models.hashes import file_sha256
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import ModelReference, parse_model
 
@@ -47,11 +48,10 @@ class ResolvedModel:
         return config
 
     def fingerprint(self) -> str:
-        """SHA-256 over the weight files in the order of their names."""
+        """SHA-256 over the weight files in the order of their names; a file is read once."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.glob("*.safetensors")):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(file_sha256(path))
         return digest.hexdigest()
 
 

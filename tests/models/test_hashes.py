@@ -1,0 +1,269 @@
+"""The hash of a model's weights is computed once, and never believed of another file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftlab.models import hashes
+from ftlab.models.hashes import file_sha256, hashes_folder
+from ftlab.models.resolve import resolve_model
+
+COUNTING = """
+import sys
+from ftlab.models.resolve import resolve_model
+opened = []
+sys.addaudithook(
+    lambda event, given: opened.append(given[0])
+    if event == "open" and str(given[0]).endswith(".safetensors") else None
+)
+for _ in range(2):
+    opened.clear()
+    print(resolve_model(sys.argv[1]).fingerprint(), len(opened))
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTLAB_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of this test may be a moment old."""
+    monkeypatch.setattr(hashes, "_SETTLED_SECONDS", -1.0)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are read to be hashed, in turn."""
+    names: list[str] = []
+    real = hashlib.file_digest
+
+    def spy(file: object, *given: object) -> object:
+        names.append(Path(file.name).name)  # type: ignore[attr-defined]
+        return real(file, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashlib, "file_digest", spy)
+    return names
+
+
+def weights(folder: Path, **contents: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    for name, content in contents.items():
+        (folder / f"{name}.safetensors").write_text(content)
+    return folder
+
+
+def plain_fingerprint(folder: Path) -> str:
+    """As it has always been: the digests of the files, in the order of their names."""
+    files = sorted(folder.glob("*.safetensors"))
+    digests = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
+    return hashlib.sha256(digests).hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    return resolve_model(str(folder)).fingerprint()
+
+
+def test_a_second_look_opens_no_file_of_the_weights(tmp_path: Path) -> None:
+    folder = weights(tmp_path / "model", a="one", b="two")
+    time.sleep(2.1)  # a file that was written just now may be written again within the clock's tick
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, str(folder)], capture_output=True, text=True, check=True
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines == [[plain_fingerprint(folder), "2"], [plain_fingerprint(folder), "0"]]
+
+
+@pytest.mark.usefixtures("settled")
+def test_of_several_files_only_the_changed_one_is_read_again(
+    tmp_path: Path, read: list[str]
+) -> None:
+    folder = weights(tmp_path / "model", a="one", b="two")
+    fingerprint(folder)
+    assert read == ["a.safetensors", "b.safetensors"]
+    weights(folder, b="TWO")
+    assert fingerprint(folder) == plain_fingerprint(folder)
+    assert read[2:] == ["b.safetensors"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    file_sha256(path)
+    before = path.stat()
+    with path.open("r+") as file:  # the same inode, the same size
+        file.write("ONE")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_size, after.st_ino) == (
+        before.st_mtime_ns,
+        before.st_size,
+        before.st_ino,
+    )
+    assert file_sha256(path) == hashlib.sha256(b"ONE").digest()
+
+
+def test_a_file_of_this_very_moment_is_not_remembered(tmp_path: Path, read: list[str]) -> None:
+    """A second write within one tick of the file system's clock would leave its times the same."""
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    file_sha256(path)
+    file_sha256(path)
+    assert len(read) == 2
+    assert not hashes_folder().exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    real = hashlib.file_digest
+
+    def slow(*given: object) -> object:
+        found = real(*given)  # type: ignore[arg-type]
+        path.write_text("three")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", slow)
+        file_sha256(path)
+    assert file_sha256(path) == hashlib.sha256(b"three").digest()
+
+
+@pytest.mark.usefixtures("settled")
+def test_two_names_of_one_file_are_one_file(tmp_path: Path, read: list[str]) -> None:
+    """A snapshot of the Hub is a folder of links."""
+    path, link = tmp_path / "blob", tmp_path / "a.safetensors"
+    path.write_text("one")
+    link.symlink_to(path)
+    assert file_sha256(path) == file_sha256(link)
+    assert len(read) == 1
+
+
+def _other(path: str, found: object) -> Callable[[Path], None]:
+    def change(entry: Path) -> None:
+        content = json.loads(entry.read_text())
+        entry.write_text(json.dumps({**content, path: found}))
+
+    return change
+
+
+def _pipe(entry: Path) -> None:
+    entry.unlink()
+    os.mkfifo(entry)
+
+
+def _link(entry: Path) -> None:
+    entry.rename(entry.with_suffix(".moved"))
+    entry.symlink_to(entry.with_suffix(".moved"))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "torn": lambda entry: entry.write_bytes(entry.read_bytes()[:-20]),
+    "empty": lambda entry: entry.write_bytes(b""),
+    "no text": lambda entry: entry.write_bytes(b"\xff\xfe\x00"),
+    "deep": lambda entry: entry.write_text("[" * 19_000),
+    "large": lambda entry: entry.write_text(entry.read_text() + " " * 30_000),
+    "a list": lambda entry: entry.write_text("[1, 2]"),
+    "another file's": _other("path", "/somewhere/else.safetensors"),
+    "of another state": _other("state", [3, 1, 1, 1]),
+    "a state of words": _other("state", "3"),
+    "no hash": _other("sha256", "zz" * 32),
+    "a short hash": _other("sha256", "ab"),
+    "a number for a hash": _other("sha256", 7),
+    "a pipe": _pipe,
+    "a link": _link,
+}
+
+
+@pytest.mark.hostile("hashes in the cache folder")
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_entry_is_as_good_as_none(tmp_path: Path, read: list[str], kind: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    file_sha256(path)
+    (entry,) = hashes_folder().iterdir()
+    DAMAGE[kind](entry)
+    assert file_sha256(path) == hashlib.sha256(b"one").digest()
+    assert len(read) == 2, "what was damaged was believed"
+    file_sha256(path)
+    assert len(read) == 2, "the entry was not put right"
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cache_folder_that_cannot_be_written_only_costs_the_time(
+    tmp_path: Path, own_cache: Path, read: list[str]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    own_cache.write_text("a file where the folder should be")
+    assert file_sha256(path) == file_sha256(path) == hashlib.sha256(b"one").digest()
+    assert len(read) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_full_disk_only_costs_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(hashes, "write_atomically", full)
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    assert file_sha256(path) == hashlib.sha256(b"one").digest()
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_oldest_entries_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    monkeypatch.setattr(hashes, "MOST_ENTRIES", 3)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    for number, path in enumerate(paths):
+        path.write_text(str(number))
+        file_sha256(path)
+        for entry in hashes_folder().iterdir():  # a clock that ticks too slowly for this test
+            os.utime(entry, ns=(0, entry.stat().st_mtime_ns - 10**9))
+    assert len(list(hashes_folder().iterdir())) == 3
+    read.clear()
+    for path in paths[2:]:
+        file_sha256(path)
+    assert read == []
+    file_sha256(paths[0])
+    assert read == ["0.safetensors"]
+
+
+@pytest.mark.usefixtures("settled")
+def test_processes_that_hash_at_once_agree_and_leave_whole_entries(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(12)]
+    folder = weights(tmp_path / "model", **dict.fromkeys(names, "x" * 100_000))
+    time.sleep(2.1)
+    script = "import sys; from ftlab.models.resolve import resolve_model as r; "
+    script += "print(r(sys.argv[1]).fingerprint())"
+    command = [sys.executable, "-c", script, str(folder)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert found == {plain_fingerprint(folder)}
+    entries = list(hashes_folder().iterdir())
+    assert len(entries) == len(names)
+    assert all(len(json.loads(entry.read_text())["sha256"]) == 64 for entry in entries)
+
+
+def test_a_file_that_is_gone_is_the_error_that_it_always_was(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        file_sha256(tmp_path / "a.safetensors")
