@@ -21,15 +21,27 @@ def format_count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+_SIZES = ((1e9, 1e9, "GB", 2), (1e8, 1e6, "MB", 0), (1e6, 1e6, "MB", 1), (1e3, 1e3, "kB", 0))
+"""From how many bytes on, what is counted in, and with how many digits."""
+
+
 def format_bytes(value: float | None) -> str:
     """Powers of ten, as disks and papers count: 269030000 -> "269 MB"."""
     if value is None or _missing(value):
         return DASH
-    for limit, suffix, digits in ((1e9, "GB", 2), (1e8, "MB", 0), (1e6, "MB", 1), (1e3, "kB", 0)):
+    for limit, scale, suffix, digits in _SIZES:
         if abs(value) >= limit:
-            scale = 1e6 if suffix == "MB" else limit
             return f"{value / scale:.{digits}f} {suffix}"
     return f"{value:.0f} B"
+
+
+def format_part(done: float, total: float) -> str:
+    """Bytes of bytes, in the unit of the whole: "1.2 of 3.1 GB"."""
+    for limit, scale, suffix, digits in _SIZES:
+        if total >= limit:
+            digits = min(digits, 1)
+            return f"{done / scale:.{digits}f} of {total / scale:.{digits}f} {suffix}"
+    return f"{done:.0f} of {total:.0f} B"
 
 
 def format_range(low: float, high: float) -> str:

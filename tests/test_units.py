@@ -42,6 +42,21 @@ def test_bytes_are_counted_in_powers_of_ten(value, text):
     assert units.format_bytes(value) == text
 
 
+@pytest.mark.parametrize(
+    ("done", "total", "text"),
+    [
+        (1_234_000_000, 3_090_000_000, "1.2 of 3.1 GB"),
+        (0, 16_060_000_000, "0.0 of 16.1 GB"),
+        (12_340_000, 269_030_000, "12 of 269 MB"),
+        (340_000, 3_400_000, "0.3 of 3.4 MB"),
+        (46_000, 46_000, "46 of 46 kB"),
+        (7, 90, "7 of 90 B"),
+    ],
+)
+def test_a_part_is_in_the_unit_of_the_whole(done, total, text):
+    assert units.format_part(done, total) == text
+
+
 @pytest.mark.parametrize(("value", "text"), [(4.31, "4.3 s"), (72.4, "1 min 12 s"), (59.4, "59 s")])
 def test_times_are_in_the_unit_that_fits(value, text):
     assert units.format_seconds(value) == text

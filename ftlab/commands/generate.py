@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
+from rich.console import Console
+
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
+from ftlab.commands.waiting import shown_status
 from ftlab.playground.client import PlaygroundClient
 
 NAME = "generate"
@@ -27,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     request = generation_request(options, options.prompt)
     client = PlaygroundClient(options.runs_dir.resolve())
     try:
-        answers = client.generate_all(request)
+        with shown_status(Console(stderr=True, quiet=options.json)) as tell:
+            answers = client.generate_all(request, tell)
     finally:
         client.close()
     if options.json:

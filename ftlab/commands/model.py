@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
+from ftlab.commands.waiting import fetched_model
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.models.resolve import describe_shape, resolve_model
+from ftlab.models.resolve import describe_shape
 
 NAME = "model"
 SUMMARY = "fetch a base model and say what it is"
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    model = resolve_model(options.name, say=lambda line: print(line, file=sys.stderr))
+    model = fetched_model(options.name)
     shape = describe_shape(model.config())
     if options.json:
         print(json.dumps({"id": model.public_id, "folder": str(model.folder), "shape": shape}))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder, named_methods
 from ftlab.commands.tables import output_console, print_table, rows_json
+from ftlab.commands.waiting import fetched_model
 from ftlab.commands.watch import watch
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import describe, match_parameters, read_budget
@@ -19,7 +20,6 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, apply_settings, parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.models.resolve import resolve_model
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.control import request_cancel, start_dispatcher
@@ -243,7 +243,7 @@ def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
     """The request with every variant near the budget; what was chosen is said on stderr."""
     if not budget_text.strip():
         return request
-    resolve_model(request.model, say=lambda line: print(line, file=sys.stderr))
+    fetched_model(request.model)
     shape = shape_of_model(request.model)
     budget = read_budget(budget_text, shape)
     if shape is None or budget is None:

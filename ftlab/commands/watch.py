@@ -27,13 +27,14 @@ _RESTARTS = 3
 def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()) -> None:
     """Shows the sweep until its last run has ended.
 
-    On a terminal the picture is redrawn; elsewhere each run gets a line when it ends, but for those
-    of the `known` ids. A dispatcher that was killed is started again. Raises `FtlabError` if that
-    does not help.
+    On a terminal the picture is redrawn; elsewhere each run gets a line when it begins to fetch the
+    base model and one when it ends, but for those of the `known` ids. A dispatcher that was killed
+    is started again. Raises `FtlabError` if that does not help.
     """
     idle_since = time.monotonic()
     restarts = 0
     said = set(known)
+    downloads: set[str] = set()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             folder = store.runs()
@@ -41,7 +42,12 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
             ways = progress_of(runs)
             if console.is_terminal:
                 live.update(_picture(runs, ways), refresh=True)
-            for run in runs:
+            for run, way in zip(runs, ways, strict=True):
+                if way.download is not None and run.run_id not in downloads:
+                    downloads.add(run.run_id)
+                    if not console.is_terminal:
+                        line = f"{run.spec.label}: downloading the base model, {way.download.label}"
+                        console.print(line, markup=False, highlight=False)
                 if not run.is_open and run.run_id not in said:
                     said.add(run.run_id)
                     if not console.is_terminal:
@@ -76,12 +82,13 @@ def progress_of(runs: list[Run]) -> list[Progress]:
 def _picture(runs: list[Run], ways: list[Progress]) -> Group:
     table = Table.grid(padding=(0, 2))
     for run, way in zip(runs, ways, strict=True):
-        eta = units.format_seconds(way.eta_seconds) if way.eta_seconds is not None else ""
+        eta = units.format_seconds(way.left_seconds) if way.left_seconds is not None else ""
+        counted = f"{way.step}/{way.steps}" if way.steps else ""
         table.add_row(
             Text(run.spec.label + (f" seed {run.spec.seed}" if run.spec.seed else "")),
             STATUS_LABELS[run.status] if run.status != "running" else way.label,
-            ProgressBar(total=1.0, completed=way.fraction, width=24),
-            f"{way.step}/{way.steps}" if way.steps else "",
+            ProgressBar(total=1.0, completed=(way.download or way).fraction, width=24),
+            way.download.label if way.download is not None else counted,
             f"loss {way.loss:.3f}" if way.loss is not None else "",
             f"≈ {eta} left" if run.status == "running" and eta else "",
         )

@@ -10,8 +10,8 @@ from typing import Any
 
 from ftlab.errors import FtlabError
 from ftlab.models.bundled import Say, bundled_folder, ensure_bundled, is_fetched
+from ftlab.models.download import DownloadProgress, snapshot
 from ftlab.models.hashes import file_sha256
-from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import ModelReference, parse_model
 
 _ALLOWED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -67,10 +67,16 @@ def local_folder(reference: ModelReference) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def resolve_model(text: str, say: Say = lambda line: None) -> ResolvedModel:
+def resolve_model(
+    text: str,
+    say: Say = lambda line: None,
+    progress: DownloadProgress = lambda done, total: None,
+) -> ResolvedModel:
     """The model on this machine, fetched first where it has to be.
 
-    Raises `FtlabError` with what was tried and what to do if it cannot be had.
+    `progress` gets the bytes done and in all while a model of the Hub is downloaded; what it raises
+    ends the download. Raises `FtlabError` with what was tried and what to do if the model cannot be
+    had.
     """
     reference = parse_model(text)
     if reference.kind == "bundled":
@@ -78,7 +84,7 @@ def resolve_model(text: str, say: Say = lambda line: None) -> ResolvedModel:
     if reference.kind == "folder":
         return _without_remote_code(ResolvedModel(reference, Path(reference.name)))
     say(f"Fetching {reference.name} from the Hugging Face Hub …")
-    return _without_remote_code(ResolvedModel(reference, _from_hub(reference.name)))
+    return _without_remote_code(ResolvedModel(reference, _from_hub(reference.name, progress)))
 
 
 def describe_shape(config: dict[str, Any]) -> str:
@@ -95,17 +101,8 @@ def describe_shape(config: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with hub_answers(
-        name,
-        f"The model '{name}'",
-        "Use the bundled model, a local folder, or a machine with a way to the Hub.",
-    ):
-        folder = Path(
-            snapshot_download(name, allow_patterns=_ALLOWED, etag_timeout=TIMEOUT_SECONDS)
-        )
+def _from_hub(name: str, progress: DownloadProgress) -> Path:
+    folder = snapshot(name, _ALLOWED, progress)
     if not any(folder.glob("*.safetensors")):
         raise FtlabError(
             f"The model '{name}' has no safetensors weights; other formats can run code when they "

@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -160,13 +160,20 @@ class PlaygroundClient:
         """
         return self._stream(request, self._line_up(request).problems)
 
-    def generate_all(self, request: GenerateRequest) -> list[dict[str, Any]]:
-        """The final state of every pane as JSON; raises as `generate` does."""
+    def generate_all(
+        self, request: GenerateRequest, tell: Callable[[str], None] = lambda status: None
+    ) -> list[dict[str, Any]]:
+        """The final state of every pane as JSON; raises as `generate` does.
+
+        `tell` gets what is being waited for, about once a second or more often.
+        """
         lineup = self._line_up(request)
         final: dict[int, PaneUpdate] = {}
         for update in self._stream(request, lineup.problems):
             if update.is_final:
                 final[update.pane] = update
+            elif update.kind == "status":
+                tell(update.text)
         return [
             as_record(final[pane], name, lineup.label(pane, name))
             for pane, name in enumerate(request.panes)

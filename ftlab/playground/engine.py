@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.devices import CPU, free_bytes, resolve_device
 from ftlab.methods.spec import BasePrecision
+from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
@@ -36,11 +37,19 @@ from ftlab.playground.panes import (
     same_name,
 )
 from ftlab.playground.part import put_part
-from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Precision
+from ftlab.playground.protocol import (
+    LOADING,
+    WAITING,
+    GenerateRequest,
+    PaneUpdate,
+    Precision,
+    Stopped,
+)
 from ftlab.playground.rows import RowAdapters
 from ftlab.playground.turns import Check, LaneOfAnswers, say, shared_lane, take_turns
 from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch, wear
 from ftlab.runs.spec import DtypePolicy
+from ftlab.units import format_part
 
 ADAPTERS_KEPT = 12
 """Adapters and trained parts that stay loaded; each holds only its own weights."""
@@ -90,7 +99,7 @@ class Engine:
         """Answers the prompt in every pane; `send` gets the updates.
 
         An error of one pane is said in that pane and the others go on. `check` is called between
-        tokens and raises `Stopped` to end the whole request.
+        tokens, and while a base model is downloaded; it raises `Stopped` to end the whole request.
         """
         self.answer_each(request, [request.prompt], lambda _, update: send(update), check)
 
@@ -110,11 +119,18 @@ class Engine:
             for place in range(len(request.panes)):
                 tell(place, update)
 
+        def downloading(done: int, total: int) -> None:
+            words = f"Downloading the base model: {format_part(done, total)} …"
+            tell_all(PaneUpdate(0, "status", words if done < total else LOADING))
+            check()
+
         try:
             lineup = line_up(request.panes, request.model, self.runs_folder)
             if self._resident != (same_name(lineup.model), request.precision):
-                tell_all(PaneUpdate(0, "status", "Loading the base model …"))
-                self.load(lineup.model, request.precision)
+                tell_all(PaneUpdate(0, "status", LOADING))
+                self.load(lineup.model, request.precision, downloading)
+        except Stopped:
+            raise
         except Exception as error:
             tell_all(PaneUpdate(0, "error", say(error, "The base model could not be loaded")))
             return
@@ -141,11 +157,16 @@ class Engine:
                 return
             take_turns(lanes, check)
 
-    def load(self, name: str, precision: Precision = "bf16") -> None:
+    def load(
+        self,
+        name: str,
+        precision: Precision = "bf16",
+        progress: DownloadProgress = lambda done, total: None,
+    ) -> None:
         """Makes this the resident base; everything on the one before is let go first."""
         self.unload()
         policy, base_precision = held_in(precision)
-        source = resolve_model(name, say=print)
+        source = resolve_model(name, say=print, progress=progress)
         self._tokenizer = load_tokenizer(source)
         base = load_base_model(source, policy, base_precision, self.device)
         self._base = base.requires_grad_(False).eval()

@@ -16,6 +16,9 @@ from ftlab.tasks.spec import Message
 WAITING = "Waiting for its turn …"
 """Status of a pane whose answer has not begun."""
 
+LOADING = "Loading the base model …"
+"""Status of every pane until the base model is there."""
+
 Precision = Literal["bf16", "fp32", "nf4"]
 PRECISIONS: dict[Precision, str] = {"bf16": "16 bits", "fp32": "32 bits", "nf4": "4 bits (NF4)"}
 """How the resident base is held, and what people read."""

@@ -13,6 +13,7 @@ _MUST_HAVE = {
     "step": ("step", "loss"),
     "evaluation": ("step",),
     "evaluate": ("done", "total", "elapsed"),
+    "download": ("done", "total", "elapsed"),
     "phase": ("phase",),
 }
 _MOST = 2**53
@@ -22,7 +23,7 @@ _MOST = 2**53
 def is_sound(event: Mapping[str, Any]) -> bool:
     """Whether the event has what its kind must have, and numbers where numbers belong.
 
-    A loss may be no number (the run went astray); a step is a whole one.
+    A loss may be no number (the run went astray); a step, and what is counted, is a whole one.
     """
     if any(event.get(name) is None for name in _MUST_HAVE.get(str(event.get("event")), ())):
         return False
@@ -31,4 +32,5 @@ def is_sound(event: Mapping[str, Any]) -> bool:
         return False
     if any(isinstance(value, int) and abs(value) > _MOST for value in numbers):
         return False
-    return isinstance(event.get("step", 0), int) and event.get("total") != 0
+    whole = all(isinstance(event.get(name, 0), int) for name in ("step", "done", "total"))
+    return whole and event.get("total") != 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ftlab import units
 from ftlab.reading import open_plain
 from ftlab.runs.directory import MAX_LINES_BYTES
 from ftlab.runs.events import is_sound
@@ -22,10 +23,12 @@ MOST_FOLLOWED = 200
 """Runs whose place in their metrics is remembered; each takes about 0.1 MB."""
 
 _RECENT_STEPS = 10  # whose median is how long a step takes
+_RECENT_REPORTS = 40  # of a download, about 20 s, whose mean is how fast it is
 
 PHASE_LABELS = {
     "": "queued",
     "start": "starting",
+    "download": "downloading",
     "wait": "waiting for the device",
     "load": "loading",
     "train": "training",
@@ -35,10 +38,33 @@ PHASE_LABELS = {
 
 
 @dataclass(frozen=True)
+class Download:
+    """Of the base model: bytes `done` of `total`, and the seconds until all are there.
+
+    `eta_seconds` is `None` where nothing has come in lately.
+    """
+
+    done: int
+    total: int
+    eta_seconds: float | None
+
+    @property
+    def fraction(self) -> float:
+        """In [0, 1]."""
+        return min(1.0, max(0.0, self.done / self.total))
+
+    @property
+    def label(self) -> str:
+        """As in "1.2 of 3.1 GB"."""
+        return units.format_part(self.done, self.total)
+
+
+@dataclass(frozen=True)
 class Progress:
     """One run's way: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: not known yet).
 
-    `losses` are (step, nats a token), thinned to a bounded number as `ThinCurve` says.
+    `losses` are (step, nats a token), thinned to a bounded number as `ThinCurve` says. `download`
+    is there while the base model is fetched, which is no part of the two: the run has not begun.
     """
 
     phase: str
@@ -49,10 +75,16 @@ class Progress:
     elapsed_seconds: float
     eta_seconds: float | None
     losses: tuple[tuple[int, float], ...]
+    download: Download | None = None
 
     @property
     def label(self) -> str:
         return PHASE_LABELS.get(self.phase, self.phase)
+
+    @property
+    def left_seconds(self) -> float | None:
+        """Until the download ends where there is one, else until the run does."""
+        return self.eta_seconds if self.download is None else self.download.eta_seconds
 
 
 def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
@@ -137,6 +169,9 @@ class _Way:
     evaluation_began: float | None = None
     evaluated: tuple[int, int, float] | None = None  # examples done, of how many, when
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+    downloads: deque[tuple[float, int, int]] = field(  # when, bytes done, of how many
+        default_factory=lambda: deque(maxlen=_RECENT_REPORTS)
+    )
     curve: ThinCurve = field(default_factory=ThinCurve)
 
     def take(self, event: dict[str, Any]) -> None:
@@ -147,12 +182,15 @@ class _Way:
             self.phase = str(event.get("phase", ""))
             if self.phase == "evaluate" and self.evaluation_began is None:
                 self.evaluation_began = self.elapsed
+            self.downloads.clear()
         elif kind == "step":
             self.step, self.loss = int(event["step"]), float(event["loss"])
             self.step_seconds.append(float(event.get("seconds") or 0.0))
             self.curve.add(self.step, self.loss)
         elif kind == "evaluate":
             self.evaluated = int(event["done"]), int(event["total"]), self.elapsed
+        elif kind == "download":
+            self.downloads.append((self.elapsed, int(event["done"]), int(event["total"])))
 
     def progress(self, run: Run, evaluation_seconds: float | None) -> Progress:
         total = 0 if run.spec.is_base else run.spec.settings.steps
@@ -165,7 +203,16 @@ class _Way:
             elapsed_seconds=self.elapsed,
             eta_seconds=self._eta(run, total, evaluation_seconds) if run.is_open else 0.0,
             losses=self.curve.points(whole=not run.is_open),
+            download=self._download() if run.status == "running" else None,
         )
+
+    def _download(self) -> Download | None:
+        if self.phase != "download" or not self.downloads:
+            return None
+        first_at, first, _ = self.downloads[0]
+        at, done, total = self.downloads[-1]
+        rate = (done - first) / (at - first_at) if at > first_at else 0.0
+        return Download(done, total, (total - done) / rate if rate > 0 else None)
 
     def _fraction(self, total: int, finished: bool) -> float:
         """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
@@ -198,6 +245,10 @@ def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None
     for run, way in zip(runs, progress, strict=True):
         if not run.is_open:
             continue
+        if way.download is not None:
+            if way.download.eta_seconds is None:
+                return None
+            remaining += way.download.eta_seconds
         if way.eta_seconds is not None:
             remaining += way.eta_seconds
         elif ended:

@@ -16,8 +16,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, one_line
 from ftlab.locks import DeviceTurn, FileLock
+from ftlab.models.reference import parse_model
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import check_space
 from ftlab.runs.lines import LineWriter
@@ -63,13 +64,7 @@ def main(arguments: list[str]) -> int:
         report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
         if earlier is None:
             report(start)
-        waiting = DeviceTurn(spec.device)
-        if not waiting.try_acquire():
-            report({"event": "phase", "phase": "wait"})
-            waiting.acquire()
-        began = time.perf_counter()  # imports and loading count; waiting for others does not
-        result = _run(spec, directory, report, began, earlier)
-        waiting.release()
+        result = _download(spec, report, earlier) or _take_turn(spec, directory, report, earlier)
     try:
         directory.write_result(result)
     except OSError as error:
@@ -78,6 +73,50 @@ def main(arguments: list[str]) -> int:
     if result.status == "done":
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return 0 if result.status == "done" else 1
+
+
+def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult | None:
+    """Fetches a model of the Hub that is not here yet; the run's result where that fails.
+
+    It comes before the device is asked for, which others use meanwhile, and before torch: neither
+    its time nor its memory is part of what is measured.
+    """
+    from ftlab.models.resolve import resolve_model
+
+    begun = False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            report({"event": "phase", "phase": "download"})
+        report({"event": "download", "done": done, "total": total})
+
+    if not _is_on_hub(spec):
+        return None
+    try:
+        resolve_model(spec.model, say=print, progress=progress)
+    except Exception as error:
+        traceback.print_exc()
+        resumed = earlier.resumed if earlier else ()
+        return RunResult("failed", one_line(error), resumed=resumed, finished_at=time.time())
+    if begun:
+        report({"event": "phase", "phase": "start"})
+    return None
+
+
+def _take_turn(
+    spec: RunSpec, directory: RunDirectory, report: Any, earlier: Earlier | None
+) -> RunResult:
+    """Does the run when the device is free."""
+    waiting = DeviceTurn(spec.device)
+    if not waiting.try_acquire():
+        report({"event": "phase", "phase": "wait"})
+        waiting.acquire()
+    began = time.perf_counter()  # imports and loading count; waiting for others does not
+    result = _run(spec, directory, report, began, earlier)
+    waiting.release()
+    return result
 
 
 def _run(
@@ -140,14 +179,15 @@ def _set_environment(spec: RunSpec, runs_folder: Path) -> None:
     if "trackio" in spec.settings.report_to:
         os.environ.setdefault("TRACKIO_DIR", str(trackio_folder(runs_folder)))
         to_space = "TRACKIO_SPACE_ID" in os.environ  # the person wants it to go there
-    from ftlab.models.reference import parse_model
-
-    try:
-        local = parse_model(spec.model).kind != "hub"
-    except FtlabError:
-        return  # said again, and recorded, when the model is loaded
-    if local and spec.task.kind != "hub" and not to_space:
+    if not _is_on_hub(spec) and spec.task.kind != "hub" and not to_space:
         os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+
+
+def _is_on_hub(spec: RunSpec) -> bool:
+    try:
+        return parse_model(spec.model).kind == "hub"
+    except FtlabError:
+        return False  # said, and recorded, when the model is loaded
 
 
 if __name__ == "__main__":

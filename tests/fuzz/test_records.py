@@ -72,6 +72,11 @@ def test_damaged_metrics_are_shown_without_the_damaged_lines(
 ) -> None:
     directory = make_run(tmp_path, status=status, steps=4)
     lines = [json.loads(line) for line in directory.metrics_file.read_text().splitlines()]
+    lines[1:1] = [
+        {"event": "phase", "phase": "download", "elapsed": 0.1},
+        {"event": "download", "done": 0, "total": 9_000, "elapsed": 0.2},
+        {"event": "download", "done": 4_000, "total": 9_000, "elapsed": 0.7},
+    ]
     lines += [
         {"event": "phase", "phase": "evaluate", "elapsed": 9.0},
         {"event": "evaluate", "done": 1, "total": 4, "elapsed": 9.5},

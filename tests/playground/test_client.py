@@ -186,6 +186,13 @@ def test_generate_all_gives_one_record_a_pane(client: PlaygroundClient, tmp_path
     assert json.loads(json.dumps([base, lora])) == [base, lora]
 
 
+def test_generate_all_tells_what_is_waited_for(client: PlaygroundClient) -> None:
+    told: list[str] = []
+    client.generate_all(ask("silent"), told.append)
+    assert "loading" in told
+    assert not [words for words in told if "silent by" in words], "an answer is no status"
+
+
 def test_a_lost_pane_goes_by_its_name_and_says_why(client: PlaygroundClient) -> None:
     base, lost = client.generate_all(GenerateRequest(("base", "no-such-run"), "hello"))
     assert base["error"] == ""

@@ -54,6 +54,54 @@ def test_text_grows_in_every_pane_and_each_ends_once(
     assert worn.swap_seconds is not None
 
 
+def coming_in(monkeypatch: pytest.MonkeyPatch, *reports: tuple[int, int]) -> None:
+    """The base is downloaded first, with these reports of bytes done and in all."""
+    real = engine_module.resolve_model
+
+    def fetched(name: str, say: Any, progress: Any) -> Any:
+        for done, total in reports:
+            progress(done, total)
+        return real(name, say)
+
+    monkeypatch.setattr(engine_module, "resolve_model", fetched)
+
+
+def test_a_base_that_is_downloaded_is_seen_coming_in_in_every_pane(
+    engine: Engine, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming_in(monkeypatch, (0, 3_100_000_000), (1_200_000_000, 3_100_000_000), (31, 31))
+    engine.unload()
+    updates = updates_of(engine, replace(ask, panes=("base", "base")))
+    for pane in range(2):
+        told = [u.text for u in updates if u.pane == pane and u.kind == "status"]
+        assert told[:4] == [
+            "Loading the base model …",
+            "Downloading the base model: 0.0 of 3.1 GB …",
+            "Downloading the base model: 1.2 of 3.1 GB …",
+            "Loading the base model …",
+        ]
+    assert [update.kind for update in updates if update.is_final] == ["done", "done"]
+
+
+def test_a_stop_is_heard_while_the_base_is_downloaded(
+    engine: Engine, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming_in(monkeypatch, (0, 10), (5, 10), (10, 10))
+    engine.unload()
+    updates: list[PaneUpdate] = []
+
+    def check() -> None:
+        if "5 of 10" in updates[-1].text:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        engine.answer(ask, updates.append, check)
+    assert [update.kind for update in updates] == ["status"] * 3, "a stop is no error of a pane"
+    with monkeypatch.context() as patch:
+        patch.undo()
+        assert [update.kind for update in finals(engine, ask)] == ["done"]
+
+
 def test_a_lane_of_its_own_speaks_before_the_shared_one_is_done(
     engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:

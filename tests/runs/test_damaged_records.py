@@ -58,6 +58,8 @@ def test_a_number_that_no_table_can_hold_makes_one_run_unreadable_and_no_other(
         STEP | {"step": 2**70}, STEP | {"step": 1.5}, STEP | {"tokens": "7"}, STEP | {"loss": True},
         {"event": "step"}, {"event": "evaluate", "done": 1, "total": 0, "elapsed": 1.0},
         {"event": "evaluate", "done": 1}, {"event": "phase"}, {"event": "evaluation", "loss": 1.0},
+        {"event": "evaluate", "done": float("inf"), "total": 4, "elapsed": 1.0},
+        {"event": "download", "done": 1, "total": float("inf"), "elapsed": 1.0},
     ],
 )  # fmt: skip
 def test_a_line_of_metrics_of_another_shape_is_skipped(tmp_path: Path, line: Any) -> None:

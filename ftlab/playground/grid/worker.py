@@ -117,6 +117,7 @@ class GridJob:
         self._working = _Clock()  # from the loaded base on: that is paid once
         self._waited = _Clock()
         self._waiting = ""
+        self._loading = ""  # what is done before the first prompt is read
         self._tokens: dict[tuple[int, int], int] = {}  # of the answers under way, by (prompt, pane)
         self._done = 0
         self._told = 0.0
@@ -173,7 +174,10 @@ class GridJob:
 
     def _take(self, prompt: int, update: PaneUpdate) -> None:
         if update.kind != "status" or update.text == WAITING:
+            self._loading = ""
             self._working.start()
+        else:
+            self._loading = update.text
         try:
             if update.is_final:
                 self._grid.add_cell(self._cell(prompt, update))
@@ -255,7 +259,7 @@ class GridJob:
         process = GridProcess(
             pid,
             started,
-            self._waiting,
+            self._waiting or self._loading,
             reached=self._done + sum(tokens / most for tokens in self._tokens.values()),
             worked_seconds=round(self._working.seconds, 3),
         )

@@ -142,11 +142,15 @@ def _status(run: Run, way: Progress) -> str:
 
 def _bar(run: Run, way: Progress) -> str:
     fraction = way.fraction if run.is_open or run.status == "done" else _reached(way)
+    label, colour = run.spec.label, look_of(run.spec.method).colour
+    if way.download is not None:  # another bar than the run's own, which begins after it
+        fraction, colour = way.download.fraction, "var(--info)"
+        label += ": download of the base model"
     percent = round(100 * fraction)
     return (
         f'<span class="prog {run.status}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}" aria-label="{escape(run.spec.label)}">'
-        f'<i style="width:{percent}%;--c:{look_of(run.spec.method).colour}"></i></span>'
+        f'aria-valuenow="{percent}" aria-label="{escape(label)}">'
+        f'<i style="width:{percent}%;--c:{colour}"></i></span>'
     )
 
 
@@ -156,6 +160,9 @@ def _reached(way: Progress) -> float:
 
 
 def _steps(run: Run, way: Progress) -> str:
+    if way.download is not None:
+        done, _, rest = way.download.label.partition(" ")
+        return f'<span class="st" title="Of the base model"><b>{done}</b> {rest}</span>'
     if run.spec.method == BASE_METHOD or run.status == "not_applicable":
         return '<span class="st"></span>'
     return f'<span class="st"><b>{way.step}</b>/{way.steps}</span>'
@@ -181,8 +188,11 @@ def _peak(run: Run) -> str:
 
 def _time(run: Run, way: Progress) -> str:
     if run.status == "running":
-        left = units.format_seconds(way.eta_seconds)
-        return _cell(f'<span class="pred">{left}</span> left', way.eta_seconds is not None)
+        if way.left_seconds is None:
+            return "<span></span>"
+        until = ' title="Until the base model is here"' if way.download is not None else ""
+        left = units.format_seconds(way.left_seconds)
+        return f'<span{until}><span class="pred">{left}</span> left</span>'
     measures = run.result.measures if run.result is not None else None
     if measures is None or measures.total_seconds is None:
         return "<span></span>"

@@ -102,7 +102,9 @@ def _state(run: Run, read: Callable[[Run], Progress]) -> str:
     if run.is_open:
         way = read(run)
         step = f", step {way.step} of {way.steps}" if way.steps else ""
-        left = f"; about {units.format_seconds(way.eta_seconds)} left" if way.eta_seconds else ""
+        if way.download is not None:
+            step = f" the base model, {way.download.label}"
+        left = f"; about {units.format_seconds(way.left_seconds)} left" if way.left_seconds else ""
         where = f"{way.label.capitalize()}{step}{left}. Numbers come when it ends."
         return f'<p class="meta">{escape(where)}</p>'
     if run.status == "done" or not run.reason:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from ftlab.playground.grid import worker
 from ftlab.playground.grid.record import Cell, GridDirectory, GridProcess, GridRequest
 from ftlab.playground.grid.worker import ROWS, GridJob, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
+from ftlab.playground.protocol import PaneUpdate
 from tests.playground.grid.fakes import (
     CPU,
     RUN,
@@ -98,6 +100,31 @@ def test_answers_under_way_are_told_by_their_tokens(
     request = make_request(["one"], panes=("base",), labels=(), methods=(), max_new_tokens=4)
     GridJob(make_grid(tmp_path, request), FakeEngines(FakeEngine())).run()
     assert told == [0, 0, 0.25, 1], "at the start, while it waits, after a token, at the end"
+
+
+def test_what_comes_before_the_first_prompt_is_told_and_no_time_of_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    told: list[tuple[str, float]] = []
+    write = GridDirectory.write_process
+
+    def spy(grid: GridDirectory, process: GridProcess) -> None:
+        told.append((process.waiting, process.worked_seconds))
+        write(grid, process)
+
+    class Loading(FakeEngine):
+        def answer_each(self, request: Any, prompts: Any, send: Any, check: Any) -> None:
+            words = "Downloading the base model: 1.2 of 3.1 GB …"
+            send(0, PaneUpdate(0, "status", words))
+            time.sleep(0.02)
+            super().answer_each(request, prompts, send, check)
+
+    monkeypatch.setattr(GridDirectory, "write_process", spy)
+    GridJob(make_grid(tmp_path), FakeEngines(Loading())).run()
+    assert ("Downloading the base model: 1.2 of 3.1 GB …", 0.0) in told
+    assert told[-1][0] == ""
+    assert {words for words, seconds in told if seconds} == {""}
 
 
 def test_a_cancel_ends_it_between_tokens_and_keeps_the_cells(tmp_path: Path) -> None:
