@@ -45,7 +45,7 @@ def shown_progress(console: Console) -> Iterator[DownloadProgress]:
         nonlocal task
         if task is None:
             bar.start()
-            task = bar.add_task("", total=total, part="")
+            task = bar.add_task("", total=total, part=format_part(done, total))
         bar.update(task, completed=done, part=format_part(done, total), refresh=True)
 
     try:

@@ -18,9 +18,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from ftlab.errors import FtlabError
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
@@ -35,6 +36,7 @@ _PIECE_BYTES = 2**19
 """Written at once. With the library's own 10 MB a slow line says nothing for many seconds, and
 loses as much whenever a connection is cut off."""
 _GRACE_SECONDS = 5.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 )  # fmt: skip
@@ -235,7 +237,7 @@ def _disk_trouble(error: BaseException) -> str:
 def main(arguments: Sequence[str]) -> int:
     name, *patterns = arguments
     said = _take_stdout()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         signal.signal(number, lambda *_: _leave())
     download = _Download(name, patterns)
     download.start()
@@ -262,13 +264,16 @@ def _say(to: TextIO, message: dict[str, Any]) -> None:
 
 def _leave() -> None:
     """Ends at once, with all threads, and takes along what came in half: nobody goes on with it."""
-    import psutil
-
-    with suppress(psutil.Error, OSError):
+    try:
+        for (
+            number
+        ) in _SIGNALS:  # a second one would come in between: Ctrl-C, and then whoever asked
+            signal.signal(number, signal.SIG_IGN)
         for file in psutil.Process().open_files():
             if file.path.endswith(".incomplete"):
                 Path(file.path).unlink(missing_ok=True)
-    os._exit(1)
+    finally:
+        os._exit(1)
 
 
 if __name__ == "__main__":

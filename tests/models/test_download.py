@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,17 @@ def test_a_download_that_is_killed_is_a_sentence_too(
     sentence = json.loads(said.splitlines()[-1])["error"]
     ending = "was killed, perhaps for want of memory" if number == 9 else "ended with status 1"
     assert f", as its process {ending}; run it again: files" in sentence
+
+
+def test_signals_that_come_together_end_it_all_the_same(hub: Hub, ask: Asker) -> None:
+    """Ctrl-C reaches everything in the terminal, and whoever asked then ends the download too."""
+    hub.bytes_a_second = PADDING / 20
+    process = ask.start(stderr=subprocess.DEVNULL)
+    child = begun(process, ask)
+    with suppress(psutil.NoSuchProcess):
+        for number in 10 * (signal.SIGINT, signal.SIGTERM):
+            child.send_signal(number)
+            time.sleep(0.002)
+    child.wait(5)
+    process.wait(5)
+    assert ask.left_in_half() == []
