@@ -121,6 +121,7 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
     )
     assert process.stdout is not None
     done = 0
+    patience = 0.0
     said: dict[str, Any] = {}
     try:
         for line in process.stdout:
@@ -128,26 +129,26 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
             done = max(0, min(said["done"], missing))
             if said.keys() == {"done"}:
                 progress(done, missing)
+        patience = _GRACE_SECONDS  # it has said all, and is about to end
     finally:
-        _end(process)
+        _end(process, patience)
     if "folder" in said:
         progress(missing, missing)
         return Path(said["folder"])
     raise FtlabError(_why(name, format_part(done, missing), said, process.returncode))
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], patience: float) -> None:
+    """Returns when the process is gone; it is told to go after so many seconds."""
     assert process.stdout is not None
     process.stdout.close()
-    try:
-        process.wait(0 if process.poll() is None else None)
-    except subprocess.TimeoutExpired:
-        process.terminate()
+    for seconds, tell in ((patience, process.terminate), (_GRACE_SECONDS, process.kill)):
         try:
-            process.wait(_GRACE_SECONDS)
+            process.wait(seconds)
+            return
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            tell()
+    process.wait()
 
 
 def _why(name: str, part: str, said: dict[str, Any], code: int) -> str:
