@@ -6,7 +6,9 @@ small products a layer however many adapters there are; a row of the base has an
 
 On a quantised base each adapter is multiplied with its own rows instead, in PEFT's order and
 precision. There a last bit that is rounded otherwise moved the first token's logits by 1 to 8 %
-(SmolLM2-135M in NF4), so what is added must be PEFT's to the bit.
+(SmolLM2-135M in NF4), so what is added must be PEFT's to the bit. On a CPU that is done one row
+after another. On a GPU, where many small products take their time in being started and kernels
+choose by shape anyway, all rows are multiplied at once.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ class _Batch:
     memory is free as soon as nobody wears it.
     """
 
+    device: torch.device
     rows: tuple[int, ...] = ()
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     _masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def set(self, rows: Sequence[int]) -> None:
         self.rows = tuple(rows)
+        self.index = torch.tensor(self.rows, dtype=torch.long, device=self.device)
         self._masks.clear()
 
     def others(self, widths: tuple[int, ...], device: torch.device) -> Tensor:
@@ -51,22 +56,38 @@ class _Batch:
         return self._masks[widths]
 
 
+Hook = Callable[..., Tensor]
+"""A forward hook, which gets the batch as well."""
+
+Way = Callable[[Sequence[Pair | None]], Sequence[Hook]]
+"""Makes a layer's hooks from what each adapter has for that layer."""
+
+
+def way_of(base: PreTrainedModel) -> Way:
+    """How rows get what their adapters add on this base: decided here alone."""
+    if not is_quantised(base):
+        return together
+    return one_by_one if _device_of(base).type == "cpu" else at_once
+
+
 class RowAdapters:
     """A clone of the base in which each row of a batch wears an adapter of its own, or none.
 
     `rows` says what each row wears: 0 is the base, i + 1 is `adapters[i]`. It is set for every lane
-    anew.
+    anew. `way` is the base's own where none is given.
     """
 
-    def __init__(self, base: PreTrainedModel, adapters: Sequence[LowRank]) -> None:
+    def __init__(
+        self, base: PreTrainedModel, adapters: Sequence[LowRank], way: Way | None = None
+    ) -> None:
         self.model = clone_on_same_weights(base)
         self.adapters = tuple(adapters)
-        self._batch = _Batch()
+        self._batch = _Batch(_device_of(base))
+        way = way or way_of(base)
         for path in dict.fromkeys(path for adapter in adapters for path in adapter.layers):
-            pairs = [adapter.layers.get(path) for adapter in adapters]
-            add = partial(_add_apart, pairs=pairs) if is_quantised(base) else _together(pairs)
             layer = self.model.get_submodule(path)
-            layer.register_forward_hook(partial(add, batch=self._batch))
+            for hook in way([adapter.layers.get(path) for adapter in adapters]):
+                layer.register_forward_hook(partial(hook, batch=self._batch))
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -84,14 +105,15 @@ class RowAdapters:
         return 1 + next(i for i, known in enumerate(self.adapters) if known is adapter)
 
 
-def _together(pairs: Sequence[Pair | None]) -> Callable[..., Tensor]:
+def together(pairs: Sequence[Pair | None]) -> list[Hook]:
     worn = [pair for pair in pairs if pair]
-    return partial(
+    hook = partial(
         _add_together,
         down=torch.cat([pair.a for pair in worn]).t().contiguous(),
         up=torch.cat([pair.b * pair.scaling for pair in worn], dim=1).t().contiguous(),
         widths=tuple(len(pair.a) if pair else 0 for pair in pairs),
     )
+    return [hook]
 
 
 def _add_together(
@@ -114,7 +136,11 @@ def _add_together(
     return torch.addmm(flat, low.view(-1, down.shape[1]), up).view_as(output)
 
 
-def _add_apart(
+def one_by_one(pairs: Sequence[Pair | None]) -> list[Hook]:
+    return [partial(_add_one_by_one, pairs=pairs)]
+
+
+def _add_one_by_one(
     layer: nn.Module,
     inputs: tuple[Tensor, ...],
     output: Tensor,
@@ -132,6 +158,58 @@ def _add_apart(
             low = F.linear(own.to(pair.a.dtype), pair.a)
             added += (F.linear(low, pair.b) * pair.scaling).to(added.dtype)
     return sums
+
+
+def at_once(pairs: Sequence[Pair | None]) -> list[Hook]:
+    """A hook for each rank: a product filled up with zeros to another rank is rounded otherwise."""
+    ranks = sorted({len(pair.a) for pair in pairs if pair})
+    return [_of_one_rank([p if p and len(p.a) == rank else None for p in pairs]) for rank in ranks]
+
+
+def _of_one_rank(pairs: Sequence[Pair | None]) -> Hook:
+    """Place 0 of the stacked matrices is for rows that get nothing here."""
+    worn = [pair for pair in pairs if pair]
+    places = [0]
+    for pair in pairs:
+        places.append(max(places) + 1 if pair else 0)
+    down = torch.stack([torch.zeros_like(worn[0].a), *(pair.a for pair in worn)])
+    up = torch.stack([torch.zeros_like(worn[0].b), *(pair.b for pair in worn)])
+    return partial(
+        _add_at_once,
+        down=down,
+        up=up,
+        scaling=up.new_tensor([0.0, *(pair.scaling for pair in worn)]).view(-1, 1, 1),
+        places=torch.tensor(places, device=up.device),
+    )
+
+
+def _add_at_once(
+    layer: nn.Module,
+    inputs: tuple[Tensor, ...],
+    output: Tensor,
+    batch: _Batch,
+    down: Tensor,
+    up: Tensor,
+    scaling: Tensor,
+    places: Tensor,
+) -> Tensor:
+    """The same for all rows, each rounded as PEFT rounds. Nothing here waits for the device."""
+    x, rows = _checked(inputs[0], batch), len(batch.rows)
+    place = places.index_select(0, batch.index)
+    own, sums = x.reshape(rows, -1, x.shape[-1]), output.reshape(rows, -1, output.shape[-1])
+    own, down = own.to(down.dtype), down.index_select(0, place)
+    if down.shape[1] > 1:
+        low = torch.bmm(own, down.transpose(1, 2))
+    else:  # in this order a product with one vector is summed up as PEFT's is
+        low = torch.bmm(down, own.transpose(1, 2)).transpose(1, 2)
+    added = torch.bmm(low, up.index_select(0, place).transpose(1, 2))
+    added = (added * scaling.index_select(0, place)).to(sums.dtype)
+    # Not a sum with zeros: what is no number in the base's own row must not be made one.
+    return torch.where((place > 0).view(-1, 1, 1), sums + added, sums).view_as(output)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _checked(x: Tensor, batch: _Batch) -> Tensor:
