@@ -73,6 +73,14 @@ class Device:
     def kind_name(self) -> str:
         return "CPU" if self.kind == "cpu" else "GPU"
 
+    @property
+    def memory_must_be_given_back(self) -> bool:
+        """Whether a model that waits here takes memory from whoever works meanwhile.
+
+        A GPU's memory is one for all. On a CPU each process's own is measured.
+        """
+        return self.is_gpu
+
 
 def kind_of(device_id: str) -> str:
     """What two devices share that are alike: "cuda" of "cuda:0" and of "cuda:1"."""

@@ -15,6 +15,8 @@ from ftlab.paths import locks_folder
 from ftlab.system import try_lock
 
 SECONDS_BETWEEN_TRIES = 0.5
+SECONDS_OF_A_LOOK = 0.005
+"""Longer than anybody holds a place in line without waiting."""
 
 
 class FileLock:
@@ -82,13 +84,22 @@ class DeviceTurn:
         finally:
             self._line.release()
 
+    def is_wanted(self) -> bool:
+        """Whether somebody waits in line; for whoever has the turn to ask.
+
+        Who only looks whether the device is free has the line for a moment, so it is asked twice.
+        """
+        if self._nobody_is_in_line():
+            return False
+        time.sleep(SECONDS_OF_A_LOOK)
+        return not self._nobody_is_in_line()
+
     def give_way(self, while_waiting: Callable[[], None] = lambda: None) -> bool:
         """Lets whoever waits in line go first and takes the turn back; `False` if nobody waited.
 
         If `while_waiting` raises, the turn is not held any more.
         """
-        if self._line.try_acquire():
-            self._line.release()
+        if not self.is_wanted():
             return False
         self._device.release()
         self.acquire(while_waiting)
@@ -96,6 +107,12 @@ class DeviceTurn:
 
     def release(self) -> None:
         self._device.release()
+
+    def _nobody_is_in_line(self) -> bool:
+        if not self._line.try_acquire():
+            return False
+        self._line.release()
+        return True
 
 
 @contextmanager

@@ -75,6 +75,19 @@ def test_nobody_in_line_nobody_to_give_way_to() -> None:
     assert not DeviceTurn(CPU).try_acquire(), "the turn was lost"
 
 
+def test_a_look_whether_the_device_is_free_is_not_taken_for_somebody_in_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base would be unloaded and loaded again for nothing."""
+    turn, line = DeviceTurn(CPU), FileLock(tmp_path / "locks" / "device-cpu.next.lock")
+    assert turn.try_acquire()
+    assert not turn.is_wanted()
+    assert line.try_acquire()
+    assert turn.is_wanted()
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: line.release())
+    assert not turn.is_wanted(), "it was gone a moment later"
+
+
 def test_training_in_line_makes_a_playground_give_way_and_it_gets_the_turn_back() -> None:
     log: list[str] = []
     playground = DeviceTurn(CPU)

@@ -51,6 +51,20 @@ class Answer:
             self.ids[-1] in self.ending.stop_ids or len(self.ids) >= self.ending.limit
         )
 
+    @property
+    def read(self) -> list[int]:
+        """What its lane has read before the coming turn: all but the token chosen last."""
+        return self.prompt_ids + self.ids[:-1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its "done" or "error" was sent."""
+        return self._has_ended
+
+    def say(self, sentence: str) -> None:
+        """Sends what it waits for."""
+        self.send(self._update("status", sentence))
+
     def tell(self, next_token: NextToken) -> None:
         self.draft = replace(self.draft, next_token=next_token)
 

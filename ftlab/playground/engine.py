@@ -10,22 +10,25 @@ import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.devices import CPU, free_bytes, resolve_device
+from ftlab.errors import FtlabError, one_line
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.models.trained_weights import WEIGHTS
+from ftlab.playground.answering import Answering
 from ftlab.playground.answers import Answer
 from ftlab.playground.desk import Desk, SendEach
 from ftlab.playground.full_models import FullModels
+from ftlab.playground.giving_way import Check, GiveWay
 from ftlab.playground.lanes import Lane
 from ftlab.playground.notes import note_on
 from ftlab.playground.panes import (
@@ -46,7 +49,7 @@ from ftlab.playground.protocol import (
     Stopped,
 )
 from ftlab.playground.rows import RowAdapters
-from ftlab.playground.turns import Check, LaneOfAnswers, say, shared_lane, take_turns
+from ftlab.playground.turns import LaneOfAnswers, read_again, say, shared_lane, take_turns
 from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch, wear
 from ftlab.runs.spec import DtypePolicy
 from ftlab.units import format_part
@@ -100,6 +103,8 @@ class Engine:
 
         An error of one pane is said in that pane and the others go on. `check` is called between
         tokens, and while a base model is downloaded; it raises `Stopped` to end the whole request.
+        Where it wants the device's memory, every model is let go first, and loaded again for the
+        answers to go on.
         """
         self.answer_each(request, [request.prompt], lambda _, update: send(update), check)
 
@@ -110,52 +115,83 @@ class Engine:
 
         Every pane of every prompt ends with one "done" or "error".
         """
-
-        def tell(place: int, update: PaneUpdate) -> None:
-            for prompt in range(len(prompts)):
-                send(prompt, replace(update, pane=place))
-
-        def tell_all(update: PaneUpdate) -> None:
-            for place in range(len(request.panes)):
-                tell(place, update)
+        job = Answering(request, prompts, send)
 
         def downloading(done: int, total: int) -> None:
             words = f"Downloading the base model: {format_part(done, total)} …"
-            tell_all(PaneUpdate(0, "status", words if done < total else LOADING))
-            check()
+            job.say(words if done < total else LOADING)
+            give_way = check()
+            if callable(give_way):  # nothing of this request lies on the device yet
+                give_way()
 
         try:
             lineup = line_up(request.panes, request.model, self.runs_folder)
             if self._resident != (same_name(lineup.model), request.precision):
-                tell_all(PaneUpdate(0, "status", LOADING))
+                job.say(LOADING)
                 self.load(lineup.model, request.precision, downloading)
         except Stopped:
             raise
         except Exception as error:
-            tell_all(PaneUpdate(0, "error", say(error, "The base model could not be loaded")))
+            job.fail_all(say(error, "The base model could not be loaded"))
             return
-        tell_all(PaneUpdate(0, "status", WAITING))
+        job.say(WAITING)
         for place, problem in lineup.problems.items():
-            tell(place, PaneUpdate(0, "error", problem))
-        panes = self._dress(lineup, tell)
-        if marks(self.base) != self._marks:
+            job.fail(place, problem)
+        give_way = self._answer_on(job, lineup, check)
+        while give_way is not None:
+            job.interrupt()
             self.unload()
-            sentence = (
+            give_way()
+            job.come_back()
+            if not self._loaded_again(job, lineup.model):
+                return
+            give_way = self._answer_on(job, lineup, check)
+
+    def _answer_on(self, job: Answering, lineup: LineUp, check: Check) -> GiveWay | None:
+        """Answers to the end, or until the device is wanted.
+
+        What lies on the device is held by this frame and by `unload`'s models: once both are gone
+        the memory is free.
+        """
+        panes = self._dress(job, lineup)
+        if marks(self.base) != self._marks:
+            panes.clear()
+            self.unload()
+            job.fail_all(
                 "An adapter changed the base's own weights, so nothing here could be trusted; the "
                 "base is loaded anew with the next prompt. Leave that adapter out."
             )
-            for pane in panes:
-                tell(pane.place, PaneUpdate(0, "error", sentence))
-            return
+            return None
+
+        def check_unless_kept() -> float | GiveWay | None:
+            found = check()
+            return None if callable(found) and time.perf_counter() < job.kept_until else found
+
         with torch.inference_mode():
             try:
-                lanes = self._lanes(request, prompts, panes, send)
+                lanes = self._lanes(job, panes)
             except Exception as error:
-                sentence = say(error, "The prompt could not be read")
-                for pane in panes:
-                    tell(pane.place, PaneUpdate(0, "error", sentence))
-                return
-            take_turns(lanes, check)
+                job.fail_all(say(error, "The prompt could not be read"))
+                return None
+            lanes = read_again(lanes)
+            job.go_on()
+            return take_turns(lanes, check_unless_kept)
+
+    def _loaded_again(self, job: Answering, model: str) -> bool:
+        """Whether the base is there again after an interruption; if not, the panes say why."""
+        try:
+            self.load(model, job.request.precision)
+        except Exception as error:
+            what = "After other work on the device the base model could not be loaded again"
+            if isinstance(error, FtlabError):
+                reason = f"{what}: {one_line(error)}"
+            else:
+                reason = say(error, what, "send the prompt again once its memory is free")
+        else:
+            return True
+        self.unload()  # of what had been loaded already
+        job.fail_all(reason)
+        return False
 
     def load(
         self,
@@ -207,46 +243,43 @@ class Engine:
         self._adapters.move_to_end(key)
         return self._adapters[key]
 
-    def _dress(self, lineup: LineUp, tell: Callable[[int, PaneUpdate], None]) -> list[Dressed]:
+    def _dress(self, job: Answering, lineup: LineUp) -> list[Dressed]:
         """The panes that can answer; what is wrong with the others is said in them."""
-        in_use = [source.name for source in lineup.sources.values()]
+        sources = {place: lineup.sources[place] for place in job.open_places}
+        in_use = [source.name for source in sources.values()]
         panes = []
-        for place, source in lineup.sources.items():
+        for place, source in sources.items():
             began = time.perf_counter()
             try:
                 worn = self.worn(source, in_use)
+                job.check_same(place, source, worn.sha256)
             except Exception as error:
-                sentence = say(error, "This pane could not answer")
-                tell(place, PaneUpdate(0, "error", sentence))
+                job.fail(place, say(error, "This pane could not answer"))
                 continue
             swap = None if source.name == BASE else time.perf_counter() - began
             panes.append(Dressed(place, source, worn, swap))
         return panes
 
-    def _lanes(
-        self,
-        request: GenerateRequest,
-        prompts: Sequence[str],
-        panes: Sequence[Dressed],
-        send: SendEach,
-    ) -> list[LaneOfAnswers]:
+    def _lanes(self, job: Answering, panes: Sequence[Dressed]) -> list[LaneOfAnswers]:
         """The lane of rows that share the base first, then one for every other pane."""
         assert self._tokenizer is not None
         together = shares_a_batch(self.base)
         rows, build_seconds = self._row_adapters([pane.worn for pane in panes])
-        desk = Desk(self.base, self._tokenizer, request, prompts, send)
+        desk = Desk(self.base, self._tokenizer, job.request, job.prompts, job.send)
         base_logits = desk.base_logits()
         shared: list[tuple[LowRank, Answer]] = []
         own: list[LaneOfAnswers] = []
         for pane in panes:
             low_rank = pane.worn.low_rank if together else None
-            draft = pane.first_update(request.precision, build_seconds if low_rank else 0.0)
             model = pane.worn.model or self.base
-            answers = desk.answers(draft, virtual_tokens(model))
+            if pane.place not in job.answers:
+                draft = pane.first_update(job.request.precision, build_seconds if low_rank else 0.0)
+                job.answers[pane.place] = desk.answers(draft, virtual_tokens(model))
+            answers = job.unfinished(pane.place)
             if low_rank is not None:
                 shared += [(low_rank, answer) for answer in answers]
             elif answers:
-                lane = Lane(model, [answer.prompt_ids for answer in answers], desk.pad_id)
+                lane = Lane(model, [answer.read for answer in answers], desk.pad_id)
                 beside = None if pane.source.name == BASE else base_logits
                 own.append(LaneOfAnswers(lane, answers, base_logits=beside))
         if not shared:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.playground.answers import Answer
+from ftlab.playground.giving_way import Check, GiveWay
 from ftlab.playground.lanes import Lane
 from ftlab.playground.protocol import NextToken, Stopped
 from ftlab.playground.rows import RowAdapters
@@ -20,9 +21,6 @@ from ftlab.playground.wearing import LowRank
 
 BaseLogits = Callable[[Sequence[Answer]], Tensor]
 """The base's next-token logits for the prompts of these answers, fp32, (answers, vocabulary)."""
-
-Check = Callable[[], float | None]
-"""Called before each turn; raises `Stopped` to end it all, and says how long it held things up."""
 
 
 @dataclass
@@ -59,6 +57,13 @@ class LaneOfAnswers:
         self._open = [self._open[row] for row in rows]
         if rows:
             self.lane.keep(rows)
+
+    def read_again(self) -> None:
+        """Brings a new lane to where these answers stood, if they had begun before it was made."""
+        if self.answers[0].ids:
+            self._open = list(self.answers)
+            self.lane.prefill()
+            self._has_begun = True
 
     @property
     def is_finished(self) -> bool:
@@ -103,9 +108,13 @@ def shared_lane(
     """The lane of all answers that share the base; `worn` is what each of them wears.
 
     The base reads every prompt of an adapter too, in a row of its own where it does not answer it.
+    Answers that had begun were compared with it then.
     """
     wears = [adapters.wears(adapter) for adapter in worn]
-    prompts = [answer.prompt_ids for answer in answers]
+    prompts = [answer.read for answer in answers]
+    if answers[0].ids:
+        adapters.rows = wears
+        return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers))
     base_row = {
         tuple(p): row for row, (p, w) in enumerate(zip(prompts, wears, strict=True)) if not w
     }
@@ -121,12 +130,35 @@ def shared_lane(
     return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers), base_rows)
 
 
-def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> None:
-    """Carries all lanes to their end. An error of one is said in its panes; the others go on."""
+def read_again(lanes: Sequence[LaneOfAnswers]) -> list[LaneOfAnswers]:
+    """The lanes, each where its answers stood; an error of one is said in its panes.
+
+    Those whose turn was next come first: otherwise the first lane would be ahead after every
+    interruption, and the others slower by that.
+    """
+    ready = []
+    for lane in lanes:
+        try:
+            lane.read_again()
+        except Exception as error:
+            lane.fail(error)
+        else:
+            ready.append(lane)
+    return sorted(ready, key=lambda lane: len(lane.answers[0].ids))
+
+
+def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> GiveWay | None:
+    """Carries all lanes to their end. An error of one is said in its panes; the others go on.
+
+    Ends early where the device is wanted with its memory: `check`'s word on how to give way to
+    that is returned, for when everything that this works on is let go.
+    """
     open_lanes = list(lanes)
     while open_lanes:
         for lane in list(open_lanes):
             waited = check()
+            if callable(waited):
+                return waited
             if waited:
                 for other in open_lanes:
                     other.paused(waited)
@@ -140,6 +172,7 @@ def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> None:
                 continue
             if lane.is_finished:
                 open_lanes.remove(lane)
+    return None
 
 
 def next_token(answer: Answer, logits: Tensor, base: Tensor) -> NextToken:
@@ -153,11 +186,14 @@ def next_token(answer: Answer, logits: Tensor, base: Tensor) -> NextToken:
     )
 
 
-def say(error: Exception, what: str) -> str:
+SMALLER = "ask for fewer tokens, or shorten the prompt"
+
+
+def say(error: Exception, what: str, if_memory_is_out: str = SMALLER) -> str:
     """The sentence for an error; one that is ours to put right goes to the log as well."""
     if isinstance(error, FtlabError):
         return one_line(error)
     traceback.print_exc()
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return f"{what}: out of memory; ask for fewer tokens, or shorten the prompt."
+        return f"{what}: out of memory; {if_memory_is_out}."
     return f"{what}: {one_line(error)[:200]} (the log has the traceback)."

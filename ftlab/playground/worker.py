@@ -13,7 +13,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from ftlab.devices import CPU, Device, cpu_count, resolve_device
 from ftlab.errors import one_line
 from ftlab.locks import DeviceTurn, holding
+from ftlab.playground.giving_way import GiveWay, make_way
 from ftlab.playground.protocol import (
     FromWorker,
     GenerateRequest,
@@ -121,7 +121,8 @@ def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> No
         message = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
         if message is None:
             left -= SECONDS_BETWEEN_LOOKS
-            if engines.device.is_cuda and engines.is_loaded and not is_free(engines.device):
+            held = engines.device.memory_must_be_given_back and engines.is_loaded
+            if held and not is_free(engines.device):
                 return
             continue
         left = idle
@@ -176,33 +177,42 @@ def _answered(
     device = engines.device
     name = "CPU" if device.id == CPU else device.label
     turn = DeviceTurn(device.id)
-    said = False
+    said = stopped = False
 
     def while_waiting() -> None:
         nonlocal said
         check()
         if not said:
             said = True
+            if device.memory_must_be_given_back and engines.is_loaded:
+                engines.engine().unload()  # of an earlier prompt's models
             say(
                 "status",
                 f"A training run or a prompt grid is using the {name}; the answers go on after it.",
             )
 
-    def between_tokens() -> float:
+    def give_way() -> None:
         nonlocal said
-        check()
-        began = time.monotonic()
-        if not turn.give_way(while_waiting):
-            return 0.0
+        turn.give_way(while_waiting)
         said = False
-        return time.monotonic() - began
+
+    def between_tokens() -> float | GiveWay:
+        check()
+        return make_way(turn, device, give_way)
 
     with holding(turn, while_waiting):
         said = False
         engine = engines.engine()
         if engines.device != device:
             return False
-        engine.answer(request, send, between_tokens)
+        try:
+            engine.answer(request, send, between_tokens)
+        except Stopped:
+            stopped = True  # not passed on from here: its traceback would keep the lanes
+        if device.memory_must_be_given_back and turn.is_wanted():
+            engine.unload()
+    if stopped:
+        raise Stopped
     return True
 
 

@@ -3,7 +3,8 @@
 Run as: python -m ftlab.playground.grid.worker GRID_DIR
 
 Prompts are answered in portions, the panes of a portion together. The device is taken for a
-portion at a time and given up between tokens whenever a training run or a prompt waits for it.
+portion at a time (on a GPU for all of them, since the models stay in its memory), and given up
+between tokens whenever a training run or a prompt waits for it.
 The process ends with status 0 if the grid is done, 1 if not, 2 if it cannot be worked on at all.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ftlab.devices import Device, resolve_device
 from ftlab.errors import FtlabError, one_line
 from ftlab.locks import DeviceTurn, FileLock, holding
+from ftlab.playground.giving_way import Check, GiveWay, make_way
 from ftlab.playground.grid.record import (
     Cell,
     FinalStatus,
@@ -60,8 +62,10 @@ class GridEngine(Protocol):
         request: GenerateRequest,
         prompts: Sequence[str],
         send: Callable[[int, PaneUpdate], None],
-        check: Callable[[], float | None],
+        check: Check,
     ) -> None: ...
+
+    def unload(self) -> None: ...
 
 
 class GridEngines(Protocol):
@@ -142,8 +146,9 @@ class GridJob:
             with holding(
                 FileLock(self._grid.path.parent / "one.lock"), lambda: self._wait(WAITING_FOR_GRID)
             ):
-                for portion in portions(self._request):
-                    self._answer(portion)
+                left = portions(self._request)
+                while left:
+                    self._answer(left)
         except Stopped:
             if self._disk is None:
                 return "cancelled", CANCELLED
@@ -153,31 +158,43 @@ class GridJob:
             return "failed", f"The grid could not go on: {one_line(error)[:200]}"
         return "done", ""
 
-    def _answer(self, portion: Sequence[int]) -> None:
-        prompts = [self._request.prompts[place] for place in portion]
-        answered = False
-        while not answered:
-            device = self._engines.device
-            turn = DeviceTurn(device.id, in_line=False)
-            with holding(turn, lambda: self._wait(WAITING_FOR_DEVICE)):
-                self._go_on()
-                engine = self._engines.engine()
-                if self._engines.device != device:
-                    continue  # torch cannot use it, so the turn is on the wrong one
-                engine.answer_each(
-                    self._request.request,
-                    prompts,
-                    lambda place, update: self._take(portion[place], update),
-                    partial(self._check, turn),
-                )
-                answered = True
+    def _answer(self, left: list[list[int]]) -> None:
+        """Answers the first of the portions that are left, or all, under one turn on the device."""
+        device = self._engines.device
+        turn = DeviceTurn(device.id, in_line=False)
+        stopped = False
+        with holding(turn, lambda: self._wait(WAITING_FOR_DEVICE)):
+            self._go_on()
+            engine = self._engines.engine()
+            if self._engines.device != device:
+                return  # torch cannot use it, so the turn is on the wrong one
+            if not device.memory_must_be_given_back:
+                self._answer_portion(engine, left.pop(0), turn)
+                return
+            try:
+                while left:
+                    self._answer_portion(engine, left.pop(0), turn)
+            except Stopped:
+                stopped = True  # not passed on from here: its traceback would keep the lanes
+            engine.unload()
+        if stopped:
+            raise Stopped
+
+    def _answer_portion(self, engine: GridEngine, portion: list[int], turn: DeviceTurn) -> None:
+        engine.answer_each(
+            self._request.request,
+            [self._request.prompts[place] for place in portion],
+            lambda place, update: self._take(portion[place], update),
+            partial(self._check, turn),
+        )
 
     def _take(self, prompt: int, update: PaneUpdate) -> None:
         if update.kind != "status" or update.text == WAITING:
             self._loading = ""
             self._working.start()
-        else:
+        else:  # the base is downloaded or loaded, for the first time or again
             self._loading = update.text
+            self._working.pause()
         try:
             if update.is_final:
                 self._grid.add_cell(self._cell(prompt, update))
@@ -223,17 +240,14 @@ class GridJob:
             traceback.print_exc()
             return None
 
-    def _check(self, turn: DeviceTurn) -> float:
-        """Between tokens: lets others go first. Returns the seconds that they took.
-
-        Raises `Stopped` at the person's wish.
-        """
+    def _check(self, turn: DeviceTurn) -> float | GiveWay:
+        """Between tokens: lets others go first. Raises `Stopped` at the person's wish."""
         self._stop_if_told()
-        began = time.perf_counter()
-        if not turn.give_way(lambda: self._wait(WAITING_FOR_DEVICE)):
-            return 0.0
+        return make_way(turn, self._engines.device, partial(self._give_way, turn))
+
+    def _give_way(self, turn: DeviceTurn) -> None:
+        turn.give_way(lambda: self._wait(WAITING_FOR_DEVICE))
         self._go_on()
-        return time.perf_counter() - began
 
     def _wait(self, sentence: str) -> None:
         self._stop_if_told()

@@ -1,0 +1,153 @@
+"""A grid on a GPU gives its memory back before its turn, and its cells are as if undisturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.locks import DeviceTurn
+from ftlab.playground.grid import worker
+from ftlab.playground.grid.progress import read_progress
+from ftlab.playground.grid.record import Cell, GridDirectory, GridResult
+from ftlab.playground.grid.worker import GridJob
+from ftlab.playground.protocol import PaneUpdate
+from ftlab.runs.directory import RunDirectory
+from tests.playground.card import Card, FakeTime, card_in
+from tests.playground.conftest import Brought
+from tests.playground.grid.fakes import make_grid, make_request
+
+PROMPTS = ("how many", "the capital of France", "a king", "who was it", "x")
+
+
+@pytest.fixture
+def card(runs_folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
+    monkeypatch.setattr(worker, "ROWS", 6)  # portions of two prompts
+    with card_in(runs_folder) as card:
+        yield card
+
+
+@pytest.fixture
+def new_grid(
+    runs_folder: Path,
+    tiny_model: Path,
+    add_run: Callable[..., RunDirectory],
+    add_adapter: Callable[..., Brought],
+) -> Callable[[], GridDirectory]:
+    panes = ("base", add_run("lora").run_id, add_adapter("dora").name)
+    settings: dict[str, Any] = {
+        "model": str(tiny_model), "precision": "fp32", "max_new_tokens": 12,
+        "temperature": 0.9, "seed": 3,
+    }  # fmt: skip
+    return lambda: make_grid(runs_folder, make_request(PROMPTS, panes, (), (), **settings))
+
+
+def answered(
+    grid: GridDirectory,
+    card: Card,
+    at: Callable[[PaneUpdate, int], bool] = lambda update, done: False,
+) -> GridResult:
+    """The training run comes once `at(update, cells done)` is true."""
+    came = False
+
+    class Job(GridJob):
+        def _take(self, prompt: int, update: PaneUpdate) -> None:
+            nonlocal came
+            super()._take(prompt, update)
+            if not came and at(update, self._done):
+                came = True
+                card.watch_models()
+                card.want()
+
+    engines: Any = card
+    result = Job(grid, engines).run()
+    assert result.status == "done", result.reason
+    return result
+
+
+def contents(grid: GridDirectory) -> dict[tuple[int, int], tuple[object, ...]]:
+    return {
+        (cell.prompt, cell.pane): (
+            cell.answer, cell.error, cell.tokens, cell.kl_nats, cell.adapter_sha256,
+        )
+        for cell in grid.cells()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        lambda update, done: update.kind == "text" and update.tokens == 4,
+        lambda update, done: done == 6,
+        lambda update, done: done >= 6 and update.kind == "text" and update.tokens == 4,
+    ],
+    ids=["in the first portion", "between two portions", "in the second"],
+)
+def test_cells_are_those_of_an_undisturbed_grid(
+    at: Callable[[PaneUpdate, int], bool], card: Card, new_grid: Callable[[], GridDirectory]
+) -> None:
+    undisturbed, grid = new_grid(), new_grid()
+    answered(undisturbed, card)
+    answered(grid, card, at)
+    assert card.trained == 1
+    assert card.left == [[]], "this still lay in memory as the turn was given up"
+    assert contents(grid) == contents(undisturbed)
+    assert len(contents(grid)) == 15
+
+
+def test_neither_waiting_nor_loading_again_is_work_and_what_is_under_way_still_counts(
+    card: Card, new_grid: Callable[[], GridDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading takes 1,000 seconds, and 100 pass at each look whether the device is free again."""
+    clock = FakeTime()
+    monkeypatch.setattr(worker, "time", clock)
+    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    grid, load = new_grid(), card.made.load
+    reached: list[float] = []
+    looks = 0
+
+    def slow(*arguments: Any) -> None:
+        load(*arguments)
+        reached.append(read_progress(grid).reached)
+        clock.passes(1000)
+
+    def wait(job: GridJob, sentence: str, real: Any = GridJob._wait) -> None:
+        nonlocal looks
+        real(job, sentence)
+        looks += 1
+        clock.passes(100)
+
+    monkeypatch.setattr(card.made, "load", slow)
+    monkeypatch.setattr(GridJob, "_wait", wait)
+    result = answered(grid, card, lambda update, done: update.kind == "text" and update.tokens == 4)
+    assert looks
+    assert result.waited_seconds == 100 * looks
+    assert {cell.worked_seconds for cell in grid.cells()} == {0.0}
+    assert result.seconds == 2000 + 100 * looks
+    assert reached[0] == 0
+    assert reached[1] > 1, "answers under way were forgotten while the base was loaded"
+
+
+def test_a_cancel_while_it_waits_leaves_neither_turn_nor_memory_behind(
+    card: Card, new_grid: Callable[[], GridDirectory]
+) -> None:
+    grid = new_grid()
+    card.training_takes = 0.3
+    card.while_training = grid.cancel_file.touch
+    with pytest.raises(AssertionError, match="Cancelled by the person"):
+        answered(grid, card, lambda update, done: update.kind == "text" and update.tokens == 4)
+    card.note_what_is_left()
+    assert card.left == [[], []]
+    turn = DeviceTurn(card.device.id)
+    turn.acquire()
+    turn.release()
+    assert all(isinstance(cell, Cell) for cell in grid.cells())
+
+
+def test_nothing_is_left_for_a_run_that_comes_as_the_grid_ends(
+    card: Card, new_grid: Callable[[], GridDirectory]
+) -> None:
+    answered(new_grid(), card, lambda update, done: done == 15)
+    assert card.left == [[]]
