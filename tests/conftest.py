@@ -23,8 +23,9 @@ def make_tiny_model(
     spread: float = 0.02,
     dtype: str = "float32",
     biases: bool = False,
+    width: int = 64,
 ) -> Path:
-    """A random Llama with two layers of width 64, and a byte-level tokenizer that pads with its
+    """A random Llama with two layers of that width, and a byte-level tokenizer that pads with its
     end token, as SmolLM2 does. `spread` is the standard deviation of its weights; `biases` gives
     the attention layers some."""
     import torch
@@ -36,7 +37,7 @@ def make_tiny_model(
     tokenizer.chat_template = chat_template
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64,
+        hidden_size=width,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,

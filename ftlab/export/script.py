@@ -23,6 +23,7 @@ from ftlab.methods.variant import validate_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.runs.directory import write_atomically, write_json_lines
+from ftlab.runs.rates import decided
 from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
 from ftlab.runs.store import Run
 from ftlab.runs.validation import validate_settings
@@ -89,11 +90,12 @@ def reproduction(run: Run) -> Reproduction:
     if wrong:
         raise InvalidRequest(wrong)
     source = resolve_model(spec.model)
+    run = dataclasses.replace(run, spec=decided(spec, source.config()))
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
     text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
     modules = {ATTENTION_FILE: _ATTENTION_SOURCE.read_text(encoding="utf-8")}
-    return Reproduction(text, examples, modules if _own_attention(spec) else {})
+    return Reproduction(text, examples, modules if _own_attention(run.spec) else {})
 
 
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ftlab.methods import counts
+from ftlab.methods.rates import unscaled
 from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ PROMPT_TUNING = MethodSpec(
     ),
     look=Look(colour="#d7602a", marker="triangle-up", dash="dot"),
     learning_rate=3e-2,
+    rate_rule=unscaled(
+        "Lester et al. 2021, section 3: 0.3 for every T5, from Small (77M) to XXL (11B)",
+        "https://arxiv.org/abs/2104.08691",
+    ),
     hyperparameters=(TOKENS, _START, _TEXT),
     peft_config=_prompt_tuning_config,
     count=counts.prompt_tuning,

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ftlab.methods.rates import BY_WIDTH, ModelSize, RateRule
+
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
@@ -113,6 +115,8 @@ class MethodSpec:
     a sentence why a model cannot be trained with it, or "" where it can. `size` names the
     hyperparameter that its trainable parameters grow with. `names` says what a variant is called
     (`None`: by the label, and what differs from the defaults).
+
+    `learning_rate` was tuned on the bundled model; `rate_rule` says what it becomes on another.
     """
 
     id: str
@@ -123,6 +127,7 @@ class MethodSpec:
     paper: Paper
     look: Look
     learning_rate: float
+    rate_rule: RateRule = BY_WIDTH
     hyperparameters: tuple[Hyperparameter, ...] = ()
     base_precision: BasePrecision | None = None
     peft_config: Callable[[Values, RunPlan], PeftConfig] | None = None
@@ -145,6 +150,10 @@ class MethodSpec:
     def ships_whole_model(self) -> bool:
         """Whether its result is a whole model; else the weights that learnt are enough."""
         return not self.is_adapter and self.select_trainable is every_parameter
+
+    def rate_for(self, size: ModelSize) -> float:
+        """The starting rate for a model of that size: on the bundled model the tuned one."""
+        return self.rate_rule.rate(self.learning_rate, size)
 
     def defaults(self) -> dict[str, Value]:
         return {parameter.name: parameter.default for parameter in self.hyperparameters}

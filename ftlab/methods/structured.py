@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ftlab.methods import counts, limits
 from ftlab.methods.known_layers import IA3_LAYERS
 from ftlab.methods.lora import ALPHA, RANK
+from ftlab.methods.rates import unscaled
 from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
 from ftlab.methods.targets import (
     LAYERS,
@@ -111,6 +112,10 @@ RANDLORA = replace(
     ),
     look=Look(colour="#b67ec1", marker="circle-open", dash="dash"),
     learning_rate=3.3e-4,
+    rate_rule=unscaled(
+        "Albert et al. 2025, table 9: 1e-4 for Qwen2-0.5B, Phi-3 and Llama-3-8B",
+        "https://arxiv.org/abs/2502.00987",
+    ),
     hyperparameters=(
         replace(
             RANK, default=32, help="Width of one random product: the smaller, the more of them."
@@ -195,6 +200,11 @@ FOURIERFT = replace(
     ),
     look=Look(colour="#bd349f", marker="triangle-up", dash="dash"),
     learning_rate=5e-2,
+    rate_rule=unscaled(
+        "Gao et al. 2024, tables 10 and 11: 2e-2 and 5e-2 for GPT-2 medium and large, 3e-2 for "
+        "Llama 7B and 13B",
+        "https://arxiv.org/abs/2405.03003",
+    ),
     hyperparameters=(
         Hyperparameter(
             "n",
@@ -252,6 +262,10 @@ IA3 = MethodSpec(
     ),
     look=Look(colour="#8b8d43", marker="hexagon", dash="dot"),
     learning_rate=2e-2,
+    rate_rule=unscaled(
+        "Liu et al. 2022, sections 3 and 4: 3e-3, found on T0-3B and used unchanged on T0-11B",
+        "https://arxiv.org/abs/2205.05638",
+    ),
     peft_config=lambda values, plan: _ia3_config(),
     applies=limits.known_architecture(IA3_LAYERS, "the keys, values and hidden features"),
     count=counts.ia3,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, get_args
 
 from ftlab.errors import FieldError, FtlabError
+from ftlab.methods.rates import HIGHEST_RATE
 from ftlab.methods.registry import get_method
 from ftlab.methods.spec import BasePrecision, Hyperparameter, MethodSpec, Value
 from ftlab.words import did_you_mean
@@ -24,7 +25,8 @@ BASES: tuple[BasePrecision, ...] = get_args(BasePrecision)
 class Variant:
     """`hyperparameters` holds only what differs from the method's defaults.
 
-    `learning_rate` `None` means the sweep's, and where that is `None` too, the method's own.
+    `learning_rate` `None` means the sweep's, and where that is `None` too, the method's own for the
+    model (`MethodSpec.rate_for`).
     `base` is how the frozen base is held where the method does not say so itself (`None`: as the
     dtype policy says).
     """
@@ -181,12 +183,12 @@ def validate_variant(variant: Variant) -> list[FieldError]:
     if wrong_base:
         errors.append(FieldError(f"{spec.id}.{BASE}", wrong_base))
     rate = variant.learning_rate
-    if rate is not None and not (math.isfinite(rate) and 0 < rate <= 10):
+    if rate is not None and not (math.isfinite(rate) and 0 < rate <= HIGHEST_RATE):
         errors.append(
             FieldError(
                 f"{spec.id}.{LEARNING_RATE}",
-                f"{spec.label}: learning rate {rate:g} must be above 0 and at most 10; "
-                f"its default is {spec.learning_rate:g}.",
+                f"{spec.label}: learning rate {rate:g} must be above 0 and at most "
+                f"{HIGHEST_RATE:g}; its default on the bundled model is {spec.learning_rate:g}.",
             )
         )
     return errors

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ftlab import units
 from ftlab.methods.variant import Variant
-from ftlab.prediction.catalogue import known_model
+from ftlab.models.catalogue import known_model
 from ftlab.prediction.question import Question, Step
 from ftlab.prediction.questions import ask_about
 

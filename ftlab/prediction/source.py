@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
+from ftlab.models.catalogue import known_model
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
-from ftlab.prediction.catalogue import known_model
 from ftlab.reading import open_plain, person_path
 
 MAX_CHARACTERS = 200_000

@@ -1,6 +1,7 @@
 """The run directory: the record of one run, and the only place where its files are named.
 
-spec.json       written once, before the run is queued
+spec.json       written before the run is queued; its worker adds the learning rate, where that
+                waits for the model
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
 result.json     written once, by atomic rename, at the end
@@ -124,6 +125,10 @@ class RunDirectory:
         self.path.mkdir(parents=True)
         if result is not None:
             self.write_result(result)  # before the spec, or a dispatcher might start it
+        write_atomically(self.spec_file, dump_spec(spec))
+
+    def complete_spec(self, spec: RunSpec) -> None:
+        """Writes the spec once more, with what was left to the worker."""
         write_atomically(self.spec_file, dump_spec(spec))
 
     def spec(self) -> RunSpec:

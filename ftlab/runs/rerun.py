@@ -9,6 +9,7 @@ from typing import Any
 
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.variant import Variant
+from ftlab.runs.rates import asked_again
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.runs.validation import validate
@@ -23,13 +24,14 @@ def requests_of(specs: Iterable[RunSpec]) -> list[SweepRequest]:
     asked: dict[Any, dict[Any, tuple[Variant, dict[int, None]]]] = {}
     shared: dict[Any, SweepRequest] = {}
     for spec in specs:
-        if spec.variant is None:
+        variant = asked_again(spec)
+        if variant is None:
             continue
         request = same_for_all(spec)
         key = repr(request)
         shared.setdefault(key, request)
         variants = asked.setdefault(key, {})
-        _, seeds = variants.setdefault(_identity(spec.variant), (spec.variant, {}))
+        _, seeds = variants.setdefault(_identity(variant), (variant, {}))
         seeds[spec.seed] = None
     requests = []
     for key, variants in asked.items():

@@ -42,6 +42,10 @@ CURVE_EXAMPLES = 32
 """Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
 point of the curve."""
 
+DefaultRate = float | Literal["undecided"]
+UNDECIDED: Literal["undecided"] = "undecided"
+"""The rate of a run whose model was not here when it was planned; its worker decides it."""
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
@@ -57,8 +61,8 @@ class TrainingSettings:
     taken, which is much quicker. `eval_every` steps loss and score are taken of some of them as
     well, for the curve over the steps; 0 is never. `checkpoint_every` steps the training is kept,
     so that it can go on after it was cut off; 0 is never, `None` leaves it to the number of steps.
-    `learning_rate` `None` means each method's own. `report_to` names where losses are logged to as
-    well.
+    `learning_rate` `None` means each method's own for the model. `report_to` names where losses are
+    logged to as well.
     """
 
     __pydantic_config__ = _STRICT
@@ -108,6 +112,10 @@ class RunSpec:
     `base_run_id` names the base run of the same sweep and base precision, which gives every
     "before" number. `created_at` is seconds since the epoch; `memory_limit` is as in the request,
     or the operator's where that is tighter.
+
+    `default_rate` is the method's own learning rate for the model, as it was planned. It is `None`
+    where variant or sweep sets a rate, of a base run, and in records of versions that trained
+    models of every size at the rate of the bundled one.
     """
 
     __pydantic_config__ = _STRICT
@@ -125,6 +133,7 @@ class RunSpec:
     base_run_id: Id | None
     created_at: float
     memory_limit: int | None = None
+    default_rate: DefaultRate | None = None
 
     @property
     def is_base(self) -> bool:
@@ -142,14 +151,18 @@ class RunSpec:
 
     @property
     def learning_rate(self) -> float | None:
-        """The variant's, else the sweep's, else the method's own; `None` for a base run."""
+        """The variant's, else the sweep's, else the method's own for the model.
+
+        `None` for a base run, and while the method's own is undecided.
+        """
         if self.variant is None:
             return None
-        return (
-            self.variant.learning_rate
-            or self.settings.learning_rate
-            or self.variant.spec.learning_rate
-        )
+        given = self.variant.learning_rate or self.settings.learning_rate
+        if given:
+            return given
+        if self.default_rate is None:
+            return self.variant.spec.learning_rate
+        return None if self.default_rate == UNDECIDED else self.default_rate
 
 
 _RUN_SPEC = TypeAdapter(RunSpec)
@@ -167,6 +180,8 @@ def dump_spec(spec: RunSpec) -> bytes:
     exclude: dict[str, Any] = {"settings": unused}
     if spec.memory_limit is None:
         exclude["memory_limit"] = True
+    if spec.default_rate is None:
+        exclude["default_rate"] = True
     if spec.variant is not None and spec.variant.base is None:
         exclude["variant"] = {"base"}
     return _RUN_SPEC.dump_json(spec, indent=2, exclude=exclude)

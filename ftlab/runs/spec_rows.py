@@ -7,9 +7,9 @@ from typing import Any
 from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
 from ftlab.runs.checkpoints import checkpoint_interval
+from ftlab.runs.rates import rate_words
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
 from ftlab.units import format_bytes
-from ftlab.words import rate_name
 
 
 def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
@@ -20,7 +20,7 @@ def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
     return [
         ("Method", label_of(spec.method)),
         *own.items(),
-        ("Learning rate", rate_name(spec.learning_rate)),
+        ("Learning rate", rate_words(spec)),
         ("Schedule", f"{s.schedule}, {s.warmup_steps} warm-up steps"),
         ("Optimizer", OPTIMIZERS.get(s.optimizer, s.optimizer)),
         ("Weight decay", f"{s.weight_decay:g}"),

@@ -14,12 +14,14 @@ from ftlab.methods.registry import BASE_METHOD
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
+from ftlab.models.size import size_of_model
 from ftlab.operations.log import note
 from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import check_space
 from ftlab.runs.memory_limit import least, operator_limit
 from ftlab.runs.peft_check import check_request
+from ftlab.runs.rates import default_rate
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.validation import not_applicable, validate
@@ -35,9 +37,10 @@ def plan_sweep(
     """The specs of a valid request: first a base run for each base precision, then the variants.
 
     Every spec carries the same task, settings and seed, so all runs of one seed see the same
-    examples in the same order. The ids sort in the order of the queue. A variant that is not
-    applicable has its specs too, but no base run is made for its sake. `onto` are the runs of a
-    sweep that these go on: they share its id, and its base runs where it has them.
+    examples in the same order, and the learning rate that it will be trained with. The ids sort in
+    the order of the queue. A variant that is not applicable has its specs too, but no base run is
+    made for its sake. `onto` are the runs of a sweep that these go on: they share its id, and its
+    base runs where it has them.
     """
     created = time.time() if now is None else now
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
@@ -45,6 +48,7 @@ def plan_sweep(
     device = resolve_device(request.device).id
     limit = least(request.memory_limit, operator_limit())
     model = parse_model(request.model).name  # a worker's own folder is another one
+    size = size_of_model(request.model)
     specs: list[RunSpec] = []
 
     def add(
@@ -67,6 +71,7 @@ def plan_sweep(
                 base_run_id=base,
                 created_at=created,
                 memory_limit=limit,
+                default_rate=default_rate(variant, request.settings, size),
             )
         )
         return run_id

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ftlab.devices import CPU, resolve_device, why_driver_is_too_old
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.fit import Unfit, unfit
+from ftlab.methods.rates import HIGHEST_RATE
 from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.reference import parse_model
 from ftlab.models.shape import shape_of_model
@@ -70,11 +71,11 @@ def validate_settings(settings: TrainingSettings) -> list[FieldError]:
             )
         )
     rate = settings.learning_rate
-    if rate is not None and not (math.isfinite(rate) and 0 < rate <= 10):
+    if rate is not None and not (math.isfinite(rate) and 0 < rate <= HIGHEST_RATE):
         errors.append(
             FieldError(
                 "settings.learning_rate",
-                f"Learning rate is {rate:g}; it must be above 0 and at most 10, "
+                f"Learning rate is {rate:g}; it must be above 0 and at most {HIGHEST_RATE:g}, "
                 "or left empty for each method's own.",
             )
         )

@@ -23,6 +23,7 @@ from ftlab.models.resolve import resolve_model
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.directory import RunDirectory, write_json_lines
+from ftlab.runs.rates import decided
 from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.resume import Earlier
 from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, RunSpec
@@ -132,6 +133,9 @@ def _execute(
 
     # Everything that is no model comes first, so that "before the model" holds it.
     source = resolve_model(spec.model, say=print)
+    planned, spec = spec, decided(spec, source.config())
+    if spec != planned:  # its model was not here then
+        directory.complete_spec(spec)
     if spec.variant is not None:
         found = unfit(spec.variant, shape_of_model(spec.model), spec.settings, spec.device)
         if found:  # a model that was not here when the run was queued

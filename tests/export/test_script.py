@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,16 @@ def test_text_of_a_person_cannot_end_the_scripts_docstring(train: Train) -> None
     docstring = compile(text, "reproduce.py", "exec").co_consts[0]
     assert "raise SystemExit" in docstring
     assert "Measured with" in docstring
+
+
+def test_the_script_has_the_rate_of_the_runs_own_size_also_of_a_run_that_never_began(
+    train: Train,
+) -> None:
+    run = train("full")
+    rate = 1.7e-3  # tuned 3e-4 * (576 / 64)^0.781
+    waiting = replace(run, spec=replace(run.spec, default_rate="undecided"))
+    for one in (run, waiting):
+        assert f"\nLEARNING_RATE = {rate}\n" in reproduction(one).script
 
 
 def test_data_that_changed_have_no_script(train: Train) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.methods.variant import Variant
+from ftlab.models.catalogue import known_model
 from ftlab.prediction.adapters import adapter_from
-from ftlab.prediction.catalogue import known_model
 from ftlab.prediction.question import Question, Step
 from ftlab.prediction.questions import ask_about
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftlab.prediction.catalogue import known_model
+from ftlab.models.catalogue import known_model
 from ftlab.prediction.claims import (
     claims,
     full_training_bytes,

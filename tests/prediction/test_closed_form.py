@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ftlab.methods.variant import Variant
-from ftlab.prediction.catalogue import known_model
+from ftlab.models.catalogue import known_model
 from ftlab.prediction.closed_form import Dimensions, anatomy, dimensions, reserved
 from ftlab.prediction.question import Step
 

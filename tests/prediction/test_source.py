@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.prediction.catalogue import catalogue, known_model
+from ftlab.models.catalogue import catalogue, known_model
 from ftlab.prediction.source import MAX_CHARACTERS, find_config
 
 LLAMA = {"model_type": "llama", "hidden_size": 64}

@@ -13,6 +13,7 @@ from ftlab.methods.variant import BASE, LEARNING_RATE, Variant, format_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
+from ftlab.runs.rates import asked_again
 from ftlab.runs.rerun import same_for_all
 from ftlab.runs.spec import RunSpec, TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
@@ -31,14 +32,15 @@ def form_values(specs: Sequence[RunSpec]) -> dict[str, Any]:
 
     The first variant of a method fills the method's own fields, each further one becomes a line of
     the field `extra`; methods without a run are not ticked and stand at their defaults. Sizes that
-    were matched are set as they were chosen. A data seed other than 0 has no field, nor has a run
+    were matched are set as they were chosen, and so is a rate that would be another one today. A
+    data seed other than 0 has no field, nor has a run
     that was scored on the tuning split, or not scored at all.
     """
     first = specs[0]
     variants: list[Variant] = []
-    for spec in specs:
-        if spec.variant is not None and spec.variant not in variants:
-            variants.append(spec.variant)
+    for variant in map(asked_again, specs):
+        if variant is not None and variant not in variants:
+            variants.append(variant)
     ticked: dict[str, Variant] = {}
     further = []
     for variant in variants:

@@ -11,8 +11,8 @@ from ftlab.devices import list_devices
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant
+from ftlab.models.catalogue import catalogue, known_model
 from ftlab.prediction.cards import HERE, Card, cards, find_card
-from ftlab.prediction.catalogue import catalogue, known_model
 from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, WeightType
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import NamedConfig, find_config

@@ -23,6 +23,11 @@ class KnownModel:
     parameters: int
     config: dict[str, Any]
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether its id is one of the Hugging Face Hub, so that it can be fetched and trained."""
+        return "/" in self.id
+
 
 @lru_cache(maxsize=1)
 def catalogue() -> tuple[KnownModel, ...]:
