@@ -15,8 +15,13 @@ from ftlab import units
 from ftlab.commands.tables import output_console
 from ftlab.methods.capabilities import Capability, capabilities, is_offered, made_with
 from ftlab.methods.capability_table import COLUMNS, MARKS, answer, footnotes
+from ftlab.methods.rate_words import NOT_TUNED, how_scaled
+from ftlab.methods.rates import TUNED_ON, ModelSize
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import MethodSpec
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.size import is_bundled
+from ftlab.prediction.source import find_size
 from ftlab.words import rate_name
 
 NAME = "methods"
@@ -28,51 +33,70 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=BUNDLED_ID,
+        help="whose learning rates are listed: 'bundled', a model of the catalogue, a folder, or a "
+        "Hub id",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON list")
 
 
 def run(options: argparse.Namespace) -> int:
     known = capabilities()
+    size = find_size(options.model)
     if options.json:
-        print(json.dumps(rows(known), indent=2, ensure_ascii=False))
+        print(json.dumps(rows(known, size), indent=2, ensure_ascii=False))
         return 0
     console = output_console()
-    print_methods(known, console, list(METHODS))
+    print_methods(known, console, list(METHODS), size)
+    if not is_bundled(options.model):
+        words = f"{NOT_TUNED}. {how_scaled(size)} `python -m ftlab tune` tunes them."
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     versions = ", ".join(f"{name} {version}" for name, version in made_with().items())
     if versions:
         console.print(f"Probed with {versions}.", highlight=False)
     return 0
 
 
-def rows(known: Mapping[str, Capability]) -> list[dict[str, Any]]:
-    """One object a method of the registry; its capabilities are null where it was not probed."""
+def rows(known: Mapping[str, Capability], size: ModelSize = TUNED_ON) -> list[dict[str, Any]]:
+    """One object a method of the registry; its capabilities are null where it was not probed.
+
+    `learning_rate` is that for a model of the size, `tuned_rate` that of the bundled model.
+    """
     unknown = {item.name: None for item in fields(Capability)} | {"reason": "", "note": ""}
     return [
-        _facts(spec)
+        _facts(spec, size)
         | (asdict(known[spec.id]) if spec.id in known else unknown | {"id": spec.id})
         | {"offered": is_offered(known.get(spec.id))}
         for spec in METHODS.values()
     ]
 
 
-def _facts(spec: MethodSpec) -> dict[str, Any]:
+def _facts(spec: MethodSpec, size: ModelSize) -> dict[str, Any]:
+    rule = spec.rate_rule
     return {
         "id": spec.id,
         "label": spec.label,
         "family": spec.family,
         "summary": spec.summary,
         "paper": asdict(spec.paper),
-        "learning_rate": spec.learning_rate,
+        "learning_rate": spec.rate_for(size),
+        "tuned_rate": spec.learning_rate,
+        "rate_rule": {"words": rule.words, "source": rule.source, "url": rule.url},
         "base_precision": spec.base_precision,
     }
 
 
 def print_methods(
-    known: Mapping[str, Capability], console: Console, methods: list[str] | None = None
+    known: Mapping[str, Capability],
+    console: Console,
+    methods: list[str] | None = None,
+    size: ModelSize = TUNED_ON,
 ) -> None:
     """The table family by family, and under it why something does not work.
 
-    `methods` are the ids to list, those of `known` if `None`.
+    `methods` are the ids to list, those of `known` if `None`; rates are for a model of the size.
     """
     listed = list(known) if methods is None else methods
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -87,9 +111,9 @@ def print_methods(
         spec, capability = METHODS[method], known.get(method)
         first, family = spec.family != family, spec.family
         marks = [MARKS[answer(capability, item)][0] if capability else "?" for item in COLUMNS]
-        size = units.format_bytes(capability.adapter_bytes if capability else None)
+        file = units.format_bytes(capability.adapter_bytes if capability else None)
         shown = spec.family if first else ""
-        table.add_row(shown, spec.label, method, rate_name(spec.learning_rate), *marks, size)
+        table.add_row(shown, spec.label, method, rate_name(spec.rate_for(size)), *marks, file)
     console.print(table)
     legend = "✓ seen to work, ✗ seen not to, – does not apply"
     console.print(f"{legend}{', ? not probed' if set(listed) - set(known) else ''}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from rich.console import Console
@@ -13,9 +14,12 @@ from rich.table import Table
 from ftlab import units
 from ftlab.commands.options import named_methods
 from ftlab.commands.tables import output_console
+from ftlab.methods.rate_words import NOT_TUNED, how_scaled
+from ftlab.methods.rates import size_of
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.size import is_bundled
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.client import Predictor
@@ -31,7 +35,9 @@ from ftlab.prediction.question import (
 )
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import find_config
-from ftlab.runs.spec import OPTIMIZERS
+from ftlab.runs.rates import rate_of
+from ftlab.runs.spec import OPTIMIZERS, TrainingSettings
+from ftlab.words import rate_name
 
 NAME = "predict"
 SUMMARY = "what methods would take on any model: parameters, file, peak memory"
@@ -99,6 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     card = find_card(options.device) if options.device else None
     found = find_config(options.model)
+    size = size_of(found.config)
     step = Step(
         length=options.length,
         batch=options.batch,
@@ -116,15 +123,19 @@ def run(options: argparse.Namespace) -> int:
     with Predictor() as predictor:
         rows = dict(predictor.ask(questions))
     ordered = [rows[place] for place in sorted(rows)]
+    rates = [rate_of(question.variant, TrainingSettings(), size) for question in questions]
     if options.json:
-        print(json.dumps([_as_json(row, card) for row in ordered], indent=2))
+        both = zip(ordered, rates, strict=True)
+        print(json.dumps([_as_json(row, card, rate) for row, rate in both], indent=2))
     else:
-        print_predictions(found.label, ordered, output_console(), card)
+        print_predictions(found.label, ordered, output_console(), card, rates)
+        if not is_bundled(options.model):
+            print(f"{NOT_TUNED}. {how_scaled(size)}")
     return 0 if any(row.trainable_params is not None for row in ordered) else 1
 
 
-def _as_json(row: Prediction, card: Card | None) -> dict[str, Any]:
-    fields = dataclasses.asdict(row)
+def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str, Any]:
+    fields = dataclasses.asdict(row) | {"learning_rate": rate}
     if card is not None:
         peak = row.peak_reserved_bytes
         found = None if peak is None else fit(peak, card)
@@ -146,17 +157,26 @@ def variants_of(options: argparse.Namespace) -> list[Variant]:
 
 
 def print_predictions(
-    label: str, rows: list[Prediction], console: Console, card: Card | None = None
+    label: str,
+    rows: list[Prediction],
+    console: Console,
+    card: Card | None = None,
+    rates: Sequence[float | None] = (),
 ) -> None:
-    """A table for people, with a verdict on the card, and under it why a row is incomplete."""
+    """A table for people, with a verdict on the card, and under it why a row is incomplete.
+
+    `rates` are the rows' learning rates.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False, title=label, title_justify="left")
     table.add_column("Method", no_wrap=True)
     for name in ("Trainable", "Share", "File", "Allocated", "Reserved", "Weights", "Gradients",
                  "Optimizer", "Activations", "Temporary"):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
+    if rates:
+        table.add_column("Rate", justify="right", no_wrap=True)
     if card is not None:
         table.add_column(card.label, no_wrap=True)
-    for row in rows:
+    for place, row in enumerate(rows):
         share = None
         if row.trainable_params is not None and row.total_params:
             share = row.trainable_params / row.total_params
@@ -171,6 +191,7 @@ def print_predictions(
                 units.format_bytes(row.anatomy.get(part))
                 for part in ("weights", "gradients", "optimizer", "activations", "temporary")
             ),
+            *([rate_name(rates[place])] if rates else []),
             *([] if card is None else [_verdict(row, card)]),
         )
     console.print(table)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder, named_methods
-from ftlab.commands.tables import output_console, print_table, rows_json
+from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
 from ftlab.commands.watch import watch
 from ftlab.errors import FtlabError
@@ -107,7 +107,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length", type=int, default=_DEFAULTS.max_length,
         help="longest example in tokens; longer ones are left out and counted (%(default)s)",
     )  # fmt: skip
-    how.add_argument("--learning-rate", type=float, help="(default: each method's own)")
+    how.add_argument(
+        "--learning-rate", type=float, help="(default: each method's own for the model)"
+    )
     how.add_argument("--schedule", choices=SCHEDULES, default=_DEFAULTS.schedule)
     how.add_argument(
         "--warmup-steps", type=int, default=_DEFAULTS.warmup_steps, help="(%(default)s)"
@@ -214,6 +216,7 @@ def run(options: argparse.Namespace) -> int:
     if by_hand(request.variants) and not validate(request):
         print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
     specs = enqueue_sweep(request, folder)
+    print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
     start_dispatcher(folder)
     store = RunStore(folder)
     sweep_id = specs[0].sweep_id

@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ftlab import units
+from ftlab.methods.rate_words import NOT_TUNED, how_scaled
+from ftlab.models.size import is_bundled, size_of_model
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.remarks import remarks
 from ftlab.runs.result import STATUS_LABELS
+from ftlab.runs.spec import RunSpec
 from ftlab.runs.store import Run
 from ftlab.tuning.reading import Tuned
 from ftlab.words import rate_name
@@ -74,6 +77,23 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
         if run.reason:
             text = f"{run.run_id}: {STATUS_LABELS[run.status]}: {run.reason}"
             console.print(text, markup=False, highlight=False)
+
+
+def rates_line(specs: Sequence[RunSpec]) -> str:
+    """The learning rates of a sweep's variants, and how they come about on a model that none was
+    tuned on."""
+    rates = {spec.label: _rate(spec) for spec in specs if not spec.is_base}
+    line = f"learning rates: {', '.join(f'{label} {rate}' for label, rate in rates.items())}."
+    if all(spec.default_rate is None for spec in specs) or is_bundled(specs[0].model):
+        return line
+    size = size_of_model(specs[0].model)
+    scaled = "They are scaled once it is here." if size is None else how_scaled(size)
+    return f"{line} {NOT_TUNED}. {scaled} `python -m ftlab tune` tunes them."
+
+
+def _rate(spec: RunSpec) -> str:
+    rate = spec.learning_rate
+    return "known once the model is here" if rate is None else rate_name(rate)
 
 
 def print_ladder(tuned: Tuned, console: Console) -> None:

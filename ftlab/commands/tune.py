@@ -20,15 +20,24 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.size import is_bundled
+from ftlab.prediction.source import find_size
 from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.spec import DTYPE_POLICIES, RunSpec, SweepRequest, TrainingSettings
 from ftlab.runs.store import RunStore
-from ftlab.runs.sweep import enqueue_sweep
 from ftlab.tasks.reference import parse_task, with_columns
 from ftlab.tuning.document import write_document
-from ftlab.tuning.ladder import around, between, parse_rates
+from ftlab.tuning.ladder import between, parse_rates
+from ftlab.tuning.queue import (
+    POINTS,
+    Ladder,
+    enqueue_ladders,
+    further_ladders,
+    starting_ladder,
+    tuning_settings,
+)
 from ftlab.tuning.reading import Tuned, latest_ladders, tuned_of
-from ftlab.tuning.suggest import EXTENSIONS, extension
+from ftlab.tuning.suggest import EXTENSIONS
 
 NAME = "tune"
 SUMMARY = "find a learning rate: a short ladder on the tuning examples"
@@ -43,8 +52,7 @@ one rate, {EXTENSIONS} times at most.
 
 methods: {", ".join(METHODS)}"""
 
-_DEFAULTS = TrainingSettings(eval_split="tuning", eval_answers=False)
-_POINTS = 3
+_DEFAULTS = tuning_settings(TrainingSettings())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--columns", metavar="prompt=q,completion=a", help="as of sweep")
     what.add_argument("--seeds", default="0", metavar="0,1,2", help="each rate runs once a seed")
     ladder = parser.add_argument_group(
-        "the ladder", "Without these, rates around the method's own, three times apart."
+        "the ladder",
+        "Without these, rates around the method's own for the model, three times apart.",
     )
     ladder.add_argument("--rates", metavar="A,B", help="the learning rates themselves")
     ladder.add_argument("--from", type=float, dest="low", metavar="RATE", help="the lowest rate")
     ladder.add_argument("--to", type=float, dest="high", metavar="RATE", help="the highest")
     ladder.add_argument(
-        "--points", type=int, default=_POINTS, metavar="N", help="how many (%(default)s)"
+        "--points", type=int, default=POINTS, metavar="N", help="how many (%(default)s)"
     )
     how = parser.add_argument_group("settings, the same for all")
     how.add_argument("--steps", type=int, default=_DEFAULTS.steps, help="(%(default)s)")
@@ -97,9 +106,8 @@ def run(options: argparse.Namespace) -> int:
             ensure_bundled(lambda line: print(line, file=sys.stderr))
         console = Console(stderr=True, quiet=options.json)
         found = []
-        for variant in variants:
-            ladder = rates or around(variant.spec.learning_rate, options.points)
-            tuned = _tune(variant, ladder, request, folder, console)
+        for ladder in _ladders(variants, rates, options.points, request.model):
+            tuned = _tune(ladder, request, folder, console)
             found.append(tuned)
             if not options.json:
                 print_ladder(tuned, output_console())
@@ -113,19 +121,22 @@ def run(options: argparse.Namespace) -> int:
     return 0 if all(_is_answered(tuned) for tuned in found) else 1
 
 
-def _tune(
-    variant: Variant,
-    rates: tuple[float, ...],
-    request: SweepRequest,
-    folder: Path,
-    console: Console,
-) -> Tuned:
+def _ladders(
+    variants: list[Variant], rates: tuple[float, ...] | None, points: int, model: str
+) -> list[Ladder]:
+    """The rates that are asked for, else those around each method's own for the model."""
+    if rates is not None:
+        return [Ladder(variant, rates) for variant in variants]
+    size = find_size(model)
+    return [starting_ladder(variant, size, points) for variant in variants]
+
+
+def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console) -> Tuned:
     """Runs the ladder, and what it is extended by, as one sweep."""
     specs: list[RunSpec] = []
     for extended in range(EXTENSIONS + 1):
-        asked = replace(request, variants=tuple(replace(variant, learning_rate=r) for r in rates))
         known = [spec.run_id for spec in specs]
-        specs += enqueue_sweep(asked, folder, onto=specs)
+        specs += enqueue_ladders(request, [ladder], folder, onto=specs)
         start_dispatcher(folder)
         store = RunStore(folder)
         sweep_id = specs[0].sweep_id
@@ -138,10 +149,10 @@ def _tune(
             raise
         tuned = tuned_of(store.sweep(sweep_id))
         assert tuned is not None
-        further = extension(tuned.points)
-        if further is None or extended == EXTENSIONS:
+        further = further_ladders([tuned])
+        if not further or extended == EXTENSIONS:
             return tuned
-        rates = (further,)
+        (ladder,) = further
     raise AssertionError("a ladder ends with its last extension")
 
 
@@ -172,8 +183,9 @@ def _known(store: RunStore, variants: list[Variant], request: SweepRequest) -> l
 def _command(options: argparse.Namespace, request: SweepRequest) -> str:
     """What asks for these runs; settings that a later version may choose otherwise are said."""
     ends = [("rates", options.rates), ("from", options.low), ("to", options.high)]
+    model = [] if is_bundled(request.model) else [("model", options.model)]
     settings = [
-        ("method", options.method), ("task", options.task),
+        ("method", options.method), *model, ("task", options.task),
         *[(name, value) for name, value in ends if value is not None],
         ("points", options.points), ("steps", request.settings.steps),
         ("batch-size", request.settings.batch_size),

@@ -88,8 +88,8 @@ def _by_width(size: ModelSize) -> float:
 BY_WIDTH = RateRule(
     words=f"falls as the model gets wider, by (2000 / hidden size)^{LLAMA_EXPONENT}, "
     f"of Qwen ^{QWEN_EXPONENT}",
-    source="Schulman et al. 2025, LoRA Without Regret (Thinking Machines Lab), with the constants "
-    "of tinker-cookbook's hyperparam_utils.get_lr",
+    source="Schulman et al. 2025, LoRA Without Regret; constants of tinker-cookbook's "
+    "hyperparam_utils",
     url="https://thinkingmachines.ai/blog/lora/",
     at=_by_width,
 )

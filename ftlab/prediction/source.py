@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError
+from ftlab.methods.rates import ModelSize, size_of
 from ftlab.models.catalogue import known_model
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
+from ftlab.models.size import size_of_model
 from ftlab.reading import open_plain, person_path
 
 MAX_CHARACTERS = 200_000
@@ -47,6 +49,14 @@ def find_config(text: str) -> NamedConfig:
     if name[0] in "/.~" or path.exists():
         return _from_path(path)
     return NamedConfig(name, _from_hub(parse_hub_id(name)))
+
+
+def find_size(model: str) -> ModelSize:
+    """The size of a model, which names it as `find_config` reads it.
+
+    Raises `FtlabError` where its config cannot be had.
+    """
+    return size_of_model(model) or size_of(find_config(model).config)
 
 
 def _from_path(path: Path) -> NamedConfig:

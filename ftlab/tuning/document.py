@@ -5,8 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from ftlab.errors import FtlabError
+from ftlab.methods.rates import (
+    BY_WIDTH,
+    LLAMA_EXPONENT,
+    QWEN_EXPONENT,
+    TUNED_ON,
+    ModelSize,
+    RateRule,
+)
 from ftlab.methods.registry import METHODS
 from ftlab.models.reference import model_label
 from ftlab.runs.directory import write_atomically
@@ -17,6 +26,8 @@ from ftlab.tuning.reading import Tuned
 from ftlab.tuning.suggest import EXTENSIONS, NOISE, Point
 from ftlab.units import DASH
 from ftlab.words import join_names, plural, rate_name
+
+_LINE = 100
 
 _HEAD = """# How the learning rates were found
 
@@ -32,6 +43,31 @@ of it if its loss is at most {100 * NOISE:g} % higher, or if the 95 % interval o
 bootstrap, paired by example) holds zero; of those the smallest is suggested, as the safer one in a
 longer run. Where the suggestion is the lowest or the highest rate of the ladder, one more is tried
 beyond it, {EXTENSIONS} at most. A diverged run has no loss."""
+
+_LORA = METHODS["lora"]
+_SIZES = (
+    f"The rates were tuned on the bundled model alone, which is {TUNED_ON.hidden} numbers wide. "
+    "For another model a run starts from tuned rate x rule(size) / rule(bundled model), to two "
+    f"significant digits: {_LORA.label}'s {rate_name(_LORA.learning_rate)} becomes "
+    f"{rate_name(_LORA.rate_for(ModelSize('llama', 2048)))} on a Llama of 1B and "
+    f"{rate_name(_LORA.rate_for(ModelSize('llama', 4096)))} on one of 8B. That is a place to "
+    "start from, not a tuned rate: `python -m ftlab tune --model MODEL`, or the button beside the "
+    "methods in Experiment, tunes it.",
+    "The published rule was fitted on models of the Llama and the Qwen family, LoRA and full "
+    "fine-tuning alike, as LR = 5e-5 x M x (2000 / hidden size)^P, with M = 10 for LoRA and 1 for "
+    f"full fine-tuning, and P = {LLAMA_EXPONENT} for Llama and {QWEN_EXPONENT} for Qwen. M "
+    "cancels, as every method has a tuned rate of its own. Other families are scaled as a Llama: "
+    "the rates were tuned on one, so that curve changes nothing at the bundled model's width. The "
+    "bundled model is narrower than all that the rule was fitted on, so the step from it is an "
+    "extrapolation.",
+)
+_OTHER_PAPERS = (
+    "The papers of the other methods have no rule of their own. LoRA, DoRA, AdaLoRA and HRA tune "
+    "rates for each model. QLoRA (2e-4 for 7B, 1e-4 for 65B), VeRA (0.1 for GPT-2 medium, 4e-3 "
+    "for Llama 7B) and PiSSA (up to 5e-4 for 184M, 2e-5 from 7B on) take lower ones for larger "
+    "models, as the published rule does. LoRA+ wants A's rate to fall with the width while B's "
+    "stays, which is a matter of its ratio."
+)
 
 
 def write_document(path: Path, ladders: Sequence[Tuned], command: str) -> None:
@@ -56,6 +92,7 @@ def document(ladders: Sequence[Tuned], command: str) -> str:
         f"    {command}",
         "\n".join(_conditions([run for tuned in shown for run in tuned.runs])),
         _RULE,
+        sizes_section(),
         "## The ladders",
         "Loss in nats a token after the last step; **bold** is the suggestion, the default what the"
         "\nregistry holds.",
@@ -69,6 +106,25 @@ def document(ladders: Sequence[Tuned], command: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def sizes_section() -> str:
+    """What the page says of models of another size than the one that the rates were tuned on."""
+    own: dict[RateRule, list[str]] = {}
+    for spec in METHODS.values():
+        if spec.rate_rule is not BY_WIDTH:
+            own.setdefault(spec.rate_rule, []).append(spec.label)
+    own[BY_WIDTH] = ["all others"]
+    rules = [
+        f"- {join_names(labels)}: the rate {rule.words} ([{rule.source}]({rule.url}))"
+        for rule, labels in own.items()
+    ]
+    return "\n\n".join([
+        "## Models of another size",
+        *(fill(paragraph, _LINE) for paragraph in _SIZES),
+        "\n".join(rules),
+        fill(_OTHER_PAPERS, _LINE),
+    ])  # fmt: skip
+
+
 def _row(tuned: Tuned) -> str:
     rate = tuned.suggestion.rate
     untouched = DASH if tuned.base_loss is None else f"{tuned.base_loss:.3f}"
@@ -76,8 +132,8 @@ def _row(tuned: Tuned) -> str:
         ladder = f"not applicable: {' '.join(tuned.reasons)}"
     else:
         ladder = ", ".join(_cell(point, point.rate == rate) for point in tuned.points)
-    default = rate_name(tuned.variant.spec.learning_rate)
-    return f"| {tuned.variant.label} | {untouched} | {ladder} | {rate_name(rate)} | {default} |"
+    names = f"{rate_name(rate)} | {rate_name(tuned.default)}"
+    return f"| {tuned.variant.label} | {untouched} | {ladder} | {names} |"
 
 
 def _cell(point: Point, is_suggested: bool) -> str:
@@ -118,7 +174,7 @@ def _differences(ladders: Sequence[Tuned]) -> list[str]:
     """Says of each default that is not the suggestion how far behind it lies."""
     lines = []
     for tuned in ladders:
-        default, rate = tuned.variant.spec.learning_rate, tuned.suggestion.rate
+        default, rate = tuned.default, tuned.suggestion.rate
         losses = {point.rate: point.loss for point in tuned.points}
         best = None if rate is None else losses[rate]
         if best is None or rate == default:

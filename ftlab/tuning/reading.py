@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from ftlab.methods.rates import TUNED_ON
 from ftlab.methods.variant import Variant
+from ftlab.models.size import size_of_model
 from ftlab.runs.result import OPEN, Status
 from ftlab.runs.store import Run
 from ftlab.tuning.suggest import Point, Suggestion, suggest
@@ -16,7 +18,7 @@ from ftlab.tuning.suggest import Point, Suggestion, suggest
 
 @dataclass(frozen=True)
 class Tuned:
-    """One sweep over learning rates. `variant` has none of its own; `points` go from the lowest
+    """One variant over learning rates. `variant` has none of its own; `points` go from the lowest
     rate up. `base_loss` is the untouched model's on the same examples, in nats a token."""
 
     variant: Variant
@@ -27,6 +29,12 @@ class Tuned:
     @property
     def suggestion(self) -> Suggestion:
         return suggest(self.points)
+
+    @property
+    def default(self) -> float:
+        """The rate that the method starts from on the runs' model."""
+        size = size_of_model(self.runs[0].spec.model)
+        return self.variant.spec.rate_for(size or TUNED_ON)
 
     @property
     def reasons(self) -> list[str]:
@@ -41,7 +49,7 @@ class Tuned:
             "task": spec.task.label,
             "model": spec.model,
             "sweep_id": spec.sweep_id,
-            "default": self.variant.spec.learning_rate,
+            "default": self.default,
             "suggested": found.rate,
             "reason": found.reason,
             "base_loss": self.base_loss,
@@ -59,22 +67,39 @@ class Tuned:
 
 def tuned_of(runs: Sequence[Run]) -> Tuned | None:
     """The ladder of one sweep's runs; `None` where they are no ladder of one variant."""
-    own = [run for run in runs if run.spec.variant is not None]
-    plain = {repr(_without_rate(run)): _without_rate(run) for run in own}
-    if len(plain) != 1:
-        return None
+    ladders = ladders_of(runs)
+    return ladders[0] if len(ladders) == 1 else None
+
+
+def ladders_of(runs: Sequence[Run]) -> list[Tuned]:
+    """The runs of one sweep by variant, whatever their rates, in the order of the queue."""
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.spec.variant is not None:
+            variants.setdefault(repr(_without_rate(run)), []).append(run)
+    return [_ladder(own, runs) for own in variants.values()]
+
+
+def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
+    """Those runs of the sweep as a ladder."""
     rates = sorted({run.spec.learning_rate for run in own if run.spec.learning_rate})
     bases = [
-        run.result.measures.eval_loss_before for run in runs if run.spec.is_base and run.result
+        run.result.measures.eval_loss_before
+        for run in sweep
+        if run.spec.is_base and run.result and _same_base(run, own[0])
     ]
     return Tuned(
-        variant=next(iter(plain.values())),
+        variant=_without_rate(own[0]),
         points=tuple(
             _point(rate, [r for r in own if r.spec.learning_rate == rate]) for rate in rates
         ),
         base_loss=next((loss for loss in bases if loss is not None), None),
         runs=tuple(own),
     )
+
+
+def _same_base(base: Run, run: Run) -> bool:
+    return base.spec.base_precision == run.spec.base_precision
 
 
 def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
@@ -85,8 +110,7 @@ def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
             sweeps.setdefault(run.spec.sweep_id, []).append(run)
     found: dict[str, Tuned] = {}
     for sweep_id in sorted(sweeps):
-        ladder = tuned_of(sweeps[sweep_id])
-        if ladder is not None:
+        for ladder in ladders_of(sweeps[sweep_id]):
             spec = ladder.runs[0].spec
             found[repr((ladder.variant, spec.model, spec.task))] = ladder
     return list(found.values())

@@ -153,6 +153,63 @@ def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
     assert status == 1
 
 
+@pytest.mark.parametrize("name", ["bundled", "tiny"])
+def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(sweep, "watch", lambda *watched: None)
+    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
+    monkeypatch.setattr(sweep, "ensure_bundled", lambda say: None)
+    model = {"bundled": "bundled", "tiny": str(tiny_model)}[name]
+    given = ["--model", model, "--methods", "lora,ia3", "--variant", "lora:learning_rate=5e-4"]
+    _, _, err = run(capsys, "sweep", *given, "--runs-dir", str(tmp_path))
+    lora = {"bundled": "2e-3", "tiny": "0.011"}[name]
+    assert f"learning rates: LoRA {lora}, IA3 0.02, LoRA lr=0.0005 5e-4." in err
+    assert ("not on this model" in err) == (name == "tiny")
+
+
+def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sweep, "watch", lambda *watched: None)
+    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
+    given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
+    _, _, err = run(capsys, "sweep", *given)
+    assert "learning rates: LoRA known once the model is here." in err
+    assert "They are scaled once it is here." in err
+
+
+def test_methods_lists_the_rates_of_the_model_that_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rates(*given: str) -> dict[str, tuple[float, float]]:
+        status, out, _ = run(capsys, "methods", "--json", *given)
+        assert status == 0
+        return {row["id"]: (row["learning_rate"], row["tuned_rate"]) for row in json.loads(out)}
+
+    assert rates()["lora"] == (2e-3, 2e-3)
+    wide = rates("--model", "meta-llama/Llama-3.1-8B")
+    assert (wide["lora"], wide["ia3"]) == ((4.3e-4, 2e-3), (2e-2, 2e-2))
+    _, shown, _ = run(capsys, "methods", "--model", "meta-llama/Llama-3.1-8B")
+    assert "4.3e-4" in shown
+    assert "not on this model" in shown
+    _, shown, _ = run(capsys, "methods")
+    assert "not on this model" not in shown
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "not a model", ""])
+def test_methods_of_a_model_that_cannot_be_had_is_a_sentence_and_status_2(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(capsys, "methods", "--model", model)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_runs_as_json_has_the_promised_keys_and_null_for_what_is_not_measured(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ LLAMA = {
 }  # fmt: skip
 FIELDS = {
     "method", "label", "trainable_params", "total_params", "adapter_bytes", "peak_allocated_bytes",
-    "peak_reserved_bytes", "anatomy", "how", "seconds", "reason", "scoring_bytes",
+    "peak_reserved_bytes", "anatomy", "how", "seconds", "reason", "learning_rate", "scoring_bytes",
 }  # fmt: skip
 
 
@@ -94,6 +94,20 @@ def test_rows_stand_in_the_order_in_which_they_were_asked(
     assert main(["predict", "--methods", "full,lora,qlora", "--json"]) == 0
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert [row["method"] for row in rows] == ["full", "lora", "qlora"]
+
+
+def test_each_row_has_the_rate_that_a_run_on_the_model_starts_from(
+    answered: type[Answers], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["predict", "--methods", "lora,ia3", "--variant", "lora:learning_rate=5e-4"]
+    for model, rates in (("bundled", [2e-3, 2e-2, 5e-4]), ("gpt2", [1.6e-3, 2e-2, 5e-4])):
+        assert main([*given, "--model", model, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["learning_rate"] for row in rows] == rates
+    assert main([*given, "--model", "gpt2"]) == 0
+    shown = capsys.readouterr().out
+    assert "1.6e-3" in shown
+    assert "Learning rates were tuned on SmolLM2-135M, not on this model." in shown
 
 
 def test_a_card_is_judged_with_the_margin(

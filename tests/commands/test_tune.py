@@ -64,6 +64,20 @@ def test_rates_are_run_on_the_tuning_split_and_one_is_suggested(
     assert len(RunStore(tmp_path).runs()) == len(runs)
 
 
+def test_without_rates_the_ladder_stands_around_the_methods_own_for_the_models_size(
+    tune: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ftlab.commands.tune.EXTENSIONS", 0)
+    page = tmp_path / "rates.md"
+    assert main([*tune, "--json", "--write", str(page)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    rates = [point["learning_rate"] for point in found["points"]]
+    assert rates == [3.7e-3, 1.1e-2, 3.3e-2]  # 1.1e-2 is 2e-3 * (576 / 64)^0.781
+    assert found["default"] == 1.1e-2
+    assert f"--model {tune[tune.index('--model') + 1]}" in page.read_text()
+
+
 def test_a_ladder_goes_on_twice_at_most_and_a_method_without_a_rate_ends_with_status_1(
     tune: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -20,7 +20,7 @@ from ftlab.runs.validation import validate
 from ftlab.tasks.reference import TaskReference, load, parse_task
 from ftlab.training.run import RunRecord, execute
 from ftlab.tuning.document import document
-from ftlab.tuning.reading import latest_ladders, tuned_of
+from ftlab.tuning.reading import ladders_of, latest_ladders, tuned_of
 from ftlab.tuning.suggest import Point
 from tests.fakes import SWEEP, make_run
 
@@ -145,6 +145,25 @@ def test_runs_that_differ_by_more_than_the_rate_are_no_ladder(
 ) -> None:
     make_rung(tmp_path, 3e-3, 0.5)
     make_run(tmp_path, learning_rate=1e-3, settings=TUNING, **other)  # type: ignore[arg-type]
+    assert tuned_of(RunStore(tmp_path).runs()) is None
+
+
+def test_a_sweep_may_hold_a_ladder_of_each_of_its_variants(tmp_path: Path) -> None:
+    make_run(tmp_path, "base", settings=TUNING, measures={"eval_loss_before": 2.5})
+    make_run(
+        tmp_path, "base", settings=TUNING, base_precision="nf4", measures={"eval_loss_before": 3.5}
+    )
+    make_rung(tmp_path, 3e-3, 0.5)
+    make_rung(tmp_path, 1e-3, 0.9)
+    for rate, loss in ((1e-3, 0.4), (3e-3, 0.8)):
+        make_run(
+            tmp_path, "qlora", learning_rate=rate, settings=TUNING,
+            measures={"eval_loss_after": loss},
+        )  # fmt: skip
+    lora, qlora = ladders_of(RunStore(tmp_path).runs())
+    assert (lora.variant.method, lora.base_loss, lora.suggestion.rate) == ("lora", 2.5, 3e-3)
+    assert (qlora.variant.method, qlora.base_loss, qlora.suggestion.rate) == ("qlora", 3.5, 1e-3)
+    assert latest_ladders(RunStore(tmp_path).runs()) == [lora, qlora]
     assert tuned_of(RunStore(tmp_path).runs()) is None
 
 
