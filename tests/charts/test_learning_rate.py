@@ -81,3 +81,11 @@ def test_without_any_loss_the_figure_says_why(tmp_path):
     make_run(tmp_path, "lora", "diverged", learning_rate=1e-3)
     figure = learning_rate_figure(RunStore(tmp_path).table())
     assert [note.text for note in figure.layout.annotations] == ["no run has a loss"]
+
+
+def test_of_many_rates_only_as_many_are_named_as_the_axis_has_room_for(tmp_path):
+    for place in range(30):
+        make_run(tmp_path, "lora", learning_rate=1e-5 * 1.3**place)
+    axis = learning_rate_figure(RunStore(tmp_path).table()).layout.xaxis
+    assert 2 <= len(axis.tickvals) <= 10
+    assert axis.tickvals[0] == 1e-5

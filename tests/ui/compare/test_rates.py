@@ -44,3 +44,26 @@ def test_a_sweep_that_is_no_ladder_has_no_such_sheet(tmp_path):
     sheet, *others = section.show(sweep_data(RunStore(tmp_path), SWEEP))
     assert sheet.visible is False
     assert len(others) == len(section.outputs) - 1
+
+
+def test_ladders_of_several_variants_stand_in_one_figure_each_with_its_own_suggestion(tmp_path):
+    make_ladder(tmp_path)
+    for rate, loss in ((1e-3, 0.6), (3e-3, 0.8)):
+        measures = {"eval_loss_after": loss, "score_after": None, "score_before": None}
+        make_run(tmp_path, "qlora", learning_rate=rate, settings=TUNING, measures=measures)
+    sheet, heading, figure, _ = section_of().show(sweep_data(RunStore(tmp_path), SWEEP))
+    assert sheet.visible
+    assert "Suggested learning rates" in heading
+    assert "LoRA</b> 3e-3" in heading
+    assert "QLoRA</b> 1e-3" in heading
+    curves = {trace.name: list(trace.x) for trace in figure.data if trace.name in ("LoRA", "QLoRA")}
+    assert curves == {"LoRA": [1e-3, 3e-3, 9e-3], "QLoRA": [1e-3, 3e-3]}
+    marks = [note.text for note in figure.layout.annotations]
+    assert marks.count("suggested") == 2
+
+
+def test_a_sweep_in_which_one_variant_alone_has_several_rates_has_no_such_sheet(tmp_path):
+    make_ladder(tmp_path)
+    make_run(tmp_path, "full")
+    sheet, *_ = section_of().show(sweep_data(RunStore(tmp_path), SWEEP))
+    assert sheet.visible is False
