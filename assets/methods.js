@@ -29,15 +29,20 @@ window.ftMethods = (() => {
     }
   }
 
-  // Counts and reasons, as the server last said them.
+  // Counts, learning rates and reasons, as the server last said them.
   function fill() {
     const said = document.getElementById('method-facts')?.dataset.facts;
     if (!said || !root()) return;
     price();
-    const { counts, reasons } = JSON.parse(said);
+    const { counts, reasons, rates, own } = JSON.parse(said);
     for (const body of root().querySelectorAll('tbody')) {
       const { method } = body.dataset;
       body.querySelector('[data-count]').textContent = counts[method] ?? '–';
+      body.querySelector('[data-rate]').textContent = rates[method] ?? '–';
+      const field = body.querySelector(`[data-name="${method}.learning_rate"]`);
+      field.placeholder = own[method] ?? '';
+      document.getElementById(field.getAttribute('aria-describedby')).textContent =
+        `Empty: the sweep's, else ${own[method] || 'its own for the size of the model'}.`;
       if (body.querySelector('input').disabled) continue;
       body.querySelector('.why:not([data-short])').textContent = reasons[method] ?? '';
     }
@@ -99,10 +104,21 @@ window.ftMethods = (() => {
     }
   }
 
+  // Puts settings into their fields, as if they had been typed.
+  function set(values) {
+    for (const [name, value] of Object.entries(values)) {
+      const field = root()?.querySelector(`[data-name="${name}"]`);
+      if (field) field.value = value;
+    }
+    send();
+  }
+
+  let send = () => {};
+
   // `tell` sends what is chosen; `redrawn` calls back when the server has drawn the table anew.
   function table(element, tell, redrawn) {
     let waiting = 0;
-    const send = () => {
+    send = () => {
       clearTimeout(waiting);
       mark();
       tell(now());
@@ -145,5 +161,5 @@ window.ftMethods = (() => {
     send(); // a tick made before the page was ready would be lost otherwise
   }
 
-  return { table, now, fill, price };
+  return { table, now, set, fill, price };
 })();

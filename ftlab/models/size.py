@@ -33,3 +33,12 @@ def is_bundled(name: str) -> bool:
         return parse_model(name).kind == "bundled"
     except FtlabError:
         return False
+
+
+def is_model(name: str) -> bool:
+    """Whether it names a model at all, be it here or on the Hub."""
+    try:
+        parse_model(name)
+    except FtlabError:
+        return False
+    return True

@@ -11,18 +11,20 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ftlab.methods.capabilities import why_not_offered
+from ftlab.methods.rate_words import TUNED_MODEL
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import FAMILIES, Hyperparameter, MethodSpec, Value
 from ftlab.methods.variant import BASE, LEARNING_RATE
 from ftlab.ui.experiment.fields import element_id
 from ftlab.ui.html import escape, plural, swatch
 from ftlab.units import DASH
+from ftlab.words import rate_name
 
 _AUTHORS_AND_YEAR = re.compile(r"^.*?\b\d{4}")
 _BASE_NAMES: dict[str, str] = {"nf4": "4-bit NF4", "int8": "8-bit"}
 _MOST_TEXT = 2000  # of one setting that the browser sends
-_COLUMNS = ("Trains", "Peak memory", "File", "This device", "Paper")
-_WIDTHS = ("count", "peak", "file", "fit", "paper", "own")
+_COLUMNS = ("Trains", "Rate", "Peak memory", "File", "This device", "Paper")
+_WIDTHS = ("count", "rate", "peak", "file", "fit", "paper", "own")
 
 
 def method_table(ticked: Collection[str], values: Mapping[str, Any] | None = None) -> str:
@@ -149,14 +151,25 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f"{swatch(method.id)}<b>{label}</b><i data-changed></i>"
         f"<em>{escape(method.summary)}</em></label>"
         f'<p class="why">{f"Not offered: {escape(refused)}" if refused else ""}</p>'
-        f'<p class="why" data-short></p></td><td data-count>{DASH}</td><td data-peak>{DASH}</td>'
+        f'<p class="why" data-short></p></td><td data-count>{DASH}</td>'
+        f'<td data-rate title="{escape(_rate_hint(method))}">{rate_name(method.learning_rate)}</td>'
+        f"<td data-peak>{DASH}</td>"
         f"<td data-file>{DASH}</td><td data-fit></td>"
         f'<td><a href="{escape(method.paper.url)}" target="_blank" rel="noopener" '
         f'title="{paper}">{short}</a></td>'
         f'<td class="s"><button type="button" class="ghost" aria-expanded="false" '
         f'aria-controls="{fields}" aria-label="Settings of {label}">Settings</button></td></tr>'
-        f'<tr class="own" id="{fields}" hidden><td class="l" colspan="7">'
+        f'<tr class="own" id="{fields}" hidden><td class="l" colspan="8">'
         f'<div class="fields">{_all_fields(method, values)}</div></td></tr></tbody>'
+    )
+
+
+def _rate_hint(method: MethodSpec) -> str:
+    """What the rate is on the model that it was tuned on, and how it goes with the size."""
+    rule = method.rate_rule
+    return (
+        f"Learning rate: {rate_name(method.learning_rate)} on {TUNED_MODEL}, where it was tuned. "
+        f"On other models it {rule.words} ({rule.source})."
     )
 
 
@@ -166,7 +179,7 @@ def _all_fields(method: MethodSpec, values: Mapping[str, Any]) -> str:
         for p in method.hyperparameters
     ]
     name = f"{method.id}.{LEARNING_RATE}"
-    rate = f"{method.learning_rate:g}"
+    rate = rate_name(method.learning_rate)
     box = _text_box(name, "", values, hint=rate)
     fields.append(_field(name, "Learning rate", f"Empty: the sweep's, else {rate}.", box))
     if has_base_choice(method):

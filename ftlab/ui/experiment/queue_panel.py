@@ -18,17 +18,24 @@ from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET
 from ftlab.ui.experiment.queue_view import NEWEST, queue_heading, queue_html, view_sweep
 from ftlab.ui.experiment.queue_watch import QueueWatch, Shown
+from ftlab.ui.experiment.rates import tune_further
 from ftlab.ui.html import H, blank, head, live, this_page, warn
 from ftlab.ui.pace import Pace
 
 _BUSY_SECONDS = 2
 _IDLE_SECONDS = 10
 _POLLS_A_SECOND = 12  # of all pages together
-_SEND_CANCEL = """element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-run]');
+_SEND_PRESS = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-run], [data-further], [data-rates]');
   if (!button) return;
   button.disabled = true;
-  trigger('select', {run: button.dataset.run});
+  const {run = '', further = '', rates} = button.dataset;
+  if (rates) {
+    window.ftMethods.set(JSON.parse(rates));
+    button.textContent = 'They are in the form';
+  } else {
+    trigger('select', {run, further});
+  }
 })"""
 _NO_CURVE = blank("No curve yet.", "The loss of every run of the sweep is drawn here as it comes.")
 _EXPLANATION = (
@@ -52,7 +59,7 @@ def build(context: AppContext) -> Panel:
     with gr.Row(equal_height=True, elem_classes="ft-watch"):
         with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
             with gr.Row(elem_classes="ft-queue-head"):
-                heading = H(queue_heading(None), js_on_load=_SEND_CANCEL, min_width=200)
+                heading = H(queue_heading(None), js_on_load=_SEND_PRESS, min_width=200)
                 sweep = live(
                     gr.Dropdown,
                     [("Newest sweep", NEWEST)],
@@ -66,7 +73,7 @@ def build(context: AppContext) -> Panel:
                     elem_classes="ft-bare",
                     elem_id="sweep",
                 )
-            queue = H(queue_html(None), js_on_load=_SEND_CANCEL)
+            queue = H(queue_html(None), js_on_load=_SEND_PRESS)
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
             head("Loss curves", sub="training loss at each step; of seeds mean and range")
@@ -90,16 +97,20 @@ def build(context: AppContext) -> Panel:
         seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
         return now if seconds == now.seconds else replace(now, seconds=seconds)
 
-    def end_runs(event: gr.EventData, wanted: str) -> None:
+    def press(event: gr.EventData, wanted: str) -> None:
         try:
-            cancel_runs(context, str(event.run), wanted)
+            sweep_id = str(getattr(event, "further", ""))
+            if sweep_id:
+                tune_further(sweep_id, context)
+            else:
+                cancel_runs(context, str(event.run), wanted)
         except FtlabError as error:
             warn(str(error))
 
     inputs, outputs = [sweep, shown], [heading, queue, sweep, empty, figure, timer, shown]
     timer.tick(tick, inputs, outputs, queue=False, **QUIET)  # one request instead of three
     gr.on([this_page().load, sweep.input], refresh, inputs, outputs, **QUIET)
-    pressed = gr.on([queue.select, heading.select], end_runs, sweep, None, **QUIET)
+    pressed = gr.on([queue.select, heading.select], press, sweep, None, **QUIET)
     pressed.then(refresh, inputs, outputs, **QUIET)
     return Panel(sweep, refresh, inputs, outputs)
 

@@ -25,6 +25,7 @@ from ftlab.ui.experiment.queue_view import (
     sweep_choices,
     view_sweep,
 )
+from ftlab.ui.experiment.rates import is_tuning, suggested_html
 from ftlab.ui.html import field_error
 
 _DISPATCHER_SECONDS = 10
@@ -91,6 +92,7 @@ class QueueWatch:
         self._book = ProgressBook()
         self._keeper = Keeper(store.folder)
         self._turn = threading.Lock()
+        self._last_suggested: tuple[tuple[tuple[str, int], ...], str] = ((), "")
         self._looks: OrderedDict[str, tuple[float, Shown]] = OrderedDict()
 
     def look(self, wanted: str) -> Shown:
@@ -112,7 +114,7 @@ class QueueWatch:
         problem = self._keeper.keep(runs)
         now = Shown(
             heading=queue_heading(view) + field_error([problem] if problem else []),
-            queue=queue_html(view),
+            queue=queue_html(view) + self._suggested(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
             busy=any(run.is_open for run in runs),
@@ -122,6 +124,15 @@ class QueueWatch:
         while len(self._looks) > _MOST_SWEEPS:
             self._looks.popitem(last=False)
         return now
+
+    def _suggested(self, view: SweepView | None) -> str:
+        """What the ladders of an ended sweep suggest; read once, as it reads what runs wrote."""
+        if view is None or view.is_open or not is_tuning(view.runs):
+            return ""
+        known = tuple((run.run_id, run.ended_at) for run in view.runs)
+        if self._last_suggested[0] != known:
+            self._last_suggested = known, suggested_html(view.runs)
+        return self._last_suggested[1]
 
     def _drawing(self, wanted: str, view: SweepView | None) -> Drawing:
         """The one from before where it is the same: it has its figure already."""

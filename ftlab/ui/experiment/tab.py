@@ -33,6 +33,7 @@ from ftlab.ui.experiment.method_facts import method_facts
 from ftlab.ui.experiment.method_view import known_settings, known_ticks, method_table
 from ftlab.ui.experiment.more_view import ASKING, has_config, matches_html, more_summary, peft_html
 from ftlab.ui.experiment.queue_view import NEWEST
+from ftlab.ui.experiment.rates import tune, untuned_html
 from ftlab.ui.experiment.request import EXTRA, read_form
 from ftlab.ui.experiment.task import build_model_and_task, build_settings
 from ftlab.ui.html import H, head, this_page, warn
@@ -42,6 +43,13 @@ from ftlab.ui.links import Links
 _SEND_CHOICE = """window.ftMethods.table(
   element, (now) => trigger('select', now), (draw) => watch('value', draw));"""
 _FILL_TABLE = "watch('value', () => window.ftMethods.fill());"
+_TUNE = """element.addEventListener('click', ({ target }) => {
+  const button = target.closest('[data-tune]');
+  if (!button) return;
+  button.disabled = true;
+  setTimeout(() => { button.disabled = false; }, 3000);
+  trigger('select', window.ftMethods.now());
+})"""
 _FILL_COSTS = "watch('value', () => window.ftMethods.price());"
 # The press itself says what is chosen: a change that is still on its way counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
@@ -82,7 +90,10 @@ def build(context: AppContext, links: Links) -> None:
 
     access = context.access
     fields = list(form.components.values())
-    said = [*form.slots.values(), blocks.facts, blocks.matched, line, go, advanced, blocks.more]
+    said = [
+        *form.slots.values(), blocks.facts, blocks.untuned, blocks.matched, line, go, advanced,
+        blocks.more,
+    ]  # fmt: skip
 
     def check(*given: Any) -> list[Any]:
         return _say(form, form.values(given), context)
@@ -131,6 +142,18 @@ def build(context: AppContext, links: Links) -> None:
             return
         yield [(reading.request, now), NEWEST, *_say(form, values, context)]
 
+    def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
+        ticked, settings = known_ticks(event.on), known_settings(event.settings)
+        values = form.values(given) | settings | {"methods": ticked}
+        reading = read_form(values, access)
+        try:
+            tune(reading.checked(), context)
+        except FtlabError as error:
+            sentence = reading.errors[0].message if reading.errors else str(error)
+            warn(sentence, title="Not launched", duration=6)
+            return [gr.skip(), *_say(form, values, context, error)]
+        return [NEWEST, *_say(form, values, context)]
+
     latest = Latest()
     known_at = gr.State(0.0)
     # Every tick counts: the default drops those made while one is being handled.
@@ -164,9 +187,11 @@ def build(context: AppContext, links: Links) -> None:
     pressed = go.click(
         press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
     )
-    pressed.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
-        fn=None, js=_SHOW_QUEUE, api_visibility="private"
-    )
+    tuned = blocks.untuned.select(tune_rates, fields, [panel.sweep, *said], **QUIET)
+    for launched in (pressed, tuned):
+        launched.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
+            fn=None, js=_SHOW_QUEUE, api_visibility="private"
+        )
 
 
 def chosen_as_pressed(chosen: str) -> dict[str, Any]:
@@ -189,6 +214,7 @@ class MethodBlocks:
 
     table: gr.HTML
     facts: gr.HTML
+    untuned: gr.HTML
     costs: gr.HTML
     more: gr.Accordion
     matched: gr.HTML
@@ -203,6 +229,7 @@ def _build_methods(form: Form) -> MethodBlocks:
     form.components[METHOD_SETTINGS] = gr.State({})
     form.slot("methods")
     facts = H("", elem_classes="ft-carrier", js_on_load=_FILL_TABLE)
+    untuned = H("", js_on_load=_TUNE)
     costs = H("", js_on_load=_FILL_COSTS)
     with gr.Accordion("More", open=False, elem_classes="ft-fold") as more:
         form.add(
@@ -241,7 +268,7 @@ def _build_methods(form: Form) -> MethodBlocks:
         )
         form.slot(PEFT_JSON)
         asked = H("")
-    return MethodBlocks(table, facts, costs, more, matched, asked)
+    return MethodBlocks(table, facts, untuned, costs, more, matched, asked)
 
 
 def _say(
@@ -259,6 +286,7 @@ def _say(
     return [
         *form.slot_html(errors),
         facts.html(),
+        untuned_html(reading.request, access),
         matches_html(reading.matches, reading.budget),
         demo_line() if access.is_demo else launch_line(reading.request, errors, facts.reasons),
         gr.Button(launch_button(reading.request, errors)),
