@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftlab.access import EVERYTHING, Access
+from ftlab.models.hub import HubReach
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
 from ftlab.prediction.client import Predictor
@@ -22,3 +23,4 @@ class AppContext:
     held_out: HeldOut = field(default_factory=HeldOut)
     predictor: Predictor = field(default_factory=Predictor)
     access: Access = EVERYTHING
+    hub: HubReach = field(default_factory=HubReach)

@@ -11,7 +11,7 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.prediction.calibration import Band, Calibration, calibration
 from ftlab.prediction.cards import CONTEXT_BYTES, Card
-from ftlab.prediction.fit import fit
+from ftlab.prediction.fit import Verdict, fit
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.run_question import run_question
 from ftlab.runs.spec import SweepRequest
@@ -126,7 +126,6 @@ def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
     if peak is None or answer.peak_reserved_bytes is None:
         return {"peak": DASH, "file": file, "why": shorten(answer.reason, 300)}
     low, high = band.of(peak)
-    needed = max(round(band.low * answer.peak_reserved_bytes), answer.scoring_bytes or 0)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in answer.anatomy.items())
     scoring = (
         f" Scoring takes {format_bytes(answer.scoring_bytes)}." if answer.scoring_bytes else ""
@@ -134,9 +133,20 @@ def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
     return {
         "peak": format_range(low, high),
         "file": file,
-        "verdict": fit(needed, card, band.high / band.low - 1).verdict,
+        "verdict": verdict(answer, band, card),
         "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}.{scoring} {_source(band)}",
     }
+
+
+def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
+    """Whether a run fits whose memory was predicted, as far as the band lets it be told.
+
+    The band is of training steps; scoring holds no surprise beyond what is predicted.
+    """
+    reserved, scoring = answer.peak_reserved_bytes, answer.scoring_bytes
+    assert reserved is not None
+    needed = max(round(band.low * reserved), scoring or 0)
+    return fit(needed, card, band.high / band.low - 1).verdict
 
 
 def _source(band: Band) -> str:

@@ -23,6 +23,7 @@ from ftlab.ui.experiment import clone_events as experiment_clone
 from ftlab.ui.experiment import queue_panel
 from ftlab.ui.experiment.costs import predict_costs
 from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
+from ftlab.ui.experiment.largest import proposable, proposal_html, propose
 from ftlab.ui.experiment.launch_bar import (
     advanced_summary,
     demo_line,
@@ -35,7 +36,12 @@ from ftlab.ui.experiment.more_view import ASKING, has_config, matches_html, more
 from ftlab.ui.experiment.queue_view import NEWEST
 from ftlab.ui.experiment.rates import tune, untuned_html
 from ftlab.ui.experiment.request import EXTRA, read_form
-from ftlab.ui.experiment.task import build_model_and_task, build_settings
+from ftlab.ui.experiment.task import (
+    TaskBlocks,
+    build_model_and_task,
+    build_settings,
+    name_field,
+)
 from ftlab.ui.html import H, head, this_page, warn
 from ftlab.ui.latest import Latest
 from ftlab.ui.links import Links
@@ -187,11 +193,40 @@ def build(context: AppContext, links: Links) -> None:
     pressed = go.click(
         press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
     )
+    if task.largest is not None:
+        _propose_models(task.largest, task, form, context)
     tuned = blocks.untuned.select(tune_rates, fields, [panel.sweep, *said], **QUIET)
     for launched in (pressed, tuned):
         launched.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
             fn=None, js=_SHOW_QUEUE, api_visibility="private"
         )
+
+
+def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: AppContext) -> None:
+    """Keeps the proposal of a model up to date beside the form, and takes it over when pressed."""
+    fields = list(form.components.values())
+    latest = Latest()
+
+    def show(request: gr.Request, *given: Any) -> Any:
+        session = str(request.session_hash)
+        mine = latest.begin(session)
+        reading = read_form(form.values(given), context.access)
+        if reading.errors:  # said at their fields; what is known stays
+            return gr.skip()
+        wanted = reading.request
+        found = propose(wanted, context, lambda: latest.is_newest(session, mine))
+        return proposal_html(found, wanted.model) if latest.is_newest(session, mine) else gr.skip()
+
+    def choose(event: gr.EventData) -> list[Any]:
+        model = str(getattr(event, "model", ""))
+        if not proposable(model):
+            return [gr.skip(), gr.skip()]
+        return ["hub", name_field("hub", value=model)]
+
+    changes = [this_page().load, *(field.change for field in fields)]
+    gr.on(changes, show, fields, largest, **_FEW | {"trigger_mode": "multiple"})
+    named = [form.components["model"], form.components["model_name"]]
+    task.preview.after(largest.select(choose, None, named, **QUIET))
 
 
 def chosen_as_pressed(chosen: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ftlab.tasks.registry import TASKS
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import Action
 from ftlab.ui.experiment.fields import Form
+from ftlab.ui.experiment.largest import may_propose
 from ftlab.ui.experiment.preview import model_line, task_preview
 from ftlab.ui.experiment.request import (
     MAPPING_FIELDS,
@@ -44,17 +45,25 @@ _COLUMN_LABELS = {
     "system": "System (optional)",
 }
 _NO_COLUMN = ("–", "")
+_CHOOSE = """element.addEventListener('click', ({ target }) => {
+  const button = target.closest('[data-choose]');
+  if (button) trigger('select', {model: button.dataset.choose});
+})"""
 _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 
 
 @dataclass(frozen=True)
 class TaskBlocks:
-    """What stands around the fields of step 1; `preview` draws what their values amount to."""
+    """What stands around the fields of step 1; `preview` draws what their values amount to.
+
+    `largest` proposes a model; there is none on a machine that proposes no model.
+    """
 
     file_group: gr.Column
     hub_group: gr.Column
     mapping_row: gr.Row
     preview: Action
+    largest: gr.HTML | None = None
 
 
 def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
@@ -67,6 +76,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     )
     form.slot("model")
     line = H("")
+    largest = H("", js_on_load=_CHOOSE) if may_propose(access) else None
     tasks = [(_SHORT_NAMES.get(task.id, task.label), task.id) for task in TASKS.values()]
     form.add(
         "task",
@@ -190,7 +200,8 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         trigger_mode="always_last",
         **hidden,
     )
-    return TaskBlocks(file_group, hub_group, mapping_row, Action(look, fields, [line, preview]))
+    seen = Action(look, fields, [line, preview])
+    return TaskBlocks(file_group, hub_group, mapping_row, seen, largest)
 
 
 def build_settings(form: Form) -> gr.Accordion:
