@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -46,8 +47,8 @@ def some_names(names: Sequence[str], most: int = 4) -> str:
 
 
 def rate_name(rate: float | None) -> str:
-    """A learning rate as people write it: 0.0001 -> "1e-4"; 0.03 -> "0.03"."""
-    if rate is None:
+    """A learning rate as people write it: 0.0001 -> "1e-4"; 0.03 -> "0.03"; none is a dash."""
+    if rate is None or math.isnan(rate):
         return units.DASH
     if rate >= 0.01 or rate <= 0:
         return f"{rate:g}"

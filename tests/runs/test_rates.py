@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftlab.charts.facts import settings_text
 from ftlab.methods import registry
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
@@ -22,7 +23,9 @@ from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.training.run import RunRecord, execute
 from ftlab.ui.experiment.clone import form_values
 from ftlab.ui.experiment.request import read_form
+from ftlab.words import rate_name
 from tests.conftest import make_tiny_model
+from tests.fakes import make_run
 
 SQL = TaskReference("bundled", "sql")
 TUNED = METHODS["lora"].learning_rate
@@ -186,8 +189,14 @@ def test_a_runs_settings_say_whether_its_rate_was_tuned_on_its_model(wide: str) 
     assert "once the model is fetched" in said(lora_on(NEVER_FETCHED))
 
 
-def test_a_queued_run_without_a_rate_can_be_listed(tmp_path: Path) -> None:
+def test_a_queued_run_without_a_rate_is_shown_beside_others_with_a_dash(tmp_path: Path) -> None:
     spec = lora_on(NEVER_FETCHED)
     directory = RunDirectory(tmp_path / spec.run_id)
     directory.write_spec(spec)
+    make_run(tmp_path, learning_rate=1e-3)
     assert read_run(directory).row()["learning_rate"] is None
+    table = RunStore(tmp_path).table()
+    rates = dict(zip(table["run_id"], table["learning_rate"], strict=True))
+    assert rate_name(rates[spec.run_id]) == "–"
+    for row in table.to_dict("records"):
+        assert "nan" not in settings_text([row])

@@ -114,7 +114,7 @@ class QueueWatch:
         problem = self._keeper.keep(runs)
         now = Shown(
             heading=queue_heading(view) + field_error([problem] if problem else []),
-            queue=queue_html(view) + self._suggested(view),
+            queue=self._suggested(view) + queue_html(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
             busy=any(run.is_open for run in runs),

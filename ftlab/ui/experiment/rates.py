@@ -122,9 +122,8 @@ def suggested_html(runs: Sequence[Run]) -> str:
         return ""
     spec = runs[0].spec
     rows = "".join(
-        f"<li>{named(tuned.variant.method, tuned.variant.label)}"
-        f"<b>{rate_name(tuned.suggestion.rate)}</b><span>{escape(tuned.suggestion.reason)}</span>"
-        "</li>"
+        f"<li><span>{named(tuned.variant.method, tuned.variant.label)}</span>"
+        f"<b>{rate_name(tuned.suggestion.rate)}</b><em>{escape(tuned.suggestion.reason)}</em></li>"
         for tuned in ladders
     )
     where = f"on {model_label(spec.model)}, {spec.task.label}"
