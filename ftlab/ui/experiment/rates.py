@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ftlab.access import Access
 from ftlab.errors import FtlabError
-from ftlab.methods.rate_words import NOT_TUNED, how_scaled
+from ftlab.methods.rate_words import NOT_TUNED, how_scaled, what_is_done
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import model_label
@@ -39,8 +39,8 @@ def untuned_html(request: SweepRequest, access: Access) -> str:
     if size is None:
         how = "scaled to its size once it is on this machine"
     else:
-        what = "scaled to its size" if size.hidden else "used unchanged"
-        how = f'<span tabindex="0" title="{escape(how_scaled(size))}">{what}</span>'
+        hint = escape(how_scaled(size))
+        how = f'<span tabindex="0" title="{hint}">{what_is_done(size)}</span>'
     count = POINTS * len(variants_to_tune(request))
     button = (
         f'<button type="button" class="ghost" data-tune title="{escape(_TUNE_HINT)}">'

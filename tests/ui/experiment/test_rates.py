@@ -94,9 +94,14 @@ def test_another_model_is_said_to_be_untuned_once_with_the_rule_and_the_button(w
     assert "Tune them: 6 runs" in said
 
 
-def test_a_model_without_a_width_keeps_the_tuned_rates_and_that_is_said(tmp_path: Path) -> None:
-    said = untuned_html(asked(write_config(tmp_path / "m")), ALL)
-    assert "used unchanged" in said
+@pytest.mark.parametrize(("width", "why"), [(None, "does not say"), (576, "as wide as")])
+def test_a_model_without_a_width_or_as_wide_as_the_bundled_keeps_the_rates_and_that_is_said(
+    width: int | None, why: str, tmp_path: Path
+) -> None:
+    config = {} if width is None else {"hidden_size": width}
+    said = untuned_html(asked(write_config(tmp_path / "m", **config)), ALL)
+    assert ">used unchanged<" in said
+    assert why in said
 
 
 def test_a_model_that_is_nowhere_yet_is_said_to_be_scaled_later() -> None:
