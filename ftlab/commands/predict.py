@@ -136,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str, Any]:
     fields = dataclasses.asdict(row) | {"learning_rate": rate}
+    del fields["scoring_bytes"]  # of a step alone
     if card is not None:
         peak = row.peak_reserved_bytes
         found = None if peak is None else fit(peak, card)

@@ -100,13 +100,6 @@ class Prediction:
     reason: str = ""
     scoring_bytes: int | None = None
 
-    @property
-    def needed_bytes(self) -> int | None:
-        """What has to be free for the whole of a run."""
-        if self.peak_reserved_bytes is None:
-            return None
-        return max(self.peak_reserved_bytes, self.scoring_bytes or 0)
-
 
 _QUESTION, _PREDICTION = TypeAdapter(Question), TypeAdapter(Prediction)
 

@@ -20,7 +20,7 @@ LLAMA = {
 }  # fmt: skip
 FIELDS = {
     "method", "label", "trainable_params", "total_params", "adapter_bytes", "peak_allocated_bytes",
-    "peak_reserved_bytes", "anatomy", "how", "seconds", "reason", "learning_rate", "scoring_bytes",
+    "peak_reserved_bytes", "anatomy", "how", "seconds", "reason", "learning_rate",
 }  # fmt: skip
 
 
