@@ -19,7 +19,7 @@ import psutil
 
 from ftlab import nvml
 from ftlab.errors import FtlabError
-from ftlab.nvml import Capability
+from ftlab.nvml import FIRST_WITH_BF16, Capability
 
 AUTO = "auto"
 CPU = "cpu"
@@ -67,7 +67,7 @@ class Device:
     @property
     def lacks_bf16(self) -> bool:
         """Whether products in 16 bits are computed in fp16: NVIDIA's cards before sm80."""
-        return self.capability is not None and self.capability < (8, 0)
+        return self.capability is not None and self.capability < FIRST_WITH_BF16
 
     @property
     def kind_name(self) -> str:

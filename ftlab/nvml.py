@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 Capability = tuple[int, int]
 """CUDA's compute capability: (7, 5) is a T4, (8, 0) an A100, (9, 0) an H100."""
 
+FIRST_WITH_BF16: Capability = (8, 0)
+"""Cards before it compute 16-bit products in fp16."""
+
 Answer = TypeVar("Answer")
 
 

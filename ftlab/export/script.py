@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from ftlab.devices import kind_of
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.export import script_parts as parts
 from ftlab.export.runs import is_on_hub, public_model
@@ -22,17 +23,18 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import validate_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import ResolvedModel, resolve_model
+from ftlab.nvml import FIRST_WITH_BF16
 from ftlab.runs.directory import write_atomically, write_json_lines
 from ftlab.runs.rates import decided
+from ftlab.runs.spawn import CUDNN_LAST, GPU_SETTINGS
 from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
 from ftlab.runs.store import Run
 from ftlab.runs.validation import validate_settings
 from ftlab.tasks.reference import load as load_task
 from ftlab.words import plain_line, plural
 
-SCRIPT_FILE, EXAMPLES_FILE, ATTENTION_FILE = "reproduce.py", "examples.jsonl", "cpu_attention.py"
+SCRIPT_FILE, EXAMPLES_FILE = "reproduce.py", "examples.jsonl"
 _TEMPLATE_FILE = Path(__file__).with_name("reproduce.py.template")
-_ATTENTION_SOURCE = Path(__file__).parents[1] / "models" / "attention.py"
 _WITHOUT_POSITIONS = "PREFIX_TUNING"
 """Its vectors are keys and values of every layer, and stand nowhere in the text."""
 
@@ -41,8 +43,8 @@ _WITHOUT_POSITIONS = "PREFIX_TUNING"
 class Reproduction:
     """The script's text, the lines of the file that it reads, and modules that it imports.
 
-    There is one where the run computed attention with ftlab's own function (on a CPU in bf16),
-    which rounds otherwise than torch's; with it the losses are the run's to the last digit.
+    There is one where the run computed attention with ftlab's own function (on a CPU in bf16, and
+    on a GPU), which rounds otherwise than transformers' own or takes less memory.
     """
 
     script: str
@@ -94,8 +96,8 @@ def reproduction(run: Run) -> Reproduction:
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
     text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
-    modules = {ATTENTION_FILE: _ATTENTION_SOURCE.read_text(encoding="utf-8")}
-    return Reproduction(text, examples, modules if _own_attention(run.spec) else {})
+    attention = _attention(run)
+    return Reproduction(text, examples, {} if attention is None else dict([attention.module]))
 
 
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
@@ -152,7 +154,8 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     own_import, own_optimizer = parts.OPTIMIZERS[method.optimizer]
     changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
     is_adalora = config.get("peft_type") == "ADALORA"
-    weight_dtype, compute_dtype = _dtypes(spec)
+    weight_dtype, compute_dtype = _dtypes(run)
+    attention = _attention(run)
     base = public_model(spec.model)
     return {
         "title": _words(
@@ -163,7 +166,9 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "base_note": _base_note(spec),
         "versions": _words(_versions(run)),
         "machine": _words(_machine(run)),
-        "imports": _imports(spec, own_import),
+        "sameness": parts.SAME_LOSSES if spec.device == "cpu" else parts.LIKE_LOSSES,
+        "os_import": "import os\n" if attention and "os." in attention.call else "",
+        "imports": _imports(spec, own_import, attention.import_line if attention else ""),
         "base_model_literal": parts.literal(base),
         "device": parts.literal(spec.device.partition(":")[0]),
         "seed": str(spec.seed),
@@ -187,7 +192,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "added_loss": parts.ADDED_LOSS if is_adalora and config.get("orth_reg_weight") else "\n",
         "create_optimizer": own_optimizer.format(**hyper) if own_optimizer else "",
         "after_optimizer_step": parts.AFTER_OPTIMIZER_STEP if is_adalora else "",
-        "attention": parts.OWN_ATTENTION if _own_attention(spec) else "",
+        "attention": attention.call if attention else "",
         "start_saved": parts.START_SAVED if changes_base else "",
         "save_options": parts.SAVE_CONVERTED if changes_base else "",
         "scheduler": parts.literal(SCHEDULE_NAMES[settings.schedule]),
@@ -244,19 +249,27 @@ def _learns(spec: RunSpec, source: ResolvedModel) -> list[str] | None:
     return None if len(learns) == len(list(model.parameters())) else learns
 
 
-def _dtypes(spec: RunSpec) -> tuple[str, str]:
-    """Of the base's weights and of the products, as the device of the run has them.
+def _dtypes(run: Run) -> tuple[str, str]:
+    """Of the base's weights and of the products, as the run's device had them.
 
-    A GPU that is not here is taken for one with bf16.
+    A GPU whose compute capability was not recorded is taken for one with bf16.
     """
     import torch
 
-    from ftlab.models.loading import compute_dtype, weight_dtype
+    from ftlab.models.loading import held_dtype
 
-    device = torch.device("cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    spec, compute = run.spec, torch.float32
+    if spec.dtype_policy != "fp32":
+        lacks_bf16 = (_capability(run) or FIRST_WITH_BF16) < FIRST_WITH_BF16
+        compute = torch.float16 if lacks_bf16 else torch.bfloat16
     learns = spec.variant is not None and not spec.variant.spec.is_adapter
-    weights = weight_dtype(spec.dtype_policy, device, weights_learn=learns)
-    return str(weights), str(compute_dtype(spec.dtype_policy, device))
+    return str(held_dtype(spec.dtype_policy, compute, learns)), str(compute)
+
+
+def _capability(run: Run) -> tuple[int, ...] | None:
+    found = run.result.environment.get("capability") if run.result else None
+    numbers = str(found).split(".")
+    return tuple(map(int, numbers)) if all(n.isdecimal() and len(n) < 4 for n in numbers) else None
 
 
 def _constants(config: dict[str, Any], learns: list[str] | None) -> str:
@@ -269,7 +282,7 @@ def _constants(config: dict[str, Any], learns: list[str] | None) -> str:
     return "\n".join(lines)
 
 
-def _imports(spec: RunSpec, own_import: str) -> str:
+def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
     """The import lines that this script needs, in the order that a formatter gives them."""
     assert spec.variant is not None
     lines = []
@@ -283,13 +296,38 @@ def _imports(spec: RunSpec, own_import: str) -> str:
         names.insert(1, "BitsAndBytesConfig")
     lines.append("from torch.utils.data import SequentialSampler")
     lines.append("from transformers import (\n" + "".join(f"    {n},\n" for n in names) + ")")
-    if _own_attention(spec):
-        lines.append(parts.ATTENTION_IMPORT)
+    lines.append(attention)
     return "\n".join(filter(None, lines))
 
 
-def _own_attention(spec: RunSpec) -> bool:
-    return spec.device == "cpu" and _dtypes(spec)[1] == "torch.bfloat16"
+@dataclass(frozen=True)
+class _Attention:
+    """ftlab's own attention as the script has it: a module beside it, its import and its call."""
+
+    module: tuple[str, str]
+    import_line: str
+    call: str
+
+
+def _attention(run: Run) -> _Attention | None:
+    """`None` where the run used transformers' own."""
+    kind = kind_of(run.spec.device)
+    if kind == "cuda":
+        found = run.result.environment.get("gpu_settings") if run.result else None
+        settings = GPU_SETTINGS | (found if isinstance(found, dict) else {})
+        call = parts.GPU_ATTENTION.format(
+            name=parts.literal(CUDNN_LAST), value=parts.literal(str(settings[CUDNN_LAST]))
+        )
+        return _Attention(_module("gpu_attention"), parts.GPU_ATTENTION_IMPORT, call)
+    if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
+        return _Attention(_module("cpu_attention"), parts.CPU_ATTENTION_IMPORT, parts.CPU_ATTENTION)
+    return None
+
+
+def _module(name: str) -> tuple[str, str]:
+    """The name and text of a file to lie beside the script."""
+    source = Path(__file__).parents[1] / "models" / f"{name}.py"
+    return source.name, source.read_text(encoding="utf-8")
 
 
 def _base_note(spec: RunSpec) -> str:

@@ -103,9 +103,24 @@ OPTIMIZERS: Mapping[str | None, tuple[str, str]] = {
 
 The seam for further ones: a method whose optimizer is not here has no script yet."""
 
-ATTENTION_IMPORT = "\nfrom cpu_attention import use_cpu_attention"
-OWN_ATTENTION = """\
+SAME_LOSSES = """\
+There the losses come out the same; other
+versions, devices and thread counts round otherwise, and in 16 bits that grows with the steps."""
+LIKE_LOSSES = """\
+There the losses come out alike: a
+GPU may add in another order each time, so the last digits differ, and in 16 bits that grows with
+the steps."""
+
+CPU_ATTENTION_IMPORT = "\nfrom cpu_attention import use_cpu_attention"
+CPU_ATTENTION = """\
 use_cpu_attention()  # what the run used; without it torch's own rounds otherwise
+"""
+
+GPU_ATTENTION_IMPORT = "\nfrom gpu_attention import use_gpu_attention"
+GPU_ATTENTION = """\
+# As in the run: torch's cuDNN attention comes last, and none holds every score.
+os.environ.setdefault({name}, {value})
+use_gpu_attention(None if torch.version.hip else torch.cuda.get_device_capability())
 """
 
 START_SAVED = """\

@@ -19,7 +19,7 @@ from transformers import (
 
 from ftlab.errors import FtlabError
 from ftlab.methods.spec import BasePrecision
-from ftlab.models.attention import use_cpu_attention
+from ftlab.models.cpu_attention import use_cpu_attention
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.resolve import ResolvedModel
 from ftlab.runs.spec import DtypePolicy
@@ -45,14 +45,18 @@ def compute_dtype(policy: DtypePolicy, device: torch.device) -> torch.dtype:
 
 
 def weight_dtype(policy: DtypePolicy, device: torch.device, weights_learn: bool) -> torch.dtype:
-    """What unquantised base weights are held in.
+    """What unquantised base weights are held in on the device."""
+    return held_dtype(policy, compute_dtype(policy, device), weights_learn)
+
+
+def held_dtype(policy: DtypePolicy, compute: torch.dtype, weights_learn: bool) -> torch.dtype:
+    """What unquantised base weights are held in where products are computed in `compute`.
 
     Weights that learn are never held in fp16: a gradient scaler refuses to unscale theirs.
     """
-    if policy != "bf16":
+    if policy != "bf16" or (weights_learn and compute is torch.float16):
         return torch.float32
-    dtype = compute_dtype(policy, device)
-    return torch.float32 if weights_learn and dtype is torch.float16 else dtype
+    return compute
 
 
 def load_base_model(
@@ -70,7 +74,8 @@ def load_base_model(
     options: dict[str, Any] = {"dtype": weight_dtype(policy, device, weights_learn)}
     if base_precision is not None:
         options["quantization_config"] = _quantization(base_precision, policy, device)
-        options["device_map"] = {"": device}
+    if base_precision is not None or device.type != "cpu":
+        options["device_map"] = {"": device}  # each weight goes from its file to the device
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.folder,
@@ -85,9 +90,7 @@ def load_base_model(
             f"The model '{model.reference.name}' cannot be loaded as a causal language model: "
             f"{lines[0]}"
         ) from error
-    if base_precision is None:
-        loaded.to(device)
-    else:
+    if base_precision is not None:
         _let_go_of_file(loaded)
     use_attention(device)
     forbid_repacking(loaded)

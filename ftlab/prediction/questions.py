@@ -10,6 +10,7 @@ from ftlab.errors import FieldError, InvalidRequest
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant, validate_variant
+from ftlab.nvml import FIRST_WITH_BF16
 from ftlab.prediction.question import Packing, Question, Step
 
 MAX_LENGTH, MAX_BATCH, MAX_ACCUMULATION = 1_000_000, 4_096, 4_096
@@ -77,7 +78,7 @@ def _step_of(variant: Variant, step: Step) -> Step:
     (`models.loading.weight_dtype`).
     """
     step = replace(step, packing=_packing(variant, step.packing))
-    if not step.is_own or step.device != "cuda" or step.capability >= (8, 0):
+    if not step.is_own or step.device != "cuda" or step.capability >= FIRST_WITH_BF16:
         return step
     if step.weights == "fp32":
         return step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ftlab.devices import list_devices
 from ftlab.errors import FtlabError
 from ftlab.methods.counts import trainable_parameters
 from ftlab.models.shape import shape_of_model
@@ -37,9 +38,8 @@ def checkpoint_bytes(spec: RunSpec) -> int:
     shape = None if variant is None else shape_of_model(spec.model)
     if variant is None or shape is None or not checkpoint_interval(spec.settings):
         return 0
-    wide = variant.spec.is_adapter or spec.dtype_policy != "bf16"
-    each = 3 * (4 if wide else 2) * (trainable_parameters(variant, shape) or 0)
-    return _CHECKPOINTS * each
+    size = 4 if variant.spec.is_adapter else _weight_bytes(spec)
+    return _CHECKPOINTS * 3 * size * (trainable_parameters(variant, shape) or 0)
 
 
 def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
@@ -62,8 +62,14 @@ def _saved_bytes(spec: RunSpec) -> int:
     if variant is None or shape is None:
         return 0
     if variant.spec.ships_whole_model:
-        return shape.total * (2 if spec.dtype_policy == "bf16" else 4) + _TOKENIZER_BYTES
+        return shape.total * _weight_bytes(spec) + _TOKENIZER_BYTES
     return _COPIES * 4 * (trainable_parameters(variant, shape) or 0)
+
+
+def _weight_bytes(spec: RunSpec) -> int:
+    """Of a base weight that learns: on a GPU without bf16 it is held in 32 bits."""
+    lacks_bf16 = any(device.id == spec.device and device.lacks_bf16 for device in list_devices())
+    return 2 if spec.dtype_policy == "bf16" and not lacks_bf16 else 4
 
 
 def _record_bytes(spec: RunSpec) -> int:

@@ -24,11 +24,13 @@ CPU_SETTINGS = {
 """How a CPU computes, chosen by measurement (docs/performance.md); the person's own come first."""
 
 
+CUDNN_LAST = "TORCH_CUDNN_SDPA_DEPRIORITIZED"
+
 GPU_SETTINGS = {
     # torch 2.11 and later prefer cuDNN's attention on sm90 and sm100. Open reports of it: another
     # text than with other kernels (pytorch#193893), NaN in the backward pass under a mask
     # (pytorch#196678), and it plans anew for every shape. "0" turns it on.
-    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+    CUDNN_LAST: "1",
 }
 """How a GPU computes; the person's own come first."""
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ftlab.models.attention import CausalAttention
+from ftlab.models.cpu_attention import CausalAttention
 from ftlab.runs.spawn import prepare_for_libraries
 from tests.benchmarks.product_rate import product_rate
 

@@ -17,6 +17,7 @@ from ftlab.errors import FtlabError
 from ftlab.export import script_parts
 from ftlab.export.script import reproduction, write_reproduction
 from ftlab.methods.registry import METHODS
+from ftlab.runs.spawn import CUDNN_LAST
 from ftlab.runs.store import Run, read_run
 from tests.export.conftest import Train
 from tests.fakes import make_run
@@ -125,6 +126,45 @@ def test_the_script_has_the_rate_of_the_runs_own_size_also_of_a_run_that_never_b
     waiting = replace(run, spec=replace(run.spec, default_rate="undecided"))
     for one in (run, waiting):
         assert f"\nLEARNING_RATE = {rate}\n" in reproduction(one).script
+
+
+@pytest.mark.parametrize(
+    ("capability", "weights", "compute"),
+    [
+        ("7.5", "float32", "float16"),
+        ("8.0", "bfloat16", "bfloat16"),
+        (None, "bfloat16", "bfloat16"),
+    ],
+)
+def test_the_script_of_a_gpus_run_computes_as_that_gpu_did_and_promises_no_equal_digits(
+    capability: str | None, weights: str, compute: str, train: Train, tmp_path: Path
+) -> None:
+    run = train("full", "bf16")
+    here = write_reproduction(run, tmp_path)[0].read_text(encoding="utf-8")
+    assert "There the losses come out the same; other" in here
+    assert run.result is not None
+    facts = run.result.environment | {"capability": capability, "gpu_settings": {CUDNN_LAST: "0"}}
+    there = replace(
+        run,
+        spec=replace(run.spec, device="cuda:0.1"),
+        result=replace(run.result, environment=facts),
+    )
+    made = reproduction(there)
+    compile(made.script, "reproduce.py", "exec")
+    assert 'DEVICE = "cuda"' in made.script
+    assert f"WEIGHT_DTYPE = torch.{weights}\nCOMPUTE_DTYPE = torch.{compute}\n" in made.script
+    assert "import os\n" in made.script
+    assert f'os.environ.setdefault("{CUDNN_LAST}", "0")' in made.script
+    assert "There the losses come out alike: a\nGPU may add in another order" in made.script
+    (module,) = made.modules.values()
+    assert list(made.modules) == ["gpu_attention.py"]
+    runpy.run_path(str(_written(tmp_path / "gpu_attention.py", module)))
+    assert "ftlab" not in re.findall(r"^(?:from|import) (\w+)", module, re.MULTILINE)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def test_data_that_changed_have_no_script(train: Train) -> None:

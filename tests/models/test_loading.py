@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, LlamaForCausalLM
 
+from ftlab.models import loading
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from tests.conftest import make_tiny_model
@@ -32,3 +35,39 @@ def test_a_4_bit_model_no_longer_holds_the_file_of_its_16_bit_weights(tmp_path: 
     assert weights not in mapped_files()
     assert quantised.model.embed_tokens.weight.dtype is torch.bfloat16
     assert quantised.lm_head.weight is quantised.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cuda:0", None, {"": torch.device("cuda", 0)}),
+        ("mps", None, {"": torch.device("mps")}),
+        ("cuda:0", "nf4", {"": torch.device("cuda", 0)}),
+        ("cpu", None, None),
+    ],
+)
+def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way(
+    device: str,
+    precision: Any,
+    expected: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = resolve_model(str(make_tiny_model(tmp_path / "tiny")))
+    model = LlamaForCausalLM(AutoConfig.from_pretrained(source.folder))
+    asked: dict[str, Any] = {}
+
+    def load(folder: Path, **options: Any) -> Any:
+        asked.update(options)
+        return model
+
+    def moved(*_: Any) -> None:
+        raise AssertionError("the model was moved after it was loaded")
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(loading, "use_attention", lambda device: None)
+    monkeypatch.setattr(loading, "compute_dtype", lambda policy, device: torch.bfloat16)
+    monkeypatch.setattr(model, "to", moved)
+    assert load_base_model(source, "bf16", precision, torch.device(device)) is model
+    assert asked.get("device_map") == expected
+    assert asked["dtype"] is torch.bfloat16

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, set_seed
 
 from ftlab.methods.registry import METHODS
-from ftlab.models.attention import CausalAttention
+from ftlab.models.cpu_attention import CausalAttention
 from ftlab.runs.sweep import plan_sweep
 from ftlab.training import run as run_module
 from ftlab.training.arithmetic import Arithmetic

@@ -128,7 +128,7 @@ def test_a_download_is_seen_coming_in_and_no_part_of_what_the_run_measures(
     assert set(result.phases) == {"load", "evaluate"}
 
     assert start(lora).wait(120) == 0, lora.log_tail()
-    assert phases(lora) == ["load", "train", "evaluate", "save"], "nothing was missing any more"
+    assert phases(lora) == ["load", "train", "save", "evaluate"], "nothing was missing any more"
     assert downloads(lora) == []
     second = lora.result()
     assert second is not None

@@ -66,7 +66,7 @@ def look_at_device(device: Device) -> Finding:
 def has_bf16(device: Device, proc: Path | None = None) -> bool | None:
     """Whether the device computes in bf16 itself; `None` if neither driver nor kernel says."""
     if device.is_gpu:
-        return None if device.capability is None else device.capability >= (8, 0)
+        return None if device.capability is None else not device.lacks_bf16
     lines = (read_proc("cpuinfo", proc) or "").splitlines()
     flags = {
         flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()

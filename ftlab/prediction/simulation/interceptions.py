@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ftlab.models.attention import cpu_attention
+from ftlab.models.cpu_attention import cpu_attention
 from ftlab.models.gpu_attention import GpuAttention
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.prediction.question import Step

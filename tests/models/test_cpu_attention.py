@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, MistralConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ftlab.models import attention
-from ftlab.models.attention import CausalAttention, cpu_attention, use_cpu_attention
+from ftlab.models import cpu_attention as attention
+from ftlab.models.cpu_attention import CausalAttention, cpu_attention, use_cpu_attention
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 
