@@ -99,6 +99,27 @@ def processes(uuid: str) -> list[Process]:
     return _ask(read, [])
 
 
+def computing(uuid: str, since: int = 0) -> tuple[dict[int, int], int]:
+    """Processes that the card's multiprocessors worked for since that moment, and a later moment.
+
+    Of each process the largest share, in percent; the moment, the driver's own microseconds, is for
+    the next call. A process that only holds memory is not among them. Empty where the driver does
+    not say.
+    """
+
+    def read(nvml: Any) -> tuple[dict[int, int], int]:
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        shares: dict[int, int] = {}
+        latest = since
+        for sample in nvml.nvmlDeviceGetProcessUtilization(handle, since):
+            latest = max(latest, int(sample.timeStamp))
+            if sample.smUtil:
+                shares[int(sample.pid)] = max(shares.get(sample.pid, 0), int(sample.smUtil))
+        return shares, latest
+
+    return _ask(read, ({}, since))
+
+
 _SLOWED = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": "it was too hot",
     "nvmlClocksThrottleReasonSwThermalSlowdown": "it was too hot",

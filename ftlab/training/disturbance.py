@@ -25,28 +25,58 @@ from ftlab.training.meters import device_uuid
 SLOWER = 1.10
 """A training that takes so many times as long as it should is disturbed."""
 
+QUIET_LOAD = 0.05
+"""Others' share of the cores up to which a machine counts as quiet. It was 0 on an idle one, and
+7 % of two cores beside a process that wants 25 % of one."""
+
 FEWEST_STEPS = 8  # to tell quiet steps from others
 _SECONDS_BETWEEN_LOOKS = 0.5
+_LEAST_SHARE = 5  # percent of a card's multiprocessors: a desktop takes less
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """How many times as long the training took as it should have, and `by` what that is known."""
+
+    times: float
+    by: str
+
+
+BY_ITSELF = "its own quiet steps say"
+BY_OTHER_RUNS = "the same steps took here before"
+BY_WAITING = "it would have without waiting for cores"
 
 
 @dataclass(frozen=True)
 class Disturbance:
     """What is recorded of a training's surroundings.
 
-    `own` and `others` are shares of the cores that this process may use. `slowdown` is how many
-    times as long the training took as it should have, by the estimate that shows most; `by` says
-    which that is. `card` is what else went on on a GPU, in a sentence; "" where nothing did.
+    `own` and `others` are shares of the cores that this process may use. `card` is what else went
+    on on a GPU, in a sentence; "" where nothing did.
     """
 
     own: float
     others: float
-    slowdown: float | None = None
-    by: str = ""
+    slowdowns: tuple[Slowdown, ...] = ()
     card: str = ""
 
     @property
+    def worst(self) -> Slowdown | None:
+        """The estimate that shows most; `None` where nothing could be estimated."""
+        return max(self.slowdowns, key=lambda found: found.times, default=None)
+
+    @property
     def is_disturbed(self) -> bool:
-        return bool(self.card) or (self.slowdown is not None and self.slowdown > SLOWER)
+        return bool(self.card) or (self.worst is not None and self.worst.times > SLOWER)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing beside the training is known to have slowed it.
+
+        It may have been slower than earlier ones all the same: then the machine is.
+        """
+        inside = [found.times for found in self.slowdowns if found.by != BY_OTHER_RUNS]
+        return not self.card and self.others <= QUIET_LOAD and max(inside, default=1) <= SLOWER
 
     @property
     def sentence(self) -> str:
@@ -54,9 +84,9 @@ class Disturbance:
         if not self.is_disturbed:
             return ""
         parts = []
-        if self.slowdown is not None and self.slowdown > SLOWER:
+        if self.worst is not None and self.worst.times > SLOWER:
             parts.append(
-                f"training took {self.slowdown:.2f} times as long as {self.by} "
+                f"training took {self.worst.times:.2f} times as long as {self.worst.by} "
                 f"(other processes used {self.others:.0%} of the cores)"
             )
         if self.card:
@@ -64,39 +94,40 @@ class Disturbance:
         return f"Disturbed: {'; '.join(parts)}. Times are too long."
 
 
-def slowdown_of(
+def slowdowns_of(
     seconds: Sequence[float],
     work: Sequence[int],
     waited: Sequence[float | None],
     kept_rate: float | None,
-) -> tuple[float | None, str]:
-    """How many times as long the steps took as they should have, and by which estimate.
+) -> tuple[Slowdown, ...]:
+    """How much longer the steps took than they should have, by each estimate that can be made.
 
     Of each step: `seconds`, `work` (tokens with padding), and the seconds that the process's
     threads waited for a core (`None` where the kernel does not count). `kept_rate` is seconds a
-    token of the same step on this machine before. The first step is left out. `(None, "")` where
-    nothing can be said.
+    token of the same step on this machine before. The first step is left out.
     """
     seconds, work, waited = seconds[1:], work[1:], waited[1:]
     if not seconds:
-        return None, ""
+        return ()
     total = sum(seconds)
-    found: list[tuple[float, str]] = []
+    found: list[Slowdown] = []
     if len(seconds) >= FEWEST_STEPS:
-        found.append((total / _as_quiet(seconds, work), "its own quiet steps say"))
+        found.append(Slowdown(total / _as_quiet(seconds, work), BY_ITSELF))
     if kept_rate is not None:
-        found.append((total / (kept_rate * sum(work)), "the same steps took here before"))
+        found.append(Slowdown(total / (kept_rate * sum(work)), BY_OTHER_RUNS))
     known = [value for value in waited if value is not None]
     if len(known) == len(seconds):
         computed = total - min(sum(known), 0.9 * total)
-        found.append((total / computed, "it would have without waiting for cores"))
-    return max(found, default=(None, ""), key=lambda one: one[0] or 0.0)
+        found.append(Slowdown(total / computed, BY_WAITING))
+    return tuple(found)
 
 
 def _as_quiet(seconds: Sequence[float], work: Sequence[int]) -> float:
     """What all steps would have taken had each been as quick as the quieter half of them.
 
     A line through the steps, seconds against work, fitted once more to the half that lies lowest.
+    Undisturbed steps differ too, so as much as that half scatters is added: by itself it would call
+    an idle machine's noise of 8 % a slowdown of 7 %.
     """
     y, x = np.asarray(seconds, dtype=float), np.asarray(work, dtype=float)
     design = np.stack([np.ones_like(x), x], axis=1)
@@ -106,7 +137,8 @@ def _as_quiet(seconds: Sequence[float], work: Sequence[int]) -> float:
         line, *_ = np.linalg.lstsq(design[quiet], y[quiet], rcond=None)
         expected = design @ line
         quiet = y - expected <= np.median(y - expected)
-    return float(np.maximum(expected, y.min()).sum())
+    scatter = np.std((y - expected)[quiet])
+    return float((np.maximum(expected, y.min()) + scatter).sum())
 
 
 class LoadMeter:
@@ -155,10 +187,12 @@ class CardWatch:
         self, uuid: str, driver: Any = nvml, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._uuid, self._driver, self._clock = uuid, driver, clock
-        self._last = -_SECONDS_BETWEEN_LOOKS
         self._others: set[int] = set()
         self._slowed = ""
         self._looks = self._slowed_looks = 0
+        if uuid:  # what was computed before is nothing to this run
+            self._seen = driver.computing(uuid)[1]
+        self._last = clock()
 
     @classmethod
     def of(cls, device: torch.device) -> CardWatch:
@@ -170,7 +204,8 @@ class CardWatch:
             return
         self._last = self._clock()
         self._looks += 1
-        self._others |= self._other_processes()
+        busy, self._seen = self._driver.computing(self._uuid, self._seen)
+        self._others |= _without_own(busy)
         why = self._driver.why_slowed(self._uuid)
         if why:
             self._slowed, self._slowed_looks = why, self._slowed_looks + 1
@@ -194,12 +229,16 @@ class CardWatch:
             )
         return "; ".join(parts)
 
-    def _other_processes(self) -> set[int]:
-        """Without this one, which a container may know by another number: then one is ours."""
-        found = {process.pid for process in self._driver.processes(self._uuid)}
-        if os.getpid() in found:
-            return found - {os.getpid()}
-        return set(sorted(found)[:-1])
+
+def _without_own(busy: dict[int, int]) -> set[int]:
+    """Those that took a share worth speaking of, but for this process.
+
+    A container may know it by another number; then the busiest is taken for it.
+    """
+    own = os.getpid()
+    if busy and own not in busy:
+        own = max(busy, key=lambda pid: busy[pid])
+    return {pid for pid, share in busy.items() if pid != own and share >= _LEAST_SHARE}
 
 
 def _busy_seconds() -> float:

@@ -1,8 +1,9 @@
 """What the same training step took on this machine before: how slow a run is, judged from outside.
 
 A run beside which something works all the time has no quiet step of its own. So the rate of every
-run that nothing disturbed is kept beside the machine's device locks, and later runs of the same
-step are held against it. It counts while the machine is up: a restarted one may be another.
+run beside which nothing is known to have worked is kept with the machine's device locks, and later
+runs of the same step are held against it. It counts while the machine is up: a restarted one may be
+another. A machine that has become slower for good is known as such after three runs.
 """
 
 from __future__ import annotations

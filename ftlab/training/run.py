@@ -42,7 +42,7 @@ from ftlab.training.disturbance import (
     CardWatch,
     Disturbance,
     LoadMeter,
-    slowdown_of,
+    slowdowns_of,
 )
 from ftlab.training.environment import describe_environment
 from ftlab.training.evaluation import as_passages, evaluate
@@ -392,7 +392,7 @@ def _train(
         skipped_steps=steps.skipped if arithmetic.needs_grad_scaler else None,
         cpu_share=disturbance.own,
         other_load=disturbance.others,
-        slowdown=disturbance.slowdown,
+        slowdown=disturbance.worst and disturbance.worst.times,
         disturbed=disturbance.is_disturbed,
     )
     record.note(disturbance.sentence)
@@ -403,12 +403,12 @@ def _train(
 def _disturbance(
     spec: RunSpec, record: RunRecord, steps: StepMeter, load: LoadMeter, card: CardWatch
 ) -> Disturbance:
-    """What went on beside the steps of this process; the rate of a run without is kept."""
+    """What went on beside the steps of this process; the rate of a quiet run is kept."""
     rates, step = KeptRates(), same_step(spec, record.environment)
     seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without those before a resume
-    slowdown, by = slowdown_of(seconds, steps.work, steps.waited, rates.rate(step))
-    found = Disturbance(*load.read(), slowdown, by, card.sentence)
-    if not found.is_disturbed and len(seconds) >= FEWEST_STEPS:
+    slowdowns = slowdowns_of(seconds, steps.work, steps.waited, rates.rate(step))
+    found = Disturbance(*load.read(), slowdowns, card.sentence)
+    if found.is_quiet and len(seconds) > FEWEST_STEPS:
         rates.keep(step, sum(seconds[1:]) / sum(steps.work[1:]))
     return found
 

@@ -91,8 +91,8 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.contention",
-        "--repeats 1 --steps 2 --model {tiny} --json {folder}/contention.json",
-        (r"^alone +\d.* s   beside a busy core +\d.* s$", r"^\d.*x as long beside a busy core"),
+        "--loads 100 --repeats 1 --steps 9 --model {tiny} --json {folder}/contention.json",
+        (r"^  0 % of a core: +\d.* s, 1\.00x as long", r"^median \d.*x at 100 %: [01] of 1 called"),
         writes=("contention.json",),
         judges=True,
     ),
