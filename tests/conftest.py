@@ -9,51 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import promises
-
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\n' + m['content'] + '<|end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
-)
-
-
-def make_tiny_model(
-    folder: Path,
-    chat_template: str | None = CHAT_TEMPLATE,
-    context: int = 2048,
-    spread: float = 0.02,
-    dtype: str = "float32",
-    biases: bool = False,
-    width: int = 64,
-) -> Path:
-    """A random Llama with two layers of that width, and a byte-level tokenizer that pads with its
-    end token, as SmolLM2 does. `spread` is the standard deviation of its weights; `biases` gives
-    the attention layers some."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from ftlab.training.probe_model import byte_tokenizer
-
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = chat_template
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=width,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        vocab_size=320,
-        max_position_embeddings=context,
-        initializer_range=spread,
-        eos_token_id=0,
-        pad_token_id=0,
-        bos_token_id=1,
-        tie_word_embeddings=True,
-        attention_bias=biases,
-    )
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from tests.tiny import make_tiny_model
 
 
 def pytest_configure(config: pytest.Config) -> None:

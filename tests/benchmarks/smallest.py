@@ -216,7 +216,6 @@ ON_A_PAGE = (
 
 NOT_RUN: Mapping[str, str] = {
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
-    "tests.gpu.check": "needs a GPU; it has no run on a CPU yet",
-    "tests.gpu.playground": "needs a GPU; it has no run on a CPU yet",
+    "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
 }
 """Scripts that documents name and that have no smallest run, with the reason."""

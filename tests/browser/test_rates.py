@@ -14,10 +14,10 @@ from ftlab.devices import Device
 from ftlab.models.hub import HubReach
 from ftlab.runs.directory import run_directories
 from ftlab.ui import app as ui
-from ftlab.ui.experiment import largest, task
+from ftlab.ui.experiment import largest
 from tests.browser.conftest import served
-from tests.conftest import make_tiny_model
 from tests.prediction.fakes import SizedPredictor
+from tests.tiny import make_tiny_model
 from tests.tuning.test_runs import make_rung
 from tests.ui.page_fakes import page_context
 
@@ -109,7 +109,7 @@ def test_on_a_gpu_with_a_way_to_the_hub_the_largest_model_that_fits_can_be_chose
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = (Device("cuda:0", "NVIDIA L4", 24_000_000_000), *devices.list_devices())
-    for module in (devices, largest, task):
+    for module in (devices, largest):
         monkeypatch.setattr(module, "list_devices", lambda: here)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     predictor = SizedPredictor(lambda question: 20 * question.config.get("hidden_size", 0) / 4096)

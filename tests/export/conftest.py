@@ -16,7 +16,7 @@ from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.store import Run, read_run
 from ftlab.runs.sweep import plan_sweep
 from ftlab.tasks.reference import parse_task
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 Train = Callable[..., Run]
 

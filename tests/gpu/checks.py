@@ -63,7 +63,7 @@ def environment(bench: Bench) -> Iterator[Row]:
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
-    """Base runs and the four methods by real workers, at two lengths, in one queue."""
+    """Base runs and the four methods by real workers, at each length, in one queue."""
     methods = [m for m in CORE if METHODS[m].base_precision is None or has("bitsandbytes")]
     specs = [spec for length in bench.lengths for spec in bench.plan(*methods, length=length)]
     runs = bench.queue(specs, "sweep")
@@ -248,9 +248,9 @@ def without_bf16(bench: Bench) -> Iterator[Row]:
 
 def out_of_memory(bench: Bench) -> Iterator[Row]:
     """A run that meets its limit, and the next one in the queue."""
-    batch, limit = (1024, 800_000_000) if bench.size == "tiny" else (64, 1_500_000_000)
+    batch, limit = (768, 1_000_000_000) if bench.size == "tiny" else (64, 1_500_000_000)
     greedy = replace(
-        bench.one("full", batch_size=batch, length=bench.lengths[1], steps=2), memory_limit=limit
+        bench.one("full", batch_size=batch, length=bench.lengths[-1], steps=2), memory_limit=limit
     )
     modest = bench.one("lora", steps=2, batch_size=2)
     first, second = bench.queue([greedy, modest], "out-of-memory")
@@ -278,23 +278,20 @@ def killed(bench: Bench) -> Iterator[Row]:
     os.kill(worker[0], signal.SIGKILL)
     room = 200_000_000
     back = wait_for(lambda: (_in_use(bench) or 0) <= (before or 0) + room, BACK_SECONDS)
-    found = "cannot be read here" if before is None else f"{during} bytes in use, {before} before"
-    yield row(
-        "killed", "memory back", None if before is None else back is not None,
-        f"{found}; back after {back if back is None else round(back, 1)} s",
-    )  # fmt: skip
+    if before is None:
+        yield row("killed", "memory back", None, "what is in use cannot be read here")
+    else:
+        after = f"not back within {BACK_SECONDS:g} s" if back is None else f"back in {back:.1f} s"
+        found = f"{during} bytes in use, {before} before; {after}"
+        yield row("killed", "memory back", back is not None, found)
     dispatcher.work()
-    result, after = ended(first), ended(second)
+    result, other = ended(first), ended(second)
     yield row(
         "killed", "its record", result is not None and "SIGKILL" in result.reason,
         "no result" if result is None else result.reason,
     )  # fmt: skip
-    yield row(
-        "killed",
-        "the next run",
-        after is not None and after.status == "done",
-        str(after and after.status),
-    )
+    done = other is not None and other.status == "done"
+    yield row("killed", "the next run", done, "no result" if other is None else other.status)
 
 
 def _in_use(bench: Bench) -> int | None:

@@ -89,8 +89,9 @@ def test_bytes_a_weight_are_those_that_torch_holds(dtype, policy):
 
 
 def test_bytes_of_8_bit_moments_are_those_that_bitsandbytes_holds():
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
 
+    GlobalOptimManager.get_instance().initialize()  # else it obeys the runs of other tests
     weight = torch.nn.Parameter(torch.randn(128, 128))
     optimizer = AdamW8bit([weight])
     weight.sum().backward()

@@ -13,7 +13,7 @@ from transformers import AutoConfig, LlamaForCausalLM
 from ftlab.models import loading
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 CPU = torch.device("cpu")
 

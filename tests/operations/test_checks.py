@@ -31,9 +31,9 @@ from ftlab.operations.checks.versions import check_python, check_versions
 from ftlab.operations.queue_state import QueueState
 from ftlab.operations.requirements import lowest, read_requirements, requirements_file
 from ftlab.runs.store import RunStore
-from tests.conftest import make_tiny_model
 from tests.fake_nvml import FakeCard, use_cards
 from tests.fakes import CREATED, make_run, make_unreadable
+from tests.tiny import make_tiny_model
 
 CPU = Device("cpu", "CPU, 2 cores", 16_000_000_000)
 GPU = Device("cuda:0", "NVIDIA T4", 16_000_000_000)

@@ -13,8 +13,8 @@ from ftlab.playground.panes import AdapterRecord, brought_folder, write_record
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spawn import lasting_imports
-from tests.conftest import make_tiny_model
 from tests.fakes import make_run
+from tests.tiny import make_tiny_model
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine

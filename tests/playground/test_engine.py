@@ -20,10 +20,10 @@ from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
 from ftlab.playground.wearing import Worn
 from ftlab.runs.directory import RunDirectory
 from ftlab.tasks.spec import Message
-from tests.conftest import make_tiny_model
 from tests.playground.asking import answers_of, finals, texts, updates_of
 from tests.playground.conftest import Brought
 from tests.playground.kinds import chat_ids, generated, load_plain, spelt
+from tests.tiny import make_tiny_model
 
 AddRun = Callable[..., RunDirectory]
 AddAdapter = Callable[..., Brought]

@@ -22,11 +22,11 @@ from ftlab.playground.panes import WEIGHTS_FILE, find_source
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.playground.wearing import Worn, marks
 from ftlab.runs.directory import RunDirectory
-from tests.conftest import make_tiny_model
 from tests.fakes import make_run
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import PROMPT
 from tests.playground.kinds import chat_ids, forwarded, generated, load_plain, spelt
+from tests.tiny import make_tiny_model
 
 ROWS = {"lora", "rslora", "pissa", "lora_plus", "lora_fa", "qlora", "lora_int8"}
 """Methods whose result is plain LoRA: rows of one batch."""

@@ -24,8 +24,8 @@ from ftlab.training.run import RunRecord, execute
 from ftlab.ui.experiment.clone import form_values
 from ftlab.ui.experiment.request import read_form
 from ftlab.words import rate_name
-from tests.conftest import make_tiny_model
 from tests.fakes import make_run
+from tests.tiny import make_tiny_model
 
 SQL = TaskReference("bundled", "sql")
 TUNED = METHODS["lora"].learning_rate

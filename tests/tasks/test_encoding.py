@@ -10,7 +10,7 @@ from ftlab.errors import FtlabError
 from ftlab.tasks.encoding import encode
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, TransformersTokenizer
 from ftlab.tasks.spec import Example, Message
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 
 def example(question: str, answer: str) -> Example:

@@ -20,7 +20,7 @@ from ftlab.prediction.questions import ask_about
 from ftlab.prediction.simulation.predict import predict
 from ftlab.training.hooks import own_optimizer
 from ftlab.training.model import apply_method, count_parameters, save_initial, save_result
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 CPU = torch.device("cpu")
 LLAMA = {

@@ -14,7 +14,7 @@ from ftlab.ui.experiment import method_view
 from ftlab.ui.experiment.method_facts import method_facts
 from ftlab.ui.experiment.method_view import known_settings, known_ticks, method_table
 from ftlab.ui.experiment.request import Reading, read_request
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 SQL = TaskReference("bundled", "sql")
 

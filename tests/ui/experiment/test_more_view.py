@@ -14,7 +14,7 @@ from ftlab.ui.api import api_request
 from ftlab.ui.experiment import more_view
 from ftlab.ui.experiment.more_view import has_config, matches_html, more_summary, peft_html
 from ftlab.ui.experiment.request import Reading, read_request
-from tests.conftest import make_tiny_model
+from tests.tiny import make_tiny_model
 
 SQL = TaskReference("bundled", "sql")
 C3A = '{"peft_type": "C3A", "block_size": 32}'
