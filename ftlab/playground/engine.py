@@ -6,7 +6,6 @@ is a lane of its own. The lanes take turns token by token.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from ftlab.errors import FtlabError, one_line
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
-from ftlab.models.loading import load_base_model, load_tokenizer
+from ftlab.models.loading import give_back_memory, load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.models.trained_weights import WEIGHTS
 from ftlab.playground.answering import Answering
@@ -214,9 +213,7 @@ class Engine:
         self._resident = self._base = self._tokenizer = self._rows = None
         self._adapters.clear()
         self.full_models.clear()
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory(self.device)
 
     @property
     def base(self) -> PreTrainedModel:

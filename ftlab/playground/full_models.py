@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -11,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ftlab.errors import FtlabError, one_line
-from ftlab.models.loading import load_base_model, weight_dtype
+from ftlab.models.loading import give_back_memory, load_base_model, weight_dtype
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
 from ftlab.playground.panes import PaneSource
@@ -76,9 +75,7 @@ class FullModels:
             if not idle:
                 raise FtlabError(self._no_room(source, size))
             del self._held[idle[0]]
-            gc.collect()  # a model refers to itself here and there
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            give_back_memory(self._device)
 
     def _fits(self, size: int) -> bool:
         free = self._free_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.models.generation import answer_batch, greedy_config
+from ftlab.models.loading import give_back_memory
 from ftlab.runs.spec import EVALUATION_BATCH
 from ftlab.tasks.encoding import EncodedSet
 from ftlab.tasks.formatting import FormattedExample, PromptFormatter
@@ -125,9 +125,7 @@ class ShrinkingBatches:
                 raise
         else:
             return True
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back_memory(self._device)
         return False
 
 

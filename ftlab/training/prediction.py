@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from ftlab.devices import free_bytes, resolve_device
+from ftlab.models.loading import give_back_memory
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.cards import CONTEXT_BYTES
 from ftlab.prediction.question import Prediction, Question
@@ -79,7 +80,7 @@ def _card_memory(spec: RunSpec) -> CardMemory | None:
     if not resolve_device(spec.device).is_cuda:
         return None
     try:
-        torch.cuda.empty_cache()
+        give_back_memory(torch.device("cuda", 0))
         return card_memory(torch.device("cuda", 0))
     except Exception:  # a device past answering; the run's own error says more
         traceback.print_exc()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.devices import Device
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.runs import disk
@@ -237,6 +238,21 @@ def test_what_a_run_saves_is_known_from_the_shape_of_its_model(enqueue: Enqueue)
     full = replace(lora, variant=Variant("full"))
     assert disk.needed_bytes(full) > records + 2 * 94_528
     assert disk.needed_bytes(replace(full, dtype_policy="fp32")) > disk.needed_bytes(full)
+
+
+def test_on_a_gpu_without_bf16_weights_that_learn_are_saved_in_32_bits(
+    enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are held so there, whatever the policy."""
+    cards = [
+        Device(f"cuda:{i}", name, 16_000_000_000, capability=capability)
+        for i, (name, capability) in enumerate({"T4": (7, 5), "L4": (8, 9)}.items())
+    ]
+    monkeypatch.setattr(disk, "list_devices", lambda: tuple(cards))
+    _, lora = (run.spec() for run in enqueue())
+    old, new = (replace(lora, variant=Variant("full"), device=card.id) for card in cards)
+    assert disk.needed_bytes(old) - disk.needed_bytes(new) == 2 * 94_528
+    assert disk.needed_bytes(old) == disk.needed_bytes(replace(old, dtype_policy="fp32"))
 
 
 def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
 from ftlab.models import loading
-from ftlab.models.loading import load_base_model
+from ftlab.models.loading import give_back_memory, load_base_model
 from ftlab.models.resolve import resolve_model
 from tests.tiny import make_tiny_model
 
@@ -71,3 +72,14 @@ def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way
     assert load_base_model(source, "bf16", precision, torch.device(device)) is model
     assert asked.get("device_map") == expected
     assert asked["dtype"] is torch.bfloat16
+
+
+@pytest.mark.parametrize(("kind", "told"), [("cuda", ["cuda"]), ("mps", ["mps"]), ("cpu", [])])
+def test_memory_is_given_back_to_every_device_that_torch_keeps_some_of(
+    kind: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for module in ("cuda", "mps"):
+        monkeypatch.setattr(f"torch.{module}.empty_cache", partial(asked.append, module))
+    give_back_memory(torch.device(kind))
+    assert asked == told

@@ -1,0 +1,103 @@
+"""What the attention kernel, the untimed first pass and the scored answers take, as predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM
+
+from ftlab.methods.variant import Variant
+from ftlab.models.generation import answer_batch, greedy_config
+from ftlab.models.loading import load_tokenizer
+from ftlab.models.resolve import resolve_model
+from ftlab.prediction.allocator import replay
+from ftlab.prediction.question import Scoring, Step
+from ftlab.prediction.questions import ask_about
+from ftlab.prediction.simulation.allocations import Rehearsal
+from ftlab.prediction.simulation.interceptions import CudaAllocationLog
+from ftlab.prediction.simulation.predict import predict
+from tests.tiny import make_tiny_model
+
+LLAMA_1B = {
+    "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256,
+    "tie_word_embeddings": True, "max_position_embeddings": 8192,
+}  # fmt: skip
+LAYERS, KEY_HEADS, HEADS, WIDTH = 16, 8, 32, 64
+T4, A100 = (7, 5), (8, 0)
+
+
+def peak(config: dict[str, Any], capability: tuple[int, int], **step: Any) -> int:
+    given: Any = {"length": 1024, "batch": 4, "completion_tokens": 64, "weights": "fp16"} | step
+    (question,) = ask_about(config, [Variant("lora")], Step(capability=capability, **given))
+    found = predict(question)
+    assert found.peak_allocated_bytes is not None, found.reason
+    return found.peak_allocated_bytes
+
+
+def test_llama_1b_on_a_t4_takes_its_repeated_keys_more_and_no_scores() -> None:
+    """torch's plain kernel would take 20.2 GB there."""
+    with_flash, without = peak(LLAMA_1B, A100), peak(LLAMA_1B, T4)
+    assert with_flash == pytest.approx(9.6e9, rel=0.01)
+    repeated = 2 * LAYERS * 4 * 1024 * HEADS * WIDTH * 2  # keys and values, kept in 16 bits
+    as_they_were = repeated * KEY_HEADS // HEADS
+    assert without - with_flash == pytest.approx(repeated - as_they_were, rel=0.05)
+
+
+def test_on_a_t4_memory_grows_with_the_length_and_not_with_its_square() -> None:
+    tiny = LLAMA_1B | {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 320,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+    }  # fmt: skip
+    once, twice, thrice = (peak(tiny, T4, length=2048 * n, batch=1) for n in (1, 2, 3))
+    assert thrice - twice < 1.2 * (twice - once)  # squares would make it 5/3 at least
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_answers_are_predicted_to_take_what_they_take(rows: int, tmp_path: Path) -> None:
+    """The prompts of a batch, and the keys and values of all that follows."""
+    folder = make_tiny_model(tmp_path / "model", context=2048)
+    scoring = Scoring(rows, prompt=200, new_tokens=300)
+    config = resolve_model(str(folder)).config()
+    step = Step(16, 1, 8, weights="fp32", device="cpu", scoring=scoring)
+    (question,) = ask_about(config, [Variant("full")], step)
+    predicted = predict(question).scoring_bytes
+    assert predicted is not None
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    weights = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in model.parameters()}
+    held = sum(storage.nbytes() for storage in weights.values())
+    tokenizer = load_tokenizer(resolve_model(str(folder)))
+    prompts = [[5] * scoring.prompt for _ in range(rows)]
+    with (
+        torch.inference_mode(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled,
+    ):
+        answer_batch(model, tokenizer, prompts, greedy_config(scoring.new_tokens, [-1], 0))
+    now = most = 0
+    events = (e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]")
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    assert predicted - held == pytest.approx(most, rel=0.1)
+
+
+def test_the_first_pass_leaves_what_it_reserved_to_the_steps_after_it() -> None:
+    log = CudaAllocationLog()
+    with log:
+        weight = torch.zeros(1_000)
+        state = torch.zeros(2_000)
+        begins = log.position
+        activation = torch.zeros(4_000)
+        del activation
+        ends = log.position
+    first = Rehearsal(before=begins - 1, start=begins, end=ends)  # before the optimizer's state
+    sizes = [each.size for each in log.allocations(first)]
+    assert sizes == [4_000, 16_000, None, 8_000, 16_000, None]
+    assert replay(log.allocations(first), 0).most_allocated == (
+        replay(log.allocations(), 0).most_allocated
+    )
+    del weight, state
