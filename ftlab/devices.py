@@ -6,14 +6,16 @@ import ast
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -143,7 +145,12 @@ def show_only(device_id: str) -> None:
     """Hides all other GPUs from this process, so that torch's number 0 is the one named.
 
     To be called before torch is imported. By UUID, because one number more or less is another card.
+    On the CPU all are hidden: some libraries compute otherwise as soon as there is a GPU.
     """
+    if device_id == CPU:
+        list_devices()  # it is asked later on too, and this process must not hide them from itself
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+        return
     if not device_id.startswith("cuda:"):
         return
     number = device_id.partition(":")[2].partition(".")[0]
@@ -211,9 +218,30 @@ def _cpu() -> Device:
     return Device(CPU, label, psutil.virtual_memory().total)
 
 
+def why_no_kernels(capability: Capability, architectures: Sequence[str]) -> str:
+    """In a sentence, that a torch with kernels for those architectures has none for the card.
+
+    "" where it has. `architectures` are as `torch.cuda.get_arch_list` names them: "sm_80" is
+    machine code for 8.0 and later cards of the same major version, "compute_90" code that the
+    driver translates for 9.0 and all later cards.
+    """
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in architectures]
+    known = [(one[1], (int(one[2]), int(one[3]))) for one in found if one]
+    if not known or any(
+        least <= capability and (kind == "compute" or least[0] == capability[0])
+        for kind, least in known
+    ):
+        return ""
+    has = ", ".join(f"{major}.{minor}" for _, (major, minor) in known)
+    return (
+        f"the card has compute capability {capability[0]}.{capability[1]}, and this torch has "
+        f"kernels for {has}; install a torch that is built for the card (see pytorch.org)."
+    )
+
+
 def _gpus(build: TorchBuild) -> list[Device]:
     if build.hip is not None:
-        return _rocm_devices()
+        return _named_by_torch()
     if build.cuda is not None:
         return _cuda_devices()
     if sys.platform == "darwin" and platform.machine() == "arm64":
@@ -228,8 +256,15 @@ def marked(kind: Kind) -> str:
 
 
 def _cuda_devices() -> list[Device]:
-    """NVIDIA's cards, and the instances of those that are divided (MIG)."""
+    """NVIDIA's cards, and the instances of those that are divided (MIG).
+
+    torch is asked where NVML tells of none (its Python package is missing, or the card is of a kind
+    that it says little of), and where a number means a card in CUDA's own order.
+    """
     allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    cards = nvml.cards()
+    if (not cards and has_nvidia_driver()) or _are_in_another_order(allowed, cards):
+        return _named_by_torch()
     return [
         Device(
             f"cuda:{card.index}" + ("" if card.instance is None else f".{card.instance}"),
@@ -238,16 +273,30 @@ def _cuda_devices() -> list[Device]:
             card.uuid,
             card.capability,
         )
-        for card in nvml.cards()
+        for card in cards
         if not card.is_divided and (allowed is None or any(_names(one, card) for one in allowed))
     ]
 
 
 def _allowed(visible: str | None) -> list[str] | None:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all."""
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all.
+
+    CUDA looks at nothing behind the first that is no card.
+    """
     if visible is None:
         return None
-    return [part.strip() for part in visible.split(",") if part.strip()]
+    parts = [part.strip() for part in visible.split(",")]
+    return list(takewhile(lambda part: part and not part.startswith("-"), parts))
+
+
+def _are_in_another_order(allowed: Sequence[str] | None, cards: Sequence[nvml.Card]) -> bool:
+    """Whether a number may mean another card to CUDA, which counts the fastest first, than to NVML.
+
+    Equal cards are as fast as each other, and are counted by their place on the bus.
+    """
+    if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({c.name for c in cards}) < 2:
+        return False
+    return any(name.isdigit() for name in allowed or ())
 
 
 def _names(wanted: str, card: nvml.Card) -> bool:
@@ -260,8 +309,13 @@ def _names(wanted: str, card: nvml.Card) -> bool:
     )
 
 
-def _rocm_devices() -> list[Device]:
-    """AMD's cards, as torch itself names them, in a process of its own: NVML does not see them."""
+def has_nvidia_driver(devices: Path = Path("/dev")) -> bool:
+    """Whether the kernel has NVIDIA's driver: of a card, of WSL, or of a Jetson."""
+    return any((devices / name).exists() for name in ("nvidiactl", "dxg", "nvmap"))
+
+
+def _named_by_torch() -> list[Device]:
+    """The cards as torch itself names them, in a process of its own."""
     command = [sys.executable, "-m", "ftlab.torch_devices"]
     root = str(Path(__file__).resolve().parents[1])
     try:
@@ -269,16 +323,22 @@ def _rocm_devices() -> list[Device]:
             command, capture_output=True, text=True, timeout=_LIST_SECONDS, check=False,
             env=os.environ | {"PYTHONPATH": root},
         )  # fmt: skip
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        return [_from_torch(i, c) for i, c in enumerate(json.loads(done.stdout.splitlines()[-1]))]
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
         return []
-    return list(_from_torch(found))
 
 
-def _from_torch(found: Iterable[dict[str, object]]) -> Iterable[Device]:
-    for index, card in enumerate(found):
-        label = f"{card['name']}, {marked('rocm')}"
-        yield Device(f"cuda:{index}", label, int(str(card["memory_bytes"])), is_rocm=True)
+def _from_torch(index: int, card: dict[str, Any]) -> Device:
+    """Of an entry of `torch_devices`. AMD's have no capability there."""
+    is_rocm = card["capability"] is None
+    return Device(
+        f"cuda:{index}",
+        f"{card['name']}, {marked('rocm')}" if is_rocm else str(card["name"]),
+        int(card["memory_bytes"]),
+        str(card["uuid"]),
+        None if is_rocm else (int(card["capability"][0]), int(card["capability"][1])),
+        is_rocm,
+    )
 
 
 def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -23,7 +23,7 @@ class FakeCard:
 
     name: str
     uuid: str
-    total: int = 24 * GB
+    total: int | None = 24 * GB
     free: int = 20 * GB
     capability: tuple[int, int] = (8, 9)
     instances: list[FakeCard] = field(default_factory=list)
@@ -39,6 +39,11 @@ def nvml_of(*cards: FakeCard, cuda: int = 13000) -> SimpleNamespace:
             raise NVMLError("GPU is lost")
         return cards[index]
 
+    def memory(card: FakeCard) -> SimpleNamespace:
+        if card.total is None:
+            raise NVMLError("not supported")
+        return SimpleNamespace(total=card.total, free=card.free, used=card.total - card.free)
+
     def instance(card: FakeCard, place: int) -> FakeCard:
         if place >= len(card.instances):
             raise NVMLError("not found")
@@ -52,9 +57,7 @@ def nvml_of(*cards: FakeCard, cuda: int = 13000) -> SimpleNamespace:
         nvmlDeviceGetHandleByUUID=lambda uuid: next(c for c in everything if c.uuid == uuid),
         nvmlDeviceGetUUID=lambda card: card.uuid,
         nvmlDeviceGetName=lambda card: card.name,
-        nvmlDeviceGetMemoryInfo=lambda card: SimpleNamespace(
-            total=card.total, free=card.free, used=card.total - card.free
-        ),
+        nvmlDeviceGetMemoryInfo=memory,
         nvmlDeviceGetCudaComputeCapability=lambda card: card.capability,
         nvmlDeviceGetMigMode=lambda card: (int(bool(card.instances)), 0),
         nvmlDeviceGetMaxMigDeviceCount=lambda card: 7,

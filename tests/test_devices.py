@@ -56,11 +56,13 @@ def test_every_gpu_is_listed_before_the_cpu_and_auto_is_the_first() -> None:
         ("-1", ["cpu"]),
         ("GPU-111", ["cuda:1", "cpu"]),
         ("0,1", ["cuda:0", "cuda:1", "cpu"]),
+        ("0,-1,1", ["cuda:0", "cpu"]),
     ],
 )
 def test_hidden_gpus_are_not_offered(
     visible: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [device.id for device in devices.list_devices()] == ids
 
@@ -81,6 +83,35 @@ def test_a_process_sees_only_its_own_gpu(two_gpus: None, monkeypatch: pytest.Mon
     devices.show_only("cuda:1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-111-abc", "a number may be another card"
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_process_on_the_cpu_sees_no_gpu_and_still_knows_them() -> None:
+    devices.show_only("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == os.environ["HIP_VISIBLE_DEVICES"] == ""
+    assert [device.id for device in devices.list_devices()] == ["cuda:0", "cuda:1", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "has"),
+    [
+        ((7, 0), "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120", False),
+        ((7, 5), "sm_75 sm_80", True),
+        ((8, 9), "sm_75 sm_80 sm_86", True),
+        ((9, 0), "sm_80 sm_86", False),
+        ((9, 0), "sm_80 compute_80", True),
+        ((12, 1), "sm_90a sm_120", True),
+        ((8, 0), "", True),
+    ],
+)
+def test_a_torch_without_kernels_for_a_card_is_said_with_both_numbers(
+    capability: tuple[int, int], architectures: str, has: bool
+) -> None:
+    said = devices.why_no_kernels(capability, architectures.split())
+    assert (said == "") == has
+    if not has:
+        assert f"compute capability {capability[0]}.{capability[1]}" in said
+        assert "8.0, 8.6" in said
 
 
 def test_without_a_driver_the_number_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +139,7 @@ def test_of_a_divided_card_its_instances_are_offered(
     visible: str | None, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_cards(monkeypatch, DIVIDED, FakeCard("L4", "GPU-l4"))
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = devices.list_devices()
@@ -122,6 +154,54 @@ def test_an_instance_is_shown_to_torch_by_its_own_name(monkeypatch: pytest.Monke
     instance = devices.resolve_device("cuda:0.1")
     assert (instance.memory_bytes, devices.free_bytes(instance)) == (5 * GB, 4 * GB)
     assert instance.capability == (8, 0)
+
+
+@pytest.mark.parametrize("says_nothing", [True, False])
+def test_a_card_that_nvml_does_not_tell_of_is_named_by_torch(
+    says_nothing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python package is missing, or the card does not tell its memory (GB10)."""
+    use_cards(monkeypatch, FakeCard("GB10", "GPU-77-0", total=None))
+    if says_nothing:
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(devices, "has_nvidia_driver", lambda: True)
+    torch_names(monkeypatch, "GB10", is_rocm=False, count=1)
+    gpu = devices.resolve_device("auto")
+    assert (gpu.id, gpu.label, gpu.kind) == ("cuda:0", "GB10 0", "cuda")
+    assert (gpu.capability, gpu.uuid, gpu.memory_bytes) == ((12, 1), "GPU-77-0", 192 * GB)
+    assert devices.free_bytes(gpu) is None
+
+
+def test_where_the_kernel_has_no_driver_torch_is_not_started_to_look_for_cards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_cards(monkeypatch)
+    monkeypatch.setattr(devices.subprocess, "run", None)
+    assert [device.id for device in devices.list_devices()] == ["cpu"]
+    assert not devices.has_nvidia_driver(tmp_path)
+    (tmp_path / "dxg").touch()
+    assert devices.has_nvidia_driver(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "visible", "ids"),
+    [
+        (None, "0", ["cuda:0"]),
+        (None, "GPU-111", ["cuda:1"]),
+        ("PCI_BUS_ID", "1", ["cuda:1"]),
+    ],
+)
+def test_of_unlike_cards_a_number_means_what_cuda_takes_it_for(
+    order: str | None, visible: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cards(monkeypatch, FakeCard("L4", "GPU-000"), FakeCard("A100", "GPU-111"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if order is not None:
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
+    torch_names(monkeypatch, "fastest", is_rocm=False, count=1)
+    found = devices.list_devices()[0]
+    assert [found.id] == ids
+    assert found.label.startswith("fastest") == (order is None and visible == "0")
 
 
 def test_one_broken_card_of_several_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +236,23 @@ def test_what_torch_was_built_for_is_read_without_importing_it() -> None:
     )  # fmt: skip
 
 
-@pytest.fixture
-def two_amd_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def torch_names(monkeypatch: pytest.MonkeyPatch, name: str, is_rocm: bool, count: int) -> None:
+    """Has a process with torch find so many cards."""
     cuda = SimpleNamespace(
         is_available=lambda: True,
-        device_count=lambda: 2,
-        get_device_properties=lambda i: SimpleNamespace(name=f"MI300 {i}", total_memory=192 * GB),
+        device_count=lambda: count,
+        get_device_properties=lambda i: SimpleNamespace(
+            name=f"{name} {i}", total_memory=192 * GB, major=12, minor=1, uuid=f"77-{i}"
+        ),
     )
-    monkeypatch.setattr(devices, "torch_build", lambda: devices.TorchBuild("2.11", hip="6.4"))
-    said = SimpleNamespace(stdout=f"a warning\n{json.dumps(torch_devices(cuda))}\n")
+    said = SimpleNamespace(stdout=f"a warning\n{json.dumps(torch_devices(cuda, is_rocm))}\n")
     monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: said)
+
+
+@pytest.fixture
+def two_amd_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "torch_build", lambda: devices.TorchBuild("2.11", hip="6.4"))
+    torch_names(monkeypatch, "MI300", is_rocm=True, count=2)
 
 
 @pytest.mark.usefixtures("two_amd_cards")

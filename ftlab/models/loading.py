@@ -91,7 +91,7 @@ def load_base_model(
             f"The model '{model.reference.name}' cannot be loaded as a causal language model: "
             f"{lines[0]}"
         ) from error
-    if base_precision is not None:
+    if base_precision is not None and device.type == "cpu":
         _let_go_of_file(loaded)
     use_attention(device)
     forbid_repacking(loaded)
@@ -143,8 +143,8 @@ def forbid_repacking(model: nn.Module) -> None:
 def _let_go_of_file(model: nn.Module) -> None:
     """Copies the weights that were not quantised, so that nothing refers to the file any longer.
 
-    The file is mapped into memory, and one tensor that lies in it keeps all of it resident: 212 MB
-    of the bundled model's weights in 16 bits, beside the same in 4 bits.
+    On a CPU the file is mapped into memory, and one tensor that lies in it keeps all of it
+    resident: 212 MB of the bundled model's weights in 16 bits, beside the same in 4 bits.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():  # 4 bits are held in bytes

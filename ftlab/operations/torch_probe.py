@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
+from ftlab.devices import why_no_kernels
 from ftlab.errors import one_line
 from ftlab.runs.spawn import prepare_for_libraries
 
@@ -21,6 +22,11 @@ def probe(device_id: str) -> dict[str, str]:
     try:
         import torch
 
+        if kind == "cuda" and torch.cuda.is_available() and not torch.version.hip:
+            capability = torch.cuda.get_device_capability(0)
+            found["error"] = why_no_kernels(capability, torch.cuda.get_arch_list())
+            if found["error"]:
+                return found
         x = torch.ones(4, 64, device=kind, dtype=torch.bfloat16, requires_grad=True)
         (x @ x.T).sum().backward()
         if x.grad is None or not torch.isfinite(x.grad).all():

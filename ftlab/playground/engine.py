@@ -216,6 +216,17 @@ class Engine:
         give_back_memory(self.device)
 
     @property
+    def device_answers(self) -> bool:
+        """Whether the device still computes; after a failed kernel not for this process."""
+        if self.device.type == "cpu":
+            return True
+        try:
+            getattr(torch, self.device.type).synchronize()
+        except RuntimeError:
+            return False
+        return True
+
+    @property
     def base(self) -> PreTrainedModel:
         assert self._base is not None, "load a base first"
         return self._base

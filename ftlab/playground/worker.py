@@ -114,7 +114,8 @@ class Engines:
 def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> None:
     """Answers requests one after the other until none came for `idle` seconds.
 
-    On a GPU it also ends while it is idle and a training run wants the memory that it holds.
+    On a GPU it also ends while it is idle and a training run wants the memory that it holds, and
+    once the GPU answers this process no more: the next request gets a new one.
     """
     left = idle
     while left > 0:
@@ -130,6 +131,8 @@ def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> No
             _answer(message, requests, engines, write)
         finally:
             write(FromWorker(message.number))
+        if engines.is_loaded and not engines.engine().device_answers:
+            return
 
 
 def is_free(device: Device) -> bool:

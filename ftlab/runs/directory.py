@@ -69,6 +69,11 @@ class RunDirectory:
         return self.path / "log.txt"
 
     @property
+    def lock_file(self) -> Path:
+        """What a worker locks: the log, because no new file ever takes its place."""
+        return self.log_file
+
+    @property
     def result_file(self) -> Path:
         return self.path / "result.json"
 

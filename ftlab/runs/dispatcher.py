@@ -212,10 +212,10 @@ def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None
 
 def _is_held(directory: RunDirectory) -> bool:
     """Whether a worker has the run's lock, which it takes before its first line."""
-    if not directory.spec_file.exists():
-        return False  # the folder was deleted; a lock would bring it back
+    if not directory.lock_file.exists():
+        return False  # never begun, or the folder was deleted and a lock would bring it back
     try:
-        lock = FileLock(directory.spec_file)
+        lock = FileLock(directory.lock_file)
         held = not lock.try_acquire()
     except OSError:
         return False

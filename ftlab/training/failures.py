@@ -46,6 +46,9 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
     if is_device_fault(error):
+        for sign, sentence in _UNUSABLE.items():
+            if sign in str(error):
+                return "failed", f"{_first_line(error)}{during}: {sentence}"
         return "failed", (
             f"The GPU reported an error{during}: {_first_line(error)}. Memory is not the cause, "
             "and the next run begins anew. Run it again; if it comes back, look at what the driver "
@@ -55,6 +58,18 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
     return "failed", f"Failed{during}: {one_line(error)[:400]} (the log has the traceback)."
 
+
+_UNUSABLE = {
+    "no kernel image is available": (
+        "this torch or one of its neighbours is not built for the card. Install one that is (see "
+        "pytorch.org), or choose the device cpu."
+    ),
+    "busy or unavailable": (
+        "another process has the card to itself, or it cannot be used now. See `nvidia-smi`, and "
+        "run it again once the card is free, or choose another device."
+    ),
+}
+"""What a card says that computes nothing for this process from the start."""
 
 _DEVICE_FAULTS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "cublasLt", "CUBLAS_")
 

@@ -16,7 +16,10 @@ from ftlab.training.trainer import FairTrainer, Keeping, StepMeter
 
 def steps_of(earlier: Earlier) -> StepMeter:
     """The steps so far, as if they had been taken by this process."""
-    return StepMeter(earlier.steps("seconds"), earlier.steps("tokens"), earlier.steps("loss"))
+    skipped = sum(bool(event.get("skipped")) for event in earlier.events)
+    return StepMeter(
+        earlier.steps("seconds"), earlier.steps("tokens"), earlier.steps("loss"), skipped=skipped
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from ftlab import nvml
 from ftlab.runs.result import Phase, PhaseMeasure
 from ftlab.system import PROC, reset_peak_size, status_bytes
+from ftlab.torch_devices import card_uuid
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,14 @@ def nvml_process_bytes(cuda: Any, device: torch.device) -> int | None:
 
 
 def device_uuid(cuda: Any, device: torch.device) -> str:
-    """The card's UUID as NVML writes it; "" where torch does not say."""
-    uuid = str(getattr(cuda.get_device_properties(device), "uuid", ""))
-    if not uuid or uuid.startswith(("GPU-", "MIG-")):
-        return uuid
-    return f"GPU-{uuid}"
+    """The card's UUID as NVML writes it; "" where torch does not say.
+
+    A worker sees one card alone, by its UUID. torch's own of a MIG instance may be its card's.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if shown.startswith(("GPU-", "MIG-")) and "," not in shown:
+        return shown
+    return card_uuid(cuda.get_device_properties(device))
 
 
 def _return_freed_memory() -> None:

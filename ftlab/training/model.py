@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old
+from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old, why_no_kernels
 from ftlab.errors import FtlabError, one_line
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
@@ -62,11 +62,22 @@ def apply_method(
         raise FtlabError(f"{variant.label} does not fit this model: {error}") from error
     if getattr(config, "tokenizer_name_or_path", None):
         config.tokenizer_name_or_path = base.name_or_path  # what is saved names no path
+    _hold_soft_tokens_on_device(model)
     if policy != "fp32":
         compute_adapters_in_low_precision(model)
     if adapters_in_fp32:
         _hold_learning_weights_in_fp32(model)
     return model
+
+
+def _hold_soft_tokens_on_device(model: PeftModel) -> None:
+    """Puts the numbers of the soft tokens where their vectors are.
+
+    PEFT holds them on the CPU and copies them in every forward pass, and a GPU is waited for there.
+    """
+    numbers: dict[str, torch.Tensor] = getattr(model, "prompt_tokens", {})
+    for name, encoder in dict(getattr(model, "prompt_encoder", {})).items():
+        numbers[name] = numbers[name].to(next(encoder.parameters()).device)
 
 
 def _hold_learning_weights_in_fp32(model: nn.Module) -> None:
@@ -190,7 +201,19 @@ def torch_device(device_id: str) -> torch.device:
             f"The device {device_id} is not usable by torch {torch.__version__} here: {why} "
             "Or choose the device cpu."
         )
-    return torch.device(MPS) if kind == MPS else torch.device("cuda", 0)
+    if kind == MPS:
+        return torch.device(MPS)
+    lacks = (
+        ""
+        if torch.version.hip
+        else why_no_kernels(torch.cuda.get_device_capability(0), torch.cuda.get_arch_list())
+    )
+    if lacks:
+        raise FtlabError(
+            f"The device {device_id} is not usable by torch {torch.__version__} here: {lacks} "
+            "Or choose the device cpu."
+        )
+    return torch.device("cuda", 0)
 
 
 def _why_unusable(kind: str) -> str:

@@ -283,6 +283,7 @@ class MeteringCallback(TrainerCallback):
                 "lower the learning rate, or use the fp32 dtype policy."
             )
         self._meter.losses.append(loss)
+        skipped = {"skipped": True} if self._was_skipped else {}
         self._report(
             {
                 "event": "step",
@@ -291,6 +292,7 @@ class MeteringCallback(TrainerCallback):
                 "learning_rate": rate,
                 "tokens": self._meter.tokens[-1],
                 "seconds": self._meter.seconds[-1],
+                **skipped,
             }
         )
         if has_diverged(self._meter.losses):

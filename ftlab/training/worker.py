@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     earlier = None
     try:
         spec = directory.spec()
-        lock = FileLock(directory.spec_file)
+        lock = FileLock(directory.lock_file)
         if not lock.try_acquire():
             raise FtlabError(f"The run {spec.run_id} is being worked on by another process.")
         if not directory.is_waiting:

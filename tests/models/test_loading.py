@@ -69,9 +69,12 @@ def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way
     monkeypatch.setattr(loading, "use_attention", lambda device: None)
     monkeypatch.setattr(loading, "compute_dtype", lambda policy, device: torch.bfloat16)
     monkeypatch.setattr(model, "to", moved)
+    places = [parameter.data_ptr() for parameter in model.parameters()]
     assert load_base_model(source, "bf16", precision, torch.device(device)) is model
     assert asked.get("device_map") == expected
     assert asked["dtype"] is torch.bfloat16
+    stayed = [p.data_ptr() for p in model.parameters()] == places
+    assert stayed == (device != "cpu" or precision is None), "a copy leaves a hole on a GPU"
 
 
 @pytest.mark.parametrize(("kind", "told"), [("cuda", ["cuda"]), ("mps", ["mps"]), ("cpu", [])])

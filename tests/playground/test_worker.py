@@ -18,6 +18,7 @@ from ftlab import locks
 from ftlab.devices import Device, resolve_device
 from ftlab.locks import DeviceTurn
 from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.engine import Engine
 from ftlab.playground.protocol import (
     FromWorker,
     GenerateRequest,
@@ -49,6 +50,7 @@ class FakeEngines:
         self.device = device
         self.is_loaded = is_loaded
         self._answer = answer
+        self.device_answers = True
 
     def engine(self) -> FakeEngines:
         return self
@@ -233,6 +235,36 @@ def test_a_request_begins_the_idle_time_anew(runs_folder: Path) -> None:
     assert requests.looks == 5
 
 
+def test_once_the_gpu_answers_this_process_no_more_the_next_request_gets_a_new_one(
+    runs_folder: Path,
+) -> None:
+    def fault(send: Callable[[PaneUpdate], None], check: object) -> None:
+        send(PaneUpdate(0, "error", "CUDA error: an illegal memory access was encountered"))
+        engines.device_answers = False
+
+    requests: Any = FakeRequests(*[ToWorker(number, ASK) for number in (1, 2)])
+    engines: Any = FakeEngines(fault, GPU)
+    said: list[FromWorker] = []
+    serve(requests, engines, said.append, 4)
+    assert [message.number for message in said] == [1, 1]
+    assert requests.looks == 1
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_gpu_is_asked_whether_it_still_computes(
+    is_lost: bool, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def synchronize() -> None:
+        if is_lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    engine = Engine(runs_folder, torch.device("cpu"))
+    assert engine.device_answers
+    engine.device = torch.device("cuda")
+    assert engine.device_answers is not is_lost
+
+
 def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
     runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +274,8 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
     class FakeEngine:
         def __init__(self, folder: Path, device: torch.device) -> None:
             assert device.type == "cpu"
+
+        device_answers = True
 
         def answer(self, *args: object) -> None:
             held.extend(d for d in ("cpu", "cuda:0") if not DeviceTurn(d).try_acquire())

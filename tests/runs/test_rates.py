@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ftlab.charts.facts import settings_text
+from ftlab.locks import FileLock
 from ftlab.methods import registry
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
@@ -133,7 +134,10 @@ def test_the_worker_decides_it_trains_with_it_and_writes_it_down(
     assert queued.learning_rate is None
     directory, events = RunDirectory(tmp_path / "runs" / queued.run_id), []
     directory.write_spec(queued)
+    lock, other = FileLock(directory.lock_file), FileLock(directory.lock_file)
+    assert lock.try_acquire()
     execute(queued, directory, RunRecord(), events.append)
+    assert not other.try_acquire(), "with its spec the worker gave its lock away"
     assert directory.spec() == planned
     assert planned.learning_rate == 6.5e-3  # 2e-3 * (576 / 128)^0.781
     steps = [event["learning_rate"] for event in events if event.get("event") == "step"]

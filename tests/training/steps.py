@@ -34,6 +34,7 @@ def take_steps(
     variant: str = "lora",
     before_steps: Callable[[FairTrainer], None] = lambda trainer: None,
     change: Callable[[Any], None] = lambda model: None,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
     **settings: Any,
 ) -> tuple[Any, FairTrainer, StepMeter]:
     """The model, its trainer and what was measured, after steps of two examples each."""
@@ -55,7 +56,7 @@ def take_steps(
         training_arguments(chosen, 1e-2, 0, Arithmetic("fp32", CPU), scratch),
         Arithmetic("fp32", CPU),
         lambda items: collate(items, 0),
-        lambda event: None,
+        report,
         before_steps=before_steps,
     )
     return model, trainer, meter

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ftlab.devices import Device
-from ftlab.errors import NotEnoughMemory
+from ftlab.errors import FtlabError, NotEnoughMemory
 from ftlab.nvml import Process
 from ftlab.runs.result import Measures, PhaseMeasure, RunResult
 from ftlab.runs.spec import RunSpec
@@ -22,6 +22,8 @@ from ftlab.training import memory_limit
 from ftlab.training import prediction as prediction_module
 from ftlab.training.card_memory import CardMemory, card_memory, check_room, least_bytes
 from ftlab.training.failures import explain, is_device_fault
+from ftlab.training.meters import device_uuid
+from ftlab.training.model import torch_device
 from ftlab.training.prediction import with_remedies
 from tests.training.one_run import request
 
@@ -152,6 +154,42 @@ def test_an_illegal_access_on_a_gpu_is_no_want_of_memory() -> None:
     assert status == "failed"
     assert "an illegal memory access was encountered. Memory is not the cause" in sentence
     assert "asynchronously" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("said", "way_out"),
+    [
+        ("no kernel image is available for execution on the device", "is not built for the card"),
+        ("CUDA-capable device(s) is/are busy or unavailable", "has the card to itself"),
+    ],
+)
+def test_a_card_that_computes_nothing_from_the_start_has_its_own_way_out(
+    said: str, way_out: str
+) -> None:
+    status, sentence = explain(RuntimeError(f"CUDA error: {said}\nmore"), "load")
+    assert status == "failed"
+    assert sentence.startswith(f"CUDA error: {said} in the load phase: ")
+    assert way_out in sentence
+    assert "more" not in sentence
+
+
+def test_a_card_without_kernels_in_this_torch_stops_a_run_before_it_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, answer in {
+        "is_available": True, "get_device_capability": (7, 0), "get_arch_list": ["sm_75", "sm_80"]
+    }.items():  # fmt: skip
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, answer=answer: answer)
+    with pytest.raises(FtlabError, match=r"capability 7\.0, .* kernels for 7\.5, 8\.0; install"):
+        torch_device("cuda:0")
+
+
+def test_in_a_worker_the_card_is_the_one_that_it_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch may name the card of a MIG instance instead of the instance."""
+    cuda = SimpleNamespace(get_device_properties=lambda device: SimpleNamespace(uuid="12-34"))
+    for shown in ("MIG-1", "GPU-9", "0", ""):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert device_uuid(cuda, DEVICE) == (shown if "-" in shown else "GPU-12-34")
 
 
 @pytest.mark.parametrize(

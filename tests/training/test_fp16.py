@@ -15,7 +15,10 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.prediction.question import Question, Step
 from ftlab.prediction.questions import ask_about
+from ftlab.runs.checkpoints import Checkpoint
+from ftlab.runs.resume import Earlier
 from ftlab.training import trainer as trainer_module
+from ftlab.training.keeping import steps_of
 from ftlab.training.model import apply_method
 from ftlab.training.trainer import FairTrainer
 from tests.training.steps import take_steps
@@ -98,6 +101,19 @@ def test_steps_that_overflowed_are_counted_and_changed_nothing(
     )
     assert meter.skipped == 2
     assert meter.losses[-1] < meter.losses[0]
+
+
+@pytest.mark.usefixtures("scaled")
+def test_steps_that_overflowed_before_a_run_was_cut_off_still_count(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+    take_steps(
+        tiny_model, tmp_path, "lora", report=events.append, steps=5,
+        change=lambda m: overflow_first(m, 2),
+    )  # fmt: skip
+    checkpoint = Checkpoint(5, {}, 1.0, None, None, 1, 1, 0.0)
+    assert steps_of(Earlier(checkpoint, tuple(events), (5,))).skipped == 2
 
 
 @pytest.mark.usefixtures("scaled")

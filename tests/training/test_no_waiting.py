@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
+from ftlab.methods.spec import RunPlan
+from ftlab.methods.variant import Variant
 from ftlab.training import trainer as trainer_module
 from ftlab.training.data import collate, on_device
+from ftlab.training.model import apply_method
 from tests.training.steps import CPU, examples_of, take_steps
 
 _ASKS = {
@@ -119,3 +122,16 @@ def test_what_a_batch_holds_is_counted_before_it_goes_to_the_device(tiny_model: 
     moved = on_device(batch, CPU)
     assert moved.keys() == batch.keys()
     assert moved["tokens"] == batch["tokens"]
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_the_numbers_of_soft_tokens_lie_where_their_vectors_do(
+    method: str, tiny_model: Path
+) -> None:
+    """PEFT copies them from the CPU in every forward pass, and a copy from there is waited for."""
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model))
+    model: Any = apply_method(base, Variant(method), "bf16", False, RunPlan(10, str(tiny_model)))
+    (vectors,) = {parameter.device for parameter in model.prompt_encoder.parameters()}
+    assert vectors.type == "meta"
+    assert {numbers.device for numbers in model.prompt_tokens.values()} == {vectors}

@@ -107,8 +107,13 @@ def check_torch(
 
 def _of_answer(answer: dict[str, Any]) -> Finding:
     if answer["error"]:
+        said = str(answer["error"])
         fix = "update NVIDIA's driver to one that this torch is built for; or choose --device cpu"
-        return Finding("torch", "fail", str(answer["error"])[:200], fix)
+        if "kernels for" in said:
+            fix = "install a torch that is built for the card; or choose --device cpu"
+        if "busy or unavailable" in said:
+            fix = "end the process that has the card to itself (nvidia-smi), or choose another"
+        return Finding("torch", "fail", said[:200], fix)
     if answer["bitsandbytes"]:
         return Finding(
             "torch", "warn", f"torch works; bitsandbytes does not: {answer['bitsandbytes'][:200]}",

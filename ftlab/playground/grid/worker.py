@@ -67,6 +67,9 @@ class GridEngine(Protocol):
 
     def unload(self) -> None: ...
 
+    @property
+    def device_answers(self) -> bool: ...
+
 
 class GridEngines(Protocol):
     """The engine, made when first asked for; `device` may then turn out to be another one."""
@@ -187,6 +190,11 @@ class GridJob:
             lambda place, update: self._take(portion[place], update),
             partial(self._check, turn),
         )
+        if not engine.device_answers:
+            raise FtlabError(
+                f"the {self._engines.device.label} reported an error and answers no more; see what "
+                "the driver says of it (`nvidia-smi`), and start the grid again."
+            )
 
     def _take(self, prompt: int, update: PaneUpdate) -> None:
         if update.kind != "status" or update.text == WAITING:

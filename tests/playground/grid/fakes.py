@@ -73,6 +73,8 @@ def scored_grid(
 class FakeEngine:
     """Answers "<prompt> by <pane>", a token a pane; `on_check` sees each check's place."""
 
+    device_answers = True
+
     def __init__(self, on_check: Callable[[int], None] = lambda number: None) -> None:
         self.portions: list[list[str]] = []
         self.held: list[float] = []

@@ -144,6 +144,15 @@ def test_a_cancel_ends_it_while_it_waits_for_the_device(tmp_path: Path) -> None:
     assert engine.portions == []
 
 
+def test_a_gpu_that_answers_no_more_ends_the_grid_with_the_portion(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.device_answers = False
+    result = GridJob(make_grid(tmp_path), FakeEngines(engine)).run()
+    assert result.status == "failed"
+    assert "reported an error and answers no more; see what the driver says" in result.reason
+    assert len(engine.portions) == 1
+
+
 def test_an_engine_that_breaks_fails_the_grid_with_its_reason(tmp_path: Path) -> None:
     def breaks(number: int) -> None:
         if number == 1:
