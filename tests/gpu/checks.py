@@ -29,8 +29,8 @@ SLOWEST_STEP = 2.0
 SAME_LOSS = 1e-3
 BACK_SECONDS = 10.0
 
-_WANTED = ("torch", "transformers", "peft", "accelerate", "pydantic", "bitsandbytes", "datasets",
-           "gradio")  # fmt: skip
+_WANTED = ("torch", "transformers", "peft", "accelerate", "pydantic", "nvidia-ml-py",
+           "bitsandbytes", "datasets", "gradio")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def environment(bench: Bench) -> Iterator[Row]:
         try:
             yield row("environment", name, True, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield row("environment", name, None, f"{name} is not installed; its checks are not run")
+            yield row("environment", name, None, f"{name} is not installed; what needs it is not run")
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
