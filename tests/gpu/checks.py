@@ -59,7 +59,7 @@ def environment(bench: Bench) -> Iterator[Row]:
         try:
             yield row("environment", name, True, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield row("environment", name, None, f"{name} is not installed; what needs it is not run")
+            yield row("environment", name, None, f"{name} is not installed")
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
