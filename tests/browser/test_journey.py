@@ -18,6 +18,7 @@ from tests.browser.conftest import App
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 MINUTES = 60_000
+"""Of patience: without bf16 in hardware a machine needs ten times as long as with it."""
 
 
 def tick(page: Page, *methods: str) -> None:
@@ -42,7 +43,7 @@ def rows(page: Page) -> list[str]:
     return page.locator(".queue li").all_inner_texts()
 
 
-def wait_for_status(app: App, *statuses: str, seconds: float = 120) -> None:
+def wait_for_status(app: App, *statuses: str, seconds: float = 600) -> None:
     """Waits until every run of the newest sweep has one of the statuses."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -79,7 +80,7 @@ def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App
     page.goto("about:blank")  # a page whose server comes back may load anew at any time by itself
     page.goto(app.url)
     expect(page.locator(".queue li")).to_have_count(3)
-    expect(page.locator(".queue .chip.done")).to_have_count(3, timeout=3 * MINUTES)
+    expect(page.locator(".queue .chip.done")).to_have_count(3, timeout=15 * MINUTES)
     assert len(RunStore(app.runs).runs()) == 3  # nothing was started twice
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
 
@@ -128,7 +129,7 @@ def test_base_and_runs_answer_one_prompt_side_by_side(page: Page, app: App) -> N
     prompt.fill("Table singers(id, name, age). How many singers are over 30?")
     page.locator("#pg-send").click()
     for pane in (base, *adapters):
-        expect(pane).to_contain_text("tok/s", timeout=2 * MINUTES)
+        expect(pane).to_contain_text("tok/s", timeout=10 * MINUTES)
         assert pane.locator(".answer").inner_text().strip()
     expect(base).to_contain_text("no adapter: weights as shipped")
     expect(base).not_to_contain_text("sha")
@@ -151,7 +152,7 @@ def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
     cancel = page.locator('.queue [data-run*="lora"]')
     expect(page.locator(".queue li").last).to_contain_text("/5000")
     expect(page.locator(".queue .chip.running", has_text="training")).to_be_visible(
-        timeout=2 * MINUTES
+        timeout=10 * MINUTES
     )
     began = time.monotonic()
     cancel.click()
