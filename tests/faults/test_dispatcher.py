@@ -136,7 +136,8 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
     first, *_ = queue(tmp_path)
     holds = (
         "import sys, time, pathlib; from ftlab.locks import FileLock;"
-        "lock = FileLock(pathlib.Path(sys.argv[1]) / 'spec.json'); assert lock.try_acquire();"
+        "from ftlab.runs.directory import RunDirectory as Run;"
+        "lock = FileLock(Run(pathlib.Path(sys.argv[1])).lock_file); assert lock.try_acquire();"
         "print('held', flush=True); time.sleep(60)"
     )
     held = worker(lambda run: holds)(first, "cpu")
