@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -148,7 +147,7 @@ def show_only(device_id: str) -> None:
     On the CPU all are hidden: some libraries compute otherwise as soon as there is a GPU.
     """
     if device_id == CPU:
-        list_devices()  # it is asked later on too, and this process must not hide them from itself
+        list_devices()  # asked before they are hidden, so that this process can still name them
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
         return
     if not device_id.startswith("cuda:"):
@@ -216,27 +215,6 @@ def _cpu() -> Device:
     cores = cpu_count()
     label = f"CPU, {cores} core{'s' if cores != 1 else ''}"
     return Device(CPU, label, psutil.virtual_memory().total)
-
-
-def why_no_kernels(capability: Capability, architectures: Sequence[str]) -> str:
-    """In a sentence, that a torch with kernels for those architectures has none for the card.
-
-    "" where it has. `architectures` are as `torch.cuda.get_arch_list` names them: "sm_80" is
-    machine code for 8.0 and later cards of the same major version, "compute_90" code that the
-    driver translates for 9.0 and all later cards.
-    """
-    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", name) for name in architectures]
-    known = [(one[1], (int(one[2]), int(one[3]))) for one in found if one]
-    if not known or any(
-        least <= capability and (kind == "compute" or least[0] == capability[0])
-        for kind, least in known
-    ):
-        return ""
-    has = ", ".join(f"{major}.{minor}" for _, (major, minor) in known)
-    return (
-        f"the card has compute capability {capability[0]}.{capability[1]}, and this torch has "
-        f"kernels for {has}; install a torch that is built for the card (see pytorch.org)."
-    )
 
 
 def _gpus(build: TorchBuild) -> list[Device]:

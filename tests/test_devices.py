@@ -14,7 +14,7 @@ import pytest
 
 from ftlab import devices
 from ftlab.errors import FtlabError
-from ftlab.torch_devices import torch_devices
+from ftlab.torch_devices import torch_devices, way_out, why_no_kernels
 from tests.fake_nvml import GB, FakeCard, use_cards
 
 
@@ -107,11 +107,20 @@ def test_a_process_on_the_cpu_sees_no_gpu_and_still_knows_them() -> None:
 def test_a_torch_without_kernels_for_a_card_is_said_with_both_numbers(
     capability: tuple[int, int], architectures: str, has: bool
 ) -> None:
-    said = devices.why_no_kernels(capability, architectures.split())
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        get_device_capability=lambda index: capability,
+        get_arch_list=architectures.split,
+    )
+    torch = SimpleNamespace(version=SimpleNamespace(hip=None), cuda=cuda)
+    said = why_no_kernels(torch)
     assert (said == "") == has
     if not has:
         assert f"compute capability {capability[0]}.{capability[1]}" in said
         assert "8.0, 8.6" in said
+        assert "built for the card" in way_out(said)
+    torch.version.hip = "6.4"
+    assert why_no_kernels(torch) == "", "AMD's architectures have names of their own"
 
 
 def test_without_a_driver_the_number_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

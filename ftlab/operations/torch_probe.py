@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sys
 
-from ftlab.devices import why_no_kernels
 from ftlab.errors import one_line
 from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.torch_devices import why_no_kernels
 
 
 def probe(device_id: str) -> dict[str, str]:
@@ -22,11 +22,9 @@ def probe(device_id: str) -> dict[str, str]:
     try:
         import torch
 
-        if kind == "cuda" and torch.cuda.is_available() and not torch.version.hip:
-            capability = torch.cuda.get_device_capability(0)
-            found["error"] = why_no_kernels(capability, torch.cuda.get_arch_list())
-            if found["error"]:
-                return found
+        lacks = why_no_kernels(torch) if kind == "cuda" else ""
+        if lacks:
+            return found | {"error": lacks}
         x = torch.ones(4, 64, device=kind, dtype=torch.bfloat16, requires_grad=True)
         (x @ x.T).sum().backward()
         if x.grad is None or not torch.isfinite(x.grad).all():

@@ -190,8 +190,8 @@ class CardWatch:
         self._others: set[int] = set()
         self._slowed = ""
         self._looks = self._slowed_looks = 0
-        if uuid:  # what was computed before is nothing to this run
-            self._seen = driver.computing(uuid)[1]
+        # From now on: what was computed on the card before does not disturb this run.
+        self._seen = driver.computing(uuid)[1] if uuid else 0
         self._last = clock()
 
     @classmethod

@@ -8,6 +8,7 @@ import torch
 
 from ftlab.errors import Diverged, FtlabError, NotApplicable, NotEnoughMemory, one_line
 from ftlab.runs.result import FinalStatus
+from ftlab.torch_devices import way_out
 
 _SMALLER = (
     "Try a smaller batch with accumulation, a shorter maximum length, gradient checkpointing, "
@@ -46,9 +47,12 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
     if is_device_fault(error):
-        for sign, sentence in _UNUSABLE.items():
-            if sign in str(error):
-                return "failed", f"{_first_line(error)}{during}: {sentence}"
+        way = way_out(str(error))
+        if way:
+            return "failed", (
+                f"The GPU cannot be used{during}: {_first_line(error)}. To mend it: {way}. Or "
+                "choose the device cpu."
+            )
         return "failed", (
             f"The GPU reported an error{during}: {_first_line(error)}. Memory is not the cause, "
             "and the next run begins anew. Run it again; if it comes back, look at what the driver "
@@ -58,18 +62,6 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
     return "failed", f"Failed{during}: {one_line(error)[:400]} (the log has the traceback)."
 
-
-_UNUSABLE = {
-    "no kernel image is available": (
-        "this torch or one of its neighbours is not built for the card. Install one that is (see "
-        "pytorch.org), or choose the device cpu."
-    ),
-    "busy or unavailable": (
-        "another process has the card to itself, or it cannot be used now. See `nvidia-smi`, and "
-        "run it again once the card is free, or choose another device."
-    ),
-}
-"""What a card says that computes nothing for this process from the start."""
 
 _DEVICE_FAULTS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "cublasLt", "CUBLAS_")
 

@@ -11,7 +11,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old, why_no_kernels
+from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old
 from ftlab.errors import FtlabError, one_line
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
@@ -20,6 +20,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.trained_weights import FACTS, save_trained_weights
 from ftlab.runs.spec import DtypePolicy
+from ftlab.torch_devices import way_out, why_no_kernels
 from ftlab.training.arithmetic import compute_adapters_in_low_precision
 
 _CONVERSION = "path_initial_model_for_weight_conversion"
@@ -194,34 +195,28 @@ def torch_device(device_id: str) -> torch.device:
     if device_id == CPU:
         return torch.device(CPU)
     kind = kind_of(device_id)
-    usable = torch.backends.mps.is_available() if kind == MPS else torch.cuda.is_available()
-    if not usable:
-        why = why_driver_is_too_old() or _why_unusable(kind)
+    why = _why_unusable(kind)
+    if why:
         raise FtlabError(
-            f"The device {device_id} is not usable by torch {torch.__version__} here: {why} "
+            f"The device {device_id} is not usable by torch {torch.__version__} here: {why}. "
             "Or choose the device cpu."
         )
-    if kind == MPS:
-        return torch.device(MPS)
-    lacks = (
-        ""
-        if torch.version.hip
-        else why_no_kernels(torch.cuda.get_device_capability(0), torch.cuda.get_arch_list())
-    )
-    if lacks:
-        raise FtlabError(
-            f"The device {device_id} is not usable by torch {torch.__version__} here: {lacks} "
-            "Or choose the device cpu."
-        )
-    return torch.device("cuda", 0)
+    return torch.device(MPS) if kind == MPS else torch.device("cuda", 0)
 
 
 def _why_unusable(kind: str) -> str:
-    """What torch itself says of it, in a sentence."""
+    """What the driver, or torch itself, says of it, and the way out; "" where it is usable."""
+    usable = torch.backends.mps.is_available() if kind == MPS else torch.cuda.is_available()
+    if usable:
+        lacks = "" if kind == MPS else why_no_kernels(torch)
+        return f"{lacks}; {way_out(lacks)}" if lacks else ""
+    too_old = why_driver_is_too_old().rstrip(".")
+    if too_old:
+        return too_old
     if kind != MPS and not (torch.version.cuda or torch.version.hip):
-        return "this build of torch is for the CPU; install one for CUDA (see pytorch.org)."
+        return "this build of torch is for the CPU; install one for CUDA (see pytorch.org)"
     try:
         getattr(torch, kind).init() if kind != MPS else torch.zeros(1, device=MPS)
     except Exception as error:
-        return f"{one_line(error)[:200].rstrip('.')}."
-    return "the driver shows no device; see what `nvidia-smi` (AMD: `rocm-smi`) says of it."
+        return one_line(error)[:200].rstrip(".")
+    return "the driver shows no device; see what `nvidia-smi` (AMD: `rocm-smi`) says of it"

@@ -189,6 +189,14 @@ def test_a_driver_that_is_too_old_fails_and_a_missing_bitsandbytes_warns() -> No
     assert (without.mark, "QLoRA" in without.fix) == ("warn", True)
 
 
+def test_a_card_without_kernels_in_this_torch_has_a_way_out_of_its_own() -> None:
+    said = "the card has compute capability 7.0, and this torch has kernels for 7.5, 8.0"
+    found = check_torch(GPU, answer(error=said))
+    assert (found.mark, found.found) == ("fail", said)
+    assert found.fix.startswith("install a torch that is built for the card")
+    assert "driver" not in found.fix
+
+
 def test_a_device_that_is_not_there_is_what_the_probe_says() -> None:
     command = [sys.executable, "-m", "ftlab.operations.torch_probe", "cuda:7"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -159,8 +159,14 @@ def test_an_illegal_access_on_a_gpu_is_no_want_of_memory() -> None:
 @pytest.mark.parametrize(
     ("said", "way_out"),
     [
-        ("no kernel image is available for execution on the device", "is not built for the card"),
-        ("CUDA-capable device(s) is/are busy or unavailable", "has the card to itself"),
+        (
+            "no kernel image is available for execution on the device",
+            "install a torch that is built for the card",
+        ),
+        (
+            "CUDA-capable device(s) is/are busy or unavailable",
+            "end the process that has the card to itself",
+        ),
     ],
 )
 def test_a_card_that_computes_nothing_from_the_start_has_its_own_way_out(
@@ -168,7 +174,7 @@ def test_a_card_that_computes_nothing_from_the_start_has_its_own_way_out(
 ) -> None:
     status, sentence = explain(RuntimeError(f"CUDA error: {said}\nmore"), "load")
     assert status == "failed"
-    assert sentence.startswith(f"CUDA error: {said} in the load phase: ")
+    assert sentence.startswith(f"The GPU cannot be used in the load phase: CUDA error: {said}. ")
     assert way_out in sentence
     assert "more" not in sentence
 

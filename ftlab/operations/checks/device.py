@@ -14,6 +14,7 @@ from ftlab.devices import Device, free_bytes, why_driver_is_too_old
 from ftlab.operations.finding import Finding
 from ftlab.runs.spawn import python_environment
 from ftlab.system import read_proc
+from ftlab.torch_devices import way_out
 
 LEAST_FREE_BYTES = 2_000_000_000
 """LoRA on the bundled model at its defaults has its peak at 1.8 GB of a process."""
@@ -108,12 +109,8 @@ def check_torch(
 def _of_answer(answer: dict[str, Any]) -> Finding:
     if answer["error"]:
         said = str(answer["error"])
-        fix = "update NVIDIA's driver to one that this torch is built for; or choose --device cpu"
-        if "kernels for" in said:
-            fix = "install a torch that is built for the card; or choose --device cpu"
-        if "busy or unavailable" in said:
-            fix = "end the process that has the card to itself (nvidia-smi), or choose another"
-        return Finding("torch", "fail", said[:200], fix)
+        fix = way_out(said) or "update NVIDIA's driver to one that this torch is built for"
+        return Finding("torch", "fail", said[:200], f"{fix}; or choose --device cpu")
     if answer["bitsandbytes"]:
         return Finding(
             "torch", "warn", f"torch works; bitsandbytes does not: {answer['bitsandbytes'][:200]}",
