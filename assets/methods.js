@@ -34,7 +34,7 @@ window.ftMethods = (() => {
     const said = document.getElementById('method-facts')?.dataset.facts;
     if (!said || !root()) return;
     price();
-    const { counts, reasons, rates, own } = JSON.parse(said);
+    const { counts, reasons, reach, rates, own } = JSON.parse(said);
     for (const body of root().querySelectorAll('tbody')) {
       const { method } = body.dataset;
       body.querySelector('[data-count]').textContent = counts[method] ?? '–';
@@ -44,7 +44,8 @@ window.ftMethods = (() => {
       document.getElementById(field.getAttribute('aria-describedby')).textContent =
         `Empty: the sweep's, else ${own[method] || 'its own for the size of the model'}.`;
       if (body.querySelector('input').disabled) continue;
-      body.querySelector('.why:not([data-short])').textContent = reasons[method] ?? '';
+      body.querySelector('.why:not([data-short], [data-reach])').textContent = reasons[method] ?? '';
+      body.querySelector('[data-reach]').textContent = reach[method] ?? '';
     }
   }
 

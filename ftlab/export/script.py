@@ -20,9 +20,11 @@ from ftlab.export import script_parts as parts
 from ftlab.export.runs import is_on_hub, public_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
+from ftlab.methods.targets import config_on
 from ftlab.methods.variant import validate_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import ResolvedModel, resolve_model
+from ftlab.models.shape import shape_of_model
 from ftlab.nvml import FIRST_WITH_BF16
 from ftlab.runs.directory import write_atomically, write_json_lines
 from ftlab.runs.rates import decided
@@ -207,10 +209,11 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
 def _peft_config(spec: RunSpec, source: ResolvedModel) -> dict[str, Any]:
     """What PEFT is configured with, as plain values: the fields that are not PEFT's defaults."""
     assert spec.variant is not None
-    make = spec.variant.spec.peft_config
-    if make is None:
+    method, values = spec.variant.spec, spec.variant.values()
+    if not method.is_adapter:
         return {}
-    config = make(spec.variant.values(), RunPlan(spec.settings.steps, str(source.folder)))
+    plan = RunPlan(spec.settings.steps, str(source.folder))
+    config = config_on(method, values, plan, shape_of_model(spec.model))
     found = {"peft_type": config.peft_type}
     for one in dataclasses.fields(config):
         value, default = getattr(config, one.name), one.default

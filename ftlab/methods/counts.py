@@ -1,83 +1,95 @@
 """How many parameters a variant trains, in closed form: known before anything is loaded.
 
 Each formula is read off the layer that PEFT 0.21 makes, and named with the place. They are sums
-over the chosen linear layers, with `outputs` and `inputs` of a layer as o and i.
+over the chosen linear layers, with `outputs` and `inputs` of a layer as o and i. A layer narrower
+than the rank counts with the rank that it gets (`targets.fitted`), and each expert as a layer.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftlab.methods.known_layers import IA3_INPUTS, IA3_LAYERS, NORM_LAYERS
 from ftlab.methods.shape import ModelShape, block_of
-from ftlab.methods.targets import target_names
+from ftlab.methods.targets import fitted, reached_experts, target_names
 
 if TYPE_CHECKING:
-    from ftlab.methods.spec import Values
+    from ftlab.methods.spec import MethodSpec, Values
     from ftlab.methods.variant import Variant
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Parameters of one layer, by its outputs and inputs and the method's hyperparameters."""
+
+    of_layer: Callable[[int, int, Values], int]
 
 
 def trainable_parameters(variant: Variant, shape: ModelShape) -> int | None:
     """Parameters that learn; 0 where the model has none for the method.
 
-    `None` where no formula holds: a configuration by hand, layers over a mixture of experts.
+    `None` where no formula holds: a configuration by hand, experts of an unknown kind.
     """
-    count = variant.spec.count
-    return None if count is None else count(shape, variant.values())
+    return trained_by(variant.spec, shape, variant.values())
 
 
-def _over_layers(layer: Callable[[int, int, Values], int]) -> Callable[..., int | None]:
-    """The sum of `layer(outputs, inputs, values)` over the layers that the setting picks."""
+def trained_by(method: MethodSpec, shape: ModelShape, values: Values) -> int | None:
+    """As `trainable_parameters`, of a method with those hyperparameters."""
+    count = method.count
+    if not isinstance(count, LayerCount):
+        return None if count is None else count(shape, values)
+    if not shape.is_known:
+        return None
+    layers = shape.sizes(target_names(values)).items()
+    experts = [((e.outputs, e.inputs), e.number) for e in reached_experts(method, shape, values)]
+    total = 0
+    for size, times in (*layers, *experts):
+        own = fitted(method, *size, values)
+        total += 0 if own is None else times * count.of_layer(*size, own)
+    return total
 
-    def count(shape: ModelShape, values: Values) -> int | None:
-        if shape.has_experts:
-            return None  # one tensor for all experts, which PEFT counts as no linear layer
-        sizes = shape.sizes(target_names(values))
-        return sum(times * layer(*size, values) for size, times in sizes.items())
 
-    return count
-
-
-lora = _over_layers(lambda o, i, values: int(values["r"]) * (o + i))
+lora = LayerCount(lambda o, i, values: int(values["r"]) * (o + i))
 """r(o + i): A and B (Hu et al. 2021, section 4.1; `LoraLayer.update_layer`)."""
 
-dora = _over_layers(lambda o, i, values: int(values["r"]) * (o + i) + o)
+dora = LayerCount(lambda o, i, values: int(values["r"]) * (o + i) + o)
 """LoRA's, and a length for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)."""
 
-lora_fa = _over_layers(lambda o, i, values: int(values["r"]) * o)
+lora_fa = LayerCount(lambda o, i, values: int(values["r"]) * o)
 """r·o: B alone, as A is frozen by the optimizer (`create_lorafa_optimizer`)."""
 
-adalora = _over_layers(
+adalora = LayerCount(
     lambda o, i, values: max(int(values["init_r"]), int(values["r"])) * (o + i + 1)
 )
 """R(o + i + 1) at the first rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
 `AdaLoraLayer.update_layer`). Ranks that are taken away stay as zeros, so as many are trained."""
 
-vera = _over_layers(lambda o, i, values: o + int(values["r"]))
+vera = LayerCount(lambda o, i, values: o + int(values["r"]))
 """o + r: the vectors b and d (Kopiczko et al. 2023, eq. 2; `VeraLayer.update_layer`)."""
 
-loha = _over_layers(lambda o, i, values: 2 * int(values["r"]) * (o + i))
+loha = LayerCount(lambda o, i, values: 2 * int(values["r"]) * (o + i))
 """2r(o + i): two products (Hyeon-Woo et al. 2021, prop. 2; `LoHaLayer`)."""
 
 shira = lora
 """As many entries as a LoRA of rank r has (`ShiraLayer.update_layer`)."""
 
-miss = _over_layers(lambda o, i, values: int(values["r"]) * o)
+miss = LayerCount(lambda o, i, values: int(values["r"]) * o)
 """r·o: one block (Kang & Yin 2024, section 3; `MissLayer.update_layer`)."""
 
-fourierft = _over_layers(lambda o, i, values: int(values["n"]))
+fourierft = LayerCount(lambda o, i, values: int(values["n"]))
 """n spectral entries a layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)."""
 
-oft = _over_layers(lambda o, i, values: i * (int(values["block"]) - 1) // 2)
+oft = LayerCount(lambda o, i, values: i * (int(values["block"]) - 1) // 2)
 """i / b blocks of b(b - 1) / 2 (Qiu et al. 2023, section 3.3; `OFTLayer.update_layer`)."""
 
-boft = _over_layers(lambda o, i, values: i * int(values["block"]) + o)
+boft = LayerCount(lambda o, i, values: i * int(values["block"]) + o)
 """i·b + o: i / b blocks of b², and a scale for each of o rows (Liu et al. 2023, section 4;
 `BOFTLayer.update_layer`, one butterfly factor)."""
 
-hra = _over_layers(lambda o, i, values: int(values["r"]) * i)
+hra = LayerCount(lambda o, i, values: int(values["r"]) * i)
 """r reflections of i numbers (Yuan et al. 2024, eq. 4; `HRALayer.update_layer`)."""
 
 
@@ -86,7 +98,7 @@ def _randlora_layer(o: int, i: int, values: Values) -> int:
     return math.ceil(small / rank) * (rank + small)
 
 
-randlora = _over_layers(_randlora_layer)
+randlora = LayerCount(_randlora_layer)
 """N(r + m), with m = min(o, i) and N = ceil(m / r) products: Λ of r and Γ of m numbers each (Albert
 et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
 
@@ -98,7 +110,7 @@ def _lokr_layer(o: int, i: int, values: Values) -> int:
     return o1 * i1 + second
 
 
-lokr = _over_layers(_lokr_layer)
+lokr = LayerCount(_lokr_layer)
 """o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; from r = max(o₂, i₂) / 2
 on the second matrix is whole: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.update_layer`)."""
 

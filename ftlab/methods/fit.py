@@ -10,6 +10,8 @@ from ftlab.devices import CPU, kind_of
 from ftlab.errors import FtlabError, NotApplicable
 from ftlab.methods.capabilities import capabilities, why_not_offered
 from ftlab.methods.shape import ModelShape
+from ftlab.methods.spec import MethodSpec, Misfit, Values
+from ftlab.methods.targets import reached_experts
 from ftlab.methods.variant import Variant
 
 if TYPE_CHECKING:
@@ -60,10 +62,22 @@ def unfit_for_model(variant: Variant, shape: ModelShape) -> Unfit | None:
     reason = method.applies(shape, values)
     if reason:
         return Unfit(f"{method.label}: {reason}.")
-    misfit = method.fits(shape, values)
+    misfit = method.misfit(shape, values) or _dropout_on_experts(method, shape, values)
     if misfit is None:
         return None
     return Unfit(f"{method.label}: {misfit.why}.", f"{method.id}.{misfit.name}", False)
+
+
+def _dropout_on_experts(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | None:
+    """PEFT lays LoRA over a matrix of experts by adding B·A to it, where no input can be dropped
+    (`ParamWrapper` in peft/tuners/lora/layer.py)."""
+    if not values.get("dropout") or not reached_experts(method, shape, values):
+        return None
+    return Misfit(
+        "dropout",
+        f"dropout {values['dropout']} cannot be had on experts, which PEFT adapts as one matrix; "
+        "choose dropout 0, or the layers attention",
+    )
 
 
 def _not_offered(variant: Variant) -> Unfit | None:

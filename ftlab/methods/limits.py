@@ -3,81 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import Misfit, Values
-from ftlab.methods.targets import has_targets, target_names, targeted
-
-Fits = Callable[[ModelShape, Values], Misfit | None]
+from ftlab.methods.targets import has_targets, targeted
 
 
-def at_most(label: str, limit: Callable[[int, int], int], what: str, *names: str) -> Fits:
-    """Checks that the hyperparameters of those names are at most `limit` on every chosen layer.
+@dataclass(frozen=True)
+class LayerLimit:
+    """How large the hyperparameters of those names may be on a layer: `most(outputs, inputs)`.
 
-    `limit(outputs, inputs)` is that of a layer, and `what` says in words what it is.
+    `label` is what a person calls them, `what` says in words what the limit is. A layer that cannot
+    bear them gets its `most` where PEFT takes a value by layer (`by_layer`), and is left out where
+    PEFT takes one for all.
     """
 
-    def check(shape: ModelShape, values: Values) -> Misfit | None:
+    label: str
+    most: Callable[[int, int], int]
+    what: str
+    names: tuple[str, ...]
+    by_layer: bool = False
+
+    def holds(self, outputs: int, inputs: int, values: Values) -> bool:
+        """Whether a layer of that size can bear them."""
+        most = self.most(outputs, inputs)
+        return all(int(values[name]) <= most for name in self.names)
+
+    def misfit(self, shape: ModelShape, values: Values) -> Misfit | None:
+        """What is wrong where not one of the chosen layers can bear them."""
         missing = has_targets(shape, values)
-        sizes = shape.sizes(target_names(values))
-        if missing or not sizes:
+        layers = targeted(shape, values)
+        if missing or not layers:
             return missing
-        most = min(limit(*size) for size in sizes)
-        for name in names:
+        widest = max(layers, key=lambda layer: self.most(layer.outputs, layer.inputs))
+        most = self.most(widest.outputs, widest.inputs)
+        for name in self.names:
             if int(values[name]) > most:
-                layer = min(targeted(shape, values), key=lambda x: limit(x.outputs, x.inputs))
                 return Misfit(
                     name,
-                    f"{label} {values[name]} is above {most:,}, {what} of {layer.short_name} "
-                    f"({layer.inputs:,} inputs, {layer.outputs:,} outputs); "
+                    f"{self.label} {values[name]} is above {most:,}, {self.what} of "
+                    f"{widest.short_name} ({widest.inputs:,} inputs, {widest.outputs:,} outputs); "
                     f"choose {most:,} or less",
                 )
         return None
 
-    return check
 
-
-rank_of_weight = at_most("rank", min, "the full rank", "r")
+RANK_OF_WEIGHT = LayerLimit("rank", min, "the full rank", ("r",))
 """A product of rank min(inputs, outputs) is any matrix; PiSSA has no more singular vectors, and
 RandLoRA no wider products."""
 
-ranks_of_adalora = at_most("rank", min, "the full rank", "init_r", "r")
+RANK_BY_LAYER = replace(RANK_OF_WEIGHT, by_layer=True)
+"""Of methods whose configuration has a `rank_pattern` and an `alpha_pattern`."""
 
-rows_of_block = at_most("rank", lambda o, i: i, "the inputs", "r")
+RANKS_OF_ADALORA = replace(RANK_OF_WEIGHT, names=("init_r", "r"))
+
+ROWS_OF_BLOCK = LayerLimit("rank", lambda o, i: i, "the inputs", ("r",))
 """`MissLayer.update_layer` refuses more."""
 
-entries = at_most("rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", "r")
+ENTRIES = LayerLimit(
+    "rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", ("r",)
+)
 """r(outputs + inputs) entries cannot be more than there are (`ShiraLayer.update_layer`)."""
 
-frequencies = at_most(
-    "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", "n"
+FREQUENCIES = LayerLimit(
+    "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", ("n",)
 )
 
-_reflections = at_most("the number of reflections", lambda o, i: i, "the inputs", "r")
+REFLECTIONS = LayerLimit("the number of reflections", lambda o, i: i, "the inputs", ("r",))
+
+BLOCK = LayerLimit("block size", lambda o, i: i, "the inputs", ("block",))
 
 
-def reflections(shape: ModelShape, values: Values) -> Misfit | None:
+def reflections_in_pairs(shape: ModelShape, values: Values) -> Misfit | None:
     """As many as there are inputs, in pairs that cancel out at the start.
 
     An odd number begins as a random turn of every weight (`HRALayer.reset_hra_parameters`).
     """
     number = int(values["r"])
-    if number % 2:
-        return Misfit(
-            "r",
-            f"{number} reflections are odd, so the model would not start as it is; "
-            f"choose {number + 1}",
-        )
-    return _reflections(shape, values)
+    if number % 2 == 0:
+        return None
+    return Misfit(
+        "r",
+        f"{number} reflections are odd, so the model would not start as it is; choose {number + 1}",
+    )
 
 
-def blocks(shape: ModelShape, values: Values) -> Misfit | None:
+def blocks_divide(shape: ModelShape, values: Values) -> Misfit | None:
     """A block size must divide the inputs of every layer that is turned."""
-    missing = has_targets(shape, values)
     block = int(values["block"])
-    if missing or all(inputs % block == 0 for _, inputs in shape.sizes(target_names(values))):
-        return missing
-    odd = next(layer for layer in targeted(shape, values) if layer.inputs % block)
+    odd = next((x for x in targeted(shape, values) if x.inputs > block and x.inputs % block), None)
+    if odd is None:
+        return None
     return Misfit(
         "block",
         f"block size {block} does not divide the {odd.inputs:,} inputs of {odd.short_name}; "

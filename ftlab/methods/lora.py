@@ -79,7 +79,8 @@ LORA = MethodSpec(
     hyperparameters=(RANK, ALPHA, DROPOUT, LAYERS),
     peft_config=lora_config(),
     applies=needs_layers,
-    fits=limits.rank_of_weight,
+    limit=limits.RANK_BY_LAYER,
+    reaches_experts=True,
     count=counts.lora,
     size="r",
     in_proportion=("alpha",),
@@ -113,6 +114,7 @@ DORA = replace(
     ),
     look=Look(colour="#6c6ff3", marker="star", dash="solid"),
     peft_config=lora_config(use_dora=True),
+    reaches_experts=False,
     count=counts.dora,
 )
 
@@ -130,6 +132,7 @@ PISSA = replace(
     learning_rate=3.3e-4,
     hyperparameters=(RANK, replace(ALPHA, default=8), DROPOUT, LAYERS),
     peft_config=lora_config(init_lora_weights="pissa_niter_16"),
+    reaches_experts=False,
 )
 
 LORA_PLUS = replace(
@@ -168,6 +171,7 @@ LORA_FA = replace(
     hyperparameters=(RANK, ALPHA, LAYERS),
     peft_config=lambda values, plan: lora_config()({**values, "dropout": 0.0}, plan),
     optimizer="lora_fa",
+    reaches_experts=False,
     count=counts.lora_fa,
 )
 
@@ -195,7 +199,8 @@ ADALORA = replace(
         LAYERS,
     ),
     peft_config=_adalora_config,
-    fits=limits.ranks_of_adalora,
+    limit=limits.RANKS_OF_ADALORA,
+    reaches_experts=False,
     count=counts.adalora,
     size="init_r",
     in_proportion=("r", "alpha"),

@@ -63,7 +63,8 @@ OFT = MethodSpec(
     ),
     peft_config=_oft_config,
     applies=needs_plain_layers,
-    fits=limits.blocks,
+    fits=limits.blocks_divide,
+    limit=limits.BLOCK,
     count=counts.oft,
     size="block",
 )
@@ -86,7 +87,8 @@ BOFT = MethodSpec(
     ),
     peft_config=_boft_config,
     applies=needs_plain_layers,
-    fits=limits.blocks,
+    fits=limits.blocks_divide,
+    limit=limits.BLOCK,
     count=counts.boft,
     size="block",
 )
@@ -112,7 +114,8 @@ HRA = MethodSpec(
     ),
     peft_config=_hra_config,
     applies=needs_plain_layers,
-    fits=limits.reflections,
+    fits=limits.reflections_in_pairs,
+    limit=limits.REFLECTIONS,
     count=counts.hra,
     size="r",
 )

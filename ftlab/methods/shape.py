@@ -10,10 +10,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "lm_head", "embed_out")
+_EMBEDDINGS = re.compile(r"embed|^(wte|wpe|lm_head)$")
 _LAYER = re.compile(r"\.(\d+)\.")
 _TRANSPOSED = {"gpt2": ("c_attn", "c_proj", "c_fc")}
 """Layers whose weight is stored as (inputs, outputs): transformers' Conv1D."""
+
+_ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+"""Names of the layers that choose the experts of a token."""
+
+_ONE_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(\w+)\.weight")
+_ALL_EXPERTS = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)")
+_FUSED_INTO = {
+    "w1": "gate_up_proj", "w3": "gate_up_proj", "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj", "w2": "down_proj", "down_proj": "down_proj",
+}  # fmt: skip
+"""The matrix in memory that each of an expert's on disk is a part of, in transformers 5."""
+
+PASSED_OVER: dict[str, tuple[str, ...]] = {
+    "mamba": ("x_proj", "dt_proj", "out_proj"),
+    "falcon_mamba": ("x_proj", "dt_proj", "out_proj"),
+}
+"""Layers whose weight the model hands to a kernel instead of calling the layer, by architecture:
+an adapter on one would get no gradient, and bits of a packed weight would be taken for numbers."""
+
+_FUSED = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss")
+"""Architectures of which it was seen that their experts are such matrices in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +49,25 @@ class Linear:
     @property
     def short_name(self) -> str:
         """As PEFT's `target_modules` name it: "q_proj"."""
+        return self.name.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """One matrix of all experts of a block, held as a parameter of three dimensions.
+
+    `name` is its full name ("model.layers.0.mlp.experts.down_proj"), and each of the `number`
+    experts has (outputs, inputs) of it.
+    """
+
+    name: str
+    number: int
+    outputs: int
+    inputs: int
+
+    @property
+    def short_name(self) -> str:
+        """As PEFT's `target_parameters` name it: "down_proj"."""
         return self.name.rpartition(".")[2]
 
 
@@ -47,7 +87,10 @@ class ModelShape:
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
-        """Every linear layer of the blocks: what PEFT means by "all-linear"."""
+        """Every linear layer of the blocks, without those of experts held as one matrix.
+
+        A router that is no `nn.Linear` in memory is among them: its weight looks the same.
+        """
         transposed = _TRANSPOSED.get(self.architecture, ())
         return tuple(
             Linear(name, *(shape[::-1] if last in transposed else shape), has_bias)
@@ -55,8 +98,46 @@ class ModelShape:
             if len(shape) == 2 and key.endswith(".weight")
             for name in [key.removesuffix(".weight")]
             for last, has_bias in [(name.rpartition(".")[2], f"{name}.bias" in self.weights)]
-            if last not in _EMBEDDINGS
+            if not _EMBEDDINGS.search(last) and not self._is_fused(key)
         )
+
+    @cached_property
+    def adaptable(self) -> tuple[Linear, ...]:
+        """The linear layers that an adapter may be laid over.
+
+        Not routers, which choose experts and are learnt with a loss of their own. Not layers whose
+        weight the model multiplies with by itself, so that an adapter is passed over. Not the
+        feed-forward layers beside fused experts: PEFT takes their names for those of the experts
+        (`_convert_peft_config_moe` in peft/utils/transformers_weight_conversion.py).
+        """
+        passed_over = PASSED_OVER.get(self.architecture, ())
+        taken = tuple(_FUSED_INTO) if self.experts else ()
+        return tuple(
+            linear
+            for linear in self.linears
+            if not is_router(linear.name)
+            and linear.short_name not in passed_over
+            and linear.short_name not in taken
+        )
+
+    @cached_property
+    def experts(self) -> tuple[Experts, ...]:
+        """The matrices of experts, as they are in memory: on disk each expert has its own."""
+        found: dict[str, list[int]] = {}
+        for key, shape in self.weights.items():
+            one, all_ = _ONE_EXPERT.fullmatch(key), _ALL_EXPERTS.fullmatch(key)
+            if one and self._is_fused(key):
+                fused = _FUSED_INTO[one[3]]
+                entry = found.setdefault(f"{one[1]}.{fused}", [0, 0, shape[1]])
+                entry[0] = max(entry[0], int(one[2]) + 1)
+                if one[2] == "0":
+                    entry[1] += shape[0]
+            elif all_ and len(shape) == 3:
+                number, outputs, inputs = shape
+                if self.architecture == "gpt_oss":  # its matrices are stored the other way round
+                    outputs, inputs = inputs, outputs
+                found[key] = [number, outputs, inputs]
+        return tuple(Experts(name, *sizes) for name, sizes in found.items())
 
     @cached_property
     def layers(self) -> int:
@@ -74,8 +155,18 @@ class ModelShape:
 
     @cached_property
     def has_experts(self) -> bool:
-        """Whether blocks hold experts, whose matrices are one tensor in memory and many on disk."""
+        """Whether blocks hold experts."""
         return any(".experts." in key for key in self.weights)
+
+    def _is_fused(self, key: str) -> bool:
+        """Whether a tensor on disk is a part of a matrix of all experts in memory."""
+        one = _ONE_EXPERT.fullmatch(key)
+        return self.architecture in _FUSED and one is not None and one[3] in _FUSED_INTO
+
+    @property
+    def is_known(self) -> bool:
+        """Whether layers and experts in memory can be told from the files."""
+        return not self.has_experts or self.architecture in _FUSED
 
     @cached_property
     def is_transposed(self) -> bool:
@@ -83,15 +174,25 @@ class ModelShape:
         return self.architecture in _TRANSPOSED
 
     def sizes(self, names: tuple[str, ...] | None) -> Mapping[tuple[int, int], int]:
-        """How often each `(outputs, inputs)` comes up in the layers of those names; `None`: all."""
+        """How often each `(outputs, inputs)` comes up in the adaptable layers of those names.
+
+        `None`: all.
+        """
         if names not in self._sizes:
-            layers = self.linears if names is None else self.named(names)
+            layers = self.adaptable_of(names)
             self._sizes[names] = Counter((layer.outputs, layer.inputs) for layer in layers)
         return self._sizes[names]
 
     @cached_property
     def _sizes(self) -> dict[tuple[str, ...] | None, Mapping[tuple[int, int], int]]:
         return {}
+
+    def adaptable_of(self, names: tuple[str, ...] | None) -> tuple[Linear, ...]:
+        """The adaptable layers whose name ends in one of those; `None`: all."""
+        if names is None:
+            return self.adaptable
+        named = {linear.name for linear in self.named(names)}
+        return tuple(linear for linear in self.adaptable if linear.name in named)
 
     def size_of(self, names: Iterable[str]) -> int:
         """Parameters in the tensors of those names."""
@@ -101,6 +202,11 @@ class ModelShape:
         """The linear layers whose name ends in one of those, as `target_modules` picks them."""
         ends = tuple(f".{name}" for name in names)
         return tuple(linear for linear in self.linears if f".{linear.name}".endswith(ends))
+
+
+def is_router(name: str) -> bool:
+    """Whether the layer of that full name chooses among experts."""
+    return not _ROUTERS.isdisjoint(name.split("."))
 
 
 def block_of(name: str) -> int:

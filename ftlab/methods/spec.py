@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
+    from ftlab.methods.counts import LayerCount
+    from ftlab.methods.limits import LayerLimit
     from ftlab.methods.shape import ModelShape
 
 Value = int | float | str | bool
@@ -112,7 +114,9 @@ class MethodSpec:
     that no adapter is laid over the model, and then `select_trainable` says which weights learn.
 
     `optimizer` names an optimizer of the method's own, made of the chosen one. `applies` says in
-    a sentence why a model cannot be trained with it, or "" where it can. `size` names the
+    a sentence why a model cannot be trained with it, or "" where it can. `limit` is how large its
+    hyperparameters may be on a layer. `reaches_experts` says whether PEFT lays it over experts that
+    are held as one parameter, and keeps that right. `size` names the
     hyperparameter that its trainable parameters grow with. `names` says what a variant is called
     (`None`: by the label, and what differs from the defaults).
 
@@ -135,7 +139,9 @@ class MethodSpec:
     optimizer: OwnOptimizer | None = None
     applies: Callable[[ModelShape, Values], str] = always_applies
     fits: Callable[[ModelShape, Values], Misfit | None] = always_fits
-    count: Callable[[ModelShape, Values], int | None] | None = None
+    limit: LayerLimit | None = None
+    reaches_experts: bool = False
+    count: Callable[[ModelShape, Values], int | None] | LayerCount | None = None
     size: str | None = None
     in_proportion: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
@@ -154,6 +160,11 @@ class MethodSpec:
     def rate_for(self, size: ModelSize) -> float:
         """The starting rate for a model of that size: on the bundled model the tuned one."""
         return self.rate_rule.rate(self.learning_rate, size)
+
+    def misfit(self, shape: ModelShape, values: Values) -> Misfit | None:
+        """The first hyperparameter whose value does not fit the model."""
+        found = None if self.limit is None else self.limit.misfit(shape, values)
+        return found or self.fits(shape, values)
 
     def defaults(self) -> dict[str, Value]:
         return {parameter.name: parameter.default for parameter in self.hyperparameters}

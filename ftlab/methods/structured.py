@@ -124,7 +124,7 @@ RANDLORA = replace(
         LAYERS,
     ),
     peft_config=_randlora_config,
-    fits=limits.rank_of_weight,
+    limit=limits.RANK_OF_WEIGHT,
     count=counts.randlora,
     in_proportion=("alpha",),
 )
@@ -145,7 +145,7 @@ LOHA = replace(
     hyperparameters=(RANK, replace(ALPHA, default=8), LAYERS),
     peft_config=_loha_config,
     applies=needs_plain_layers,
-    fits=limits.rank_of_weight,
+    limit=limits.RANK_BY_LAYER,
     count=counts.loha,
     in_proportion=("alpha",),
 )
@@ -164,7 +164,7 @@ LOKR = replace(
     look=Look(colour="#c053e6", marker="diamond", dash="dot"),
     learning_rate=9e-3,
     peft_config=_lokr_config,
-    fits=has_targets,
+    limit=None,
     count=counts.lokr,
 )
 
@@ -183,7 +183,7 @@ MISS = replace(
     learning_rate=3.3e-4,
     hyperparameters=(replace(RANK, default=16, help="Rows of the small matrix."), LAYERS),
     peft_config=_miss_config,
-    fits=limits.rows_of_block,
+    limit=limits.ROWS_OF_BLOCK,
     count=counts.miss,
     in_proportion=(),
 )
@@ -221,7 +221,7 @@ FOURIERFT = replace(
         LAYERS,
     ),
     peft_config=_fourierft_config,
-    fits=limits.frequencies,
+    limit=limits.FREQUENCIES,
     count=counts.fourierft,
     size="n",
 )
@@ -244,7 +244,7 @@ SHIRA = replace(
     ),
     peft_config=_shira_config,
     applies=needs_plain_layers,
-    fits=limits.entries,
+    limit=limits.ENTRIES,
     count=counts.shira,
     size="r",
 )

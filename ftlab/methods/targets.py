@@ -1,9 +1,18 @@
-"""Which linear layers an adapter is laid over: a setting that many methods share."""
+"""Which layers of a model an adapter is laid over: a setting that many methods share, and what of
+it a model can bear."""
 
 from __future__ import annotations
 
-from ftlab.methods.shape import Linear, ModelShape
-from ftlab.methods.spec import Hyperparameter, Misfit, Values
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ftlab.methods.shape import PASSED_OVER, Experts, Linear, ModelShape, is_router
+from ftlab.methods.spec import Hyperparameter, MethodSpec, Misfit, RunPlan, Values
+from ftlab.words import join_names
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 ALL_LINEAR = "all-linear"
 _NAMES: dict[str, tuple[str, ...] | None] = {
@@ -17,7 +26,8 @@ LAYERS = Hyperparameter(
     "Layers",
     "choice",
     ALL_LINEAR,
-    "Which linear layers get an overlay: all, attention's four, or query and value only.",
+    "Which layers get an overlay: all linear ones, experts with them; attention's four; or query "
+    "and value only.",
     choices=tuple(_NAMES),
 )
 
@@ -35,13 +45,156 @@ def target_modules(values: Values) -> str | list[str]:
 
 def targeted(shape: ModelShape, values: Values) -> tuple[Linear, ...]:
     """The layers of the model that the setting picks."""
-    names = target_names(values)
-    return shape.linears if names is None else shape.named(names)
+    return shape.adaptable_of(target_names(values))
+
+
+def reached_experts(method: MethodSpec, shape: ModelShape, values: Values) -> tuple[Experts, ...]:
+    """The matrices of experts that the method is laid over, where the setting says all layers."""
+    has_setting = method.hyperparameter(LAYERS.name) is not None
+    whole = has_setting and target_names(values) is None
+    return shape.experts if method.reaches_experts and whole else ()
+
+
+def fitted(method: MethodSpec, outputs: int, inputs: int, values: Values) -> Values | None:
+    """The method's hyperparameters on a layer of that size; `None`: it is too narrow for them."""
+    limit = method.limit
+    if limit is None or limit.holds(outputs, inputs, values):
+        return values
+    if not limit.by_layer:
+        return None
+    most = limit.most(outputs, inputs)
+    return {**values, **{name: min(int(values[name]), most) for name in limit.names}}
+
+
+def config_on(
+    method: MethodSpec, values: Values, plan: RunPlan, shape: ModelShape | None
+) -> PeftConfig:
+    """PEFT's configuration of the method for a model of that shape; `None`: it is not known.
+
+    PEFT's own "all-linear" is kept where it means what the setting means. Else the layers are
+    named, those in a mixture of experts by parameter, and a narrower layer has its rank in the
+    patterns, scaled as the others are. Raises `AssertionError` for a method that PEFT has no part
+    in.
+    """
+    assert method.peft_config is not None
+    config: Any = method.peft_config(values, plan)
+    if method.hyperparameter(LAYERS.name) is None or shape is None:
+        return config
+    layers, experts = targeted(shape, values), reached_experts(method, shape, values)
+    kept = tuple(x for x in layers if fitted(method, x.outputs, x.inputs, values) is not None)
+    if target_names(values) is not None:
+        if kept != layers:
+            config.target_modules = set(_names(kept, shape))
+    elif kept != shape.linears or experts:
+        config.target_modules = set(_names(kept, shape))
+    if experts:
+        config.target_parameters = sorted({f"experts.{matrix.short_name}" for matrix in experts})
+    if method.limit is not None and method.limit.by_layer:
+        _set_patterns(config, method, (*kept, *experts), values, shape)
+    return config
+
+
+def _names(chosen: Sequence[Linear], shape: ModelShape) -> list[str]:
+    """Names that pick those layers alone: the last part where every layer of it is among them."""
+    wanted = {layer.name for layer in chosen}
+    others = {layer.short_name for layer in shape.linears if layer.name not in wanted}
+    return sorted({x.name if x.short_name in others else x.short_name for x in chosen})
+
+
+def _set_patterns(
+    config: Any,
+    method: MethodSpec,
+    reached: Sequence[Linear | Experts],
+    values: Values,
+    shape: ModelShape,
+) -> None:
+    """Gives each narrower layer its rank, and an alpha that scales it as the others are scaled."""
+    rank = int(values["r"])
+    alpha = config.lora_alpha if hasattr(config, "lora_alpha") else config.alpha
+    own: dict[str, set[int]] = {}
+    for layer in reached:
+        fitting = fitted(method, layer.outputs, layer.inputs, values)
+        assert fitting is not None
+        own.setdefault(layer.short_name, set()).add(int(fitting["r"]))
+    for layer in reached:
+        fitting = fitted(method, layer.outputs, layer.inputs, values)
+        assert fitting is not None
+        smaller = int(fitting["r"])
+        if smaller == rank:
+            continue
+        name = layer.short_name if len(own[layer.short_name]) == 1 else layer.name
+        share = smaller / rank
+        config.rank_pattern[name] = smaller
+        config.alpha_pattern[name] = alpha * (
+            math.sqrt(share) if getattr(config, "use_rslora", False) else share
+        )
+
+
+def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
+    """What the method is laid over, where that is not simply every layer that the setting names.
+
+    So of a mixture of experts, of a model that passes some layers over, and where layers are
+    narrower than the rank; "" for every other model.
+    """
+    if method.hyperparameter(LAYERS.name) is None:
+        return ""
+    layers, experts = targeted(shape, values), reached_experts(method, shape, values)
+    reached: list[Linear | Experts] = [*layers, *experts]
+    narrow = {
+        layer.short_name: fitted(method, layer.outputs, layer.inputs, values)
+        for layer in reached
+        if method.limit and not method.limit.holds(layer.outputs, layer.inputs, values)
+    }
+    kept = [x for x in layers if narrow.get(x.short_name, values) is not None]
+    sentences = []
+    if target_names(values) is None and (shape.has_experts or shape.adaptable != shape.linears):
+        sentences.append(_parts_words(kept, bool(experts), shape))
+    left_out = sorted(name for name, own in narrow.items() if own is None)
+    smaller = sorted(f"{name} ({own['r']})" for name, own in narrow.items() if own is not None)
+    if left_out and method.limit is not None:
+        asked = f"{method.limit.label} {max(int(values[name]) for name in method.limit.names)}"
+        sentences.append(f"Layers too narrow for {asked} are left out: {join_names(left_out)}.")
+    if smaller:
+        sentences.append(
+            f"Layers narrower than rank {values['r']} get a smaller one, with alpha to match: "
+            f"{join_names(smaller)}."
+        )
+    return " ".join(sentences)
+
+
+_PARTS = {"shared_expert": "the shared expert", "attn": "attention", "attention": "attention"}
+"""What a layer belongs to, by a part of its full name; else to the dense layers."""
+
+
+def _parts_words(kept: Sequence[Linear], has_experts: bool, shape: ModelShape) -> str:
+    """As in "Adapts attention and experts, not the router and the shared expert"."""
+    passed_over = PASSED_OVER.get(shape.architecture)
+    if passed_over is not None:
+        own = join_names(sorted({layer.short_name for layer in kept}))
+        rest = join_names(sorted(passed_over))
+        return f"Adapts {own} alone: the model reads the weights of {rest} by itself."
+    reached = list(dict.fromkeys(_part_of(layer) for layer in kept))
+    adapted = {layer.name for layer in kept}
+    others = [_part_of(layer) for layer in shape.linears if layer.name not in adapted]
+    if has_experts:
+        reached.append("experts")
+    elif shape.has_experts:
+        others.append("the experts")
+    left = [part for part in dict.fromkeys(others) if part not in reached]
+    words = f"Adapts {join_names(reached)}"
+    return f"{words}, not {join_names(left)}." if left else f"{words}."
+
+
+def _part_of(layer: Linear) -> str:
+    if is_router(layer.name):
+        return "the router"
+    found = (words for part, words in _PARTS.items() if part in layer.name)
+    return next(found, "the dense layers")
 
 
 def needs_layers(shape: ModelShape, values: Values) -> str:
     """Why a model without linear layers cannot be had; "" for one that has some."""
-    return "" if shape.linears else "this model has no linear layers that PEFT could be laid over"
+    return "" if shape.adaptable else "this model has no linear layers that PEFT could be laid over"
 
 
 def needs_plain_layers(shape: ModelShape, values: Values) -> str:
@@ -59,7 +212,7 @@ def has_targets(shape: ModelShape, values: Values) -> Misfit | None:
     names = target_names(values)
     if names is None or shape.sizes(names):
         return None
-    known = ", ".join(dict.fromkeys(linear.short_name for linear in shape.linears))
+    known = ", ".join(dict.fromkeys(linear.short_name for linear in shape.adaptable))
     return Misfit(
         LAYERS.name,
         f"this model has none of the layers {', '.join(names)}; it has {known}; "

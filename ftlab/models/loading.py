@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from ftlab.errors import FtlabError
+from ftlab.methods.shape import PASSED_OVER
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.cpu_attention import use_cpu_attention
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
@@ -74,7 +75,8 @@ def load_base_model(
     """
     options: dict[str, Any] = {"dtype": weight_dtype(policy, device, weights_learn)}
     if base_precision is not None:
-        options["quantization_config"] = _quantization(base_precision, policy, device)
+        kept = kept_whole(model.config().get("model_type"))
+        options["quantization_config"] = _quantization(base_precision, policy, device, kept)
     if base_precision is not None or device.type != "cpu":
         options["device_map"] = {"": device}  # each weight goes from its file to the device
     try:
@@ -166,12 +168,22 @@ def _contiguous_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tu
     return (inputs[0].contiguous(), *inputs[1:])
 
 
+def kept_whole(architecture: Any) -> list[str] | None:
+    """The layers of an architecture that are not held in fewer bits; `None`: the output layer.
+
+    Beside that one those whose weight the model multiplies with by itself, as numbers.
+    """
+    layers = PASSED_OVER.get(str(architecture))
+    return None if layers is None else ["lm_head", *layers]
+
+
 def _quantization(
-    precision: BasePrecision, policy: DtypePolicy, device: torch.device
+    precision: BasePrecision, policy: DtypePolicy, device: torch.device, kept: list[str] | None
 ) -> BitsAndBytesConfig:
     if precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=kept,
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

@@ -19,8 +19,11 @@ from ftlab.models.safetensors_header import read_header
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_NO_WEIGHTS = re.compile(r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$")
-"""Tensors in old files that the model makes by itself: GPT-2's causal mask, rotary frequencies."""
+_NO_WEIGHTS = re.compile(
+    r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$|\.e_score_correction_bias$"
+)
+"""Tensors that no gradient reaches: GPT-2's causal mask and rotary frequencies, which the model
+makes by itself, and the balance of experts, which DeepSeek-V3 holds as a buffer."""
 
 _OTHER_PARTS = ("quantization_config", "vision_config", "audio_config")
 """In the config of a model whose file holds other tensors than the language model that is trained:

@@ -17,6 +17,7 @@ from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.shape import ModelShape, shape_from
 from ftlab.methods.spec import RunPlan
+from ftlab.methods.targets import config_on
 from ftlab.methods.variant import Variant
 from ftlab.models.trained_weights import FACTS, save_trained_weights
 from ftlab.runs.spec import DtypePolicy
@@ -41,7 +42,8 @@ def apply_method(
     setting does not fit it (layers that it lacks, say).
     """
     method, values = variant.spec, variant.values()
-    found = unfit_for_model(variant, shape_of(base))
+    shape = shape_of(base)
+    found = unfit_for_model(variant, shape)
     if found:
         found.refuse()
     if method.peft_config is None:
@@ -55,7 +57,7 @@ def apply_method(
     # GPU without bf16 both have fp16 between their layers; `mixed` has fp32.
     if gradient_checkpointing:
         base.enable_input_require_grads()
-    config: Any = method.peft_config(values, plan)
+    config: Any = config_on(method, values, plan, shape)
     config.base_model_name_or_path = base.name_or_path
     try:
         model = get_peft_model(base, config, autocast_adapter_dtype=adapters_in_fp32)

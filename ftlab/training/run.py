@@ -17,6 +17,7 @@ from ftlab.devices import cpu_count
 from ftlab.errors import Diverged, one_line
 from ftlab.methods.fit import unfit
 from ftlab.methods.spec import RunPlan
+from ftlab.methods.targets import reach_words
 from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
@@ -137,9 +138,12 @@ def _execute(
     if spec != planned:  # its model was not here then
         directory.complete_spec(spec)
     if spec.variant is not None:
-        found = unfit(spec.variant, shape_of_model(spec.model), spec.settings, spec.device)
+        shape = shape_of_model(spec.model)
+        found = unfit(spec.variant, shape, spec.settings, spec.device)
         if found:  # a model that was not here when the run was queued
             found.refuse()
+        if shape is not None:
+            record.note(reach_words(spec.variant.spec, shape, spec.variant.values()))
     if source.reference.kind == "bundled":
         record.note(QUALITY_NOTE)
     task, data = load_task(spec.task)

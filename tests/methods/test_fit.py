@@ -59,16 +59,16 @@ def test_every_method_fits_the_bundled_models_kind_with_its_defaults(
 @pytest.mark.parametrize(
     ("text", "field", "part"),
     [
-        ("lora:r=17", "lora.r", "rank 17 is above 16, the full rank of k_proj (64 inputs, 16 out"),
-        ("pissa:r=64", "pissa.r", "choose 16 or less"),
-        ("adalora:init_r=20", "adalora.init_r", "rank 20 is above 16"),
-        ("adalora:r=20", "adalora.r", "rank 20 is above 16"),
-        ("randlora:r=32", "randlora.r", "choose 16 or less"),
-        ("loha:r=17", "loha.r", "choose 16 or less"),
-        ("miss:r=65", "miss.r", "rank 65 is above 64, the inputs of q_proj"),
-        ("shira:r=13", "shira.r", "choose 12 or less"),
-        ("fourierft:n=1025", "fourierft.n", "above 1,024, the size of the spectrum of k_proj"),
-        ("hra:r=66", "hra.r", "above 64, the inputs"),
+        ("lora:r=65", "lora.r", "rank 65 is above 64, the full rank of q_proj (64 inputs, 64 out"),
+        ("pissa:r=128", "pissa.r", "choose 64 or less"),
+        ("adalora:init_r=70", "adalora.init_r", "rank 70 is above 64"),
+        ("adalora:r=70", "adalora.r", "rank 70 is above 64"),
+        ("randlora:r=65", "randlora.r", "choose 64 or less"),
+        ("loha:r=65", "loha.r", "choose 64 or less"),
+        ("miss:r=97", "miss.r", "rank 97 is above 96, the inputs of down_proj"),
+        ("shira:r=39", "shira.r", "choose 38 or less"),
+        ("fourierft:n=6145", "fourierft.n", "above 6,144, the size of the spectrum of down_proj"),
+        ("hra:r=98", "hra.r", "above 96, the inputs"),
         ("hra:r=7", "hra.r", "choose 8"),
         ("oft:block=64", "oft.block", "block size 64 does not divide the 96 inputs of down_proj"),
         ("boft:block=5", "boft.block", "block size 5 does not divide the 64 inputs of q_proj"),
@@ -93,8 +93,8 @@ def test_a_size_that_the_model_cannot_have_names_value_rule_and_way_out(
 
 @pytest.mark.parametrize(
     "text",
-    ["lora:r=16", "adalora:r=16,init_r=16", "miss:r=64", "shira:r=12", "fourierft:n=1024",
-     "hra:r=64", "oft:block=32", "boft:block=8", "vera:r=4096", "lokr:r=512",
+    ["lora:r=64", "adalora:r=64,init_r=64", "miss:r=96", "shira:r=38", "fourierft:n=6144",
+     "hra:r=96", "oft:block=32", "boft:block=8", "vera:r=4096", "lokr:r=512",
      "last_layers:layers=1"],
 )  # fmt: skip
 def test_the_largest_size_that_the_model_can_have_is_taken(text: str) -> None:

@@ -146,7 +146,7 @@ def test_a_budget_is_a_number_or_what_a_method_trains(
         ("0", "must be at least 1"),
         ("0.2", "must be at least 1"),
         ("bitfit", "no biases"),
-        ("lora:r=500", "rank 500 is above 192"),
+        ("shira:r=500", "rank 500 is above 418"),
         ("lora:r=9999", "it must lie between"),
         (BY_HAND, "is not known before it runs"),
     ],

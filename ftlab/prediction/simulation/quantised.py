@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
+from ftlab.models.loading import kept_whole
+
 Precision = Literal["nf4", "nf4-double", "int8"]
 
 _BLOCK, _NESTED_BLOCK = 64, 256
@@ -34,7 +36,9 @@ def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
     config = quantisation(precision, compute)
     with torch.device("meta"):
         model = replace_with_bnb_linear(
-            model, modules_to_not_convert=["lm_head"], quantization_config=config
+            model,
+            modules_to_not_convert=kept_whole(model.config.model_type) or ["lm_head"],
+            quantization_config=config,
         )
     model.is_quantized = True
     model.config.quantization_config = config

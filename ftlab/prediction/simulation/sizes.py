@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.variant import Variant
@@ -34,7 +35,10 @@ def saved_tensors(model: Any, variant: Variant) -> Mapping[str, Tensor]:
     if not variant.spec.ships_whole_model:
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    held = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    # Under the names of its published files, which have each expert apart.
+    as_saved: Mapping[str, Tensor] = revert_weight_conversion(model, held)
+    return as_saved
 
 
 def _as_plain_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

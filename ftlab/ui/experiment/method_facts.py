@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from ftlab.methods.counts import trainable_parameters
 from ftlab.methods.fit import unfit
 from ftlab.methods.registry import METHODS
+from ftlab.methods.targets import reach_words
 from ftlab.methods.variant import Variant
 from ftlab.models.shape import shape_of_model
 from ftlab.models.size import size_of_model
@@ -23,12 +24,13 @@ from ftlab.words import rate_name
 class MethodFacts:
     """By method id: trainable parameters for people, and a sentence where it does not go.
 
-    `rates` is the learning rate that it would be trained with, `own` the one that it has where
-    nobody sets any.
+    `reach` says what of the model it is laid over, where that is not plain. `rates` is the learning
+    rate that it would be trained with, `own` the one that it has where nobody sets any.
     """
 
     counts: dict[str, str]
     reasons: dict[str, str]
+    reach: dict[str, str]
     rates: dict[str, str]
     own: dict[str, str]
 
@@ -48,7 +50,7 @@ def method_facts(request: SweepRequest) -> MethodFacts:
     chosen: dict[str, Variant] = {}
     for variant in request.variants:
         chosen.setdefault(variant.method, variant)
-    counts, reasons, rates, own = {}, {}, {}, {}
+    counts, reasons, reach, rates, own = {}, {}, {}, {}, {}
     for method_id, method in METHODS.items():
         variant = chosen.get(method_id, Variant(method_id))
         rates[method_id] = rate_name(rate_of(variant, request.settings, size))
@@ -57,11 +59,14 @@ def method_facts(request: SweepRequest) -> MethodFacts:
         if found is None:
             count = None if shape is None else trainable_parameters(variant, shape)
             counts[method_id] = format_count(count)
+            said = "" if shape is None else reach_words(method, shape, variant.values())
+            if said:
+                reach[method_id] = said
         else:
             counts[method_id] = DASH
             if found.not_applicable or method_id not in chosen:
                 reasons[method_id] = _beside(variant.spec.label, found.message)
-    return MethodFacts(counts, reasons, rates, own)
+    return MethodFacts(counts, reasons, reach, rates, own)
 
 
 def _beside(label: str, message: str) -> str:

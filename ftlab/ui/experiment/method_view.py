@@ -151,7 +151,8 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f"{swatch(method.id)}<b>{label}</b><i data-changed></i>"
         f"<em>{escape(method.summary)}</em></label>"
         f'<p class="why">{f"Not offered: {escape(refused)}" if refused else ""}</p>'
-        f'<p class="why" data-short></p></td><td data-count>{DASH}</td>'
+        '<p class="why" data-short></p><p class="why" data-reach></p></td>'
+        f"<td data-count>{DASH}</td>"
         f'<td data-rate title="{escape(_rate_hint(method))}">{rate_name(method.learning_rate)}</td>'
         f"<td data-peak>{DASH}</td>"
         f"<td data-file>{DASH}</td><td data-fit></td>"
