@@ -77,6 +77,13 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.architectures",
+        "--families llama --write {folder}/architectures.md",
+        (r"^\| llama \| ✓ \| ✓ \| ✓ \| ✓ \| all linear layers \|$",),
+        writes=("architectures.md",),
+        without_rate="nothing is timed",
+    ),
+    SmallRun(
         "tests.benchmarks.arithmetic",
         "--seeds 0 --steps 2 --held-out 4 --model {tiny} --json {folder}/arithmetic.json",
         (r"^fp32 .* seed 0  held-out loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),
