@@ -36,7 +36,7 @@ CONFIG = "config"
 """The one hyperparameter of the method: the configuration as canonical JSON text."""
 
 TASK_TYPE = "CAUSAL_LM"
-MAX_CHARACTERS = 20_000
+MAX_CHARACTERS = 200_000
 
 _MAX_NUMBER = 10**9
 _LABEL_CHARACTERS = 48

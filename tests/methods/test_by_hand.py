@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from ftlab.methods.variant import (
     validate_variant,
     with_setting,
 )
+from ftlab.playground.adapter_config import check_config
+from ftlab.prediction.adapters import read_adapter
 
 
 def by_hand(**fields: Any) -> Variant:
@@ -63,7 +66,7 @@ def test_the_method_without_a_configuration_is_refused() -> None:
         ('{"peft_type": "C3A", "r": -Infinity}', "not valid JSON"),
         ('{"peft_type": "C3A", "r": 1e999}', "a number beyond all bounds"),
         ('{"peft_type": "C3A", "peft_type": "LORA"}', "names 'peft_type' twice"),
-        ("{" * 100_000, "100,000 characters"),
+        ("{" * 300_000, "300,000 characters"),
         ('{"a":' * 3000 + "1" + "}" * 3000, "nested"),
         ('{"peft_type": "C3A", "a": ' + "[" * 40 + "]" * 40 + "}", "more than 32 levels"),
         (lora(a="x" * MAX_CHARACTERS), "are taken; leave out what stands at its default"),
@@ -246,7 +249,7 @@ def test_an_option_names_a_file_and_settings_after_a_colon(tmp_path: Any) -> Non
         (b'[{"peft_type": "C3A"}, {"peft_type": "ROAD"}]', "", "holds 2 PeftConfigs"),
         (b"{", "", "x.json: The PeftConfig is not valid JSON"),
         (b'{"peft_type": "C3A"}', ":bass=nf4", "Did you mean 'base'"),
-        (b" " * 10**6, "", "x.json: it is longer than 80,000 bytes"),
+        (b" " * 10**6, "", "x.json: it is longer than 800,000 bytes"),
     ],
 )
 def test_an_option_that_cannot_be_read_says_why(
@@ -257,3 +260,20 @@ def test_an_option_that_cannot_be_read_says_why(
         file.write_bytes(content)
     with pytest.raises(FtlabError, match=sentence):
         read_option(f"{file}{settings}")
+
+
+def test_a_configuration_as_long_as_adaloras_rank_pattern_is_read_everywhere(
+    tmp_path: Path,
+) -> None:
+    """PEFT writes a truth value for each rank of each layer, as in its own comparison's result."""
+    pattern = {f"model.layers.{n}.self_attn.q_proj.lora_E": [True] * 64 for n in range(80)}
+    config = {"peft_type": "ADALORA", "target_r": 32, "init_r": 64, "rank_pattern": pattern}
+    text = json.dumps(config | {"base_model_name_or_path": None})
+    assert 20_000 < len(text) < MAX_CHARACTERS
+    (from_field,) = read_variants(text)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(text, encoding="utf-8")
+    assert read_option(str(file)) == from_field
+    assert read_adapter(str(file)) == from_field
+    assert validate_variant(from_field) == []
+    assert check_config(json.dumps(config | {"base_model_name_or_path": "a/b"}).encode()).method
