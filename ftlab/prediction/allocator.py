@@ -49,6 +49,9 @@ class Allocation:
 EMPTY_CACHE = Allocation(-1, None)
 """Stands for a call of `torch.cuda.empty_cache`."""
 
+FIRST_PRODUCT = Allocation(-1, None)
+"""Stands for a thread's first matrix product, at which cuBLAS takes its workspace."""
+
 
 @dataclass(eq=False)
 class _Block:
@@ -148,14 +151,20 @@ def rounded(size: int) -> int:
 def replay(allocations: Iterable[Allocation], workspace: int = _WORKSPACE) -> CachingAllocator:
     """The allocator after those allocations, one after another.
 
-    The workspaces are taken first, and kept.
+    The workspaces are taken at their threads' first products and kept; first of all, where the
+    record does not say when those are.
     """
+    made = list(allocations)
     allocator = CachingAllocator()
-    for place in range(WORKSPACES):
+    taken = sum(item is FIRST_PRODUCT for item in made)
+    for place in range(taken, WORKSPACES):
         allocator.allocate(-2 - place, workspace)
-    for item in allocations:
+    for item in made:
         if item is EMPTY_CACHE:
             allocator.empty_cache()
+        elif item is FIRST_PRODUCT:
+            taken -= 1
+            allocator.allocate(-2 - taken, workspace)
         elif item.size is None:
             allocator.release(item.number)
         else:

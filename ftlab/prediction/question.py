@@ -17,6 +17,7 @@ Attention = Literal["sdpa", "eager"]
 Packing = Literal["nf4", "nf4-double", "int8"]
 How = Literal["simulated", "closed form", ""]
 DeviceKind = Literal["cuda", "cpu"]
+Loop = Literal["usual", "comparison", "bare"]
 
 
 USUAL_CAPABILITY = (8, 0)
@@ -37,7 +38,9 @@ class Step:
     """The training step whose memory is predicted.
 
     `length` tokens in each of `batch` rows. `completion_tokens` of a row carry loss in the app's
-    own step; `None` is the standard loop, with the logits of all positions. `weights` is the type
+    own step; `None` is the standard loop, with the logits of all positions. Two kinds of it
+    (`loop`) are those of published runs: PEFT's comparison takes a loss without the adapter before
+    the first step; a bare one neither pads, clips nor empties its cache. `weights` is the type
     of the base's weights; adapters are held in fp32, as PEFT does unless it is told to keep them in
     the base's type (`adapters`). `mixed` is for the app's own step on weights
     in fp32, with products in 16 bits. With an `accumulation` above 1 gradients of one batch are
@@ -61,6 +64,7 @@ class Step:
     adapters: AdapterType = "fp32"
     capability: tuple[int, int] = USUAL_CAPABILITY
     scoring: Scoring | None = None
+    loop: Loop = "usual"
 
     @property
     def is_own(self) -> bool:

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ftlab.prediction.allocator import EMPTY_CACHE, Allocation, rounded
+from ftlab.prediction.allocator import EMPTY_CACHE, FIRST_PRODUCT, Allocation, rounded
 
 Part = Literal["weights", "gradients", "optimizer", "activations", "temporary"]
 PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "activations", "temporary")
 
 Phase = Literal["before", "forward", "backward", "optimizer"]
+_THREADS: tuple[Phase, ...] = ("forward", "backward")
+"""What runs in a thread of its own; the optimizer runs in that of the forward pass."""
 
 _DEVICE = torch.ops.prim.device.default  # `tensor.device`
 
@@ -56,6 +58,7 @@ class AllocationLog(TorchDispatchMode):
         self.phase: Phase = "before"
         self._order: list[tuple[int, bool]] = []
         self._emptied: set[int] = set()
+        self._products: dict[Phase, int] = {}
         self._sizes: list[int] = []
         self._born: list[Phase] = []
         self._named: dict[int, Part] = {}
@@ -95,6 +98,10 @@ class AllocationLog(TorchDispatchMode):
         """Notes that `torch.cuda.empty_cache` would be called now."""
         self._emptied.add(len(self._order))
 
+    def multiplies(self) -> None:
+        """Notes that a matrix product comes now, if it is the phase's first."""
+        self._products.setdefault(self.phase, len(self._order))
+
     @property
     def position(self) -> int:
         """How much has happened so far, to name a part of it later."""
@@ -108,19 +115,25 @@ class AllocationLog(TorchDispatchMode):
     def allocations(self, first: Rehearsal | None = None) -> list[Allocation]:
         """All that happened, in order, with the `first` pass put in where it belongs."""
         made: list[Allocation] = []
+        threads = {place for phase, place in self._products.items() if phase in _THREADS}
         for place, (number, is_new) in enumerate(self._order):
             if first is not None and place == first.before:
-                made += self._rehearsed(first)
+                made += self._rehearsed(first, threads)
+                threads = {each for each in threads if not first.start <= each < first.end}
             if place in self._emptied:
                 made.append(EMPTY_CACHE)
+            if place in threads:
+                made.append(FIRST_PRODUCT)
             made.append(Allocation(number, self._sizes[number] if is_new else None))
         return made
 
-    def _rehearsed(self, part: Rehearsal) -> list[Allocation]:
+    def _rehearsed(self, part: Rehearsal, threads: set[int]) -> list[Allocation]:
         """The part under numbers of its own, with all that it made given back at its end."""
         own, apart = set[int](), len(self._sizes)
         made: list[Allocation] = []
-        for number, is_new in self._order[part.start : part.end]:
+        for place, (number, is_new) in enumerate(self._order[part.start : part.end], part.start):
+            if place in threads:
+                made.append(FIRST_PRODUCT)
             if is_new:
                 own.add(number)
                 made.append(Allocation(number + apart, self._sizes[number]))

@@ -38,21 +38,22 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) ->
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=chosen, trust_remote_code=False
         )
-    model.config.use_cache = False
     return model
 
 
 def make_fake(model: nn.Module) -> None:
     """Puts fake tensors in the place of all that the model holds; to be called in a fake mode.
 
-    A tensor that is held in several places stays one. PEFT keeps some outside parameters and
-    buffers, in attributes and dictionaries.
+    A tensor that is held in several places stays one, and a part of a larger one keeps all of it.
+    PEFT keeps some outside parameters and buffers, in attributes and dictionaries.
     """
     made: dict[int, tuple[Tensor, Tensor]] = {}
+    wholes: dict[int, Tensor] = {}
 
     def fake(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            made[id(tensor)] = (_fake(tensor), tensor)  # the old one is kept, so its id is its own
+            twin = _fake(tensor, wholes)
+            made[id(tensor)] = (twin, tensor)  # the old one is kept, so its id is its own
         return made[id(tensor)][0]
 
     for module in model.modules():
@@ -68,8 +69,17 @@ def make_fake(model: nn.Module) -> None:
                     store[name] = fake(value)
 
 
-def _fake(tensor: Tensor) -> Tensor:
-    twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+def _fake(tensor: Tensor, wholes: dict[int, Tensor]) -> Tensor:
+    """`wholes` are those made so far of which tensors are a part, by their storage."""
+    storage, size = tensor.untyped_storage(), tensor.element_size()
+    if storage.nbytes() > tensor.numel() * size:
+        whole = wholes.setdefault(
+            storage._cdata,
+            torch.empty(storage.nbytes() // size, dtype=tensor.dtype, device="cpu"),
+        )
+        twin = whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    else:
+        twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(twin, requires_grad=tensor.requires_grad)
     return twin
@@ -81,7 +91,8 @@ class Guesses(TorchFunctionMode):
     LoHa and LoKr ask whether a random number lies above a dropout that is 0: it does. bitsandbytes
     writes a number of its own down. VB-LoRA looks for infinite logits: there are none. WaveFT
     leaves out entries beyond the edge: none lies there. A mask over rows and positions picks as
-    many of them as `picked` says, and those of a step that carry loss are known.
+    many of them as `picked` says, and those of a step that carry loss are known. AdaLoRA's rank
+    pattern is a list of truth values, whose places are known.
     """
 
     def __init__(self, picked: int) -> None:
@@ -91,6 +102,8 @@ class Guesses(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.isinf:
             return torch.tensor(False)  # as a constant, which can be asked
+        if func is Tensor.__getitem__ and _has_truths(args[1]):
+            return args[0][_with_places_of_truths(args[1])]
         if func is Tensor.__getitem__ and _picks_entries(args[1]):
             return args[0][_with_places(args[1])]
         if func is Tensor.__getitem__ and _is_mask(args[1]):
@@ -107,6 +120,17 @@ class Guesses(TorchFunctionMode):
             if func is Tensor.item:
                 return 0.0
             raise
+
+
+def _has_truths(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, list) and part and isinstance(part[0], bool) for part in parts)
+
+
+def _with_places_of_truths(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(_with_places_of_truths(part) for part in index)
+    return [place for place, is_so in enumerate(index) if is_so] if _has_truths(index) else index
 
 
 def _is_mask(index: Any) -> bool:

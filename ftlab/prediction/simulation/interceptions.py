@@ -1,7 +1,7 @@
 """What CUDA's kernels take within themselves, made visible to the log.
 
 A dispatch mode sees what an operation returns, not what its kernel takes and gives back. Two take
-much, and fake operations leave both out.
+much, and fake operations leave both out. One takes less than on a CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -20,6 +22,12 @@ from ftlab.models.gpu_attention import GpuAttention
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.prediction.question import Step
 from ftlab.prediction.simulation.allocations import AllocationLog
+
+_PRODUCTS = frozenset({
+    torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
+    torch.ops.aten.baddbmm.default,
+})  # fmt: skip
+_SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 
 
 class CudaAllocationLog(AllocationLog):
@@ -32,6 +40,8 @@ class CudaAllocationLog(AllocationLog):
             result = super().__torch_dispatch__(func, types, args, kwargs)
             del product
             return result
+        if func in _PRODUCTS:
+            self.multiplies()
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
@@ -54,12 +64,49 @@ class PackedAllocationLog(CudaAllocationLog):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+class _WideSoftmax(torch.autograd.Function):
+    """The softmax in fp32 of an input in 16 bits, without a copy of the input in 32."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        output = torch.empty_like(scores, dtype=torch.float32)
+        ctx.save_for_backward(output)
+        ctx.narrow = scores.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        product = gradients[0] * output  # as in `CudaAllocationLog`
+        result = torch.empty_like(output, dtype=ctx.narrow)
+        del product
+        return result
+
+
+class HalfSoftmax(TorchFunctionMode):
+    """Has fp16 turned to fp32 within the kernel, as on CUDA; bf16 is copied there as well.
+
+    `softmax` of aten/src/ATen/native/SoftMax.cpp asks for it of CUDA's fp16 alone. The app's own
+    step holds bf16 in the place of fp16.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _SOFTMAX and kwargs.get("dtype") is torch.float32:
+            scores = args[0] if args else kwargs["input"]
+            if scores.dtype in (torch.float16, torch.bfloat16):
+                return _WideSoftmax.apply(scores)
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def kernels_of(step: Step) -> Iterator[AllocationLog]:
     """A log, with the kernels in place that a run of the step takes on its device."""
     with ExitStack() as stack:
         stack.enter_context(_attention_of(step))
         stack.enter_context(one_sequence_a_row())
+        if step.device == "cuda" and step.weights == "fp16":
+            stack.enter_context(HalfSoftmax())
         if step.device == "cpu":
             yield AllocationLog()
         elif step.packing is None:

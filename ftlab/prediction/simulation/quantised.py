@@ -46,7 +46,7 @@ def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
         model.is_loaded_in_8bit = True
     else:
         model.is_loaded_in_4bit = True
-    for layer in _layers(model):
+    for layer in packed_layers(model):
         layer.is_nested = precision == "nf4-double"
         layer.requires_grad_(False)
     return model
@@ -55,7 +55,7 @@ def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
 def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives every layer its packed weight and its scales; to be called in a fake mode."""
     shared = torch.empty(256)  # the map of 8-bit scales, which bitsandbytes keeps once
-    for layer in _layers(model):
+    for layer in packed_layers(model):
         if _has_four_bits(layer):
             _four_bits(layer, dtype, shared)
         else:
@@ -64,15 +64,19 @@ def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
 
 def scales_of(model: nn.Module) -> Iterator[Tensor]:
     """The tensors that belong to packed weights and are no parameters of the model."""
-    for layer in _layers(model):
-        if _has_four_bits(layer):
-            weight: Any = layer.weight
-            state = weight.quant_state
-            yield from (state.absmax, state.code)
-            if state.nested:
-                yield from (state.offset, state.state2.absmax, state.state2.code)
-        else:
-            yield layer.weight.SCB
+    for layer in packed_layers(model):
+        yield from scales_of_layer(layer)
+
+
+def scales_of_layer(layer: Any) -> Iterator[Tensor]:
+    """Those of one layer."""
+    if not _has_four_bits(layer):
+        yield layer.weight.SCB
+        return
+    state = layer.weight.quant_state
+    yield from (state.absmax, state.code)
+    if state.nested:
+        yield from (state.offset, state.state2.absmax, state.state2.code)
 
 
 def unpacked(layer: Any) -> Tensor:
@@ -92,7 +96,7 @@ def logical_size(parameter: Any) -> int:
     return int(parameter.numel() if state is None else state.shape.numel())
 
 
-def _layers(model: nn.Module) -> Iterator[Any]:
+def packed_layers(model: nn.Module) -> Iterator[Any]:
     """bitsandbytes' layers, by name: where none is asked for, it need not be installed."""
     kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
     return (

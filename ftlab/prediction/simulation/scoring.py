@@ -30,7 +30,7 @@ def scoring_bytes(
     grows by copying.
     """
     log.name(scales_of(model), "weights")
-    log.name(on_device(model), "weights")
+    log.name(on_device(model, step.device), "weights")
     weights = log.living
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     length = scoring.prompt + soft_outputs(model)

@@ -22,11 +22,12 @@ from peft.tuners.shira import layer as shira_layer
 from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
 
+from ftlab.prediction.simulation.decompositions import frod_without_values, known_decompositions
 from ftlab.prediction.simulation.quantised import unpacked
 
 
 @contextmanager
-def known_starts() -> Iterator[None]:
+def known_starts(on_cuda: bool) -> Iterator[None]:
     """Has adapters start without asking for values.
 
     BOFT's permutation matrices are identities with one butterfly factor; SHiRA draws at random
@@ -48,6 +49,7 @@ def known_starts() -> Iterator[None]:
         start(self, replace(config, prompt_tuning_init="SAMPLE_VOCAB"), words)
 
     with (
+        known_decompositions(on_cuda),
         patch.object(dora, "dequantize_module_weight", empty),
         patch.object(PromptEmbedding, "__init__", from_vocabulary),
         patch.object(BOFTLayer, "block_butterfly_perm", permutation),
@@ -72,7 +74,7 @@ class _Placed(torch.autograd.Function):
 
 
 @contextmanager
-def known_changes() -> Iterator[None]:
+def known_changes(on_cuda: bool) -> Iterator[None]:
     """Has SHiRA add its entries to a weight without a sparse tensor, which has no storage.
 
     What that holds is kept all the same; the sum and its gradient are as large as the weight. DoRA
@@ -86,6 +88,7 @@ def known_changes() -> Iterator[None]:
         return entries.expand(self.out_features, self.in_features)
 
     with (
+        frod_without_values(on_cuda),
         patch.object(shira_layer.Linear, "get_delta_weight", change),
         patch.object(dora, "dequantize_module_weight", unpacked),
     ):

@@ -11,6 +11,7 @@ from typing import Any
 
 import peft
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
@@ -23,6 +24,7 @@ from ftlab.prediction.simulation.allocations import AllocationLog, Peak, Rehears
 from ftlab.prediction.simulation.fake import Guesses, empty_model, make_fake
 from ftlab.prediction.simulation.host import on_device, put_on_host
 from ftlab.prediction.simulation.interceptions import kernels_of
+from ftlab.prediction.simulation.loading import log_loading
 from ftlab.prediction.simulation.optimizers import make_optimizer, state_of
 from ftlab.prediction.simulation.quantised import (
     logical_size,
@@ -77,13 +79,14 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
     """
     dtype = _dtype(step)
     model = empty_model(config, dtype, step.attention)
+    model.config.use_cache = not step.is_own  # a loop that does not forbid it keeps keys and values
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
         if not step.is_own:  # as published runs on a packed base were made
             model = peft.prepare_model_for_kbit_training(
                 model, use_gradient_checkpointing=step.checkpointing
             )
-    with torch.device("meta"), known_starts():
+    with torch.device("meta"), known_starts(step.device == "cuda"):
         model = apply_method(
             model,
             variant,
@@ -101,17 +104,17 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     """The step of a model on the meta device, as it would take memory on the step's device."""
     loss_positions = step.batch * (step.completion_tokens or step.length)
+    on_cuda = step.device == "cuda"
     with (
-        QuickFakeMode(), Guesses(loss_positions), known_changes(), kernels_of(step) as log
+        QuickFakeMode(), Guesses(loss_positions), known_changes(on_cuda), kernels_of(step) as log
     ):  # fmt: skip
         hold_fake(model, step, log)
         with log:
             first = run_steps(model, variant, step, log)
         sizes = _sizes(model, variant)
         scoring = None if step.scoring is None else _scoring(model, step, step.scoring)
-    on_cpu = step.device == "cpu"
-    live = log.peak(rounding=not on_cpu)
-    if on_cpu:
+    live = log.peak(rounding=on_cuda)
+    if not on_cuda:
         return Simulated(sizes, live, live.bytes, live.bytes, scoring)
     workspace = cublas_workspace(step.capability)
     allocator = replay(log.allocations(first if step.is_own else None), workspace)
@@ -152,8 +155,12 @@ def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
         put_on_host(model)
     if step.packing is not None:
         make_weights_fake(model, _dtype(step))
+        if step.device == "cuda":
+            log_loading(model, _dtype(step), log)
+            if step.is_own:
+                log.empty_cache()  # as a run does before it measures
         log.name(scales_of(model), "weights")
-    log.name(on_device(model), "weights")
+    log.name(on_device(model, step.device), "weights")
 
 
 def _dtype(step: Step) -> torch.dtype:
@@ -170,7 +177,13 @@ def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> R
     """
     before = log.position
     optimizer = make_optimizer(model, variant, step)
-    if variant.spec.is_adapter:
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    if step.loop == "comparison" and isinstance(model, PeftModel):
+        with model.disable_adapter():  # as PEFT switches it on again, LoRA-FA's A learns too
+            pass
+    if step.loop == "bare" and not step.is_own:
+        _optimizer_step(model, optimizer, step, 1, log)
+    elif variant.spec.is_adapter:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
@@ -178,9 +191,11 @@ def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> R
         _update(model, optimizer, log)
     else:
         _optimizer_step(model, optimizer, _shortened(step), 1, log)
-    if not step.is_own:
+    if not step.is_own and step.loop != "bare":
         log.empty_cache()  # PEFT's comparison does so after each step
     start, end = _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
+    for parameter in frozen:
+        parameter.requires_grad_(False)  # what learns is counted as the optimizer had it
     return Rehearsal(before, start, end)
 
 
@@ -207,7 +222,8 @@ def _optimizer_step(
         del loss, kept
         ends.append(log.position)
     log.phase = "optimizer"
-    nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
+    if step.is_own or step.loop != "bare":
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
     _update(model, optimizer, log)
     return start, ends[0]
 
@@ -221,8 +237,10 @@ def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
 def _standard_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
     """The loss, and the outputs that a loop holds on to while it goes backward."""
     ids = torch.zeros(step.batch, step.length, dtype=torch.long)
-    mask = torch.ones_like(ids)
-    mask[:1, -1:] = 0  # nearly every batch is padded, and one that is not needs no mask
+    mask = None
+    if step.loop != "bare":
+        mask = torch.ones_like(ids)
+        mask[:1, -1:] = 0  # nearly every batch is padded, and one that is not needs no mask
     outputs = model(input_ids=ids, attention_mask=mask, labels=ids)
     return outputs.loss, outputs
 
