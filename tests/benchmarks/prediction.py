@@ -2,7 +2,7 @@
 
 Run as: python -m tests.benchmarks.prediction [--only WORD ...] [--write docs/prediction.md]
 
-Takes about ten minutes of one core. Ends with status 1 if a bar is missed.
+Takes about twenty minutes of one core. Ends with status 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,33 @@ from ftlab.runs.store import RunStore
 from ftlab.ui.experiment.costs import costing
 from tests.prediction.published import LONGEST, Published, peft_rows, t4_rows
 
-OSF = (
-    "- osf, 24 % low with adapters in bf16, as it was run: PEFT 0.19 kept the large singular "
-    "vectors of every weight and put every weight together again in each step. The installed one "
-    "keeps those of oblong weights alone and adds a difference of low rank: 3.65 GB and 5.64 GB "
-    "less, which is what is missing."
+WHY = {
+    "osf/": "run with adapters in bf16. PEFT 0.19 kept the large singular vectors of every weight "
+    "and put every weight together again in each step. The installed one keeps those of oblong "
+    "weights alone and adds a difference of low rank: 3.65 GB and 5.64 GB less, which is what is "
+    "missing.",
+    "adalora/": "PEFT 0.21 turns the current rank of each layer from a constant into a weight that "
+    "learns as it casts it to fp32. The layer keeps one more output in fp32 for that weight's "
+    "gradient, and the published run, with PEFT 0.19, did not.",
+    "prefixtuning/": "it seems that the most was reserved in the evaluation and not in a step: "
+    "50 prompts at once have the prefix expanded in fp32 there, 2.3 GB for 200 tokens, beside what "
+    "the steps before left cached. The most is 14 % above the 99th percentile of the steps, where "
+    "it is 7 to 11 % above it in other rows. Evaluations are not simulated.",
+    "nf4": "the run had transformers 5.0, which copied weights to the card from threads while "
+    "others were packed. What that left in the allocator differed from run to run, and is not "
+    "simulated; the installed version loads one weight after another. The same run published "
+    "twice with 5.0 reserved 2 to 3 % more or less.",
+}
+"""Why rows are off by more than 5 % (an L40S) or 10 % (a T4), by a part of their names."""
+
+
+LORA_FA = (
+    "- lorafa is predicted as it was run, which is not LoRA-FA. The comparison's script takes a "
+    "loss with the adapters switched off after the optimizer froze A, and as PEFT switches them on "
+    "again A learns: every layer keeps its input for it, as in plain LoRA "
+    "(`test_published.py` sees it do so)."
 )
-LORA, LORA_FA = "lora/llama-3.2-3B-rank32", "lora/llama-3.2-3B-rank32-lorafa"
+PEFT_BAR, T4_BAR = 0.05, 0.10
 
 
 @dataclass(frozen=True)
@@ -62,8 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page of them all")
     options = parser.parse_args(arguments)
     on_cpu = hold_recorded(options.only)
-    peft = hold([row for row in peft_rows() if is_named(row.name, options.only)])
-    t4 = hold([row for row in t4_rows() if is_named(row.name, options.only)])
+    rows = [
+        [row for row in published if is_named(row.name, options.only)]
+        for published in (peft_rows(), t4_rows())
+    ]
+    with ThreadPoolExecutor() as pool:  # each predictor is a process of its own
+        peft, t4 = pool.map(hold, rows)
     if options.write:
         options.write.write_text(page(peft, t4, on_cpu), encoding="utf-8")
     missed = judge_peft(peft) + judge_t4(t4)
@@ -101,54 +126,57 @@ def line(held: Held) -> str:
 
 
 def judge_peft(held: Sequence[Held]) -> list[str]:
-    built = [each for each in held if not each.found.reason]
-    if not built:
+    chosen = [each for each in held if each.published.chosen]
+    if not chosen:
         return []
-    counted = sum(each.is_counted_right for each in built)
-    errors = [each.reserved for each in built if each.reserved is not None]
-    close = sum(abs(error) <= 0.05 for error in errors)
+    counted = sum(each.is_counted_right for each in chosen)
+    errors = [each.reserved for each in chosen if each.reserved is not None]
+    close = sum(abs(error) <= PEFT_BAR for error in errors)
     print(summary_peft(held))
     return [
-        *(["parameters"] if counted < 0.95 * len(built) else []),
-        *(["reserved within 5 %"] if close < 0.95 * len(errors) else []),
+        *(["parameters"] if counted < len(chosen) else []),
+        *(["reserved within 5 %"] if close < 0.95 * len(chosen) else []),
         *(["reserved under by more than 8 %"] if min(errors) < -0.08 else []),
     ]
 
 
 def summary_peft(held: Sequence[Held]) -> str:
-    built = [each for each in held if not each.found.reason]
-    counted = sum(each.is_counted_right for each in built)
-    errors = [each.reserved for each in built if each.reserved is not None]
-    close = sum(abs(error) <= 0.05 for error in errors)
+    chosen = [each for each in held if each.published.chosen]
     return (
-        f"PEFT's comparison at {LONGEST} tokens: {len(built)} of {len(held)} built, parameters "
-        f"right in {counted}, reserved within 5 % in {close}, median "
-        f"{100 * statistics.median(errors):+.2f} %, from {100 * min(errors):+.2f} to "
+        f"PEFT's comparison at {LONGEST} tokens: of {len(chosen)} rows that were chosen before, "
+        f"{_counts(chosen)}; of all {len(held)}, {_counts(held)}"
+    )
+
+
+def _counts(held: Sequence[Held]) -> str:
+    errors = [each.reserved for each in held if each.reserved is not None]
+    if not errors:
+        return "none is built"
+    counted = sum(each.is_counted_right for each in held)
+    close = sum(abs(error) <= PEFT_BAR for error in errors)
+    return (
+        f"{len(errors)} built, parameters right in {counted}, reserved within 5 % in {close}, "
+        f"median {100 * statistics.median(errors):+.2f} %, from {100 * min(errors):+.2f} to "
         f"{100 * max(errors):+.2f} %"
     )
 
 
-def lora_fa_as_it_was_run(held: Sequence[Held]) -> str:
-    """Why that row is low, and how far off it is with what its script really did.
-
-    The script makes the optimizer, which freezes A, and then takes a loss with the adapters
-    switched off; as PEFT switches them on again it lets A learn (`test_published.py` sees it do
-    so). So layers keep what plain LoRA keeps, and only AdamW's two fp32 moments of A are not made.
-    """
-    rows = {each.published.name: each for each in held}
-    if LORA not in rows or LORA_FA not in rows:
-        return ""
-    plain, frozen = rows[LORA], rows[LORA_FA]
-    assert plain.found.peak_reserved_bytes is not None
-    moments = 8 * (plain.published.trainable - frozen.published.trainable)
-    peak = plain.found.peak_reserved_bytes - moments
-    return (
-        f"- lorafa, {-100 * (frozen.reserved or 0):.0f} % low: the published run is not LoRA-FA. "
-        "Its script takes a loss with the adapters switched off after the optimizer froze A, and "
-        "as PEFT switches them on again A learns: every layer keeps its input for it, as in plain "
-        f"LoRA. Predicted so, without AdamW's state of A: {units.format_bytes(peak)}, "
-        f"{100 * (peak / frozen.published.reserved - 1):+.2f} %."
-    )
+def misses(held: Sequence[Held], bar: float) -> list[str]:
+    """A line for each row that could not be built, or is off by more than the bar, and why."""
+    lines: list[str] = []
+    for each in held:
+        row, found = each.published, each.found
+        why = next((text for part, text in WHY.items() if part in row.name), "no reason is known.")
+        if found.reason:
+            lines.append(f"- {row.name}: {found.reason}")
+        elif not each.is_counted_right:
+            lines.append(
+                f"- {row.name}: trains {found.trainable_params:,} parameters here, "
+                f"{row.trainable:,} were published."
+            )
+        if each.reserved is not None and abs(each.reserved) > bar:
+            lines.append(f"- {row.name}, {100 * each.reserved:+.1f} %: {why}")
+    return lines
 
 
 def judge_t4(held: Sequence[Held]) -> list[str]:
@@ -156,26 +184,24 @@ def judge_t4(held: Sequence[Held]) -> list[str]:
         return []
     live = [each.allocated for each in held if each.allocated is not None]
     median = statistics.median(map(abs, live))
-    reserved = max(abs(each.reserved or 0) for each in held)
+    reserved = max(abs(each.reserved or 0) for each in held if each.published.chosen)
     print(summary_t4(held))
-    most = {"sdpa": 0.02, "eager": 0.05}
     return [
         *(["a median of 0.7 %"] if median >= 0.007 else []),
-        *(["reserved within 10 %"] if reserved > 0.1 else []),
-        *(
-            each.published.name
-            for each in held
-            if abs(each.allocated or 0) > most[each.published.question.step.attention]
-        ),
+        *(["reserved within 10 %"] if reserved > T4_BAR else []),
+        *(each.published.name for each in held if abs(each.allocated or 0) > 0.02),
     ]
 
 
 def summary_t4(held: Sequence[Held]) -> str:
     live = [abs(each.allocated) for each in held if each.allocated is not None]
-    reserved = max(abs(each.reserved or 0) for each in held)
+    chosen = [abs(each.reserved or 0) for each in held if each.published.chosen]
+    reserved = [abs(each.reserved or 0) for each in held]
+    close = sum(error <= T4_BAR for error in reserved)
     return (
-        f"T4: allocated off by {100 * statistics.median(live):.2f} % (median), "
-        f"{100 * max(live):.2f} % at most; reserved by {100 * reserved:.2f} % at most"
+        f"T4, {len(held)} rows: allocated off by {100 * statistics.median(live):.2f} % (median), "
+        f"{100 * max(live):.2f} % at most; reserved by {100 * max(chosen, default=0):.2f} % at "
+        f"most in the {len(chosen)} that were chosen before, within 10 % in {close} of all"
     )
 
 
@@ -216,34 +242,28 @@ def hold_recorded(only: Sequence[str]) -> list[OnCpu]:
 
 def page(peft: Sequence[Held], t4: Sequence[Held], on_cpu: Sequence[OnCpu]) -> str:
     """All rows as a Markdown page."""
-    reasons = [
-        f"- {each.published.name}: {each.found.reason}" for each in peft if each.found.reason
-    ]
-    reasons += [
-        f"- {each.published.name}: trains {each.found.trainable_params:,} parameters here, "
-        f"{each.published.trainable:,} were published."
-        for each in peft
-        if not each.found.reason and not each.is_counted_right
-    ]
     parts = [
         "# Predictions against published runs",
         "Made by `python -m tests.benchmarks.prediction --write docs/prediction.md`. Nothing is\n"
         "fitted but one number: the tokens of the longest batch of PEFT's comparison, which were\n"
         f"not published; {LONGEST} is used here.",
         "## Llama 3.2 3B by method, an L40S",
-        "`method_comparison/MetaMathQA` of huggingface/peft: bf16, batch 4, AdamW.",
+        "`method_comparison/MetaMathQA` of huggingface/peft: bf16, batch 4, AdamW.\n"
+        "The first 34 rows were chosen before; the others are the rest of its results.",
         summary_peft(peft) + ".",
         "| run | parameters | file | reserved, measured | predicted | off by |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         + "\n".join(_peft_row(each) for each in peft if not each.found.reason),
-        "\n".join([*reasons, OSF, lora_fa_as_it_was_run(peft)]),
+        "\n".join([*misses(peft, PEFT_BAR), LORA_FA]),
         "## LoRA and QLoRA by length, a Tesla T4",
-        "From the data of fitcheck-llm 0.3.1: fp16, gradient checkpointing, at known lengths.",
+        "From the data of fitcheck-llm 0.3.1: fp16, gradient checkpointing, at known lengths. The\n"
+        "first 16 rows were chosen before; the others are the rest of its runs, each once.",
         summary_t4(t4) + ".",
         "| run | allocated, measured | predicted | off by | reserved, measured | predicted |"
         " off by |"
         "\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         + "\n".join(_t4_row(each) for each in t4),
+        "\n".join(misses(t4, T4_BAR)),
         "## The bundled model on a CPU",
         "Runs of the shipped sweeps, batch 4, bf16. Predicted are the bytes of tensors; measured\n"
         "is the growth of the process, which holds malloc's own room and what loading left\n"
