@@ -6,6 +6,7 @@ import pytest
 
 from ftlab.prediction.allocator import (
     EMPTY_CACHE,
+    FIRST_PRODUCT,
     Allocation,
     CachingAllocator,
     cublas_workspace,
@@ -99,6 +100,13 @@ def test_a_replay_keeps_the_workspaces_of_cublas_and_the_peaks() -> None:
     allocator = replay(made, workspace)
     assert allocator.most_allocated == 2 * workspace + 30 * MIB
     assert allocator.reserved == 40 * MIB  # 20 for the workspaces, in one segment of small ones
+
+
+def test_a_workspace_is_taken_at_the_first_product_of_its_thread() -> None:
+    first = [Allocation(0, 30 * MIB), Allocation(0, None)]
+    made = [*first, FIRST_PRODUCT, FIRST_PRODUCT, Allocation(1, 30 * MIB)]
+    workspace = cublas_workspace((8, 0))
+    assert replay(made, workspace).reserved == 60 * MIB  # both lie where the first block was
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,16 @@ SOME_PEFT = (
     "ia3/llama-3.2-3B-default",
     "prompt_tuning/llama-3.2-3B-default",
     "full-finetuning/llama-3.2-3B-lr_0.00001",
+    "frod/llama-3.2-3B-default",
+    "psoft/llama-3.2-3B-default",
+    "unilora/llama-3.2-3B-default",
+    "lora/llama-3.2-3B-rank32-lorafa",
 )
-SOME_T4 = ("SmolLM2-135M sdpa nf4 2 x 512", "Llama-3.2-1B-Instruct eager nf4 1 x 1024")
+SOME_T4 = (
+    "SmolLM2-135M sdpa nf4 2 x 512",
+    "Llama-3.2-1B-Instruct eager nf4 1 x 1024",
+    "TinyLlama-1.1B-Chat-v1.0 eager fp16 2 x 2048",
+)
 
 
 @pytest.mark.parametrize("name", SOME_PEFT)
@@ -54,4 +62,6 @@ def test_the_comparisons_lora_fa_lets_a_learn_again_before_its_first_step(tiny_m
 
 
 def test_every_published_run_is_a_question() -> None:
-    assert (len(PEFT), len(T4)) == (34, 16)
+    assert (len(PEFT), len(T4)) == (63, 59)
+    assert sum(row.chosen for row in PEFT.values()) == 34
+    assert sum(row.chosen for row in T4.values()) == 16
