@@ -15,7 +15,8 @@ NAME = "generate"
 SUMMARY = "answer a prompt with the base and with finished runs, side by side"
 DESCRIPTION = (
     "Answers one prompt with each of the named runs on one copy of the base model.\n\n"
-    "  python -m ftlab generate --runs base,RUN_ID --prompt 'Table t(a, b). How many rows?'"
+    "  python -m ftlab generate --runs base,RUN_ID --prompt 'Table t(a, b). How many rows?'\n"
+    "  python -m ftlab generate --runs base,./my-adapter --base-is bundled --prompt 'Hello'"
 )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ftlab.errors import FtlabError
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.paths import default_runs_folder
-from ftlab.playground.brought import bring_adapter
-from ftlab.playground.panes import BASE, parse_names
+from ftlab.playground.brought import bring_adapter, vouch_for_base
+from ftlab.playground.panes import BASE, BROUGHT, line_up, parse_names
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
 from ftlab.runs import memory_limit
 
@@ -61,6 +62,12 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
         metavar="base,RUN",
         help="'base', run ids, shipped:sql, or an adapter's folder or zip, by commas (1 to 6)",
     )
+    parser.add_argument(
+        "--base-is",
+        metavar="MODEL",
+        help="vouch that the adapters of --runs were trained on that model ('bundled', a folder or "
+        "a Hub id), whatever name they give it; they answer on it",
+    )
     parser.add_argument("--system", default="", help="system prompt (default: the template's own)")
     parser.add_argument("--mode", choices=("chat", "completion"), default=default.mode)
     parser.add_argument("--model", help="base model (default: the runs' own)")
@@ -77,19 +84,33 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
 def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
     """The request of those options; a pane that is a path to an adapter is brought along first.
 
-    Raises `FtlabError` for a path that holds no adapter.
+    Raises `FtlabError` for a path that holds no adapter, or one that cannot be on the base.
     """
     folder = options.runs_dir.resolve()
-    names = [
-        bring_adapter(Path(name).expanduser(), folder).name
-        if "/" in name or name.endswith(".zip")
-        else name
-        for name in parse_names(options.runs)
-    ]
+    model = options.model or options.base_is
+    given = parse_names(options.runs)
+    paths = [name for name in given if "/" in name or name.endswith(".zip")]
+    others = [name for name in given if name not in paths]
+    base = model or (line_up(others, None, folder).model if set(others) - {BASE} else None)
+    names = []
+    for name in given:
+        if name in paths:
+            name = bring_adapter(Path(name).expanduser(), folder, base=base).name
+        if name.startswith(BROUGHT) and options.base_is:
+            vouch_for_base(folder, name, options.base_is)
+        names.append(name)
+    for place, problem in line_up(names, model, folder).problems.items():
+        if given[place] in paths:
+            raise FtlabError(problem)
+    if options.base_is and not any(name.startswith(BROUGHT) for name in names):
+        raise FtlabError(
+            f"--base-is {options.base_is} vouches for nothing: --runs names no adapter that was "
+            "brought along; name its folder or zip there, or leave --base-is out."
+        )
     return GenerateRequest(
         panes=tuple(names),
         prompt=prompt,
-        model=options.model,
+        model=model,
         precision=options.precision,
         mode=options.mode,
         system=options.system,

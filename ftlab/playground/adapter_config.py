@@ -7,7 +7,8 @@ that answers on its own, and neither code to import nor a base other than the on
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -22,6 +23,9 @@ from ftlab.methods.peft_rules import (
     shown,
     unknown_type,
 )
+from ftlab.models.bundled import bundled_folder
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.words import plural
 
 MAX_NAME_CHARACTERS = 200
 
@@ -52,26 +56,49 @@ _GENERATING_CLASS = re.compile(r"\w+(ForCausalLM|LMHeadModel|ForConditionalGener
 class AdapterFacts:
     """What is used of an adapter's configuration.
 
-    `model` is the base's public name, `method` a method of the registry or PEFT's own name in
-    lower case, `rank` LoRA's largest and `tokens` a prompt method's count (`None`: has none).
+    `model` is the base's public name, `place` the folder where it lay ("": it was given by name),
+    `method` a method of the registry or PEFT's own name in lower case, `rank` LoRA's largest and
+    `tokens` a prompt method's count (`None`: has none). `variant` is a kind of LoRA that has a name
+    of its own, "DoRA" or "rsLoRA".
     """
 
     peft_type: str
     model: str
     rank: int | None = None
     tokens: int | None = None
+    place: str = ""
+    variant: str = ""
 
     @property
     def method(self) -> str:
         """The registry names the methods it shares with PEFT as PEFT does, in lower case."""
-        return self.peft_type.lower()
+        return self.variant.lower() or self.peft_type.lower()
+
+    @property
+    def kind(self) -> str:
+        """What people call it: PEFT's own name, unless a LoRA has one of its own."""
+        return self.variant or self.peft_type
 
     @property
     def summary(self) -> str:
         """Short, as in "LORA r=8"."""
         if self.rank is not None:
-            return f"{self.peft_type} r={self.rank}"
-        return self.peft_type if self.tokens is None else f"{self.peft_type} {self.tokens} tokens"
+            return f"{self.kind} r={self.rank}"
+        return self.kind if self.tokens is None else f"{self.kind} {self.tokens} tokens"
+
+    def describe(self, ranks: Sequence[int]) -> str:
+        """The summary, with the rank of each layer where they differ: "LORA rank 8, 2 layers at 4".
+
+        `ranks` has one number a layer that is adapted. The rank that most layers have comes first.
+        """
+        counted = Counter(ranks).most_common()
+        if self.rank is None or len(counted) < 2:
+            return self.summary
+        (most, _), *others = counted
+        shown = [f"{plural(number, 'layer')} at {rank}" for rank, number in others[:3]]
+        more = sum(number for _, number in others[3:])
+        shown += [f"{plural(more, 'layer')} at others"] if more else []
+        return f"{self.kind} rank {most}, {', '.join(shown)}"
 
 
 def check_config(data: bytes) -> AdapterFacts:
@@ -82,9 +109,12 @@ def check_config(data: bytes) -> AdapterFacts:
     _check_code(config)
     _check_base_untouched(config)
     _check_patterns(config)
+    model = _base_model(config)
     return AdapterFacts(
         peft_type=peft_type,
-        model=_base_model(config),
+        model=model,
+        place=_place(config, model),
+        variant=_variant(config) if peft_type == "LORA" else "",
         rank=_rank(config) if peft_type == "LORA" else None,
         tokens=_tokens(config) if peft_type in ("PROMPT_TUNING", "P_TUNING") else None,
     )
@@ -93,12 +123,15 @@ def check_config(data: bytes) -> AdapterFacts:
 def public_name(model: str) -> str:
     """The name of a base model without the way to it: a path is reduced to its last part.
 
-    Hub ids stay as they are, and a folder of the Hub's cache becomes the id it was fetched as.
+    Hub ids stay as they are, a folder of the Hub's cache becomes the id it was fetched as, and the
+    folder in which ftlab keeps the bundled model becomes that model's id.
     """
     cached = _HUB_CACHE.search(model)
     if cached:
         return cached[1].replace("--", "/", 1)
     parts = [part for part in re.split(r"[/\\]", model) if part.strip(" .~")]
+    if parts and parts[-1] == bundled_folder().name:
+        return BUNDLED_ID
     if _PATH.match(model) or len(parts) > 2:
         return parts[-1] if parts else ""
     return "/".join(parts)
@@ -192,6 +225,19 @@ def _base_model(config: Mapping[str, Any]) -> str:
             "write the model's id there",
         )
     return model
+
+
+def _place(config: Mapping[str, Any], model: str) -> str:
+    """The folder that is named as the base, where the public name is no more than its last part."""
+    named = str(config.get("base_model_name_or_path")).strip()
+    is_cached = model == BUNDLED_ID or _HUB_CACHE.search(named)
+    return "" if is_cached or named.rstrip("/") == model else named
+
+
+def _variant(config: Mapping[str, Any]) -> str:
+    if config.get("use_dora"):
+        return "DoRA"
+    return "rsLoRA" if config.get("use_rslora") else ""
 
 
 def _rank(config: Mapping[str, Any]) -> int:

@@ -15,9 +15,15 @@ from typing import BinaryIO
 
 from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
+from ftlab.methods.peft_rules import read_object
+from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.resolve import ResolvedModel
 from ftlab.models.safetensors_header import Header, read_header
+from ftlab.models.shape import shape_of_model
 from ftlab.playground.adapter_config import AdapterFacts, check_config
 from ftlab.playground.adapter_files import MAX_BYTES, OpenFile, adapter_files
+from ftlab.playground.base_fit import is_the_same, why_not_on
+from ftlab.playground.config_keys import unknown_key
 from ftlab.playground.panes import (
     BROUGHT,
     CONFIG_FILE,
@@ -26,11 +32,14 @@ from ftlab.playground.panes import (
     PaneSource,
     brought_folder,
     find_source,
+    misfit_words,
     read_record,
+    same_name,
     write_record,
+    wrong_base,
 )
 from ftlab.runs.closed import check_open
-from ftlab.words import plain_line
+from ftlab.words import plain_line, shown_name
 
 MAX_LABEL_CHARACTERS = 60
 
@@ -39,14 +48,19 @@ _CHUNK = 2**20
 
 
 def bring_adapter(
-    source: Path, runs_folder: Path, label: str = "", access: Access = EVERYTHING
+    source: Path,
+    runs_folder: Path,
+    label: str = "",
+    access: Access = EVERYTHING,
+    base: str | None = None,
 ) -> PaneSource:
     """Keeps a PEFT adapter that lies in a folder or a .zip, and says by what name it answers.
 
     `label` "" is the name of the folder or the zip. What was brought before is found again; a
-    label given then takes the place of the old one. Raises `FtlabError` with the way out for
-    anything that is not one whole adapter fit to be laid over an unchanged base, and for one whose
-    base `access` does not let its bringer name.
+    label given then takes the place of the old one. `base` is the model that it is to answer on;
+    without one it is the model that the adapter names. Raises `FtlabError` with the way out for
+    anything that is not one whole adapter fit to be laid over that base unchanged, and for one
+    whose base `access` does not let its bringer name.
     """
     check_open(runs_folder)
     access.check_upload()
@@ -56,18 +70,49 @@ def bring_adapter(
         config = _read_config(open_file)
         facts = check_config(config)
         _check_base(facts.model, access)
+        sha256, ranks = _store(open_file, config, facts, work)
         record = AdapterRecord(
             label=given or _clean(source.name if source.is_dir() else source.stem) or "Adapter",
             method=facts.method,
             model=facts.model,
-            sha256=_store(open_file, config, facts, work),
-            detail=f"{facts.summary}, brought along",
+            sha256=sha256,
+            detail=f"{facts.describe(ranks)}, brought along",
+            named_by_folder=bool(facts.place),
         )
+        record = _name_base(record, facts.place, base, access)
+        _check_fit(work, record, base or _base_of(record, facts.place, access))
         folder = _keep(work, parent, record, config)
         kept = read_record(folder)
-        if given and kept.label != given:
-            write_record(folder, replace(kept, label=given))
+        vouched = tuple(dict.fromkeys((*kept.vouched, *record.vouched)))
+        new = replace(kept, label=given or kept.label, vouched=vouched)
+        if record.same_weights and not new.same_weights:
+            new = replace(new, model=record.model, same_weights=True)
+        if new != kept:
+            write_record(folder, new)
     return find_source(runs_folder, BROUGHT + folder.name)
+
+
+def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
+    """Writes down that a person says `model` is the base of a brought adapter ("adapter:…").
+
+    Raises `FtlabError` for an adapter that is not there, or whose tensors do not fit that base.
+    """
+    check_open(runs_folder)
+    parent, wanted = brought_folder(runs_folder), name.removeprefix(BROUGHT)
+    if not name.startswith(BROUGHT) or wanted not in _names(parent):
+        raise FtlabError(
+            f"'{shown_name(name)}' names no adapter that was brought along; only of those can "
+            "somebody say what the base model is."
+        )
+    source = find_source(runs_folder, name)
+    why = why_not_on(source.files, model)
+    if why:
+        raise FtlabError(misfit_words(source, model, why))
+    record = read_record(parent / wanted)
+    if wrong_base(source, model):
+        vouched = (*record.vouched, same_name(model))
+        write_record(parent / wanted, replace(record, vouched=vouched))
+    return find_source(runs_folder, name)
 
 
 def forget_adapter(runs_folder: Path, name: str) -> None:
@@ -103,6 +148,45 @@ def _check_base(model: str, access: Access) -> None:
         ) from None
 
 
+def _name_base(
+    record: AdapterRecord, place: str, base: str | None, access: Access
+) -> AdapterRecord:
+    """The record, naming `base` where the adapter names a folder that holds that base's weights."""
+    model = base or BUNDLED_ID
+    if not _may_look(place, access) or not is_the_same(place, model):
+        return record
+    return replace(record, model=ResolvedModel(parse_model(model), Path()).public_id,
+                   same_weights=True)  # fmt: skip
+
+
+def _may_look(place: str, access: Access) -> bool:
+    """A file that a stranger brings is not to say what lies on this machine."""
+    try:
+        access.check_model(place)
+    except FtlabError:
+        return False
+    return bool(place)
+
+
+def _base_of(record: AdapterRecord, place: str, access: Access) -> str:
+    """What an adapter is held against if nobody says: the base that it names, and for a folder that
+    is not here the bundled model."""
+    if not record.named_by_folder:
+        return record.model
+    return place if _may_look(place, access) and shape_of_model(place) else BUNDLED_ID
+
+
+def _check_fit(work: Path, record: AdapterRecord, model: str) -> None:
+    """Refuses unknown keys, and tensors that do not fit the base as far as that is known."""
+    source = PaneSource(BROUGHT, record.label, model=record.model, folder=work)
+    unknown = unknown_key(read_object((work / CONFIG_FILE).read_bytes()))
+    if unknown:
+        raise FtlabError(f"{CONFIG_FILE} {unknown} Correct it, or take it out, and try again.")
+    why = why_not_on(source.files, model)
+    if why:
+        raise FtlabError(misfit_words(source, model, why))
+
+
 def _read_config(open_file: OpenFile) -> bytes:
     with open_file(CONFIG_FILE) as stream:
         data = stream.read(MAX_BYTES[CONFIG_FILE] + 1)
@@ -127,8 +211,10 @@ def _work_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _store(open_file: OpenFile, config: bytes, facts: AdapterFacts, work: Path) -> str:
-    """Writes both files into `work`; gives back the SHA-256 of the weights."""
+def _store(
+    open_file: OpenFile, config: bytes, facts: AdapterFacts, work: Path
+) -> tuple[str, list[int]]:
+    """Writes both files into `work`; gives back the SHA-256 of the weights and LoRA's ranks."""
     (work / CONFIG_FILE).write_bytes(config)
     with open_file(WEIGHTS_FILE) as stream:
         # The header says how long the file is, so no more is written than an adapter can have.
@@ -139,7 +225,7 @@ def _store(open_file: OpenFile, config: bytes, facts: AdapterFacts, work: Path) 
                 f"{MAX_BYTES[WEIGHTS_FILE]:,} are taken, so bring a smaller adapter."
             )
         _check_together(facts, header.shapes)
-        return _copy(stream, header, work / WEIGHTS_FILE)
+        return _copy(stream, header, work / WEIGHTS_FILE), _ranks(header.shapes)
 
 
 def _copy(stream: BinaryIO, header: Header, target: Path) -> str:
@@ -169,11 +255,7 @@ def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) 
     """A configuration that asks for more than the weights have would make PEFT fill the memory."""
     if facts.rank is not None:
         asked, what = facts.rank, "r"
-        held = [
-            shape[0]
-            for name, shape in shapes.items()
-            if shape and re.search(r"\.lora_(embedding_)?A\b", name)
-        ]
+        held = _ranks(shapes)
     elif facts.tokens is not None:
         asked, what = facts.tokens, "num_virtual_tokens"
         held = [shape[0] for name, shape in shapes.items() if shape and "prompt_embed" in name]
@@ -185,6 +267,15 @@ def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) 
             f"{CONFIG_FILE} says {facts.peft_type} with {what}={asked}, but the weights {found}; "
             "bring the two files of one adapter."
         )
+
+
+def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """LoRA's rank in each layer that it adapts."""
+    return [
+        shape[0]
+        for name, shape in shapes.items()
+        if shape and re.search(r"\.lora_(embedding_)?A\b", name)
+    ]
 
 
 def _keep(work: Path, parent: Path, record: AdapterRecord, config: bytes) -> Path:

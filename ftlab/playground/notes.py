@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ftlab.playground.panes import BASE, PaneSource
+from ftlab.playground.panes import BASE, BROUGHT, PaneSource
 from ftlab.playground.protocol import PRECISIONS, Precision
 
 
 def note_on(source: PaneSource, precision: Precision) -> str:
     """A sentence for the pane; "" where nothing differs."""
-    if source.name == BASE:
-        return ""
+    if source.name == BASE or source.name.startswith(BROUGHT):
+        return ""  # how an adapter from elsewhere was trained is not known
     here = PRECISIONS[precision]
     if source.base_precision != (precision if precision == "nf4" else None):
         if source.is_part:

@@ -20,6 +20,7 @@ from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.paths import assets_folder
+from ftlab.playground.base_fit import base_name, count_tensors, fitting_words, why_not_on
 from ftlab.reading import read_plain
 from ftlab.runs.control import control_folder
 from ftlab.runs.directory import MAX_RECORD_BYTES, find_run, write_atomically
@@ -51,7 +52,8 @@ class PaneSource:
     `folder` holds the weights (`None`: the base's own). `is_adapter`: they are laid over the base;
     `is_part`: they are some of the model's own; else they are a whole model. `label` is short
     ("LoRA r=4"); `detail` tells it apart from others of the same label. `sweep_id` is "" for what
-    no sweep made.
+    no sweep made. Of an adapter that was brought along, `named_by_folder`, `same_weights` and
+    `vouched` are those of its record.
     """
 
     name: str
@@ -66,11 +68,24 @@ class PaneSource:
     task: TaskReference | None = None
     sweep_id: str = ""
     detail: str = ""
+    named_by_folder: bool = False
+    same_weights: bool = False
+    vouched: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """Label and detail, as in "LoRA r=4 · SQL · 25 Nov 14:02 · ab12-03"."""
         return " · ".join(filter(None, [self.label, self.detail]))
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """An adapter's configuration and weights."""
+        assert self.folder is not None
+        return self.folder / CONFIG_FILE, self.folder / WEIGHTS_FILE
+
+    def is_vouched_for(self, model: str) -> bool:
+        """Whether a person said that this is the base it was trained on."""
+        return same_name(model) in self.vouched
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,9 @@ class AdapterRecord:
     """`pane.json` beside an adapter that no run of this folder made.
 
     `model` is the base's public id, `method` a method of the registry or PEFT's own name for it.
+    `named_by_folder`: the configuration names a folder, of which `model` is the last part alone.
+    `same_weights`: that folder held the weights of `model`. `vouched` are the other base models, in
+    the form of `same_name`, that a person said it was trained on.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -89,6 +107,9 @@ class AdapterRecord:
     detail: str = ""
     task: TaskReference | None = None
     base_precision: BasePrecision | None = None
+    named_by_folder: bool = False
+    same_weights: bool = False
+    vouched: tuple[str, ...] = ()
 
 
 _RECORD: TypeAdapter[AdapterRecord] = TypeAdapter(AdapterRecord)
@@ -185,19 +206,70 @@ def same_name(model: str) -> str:
 
 
 def wrong_base(source: PaneSource, model: str) -> str:
-    """The sentence for a pane made for another base than `model`; "" if it fits.
+    """The sentence for a pane that cannot answer on the base `model`; "" if it can.
 
-    An adapter from elsewhere may name a mirror of the model or a folder: its last part counts.
+    An adapter from elsewhere was held against the base that it names when it was brought. That may
+    be a mirror or a folder, so the name's last part counts; another name needs a person's word.
     """
-    own, wanted = same_name(source.model), same_name(model)
-    if source.name.startswith((SHIPPED, BROUGHT)):
-        own, wanted = _last_part(own), _last_part(wanted)
-    if source.name == BASE or own == wanted:
+    if source.name == BASE:
         return ""
+    if not source.name.startswith((SHIPPED, BROUGHT)):
+        return "" if same_name(source.model) == same_name(model) else _other_base(source, model)
+    if _is_named(source, model) or source.is_vouched_for(model):
+        return ""
+    why = why_not_on(source.files, model) if source.folder is not None else None
+    if why is None:
+        return _other_base(source, model)
+    if why:
+        return misfit_words(source, model, why)
+    return (
+        f"{_doubt(source, model)}. If that is its base, vouch for it: by the button in its pane, "
+        f"or with --base-is {_as_asked(model)}."
+    )
+
+
+def base_doubt(source: PaneSource, model: str) -> str:
+    """What to say of an adapter whose tensors fit the base `model` while it names another, without
+    a full stop; "" for every other, and for one that somebody has vouched for."""
+    known = _is_named(source, model) or source.is_vouched_for(model)
+    if known or not source.name.startswith(BROUGHT) or source.folder is None:
+        return ""
+    return _doubt(source, model) if why_not_on(source.files, model) == "" else ""
+
+
+def misfit_words(source: PaneSource, model: str, why: str) -> str:
+    """The sentence for an adapter that cannot be on that base: `why` is a clause."""
+    name = base_name(model)
+    other = "" if _is_named(source, model) else f" It says it was trained on {source.model}."
+    return (
+        f"'{source.label}' does not fit {name}: {why}.{other} Choose its own base model, or an "
+        f"adapter of {name}."
+    )
+
+
+def _is_named(source: PaneSource, model: str) -> bool:
+    return _last_part(same_name(source.model)) == _last_part(same_name(model))
+
+
+def _doubt(source: PaneSource, model: str) -> str:
+    return (
+        f"'{source.label}' says it was trained on {source.model}; "
+        f"{fitting_words(count_tensors(source.files), model)}"
+    )
+
+
+def _other_base(source: PaneSource, model: str) -> str:
     return (
         f"The base model of '{source.label}' is {source.model}, that of this prompt is {model}; "
         "all panes share one base model, so choose runs of the same one."
     )
+
+
+def _as_asked(model: str) -> str:
+    """The model as `--base-is` takes it, without telling a folder of this machine."""
+    if same_name(model) == BUNDLED_ID:
+        return "bundled"
+    return "its folder" if model.startswith("/") else model
 
 
 @dataclass(frozen=True)
@@ -242,11 +314,19 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
     named = []
     for source in sources:
         if source.name.startswith(BROUGHT):
-            fits_bundled = not wrong_base(source, BUNDLED_ID)  # it may name a mirror
-            named.append((2, BUNDLED_ID if fits_bundled else source.model))
+            named.append((2, _likely_base(source)))
         elif source.model:
             named.append((int(source.name.startswith(SHIPPED)), source.model))
     return min(named, key=lambda ranked: ranked[0])[1] if named else BUNDLED_ID
+
+
+def _likely_base(source: PaneSource) -> str:
+    """What a person vouched for, or what the adapter names; for a mirror's name and for a folder,
+    which leads nowhere, the bundled model."""
+    if source.vouched:
+        return source.vouched[-1]
+    unnamed = source.named_by_folder or _is_named(source, BUNDLED_ID)
+    return BUNDLED_ID if unnamed else source.model
 
 
 def read_record(folder: Path) -> AdapterRecord:
@@ -291,6 +371,9 @@ def _from_folder(name: str, folder: Path) -> PaneSource:
         base_precision=record.base_precision,
         task=record.task,
         detail=record.detail,
+        named_by_folder=record.named_by_folder,
+        same_weights=record.same_weights,
+        vouched=record.vouched,
     )
 
 

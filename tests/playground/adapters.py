@@ -20,12 +20,14 @@ CONFIG: dict[str, Any] = {
     "r": 2,
     "lora_alpha": 4,
     "target_modules": ["q_proj"],
+    "layers_to_transform": [0],
 }
 _LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
 SHAPES: dict[str, list[int]] = {
-    f"{_LAYER}.lora_A.weight": [2, 4],
-    f"{_LAYER}.lora_B.weight": [4, 2],
+    f"{_LAYER}.lora_A.weight": [2, 576],
+    f"{_LAYER}.lora_B.weight": [576, 2],
 }
+"""One layer of the bundled model."""
 
 
 def weights(
@@ -57,6 +59,19 @@ def adapter_folder(folder: Path, config: bytes | None = None, tensors: bytes | N
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_bytes(config_bytes() if config is None else config)
     (folder / "adapter_model.safetensors").write_bytes(weights() if tensors is None else tensors)
+    return folder
+
+
+def base_folder(folder: Path, width: int = 4, layers: int = 1) -> Path:
+    """A model by its sizes alone: a llama whose weights are all the same number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes: dict[str, list[int]] = {"model.embed_tokens.weight": [32, width]}
+    for number in range(layers):
+        for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"):
+            shapes[f"model.layers.{number}.{name}.weight"] = [width, width]
+    config = {"model_type": "llama", "hidden_size": width, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(weights(shapes))
     return folder
 
 

@@ -21,6 +21,11 @@ def test_the_base_has_nothing_to_say(precision: Precision) -> None:
     assert note_on(base_source(), precision) == ""
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nothing_is_claimed_of_what_was_trained_elsewhere(precision: Precision) -> None:
+    assert note_on(replace(LORA, name="adapter:theirs"), precision) == ""
+
+
 @pytest.mark.parametrize(
     ("source", "precision"),
     [

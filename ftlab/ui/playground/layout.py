@@ -48,7 +48,10 @@ class PanePool:
     error: gr.HTML
     columns: list[gr.Column]
     choosers: list[gr.Dropdown]
+    vouchers: list[gr.Button]
     answers: list[gr.HTML]
+    room: gr.Radio
+    newcomer: gr.State
 
 
 def build_ask_bar(models: list[tuple[str, str]], model: str, may_vote: bool = True) -> AskBar:
@@ -147,7 +150,10 @@ def build_pane_pool(
         engine = H("", min_width=150)
         unload = gr.Button("Unload", size="sm", scale=0, min_width=76, visible=False)
     error = H("")
-    columns, choosers, answers = [], [], []
+    room = live(
+        gr.Radio, [], label="Who makes room?", visible=False, elem_id="pg-room",
+    )  # fmt: skip
+    columns, choosers, vouchers, answers = [], [], [], []
     with gr.Row(equal_height=True, elem_classes="ft-panes"):
         for place in range(MAX_PANES):
             with gr.Column(
@@ -159,6 +165,15 @@ def build_pane_pool(
                         show_label=False, container=False, elem_id=f"pg-pane-{place + 1}",
                     )
                 )  # fmt: skip
+                vouchers.append(
+                    gr.Button(
+                        "It was trained on this base", size="sm", visible=False,
+                        elem_id=f"pg-vouch-{place + 1}",
+                    )
+                )  # fmt: skip
                 answers.append(H(elem_id=f"pg-answer-{place + 1}"))
             columns.append(column)
-    return PanePool(count, bring, forget, engine, unload, error, columns, choosers, answers)
+    return PanePool(
+        count, bring, forget, engine, unload, error, columns, choosers, vouchers, answers, room,
+        gr.State(""),
+    )  # fmt: skip

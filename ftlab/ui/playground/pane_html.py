@@ -23,7 +23,8 @@ _TAGS = {"same": "span", "added": "ins", "removed": "del"}
 class Pane:
     """What one pane shows. `letter` stands for its name while the panes are blind.
 
-    `update` is the last one with an answer or its end, `status` what is being waited for.
+    `update` is the last one with an answer or its end, `status` what is being waited for. `doubt`
+    says that its adapter names another base, `is_vouched` that a person has vouched for it.
     """
 
     source: PaneSource | None = None
@@ -35,6 +36,8 @@ class Pane:
     letter: str = ""
     limit: int = 0
     was_stopped: bool = False
+    doubt: str = ""
+    is_vouched: bool = False
 
     @property
     def name(self) -> str:
@@ -67,7 +70,7 @@ def pane_html(pane: Pane) -> str:
     if source is None:
         return '<div class="answer"><small>Choose who answers here.</small></div>'
     colour = "var(--line)" if pane.letter else look_of(source.method).colour
-    head = _blind_head(pane.letter) if pane.letter else _head(source, pane.update)
+    head = _blind_head(pane.letter) if pane.letter else _head(source, pane)
     return (
         f'<div class="proof" style="--c:{colour}">{head}</div>'
         f"{'' if pane.letter else _history(pane.history)}"
@@ -81,12 +84,24 @@ def _blind_head(letter: str) -> str:
     return f'<span class="who"><b>{escape(letter)}</b></span>{chip("name hidden", "mute")}'
 
 
-def _head(source: PaneSource, update: PaneUpdate | None) -> str:
+def _head(source: PaneSource, pane: Pane) -> str:
     hint = escape(f"{source.title} ({source.name})")
     who = f'<span class="who" title="{hint}">{named(source.method, source.label)}</span>'
     if source.name == BASE:
         return who + chip("no adapter: weights as shipped", "mute")
-    return who + _proof(update)
+    return who + _proof(pane.update) + _base_chip(source, pane)
+
+
+def _base_chip(source: PaneSource, pane: Pane) -> str:
+    """How it is known that the adapter was trained on this base, where its name does not say it."""
+    named = f"It names {source.model}; its tensors fit this base in names and shapes."
+    if pane.doubt:
+        return chip("base not vouched for", "warn", named)
+    if pane.is_vouched:
+        return chip("base vouched for by you", "warn", named)
+    if source.same_weights:
+        return chip("base known by its weights", "seal", "The folder that it names holds them.")
+    return ""
 
 
 def _proof(update: PaneUpdate | None) -> str:
@@ -131,6 +146,8 @@ def _answer(pane: Pane) -> str:
     if update is not None and update.kind == "error":
         # The sentence may name who answers.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
+    if update is None and pane.doubt and not (pane.letter or pane.status):
+        return f"<small>{escape(pane.doubt)}. If that is its base, say so above.</small>"
     if update is None or (update.kind == "status"):
         return f'<small class="status">{escape(pane.status)}</small>' if pane.status else ""
     if update.kind == "done":

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.playground.brought import vouch_for_base
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.differences import Piece, word_differences
 from ftlab.playground.held_out import HeldOut, HeldOutExample
-from ftlab.playground.panes import PaneSource, find_source
+from ftlab.playground.panes import PaneSource, base_doubt, find_source
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.validation import MAX_PANES
 from ftlab.playground.votes import shuffled
@@ -35,7 +36,9 @@ class Session:
 
     `order` says which pane each place of the page shows; blind panes are shuffled. `histories` are
     what has been said in each pane's chat. The functions here change it in place: an answer under
-    way goes on in a thread of its own, and ends once the list of panes is another one.
+    way goes on in a thread of its own, and ends once the list of panes is another one. `doubts` are
+    the sentences on adapters that name another base than the page's, by the pane's name; `vouched`
+    are those that a person has vouched for.
     """
 
     panes: list[Pane] = field(default_factory=lambda: [Pane()] * MAX_PANES)
@@ -44,16 +47,25 @@ class Session:
     is_blind: bool = False
     histories: dict[int, tuple[Message, ...]] = field(default_factory=dict)
     errors: tuple[FieldError, ...] = ()
+    doubts: dict[str, str] = field(default_factory=dict)
+    vouched: frozenset[str] = frozenset()
 
     def shown(self) -> list[Pane]:
         """The panes in the order of the page."""
-        panes = [self.panes[pane] for pane in self.order]
+        panes = [self._with_base(self.panes[pane]) for pane in self.order]
         if not self.is_blind:
             return panes
         return [
             replace(pane, letter=LETTERS[place]) if pane.source else pane
             for place, pane in enumerate(panes)
         ]
+
+    def _with_base(self, pane: Pane) -> Pane:
+        if pane.name not in self.doubts and pane.name not in self.vouched:
+            return pane
+        return replace(
+            pane, doubt=self.doubts.get(pane.name, ""), is_vouched=pane.name in self.vouched
+        )
 
     @property
     def can_vote(self) -> bool:
@@ -87,6 +99,26 @@ def choose(session: Session, names: Sequence[str | None], runs_folder: Path) -> 
         ]
     )
     return session
+
+
+def judge_bases(session: Session, model: str) -> Session:
+    """Notes what is to be said of the panes' adapters on the base `model`."""
+    sources = [pane.source for pane in session.panes if pane.source is not None]
+    doubts = {source.name: base_doubt(source, model) for source in sources}
+    session.doubts = {name: doubt for name, doubt in doubts.items() if doubt}
+    session.vouched = frozenset(s.name for s in sources if s.is_vouched_for(model))
+    return session
+
+
+def vouch(session: Session, place: int, model: str, runs_folder: Path) -> Session:
+    """A person says that `model` is the base of the adapter in that pane.
+
+    Raises `FtlabError` for what is no adapter from elsewhere, or does not fit that base.
+    """
+    source = vouch_for_base(runs_folder, session.panes[place].name, model)
+    panes = stop(session).panes
+    session.begin_anew([Pane(source) if pane.name == source.name else pane for pane in panes])
+    return judge_bases(session, model)
 
 
 def new_chat(session: Session) -> Session:

@@ -31,13 +31,16 @@ from ftlab.ui.playground.session import (
     choose,
     compare,
     in_order,
+    judge_bases,
     new_chat,
     reveal,
     stop,
+    vouch,
 )
 from ftlab.ui.playground.view import (
     EXAMPLES,
     SETTINGS,
+    Setup,
     bring_files,
     describe_settings,
     engine_html,
@@ -45,6 +48,7 @@ from ftlab.ui.playground.view import (
     example_prompts,
     free_place,
     make_request,
+    room_choices,
     setup,
     setup_again,
 )
@@ -54,6 +58,8 @@ _FIRST_STEPS = (
     "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
 )
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_HIDDEN: dict[str, Any] = gr.update(visible=False)
+_NO_ROOM: dict[str, Any] = gr.update(value=None, visible=False)
 
 
 def build(context: AppContext, links: Links) -> None:
@@ -88,8 +94,9 @@ def _wire_choice(
             *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
         ]
 
-    def take(session: Session, count: int, *chosen: str | None) -> list[Any]:
+    def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
         session = choose(session, chosen[:count], context.runs_folder)
+        judge_bases(session, model)
         sources = [pane.source for pane in session.panes if pane.source is not None]
         found = example_prompts(sources, context.held_out)
         buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
@@ -97,21 +104,44 @@ def _wire_choice(
         columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
         brought = gr.update(visible=any(source.name.startswith(BROUGHT) for source in sources))
         texts = [prompt.text for prompt in found]
-        return [session, texts, brought, *buttons, *columns, *_shown(session)]
+        return [
+            session, texts, brought, *buttons, *columns, *_vouchers(context, session),
+            *_shown(session),
+        ]  # fmt: skip
 
     def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
         try:
             source = bring_files(files, context.runs_folder, model, context.access)
         except FtlabError as error:
-            return [field_error([str(error)]), *[gr.skip()] * (1 + MAX_PANES)]
-        place, count = free_place(chosen, count)
+            return [field_error([str(error)]), *[gr.skip()] * (3 + MAX_PANES)]
+        found = free_place(chosen, count)
+        if found is None and source.name not in chosen:
+            now = setup(context.store.runs(), context.runs_folder, model, chosen)
+            label = f"Six panes are taken. Who makes room for {source.label}?"
+            room = gr.update(
+                choices=room_choices(chosen, now.choices), value=None, label=label, visible=True
+            )
+            return ["", gr.skip(), room, source.name, *_choosers(now)]
+        place, count = found or (chosen.index(source.name), count)
         wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
         now = setup(context.store.runs(), context.runs_folder, model, wanted)
-        return [
-            "",
-            count,
-            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
-        ]
+        return ["", count, _NO_ROOM, "", *_choosers(now)]
+
+    def make_room(place: int | None, newcomer: str, model: str, *chosen: str | None) -> list[Any]:
+        """Puts the newcomer into the pane that was chosen for it, or into none."""
+        if place is None or not newcomer:
+            return [gr.skip()] * (2 + MAX_PANES)
+        wanted = [newcomer if n == place else pane for n, pane in enumerate(chosen)]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return [_NO_ROOM, "", *_choosers(now)]
+
+    def vouched(session: Session, place: int, model: str) -> list[Any]:
+        try:
+            context.access.check_upload()
+            vouch(session, place, model, context.runs_folder)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * (1 + 2 * MAX_PANES)]
+        return ["", session, *_vouchers(context, session), *_shown(session)]
 
     def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
         """Removes what was brought along and stands in an open pane."""
@@ -123,7 +153,7 @@ def _wire_choice(
             return [field_error([str(error)]), *[gr.skip()] * MAX_PANES]
         wanted = ["" if pane in gone else pane for pane in chosen]
         now = setup(context.store.runs(), context.runs_folder, model, wanted)
-        return ["", *[gr.update(choices=now.choices, value=pane) for pane in now.panes]]
+        return ["", *_choosers(now)]
 
     texts, had_runs = gr.State([]), gr.State(False)
     wiring: dict[str, Any] = {
@@ -131,13 +161,14 @@ def _wire_choice(
         **_PRIVATE,
     }
     taking: dict[str, Any] = {
-        "inputs": [session, panes.count, *panes.choosers],
+        "inputs": [session, ask_bar.model, panes.count, *panes.choosers],
         "outputs": [
             session,
             texts,
             panes.forget,
             *ask_bar.examples,
             *panes.columns,
+            *panes.vouchers,
             *panes.answers,
         ],
         **_PRIVATE,
@@ -151,15 +182,28 @@ def _wire_choice(
         refresh,
         [had_runs, ask_bar.model, *panes.choosers],
         **wiring,
-    )
+    ).then(take, **taking)  # an adapter's base may be in doubt on one model and not on another
     changes = [chooser.change for chooser in panes.choosers]
     gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
     panes.bring.upload(
         bring,
         [panes.bring, ask_bar.model, panes.count, *panes.choosers],
-        [panes.error, panes.count, *panes.choosers],
+        [panes.error, panes.count, panes.room, panes.newcomer, *panes.choosers],
         **_PRIVATE,
     )
+    panes.room.input(
+        make_room,
+        [panes.room, panes.newcomer, ask_bar.model, *panes.choosers],
+        [panes.room, panes.newcomer, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(panes.vouchers):
+        button.click(
+            lambda session, model, place=place: vouched(session, place, model),
+            [session, ask_bar.model],
+            [panes.error, session, *panes.vouchers, *panes.answers],
+            **_PRIVATE,
+        )
     panes.forget.click(
         forget,
         [ask_bar.model, panes.count, *panes.choosers],
@@ -204,6 +248,7 @@ def _wire_asking(
     ) -> Iterator[list[Any]]:
         chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
         choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
+        judge_bases(session, model)
         request = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
         seed = secrets.randbits(32) if blind else None
         last: list[Any] = [None] * len(screen)
@@ -287,13 +332,14 @@ def _wire_vote(
     def blinded(session: Session, blind: bool) -> list[Any]:
         """Who is who must not be read from the choosers, so they are away while it is blind."""
         choosers = [gr.update(visible=not blind) for _ in panes.choosers]
-        return [*shown(in_order(session)), gr.update(visible=blind), *choosers]
+        buttons = [_HIDDEN] * MAX_PANES if blind else _vouchers(context, session)
+        return [*shown(in_order(session)), gr.update(visible=blind), *choosers, *buttons]
 
     outputs = [session, *vote.outputs, *panes.answers]
     ask_bar.blind.change(
         blinded,
         [session, ask_bar.blind],
-        [*outputs, vote.sheet, *panes.choosers],
+        [*outputs, vote.sheet, *panes.choosers, *panes.vouchers],
         **_PRIVATE,
     )
     for place, button in enumerate(vote.letters):
@@ -312,6 +358,16 @@ def _wire_vote(
         **_PRIVATE,
     )
     vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _choosers(now: Setup) -> list[Any]:
+    return [gr.update(choices=now.choices, value=pane) for pane in now.panes]
+
+
+def _vouchers(context: AppContext, session: Session) -> list[Any]:
+    """A button in each pane whose adapter names another base than the page's."""
+    may = context.access.may_upload
+    return [gr.update(visible=may and pane.name in session.doubts) for pane in session.panes]
 
 
 def _may_unload(context: AppContext) -> bool:

@@ -24,6 +24,7 @@ from ftlab.playground.panes import (
     WEIGHTS_FILE,
     PaneSource,
     all_sources,
+    base_doubt,
     same_name,
     wrong_base,
 )
@@ -85,7 +86,7 @@ def setup(
     chosen = same_name(model) if model else next(iter(names))
     if chosen not in names:
         chosen = next(iter(names))
-    fitting = [source for source in sources if not wrong_base(source, chosen)]
+    fitting = [s for s in sources if not wrong_base(s, chosen) or base_doubt(s, chosen)]
     choices = [("Nobody", NOBODY), *((source.title, source.name) for source in fitting)]
     known = {value for _, value in choices}
     kept = [str(pane) if pane in known else NOBODY for pane in panes]
@@ -229,29 +230,42 @@ def bring_files(
 ) -> PaneSource:
     """Keeps a zip, or an adapter's two files as they were chosen, to answer on `model`.
 
-    Raises `FtlabError` for what is no adapter, and for one that was made for another base.
+    Raises `FtlabError` for what is no adapter, and for one that does not fit the base. One that
+    fits and names another base is kept: a person may vouch for it.
     """
-    source = _bring(files, runs_folder, access)
-    problem = wrong_base(source, model)
+    source = _bring(files, runs_folder, access, model)
+    problem = "" if base_doubt(source, model) else wrong_base(source, model)
     if problem:
         raise FtlabError(problem)
     return source
 
 
-def free_place(chosen: Sequence[str | None], count: int) -> tuple[int, int]:
+def free_place(chosen: Sequence[str | None], count: int) -> tuple[int, int] | None:
     """The pane for a newcomer, and how many are open with it: the first where nobody answers.
 
-    Where every open pane is taken one more is opened; where all are, the last makes room.
+    Where every open pane is taken one more is opened; where all are, somebody has to choose.
     """
-    free = next((place for place in range(count) if not chosen[place]), count)
-    place = min(free, MAX_PANES - 1)
-    return place, max(count, place + 1)
+    place = next((place for place in range(count) if not chosen[place]), count)
+    return (place, max(count, place + 1)) if place < MAX_PANES else None
 
 
-def _bring(files: Sequence[str], runs_folder: Path, access: Access) -> PaneSource:
+NO_PANE = -1
+"""The choice of no pane at all, where six are taken."""
+
+
+def room_choices(
+    chosen: Sequence[str | None], choices: Sequence[tuple[str, str]]
+) -> list[tuple[str, int]]:
+    """Whom a newcomer may take the pane of, as in "2: SQL specialist"; or nobody's."""
+    titles = {value: title.partition(" · ")[0] for title, value in choices}
+    panes = [(f"{n + 1}: {titles.get(pane or '', pane)}", n) for n, pane in enumerate(chosen)]
+    return [*panes, ("None, keep it in the lists", NO_PANE)]
+
+
+def _bring(files: Sequence[str], runs_folder: Path, access: Access, model: str) -> PaneSource:
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
-        return bring_adapter(paths[0], runs_folder, access=access)
+        return bring_adapter(paths[0], runs_folder, access=access, base=model)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             shutil.copyfile(path, Path(folder) / path.name)
@@ -262,4 +276,4 @@ def _bring(files: Sequence[str], runs_folder: Path, access: Access) -> PaneSourc
                 "together, or a .zip with both."
             )
         label = "Adapter brought along"
-        return bring_adapter(Path(folder), runs_folder, label, access)
+        return bring_adapter(Path(folder), runs_folder, label, access, model)

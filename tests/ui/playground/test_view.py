@@ -20,6 +20,7 @@ from ftlab.runs.store import Run, RunStore
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.playground.view import (
     EXAMPLES,
+    NO_PANE,
     NOBODY,
     SETTINGS,
     bring_files,
@@ -29,11 +30,12 @@ from ftlab.ui.playground.view import (
     example_prompts,
     free_place,
     make_request,
+    room_choices,
     setup,
     setup_again,
 )
 from tests.fakes import make_run, make_sweep
-from tests.playground.adapters import adapter_folder, adapter_zip, config_bytes, weights
+from tests.playground.adapters import adapter_folder, adapter_zip, base_folder
 from tests.playground.test_client import FAKE
 from tests.ui.playground.fakes import SETTINGS_AT_FIRST, SQL, lora
 
@@ -198,11 +200,25 @@ def test_one_file_of_two_is_asked_for_by_name(tmp_path: Path, left_out: str) -> 
 
 
 def test_an_adapter_of_another_base_takes_no_pane(tmp_path: Path) -> None:
-    config = config_bytes(base_model_name_or_path="someone/other")
-    files = {"adapter_config.json": config, "adapter_model.safetensors": weights()}
-    adapter = adapter_zip(tmp_path / "mine.zip", files)
-    with pytest.raises(FtlabError, match="base model of 'mine' is someone/other"):
-        bring_files([str(adapter)], tmp_path, BUNDLED_ID)
+    base = base_folder(tmp_path / "small")
+    with pytest.raises(FtlabError, match="trained on HuggingFaceTB/SmolLM2-135M-Instruct"):
+        bring_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, str(base))
+    assert brought_sources(tmp_path) == []
+
+
+def test_of_a_base_that_is_not_here_the_name_alone_decides(tmp_path: Path) -> None:
+    adapter = adapter_zip(tmp_path / "mine.zip")
+    with pytest.raises(FtlabError, match="base model of 'mine' is HuggingFaceTB/SmolLM2-135M"):
+        bring_files([str(adapter)], tmp_path, "someone/other")
+
+
+def test_an_adapter_that_only_names_another_base_can_be_chosen(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "small", 576)
+    source = bring_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, str(base))
+    runs = [make_run(tmp_path, "lora", model=str(base))]
+    now = setup(RunStore(tmp_path).runs(), tmp_path, str(base), [BASE, source.name])
+    assert len(runs) == 1
+    assert now.panes[:2] == (BASE, source.name)
 
 
 @pytest.mark.parametrize(
@@ -212,14 +228,21 @@ def test_an_adapter_of_another_base_takes_no_pane(tmp_path: Path) -> None:
         ("abcd--", 4, (4, 5)),
         ("a-c---", 1, (1, 2)),
         ("abcdef", 4, (4, 5)),
-        ("abcdef", 6, (5, 6)),
+        ("abcdef", 6, None),
     ],
 )
-def test_a_newcomer_gets_a_pane_that_is_seen(
-    chosen: str, count: int, found: tuple[int, int]
+def test_a_newcomer_gets_a_pane_that_is_seen_or_none_by_itself(
+    chosen: str, count: int, found: tuple[int, int] | None
 ) -> None:
     names = [None if name == "-" else name for name in chosen]
     assert free_place(names, count) == found
+
+
+def test_where_six_panes_are_taken_a_person_chooses_which_makes_room() -> None:
+    choices = [("Base", "base"), ("mine · LORA r=2", "adapter:mine")]
+    assert room_choices(["base", "adapter:mine", None], choices) == [
+        ("1: Base", 0), ("2: mine", 1), ("3: None", 2), ("None, keep it in the lists", NO_PANE),
+    ]  # fmt: skip
 
 
 # ---- example prompts
