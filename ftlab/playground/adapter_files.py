@@ -193,6 +193,12 @@ def _check_names(names: Collection[str], where: str) -> None:
                 f"'{where}' holds a full model, not an adapter: there is no {CONFIG_FILE}; choose "
                 "it as the base model instead."
             )
+        inner = next((name for name in sorted(names) if name.lower().endswith(".zip")), "")
+        if inner:
+            raise FtlabError(
+                f"'{where}' holds no {CONFIG_FILE} but '{shown_name(inner)}'; bring that zip "
+                "itself."
+            )
         raise FtlabError(
             f"'{where}' holds no {CONFIG_FILE}, so it is no PEFT adapter; bring the folder that "
             "save_pretrained wrote."
@@ -200,6 +206,11 @@ def _check_names(names: Collection[str], where: str) -> None:
     if WEIGHTS_FILE not in names:
         if pickled:
             raise _only_pickle(where)
+        if any(re.fullmatch(r"adapter_model-\d+-of-\d+\.safetensors", name) for name in names):
+            raise FtlabError(
+                f"'{where}' has its weights in several files, which PEFT does not read; join them "
+                f"into one {WEIGHTS_FILE}."
+            )
         raise FtlabError(
             f"'{where}' holds {CONFIG_FILE} but no {WEIGHTS_FILE}; put the weights beside it."
         )

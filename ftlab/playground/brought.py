@@ -24,6 +24,7 @@ from ftlab.playground.adapter_config import AdapterFacts, check_config
 from ftlab.playground.adapter_files import MAX_BYTES, OpenFile, adapter_files
 from ftlab.playground.base_fit import is_the_same, why_not_on
 from ftlab.playground.config_keys import unknown_key
+from ftlab.playground.numbers import no_numbers
 from ftlab.playground.panes import (
     BROUGHT,
     CONFIG_FILE,
@@ -225,7 +226,18 @@ def _store(
                 f"{MAX_BYTES[WEIGHTS_FILE]:,} are taken, so bring a smaller adapter."
             )
         _check_together(facts, header.shapes)
-        return _copy(stream, header, work / WEIGHTS_FILE), _ranks(header.shapes)
+        sha256 = _copy(stream, header, work / WEIGHTS_FILE)
+    _check_numbers(work / WEIGHTS_FILE, header)
+    return sha256, _ranks(header.shapes)
+
+
+def _check_numbers(file: Path, header: Header) -> None:
+    spoilt = no_numbers(file, header)
+    if spoilt:
+        raise FtlabError(
+            f"{WEIGHTS_FILE} holds values in {shown_name(spoilt, 120)} that are no numbers (NaN or "
+            "infinity): its training went astray, so bring an earlier checkpoint or another."
+        )
 
 
 def _copy(stream: BinaryIO, header: Header, target: Path) -> str:

@@ -25,7 +25,7 @@ PREFIX = "base_model.model."
 
 _LAYERED = (
     "LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "MISS",
-    "C3A", "SHIRA", "RANDLORA", "HIRA", "LN_TUNING",
+    "C3A", "SHIRA", "RANDLORA", "HIRA",
 )  # fmt: skip
 """Kinds that have tensors of their own for each layer that they adapt."""
 
@@ -89,15 +89,17 @@ class _Check:
         self._check_names("target_modules")
         self._check_names("modules_to_save")
         self._check_patterns()
-        adapted = set()
+        adapted: dict[str, set[str]] = {}
         for key, shape in self.adapter.shapes.items():
             name, tensor = self._place(key)
             if name and not self._is_expert(name):
                 self._check_shape(key, name, tensor, shape)
                 if not tensor.startswith(_OWN[1:]) and tensor not in ("weight", "bias"):
-                    adapted.add(name)
+                    adapted.setdefault(name, set()).add(tensor.removesuffix(".weight"))
         if kind in _LAYERED:
-            self._check_layers(adapted)
+            self._check_layers(set(adapted))
+        if kind == "LORA":
+            self._check_parts(adapted)
 
     # ---- soft tokens
 
@@ -164,6 +166,29 @@ class _Check:
         over = sorted(adapted - wanted, key=_in_order)
         if over:
             raise _Misfit(f"the weights are for {over[0]} too, which its target_modules leave out")
+
+    def _check_parts(self, adapted: Mapping[str, set[str]]) -> None:
+        """Both matrices must be there for each layer, and what the configuration adds to them."""
+        config = self.adapter.config
+        if any(config.get(f"{name}_config") for name in ("velora", "monteclora")):
+            return
+        more = {"lora_magnitude_vector"} if config.get("use_dora") else set()
+        for name, parts in adapted.items():
+            held = {part for part in parts if part.startswith("lora_")}
+            if held & {"lora_embedding_A", "lora_embedding_B"}:
+                wanted = {"lora_embedding_A", "lora_embedding_B"} | more
+            elif held:
+                bias = {"lora_B.bias"} if config.get("lora_bias") else set()
+                wanted = {"lora_A", "lora_B"} | more | bias
+            else:
+                continue
+            if wanted - held:
+                raise _Misfit(f"the weights hold no {min(wanted - held)} for {name}")
+            if held - wanted:
+                raise _Misfit(
+                    f"the weights hold {name}.{min(held - wanted)}, and its configuration asks "
+                    "for none (use_dora, lora_bias)"
+                )
 
     def _is_wanted(self, name: str, targets: set[str]) -> bool:
         """As `check_target_module_exists` in peft/tuners/tuners_utils.py decides it."""

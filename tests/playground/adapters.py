@@ -88,11 +88,11 @@ def adapter_zip(path: Path, entries: dict[str, bytes] | None = None, below: str 
     return path
 
 
-def refused(source: Path, runs: Path) -> str:
+def refused(source: Path, runs: Path, base: str | None = None) -> str:
     """The sentence with which the source is refused; nothing of it is left behind."""
     before = sorted(runs.parent.rglob("*"))
     with pytest.raises(FtlabError) as error:
-        bring_adapter(source, runs)
+        bring_adapter(source, runs, base=base)
     folder = brought_folder(runs)
     assert not folder.exists() or not any(folder.iterdir())
     added = set(runs.parent.rglob("*")) - {*before, runs, runs / ".ftlab", folder}

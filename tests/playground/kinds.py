@@ -20,6 +20,7 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
     TrainableTokensConfig,
+    VeraConfig,
     get_peft_model,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -53,6 +54,7 @@ KINDS: dict[str, Callable[..., PeftModel]] = {
     "loha": _maker(LoHaConfig, init_weights=False, **_ATTENTION),
     "lokr": _maker(LoKrConfig, init_weights=False, **_ATTENTION),
     "oft": _maker(OFTConfig, init_weights=False, **_ATTENTION),
+    "vera": _maker(VeraConfig, r=4, target_modules=["q_proj", "o_proj"]),
     "tokens": _maker(TrainableTokensConfig, token_indices=[40, 70, 90]),
     "prompt_tuning": _maker(PromptTuningConfig, **_SOFT),
     "p_tuning": _maker(PromptEncoderConfig, encoder_hidden_size=16, **_SOFT),
