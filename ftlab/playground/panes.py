@@ -240,11 +240,11 @@ def base_doubt(source: PaneSource, model: str) -> str:
 def misfit_words(source: PaneSource, model: str, why: str) -> str:
     """The sentence for an adapter that cannot be on that base: `why` is a clause."""
     name = base_name(model)
-    other = "" if _is_named(source, model) else f" It says it was trained on {source.model}."
-    return (
-        f"'{source.label}' does not fit {name}: {why}.{other} Choose its own base model, or an "
-        f"adapter of {name}."
-    )
+    way_out = "Correct its files, or choose the base model that it was made for"
+    if not _is_named(source, model):
+        named = base_name(source.model)
+        way_out = f"It says it was trained on {named}: choose that one, or an adapter of {name}"
+    return f"'{source.label}' does not fit {name}: {why}. {way_out}."
 
 
 def _is_named(source: PaneSource, model: str) -> bool:
@@ -253,7 +253,7 @@ def _is_named(source: PaneSource, model: str) -> bool:
 
 def _doubt(source: PaneSource, model: str) -> str:
     return (
-        f"'{source.label}' says it was trained on {source.model}; "
+        f"'{source.label}' says it was trained on {base_name(source.model)}; "
         f"{fitting_words(count_tensors(source.files), model)}"
     )
 

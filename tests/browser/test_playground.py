@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
+from pathlib import Path
 
 import psutil
 import pytest
@@ -188,6 +191,60 @@ def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
     forget.click()
     expect(pane(page, 5)).to_contain_text("Choose who answers here")
     expect(forget).to_be_hidden()
+    assert brought_sources(app.runs) == []
+
+
+def bring(page: Page, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Bring an adapter").click()
+    chooser.value.set_files([str(file) for file in files])
+
+
+def copy_of_sql(folder: Path, **changes: object) -> Path:
+    """The SQL specialist as a zip that has the folder's name, its configuration changed."""
+    shutil.copytree(shipped_folder() / "sql", folder)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) | changes
+    (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+def test_one_click_vouches_for_a_base_of_another_name_and_a_person_makes_room(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    bring(page, copy_of_sql(tmp_path / "theirs", base_model_name_or_path="/data/my-base"))
+    expect(pane(page, 5)).to_contain_text("says it was trained on my-base; its 420 tensors fit")
+    ask(page, "Name three colours.")
+    expect(pane(page, 5)).to_contain_text("If that is its base, vouch for it")
+    is_answered(page, 1)
+    page.locator("#pg-vouch-5").click()
+    expect(pane(page, 5)).to_contain_text("base vouched for by you")
+    expect(page.locator("#pg-vouch-5")).to_be_hidden()
+    ask(page, "Name three colours.")
+    is_answered(page, 1, 5)
+    expect(pane(page, 5)).to_contain_text("base vouched for by you")
+
+    bring(page, copy_of_sql(tmp_path / "sixth", lora_alpha=1))
+    expect(pane(page, 6)).to_contain_text("sixth")
+    room = page.locator("#pg-room")
+    expect(room).to_be_hidden()
+    bring(page, copy_of_sql(tmp_path / "seventh", lora_alpha=2))
+    expect(room).to_contain_text("Six panes are taken. Who makes room for seventh?")
+    fits_a_phone(page)
+    room.get_by_text("3: Shakespeare specialist").click()
+    expect(pane(page, 3)).to_contain_text("seventh")
+    expect(room).to_be_hidden()
+    expect(pane(page, 6)).to_contain_text("sixth")
+    page.get_by_role("button", name="Forget it").click()
+    expect(pane(page, 6)).to_contain_text("Choose who answers here")
+    assert brought_sources(app.runs) == []
+
+
+def test_an_adapter_that_does_not_fit_is_refused_as_it_is_brought(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    bring(page, copy_of_sql(tmp_path / "wrong", target_modules=["q_porj", "v_proj"]))
+    expect(page.get_by_text("name 'q_porj', and no layer is called so (did you")).to_be_visible()
+    expect(pane(page, 5)).to_be_hidden()
     assert brought_sources(app.runs) == []
 
 

@@ -41,7 +41,8 @@ def base(tmp_path: Path) -> Path:
 def adapter(folder: Path, named: str = "someone/other", **changes: Any) -> Path:
     """An adapter whose tensors fit `base`."""
     config = config_bytes(base_model_name_or_path=named, **changes)
-    return adapter_folder(folder, config, weights(SMALL))
+    magnitude = {f"{LAYER}.q_proj.lora_magnitude_vector": [4]} if "use_dora" in changes else {}
+    return adapter_folder(folder, config, weights(SMALL | magnitude))
 
 
 def test_where_only_the_name_differs_the_adapter_is_kept_and_the_doubt_is_said(

@@ -177,7 +177,7 @@ def test_every_error_is_said_in_its_own_pane(
     assert found[1].text == alone[0]
     for place, part in [
         (0, "There is no run 'no-such-run'"),
-        (2, "The base model of 'lora' is"),
+        (2, "'lora' says it was trained on other-llama; its 28 tensors fit tiny-llama. If"),
         (3, f"There is no run '{lost.run_id}'"),
         (4, "and 120 soft tokens before it; the model's context is 128 tokens"),
         (5, "'../../etc' names no adapter"),

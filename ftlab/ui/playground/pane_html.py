@@ -147,7 +147,8 @@ def _answer(pane: Pane) -> str:
         # The sentence may name who answers.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
     if update is None and pane.doubt and not (pane.letter or pane.status):
-        return f"<small>{escape(pane.doubt)}. If that is its base, say so above.</small>"
+        say_so = "If that is its base, say so with the button above."
+        return f'<p class="meta">{escape(pane.doubt)}. {say_so}</p>'
     if update is None or (update.kind == "status"):
         return f'<small class="status">{escape(pane.status)}</small>' if pane.status else ""
     if update.kind == "done":

@@ -123,6 +123,22 @@ def test_the_base_pane_has_no_adapter_to_prove() -> None:
     assert "KL " not in shown
 
 
+def test_an_adapter_that_names_another_base_says_so_until_somebody_vouches_for_it() -> None:
+    doubt = "'mine' says it was trained on <b>; its 2 tensors fit tiny"
+    pane = Pane(lora(model="<b>"), doubt=doubt)
+    asked = pane_html(pane)
+    assert "&lt;b&gt;; its 2 tensors fit tiny. If that is its base, say so with the" in asked
+    assert "base not vouched for" in asked
+    vouched = pane_html(replace(pane, doubt="", is_vouched=True, update=FINISHED))
+    assert "base vouched for by you" in vouched
+    assert "It names &lt;b&gt;; its tensors fit this base in names and shapes." in vouched
+    assert "vouch" not in pane_html(replace(pane, letter="A"))
+
+
+def test_a_base_that_was_known_by_its_weights_is_shown_as_that() -> None:
+    assert "base known by its weights" in pane_html(Pane(lora(same_weights=True), FINISHED))
+
+
 def test_an_adapter_that_keeps_the_likeliest_token_says_so() -> None:
     told = next_token(0.004, "The", "The")
     shown = pane_html(Pane(lora(), done(0, "hi", adapter_sha256=SHA, next_token=told)))

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from ftlab.errors import FtlabError
+from ftlab.playground.brought import bring_adapter
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import PaneSource
@@ -21,11 +23,14 @@ from ftlab.ui.playground.session import (
     choose,
     compare,
     in_order,
+    judge_bases,
     new_chat,
     reveal,
     stop,
+    vouch,
 )
 from tests.fakes import make_run
+from tests.playground.adapters import adapter_folder, base_folder
 from tests.playground.test_client import FAKE
 from tests.ui.playground.fakes import (
     BASE_SOURCE,
@@ -69,6 +74,28 @@ def said(*turns: str) -> tuple[Message, ...]:
 
 
 # ---- who answers
+
+
+def test_a_person_vouches_for_the_base_of_an_adapter_in_its_pane(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "small", 576)
+    runs = tmp_path / "runs"
+    adapter = bring_adapter(adapter_folder(tmp_path / "mine"), runs, base=str(base))
+    session = judge_bases(choose(Session(), ["base", adapter.name], runs), str(base))
+    assert "its 2 tensors fit small" in session.shown()[1].doubt
+    assert "vouched for by you" not in pane_html(session.shown()[1])
+    vouch(session, 1, str(base), runs)
+    shown = session.shown()[1]
+    assert (shown.doubt, shown.is_vouched) == ("", True)
+    assert "base vouched for by you" in pane_html(shown)
+    judge_bases(session, "bundled")
+    assert session.shown()[1].is_vouched is False, "there its name says it"
+
+
+def test_nobody_vouches_for_a_pane_that_is_no_adapter_from_elsewhere(tmp_path: Path) -> None:
+    session = choose(Session(), ["base", None], tmp_path)
+    for place in (0, 1):
+        with pytest.raises(FtlabError, match="names no adapter that was brought along"):
+            vouch(session, place, "bundled", tmp_path)
 
 
 def test_panes_are_chosen_by_name_and_the_rest_are_empty(tmp_path: Path) -> None:
