@@ -16,7 +16,7 @@ from typing import Any
 
 from ftlab.methods.peft_rules import shown
 from ftlab.methods.shape import ModelShape, block_of
-from ftlab.words import did_you_mean
+from ftlab.words import did_you_mean, shown_name
 
 Shape = tuple[int, ...]
 
@@ -117,7 +117,7 @@ class _Check:
         if wanted and (len(shape) != 2 or shape[1] != wanted):
             raise _Misfit(f"prompt_embeddings is {_shown(shape)}, and {what}")
         tokens = config.get("num_virtual_tokens")
-        if kind != "CPT" and shape[0] != tokens:
+        if kind != "CPT" and shape[:1] != (tokens,):
             raise _Misfit(f"prompt_embeddings is {_shown(shape)}, and num_virtual_tokens={tokens}")
 
     # ---- the layers that the configuration names
@@ -241,7 +241,9 @@ class _Check:
                     return self._inner(name, parts[last:], key)
         if len(parts) < 3:
             return "", path  # vera_A, say: shared by all layers
-        raise _Misfit(f"the weights hold {_short(key)}, and the model has no {parts[0]}")
+        raise _Misfit(
+            f"the weights hold {_short(key)}, and the model has no {shown_name(parts[0], 60)}"
+        )
 
     def _inner(self, name: str, rest: list[str], key: str) -> tuple[str, str]:
         """A module that holds others has no tensor of its own, so the layer's name is wrong."""
@@ -250,7 +252,8 @@ class _Check:
             known = {m.rpartition(".")[2] for m in self._modules if m.startswith(f"{name}.")}
             near = did_you_mean(rest[0], known).strip()
             raise _Misfit(
-                f"the weights hold {_short(key)}, and the model has no layer {name}.{rest[0][:60]}"
+                f"the weights hold {_short(key)}, and the model has no layer "
+                f"{name}.{shown_name(rest[0], 60)}"
                 f"{f' ({near[0].lower()}{near[1:]})' if near else ''}"
             )
         return name, ".".join(rest)
@@ -277,7 +280,7 @@ class _Check:
             raise _Misfit(f"{_short(key)} is {_shown(shape)}, and {what}")
         rank = self._rank_of(name)
         ranked = tensor in ("lora_A.weight", "lora_embedding_A")
-        if ranked and rank is not None and shape[0] != rank:
+        if ranked and rank is not None and shape[:1] not in ((rank,), ()):
             raise _Misfit(f"{_short(key)} has rank {shape[0]:,}, and its r there is {rank:,}")
 
     def _fits_layer(self, name: str, tensor: str, shape: Shape, own: Shape) -> bool:
@@ -364,7 +367,7 @@ class _Check:
 
 
 def _short(key: str) -> str:
-    return key.removeprefix(PREFIX)[:120]
+    return shown_name(key.removeprefix(PREFIX), 120)
 
 
 def _shown(shape: Shape) -> str:

@@ -145,6 +145,28 @@ def test_a_folder_that_is_not_here_is_asked_about_on_the_bundled_model(tmp_path:
     assert list(lineup.problems) == [1]
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        f"{LAYER}.\x1b[31m.lora_A.weight", "base_model.model.\u202e.a.b.c.weight",
+        "base_model.model.", "base_model.", f"{LAYER}.q_proj.", f"{LAYER}.q_proj.lora_A.weight",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [[], [0], [2], [2, 3, 4]])
+def test_a_tensor_of_any_name_and_shape_is_a_plain_sentence_or_kept(
+    tmp_path: Path, runs_folder: Path, base: Path, tensor: str, shape: list[int]
+) -> None:
+    config = config_bytes(base_model_name_or_path="someone/other")
+    source = adapter_folder(tmp_path / "mine", config, weights(SMALL | {tensor: shape}))
+    said = "Kept."
+    try:
+        bring_adapter(source, runs_folder, base=str(base))
+    except FtlabError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert said.endswith(".")
+
+
 # ---- the command line
 
 
