@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from ftlab.devices import CPU, resolve_device, why_driver_is_too_old
@@ -22,6 +23,7 @@ from ftlab.runs.spec import (
 )
 from ftlab.runs.trackers import errors_in_trackers
 from ftlab.tasks.reference import validate as validate_task
+from ftlab.words import join_names
 
 _MOST_STEPS = 1_000_000
 _WHOLE = {
@@ -170,8 +172,18 @@ def _seeds(request: SweepRequest) -> Iterator[FieldError]:
     seeds = request.seeds
     if not seeds:
         yield FieldError("seeds", "No seed is given; give at least one, as in 0 or 0,1,2.")
-    if len(set(seeds)) != len(seeds):
-        yield FieldError("seeds", f"Seeds {', '.join(map(str, seeds))} hold one twice.")
+    repeated = [seed for seed, times in Counter(seeds).items() if times > 1]
+    if repeated:
+        yield FieldError("seeds", _repeated(repeated, Counter(seeds)[repeated[0]]))
     for seed in seeds:
         if not 0 <= seed < 2**32:
             yield FieldError("seeds", f"Seed {seed} must lie between 0 and {2**32 - 1}.")
+
+
+def _repeated(seeds: list[int], times: int) -> str:
+    """As in "Seed 0 is given 3 times; give each seed once, as in 0 or 0,1,2."."""
+    if len(seeds) > 1:
+        named = join_names([str(seed) for seed in seeds])
+        return f"Seeds {named} are given more than once; give each seed once, as in 0,1,2."
+    often = "twice" if times == 2 else f"{times} times"
+    return f"Seed {seeds[0]} is given {often}; give each seed once, as in 0 or 0,1,2."

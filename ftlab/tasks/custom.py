@@ -100,10 +100,7 @@ def to_task_data(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping, seed
             prompts.add(example.prompt)
             examples.append(example)
     if len(examples) < MIN_EXAMPLES:
-        raise FtlabError(
-            f"The task has {len(examples)} usable rows of {len(rows)}, with a prompt of its own "
-            f"and a completion; at least {MIN_EXAMPLES} are needed, so add some."
-        )
+        raise FtlabError(_too_few(len(examples), len(rows)))
     random.Random(f"custom/{seed}").shuffle(examples)
     size = min(MAX_EVALUATION, max(1, round(len(examples) * EVALUATION_SHARE)))
     return TaskData(
@@ -112,6 +109,19 @@ def to_task_data(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping, seed
         held_out=tuple(examples[:size]),
         notes=_notes(mapping, unusable, repeated),
     )
+
+
+def _too_few(usable: int, rows: int) -> str:
+    needed = (
+        f"at least {MIN_EXAMPLES} are needed, one each for training, tuning and scoring, so add "
+        "some."
+    )
+    if usable == rows:
+        return f"The data have only {_count(rows)}; {needed}"
+    if not usable:
+        return f"None of the {_count(rows)} has both a prompt and a completion; {needed}"
+    what = "has a prompt of its own" if usable == 1 else "have prompts of their own"
+    return f"Only {usable:,} of the {_count(rows)} {what} and a completion; {needed}"
 
 
 def _notes(mapping: ColumnMapping, unusable: int, repeated: int) -> tuple[str, ...]:
