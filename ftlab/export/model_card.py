@@ -21,11 +21,13 @@ from ftlab.runs.merging import MergeRecord
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import machine_path
 from ftlab.runs.result import RunResult
+from ftlab.runs.scored import scored_by
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run
 from ftlab.tasks.hub import is_dataset_id
+from ftlab.words import plural
 
 LICENCES = {BUNDLED_ID: "apache-2.0"}
 """Licences of bases that ftlab knows; of others their own page tells."""
@@ -59,7 +61,7 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
         "## Results\n\n" + _results(run, run.result, merged),
         "## What it cost\n\n" + _costs(run.result),
         "## How to load it\n\n" + _loading(run.spec, kind),
-        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run.spec)),
+        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run)),
         "## Base model and licence\n\n" + _base(run.spec),
         "## Data\n\n" + _data(run),
         "## Measured on\n\n" + _machine(run.result),
@@ -106,10 +108,9 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
         heads.insert(3, "after merging")
         rows[0].insert(3, loss.format(merged.loss_after_merge))
         rows[1].insert(3, score.format(merged.score_after_merge))
-    held_out = len(run.directory.samples()) or run.spec.settings.eval_examples
+    held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "held-out example")
     return (
-        _table(heads, rows)
-        + f"\n\nOn {held_out} held-out examples that training never saw, answered greedily. The "
+        _table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
         "interval is a bootstrap over the examples, paired with the base."
     )
 
@@ -203,9 +204,10 @@ print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
-def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
+def _settings(run: Run) -> list[tuple[str, Any]]:
     return [
-        (name, _base_name(spec) if name == "Model" else value) for name, value in spec_rows(spec)
+        (name, _base_name(run.spec) if name == "Model" else value)
+        for name, value in spec_rows(run.spec, scored_by(run))
     ]
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftlab.devices import kind_of
 from ftlab.models.reference import model_label
-from ftlab.runs.spec import EVAL_SPLITS, OPTIMIZERS, TrainingSettings
+from ftlab.runs.scored import scored_by
+from ftlab.runs.spec import EVAL_SPLITS, OPTIMIZERS
 from ftlab.words import join_names, plural, shorten, some_names
 
 if TYPE_CHECKING:
@@ -129,10 +130,12 @@ def _packages(run: Run) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in sorted(versions) if versions[name])
 
 
-def _examples(settings: TrainingSettings) -> str:
-    """As in "64", of the held-out ones, or "64 tuning"."""
-    of = "" if settings.eval_split == "held_out" else f" {EVAL_SPLITS[settings.eval_split]}"
-    return f"{settings.eval_examples}{of}"
+def _examples(run: Run) -> str:
+    """As in "64", of the held-out ones that were scored, or "64 tuning"; "" before that."""
+    count, split = scored_by(run), run.spec.settings.eval_split
+    if count is None:
+        return ""
+    return f"{count}{'' if split == 'held_out' else f' {EVAL_SPLITS[split]}'}"
 
 
 def _examples_shared(count: str, of: str = EVAL_SPLITS["held_out"]) -> str:
@@ -174,7 +177,7 @@ CONDITIONS: tuple[Condition, ...] = (
         "at most {} tokens".format,
     ),
     Condition(
-        "eval_examples", "held-out examples", lambda run: _examples(run.spec.settings),
+        "eval_examples", "held-out examples", _examples,
         lambda value: _examples_shared(*value.split()),
     ),
     Condition(

@@ -12,6 +12,7 @@ from ftlab.models.shape import shape_of_model
 from ftlab.paths import free_disk_bytes
 from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.spec import RunSpec
+from ftlab.tasks.custom import MAX_EVALUATION
 from ftlab.units import format_bytes
 
 _BYTES_A_STEP = 400  # its line in metrics.jsonl
@@ -74,5 +75,5 @@ def _weight_bytes(spec: RunSpec) -> int:
 
 def _record_bytes(spec: RunSpec) -> int:
     settings = spec.settings
-    answers = settings.eval_examples * _BYTES_AN_ANSWER
+    answers = min(settings.eval_examples, MAX_EVALUATION) * _BYTES_AN_ANSWER
     return settings.steps * _BYTES_A_STEP + answers + _MARGIN_BYTES

@@ -10,10 +10,14 @@ from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.rates import rate_words
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
 from ftlab.units import format_bytes
+from ftlab.words import plural
 
 
-def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
-    """Method, hyperparameters and training settings, by the words that the form uses."""
+def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]:
+    """Method, hyperparameters and training settings, by the words that the form uses.
+
+    `scored` is how many examples were scored, where that is known.
+    """
     s = spec.settings
     kept = checkpoint_interval(s) if spec.variant else 0
     own = spec.variant.values() if spec.variant else {}
@@ -29,7 +33,7 @@ def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
         ("Batch", f"{s.batch_size} x {s.accumulation} accumulated"),
         ("Max length", f"{s.max_length} tokens"),
         ("Checkpointing", "gradient checkpointing" if s.gradient_checkpointing else "off"),
-        _measured_on(s),
+        _measured_on(s, scored),
         *([("Evaluated between", f"every {s.eval_every} steps")] if s.eval_every else []),
         *([("Kept", f"every {kept} steps, to be resumed")] if kept else []),
         ("Dtype", f"{spec.dtype_policy}: {DTYPE_POLICIES.get(spec.dtype_policy, '')}"),
@@ -42,7 +46,10 @@ def spec_rows(spec: RunSpec) -> list[tuple[str, Any]]:
     ]
 
 
-def _measured_on(settings: TrainingSettings) -> tuple[str, str]:
+def _measured_on(settings: TrainingSettings, scored: int | None) -> tuple[str, str]:
     name = "Held out" if settings.eval_split == "held_out" else "Tuning split"
     alone = "" if settings.eval_answers else ", their loss alone"
-    return name, f"{settings.eval_examples} examples{alone}"
+    asked = settings.eval_examples
+    if scored is None or scored == asked:
+        return name, f"{asked} examples{alone}"
+    return name, f"{plural(scored, 'example')} ({asked:,} were asked for){alone}"

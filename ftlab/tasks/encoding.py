@@ -10,6 +10,10 @@ from ftlab.tasks.formatting import FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example
 
 
+class TooLong(FtlabError):
+    """No example is short enough."""
+
+
 @dataclass(frozen=True)
 class EncodedSet:
     """The examples that fit, in their order; `dropped` counts the ones that are too long."""
@@ -34,9 +38,15 @@ def encode(
 ) -> EncodedSet:
     """Formats the examples and leaves out, never cuts, the ones longer than `max_length`.
 
-    Raises `FtlabError` if none is left, or if an answer comes out as no token at all.
+    Raises `TooLong` if none is left, `FtlabError` if an answer comes out as no token at all.
     """
-    formatted = [formatter.format(example) for example in examples]
+    return fitting(examples, [formatter.format(one) for one in examples], max_length, name)
+
+
+def fitting(
+    examples: Sequence[Example], formatted: Sequence[FormattedExample], max_length: int, name: str
+) -> EncodedSet:
+    """`encode` for examples that were formatted before, at another maximum length, say."""
     silent = [item for item in formatted if not item.completion_ids]
     if silent:
         raise FtlabError(
@@ -47,7 +57,7 @@ def encode(
     kept = [i for i, item in enumerate(formatted) if item.length <= max_length]
     if not kept:
         shortest = min((item.length for item in formatted), default=0)
-        raise FtlabError(
+        raise TooLong(
             f"All {len(formatted)} {name} examples are longer than {max_length} tokens; the "
             f"shortest has {shortest}. Raise the maximum length."
         )

@@ -27,6 +27,7 @@ from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.rates import decided
 from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.resume import Earlier
+from ftlab.runs.scored import SCORED
 from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, RunSpec
 from ftlab.tasks import general_text
 from ftlab.tasks.encoding import encode
@@ -165,6 +166,7 @@ def _execute(
     measured = data.tuning if spec.settings.eval_split == "tuning" else data.held_out
     held_out = encode(formatter, measured[: spec.settings.eval_examples], length, split)
     passages = as_passages(formatter, general_text.PASSAGES)
+    record.environment[SCORED] = len(held_out.examples)
     record.note(training.note("training", length))
     record.note(held_out.note(split, length))
 

@@ -74,6 +74,9 @@ def add_endpoints(context: AppContext) -> None:
             context.access.check_task_text(task)
             reference = api_task(task, columns, metric, hub_config, hub_split)
             request = api_request(model, reference, methods, seeds, given, settings, context.access)
+            why = context.models.why_not(request.model)
+            if why:
+                raise FtlabError(why)
             specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:

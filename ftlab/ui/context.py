@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftlab.access import EVERYTHING, Access
 from ftlab.models.hub import HubReach
+from ftlab.models.reach import ModelReach
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
 from ftlab.prediction.client import Predictor
@@ -24,3 +25,4 @@ class AppContext:
     predictor: Predictor = field(default_factory=Predictor)
     access: Access = EVERYTHING
     hub: HubReach = field(default_factory=HubReach)
+    models: ModelReach = field(default_factory=ModelReach)

@@ -54,6 +54,7 @@ class NotedBlocks(gr.Blocks):
         except gr.Error as refusal:
             reason = without_inputs(str(refusal.message), inputs)[:_LONGEST]
             note_refusal("call refused", handler=self._name(block_fn), reason=reason)
+            refusal.print_exception = False  # the caller's to put right, and noted above
             raise
         except Exception as error:
             note_error("handler failed", error, inputs, handler=self._name(block_fn))

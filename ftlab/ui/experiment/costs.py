@@ -116,7 +116,8 @@ def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) ->
         methods.setdefault(variant.method, cells)
     most = ""
     if highest is not None and len(found) == len(asked.variants):
-        most = f"{format_range(*highest)} at the peak, of {format_bytes(card.memory_bytes)} free"
+        free = format_bytes(card.memory_bytes)
+        most = f"{format_range(*highest)} at the peak net of the process, of {free} free"
     return Costs(methods, most, _note(asked, seen))
 
 

@@ -11,8 +11,9 @@ from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.prediction.question import Scoring
 from ftlab.prediction.source import find_config
-from ftlab.runs.spec import EVALUATION_BATCH, SweepRequest
-from ftlab.tasks.encoding import encode
+from ftlab.runs.scored import Scored, measured_split, scored_of
+from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, SweepRequest
+from ftlab.tasks.encoding import EncodedSet, fitting
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import TaskReference
@@ -20,7 +21,7 @@ from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import MAX_NEW_TOKENS
 from ftlab.ui.experiment.task_data import data_stamp, formatter_of, load_data
 
-_KEPT = 4
+_KEPT = 6
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ def longest_of(request: SweepRequest) -> Longest:
         rows = settings.batch_size
         most = BatchSize(rows, settings.max_length, rows * max(1, settings.max_length - 1))
         return Longest(most, is_known=False)
-    stamp = data_stamp(request.task)
-    examples = _formatted(request.model, request.task, stamp, settings.max_length)
+    examples = _training(request).formatted
     step_size = settings.batch_size * settings.accumulation
     lengths = [example.length for example in examples]
     found = [
@@ -75,27 +75,56 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
     settings = request.settings
     if not settings.eval_answers:
         return None
-    _, _, data = load_data(request.task)
-    rows = min(EVALUATION_BATCH, settings.eval_examples)
     bundled = request.task.kind == "bundled"
     new_tokens = TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
     if formatter_of(request.model) is None:
+        rows = min(EVALUATION_BATCH, scored_now(request).count)
         return Scoring(rows, settings.max_length, new_tokens)
-    measured = data.tuning if settings.eval_split == "tuning" else data.held_out
-    examples = _formatted(
-        request.model, request.task, data_stamp(request.task), settings.max_length,
-        settings.eval_split,
-    )[: min(settings.eval_examples, len(measured))]  # fmt: skip
+    examples = _measured(request).formatted
+    rows = min(EVALUATION_BATCH, len(examples))
     return Scoring(rows, max(len(one.prompt_ids) for one in examples), new_tokens)
+
+
+def scored_now(request: SweepRequest) -> Scored:
+    """How many examples the sweep will score, counted in the model's tokens where it is here.
+
+    Raises `FtlabError` if the data cannot be read, or no example is short enough.
+    """
+    _, _, data = load_data(request.task)
+    if formatter_of(request.model) is None:
+        return scored_of(request, data)
+    return scored_of(request, data, _measured(request).dropped)
+
+
+def check_training_fits(request: SweepRequest) -> None:
+    """Raises `TooLong` if none is short enough, counted where the model is on this machine."""
+    if formatter_of(request.model) is not None:
+        _training(request)
+
+
+def _training(request: SweepRequest) -> EncodedSet:
+    _, _, data = load_data(request.task)
+    formatted = _formatted(request.model, request.task, data_stamp(request.task), "training")
+    return fitting(data.train, formatted, request.settings.max_length, "training")
+
+
+def _measured(request: SweepRequest) -> EncodedSet:
+    """The examples that are scored: the first of their split, without those that are too long."""
+    _, _, data = load_data(request.task)
+    settings = request.settings
+    wanted = measured_split(data, settings)[: settings.eval_examples]
+    stamp = data_stamp(request.task)
+    formatted = _formatted(request.model, request.task, stamp, settings.eval_split)[: len(wanted)]
+    return fitting(wanted, formatted, settings.max_length, EVAL_SPLITS[settings.eval_split])
 
 
 @lru_cache(maxsize=_KEPT)
 def _formatted(
-    model: str, task: TaskReference, stamp: str, max_length: int, split: str = "training"
+    model: str, task: TaskReference, stamp: str, split: str
 ) -> tuple[FormattedExample, ...]:
-    """The examples of a split in tokens; read anew where the data's `stamp` is another one."""
+    """All examples of a split in tokens; read anew where the data's `stamp` is another one."""
     formatter = formatter_of(model)
     assert formatter is not None
     _, _, data = load_data(task)
     examples = {"training": data.train, "tuning": data.tuning, "held_out": data.held_out}[split]
-    return encode(formatter, examples, max_length, split).formatted
+    return tuple(formatter.format(example) for example in examples)

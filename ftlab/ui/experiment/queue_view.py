@@ -178,12 +178,17 @@ def _loss(run: Run, way: Progress) -> str:
 
 
 def _peak(run: Run) -> str:
+    """The net peak, which is what was predicted; on hover what the whole process took."""
     measures = run.result.measures if run.result is not None else None
     if measures is None or measures.peak_memory_bytes is None or run.result is None:
         return "<span></span>"
     kind = escape(run.result.memory_kind)
-    size = units.format_bytes(measures.peak_memory_bytes)
-    return f'<span title="Peak memory, train phase; {kind}"><b>{size}</b></span>'
+    whole = units.format_bytes(measures.peak_memory_bytes)
+    if measures.net_peak_memory_bytes is None:
+        return f'<span title="Peak memory, train phase; {kind}"><b>{whole}</b></span>'
+    net = units.format_bytes(measures.net_peak_memory_bytes)
+    why = f"Peak memory net of the process, train phase; {whole} with it; {kind}"
+    return f'<span title="{why}"><b>{net}</b> <small>net</small></span>'
 
 
 def _time(run: Run, way: Progress) -> str:

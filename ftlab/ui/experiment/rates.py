@@ -26,6 +26,7 @@ from ftlab.runs.validation import not_applicable
 from ftlab.tuning.queue import POINTS, enqueue_ladders, further_ladders, starting_ladder
 from ftlab.tuning.reading import Tuned, ladders_of
 from ftlab.ui.context import AppContext
+from ftlab.ui.experiment.inputs import check_inputs
 from ftlab.ui.html import escape, named, plural
 from ftlab.words import rate_name
 
@@ -78,6 +79,7 @@ def tune(request: SweepRequest, context: AppContext) -> list[RunSpec]:
     variants = variants_to_tune(request)
     if not variants:
         raise FtlabError("No method to tune is ticked; tick one that goes with the model.")
+    check_inputs(request, context.models)
     size = find_size(request.model)
     ladders = [starting_ladder(variant, size) for variant in variants]
     specs = enqueue_ladders(replace(request, seeds=request.seeds[:1]), ladders, context.runs_folder)

@@ -40,6 +40,9 @@ from ftlab.tasks.registry import TASKS
 EXTRA = "extra"
 """Name of the field that holds further variants, one a line."""
 
+NAMED_KINDS = ("folder", "hub")
+"""The kinds of model that are named in a field of their own."""
+
 WHOLE_FIELDS = {
     "steps": "Steps",
     "batch_size": "Batch size",
@@ -81,10 +84,15 @@ def read_form(values: Mapping[str, Any], access: Access = EVERYTHING) -> Reading
 
 
 def read_model(values: Mapping[str, Any]) -> str:
-    """The model's name as `parse_model` reads it."""
+    """The model's name as `parse_model` reads it.
+
+    The field of its kind takes a name of its own too: what is typed there is no kind but the model.
+    """
     kind, name = values.get("model", "bundled"), str(values.get("model_name") or "").strip()
     if kind == "bundled":
         return "bundled"
+    if kind not in NAMED_KINDS:
+        return kind.strip() if isinstance(kind, str) else ""
     if kind == "folder" and name and name[0] not in "/.~":
         return f"./{name}"  # a folder beside the app, and no Hub id that looks like one
     return name

@@ -23,10 +23,14 @@ from ftlab.ui.experiment import clone_events as experiment_clone
 from ftlab.ui.experiment import queue_panel
 from ftlab.ui.experiment.costs import predict_costs
 from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
+from ftlab.ui.experiment.inputs import Inputs, check_inputs, look_at_inputs, must_ask
 from ftlab.ui.experiment.largest import proposable, proposal_html, propose
 from ftlab.ui.experiment.launch_bar import (
+    ASKING_HUB,
     advanced_summary,
+    blocks_launch,
     demo_line,
+    first_sentence,
     launch_button,
     launch_line,
 )
@@ -35,7 +39,7 @@ from ftlab.ui.experiment.method_view import known_settings, known_ticks, method_
 from ftlab.ui.experiment.more_view import ASKING, has_config, matches_html, more_summary, peft_html
 from ftlab.ui.experiment.queue_view import NEWEST
 from ftlab.ui.experiment.rates import tune, untuned_html
-from ftlab.ui.experiment.request import EXTRA, read_form
+from ftlab.ui.experiment.request import EXTRA, read_form, read_model
 from ftlab.ui.experiment.task import (
     TaskBlocks,
     build_model_and_task,
@@ -81,7 +85,7 @@ def build(context: AppContext, links: Links) -> None:
     with gr.Row(elem_classes="ft-work"):
         with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
             task = build_model_and_task(form, context)
-            advanced = build_settings(form)
+            advanced, scored = build_settings(form)
         with gr.Column(scale=1, min_width=320):
             with gr.Column(elem_classes="ft-sheet ft-methods"):
                 blocks = _build_methods(form)
@@ -97,8 +101,8 @@ def build(context: AppContext, links: Links) -> None:
     access = context.access
     fields = list(form.components.values())
     said = [
-        *form.slots.values(), blocks.facts, blocks.untuned, blocks.matched, line, go, advanced,
-        blocks.more,
+        *form.slots.values(), scored, blocks.facts, blocks.untuned, blocks.matched, line, go,
+        advanced, blocks.more,
     ]  # fmt: skip
 
     def check(*given: Any) -> list[Any]:
@@ -116,6 +120,14 @@ def build(context: AppContext, links: Links) -> None:
         if has_config(values):
             yield ASKING
         yield peft_html(values, access)
+
+    def reach(kind: Any, name: Any) -> None:
+        model = read_model({"model": kind, "model_name": name})
+        try:
+            access.check_model(model)
+        except FtlabError:  # said by the form's own check
+            return
+        context.models.why_not(model)
 
     def predict(request: gr.Request, *given: Any) -> Iterator[str]:
         session = str(request.session_hash)
@@ -137,12 +149,16 @@ def build(context: AppContext, links: Links) -> None:
             return
         if not reading.errors and by_hand(reading.request.variants):
             yield [ASKING if output is line else gr.skip() for output in (None, None, *said)]
+        elif not reading.errors and must_ask(reading.request, context.models):
+            yield [ASKING_HUB if output is line else gr.skip() for output in (None, None, *said)]
         try:
             access.check_training()
-            enqueue_sweep(reading.checked(), context.runs_folder)
+            request = reading.checked()
+            check_inputs(request, context.models)
+            enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
-            sentence = reading.errors[0].message if reading.errors else str(error)
+            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
             warn(sentence, title="Not launched", duration=6)
             yield [gr.skip(), gr.skip(), *_say(form, values, context, error)]
             return
@@ -155,7 +171,7 @@ def build(context: AppContext, links: Links) -> None:
         try:
             tune(reading.checked(), context)
         except FtlabError as error:
-            sentence = reading.errors[0].message if reading.errors else str(error)
+            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
             warn(sentence, title="Not launched", duration=6)
             return [gr.skip(), *_say(form, values, context, error)]
         return [NEWEST, *_say(form, values, context)]
@@ -188,6 +204,17 @@ def build(context: AppContext, links: Links) -> None:
         **_FEW,
     )
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
+    by_name = form.components
+    # Not at every letter of a name: the Hub is asked for what the person has typed to the end.
+    reached = gr.on(
+        [by_name["model"].change, by_name["model_name"].submit, by_name["model_name"].blur],
+        reach,
+        [by_name["model"], by_name["model_name"]],
+        None,
+        **_BESIDE,
+    )
+    reached.then(check, fields, said, trigger_mode="always_last", **_IN_ORDER)
+    task.preview.after(reached)
     experiment_clone.listen(form, task, blocks.table, Action(check, fields, said), context, links)
     last = gr.State((None, 0.0))
     pressed = go.click(
@@ -313,18 +340,31 @@ def _say(
     access = context.access
     reading = read_form(values, access)
     errors = list(reading.errors)
-    if failure is not None and not isinstance(failure, InvalidRequest):
+    found = Inputs()
+    if not errors and not access.is_demo:
+        found = look_at_inputs(reading.request, context.models)
+        errors = list(found.errors)
+    if isinstance(failure, InvalidRequest):  # what only the attempt has found out
+        errors = errors or list(failure.errors)
+    elif failure is not None:
         errors = [FieldError("", str(failure))]
     if not errors:
         errors = space_errors(reading.request, context.runs_folder)
+    button = gr.Button(
+        launch_button(reading.request, errors),
+        interactive=access.may_train and not blocks_launch(errors),
+    )
     facts = method_facts(reading.request)
     return [
         *form.slot_html(errors),
+        found.note_html(),
         facts.html(),
         untuned_html(reading.request, access),
         matches_html(reading.matches, reading.budget),
-        demo_line() if access.is_demo else launch_line(reading.request, errors, facts.reasons),
-        gr.Button(launch_button(reading.request, errors)),
+        demo_line()
+        if access.is_demo
+        else launch_line(reading.request, errors, facts.reasons, found.scored),
+        button,
         gr.Accordion(label=advanced_summary(reading.request)),
         gr.Accordion(label=more_summary(values)),
     ]

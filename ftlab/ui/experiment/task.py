@@ -12,6 +12,7 @@ import gradio as gr
 from ftlab.access import Access
 from ftlab.devices import AUTO, device_choices, resolve_device
 from ftlab.errors import FtlabError
+from ftlab.models.reach import ModelReach
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
@@ -28,6 +29,7 @@ from ftlab.ui.experiment.largest import may_propose
 from ftlab.ui.experiment.preview import model_line, task_preview
 from ftlab.ui.experiment.request import (
     MAPPING_FIELDS,
+    NAMED_KINDS,
     allowed_values,
     read_model,
     read_task,
@@ -70,7 +72,14 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     """Step 1. Adds its fields to the form and keeps the preview up to date."""
     access = context.access
     head("Model and task", number=1)
-    form.add("model", gr.Dropdown, model_kinds(access), value="bundled", label="Base model")
+    form.add(
+        "model",
+        gr.Dropdown,
+        model_kinds(access),
+        value="bundled",
+        label="Base model",
+        allow_custom_value=True,  # a name that is typed here counts; else it would vanish
+    )
     form.add(
         "model_name", gr.Textbox, label="Folder or Hub id", visible=False, max_lines=1, lines=1
     )
@@ -111,6 +120,8 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
                 value="",
                 label=_COLUMN_LABELS[name],
                 min_width=130,
+                # gradio raises for a column of the file before; the form's check says it instead
+                allow_custom_value=True,
             )
     metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
     first = metrics[0][1]
@@ -139,7 +150,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
 
     def look(*given: Any) -> tuple[str, str]:
         values = named(given)
-        return model_html(values), preview_html(values)
+        return model_html(values, context.models), preview_html(values)
 
     def look_on_hub(*given: Any) -> tuple[Any, ...]:
         return read_hub(named(given))
@@ -204,8 +215,9 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     return TaskBlocks(file_group, hub_group, mapping_row, seen, largest)
 
 
-def build_settings(form: Form) -> gr.Accordion:
-    """Step 2; the accordion that it gives back is labelled with its own current values."""
+def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
+    """Step 2; gives back the accordion, which is labelled with its own current values, and the
+    place for what is said of the number of examples."""
     default = TrainingSettings()
     head("Settings, the same for all", number=2)
     with gr.Row(elem_classes="ft-quad"):
@@ -216,6 +228,7 @@ def build_settings(form: Form) -> gr.Accordion:
         form.add("seeds", gr.Textbox, "0", label="Seeds, as in 0,1,2", max_lines=1, min_width=58)
         form.number("settings.eval_examples", "Held-out examples", default.eval_examples)
     form.slot("settings")
+    scored = H("")
     with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
         with gr.Row(elem_classes="ft-quad"):
             form.number("settings.accumulation", "Accumulation", default.accumulation)
@@ -289,7 +302,7 @@ def build_settings(form: Form) -> gr.Accordion:
             info=trackers_hint(),
         )
         form.slot("advanced")
-    return advanced
+    return advanced, scored
 
 
 def model_kinds(access: Access) -> list[tuple[str, str]]:
@@ -317,17 +330,20 @@ def trackers_hint() -> str:
 def name_field(kind: str, **more: Any) -> dict[str, Any]:
     """How the field for a model's name looks for a kind of model; hidden for the bundled one."""
     return gr.update(
-        visible=kind != "bundled",
+        visible=kind in NAMED_KINDS,
         label="Hub id" if kind == "hub" else "Folder with config.json and safetensors",
         placeholder=_MODEL_HINTS.get(kind, ""),
         **more,
     )
 
 
-def model_html(values: Mapping[str, Any]) -> str:
+def model_html(values: Mapping[str, Any], models: ModelReach) -> str:
     """The line below the model's name; its error is shown by the form's own check."""
+    model = read_model(values)
+    if models.known(model):  # it cannot be had, and the form's own check says why
+        return ""
     try:
-        return model_line(read_model(values))
+        return model_line(model)
     except FtlabError:
         return ""
 

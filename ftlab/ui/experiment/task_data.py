@@ -38,6 +38,7 @@ _LOADED: dict[str, tuple[TaskSpec, TaskData]] = {}
 _LOADED_AT_MOST = 4
 _HUB_ROWS: dict[tuple[str, str | None, str | None], Rows] = {}
 _HUB_ROWS_AT_MOST = 2
+_HUB_DATA: dict[str, tuple[Rows, TaskData]] = {}
 
 
 def read_hub_rows(reference: TaskReference) -> Rows:
@@ -67,9 +68,13 @@ def load_data(reference: TaskReference) -> tuple[str, str, TaskData]:
     """
     if reference.kind == "hub":
         rows = kept_hub_rows(reference) or read_hub_rows(reference)
-        mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
-        data = to_task_data(rows, mapping, reference.seed)
-        return reference.label, get_text_metric(reference.metric).label, data
+        # A data set that was read again is another list of rows.
+        known = _HUB_DATA.get(repr(reference))
+        if known is None or known[0] is not rows:
+            mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
+            known = rows, to_task_data(rows, mapping, reference.seed)
+            _keep(_HUB_DATA, repr(reference), known, _LOADED_AT_MOST)
+        return reference.label, get_text_metric(reference.metric).label, known[1]
     key = data_stamp(reference)
     loaded = _LOADED.get(key) or load(reference)
     _keep(_LOADED, key, loaded, _LOADED_AT_MOST)

@@ -13,7 +13,7 @@ from ftlab.runs.metrics import METRICS
 from ftlab.runs.progress import Progress, read_progress
 from ftlab.runs.published import PublishedRun
 from ftlab.runs.result import PHASES, Measures, PhaseMeasure, RunResult
-from ftlab.runs.spec import RunSpec
+from ftlab.runs.scored import scored_by
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.store import Run
 from ftlab.ui.html import blank, chip, escape, swatch
@@ -48,7 +48,7 @@ def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
         + (_numbers(run.result) if run.result else "")
         + _notes(run),
         samples=_samples(run),
-        config=_pairs(_settings(run.spec)),
+        config=_pairs(_settings(run)),
         environment=_environment(run),
         log=_log(run),
     )
@@ -229,9 +229,10 @@ def _notes(run: Run) -> str:
     return f'<ul class="notes">{items}</ul>' if items else ""
 
 
-def _settings(spec: RunSpec) -> list[tuple[str, Any]]:
+def _settings(run: Run) -> list[tuple[str, Any]]:
+    spec = run.spec
     return [
-        *spec_rows(spec),
+        *spec_rows(spec, scored_by(run)),
         ("Sweep", spec.sweep_id),
         ("Base run", spec.base_run_id or units.DASH),
         ("Queued", time.strftime("%d %b %Y %H:%M:%S", time.localtime(spec.created_at))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -424,7 +425,7 @@ def test_a_finished_run_shows_peak_and_total_and_no_cancel(tmp_path: Path) -> No
     make_run(tmp_path, "lora")
     shown = view(tmp_path)
     html = queue_html(shown)
-    assert "1.79 GB" in html
+    assert re.search(r"net of the process[^>]*1.79 GB with it[^>]*><b>1.29 GB</b>", html)
     assert "1 min 21 s" in html
     assert "data-run" not in html + queue_heading(shown)
 
