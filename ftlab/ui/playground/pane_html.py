@@ -25,12 +25,14 @@ class Pane:
 
     `update` is the last one with an answer or its end, `status` what is being waited for. `doubt`
     says that its adapter names another base, `is_vouched` that a person has vouched for it.
+    `history` is what was said before `question`, the turn of a chat that is being answered.
     """
 
     source: PaneSource | None = None
     update: PaneUpdate | None = None
     status: str = ""
     history: tuple[Message, ...] = ()
+    question: str = ""
     score: AnswerScore | None = None
     pieces: tuple[Piece, ...] = ()
     letter: str = ""
@@ -70,10 +72,13 @@ def pane_html(pane: Pane) -> str:
     if source is None:
         return '<div class="answer"><small>Choose who answers here.</small></div>'
     colour = "var(--line)" if pane.letter else look_of(source.method).colour
+    # Apart from what was said before, which scrolls, and which would tell who a nameless pane is.
+    asked = (Message("user", pane.question),) if pane.question else ()
     head = _blind_head(pane.letter) if pane.letter else _head(source, pane)
     return (
         f'<div class="proof" style="--c:{colour}">{head}</div>'
         f"{'' if pane.letter else _history(pane.history)}"
+        f"{_history(asked)}"
         f'<div class="answer">{_answer(pane)}</div>'
         f"{_note(pane)}{_score(pane)}"
         f'<div class="foot">{_state(pane)}<span class="grow"></span>{_speed(pane)}</div>'

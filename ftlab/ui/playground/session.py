@@ -161,6 +161,7 @@ def ask(
             panes[place].source,
             status=WAITING,
             history=history,
+            question=request.prompt if keeps_history else "",
             limit=request.max_new_tokens,
         )
     session.panes = panes

@@ -16,7 +16,7 @@ from ftlab.playground.panes import PaneSource
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.tasks.spec import Message
 from ftlab.ui.playground import session as playground_session
-from ftlab.ui.playground.pane_html import pane_html
+from ftlab.ui.playground.pane_html import Pane, pane_html
 from ftlab.ui.playground.session import (
     Session,
     ask,
@@ -245,6 +245,25 @@ def test_a_chat_keeps_each_panes_own_turns_and_sends_them() -> None:
         "first", "first by run-1", "second", "second by run-1"
     )
     assert session.panes[1].history == client.requests[2].history(1)
+
+
+def test_a_chat_shows_the_question_that_is_being_answered_from_the_press_on() -> None:
+    session, client = session_of(BASE_SOURCE, ONE), ScriptedClient()
+    send(session, client, "first", chat=True)
+    for now in ask(session, request("<second>"), True, ScriptedClient(), HELD_OUT):
+        for pane in now.panes[:2]:
+            html = pane_html(pane)
+            assert html.index("first") < html.index("&lt;second&gt;")
+            assert html.count("&lt;second&gt;") == 1 + ("second>" in pane.answer)
+        assert "second" not in pane_html(now.panes[2])  # nobody answers there
+    send(session, client, "third", chat=False)
+    assert session.panes[0].question == ""  # the prompt of a single answer stands in its field
+
+
+def test_a_nameless_pane_shows_the_question_and_not_what_was_said_before() -> None:
+    pane = Pane(ONE, letter="A", question="now?", history=said("before?", "by run-1"))
+    assert "now?" in pane_html(pane)
+    assert "by run-1" not in pane_html(pane)
 
 
 def test_a_pane_that_is_changed_begins_its_chat_anew(tmp_path: Path) -> None:
