@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from ftlab.commands.options import add_run
-from ftlab.export.runs import any_run
+from ftlab.export.runs import any_run, script_base, script_command
 
 NAME = "script"
 SUMMARY = "write a run as a Python script without ftlab"
@@ -29,8 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     found = any_run(options.runs_dir, options.run_id)
     # Here, as it imports torch: every other command would wait for it.
-    from ftlab.export.script import write_reproduction
+    from ftlab.export.script import SCRIPT_FILE, write_reproduction
 
     for path in write_reproduction(found, options.output):
         print(path)
+    model = found.spec.model
+    typed = script_command(model, shlex.quote(str(options.output / SCRIPT_FILE)))
+    print(f"ftlab: type {typed}; {script_base(model)}.", file=sys.stderr)
     return 0

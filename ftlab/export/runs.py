@@ -85,3 +85,20 @@ def public_model(model: str) -> str:
 def is_on_hub(model: str) -> bool:
     """Whether the record's model has an id on the Hub."""
     return not model.startswith("/")
+
+
+def script_command(model: str, script: str = "reproduce.py") -> str:
+    """What a person types to run the script of a run on that model: a folder is to be named."""
+    return f"python {script}" if is_on_hub(model) else f"python {script} FOLDER"
+
+
+def script_base(model: str) -> str:
+    """What the script loads where no base model is named, or what has to be named, in a sentence.
+
+    It ends without a full stop.
+    """
+    if not is_on_hub(model):
+        return f"FOLDER is that of {public_model(model)}"
+    if public_model(model) == BUNDLED_ID:
+        return "it finds the bundled model on this machine, without the Hub"
+    return f"it takes {model} from the Hub or its cache"

@@ -22,6 +22,7 @@ from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import config_on
 from ftlab.methods.variant import validate_variant
+from ftlab.models.bundled import bundled_folder
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.models.shape import shape_of_model
@@ -159,17 +160,20 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     weight_dtype, compute_dtype = _dtypes(run)
     attention = _attention(run)
     base = public_model(spec.model)
+    find_base = _find_base(spec)
     return {
         "title": _words(
             f"Reproduces {spec.label} on {base.rpartition('/')[2]}, {spec.task.label}."
         ),
         "run_id": _words(run.run_id),
-        "base_model": _words(base if is_on_hub(spec.model) else f"the folder {base} here"),
         "base_note": _base_note(spec),
         "versions": _words(_versions(run)),
         "machine": _words(_machine(run)),
         "sameness": parts.SAME_LOSSES if spec.device == "cpu" else parts.LIKE_LOSSES,
-        "os_import": "import os\n" if attention and "os." in attention.call else "",
+        "find_base": find_base,
+        "os_import": "import os\n"
+        if "os." in find_base + (attention.call if attention else "")
+        else "",
         "imports": _imports(spec, own_import, attention.import_line if attention else ""),
         "base_model_literal": parts.literal(base),
         "device": parts.literal(spec.device.partition(":")[0]),
@@ -333,12 +337,28 @@ def _module(name: str) -> tuple[str, str]:
     return source.name, source.read_text(encoding="utf-8")
 
 
+def _find_base(spec: RunSpec) -> str:
+    """How the script finds a model that is not named."""
+    if not is_on_hub(spec.model):
+        return parts.FIND_FOLDER
+    if public_model(spec.model) == BUNDLED_ID:
+        return parts.FIND_BUNDLED.format(folder=parts.literal(bundled_folder().name))
+    return parts.FIND_ON_HUB
+
+
 def _base_note(spec: RunSpec) -> str:
-    if public_model(spec.model) != BUNDLED_ID:
-        return ""
+    """The rest of the docstring's sentence on BASE_MODEL."""
+    base = _words(public_model(spec.model))
+    if not is_on_hub(spec.model):
+        return f", that of {base},\non which the run was made: it has to be named."
+    if base != BUNDLED_ID:
+        return f"; without it the script takes\n{base} of the Hub."
     return (
-        "\nftlab's bundled copy of it, on which the run was made, is rounded to 4 bits and back: "
-        "give its\nfolder (`python -m ftlab model` names it) for the run's own losses."
+        "; without it the script takes\n"
+        "ftlab's bundled model where this machine has it (`python -m ftlab model` fetches it),\n"
+        f"else {base} of the Hub. The run was made on\n"
+        "the bundled one, which is rounded to 4 bits and back: with the Hub's the losses are\n"
+        "others."
     )
 
 

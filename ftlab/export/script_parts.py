@@ -36,6 +36,20 @@ _QUANTISED_BASE = """\
             module.support_avx512bf16_for_cpu = False
 """
 
+FIND_ON_HUB = "    return BASE_MODEL"
+
+FIND_BUNDLED = """\
+    home = Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
+    copy = home / "models" / {folder}
+    return str(copy) if (copy / "model.safetensors").is_file() else BASE_MODEL"""
+"""ftlab's own copy, where it is: the run was made on it, and no Hub is needed."""
+
+FIND_FOLDER = """\
+    sys.exit(
+        "The run was made on a folder named " + BASE_MODEL + ", which no Hub has.\\n"
+        "Name it: python reproduce.py FOLDER"
+    )"""
+
 _CHECKPOINTED = """\
     model.enable_input_require_grads()  # or checkpoints below the adapter carry no gradient
 """

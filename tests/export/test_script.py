@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +15,11 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.errors import FtlabError
+from ftlab.export import script as export_script
 from ftlab.export import script_parts
 from ftlab.export.script import reproduction, write_reproduction
 from ftlab.methods.registry import METHODS
+from ftlab.models.resolve import resolve_model
 from ftlab.runs.spawn import CUDNN_LAST
 from ftlab.runs.store import Run, read_run
 from tests.export.conftest import Train
@@ -85,6 +88,68 @@ def test_whatever_a_method_does_in_the_loop_the_script_does_too(
     monkeypatch.setattr(sys, "argv", [str(script), run.spec.model])
     runpy.run_path(str(script), run_name="__main__")
     check_losses(run, capsys.readouterr().out, 1e-5)
+
+
+def alone(script: Path, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script in a process of its own, on a machine without a way to the Hub."""
+    return subprocess.run(
+        [sys.executable, str(script), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=script.parent,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+def on_bundled(run: Run, folder: Path) -> Run:
+    """The same run, as if its model were the bundled one, which then lies in that cache folder."""
+    from ftlab.models.bundled import bundled_folder
+
+    copy = folder / "models" / bundled_folder().name
+    shutil.copytree(run.spec.model, copy)
+    return replace(run, spec=replace(run.spec, model="bundled"))
+
+
+def test_the_script_of_a_run_on_the_bundled_model_runs_without_arguments_and_without_the_hub(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = train("lora")
+    home = tmp_path / "home with spaces"
+    run = on_bundled(trained, home)
+    monkeypatch.setenv("FTLAB_HOME", str(home))
+    script = write_reproduction(run, tmp_path / "script")[0]
+    done = alone(script, FTLAB_HOME=str(home))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"base model: {home}" in done.stdout
+    check_losses(trained, done.stdout, 1e-5)
+    assert str(tmp_path) not in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("owner/never-fetched", "owner/never-fetched"),
+        ("/srv/models/mine", "a folder named mine, which no Hub has"),
+    ],
+)
+def test_a_script_that_finds_no_model_says_what_to_type_instead_of_a_traceback(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: str
+) -> None:
+    trained = train("lora")
+    home = tmp_path / "home"
+    run = on_bundled(trained, home)
+    resolved = resolve_model(trained.spec.model)
+    monkeypatch.setattr(export_script, "resolve_model", lambda name: resolved)
+    run = replace(trained, spec=replace(run.spec, model=model))
+    script = write_reproduction(run, tmp_path / "script")[0]
+    done = alone(script, FTLAB_HOME=str(tmp_path / "empty"), HF_HOME=str(tmp_path / "hf"))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stdout + done.stderr
+    assert done.stderr.rstrip().endswith("python reproduce.py FOLDER")
 
 
 def test_the_examples_come_in_the_order_of_the_steps_as_text_and_as_tokens(

@@ -22,7 +22,7 @@ from ftlab.export.bundle import bundle_name, run_bundle, write_zip
 from ftlab.export.merge_control import cancel_merge, start_merge, why_not_mergeable
 from ftlab.export.merge_words import record_words
 from ftlab.export.push import TOKEN
-from ftlab.export.runs import why_no_weights
+from ftlab.export.runs import script_base, script_command, why_no_weights
 from ftlab.export.script_process import zip_script
 from ftlab.paths import default_runs_folder
 from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
@@ -165,7 +165,9 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
         _meta(
             "Nothing was trained, so there is no script."
             if base
-            else "reproduce.py with plain transformers and peft, and the examples of every step."
+            else "reproduce.py with plain transformers and peft, and the examples of every step. "
+            f"Unzip it and type there: {script_command(run.spec.model)}; "
+            f"{script_base(run.spec.model)}."
         ),
         gr.Textbox(push_command(store, run), visible=not none),
         gr.Timer(active=merging or run.is_open),
