@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ftlab.commands.inputs import check_inputs
 from ftlab.commands.options import add_memory_limit, add_runs_folder, named_methods
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
@@ -19,7 +20,6 @@ from ftlab.methods.peft_variants import read_option
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, apply_settings, parse_variant
 from ftlab.models.bundled import ensure_bundled
-from ftlab.models.reach import why_out_of_reach
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
@@ -27,7 +27,6 @@ from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.memory_limit import parse_memory_limit
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.scored import scored_of, scored_words
 from ftlab.runs.spec import (
     CURVE_EXAMPLES,
     DTYPE_POLICIES,
@@ -41,7 +40,6 @@ from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.runs.trackers import TRACKERS, parse_trackers
 from ftlab.runs.validation import validate
-from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.reference import parse_task, with_columns
 
 NAME = "sweep"
@@ -218,7 +216,7 @@ def run(options: argparse.Namespace) -> int:
     request = _matched(request, options.match_parameters)
     if by_hand(request.variants) and not validate(request):
         print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
-    scored = _check_outside(request)
+    scored = check_inputs(request)
     specs = enqueue_sweep(request, folder)
     print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
     if scored:
@@ -246,21 +244,6 @@ def run(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     return 0 if all(run.status in ("done", "not_applicable") for run in runs) else 1
-
-
-def _check_outside(request: SweepRequest) -> str:
-    """How many examples are scored, in a sentence where they are not as many as were asked for.
-
-    Raises `FtlabError` if the model or the data cannot be had. A request that is wrong by itself is
-    left to the queue, which names every wrong field.
-    """
-    if validate(request):
-        return ""
-    why = why_out_of_reach(request.model)
-    if why:
-        raise FtlabError(why)
-    _, data = load_task(request.task)
-    return scored_words(scored_of(request, data))
 
 
 def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ftlab.commands.inputs import check_inputs
 from ftlab.commands.options import add_runs_folder, named_methods
 from ftlab.commands.sweep import parse_columns, parse_seeds
 from ftlab.commands.tables import output_console, print_ladder
@@ -104,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         if parse_model(request.model).kind == "bundled":
             ensure_bundled(lambda line: print(line, file=sys.stderr))
+        settings = tuning_settings(request.settings)
+        check_inputs(replace(request, variants=tuple(variants), settings=settings))
         console = Console(stderr=True, quiet=options.json)
         found = []
         for ladder in _ladders(variants, rates, options.points, request.model):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import COMMANDS, main
-from ftlab.commands import sweep
+from ftlab.commands import inputs, sweep
 from ftlab.commands.sweep import request_from
 from ftlab.errors import FtlabError
 from ftlab.runs.directory import run_directories
@@ -177,7 +177,7 @@ def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
 ) -> None:
     monkeypatch.setattr(sweep, "watch", lambda *watched: None)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
-    monkeypatch.setattr(sweep, "why_out_of_reach", lambda model: "")
+    monkeypatch.setattr(inputs, "why_out_of_reach", lambda model: "")
     given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
     _, _, err = run(capsys, "sweep", *given)
     assert "learning rates: LoRA known once the model is here." in err
