@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from ftlab.methods.shape import ModelShape, is_router
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import reach_words
 from ftlab.methods.variant import parse_variant
+from ftlab.models.safetensors_header import read_header
 from ftlab.models.shape import shape_of_model
+from ftlab.playground.fitting import Tensors, misfit
 from ftlab.training.hooks import own_optimizer
 from ftlab.training.model import apply_method, count_parameters, shape_of
 from ftlab.training.probe_model import TinyModel
@@ -173,3 +176,16 @@ def test_dropout_is_refused_on_experts_with_the_way_out(made: Made) -> None:
     assert "choose dropout 0, or the layers attention" in found.message
     on_attention = parse_variant("lora:dropout=0.1,targets=attention")
     assert unfit_for_model(on_attention, shape_at(made("mixtral"))) is None
+
+
+@pytest.mark.parametrize("text", ["lora", "lora:r=40", "dora", "prompt_tuning"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_is_taken_for_an_adapter_of_its_base(
+    family: str, text: str, made: Made, tmp_path: Path
+) -> None:
+    tiny = made(family)
+    laid_over(text, tiny).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
+    with (tmp_path / "adapter_model.safetensors").open("rb") as stream:
+        shapes = read_header(stream, "adapter_model.safetensors").shapes
+    assert misfit(Tensors(config, shapes), shape_at(tiny)) == ""

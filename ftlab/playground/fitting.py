@@ -233,6 +233,9 @@ class _Check:
                 "save_pretrained leaves out"
             )
         path = key.removeprefix("base_model.").removeprefix("model.")
+        before, experts, rest = path.partition(".experts.")
+        if experts and self.base.has_experts:  # the module before has other names in the file
+            return f"{before}.experts", rest
         parts = path.split(".")
         for first in (0, 1):  # files of some models leave out the outermost module
             for last in range(len(parts) - 1, first, -1):
