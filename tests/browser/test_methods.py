@@ -93,7 +93,7 @@ def test_what_a_method_trains_and_why_one_cannot_stand_in_its_row(page: Page) ->
     assert shape_of_model("bundled") is not None
     expect(row(page, "lora").locator("[data-count]")).to_have_text("2.4 M")
     page.locator("summary", has_text="Part").click()
-    expect(row(page, "bitfit").locator(".why:not([data-short])")).to_contain_text(
+    expect(row(page, "bitfit").locator(".why:not([data-short], [data-reach])")).to_contain_text(
         "This model has no biases"
     )
     row(page, "bitfit").get_by_role("checkbox").check()

@@ -78,11 +78,11 @@ def test_a_value_that_the_model_cannot_have_is_wrong_at_its_own_field(tiny_model
     request = replace(
         GOOD,
         model=str(tiny_model),
-        variants=(Variant("lora", {"r": 33}), Variant("oft", {"block": 48}), Variant("bitfit")),
+        variants=(Variant("lora", {"r": 65}), Variant("oft", {"block": 48}), Variant("bitfit")),
     )
     errors = validate(request)
     assert [error.field for error in errors] == ["lora.r", "oft.block"]
-    assert "choose 32 or less" in errors[0].message
+    assert "choose 64 or less" in errors[0].message
 
 
 def test_soft_tokens_and_text_must_go_into_the_models_positions(tiny_model: Path) -> None:

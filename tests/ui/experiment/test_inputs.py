@@ -194,7 +194,7 @@ def test_what_is_typed_as_the_base_model_is_the_model(typed: Any, model: str) ->
         ("", "No model is named"),
         ("no model", "'no model' names no model"),
         ("/nowhere/at/all", "There is no model folder '/nowhere/at/all'"),
-        ("../../etc", "There is no model folder"),
+        ("../../nowhere/at/all", "There is no model folder"),
         ("a" * 5_000, "give a shorter one"),
         ("owner/name\x00", "NUL character"),
         (["gpt2"], "No model is named"),
