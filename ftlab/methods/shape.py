@@ -53,22 +53,13 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Experts:
-    """One matrix of all experts of a block, held as a parameter of three dimensions.
+class Experts(Linear):
+    """A layer that each of a block's `number` experts has, held together as one parameter.
 
-    `name` is its full name ("model.layers.0.mlp.experts.down_proj"), and each of the `number`
-    experts has (outputs, inputs) of it.
+    The full name is the parameter's: "model.layers.0.mlp.experts.down_proj".
     """
 
-    name: str
-    number: int
-    outputs: int
-    inputs: int
-
-    @property
-    def short_name(self) -> str:
-        """As PEFT's `target_parameters` name it: "down_proj"."""
-        return self.name.rpartition(".")[2]
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +128,10 @@ class ModelShape:
                 if self.architecture == "gpt_oss":  # its matrices are stored the other way round
                     outputs, inputs = inputs, outputs
                 found[key] = [number, outputs, inputs]
-        return tuple(Experts(name, *sizes) for name, sizes in found.items())
+        return tuple(
+            Experts(name, outputs, inputs, has_bias=False, number=number)
+            for name, (number, outputs, inputs) in found.items()
+        )
 
     @cached_property
     def layers(self) -> int:

@@ -82,15 +82,13 @@ def config_on(
         return config
     layers, experts = targeted(shape, values), reached_experts(method, shape, values)
     kept = tuple(x for x in layers if fitted(method, x.outputs, x.inputs, values) is not None)
-    if target_names(values) is not None:
-        if kept != layers:
-            config.target_modules = set(_names(kept, shape))
-    elif kept != shape.linears or experts:
+    meant_by_peft = shape.linears if target_names(values) is None else layers
+    if kept != meant_by_peft or experts:
         config.target_modules = set(_names(kept, shape))
     if experts:
         config.target_parameters = sorted({f"experts.{matrix.short_name}" for matrix in experts})
     if method.limit is not None and method.limit.by_layer:
-        _set_patterns(config, method, (*kept, *experts), values, shape)
+        _set_patterns(config, method, (*kept, *experts), values)
     return config
 
 
@@ -102,32 +100,29 @@ def _names(chosen: Sequence[Linear], shape: ModelShape) -> list[str]:
 
 
 def _set_patterns(
-    config: Any,
-    method: MethodSpec,
-    reached: Sequence[Linear | Experts],
-    values: Values,
-    shape: ModelShape,
+    config: Any, method: MethodSpec, reached: Sequence[Linear], values: Values
 ) -> None:
     """Gives each narrower layer its rank, and an alpha that scales it as the others are scaled."""
     rank = int(values["r"])
     alpha = config.lora_alpha if hasattr(config, "lora_alpha") else config.alpha
-    own: dict[str, set[int]] = {}
-    for layer in reached:
-        fitting = fitted(method, layer.outputs, layer.inputs, values)
-        assert fitting is not None
-        own.setdefault(layer.short_name, set()).add(int(fitting["r"]))
-    for layer in reached:
-        fitting = fitted(method, layer.outputs, layer.inputs, values)
-        assert fitting is not None
-        smaller = int(fitting["r"])
-        if smaller == rank:
+    is_rooted = getattr(config, "use_rslora", False)
+    ranks = {layer: _rank_on(method, layer, values) for layer in reached}
+    by_name: dict[str, set[int]] = {}
+    for layer, own in ranks.items():
+        by_name.setdefault(layer.short_name, set()).add(own)
+    for layer, own in ranks.items():
+        if own == rank:
             continue
-        name = layer.short_name if len(own[layer.short_name]) == 1 else layer.name
-        share = smaller / rank
-        config.rank_pattern[name] = smaller
-        config.alpha_pattern[name] = alpha * (
-            math.sqrt(share) if getattr(config, "use_rslora", False) else share
-        )
+        name = layer.short_name if len(by_name[layer.short_name]) == 1 else layer.name
+        share = own / rank
+        config.rank_pattern[name] = own
+        config.alpha_pattern[name] = alpha * (math.sqrt(share) if is_rooted else share)
+
+
+def _rank_on(method: MethodSpec, layer: Linear, values: Values) -> int:
+    own = fitted(method, layer.outputs, layer.inputs, values)
+    assert own is not None  # a rank by layer fits every layer
+    return int(own["r"])
 
 
 def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
@@ -139,18 +134,17 @@ def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
     if method.hyperparameter(LAYERS.name) is None:
         return ""
     layers, experts = targeted(shape, values), reached_experts(method, shape, values)
-    reached: list[Linear | Experts] = [*layers, *experts]
     narrow = {
-        layer.short_name: fitted(method, layer.outputs, layer.inputs, values)
-        for layer in reached
+        layer: fitted(method, layer.outputs, layer.inputs, values)
+        for layer in (*layers, *experts)
         if method.limit and not method.limit.holds(layer.outputs, layer.inputs, values)
     }
-    kept = [x for x in layers if narrow.get(x.short_name, values) is not None]
+    kept = [layer for layer in layers if narrow.get(layer, values) is not None]
     sentences = []
     if target_names(values) is None and (shape.has_experts or shape.adaptable != shape.linears):
         sentences.append(_parts_words(kept, bool(experts), shape))
-    left_out = sorted(name for name, own in narrow.items() if own is None)
-    smaller = sorted(f"{name} ({own['r']})" for name, own in narrow.items() if own is not None)
+    left_out = sorted({layer.short_name for layer, own in narrow.items() if own is None})
+    smaller = sorted({f"{x.short_name} ({own['r']})" for x, own in narrow.items() if own})
     if left_out and method.limit is not None:
         asked = f"{method.limit.label} {max(int(values[name]) for name in method.limit.names)}"
         sentences.append(f"Layers too narrow for {asked} are left out: {join_names(left_out)}.")

@@ -20,6 +20,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.models.reference import model_label
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.result import STATUS_LABELS
+from ftlab.runs.scored import scored_by
 from ftlab.runs.spec import DTYPE_POLICIES
 from ftlab.runs.store import Run
 from ftlab.tuning.reading import Tuned
@@ -156,7 +157,9 @@ def _conditions(runs: Sequence[Run]) -> list[str]:
         "Task": [run.spec.task.label for run in runs],
         "Steps": [f"{s.steps}, {s.schedule} after {s.warmup_steps} of warm-up" for s in settings],
         "Batch": [f"{s.batch_size} x {s.accumulation}" for s in settings],
-        "Measured on": [plural(s.eval_examples, "tuning example") for s in settings],
+        "Measured on": [
+            plural(scored, "tuning example") for run in runs if (scored := scored_by(run))
+        ],
         "Seeds": [str(seed) for seed in sorted({run.spec.seed for run in runs})],
         "Dtype policy": [DTYPE_POLICIES[run.spec.dtype_policy] for run in runs],
         "Machine": [str(found["device"]) for found in environments if found.get("device")],
