@@ -3,6 +3,7 @@ whether a folder that the adapter names holds the very weights of that base."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +21,20 @@ _MAX_CONFIG_BYTES = 2**20
 _KEPT = 200
 
 _Files = tuple[tuple[str, int], ...]
-_known: dict[tuple[_Files, str], tuple[ModelShape, str]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """A base's shape, as a key: `shape_of_model` keeps one of it as long as its files are the
+    same, and to compare two by all their weights would take longer than to ask anew."""
+
+    shape: ModelShape
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Base) and other.shape is self.shape
+
+    def __hash__(self) -> int:
+        return id(self.shape)
 
 
 def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
@@ -31,24 +45,26 @@ def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
     if shape is None:
         return None
     try:
-        stamps = tuple((str(file), file.stat().st_mtime_ns) for file in files)
-        known = _known.get((stamps, model))
-        if known is None or known[0] is not shape:
-            known = shape, misfit(_read(stamps), shape)
-            if len(_known) >= _KEPT:
-                _known.clear()
-            _known[stamps, model] = known
+        return _misfit(_stamps(files), _Base(shape))
     except (FtlabError, Refused, OSError):
         return None  # said when it is put on
-    return known[1]
 
 
 def count_tensors(files: tuple[Path, Path]) -> int:
     """Of the adapter whose files these are; 0 where they cannot be read."""
     try:
-        return len(_read(tuple((str(file), file.stat().st_mtime_ns) for file in files)).shapes)
+        return len(_read(_stamps(files)).shapes)
     except (FtlabError, Refused, OSError):
         return 0
+
+
+def _stamps(files: tuple[Path, Path]) -> _Files:
+    return tuple((str(file), file.stat().st_mtime_ns) for file in files)
+
+
+@lru_cache(maxsize=_KEPT)
+def _misfit(stamps: _Files, base: _Base) -> str:
+    return misfit(_read(stamps), base.shape)
 
 
 @lru_cache(maxsize=64)

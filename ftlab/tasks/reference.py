@@ -105,8 +105,7 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
     sentence = check_mapping(mapping)
     if sentence:
         raise FtlabError(
-            f"{sentence[:-1]} (on the command line --columns "
-            "prompt=…,completion=…); "
+            f"{sentence[:-1]} (on the command line --columns prompt=…,completion=…); "
             f"columns: {list_columns(columns_of(rows))}."
         )
     data = to_task_data(rows, mapping, reference.seed)
