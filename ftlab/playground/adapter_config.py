@@ -23,6 +23,7 @@ from ftlab.methods.peft_rules import (
     shown,
     unknown_type,
 )
+from ftlab.methods.registry import METHODS
 from ftlab.models.bundled import bundled_folder
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.words import plural
@@ -58,8 +59,8 @@ class AdapterFacts:
 
     `model` is the base's public name, `place` the folder where it lay ("": it was given by name),
     `method` a method of the registry or PEFT's own name in lower case, `rank` LoRA's largest and
-    `tokens` a prompt method's count (`None`: has none). `variant` is a kind of LoRA that has a name
-    of its own, "DoRA" or "rsLoRA".
+    `tokens` a prompt method's count (`None`: has none). `variant` is the method that a LoRA of a
+    kind of its own is, "dora" or "rslora".
     """
 
     peft_type: str
@@ -72,22 +73,22 @@ class AdapterFacts:
     @property
     def method(self) -> str:
         """The registry names the methods it shares with PEFT as PEFT does, in lower case."""
-        return self.variant.lower() or self.peft_type.lower()
+        return self.variant or self.peft_type.lower()
 
     @property
     def kind(self) -> str:
-        """What people call it: PEFT's own name, unless a LoRA has one of its own."""
-        return self.variant or self.peft_type
+        """What people call it: the method's label, or PEFT's own name for one without."""
+        return METHODS[self.method].label if self.method in METHODS else self.peft_type
 
     @property
     def summary(self) -> str:
-        """Short, as in "LORA r=8"."""
+        """Short, as in "LoRA r=8"."""
         if self.rank is not None:
             return f"{self.kind} r={self.rank}"
         return self.kind if self.tokens is None else f"{self.kind} {self.tokens} tokens"
 
     def describe(self, ranks: Sequence[int]) -> str:
-        """The summary, with the rank of each layer where they differ: "LORA rank 8, 2 layers at 4".
+        """The summary, with the rank of each layer where they differ: "LoRA rank 8, 2 layers at 4".
 
         `ranks` has one number a layer that is adapted. The rank that most layers have comes first.
         """
@@ -236,8 +237,8 @@ def _place(config: Mapping[str, Any], model: str) -> str:
 
 def _variant(config: Mapping[str, Any]) -> str:
     if config.get("use_dora"):
-        return "DoRA"
-    return "rsLoRA" if config.get("use_rslora") else ""
+        return "dora"
+    return "rslora" if config.get("use_rslora") else ""
 
 
 def _rank(config: Mapping[str, Any]) -> int:

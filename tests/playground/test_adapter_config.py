@@ -85,17 +85,18 @@ def test_loftq_is_told_what_helps_since_peft_cannot_convert_it() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(PEFT_TYPES) - set(CANNOT_ANSWER)))
-def test_every_other_kind_is_taken_under_peft_s_name_in_lower_case(kind: str) -> None:
+def test_every_other_kind_is_taken_and_called_as_the_method_is_else_as_peft_does(kind: str) -> None:
     facts = check_config(config_bytes(peft_type=kind, num_virtual_tokens=4))
     assert facts.method == kind.lower()
-    assert facts.summary.startswith(kind)
+    label = METHODS[facts.method].label if facts.method in METHODS else kind
+    assert facts.summary.startswith(label)
 
 
 def test_the_kinds_shared_with_the_registry_have_its_ids() -> None:
     assert {"lora", "prompt_tuning"} <= set(METHODS)
     assert check_config(config_bytes()).method == "lora"
     prompt = check_config(config_bytes(peft_type="PROMPT_TUNING", num_virtual_tokens=20))
-    assert (prompt.method, prompt.summary) == ("prompt_tuning", "PROMPT_TUNING 20 tokens")
+    assert (prompt.method, prompt.summary) == ("prompt_tuning", "Prompt tuning 20 tokens")
 
 
 @pytest.mark.parametrize("kind", sorted(CANNOT_ANSWER))
@@ -196,7 +197,7 @@ def test_everything_that_peft_writes_into_a_plain_lora_is_taken(tmp_path: Any) -
 
     LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path="a/b").save_pretrained(tmp_path)
     facts = check_config((tmp_path / "adapter_config.json").read_bytes())
-    assert (facts.model, facts.rank, facts.summary) == ("a/b", 8, "LORA r=8")
+    assert (facts.model, facts.rank, facts.summary) == ("a/b", 8, "LoRA r=8")
 
 
 def test_the_largest_rank_of_a_pattern_counts() -> None:

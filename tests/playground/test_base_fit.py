@@ -216,7 +216,7 @@ def test_an_adapter_beside_a_run_is_held_against_the_runs_base(
 @pytest.mark.parametrize(
     ("changes", "method", "detail"),
     [
-        ({}, "lora", "LORA r=2, brought along"),
+        ({}, "lora", "LoRA r=2, brought along"),
         ({"use_dora": True}, "dora", "DoRA r=2, brought along"),
         ({"use_rslora": True}, "rslora", "rsLoRA r=2, brought along"),
     ],
@@ -244,6 +244,6 @@ def test_ranks_that_differ_are_shown_by_how_many_layers_have_them(
     )
     folder = adapter_folder(tmp_path / "mine", config, weights(shapes))
     pane = bring_adapter(folder, runs_folder, base=str(base))
-    assert pane.detail == "LORA rank 3, 2 layers at 1, brought along"
+    assert pane.detail == "LoRA rank 3, 2 layers at 1, brought along"
     record = json.loads((pane.files[0].parent / "pane.json").read_text(encoding="utf-8"))
     assert record["method"] == "lora"

@@ -47,7 +47,7 @@ def test_a_good_adapter_becomes_a_source_from_a_folder_and_from_a_zip(
         assert pane.name == f"adapter:my-adapter-v1-5-{digest[:8]}"
         assert pane == find_source(runs_folder, pane.name)
         assert pane.label == "My Adapter (v1.5)"
-        assert pane.detail == "LORA r=2, brought along"
+        assert pane.detail == "LoRA r=2, brought along"
         assert (pane.method, pane.model) == ("lora", CONFIG["base_model_name_or_path"])
         assert pane.is_adapter
         assert pane.folder is not None

@@ -31,7 +31,7 @@ from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run, make_unreadable
 
 RECORD = AdapterRecord(
-    label="LORA r=8", method="lora", model=BUNDLED_ID, sha256="ab" * 32, detail="poems"
+    label="LoRA r=8", method="lora", model=BUNDLED_ID, sha256="ab" * 32, detail="poems"
 )
 
 
@@ -114,7 +114,7 @@ def test_adapters_that_came_from_elsewhere_answer_by_their_record(
     assert ours.folder == shipped / "sql"
     assert ours.task == TaskReference("bundled", "sql")
     assert theirs.folder == brought_folder(tmp_path) / "poems-1"
-    assert (theirs.label, theirs.detail, theirs.method) == ("LORA r=8", "poems", "lora")
+    assert (theirs.label, theirs.detail, theirs.method) == ("LoRA r=8", "poems", "lora")
     assert ours.is_adapter
     assert theirs.is_adapter
 

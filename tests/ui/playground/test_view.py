@@ -177,7 +177,7 @@ def test_an_adapter_brought_along_can_be_chosen_and_is_kept(tmp_path: Path) -> N
     source = bring_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, BUNDLED_ID)
     now = setup([], tmp_path, None, [BASE, source.name])
     assert now.panes[:3] == (BASE, source.name, NOBODY)
-    assert dict(now.choices)["mine · LORA r=2, brought along"] == source.name
+    assert dict(now.choices)["mine · LoRA r=2, brought along"] == source.name
 
 
 # ---- bringing adapters
@@ -239,7 +239,7 @@ def test_a_newcomer_gets_a_pane_that_is_seen_or_none_by_itself(
 
 
 def test_where_six_panes_are_taken_a_person_chooses_which_makes_room() -> None:
-    choices = [("Base", "base"), ("mine · LORA r=2", "adapter:mine")]
+    choices = [("Base", "base"), ("mine · LoRA r=2", "adapter:mine")]
     assert room_choices(["base", "adapter:mine", None], choices) == [
         ("1: Base", 0), ("2: mine", 1), ("3: None", 2), ("None, keep it in the lists", NO_PANE),
     ]  # fmt: skip
