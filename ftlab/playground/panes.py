@@ -321,8 +321,8 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
 
 
 def _likely_base(source: PaneSource) -> str:
-    """What a person vouched for, or what the adapter names; for a mirror's name and for a folder,
-    which leads nowhere, the bundled model."""
+    """What a person vouched for, or what the adapter names; the bundled model where it names a
+    mirror of that, or a folder, which nothing can be loaded from."""
     if source.vouched:
         return source.vouched[-1]
     unnamed = source.named_by_folder or _is_named(source, BUNDLED_ID)

@@ -1,7 +1,7 @@
 """Adapters that start from a decomposition of the base's weights, or from a draw over all of them.
 
-Neither can be computed without weights, and nothing of it but its sizes matters to memory: each is
-put aside for tensors of those sizes. What PEFT then computes with them is left as it is.
+Neither can be computed without weights, and only its sizes matter to memory: each is replaced by
+tensors of those sizes. What PEFT then computes with them is left as it is.
 """
 
 from __future__ import annotations
