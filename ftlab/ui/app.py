@@ -47,7 +47,7 @@ from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
 from ftlab.ui.serve import Serving
-from ftlab.ui.server import NOTED, NotedBlocks, calm, health_route
+from ftlab.ui.server import NOTED, NotedBlocks, calm, health_route, only_calls_of
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -121,7 +121,7 @@ def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
             prevent_thread_lock=True,
             quiet=True,
             **launch_options(),
-            **served.options([health_route(context.store)], NOTED),
+            **server_options(page, context, served),
         )
         address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
@@ -148,6 +148,13 @@ def _ensure_dispatcher(runs_folder: Path) -> None:
         ensure_dispatcher(runs_folder)
     except FtlabError as error:
         print(error, file=sys.stderr)
+
+
+def server_options(page: gr.Blocks, context: AppContext, served: Serving) -> dict[str, Any]:
+    """What `Blocks.launch` needs to serve that page to them, and to nobody else."""
+    options = served.options([health_route(context.store)], NOTED)
+    options["app_kwargs"]["middleware"].append(only_calls_of(page))
+    return options
 
 
 def launch_options() -> dict[str, Any]:

@@ -1,30 +1,41 @@
 """What is served besides the page: `/healthz`, and a note in the log of what goes wrong.
 
-Gradio prints errors of handlers and tells nobody; here they are noted where they pass.
+Gradio prints errors of handlers and tells nobody; here they are noted where they pass, and whoever
+called reads a sentence: one for a request that the page does not make, another for our own error.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.state_holder import SessionState
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftlab.operations.health import HealthProbe
-from ftlab.operations.log import note_error, note_refusal
+from ftlab.operations.log import note_refusal
 from ftlab.operations.redaction import without_inputs
+from ftlab.operations.repeats import RepeatedErrors
 from ftlab.runs.store import RunStore
+from ftlab.ui.calls import PageCalls, WrongCall, check_event, check_inputs, page_calls
 
-_REFUSALS = {401, 403, 413, 429}
+FAILED = (
+    "Something went wrong here, and it is in the log of this app's operator; "
+    "reload the page and try again."
+)
+
+_REFUSALS = {400, 401, 403, 413, 422, 429}  # a failed login is 400
 _LONGEST = 300  # characters of a path or a sentence
 
 
@@ -46,19 +57,49 @@ class NotedBlocks(gr.Blocks):
     """The page: notes an error of a handler on its way to gradio, which shows it, and skips what a
     handler skips."""
 
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self._errors = RepeatedErrors()
+
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
     ) -> dict[str, Any]:
+        function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
         try:
-            return await super().process_api(block_fn, inputs, *args, **kw)
+            event = kw.get("event_data")
+            if event is not None:
+                check_event(event._data)
+                event._data = event._data or {}  # gradio looks for names in it
+            return await super().process_api(function, inputs, *args, **kw)
+        except WrongCall as wrong:
+            note_refusal("wrong call", handler=_name(function), reason=wrong.reason)
+            raise
         except gr.Error as refusal:
             reason = without_inputs(str(refusal.message), inputs)[:_LONGEST]
-            note_refusal("call refused", handler=self._name(block_fn), reason=reason)
+            note_refusal("call refused", handler=_name(function), reason=reason)
             refusal.print_exception = False  # the caller's to put right, and noted above
             raise
         except Exception as error:
-            note_error("handler failed", error, inputs, handler=self._name(block_fn))
+            name = _name(function)
+            self._errors.note("handler failed", error, inputs, place=name, handler=name)
+            raise gr.Error(FAILED, print_exception=False) from None
+
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """Lets only what the page could have sent reach a handler. Raises `WrongCall` for the rest,
+        and `gr.Error` where a component says itself what is wrong."""
+        check_inputs(block_fn.inputs, inputs)
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
             raise
+        except Exception as error:  # of a component that cannot read what was sent
+            raise WrongCall(type(error).__name__) from None
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: Any, state: SessionState | None
@@ -82,9 +123,9 @@ class NotedBlocks(gr.Blocks):
                 answer[place] = value
         return answer
 
-    def _name(self, block_fn: BlockFunction | int) -> str:
-        function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
-        return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
+
+def _name(function: BlockFunction) -> str:
+    return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
 
 
 def _equals(value: Any, skip: dict[str, Any]) -> bool:
@@ -92,34 +133,87 @@ def _equals(value: Any, skip: dict[str, Any]) -> bool:
 
 
 class NotedRefusals:
-    """ASGI middleware: notes requests that were refused, and errors outside of any handler."""
+    """ASGI middleware: notes requests that were refused, and errors outside of any handler, for
+    which it answers with a sentence where nothing was answered yet."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._errors = RepeatedErrors()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        begun = False
 
         async def noted(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 status = int(message["status"])
-                if _is_refusal(status, scope["path"]):
+                if _is_refusal(status):
                     note_refusal("request refused", status=status, **_asked(scope))
             await send(message)
 
         try:
             await self._app(scope, receive, noted)
         except Exception as error:
-            note_error("request failed", error, **_asked(scope))
-            raise
+            if not isinstance(
+                error, HTTPException
+            ):  # which ends a stream of a session that is gone
+                self._errors.note("request failed", error, place=_route(scope), **_asked(scope))
+            if not begun:
+                await PlainTextResponse(FAILED, 500)(scope, receive, send)
+                return
+            with suppress(Exception):  # the answer was to be longer, and whoever reads it sees that
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _is_refusal(status: int, path: str) -> bool:
-    """A failed login is 400; 503 is what `/healthz` says of itself."""
-    failed_login = status == 400 and path.rstrip("/").endswith("/login")
-    return failed_login or status in _REFUSALS or (status >= 500 and status != 503)
+class WrongCalls:
+    """ASGI middleware: answers requests that the page does not make with a sentence. It belongs
+    behind the gate, which bounds what a request may hold."""
+
+    def __init__(self, app: ASGIApp, calls: PageCalls) -> None:
+        self._app = app
+        self._calls = calls
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        is_call = scope.get("method") == "POST" and self._calls.is_call(path)
+        if not is_call or not _may_know(Request(scope)):  # gradio asks a stranger to log in
+            await self._app(scope, receive, send)
+            return
+        messages = [await receive()]
+        while messages[-1].get("more_body"):
+            messages.append(await receive())
+        body = b"".join(message.get("body", b"") for message in messages)
+        sentence = self._calls.wrong_call(path, _parsed(body))
+        if sentence:
+            await PlainTextResponse(sentence, 400)(scope, receive, send)
+            return
+
+        async def again() -> Message:
+            return messages.pop(0) if messages else await receive()
+
+        await self._app(scope, again, send)
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON value; `None` for what is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_refusal(status: int) -> bool:
+    """503 is what `/healthz` says of itself."""
+    return status in _REFUSALS or (status >= 500 and status != 503)
+
+
+def _route(scope: Scope) -> str:
+    """The route that answered, by its own pattern; paths that people make up have no end."""
+    return str(getattr(scope.get("route"), "path", ""))
 
 
 def _asked(scope: Scope) -> dict[str, str]:
@@ -133,6 +227,11 @@ def _asked(scope: Scope) -> dict[str, str]:
 
 
 NOTED = (Middleware(NotedRefusals),)
+
+
+def only_calls_of(page: gr.Blocks) -> Middleware:
+    """What refuses requests that the page, which is built, does not make."""
+    return Middleware(WrongCalls, page_calls(page))
 
 
 def health_route(store: RunStore) -> Route:

@@ -20,6 +20,7 @@ from ftlab.ui import app
 from ftlab.ui.accounts import Accounts
 from ftlab.ui.context import AppContext
 from ftlab.ui.serve import Serving
+from ftlab.ui.server import calm
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
 
@@ -53,7 +54,9 @@ def running(served: Serving, runs: Path) -> Iterator[Running]:
     )
     page = app.build_page(context)
     page.queue(default_concurrency_limit=8)
-    page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options(), **served.options())
+    calm(page)
+    options = app.launch_options() | app.server_options(page, context, served)
+    page.launch(prevent_thread_lock=True, quiet=True, **options)
     try:
         yield Running(f"http://127.0.0.1:{served.port}", context, page)
     finally:

@@ -18,6 +18,7 @@ from tests.security.servers import ACCOUNTS, PASSWORD, USER, Running, call, log_
 OPEN = {
     "/": "the page that asks for the password",
     "/login": "takes the password",
+    "/healthz": "one word to a stranger",
     "/logout": "forgets who asked",
     "/assets/{path:path}": "gradio's own scripts and styles",
     "/static/{path:path}": "gradio's own pictures",

@@ -48,7 +48,8 @@ def method_table(ticked: Collection[str], values: Mapping[str, Any] | None = Non
 
 def known_ticks(ticks: Any) -> list[str]:
     """What the browser says is ticked, in the order of the registry."""
-    found = set(ticks) if isinstance(ticks, list) else set()
+    given = ticks if isinstance(ticks, list) else []
+    found = {tick for tick in given if isinstance(tick, str)}
     return [method_id for method_id in METHODS if method_id in found]
 
 

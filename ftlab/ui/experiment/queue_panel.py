@@ -103,7 +103,7 @@ def build(context: AppContext) -> Panel:
             if sweep_id:
                 tune_further(sweep_id, context)
             else:
-                cancel_runs(context, str(event.run), wanted)
+                cancel_runs(context, str(getattr(event, "run", "")), wanted)
         except FtlabError as error:
             warn(str(error))
 

@@ -109,11 +109,12 @@ def build(context: AppContext, links: Links) -> None:
         return _say(form, form.values(given), context)
 
     def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
-        if event.at < known_at:  # overtaken on its way by a later one
+        at = getattr(event, "at", 0.0)
+        if not isinstance(at, int | float) or at < known_at:  # overtaken on its way by a later one
             return [gr.skip()] * (len(said) + 3)
-        ticked, settings = known_ticks(event.on), known_settings(event.settings)
+        ticked, settings = _chosen(event)
         values = form.values(given) | settings | {"methods": ticked}
-        return [event.at, ticked, settings, *_say(form, values, context)]
+        return [at, ticked, settings, *_say(form, values, context)]
 
     def ask(*given: Any) -> Iterator[str]:
         values = form.values(given)
@@ -165,7 +166,7 @@ def build(context: AppContext, links: Links) -> None:
         yield [(reading.request, now), NEWEST, *_say(form, values, context)]
 
     def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
-        ticked, settings = known_ticks(event.on), known_settings(event.settings)
+        ticked, settings = _chosen(event)
         values = form.values(given) | settings | {"methods": ticked}
         reading = read_form(values, access)
         try:
@@ -256,6 +257,11 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
     task.preview.after(largest.select(choose, None, named, **QUIET))
 
 
+def _chosen(event: gr.EventData) -> tuple[list[str], dict[str, str]]:
+    """The ticks and settings that the browser tells of."""
+    return known_ticks(getattr(event, "on", None)), known_settings(getattr(event, "settings", None))
+
+
 def chosen_as_pressed(chosen: str) -> dict[str, Any]:
     """Ticks and settings as the browser had them when Launch was pressed, by field name.
 
@@ -263,7 +269,7 @@ def chosen_as_pressed(chosen: str) -> dict[str, Any]:
     """
     try:
         said = json.loads(chosen or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(said, dict):
         return {}
