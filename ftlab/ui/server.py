@@ -71,13 +71,13 @@ class NotedBlocks(gr.Blocks):
                 check_event(event._data)
                 event._data = event._data or {}  # gradio looks for names in it
             return await super().process_api(function, inputs, *args, **kw)
-        except WrongCall as wrong:
-            note_refusal("wrong call", handler=_name(function), reason=wrong.reason)
-            raise
         except gr.Error as refusal:
-            reason = without_inputs(str(refusal.message), inputs)[:_LONGEST]
-            note_refusal("call refused", handler=_name(function), reason=reason)
+            wrong = isinstance(refusal, WrongCall)
+            said = refusal.reason if wrong else without_inputs(str(refusal.message), inputs)
+            event_name = "wrong call" if wrong else "call refused"
+            note_refusal(event_name, handler=_name(function), reason=said[:_LONGEST])
             refusal.print_exception = False  # the caller's to put right, and noted above
+            _mark(kw.get("request"))
             raise
         except Exception as error:
             name = _name(function)
@@ -124,6 +124,13 @@ class NotedBlocks(gr.Blocks):
         return answer
 
 
+def _mark(request: Any) -> None:
+    """Tells `NotedRefusals` that a call was refused; gradio answers that like an error of ours."""
+    asked = getattr(request, "request", None)
+    if isinstance(asked, Request):
+        asked.state.refused = True
+
+
 def _name(function: BlockFunction) -> str:
     return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
 
@@ -151,7 +158,9 @@ class NotedRefusals:
             if message["type"] == "http.response.start":
                 begun = True
                 status = int(message["status"])
-                if _is_refusal(status):
+                if status == 500 and scope.get("state", {}).get("refused"):
+                    message["status"] = 400  # noted where it was refused
+                elif _is_refusal(status):
                     note_refusal("request refused", status=status, **_asked(scope))
             await send(message)
 

@@ -1,0 +1,165 @@
+"""Sends shots at a running app, many at once, and holds each answer against what is promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from tests.security.attack.shots import JSON, Shot
+
+BOUND_SECONDS = 20.0
+AT_ONCE = 12
+_GIVEN_AWAY = re.compile(
+    rb"Traceback \(most recent|root:x:0:|site-packages|planted-secret|File \"/"
+    rb"|\"error\": ?null"
+)
+
+
+class Attack:
+    """What was sent to one app, and which answers were none that is promised."""
+
+    def __init__(self, url: str, may_answer: Any = None, cookies: Any = None) -> None:
+        self.url = url
+        self.sent = 0
+        self.broken: list[str] = []
+        self.statuses: dict[int, int] = {}
+        self._may_answer = may_answer or (lambda shot: True)
+        self._cookies = cookies
+        self._secret = b"planted-secret"
+
+    def fire(self, shots: Sequence[Shot]) -> None:
+        """Sends them all; several are on their way at any time."""
+        asyncio.run(self._all([self._shot(shot) for shot in shots]))
+
+    def call(self, calls: Sequence[dict[str, Any]]) -> None:
+        """Calls handlers directly, as the page does for what is quick."""
+        shots = [
+            Shot("POST", "/gradio_api/run/predict", JSON, json.dumps(call).encode())
+            for call in ({"session_hash": f"direct{n % 4}"} | c for n, c in enumerate(calls))
+        ]
+        self.fire(shots)
+
+    def press(self, calls: Sequence[dict[str, Any]]) -> None:
+        """Calls handlers through the queue, as the page does, and hears how each ends."""
+        parts = [calls[start::4] for start in range(4)]
+        asyncio.run(self._all([self._pressed(f"queue{n}", p) for n, p in enumerate(parts)]))
+
+    async def _all(self, waiting: Sequence[Any]) -> None:
+        turn = asyncio.Semaphore(AT_ONCE)
+        limits = httpx.Limits(max_connections=2 * AT_ONCE)
+        async with httpx.AsyncClient(
+            base_url=self.url, timeout=BOUND_SECONDS, limits=limits, cookies=self._cookies
+        ) as client:
+
+            async def one(job: Any) -> None:
+                async with turn:
+                    await job(client)
+
+            await asyncio.gather(*(one(job) for job in waiting))
+
+    def _shot(self, shot: Shot) -> Any:
+        async def job(client: httpx.AsyncClient) -> None:
+            await self._answer(client, shot)
+
+        return job
+
+    async def _answer(self, client: httpx.AsyncClient, shot: Shot) -> bytes:
+        self.sent += 1
+        request = client.build_request(
+            shot.method, shot.path, headers=dict(shot.headers), content=shot.body or None
+        )
+        began = time.monotonic()
+        try:
+            answer = await client.send(request, stream=True)
+            text = b""
+            async for part in answer.aiter_bytes():
+                text += part
+                if shot.is_endless:
+                    break
+            await answer.aclose()
+        except httpx.HTTPError as error:
+            self._break(shot, f"{type(error).__name__}: {error}")
+            return b""
+        status = answer.status_code
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if status >= 500 and not (status == 503 and shot.path.startswith("/healthz")):
+            self._break(shot, f"{status} {text[:200]!r}")
+        if given := _GIVEN_AWAY.search(text):
+            self._break(shot, f"gives away {text[max(0, given.start() - 60) : given.end() + 60]!r}")
+        if status < 400 and not self._may_answer(shot):
+            self._break(shot, f"was answered: {status}")
+        if time.monotonic() - began > BOUND_SECONDS:
+            self._break(shot, f"took {time.monotonic() - began:.1f} s")
+        return text
+
+    def _pressed(self, session: str, calls: Sequence[dict[str, Any]]) -> Any:
+        async def job(client: httpx.AsyncClient) -> None:
+            for call in calls:
+                body = json.dumps({"session_hash": session, "trigger_id": None} | call).encode()
+                join = Shot("POST", "/gradio_api/queue/join", JSON, body)
+                if b"event_id" in await self._answer(client, join):
+                    await self._hear(client, session, join)
+
+        return job
+
+    async def _hear(self, client: httpx.AsyncClient, session: str, shot: Shot) -> None:
+        """The end of the one event that the session waits for has to come, and to say something."""
+        self.sent += 1
+        path = f"/gradio_api/queue/data?session_hash={session}"
+        try:
+            async with client.stream("GET", path) as answer:
+                async for line in answer.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    said = json.loads(line[5:])
+                    if said["msg"] == "unexpected_error":
+                        self._break(shot, str(said))
+                    if said["msg"] == "process_completed":
+                        if not said["success"] and not said["output"].get("error"):
+                            self._break(shot, f"ended without a sentence: {line[:200]}")
+                        return
+        except httpx.HTTPError as error:
+            self._break(shot, f"{type(error).__name__} while it was heard")
+            return
+        self._break(shot, "the stream ended before the event")
+
+    def _break(self, shot: Shot, why: str) -> None:
+        self.broken.append(f"{shot.method} {shot.path[:90]} {shot.body[:160]!r}: {why}")
+
+
+class Probe:
+    """Asks `/healthz` all the while, as whoever watches the app does."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def share_within(self, bound: float) -> float:
+        return sum(taken <= bound for taken in self.seconds) / max(1, len(self.seconds))
+
+
+@contextmanager
+def probed(url: str, pause: float = 0.1) -> Iterator[Probe]:
+    probe, end = Probe(), threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not end.wait(pause):
+                began = time.monotonic()
+                client.get("/healthz")
+                probe.seconds.append(time.monotonic() - began)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield probe
+    finally:
+        end.set()
+        thread.join(60)
