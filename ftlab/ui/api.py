@@ -94,6 +94,8 @@ def add_endpoints(context: AppContext) -> None:
         """
         try:
             context.access.check_training()
+            _check_texts(sweep_id=sweep_id)
+            _check_ids(run_ids)
         except FtlabError as error:
             raise _for_caller(str(error)) from None
         runs = context.store.runs()
@@ -123,11 +125,26 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             Rows; a number that was not measured is null.
         """
+        try:
+            _check_texts(sweep=sweep, text=text)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
         return records(filtered(context.store.table(), sweep, text))
 
     endpoints = {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs, "results": runs}
     for name, endpoint in endpoints.items():
         gr.api(endpoint, api_name=name, concurrency_limit=None)
+
+
+def _check_texts(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise FtlabError(f"'{name}' must be a text; put it in quotes.")
+
+
+def _check_ids(values: Any) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
 
 
 def _for_caller(sentence: str) -> gr.Error:

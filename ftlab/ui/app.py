@@ -112,8 +112,7 @@ def launch(
 def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
     context = _context(runs_folder, served.access(runs_folder))
     page = build_page(context)
-    page.queue(default_concurrency_limit=8)
-    calm(page)
+    open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:
         page.launch(
@@ -148,6 +147,12 @@ def _ensure_dispatcher(runs_folder: Path) -> None:
         ensure_dispatcher(runs_folder)
     except FtlabError as error:
         print(error, file=sys.stderr)
+
+
+def open_queue(page: gr.Blocks) -> None:
+    """Lets events wait for their turn; none of them can be called past the others."""
+    page.queue(default_concurrency_limit=8, api_open=False)
+    calm(page)
 
 
 def server_options(page: gr.Blocks, context: AppContext, served: Serving) -> dict[str, Any]:

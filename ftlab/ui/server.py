@@ -6,6 +6,7 @@ called reads a sentence: one for a request that the page does not make, another 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import sys
@@ -28,7 +29,7 @@ from ftlab.operations.log import note_refusal
 from ftlab.operations.redaction import without_inputs
 from ftlab.operations.repeats import RepeatedErrors
 from ftlab.runs.store import RunStore
-from ftlab.ui.calls import PageCalls, WrongCall, check_event, check_inputs, page_calls
+from ftlab.ui.calls import NO_SUCH_PART, PageCalls, WrongCall, check_event, check_inputs, page_calls
 
 FAILED = (
     "Something went wrong here, and it is in the log of this app's operator; "
@@ -167,15 +168,26 @@ class NotedRefusals:
         try:
             await self._app(scope, receive, noted)
         except Exception as error:
-            if not isinstance(
-                error, HTTPException
-            ):  # which ends a stream of a session that is gone
+            if not begun and _is_no_path(error):
+                await PlainTextResponse(NO_SUCH_PART, 404)(scope, receive, send)
+                return
+            if not _is_of_lost_session(error):
                 self._errors.note("request failed", error, place=_route(scope), **_asked(scope))
             if not begun:
                 await PlainTextResponse(FAILED, 500)(scope, receive, send)
                 return
             with suppress(Exception):  # the answer was to be longer, and whoever reads it sees that
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _is_no_path(error: Exception) -> bool:
+    """Whether gradio asked the system for a file by a name that no file can have."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+
+
+def _is_of_lost_session(error: Exception) -> bool:
+    """Whether gradio ends the stream of a session that is gone that way, once it has said so."""
+    return isinstance(error.__cause__ or error, HTTPException)
 
 
 class WrongCalls:

@@ -20,7 +20,6 @@ from ftlab.ui import app
 from ftlab.ui.accounts import Accounts
 from ftlab.ui.context import AppContext
 from ftlab.ui.serve import Serving
-from ftlab.ui.server import calm
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
 
@@ -53,8 +52,7 @@ def running(served: Serving, runs: Path) -> Iterator[Running]:
         access=access,
     )
     page = app.build_page(context)
-    page.queue(default_concurrency_limit=8)
-    calm(page)
+    app.open_queue(page)
     options = app.launch_options() | app.server_options(page, context, served)
     page.launch(prevent_thread_lock=True, quiet=True, **options)
     try:

@@ -38,6 +38,9 @@ PHOTOS = (
 """Label and file of the photos that the gradio package ships."""
 
 OWN = "Your photo"
+_FEW = QUIET | {"concurrency_limit": 2, "concurrency_id": "photo filter"}
+"""Taking a photo's change apart keeps every core busy for a second."""
+
 DEFAULT_RANK = 8
 _TITLE = "A filter is a change laid over a photo. How much of that change do you need?"
 _LESSON = (
@@ -271,15 +274,9 @@ def build(entered: list[Any], access: Access = EVERYTHING) -> None:
     def slide(now: Lesson | None, r: float | None) -> list[Any]:
         return moved(now, rank_within(now, r)) if now else [gr.skip()] * len(moving)
 
-    gr.on(entered, enter, [lesson, photo, own, chosen, rank], shown, **QUIET)
-    gr.on(
-        [photo.input, chosen.input],
-        pick,
-        [photo, own, chosen, rank],
-        shown,
-        **QUIET,
-    )
-    upload.upload(bring, [upload, chosen, rank], [photo, own, *shown], **QUIET)
+    gr.on(entered, enter, [lesson, photo, own, chosen, rank], shown, **_FEW)
+    gr.on([photo.input, chosen.input], pick, [photo, own, chosen, rank], shown, **_FEW)
+    upload.upload(bring, [upload, chosen, rank], [photo, own, *shown], **_FEW)
     rank.input(slide, [lesson, rank], moving, **QUIET)
 
 

@@ -127,9 +127,9 @@ def build(
             new[0] = gr.skip()  # a list of choices that is open is left alone
         return new
 
-    def end(grid_id: str) -> None:
+    def end(grid_id: str | None) -> None:
         try:
-            cancel_grid(find_grid(folder, grid_id))
+            cancel_grid(find_grid(folder, grid_id or ""))
         except FtlabError as error:
             warn(str(error))
 

@@ -109,7 +109,9 @@ def _wire_choice(
             *_shown(session),
         ]  # fmt: skip
 
-    def bring(files: list[str], model: str, count: int, *chosen: str | None) -> list[Any]:
+    def bring(files: list[str] | None, model: str, count: int, *chosen: str | None) -> list[Any]:
+        if not files:
+            return [gr.skip()] * (4 + MAX_PANES)
         try:
             source = bring_files(files, context.runs_folder, model, context.access)
         except FtlabError as error:

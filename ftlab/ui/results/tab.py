@@ -149,7 +149,7 @@ def _wire_view(tools: Tools, sheet: Sheet, view: gr.State, action: Action) -> No
         lambda view, event: replace(view, columns=(), version=view.version + 1),
     )
     for event in (tools.conditions.submit, tools.conditions.blur):
-        hang(event, lambda view, event, text: replace(view, conditions=text), tools.conditions)
+        hang(event, lambda view, _, text: replace(view, conditions=text or ""), tools.conditions)
 
     def clear(view: View) -> list[Any]:
         now = replace(view, facets={}, conditions="", limit=PAGE, version=view.version + 1)
@@ -213,11 +213,11 @@ def arranged(view: View, data: Any) -> View:
     if asked.get("more") is True:
         return replace(view, limit=view.limit + PAGE)
     key = asked.get("sort")
-    if key not in COLUMNS:
+    if not isinstance(key, str) or key not in COLUMNS:
         return replace(view, sort="", descending=False)
-    best_first = first_direction(str(key))
+    best_first = first_direction(key)
     if view.sort != key:
-        return replace(view, sort=str(key), descending=best_first)
+        return replace(view, sort=key, descending=best_first)
     if view.descending == best_first:
         return replace(view, descending=not best_first)
     return replace(view, sort="", descending=False)

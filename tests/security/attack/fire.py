@@ -7,16 +7,19 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
+from ftlab.ui.server import FAILED
 from tests.security.attack.shots import JSON, Shot
 
 BOUND_SECONDS = 20.0
 AT_ONCE = 12
+IN_A_ROW = 20  # events of one session before they are heard
 _GIVEN_AWAY = re.compile(
     rb"Traceback \(most recent|root:x:0:|site-packages|planted-secret|File \"/"
     rb"|\"error\": ?null"
@@ -29,28 +32,33 @@ class Attack:
     def __init__(self, url: str, may_answer: Any = None, cookies: Any = None) -> None:
         self.url = url
         self.sent = 0
+        self.seconds = 0.0
         self.broken: list[str] = []
-        self.statuses: dict[int, int] = {}
+        self.statuses: Counter[int] = Counter()
         self._may_answer = may_answer or (lambda shot: True)
         self._cookies = cookies
-        self._secret = b"planted-secret"
 
     def fire(self, shots: Sequence[Shot]) -> None:
         """Sends them all; several are on their way at any time."""
-        asyncio.run(self._all([self._shot(shot) for shot in shots]))
-
-    def call(self, calls: Sequence[dict[str, Any]]) -> None:
-        """Calls handlers directly, as the page does for what is quick."""
-        shots = [
-            Shot("POST", "/gradio_api/run/predict", JSON, json.dumps(call).encode())
-            for call in ({"session_hash": f"direct{n % 4}"} | c for n, c in enumerate(calls))
-        ]
-        self.fire(shots)
+        self._run([self._shot(shot) for shot in shots])
 
     def press(self, calls: Sequence[dict[str, Any]]) -> None:
         """Calls handlers through the queue, as the page does, and hears how each ends."""
         parts = [calls[start::4] for start in range(4)]
-        asyncio.run(self._all([self._pressed(f"queue{n}", p) for n, p in enumerate(parts)]))
+        self._run([self._pressed(f"queue{n}", part) for n, part in enumerate(parts)])
+
+    def joined(self, other: Attack) -> Attack:
+        """What both have sent and seen."""
+        both = Attack(self.url)
+        both.sent, both.seconds = self.sent + other.sent, self.seconds + other.seconds
+        both.broken = self.broken + other.broken
+        both.statuses = self.statuses + other.statuses
+        return both
+
+    def _run(self, waiting: Sequence[Any]) -> None:
+        began = time.monotonic()
+        asyncio.run(self._all(waiting))
+        self.seconds += time.monotonic() - began
 
     async def _all(self, waiting: Sequence[Any]) -> None:
         turn = asyncio.Semaphore(AT_ONCE)
@@ -89,7 +97,7 @@ class Attack:
             self._break(shot, f"{type(error).__name__}: {error}")
             return b""
         status = answer.status_code
-        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.statuses[status] += 1
         if status >= 500 and not (status == 503 and shot.path.startswith("/healthz")):
             self._break(shot, f"{status} {text[:200]!r}")
         if given := _GIVEN_AWAY.search(text):
@@ -102,34 +110,39 @@ class Attack:
 
     def _pressed(self, session: str, calls: Sequence[dict[str, Any]]) -> Any:
         async def job(client: httpx.AsyncClient) -> None:
-            for call in calls:
-                body = json.dumps({"session_hash": session, "trigger_id": None} | call).encode()
-                join = Shot("POST", "/gradio_api/queue/join", JSON, body)
-                if b"event_id" in await self._answer(client, join):
-                    await self._hear(client, session, join)
+            for start in range(0, len(calls), IN_A_ROW):
+                waiting: dict[str, Shot] = {}
+                for call in calls[start : start + IN_A_ROW]:
+                    body = json.dumps({"session_hash": session, "trigger_id": None} | call)
+                    join = Shot("POST", "/gradio_api/queue/join", JSON, body.encode())
+                    answer = await self._answer(client, join)
+                    if answer.startswith(b'{"event_id":'):
+                        waiting[json.loads(answer)["event_id"]] = join
+                await self._hear(client, session, waiting)
 
         return job
 
-    async def _hear(self, client: httpx.AsyncClient, session: str, shot: Shot) -> None:
-        """The end of the one event that the session waits for has to come, and to say something."""
+    async def _hear(
+        self, client: httpx.AsyncClient, session: str, waiting: dict[str, Shot]
+    ) -> None:
+        """Each of the events that wait has to end, and where it fails to say why."""
         self.sent += 1
         path = f"/gradio_api/queue/data?session_hash={session}"
         try:
             async with client.stream("GET", path) as answer:
                 async for line in answer.aiter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    said = json.loads(line[5:])
+                    said = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
                     if said["msg"] == "unexpected_error":
-                        self._break(shot, str(said))
+                        self.broken.append(f"{session}: {said}")
                     if said["msg"] == "process_completed":
-                        if not said["success"] and not said["output"].get("error"):
-                            self._break(shot, f"ended without a sentence: {line[:200]}")
-                        return
+                        shot = waiting.pop(said["event_id"], None)
+                        sentence = said["output"].get("error")
+                        if shot and not said["success"] and (not sentence or FAILED in sentence):
+                            self._break(shot, f"ended in {line[:200]}")
         except httpx.HTTPError as error:
-            self._break(shot, f"{type(error).__name__} while it was heard")
-            return
-        self._break(shot, "the stream ended before the event")
+            self.broken.append(f"{session}: {type(error).__name__} while it was heard")
+        for shot in waiting.values():
+            self._break(shot, "never ended")
 
     def _break(self, shot: Shot, why: str) -> None:
         self.broken.append(f"{shot.method} {shot.path[:90]} {shot.body[:160]!r}: {why}")

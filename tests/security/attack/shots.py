@@ -215,8 +215,7 @@ def on_events(page: gr.Blocks) -> list[dict[str, Any]]:
     for number, function in page.fns.items():
         if function.fn is None:
             continue
-        honest = [getattr(part, "value", None) for part in function.inputs]
-        honest = [value if _is_json(value) else None for value in honest]
+        honest = [_value(part) for part in function.inputs]
         tried = [*wrong_values(len(honest), number), honest[:-1], [], [*honest, *WRONG]]
         tried += [
             [*honest[:place], WRONG[(number + place) % len(WRONG)], *honest[place + 1 :]]
@@ -231,5 +230,11 @@ def on_events(page: gr.Blocks) -> list[dict[str, Any]]:
     return calls
 
 
-def _is_json(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | list)
+def _value(part: Any) -> Any:
+    """What the page could send for it; of several, the last, which costs least."""
+    choices = getattr(part, "choices", None)
+    if isinstance(part, gr.Radio) and choices:
+        return choices[-1][1]
+    value = getattr(part, "value", None)
+    is_json = value is None or isinstance(value, str | int | float | bool | list)
+    return value if is_json else None

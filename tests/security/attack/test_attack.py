@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from ftlab.operations.log import app_log
 from ftlab.paths import assets_folder
 from ftlab.ui.serve import Serving
 from tests.fakes import make_run
-from tests.security.attack.fire import Attack, probed
+from tests.security.attack.fire import Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
-from tests.security.attack.shots import on_bodies, on_calls, on_events, on_headers, on_routes
-from tests.security.servers import Running, running, tree
+from tests.security.attack.shots import Shot, on_bodies, on_calls, on_events, on_headers, on_routes
+from tests.security.servers import ACCOUNTS, Running, log_in, running, tree
+from tests.security.test_login import OPEN, STREAMS
 
 RUN = "20261125-120000-ab12-01-lora"
 MOST_PRINTED = 4_000  # bytes, of thousands of requests
@@ -51,38 +51,97 @@ def attacked(served: Serving, folder: Path) -> Iterator[Running]:
         yield app
 
 
-def check(app: Running, attack: Attack, probe: Any, began: float, capfd: Any, record: Any) -> None:
-    seconds = time.monotonic() - began
+Told = Callable[[str, object], None]
+
+
+def check(attack: Attack, probe: Probe, capfd: pytest.CaptureFixture[str], record: Told) -> None:
+    """No answer was one that is not promised, the app stayed awake, and it printed next to
+    nothing."""
     printed = "".join(capfd.readouterr())
-    told = f"{attack.sent} requests in {seconds:.0f} s, {dict(sorted(attack.statuses.items()))}"
-    broken = "\n".join(attack.broken[:60])
-    assert not attack.broken, f"{told}; {len(attack.broken)} broken:\n{broken}"
-    assert len(printed) < MOST_PRINTED, printed[:3000]
+    told = f"{attack.sent} requests in {attack.seconds:.0f} s: {attack.statuses}"
+    assert not attack.broken, "\n".join(
+        [told, f"{len(attack.broken)} broken:", *attack.broken[:40]]
+    )
+    assert len(printed) < MOST_PRINTED, printed[:MOST_PRINTED]
     assert probe.share_within(HEALTHY_SECONDS) > 0.95, sorted(probe.seconds)[-20:]
-    print(told, "slowest /healthz", max(probe.seconds))
     record("hostile inputs", attack.sent)
-    record("requests", attack.sent)
+    record("told", f"{told}; /healthz within {max(probe.seconds):.2f} s")
 
 
+@pytest.mark.hostile("requests to a running app")
 def test_on_loopback(
     tmp_path: Path,
     started: list[Any],
     capfd: pytest.CaptureFixture[str],
-    record_property: Any,
+    record_property: Told,
 ) -> None:
     with attacked(Serving(), tmp_path) as app, probed(app.url) as probe:
         shipped, planted = tree(assets_folder()), tree(app.runs / RUN)
-        began = time.monotonic()
         attack = Attack(app.url)
         for shots in (on_routes, on_bodies, on_headers, on_calls):
-            t = time.monotonic()
             attack.fire(shots(app.page))
-            print(shots.__name__, attack.sent, time.monotonic() - t, len(attack.broken))
-        t = time.monotonic()
-        attack.call(on_events(app.page))
-        print("events", attack.sent, time.monotonic() - t, len(attack.broken))
+        attack.press(on_events(app.page)[0::3])
         attack.sent += send_raw(app.url, on_lines(), attack.broken)
-        check(app, attack, probe, began, capfd, record_property)
         assert tree(assets_folder()) == shipped
         assert tree(app.runs / RUN) == planted
-        assert not [command for command in started if "fake_worker.py" not in str(command)]
+    check(attack, probe, capfd, record_property)
+    assert attack.sent >= 2_000
+    assert processes(started) == []
+
+
+@pytest.mark.hostile("requests to a running app")
+def test_with_a_login(
+    tmp_path: Path,
+    started: list[Any],
+    capfd: pytest.CaptureFixture[str],
+    record_property: Told,
+) -> None:
+    with attacked(Serving(accounts=ACCOUNTS), tmp_path) as app, probed(app.url) as probe:
+        cookies = dict(log_in(app.url).cookies)
+        shipped, before = tree(assets_folder()), tree(app.runs)
+        stranger = Attack(app.url, may_answer=is_open)
+        for shots in (on_routes, on_bodies, on_headers):
+            stranger.fire(shots(app.page))
+        assert tree(app.runs) == before
+        planted = tree(app.runs / RUN)
+        user = Attack(app.url, cookies=cookies)
+        user.fire(on_calls(app.page))
+        user.press(on_events(app.page)[1::3])
+        user.sent += send_raw(app.url, on_lines(), user.broken)
+        assert tree(assets_folder()) == shipped
+        assert tree(app.runs / RUN) == planted
+    check(stranger.joined(user), probe, capfd, record_property)
+    assert stranger.sent + user.sent >= 2_000
+    assert processes(started) == []
+
+
+@pytest.mark.hostile("requests to a running app")
+def test_as_a_public_demo(
+    tmp_path: Path,
+    started: list[Any],
+    capfd: pytest.CaptureFixture[str],
+    record_property: Told,
+) -> None:
+    with attacked(Serving(space="ada/ftlab"), tmp_path) as app, probed(app.url) as probe:
+        shipped, before = tree(assets_folder()), tree(app.runs)
+        attack = Attack(app.url)
+        for shots in (on_headers, on_calls):
+            attack.fire(shots(app.page))
+        attack.press(on_events(app.page)[2::3])
+        attack.sent += send_raw(app.url, on_lines(), attack.broken)
+        assert tree(assets_folder()) == shipped
+        assert tree(app.runs) == before
+    check(attack, probe, capfd, record_property)
+    assert attack.sent >= 1_000
+    assert processes(started) == []
+
+
+def is_open(shot: Shot) -> bool:
+    """Whether that is a route that answers those who have not logged in."""
+    path = (shot.route or shot.path).rstrip("/") or "/"
+    return path in OPEN or path.startswith(STREAMS)
+
+
+def processes(started: list[Any]) -> list[Any]:
+    """Those that were started besides the playground's worker."""
+    return [command for command in started if "fake_worker.py" not in str(command)]
