@@ -245,7 +245,7 @@ _GIVEN: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
     (gr.Textbox, lambda part, value: value is None or _is_text(value)),
     (gr.Number, lambda part, value: value is None or _is_number(value)),
     (gr.Slider, lambda part, value: _is_number(value)),
-    (gr.Checkbox, lambda part, value: value is None or _is_bool(value)),
+    (gr.Checkbox, lambda part, value: _is_bool(value)),
     (gr.Dropdown, _dropdown),
     (gr.Radio, lambda part, value: _is_choice(value)),
     (gr.CheckboxGroup, lambda part, value: _are_choices(value)),

@@ -213,7 +213,12 @@ def _wire_choice(
         **_PRIVATE,
     )
     for place, button in enumerate(ask_bar.examples):
-        button.click(lambda texts, place=place: texts[place], texts, ask_bar.prompt, **_PRIVATE)
+        button.click(
+            lambda texts, place=place: texts[place] if place < len(texts) else gr.skip(),
+            texts,
+            ask_bar.prompt,
+            **_PRIVATE,
+        )
     panes.unload.click(lambda: _unload(context), None, None, **_PRIVATE).then(
         lambda: [engine_html(context.playground), gr.update(visible=False)],
         None,

@@ -1,0 +1,153 @@
+"""What a stranger's request costs, and what a page of another site gets: nothing."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from ftlab.ui.serve import Serving
+from tests.security.servers import ACCOUNTS, Running, log_in, running
+
+MAX_STRANGER_BYTES = 64 * 1024
+SLOWEST_BODY_SECONDS = 45.0
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(Serving(accounts=ACCOUNTS), tmp_path_factory.mktemp("runs")) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(Serving(), tmp_path_factory.mktemp("runs")) as found:
+        yield found
+
+
+@pytest.mark.hostile("request bodies")
+@pytest.mark.parametrize("path", ["queue/join", "call/runs", "run/predict", "cancel", "upload"])
+def test_a_stranger_sends_64_kb_at_most(path: str, closed: Running) -> None:
+    with httpx.Client(base_url=closed.url, timeout=20) as client:
+        answer = client.post(f"/gradio_api/{path}", content=b"a" * (MAX_STRANGER_BYTES + 1))
+        assert answer.status_code in (401, 413)
+    assert read_of_an_endless_body(closed, f"/gradio_api/{path}") <= 2**20
+
+
+def read_of_an_endless_body(app: Running, path: str) -> int:
+    """How much of a body of 15 MB is taken before the answer comes and the line is closed."""
+    with connected(app) as line:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        line.sendall(f"{head}Content-Length: {15 * 2**20}\r\n\r\n".encode())
+        line.settimeout(0.2)
+        sent = 0
+        try:
+            while sent < 15 * 2**20:
+                sent += line.send(b"a" * 65536)
+                if sent % 2**20 == 0:
+                    try:
+                        line.recv(1)
+                    except TimeoutError:
+                        continue
+                    return sent
+        except OSError:
+            pass
+        return sent
+
+
+def connected(app: Running) -> socket.socket:
+    address = urlsplit(app.url)
+    return socket.create_connection((str(address.hostname), int(address.port or 80)), 30)
+
+
+@pytest.mark.hostile("requests of pages of other sites")
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/config"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/queue/join"),
+     ("GET", "/gradio_api/queue/data?session_hash=x"), ("GET", "/theme.css"),
+     ("GET", "/gradio_api/file=/tmp/x"), ("POST", "/gradio_api/cancel")],
+)  # fmt: skip
+def test_a_request_that_a_browser_says_is_of_another_site_needs_no_origin_to_be_refused(
+    method: str, path: str, site: str, app: Running
+) -> None:
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
+    answer = httpx.request(method, app.url + path, headers=headers, timeout=20)
+    assert answer.status_code == 403
+
+
+def test_a_link_on_another_site_still_opens_the_page(app: Running) -> None:
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    headers["sec-fetch-dest"] = "document"
+    assert httpx.get(app.url, headers=headers, timeout=20).status_code == 200
+
+
+@pytest.mark.hostile("Host headers")
+@pytest.mark.parametrize("host", ["localhost:evil", "127.0.0.1:evil", "localhost:", "[::1]:x"])
+def test_a_host_with_a_port_that_is_none_is_refused(host: str, app: Running) -> None:
+    assert httpx.get(app.url, headers={"host": host}, timeout=20).status_code == 403
+
+
+@pytest.mark.hostile("requests of pages of other sites")
+@pytest.mark.parametrize("origin", ["https://evil.com", "null", "http://127.0.0.1.evil.com"])
+@pytest.mark.parametrize("path", ["/config", "/gradio_api/queue/join", "/login", "/logout"])
+def test_no_other_site_is_told_that_it_may_ask(path: str, origin: str, closed: Running) -> None:
+    headers = {"origin": origin, "access-control-request-method": "POST"}
+    answer = httpx.options(closed.url + path, headers=headers, timeout=20)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.hostile("requests of pages of other sites")
+def test_a_picture_on_another_site_logs_nobody_out(closed: Running) -> None:
+    with log_in(closed.url) as client:
+        assert client.get("/logout").status_code == 405
+        assert client.get("/config").status_code == 200
+        assert client.post("/logout").status_code < 400
+        assert client.get("/config").status_code == 401
+
+
+@pytest.mark.hostile("held connections")
+def test_a_body_that_comes_byte_by_byte_is_ended(app: Running) -> None:
+    with connected(app) as line:
+        head = "POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        line.sendall(
+            f"{head}Content-Type: application/json\r\nContent-Length: 9999\r\n\r\n".encode()
+        )
+        line.settimeout(0.5)
+        began = time.monotonic()
+        while time.monotonic() - began < SLOWEST_BODY_SECONDS:
+            try:
+                line.send(b"{")
+                if line.recv(1) or True:
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+    pytest.fail(f"the connection is held for more than {SLOWEST_BODY_SECONDS:.0f} s")
+
+
+@pytest.mark.hostile("held connections")
+def test_two_hundred_held_connections_keep_nobody_waiting(
+    app: Running, record_property: pytest.RecordProperty
+) -> None:
+    lines = [connected(app) for _ in range(200)]
+    try:
+        for number, line in enumerate(lines):
+            head = (
+                "POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
+            )
+            line.sendall(head[: 40 + number % 60].encode())
+        for path in ("/healthz", "/config", "/gradio_api/info"):
+            began = time.monotonic()
+            assert httpx.get(app.url + path, timeout=20).status_code == 200
+            assert time.monotonic() - began < 5
+    finally:
+        for line in lines:
+            line.close()
+    record_property("hostile inputs", len(lines))
