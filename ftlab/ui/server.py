@@ -200,8 +200,8 @@ class WrongCalls:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        is_call = scope.get("method") == "POST" and self._calls.is_call(path)
-        if not is_call or not _may_know(Request(scope)):  # gradio asks a stranger to log in
+        is_post = scope.get("method") == "POST"
+        if not is_post or not self._calls.is_call(path, _may_know(Request(scope))):
             await self._app(scope, receive, send)
             return
         messages = [await receive()]

@@ -14,7 +14,7 @@ from ftlab.operations.log import app_log
 from ftlab.paths import assets_folder
 from ftlab.ui.serve import Serving
 from tests.fakes import make_run
-from tests.security.attack.fire import Attack, Probe, probed
+from tests.security.attack.fire import BOUND_SECONDS, Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
 from tests.security.attack.shots import Shot, on_bodies, on_calls, on_events, on_headers, on_routes
 from tests.security.servers import ACCOUNTS, Running, log_in, running, tree
@@ -22,7 +22,7 @@ from tests.security.test_login import OPEN, STREAMS
 
 RUN = "20261125-120000-ab12-01-lora"
 MOST_PRINTED = 4_000  # bytes, of thousands of requests
-HEALTHY_SECONDS = 0.3
+HEALTHY_SECONDS = 0.3  # but for pauses of a machine that runs other tests beside these
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ def check(attack: Attack, probe: Probe, capfd: pytest.CaptureFixture[str], recor
         [told, f"{len(attack.broken)} broken:", *attack.broken[:40]]
     )
     assert len(printed) < MOST_PRINTED, printed[:MOST_PRINTED]
-    assert probe.share_within(HEALTHY_SECONDS) > 0.95, sorted(probe.seconds)[-20:]
+    assert probe.share_within(HEALTHY_SECONDS) > 0.8, sorted(probe.seconds)[-50:]
+    assert max(probe.seconds) < BOUND_SECONDS
     record("hostile inputs", attack.sent)
     record("told", f"{told}; /healthz within {max(probe.seconds):.2f} s")
 
