@@ -215,7 +215,7 @@ def on_events(page: gr.Blocks) -> list[dict[str, Any]]:
     for number, function in page.fns.items():
         if function.fn is None:
             continue
-        honest = [_value(part) for part in function.inputs]
+        honest = [first_value(part) for part in function.inputs]
         tried = [*wrong_values(len(honest), number), honest[:-1], [], [*honest, *WRONG]]
         tried += [
             [*honest[:place], WRONG[(number + place) % len(WRONG)], *honest[place + 1 :]]
@@ -230,7 +230,7 @@ def on_events(page: gr.Blocks) -> list[dict[str, Any]]:
     return calls
 
 
-def _value(part: Any) -> Any:
+def first_value(part: Any) -> Any:
     """What the page could send for it; of several, the last, which costs least."""
     choices = getattr(part, "choices", None)
     if isinstance(part, gr.Radio) and choices:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ftlab.operations.log import app_log
@@ -16,7 +17,15 @@ from ftlab.ui.serve import Serving
 from tests.fakes import make_run
 from tests.security.attack.fire import BOUND_SECONDS, Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
-from tests.security.attack.shots import Shot, on_bodies, on_calls, on_events, on_headers, on_routes
+from tests.security.attack.shots import (
+    Shot,
+    first_value,
+    on_bodies,
+    on_calls,
+    on_events,
+    on_headers,
+    on_routes,
+)
 from tests.security.servers import ACCOUNTS, Running, log_in, running, tree
 from tests.security.test_login import OPEN, STREAMS
 
@@ -87,7 +96,7 @@ def test_on_loopback(
         assert tree(app.runs / RUN) == planted
     check(attack, probe, capfd, record_property)
     assert attack.sent >= 2_000
-    assert processes(started) == []
+    assert processes(started, "ftlab.runs.dispatcher") == []
 
 
 @pytest.mark.hostile("requests to a running app")
@@ -113,7 +122,7 @@ def test_with_a_login(
         assert tree(app.runs / RUN) == planted
     check(stranger.joined(user), probe, capfd, record_property)
     assert stranger.sent + user.sent >= 2_000
-    assert processes(started) == []
+    assert processes(started, "ftlab.runs.dispatcher") == []
 
 
 @pytest.mark.hostile("requests to a running app")
@@ -143,6 +152,39 @@ def is_open(shot: Shot) -> bool:
     return path in OPEN or path.startswith(STREAMS)
 
 
-def processes(started: list[Any]) -> list[Any]:
-    """Those that were started besides the playground's worker."""
-    return [command for command in started if "fake_worker.py" not in str(command)]
+def processes(started: list[Any], *allowed: str) -> list[Any]:
+    """Those that were started besides the playground's worker, and what whoever may train starts
+    with a Launch that is right but for nothing that counts."""
+    known = ("fake_worker.py", *allowed)
+    return [command for command in started if not any(name in str(command) for name in known)]
+
+
+@pytest.mark.hostile("states that a browser makes up")
+def test_a_state_that_a_browser_makes_up_names_no_run(
+    tmp_path: Path, started: list[Any], record_property: Told
+) -> None:
+    """What was ticked, or asked to be deleted, is what the app itself keeps of the session."""
+    with attacked(Serving(), tmp_path) as app:
+        before = tree(app.runs)
+        made_up: list[Any] = [[RUN], RUN, {"run": RUN, "ids": [RUN]}, [[RUN], RUN]]
+        calls = [
+            {"fn_index": number, "data": [made if is_kept else value for is_kept, value in inputs]}
+            for number, inputs in with_states(app.page)
+            for made in made_up
+        ]
+        attack = Attack(app.url)
+        attack.press(calls)
+        assert attack.broken == []
+        assert tree(app.runs) == before
+        assert app.context.store.runs()[-1].run_id == RUN
+    assert processes(started) == []
+    record_property("hostile inputs", len(calls))
+
+
+def with_states(page: gr.Blocks) -> Iterator[tuple[int, list[tuple[bool, Any]]]]:
+    """Each event that reads what is kept of a session: for each input, whether it is such a one,
+    and what the page sends for it."""
+    for number, function in page.fns.items():
+        kept = [isinstance(part, gr.State) for part in function.inputs]
+        if function.fn is not None and any(kept):
+            yield number, list(zip(kept, map(first_value, function.inputs), strict=True))
