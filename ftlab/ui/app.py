@@ -34,6 +34,7 @@ from ftlab.runs.removal import clear_removed
 from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
 from ftlab.ui.compare import tab as compare
+from ftlab.ui.connections import bound_connections
 from ftlab.ui.context import AppContext
 from ftlab.ui.demo import banner_html
 from ftlab.ui.events import QUIET
@@ -122,6 +123,7 @@ def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
             **launch_options(),
             **server_options(page, context, served),
         )
+        bound_connections(page)
         address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)

@@ -18,6 +18,7 @@ from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.store import RunStore
 from ftlab.ui import app
 from ftlab.ui.accounts import Accounts
+from ftlab.ui.connections import bound_connections
 from ftlab.ui.context import AppContext
 from ftlab.ui.serve import Serving
 from tests.playground.test_client import FAKE
@@ -55,6 +56,7 @@ def running(served: Serving, runs: Path) -> Iterator[Running]:
     app.open_queue(page)
     options = app.launch_options() | app.server_options(page, context, served)
     page.launch(prevent_thread_lock=True, quiet=True, **options)
+    bound_connections(page)
     try:
         yield Running(f"http://127.0.0.1:{served.port}", context, page)
     finally:
