@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder in which models and data files may be named; behind a login none may "
         "otherwise (repeatable)",
     )
+    parser.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of a proxy in front, whose X-Forwarded-For is believed "
+        "(repeatable)",
+    )
     add_runs_folder(parser)
 
 
@@ -64,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
         options.share,
         read_accounts(options.auth, os.environ),
         tuple(options.allow_folder),
+        tuple(options.proxy),
         os.environ,
     )
     signal.signal(signal.SIGTERM, _stop)

@@ -7,8 +7,6 @@ import hmac
 import os
 import secrets
 import stat
-import time
-from collections import defaultdict, deque
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ from ftlab.errors import FtlabError
 
 VARIABLE = "FTLAB_AUTH"
 MIN_CHARACTERS = 8
-"""Of a password: at the rate that `Attempts` allows, fewer could be guessed."""
+"""Of a password: at the rate that `visitors.Attempts` allows, fewer could be guessed."""
 
 _MAX_BYTES = 64 * 1024
 _EXAMPLE = "one line each, as in ada:a-long-password"
@@ -105,41 +103,3 @@ def _parse(text: str, where: str, must_have: bool = False) -> Accounts:
     if must_have and not passwords:
         raise FtlabError(f"{where} names nobody; give {_EXAMPLE}.")
     return Accounts(passwords)
-
-
-class Attempts:
-    """Failed log-ins of late, by where they came from; in the memory of one process."""
-
-    def __init__(self, most: int = 10, most_in_all: int = 200, seconds: float = 300.0) -> None:
-        self.seconds = seconds
-        self._most, self._most_in_all = most, most_in_all
-        self._failed: defaultdict[str, deque[float]] = defaultdict(deque)
-        self._all: deque[float] = deque()
-
-    def are_too_many(self, address: str) -> bool:
-        """Whether the next one from there has to wait; so it has where too many fail at all."""
-        now = time.monotonic()
-        self._forget(now)
-        own = self._failed.get(address, ())
-        return len(own) >= self._most or len(self._all) >= self._most_in_all
-
-    def begin(self, address: str) -> None:
-        """Counts one as failed until it is `forgive`n, so that many at once are not let through."""
-        now = time.monotonic()
-        self._failed[address].append(now)
-        self._all.append(now)
-
-    def forgive(self, address: str) -> None:
-        """The last one from there was the right password."""
-        if self._failed.get(address):
-            self._failed[address].pop()
-            self._all.pop()
-
-    def _forget(self, now: float) -> None:
-        while self._all and now - self._all[0] > self.seconds:
-            self._all.popleft()
-        for address, times in list(self._failed.items()):  # as few as `_all` holds
-            while times and now - times[0] > self.seconds:
-                times.popleft()
-            if not times:
-                del self._failed[address]

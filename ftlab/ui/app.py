@@ -34,7 +34,6 @@ from ftlab.runs.removal import clear_removed
 from ftlab.runs.store import RunStore
 from ftlab.ui import api, theme
 from ftlab.ui.compare import tab as compare
-from ftlab.ui.connections import bound_connections
 from ftlab.ui.context import AppContext
 from ftlab.ui.demo import banner_html
 from ftlab.ui.events import QUIET
@@ -48,7 +47,7 @@ from ftlab.ui.plan import tab as plan
 from ftlab.ui.playground import tab as playground
 from ftlab.ui.results import tab as results
 from ftlab.ui.serve import Serving
-from ftlab.ui.server import NOTED, NotedBlocks, calm, health_route, only_calls_of
+from ftlab.ui.server import NotedBlocks, calm, health_route
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
@@ -116,14 +115,12 @@ def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
     open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:
-        page.launch(
+        served.launch(
+            page,
+            [health_route(context.store)],
             inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
             **launch_options(),
-            **server_options(page, context, served),
         )
-        bound_connections(page)
         address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
@@ -155,13 +152,6 @@ def open_queue(page: gr.Blocks) -> None:
     """Lets events wait for their turn; none of them can be called past the others."""
     page.queue(default_concurrency_limit=8, api_open=False)
     calm(page)
-
-
-def server_options(page: gr.Blocks, context: AppContext, served: Serving) -> dict[str, Any]:
-    """What `Blocks.launch` needs to serve that page to them, and to nobody else."""
-    options = served.options([health_route(context.store)], NOTED)
-    options["app_kwargs"]["middleware"].append(only_calls_of(page))
-    return options
 
 
 def launch_options() -> dict[str, Any]:

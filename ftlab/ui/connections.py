@@ -8,6 +8,7 @@ ask for nothing are ended after a while, and sooner when their room is needed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ _FULL = (
 def bound_connections(page: gr.Blocks, most: int | None = None) -> None:
     """Holds so many connections at most of a page that is served; by itself as many as there are
     file descriptors for."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line each for what is no HTTP
     config = page.server.config
     config.http_protocol_class = partial(BoundProtocol, most=most or _room())  # type: ignore[assignment]
 

@@ -2,60 +2,115 @@
 
 A page on another site can send requests to an app on loopback, by its address or by a name that it
 has turned round to 127.0.0.1 (DNS rebinding); gradio keeps it from reading the answer, not from
-asking. And gradio fetches an address for whoever names one in place of an uploaded file.
+asking. Behind a login, a stranger's request is answered from its head: nothing of it is read.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from gradio.routes import API_PREFIX
+import h11
+from gradio.routes import API_PREFIX, App, ORJSONResponse
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware import Middleware
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from ftlab.access import DEMO_CLOSED
-from ftlab.ui.accounts import Attempts
+from ftlab.operations.repeats import RepeatedRefusals
+from ftlab.ui.bodies import (
+    NO_FETCH,
+    BodyLimits,
+    Refusal,
+    announced_bytes,
+    count_items,
+    given_again,
+    has_body,
+    json_refusal,
+)
+from ftlab.ui.calls import PageCalls
+from ftlab.ui.visitors import Attempts, OneAtATime, OpenRequests, Rate, visitor_at, when
 
-MAX_BODY_BYTES = 16 * 2**20
-"""Of what is not an upload: a form, with room for pasted text."""
+_LOGIN, _LOGOUT, _HEALTH = "/login", "/logout", "/healthz"
+_LOGIN_BODY = BodyLimits(16 * 1024)
 
-MAX_LOGIN_BYTES = 16 * 1024
-
-_UPLOADS = tuple(f"{API_PREFIX}/{name}" for name in ("upload", "process_recording"))
+_UPLOAD = f"{API_PREFIX}/upload"
 _FETCHES = tuple(f"{API_PREFIX}/{name}" for name in ("proxy=", "file=http", "file/http"))
-_NO_FETCH = "This app fetches no address for a visitor; upload the file itself."
-_LOGIN = "/login"
 _UNUSED = (
     "/monitoring",
-    *(f"{API_PREFIX}/{name}" for name in ("deep_link", "dev/", "vibe", "undo-vibe", "mcp")),
-)
+    *(
+        f"{API_PREFIX}/{name}"
+        for name in (
+            "deep_link", "dev/", "vibe", "undo-vibe", "mcp", "process_recording", "run-history",
+            "profiling", "stream/", "component_server", "custom_component",
+        )
+    ),
+)  # fmt: skip
 """Routes of gradio's that this page does without (`deep_link` writes a visitor's state to disk)."""
 
+_CALLS = tuple(
+    f"{API_PREFIX}/{name}" for name in ("queue/join", "call/", "run/", "api/", "cancel", "reset")
+)
+"""What takes a JSON body. Nothing else of gradio's that this page uses does."""
 
-@dataclass(frozen=True)
-class Refusal:
-    """An answer instead of the app's: its HTTP status and the sentence."""
+_STATIC = (
+    "/assets/", "/static/", "/svelte/", "/favicon.ico", "/robots.txt", "/manifest.json",
+    "/pwa_icon", "/theme.css", f"{API_PREFIX}/theme.css",
+)  # fmt: skip
+"""Files of gradio's own, the same for all."""
 
-    status: int
-    sentence: str
+_FOR_THE_LOGIN_PAGE = (
+    "/",
+    _LOGIN,
+    "/config",
+    _HEALTH,
+    *(f"{API_PREFIX}/{name}" for name in ("user", "token", "login_check", "app_id")),
+    f"{API_PREFIX}/startup-events",
+)
+"""What is answered without a session where one is needed; it tells a stranger nothing."""
+
+_COSTS = dict.fromkeys(("/", "/config", f"{API_PREFIX}/info", f"{API_PREFIX}/openapi.json"), 10.0)
+"""Requests that take the app as long as ten others."""
+
+_BYTES_AS_ONE, _ITEMS_AS_ONE = 10_000, 200
+"""So much of a body takes the app as long as one request more."""
+
+_LONGEST_PATH = 300  # characters, in the log
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The rules of one app. `any_host`: it is asked for by other names than this machine's own,
-    as behind a login or in a public demo."""
+    """The rules of one app.
+
+    `any_host`: it is asked for by other names than this machine's own, as behind a login or in a
+    public demo. `framed`: another site shows the page in a frame, as the Hub shows a Space.
+    """
 
     any_host: bool = False
     may_upload: bool = True
+    needs_login: bool = False
+    framed: bool = False
+    body: BodyLimits = field(default_factory=lambda: BodyLimits(4 * 2**20))
 
-    def refusal(self, method: str, path: str, headers: Headers) -> Refusal | None:
-        """Why the request is not answered, from its head alone; `None` if it is let through."""
+    def refusal(
+        self, method: str, path: str, headers: Headers, user: str | None = None
+    ) -> Refusal | None:
+        """Why the request is not answered, from its head alone; `None` if it is let through.
+
+        `user`: who has logged in, where that is needed.
+        """
         host = headers.get("host", "")
         if not self.any_host and not is_this_machine(host):
             return Refusal(
@@ -63,25 +118,65 @@ class Gate:
                 f"This app answers only at this machine's own address, not as '{host[:80]}'; to "
                 "serve it to others, start it with --auth.",
             )
-        if not is_same_site(headers):
+        if not is_same_site(headers) and not self._is_visit(method, path, headers):
             return Refusal(403, "This app answers no page of another site; open its own page.")
-        clean = unquote(path).rstrip("/").lower()
+        clean = plain_path(path)
+        if self.needs_login and user is None and not _is_open(method, clean):
+            return Refusal(401, "Log in first: this takes a session.")
         if clean.startswith(_FETCHES):
-            return Refusal(403, _NO_FETCH)
+            return Refusal(403, NO_FETCH)
         if clean.startswith(_UNUSED):
             return Refusal(404, "There is no such page here.")
-        if clean in _UPLOADS and method != "GET" and not self.may_upload:
+        if clean == _UPLOAD and not self.may_upload:
             return Refusal(403, DEMO_CLOSED)
-        return None
+        if clean == _LOGOUT and method != "POST":
+            return Refusal(405, "Logging out is a POST, so that no link or picture does it.")
+        return self._refused_body(method, clean, headers)
+
+    def _is_visit(self, method: str, path: str, headers: Headers) -> bool:
+        """Whether somebody follows a link to the page, or sees it in a frame where it may be."""
+        return (
+            method in ("GET", "HEAD")
+            and path == "/"
+            and headers.get("sec-fetch-mode") == "navigate"
+            and (headers.get("sec-fetch-dest") == "document" or self.framed)
+        )
+
+    def _refused_body(self, method: str, clean: str, headers: Headers) -> Refusal | None:
+        if method in ("GET", "HEAD", "OPTIONS"):
+            unasked = Refusal(400, "A request that asks for something has no body.")
+            return unasked if has_body(headers) else None
+        if method != "POST" or not (
+            clean in (_UPLOAD, _LOGIN, _LOGOUT) or clean.startswith(_CALLS)
+        ):
+            return Refusal(405, "There is nothing here to send that to.")
+        if clean == _LOGIN:
+            return _LOGIN_BODY.refusal(headers)
+        return None if clean == _UPLOAD else self.body.refusal(headers)
+
+
+def _is_open(method: str, clean: str) -> bool:
+    """Whether a stranger's request is let through to an app with a login."""
+    if method == "POST":
+        return clean == _LOGIN
+    return clean in _FOR_THE_LOGIN_PAGE or clean.startswith(_STATIC)
+
+
+def plain_path(path: str) -> str:
+    """The path as the rules know it: decoded, in small letters, without a slash at its end."""
+    return unquote(path).rstrip("/").lower() or "/"
 
 
 def is_this_machine(host: str) -> bool:
     """Whether a Host header names loopback: localhost, 127.0.0.1, [::1], with a port or without."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found["name"].lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
     try:
-        name = urlsplit(f"//{host}").hostname or ""
-        if name == "localhost" or name.endswith(".localhost"):
-            return "@" not in host
-        return "@" not in host and ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
 
@@ -92,127 +187,183 @@ def is_same_site(headers: Headers) -> bool:
     A browser says so itself, in a header that no script can write; an older one, or one that was
     given a plain http address, names the page's origin.
     """
-    origin = headers.get("origin")
-    if origin is None:
-        return True  # a page of another site cannot read what is answered to these
     fetch_site = headers.get("sec-fetch-site")
     if fetch_site is not None:
         return fetch_site in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is None:
+        return True  # a program's, or that of a browser too old to say where it comes from
     try:
         return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
     except ValueError:
         return False
 
 
-def names_address(body: bytes) -> bool:
-    """Whether a JSON body gives, in place of an uploaded file, an address to fetch it from."""
-    plain = b"\\u" not in body and b"\0" not in body  # no escapes, no UTF-16
-    if plain and b"FileData" not in body:  # most bodies are not looked into
-        return False
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return False  # gradio refuses it as well
-    return any(
-        str(item["path"]).strip().lower().startswith(("http:", "https:"))
-        for item in _objects(value)
-        if "path" in item and "meta" in item
-    )
+def user_of(app: App, headers: Headers) -> str | None:
+    """Who is logged in by gradio's own cookie; `None`: nobody."""
+    cookies = cookie_parser(headers.get("cookie", ""))
+    for kind in ("access-token", "access-token-unsecure"):
+        token = cookies.get(f"{kind}-{app.cookie_id}")
+        if token in app.tokens:
+            return str(app.tokens[token])
+    return None
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    open_values = [value]
-    while open_values:
-        item = open_values.pop()
-        if isinstance(item, dict):
-            yield item
-            open_values.extend(item.values())
-        elif isinstance(item, list):
-            open_values.extend(item)
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may do. `rate` is `None` where whoever reaches the app is its operator."""
+
+    attempts: Attempts = field(default_factory=Attempts)
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
+    turns: OneAtATime = field(default_factory=OneAtATime)
+    rate: Rate | None = field(default_factory=Rate)
+
+    def refusal(self, visitor: str, clean: str, headers: Headers) -> Refusal | None:
+        """Why the visitor's request has to wait; `None` if it need not."""
+        if clean == _HEALTH or clean.startswith(_STATIC):
+            return None
+        if self.open_requests.are_too_many(visitor):
+            return Refusal(429, "Too many of your requests are open; close some pages.", 60.0)
+        cost = _COSTS.get(clean, 1.0)
+        if clean.startswith(_CALLS):
+            cost += announced_bytes(headers) / _BYTES_AS_ONE
+        return self.charge(visitor, cost)
+
+    @asynccontextmanager
+    async def taken(self, visitor: str, clean: str, headers: Headers) -> AsyncIterator[None]:
+        """While the request is answered; what takes long waits for the visitor's others of it."""
+        with self.open_requests.one_more(visitor):
+            if clean in _COSTS or announced_bytes(headers) > _BYTES_AS_ONE:
+                async with self.turns.turn(visitor):
+                    yield
+            else:
+                yield
+
+    def charge(self, visitor: str, cost: float) -> Refusal | None:
+        """Why the visitor has to wait with what costs as much as so many plain requests."""
+        seconds = self.rate.wait(visitor, cost) if self.rate else 0.0
+        if not seconds:
+            return None
+        return Refusal(429, f"That was too much at once; try again {when(seconds)}.", seconds)
 
 
-class GateMiddleware:
-    """Puts a gate before an app."""
+class GatedApp(App):
+    """Gradio's server with the gate before everything else, its answers to preflights too."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, attempts: Attempts) -> None:
-        self._app = app
+    def __init__(
+        self,
+        gate: Gate,
+        limits: Limits,
+        calls: PageCalls,
+        routes: Sequence[Route] = (),
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        """`calls`: what the page can be asked for. `middleware` sees what the gate lets through."""
+        # As gradio makes it, but without FastAPI's list of routes, which asks for no login.
+        super().__init__(
+            routes=list(routes),
+            middleware=list(middleware),
+            openapi_url=None,
+            default_response_class=ORJSONResponse,
+        )
         self._gate = gate
-        self._attempts = attempts
+        self._limits = limits
+        self._calls = calls
+        self._refusals = RepeatedRefusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # gradio serves none
             await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        method, path = scope["method"], scope["path"]
-        refused = self._gate.refusal(method, path, Headers(scope=scope))
-        if refused is None and method == "POST":
-            if path.rstrip("/") == _LOGIN:
-                await self._log_in(scope, receive, send)
-                return
-            if path.rstrip("/") not in _UPLOADS:
-                body = await _read_body(receive)
-                if body is None:
-                    refused = Refusal(413, f"A request takes {MAX_BODY_BYTES:,} bytes at most.")
-                elif names_address(body):
-                    refused = Refusal(403, _NO_FETCH)
-                else:
-                    receive = _again(body, receive)
-        if refused is not None:
-            response = PlainTextResponse(refused.sentence, refused.status)
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        else:
+            with suppress(h11.LocalProtocolError):  # it sent what is no HTTP, and was told so
+                await self._answer(scope, receive, send)
 
-    async def _log_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets nobody guess on: after some failures an address waits for minutes."""
-        address = (scope.get("client") or ("unknown", 0))[0]
-        body = await _read_body(receive, MAX_LOGIN_BYTES)
-        if body is None:
-            await PlainTextResponse("No log-in is that long.", 413)(scope, receive, send)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, headers, clean = scope["method"], Headers(scope=scope), plain_path(scope["path"])
+        address = visitor_at((scope.get("client") or ("unknown", 0))[0])
+        user = user_of(self, headers)
+        visitor = f"user {user}" if user else address
+        refused = self._gate.refusal(method, scope["path"], headers, user)
+        refused = refused or self._limits.refusal(visitor, clean, headers)
+        if refused is not None:
+            await self._refuse(refused, clean, scope, receive, send)
             return
-        if self._attempts.are_too_many(address):
-            minutes = round(self._attempts.seconds / 60)
-            sentence = f"Too many log-ins have failed; try again in {minutes} minutes."
-            await PlainTextResponse(sentence, 429)(scope, receive, send)
+        async with self._limits.taken(visitor, clean, headers):
+            if method != "POST" or clean == _UPLOAD:
+                await super().__call__(scope, receive, send)
+            elif clean == _LOGIN:
+                await self._log_in(address, scope, receive, send)
+            elif clean == _LOGOUT:  # a GET for gradio, which a link or a picture could send as well
+                await super().__call__({**scope, "method": "GET"}, receive, send)
+            else:
+                await self._call(visitor, clean, scope, receive, send)
+
+    async def _call(
+        self, visitor: str, clean: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        body = await self._gate.body.read(receive)
+        if isinstance(body, bytes):
+            refused = self._limits.charge(visitor, count_items(body) / _ITEMS_AS_ONE)
+            refused = refused or await json_refusal(body, partial(self._wrong, scope["path"]))
+        else:
+            refused = body
+        if refused is not None:
+            await self._refuse(refused, clean, scope, receive, send)
+        elif isinstance(body, bytes):
+            await super().__call__(scope, given_again(body, receive), send)
+
+    def _wrong(self, path: str, value: Any) -> Refusal | None:
+        sentence = self._calls.wrong_call(path, value)
+        return Refusal(400, sentence) if sentence else None
+
+    async def _log_in(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets nobody guess on: after some failures an address waits for minutes."""
+        seconds = self._limits.attempts.wait(address)
+        if seconds:
+            sentence = f"Too many log-ins have failed; try again {when(seconds)}."
+            await self._refuse(Refusal(429, sentence, seconds), _LOGIN, scope, receive, send)
+            return
+        body = await _LOGIN_BODY.read(receive)
+        if isinstance(body, Refusal):
+            await self._refuse(body, _LOGIN, scope, receive, send)
+        if not isinstance(body, bytes):
             return
 
         async def watched(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
-                self._attempts.forgive(address)
+                self._limits.attempts.forgive(address)
             await send(message)
 
-        self._attempts.begin(address)
-        await self._app(scope, _again(body, receive), watched)
+        self._limits.attempts.begin(address)
+        await super().__call__(scope, given_again(body, receive), watched)
+
+    async def _refuse(
+        self, refused: Refusal, clean: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Sends the sentence, where the page's own script looks for it.
+
+        The connection is closed where a body was not read, so that it never is.
+        """
+        self._refusals.note("request refused", status=refused.status, **asked(scope))
+        headers = {"Cache-Control": "no-store"}
+        if has_body(Headers(scope=scope)):
+            headers["Connection"] = "close"
+        if refused.seconds:
+            headers["Retry-After"] = str(math.ceil(refused.seconds))
+        if clean.startswith(_CALLS):
+            answer: Response = JSONResponse({"detail": refused.sentence}, refused.status, headers)
+        else:
+            answer = PlainTextResponse(refused.sentence, refused.status, headers)
+        await answer(scope, receive, send)
 
 
-async def _read_body(receive: Receive, most: int = MAX_BODY_BYTES) -> bytes | None:
-    """The whole body; `None` if it is too long, or whoever sent it has gone."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            return None
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once more, then what comes after it (that the reader has gone, say)."""
-    given = False
-
-    async def replay() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+def asked(scope: Scope) -> dict[str, str]:
+    """Who asked for what; without the query, which may hold a token."""
+    client = scope.get("client")
+    return {
+        "method": str(scope["method"]),
+        "path": str(scope["path"])[:_LONGEST_PATH],
+        "client": str(client[0]) if client else "",
+    }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
@@ -19,8 +21,12 @@ from ftlab.access import DEMO_CLOSED, Access, demo_access
 from ftlab.errors import FtlabError
 from ftlab.runs.closed import close_folder
 from ftlab.runs.control import control_folder
-from ftlab.ui.accounts import VARIABLE, Accounts, Attempts
-from ftlab.ui.gate import Gate, GateMiddleware
+from ftlab.ui.accounts import VARIABLE, Accounts
+from ftlab.ui.bodies import BodyLimits
+from ftlab.ui.calls import page_calls
+from ftlab.ui.connections import bound_connections
+from ftlab.ui.gate import Gate, GatedApp, Limits
+from ftlab.ui.server import NotedRefusals
 
 _NOT_ALONE = (
     "would let anybody who reaches {where} start runs and read files here; give users and "
@@ -28,11 +34,22 @@ _NOT_ALONE = (
 )
 
 
+_BODY_BYTES = 4 * 2**20
+"""Of what is not an upload: a form, with room for pasted text."""
+
+_DEMO_BODY_BYTES = 2**20
+"""A model's config.json is the longest text that can be pasted in a demo."""
+
+_SPACE_PROXIES = ("10.0.0.0/8",)
+"""The network from which the Hub's own proxy asks a Space; nobody else reaches it."""
+
+
 @dataclass(frozen=True)
 class Serving:
     """Where the app is reached, who logs in, which local folders may be named.
 
-    `space` is the id of the Hugging Face Space that it runs in, "" elsewhere.
+    `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
+    addresses and networks whose word on where a request comes from is taken (X-Forwarded-For).
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +58,8 @@ class Serving:
     accounts: Accounts = field(default_factory=Accounts)
     folders: tuple[Path, ...] = ()
     space: str = ""
+    proxies: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def is_demo(self) -> bool:
@@ -85,28 +104,46 @@ class Serving:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def options(
-        self, routes: Sequence[Route] = (), middleware: Sequence[Middleware] = ()
-    ) -> dict[str, Any]:
-        """What `Blocks.launch` needs for it. Nothing is left to gradio's own variables.
+    def launch(
+        self,
+        page: gr.Blocks,
+        routes: Sequence[Route] = (),
+        **options: Any,
+    ) -> None:
+        """Serves the page in a thread, behind the gate. Nothing is left to gradio's own variables.
 
-        `routes` come before gradio's own; `middleware` sees what the gate refuses.
+        The page is built, and its queue open. `routes` come before gradio's own, and `options` are
+        further ones of `Blocks.launch`. Raises `OSError` if the port is taken.
         """
-        gate = Gate(any_host=bool(self.accounts) or self.is_demo, may_upload=not self.is_demo)
-        return {
-            "server_name": f"[{self.host}]" if ":" in self.host else self.host,
-            "server_port": self.port,
-            "share": self.share,
-            "auth": self.accounts.check if self.accounts else None,
-            "app_kwargs": {
-                "routes": list(routes),
-                "middleware": [*middleware, Middleware(GateMiddleware, gate, Attempts())],
-                "openapi_url": None,  # FastAPI's own list of routes asks for no login
-            },
-            "mcp_server": False,
-            "enable_monitoring": False,
-            "num_workers": 0,  # further processes would serve files beside the gate
-        }
+        is_open = not self.accounts and not self.is_demo  # whoever reaches it is its operator
+        limits = replace(self.limits, rate=None) if is_open else self.limits
+        # What uvicorn takes for proxies, by default whoever asks from this machine.
+        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
+        page.launch(
+            server_name=f"[{self.host}]" if ":" in self.host else self.host,
+            server_port=self.port,
+            share=self.share,
+            auth=self.accounts.check if self.accounts else None,  # type: ignore[arg-type]  # awaited
+            mcp_server=False,
+            enable_monitoring=False,
+            num_workers=0,  # further processes would serve files beside the gate
+            prevent_thread_lock=True,
+            quiet=True,
+            _app=GatedApp(self.gate, limits, page_calls(page), routes, [Middleware(NotedRefusals)]),
+            **options,
+        )
+        bound_connections(page)
+
+    @property
+    def gate(self) -> Gate:
+        """What is let through to the app that is so served."""
+        return Gate(
+            any_host=bool(self.accounts) or self.is_demo,
+            may_upload=not self.is_demo,
+            needs_login=bool(self.accounts),
+            framed=bool(self.space),
+            body=BodyLimits(_DEMO_BODY_BYTES if self.is_demo else _BODY_BYTES),
+        )
 
 
 def serving(
@@ -115,15 +152,31 @@ def serving(
     share: bool,
     accounts: Accounts,
     folders: tuple[Path, ...],
+    proxies: tuple[str, ...],
     environment: Mapping[str, str],
 ) -> Serving:
-    """The serving of a command line; raises `FtlabError` if a listed folder is none."""
+    """The serving of a command line; raises `FtlabError` if a listed folder or proxy is none."""
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise FtlabError(
+                f"--proxy {proxy} is no address; give that from which the proxy asks, as in "
+                "10.0.0.5, or a network, as in 10.0.0.0/8."
+            ) from None
     for folder in folders:
         if not folder.is_dir():
             raise FtlabError(f"--allow-folder {folder}: there is no such folder; name one.")
     space = environment.get("SPACE_ID", "")
-    resolved = tuple(folder.resolve() for folder in folders)
-    return Serving(host.strip("[]"), port, share, accounts, resolved, space)
+    return Serving(
+        host.strip("[]"),
+        port,
+        share,
+        accounts,
+        folders=tuple(folder.resolve() for folder in folders),
+        space=space,
+        proxies=proxies or (_SPACE_PROXIES if space else ()),
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import json
 import sys
 from contextlib import suppress
 from copy import copy
@@ -18,7 +17,6 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.state_holder import SessionState
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
@@ -27,9 +25,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ftlab.operations.health import HealthProbe
 from ftlab.operations.log import note_refusal
 from ftlab.operations.redaction import without_inputs
-from ftlab.operations.repeats import RepeatedErrors
+from ftlab.operations.repeats import RepeatedErrors, RepeatedRefusals
 from ftlab.runs.store import RunStore
-from ftlab.ui.calls import NO_SUCH_PART, PageCalls, WrongCall, check_event, check_inputs, page_calls
+from ftlab.ui.calls import NO_SUCH_PART, WrongCall, check_event, check_inputs
+from ftlab.ui.gate import asked, user_of
 
 FAILED = (
     "Something went wrong here, and it is in the log of this app's operator; "
@@ -147,6 +146,7 @@ class NotedRefusals:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._errors = RepeatedErrors()
+        self._refusals = RepeatedRefusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -162,7 +162,7 @@ class NotedRefusals:
                 if status == 500 and scope.get("state", {}).get("refused"):
                     message["status"] = 400  # noted where it was refused
                 elif _is_refusal(status):
-                    note_refusal("request refused", status=status, **_asked(scope))
+                    self._refusals.note("request refused", status=status, **asked(scope))
             await send(message)
 
         try:
@@ -172,7 +172,7 @@ class NotedRefusals:
                 await PlainTextResponse(NO_SUCH_PART, 404)(scope, receive, send)
                 return
             if not _is_of_lost_session(error):
-                self._errors.note("request failed", error, place=_route(scope), **_asked(scope))
+                self._errors.note("request failed", error, place=_route(scope), **asked(scope))
             if not begun:
                 await PlainTextResponse(FAILED, 500)(scope, receive, send)
                 return
@@ -190,43 +190,6 @@ def _is_of_lost_session(error: Exception) -> bool:
     return isinstance(error.__cause__ or error, HTTPException)
 
 
-class WrongCalls:
-    """ASGI middleware: answers requests that the page does not make with a sentence. It belongs
-    behind the gate, which bounds what a request may hold."""
-
-    def __init__(self, app: ASGIApp, calls: PageCalls) -> None:
-        self._app = app
-        self._calls = calls
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        is_post = scope.get("method") == "POST"
-        if not is_post or not self._calls.is_call(path, _may_know(Request(scope))):
-            await self._app(scope, receive, send)
-            return
-        messages = [await receive()]
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        body = b"".join(message.get("body", b"") for message in messages)
-        sentence = self._calls.wrong_call(path, _parsed(body))
-        if sentence:
-            await PlainTextResponse(sentence, 400)(scope, receive, send)
-            return
-
-        async def again() -> Message:
-            return messages.pop(0) if messages else await receive()
-
-        await self._app(scope, again, send)
-
-
-def _parsed(body: bytes) -> Any:
-    """The JSON value; `None` for what is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
 def _is_refusal(status: int) -> bool:
     """503 is what `/healthz` says of itself."""
     return status in _REFUSALS or (status >= 500 and status != 503)
@@ -237,41 +200,15 @@ def _route(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", ""))
 
 
-def _asked(scope: Scope) -> dict[str, str]:
-    """Who asked for what; without the query, which may hold a token."""
-    client = scope.get("client")
-    return {
-        "method": str(scope["method"]),
-        "path": str(scope["path"])[:_LONGEST],
-        "client": str(client[0]) if client else "",
-    }
-
-
-NOTED = (Middleware(NotedRefusals),)
-
-
-def only_calls_of(page: gr.Blocks) -> Middleware:
-    """What refuses requests that the page, which is built, does not make."""
-    return Middleware(WrongCalls, page_calls(page))
-
-
 def health_route(store: RunStore) -> Route:
     """`/healthz`: how the app is, in full for those whom the page would let in."""
     probe = HealthProbe(store)
 
     def healthz(request: Request) -> JSONResponse:
         health = probe.health()
-        told = health.to_json() if _may_know(request) else {"status": health.status}
+        may_know = request.app.auth is None or user_of(request.app, request.headers) is not None
+        told = health.to_json() if may_know else {"status": health.status}
         status = 200 if health.is_ok else 503
         return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
 
     return Route("/healthz", healthz)  # no coroutine: it reads files, so it runs in a thread
-
-
-def _may_know(request: Request) -> bool:
-    """Whether the request would be let in to the page, by gradio's own cookie."""
-    app = request.app
-    if app.auth is None and app.auth_dependency is None:
-        return True
-    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    return any(request.cookies.get(name) in app.tokens for name in names)

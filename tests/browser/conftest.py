@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.runs.control import dispatcher_lock
 from ftlab.ui import app as ui
+from ftlab.ui.serve import Serving
 from tests.processes import start_app
 
 expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
@@ -75,9 +76,10 @@ def served(page: gr.Blocks, runs: Path) -> Iterator[str]:
     page.queue(default_concurrency_limit=8)
     busy = dispatcher_lock(runs)
     assert busy.try_acquire()
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **ui.launch_options())
+    served = Serving(port=free_port())
+    served.launch(page, **ui.launch_options())
     try:
-        yield address
+        yield f"http://127.0.0.1:{served.port}/"
     finally:
         page.close(verbose=False)
         busy.release()

@@ -24,8 +24,11 @@ from ftlab.operations.health import FRESH_SECONDS, HealthProbe, look
 from ftlab.operations.log import app_log
 from ftlab.runs.control import control_folder, dispatcher_lock
 from ftlab.runs.store import RunStore
-from ftlab.ui.server import NOTED, NotedBlocks, health_route
+from ftlab.ui.accounts import Accounts
+from ftlab.ui.serve import Serving
+from ftlab.ui.server import NotedBlocks, health_route
 from tests.fakes import make_run
+from tests.security.servers import free_port
 
 
 def age(folder: Path, run_id: str, seconds: float) -> None:
@@ -136,18 +139,18 @@ def test_many_probes_look_at_the_folder_once(
 
 
 @contextmanager
-def served(folder: Path, handler: Callable[..., Any] | None = None, **kw: Any) -> Iterator[str]:
+def served(
+    folder: Path,
+    handler: Callable[..., Any] | None = None,
+    accounts: Accounts = Accounts(),  # noqa: B008
+) -> Iterator[str]:
     with NotedBlocks() as page:
         box = gr.Textbox()
         box.submit(handler or (lambda text: text), box, box, api_name="echo")
-    _, url, _ = page.launch(
-        prevent_thread_lock=True,
-        quiet=True,
-        app_kwargs={"routes": [health_route(RunStore(folder))], "middleware": [*NOTED]},
-        **kw,
-    )
+    where = Serving(port=free_port(), accounts=accounts)
+    where.launch(page, [health_route(RunStore(folder))])
     try:
-        yield str(url)
+        yield f"http://127.0.0.1:{where.port}/"
     finally:
         page.close(verbose=False)
 
@@ -172,7 +175,7 @@ def test_a_folder_that_fails_is_a_503(tmp_path: Path) -> None:
 
 def test_who_is_not_logged_in_is_told_one_word(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", "running")
-    with served(tmp_path, auth=[("ada", "correct-horse")]) as url:
+    with served(tmp_path, accounts=Accounts({"ada": "correct-horse"})) as url:
         assert httpx.get(f"{url}healthz").json() == {"status": "ok"}
         with httpx.Client(base_url=url) as browser:
             browser.post("/login", data={"username": "ada", "password": "correct-horse"})
@@ -211,7 +214,10 @@ def test_a_refused_call_a_failed_login_and_a_refused_file_land_in_the_log(tmp_pa
         with pytest.raises(AppError):
             Client(url, verbose=False).predict("lorra-lorra", api_name="/echo")
         httpx.get(f"{url}gradio_api/file=/etc/passwd?token=abc")
-    with app_log(tmp_path / "log"), served(tmp_path, auth=[("ada", "correct-horse")]) as url:
+    with (
+        app_log(tmp_path / "log"),
+        served(tmp_path, accounts=Accounts({"ada": "correct-horse"})) as url,
+    ):
         httpx.post(f"{url}login", data={"username": "ada", "password": "wrong-horse"})
         httpx.get(f"{url}config")
     text = (tmp_path / "log/app.log").read_text()

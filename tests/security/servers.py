@@ -18,9 +18,9 @@ from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.store import RunStore
 from ftlab.ui import app
 from ftlab.ui.accounts import Accounts
-from ftlab.ui.connections import bound_connections
 from ftlab.ui.context import AppContext
 from ftlab.ui.serve import Serving
+from ftlab.ui.server import health_route
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
 
@@ -54,9 +54,7 @@ def running(served: Serving, runs: Path) -> Iterator[Running]:
     )
     page = app.build_page(context)
     app.open_queue(page)
-    options = app.launch_options() | app.server_options(page, context, served)
-    page.launch(prevent_thread_lock=True, quiet=True, **options)
-    bound_connections(page)
+    served.launch(page, [health_route(context.store)], **app.launch_options())
     try:
         yield Running(f"http://127.0.0.1:{served.port}", context, page)
     finally:

@@ -73,22 +73,22 @@ def test_the_command_says_so_and_ends(
 
 def test_a_space_without_accounts_is_a_demo_and_with_them_it_is_none() -> None:
     space = {"SPACE_ID": "ada/ftlab"}
-    demo = serving("0.0.0.0", 7860, False, Accounts(), (), space)
+    demo = serving("0.0.0.0", 7860, False, Accounts(), (), (), space)
     demo.check()
     assert demo.access(Path("runs")).is_demo
-    assert not serving("0.0.0.0", 7860, False, ADA, (), space).access(Path("runs")).is_demo
+    assert not serving("0.0.0.0", 7860, False, ADA, (), (), space).access(Path("runs")).is_demo
 
 
 def test_visitors_who_log_in_name_listed_folders_alone(tmp_path: Path) -> None:
     assert Serving().access(tmp_path) == Access()
     assert Serving(accounts=ADA).access(tmp_path).folders == ()
-    listed = serving("::1", 7860, False, ADA, (tmp_path,), {})
+    listed = serving("::1", 7860, False, ADA, (tmp_path,), (), {})
     assert listed.access(tmp_path).folders == (tmp_path,)
 
 
 def test_a_listed_folder_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(FtlabError, match="there is no such folder"):
-        serving("::1", 7860, False, ADA, (tmp_path / "gone",), {})
+        serving("::1", 7860, False, ADA, (tmp_path / "gone",), (), {})
 
 
 def test_a_demo_serves_an_empty_folder_and_leaves_none(tmp_path: Path) -> None:

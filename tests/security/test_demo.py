@@ -111,7 +111,7 @@ def test_the_adapters_that_ship_answer(client: httpx.Client) -> None:
 
 
 @pytest.mark.hostile("changes to a public demo")
-@pytest.mark.parametrize("path", ["upload", "upload/", "upload?upload_id=x", "process_recording"])
+@pytest.mark.parametrize("path", ["upload", "upload/", "upload?upload_id=x"])
 def test_no_file_is_taken(path: str, demo: Running, client: httpx.Client) -> None:
     answer = client.post(f"/gradio_api/{path}", files={"files": ("a.csv", b"a,b\n1,2\n")})
     assert answer.status_code == 403

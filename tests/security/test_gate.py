@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from ftlab.ui.gate import (
-    MAX_BODY_BYTES,
-    Gate,
-    GateMiddleware,
-    is_same_site,
-    is_this_machine,
-    names_address,
-)
+from ftlab.ui.accounts import Accounts
+from ftlab.ui.bodies import json_refusal
+from ftlab.ui.gate import Gate, GatedApp, is_same_site, is_this_machine
 from ftlab.ui.serve import Serving
 from tests.security.servers import Running, call, running, tree
 
@@ -26,7 +23,8 @@ FOREIGN = [
     "127.0.0.1@evil.com", "evil.com@127.0.0.1", "0.0.0.0", "0.0.0.0:7860", "192.168.1.7:7860",
     "[::]", "[::1", "::1::", "notlocalhost", "localhost,evil.com", "localhost evil.com",
     "2130706433", "0x7f000001", "[fe80::1]", "10.0.0.1", "localhost\u3002evil.com",
-    "[::ffff:8.8.8.8]", "metadata.internal",
+    "[::ffff:8.8.8.8]", "metadata.internal", "localhost:evil", "localhost/evil", "localhost?x",
+    "localhost#x", "localhost:", "localhost:1:2", "127.0.0.1:0x1", "localhost\\@evil.com",
 ]  # fmt: skip
 
 
@@ -66,6 +64,9 @@ def test_no_other_name_is_this_machine(host: str) -> None:
         {"origin": "file://"},
         {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "cross-site"},
         {"origin": "http://127.0.0.1:7860", "sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": ""},
         {"origin": "http://evil.com", "x-forwarded-host": "evil.com"},
     ],
 )
@@ -92,6 +93,44 @@ def test_this_app_starts_a_run_for_its_own_page(app: Running) -> None:
         done, said = call(client, "launch_sweep", methods=["lora"], steps=1)
     assert done, said
     assert list(runs.glob("*-lora"))
+
+
+VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.hostile("requests of pages of other sites")
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("GET", "/config", {}),
+        ("GET", "/config", VISIT),
+        ("GET", "/logout", VISIT),
+        ("POST", "/logout", VISIT),
+        ("POST", "/", VISIT),
+        ("GET", "/", {"sec-fetch-mode": "no-cors"}),
+        ("GET", "/", VISIT | {"sec-fetch-dest": "iframe"}),
+        ("GET", "/gradio_api/queue/data?session_hash=x", {"sec-fetch-mode": "cors"}),
+        ("POST", "/gradio_api/call/runs", {}),
+        ("OPTIONS", "/gradio_api/queue/join", {"access-control-request-method": "POST"}),
+        ("OPTIONS", "/", {"access-control-request-method": "GET"}),
+    ],
+)
+def test_a_request_of_another_site_is_known_without_an_origin(
+    site: str, method: str, path: str, said: dict[str, str], app: Running
+) -> None:
+    with httpx.Client(base_url=app.url, timeout=30) as client:
+        answer = client.request(method, path, headers={"sec-fetch-site": site} | said)
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_hub_shows_a_space_in_a_frame() -> None:
+    framed = Headers(
+        VISIT | {"host": "ada-ftlab.hf.space", "sec-fetch-site": "cross-site"}
+        | {"sec-fetch-dest": "iframe"}
+    )  # fmt: skip
+    assert Serving(space="ada/ftlab").gate.refusal("GET", "/", framed) is None
 
 
 @pytest.mark.hostile("requests of pages of other sites")
@@ -146,7 +185,9 @@ FETCHING = [
 @pytest.mark.hostile("addresses in place of an upload")
 @pytest.mark.parametrize("body", FETCHING)
 def test_an_address_in_place_of_an_upload_is_seen_however_it_is_written(body: bytes) -> None:
-    assert names_address(body)
+    refused = asyncio.run(json_refusal(body))
+    assert refused is not None
+    assert refused.status == 403
 
 
 @pytest.mark.parametrize(
@@ -156,12 +197,11 @@ def test_an_address_in_place_of_an_upload_is_seen_however_it_is_written(body: by
                               "meta": {"_type": "gradio.FileData"}}]}).encode(),
         b'{"data": ["http://example.com is a prompt"]}',
         b"FileData {",
-        b"[" * 100_000 + b"FileData",
         b"",
     ],
 )  # fmt: skip
 def test_an_upload_and_a_text_are_let_through(body: bytes) -> None:
-    assert not names_address(body)
+    assert asyncio.run(json_refusal(body)) is None
 
 
 @pytest.mark.hostile("addresses in place of an upload")
@@ -197,12 +237,12 @@ def test_no_address_is_ever_fetched_for_a_visitor(
 @pytest.mark.hostile("request bodies")
 def test_a_body_without_end_is_not_kept(app: Running) -> None:
     def endless() -> Iterator[bytes]:
-        for _ in range(MAX_BODY_BYTES // 2**20 + 4):
+        for _ in range(Serving().gate.body.max_bytes // 2**20 + 4):
             yield b"a" * 2**20
 
     with httpx.Client(base_url=app.url, timeout=30) as client:
         answer = client.post("/gradio_api/queue/join", content=endless())
-    assert answer.status_code == 413
+    assert answer.status_code == 411
 
 
 @pytest.mark.hostile("request bodies")
@@ -214,14 +254,33 @@ def test_an_upload_above_the_limit_is_refused(app: Running) -> None:
     assert "maximum allowed size" in answer.text
 
 
+@pytest.mark.hostile("request bodies")
+@pytest.mark.parametrize("size", [64 * 1024, 16 * 2**20])
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/cancel", "/nothing"])
+def test_a_body_without_a_session_is_refused_unread(
+    path: str, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What was not read lies in the sockets' own buffers: the sender gets rid of little of it."""
+    accounts = Accounts({"ada": "correct horse"})
+    with running(Serving(accounts=accounts), tmp_path_factory.mktemp("runs")) as served:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as line:
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n"
+            line.sendall(head.encode())
+            with line.makefile("rb") as answers:
+                assert answers.readline().startswith(b"HTTP/1.1 401 "), "by its head alone"
+                answers.read()  # to the end of the connection
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                line.sendall(b"0" * 64 * 2**20)
+
+
 def test_routes_that_the_page_does_without_are_closed() -> None:
     gate = Gate()
-    for path in ("deep_link", "vibe-code/", "dev/reload", "mcp/sse", "mcp"):
+    for path in ("deep_link", "vibe-code/", "dev/reload", "mcp/sse", "mcp", "process_recording"):
         refused = gate.refusal("GET", f"/gradio_api/{path}", Headers({"host": "localhost"}))
         assert refused is not None
         assert refused.status == 404
 
 
-def test_the_middleware_is_what_is_launched_with() -> None:
-    (middleware,) = Serving().options()["app_kwargs"]["middleware"]
-    assert middleware.cls is GateMiddleware
+def test_what_is_launched_stands_behind_the_gate(app: Running) -> None:
+    assert isinstance(app.page.app, GatedApp)

@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 from ftlab.operations.log import app_log
-from ftlab.operations.repeats import FULL_SECONDS, RepeatedErrors
+from ftlab.operations.repeats import ERROR_SECONDS, RepeatedErrors
 from ftlab.ui.app import build_app
 from ftlab.ui.calls import (
     UNKNOWN_NAME,
@@ -170,7 +170,7 @@ def test_an_error_that_comes_again_is_counted_until_it_is_written_anew(tmp_path:
             errors.note("handler failed", KeyError("a"), place="choose", handler="choose")
         errors.note("handler failed", KeyError("a"), place="press", handler="press")
         errors.note("handler failed", ValueError("a"), place="choose", handler="choose")
-        now[0] += FULL_SECONDS
+        now[0] += ERROR_SECONDS
         errors.note("handler failed", KeyError("a"), place="choose", handler="choose")
     lines = (tmp_path / "app.log").read_text().splitlines()
     assert len(lines) == 4

@@ -13,7 +13,9 @@ import pytest
 
 from ftlab.operations.log import app_log
 from ftlab.paths import assets_folder
+from ftlab.ui.gate import Limits
 from ftlab.ui.serve import Serving
+from ftlab.ui.visitors import OpenRequests
 from tests.fakes import make_run
 from tests.security.attack.fire import BOUND_SECONDS, Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
@@ -27,10 +29,13 @@ from tests.security.attack.shots import (
     on_routes,
 )
 from tests.security.servers import ACCOUNTS, Running, log_in, running, tree
-from tests.security.test_login import OPEN, STREAMS
+from tests.security.test_login import OPEN
 
 RUN = "20261125-120000-ab12-01-lora"
 MOST_PRINTED = 4_000  # bytes, of thousands of requests
+ALL_ANSWERED = Limits(open_requests=OpenRequests(10_000), rate=None)
+"""So that the attack reaches the app, and not only the limits of a visitor."""
+
 HEALTHY_SECONDS = 0.3  # but for pauses of a machine that runs other tests beside these
 
 
@@ -106,7 +111,10 @@ def test_with_a_login(
     capfd: pytest.CaptureFixture[str],
     record_property: Told,
 ) -> None:
-    with attacked(Serving(accounts=ACCOUNTS), tmp_path) as app, probed(app.url) as probe:
+    with (
+        attacked(Serving(accounts=ACCOUNTS, limits=ALL_ANSWERED), tmp_path) as app,
+        probed(app.url) as probe,
+    ):
         cookies = dict(log_in(app.url).cookies)
         shipped, before = tree(assets_folder()), tree(app.runs)
         stranger = Attack(app.url, may_answer=is_open)
@@ -132,7 +140,10 @@ def test_as_a_public_demo(
     capfd: pytest.CaptureFixture[str],
     record_property: Told,
 ) -> None:
-    with attacked(Serving(space="ada/ftlab"), tmp_path) as app, probed(app.url) as probe:
+    with (
+        attacked(Serving(space="ada/ftlab", limits=ALL_ANSWERED), tmp_path) as app,
+        probed(app.url) as probe,
+    ):
         shipped, before = tree(assets_folder()), tree(app.runs)
         attack = Attack(app.url)
         for shots in (on_headers, on_calls):
@@ -149,7 +160,7 @@ def test_as_a_public_demo(
 def is_open(shot: Shot) -> bool:
     """Whether that is a route that answers those who have not logged in."""
     path = (shot.route or shot.path).rstrip("/") or "/"
-    return path in OPEN or path.startswith(STREAMS)
+    return path in OPEN
 
 
 def processes(started: list[Any], *allowed: str) -> list[Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from ftlab.operations.log import app_log
 from ftlab.ui.serve import Serving
 from tests.security.servers import ACCOUNTS, Running, log_in, running
 
@@ -65,6 +69,37 @@ def read_of_an_endless_body(app: Running, path: str) -> int:
 def connected(app: Running) -> socket.socket:
     address = urlsplit(app.url)
     return socket.create_connection((str(address.hostname), int(address.port or 80)), 30)
+
+
+@pytest.mark.hostile("floods of requests")
+def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
+    tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    demo = Serving(space="ada/ftlab", proxies=("127.0.0.1",))
+    with (
+        app_log(tmp_path / "log"),
+        demo.runs_folder(tmp_path / "runs") as runs,
+        running(demo, runs) as app,
+        httpx.Client(base_url=app.url, timeout=20) as client,
+    ):
+        stranger = {"x-forwarded-for": "203.0.113.7"}
+        for asked in range(2_000):
+            answer = client.post("/gradio_api/call/runs", json={"data": []}, headers=stranger)
+            if answer.status_code == 429:
+                break
+        assert answer.status_code == 429
+        assert asked >= 300, "as many as people need"
+        said = answer.json()["detail"]
+        assert re.fullmatch(r"That was too much at once; try again in \d+ seconds?\.", said)
+        assert int(answer.headers["retry-after"]) >= 1
+        for _ in range(20):
+            client.get("/config", headers=stranger)
+        another = {"x-forwarded-for": "198.51.100.9"}
+        assert client.get("/config", headers=another).status_code == 200
+    lines = (tmp_path / "log" / "app.log").read_text().splitlines()
+    limited = [row for line in lines if (row := json.loads(line)).get("status") == 429]
+    assert [row["client"] for row in limited] == ["203.0.113.7"], "once, however often"
+    record_property("hostile inputs", asked)
 
 
 @pytest.mark.hostile("requests of pages of other sites")
