@@ -42,7 +42,7 @@ class Access:
 
     `folders` are those in which a local model or file may be named; `None`: anywhere. `uploads` is
     where the app keeps what visitors uploaded, which they may name as well. `space` is the id of
-    the Hugging Face Space that serves a demo, "" elsewhere.
+    the Hugging Face Space that serves a demo, "" elsewhere. `logs_in`: they come with a password.
     """
 
     may_train: bool = True
@@ -51,6 +51,7 @@ class Access:
     folders: tuple[Path, ...] | None = None
     uploads: Path | None = None
     space: str = ""
+    logs_in: bool = False
 
     @property
     def is_demo(self) -> bool:

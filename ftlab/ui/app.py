@@ -172,7 +172,7 @@ def _header(page: gr.Blocks, context: AppContext) -> None:
     pace = Pace(_HEADER_POLLS_A_SECOND)
 
     def refresh(request: gr.Request, shown: tuple[str, float]) -> tuple[object, ...]:
-        now = header_html(context.store.recent_runs())
+        now = header_html(context.store.recent_runs(), context.access.logs_in)
         seconds = pace.seconds(request, _REFRESH_SECONDS)
         return (
             gr.skip() if now == shown[0] else now,
@@ -180,7 +180,7 @@ def _header(page: gr.Blocks, context: AppContext) -> None:
             (now, seconds),
         )
 
-    bar = H(header_html([]), elem_id="top")
+    bar = H(header_html([], context.access.logs_in), elem_id="top")
     shown = gr.State(("", float(_REFRESH_SECONDS)))
     timer = gr.Timer(_REFRESH_SECONDS)
     gr.on([timer.tick, page.load], refresh, shown, [bar, timer, shown], queue=False, **QUIET)

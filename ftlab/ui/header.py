@@ -29,10 +29,19 @@ _TOGGLE = (
 )
 
 
-def header_html(runs: Sequence[Run]) -> str:
-    """The whole bar, as it is now."""
+_LOG_OUT = (
+    '<form method="post" action="logout"><button class="toggle" aria-label="Log out" '
+    'title="Log out"><svg viewBox="0 0 14 14" width="14" height="14" fill="none" '
+    'stroke="currentColor" aria-hidden="true">'
+    '<path d="M6 1.5H2v11h4M5 7h7.5M10 4.5 12.5 7 10 9.5"/></svg></button></form>'
+)
+
+
+def header_html(runs: Sequence[Run], logs_in: bool = False) -> str:
+    """The whole bar, as it is now; `logs_in`: its reader came with a password."""
     pills = f"{_activity(runs)}{_model()}{_memory(resolve_device(AUTO))}"
-    return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{_TOGGLE}</header>'
+    buttons = f"{_TOGGLE}{_LOG_OUT if logs_in else ''}"
+    return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{buttons}</header>'
 
 
 def count_parameters(folder: Path) -> int | None:

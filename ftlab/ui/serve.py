@@ -85,7 +85,8 @@ class Serving:
             return demo_access(self.space)
         if self.accounts or self.folders:
             uploads = control_folder(runs_folder) / "uploads"
-            return Access(folders=self.folders, uploads=uploads)
+            logs_in = bool(self.accounts)
+            return Access(folders=self.folders, uploads=uploads, logs_in=logs_in)
         return Access()
 
     @contextmanager
