@@ -45,9 +45,10 @@ rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md
 pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures
 
-promises: .venv/installed-dev  ## inject every fault and hostile input, measure 50 browsers, write docs/promises.md (15 minutes)
+promises: .venv/installed-dev  ## inject every fault and hostile input, measure 50 browsers and a stranger's worst requests, write docs/promises.md (20 minutes)
 	$(BIN)/python -m tests.benchmarks.load --minutes 5 --json build/load.json
-	$(BIN)/python -m tests.benchmarks.promises --load build/load.json --write docs/promises.md
+	$(BIN)/python -m tests.benchmarks.strangers --json build/strangers.json
+	$(BIN)/python -m tests.benchmarks.promises --load build/load.json --strangers build/strangers.json --write docs/promises.md
 
 audit: .venv/installed build/audit/bin/pip-audit  ## known vulnerabilities of the lowest versions that requirements.txt lets in, and of what is installed
 	$(BIN)/python -m ftlab.operations.requirements > build/audit/lowest.txt

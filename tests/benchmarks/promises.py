@@ -1,9 +1,10 @@
 """Injects every fault and every hostile input that the tests have, and writes what came of it.
 
 Run as: python -m tests.benchmarks.promises [--write docs/promises.md] [--load build/load.json]
-        [--counts FILE] [--tests PATH ...]
+        [--strangers build/strangers.json] [--counts FILE] [--tests PATH ...]
 
-`--load` takes in what `tests.benchmarks.load --json` measured; `--counts` what a whole run of the
+`--load` and `--strangers` take in what `tests.benchmarks.load` and `tests.benchmarks.strangers`
+measured, with `--json`; `--counts` what a whole run of the
 tests counted with `pytest --promises FILE`, instead of running the tests that count once more;
 `--tests` runs those in these files alone. Nothing is written if a test failed.
 """
@@ -22,6 +23,8 @@ from typing import Any
 
 from ftlab import units
 from ftlab.devices import list_devices
+from tests.benchmarks.product_rate import ProductRate
+from tests.benchmarks.strangers import SETTLES, Cost, table
 
 ROOT = Path(__file__).parents[2]
 _FUZZED = "fuzzed "
@@ -31,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", type=Path, help="the document, as docs/promises.md")
     parser.add_argument("--load", type=Path, help="what tests.benchmarks.load measured, as JSON")
+    parser.add_argument("--strangers", type=Path, help="what tests.benchmarks.strangers measured")
     parser.add_argument("--counts", type=Path, help="what pytest --promises wrote")
     parser.add_argument("--tests", nargs="*", default=(), help="only these files (all)")
     options = parser.parse_args(arguments)
@@ -39,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("A promise was broken. Nothing is written.", file=sys.stderr)
         return 1
     load = _read(options.load) if options.load else None
-    text = document(counts, load)
+    strangers = _read(options.strangers) if options.strangers else None
+    text = document(counts, load, strangers)
     if options.write:
         options.write.write_text(text, encoding="utf-8")
     print(text)
@@ -59,7 +64,11 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
+def document(
+    counts: Mapping[str, Any],
+    load: Mapping[str, Any] | None,
+    strangers: Mapping[str, Any] | None = None,
+) -> str:
     """The page as Markdown. `counts` is what `tests/promises.py` writes."""
     areas: dict[str, int] = counts["hostile"]
     made = {name: count for name, count in areas.items() if name.startswith(_FUZZED)}
@@ -78,6 +87,7 @@ def document(counts: Mapping[str, Any], load: Mapping[str, Any] | None) -> str:
         f"| hostile inputs | {sum(hostile.values()):,} | 0 |",
         f"| inputs made by fuzzing, harmless ones too | {sum(made.values()):,} | 0 |",
         *(_load_rows(load) if load else ()),
+        *(_strangers_rows(strangers) if strangers else ()),
         "",
         "## Faults",
         "",
@@ -111,6 +121,21 @@ def _load_rows(load: Mapping[str, Any]) -> list[str]:
         f"They took {units.format_share(load['share'])} of one core of the web process; 95 % were "
         f"answered within {most * 1000:.0f} ms. Its memory: {start} before, {settled} after a "
         f"minute, {end} at the end.",
+    ]
+
+
+def _strangers_rows(strangers: Mapping[str, Any]) -> list[str]:
+    costs = [Cost(**one) for one in strangers["figures"]]
+    rate = ProductRate(**strangers["product_rate"])
+    return [
+        "",
+        "## What a stranger costs",
+        "",
+        "Each is done to an app that was started for it, by one visitor from one address. How long",
+        "another visitor waited for `/healthz` at most, what the app and its workers computed and",
+        f"held meanwhile, and what was left {SETTLES:g} s later. {rate}.",
+        "",
+        *table(costs),
     ]
 
 

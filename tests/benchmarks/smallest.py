@@ -180,6 +180,13 @@ SMALLEST = (
         without_rate="its figures are counts",
     ),
     SmallRun(
+        "tests.benchmarks.strangers",
+        '--only "16 MB, no session" --times 0.04 --json {folder}/strangers.json',
+        (r"^\| bodies of 16 MB, no session \| login \| \d+\.\d\d s \| .* \| 2 x 401 ",),
+        writes=("strangers.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.data.hostile.make",
         "--folder {folder}/hostile",
         (),
