@@ -14,6 +14,7 @@ from ftlab.models.catalogue import known_model
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
 from ftlab.models.size import size_of_model
+from ftlab.prediction.bounds import check_sizes
 from ftlab.reading import open_plain, person_path
 
 MAX_CHARACTERS = 200_000
@@ -107,4 +108,5 @@ def _parse(text: str, what: str) -> dict[str, Any]:
         raise FtlabError(f"{what} is not valid JSON{where}; give the file as it is.") from None
     if not isinstance(config, dict):
         raise FtlabError(f"{what} is no JSON object, so it is no config.json.")
+    check_sizes(config)
     return config

@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.prediction.bounds import check_sizes
 from ftlab.words import did_you_mean
 
 
@@ -17,8 +18,10 @@ def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
     """The config of a causal language model.
 
     Raises `FtlabError` for a model that needs code of its own, one that is already quantised, one
-    that transformers does not know, and one that is no causal language model.
+    larger than any published, one that transformers does not know, and one that is no causal
+    language model.
     """
+    check_sizes(config)
     if "auto_map" in config:
         raise FtlabError(
             "The model needs code of its own (auto_map in its config), which ftlab never runs; "
