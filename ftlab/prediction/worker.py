@@ -1,28 +1,174 @@
-"""Answers questions in a process of its own, until nobody asks any more.
+"""Answers questions, each in a process of its own that is gone with its memory afterwards.
 
 Run as: python -m ftlab.prediction.worker < QUESTIONS
 
-Each line on stdin is a question as `question.dump_question` writes it, each line on stdout its
-answer. Simulating patches torch in places and sets its default dtype, so nothing else may run here.
+This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
+every question it forks a child, which is as ready as it is. The child is held to the `Limits` that
+the command line gives and ended once nobody waits for its answer. What is said on stdin and stdout
+is in `ftlab.prediction.protocol`. Simulating patches torch in places and sets its default dtype, so
+nothing else may run here.
+
+Without /proc, as on macOS, the limit of memory is not held; that of computing time is.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import selectors
+import signal
 import sys
+import traceback
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from ftlab.prediction.question import dump_prediction, load_question
+from ftlab.methods.variant import Variant
+from ftlab.models.catalogue import catalogue, known_model
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction.limits import USUAL, Ending, Limits
+from ftlab.prediction.protocol import numbered, parse_numbered
+from ftlab.prediction.question import Prediction, Question, Step, dump_prediction, load_question
+from ftlab.prediction.questions import ask_about
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.system import status_bytes
+
+Answer = Callable[[Question], Prediction]
+
+_READ_BYTES = 1 << 16
+_MOST_BYTES = 1 << 20  # of an answer
+_NO_MEMORY, _BROKEN = 3, 4  # how a child exits that has no answer
 
 
 def main() -> int:
-    answers = os.fdopen(os.dup(1), "wb")
+    limits = Limits(float(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else USUAL
+    answers = os.dup(1)
     os.dup2(2, 1)  # libraries print as they like
-    if hasattr(os, "nice"):
-        os.nice(19)  # a run that is timed on the same cores goes first
+    os.nice(19)  # a run that is timed on the same cores goes first
+    serve(_predictor(), limits, 0, answers)
+    return 0
+
+
+def serve(answer: Answer, limits: Limits, questions: int, answers: int) -> None:
+    """Answers what comes in on one open file, on another, until the first is closed."""
+    with selectors.DefaultSelector() as ready:
+        children: dict[int, _Child] = {}  # by number
+        ready.register(questions, selectors.EVENT_READ)
+        unread = b""
+        try:
+            while True:
+                for key, _ in ready.select():
+                    if key.data is not None:
+                        _hear(key.data, children, ready, answers)
+                        continue
+                    read = os.read(questions, _READ_BYTES)
+                    if not read:
+                        return
+                    *lines, unread = (unread + read).split(b"\n")
+                    for number, content in map(parse_numbered, lines):
+                        if content:
+                            child = _start(number, content, answer, limits, (questions, answers))
+                            children[number] = child
+                            ready.register(child.pipe, selectors.EVENT_READ, child)
+                        elif number in children:
+                            children[number].end()
+        finally:
+            for child in children.values():
+                child.end()
+
+
+@dataclass
+class _Child:
+    """A process that answers one question; `said` is what has come of its answer."""
+
+    number: int
+    pid: int
+    pipe: int
+    said: bytearray = field(default_factory=bytearray)
+    is_left: bool = False
+
+    def end(self) -> None:
+        self.is_left = True
+        os.kill(self.pid, signal.SIGKILL)  # it is nobody else: its end has not been waited for
+
+
+def _hear(
+    child: _Child, children: dict[int, _Child], ready: selectors.BaseSelector, answers: int
+) -> None:
+    """Takes what a child says; passes it on once the child is gone."""
+    read = os.read(child.pipe, _READ_BYTES)
+    child.said += read
+    if len(child.said) > _MOST_BYTES:
+        child.end()
+    if read:
+        return
+    ready.unregister(child.pipe)
+    os.close(child.pipe)
+    del children[child.number]
+    code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    whole = bytes(child.said) if code == 0 and child.said else _ending(child, code).encode()
+    _write(answers, numbered(child.number, whole))
+
+
+def _ending(child: _Child, code: int) -> Ending:
+    if child.is_left:
+        return "left"
+    if code == -signal.SIGPROF:
+        return "time"
+    if code in (_NO_MEMORY, -signal.SIGKILL):  # the kernel kills where memory runs out
+        return "memory"
+    return "broken"
+
+
+def _start(
+    number: int, content: bytes, answer: Answer, limits: Limits, ours: tuple[int, int]
+) -> _Child:
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writes)
+        return _Child(number, pid, reads)
+    code = _BROKEN
+    try:
+        for file in (reads, *ours):  # else nobody would see that this worker has gone
+            os.close(file)
+        _hold_to(limits)
+        _write(writes, dump_prediction(answer(load_question(content))))
+        code = 0
+    except MemoryError:
+        code = _NO_MEMORY
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _hold_to(limits: Limits) -> None:
+    """From now on this process ends by SIGPROF above the time, and gets no memory above the size.
+
+    The kernel counts time in whatever code is running, and no handler is asked. RLIMIT_DATA counts
+    what is private and can be written (`ftlab.training.memory_limit` says why not RLIMIT_AS).
+    """
+    signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
+    data = status_bytes("VmData")
+    if data is not None:
+        import resource
+
+        size = data + limits.memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    gc.disable()  # the process ends before there is garbage worth a search
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _predictor() -> Answer:
+    """Imports the predictor, and what it imports itself at a first question."""
     prepare_for_libraries("cpu")
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.filterwarnings("ignore")
@@ -30,13 +176,25 @@ def main() -> int:
         import torch
 
         with patch.object(torch, "compile", _as_it_is):
-            from ftlab.prediction.simulation.predict import predict
-    torch.set_num_threads(1)
-    with answers:
-        for line in sys.stdin.buffer:
-            answers.write(dump_prediction(predict(load_question(line))) + b"\n")
-            answers.flush()
-    return 0
+            from ftlab.prediction.simulation.predict import answer, predict
+        torch.set_num_threads(1)  # a fork takes one thread along
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        for question in _small_questions():
+            predict(question)
+        for kind in sorted({str(model.config["model_type"]) for model in catalogue()}):
+            with suppress(KeyError):
+                MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
+    return answer
+
+
+def _small_questions() -> list[Question]:
+    """What takes no time to answer and imports what others would import again and again."""
+    known = known_model(BUNDLED_ID)
+    assert known is not None
+    variants = [Variant(method) for method in ("lora", "qlora")]
+    return ask_about(dict(known.config, num_hidden_layers=1), variants, Step(16, batch=1))
 
 
 def _as_it_is(function: Any = None, **options: Any) -> Any:

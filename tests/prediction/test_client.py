@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,21 +15,40 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction import client
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.question import Question, Step
+from ftlab.prediction.limits import Limits
+from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.questions import ask_about
+from ftlab.prediction.turns import NobodyWaits, Visitor
 
 ANSWERING = """
-import json, os, sys, time
-for line in sys.stdin:
-    question = json.loads(line)
-    length = question["step"]["length"]
+import os, signal, sys, time
+from ftlab.prediction.limits import Limits
+from ftlab.prediction.question import Prediction
+from ftlab.prediction.worker import serve
+
+def answer(question):
+    length = question.step.length
+    if length == 12:
+        os.kill(os.getppid(), signal.SIGKILL)
     if length == 13:
-        sys.exit(1)
+        os._exit(1)
     if length == 14:
         time.sleep(60)
-    print(json.dumps({"method": "lora", "label": str(os.getpid()), "total_params": length}),
-          flush=True)
+    while length == 15:
+        pass
+    kept = []
+    while length == 16:
+        kept.append(bytearray(1_000_000))
+    if length == 17:
+        raise SystemExit(0)
+    return Prediction("lora", f"{os.getppid()} {os.getpid()}", total_params=length)
+
+serve(answer, Limits(float(sys.argv[1]), int(sys.argv[2])), 0, 1)
 """
+
+
+def parent(answer: Prediction) -> int:
+    return int(answer.label.split()[0])
 
 
 def questions(*lengths: int) -> list[Question]:
@@ -41,15 +60,37 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Predi
     (tmp_path / "answering.py").write_text(ANSWERING)
     monkeypatch.setattr(client, "MODULE", "answering")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Predictor() as made:
+    with Predictor(limits=Limits(0.3, 50_000_000)) as made:
         yield made
 
 
-def test_answers_come_one_by_one_from_one_process(predictor: Predictor) -> None:
+def children(predictor: Predictor) -> list[psutil.Process]:
+    assert predictor.process_id is not None
+    return psutil.Process(predictor.process_id).children(recursive=True)
+
+
+def until(happens: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if happens():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_answers_come_one_by_one_from_one_worker(predictor: Predictor) -> None:
     answers = list(predictor.ask(questions(10, 11)))
     assert [(place, answer.total_params) for place, answer in answers] == [(0, 10), (1, 11)]
-    (again,) = [answer for _, answer in predictor.ask(questions(12))]
-    assert len({answer.label for _, answer in answers} | {again.label}) == 1
+    (again,) = [answer for _, answer in predictor.ask(questions(20))]
+    assert {parent(answer) for _, answer in answers} == {parent(again)} == {predictor.process_id}
+
+
+def test_each_question_has_a_process_of_its_own_that_is_gone_afterwards(
+    predictor: Predictor,
+) -> None:
+    answers = [answer for _, answer in predictor.ask(questions(10, 11))]
+    assert len({answer.label for answer in answers}) == 2
+    assert until(lambda: not children(predictor))
 
 
 def test_an_answer_is_remembered_and_comes_first(predictor: Predictor) -> None:
@@ -61,12 +102,78 @@ def test_an_answer_is_remembered_and_comes_first(predictor: Predictor) -> None:
     assert predictor.known(questions(99)[0]) is None
 
 
-def test_a_process_that_ends_is_said_and_the_next_question_starts_another(
-    predictor: Predictor,
+@pytest.mark.parametrize("length", [12, 13, 17])
+def test_a_process_that_ends_is_said_and_the_next_question_is_answered(
+    predictor: Predictor, length: int
 ) -> None:
     with pytest.raises(FtlabError, match="ended without an answer"):
-        list(predictor.ask(questions(13)))
+        list(predictor.ask(questions(length)))
     assert [answer.total_params for _, answer in predictor.ask(questions(10))] == [10]
+
+
+@pytest.mark.hostile("model configs")
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (15, r"took more than 0\.3 s of computing time and was ended"),
+        (16, r"took more than 50\.0 MB of memory and was ended"),
+    ],
+)
+def test_a_question_that_takes_too_much_is_ended_in_a_sentence_and_a_note(
+    predictor: Predictor, length: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = list(predictor.ask(questions(10)))
+    with pytest.raises(FtlabError, match=said):
+        list(predictor.ask(questions(length, 99)))
+    assert [record.getMessage() for record in caplog.records] == ["prediction ended"]
+    ((_, after),) = predictor.ask(questions(11))
+    assert parent(after) == parent(before[0][1])
+
+
+@pytest.mark.hostile("model configs")
+def test_a_question_is_ended_once_nobody_waits_for_it(predictor: Predictor) -> None:
+    list(predictor.ask(questions(10)))
+    began = time.monotonic()
+    with pytest.raises(NobodyWaits):
+        list(predictor.ask(questions(14), has_left=lambda: time.monotonic() > began + 0.3))
+    assert time.monotonic() - began < 3
+    assert not children(predictor)
+
+
+@pytest.mark.hostile("model configs")
+def test_another_visitor_is_answered_while_one_asks_for_too_much(predictor: Predictor) -> None:
+    list(predictor.ask(questions(10)))
+    has_left = threading.Event()
+
+    def ask() -> None:
+        with pytest.raises(NobodyWaits):
+            list(predictor.ask(questions(14), Visitor("a", "1"), has_left.is_set))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert until(lambda: len(children(predictor)) == 1)
+    ((_, answer),) = predictor.ask(questions(11), Visitor("b", "2"))
+    assert answer.total_params == 11
+    assert asking.is_alive()
+    has_left.set()
+    asking.join(10)
+    assert not asking.is_alive()
+
+
+def test_with_the_worker_its_children_end(predictor: Predictor) -> None:
+    asking = threading.Thread(target=lambda: raised(predictor))
+    asking.start()
+    assert until(lambda: predictor.process_id is not None and bool(children(predictor)))
+    (child,) = children(predictor)
+    predictor.close()
+    assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    asking.join(10)
+    assert not asking.is_alive()
+
+
+def raised(predictor: Predictor) -> None:
+    with pytest.raises(FtlabError):
+        list(predictor.ask(questions(14)))
 
 
 def test_an_answer_is_not_waited_for_without_end(
@@ -83,10 +190,7 @@ def test_without_questions_the_process_goes(
 ) -> None:
     monkeypatch.setattr(predictor, "_idle_seconds", 0.05)
     (answer,) = [answer for _, answer in predictor.ask(questions(10))]
-    until = time.monotonic() + 10
-    while psutil.pid_exists(int(answer.label)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not psutil.pid_exists(int(answer.label))
+    assert until(lambda: not psutil.pid_exists(parent(answer)))
 
 
 def test_visitors_take_turns_and_share_what_was_asked(predictor: Predictor) -> None:
@@ -102,7 +206,7 @@ def test_visitors_take_turns_and_share_what_was_asked(predictor: Predictor) -> N
     for thread in asking:
         thread.join(20)
     assert len(found) == 6
-    assert len(set(found)) == 1
+    assert len(set(found)) == 2
 
 
 def test_a_process_that_cannot_start_is_said(

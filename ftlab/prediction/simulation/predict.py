@@ -21,23 +21,31 @@ from ftlab.prediction.simulation.step import Sizes, build, count, simulate
 
 
 def predict(question: Question) -> Prediction:
-    """What the method would take on the model; never raises.
+    """What the method would take on the model; raises nothing but `MemoryError`.
 
     Where the step cannot be simulated, parameters and file are still counted.
     """
+    gc.disable()  # so that what nothing refers to is gone at once, and nothing else at odd times
+    try:
+        return answer(question)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def answer(question: Question) -> Prediction:
+    """What `predict` gives, for a process that searches no garbage."""
     began = time.perf_counter()
     variant = question.variant
     known = Prediction(variant.method, variant.label)
-    gc.disable()  # so that what nothing refers to is gone at once, and nothing else at odd times
     try:
         known = _predict(question, known)
     except FtlabError as error:
         known = replace(known, reason=str(error))
     except Exception as error:
+        _raise_if_out_of_memory(error)
         traceback.print_exc()
         known = replace(known, reason=f"It cannot be built: {one_line(error)[:200].rstrip('.')}.")
-    gc.enable()
-    gc.collect()
     return replace(known, seconds=round(time.perf_counter() - began, 2))
 
 
@@ -49,6 +57,7 @@ def _predict(question: Question, known: Prediction) -> Prediction:
     try:
         simulated = simulate(model, variant, step)
     except Exception as error:
+        _raise_if_out_of_memory(error)
         traceback.print_exc()
         known = _with_sizes(known, count(build(config, variant, step), variant, step))
         return _in_closed_form(question, replace(known, reason=_not_simulated(error)))
@@ -86,6 +95,12 @@ def _in_closed_form(question: Question, known: Prediction) -> Prediction:
         anatomy=parts,
         how="closed form",
     )
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    """Libraries say in words of their own that the system gave them none."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        raise MemoryError from error
 
 
 def _not_simulated(error: Exception) -> str:
