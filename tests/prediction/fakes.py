@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ftlab.errors import FtlabError
-from ftlab.prediction.client import Predictor
+from ftlab.prediction.client import NOBODY, Predictor
 from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.turns import Visitor
 
 GB = 1_000_000_000
 
@@ -23,7 +24,12 @@ class SizedPredictor(Predictor):
         self.size, self.beside = size, beside
         self.asked: list[Question] = []
 
-    def ask(self, questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+    def ask(
+        self,
+        questions: Sequence[Question],
+        visitor: Visitor = NOBODY,
+        has_left: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, Prediction]]:
         for place, question in enumerate(questions):
             self.asked.append(question)
             yield place, self._answer(question)

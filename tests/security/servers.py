@@ -15,6 +15,7 @@ import httpx
 
 from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
+from ftlab.prediction.client import Predictor
 from ftlab.runs.store import RunStore
 from ftlab.ui import app
 from ftlab.ui.accounts import Accounts
@@ -41,15 +42,18 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def running(served: Serving, runs: Path) -> Iterator[Running]:
-    """The app on that folder; its workers are fakes, its page and its server are the real ones."""
+def running(served: Serving, runs: Path, predictor: Predictor | None = None) -> Iterator[Running]:
+    """The app on that folder; its workers are fakes, its page and its server are the real ones.
+
+    `predictor` replaces the fake one that predicts 1 GB.
+    """
     served = replace(served, port=free_port())
     access = served.access(runs)
     context = AppContext(
         runs,
         RunStore(runs, recorded_folder()),
         PlaygroundClient(runs, FAKE, access=access),
-        predictor=SizedPredictor(lambda question: 1),
+        predictor=predictor or SizedPredictor(lambda question: 1),
         access=access,
     )
     page = app.build_page(context)

@@ -11,7 +11,7 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.prediction.calibration import Band, Calibration, calibration
 from ftlab.prediction.cards import CONTEXT_BYTES, Card
-from ftlab.prediction.fit import Verdict, fit
+from ftlab.prediction.fit import Ask, Verdict, fit
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.run_question import run_question
 from ftlab.runs.spec import SweepRequest
@@ -78,7 +78,7 @@ def costing(request: SweepRequest) -> Costing:
     return Costing(request.variants, questions, longest, device)
 
 
-def predict_costs(context: AppContext, request: SweepRequest) -> Iterator[str]:
+def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
     """The costs as they come in, row by row; what goes wrong is a note, and stops nothing."""
     try:
         asked = costing(request)
@@ -89,7 +89,7 @@ def predict_costs(context: AppContext, request: SweepRequest) -> Iterator[str]:
     found: dict[int, Prediction] = {}
     yield costs(asked, found, seen).html()
     try:
-        for place, answer in context.predictor.ask(asked.questions):
+        for place, answer in ask(asked.questions):
             found[place] = answer
             yield costs(asked, found, seen).html()
     except FtlabError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ftlab.access import Access
@@ -13,6 +12,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import KnownModel, catalogue
 from ftlab.prediction.calibration import Band, calibration
 from ftlab.prediction.cards import Card
+from ftlab.prediction.fit import Ask
 from ftlab.prediction.largest import Largest, largest_that_fits, on_hub
 from ftlab.prediction.question import Prediction, Question
 from ftlab.runs.spec import SweepRequest
@@ -39,14 +39,12 @@ def may_propose(access: Access) -> bool:
     return may_use and any(device.is_cuda for device in list_devices())
 
 
-def propose(
-    request: SweepRequest, context: AppContext, is_wanted: Callable[[], bool] = lambda: True
-) -> Proposal | None:
+def propose(request: SweepRequest, context: AppContext, ask: Ask) -> Proposal | None:
     """The largest model of the catalogue whose LoRA fits what is free on the form's device.
 
     LoRA is the form's first variant of it, else with its defaults, under the form's settings.
-    `None` without a GPU, without the Hub, where no model fits, nothing can be predicted, or the
-    answer is wanted no longer. May take seconds.
+    `None` without a GPU, without the Hub, where no model fits, or nothing can be predicted. May
+    take seconds.
     """
     try:
         device = resolve_device(request.device)
@@ -60,11 +58,9 @@ def propose(
             return answer.peak_reserved_bytes is not None and verdict(answer, band, card) == "fits"
 
         def question(model: KnownModel) -> Question:
-            if not is_wanted():
-                raise FtlabError("The form has changed.")
             return _costing(request, model).questions[0]
 
-        found = largest_that_fits(models, question, context.predictor.ask, fits, card.usable_bytes)
+        found = largest_that_fits(models, question, ask, fits, card.usable_bytes)
     except FtlabError:
         return None  # what is wrong is said where the chosen model's own costs are predicted
     return None if found is None else Proposal(found, band, card)

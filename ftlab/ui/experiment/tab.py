@@ -17,6 +17,7 @@ from ftlab.runs.control import start_dispatcher
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.sweep import enqueue_sweep, space_errors
+from ftlab.ui.asking import visitor_of, while_there
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, Action
 from ftlab.ui.experiment import clone_events as experiment_clone
@@ -74,8 +75,6 @@ _IN_ORDER: dict[str, Any] = {
     "api_visibility": "private",
 }
 # PEFT is asked in a process of its own, which takes seconds; meanwhile everybody's form goes on.
-# A prediction may take seconds and all take turns: who waits must leave threads to the others.
-_FEW: dict[str, Any] = QUIET | {"concurrency_limit": 8}
 _BESIDE = QUIET | {"trigger_mode": "always_last"}
 
 
@@ -130,16 +129,19 @@ def build(context: AppContext, links: Links) -> None:
             return
         context.models.why_not(model)
 
-    def predict(request: gr.Request, *given: Any) -> Iterator[str]:
+    def predict(request: gr.Request, *given: Any) -> Iterator[Any]:
         session = str(request.session_hash)
         mine = latest.begin(session)
         reading = read_form(form.values(given), access)
         if reading.errors:  # said at their fields; what is known stays
             return
-        for shown in predict_costs(context, reading.request):
-            if not latest.is_newest(session, mine):
-                return
-            yield shown
+        for shown in while_there(
+            context.predictor,
+            visitor_of(request),
+            lambda ask: predict_costs(context, reading.request, ask),
+            lambda: latest.is_newest(session, mine),
+        ):
+            yield gr.skip() if shown is None else shown
 
     def press(chosen: str, last: tuple[object, float], *given: Any) -> Iterator[list[Any]]:
         values = form.values(given) | chosen_as_pressed(chosen)
@@ -202,7 +204,7 @@ def build(context: AppContext, links: Links) -> None:
         fields,
         blocks.costs,
         trigger_mode="multiple",
-        **_FEW,
+        **QUIET,
     )
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
     by_name = form.components
@@ -235,15 +237,20 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
     fields = list(form.components.values())
     latest = Latest()
 
-    def show(request: gr.Request, *given: Any) -> Any:
+    def show(request: gr.Request, *given: Any) -> Iterator[Any]:
         session = str(request.session_hash)
         mine = latest.begin(session)
         reading = read_form(form.values(given), context.access)
         if reading.errors:  # said at their fields; what is known stays
-            return gr.skip()
+            return
         wanted = reading.request
-        found = propose(wanted, context, lambda: latest.is_newest(session, mine))
-        return proposal_html(found, wanted.model) if latest.is_newest(session, mine) else gr.skip()
+        for shown in while_there(
+            context.predictor,
+            visitor_of(request),
+            lambda ask: [proposal_html(propose(wanted, context, ask), wanted.model)],
+            lambda: latest.is_newest(session, mine),
+        ):
+            yield gr.skip() if shown is None else shown
 
     def choose(event: gr.EventData) -> list[Any]:
         model = str(getattr(event, "model", ""))
@@ -252,7 +259,7 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
         return ["hub", name_field("hub", value=model)]
 
     changes = [this_page().load, *(field.change for field in fields)]
-    gr.on(changes, show, fields, largest, **_FEW | {"trigger_mode": "multiple"})
+    gr.on(changes, show, fields, largest, **QUIET | {"trigger_mode": "multiple"})
     named = [form.components["model"], form.components["model_name"]]
     task.preview.after(largest.select(choose, None, named, **QUIET))
 

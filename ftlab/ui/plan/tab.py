@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,9 +16,10 @@ from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.calibration import calibration
 from ftlab.prediction.claims import claims, qlora_on_65b
-from ftlab.prediction.fit import Change, fit, fitting
+from ftlab.prediction.fit import Ask, Change, fit, fitting
 from ftlab.prediction.question import Prediction
 from ftlab.runs.spec import OPTIMIZERS
+from ftlab.ui.asking import visitor_of, while_there
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, opened
 from ftlab.ui.experiment.fields import Form
@@ -93,16 +94,20 @@ def build(context: AppContext, links: Links) -> None:
     fields = list(form.components.values())
     outputs = [*form.slots.values(), verdict, methods, offered, *fixes]
 
-    def plan(request: gr.Request, *given: Any) -> Iterator[list[Any]]:
-        session = str(request.session_hash)
+    def plan(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
+        session, values = str(request.session_hash), form.values(given)
         mine = latest.begin(session)
-        for shown in make_plan(context, form, form.values(given)):
-            if not latest.is_newest(session, mine):
-                return
-            yield shown
+        yield from _shown(
+            context, request, len(outputs), lambda ask: make_plan(context, form, values, ask),
+            lambda: latest.is_newest(session, mine),
+        )  # fmt: skip
 
-    def draw_curve(*given: Any) -> Iterator[tuple[Any, Any]]:
-        yield from make_curve(context, form.values(given))
+    def draw_curve(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
+        values = form.values(given)
+        yield from _shown(context, request, 2, lambda ask: make_curve(context, values, ask))
+
+    def recompute(request: gr.Request) -> Iterator[Sequence[Any]]:
+        yield from _shown(context, request, 2, lambda ask: [recompute_claims(ask)])
 
     # Before the plan: the handlers of one event wait for each other, in the order of these lines.
     opened()(lambda: show_seen(context), None, [seen_head, seen_figure], **QUIET)
@@ -112,14 +117,28 @@ def build(context: AppContext, links: Links) -> None:
     )  # fmt: skip
     draw.click(draw_curve, fields, [curve_head, figure], **QUIET)
     simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
-        lambda: recompute_claims(context), None, [claimed, simulate], **QUIET
+        recompute, None, [claimed, simulate], **QUIET
     )
     targets = [form.components[PREFIX + name] for name in _FIELDS_OF_A_FIX]
     for place, button in enumerate(fixes):
         button.click(_taking(place), offered, targets, **QUIET)
 
 
-def make_plan(context: AppContext, form: Form, values: dict[str, Any]) -> Iterator[list[Any]]:
+def _shown(
+    context: AppContext,
+    request: gr.Request,
+    outputs: int,
+    make: Callable[[Ask], Iterable[Sequence[Any]]],
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[Sequence[Any]]:
+    """What is made for the page, which stays as it is between."""
+    for shown in while_there(context.predictor, visitor_of(request), make, is_wanted):
+        yield [gr.skip()] * outputs if shown is None else shown
+
+
+def make_plan(
+    context: AppContext, form: Form, values: dict[str, Any], ask: Ask
+) -> Iterator[list[Any]]:
     """What the tab shows while its predictions come in: slots, verdict, methods, fixes."""
     try:
         plan = read_plan(values, context.access)
@@ -131,10 +150,10 @@ def make_plan(context: AppContext, form: Form, values: dict[str, Any]) -> Iterat
     yield [*slots, pending_html(plan.label, plan.model.label), _methods(plan, found), *_no_fixes()]
     order = list(plan.questions)
     try:
-        for place, answer in context.predictor.ask(list(plan.questions.values())):
+        for place, answer in ask(list(plan.questions.values())):
             found[order[place]] = answer
             yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
-        yield [*slots, *_with_fixes(context, plan, found)] if _is_short(plan, found) else [
+        yield [*slots, *_with_fixes(ask, plan, found)] if _is_short(plan, found) else [
             *slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()
         ]  # fmt: skip
     except FtlabError as error:
@@ -142,13 +161,13 @@ def make_plan(context: AppContext, form: Form, values: dict[str, Any]) -> Iterat
         yield [*slots, failed, _methods(plan, found), *_no_fixes()]
 
 
-def make_curve(context: AppContext, values: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterator[tuple[Any, Any]]:
     """Heading and figure of the peak against length, point by point."""
     try:
         plan = read_plan(values, context.access)
         asked = curve_questions(plan)
         peaks: dict[str, dict[int, int]] = {}
-        answers = context.predictor.ask([question for _, _, question in asked])
+        answers = ask([question for _, _, question in asked])
         for done, (place, answer) in enumerate(answers, 1):
             method, length, _ = asked[place]
             if answer.peak_reserved_bytes is not None:
@@ -160,10 +179,10 @@ def make_curve(context: AppContext, values: dict[str, Any]) -> Iterator[tuple[An
         yield heading("Peak against length", sub=str(error)), gr.skip()
 
 
-def recompute_claims(context: AppContext) -> tuple[Any, Any]:
+def recompute_claims(ask: Ask) -> tuple[Any, Any]:
     """The claims with the one that has to be simulated, and the button that asked for it."""
     try:
-        ((_, answer),) = context.predictor.ask([qlora_on_65b()])
+        ((_, answer),) = ask([qlora_on_65b()])
     except FtlabError as error:
         warn(str(error))
         return gr.skip(), gr.update(interactive=True)
@@ -210,8 +229,8 @@ def _taking(place: int) -> Any:
     return take
 
 
-def _with_fixes(context: AppContext, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
-    changes = fitting(plan.chosen, plan.card, context.predictor.ask, MOST_FIXES)
+def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
+    changes = fitting(plan.chosen, plan.card, ask, MOST_FIXES)
     note = "" if changes else _NOTHING
     return [_verdict(plan, found, note), _methods(plan, found), *_fixes(changes, plan)]
 

@@ -51,7 +51,7 @@ def sized(peak: float | None = 1) -> SizedPredictor:
 
 def shown(request: SweepRequest, predictor: Predictor, folder: Path) -> list[str]:
     context = page_context(folder, predictor)
-    return [str(each) for each in predict_costs(context, request)]
+    return [str(each) for each in predict_costs(context, request, predictor.ask)]
 
 
 def facts(shown_html: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from ftlab.devices import Device
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue
 from ftlab.models.hub import HubReach
-from ftlab.prediction.question import Question
+from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.turns import NobodyWaits
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
@@ -76,7 +78,7 @@ def asked(context: AppContext) -> list[Question]:
 
 
 def test_the_largest_model_whose_lora_fits_what_is_free_is_proposed(context: AppContext) -> None:
-    found = propose(REQUEST, context)
+    found = propose(REQUEST, context, context.predictor.ask)
     assert found is not None
     assert found.largest.model.label == "Llama 3.1 8B"  # 16.1 + 2 GB; Gemma 2 9B takes 20.5
     assert len(asked(context)) <= 4
@@ -84,13 +86,15 @@ def test_the_largest_model_whose_lora_fits_what_is_free_is_proposed(context: App
 
 
 def test_without_a_lora_in_the_form_it_is_asked_with_its_defaults(context: AppContext) -> None:
-    propose(replace(REQUEST, variants=(Variant("full"),)), context)
+    propose(replace(REQUEST, variants=(Variant("full"),)), context, context.predictor.ask)
     assert [question.variant for question in asked(context)][:1] == [Variant("lora")]
 
 
 def test_the_forms_settings_count(context: AppContext) -> None:
     settings = TrainingSettings(batch_size=9, max_length=512, gradient_checkpointing=True)
-    propose(replace(REQUEST, settings=settings, dtype_policy="fp32"), context)
+    propose(
+        replace(REQUEST, settings=settings, dtype_policy="fp32"), context, context.predictor.ask
+    )
     step = asked(context)[0].step
     assert (step.batch, step.length, step.checkpointing) == (9, 512, True)
     assert (step.weights, step.device) == ("fp32", "cuda")
@@ -99,13 +103,13 @@ def test_the_forms_settings_count(context: AppContext) -> None:
 def test_on_a_cpu_nothing_is_proposed_and_the_hub_is_never_asked(
     context: AppContext, hub: Hub
 ) -> None:
-    assert propose(replace(REQUEST, device="cpu"), context) is None
+    assert propose(replace(REQUEST, device="cpu"), context, context.predictor.ask) is None
     assert (hub.asked, asked(context)) == (0, [])
 
 
 def test_without_the_hub_nothing_is_proposed_or_predicted(context: AppContext, hub: Hub) -> None:
     hub.answer = False
-    assert propose(REQUEST, context) is None
+    assert propose(REQUEST, context, context.predictor.ask) is None
     assert (hub.asked, asked(context)) == (1, [])
 
 
@@ -113,13 +117,13 @@ def test_a_machine_that_is_offline_asks_nobody(
     context: AppContext, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert propose(REQUEST, context) is None
+    assert propose(REQUEST, context, context.predictor.ask) is None
     assert (hub.asked, asked(context)) == (0, [])
 
 
 def test_where_nothing_can_be_predicted_nothing_is_proposed(tmp_path: Path) -> None:
     context = replace(page_context(tmp_path, SizedPredictor(failing)), hub=HubReach(lambda: True))
-    assert propose(REQUEST, context) is None
+    assert propose(REQUEST, context, context.predictor.ask) is None
 
 
 @pytest.mark.parametrize(
@@ -128,16 +132,18 @@ def test_where_nothing_can_be_predicted_nothing_is_proposed(tmp_path: Path) -> N
 def test_a_form_that_is_half_filled_in_ends_nothing(
     wrong: dict[str, Any], context: AppContext
 ) -> None:
-    propose(replace(REQUEST, **wrong), context)
+    propose(replace(REQUEST, **wrong), context, context.predictor.ask)
 
 
 def test_an_answer_that_is_wanted_no_longer_is_not_looked_for(context: AppContext) -> None:
-    assert propose(REQUEST, context, is_wanted=lambda: False) is None
-    assert asked(context) == []
+    def ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+        raise NobodyWaits
+
+    assert propose(REQUEST, context, ask) is None
 
 
 def test_the_proposal_says_what_it_takes_and_can_be_chosen(context: AppContext) -> None:
-    said = proposal_html(propose(REQUEST, context), "bundled")
+    said = proposal_html(propose(REQUEST, context, context.predictor.ask), "bundled")
     assert "Largest that fits this GPU: <b>Llama 3.1 8B</b>" in said
     assert 'data-choose="meta-llama/Llama-3.1-8B"' in said
     assert "18.96 GB of 20.00 GB free" in html.unescape(said)
@@ -145,7 +151,10 @@ def test_the_proposal_says_what_it_takes_and_can_be_chosen(context: AppContext) 
 
 
 def test_a_model_that_is_chosen_already_is_not_proposed_again(context: AppContext) -> None:
-    assert proposal_html(propose(REQUEST, context), "meta-llama/Llama-3.1-8B") == ""
+    assert (
+        proposal_html(propose(REQUEST, context, context.predictor.ask), "meta-llama/Llama-3.1-8B")
+        == ""
+    )
     assert proposal_html(None, "bundled") == ""
 
 

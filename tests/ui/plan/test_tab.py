@@ -30,7 +30,8 @@ def values(**changes: Any) -> dict[str, Any]:
 
 
 def shown(tmp_path: Path, predictor: Predictor, **changes: Any) -> list[list[Any]]:
-    return list(make_plan(page_context(tmp_path, predictor), Form(), values(**changes)))
+    context = page_context(tmp_path, predictor)
+    return list(make_plan(context, Form(), values(**changes), predictor.ask))
 
 
 def test_the_verdict_comes_first_and_each_method_as_it_is_known(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_the_curve_grows_point_by_point_and_says_where_a_line_leaves_the_card(
 ) -> None:
     sizes = {"lora": 0.02, "qlora": 0.01, "prompt_tuning": 0.001, "full": 1}
     predictor = SizedPredictor(lambda q: sizes[q.variant.method] * q.step.length)
-    states = list(make_curve(page_context(tmp_path, predictor), values()))
+    states = list(make_curve(page_context(tmp_path, predictor), values(), predictor.ask))
     assert len(states) == 20
     assert "1 of 20 predictions" in states[0][0]
     title, figure = states[-1]
@@ -120,7 +121,9 @@ def test_the_curve_grows_point_by_point_and_says_where_a_line_leaves_the_card(
 
 
 def test_a_curve_of_wrong_fields_says_what_is_wrong(tmp_path: Path) -> None:
-    ((title, _),) = make_curve(page_context(tmp_path, SizedPredictor(failing)), values(batch=0))
+    predictor = SizedPredictor(failing)
+    context = page_context(tmp_path, predictor)
+    ((title, _),) = make_curve(context, values(batch=0), predictor.ask)
     assert "Batch is 0" in title
     assert "no prediction" not in curve_heading([], read_plan(values()), 0, 4)
 
