@@ -147,9 +147,9 @@ class Predictor:
                 self._end_later()
         if isinstance(said, Prediction):
             return said
-        note_refusal("prediction ended", why=said)
         if said == "left":
             raise NobodyWaits(sentence(said, self._limits))
+        note_refusal("prediction ended", why=said)
         raise FtlabError(sentence(said, self._limits))
 
     def _running(self) -> _Worker:

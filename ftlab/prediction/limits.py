@@ -29,6 +29,10 @@ USUAL = Limits()
 AdaLoRA took 12 s. None took more than 150 MB."""
 
 
+OWN = Limits(180.0, 4_000_000_000)
+"""Of a command line, where nobody else waits."""
+
+
 def sentence(ending: Ending, limits: Limits) -> str:
     """What a person reads of a question that ended so."""
     if ending == "time":

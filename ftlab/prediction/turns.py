@@ -47,6 +47,7 @@ class Places:
 class _Ticket:
     visitor: Visitor
     number: int
+    has_left: Callable[[], bool]
 
 
 class Turns:
@@ -68,7 +69,7 @@ class Turns:
         Raises `NobodyWaits` if the visitor leaves meanwhile, `FtlabError` where too many wait.
         """
         with self._changed:
-            ticket = self._queue(visitor)
+            ticket = self._queue(visitor, has_left)
             try:
                 while ticket is not self._next():
                     if has_left():
@@ -86,8 +87,9 @@ class Turns:
                 self._held.remove(visitor)
                 self._changed.notify_all()
 
-    def _queue(self, visitor: Visitor) -> _Ticket:
-        places, others = self._places, [ticket.visitor for ticket in self._waiting]
+    def _queue(self, visitor: Visitor, has_left: Callable[[], bool]) -> _Ticket:
+        places = self._places
+        others = [ticket.visitor for ticket in self._waiting if not ticket.has_left()]
         same_name = sum(other.name == visitor.name for other in others)
         if (
             len(others) >= places.waiting
@@ -97,7 +99,7 @@ class Turns:
             raise FtlabError(
                 "Too many predictions are being waited for; try again when some have been given."
             )
-        ticket = _Ticket(visitor, next(self._numbers))
+        ticket = _Ticket(visitor, next(self._numbers), has_left)
         self._waiting.append(ticket)
         return ticket
 
@@ -110,6 +112,7 @@ class Turns:
             ticket
             for ticket in self._waiting
             if ticket.visitor not in self._held
+            and not ticket.has_left()
             and by_name[ticket.visitor.name] < self._places.of_a_name
         ]
         return min(ready, key=self._order, default=None)

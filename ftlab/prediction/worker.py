@@ -1,6 +1,6 @@
 """Answers questions, each in a process of its own that is gone with its memory afterwards.
 
-Run as: python -m ftlab.prediction.worker < QUESTIONS
+Run as: python -m ftlab.prediction.worker CPU_SECONDS MEMORY_BYTES, with pipes as stdin and stdout
 
 This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
 every question it forks a child, which is as ready as it is. The child is held to the `Limits` that
@@ -29,7 +29,7 @@ from unittest.mock import patch
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.prediction.limits import USUAL, Ending, Limits
+from ftlab.prediction.limits import Ending, Limits
 from ftlab.prediction.protocol import numbered, parse_numbered
 from ftlab.prediction.question import Prediction, Question, Step, dump_prediction, load_question
 from ftlab.prediction.questions import ask_about
@@ -44,7 +44,7 @@ _NO_MEMORY, _BROKEN = 3, 4  # how a child exits that has no answer
 
 
 def main() -> int:
-    limits = Limits(float(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 2 else USUAL
+    limits = Limits(float(sys.argv[1]), int(sys.argv[2]))
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries print as they like
     os.nice(19)  # a run that is timed on the same cores goes first
@@ -157,7 +157,8 @@ def _hold_to(limits: Limits) -> None:
     if data is not None:
         import resource
 
-        size = data + limits.memory_bytes
+        size, hard = data + limits.memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     gc.disable()  # the process ends before there is garbage worth a search
 

@@ -11,6 +11,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands import predict
+from ftlab.prediction.limits import Limits
 from ftlab.prediction.question import Prediction, Question
 
 LLAMA = {
@@ -34,6 +35,9 @@ class Answers:
     """Stands in for the process that predicts."""
 
     asked: Sequence[Question] = ()
+
+    def __init__(self, limits: Limits) -> None:
+        pass
 
     def __enter__(self) -> Answers:
         return self
