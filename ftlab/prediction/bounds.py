@@ -70,6 +70,7 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     The sentence names field, value and bound. What remains after it can still be slow: time and
     memory of a prediction have limits of their own (`ftlab.prediction.limits`).
     """
+    by_name: dict[str, Bound | None] = {}
     for name, value, depth in _fields(config):
         if depth > _DEEPEST:
             raise FtlabError("The config is nested too deep; give the model's own config.json.")
@@ -81,11 +82,12 @@ def check_sizes(config: Mapping[str, Any]) -> None:
                 f"{_LONGEST_LIST:,} are taken, so give the model's own config.json."
             )
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            _check_number(name, value)
+            if name not in by_name:
+                by_name[name] = next((b for b in BOUNDS if b.names.search(name)), None)
+            _check_number(name, value, by_name[name])
 
 
-def _check_number(name: str, value: float) -> None:
-    bound = next((bound for bound in BOUNDS if bound.names.search(name)), None)
+def _check_number(name: str, value: float, bound: Bound | None) -> None:
     if bound is None and isinstance(value, float):
         return  # as an infinite limit of Mamba's time steps: nothing is made in its number
     most = _BEYOND if bound is None else bound.most
