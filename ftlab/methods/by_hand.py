@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ftlab.errors import FtlabError
+from ftlab.methods.patterns import WAY_OUT, wrong_pattern
 from ftlab.methods.peft_rules import (
     CANNOT_ANSWER,
     CONVERTED_INITS,
@@ -124,6 +125,9 @@ def _judged(config: dict[str, Any]) -> dict[str, Any]:
     _check_start(config)
     for key, value in leaves(config):
         _check_leaf(key, value)
+    wrong = wrong_pattern(config)
+    if wrong:
+        _refuse(wrong, WAY_OUT)
     return {
         key: value
         for key, value in config.items()

@@ -119,6 +119,18 @@ def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield key, item
 
 
+def _inner(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, those of inner objects too."""
+    open_values: list[Any] = [config]
+    while open_values:
+        item = open_values.pop()
+        if isinstance(item, Mapping):
+            yield from item.items()
+            open_values.extend(item.values())
+        elif isinstance(item, list):
+            open_values.extend(item)
+
+
 def unknown_type(peft_type: Any) -> str:
     """Why PEFT does not know this kind; "" where it does."""
     if isinstance(peft_type, str) and peft_type in PEFT_TYPES:
@@ -132,6 +144,11 @@ def foreign_part(config: Mapping[str, Any]) -> str:
         hook = key in ("auto_map", "megatron_config") or key.startswith("custom")
         if hook and value:
             return f"asks for code of its own ({shown(key)}), which is never run"
+    if any(key == "trust_remote_code" and value for key, value in _inner(config)):
+        return "asks for code of the Hub (trust_remote_code), which is never run"
+    for key, value in config.items():
+        if key.endswith("_kwargs") and value:
+            return f"says how to load other files ({shown(key)}), and none are loaded"
     if config.get("arrow_config"):
         return "routes between other adapters (arrow_config)"
     if config.get("shadow_model") not in (None, "mirror"):

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ftlab.errors import FtlabError
+from ftlab.methods.patterns import WAY_OUT, wrong_pattern
 from ftlab.methods.peft_rules import (
     CANNOT_ANSWER,
     Refused,
     base_changes,
     foreign_part,
-    leaves,
     read_object,
     shown,
     unknown_type,
@@ -38,15 +38,6 @@ _WAYS_OUT = {
     "layer_replication": "bring one without",
     "bias": "bring an adapter trained with bias='none'",
 }
-
-_PATTERN_FIELDS = (
-    "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "layers_pattern",
-    "target_parameters",
-)  # fmt: skip
-"""What PEFT runs as regular expressions over the names of all layers of the model."""
-
-_MOST_REPEATS = 5
-"""With so many a pattern is through the names of a model in seconds, however it is meant."""
 
 _PATH = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]|\w+://")
 _HUB_CACHE = re.compile(r"models--([\w.-]+)[/\\]snapshots\b")
@@ -109,7 +100,9 @@ def check_config(data: bytes) -> AdapterFacts:
     _check_task(config)
     _check_code(config)
     _check_base_untouched(config)
-    _check_patterns(config)
+    wrong = wrong_pattern(config)
+    if wrong:
+        _refuse(wrong, WAY_OUT)
     model = _base_model(config)
     return AdapterFacts(
         peft_type=peft_type,
@@ -196,20 +189,6 @@ def _check_base_untouched(config: Mapping[str, Any]) -> None:
     for field, what in base_changes(config):
         loftq = str(config.get(field)).lower().startswith("loftq")
         _refuse(what, _WAYS_OUT["loftq" if loftq else field])
-
-
-def _check_patterns(config: Mapping[str, Any]) -> None:
-    """A repeated group within a repeat, as in "(a+)+", takes years over a single name."""
-    for field in _PATTERN_FIELDS:
-        for _, text in leaves({field: config.get(field)}):
-            if not isinstance(text, str):
-                continue
-            repeats = len(re.findall(r"[*+{]", text))
-            if repeats > _MOST_REPEATS or re.search(r"\)[*+{]", text):
-                _refuse(
-                    f"has a pattern in {field} that could take for ever ({shown(text)})",
-                    "name the layers in a list",
-                )
 
 
 def _base_model(config: Mapping[str, Any]) -> str:

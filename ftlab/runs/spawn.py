@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ftlab.devices import show_only
+from ftlab.methods.peft_matching import match_without_backtracking
 from ftlab.paths import python_environment
 
 CPU_SETTINGS = {
@@ -97,7 +98,8 @@ def start_detached(
 
 
 def prepare_for_libraries(device_id: str) -> None:
-    """Sets what torch and its neighbours read when they are imported; to be called before that."""
+    """Sets what torch and its neighbours read when they are imported, and by what PEFT matches the
+    names of layers; to be called before that."""
     show_only(device_id)
     for name, value in GPU_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -107,6 +109,7 @@ def prepare_for_libraries(device_id: str) -> None:
             os.environ.setdefault(name, value)
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    match_without_backtracking()
 
 
 @contextmanager
