@@ -136,10 +136,13 @@ def wrong_pattern(config: Mapping[str, Any]) -> str:
         if len(texts) > MAX_STRINGS and field != "target_modules":
             return f"has {len(texts):,} texts in {shown(field)}, and {MAX_STRINGS:,} are taken"
         for text in texts:
-            if _PLAIN.fullmatch(text):
+            if len(text) <= MAX_CHARACTERS and _PLAIN.fullmatch(text):
                 continue
             try:
-                program += compiled(text).program
+                pattern = compiled(text)
+                if pattern.looks and text != config[field]:  # PEFT puts others into a group
+                    raise BadPattern(_LOOK_AROUND)
+                program += pattern.program
             except BadPattern as error:
                 return f"has a pattern in {shown(field)} that is not taken ({shown(text)}): {error}"
             if program > MAX_PROGRAM:

@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import stat
+import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -230,26 +232,70 @@ def test_an_adapter_whose_config_asks_for_harm_is_refused(tmp_path: Path, path: 
 
 CATASTROPHIC = [
     "(a+)+$", "(a|a)*b", "(.*)*x", "^(([a-z])+.)+[A-Z]([a-z])+$", "(?:.*?){40}$", "(\\w+\\.?)+!",
-    ".*.*.*.*.*.*.*.*x", "a*a*a*a*a*a*a*b", "([\\w.]*){9,}$",
+    ".*.*.*.*.*.*.*.*x", "a*a*a*a*a*a*a*b", "([\\w.]*){9,}$", ".?" * 45 + "Z", "((.+)+)+Z",
+    "(.|.)" * 30 + "Z",
 ]  # fmt: skip
-PATTERN_FIELDS = ("target_modules", "exclude_modules", "layers_pattern", "target_parameters")
+BACK = ["(a)\\1", "(?<!a)b", "(.*(?!a))*b", "(?:.?){1000}{1000}", "(a{1,99}){99}{99}", "*a", "(a"]
+PATTERN_FIELDS = (
+    "target_modules", "exclude_modules", "layers_pattern", "target_parameters", "modules_to_save",
+    "feedforward_modules", "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+
+
+def patterned(field: str, pattern: str) -> list[bytes]:
+    """Configurations with the pattern in that field, in each form that it may have."""
+    if field in ("rank_pattern", "alpha_pattern"):
+        return [config_bytes(**{field: {pattern: 2}})]
+    return [config_bytes(**{field: value}) for value in (pattern, [pattern])]
 
 
 @pytest.mark.hostile("adapter configs")
 @pytest.mark.parametrize("pattern", CATASTROPHIC)
-def test_an_adapter_with_a_pattern_that_would_take_years_is_refused(
-    tmp_path: Path, pattern: str
+@pytest.mark.parametrize("field", PATTERN_FIELDS)
+def test_a_pattern_that_re_would_run_for_years_keeps_nobody_waiting(
+    tmp_path: Path, field: str, pattern: str
 ) -> None:
-    layer = "base_model.model.model.layers.0.self_attn." + "a" * 40 + "!"
-    tensors = {f"{layer}.lora_A.weight": [2, 4], f"{layer}.lora_B.weight": [4, 2]}
-    config = config_bytes(target_modules=pattern, rank_pattern={pattern: 2})
-    source = adapter_folder(tmp_path / "a", config, weights(tensors))
-    assert "could take for ever" in refused(source, tmp_path / "runs")
-    for field in PATTERN_FIELDS:
-        for value in (pattern, [pattern]):
-            config = config_bytes(**{field: value})
-            source = adapter_folder(tmp_path / "b", config)
-            assert "could take for ever" in refused(source, tmp_path / "runs")
+    """It is taken or refused; what it matches is told by a matcher that does not backtrack."""
+    for config in patterned(field, pattern):
+        source = adapter_folder(tmp_path / "a", config)
+        began = time.process_time()
+        with suppress(FtlabError):
+            bring_adapter(source, tmp_path / "runs")
+        assert time.process_time() - began < 2
+
+
+@pytest.mark.hostile("adapter configs")
+@pytest.mark.parametrize("pattern", BACK)
+@pytest.mark.parametrize("field", PATTERN_FIELDS)
+def test_a_pattern_that_cannot_be_matched_without_backtracking_is_refused(
+    tmp_path: Path, field: str, pattern: str
+) -> None:
+    for config in patterned(field, pattern):
+        source = adapter_folder(tmp_path / "a", config)
+        sentence = refused(source, tmp_path / "runs")
+        assert f"has a pattern in '{field}' that is not taken" in sentence
+        assert "name the layers in a list" in sentence
+        entries = {CONFIG_FILE: config, WEIGHTS_FILE: weights()}
+        assert refused(adapter_zip(tmp_path / "a.zip", entries), tmp_path / "runs") == sentence
+
+
+@pytest.mark.hostile("adapter configs")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer_kwargs": {"trust_remote_code": True}},
+        {"tokenizer_kwargs": {"a": {"trust_remote_code": 1}}},
+        {"tokenizer_kwargs": {"use_fast": False}},
+        {"trust_remote_code": True},
+        {"runtime_config": {"a": [{"trust_remote_code": True}]}},
+        {"model_kwargs": {"device_map": "auto"}},
+    ],
+)
+def test_an_adapter_that_says_how_to_load_other_files_is_refused(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    sentence = refused(adapter_folder(tmp_path / "a", config_bytes(**changes)), tmp_path / "runs")
+    assert "trust_remote_code" in sentence or "how to load other files" in sentence
 
 
 @pytest.mark.parametrize(
