@@ -12,7 +12,9 @@ import os
 import shutil
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ftlab.devices import AUTO, Device, resolve_device
 from ftlab.errors import FtlabError
@@ -21,6 +23,21 @@ from ftlab.runs.directory import RunDirectory
 from ftlab.runs.merging import MergeDirectory
 from ftlab.runs.process import start_time
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.watchdog import Signs, Watchdog
+
+PHASE_SECONDS = 7200.0
+"""Within which the base is loaded, merged or saved (140 GB at 20 MB/s), or a batch is evaluated."""
+
+
+@dataclass(frozen=True)
+class WatchedMerge(MergeDirectory):
+    """A merge whose every event is a sign of progress."""
+
+    watchdog: Signs
+
+    def report(self, event: dict[str, Any]) -> None:
+        self.watchdog.expect(PHASE_SECONDS)
+        super().report(event)
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +48,7 @@ def main(arguments: list[str]) -> int:
     if not _begin(merge):
         print("ftlab: nobody asked for this merge, or it was begun before.", file=sys.stderr)
         return 2
+    watchdog = Watchdog(lambda sentence: _give_up(merge, sentence))
     try:
         spec = merge.run.spec()
         device = device_of(spec.device)
@@ -41,14 +59,20 @@ def main(arguments: list[str]) -> int:
         if not turn.try_acquire():
             merge.report({"event": "phase", "phase": "wait"})
             turn.acquire()
-        _work(merge, device)
+        _work(WatchedMerge(merge.run, watchdog), device)
     except BaseException as error:
+        watchdog.rest()
         traceback.print_exc()
-        shutil.rmtree(merge.partial, ignore_errors=True)
-        merge.end("failed", _sentence(error))
+        _give_up(merge, _sentence(error))
         return 1
+    watchdog.rest()
     merge.end("done")
     return 0
+
+
+def _give_up(merge: MergeDirectory, sentence: str) -> None:
+    shutil.rmtree(merge.partial, ignore_errors=True)
+    merge.end("failed", sentence)
 
 
 def device_of(device_id: str) -> Device:
@@ -69,7 +93,8 @@ def _begin(merge: MergeDirectory) -> bool:
     return True
 
 
-def _work(merge: MergeDirectory, device: Device) -> None:
+def _work(merge: WatchedMerge, device: Device) -> None:
+    merge.watchdog.expect(PHASE_SECONDS)
     with lasting_imports():
         from ftlab.export.merge import merge_run
     merge_run(merge, device)

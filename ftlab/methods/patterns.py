@@ -88,6 +88,10 @@ class Pattern:
         """The first match within the name, or `None`."""
         return self._without_looks().search(name)
 
+    def sub(self, replacement: Any, name: str) -> str:
+        """The name with every match replaced, as `re.sub` does."""
+        return str(self._without_looks().sub(replacement, name))
+
     def _without_looks(self) -> Any:
         if self.after is not None:
             raise BadPattern(_LOOK_AROUND)

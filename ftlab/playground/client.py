@@ -29,6 +29,7 @@ from ftlab.playground.validation import validate_generate
 from ftlab.runs.control import control_folder
 from ftlab.runs.process import resident_bytes
 from ftlab.runs.spawn import python_environment
+from ftlab.runs.watchdog import STUCK_ENDS
 
 BUSY = "Another prompt is being answered; this one is next."
 STARTING = "Starting the worker …"
@@ -83,6 +84,8 @@ class _Worker:
 
     def how_it_ended(self) -> str:
         code = self.process.wait()
+        if code in STUCK_ENDS:
+            return "it showed no progress for minutes"
         if code == -9:
             return "killed, perhaps because memory ran out"
         return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
@@ -238,8 +241,9 @@ class PlaygroundClient:
         try:
             yield from self._ask(request)
         except _Ended as end:
-            # It had been idle and left just as it was asked; that is nobody's error.
-            if end.heard or end.worker.process.returncode != 0:
+            # It had been idle and left just as it was asked, or was stuck in an answer that had
+            # been left; neither is this request's error.
+            if end.heard or end.worker.process.returncode not in (0, *STUCK_ENDS):
                 raise
             yield from self._ask(request)
 

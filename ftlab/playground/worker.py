@@ -3,7 +3,8 @@
 Run as: python -m ftlab.playground.worker RUNS_FOLDER [--idle-seconds N]
 
 Requests come as JSON lines on stdin, updates go as JSON lines to stdout. It ends by itself when
-nothing was asked for a while, and at once when stdin closes: its memory is then given back.
+nothing was asked for a while, and at once when stdin closes: its memory is then given back. It also
+ends when an answer shows no progress, so that the next request is answered by another process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ftlab.errors import one_line
 from ftlab.locks import DeviceTurn, holding
 from ftlab.playground.giving_way import GiveWay, make_way
 from ftlab.playground.protocol import (
+    WAITING,
     FromWorker,
     GenerateRequest,
     PaneUpdate,
@@ -33,6 +35,7 @@ from ftlab.playground.protocol import (
     to_line,
 )
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.watchdog import Signs, Watchdog
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
@@ -40,13 +43,27 @@ if TYPE_CHECKING:
 IDLE_SECONDS = 300.0
 SECONDS_BETWEEN_LOOKS = 2.0
 
+LOADING_SECONDS = 1800.0
+"""Within which libraries and a base model are loaded: 30 GB from a disk at 17 MB/s."""
+
+ANSWER_SECONDS = 900.0
+"""Within which an adapter is put on, a prompt is read, or a token comes. A model of 7B reads 500
+tokens in that time at 8 billion operations a second, a fifth of what two old cores do."""
+
+LEFT_SECONDS = 60.0
+"""Within which the work on an answer stops that nobody waits for, unless a base is being loaded."""
+
 Write = Callable[[FromWorker], None]
 
 
 class Requests:
-    """Reads stdin in a thread of its own, so that a stop is heard while an answer is being made."""
+    """Reads stdin in a thread of its own, so that a stop is heard while an answer is being made.
 
-    def __init__(self) -> None:
+    `heard_stop` is called in that thread with the number of a request that is no longer wanted.
+    """
+
+    def __init__(self, heard_stop: Callable[[int], None] = lambda number: None) -> None:
+        self._heard_stop = heard_stop
         self._waiting: queue.Queue[ToWorker] = queue.Queue()
         self._stopped: set[int] = set()
         threading.Thread(target=self._read, daemon=True).start()
@@ -75,6 +92,7 @@ class Requests:
                 continue
             if message.request is None:
                 self._stopped.add(message.number)
+                self._heard_stop(message.number)
             else:
                 self._waiting.put(message)
         os._exit(0)  # nobody is left to read; an answer half-way is not worth its memory
@@ -111,13 +129,54 @@ class Engines:
         return self._engine
 
 
-def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> None:
+class Progress:
+    """What the watchdog expects of the answer under way, by what is done for it."""
+
+    def __init__(self, watchdog: Signs) -> None:
+        self.watchdog = watchdog
+        self._number: int | None = None
+        self._is_loading = False
+
+    def begin(self, number: int) -> None:
+        self._number = number
+
+    def load(self) -> None:
+        """Libraries or a base are loaded from here on."""
+        self._is_loading = True
+        self.watchdog.expect(LOADING_SECONDS)
+
+    def said(self, update: PaneUpdate) -> None:
+        """An update is a sign, and tells whether a base is being loaded."""
+        if update.kind == "status" and update.text != WAITING:
+            self.load()
+        else:
+            self._is_loading = False
+            self.watchdog.expect(ANSWER_SECONDS)
+
+    def end(self) -> None:
+        self._number = None
+        self.watchdog.rest()
+
+    def heard_stop(self, number: int) -> None:
+        """A request that was being answered is no longer wanted."""
+        if number == self._number and not self._is_loading:
+            self.watchdog.hurry(LEFT_SECONDS)
+
+
+def serve(
+    requests: Requests,
+    engines: Engines,
+    write: Write,
+    idle: float,
+    progress: Progress | None = None,
+) -> None:
     """Answers requests one after the other until none came for `idle` seconds.
 
     On a GPU it also ends while it is idle and a training run wants the memory that it holds, and
     once the GPU answers this process no more: the next request gets a new one.
     """
     left = idle
+    progress = progress or Progress(Signs())
     while left > 0:
         message = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
         if message is None:
@@ -128,8 +187,10 @@ def serve(requests: Requests, engines: Engines, write: Write, idle: float) -> No
             continue
         left = idle
         try:
-            _answer(message, requests, engines, write)
+            progress.begin(message.number)
+            _answer(message, requests, engines, write, progress)
         finally:
+            progress.end()
             write(FromWorker(message.number))
         if engines.is_loaded and not engines.engine().device_answers:
             return
@@ -144,7 +205,9 @@ def is_free(device: Device) -> bool:
     return True
 
 
-def _answer(message: ToWorker, requests: Requests, engines: Engines, write: Write) -> None:
+def _answer(
+    message: ToWorker, requests: Requests, engines: Engines, write: Write, progress: Progress
+) -> None:
     number, request = message.number, message.request
     assert request is not None
     ended: set[int] = set()
@@ -160,7 +223,7 @@ def _answer(message: ToWorker, requests: Requests, engines: Engines, write: Writ
                 send(PaneUpdate(pane, kind, text))
 
     try:
-        while not _answered(engines, request, send, say, lambda: requests.check(number)):
+        while not _answered(engines, request, send, say, lambda: requests.check(number), progress):
             pass  # torch cannot use the device whose turn was waited for
     except Stopped:
         pass
@@ -175,6 +238,7 @@ def _answered(
     send: Callable[[PaneUpdate], None],
     say: Callable[[UpdateKind, str], None],
     check: Callable[[], None],
+    progress: Progress,
 ) -> bool:
     """Answers when it is the playground's turn on the device; `False` if it is the wrong device."""
     device = engines.device
@@ -185,6 +249,7 @@ def _answered(
     def while_waiting() -> None:
         nonlocal said
         check()
+        progress.watchdog.rest()
         if not said:
             said = True
             if device.memory_must_be_given_back and engines.is_loaded:
@@ -198,18 +263,25 @@ def _answered(
         nonlocal said
         turn.give_way(while_waiting)
         said = False
+        progress.load()
+
+    def tell(update: PaneUpdate) -> None:
+        progress.said(update)
+        send(update)
 
     def between_tokens() -> float | GiveWay:
         check()
+        progress.watchdog.sign()
         return make_way(turn, device, give_way)
 
     with holding(turn, while_waiting):
         said = False
+        progress.load()
         engine = engines.engine()
         if engines.device != device:
             return False
         try:
-            engine.answer(request, send, between_tokens)
+            engine.answer(request, tell, between_tokens)
         except Stopped:
             stopped = True  # not passed on from here: its traceback would keep the lanes
         if device.memory_must_be_given_back and turn.is_wanted():
@@ -225,10 +297,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
     options = parser.parse_args(arguments)
     write = _writer()
-    requests = Requests()
+    progress = Progress(Watchdog())
+    requests = Requests(progress.heard_stop)
     device = resolve_device("auto")
     prepare_for_libraries(device.id)
-    serve(requests, Engines(options.runs_folder, device), write, options.idle_seconds)
+    serve(requests, Engines(options.runs_folder, device), write, options.idle_seconds, progress)
     return 0
 
 

@@ -117,10 +117,15 @@ def _ask(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
     ]
 
 
+def seconds_for(configs: int) -> int:
+    """How long the answer on so many configurations is waited for."""
+    return SECONDS + SECONDS_EACH * configs
+
+
 @lru_cache(maxsize=64)
 def _answer(question: str, changed_at: int) -> str:
     """The helper's answer; `changed_at` makes it a new question where the model was changed."""
-    seconds = SECONDS + SECONDS_EACH * len(json.loads(question)["configs"])
+    seconds = seconds_for(len(json.loads(question)["configs"]))
     try:
         done = subprocess.run(
             [sys.executable, "-m", MODULE],

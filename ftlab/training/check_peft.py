@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.runs.peft_check import seconds_for
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.watchdog import Watchdog
 from ftlab.system import status_bytes
 
 TRIAL_PARAMETERS = 150_000_000
@@ -62,6 +64,7 @@ def main() -> int:
     answer_file = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print as they like
     question = json.load(sys.stdin)
+    Watchdog().expect(2 * seconds_for(len(question["configs"])))  # whoever asked gives up before
     prepare_for_libraries("cpu")
     os.environ["HF_HUB_OFFLINE"] = "1"
     with lasting_imports():

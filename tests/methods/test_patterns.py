@@ -58,6 +58,12 @@ def test_the_groups_of_a_match_are_those_of_re() -> None:
         assert (ours and ours.group(0)) == (theirs and theirs.group(0))
 
 
+def test_a_match_is_replaced_as_re_does() -> None:
+    text = r"[^.]+\.base_layer\."
+    for name in (*LAYERS, "model.q_proj.base_layer.weight", "a.base_layer.b.base_layer.c"):
+        assert compiled(text).sub("", name) == re.sub(text, "", name)
+
+
 SLOW_WITH_RE = [
     ".?" * 45 + "Z", "((.+)+)+Z", "(.|.)" * 30 + "Z", "(a+)+$", "(a|a)*b", "(.*)*x", "(x+x+)+y",
     "^(([a-z])+.)+[A-Z]([a-z])+$", "(?:.*?){40}$", ".*" * 500 + "x", "(?!.*Z)" + ".?" * 10 + "Z",

@@ -34,15 +34,19 @@ from ftlab.playground.grid.record import (
     GridResult,
 )
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Stopped
-from ftlab.playground.worker import Engines
+from ftlab.playground.worker import LOADING_SECONDS, Engines
 from ftlab.runs.process import start_time
 from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.runs.watchdog import Signs, Watchdog
 
 if TYPE_CHECKING:
     from ftlab.playground.held_out import AnswerScore
 
 ROWS = 24
 """Rows of one portion, prompts times panes: enough to fill a batch, few enough for memory."""
+
+PORTION_SECONDS = 7200.0
+"""Within which a portion's prompts are read, or a token comes in each of its answers."""
 
 WAITING_FOR_DEVICE = "Waiting for a training run or a prompt."
 WAITING_FOR_GRID = "Waiting for another prompt grid."
@@ -114,9 +118,14 @@ class GridJob:
     """Answers a grid on an engine and writes each cell as it is done."""
 
     def __init__(
-        self, grid: GridDirectory, engines: GridEngines, score: ScoreAnswer | None = None
+        self,
+        grid: GridDirectory,
+        engines: GridEngines,
+        score: ScoreAnswer | None = None,
+        watchdog: Signs | None = None,
     ) -> None:
         self._grid = grid
+        self._watchdog = watchdog or Signs()
         self._request = grid.request()
         self._engines = engines
         self._score = score
@@ -198,9 +207,11 @@ class GridJob:
 
     def _take(self, prompt: int, update: PaneUpdate) -> None:
         if update.kind != "status" or update.text == WAITING:
+            self._watchdog.expect(PORTION_SECONDS)
             self._loading = ""
             self._working.start()
         else:  # the base is downloaded or loaded, for the first time or again
+            self._watchdog.expect(LOADING_SECONDS)
             self._loading = update.text
             self._working.pause()
         try:
@@ -251,6 +262,7 @@ class GridJob:
     def _check(self, turn: DeviceTurn) -> float | GiveWay:
         """Between tokens: lets others go first. Raises `Stopped` at the person's wish."""
         self._stop_if_told()
+        self._watchdog.sign()
         return make_way(turn, self._engines.device, partial(self._give_way, turn))
 
     def _give_way(self, turn: DeviceTurn) -> None:
@@ -259,6 +271,7 @@ class GridJob:
 
     def _wait(self, sentence: str) -> None:
         self._stop_if_told()
+        self._watchdog.rest()
         if sentence == self._waiting:
             return
         if not self._waiting:
@@ -268,6 +281,7 @@ class GridJob:
         self._tell()
 
     def _go_on(self) -> None:
+        self._watchdog.expect(LOADING_SECONDS)
         if self._waiting:
             self._waited.pause()
             self._working.resume()
@@ -337,7 +351,9 @@ def main(arguments: list[str]) -> int:
     device = resolve_device("auto")
     prepare_for_libraries(device.id)
     engines = Engines(grid.runs_folder, device)
-    result = GridJob(grid, engines, held_out_scores(request)).run()
+    watchdog = Watchdog(lambda sentence: grid.write_result(GridResult("failed", sentence)))
+    result = GridJob(grid, engines, held_out_scores(request), watchdog).run()
+    watchdog.rest()
     grid.write_result(result)
     return 0 if result.status == "done" else 1
 

@@ -1,0 +1,61 @@
+"""The playground's worker with an engine that never gives an answer; the prompt says how.
+
+Run as: python stuck_worker.py RUNS_FOLDER
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ftlab.devices import resolve_device
+from ftlab.playground import worker
+from ftlab.playground.protocol import LOADING, GenerateRequest, PaneUpdate
+from ftlab.runs import watchdog
+
+worker.LOADING_SECONDS, worker.ANSWER_SECONDS, worker.LEFT_SECONDS = 3.0, 1.0, 0.5
+watchdog._GRACE_SECONDS = 0.5
+watchdog._SECONDS_BETWEEN_LOOKS = 0.05
+
+
+class StuckEngine:
+    device_answers = True
+
+    def answer(
+        self, request: GenerateRequest, send: Callable[[PaneUpdate], None], check: Callable
+    ) -> None:
+        send(PaneUpdate(0, "status", LOADING))
+        if request.prompt == "slow to load":
+            time.sleep(1.5)
+        send(PaneUpdate(0, "text", "be"))
+        if request.prompt == "asleep":
+            time.sleep(60)
+        if request.prompt == "left":
+            time.sleep(0.8)
+        if request.prompt == "in C code":
+            re.fullmatch(".?" * 45 + "Z", "a" * 60)
+        if request.prompt == "slow":
+            for _ in range(20):
+                time.sleep(0.1)
+                check()
+        send(PaneUpdate(0, "done", f"{request.prompt} is done"))
+
+
+class StuckEngines:
+    is_loaded = False
+
+    def __init__(self) -> None:
+        self.device = resolve_device("cpu")
+
+    def engine(self) -> StuckEngine:
+        return StuckEngine()
+
+
+engines: Any = StuckEngines()
+worker.Engines = lambda *_: engines  # type: ignore[assignment, misc]
+if __name__ == "__main__":
+    sys.exit(worker.main([str(Path(sys.argv[1]))]))

@@ -1,0 +1,71 @@
+"""An answer that does not come: its worker is ended, the reader told, and the next one let in."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.protocol import GenerateRequest, PaneUpdate
+
+WORKER = str(Path(__file__).with_name("stuck_worker.py"))
+
+
+@pytest.fixture
+def client(runs_folder: Path) -> Iterator[PlaygroundClient]:
+    client = PlaygroundClient(runs_folder, [sys.executable, WORKER, str(runs_folder)])
+    yield client
+    client.close()
+
+
+def last(client: PlaygroundClient, prompt: str) -> PaneUpdate:
+    return list(client.generate(GenerateRequest(("base",), prompt)))[-1]
+
+
+@pytest.mark.fault("answer that hangs")
+@pytest.mark.parametrize("prompt", ["asleep", "in C code"])
+def test_an_answer_without_progress_is_ended_and_the_next_one_is_answered(
+    client: PlaygroundClient, prompt: str
+) -> None:
+    began = time.monotonic()
+    said = last(client, prompt)
+    assert said.kind == "error"
+    assert "(it showed no progress for minutes)" in said.text
+    assert "a new one has been started, so send the prompt again" in said.text
+    assert time.monotonic() - began < 20
+    assert last(client, "hello").text == "hello is done"
+    log = client.log_file.read_text(encoding="utf-8")
+    assert "stuck_worker.py" in log, "the traceback"
+    if prompt == "asleep":
+        assert "It showed no progress for 1 seconds and was ended." in log
+
+
+@pytest.mark.parametrize("prompt", ["slow", "slow to load"])
+def test_an_answer_that_goes_on_is_left_alone_however_long_it_takes(
+    client: PlaygroundClient, prompt: str
+) -> None:
+    assert last(client, prompt).text == f"{prompt} is done"
+
+
+@pytest.mark.fault("answer that hangs after its reader has left")
+def test_who_comes_after_a_reader_that_left_is_answered_soon(client: PlaygroundClient) -> None:
+    updates = client.generate(GenerateRequest(("base",), "asleep"))
+    assert next(update for update in updates if update.kind == "text")
+    updates.close()
+    assert last(client, "hello").text == "hello is done"
+
+
+def test_a_worker_whose_turn_has_not_come_waits_as_long_as_it_takes(
+    client: PlaygroundClient, runs_folder: Path
+) -> None:
+    from ftlab.locks import DeviceTurn
+
+    training = DeviceTurn("cpu")
+    assert training.try_acquire()
+    threading.Timer(5, training.release).start()
+    assert last(client, "hello").text == "hello is done"
