@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.methods.peft_matching import match_without_backtracking
 from tests import promises
 from tests.tiny import make_tiny_model
 
@@ -21,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
+    match_without_backtracking()  # as in every worker
     promises.start(config)
 
 

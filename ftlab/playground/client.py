@@ -26,12 +26,13 @@ from ftlab.playground.protocol import (
     to_line,
 )
 from ftlab.playground.validation import validate_generate
+from ftlab.playground.visitors import VisitorTurns
 from ftlab.runs.control import control_folder
 from ftlab.runs.process import resident_bytes
 from ftlab.runs.spawn import python_environment
 from ftlab.runs.watchdog import STUCK_ENDS
 
-BUSY = "Another prompt is being answered; this one is next."
+BUSY = "Another prompt is being answered; visitors take turns, and this one waits for its own."
 STARTING = "Starting the worker …"
 SECONDS_BETWEEN_SIGNS = 1.0
 """A silent wait is broken that often, so that a reader who has gone is noticed."""
@@ -118,8 +119,8 @@ class _Ended(Exception):
 class PlaygroundClient:
     """Asks one worker process, started on first use; safe to use from several threads.
 
-    One request is answered at a time; the others wait for their turn. `command` replaces the
-    worker's command line (for tests); `access` says what base models its visitors may name.
+    One request is answered at a time; visitors take turns. `command` replaces the worker's command
+    line (for tests); `access` says what base models its visitors may name.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class PlaygroundClient:
             "--idle-seconds",
             str(idle_seconds),
         ]  # fmt: skip
-        self._turn = threading.Lock()
+        self._turns = VisitorTurns()
         self._numbers = itertools.count(1)
         self._worker: _Worker | None = None
 
@@ -155,13 +156,16 @@ class PlaygroundClient:
         worker = self._worker
         return resident_bytes(worker.process.pid) or None if worker and worker.is_alive else None
 
-    def generate(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
+    def generate(
+        self, request: GenerateRequest, visitor: str = ""
+    ) -> Generator[PaneUpdate, None, None]:
         """Streams updates until every pane had its "done" or "error".
 
+        `visitor` tells people apart who wait: one with many prompts lets the others in between.
         Closing the iterator early stops the answer. Raises `InvalidRequest` here and now, before
         anything is started, for a wrong form; what is wrong with one pane is said in that pane.
         """
-        return self._stream(request, self._line_up(request).problems)
+        return self._stream(request, self._line_up(request).problems, visitor)
 
     def generate_all(
         self, request: GenerateRequest, tell: Callable[[str], None] = lambda status: None
@@ -196,16 +200,22 @@ class PlaygroundClient:
         return line_up(request.panes, request.model, self.runs_folder)
 
     def _stream(
-        self, request: GenerateRequest, problems: Mapping[int, str]
+        self, request: GenerateRequest, problems: Mapping[int, str], visitor: str = ""
     ) -> Generator[PaneUpdate, None, None]:
         for pane, problem in problems.items():
             yield PaneUpdate(pane, "error", problem)
         panes = [pane for pane in range(len(request.panes)) if pane not in problems]
         if not panes:
             return
-        while not self._turn.acquire(timeout=SECONDS_BETWEEN_SIGNS):
-            for pane in panes:
-                yield PaneUpdate(pane, "status", BUSY)
+        with self._turns.line(visitor) as place:
+            while not place.has_come(SECONDS_BETWEEN_SIGNS):
+                for pane in panes:
+                    yield PaneUpdate(pane, "status", BUSY)
+            yield from self._stream_in_turn(request, problems, panes)
+
+    def _stream_in_turn(
+        self, request: GenerateRequest, problems: Mapping[int, str], panes: Sequence[int]
+    ) -> Generator[PaneUpdate, None, None]:
         unfinished = set(panes)
         try:
             with closing(self._answers(request)) as updates:
@@ -225,8 +235,6 @@ class PlaygroundClient:
             )
         except OSError as error:
             sentence = f"The playground's worker could not be started ({error.strerror})."
-        finally:
-            self._turn.release()
         for pane in sorted(unfinished):
             yield PaneUpdate(pane, "error", sentence)
 

@@ -123,6 +123,30 @@ def test_a_second_reader_waits_for_its_turn(
     assert seen[-1].startswith("second")
 
 
+def test_a_visitor_s_second_prompt_waits_for_the_first_of_another(
+    client: PlaygroundClient,
+) -> None:
+    first = client.generate(ask("slow"), "ann")
+    next(first)
+    answered: list[str] = []
+
+    def read(prompt: str, visitor: str) -> None:
+        answered.append(list(client.generate(ask(prompt), visitor))[-1].text.split()[0])
+
+    readers = [
+        threading.Thread(target=read, args=asked)
+        for asked in (("again", "ann"), ("once-more", "ann"), ("other", "bob"))
+    ]
+    for number, reader in enumerate(readers, 2):
+        reader.start()
+        while len(client._turns._asked) < number:
+            time.sleep(0.001)
+    first.close()
+    for reader in readers:
+        reader.join(10)
+    assert answered == ["other", "again", "once-more"]
+
+
 def test_close_ends_the_process_even_in_an_answer(client: PlaygroundClient) -> None:
     pid = pid_of(finals(client, "hello")[0][1])
     updates = client.generate(ask("slow"))

@@ -135,6 +135,7 @@ def ask(
     client: PlaygroundClient,
     held_out: HeldOut,
     blind_seed: int | None = None,
+    visitor: str = "",
 ) -> Iterator[Session]:
     """Streams the answers into the session's panes; yields it after each change worth showing.
 
@@ -147,7 +148,7 @@ def ask(
     request = replace(request, panes=tuple(names), histories=histories if any(histories) else ())
     session.errors = ()
     try:
-        updates = client.generate(request)
+        updates = client.generate(request, visitor)
     except InvalidRequest as error:
         session.errors = error.errors
         yield session

@@ -244,6 +244,7 @@ def _wire_asking(
         return blind_vote.sheet_updates(session, context.runs_folder)
 
     def answer(
+        request: gr.Request,
         session: Session,
         prompt: str,
         mode: str,
@@ -256,10 +257,13 @@ def _wire_asking(
         chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
         choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
         judge_bases(session, model)
-        request = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        prompted = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
         seed = secrets.randbits(32) if blind else None
         last: list[Any] = [None] * len(screen)
-        answers = ask(session, request, mode == CHAT, context.playground, context.held_out, seed)
+        answers = ask(
+            session, prompted, mode == CHAT, context.playground, context.held_out, seed,
+            visitor=_visitor(request),
+        )  # fmt: skip
         for now in answers:
             new = [*_errors(now), *_shown(now), *sheet(now)]
             yield [gr.skip() if a == b else a for a, b in zip(new, last, strict=True)]
@@ -399,3 +403,8 @@ def _errors(session: Session) -> list[str]:
         errors_of(errors, *SETTINGS, "mode"),
         errors_of(errors, "panes", "model", "histories"),
     ]
+
+
+def _visitor(request: gr.Request) -> str:
+    """Who asks, so that visitors take turns: the name of the login, or else the address."""
+    return str(request.username or getattr(request.client, "host", ""))

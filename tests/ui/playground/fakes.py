@@ -65,7 +65,9 @@ class ScriptedClient(PlaygroundClient):
         self.before: Callable[[int], object] = lambda number: None
         self._updates = updates
 
-    def generate(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
+    def generate(
+        self, request: GenerateRequest, visitor: str = ""
+    ) -> Generator[PaneUpdate, None, None]:
         errors = validate_generate(request)
         if errors:
             raise InvalidRequest(errors)
