@@ -20,9 +20,9 @@ from ftlab.methods.peft_rules import leaves, shown
 MAX_CHARACTERS = 20_000
 """Of one pattern. The names of all attention layers of a large model have 10,000."""
 
-MAX_PROGRAM = 10_000
-"""Instructions of all patterns of a configuration together; one that people write has some 300.
-The worst so large takes 20 ms a name."""
+MAX_PROGRAM = 5_000
+"""Instructions of all patterns of a configuration together; one that people write has some 300,
+and one that writes out every layer of a large model 4,000. The worst so large took 5 ms a name."""
 
 MAX_STRINGS = 5_000
 """Of one field, since PEFT matches each with every layer. `target_modules` may be a list of all
@@ -30,7 +30,7 @@ experts, which are names that PEFT only compares."""
 
 WAY_OUT = "name the layers in a list"
 
-_MEMORY_BYTES = 1 << 18
+_MEMORY_BYTES = 2 << 20  # RE2 keeps its states there; with less it is 300 times as slow
 _LOOK_FACTOR = 30  # a pattern with a look-around is run from every place of a name
 _FREE_TEXT = frozenset({
     "base_model_name_or_path", "revision", "tokenizer_name_or_path", "peft_version",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ftlab.errors import FtlabError
 from ftlab.methods.by_hand import canonical_config
 from ftlab.methods.patterns import MAX_STRINGS, BadPattern, compiled, wrong_pattern
+from ftlab.methods.peft_rules import foreign_part
 
 LAYERS = [
     f"{start}layers.{number}.{name}"
@@ -50,6 +53,18 @@ def test_what_people_write_matches_the_layers_that_re_matches(text: str) -> None
     assert found
 
 
+def test_every_configuration_of_pefts_own_comparison_is_taken() -> None:
+    data = Path(__file__).parents[1] / "prediction" / "data"
+    configs = [
+        json.loads(row["peft_config"])
+        for path in sorted(data.glob("peft_metamathqa_*.csv"))
+        for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        if row["peft_config"]
+    ]
+    assert len(configs) > 55
+    assert {(wrong_pattern(config), foreign_part(config)) for config in configs} == {("", "")}
+
+
 def test_the_groups_of_a_match_are_those_of_re() -> None:
     text = r".*?\.[^.]*\.(?P<idx>\d+)\."
     for name in LAYERS:
@@ -77,7 +92,7 @@ def test_a_pattern_that_re_would_run_for_years_is_through_a_model_in_a_moment(te
     began = time.process_time()
     for name in LAYERS:
         compiled(text).fullmatch(name + "a" * 40)
-    assert time.process_time() - began < 1.5
+    assert time.process_time() - began < 3
 
 
 NOT_TAKEN = {
@@ -97,7 +112,6 @@ NOT_TAKEN = {
     "*.q_proj": "no regular expression",
     "a" * 20_001: "20,001 characters",
     "\ud800": "no regular expression",
-    "(?:.?){1000}|(?:.?){999}": "repeats too much",
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -197,3 +199,27 @@ def test_a_broken_adapter_is_said_in_its_pane_and_the_others_go_on(
     assert part in found[1].text
     assert "\n" not in found[1].text
     assert [found[0].text, found[2].text] == alone
+
+
+@pytest.mark.hostile("patterns of layers")
+@pytest.mark.parametrize("pattern", [".?" * 45 + "Z", "((.+)+)+Z", "(.|.)" * 30 + "Z"])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("lora", "target_modules"), ("lora", "exclude_modules"), ("lora", "rank_pattern"),
+        ("lora", "alpha_pattern"), ("lora", "modules_to_save"), ("ia3", "feedforward_modules"),
+        ("lora", "layers_pattern"), ("lora", "target_parameters"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_re_would_run_for_years_is_through_in_a_moment(
+    kind: str, field: str, pattern: str, engine: Engine, add_adapter: AddAdapter
+) -> None:
+    adapter = add_adapter(kind)
+    value: object = {pattern: 2} if field in ("rank_pattern", "alpha_pattern") else pattern
+    edit_config(adapter, **{field: [value] if field == "modules_to_save" else value})
+    if field == "layers_pattern":
+        edit_config(adapter, layers_to_transform=[0], target_modules=["q_proj"])
+    began = time.process_time()
+    with suppress(FtlabError):
+        worn(engine, adapter.name)
+    assert time.process_time() - began < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,23 @@ def test_a_size_without_end_asks_for_too_much_memory(
 
     monkeypatch.setattr(check_peft, "_train_save_and_answer", out_of_memory)
     assert "LORA asks for more memory than a check may take (4 GB)" in asked("LORA").error
+
+
+@pytest.mark.hostile("patterns of layers")
+@pytest.mark.parametrize("pattern", [".?" * 45 + "Z", "((.+)+)+Z", "(.|.)" * 30 + "Z"])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        ("LORA", "target_modules"), ("LORA", "exclude_modules"), ("LORA", "rank_pattern"),
+        ("LORA", "modules_to_save"), ("IA3", "feedforward_modules"), ("OSF", "rank_pattern"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_re_would_run_for_years_is_through_in_a_moment(
+    kind: str, field: str, pattern: str, asked: Any
+) -> None:
+    value: Any = {pattern: 2} if field == "rank_pattern" else pattern
+    value = [pattern] if field == "modules_to_save" else value
+    began = time.process_time()
+    given = {"target_modules": ["q_proj"], field: value}
+    asked(kind, **(given | ({"target_modules": ".*proj"} if kind == "IA3" else {})))
+    assert time.process_time() - began < 10  # a step of training and its answer with it
