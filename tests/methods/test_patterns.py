@@ -40,6 +40,7 @@ HONEST = [
     r"model\.layers\.(?:[0-9]|1[0-5])\.self_attn\.[qv]_proj",
     "model.layers.1.mlp.down_proj",
     r".*\.[^.]*\.(?P<idx>\d+)\..*",
+    r"(.*\.)?(self_attn.q_proj)$",
     r"(?i).*Q_PROJ",
     "|".join(f"model.layers.{i}.self_attn.{n}_proj" for i in range(80) for n in "qkvo"),
 ]
