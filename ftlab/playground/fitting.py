@@ -1,8 +1,8 @@
 """Whether an adapter's tensors fit a base model: both by names and sizes alone, without torch.
 
 What is compared is what PEFT would do with them: the layers that the configuration names, the
-tensors that the weights hold for each, and their shapes. Patterns are not run here, since one may
-take long over all names; what they match is seen when the adapter is put on.
+tensors that the weights hold for each, and their shapes. Patterns are not run here: the names that
+they are meant for are those of the loaded model, which some files spell in another way.
 """
 
 from __future__ import annotations
