@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +20,7 @@ from ftlab.playground.grid.record import Cell, GridDirectory, GridProcess, GridR
 from ftlab.playground.grid.worker import ROWS, GridJob, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
 from ftlab.playground.protocol import PaneUpdate
+from ftlab.runs.watchdog import STUCK_STATUS
 from tests.playground.grid.fakes import (
     CPU,
     RUN,
@@ -324,3 +328,48 @@ def test_a_cancel_ends_a_process_that_hears_nothing(
     worker._end_when_stuck(grid)
     assert ended == [1]
     assert grid.status() == "cancelled"
+
+
+STUCK = """
+import sys, time
+from tests.playground.grid.fakes import FakeEngine, FakeEngines
+from ftlab.playground.grid import worker
+from ftlab.playground.protocol import WAITING, PaneUpdate
+worker.PORTION_SECONDS = 0.5
+
+class Stuck(FakeEngine):
+    def answer_each(self, request, prompts, send, check):
+        send(0, PaneUpdate(0, "status", WAITING))
+        time.sleep(60)
+
+worker.Engines = lambda *_: FakeEngines(Stuck())
+sys.exit(worker.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.fault("prompt grid that hangs")
+def test_a_grid_without_progress_fails_with_a_sentence_and_gives_the_device_back(
+    tmp_path: Path,
+) -> None:
+    grid = make_grid(tmp_path)
+    command = [sys.executable, "-c", STUCK, str(grid.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == STUCK_STATUS, done.stderr
+    result = grid.result()
+    assert result is not None
+    assert (grid.status(), result.reason) == (
+        "failed",
+        "It showed no progress for 0 seconds and was ended.",
+    )
+    assert DeviceTurn(CPU.id).try_acquire()
+
+
+def test_a_grid_that_waits_for_the_device_is_not_watched(tmp_path: Path) -> None:
+    holder = DeviceTurn(CPU.id)
+    assert holder.try_acquire()
+    said: list[str] = []
+    dog = Mock()
+    dog.rest.side_effect = lambda: (said.append("rest"), holder.release())
+    dog.expect.side_effect = lambda seconds: said.append("expect")
+    GridJob(make_grid(tmp_path), FakeEngines(FakeEngine()), watchdog=dog).run()
+    assert said[:2] == ["rest", "expect"]
