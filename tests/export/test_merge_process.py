@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from ftlab.runs.merging import MERGE_OPEN, MergeDirectory, MergeRecord
 from ftlab.runs.process import is_alive
 from ftlab.runs.removal import remove_runs
 from ftlab.runs.store import Run, read_run
+from ftlab.runs.watchdog import STUCK_STATUS
 from tests.export.conftest import Train
 from tests.fakes import DEAD_PID, make_run
 
@@ -128,3 +131,33 @@ def test_a_target_must_be_new_or_empty(tmp_path: Path) -> None:
         checked_target(tmp_path / "no" / "where")
     (tmp_path / "empty").mkdir()
     assert checked_target(tmp_path / "empty") == tmp_path / "empty"
+
+
+STUCK = """
+import sys, time
+from ftlab.export import merge_worker
+merge_worker.PHASE_SECONDS = 0.5
+
+def stuck(merge, device):
+    merge.partial.mkdir()
+    merge.report({"event": "phase", "phase": "save"})
+    time.sleep(60)
+
+merge_worker._work = stuck
+sys.exit(merge_worker.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.fault("merge that hangs")
+def test_a_merge_without_progress_fails_with_a_sentence_and_leaves_nothing_half(
+    tmp_path: Path,
+) -> None:
+    merge = MergeDirectory(with_adapter(tmp_path).directory)
+    merge.folder.mkdir()
+    merge.write_request(merge.run.merged)
+    command = [sys.executable, "-c", STUCK, str(merge.run.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == STUCK_STATUS, done.stderr
+    assert merge.status() == "failed"
+    assert merge.reason == "It showed no progress for 0 seconds and was ended."
+    assert not merge.partial.exists()
