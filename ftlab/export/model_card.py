@@ -16,7 +16,7 @@ from ftlab import __version__, units
 from ftlab.errors import FtlabError
 from ftlab.export.runs import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
 from ftlab.models.bundled import QUALITY_NOTE
-from ftlab.models.reference import BUNDLED_ID, is_hub_id
+from ftlab.models.reference import BUNDLED_ID, is_hub_id, is_owned_hub_id
 from ftlab.runs.merging import MergeRecord
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import machine_path
@@ -26,7 +26,6 @@ from ftlab.runs.spec import RunSpec
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run
-from ftlab.tasks.hub import is_dataset_id
 from ftlab.words import plural
 
 LICENCES = {BUNDLED_ID: "apache-2.0"}
@@ -87,7 +86,7 @@ def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
     licence = LICENCES.get(public_model(spec.model))
     if licence is not None:
         facts["license"] = licence
-    if spec.task.kind == "hub" and is_dataset_id(spec.task.id):
+    if spec.task.kind == "hub" and is_owned_hub_id(spec.task.id):
         facts["datasets"] = [spec.task.id]
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
 
@@ -232,7 +231,7 @@ def _data(run: Run) -> str:
     where = {
         "bundled": f"{name}, made by ftlab's own seeded generator (seed {task.seed}).",
         "file": f"The file {name}, the trainer's own; it is not part of this folder.",
-        "hub": f"The data set {link if is_dataset_id(task.id) else name}.",
+        "hub": f"The data set {link if is_owned_hub_id(task.id) else name}.",
     }[task.kind]
     digest = facts.get("data_hash")
     told = f" SHA-256 of all examples in order: `{_plain(digest)}`." if digest else ""

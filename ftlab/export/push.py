@@ -7,16 +7,15 @@ and taken out of whatever an error says.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.export.bundle import Bundle, laid_out
+from ftlab.models.reference import is_owned_hub_id
 
 TOKEN = "HF_TOKEN"
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 class HubApi(Protocol):
@@ -49,7 +48,7 @@ def token_of(environment: Mapping[str, str] = os.environ) -> str:
 
 def check_repo(repo: str) -> str:
     """The name; raises `FtlabError` unless it is OWNER/NAME."""
-    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+    if not is_owned_hub_id(repo):
         raise FtlabError(f"'{repo[:120]}' is no repository; write OWNER/NAME.")
     return repo
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +13,6 @@ BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The public id of the bundled model: what an adapter's config names, never a cache path."""
 
 BUNDLED_LABEL = "SmolLM2-135M-Instruct (bundled)"
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,23 @@ def parse_model(text: str) -> ModelReference:
 
 
 def is_hub_id(name: str) -> bool:
-    return bool(_HUB_ID.fullmatch(name)) and ".." not in name
+    """Whether the Hub can have a repository of that name, of a model or of data.
+
+    The library's own rule, which the names of its cache folders ("models--a--b") break.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def is_owned_hub_id(name: str) -> bool:
+    """Whether the name is a Hub id of the form "owner/name"."""
+    return "/" in name and is_hub_id(name)
 
 
 def parse_hub_id(name: str) -> str:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.models.reference import is_owned_hub_id
 
 MAX_HUB_ROWS = 20_000
-_DATASET_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
-
-
-def is_dataset_id(dataset_id: str) -> bool:
-    """Whether the text can be a data set's id, "owner/name".
-
-    A bare name is refused: `datasets` has file readers under such names, one of them for pickles.
-    """
-    return bool(_DATASET_ID.fullmatch(dataset_id)) and ".." not in dataset_id
 
 
 def load_hub_rows(
@@ -25,9 +16,12 @@ def load_hub_rows(
 ) -> list[dict[str, Any]]:
     """The first `limit` rows of a split ("train" where None); no code of the data set runs.
 
+    An id without an owner is refused: `datasets` has file readers under such names, one of them for
+    pickles.
+
     Raises FtlabError where the id is malformed or the data set cannot be reached or read.
     """
-    if not is_dataset_id(dataset_id):
+    if not is_owned_hub_id(dataset_id):
         raise FtlabError(f"'{dataset_id[:120]}' is no data set id; write it as owner/name.")
     if Path(dataset_id).exists():
         # `datasets` would read this folder instead.

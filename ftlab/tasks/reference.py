@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from ftlab.errors import FieldError, FtlabError
+from ftlab.models.reference import is_owned_hub_id
 from ftlab.reading import person_path
 from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
 from ftlab.tasks.files import EXTENSIONS, check_file, columns_of, list_columns, read_rows
-from ftlab.tasks.hub import is_dataset_id, load_hub_rows
+from ftlab.tasks.hub import load_hub_rows
 from ftlab.tasks.metrics import TEXT_METRICS, get_text_metric
 from ftlab.tasks.names import unknown_name
 from ftlab.tasks.registry import TASKS, get_task
@@ -74,7 +75,7 @@ def _problem_of_id(reference: TaskReference) -> str | None:
         known = reference.id in TASKS
         return None if known else unknown_name("task", reference.id, TASKS)
     if reference.kind == "hub":
-        fits = is_dataset_id(reference.id)
+        fits = is_owned_hub_id(reference.id)
         return None if fits else f"'{reference.id[:120]}' is no data set id; write owner/name."
     try:
         check_file(person_path(reference.id))

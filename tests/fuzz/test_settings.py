@@ -18,13 +18,12 @@ from ftlab.methods.peft_variants import read_variants
 from ftlab.methods.registry import METHODS
 from ftlab.methods.shape import shape_from
 from ftlab.methods.variant import apply_settings, format_variant, parse_variant, validate_variant
-from ftlab.models.reference import model_label, parse_model
+from ftlab.models.reference import is_owned_hub_id, model_label, parse_model
 from ftlab.models.resolve import describe_shape
 from ftlab.playground.adapter_config import check_config, public_name
 from ftlab.prediction.adapters import adapter_from
 from ftlab.prediction.source import find_config
 from ftlab.runs.annotations import parse_tags
-from ftlab.tasks.hub import is_dataset_id
 from ftlab.ui.experiment.request import read_form
 from ftlab.ui.plan.request import curve_questions, read_plan
 from tests.fuzz.conftest import Fuzz
@@ -108,7 +107,7 @@ def test_a_model_s_name_is_a_reference_or_a_sentence(fuzz: Fuzz) -> None:
     names = texts() | texts(12).map("/{}".format) | texts(12).map("a/{}".format)
     fuzz(names, parse_model, 200)
     fuzz(names, model_label, 100)
-    fuzz(names, is_dataset_id, 100)
+    fuzz(names, is_owned_hub_id, 100)
     fuzz(names, parse_tags, 100)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.export.push import check_repo
+from ftlab.models.reference import BUNDLED_ID, is_owned_hub_id, parse_model
 from ftlab.models.resolve import describe_shape, resolve_model
+from ftlab.tasks.hub import load_hub_rows
 
 
 @pytest.mark.parametrize("name", ["bundled", BUNDLED_ID, " SmolLM2-135M-Instruct "])
@@ -46,6 +48,34 @@ def test_a_model_that_brings_its_own_code_is_refused(tiny_model: Path, tmp_path:
 def test_what_names_no_model_is_refused_with_the_ways_there_are(name: str) -> None:
     with pytest.raises(FtlabError):
         parse_model(name)
+
+
+NO_REPOSITORIES = [
+    "models--x", "models--a--b", "a/models--a--b", "datasets--a--b", "spaces--a--b", "a--b/c",
+    ".a/b", "a./b", "a/.b", "a/b.", "a..b/c", "a/b..c", "a/..", "../a", "-a/b", "a/b-", "a/b.git",
+    "a\n/b", "a/b\x00", "a/b/c", "/a/b", "a/", "/b", "datasets/a/b", "a/\u00e9", "a/\uff42",
+    "a/\ud800", "a b/c", "a/" + "b" * 97, "a" * 97 + "/b", "https://huggingface.co/a/b",
+]  # fmt: skip
+
+
+@pytest.mark.hostile("names of no repository")
+@pytest.mark.parametrize("name", NO_REPOSITORIES, ids=lambda name: ascii(name)[:40])
+def test_a_name_that_no_repository_can_have_is_refused_for_models_data_and_uploads(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FtlabError):
+        parse_model(name)
+    with pytest.raises(FtlabError, match="write it as owner/name"):
+        load_hub_rows(name, None, None)
+    with pytest.raises(FtlabError, match="write OWNER/NAME"):
+        check_repo(name)
+
+
+@pytest.mark.parametrize("name", ["a/b", "a_b/c-d", "Qwen/Qwen2.5-0.5B-Instruct", "0/1"])
+def test_a_name_that_a_repository_can_have_is_taken(name: str) -> None:
+    assert parse_model(name).name == check_repo(name) == name
+    assert is_owned_hub_id(name)
 
 
 def test_a_hub_that_cannot_be_reached_says_what_was_tried_and_what_to_do(
