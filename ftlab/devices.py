@@ -19,6 +19,7 @@ from typing import Any, Literal
 import psutil
 
 from ftlab import nvml
+from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.nvml import FIRST_WITH_BF16, Capability
 
@@ -295,11 +296,10 @@ def has_nvidia_driver(devices: Path = Path("/dev")) -> bool:
 def _named_by_torch() -> list[Device]:
     """The cards as torch itself names them, in a process of its own."""
     command = [sys.executable, "-m", "ftlab.torch_devices"]
-    root = str(Path(__file__).resolve().parents[1])
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_LIST_SECONDS, check=False,
-            env=os.environ | {"PYTHONPATH": root},
+            env=python_environment(),
         )  # fmt: skip
         return [_from_torch(i, c) for i, c in enumerate(json.loads(done.stdout.splitlines()[-1]))]
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""Where things lie on disk, how much room is left there, and how a process finds the package."""
+"""Where things lie on disk, and how much room is left there."""
 
 from __future__ import annotations
 
@@ -46,10 +46,3 @@ def free_disk_bytes(folder: Path) -> int | None:
             return None
         return status.f_bavail * status.f_frsize
     return None
-
-
-def python_environment() -> dict[str, str]:
-    """This process's environment, in which `python -m ftlab…` finds this very package."""
-    root = Path(__file__).resolve().parents[1]
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -66,7 +66,7 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
             merge.write_request(where)
             start_detached(
                 "ftlab.export.merge_worker", run.directory.path, merge.log_file,
-                worker_environment(),
+                worker_environment(run.spec.task.kind == "hub"),
             )  # fmt: skip
     except OSError as error:
         raise FtlabError(

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from ftlab.errors import FtlabError
-from ftlab.runs.spawn import python_environment
+from ftlab.runs.spawn import needs_hub, python_environment
 from ftlab.runs.store import Run
 
 _MOST_SECONDS = 600.0
@@ -33,7 +33,7 @@ def zip_script(run: Run, runs_folder: Path, target: Path) -> None:
                 text=True,
                 check=False,
                 timeout=_MOST_SECONDS,
-                env=python_environment() | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+                env=python_environment(needs_hub(run.spec)) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise FtlabError(f"The script could not be made ({type(error).__name__}).") from None

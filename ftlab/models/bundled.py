@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock, holding
 from ftlab.paths import cache_folder
@@ -110,7 +111,7 @@ def _check(wheel: Path) -> None:
 def _convert(source: Path, target: Path) -> None:
     """Runs the conversion in a process of its own, so that its 1.5 GB are given back."""
     command = [sys.executable, "-m", "ftlab.models.convert", str(source), str(target)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = python_environment() | {"TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]

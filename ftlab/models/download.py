@@ -23,9 +23,10 @@ from typing import Any, TextIO
 
 import psutil
 
+from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
-from ftlab.paths import free_disk_bytes, python_environment
+from ftlab.paths import free_disk_bytes
 from ftlab.units import format_bytes, format_part
 
 DownloadProgress = Callable[[int, int], None]
@@ -117,7 +118,7 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if sys.stderr.isatty() else None,  # else it is somebody's log
         text=True,
-        env=python_environment(),
+        env=python_environment(needs_hub=True),
     )
     assert process.stdout is not None
     done = 0

@@ -81,6 +81,14 @@ def parse_hub_id(name: str) -> str:
     return name
 
 
+def names_hub_model(text: str) -> bool:
+    """Whether the name is that of a model of the Hub; never raises."""
+    try:
+        return parse_model(text).kind == "hub"
+    except FtlabError:
+        return False
+
+
 def _model_folder(path: Path) -> Path:
     folder = path.resolve()
     if not folder.is_dir():

@@ -10,9 +10,16 @@ from typing import Any
 HIDDEN = "[hidden]"
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9_-]{6,}")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{6,}")
-_SECRET_NAME = re.compile(r"(?i)token|secret|passw|credential|api_?key|auth")
+_SECRET_NAME = re.compile(
+    r"(?i)token(?!izers)|secret|passw|credential|(api|access|private)_?key|auth"
+)
 _SHORTEST = 6
 """Characters; a shorter value ("1", "true") would hide half of every line."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of that name holds what nobody else may know."""
+    return bool(_SECRET_NAME.search(name))
 
 
 def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -23,7 +30,7 @@ def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     given = os.environ if environment is None else environment
     found = set()
     for name, value in given.items():
-        if _SECRET_NAME.search(name):
+        if is_secret_name(name):
             found |= {value.strip(), value.strip().partition(":")[2]}
     return tuple(sorted((v for v in found if len(v) >= _SHORTEST), key=len, reverse=True))
 

@@ -43,7 +43,7 @@ _GRACE_SECONDS = 5.0
 class _Worker:
     """One worker process and what it has said so far."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, needs_hub: bool) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             self.process = subprocess.Popen(
@@ -54,7 +54,7 @@ class _Worker:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                env=python_environment(),
+                env=python_environment(needs_hub),
                 # Ctrl-C in a terminal is for the app; the worker ends when its stdin closes.
                 start_new_session=True,
             )
@@ -242,7 +242,7 @@ class PlaygroundClient:
         if self._worker is not ended:  # it was closed on purpose
             return False
         with suppress(OSError):
-            self._worker = _Worker(self._command, self.log_file)
+            self._worker = _Worker(self._command, self.log_file, self._access.may_ask_hub)
         return self._worker is not ended
 
     def _answers(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
@@ -258,7 +258,7 @@ class PlaygroundClient:
     def _ask(self, request: GenerateRequest) -> Iterator[PaneUpdate]:
         worker = self._worker
         if worker is None or not worker.is_alive:
-            worker = self._worker = _Worker(self._command, self.log_file)
+            worker = self._worker = _Worker(self._command, self.log_file, self._access.may_ask_hub)
         number = next(self._numbers)
         worker.tell(ToWorker(number, request))
         latest: dict[int, PaneUpdate] = {}

@@ -35,7 +35,7 @@ def start_dispatcher(runs_folder: Path) -> None:
             "ftlab.runs.dispatcher",
             runs_folder.resolve(),
             folder / "dispatcher.log",
-            python_environment(),
+            python_environment(needs_hub=True),  # it passes the token on to runs that need it
         )
     except OSError as error:
         raise FtlabError(

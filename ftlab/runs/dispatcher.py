@@ -28,7 +28,7 @@ from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive, start_time
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import start_detached, worker_environment
+from ftlab.runs.spawn import needs_hub, start_detached, worker_environment
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4
@@ -43,7 +43,10 @@ StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
 def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
     """Starts the worker of a run; the seam where another engine could take over."""
     return start_detached(
-        "ftlab.training.worker", directory.path, directory.log_file, worker_environment()
+        "ftlab.training.worker",
+        directory.path,
+        directory.log_file,
+        worker_environment(needs_hub(directory.spec())),
     )
 
 

@@ -9,10 +9,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftlab.devices import show_only
+from ftlab.environment import python_environment
 from ftlab.methods.peft_matching import match_without_backtracking
-from ftlab.paths import python_environment
+from ftlab.models.reference import names_hub_model
+
+if TYPE_CHECKING:
+    from ftlab.runs.spec import RunSpec
 
 CPU_SETTINGS = {
     # oneDNN keeps packed buffers for the last 1024 shapes by default, which counts as memory of the
@@ -73,9 +78,16 @@ def gpu_settings() -> dict[str, str]:
     }
 
 
-def worker_environment() -> dict[str, str]:
-    """The environment of a training worker; the person's own allocator settings come first."""
-    return ALLOCATOR_SETTINGS | python_environment()
+def worker_environment(needs_hub: bool) -> dict[str, str]:
+    """The environment of a worker that trains or merges; the person's own allocator settings come
+    first."""
+    return ALLOCATOR_SETTINGS | python_environment(needs_hub)
+
+
+def needs_hub(spec: RunSpec) -> bool:
+    """Whether a worker of the run asks the Hugging Face Hub for model or data, or logs there."""
+    to_space = "trackio" in spec.settings.report_to and "TRACKIO_SPACE_ID" in os.environ
+    return to_space or spec.task.kind == "hub" or names_hub_model(spec.model)
 
 
 def start_detached(

@@ -7,7 +7,6 @@ and with gradient checkpointing. Whatever fails is an answer with its reason; no
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.methods.capabilities import Capability
 from ftlab.methods.registry import METHODS
@@ -273,7 +273,7 @@ def _reload(requests: list[Request], folder: Path) -> dict[str, Reloaded]:
         [sys.executable, "-W", "ignore", "-m", probe_reload.__name__, str(folder)],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        env=python_environment() | {"TRANSFORMERS_VERBOSITY": "error"},
         check=False,
     )
     if done.returncode:

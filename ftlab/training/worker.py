@@ -18,14 +18,14 @@ from typing import Any
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.locks import DeviceTurn, FileLock
-from ftlab.models.reference import parse_model
+from ftlab.models.reference import names_hub_model
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import check_space
 from ftlab.runs.lines import LineWriter
 from ftlab.runs.process import boot_id, start_time
 from ftlab.runs.result import RunResult
 from ftlab.runs.resume import Earlier, begin_again, read_earlier
-from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.spawn import lasting_imports, needs_hub, prepare_for_libraries
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.trackers import trackio_folder
 
@@ -92,7 +92,7 @@ def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult 
             report({"event": "phase", "phase": "download"})
         report({"event": "download", "done": done, "total": total})
 
-    if not _is_on_hub(spec):
+    if not names_hub_model(spec.model):
         return None
     try:
         resolve_model(spec.model, say=print, progress=progress)
@@ -175,19 +175,10 @@ def _log_to(file: Path) -> None:
 def _set_environment(spec: RunSpec, runs_folder: Path) -> None:
     """What libraries read when they are imported, so it must come before them."""
     prepare_for_libraries(spec.device)
-    to_space = False
     if "trackio" in spec.settings.report_to:
         os.environ.setdefault("TRACKIO_DIR", str(trackio_folder(runs_folder)))
-        to_space = "TRACKIO_SPACE_ID" in os.environ  # the person wants it to go there
-    if not _is_on_hub(spec) and spec.task.kind != "hub" and not to_space:
+    if not needs_hub(spec):
         os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
-
-
-def _is_on_hub(spec: RunSpec) -> bool:
-    try:
-        return parse_model(spec.model).kind == "hub"
-    except FtlabError:
-        return False  # said, and recorded, when the model is loaded
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def product_rate() -> ProductRate:
     """
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.product_rate", "--json"],
-        env=worker_environment(),
+        env=worker_environment(needs_hub=False),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

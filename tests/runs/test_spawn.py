@@ -50,9 +50,9 @@ def test_a_persons_own_way_of_waiting_is_not_overruled() -> None:
 
 
 def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:
-    assert worker_environment().items() >= ALLOCATOR_SETTINGS.items()
+    assert worker_environment(needs_hub=False).items() >= ALLOCATOR_SETTINGS.items()
     os.environ["MALLOC_TOP_PAD_"] = "1"
-    assert worker_environment()["MALLOC_TOP_PAD_"] == "1"
+    assert worker_environment(needs_hub=False)["MALLOC_TOP_PAD_"] == "1"
 
 
 def test_a_started_process_finds_this_very_package_from_anywhere() -> None:

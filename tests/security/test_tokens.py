@@ -88,7 +88,7 @@ def test_no_secret_of_the_environment_is_in_anything_that_is_written(
             capture_output=True,
             text=True,
             timeout=300,
-            env=worker_environment() | {"OMP_NUM_THREADS": "1"},
+            env=worker_environment(needs_hub=True) | SECRETS | {"OMP_NUM_THREADS": "1"},
         )
         assert done.returncode == 0, RunDirectory(runs / spec.run_id).log_tail()
         (tmp_path / f"{spec.run_id}.out").write_text(done.stdout + done.stderr, encoding="utf-8")
@@ -116,7 +116,7 @@ def _fail_one(runs: Path, request: SweepRequest, task_file: Path) -> None:
         [sys.executable, "-m", "ftlab.training.worker", str(runs / spec.run_id)],
         capture_output=True,
         timeout=300,
-        env=worker_environment(),
+        env=worker_environment(needs_hub=True) | SECRETS,
     )
     task_file.write_bytes(text)
     assert done.returncode == 1

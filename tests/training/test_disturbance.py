@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftlab.paths import python_environment
+from ftlab.environment import python_environment
 from ftlab.runs.sweep import plan_sweep
 from ftlab.training.disturbance import (
     BY_ITSELF,

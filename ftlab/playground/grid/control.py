@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.models.reference import names_hub_model
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
 from ftlab.playground.panes import PaneSource, line_up
@@ -25,9 +26,13 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
         raise InvalidRequest(errors)
     grid = new_grid(runs_folder.resolve())
     try:
-        grid.write_request(_completed(request, runs_folder))
+        completed = _completed(request, runs_folder)
+        grid.write_request(completed)
         start_detached(
-            "ftlab.playground.grid.worker", grid.path, grid.log_file, python_environment()
+            "ftlab.playground.grid.worker",
+            grid.path,
+            grid.log_file,
+            python_environment(needs_hub(completed)),
         )
     except OSError as error:
         shutil.rmtree(grid.path, ignore_errors=True)
@@ -36,6 +41,12 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
             "free some space, or make the folder writable."
         ) from None
     return grid
+
+
+def needs_hub(request: GridRequest) -> bool:
+    """Whether the grid's process asks the Hugging Face Hub for its base model or its prompts."""
+    from_hub = request.task is not None and request.task.kind == "hub"
+    return from_hub or names_hub_model(request.request.model or "")
 
 
 def cancel_grid(grid: GridDirectory) -> None:

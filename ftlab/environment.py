@@ -1,0 +1,41 @@
+"""What a process of this package inherits: the way to the package, and no secret that it does not
+need.
+
+Most workers read only what lies on this machine. One that asks the Hugging Face Hub, for a gated
+model perhaps, gets the Hub's token; no worker gets any other secret.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ftlab.operations.redaction import is_secret_name
+
+_OF_THE_HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE", "TRACKIO_")
+"""Begin the names of variables that huggingface_hub and trackio read."""
+
+WITHOUT_HUB = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "HF_TOKEN_PATH": os.devnull,  # else the library reads the token of `hf auth login`
+}
+
+
+def python_environment(needs_hub: bool = False) -> dict[str, str]:
+    """This process's environment, in which `python -m ftlab…` finds this very package.
+
+    Variables that are named like a secret are left out; those of the Hub stay where `needs_hub`.
+    """
+    root = Path(__file__).resolve().parents[1]
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not is_secret_name(name) or (needs_hub and name.startswith(_OF_THE_HUB))
+    }
+    return (
+        kept
+        | ({} if needs_hub else WITHOUT_HUB)
+        | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    )
