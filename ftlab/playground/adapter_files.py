@@ -13,7 +13,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -31,14 +31,17 @@ _FULL_MODEL = ("config.json", "model.safetensors", "model.safetensors.index.json
 _UNPACKABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can ask for gigabytes of memory
 _MAX_ENTRIES_BYTES = 2**20
 _ENCRYPTED = 0x1  # bit of an entry's flags
+_SMALL_BYTES = 2**24  # an entry of so much may be packed to whatever it can
+_MOST_TIMES = 50  # numbers that learnt hardly get smaller; a config is small anyway
 
 
 @contextmanager
 def adapter_files(source: Path) -> Iterator[OpenFile]:
     """Gives `open_file(name)`, for `CONFIG_FILE` and `WEIGHTS_FILE` of a folder or a .zip.
 
-    No stream of it is longer than the file claims to be, and none claims more than `MAX_BYTES`.
-    Raises `FtlabError` unless just one adapter is there, also for damage found while reading.
+    No stream of it is longer than the file claims to be, and none claims more than `MAX_BYTES`:
+    sizes are judged before either is opened. Raises `FtlabError` unless just one adapter is there,
+    also for damage found while reading.
     """
     name = shown_name(source.name)
     try:
@@ -69,6 +72,9 @@ def _in_folder(folder: Path, name: str) -> OpenFile:
     except OSError as error:
         raise _unreadable(name, error) from None
     _check_names(names, name)
+    for wanted in MAX_BYTES:
+        with suppress(OSError):  # said when it is opened
+            _check_size(wanted, (folder / wanted).lstat().st_size)
 
     def open_file(wanted: str) -> BinaryIO:
         path = folder / wanted
@@ -126,6 +132,7 @@ def _open_zip(source: Path, name: str) -> Iterator[zipfile.ZipFile]:
 
 
 def _in_zip(archive: zipfile.ZipFile, name: str) -> OpenFile:
+    _check_sizes(archive.infolist(), cast(io.FileIO, archive.fp), name)
     parts = [(_parts(info.filename, name), info) for info in archive.infolist()]
     entries = [
         (path, info) for path, info in parts if not info.is_dir() and path[:1] != ("__MACOSX",)
@@ -157,6 +164,24 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> OpenFile:
     return open_file
 
 
+def _check_sizes(entries: Collection[zipfile.ZipInfo], file: io.FileIO, name: str) -> None:
+    """Judges a zip by its list of entries alone: none of them is unpacked to find its size."""
+    for info in entries:
+        wanted = re.split(r"[/\\]", info.filename)[-1]
+        if wanted not in MAX_BYTES:
+            continue
+        _check_size(wanted, info.file_size)
+        if info.file_size > max(_SMALL_BYTES, _MOST_TIMES * info.compress_size):
+            raise FtlabError(
+                f"{wanted} in '{name}' unpacks to {info.file_size:,} bytes out of "
+                f"{info.compress_size:,}, as no trained adapter does; zip its folder again."
+            )
+    if sum(info.compress_size for info in entries) > os.fstat(file.fileno()).st_size:
+        raise FtlabError(
+            f"The entries of '{name}' claim more bytes than the zip has; zip the folder again."
+        )
+
+
 def _parts(path: str, name: str) -> tuple[str, ...]:
     """The path's folders and its last name. A path that leads outside makes the zip suspect."""
     parts = tuple(part for part in re.split(r"[/\\]", path) if part not in ("", "."))
@@ -181,7 +206,6 @@ def _check_entry(info: zipfile.ZipInfo, wanted: str, name: str) -> None:
         raise FtlabError(
             f"'{name}' is packed in a way that is not read; zip the folder again with 'zip -r'."
         )
-    _check_size(wanted, info.file_size)
 
 
 def _check_names(names: Collection[str], where: str) -> None:

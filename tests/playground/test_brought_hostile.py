@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.playground import adapter_files, brought
+from ftlab.playground import adapter_files
 from ftlab.playground.brought import bring_adapter
 from ftlab.playground.panes import (
     CONFIG_FILE,
@@ -253,17 +253,35 @@ def test_a_bomb_of_a_config_that_lies_about_its_size_is_not_unpacked(
     refused(tmp_path / "a.zip", runs_folder)
 
 
-def test_a_bomb_of_weights_is_given_up_after_its_header(
-    tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.hostile("adapter zips")
+@pytest.mark.parametrize("first", [b"", config_bytes(peft_type="EVIL"), b"{", config_bytes()])
+@pytest.mark.parametrize("head", [b"", weights()])
+def test_a_bomb_of_weights_is_refused_for_its_size_whatever_else_is_wrong(
+    tmp_path: Path, runs_folder: Path, first: bytes, head: bytes
 ) -> None:
-    written: list[int] = []
-    copy = brought._copy
-    monkeypatch.setattr(brought, "_copy", lambda *a: written.append(1) or copy(*a))
-    entries = {CONFIG_FILE: config_bytes(), WEIGHTS_FILE: bytes(2**26)}
-    assert "does not begin with a header" in refused(
-        adapter_zip(tmp_path / "a.zip", entries), runs_folder
-    )
-    assert not written
+    entries = {CONFIG_FILE: first, "../x": b"", WEIGHTS_FILE: head + bytes(2**26)}
+    sentence = refused(adapter_zip(tmp_path / "a.zip", entries), runs_folder)
+    assert f"unpacks to {2**26 + len(head):,} bytes out of " in sentence
+
+
+@pytest.mark.hostile("adapter zips")
+def test_entries_that_share_their_bytes_are_refused(tmp_path: Path, runs_folder: Path) -> None:
+    """As in Fifield's zip bomb (2019), whose entries all point at one kernel."""
+    many = {f"{number}.json": os.urandom(4_000) for number in range(9)}
+    entries = {CONFIG_FILE: config_bytes(), WEIGHTS_FILE: weights(), **many}
+    path = adapter_zip(tmp_path / "a.zip", entries)
+    with zipfile.ZipFile(path) as archive:
+        shared = archive.getinfo("0.json")
+        for number in range(9):
+            info = archive.getinfo(f"{number}.json")
+            info.header_offset, info.compress_size = shared.header_offset, 20_000
+        with zipfile.ZipFile(tmp_path / "b.zip", "w") as other:
+            other.filelist = archive.filelist
+            other._didModify = True  # type: ignore[attr-defined]
+            assert other.fp is not None
+            other.start_dir = archive.start_dir
+            other.fp.write(path.read_bytes()[: archive.start_dir])
+    assert "claim more bytes than the zip has" in refused(tmp_path / "b.zip", runs_folder)
 
 
 def test_weights_that_claim_more_than_is_taken_are_refused_by_their_header(
