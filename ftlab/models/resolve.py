@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ftlab.errors import FtlabError
 from ftlab.models.bundled import Say, bundled_folder, ensure_bundled, is_fetched
 from ftlab.models.download import DownloadProgress, snapshot
+from ftlab.models.files import read_model_json
 from ftlab.models.hashes import file_sha256
 from ftlab.models.reference import ModelReference, parse_model
 
@@ -39,13 +39,7 @@ class ResolvedModel:
 
     def config(self) -> dict[str, Any]:
         """Raises `OSError` or `ValueError` where it cannot be read."""
-        try:
-            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
-        if not isinstance(config, dict):
-            raise ValueError("it holds no JSON object")
-        return config
+        return read_model_json(self.folder / "config.json")
 
     def fingerprint(self) -> str:
         """SHA-256 over the weight files in the order of their names; a file is read once."""
@@ -116,7 +110,7 @@ def _without_remote_code(model: ResolvedModel) -> ResolvedModel:
         config = model.config()
     except (OSError, ValueError) as error:
         raise FtlabError(
-            f"The config.json of '{model.reference.name}' cannot be read: {error}."
+            f"The config.json of '{model.reference.name}' cannot be read: {str(error).rstrip('.')}."
         ) from None
     if "auto_map" in config:
         raise FtlabError(

@@ -5,14 +5,13 @@ Only the headers of its safetensors files are read, without torch and without th
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ftlab.errors import FtlabError
 from ftlab.methods.shape import ModelShape, shape_from
+from ftlab.models.files import read_model_json
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.models.safetensors_header import read_header
@@ -54,7 +53,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
         return []
-    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    index = read_model_json(folder / _INDEX)
     names = {Path(file).name for file in index["weight_map"].values()}
     return [folder / name for name in sorted(names)]
 
@@ -63,7 +62,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def _read(stamps: tuple[tuple[str, int], ...]) -> ModelShape | None:
     """Reads the config and the headers; cached by the files and the times of their last change."""
     (config_file, _), *files = stamps
-    config: dict[str, Any] = json.loads(Path(config_file).read_text(encoding="utf-8"))
+    config = read_model_json(Path(config_file))
     if any(config.get(key) for key in _OTHER_PARTS):
         return None
     weights: dict[str, tuple[int, ...]] = {}

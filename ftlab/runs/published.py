@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.reading import read_plain
 from ftlab.runs.closed import check_open
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.published_csv import documents_of
@@ -185,15 +186,7 @@ def _files(path: Path, refused: list[tuple[str, str]]) -> Sequence[Path]:
 def _bytes_of(path: Path) -> bytes:
     if not path.exists():
         raise FtlabError(f"There is no file '{path}'.")
-    if not path.is_file():
-        raise FtlabError(f"{path.name} is no ordinary file.")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise FtlabError(
-            f"{path.name} is larger than {MAX_BYTES // 1_000_000} MB; a result file has some kB."
-        )
-    return data
+    return read_plain(path, MAX_BYTES, follow_link=True)
 
 
 def _keep(path: Path, data: bytes) -> None:

@@ -6,13 +6,13 @@ the end-of-turn token is kept. Training, scoring, preview and playground all for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ftlab.errors import FtlabError
+from ftlab.models.files import read_model_json, read_model_text
 from ftlab.tasks.spec import Example, Message
 
 
@@ -176,7 +176,7 @@ def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_model_json(path)
     except FileNotFoundError:
         return {}
 
@@ -188,7 +188,7 @@ def _token_text(token: Any) -> str | None:
 def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_model_text(file)
     template = config.get("chat_template")
     if isinstance(template, list):  # several named templates, as some models carry them
         named = {entry.get("name"): entry.get("template") for entry in template}

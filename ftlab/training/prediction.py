@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import predicted_remedies, remedies
 from ftlab.prediction.run_question import run_question
 from ftlab.prediction.simulation.predict import predict
-from ftlab.prediction.source import CONFIG_FILE
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec
 from ftlab.tasks.order import BatchSize
@@ -104,7 +102,7 @@ def _predicted(
 def question_of(spec: RunSpec, longest: BatchSize) -> Question:
     """What is asked of the predictor for the run's longest batch."""
     assert spec.variant is not None
-    config = json.loads((resolve_model(spec.model).folder / CONFIG_FILE).read_text("utf-8"))
+    config = resolve_model(spec.model).config()
     return run_question(
         config,
         spec.variant,

@@ -379,7 +379,7 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(published.MAX_BYTES + 1)
     ((_, sentence),) = import_files([path], tmp_path).refused
-    assert sentence == "large.json is larger than 5 MB; a result file has some kB."
+    assert sentence == "large.json has more than 5 MB, which is not read; put the right file there."
 
 
 def test_what_is_not_there_or_no_file_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from itertools import takewhile
@@ -12,6 +11,7 @@ from typing import Any
 from ftlab import units
 from ftlab.errors import FtlabError
 from ftlab.models.bundled import QUALITY_NOTE
+from ftlab.models.files import read_model_json
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import describe_shape, local_folder
 from ftlab.tasks.formatting import PromptFormatter
@@ -133,6 +133,7 @@ def _dimmed(text: str) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise FtlabError(f"The config.json of '{folder.name}' cannot be read: {error}.") from None
+        return read_model_json(folder / "config.json")
+    except (OSError, ValueError) as error:
+        why = str(error).rstrip(".")
+        raise FtlabError(f"The config.json of '{folder.name}' cannot be read: {why}.") from None
