@@ -6,14 +6,15 @@ Each error is a FtlabError of one sentence that says where the file is wrong.
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import FtlabError, one_line
 from ftlab.reading import person_path
+from ftlab.tasks.size import json_values
 from ftlab.words import shorten
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ MAX_CELL_CHARACTERS = 100_000
 MAX_COLUMNS = 1_000
 MAX_COLUMN_NAME = 200
 # A small Parquet file can hold gigabytes of one repeated value.
-MAX_PARQUET_BYTES = 1024**3
+MAX_PARQUET_BYTES = 512 * 1024 * 1024
+# Of a table, or of anything within lists and objects: each costs some 100 bytes of memory.
+MAX_VALUES = 4_000_000
+_MAX_BREAKS = 10_000_000  # commas or line ends of a text, those within cells included
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 
 Row = dict[str, Any]
 
@@ -140,7 +146,7 @@ def _text(path: Path) -> str:
             f"{path.name} is not UTF-8 at byte {error.start:,}; save it again as UTF-8."
         ) from error
     text = text.removeprefix("\ufeff")
-    if not text.strip():
+    if not text or text.isspace():
         raise FtlabError(f"{path.name} is empty; give it at least a few examples.")
     return text
 
@@ -150,8 +156,27 @@ def _limit(path: Path, rows: int) -> None:
         raise FtlabError(f"{path.name} has more than {MAX_ROWS:,} rows; take fewer.")
 
 
+def _limit_values(path: Path, values: int) -> None:
+    if values > MAX_VALUES:
+        raise FtlabError(
+            f"{path.name} has more than {MAX_VALUES:,} cells or values; take fewer rows, or only "
+            "the columns with prompts and completions."
+        )
+
+
+def _limit_breaks(path: Path, text: str, breaks: str) -> None:
+    if max(map(text.count, breaks)) > _MAX_BREAKS:
+        raise FtlabError(
+            f"{path.name} has more than {_MAX_BREAKS:,} commas or lines; take fewer rows."
+        )
+
+
 def _read_csv(path: Path) -> list[Row]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    text = _text(path)
+    _limit_breaks(path, text, ",\n\r")
+    # Not a StringIO, which holds four bytes a character.
+    lines = (line for found in _LINE.finditer(text) if (line := found.group()))
+    reader = csv.reader(lines, strict=True)
     rows: list[Row] = []
     try:
         header = [name.strip() for name in next(reader)]
@@ -166,6 +191,7 @@ def _read_csv(path: Path) -> list[Row]:
                 )
             rows.append(dict(zip(header, cells, strict=True)))
             _limit(path, len(rows))
+            _limit_values(path, len(rows) * len(header))
     except csv.Error as error:
         raise FtlabError(
             f"{path.name} is not valid CSV at line {reader.line_num}: {error}; correct that line."
@@ -220,7 +246,9 @@ def _kind(item: Any) -> str:
 
 
 def _read_json(path: Path) -> list[Row]:
-    content = _parse(_text(path), path)
+    text = _text(path)
+    _limit_values(path, json_values(text, MAX_VALUES))
+    content = _parse(text, path)
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:
@@ -236,8 +264,12 @@ def _read_json(path: Path) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
+    text = _text(path)
+    _limit_breaks(path, text, "\n")
+    _limit_values(path, json_values(text, MAX_VALUES))
     # Not splitlines: a line separator such as U+2028 may stand inside a JSON string.
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, found in enumerate(re.finditer("[^\n]*\n?", text), 1):
+        line = found.group()
         if not line.strip():
             continue
         item = _parse(line, path, number)
@@ -261,10 +293,13 @@ def _read_parquet(path: Path) -> list[Row]:
             metadata = file.metadata
             _limit(path, metadata.num_rows)
             check_columns(path, file.schema_arrow.names)
-            groups = range(metadata.num_row_groups)
-            size = sum(metadata.row_group(index).total_byte_size for index in groups)
+            groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+            size = sum(group.total_byte_size for group in groups)
             _check_unpacked(path, size)
-            leaves = [file.schema.column(index) for index in range(metadata.num_columns)]
+            columns = range(metadata.num_columns)
+            values = (group.column(index).num_values for group in groups for index in columns)
+            _limit_values(path, sum(values))
+            leaves = [file.schema.column(index) for index in columns]
             texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         size = 0
         # As a dictionary a text that is repeated is held once, until it is known how often.
