@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
+from unicodedata import normalize
 
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
-"""The wide ones are taken for the others by a spreadsheet set to Japanese or Chinese."""
-
-_UNSEEN = " \u00a0\u200b\ufeff\x00"
+_BEGINS_A_FORMULA = "=+-@"
+_LINE_BREAKS = ("\t", "\r", "\n")
 
 
 def inert(value: Any) -> Any:
-    """The value; a text that a spreadsheet would take for a formula begins with an apostrophe."""
-    if isinstance(value, str) and value.lstrip(_UNSEEN).startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    """The value; a text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    Spaces and unseen characters before it are passed over, as some spreadsheets do, and wide or
+    small forms are taken for the plain ones, as they are in Japanese and Chinese.
+    """
+    if not isinstance(value, str):
+        return value
+    seen = (char for char in value if char.isprintable() and not char.isspace())
+    first = normalize("NFKC", next(seen, ""))[:1]
+    runs = first != "" and first in _BEGINS_A_FORMULA
+    return f"'{value}" if runs or value.startswith(_LINE_BREAKS) else value

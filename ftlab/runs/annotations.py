@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
@@ -14,6 +15,12 @@ from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomicall
 from ftlab.runs.parsing import parse_json
 
 TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
+
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters; a note has lines and tabs
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn round what is written after them
+    "\ud800-\udfff]"  # halves of a character, which no file can hold
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,17 @@ def read_annotations(directory: RunDirectory) -> Annotations:
 
 
 def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:
-    """Replaces the run's annotations; raises `FtlabError` for what is too long or not writable."""
+    """Replaces the run's annotations, without characters that no line of text can show.
+
+    Raises `FtlabError` for what is too long or not writable.
+    """
     check_open(directory.path.parent)
     if len(annotations.note) > NOTE_LENGTH:
         raise FtlabError(
             f"The note has {len(annotations.note):,} characters; at most {NOTE_LENGTH:,} are kept."
         )
+    tags = tuple(filter(None, (_UNFIT.sub("", tag) for tag in annotations.tags)))
+    annotations = replace(annotations, tags=tags, note=_UNFIT.sub("", annotations.note))
     try:
         write_atomically(directory.annotations_file, _ANNOTATIONS.dump_json(annotations, indent=2))
     except OSError as error:
@@ -59,14 +71,15 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
 
 def parse_tags(text: str) -> tuple[str, ...]:
     """Tags from "demo, for Ada"; each once. Raises `FtlabError` for too many or too long ones."""
-    tags = tuple(dict.fromkeys(filter(None, (" ".join(tag.split()) for tag in text.split(",")))))
+    words = (" ".join(tag.split()) for tag in _UNFIT.sub(" ", text).split(","))
+    tags = tuple(dict.fromkeys(filter(None, words)))
     if len(tags) > TAGS_MOST:
-        raise FtlabError(f"There are {len(tags)} tags; a run takes at most {TAGS_MOST}.")
+        raise FtlabError(f"There are {len(tags):,} tags; a run takes at most {TAGS_MOST}.")
     for tag in tags:
         if len(tag) > TAG_LENGTH:
             raise FtlabError(
-                f"The tag '{tag[:20]}…' has {len(tag)} characters; at most {TAG_LENGTH} are kept. "
-                "Put a comma between tags."
+                f"The tag '{tag[:20]}…' has {len(tag):,} characters; at most {TAG_LENGTH} are "
+                "kept. Put a comma between tags."
             )
     return tags
 

@@ -251,7 +251,31 @@ def test_a_model_card_holds_no_tag_link_or_picture_that_a_name_made(
 
 @pytest.mark.hostile("formulas in spreadsheets")
 @pytest.mark.parametrize(
-    "text", [*FORMULAS, "＝1+1", "\u200b=1", "\ufeff=1", "\u00a0=1"], ids=ascii
+    "text",
+    [
+        *FORMULAS,
+        "＝1+1",
+        "\u200b=1",
+        "\ufeff=1",
+        "\u00a0=1",
+        "\u3000=1",
+        "\u2060=1",
+        "\u00ad=1",
+        "\u202e=1",
+        "\x00=1",
+        "\x1f\x85=1",
+        "＋1",
+        "－1+2",
+        "＠SUM(1)",
+        "﹦1",
+        "﹢1",
+        "﹣1+2",
+        "﹫A1",
+        "\n=1",
+        "\x0b=1",
+        "\u2028=1",
+    ],
+    ids=ascii,
 )
 def test_no_cell_of_an_exported_csv_is_a_formula(tmp_path: Path, text: str) -> None:
     directory = hostile_run(tmp_path, "lora", text)
@@ -270,9 +294,11 @@ def test_no_cell_of_an_exported_csv_is_a_formula(tmp_path: Path, text: str) -> N
     for content in (exported, (tmp_path / "grid.csv").read_text(encoding="utf-8")):
         for row in csv.reader(io.StringIO(content, newline="")):
             for cell in row:
-                plain = cell.lstrip(" \u00a0\u200b\ufeff")
+                plain = "".join(c for c in cell if c.isprintable() and not c.isspace())
                 number = re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", plain)
-                assert number or not plain.startswith(("=", "+", "-", "@", "\t", "\r", "＝")), cell
+                begins = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫")
+                assert number or not plain.startswith(begins), cell
+                assert not cell.startswith(("\t", "\r", "\n")), cell
     assert_inert(grid_html(grid))
 
 
