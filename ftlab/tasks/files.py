@@ -29,6 +29,7 @@ MAX_COLUMN_NAME = 200
 MAX_PARQUET_BYTES = 512 * 1024 * 1024
 # Of a table, or of anything within lists and objects: each costs some 100 bytes of memory.
 MAX_VALUES = 4_000_000
+MAX_LINE_CHARACTERS = 10_000_000
 _MAX_BREAKS = 10_000_000  # commas or line ends of a text, those within cells included
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
@@ -175,8 +176,7 @@ def _read_csv(path: Path) -> list[Row]:
     text = _text(path)
     _limit_breaks(path, text, ",\n\r")
     # Not a StringIO, which holds four bytes a character.
-    lines = (line for found in _LINE.finditer(text) if (line := found.group()))
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(_csv_lines(path, text), strict=True)
     rows: list[Row] = []
     try:
         header = [name.strip() for name in next(reader)]
@@ -199,6 +199,20 @@ def _read_csv(path: Path) -> list[Row]:
     if not rows:
         raise FtlabError(f"{path.name} has a header but no rows; add some below it.")
     return rows
+
+
+def _csv_lines(path: Path, text: str) -> Iterator[str]:
+    """The lines with their ends; a long one is refused, as the reader would hold all threads."""
+    begin = 0
+    while begin < len(text):
+        end = text.find("\n", begin) + 1 or len(text)
+        if end - begin > MAX_LINE_CHARACTERS:
+            raise FtlabError(
+                f"{path.name} has a line of more than {MAX_LINE_CHARACTERS:,} characters; shorten "
+                "its cells, or end each row with a line end."
+            )
+        yield from (found.group() for found in _LINE.finditer(text, begin, end) if found.group())
+        begin = end
 
 
 def _check_header(path: Path, header: list[str]) -> None:
