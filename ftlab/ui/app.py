@@ -74,9 +74,15 @@ def _context(runs_folder: Path, access: Access) -> AppContext:
     return AppContext(runs_folder, store, client, access=access)
 
 
+_DELETE_UPLOADS = (3_600, 86_400)
+"""Every hour those of more than a day, in seconds; all of them when the app ends."""
+
+
 def build_page(context: AppContext) -> gr.Blocks:
     """The whole page on what the context gives."""
-    with NotedBlocks(title="ftlab", fill_width=True, analytics_enabled=False) as page:
+    with NotedBlocks(
+        title="ftlab", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
+    ) as page:
         _header(page, context)
         tabs = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
         links = Links.between(tabs)  # outside: gradio counts what is in the tabs as a tab
