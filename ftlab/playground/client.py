@@ -26,11 +26,11 @@ from ftlab.playground.protocol import (
     to_line,
 )
 from ftlab.playground.validation import validate_generate
-from ftlab.playground.visitors import VisitorTurns
 from ftlab.runs.control import control_folder
 from ftlab.runs.process import resident_bytes
 from ftlab.runs.spawn import python_environment
 from ftlab.runs.watchdog import STUCK_ENDS
+from ftlab.turns import NOBODY, Places, Turns, Visitor
 
 BUSY = "Another prompt is being answered; visitors take turns, and this one waits for its own."
 STARTING = "Starting the worker …"
@@ -141,7 +141,7 @@ class PlaygroundClient:
             "--idle-seconds",
             str(idle_seconds),
         ]  # fmt: skip
-        self._turns = VisitorTurns()
+        self._turns = Turns(Places(waiting_of_a_session=16))
         self._numbers = itertools.count(1)
         self._worker: _Worker | None = None
 
@@ -157,7 +157,7 @@ class PlaygroundClient:
         return resident_bytes(worker.process.pid) or None if worker and worker.is_alive else None
 
     def generate(
-        self, request: GenerateRequest, visitor: str = ""
+        self, request: GenerateRequest, visitor: Visitor = NOBODY
     ) -> Generator[PaneUpdate, None, None]:
         """Streams updates until every pane had its "done" or "error".
 
@@ -168,7 +168,10 @@ class PlaygroundClient:
         return self._stream(request, self._line_up(request).problems, visitor)
 
     def generate_all(
-        self, request: GenerateRequest, tell: Callable[[str], None] = lambda status: None
+        self,
+        request: GenerateRequest,
+        tell: Callable[[str], None] = lambda status: None,
+        visitor: Visitor = NOBODY,
     ) -> list[dict[str, Any]]:
         """The final state of every pane as JSON; raises as `generate` does.
 
@@ -176,7 +179,7 @@ class PlaygroundClient:
         """
         lineup = self._line_up(request)
         final: dict[int, PaneUpdate] = {}
-        for update in self._stream(request, lineup.problems):
+        for update in self._stream(request, lineup.problems, visitor):
             if update.is_final:
                 final[update.pane] = update
             elif update.kind == "status":
@@ -200,7 +203,7 @@ class PlaygroundClient:
         return line_up(request.panes, request.model, self.runs_folder)
 
     def _stream(
-        self, request: GenerateRequest, problems: Mapping[int, str], visitor: str = ""
+        self, request: GenerateRequest, problems: Mapping[int, str], visitor: Visitor = NOBODY
     ) -> Generator[PaneUpdate, None, None]:
         for pane, problem in problems.items():
             yield PaneUpdate(pane, "error", problem)

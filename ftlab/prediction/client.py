@@ -24,8 +24,8 @@ from ftlab.operations.log import note_refusal
 from ftlab.prediction.limits import USUAL, Ending, Limits, sentence
 from ftlab.prediction.protocol import numbered, parse_answer, parse_numbered
 from ftlab.prediction.question import Prediction, Question, dump_question
-from ftlab.prediction.turns import NobodyWaits, Turns, Visitor
 from ftlab.runs.spawn import python_environment
+from ftlab.turns import NOBODY, Places, Turns, Visitor
 
 MODULE = "ftlab.prediction.worker"
 SECONDS = 180
@@ -42,8 +42,11 @@ SECONDS_BETWEEN_LOOKS = 0.1
 
 _GRACE_SECONDS = 5.0
 
-NOBODY = Visitor()
-"""Asks from a command line."""
+PLACES = Places(all=3, of_a_name=2)
+
+
+class NobodyWaits(FtlabError):
+    """Whoever asked has gone."""
 
 
 def _stays() -> bool:
@@ -58,7 +61,7 @@ class Predictor:
     ) -> None:
         self._idle_seconds = idle_seconds
         self._limits = limits
-        self._turns = turns or Turns()
+        self._turns = turns or Turns(PLACES)
         self._known: dict[bytes, Prediction] = {}
         self._guard = Lock()
         self._numbers = itertools.count(1)
@@ -116,7 +119,10 @@ class Predictor:
     ) -> Prediction:
         line = dump_question(question)
         key = _key(line)
-        with self._turns.turn(visitor, has_left):
+        with self._turns.line(visitor) as place:
+            while not place.has_come(SECONDS_BETWEEN_LOOKS):
+                if has_left():
+                    raise NobodyWaits("Nobody waits for the prediction any more.")
             answer = self._known.get(key)  # somebody else may have asked it meanwhile
             if answer is None:
                 answer = self._ask_worker(line, has_left)

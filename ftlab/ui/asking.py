@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import contextvars
-import ipaddress
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-import gradio as gr
-
-from ftlab.prediction.client import Predictor
+from ftlab.prediction.client import NobodyWaits, Predictor
 from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Prediction, Question
-from ftlab.prediction.turns import NobodyWaits, Visitor
+from ftlab.turns import Visitor
 
 SECONDS_BETWEEN_SIGNS = 1.0
 """A silent wait is broken that often: gradio closes the handler of a page that has gone only where
 it gives something."""
 
-_IPV6_NETWORK = 64  # bits: what one subscriber is given has 2^64 addresses at least
-
 _Item = TypeVar("_Item")
-
-
-def visitor_of(request: gr.Request) -> Visitor:
-    """The visitor by login, else by address, and by page."""
-    client = request.client
-    name = request.username or network_of(client.host if client else "")
-    return Visitor(str(name), str(request.session_hash))
-
-
-def network_of(address: str) -> str:
-    """The address, or of IPv6 the network that it is one of so many addresses of."""
-    try:
-        if ipaddress.ip_address(address).version == 4:
-            return address
-        return str(ipaddress.IPv6Network((address, _IPV6_NETWORK), strict=False))
-    except ValueError:
-        return address
 
 
 def while_there(

@@ -14,6 +14,9 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+import gradio as gr
+
+from ftlab.turns import Visitor
 from ftlab.words import plural
 
 _MOST_REMEMBERED = 10_000
@@ -34,6 +37,13 @@ def visitor_at(address: str) -> str:
     if ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    """The visitor of a page: by login, else by address, and by session."""
+    client = request.client
+    name = request.username or visitor_at(client.host if client else "")
+    return Visitor(str(name), str(request.session_hash))
 
 
 class Attempts:

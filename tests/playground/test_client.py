@@ -16,6 +16,7 @@ from ftlab.playground import client as client_module
 from ftlab.playground.client import PlaygroundClient, as_record
 from ftlab.playground.protocol import GenerateRequest, NextToken, PaneUpdate
 from ftlab.runs.process import start_time
+from ftlab.turns import Visitor
 from tests.fakes import make_run
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
@@ -126,20 +127,22 @@ def test_a_second_reader_waits_for_its_turn(
 def test_a_visitor_s_second_prompt_waits_for_the_first_of_another(
     client: PlaygroundClient,
 ) -> None:
-    first = client.generate(ask("slow"), "ann")
+    first = client.generate(ask("slow"), Visitor("ann"))
     next(first)
     answered: list[str] = []
 
-    def read(prompt: str, visitor: str) -> None:
+    ann, bob = Visitor("ann"), Visitor("bob")
+
+    def read(prompt: str, visitor: Visitor) -> None:
         answered.append(list(client.generate(ask(prompt), visitor))[-1].text.split()[0])
 
     readers = [
         threading.Thread(target=read, args=asked)
-        for asked in (("again", "ann"), ("once-more", "ann"), ("other", "bob"))
+        for asked in (("again", ann), ("once-more", ann), ("other", bob))
     ]
-    for number, reader in enumerate(readers, 2):
+    for number, reader in enumerate(readers, 1):
         reader.start()
-        while len(client._turns._asked) < number:
+        while len(client._turns._waiting) < number:
             time.sleep(0.001)
     first.close()
     for reader in readers:

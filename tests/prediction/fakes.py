@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ftlab.errors import FtlabError
 from ftlab.prediction.client import NOBODY, Predictor
 from ftlab.prediction.question import Prediction, Question
-from ftlab.prediction.turns import Visitor
+from ftlab.turns import Visitor
 
 GB = 1_000_000_000
 

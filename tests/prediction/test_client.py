@@ -14,11 +14,11 @@ import pytest
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction import client
-from ftlab.prediction.client import Predictor
+from ftlab.prediction.client import NobodyWaits, Predictor
 from ftlab.prediction.limits import Limits
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.questions import ask_about
-from ftlab.prediction.turns import NobodyWaits, Visitor
+from ftlab.turns import Visitor
 
 ANSWERING = """
 import os, signal, sys, time

@@ -9,11 +9,12 @@ import pytest
 
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
+from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Question, Step
-from ftlab.prediction.turns import NobodyWaits, Visitor
+from ftlab.turns import Visitor
 from ftlab.ui import asking
-from ftlab.ui.asking import network_of, while_there
+from ftlab.ui.asking import while_there
 from tests.prediction.fakes import SizedPredictor, failing
 
 QUESTION = Question({}, Variant("lora"), Step(8))
@@ -70,16 +71,3 @@ def test_what_is_wanted_no_longer_is_ended_and_not_shown() -> None:
 def test_an_error_is_raised_where_it_is_waited_for() -> None:
     with pytest.raises(FtlabError, match="ended"):
         list(while_there(SizedPredictor(failing), ANN, peaks))
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("testclient", "testclient"),
-        ("", ""),
-    ],
-)
-def test_the_addresses_of_one_subscriber_are_one_visitor(address: str, network: str) -> None:
-    assert network_of(address) == network

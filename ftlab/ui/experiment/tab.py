@@ -17,7 +17,7 @@ from ftlab.runs.control import start_dispatcher
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.sweep import enqueue_sweep, space_errors
-from ftlab.ui.asking import visitor_of, while_there
+from ftlab.ui.asking import while_there
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, Action
 from ftlab.ui.experiment import clone_events as experiment_clone
@@ -50,6 +50,7 @@ from ftlab.ui.experiment.task import (
 from ftlab.ui.html import H, head, this_page, warn
 from ftlab.ui.latest import Latest
 from ftlab.ui.links import Links
+from ftlab.ui.visitors import visitor_of
 
 _SEND_CHOICE = """window.ftMethods.table(
   element, (now) => trigger('select', now), (draw) => watch('value', draw));"""

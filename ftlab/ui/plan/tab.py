@@ -19,7 +19,7 @@ from ftlab.prediction.claims import claims, qlora_on_65b
 from ftlab.prediction.fit import Ask, Change, fit, fitting
 from ftlab.prediction.question import Prediction
 from ftlab.runs.spec import OPTIMIZERS
-from ftlab.ui.asking import visitor_of, while_there
+from ftlab.ui.asking import while_there
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, opened
 from ftlab.ui.experiment.fields import Form
@@ -46,6 +46,7 @@ from ftlab.ui.plan.view import (
     pending_html,
     verdict_html,
 )
+from ftlab.ui.visitors import visitor_of
 from ftlab.words import join_names
 
 MOST_FIXES = 3

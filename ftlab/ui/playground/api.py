@@ -9,7 +9,9 @@ import gradio as gr
 from ftlab.errors import FtlabError
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.panes import parse_names
+from ftlab.turns import NOBODY
 from ftlab.ui.playground.view import make_request
+from ftlab.ui.visitors import visitor_of
 
 
 def add_endpoint(client: PlaygroundClient) -> None:
@@ -27,6 +29,7 @@ def add_endpoint(client: PlaygroundClient) -> None:
         system: str = "",
         mode: str = "chat",
         precision: str = "bf16",
+        request: gr.Request | None = None,
     ) -> list[dict[str, Any]]:
         """Answers one prompt in one to six panes on one copy of the base model.
 
@@ -60,8 +63,9 @@ def add_endpoint(client: PlaygroundClient) -> None:
         try:
             _check_texts(prompt=prompt, model=model, system=system)
             _check_runs(runs)
-            request = make_request(prompt, model, mode, values, parse_names(runs))
-            return client.generate_all(request)
+            asked = make_request(prompt, model, mode, values, parse_names(runs))
+            visitor = visitor_of(request) if request is not None else NOBODY
+            return client.generate_all(asked, visitor=visitor)
         except FtlabError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

@@ -21,6 +21,7 @@ from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.validation import MAX_PANES
 from ftlab.playground.votes import shuffled
 from ftlab.tasks.spec import Message
+from ftlab.turns import NOBODY, Visitor
 from ftlab.ui.playground.pane_html import Pane
 
 SECONDS_BETWEEN_SCREENS = 0.1
@@ -135,7 +136,7 @@ def ask(
     client: PlaygroundClient,
     held_out: HeldOut,
     blind_seed: int | None = None,
-    visitor: str = "",
+    visitor: Visitor = NOBODY,
 ) -> Iterator[Session]:
     """Streams the answers into the session's panes; yields it after each change worth showing.
 

@@ -52,6 +52,7 @@ from ftlab.ui.playground.view import (
     setup,
     setup_again,
 )
+from ftlab.ui.visitors import visitor_of
 
 _FIRST_STEPS = (
     '<p class="meta"><b>One base, three specialists.</b> These adapters ship with ftlab; choose an '
@@ -262,7 +263,7 @@ def _wire_asking(
         last: list[Any] = [None] * len(screen)
         answers = ask(
             session, prompted, mode == CHAT, context.playground, context.held_out, seed,
-            visitor=_visitor(request),
+            visitor=visitor_of(request),
         )  # fmt: skip
         for now in answers:
             new = [*_errors(now), *_shown(now), *sheet(now)]
@@ -403,8 +404,3 @@ def _errors(session: Session) -> list[str]:
         errors_of(errors, *SETTINGS, "mode"),
         errors_of(errors, "panes", "model", "histories"),
     ]
-
-
-def _visitor(request: gr.Request) -> str:
-    """Who asks, so that visitors take turns: the name of the login, or else the address."""
-    return str(request.username or getattr(request.client, "host", ""))

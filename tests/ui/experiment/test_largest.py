@@ -15,8 +15,8 @@ from ftlab.devices import Device
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue
 from ftlab.models.hub import HubReach
+from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.question import Prediction, Question
-from ftlab.prediction.turns import NobodyWaits
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
