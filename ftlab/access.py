@@ -43,6 +43,7 @@ class Access:
     `folders` are those in which a local model or file may be named; `None`: anywhere. `uploads` is
     where the app keeps what visitors uploaded, which they may name as well. `space` is the id of
     the Hugging Face Space that serves a demo, "" elsewhere. `logs_in`: they come with a password.
+    `answer_seconds` is how long the panes of one prompt may write (`None`: to their end).
     """
 
     may_train: bool = True
@@ -52,6 +53,7 @@ class Access:
     uploads: Path | None = None
     space: str = ""
     logs_in: bool = False
+    answer_seconds: float | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -118,9 +120,13 @@ EVERYTHING = Access()
 """On loopback, where the visitor is the operator."""
 
 
+DEMO_ANSWER_SECONDS = 5.0
+"""Two cores write some hundred tokens in it."""
+
+
 def demo_access(space: str = "") -> Access:
     """A public demo's: what ships with ftlab may be looked at and tried."""
-    return Access(False, False, False, folders=(), space=space)
+    return Access(False, False, False, folders=(), space=space, answer_seconds=DEMO_ANSWER_SECONDS)
 
 
 def is_path(text: str) -> bool:

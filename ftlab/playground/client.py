@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +267,12 @@ class PlaygroundClient:
         number = next(self._numbers)
         worker.tell(ToWorker(number, request))
         latest: dict[int, PaneUpdate] = {}
-        ended = False
+        ended, until = False, math.inf
         try:
             while True:
+                if time.monotonic() > until:
+                    yield from _cut(len(request.panes), latest, self._access.answer_seconds)
+                    return
                 try:
                     message = worker.said.get(timeout=SECONDS_BETWEEN_SIGNS)
                 except queue.Empty:
@@ -285,10 +290,28 @@ class PlaygroundClient:
                     ended = True
                     return
                 latest[message.update.pane] = message.update
+                if message.update.kind == "text" and until == math.inf:
+                    until = time.monotonic() + (self._access.answer_seconds or math.inf)
                 yield message.update
         finally:
             if not ended:
                 worker.tell(ToWorker(number))
+
+
+def _cut(
+    panes: int, latest: Mapping[int, PaneUpdate], seconds: float | None
+) -> Iterator[PaneUpdate]:
+    """The end of panes that wrote for as long as they may."""
+    for pane in range(panes):
+        update = latest.get(pane)
+        if update is not None and update.is_final:
+            continue
+        if update is not None and update.kind == "text":
+            note = f"Ended after {seconds:g} s, so that the next visitor is answered."
+            yield replace(update, kind="done", note=f"{update.note} {note}".strip())
+        else:
+            sentence = f"This demo answers for {seconds:g} s; ask fewer panes at once."
+            yield PaneUpdate(pane, "error", sentence)
 
 
 def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:

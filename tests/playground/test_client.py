@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.access import Access
 from ftlab.errors import InvalidRequest
 from ftlab.playground import client as client_module
 from ftlab.playground.client import PlaygroundClient, as_record
@@ -148,6 +149,25 @@ def test_a_visitor_s_second_prompt_waits_for_the_first_of_another(
     for reader in readers:
         reader.join(10)
     assert answered == ["other", "again", "once-more"]
+
+
+def test_in_a_demo_an_answer_ends_with_what_it_has_and_the_next_is_answered(
+    tmp_path: Path,
+) -> None:
+    client = PlaygroundClient(tmp_path, FAKE, access=Access(answer_seconds=0.2))
+    try:
+        long, other = (
+            [update for update in client.generate(ask(prompt)) if update.is_final]
+            for prompt in ("slow", "hello")
+        )
+    finally:
+        client.close()
+    assert [(update.kind, update.text) for update in long[:1]] == [("done", "slow")]
+    assert long[0].note == "Ended after 0.2 s, so that the next visitor is answered."
+    assert long[1].kind == "error", "it had not begun"
+    assert "fewer panes" in long[1].text
+    assert [update.kind for update in other] == ["done", "done"]
+    assert not any(update.note for update in other)
 
 
 def test_close_ends_the_process_even_in_an_answer(client: PlaygroundClient) -> None:
