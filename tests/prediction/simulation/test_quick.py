@@ -17,18 +17,22 @@ from ftlab.prediction.simulation.quick import QuickFakeMode
 from tests.prediction.simulation.test_real_memory import LLAMA
 
 
-def found(method: str) -> Prediction:
-    (question,) = ask_about(LLAMA, [Variant(method)], Step(96, completion_tokens=20))
+OWN, STANDARD = Step(96, completion_tokens=20), Step(96)
+
+
+def found(method: str, step: Step) -> Prediction:
+    (question,) = ask_about(LLAMA, [Variant(method)], step)
     return replace(predict(question), seconds=0)
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora", "adalora"])
+@pytest.mark.parametrize("step", [OWN, STANDARD])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "adalora", "qdora", "lora_fa"])
 def test_a_prediction_is_the_same_with_torchs_own_mode(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: str, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = found(method)
+    quick = found(method, step)
     monkeypatch.setattr("ftlab.prediction.simulation.step.QuickFakeMode", FakeTensorMode)
-    assert quick == found(method)
+    assert quick == found(method, step)
     assert quick.how == "simulated"
 
 
