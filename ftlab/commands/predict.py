@@ -24,7 +24,7 @@ from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
-from ftlab.prediction.limits import OWN
+from ftlab.prediction.limits import own
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
     AdapterType,
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         capability=(card and card.capability) or USUAL_CAPABILITY,
     )
     questions = ask_about(found.config, variants_of(options), step)
-    with Predictor(limits=OWN) as predictor:
+    with Predictor(limits_of=own) as predictor:
         rows = dict(predictor.ask(questions))
     ordered = [rows[place] for place in sorted(rows)]
     rates = [rate_of(question.variant, TrainingSettings(), size) for question in questions]

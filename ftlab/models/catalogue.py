@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -33,6 +34,11 @@ class KnownModel:
 def catalogue() -> tuple[KnownModel, ...]:
     rows = json.loads((assets_folder() / "catalogue.json").read_text(encoding="utf-8"))
     return tuple(KnownModel(**row) for row in rows)
+
+
+def is_known_config(config: Mapping[str, Any]) -> bool:
+    """Whether it is the config of a model of the catalogue, as it stands there."""
+    return any(config == model.config for model in catalogue())
 
 
 def known_model(name: str) -> KnownModel | None:

@@ -21,8 +21,8 @@ from types import TracebackType
 
 from ftlab.errors import FtlabError
 from ftlab.operations.log import note_refusal
-from ftlab.prediction.limits import USUAL, Ending, Limits, sentence
-from ftlab.prediction.protocol import numbered, parse_answer, parse_numbered
+from ftlab.prediction.limits import Ending, Limits, LimitsOf, sentence, usual
+from ftlab.prediction.protocol import limited, numbered, parse_answer, parse_numbered
 from ftlab.prediction.question import Prediction, Question, dump_question
 from ftlab.runs.spawn import python_environment
 from ftlab.turns import NOBODY, Places, Turns, Visitor
@@ -57,10 +57,13 @@ class Predictor:
     """Predictions by question; each is asked once. Shared by all visitors, who take turns."""
 
     def __init__(
-        self, idle_seconds: float = IDLE_SECONDS, limits: Limits = USUAL, turns: Turns | None = None
+        self,
+        idle_seconds: float = IDLE_SECONDS,
+        limits_of: LimitsOf = usual,
+        turns: Turns | None = None,
     ) -> None:
         self._idle_seconds = idle_seconds
-        self._limits = limits
+        self._limits_of = limits_of
         self._turns = turns or Turns(PLACES)
         self._known: dict[bytes, Prediction] = {}
         self._guard = Lock()
@@ -125,19 +128,19 @@ class Predictor:
                     raise NobodyWaits("Nobody waits for the prediction any more.")
             answer = self._known.get(key)  # somebody else may have asked it meanwhile
             if answer is None:
-                answer = self._ask_worker(line, has_left)
+                answer = self._ask_worker(line, self._limits_of(question.config), has_left)
                 with self._guard:
                     while len(self._known) >= MOST_REMEMBERED:
                         self._known.pop(next(iter(self._known)))
                     self._known[key] = answer
         return answer
 
-    def _ask_worker(self, line: bytes, has_left: Callable[[], bool]) -> Prediction:
+    def _ask_worker(self, line: bytes, limits: Limits, has_left: Callable[[], bool]) -> Prediction:
         with self._guard:
             worker = self._running()
             self._asking += 1
         try:
-            said = worker.ask(next(self._numbers), line, has_left)
+            said = worker.ask(next(self._numbers), limited(line, limits), has_left)
         except _Silent:
             with self._guard:
                 if self._worker is worker:
@@ -154,9 +157,9 @@ class Predictor:
         if isinstance(said, Prediction):
             return said
         if said == "left":
-            raise NobodyWaits(sentence(said, self._limits))
+            raise NobodyWaits(sentence(said, limits))
         note_refusal("prediction ended", why=said)
-        raise FtlabError(sentence(said, self._limits))
+        raise FtlabError(sentence(said, limits))
 
     def _running(self) -> _Worker:
         if self._ends is not None:
@@ -164,7 +167,7 @@ class Predictor:
         if self._worker is None or not self._worker.is_alive:
             self._end()
             try:
-                self._worker = _Worker(self._limits)
+                self._worker = _Worker()
             except OSError as error:
                 raise FtlabError(f"The prediction cannot be started ({error}).") from None
         return self._worker
@@ -197,9 +200,9 @@ class _Silent(Exception):
 class _Worker:
     """The process that predicts, and who waits for what it says."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, str(limits.cpu_seconds), str(limits.memory_bytes)],
+            [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from ftlab.models.catalogue import is_known_config
 from ftlab.units import format_bytes
 
 Ending = Literal["time", "memory", "left", "broken"]
@@ -20,17 +22,27 @@ class Limits:
     before it reads the question.
     """
 
-    cpu_seconds: float = 60.0
+    cpu_seconds: float
     memory_bytes: int = 900_000_000
 
 
-USUAL = Limits()
-"""On 80 layers (LLaMA 65B) QDoRA took 23 s on a busy machine and LoRA 11 s; on the 96 of GPT-3
-AdaLoRA took 12 s. Memory grows with the layers too: QDoRA took 150 MB for 80."""
+LimitsOf = Callable[[Mapping[str, Any]], Limits]
+"""What a question may take, by the config of the model that it is about."""
 
 
-OWN = Limits(180.0, 4_000_000_000)
-"""Of a command line, where nobody else waits."""
+def usual(config: Mapping[str, Any]) -> Limits:
+    """On 80 layers (LLaMA 65B) QDoRA took 14 s on a busy machine, LoRA 7 s, and QDoRA 150 MB."""
+    return Limits(60.0)
+
+
+def of_a_demo(config: Mapping[str, Any]) -> Limits:
+    """As usual for the models of the catalogue, which are known to end, and less for others."""
+    return usual(config) if is_known_config(config) else Limits(10.0)
+
+
+def own(config: Mapping[str, Any]) -> Limits:
+    """Of a command line, where nobody else waits."""
+    return Limits(180.0, 4_000_000_000)
 
 
 def sentence(ending: Ending, limits: Limits) -> str:

@@ -1,11 +1,11 @@
 """Answers questions, each in a process of its own that is gone with its memory afterwards.
 
-Run as: python -m ftlab.prediction.worker CPU_SECONDS MEMORY_BYTES, with pipes as stdin and stdout
+Run as: python -m ftlab.prediction.worker, with pipes as stdin and stdout
 
 This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
-every question it forks a child, which is as ready as it is. The child is held to the `Limits` that
-the command line gives and ended once nobody waits for its answer. What is said on stdin and stdout
-is in `ftlab.prediction.protocol`. Simulating patches torch in places and sets its default dtype, so
+every question it forks a child, which is as ready as it is. The child is held to the `Limits` of
+its question and ended once nobody waits for its answer. What is said on stdin and stdout is in
+`ftlab.prediction.protocol`. Simulating patches torch in places and sets its default dtype, so
 nothing else may run here.
 
 Without /proc, as on macOS, the limit of memory is not held; that of computing time is.
@@ -30,7 +30,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.limits import Ending, Limits
-from ftlab.prediction.protocol import numbered, parse_numbered
+from ftlab.prediction.protocol import numbered, parse_limited, parse_numbered
 from ftlab.prediction.question import Prediction, Question, Step, dump_prediction, load_question
 from ftlab.prediction.questions import ask_about
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
@@ -44,15 +44,14 @@ _NO_MEMORY, _BROKEN = 3, 4  # how a child exits that has no answer
 
 
 def main() -> int:
-    limits = Limits(float(sys.argv[1]), int(sys.argv[2]))
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries print as they like
     os.nice(19)  # a run that is timed on the same cores goes first
-    serve(_predictor(), limits, 0, answers)
+    serve(_predictor(), 0, answers)
     return 0
 
 
-def serve(answer: Answer, limits: Limits, questions: int, answers: int) -> None:
+def serve(answer: Answer, questions: int, answers: int) -> None:
     """Answers what comes in on one open file, on another, until the first is closed."""
     with selectors.DefaultSelector() as ready:
         children: dict[int, _Child] = {}  # by number
@@ -70,7 +69,7 @@ def serve(answer: Answer, limits: Limits, questions: int, answers: int) -> None:
                     *lines, unread = (unread + read).split(b"\n")
                     for number, content in map(parse_numbered, lines):
                         if content:
-                            child = _start(number, content, answer, limits, (questions, answers))
+                            child = _start(number, content, answer, (questions, answers))
                             children[number] = child
                             ready.register(child.pipe, selectors.EVENT_READ, child)
                         elif number in children:
@@ -123,9 +122,7 @@ def _ending(child: _Child, code: int) -> Ending:
     return "broken"
 
 
-def _start(
-    number: int, content: bytes, answer: Answer, limits: Limits, ours: tuple[int, int]
-) -> _Child:
+def _start(number: int, content: bytes, answer: Answer, ours: tuple[int, int]) -> _Child:
     reads, writes = os.pipe()
     pid = os.fork()
     if pid:
@@ -135,8 +132,9 @@ def _start(
     try:
         for file in (reads, *ours):  # else nobody would see that this worker has gone
             os.close(file)
+        limits, question = parse_limited(content)
         _hold_to(limits)
-        _write(writes, dump_prediction(answer(load_question(content))))
+        _write(writes, dump_prediction(answer(load_question(question))))
         code = 0
     except MemoryError:
         code = _NO_MEMORY

@@ -29,6 +29,8 @@ from ftlab.operations.address import why_not_free
 from ftlab.operations.log import app_log, note
 from ftlab.paths import recorded_folder
 from ftlab.playground.client import PlaygroundClient
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.limits import of_a_demo, usual
 from ftlab.runs.control import control_folder, ensure_dispatcher
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.store import RunStore
@@ -71,7 +73,8 @@ def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
 def _context(runs_folder: Path, access: Access) -> AppContext:
     store = RunStore(runs_folder, recorded_folder())
     client = PlaygroundClient(runs_folder, access=access)
-    return AppContext(runs_folder, store, client, access=access)
+    predictor = Predictor(limits_of=of_a_demo if access.is_demo else usual)
+    return AppContext(runs_folder, store, client, predictor=predictor, access=access)
 
 
 _DELETE_UPLOADS = (3_600, 86_400)

@@ -11,7 +11,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands import predict
-from ftlab.prediction.limits import Limits
+from ftlab.prediction.limits import LimitsOf
 from ftlab.prediction.question import Prediction, Question
 
 LLAMA = {
@@ -36,7 +36,7 @@ class Answers:
 
     asked: Sequence[Question] = ()
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits_of: LimitsOf) -> None:
         pass
 
     def __enter__(self) -> Answers:

@@ -13,16 +13,16 @@ import pytest
 
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import parse_variant
+from ftlab.models.catalogue import catalogue
 from ftlab.prediction import client
 from ftlab.prediction.client import NobodyWaits, Predictor
-from ftlab.prediction.limits import Limits
+from ftlab.prediction.limits import Limits, of_a_demo, usual
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.questions import ask_about
 from ftlab.turns import Visitor
 
 ANSWERING = """
 import os, signal, sys, time
-from ftlab.prediction.limits import Limits
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.worker import serve
 
@@ -43,7 +43,7 @@ def answer(question):
         raise SystemExit(0)
     return Prediction("lora", f"{os.getppid()} {os.getpid()}", total_params=length)
 
-serve(answer, Limits(float(sys.argv[1]), int(sys.argv[2])), 0, 1)
+serve(answer, 0, 1)
 """
 
 
@@ -60,8 +60,15 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Predi
     (tmp_path / "answering.py").write_text(ANSWERING)
     monkeypatch.setattr(client, "MODULE", "answering")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Predictor(limits=Limits(0.3, 50_000_000)) as made:
+    with Predictor(limits_of=lambda config: Limits(0.3, 50_000_000)) as made:
         yield made
+
+
+def test_a_stranger_s_model_gets_less_time_in_a_demo_than_one_of_the_catalogue() -> None:
+    known = dict(catalogue()[0].config)
+    assert of_a_demo(known) == usual(known)
+    assert of_a_demo(known | {"num_hidden_layers": 511}).cpu_seconds == 10
+    assert of_a_demo({}).cpu_seconds < usual({}).cpu_seconds
 
 
 def children(predictor: Predictor) -> list[psutil.Process]:

@@ -79,14 +79,14 @@ def test_another_visitor_is_answered_meanwhile_and_nothing_is_left_behind(demo: 
     ("limits", "said"),
     [
         (Limits(cpu_seconds=0.2), "took more than 0.2 s of computing time"),
-        (Limits(memory_bytes=10_000_000), "took more than 10.0 MB of memory"),
+        (Limits(60, memory_bytes=10_000_000), "took more than 10.0 MB of memory"),
     ],
 )
 def test_what_passes_the_bounds_and_takes_too_much_is_said_in_the_page(
     limits: Limits, said: str, demo: Running
 ) -> None:
     with (
-        Predictor(limits=limits) as little,
+        Predictor(limits_of=lambda config: limits) as little,
         DEMO.runs_folder(demo.runs / "none") as runs,
         running(DEMO, runs, little) as app,
     ):

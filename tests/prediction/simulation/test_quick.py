@@ -16,7 +16,6 @@ from ftlab.prediction.simulation.predict import predict
 from ftlab.prediction.simulation.quick import QuickFakeMode
 from tests.prediction.simulation.test_real_memory import LLAMA
 
-
 OWN, STANDARD = Step(96, completion_tokens=20), Step(96)
 
 
