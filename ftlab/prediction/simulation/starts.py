@@ -21,6 +21,7 @@ from peft.tuners.shira import config as shira_config
 from peft.tuners.shira import layer as shira_layer
 from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ftlab.prediction.simulation.decompositions import frod_without_values, known_decompositions
 from ftlab.prediction.simulation.quantised import unpacked
@@ -43,6 +44,8 @@ def known_starts(on_cuda: bool) -> Iterator[None]:
         return torch.zeros(len(indices), len(indices))
 
     def empty(layer: Any) -> Tensor:
+        if isinstance(layer, Conv1D):  # never packed, and with inputs first
+            return torch.empty(layer.weight.shape)
         return torch.empty(layer.out_features, layer.in_features)
 
     def from_vocabulary(self: Any, config: Any, words: Any) -> None:

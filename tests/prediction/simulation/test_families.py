@@ -43,6 +43,12 @@ def test_a_step_of_every_family_is_predicted(family: str, method: str) -> None:
     assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
 
 
+@pytest.mark.parametrize("method", ["dora", "vera", "adalora"])
+def test_conv1d_layers_are_predicted_with_methods_that_ask_for_their_weights(method: str) -> None:
+    (question,) = ask_about(config("gpt2"), [Variant(method)], Step(96))
+    assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_eager_attention_is_predicted(family: str) -> None:
     (question,) = ask_about(config(family), [Variant("lora")], Step(96, attention="eager"))
