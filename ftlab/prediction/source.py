@@ -11,6 +11,7 @@ from typing import Any
 from ftlab.errors import FtlabError
 from ftlab.methods.rates import ModelSize, size_of
 from ftlab.models.catalogue import known_model
+from ftlab.models.files import MAX_TEXT_BYTES, read_model_text
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
 from ftlab.models.size import size_of_model
@@ -91,9 +92,22 @@ def _from_hub(name: str) -> dict[str, Any]:
             "Paste its config.json, or choose a model of the catalogue.",
         ):
             # Asked first, because the download tries six times, for half a minute.
-            get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE), timeout=TIMEOUT_SECONDS)
+            found = get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE), timeout=TIMEOUT_SECONDS)
+            if (found.size or 0) > MAX_TEXT_BYTES:
+                raise FtlabError(
+                    f"The config of '{name}' has {found.size:,} bytes, so it is no config.json."
+                )
             file = hf_hub_download(name, CONFIG_FILE, etag_timeout=TIMEOUT_SECONDS)
-    return _parse(Path(file).read_text(encoding="utf-8"), f"The config of '{name}'")
+    try:
+        text = read_model_text(Path(file))
+    except UnicodeDecodeError:
+        raise FtlabError(f"The config of '{name}' is no text in UTF-8.") from None
+    except OSError as error:
+        raise FtlabError(
+            f"The config of '{name}' in the Hub's cache cannot be read ({error.strerror}); "
+            "remove it there, or paste its config.json."
+        ) from None
+    return _parse(text, f"The config of '{name}'")
 
 
 def _parse(text: str, what: str) -> dict[str, Any]:

@@ -219,6 +219,28 @@ def test_a_pipe_or_a_device_in_place_of_a_config_is_refused_without_waiting(
             find_config(str(name))
 
 
+@pytest.mark.hostile("models")
+@pytest.mark.parametrize("kind", ["sparse", "pipe", "device", "no text", "list", "deep"])
+def test_a_config_in_the_cache_of_the_hub_is_read_under_the_same_limits(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.json"
+    if kind == "sparse":
+        file.touch()
+        os.truncate(file, 2**40)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        texts = {"no text": b"\xff\xfe", "list": b"[1]", "deep": b"[" * 100_000}
+        file.write_bytes(texts[kind])
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(file))
+    with pytest.raises(FtlabError) as error:
+        find_config("owner/model")
+    assert len(str(error.value)) < 300
+
+
 # Adapters
 
 
