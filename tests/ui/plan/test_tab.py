@@ -143,3 +143,17 @@ def test_an_older_plan_of_the_same_page_is_told_apart() -> None:
     assert not latest.is_newest("a", first)
     assert latest.is_newest("a", second)
     assert latest.is_newest("b", other)
+
+
+def test_sessions_that_people_make_up_are_forgotten_and_those_that_ask_again_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ftlab.ui.latest._MOST_REMEMBERED", 3)
+    latest = Latest()
+    first = latest.begin("own")
+    for number in range(20):
+        own = latest.begin("own")
+        latest.begin(f"made up {number}")
+        assert latest.is_newest("own", own)
+    assert not latest.is_newest("own", first)
+    assert len(vars(latest)["_newest"]) == 3
