@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,13 +19,16 @@ from pathlib import Path
 from ftlab.errors import FtlabError
 from ftlab.export.model_card import model_card
 from ftlab.export.runs import kind_of, public_model, weights_of
+from ftlab.models.files import read_model_json
 from ftlab.runs.merging import MergeDirectory
 from ftlab.runs.store import Run
 from ftlab.tasks.registry import TASKS
+from ftlab.units import format_bytes
 
 CARD = "README.md"
 _TEMPLATE = "chat_template.jinja"
 _CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json", "trained_weights.json")
+_KEPT_FREE = 2**28  # bytes, for all else that the machine does
 _PATH_KEY = re.compile(r"_?(\w+_)?name_or_path")
 
 
@@ -79,6 +83,7 @@ def write_zip(bundle: Bundle, target: Path) -> None:
 
     Raises `FtlabError` if the file cannot be written.
     """
+    _check_room(bundle, target.parent)
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
@@ -99,6 +104,17 @@ def write_zip(bundle: Bundle, target: Path) -> None:
             f"'{target}' cannot be written ({error.strerror}); free some space, or name a file in "
             "a folder that can be written."
         ) from None
+
+
+def _check_room(bundle: Bundle, folder: Path) -> None:
+    """A file may say that it is larger than the disk (a sparse one), and would fill it."""
+    needed = sum(path.stat().st_size for path in bundle.files.values())
+    free = shutil.disk_usage(folder).free
+    if needed + _KEPT_FREE > free:
+        raise FtlabError(
+            f"The zip takes {format_bytes(needed)} and '{folder}' has {format_bytes(free)} free; "
+            "free some space."
+        )
 
 
 @contextlib.contextmanager
@@ -122,9 +138,9 @@ def _goes_along(path: Path) -> bool:
 def _without_paths(path: Path, base: str) -> str:
     """The configuration with the base's public name wherever it names a folder of this machine."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FtlabError(f"{path.name} is no JSON ({error}); run it again.") from None
+        config = read_model_json(path)
+    except (OSError, ValueError) as error:
+        raise FtlabError(f"{path.name} cannot be read ({error}); run it again.") from None
     for key, value in config.items():
         if _PATH_KEY.fullmatch(key) and isinstance(value, str) and Path(value).is_absolute():
             config[key] = base

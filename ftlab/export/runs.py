@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from ftlab.errors import FtlabError
+from ftlab.models.files import read_model_json
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.paths import recorded_folder
 from ftlab.runs.result import status_label
@@ -68,7 +68,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     Raises `FtlabError` if it cannot be read.
     """
     try:
-        return dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        return read_model_json(folder / CONFIG_FILE)
     except (OSError, ValueError) as error:
         raise FtlabError(
             f"{CONFIG_FILE} of '{folder.parent.name}' cannot be read ({error}); run it again."

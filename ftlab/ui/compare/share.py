@@ -23,6 +23,7 @@ from ftlab.ui.compare.section import Section
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import DOWNLOAD, QUIET
 from ftlab.ui.html import H, escape, heading, live
+from ftlab.ui.making import FilesAVisitor, one_at_a_time
 
 _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
 
@@ -53,11 +54,13 @@ def build(context: AppContext) -> Section:
             raise _shown_error(error) from None
 
     variant.input(choose, [shown, variant], picture, **QUIET)
+    files = FilesAVisitor()
     for button, (_, kind) in zip(buttons, _KINDS, strict=True):
         file = gr.DownloadButton(elem_classes="ft-carrier")
-        button.click(_maker(context, kind), [shown, variant], file, **QUIET).success(
-            None, file, None, js=DOWNLOAD, **QUIET
+        made = button.click(
+            _maker(context, kind, files), [shown, variant], file, **one_at_a_time("share")
         )
+        made.success(None, file, None, js=DOWNLOAD, **QUIET)
 
     def show(data: SweepData) -> list[Any]:
         card = card_of(data)
@@ -109,9 +112,12 @@ def share_file(context: AppContext, kind: str, sweep: str, variant: str | None) 
     return path
 
 
-def _maker(context: AppContext, kind: str) -> Callable[[str, str | None], str]:
-    def make(sweep: str, variant: str | None) -> str:
+def _maker(
+    context: AppContext, kind: str, files: FilesAVisitor
+) -> Callable[[gr.Request, str, str | None], str]:
+    def make(request: gr.Request, sweep: str, variant: str | None) -> str:
         try:
+            files.check(request)
             return str(share_file(context, kind, sweep, variant))
         except FtlabError as error:
             raise _shown_error(error) from None

@@ -144,7 +144,7 @@ def export_files(grid: GridDirectory) -> list[str | None]:
     folder = Path(get_upload_folder()) / "ftlab" / grid.grid_id
     folder.mkdir(parents=True, exist_ok=True)
     csv, report = (folder / f"ftlab-grid-{grid.grid_id}.{kind}" for kind in ("csv", "html"))
-    if not report.exists():  # the last to be written
+    if not (csv.exists() and report.exists()):  # after a day both are deleted, not at once
         write_csv(grid, csv)
         write_atomically(report, grid_page(grid).encode())
     return [str(csv), str(report)]

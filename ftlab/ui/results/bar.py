@@ -27,6 +27,7 @@ from ftlab.ui.results.like import ticked_chip
 from ftlab.ui.results.side import Side, closed, find, opened_run
 
 _MOST = 10_000
+_LONGEST_ID = 300  # characters, of results of others
 _FOCUS = "() => setTimeout(() => document.getElementById('results-keep')?.focus(), 80)"
 
 
@@ -160,7 +161,13 @@ def wire_bar(
 
 def ticked_ids(on: Any) -> tuple[str, ...]:
     """What the browser says is ticked, as ids; anything else in it is left out."""
-    return tuple(str(run_id) for run_id in on[:_MOST]) if isinstance(on, list) else ()
+    return tuple(filter(None, map(run_id_in, on[:_MOST]))) if isinstance(on, list) else ()
+
+
+def run_id_in(value: Any) -> str:
+    """The id that the browser names; "" for what can be none, which no session has to keep."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if len(text) <= _LONGEST_ID else ""
 
 
 def as_ids(given: Any) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, Action, opened
 from ftlab.ui.html import escape, field_error
 from ftlab.ui.links import Links
-from ftlab.ui.results.bar import Bar, build_bar, said_html, wire_bar
+from ftlab.ui.making import FilesAVisitor, one_at_a_time
+from ftlab.ui.results.bar import Bar, build_bar, run_id_in, said_html, wire_bar
 from ftlab.ui.results.choices import columns_html, facets_html
 from ftlab.ui.results.columns import COLUMNS, in_order, usual_columns
 from ftlab.ui.results.filter import ALL_SWEEPS, Filters, known_facets, sweep_choices
@@ -168,13 +169,18 @@ def _wire_files(
     tools: Tools, bar: Bar, store: RunStore, view: gr.State, fields: list[Any], action: Action
 ) -> None:
     """Exports, written when they are asked for, and results of others that are brought along."""
+    files = FilesAVisitor()
     for button, kind in ((tools.csv, "csv"), (tools.json, "json")):
 
-        def export(view: View, *values: Any, kind: str = kind) -> str:
+        def export(request: gr.Request, view: View, *values: Any, kind: str = kind) -> str:
+            try:
+                files.check(request)
+            except FtlabError as error:
+                raise gr.Error(str(escape(str(error))), print_exception=False) from None
             folder = Path(get_upload_folder()) / "ftlab"
             return write_export(show(store.table(), view.query(*values)), kind, folder)
 
-        button.click(export, [view, *fields], tools.file, **QUIET)
+        button.click(export, [view, *fields], tools.file, **one_at_a_time("exports"))
     tools.file.change(fn=None, js=_SAVE_FILE, api_visibility="private")
 
     def bring(paths: list[str]) -> str:
@@ -187,7 +193,7 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     """A row opens its run, and so does another tab; an open run is kept up to date."""
 
     def select(event: gr.EventData) -> list[Any]:
-        return opened_run(store, str(getattr(event, "run", "")))
+        return opened_run(store, run_id_in(getattr(event, "run", None)))
 
     def follow(run_id: str) -> list[Any]:
         if not run_id:

@@ -29,10 +29,10 @@ from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
 from ftlab.runs.store import Run, RunStore
 from ftlab.ui.events import DOWNLOAD, QUIET
 from ftlab.ui.html import H, escape, field_error
+from ftlab.ui.making import FilesAVisitor, one_at_a_time
 from ftlab.ui.results.actions import own_runs
 
 _SECONDS = 1.5
-_ONE_AT_A_TIME: dict[str, Any] = QUIET | {"concurrency_limit": 1, "concurrency_id": "ft-use"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,12 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
     def show(run_id: str) -> list[Any]:
         return [*use_view(store, run_id), ""]
 
+    files = FilesAVisitor()
+
     def offer(button: gr.Button, words: str, make: Callable[[Run, RunStore], Path]) -> None:
-        def made(run_id: str) -> list[Any]:
+        def made(request: gr.Request, run_id: str) -> list[Any]:
             try:
+                files.check(request)
                 return [str(make(store.find(run_id), store)), ""]
             except (FtlabError, OSError) as error:
                 return [None, field_error([str(error)])]
@@ -114,7 +117,7 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
         busy = button.click(
             lambda: f'<p class="meta" role="status">{words}</p>', None, use.said, **QUIET
         )
-        busy.then(made, chosen, [use.file, use.said], **_ONE_AT_A_TIME).success(
+        busy.then(made, chosen, [use.file, use.said], **one_at_a_time("use")).success(
             None, use.file, None, js=DOWNLOAD, **QUIET
         )
 
