@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from rich.console import Console
 
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
+from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import shown_status
 from ftlab.playground.client import PlaygroundClient
+from ftlab.words import printable
 
 NAME = "generate"
 SUMMARY = "answer a prompt with the base and with finished runs, side by side"
@@ -36,8 +37,9 @@ def run(options: argparse.Namespace) -> int:
     finally:
         client.close()
     if options.json:
-        print(json.dumps(answers, indent=2, ensure_ascii=False))
+        print(json_text(answers))
     else:
         for answer in answers:
-            print(f"── {answer['label']}\n{answer['error'] or answer['answer']}\n")
+            said = f"── {answer['label']}\n{answer['error'] or answer['answer']}\n"
+            print(printable(said, keep="\n\t"))
     return 1 if any(answer["error"] for answer in answers) else 0

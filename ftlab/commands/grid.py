@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from ftlab import units
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
+from ftlab.commands.tables import json_text
 from ftlab.errors import FtlabError
 from ftlab.playground.grid.control import cancel_grid, start_grid
 from ftlab.playground.grid.export import as_record, write_csv
@@ -25,6 +25,7 @@ from ftlab.playground.grid.table import headline, summary
 from ftlab.playground.held_out import HeldOut
 from ftlab.report.grid import grid_page
 from ftlab.tasks.reference import TaskReference, parse_task
+from ftlab.words import printable
 
 NAME = "grid"
 SUMMARY = "answer many prompts with several runs, and score held-out ones"
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         follow(grid, console)
     _write_files(grid, options.csv, options.html)
     if options.json:
-        print(json.dumps(as_record(grid), indent=2, ensure_ascii=False))
+        print(json_text(as_record(grid)))
     else:
         _print(grid)
     status = grid.status()
@@ -125,7 +126,7 @@ def _line(way: Progress) -> Table:
 
 
 def _print(grid: GridDirectory) -> None:
-    print(headline(grid))
+    print(printable(headline(grid)))
     for pane in summary(grid):
         parts = [f"{pane.answered} answered"]
         parts += [f"{pane.errors} errors"] if pane.errors else []
@@ -136,7 +137,7 @@ def _print(grid: GridDirectory) -> None:
             parts.append(f"{pane.gain.mean:+.2f} [{low:+.2f}, {high:+.2f}] over {pane.gain.over}")
         if pane.tokens_per_second is not None:
             parts.append(f"{pane.tokens_per_second:.1f} tokens/s")
-        print(f"  {pane.label}: {', '.join(parts)}")
+        print(printable(f"  {pane.label}: {', '.join(parts)}", keep=""))
     errors = dict.fromkeys(cell.error for cell in grid.cells() if cell.error)
     for error in errors:
         print(f"ftlab: {error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
@@ -11,6 +12,7 @@ from ftlab.errors import FtlabError
 from ftlab.runs.store import RunStore
 from ftlab.runs.table import to_table
 from ftlab.spreadsheets import inert
+from ftlab.words import printable
 
 NAME = "runs"
 SUMMARY = "list the runs with their numbers"
@@ -35,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
         and (options.sweep is None or run.spec.sweep_id == options.sweep)
     ]
     for broken in store.unreadable:
-        print(f"ftlab: left out {broken.run_id}: {broken.reason}", file=sys.stderr)
+        print(printable(f"ftlab: left out {broken.run_id}: {broken.reason}"), file=sys.stderr)
     if options.format == "json":
         print(rows_json(runs))
     elif options.format == "csv":
-        print(to_table(runs).map(inert).to_csv(index=False, lineterminator="\r\n"), end="")
+        print(to_table(runs).map(_cell).to_csv(index=False, lineterminator="\r\n"), end="")
     elif runs:
         print_table(runs, output_console())
     elif options.sweep is not None:
@@ -47,3 +49,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(f"No runs in {store.folder}. Start some with: python -m ftlab sweep --task sql")
     return 0
+
+
+def _cell(value: Any) -> Any:
+    """As a spreadsheet takes it for text, and the terminal that it is printed to."""
+    return printable(inert(value), keep="\n\t") if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ftlab import units
 from ftlab.methods.rate_words import NOT_TUNED, how_scaled
@@ -19,7 +20,7 @@ from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.store import Run
 from ftlab.tuning.reading import Tuned
-from ftlab.words import rate_name
+from ftlab.words import printable, rate_name
 
 _BAR = 40  # characters of the longest bar
 _WIDE = 170  # columns at which the run's id stands in the table instead of below it
@@ -27,13 +28,28 @@ _WIDE = 170  # columns at which the run's id stands in the table instead of belo
 
 def rows_json(runs: Sequence[Run]) -> str:
     """The runs as a JSON list of rows, and nothing else; what is not measured is null."""
-    return json.dumps([_finite(run.row()) for run in runs], indent=2, ensure_ascii=False)
+    return json_text([_finite(run.row()) for run in runs])
+
+
+def json_text(value: Any) -> str:
+    """The value as JSON for a terminal too: what that would obey is written as an escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(
+        char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
+    )
+
+
+class PlainConsole(Console):
+    """A console to which all text is text: neither a terminal's sequences nor rich's markup."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **(options | {"markup": False, "emoji": False}))
 
 
 def output_console() -> Console:
     """stdout; as wide as the table needs where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=200)
 
 
 def print_table(runs: Sequence[Run], console: Console) -> None:

@@ -18,6 +18,7 @@ from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 from ftlab.ui.context import AppContext
 from ftlab.ui.experiment.request import EXTRA, read_request
 from ftlab.ui.results.table import filtered, records
+from ftlab.words import shown_name
 
 _DEFAULTS = TrainingSettings()
 
@@ -104,7 +105,8 @@ def add_endpoints(context: AppContext) -> None:
         if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
             unknown.append(sweep_id)
         if unknown:
-            raise _for_caller(f"There is no run or sweep '{unknown[0]}' in {context.runs_folder}.")
+            named = shown_name(unknown[0])
+            raise _for_caller(f"There is no run or sweep '{named}' in {context.runs_folder}.")
         open_ids = [
             run.run_id
             for run in runs

@@ -16,7 +16,7 @@ from ftlab.ui.visitors import Rate, visitor_at, when
 
 
 def one_at_a_time(name: str) -> dict[str, Any]:
-    """For events of that name, of which the app answers one at a time; the others hold no thread."""
+    """For events of that name: one is answered at a time, and those that wait hold no thread."""
     return QUIET | {"concurrency_limit": 1, "concurrency_id": name}
 
 
