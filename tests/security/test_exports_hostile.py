@@ -201,6 +201,27 @@ def test_the_same_events_do_delete_a_run_that_was_ticked(
     assert not own.path.exists()
 
 
+@pytest.mark.hostile("long texts in a field")
+@pytest.mark.parametrize("text", ["1" * 1_000_000, "a<1;" * 200_000, " " * 1_000_000, "(" * 10**6])
+def test_conditions_that_are_long_are_refused_before_they_are_searched(
+    text: str, app: Running, client: httpx.Client
+) -> None:
+    number = next(
+        number for number, function in app.page.fns.items()
+        if any(getattr(part, "elem_id", "") == "results-conditions" for part in function.inputs)
+    )  # fmt: skip
+    values = [
+        text if getattr(part, "elem_id", "") == "results-conditions"
+        else None if isinstance(part, gr.State) else getattr(part, "value", None)
+        for part in app.page.fns[number].inputs
+    ]  # fmt: skip
+    began = time.monotonic()
+    done, said = press(client, number, values, "conditions")
+    assert done
+    assert "The conditions have more than 2,000 characters" in said
+    assert time.monotonic() - began < 5
+
+
 def _no_process(*_: Any, **__: Any) -> None:
     raise OSError(1, "no process in this test")
 

@@ -60,11 +60,17 @@ class Condition:
     value: float
 
 
+MAX_CHARACTERS = 2_000
+"""Of all conditions together."""
+
+
 def parse_conditions(text: str) -> tuple[Condition, ...]:
     """The conditions in the text, between commas; none for an empty one.
 
     Raises `FtlabError` with one sentence on the first that cannot be read.
     """
+    if len(text) > MAX_CHARACTERS:  # the search for numbers takes the square of it
+        raise FtlabError(f"The conditions have more than {MAX_CHARACTERS:,} characters.")
     comma = re.search(r"\d+,\d+", text)
     if comma:
         raise FtlabError(

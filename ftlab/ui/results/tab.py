@@ -30,6 +30,7 @@ from ftlab.ui.results.columns import COLUMNS, in_order, usual_columns
 from ftlab.ui.results.filter import ALL_SWEEPS, Filters, known_facets, sweep_choices
 from ftlab.ui.results.html import caption, how_measured, table_html
 from ftlab.ui.results.layout import EMPTY, NOTHING_FOUND, Sheet, Tools, build_sheet, build_tools
+from ftlab.ui.results.ranges import MAX_CHARACTERS
 from ftlab.ui.results.rows import PAGE, Group, Query, first_direction, show
 from ftlab.ui.results.side import Side, build_side, facts, opened_run, wire_side
 from ftlab.ui.results.table import write_export
@@ -150,7 +151,7 @@ def _wire_view(tools: Tools, sheet: Sheet, view: gr.State, action: Action) -> No
         lambda view, event: replace(view, columns=(), version=view.version + 1),
     )
     for event in (tools.conditions.submit, tools.conditions.blur):
-        hang(event, lambda view, _, text: replace(view, conditions=text or ""), tools.conditions)
+        hang(event, with_conditions, tools.conditions)
 
     def clear(view: View) -> list[Any]:
         now = replace(view, facets={}, conditions="", limit=PAGE, version=view.version + 1)
@@ -211,6 +212,11 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     sheet.table.select(select, None, side.outputs, **QUIET)
     links.run.change(follow, links.run, [links.run, *side.outputs], **QUIET)
     timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
+
+
+def with_conditions(view: View, _: gr.EventData, text: str | None) -> View:
+    """The view with those conditions, of which a session keeps what says that they are too long."""
+    return replace(view, conditions=(text or "")[: MAX_CHARACTERS + 1])
 
 
 def arranged(view: View, data: Any) -> View:
