@@ -22,6 +22,7 @@ from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 from ftlab.words import shown_name
 
+_LONGEST_PATH = 4_096  # characters; no system opens a longer one
 _BUNDLED = ("bundled", BUNDLED_ID, BUNDLED_ID.split("/")[1])
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SHOWN_CHARACTERS = 120
@@ -154,6 +155,8 @@ def lies_within(text: str, folders: Iterable[Path]) -> bool:
     """
     name = text.strip()
     if not name or name[0] == "~" or "\x00" in name or "\\" in name or _DRIVE.match(name):
+        return False
+    if len(str(name)) > _LONGEST_PATH:  # following one of a million parts takes a minute
         return False
     try:
         try:

@@ -182,7 +182,9 @@ def api_request(
     }
     for name in settings:
         if name not in known:
-            raise FtlabError(f"There is no setting '{name}'; settings: {', '.join(sorted(known))}.")
+            raise FtlabError(
+                f"There is no setting '{shown_name(name)}'; settings: {', '.join(sorted(known))}."
+            )
     values = {f"settings.{name}": value for name, value in given.items()}
     for name, value in settings.items():
         values[name if name in outer else f"settings.{name}"] = value

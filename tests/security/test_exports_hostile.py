@@ -222,6 +222,25 @@ def test_conditions_that_are_long_are_refused_before_they_are_searched(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.hostile("long texts in a field")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model": "/" * 1_000_000}, {"task": "/" * 1_000_000}, {"settings": {"a" * 1_000_000: 1}},
+        {"seeds": "1" * 1_000_000}, {"methods": ["a=" * 500_000]},
+    ],
+    ids=lambda values: next(iter(values)),
+)  # fmt: skip
+def test_a_value_of_a_million_characters_is_one_short_sentence_at_once(
+    values: dict[str, Any], app: Running, client: httpx.Client
+) -> None:
+    began = time.monotonic()
+    done, said = call(client, "launch_sweep", **values)
+    assert not done
+    assert len(str(said)) < 1_500
+    assert time.monotonic() - began < 5
+
+
 def _no_process(*_: Any, **__: Any) -> None:
     raise OSError(1, "no process in this test")
 
