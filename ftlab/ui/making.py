@@ -12,7 +12,7 @@ import gradio as gr
 
 from ftlab.errors import FtlabError
 from ftlab.ui.events import QUIET
-from ftlab.ui.visitors import Rate, visitor_at, when
+from ftlab.ui.visitors import Rate, visitor_of, when
 
 
 def one_at_a_time(name: str) -> dict[str, Any]:
@@ -31,7 +31,6 @@ class FilesAVisitor:
 
     def check(self, request: gr.Request) -> None:
         """Counts one more file; raises `FtlabError` where the visitor has to wait for it."""
-        address = request.client.host if request.client else ""
-        seconds = self._rate.wait(request.username or visitor_at(address))
+        seconds = self._rate.wait(visitor_of(request).name)
         if seconds:
             raise FtlabError(f"You have asked for many files; ask for the next {when(seconds)}.")
