@@ -35,7 +35,7 @@ import psutil
 from ftlab import units
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.processes import start_app
-from tests.security.servers import PASSWORD, USER, free_port, log_in, tree
+from tests.security.servers import PASSWORD, USER, free_port, log_in, press, tree
 
 MOST_WAITED = 0.5  # seconds
 MOST_BYTES = 1_000_000_000
@@ -83,6 +83,15 @@ class App:
                 data = [parts[number].get("value") for number in one["inputs"]]
                 return {"fn_index": one["id"], "data": data, "place": labels.index(label)}
         raise LookupError(f"the page has no event {name} with {label}")
+
+    @property
+    def data_upload(self) -> int:
+        """The event that takes a file of data in Experiment: the upload that fills seven parts."""
+        for one in self.config["dependencies"]:
+            kinds = {kind for _, kind in one["targets"]}
+            if "upload" in kinds and (len(one["inputs"]), len(one["outputs"])) == (1, 7):
+                return int(one["id"])
+        raise LookupError("the page has no event that takes a file of data")
 
     def family(self) -> list[psutil.Process]:
         with suppress(psutil.NoSuchProcess):
@@ -191,6 +200,26 @@ def answered_at_length(app: App, count: int) -> str:
     return _all_at_once(count, ask)
 
 
+def uploaded(name: str, data: bytes) -> Callable[[App, int], str]:
+    """Logs in, uploads a file of data and chooses it in Experiment."""
+
+    def act(app: App, count: int) -> str:
+        def send() -> str:
+            with log_in(app.url) as client:
+                client.timeout = httpx.Timeout(120)
+                sent = client.post("/gradio_api/upload", files={"files": (name, data)})
+                if sent.status_code != 200:
+                    return f"{sent.status_code}"
+                file = {"path": sent.json()[0], "orig_name": name}
+                file["meta"] = {"_type": "gradio.FileData"}
+                done, _ = press(client, app.data_upload, [file], secrets.token_hex(6))
+                return "answered" if done else "refused"
+
+        return _all_at_once(count, send)
+
+    return act
+
+
 def guessed(app: App, count: int) -> str:
     guess = f"username={USER}&password=guess-guess".encode()
     form = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -257,6 +286,9 @@ def _press(app: App, event: dict[str, Any], leaves_after: float | None) -> str:
 _NUMBERS = b'{"data":[' + b"0," * (8 * 2**20) + b"0]}"
 
 
+_LISTS = b'[{"a":[' + b"[]," * (30 * 2**20) + b"[]]}]"
+
+
 def _call_of(data: bytes) -> bytes:
     return b'{"fn_index":1,"session_hash":"stranger","data":[' + data + b"]}"
 
@@ -304,6 +336,8 @@ DEEDS = (
     Deed("bodies of 16 MB, no session", "login", posted("/gradio_api/queue/join", _NUMBERS)),
     Deed("bodies of 16 MB to /cancel, no session", "login", posted("/gradio_api/cancel", _NUMBERS)),
     Deed("uploads of 16 MB, no session", "login", posted("/gradio_api/upload", _NUMBERS)),
+    Deed("a JSON file of 90 MB of empty lists", "login", uploaded("a.json", _LISTS), 1),
+    Deed("a CSV file of 95 MB of commas", "login", uploaded("a.csv", b"," * (95 * 2**20)), 1),
     Deed("guesses of a password", "login", guessed, 300),
 )
 
