@@ -1,9 +1,8 @@
 """Puts a pattern into every field of every configuration of PEFT, and lays each over a tiny model.
 
-Run as: python -m tests.methods.lay_over OUT.json [--backtracking]
-
-It writes, for each kind, field and pattern, the seconds that it took (the largest of a text, a list
-and an object). A case is broken off after `LIMIT_SECONDS`, which `re` can be and RE2 need not.
+A test runs it in a process of its own and names a file. It writes there, for each kind, field and
+pattern, the seconds that it took (the largest of a text, a list and an object). A case is broken
+off after `LIMIT_SECONDS`, which `re` can be (with --backtracking) and RE2 need not.
 """
 
 from __future__ import annotations
