@@ -145,7 +145,7 @@ def page_calls(page: gr.Blocks) -> PageCalls:
             }
             for name, endpoint in endpoints.items()
         },
-        frozenset(page.blocks),
+        frozenset((page._id, *page.blocks)),  # the page itself is what is loaded
     )
 
 

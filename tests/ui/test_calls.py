@@ -47,6 +47,19 @@ def test_what_the_page_and_its_clients_send_is_let_through(path: str, body: Any)
     assert wrong(path, body) == ""
 
 
+def test_every_event_of_the_page_is_let_through_from_all_that_fires_it(tmp_path: Path) -> None:
+    page = build_app(tmp_path)
+    calls, sent = page_calls(page), 0
+    for event in page.get_config_file()["dependencies"]:
+        for part, _ in event["targets"] or [(None, "")]:
+            if not event["backend_fn"]:
+                continue
+            body = RIGHT | {"fn_index": event["id"], "trigger_id": part}
+            assert calls.wrong_call("/gradio_api/queue/join", body) == "", event["api_name"]
+            sent += 1
+    assert sent > 80
+
+
 @pytest.mark.hostile("calls that no page makes")
 @pytest.mark.parametrize("number", [-1, 4, 9999, 10**20, "3", 3.0, True, None, [], {}])
 def test_a_handler_that_there_is_not_is_a_sentence(number: Any) -> None:
