@@ -166,10 +166,14 @@ def check_inputs(parts: Sequence[Any], values: Sequence[Any]) -> None:
                 raise WrongCall(f"{type(part).__name__}: {type(value).__name__}")
 
 
-def check_event(data: Any) -> None:
-    """Raises `WrongCall` for what no event of the page tells of itself: names with values."""
-    if data is not None and not (isinstance(data, Mapping) and _is_plain(data)):
+def names_of_event(data: Any) -> Mapping[str, Any]:
+    """The names with values that an event tells of itself; a ticked box tells a value alone.
+
+    Raises `WrongCall` for what no event of the page tells.
+    """
+    if not _is_plain(data):
         raise WrongCall(f"event: {type(data).__name__}")
+    return data if isinstance(data, Mapping) else {}
 
 
 def _is_plain(value: Any) -> bool:

@@ -27,7 +27,7 @@ from ftlab.operations.log import note_refusal
 from ftlab.operations.redaction import without_inputs
 from ftlab.operations.repeats import RepeatedErrors, RepeatedRefusals
 from ftlab.runs.store import RunStore
-from ftlab.ui.calls import NO_SUCH_PART, WrongCall, check_event, check_inputs
+from ftlab.ui.calls import NO_SUCH_PART, WrongCall, check_inputs, names_of_event
 from ftlab.ui.gate import asked, user_of
 
 FAILED = (
@@ -68,8 +68,7 @@ class NotedBlocks(gr.Blocks):
         try:
             event = kw.get("event_data")
             if event is not None:
-                check_event(event._data)
-                event._data = event._data or {}  # gradio looks for names in it
+                event._data = dict(names_of_event(event._data))  # gradio looks for names in it
             return await super().process_api(function, inputs, *args, **kw)
         except gr.Error as refusal:
             wrong = isinstance(refusal, WrongCall)
