@@ -37,7 +37,7 @@ def usual(config: Mapping[str, Any]) -> Limits:
 
 def of_a_demo(config: Mapping[str, Any]) -> Limits:
     """As usual for the models of the catalogue, which are known to end, and less for others."""
-    return usual(config) if is_known_config(config) else Limits(10.0)
+    return usual(config) if is_known_config(config) else Limits(8.0)
 
 
 def own(config: Mapping[str, Any]) -> Limits:

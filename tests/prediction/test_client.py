@@ -67,7 +67,7 @@ def predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Predi
 def test_a_stranger_s_model_gets_less_time_in_a_demo_than_one_of_the_catalogue() -> None:
     known = dict(catalogue()[0].config)
     assert of_a_demo(known) == usual(known)
-    assert of_a_demo(known | {"num_hidden_layers": 511}).cpu_seconds == 10
+    assert of_a_demo(known | {"num_hidden_layers": 511}).cpu_seconds == 8
     assert of_a_demo({}).cpu_seconds < usual({}).cpu_seconds
 
 
