@@ -6,12 +6,13 @@ import itertools
 import math
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ftlab.errors import FtlabError
+from ftlab.recent import Recent
 
 _MOST_REMEMBERED = 1_000
 _SECONDS_OF_PATIENCE = 2.0
@@ -59,7 +60,7 @@ class Turns:
         self._numbers = itertools.count(1)
         self._waiting: list[Place] = []
         self._held: list[Place] = []
-        self._last: OrderedDict[str | Visitor, int] = OrderedDict()
+        self._last: Recent[str | Visitor, int] = Recent(_MOST_REMEMBERED)
 
     @contextmanager
     def line(self, visitor: Visitor) -> Iterator[Place]:
@@ -128,10 +129,7 @@ class Turns:
     def _note(self, visitor: Visitor) -> None:
         now = next(self._numbers)
         for key in (visitor.name, visitor):
-            self._last.pop(key, None)
             self._last[key] = now
-        while len(self._last) > _MOST_REMEMBERED:
-            self._last.popitem(last=False)
 
 
 class Place:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ftlab.operations.log import note_error, note_refusal
+from ftlab.recent import Recent
 
 ERROR_SECONDS = 300.0
 REFUSAL_SECONDS = 60.0
@@ -23,17 +24,15 @@ class Repeats:
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._kinds: dict[tuple[str, ...], tuple[float, int]] = {}
+        self._kinds: Recent[tuple[str, ...], tuple[float, int]] = Recent(_MOST_KINDS)
 
     def since_last(self, *kind: str) -> int | None:
         """How many of the kind came since one was told; `None`: this one is counted, not told."""
         with self._lock:
             now = self._clock()
-            since, count = self._kinds.pop(kind, (now - self._seconds, 0))
+            since, count = self._kinds.get(kind, (now - self._seconds, 0))
             is_told = now - since >= self._seconds
             self._kinds[kind] = (now, 0) if is_told else (since, count + 1)
-            while len(self._kinds) > _MOST_KINDS:
-                self._kinds.pop(next(iter(self._kinds)))  # that which came longest ago
             return count if is_told else None
 
 

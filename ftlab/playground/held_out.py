@@ -5,13 +5,13 @@ Nothing here goes to the network: a task of the Hub is passed over.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from ftlab.errors import FtlabError
+from ftlab.recent import Recent
 from ftlab.tasks.reference import TaskReference, load
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import Example, ResultTables, TaskSpec
@@ -60,8 +60,7 @@ class HeldOut:
     """
 
     def __init__(self, most: int = 32) -> None:
-        self._most = most
-        self._tasks: OrderedDict[TaskReference, _Loaded] = OrderedDict()
+        self._tasks: Recent[TaskReference, _Loaded] = Recent(most)
         self._lock = Lock()
 
     def find(self, prompt: str, tasks: Sequence[TaskReference]) -> HeldOutExample | None:
@@ -96,12 +95,10 @@ class HeldOut:
     def _load(self, reference: TaskReference) -> _Loaded:
         with self._lock:  # two threads that want the same large file read it once
             version = _version(reference)
-            loaded = self._tasks.pop(reference, None)
+            loaded = self._tasks.get(reference)
             if loaded is None or loaded.version != version:
                 loaded = _read(reference, version)
             self._tasks[reference] = loaded
-            while len(self._tasks) > self._most:
-                self._tasks.popitem(last=False)
             return loaded
 
 

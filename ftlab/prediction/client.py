@@ -24,6 +24,7 @@ from ftlab.operations.log import note_refusal
 from ftlab.prediction.limits import Ending, Limits, LimitsOf, sentence, usual
 from ftlab.prediction.protocol import limited, numbered, parse_answer, parse_numbered
 from ftlab.prediction.question import Prediction, Question, dump_question
+from ftlab.recent import Recent
 from ftlab.runs.spawn import python_environment
 from ftlab.turns import NOBODY, Places, Turns, Visitor
 
@@ -65,7 +66,7 @@ class Predictor:
         self._idle_seconds = idle_seconds
         self._limits_of = limits_of
         self._turns = turns or Turns(PLACES)
-        self._known: dict[bytes, Prediction] = {}
+        self._known: Recent[bytes, Prediction] = Recent(MOST_REMEMBERED)
         self._guard = Lock()
         self._numbers = itertools.count(1)
         self._asking = 0
@@ -130,8 +131,6 @@ class Predictor:
             if answer is None:
                 answer = self._ask_worker(line, self._limits_of(question.config), has_left)
                 with self._guard:
-                    while len(self._known) >= MOST_REMEMBERED:
-                        self._known.pop(next(iter(self._known)))
                     self._known[key] = answer
         return answer
 

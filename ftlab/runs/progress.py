@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from ftlab import units
 from ftlab.reading import open_plain
+from ftlab.recent import Recent
 from ftlab.runs.directory import MAX_LINES_BYTES
 from ftlab.runs.events import is_sound
 from ftlab.runs.store import Run
@@ -98,21 +99,18 @@ class ProgressBook:
     """Remembers how far each run's metrics were read, for a page that asks every two seconds."""
 
     def __init__(self, most: int = MOST_FOLLOWED) -> None:
-        self._most = most
-        self._followed: OrderedDict[Path, tuple[MetricsTail, _Way]] = OrderedDict()
+        self._followed: Recent[Path, tuple[MetricsTail, _Way]] = Recent(most)
         self._turn = threading.Lock()
 
     def read(self, run: Run, evaluation_seconds: float | None = None) -> Progress:
         """As `read_progress`; only lines that were appended since are parsed."""
         path = run.directory.metrics_file
         with self._turn:
-            tail, way = self._followed.pop(path, (MetricsTail(path), _Way()))
+            tail, way = self._followed.get(path) or (MetricsTail(path), _Way())
             if tail.was_replaced():
                 tail, way = MetricsTail(path), _Way()
             tail.read_into(way)
             self._followed[path] = (tail, way)
-            while len(self._followed) > self._most:
-                self._followed.popitem(last=False)
             return way.progress(run, evaluation_seconds)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from ftlab.recent import Recent
+
 _MOST_REMEMBERED = 10_000
 """Sessions; a page makes up its own name. What a forgotten one has asked for is not shown any more.
 """
@@ -13,7 +15,7 @@ class Latest:
     """Tells an answer on its way that the same page has asked for a newer one."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, int] = {}
+        self._newest: Recent[str, int] = Recent(_MOST_REMEMBERED)
         self._asked = 0
         self._turn = threading.Lock()
 
@@ -21,9 +23,6 @@ class Latest:
         """The number of what the session asks for now; no other one has it."""
         with self._turn:
             self._asked += 1
-            self._newest.pop(session, None)
-            while len(self._newest) >= _MOST_REMEMBERED:
-                self._newest.pop(next(iter(self._newest)))  # has not asked for the longest time
             self._newest[session] = self._asked
             return self._asked
 

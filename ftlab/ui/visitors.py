@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import gradio as gr
 
+from ftlab.recent import Recent
 from ftlab.turns import Visitor
 from ftlab.words import plural
 
@@ -93,27 +95,28 @@ class Attempts:
 
 
 class Rate:
-    """Requests a visitor: `burst` at once, then `per_second` of them, as a bucket that refills."""
+    """Requests a visitor: `burst` at once, then `per_second` of them, as a bucket that refills.
+
+    Safe to ask from several threads.
+    """
 
     def __init__(self, per_second: float = 20.0, burst: float = 400.0) -> None:
         self._per_second, self._burst = per_second, burst
-        self._left: dict[str, tuple[float, float]] = {}
+        self._left: Recent[str, tuple[float, float]] = Recent(_MOST_REMEMBERED)
+        self._turn = threading.Lock()
 
     def wait(self, visitor: str, cost: float = 1.0) -> float:
         """Seconds until the visitor's next request of that cost is answered; 0.0: it is now.
 
         None costs more than all that a visitor may have at once.
         """
-        now = time.monotonic()
         cost = min(cost, self._burst)
-        left, since = self._left.pop(visitor, (self._burst, now))
-        left = min(self._burst, left + (now - since) * self._per_second)
-        short = cost - left
-        if short <= 0:
-            left -= cost
-        while len(self._left) >= _MOST_REMEMBERED:
-            self._left.pop(next(iter(self._left)))  # whoever has not come for the longest time
-        self._left[visitor] = (left, now)
+        with self._turn:
+            now = time.monotonic()
+            left, since = self._left.get(visitor, (self._burst, now))
+            left = min(self._burst, left + (now - since) * self._per_second)
+            short = cost - left
+            self._left[visitor] = (left if short > 0 else left - cost, now)
         return max(0.0, short / self._per_second)
 
 

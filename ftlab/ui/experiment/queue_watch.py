@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from gradio.components.plot import PlotData
 from ftlab.charts.loss import loss_figure
 from ftlab.charts.loss_points import LossCurve, curve_points
 from ftlab.errors import FtlabError
+from ftlab.recent import Recent
 from ftlab.runs.control import ensure_dispatcher, requested_cancels
 from ftlab.runs.progress import ProgressBook
 from ftlab.runs.store import RECENT_SECONDS, Run, RunStore
@@ -93,7 +93,7 @@ class QueueWatch:
         self._keeper = Keeper(store.folder)
         self._turn = threading.Lock()
         self._last_suggested: tuple[tuple[tuple[str, int], ...], str] = ((), "")
-        self._looks: OrderedDict[str, tuple[float, Shown]] = OrderedDict()
+        self._looks: Recent[str, tuple[float, Shown]] = Recent(_MOST_SWEEPS)
 
     def look(self, wanted: str) -> Shown:
         """The wanted sweep as it is now."""
@@ -119,10 +119,7 @@ class QueueWatch:
             drawing=self._drawing(wanted, view),
             busy=any(run.is_open for run in runs),
         )
-        self._looks.pop(wanted, None)
         self._looks[wanted] = self._clock(), now
-        while len(self._looks) > _MOST_SWEEPS:
-            self._looks.popitem(last=False)
         return now
 
     def _suggested(self, view: SweepView | None) -> str:

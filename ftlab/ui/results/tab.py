@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ftlab.errors import FtlabError
+from ftlab.recent import Recent
 from ftlab.runs.progress import ProgressBook
 from ftlab.runs.published import import_files
 from ftlab.runs.result import OPEN
@@ -252,7 +252,7 @@ class Drawn:
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
-        self._known: OrderedDict[str, Answer] = OrderedDict()
+        self._known: Recent[str, Answer] = Recent(_MOST_DRAWN)
         self._turn = threading.Lock()
 
     def answer(self, query: Query, version: int) -> Answer:
@@ -260,10 +260,8 @@ class Drawn:
         with self._turn:
             self._store.recent_runs()
             key = repr((self._store.changes, query, version))  # a query has no hash
-            now = self._known.pop(key, None) or answer(self._store, query, version, recent=True)
+            now = self._known.get(key) or answer(self._store, query, version, recent=True)
             self._known[key] = now
-            while len(self._known) > _MOST_DRAWN:
-                self._known.popitem(last=False)
             return now
 
 

@@ -1,0 +1,26 @@
+"""A dictionary that keeps what was written last, and no more than so many entries."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeVar
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Recent(OrderedDict[_Key, _Value]):
+    """`most` entries at most: writing one more drops the one that was written longest ago.
+
+    Writing an entry anew makes it the last one. Not safe to write from several threads.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def __setitem__(self, key: _Key, value: _Value) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        while len(self) > self._most:
+            self.popitem(last=False)
