@@ -130,6 +130,7 @@ class Serving:
             num_workers=0,  # further processes would serve files beside the gate
             prevent_thread_lock=True,
             quiet=True,
+            _frontend=False,  # else it fails where the page takes 3 s, as on a busy machine
             _app=GatedApp(self.gate, limits, page_calls(page), routes, [Middleware(NotedRefusals)]),
             **options,
         )

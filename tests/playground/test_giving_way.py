@@ -275,7 +275,7 @@ def test_an_adapter_that_is_another_or_gone_after_the_wait_is_said_in_its_pane(
 def test_a_stop_while_it_waits_leaves_neither_turn_nor_memory_behind(
     card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
-    card.training_takes = 0.3
+    card.training_takes = 3.0  # longer than a busy machine takes to hear the stop
     request = replace(long, panes=("base", kinds["dora"]))
     updates = served(card, request, [4], stop_at=lambda update: update.text == WAITS)
     assert not [update for update in updates if update.is_final]

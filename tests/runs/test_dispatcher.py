@@ -103,7 +103,7 @@ def test_cancel_ends_the_process_within_ten_seconds_and_records_its_memory(
     specs = enqueue_sweep(REQUEST, tmp_path)
     first = RunDirectory(tmp_path / specs[0].run_id)
     dispatcher = Dispatcher(tmp_path, worker(lambda r: script if r == specs[0].run_id else DONE))
-    step_until(dispatcher, lambda: first.status() == "running")
+    step_until(dispatcher, lambda: first.worker() is not None)
     pid = first.worker()[0]  # type: ignore[index]
     note_cancel(tmp_path, [specs[0].run_id])
     began = time.monotonic()
