@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from ftlab.runs.store import Run, read_run
 from ftlab.runs.watchdog import STUCK_STATUS
 from tests.export.conftest import Train
 from tests.fakes import DEAD_PID, make_run
+from tests.waiting import wait_until
 
 
 def with_adapter(folder: Path) -> Run:
@@ -33,13 +33,6 @@ def with_adapter(folder: Path) -> Run:
     (directory.adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (directory.adapter / "adapter_model.safetensors").write_bytes(b"")
     return read_run(directory)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_the_command_merges_shows_both_scores_and_deleting_the_run_takes_it_all(

@@ -29,6 +29,7 @@ from ftlab.playground.protocol import (
 )
 from ftlab.playground.worker import Engines, Requests, serve
 from ftlab.runs.directory import RunDirectory
+from tests.waiting import wait_until
 
 ASK = GenerateRequest(("base", "base"), "hi")
 CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
@@ -336,10 +337,7 @@ def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
     assert waited[0].endswith("; the answers go on after it.")
     assert [update.kind for update in updates if update.is_final] == ["done", "done"]
     assert DeviceTurn(resolve_device("auto").id).try_acquire(), "the lock outlived the answer"
-    until = time.monotonic() + 10
-    while client.is_loaded and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not client.is_loaded
+    wait_until(lambda: not client.is_loaded, 10)
 
 
 def test_the_worker_ends_when_its_stdin_closes(runs_folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from ftlab.prediction.limits import Limits, of_a_demo, usual
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.questions import ask_about
 from ftlab.turns import Visitor
+from tests.waiting import wait_until
 
 ANSWERING = """
 import os, signal, sys, time
@@ -76,15 +77,6 @@ def children(predictor: Predictor) -> list[psutil.Process]:
     return psutil.Process(predictor.process_id).children(recursive=True)
 
 
-def until(happens: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if happens():
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def test_answers_come_one_by_one_from_one_worker(predictor: Predictor) -> None:
     answers = list(predictor.ask(questions(10, 11)))
     assert [(place, answer.total_params) for place, answer in answers] == [(0, 10), (1, 11)]
@@ -97,7 +89,7 @@ def test_each_question_has_a_process_of_its_own_that_is_gone_afterwards(
 ) -> None:
     answers = [answer for _, answer in predictor.ask(questions(10, 11))]
     assert len({answer.label for answer in answers}) == 2
-    assert until(lambda: not children(predictor))
+    wait_until(lambda: not children(predictor))
 
 
 def test_an_answer_is_remembered_and_comes_first(predictor: Predictor) -> None:
@@ -158,7 +150,7 @@ def test_another_visitor_is_answered_while_one_asks_for_too_much(predictor: Pred
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert until(lambda: len(children(predictor)) == 1)
+    wait_until(lambda: len(children(predictor)) == 1)
     ((_, answer),) = predictor.ask(questions(11), Visitor("b", "2"))
     assert answer.total_params == 11
     assert asking.is_alive()
@@ -170,10 +162,10 @@ def test_another_visitor_is_answered_while_one_asks_for_too_much(predictor: Pred
 def test_with_the_worker_its_children_end(predictor: Predictor) -> None:
     asking = threading.Thread(target=lambda: raised(predictor))
     asking.start()
-    assert until(lambda: predictor.process_id is not None and bool(children(predictor)))
+    wait_until(lambda: predictor.process_id is not None and bool(children(predictor)))
     (child,) = children(predictor)
     predictor.close()
-    assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     asking.join(10)
     assert not asking.is_alive()
 
@@ -197,7 +189,7 @@ def test_without_questions_the_process_goes(
 ) -> None:
     monkeypatch.setattr(predictor, "_idle_seconds", 0.05)
     (answer,) = [answer for _, answer in predictor.ask(questions(10))]
-    assert until(lambda: not psutil.pid_exists(parent(answer)))
+    wait_until(lambda: not psutil.pid_exists(parent(answer)))
 
 
 def test_visitors_take_turns_and_share_what_was_asked(predictor: Predictor) -> None:

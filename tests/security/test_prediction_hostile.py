@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,6 +16,7 @@ from ftlab.prediction.client import Predictor
 from ftlab.prediction.limits import Limits
 from ftlab.ui.serve import Serving
 from tests.security.servers import Running, press, running
+from tests.waiting import wait_until
 
 DEMO = Serving(space="ada/ftlab")
 LLAMA: dict[str, Any] = {
@@ -55,13 +56,13 @@ def test_more_layers_than_any_model_has_are_refused_at_once(demo: Running, layer
 
 @pytest.mark.hostile("model configs")
 def test_another_visitor_is_answered_meanwhile_and_nothing_is_left_behind(demo: Running) -> None:
-    assert until(lambda: not children(demo))
+    wait_until(lambda: not children(demo))
     before = worker(demo).memory_info().rss
     leaves = threading.Event()
     stranger = threading.Thread(target=join_and_leave, args=(demo, SLOW, leaves))
     stranger.start()
     try:
-        assert until(lambda: len(children(demo)) == 1)
+        wait_until(lambda: len(children(demo)) == 1)
         (child,) = children(demo)
         done, said = plan(demo, SMALL | {"vocab_size": 640}, "another")
         assert done
@@ -70,7 +71,7 @@ def test_another_visitor_is_answered_meanwhile_and_nothing_is_left_behind(demo: 
     finally:
         leaves.set()
         stranger.join(10)
-    assert until(lambda: not children(demo), 5)
+    wait_until(lambda: not children(demo), 5)
     assert abs(worker(demo).memory_info().rss - before) < 20_000_000
 
 
@@ -139,12 +140,3 @@ def worker(app: Running) -> psutil.Process:
 
 def children(app: Running) -> list[psutil.Process]:
     return worker(app).children(recursive=True)
-
-
-def until(happens: Callable[[], bool], seconds: float = 60) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if happens():
-            return True
-        time.sleep(0.02)
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ftlab.playground.grid.progress import read_progress
 from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.runs.directory import RunDirectory
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -29,13 +29,6 @@ def start(runs_folder: Path, tiny_model: Path) -> Callable[..., GridDirectory]:
         return start_grid(GridRequest(GenerateRequest(panes, "", **settings), prompts), runs_folder)
 
     return start
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
 
 
 def test_a_grid_is_answered_by_a_process_of_its_own(
