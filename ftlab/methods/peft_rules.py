@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from ftlab.json_size import is_deeper
+
 PEFT_TYPES = (
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA",
     "ADAMSS", "BOFT", "ADAPTION_PROMPT", "IA3", "BEFT", "LILY", "LOHA", "LOKR", "OFT", "POLY",
@@ -71,7 +73,7 @@ def read_json(data: bytes) -> Any:
         raise Refused("is nested too deeply") from None
     except ValueError:  # also UnicodeDecodeError, JSONDecodeError
         raise Refused("is not valid JSON in UTF-8") from None
-    if _depth(value) > MAX_DEPTH:
+    if is_deeper(value, MAX_DEPTH):
         raise Refused(f"is nested more than {MAX_DEPTH} levels deep")
     if any(isinstance(v, float) and not math.isfinite(v) for _, v in leaves({"": value})):
         raise Refused("holds a number beyond all bounds")
@@ -89,18 +91,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise Refused(f"names {shown(key)} twice")
         found[key] = value
     return found
-
-
-def _depth(value: Any) -> int:
-    """Levels of lists and objects, counted level by level because they nest at will."""
-    depth, level = 0, [value]
-    while level:
-        inner = [
-            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
-        ]
-        depth += bool(inner)
-        level = [item for items in inner for item in items]
-    return depth
 
 
 def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

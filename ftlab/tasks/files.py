@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlab.errors import FtlabError, one_line
+from ftlab.json_size import json_values
 from ftlab.reading import person_path
-from ftlab.tasks.size import json_values
 from ftlab.words import shorten
 
 if TYPE_CHECKING:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException
 from starlette.types import Message, Receive
+
+from ftlab.json_size import inner_values, is_deeper
 
 NO_FETCH = "This app fetches no address for a visitor; upload the file itself."
 
-_MAX_DEPTH = 64
-_MAX_ITEMS = 20_000
-_PARTING = (b",", b"[", b"{")
-"""What stands before every value but the first; in a text as well, which is counted with it."""
-
+MAX_VALUES = 20_000
+_MAX_DEPTH = 32
 _PARSED_AT_ONCE = 16 * 1024
-"""Bytes that take less time to parse than to hand to a thread."""
+"""Characters that take less time to parse than to hand to a thread."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,37 @@ def announced_bytes(headers: Headers) -> int:
     return int(headers.get("content-length", "0")[:20])
 
 
-def count_items(body: bytes) -> int:
-    """At least as many as the JSON in the body has values, found without parsing it."""
-    return 1 + sum(body.count(sign) for sign in _PARTING)
+def text_of(body: bytes) -> str | Refusal:
+    """The text of a body of JSON, which no UTF-16 is: what is counted in it is what is parsed."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    return Refusal(400, "A request is JSON in UTF-8.") if "\0" in text else text
+
+
+def unbroken(receive: Receive, seconds: float = 30.0) -> Receive:
+    """The parts of an upload. One that breaks off, or stops for so many seconds, is an error of its
+    form: then gradio's reader removes the file that it has begun, which it else would keep.
+    """
+    is_whole = False
+
+    async def next_part() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), seconds)
+        except TimeoutError:
+            raise MultiPartException(
+                f"The upload stopped for {seconds:g} s; send it again."
+            ) from None
+        if message["type"] != "http.request":
+            raise MultiPartException("The upload ended before it was whole; send it again.")
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return next_part
 
 
 def given_again(body: bytes, receive: Receive) -> Receive:
@@ -106,42 +134,31 @@ def given_again(body: bytes, receive: Receive) -> Receive:
 
 
 async def json_refusal(
-    body: bytes, judge: Callable[[Any], Refusal | None] = lambda value: None
+    text: str, judge: Callable[[Any], Refusal | None] = lambda value: None
 ) -> Refusal | None:
-    """Why the JSON in the body is not answered, of which `judge` has the last word.
+    """Why the JSON is not answered, of which `judge` has the last word.
 
-    What is no JSON is judged as `None`.
+    It holds `MAX_VALUES` at most (`json_values`). What is no JSON is judged as `None`.
     """
-    if count_items(body) > _MAX_ITEMS:
-        return Refusal(413, f"A request holds {_MAX_ITEMS:,} values at most; send fewer.")
-    if len(body) <= _PARSED_AT_ONCE:
-        return _refusal(body, judge)
-    return await asyncio.to_thread(_refusal, body, judge)
+    if len(text) <= _PARSED_AT_ONCE:
+        return _refusal(text, judge)
+    return await asyncio.to_thread(_refusal, text, judge)
 
 
-def _refusal(body: bytes, judge: Callable[[Any], Refusal | None]) -> Refusal | None:
+def _refusal(text: str, judge: Callable[[Any], Refusal | None]) -> Refusal | None:
     try:
-        value = json.loads(body)
+        value = json.loads(text)
     except RecursionError:
         return _TOO_DEEP
     except ValueError:
         value = None
-    if is_too_deep(value):
+    if is_deeper(value, _MAX_DEPTH):
         return _TOO_DEEP
     return Refusal(403, NO_FETCH) if names_address(value) else judge(value)
 
 
 _TOO_DEEP = Refusal(413, f"A request nests {_MAX_DEPTH} levels at most; send a flatter one.")
-
-
-def is_too_deep(value: Any) -> bool:
-    """Whether lists and objects nest deeper than gradio's own walks through them can follow."""
-    level = [value]
-    for _ in range(_MAX_DEPTH + 1):
-        level = [inner for item in level for inner in _inside(item)]
-        if not level:
-            return False
-    return True
+TOO_MANY = Refusal(413, f"A request holds {MAX_VALUES:,} values at most; send fewer.")
 
 
 def names_address(value: Any) -> bool:
@@ -152,12 +169,5 @@ def names_address(value: Any) -> bool:
         is_file = isinstance(item, dict) and "path" in item and "meta" in item
         if is_file and str(item["path"]).strip().lower().startswith(("http:", "https:")):
             return True
-        open_values.extend(_inside(item))
+        open_values.extend(inner_values(item))
     return False
-
-
-def _inside(item: Any) -> Iterator[Any]:
-    if isinstance(item, dict):
-        yield from item.values()
-    elif isinstance(item, list):
-        yield from item

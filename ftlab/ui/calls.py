@@ -20,9 +20,6 @@ WRONG_CALL = "This request is not one that the page makes; reload the page and t
 UNKNOWN_NAME = "This app has no endpoint of that name; its API page lists those that it has."
 NO_SUCH_PART = "There is no such part of this page."
 
-MAX_DEPTH = 32
-"""Lists and objects within each other, of one value."""
-
 _LARGEST = 2**63  # what JSON that gradio writes can hold
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _OPEN_ROUTES = ("cancel", "reset", "stream")
@@ -177,10 +174,10 @@ def names_of_event(data: Any) -> Mapping[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether all of it is text that can be written, numbers that JSON has, and not too deep."""
-    open_values = [(value, 0)]
+    """Whether all of it is text that can be written, and numbers that JSON has."""
+    open_values = [value]
     while open_values:
-        item, depth = open_values.pop()
+        item = open_values.pop()
         if isinstance(item, str):
             if not (item.isascii() or _is_writable(item)):
                 return False
@@ -190,11 +187,10 @@ def _is_plain(value: Any) -> bool:
         elif isinstance(item, float):
             if not math.isfinite(item):
                 return False
-        elif isinstance(item, Mapping | list):
-            if depth == MAX_DEPTH:
-                return False
-            inner = [*item, *item.values()] if isinstance(item, Mapping) else item
-            open_values.extend((part, depth + 1) for part in inner)
+        elif isinstance(item, Mapping):
+            open_values += [*item, *item.values()]
+        elif isinstance(item, list):
+            open_values += item
     return True
 
 

@@ -27,22 +27,28 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ftlab.access import DEMO_CLOSED
+from ftlab.json_size import json_values
 from ftlab.operations.repeats import RepeatedRefusals
 from ftlab.ui.bodies import (
+    MAX_VALUES,
     NO_FETCH,
+    TOO_MANY,
     BodyLimits,
     Refusal,
     announced_bytes,
-    count_items,
     given_again,
     has_body,
     json_refusal,
+    text_of,
+    unbroken,
 )
 from ftlab.ui.calls import PageCalls
 from ftlab.ui.visitors import Attempts, OneAtATime, OpenRequests, Rate, visitor_at, when
 
 _LOGIN, _LOGOUT, _HEALTH = "/login", "/logout", "/healthz"
 _LOGIN_BODY = BodyLimits(16 * 1024)
+_UPLOAD_BODY = BodyLimits(250 * 2**20)
+"""All files of one upload; `max_file_size` bounds each."""
 
 _UPLOAD = f"{API_PREFIX}/upload"
 _FETCHES = tuple(f"{API_PREFIX}/{name}" for name in ("proxy=", "file=http", "file/http"))
@@ -82,7 +88,7 @@ _FOR_THE_LOGIN_PAGE = (
 _COSTS = dict.fromkeys(("/", "/config", f"{API_PREFIX}/info", f"{API_PREFIX}/openapi.json"), 10.0)
 """Requests that take the app as long as ten others."""
 
-_BYTES_AS_ONE, _ITEMS_AS_ONE = 10_000, 200
+_BYTES_AS_ONE, _VALUES_AS_ONE = 10_000, 200
 """So much of a body takes the app as long as one request more."""
 
 _LONGEST_PATH = 300  # characters, in the log
@@ -152,7 +158,7 @@ class Gate:
             return Refusal(405, "There is nothing here to send that to.")
         if clean == _LOGIN:
             return _LOGIN_BODY.refusal(headers)
-        return None if clean == _UPLOAD else self.body.refusal(headers)
+        return (_UPLOAD_BODY if clean == _UPLOAD else self.body).refusal(headers)
 
 
 def _is_open(method: str, clean: str) -> bool:
@@ -233,7 +239,8 @@ class Limits:
     async def taken(self, visitor: str, clean: str, headers: Headers) -> AsyncIterator[None]:
         """While the request is answered; what takes long waits for the visitor's others of it."""
         with self.open_requests.one_more(visitor):
-            if clean in _COSTS or announced_bytes(headers) > _BYTES_AS_ONE:
+            is_long = clean.startswith(_CALLS) and announced_bytes(headers) > _BYTES_AS_ONE
+            if clean in _COSTS or is_long:
                 async with self.turns.turn(visitor):
                     yield
             else:
@@ -284,15 +291,17 @@ class GatedApp(App):
         method, headers, clean = scope["method"], Headers(scope=scope), plain_path(scope["path"])
         address = visitor_at((scope.get("client") or ("unknown", 0))[0])
         user = user_of(self, headers)
-        visitor = f"user {user}" if user else address
+        visitor = user or address
         refused = self._gate.refusal(method, scope["path"], headers, user)
         refused = refused or self._limits.refusal(visitor, clean, headers)
         if refused is not None:
             await self._refuse(refused, clean, scope, receive, send)
             return
         async with self._limits.taken(visitor, clean, headers):
-            if method != "POST" or clean == _UPLOAD:
+            if method != "POST":
                 await super().__call__(scope, receive, send)
+            elif clean == _UPLOAD:
+                await super().__call__(scope, unbroken(receive), send)
             elif clean == _LOGIN:
                 await self._log_in(address, scope, receive, send)
             elif clean == _LOGOUT:  # a GET for gradio, which a link or a picture could send as well
@@ -304,15 +313,23 @@ class GatedApp(App):
         self, visitor: str, clean: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         body = await self._gate.body.read(receive)
-        if isinstance(body, bytes):
-            refused = self._limits.charge(visitor, count_items(body) / _ITEMS_AS_ONE)
-            refused = refused or await json_refusal(body, partial(self._wrong, scope["path"]))
-        else:
-            refused = body
+        if body is None:  # whoever sent it has gone
+            return
+        refused = body if isinstance(body, Refusal) else await self._judged(visitor, scope, body)
         if refused is not None:
             await self._refuse(refused, clean, scope, receive, send)
         elif isinstance(body, bytes):
             await super().__call__(scope, given_again(body, receive), send)
+
+    async def _judged(self, visitor: str, scope: Scope, body: bytes) -> Refusal | None:
+        text = text_of(body)
+        if isinstance(text, Refusal):
+            return text
+        values = json_values(text, MAX_VALUES)
+        if values > MAX_VALUES:
+            return TOO_MANY
+        charged = self._limits.charge(visitor, values / _VALUES_AS_ONE)
+        return charged or await json_refusal(text, partial(self._wrong, scope["path"]))
 
     def _wrong(self, path: str, value: Any) -> Refusal | None:
         sentence = self._calls.wrong_call(path, value)

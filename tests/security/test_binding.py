@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from ftlab.errors import FtlabError
 from ftlab.ui import serve
 from ftlab.ui.accounts import VARIABLE, Accounts, read_accounts
 from ftlab.ui.serve import Serving, is_loopback, serving
+from tests.asynchronous import run
 
 ADA = Accounts({"ada": "correct horse"})
 
@@ -108,7 +108,7 @@ def private(path: Path, text: str) -> Path:
 
 
 def accepts(accounts: Accounts, user: str, password: str) -> bool:
-    return asyncio.run(accounts.check(user, password))
+    return run(accounts.check(user, password))
 
 
 def test_accounts_are_read_from_a_file(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ftlab.errors import FtlabError
+from ftlab.json_size import json_values
 from ftlab.tasks import files
 from ftlab.tasks.files import MAX_CELL_CHARACTERS, MAX_COLUMNS, MAX_ROWS, read_rows
-from ftlab.tasks.size import json_values
 
 
 @pytest.mark.hostile("uploads above a limit")

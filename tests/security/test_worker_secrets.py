@@ -133,15 +133,22 @@ IN_NEED: dict[str, Callable[[Path], object]] = {
 }
 
 
+def environments(
+    start: Callable[[Path], object], folder: Path, started: list[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Of the processes that it starts, which need not get far."""
+    with suppress(Exception):
+        start(folder)
+    assert started, "nothing was to be started"
+    return started
+
+
 @pytest.mark.hostile("planted tokens")
 @pytest.mark.parametrize("name", WITHOUT_NEED)
 def test_a_process_that_asks_no_hub_finds_no_secret(
     name: str, tmp_path: Path, started: list[dict[str, str]], record_property: Callable[..., None]
 ) -> None:
-    with suppress(Exception):
-        WITHOUT_NEED[name](tmp_path)
-    assert started, "nothing was to be started"
-    for environment in started:
+    for environment in environments(WITHOUT_NEED[name], tmp_path, started):
         assert "planted" not in str(environment)
         assert environment["HF_HUB_OFFLINE"] == "1"
     record_property("hostile inputs", len(OF_THE_HUB | OTHERS))
@@ -152,10 +159,7 @@ def test_a_process_that_asks_no_hub_finds_no_secret(
 def test_a_process_that_asks_the_hub_finds_its_token_and_no_other_secret(
     name: str, tmp_path: Path, started: list[dict[str, str]], record_property: Callable[..., None]
 ) -> None:
-    with suppress(Exception):
-        IN_NEED[name](tmp_path)
-    assert started, "nothing was to be started"
-    for environment in started:
+    for environment in environments(IN_NEED[name], tmp_path, started):
         assert environment.items() >= OF_THE_HUB.items()
         assert not environment.keys() & OTHERS.keys()
         assert "HF_HUB_OFFLINE" not in environment

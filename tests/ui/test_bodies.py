@@ -8,15 +8,17 @@ from collections.abc import Sequence
 
 import pytest
 from starlette.datastructures import Headers
-from starlette.types import Message
+from starlette.formparsers import MultiPartException
+from starlette.types import Message, Receive
 
-from ftlab.ui.bodies import BodyLimits, Refusal, count_items, json_refusal
+from ftlab.ui.bodies import BodyLimits, Refusal, json_refusal, text_of, unbroken
+from tests.asynchronous import run
 
 LIMITS = BodyLimits(max_bytes=10, seconds=0.05)
 
 
-def read(parts: Sequence[bytes], then: Message | None = None) -> bytes | Refusal | None:
-    """What is read of a body that comes in parts; after them `then`, or nothing for ever."""
+def coming(parts: Sequence[bytes], then: Message | None = None) -> Receive:
+    """A body that comes in parts; after them `then`, or nothing for ever."""
     messages = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
 
     async def receive() -> Message:
@@ -27,7 +29,18 @@ def read(parts: Sequence[bytes], then: Message | None = None) -> bytes | Refusal
             raise AssertionError
         return then
 
-    return asyncio.run(LIMITS.read(receive))
+    return receive
+
+
+def read(parts: Sequence[bytes], then: Message | None = None) -> bytes | Refusal | None:
+    return run(LIMITS.read(coming(parts, then)))
+
+
+async def all_of(receive: Receive) -> list[Message]:
+    messages = [await receive()]
+    while messages[-1].get("more_body"):
+        messages.append(await receive())
+    return [*messages, await receive()]
 
 
 END = {"type": "http.request", "body": b"", "more_body": False}
@@ -50,8 +63,35 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     assert "0.05 s" in refused.sentence
 
 
+GONE = {"type": "http.disconnect"}
+
+
+def test_an_upload_that_stops_or_breaks_off_is_an_error_of_its_form() -> None:
+    with pytest.raises(MultiPartException, match=r"stopped for 0\.05 s; send it again"):
+        run(all_of(unbroken(coming([b"a"]), 0.05)))
+    with pytest.raises(MultiPartException, match="ended before it was whole; send it again"):
+        run(all_of(unbroken(coming([b"a"], GONE), 0.05)))
+
+
+def test_a_whole_upload_is_passed_on_with_what_comes_after_it() -> None:
+    async def slowly() -> list[Message]:
+        messages = [{"type": "http.request", "body": b"a", "more_body": True}, END, GONE]
+
+        async def receive() -> Message:
+            message = messages.pop(0)
+            if message is GONE:
+                await asyncio.sleep(0.2)
+            return message
+
+        return await all_of(unbroken(receive, 0.05))
+
+    first, *rest = run(slowly())
+    assert first["body"] == b"a"
+    assert rest == [END, GONE]
+
+
 def test_a_sender_who_has_gone_is_not_answered() -> None:
-    assert read([b"a"], {"type": "http.disconnect"}) is None
+    assert read([b"a"], GONE) is None
 
 
 @pytest.mark.hostile("request bodies")
@@ -77,7 +117,8 @@ def test_a_short_body_and_none_are_let_through() -> None:
 
 
 def refusal(body: bytes) -> Refusal | None:
-    return asyncio.run(json_refusal(body))
+    text = text_of(body)
+    return text if isinstance(text, Refusal) else run(json_refusal(text))
 
 
 @pytest.mark.hostile("request bodies")
@@ -85,37 +126,30 @@ def refusal(body: bytes) -> Refusal | None:
     "body",
     [
         b"[" * 100 + b"]" * 100,
-        b"[" * 15_000,
         b"[" * 15_000 + b"]" * 15_000,
         b'{"a":' * 100 + b"1" + b"}" * 100,
-        b"[" + b"0," * 30_000 + b"0]",
-        b"[" + b"{}," * 15_000 + b"{}]",
-        b"[" * 1_000_000,
+        b"[" * 33 + b"]" * 33,
     ],
 )
-def test_a_body_of_too_many_values_or_levels_is_refused(body: bytes) -> None:
+def test_a_body_of_too_many_levels_is_refused(body: bytes) -> None:
     refused = refusal(body)
     assert refused is not None
     assert refused.status == 413
-    assert refused.sentence.endswith(".")
+    assert "levels" in refused.sentence
+
+
+@pytest.mark.hostile("request bodies")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_json_in_another_encoding_is_refused_or_counted_as_it_is_parsed(encoding: str) -> None:
+    refused = refusal(json.dumps({"data": ["x"]}).encode(encoding))
+    assert (refused is None) == (encoding == "utf-8-sig")
 
 
 def test_what_the_page_sends_is_let_through() -> None:
     nested: object = "text, with [signs] and {more}"
-    for _ in range(60):
+    for _ in range(30):
         nested = [nested]
-    assert refusal(json.dumps({"data": [nested, 1.5, None]}).encode()) is None
+    assert refusal(json.dumps({"data": nested, "more": [1.5, None]}).encode()) is None
     assert refusal(json.dumps({"data": ["x" * 2**20]}).encode()) is None
     assert refusal(b"") is None
     assert refusal(b"no JSON, so gradio refuses it") is None
-
-
-def test_items_are_counted_without_parsing() -> None:
-    for value in ([], [1, 2, 3], {"a": [1, {"b": 2}], "c": "d"}, "text"):
-        counted = count_items(json.dumps(value).encode())
-        assert counted >= len(list(_values(value)))
-
-
-def _values(value: object) -> Sequence[object]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [value, *(found for item in inner for found in _values(item))]

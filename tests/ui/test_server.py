@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from copy import deepcopy
 from typing import Any
@@ -15,6 +14,7 @@ from gradio.state_holder import SessionState
 from ftlab.ui import app
 from ftlab.ui.pace import Pace
 from ftlab.ui.server import NotedBlocks, calm
+from tests.asynchronous import run
 
 SKIPPED = {"__type__": "update"}
 
@@ -43,7 +43,7 @@ def answers(kind: type[gr.Blocks], *values: Any) -> tuple[list[Any], Any]:
     Made.count = 0
     (function,) = page.fns.values()
     given = deepcopy(list(values))  # gradio takes things out of an update
-    sent = asyncio.run(page.postprocess_data(function, given, state))
+    sent = run(page.postprocess_data(function, given, state))
     return sent, state[outputs[2]._id]
 
 

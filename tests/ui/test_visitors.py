@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ftlab.ui.visitors import Attempts, OneAtATime, OpenRequests, Rate, visitor_at, when
+from tests.asynchronous import run
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_what_takes_long_is_done_one_at_a_time_for_each_visitor() -> None:
             answer(turns, "a", "first"), answer(turns, "a", "second"), answer(turns, "b", "other")
         )
 
-    asyncio.run(all_at_once())
+    run(all_at_once())
     assert order.index("first ends") < order.index("second begins")
     assert order.index("other begins") < order.index("first ends")
 

@@ -8,13 +8,14 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 
 from ftlab.ui.server import FAILED
+from tests.asynchronous import run
 from tests.security.attack.shots import JSON, Shot
 
 BOUND_SECONDS = 20.0
@@ -30,14 +31,14 @@ _GIVEN_AWAY = re.compile(
 class Attack:
     """What was sent to one app, and which answers were none that is promised."""
 
-    def __init__(self, url: str, may_answer: Any = None, cookies: Any = None) -> None:
+    def __init__(self, url: str, may_answer: Callable[[Shot], bool] = lambda shot: True) -> None:
         self.url = url
         self.sent = 0
         self.seconds = 0.0
         self.broken: list[str] = []
         self.statuses: Counter[int] = Counter()
-        self._may_answer = may_answer or (lambda shot: True)
-        self._cookies = cookies
+        self._may_answer = may_answer
+        self._cookies: Any = None
 
     def fire(self, shots: Sequence[Shot]) -> None:
         """Sends them all; several are on their way at any time."""
@@ -48,17 +49,14 @@ class Attack:
         parts = [calls[start::4] for start in range(4)]
         self._run([self._pressed(f"queue{n}", part) for n, part in enumerate(parts)])
 
-    def joined(self, other: Attack) -> Attack:
-        """What both have sent and seen."""
-        both = Attack(self.url)
-        both.sent, both.seconds = self.sent + other.sent, self.seconds + other.seconds
-        both.broken = self.broken + other.broken
-        both.statuses = self.statuses + other.statuses
-        return both
+    def log_in(self, cookies: Any) -> None:
+        """From here on it is a visitor's who may ask for everything."""
+        self._cookies = cookies
+        self._may_answer = lambda shot: True
 
     def _run(self, waiting: Sequence[Any]) -> None:
         began = time.monotonic()
-        asyncio.run(self._all(waiting))
+        run(self._all(waiting))
         self.seconds += time.monotonic() - began
 
     async def _all(self, waiting: Sequence[Any]) -> None:

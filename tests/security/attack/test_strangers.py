@@ -18,6 +18,7 @@ from ftlab.ui.gate import Limits
 from ftlab.ui.serve import Serving
 from ftlab.ui.visitors import Rate
 from tests.security.servers import ACCOUNTS, Running, log_in, running
+from tests.waiting import wait_until
 
 MAX_STRANGER_BYTES = 64 * 1024
 SLOWEST_BODY_SECONDS = 45.0
@@ -164,6 +165,25 @@ def test_a_body_that_comes_byte_by_byte_is_ended(app: Running) -> None:
                 pass
             return
     pytest.fail(f"the connection is held for more than {SLOWEST_BODY_SECONDS:.0f} s")
+
+
+@pytest.mark.hostile("held connections")
+def test_an_upload_that_breaks_off_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    form = '--b\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r\n\r\n'
+    head = "POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n"
+    with running(Serving(), tmp_path / "runs") as app:
+        with connected(app) as line:
+            line.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n".encode())
+            line.sendall(form.encode() + b"a" * 200_000)
+            wait_until(lambda: files_in(tmp_path / "uploads") != [])
+        wait_until(lambda: files_in(tmp_path / "uploads") == [])
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.hostile("held connections")

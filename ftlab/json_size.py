@@ -1,4 +1,4 @@
-"""How many values a text will be parsed to, told before it is parsed.
+"""How much JSON from elsewhere holds: its values, told before it is parsed, and its levels.
 
 A hundred megabytes of `{},` become gigabytes of objects, and Python's parser holds all threads of
 the process until it is done.
@@ -7,6 +7,8 @@ the process until it is done.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 """The end may be missing: else a search would begin again at every quotation mark."""
@@ -29,3 +31,19 @@ def json_values(text: str, enough: int) -> int:
 
 def _marks(text: str) -> int:
     return sum(map(text.count, _BEFORE_A_VALUE))
+
+
+def inner_values(value: Any) -> Iterator[Any]:
+    """What stands in a list, or under the names of an object; nothing in any other value."""
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects nest in more than so many levels; it is not followed further."""
+    level = [value]
+    for _ in range(levels):
+        level = [inner for item in level for inner in inner_values(item)]
+    return any(isinstance(item, dict | list) for item in level)
