@@ -136,6 +136,9 @@ def _strangers_rows(strangers: Mapping[str, Any]) -> list[str]:
         f"held meanwhile, and what was left {SETTLES:g} s later. {rate}.",
         "",
         *table(costs),
+        "",
+        "What long answers leave is the model that the demo answers with: it stays for the next",
+        "visitor, and goes after five minutes in which nobody asks.",
     ]
 
 
