@@ -1,4 +1,5 @@
-"""What a run learnt as one zip to take along: weights, their configuration and a model card.
+"""What a run gives as one zip to take along: weights with their configuration and a model card, or
+its script with the examples.
 
 Nothing else of the run directory goes along: no log, no answers, no path of this machine.
 """
@@ -21,7 +22,9 @@ from ftlab.export.model_card import model_card
 from ftlab.export.runs import kind_of, public_model, weights_of
 from ftlab.models.files import read_model_json
 from ftlab.runs.merging import MergeDirectory
+from ftlab.runs.spawn import needs_hub
 from ftlab.runs.store import Run
+from ftlab.runs.worker_client import WorkerEnded, answer_once, module_command
 from ftlab.tasks.registry import TASKS
 from ftlab.units import format_bytes
 
@@ -29,6 +32,7 @@ CARD = "README.md"
 _TEMPLATE = "chat_template.jinja"
 _CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json", "trained_weights.json")
 _KEPT_FREE = 2**28  # bytes, for all else that the machine does
+_SCRIPT_SECONDS = 600.0
 _PATH_KEY = re.compile(r"_?(\w+_)?name_or_path")
 
 
@@ -115,6 +119,28 @@ def _check_room(bundle: Bundle, folder: Path) -> None:
             f"The zip takes {format_bytes(needed)} and '{folder}' has {format_bytes(free)} free; "
             "free some space."
         )
+
+
+def zip_script(run: Run, runs_folder: Path, target: Path) -> None:
+    """Writes the run's script with its examples as one zip, in a process, which takes some seconds.
+
+    Raises `FtlabError` with the sentence of the command where there is no script.
+    """
+    with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
+        folder = Path(place)
+        command = module_command(
+            "ftlab", "script", run.run_id,
+            "--runs-dir", str(runs_folder.resolve()), "-o", str(folder),
+        )  # fmt: skip
+        try:
+            answer_once(command, seconds=_SCRIPT_SECONDS, needs_hub=needs_hub(run.spec))
+        except OSError as error:
+            raise FtlabError(f"The script could not be made ({error}).") from None
+        except WorkerEnded as end:
+            raise FtlabError(f"No script: {end.last.removeprefix('ftlab: ')}") from None
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.iterdir()):
+                archive.write(path, f"{target.stem}/{path.name}")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from ftlab.errors import FtlabError
 from ftlab.export.runs import adapter_config, kind_of, weights_of
 from ftlab.locks import holding
 from ftlab.runs.closed import check_open
-from ftlab.runs.dispatcher import end_process_group
 from ftlab.runs.merging import MERGE_OPEN, MergeDirectory, check_not_merging
+from ftlab.runs.process import end_process_group
 from ftlab.runs.spawn import start_detached, worker_environment
 from ftlab.runs.store import Run
 

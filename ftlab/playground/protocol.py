@@ -1,14 +1,11 @@
-"""What web process and worker say to each other: JSON, one message a line.
+"""What the playground's client and worker say to each other: requests, and updates of their panes.
 
-The client numbers its requests; the worker puts that number on every line it writes. A line of a
-request that nobody reads any more is then simply passed over, so an answer that was left half-way
-cannot get into the next one.
+How they are sent is in `ftlab.runs.worker_client`.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ftlab.tasks.spec import Message
@@ -112,41 +109,6 @@ KL_OF_ROUNDING = 1e-6
 """Nats. Rows of one batch differ by less where nothing is laid over the base."""
 
 
-@dataclass(frozen=True)
-class ToWorker:
-    """A request to answer, or, without one, the wish to stop answering that number."""
-
-    number: int
-    request: GenerateRequest | None = None
-
-
-@dataclass(frozen=True)
-class FromWorker:
-    """An update of that request, or, without one, that nothing more comes."""
-
-    number: int
-    update: PaneUpdate | None = None
-
-
-def to_line(message: ToWorker | FromWorker) -> str:
-    """The message as one line of ASCII, with its line end."""
-    return json.dumps(asdict(message)) + "\n"
-
-
-def parse_to_worker(line: str) -> ToWorker:
-    """Raises `ValueError` for a line that is no such message."""
-    data = _read(line)
-    request = data["request"]
-    return ToWorker(data["number"], None if request is None else request_from_json(request))
-
-
-def parse_from_worker(line: str) -> FromWorker:
-    """Raises `ValueError` for a line that is no such message."""
-    data = _read(line)
-    update = data["update"]
-    return FromWorker(data["number"], None if update is None else update_from_json(update))
-
-
 def request_from_json(data: dict[str, Any]) -> GenerateRequest:
     histories = tuple(
         tuple(Message(**message) for message in history) for history in data.get("histories", ())
@@ -157,10 +119,3 @@ def request_from_json(data: dict[str, Any]) -> GenerateRequest:
 def update_from_json(data: dict[str, Any]) -> PaneUpdate:
     told = data.get("next_token")
     return PaneUpdate(**{**data, "next_token": NextToken(**told) if told else None})
-
-
-def _read(line: str) -> dict[str, Any]:
-    data = json.loads(line)
-    if not isinstance(data, dict) or "number" not in data:
-        raise ValueError(f"not a message: {line[:80]!r}")
-    return data

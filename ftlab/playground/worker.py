@@ -25,17 +25,15 @@ from ftlab.locks import DeviceTurn, holding
 from ftlab.playground.giving_way import GiveWay, make_way
 from ftlab.playground.protocol import (
     WAITING,
-    FromWorker,
     GenerateRequest,
     PaneUpdate,
     Stopped,
-    ToWorker,
     UpdateKind,
-    parse_to_worker,
-    to_line,
+    request_from_json,
 )
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 from ftlab.runs.watchdog import Signs, Watchdog
+from ftlab.runs.worker_client import Line, parse_line
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
@@ -53,7 +51,8 @@ tokens in that time at 8 billion operations a second, a fifth of what two old co
 LEFT_SECONDS = 60.0
 """Within which the work on an answer stops that nobody waits for, unless a base is being loaded."""
 
-Write = Callable[[FromWorker], None]
+Write = Callable[[Line], None]
+"""Takes a `PaneUpdate` of a request, or the end of its answer."""
 
 
 class Requests:
@@ -64,19 +63,22 @@ class Requests:
 
     def __init__(self, heard_stop: Callable[[int], None] = lambda number: None) -> None:
         self._heard_stop = heard_stop
-        self._waiting: queue.Queue[ToWorker] = queue.Queue()
+        self._waiting: queue.Queue[Line] = queue.Queue()
         self._stopped: set[int] = set()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def next(self, timeout: float) -> ToWorker | None:
-        """The next request that was not stopped before its turn; `None` after so many seconds."""
+    def next(self, timeout: float) -> Line | None:
+        """The next request that was not stopped before its turn; `None` after so many seconds.
+
+        The line's content is a `GenerateRequest`.
+        """
         while True:
             try:
-                message = self._waiting.get(timeout=timeout)
+                line = self._waiting.get(timeout=timeout)
             except queue.Empty:
                 return None
-            if message.number not in self._stopped:
-                return message
+            if line.number not in self._stopped:
+                return line
 
     def check(self, number: int) -> None:
         """Raises `Stopped` if that request is no longer wanted."""
@@ -84,17 +86,16 @@ class Requests:
             raise Stopped
 
     def _read(self) -> None:
-        for line in sys.stdin:
+        for data in sys.stdin:
             try:
-                message = parse_to_worker(line)
+                line = parse_line(data)
+                if line.content is None:
+                    self._stopped.add(line.number)
+                    self._heard_stop(line.number)
+                else:
+                    self._waiting.put(Line(line.number, request_from_json(line.content)))
             except (ValueError, KeyError, TypeError):
                 traceback.print_exc()
-                continue
-            if message.request is None:
-                self._stopped.add(message.number)
-                self._heard_stop(message.number)
-            else:
-                self._waiting.put(message)
         os._exit(0)  # nobody is left to read; an answer half-way is not worth its memory
 
 
@@ -178,8 +179,8 @@ def serve(
     left = idle
     progress = progress or Progress(Signs())
     while left > 0:
-        message = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
-        if message is None:
+        line = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
+        if line is None:
             left -= SECONDS_BETWEEN_LOOKS
             held = engines.device.memory_must_be_given_back and engines.is_loaded
             if held and not is_free(engines.device):
@@ -187,11 +188,11 @@ def serve(
             continue
         left = idle
         try:
-            progress.begin(message.number)
-            _answer(message, requests, engines, write, progress)
+            progress.begin(line.number)
+            _answer(line, requests, engines, write, progress)
         finally:
             progress.end()
-            write(FromWorker(message.number))
+            write(Line(line.number))
         if engines.is_loaded and not engines.engine().device_answers:
             return
 
@@ -206,16 +207,15 @@ def is_free(device: Device) -> bool:
 
 
 def _answer(
-    message: ToWorker, requests: Requests, engines: Engines, write: Write, progress: Progress
+    line: Line, requests: Requests, engines: Engines, write: Write, progress: Progress
 ) -> None:
-    number, request = message.number, message.request
-    assert request is not None
+    number, request = line.number, line.content
     ended: set[int] = set()
 
     def send(update: PaneUpdate) -> None:
         if update.is_final:
             ended.add(update.pane)
-        write(FromWorker(number, update))
+        write(Line(number, update))
 
     def say(kind: UpdateKind, text: str) -> None:
         for pane in range(len(request.panes)):
@@ -308,11 +308,11 @@ def main(arguments: list[str]) -> int:
 def _writer() -> Write:
     """Takes stdout for the updates alone; whatever libraries print goes to stderr, the log."""
     sys.stdout.flush()
-    updates = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    updates = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
-    def write(message: FromWorker) -> None:
-        updates.write(to_line(message))
+    def write(line: Line) -> None:
+        updates.write(line.dump())
         updates.flush()
 
     return write

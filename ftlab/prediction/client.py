@@ -7,25 +7,19 @@ remembered by question.
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
-import queue
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from threading import Lock, Thread, Timer
+from contextlib import closing
+from threading import Lock
 from types import TracebackType
+from typing import Any, cast, get_args
 
 from ftlab.errors import FtlabError
 from ftlab.operations.log import note_refusal
 from ftlab.prediction.limits import Ending, Limits, LimitsOf, sentence, usual
-from ftlab.prediction.protocol import limited, numbered, parse_answer, parse_numbered
-from ftlab.prediction.question import Prediction, Question, dump_question
+from ftlab.prediction.question import Prediction, Question, dump_question, load_prediction
 from ftlab.recent import Recent
-from ftlab.runs.spawn import python_environment
+from ftlab.runs.worker_client import WorkerClient, WorkerEnded, module_command
 from ftlab.turns import NOBODY, Places, Turns, Visitor
 
 MODULE = "ftlab.prediction.worker"
@@ -41,7 +35,7 @@ MOST_REMEMBERED = 2_000
 SECONDS_BETWEEN_LOOKS = 0.1
 """How often is looked whether whoever asks is still there."""
 
-_GRACE_SECONDS = 5.0
+LEFT = "Nobody waits for the prediction any more."
 
 PLACES = Places(all=3, of_a_name=2)
 
@@ -63,15 +57,11 @@ class Predictor:
         limits_of: LimitsOf = usual,
         turns: Turns | None = None,
     ) -> None:
-        self._idle_seconds = idle_seconds
         self._limits_of = limits_of
         self._turns = turns or Turns(PLACES)
         self._known: Recent[bytes, Prediction] = Recent(MOST_REMEMBERED)
         self._guard = Lock()
-        self._numbers = itertools.count(1)
-        self._asking = 0
-        self._worker: _Worker | None = None
-        self._ends: Timer | None = None
+        self._worker = WorkerClient(module_command(MODULE, str(idle_seconds)))
 
     def __enter__(self) -> Predictor:
         return self
@@ -109,14 +99,12 @@ class Predictor:
 
     def close(self) -> None:
         """Ends the process; the next question starts another."""
-        with self._guard:
-            self._end()
+        self._worker.close()
 
     @property
     def process_id(self) -> int | None:
         """Of the process that predicts; `None` while there is none."""
-        worker = self._worker
-        return worker.process.pid if worker is not None and worker.is_alive else None
+        return self._worker.process_id
 
     def _answer(
         self, question: Question, visitor: Visitor, has_left: Callable[[], bool]
@@ -126,7 +114,7 @@ class Predictor:
         with self._turns.line(visitor) as place:
             while not place.has_come(SECONDS_BETWEEN_LOOKS):
                 if has_left():
-                    raise NobodyWaits("Nobody waits for the prediction any more.")
+                    raise NobodyWaits(LEFT)
             answer = self._known.get(key)  # somebody else may have asked it meanwhile
             if answer is None:
                 answer = self._ask_worker(line, self._limits_of(question.config), has_left)
@@ -135,154 +123,41 @@ class Predictor:
         return answer
 
     def _ask_worker(self, line: bytes, limits: Limits, has_left: Callable[[], bool]) -> Prediction:
-        with self._guard:
-            worker = self._running()
-            self._asking += 1
+        content = {
+            "cpu_seconds": limits.cpu_seconds,
+            "memory_bytes": limits.memory_bytes,
+            "question": line.decode(),  # as text: only who is held to the limits parses it
+        }
         try:
-            said = worker.ask(next(self._numbers), limited(line, limits), has_left)
-        except _Silent:
-            with self._guard:
-                if self._worker is worker:
-                    self._end()
+            said = self._say(content, has_left)
+        except OSError as error:
+            raise FtlabError(f"The prediction cannot be started ({error}).") from None
+        except WorkerEnded:
+            said = None
+        if said is None:
             note_refusal("prediction ended", why="no answer", seconds=SECONDS)
             raise FtlabError(
                 f"The prediction ended without an answer, or took more than {SECONDS} s; choose a "
                 "smaller model, or look at the machine's memory."
-            ) from None
-        finally:
-            with self._guard:
-                self._asking -= 1
-                self._end_later()
-        if isinstance(said, Prediction):
-            return said
-        if said == "left":
-            raise NobodyWaits(sentence(said, limits))
+            )
+        if said not in get_args(Ending):
+            return load_prediction(said.encode())
         note_refusal("prediction ended", why=said)
-        raise FtlabError(sentence(said, limits))
+        raise FtlabError(sentence(cast(Ending, said), limits))
 
-    def _running(self) -> _Worker:
-        if self._ends is not None:
-            self._ends.cancel()
-        if self._worker is None or not self._worker.is_alive:
-            self._end()
-            try:
-                self._worker = _Worker()
-            except OSError as error:
-                raise FtlabError(f"The prediction cannot be started ({error}).") from None
-        return self._worker
-
-    def _end_later(self) -> None:
-        if self._ends is not None:
-            self._ends.cancel()
-        if self._asking == 0 and self._worker is not None:
-            self._ends = Timer(self._idle_seconds, self._close_idle)
-            self._ends.daemon = True
-            self._ends.start()
-
-    def _close_idle(self) -> None:
-        with self._guard:
-            if self._asking == 0:
-                self._end()
-
-    def _end(self) -> None:
-        if self._ends is not None:
-            self._ends.cancel()
-        worker, self._worker, self._ends = self._worker, None, None
-        if worker is not None:
-            worker.end()
-
-
-class _Silent(Exception):
-    """The worker has ended, or says nothing."""
-
-
-class _Worker:
-    """The process that predicts, and who waits for what it says."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=python_environment(),
-            start_new_session=True,  # its children end with it
-        )
-        self._guard, self._writes = Lock(), Lock()
-        self._has_ended = False
-        self._waiting: dict[int, queue.SimpleQueue[bytes | None]] = {}
-        Thread(target=self._read, daemon=True).start()
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
-
-    def ask(
-        self, number: int, question: bytes, has_left: Callable[[], bool]
-    ) -> Prediction | Ending:
-        """The answer to one line; raises `_Silent` where none comes."""
-        heard: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        with self._guard:
-            if self._has_ended:
-                raise _Silent
-            self._waiting[number] = heard
-        try:
-            self._tell(numbered(number, question))
-            until = time.monotonic() + SECONDS
-            is_told = False
-            while True:
-                try:
-                    said = heard.get(timeout=SECONDS_BETWEEN_LOOKS)
-                except queue.Empty:
-                    if time.monotonic() > until:
-                        raise _Silent from None
-                    if not is_told and has_left():
-                        is_told = True
-                        until = time.monotonic() + _GRACE_SECONDS
-                        self._tell(numbered(number))
-                    continue
-                if said is None:
-                    raise _Silent
-                return parse_answer(said)
-        finally:
-            with self._guard:
-                self._waiting.pop(number, None)
-
-    def end(self) -> None:
-        """Ends the process and all that it has forked."""
-        with suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        with suppress(OSError):  # a question in it will be read by nobody
-            self.process.stdin.close()  # type: ignore[union-attr]
-
-    def _tell(self, line: bytes) -> None:
-        """A worker that is gone is noticed where its answer is read, so nothing is raised here."""
-        assert self.process.stdin is not None
-        clock = Timer(SECONDS, self.process.kill)  # else one that reads nothing holds this up
-        clock.daemon = True
-        clock.start()
-        try:
-            with self._writes, suppress(OSError, ValueError):
-                self.process.stdin.write(line)
-                self.process.stdin.flush()
-        finally:
-            clock.cancel()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as said:
-            for line in said:
-                with suppress(ValueError):  # no line of ours
-                    number, content = parse_numbered(line)
-                    with self._guard:
-                        if number in self._waiting:
-                            self._waiting[number].put(content)
-        with self._guard:
-            self._has_ended = True
-            for heard in self._waiting.values():
-                heard.put(None)
+    def _say(self, content: dict[str, Any], has_left: Callable[[], bool]) -> str | None:
+        """The worker's answer; `None` where none came in time, and then the worker is ended."""
+        until = time.monotonic() + SECONDS
+        with closing(self._worker.ask(content, SECONDS_BETWEEN_LOOKS)) as answer:
+            for said in answer:
+                if said is not None:
+                    return str(said)
+                if has_left():
+                    raise NobodyWaits(LEFT)
+                if time.monotonic() > until:
+                    self._worker.close()
+                    break
+        return None
 
 
 def _key(line: bytes) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from ftlab.models.catalogue import is_known_config
 from ftlab.units import format_bytes
 
-Ending = Literal["time", "memory", "left", "broken"]
-"""Why a question got no answer: computing time, memory, nobody waiting, or an error of its own."""
+Ending = Literal["time", "memory", "broken"]
+"""Why a question got no answer: computing time, memory, or an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,4 @@ def sentence(ending: Ending, limits: Limits) -> str:
             f"The prediction took more than {format_bytes(limits.memory_bytes)} of memory and was "
             "ended; choose a smaller model."
         )
-    if ending == "left":
-        return "The prediction was ended, because nobody waited for it any more."
     return "The prediction ended without an answer; choose another model or method."

@@ -1,12 +1,13 @@
 """Answers questions, each in a process of its own that is gone with its memory afterwards.
 
-Run as: python -m ftlab.prediction.worker, with pipes as stdin and stdout
+Run as: python -m ftlab.prediction.worker IDLE_SECONDS, with pipes as stdin and stdout
 
 This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
 every question it forks a child, which is as ready as it is. The child is held to the `Limits` of
-its question and ended once nobody waits for its answer. What is said on stdin and stdout is in
-`ftlab.prediction.protocol`. Simulating patches torch in places and sets its default dtype, so
-nothing else may run here.
+its question and ended once nobody waits for its answer. The answer is a prediction as JSON, or the
+`Ending` of a question without one; how lines look is in `ftlab.runs.worker_client`. The process
+ends when no question came for a while. Simulating patches torch in places and sets its default
+dtype, so nothing else may run here.
 
 Without /proc, as on macOS, the limit of memory is not held; that of computing time is.
 """
@@ -30,10 +31,10 @@ from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.limits import Ending, Limits
-from ftlab.prediction.protocol import numbered, parse_limited, parse_numbered
 from ftlab.prediction.question import Prediction, Question, Step, dump_prediction, load_question
 from ftlab.prediction.questions import ask_about
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.worker_client import Line, parse_line
 from ftlab.system import status_bytes
 
 Answer = Callable[[Question], Prediction]
@@ -43,23 +44,26 @@ _MOST_BYTES = 1 << 20  # of an answer
 _NO_MEMORY, _BROKEN = 3, 4  # how a child exits that has no answer
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries print as they like
     os.nice(19)  # a run that is timed on the same cores goes first
-    serve(_predictor(), 0, answers)
+    serve(_predictor(), 0, answers, float(arguments[0]))
     return 0
 
 
-def serve(answer: Answer, questions: int, answers: int) -> None:
-    """Answers what comes in on one open file, on another, until the first is closed."""
+def serve(answer: Answer, questions: int, answers: int, idle_seconds: float) -> None:
+    """Answers what comes in on one open file, on another, until the first is closed or idle."""
     with selectors.DefaultSelector() as ready:
         children: dict[int, _Child] = {}  # by number
         ready.register(questions, selectors.EVENT_READ)
         unread = b""
         try:
             while True:
-                for key, _ in ready.select():
+                events = ready.select(None if children else idle_seconds)
+                if not events and not children:
+                    return
+                for key, _ in events:
                     if key.data is not None:
                         _hear(key.data, children, ready, answers)
                         continue
@@ -67,13 +71,13 @@ def serve(answer: Answer, questions: int, answers: int) -> None:
                     if not read:
                         return
                     *lines, unread = (unread + read).split(b"\n")
-                    for number, content in map(parse_numbered, lines):
-                        if content:
-                            child = _start(number, content, answer, (questions, answers))
-                            children[number] = child
+                    for line in map(parse_line, lines):
+                        if line.content is not None:
+                            child = _start(line, answer, (questions, answers))
+                            children[line.number] = child
                             ready.register(child.pipe, selectors.EVENT_READ, child)
-                        elif number in children:
-                            children[number].end()
+                        elif line.number in children:
+                            children[line.number].end()
         finally:
             for child in children.values():
                 child.end()
@@ -87,10 +91,8 @@ class _Child:
     pid: int
     pipe: int
     said: bytearray = field(default_factory=bytearray)
-    is_left: bool = False
 
     def end(self) -> None:
-        self.is_left = True
         os.kill(self.pid, signal.SIGKILL)  # it is nobody else: its end has not been waited for
 
 
@@ -108,13 +110,11 @@ def _hear(
     os.close(child.pipe)
     del children[child.number]
     code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
-    whole = bytes(child.said) if code == 0 and child.said else _ending(child, code).encode()
-    _write(answers, numbered(child.number, whole))
+    said = child.said.decode("utf-8", "replace") if code == 0 else ""
+    _write(answers, Line(child.number, said or _ending(code)).dump())
 
 
-def _ending(child: _Child, code: int) -> Ending:
-    if child.is_left:
-        return "left"
+def _ending(code: int) -> Ending:
     if code == -signal.SIGPROF:
         return "time"
     if code in (_NO_MEMORY, -signal.SIGKILL):  # the kernel kills where memory runs out
@@ -122,19 +122,19 @@ def _ending(child: _Child, code: int) -> Ending:
     return "broken"
 
 
-def _start(number: int, content: bytes, answer: Answer, ours: tuple[int, int]) -> _Child:
+def _start(line: Line, answer: Answer, ours: tuple[int, int]) -> _Child:
     reads, writes = os.pipe()
     pid = os.fork()
     if pid:
         os.close(writes)
-        return _Child(number, pid, reads)
+        return _Child(line.number, pid, reads)
     code = _BROKEN
     try:
         for file in (reads, *ours):  # else nobody would see that this worker has gone
             os.close(file)
-        limits, question = parse_limited(content)
-        _hold_to(limits)
-        _write(writes, dump_prediction(answer(load_question(question))))
+        _hold_to(Limits(line.content["cpu_seconds"], line.content["memory_bytes"]))
+        question = load_question(line.content["question"].encode())
+        _write(writes, dump_prediction(answer(question)))
         code = 0
     except MemoryError:
         code = _NO_MEMORY
@@ -203,4 +203,4 @@ def _as_it_is(function: Any = None, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

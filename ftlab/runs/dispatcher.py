@@ -9,9 +9,7 @@ runs folder at a time, by a file lock; whoever queues a run starts one, and a se
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,14 +23,13 @@ from ftlab.runs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.runs.deaths import oom_kills, result_of_death
 from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.process import is_alive, start_time
+from ftlab.runs.process import end_process_group, is_alive
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.result import RunResult
 from ftlab.runs.spawn import needs_hub, start_detached, worker_environment
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4
-GRACE_SECONDS = 4.0  # between the polite signal and the one that cannot be refused
 FIRST_WORD_SECONDS = 300.0  # a worker says its first line before it imports anything large
 START_SECONDS = 60.0  # how long a start is tried again where the system has no process to give
 _FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -192,25 +189,6 @@ class Dispatcher:
             directory.write_result(result)
         except OSError:
             self._given_up.add(directory.run_id)
-
-
-def end_process_group(pid: int, process: subprocess.Popen[bytes] | None) -> None:
-    """Ends a worker with all that it started: politely, and after `GRACE_SECONDS` for certain."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(pid, signal_number)
-        except (ProcessLookupError, PermissionError):
-            try:
-                os.kill(pid, signal_number)  # a worker started by hand leads no group
-            except ProcessLookupError:
-                return
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline:
-            # Of a process whose first thread has ended others may still hold memory and locks: a
-            # child is gone once it can be waited for.
-            if start_time(pid) is None if process is None else process.poll() is not None:
-                return
-            time.sleep(0.05)
 
 
 def _is_held(directory: RunDirectory) -> bool:

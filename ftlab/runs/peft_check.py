@@ -7,8 +7,6 @@ asks when a request is launched or its field is left, never on every key.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,8 +18,8 @@ from ftlab.methods.by_hand import CONFIG, PEFT
 from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
-from ftlab.runs.spawn import python_environment
 from ftlab.runs.spec import SweepRequest
+from ftlab.runs.worker_client import WorkerEnded, answer_once, module_command
 
 FIELD = "peft_json"
 """The name of the field that holds configurations, for whoever shows what is wrong with it."""
@@ -31,8 +29,6 @@ SECONDS, SECONDS_EACH = 60, 20
 """How long the answer is waited for: the imports, and each configuration."""
 
 _ASKING = Lock()
-
-_TAIL = 300
 
 
 @dataclass(frozen=True)
@@ -127,29 +123,19 @@ def _answer(question: str, changed_at: int) -> str:
     """The helper's answer; `changed_at` makes it a new question where the model was changed."""
     seconds = seconds_for(len(json.loads(question)["configs"]))
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", MODULE],
-            input=question,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env=python_environment(),
-        )
-    except subprocess.TimeoutExpired:
+        return answer_once(module_command(MODULE), question, seconds=seconds)
+    except TimeoutError:
         raise FtlabError(
             f"PEFT was asked about the PeftConfig for {seconds} s and did not answer; choose "
             "smaller sizes or simpler patterns, or try again when the machine is less busy."
         ) from None
     except OSError as error:
         raise FtlabError(f"PEFT cannot be asked about the PeftConfig ({error}).") from None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:_TAIL]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else last
+    except WorkerEnded as end:
         raise FtlabError(
-            f"The check of the PeftConfig ended early ({how}); choose smaller sizes, or leave out "
+            f"The check of the PeftConfig ended early ({end}); choose smaller sizes, or leave out "
             "what is unusual."
-        )
-    return done.stdout
+        ) from None
 
 
 def _changed_at(folder: Path | None) -> int:

@@ -1,14 +1,19 @@
-"""Telling one process from another that was later given the same number."""
+"""Processes by their number: whether one is still the same, its memory, and its end."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from functools import lru_cache
+from typing import Any
 
 import psutil
 
 from ftlab.system import read_proc
 
+GRACE_SECONDS = 4.0  # between the polite signal and the one that cannot be refused
 _TOLERANCE = 0.011  # seconds; the kernel counts in ticks of a hundredth
 
 
@@ -49,6 +54,25 @@ def resident_bytes(pid: int) -> int | None:
         return 0
     except psutil.AccessDenied:
         return None
+
+
+def end_process_group(pid: int, process: subprocess.Popen[Any] | None) -> None:
+    """Ends a worker with all that it started: politely, and after `GRACE_SECONDS` for certain."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            try:
+                os.kill(pid, signal_number)  # a worker started by hand leads no group
+            except ProcessLookupError:
+                return
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            # Of a process whose first thread has ended others may still hold memory and locks: a
+            # child is gone once it can be waited for.
+            if start_time(pid) is None if process is None else process.poll() is not None:
+                return
+            time.sleep(0.05)
 
 
 def _seconds_since_boot(pid: int) -> float | None:

@@ -105,7 +105,7 @@ def test_a_worker_that_dies_alone_leaves_an_interrupted_row_and_the_queue_goes_o
 def test_a_worker_that_is_stopped_can_be_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("ftlab.runs.process.GRACE_SECONDS", 0.5)
     first, *_ = queue(tmp_path)
     at_work = Dispatcher(tmp_path, worker(lambda run: SLOW if run == first.run_id else DONE))
     step_until(at_work, lambda: first.worker() is not None)

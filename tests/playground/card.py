@@ -21,13 +21,12 @@ from ftlab.playground.engine import Engine
 from ftlab.playground.lanes import Lane
 from ftlab.playground.protocol import (
     WAITING,
-    FromWorker,
     GenerateRequest,
     PaneUpdate,
     Stopped,
-    ToWorker,
 )
 from ftlab.playground.worker import serve
+from ftlab.runs.worker_client import Line
 
 GPU = Device("cuda:0", "Card 0", 8 * 10**9)
 WAITS = "A training run or a prompt grid is using the Card 0; the answers go on after it."
@@ -140,10 +139,10 @@ class OneRequest:
     """Gives one request to the worker; it is stopped as soon as `is_stopped` is set."""
 
     def __init__(self, request: GenerateRequest) -> None:
-        self._waiting = [ToWorker(1, request)]
+        self._waiting = [Line(1, request)]
         self.is_stopped = False
 
-    def next(self, timeout: float) -> ToWorker | None:
+    def next(self, timeout: float) -> Line | None:
         return self._waiting.pop() if self._waiting else None
 
     def check(self, number: int) -> None:
@@ -167,8 +166,8 @@ def served(
     asked: Any = OneRequest(request)
     points = list(wanted_at)
 
-    def write(message: FromWorker) -> None:
-        update = message.update
+    def write(line: Line) -> None:
+        update = line.content
         if update is None:
             return
         updates.append(update)

@@ -14,7 +14,7 @@ stopped: set[int] = set()
 def read() -> None:
     for line in sys.stdin:
         message = json.loads(line)
-        if message["request"] is None:
+        if message["content"] is None:
             stopped.add(message["number"])
         else:
             lines.put(message)
@@ -22,7 +22,7 @@ def read() -> None:
 
 
 def say(number: int, update: dict | None = None) -> None:
-    print(json.dumps({"number": number, "update": update}), flush=True)
+    print(json.dumps({"number": number, "content": update}), flush=True)
 
 
 threading.Thread(target=read, daemon=True).start()
@@ -31,7 +31,7 @@ if "leave" in sys.argv:
     sys.exit(0)
 while True:
     message = lines.get()
-    number, request = message["number"], message["request"]
+    number, request = message["number"], message["content"]
     print("a stray line that is no message", flush=True)
     for pane in range(len(request["panes"])):
         if request["prompt"] == "die" and pane == 1:

@@ -90,8 +90,7 @@ def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_another_starts_b
     assert "a new one has been started, so send the prompt again" in second[1]
     assert str(client.log_file) in second[1]
     assert client.is_loaded, "nobody has asked again"
-    assert client._worker is not None
-    other = client._worker.process.pid
+    other = client.process_id
     assert other != pid
     assert [pid_of(text) for _, text in finals(client, "hello")] == [other, other]
 

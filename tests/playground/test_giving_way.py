@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,10 +28,11 @@ from ftlab.playground.answering import LOADING_AGAIN
 from ftlab.playground.answers import Answer
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.lanes import Lane
-from ftlab.playground.protocol import WAITING, FromWorker, GenerateRequest, PaneUpdate
+from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.worker import serve
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spawn import python_environment
+from ftlab.runs.worker_client import Line
 from ftlab.tasks.spec import Message
 from tests.playground.card import WAITS, Card, FakeTime, OneRequest, card_in, finals_of, served
 from tests.playground.conftest import Brought
@@ -347,9 +350,9 @@ def test_two_prompts_that_wait_for_each_other_both_get_on(
     requests = [OneRequest(long), OneRequest(long)]
     ends: list[PaneUpdate] = []
 
-    def write(message: FromWorker) -> None:
-        if message.update is not None and message.update.is_final:
-            ends.append(message.update)
+    def write(line: Line) -> None:
+        if line.content is not None and line.content.is_final:
+            ends.append(line.content)
 
     def answer(request: Any) -> None:
         engines: Any = Card(runs_folder)
@@ -470,9 +473,9 @@ def test_a_worker_killed_while_it_waits_leaves_the_turn_to_the_others(
         updates.append(update)
         if update.tokens == 3 and training.process.poll() is None and len(updates) < 50:
             training.tell()
-        if update.text == WAITS and client._worker is not None:
+        if update.text == WAITS and client.process_id is not None:
             assert training.says() == "has it"
-            client._worker.process.kill()
+            os.kill(client.process_id, signal.SIGKILL)
     (end,) = finals_of(updates)
     assert end.kind == "error"
     assert "ended before it had answered (killed" in end.text

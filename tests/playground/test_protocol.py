@@ -11,16 +11,13 @@ import pytest
 
 from ftlab.playground.protocol import (
     KL_OF_ROUNDING,
-    FromWorker,
     GenerateRequest,
     NextToken,
     PaneUpdate,
-    ToWorker,
-    parse_from_worker,
-    parse_to_worker,
     request_from_json,
-    to_line,
+    update_from_json,
 )
+from ftlab.runs.worker_client import Line, parse_line
 from ftlab.tasks.spec import Message
 
 ASK = GenerateRequest(("base",), "How many singers are over 30?")
@@ -45,12 +42,14 @@ def test_messages_come_back_as_they_were_sent() -> None:
         1, "error", "line\nline", tokens=4, tokens_per_second=1.5, swap_seconds=0.1,
         note="n", adapter_sha256="ab", next_token=TOLD, partial="half",
     )  # fmt: skip
-    for message in (ToWorker(3, request), ToWorker(3, ASK), ToWorker(3)):
-        assert parse_to_worker(to_line(message)) == message
-    for said in (FromWorker(3, update), FromWorker(3, PaneUpdate(0, "text", "")), FromWorker(3)):
-        assert parse_from_worker(to_line(said)) == said
-    assert to_line(ToWorker(3, request)).count("\n") == 1
-    assert to_line(ToWorker(3, request)).isascii()
+    for asked in (request, ASK):
+        line = parse_line(Line(3, asked).dump())
+        assert (line.number, request_from_json(line.content)) == (3, asked)
+    for said in (update, PaneUpdate(0, "text", "")):
+        assert update_from_json(parse_line(Line(3, said).dump()).content) == said
+    assert parse_line(Line(3).dump()) == Line(3)
+    assert Line(3, request).dump().count(b"\n") == 1
+    assert Line(3, request).dump().isascii()
 
 
 def test_a_request_comes_back_from_json_as_a_page_keeps_it() -> None:
@@ -58,10 +57,10 @@ def test_a_request_comes_back_from_json_as_a_page_keeps_it() -> None:
     assert request_from_json(json.loads(json.dumps(asdict(request)))) == request
 
 
-@pytest.mark.parametrize("line", ['["generate"]', "3", "{", '{"request": null}', ""])
+@pytest.mark.parametrize("line", ['["generate"]', "3", "{", '{"content": null}', ""])
 def test_a_line_that_is_no_message_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match=r"not a message|Expecting"):
-        parse_to_worker(line)
+    with pytest.raises(ValueError, match=r"not a line of a worker|Expecting"):
+        parse_line(line)
 
 
 def test_a_pane_without_history_begins_a_chat() -> None:

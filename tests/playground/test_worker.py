@@ -19,16 +19,10 @@ from ftlab.devices import Device, resolve_device
 from ftlab.locks import DeviceTurn
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.engine import Engine
-from ftlab.playground.protocol import (
-    FromWorker,
-    GenerateRequest,
-    PaneUpdate,
-    Stopped,
-    ToWorker,
-    to_line,
-)
+from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
 from ftlab.playground.worker import Engines, Requests, serve
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.worker_client import Line
 from tests.waiting import wait_until
 
 ASK = GenerateRequest(("base", "base"), "hi")
@@ -68,14 +62,14 @@ class FakeEngines:
 class FakeRequests:
     """Gives these requests, then none; `stopped` are no longer wanted."""
 
-    def __init__(self, *messages: ToWorker) -> None:
-        self._messages = list(messages)
+    def __init__(self, *lines: Line) -> None:
+        self._lines = list(lines)
         self.stopped: set[int] = set()
         self.looks = 0
 
-    def next(self, timeout: float) -> ToWorker | None:
+    def next(self, timeout: float) -> Line | None:
         self.looks += 1
-        return self._messages.pop(0) if self._messages else None
+        return self._lines.pop(0) if self._lines else None
 
     def check(self, number: int) -> None:
         if number in self.stopped:
@@ -86,13 +80,13 @@ def served(
     answer: Answer, *, device: Device = CPU, requests: FakeRequests | None = None
 ) -> list[PaneUpdate]:
     """All updates of one request; the last line says that nothing more comes."""
-    said: list[FromWorker] = []
-    asked: Any = requests or FakeRequests(ToWorker(1, ASK))
+    said: list[Line] = []
+    asked: Any = requests or FakeRequests(Line(1, ASK))
     engines: Any = FakeEngines(answer, device)
     serve(asked, engines, said.append, 1)
-    assert said.pop() == FromWorker(1)
+    assert said.pop() == Line(1)
     assert DeviceTurn(device.id).try_acquire(), "the turn outlived the answer"
-    return [message.update for message in said if message.update is not None]
+    return [line.content for line in said if line.content is not None]
 
 
 @pytest.fixture
@@ -172,24 +166,24 @@ def test_who_waits_for_the_turn_is_told_so_once(
 def test_a_stop_is_heard_while_waiting_for_the_turn(runs_folder: Path) -> None:
     holder = DeviceTurn("cpu")
     assert holder.try_acquire()
-    requests = FakeRequests(ToWorker(1, ASK))
-    said: list[FromWorker] = []
+    requests = FakeRequests(Line(1, ASK))
+    said: list[Line] = []
 
-    def write(message: FromWorker) -> None:
-        said.append(message)
+    def write(line: Line) -> None:
+        said.append(line)
         requests.stopped.add(1)  # the reader goes as soon as he is told to wait
 
     asked: Any = requests
     engines: Any = FakeEngines(Mock(side_effect=AssertionError))
     serve(asked, engines, write, 1)
     holder.release()
-    assert said[-1] == FromWorker(1)
-    assert all(message.update is None or message.update.kind == "status" for message in said)
+    assert said[-1] == Line(1)
+    assert all(line.content is None or line.content.kind == "status" for line in said)
     assert DeviceTurn("cpu").try_acquire(), "the place in line outlived the request"
 
 
 def test_a_stop_between_two_tokens_gives_the_turn_back_without_a_word(runs_folder: Path) -> None:
-    requests = FakeRequests(ToWorker(1, ASK))
+    requests = FakeRequests(Line(1, ASK))
 
     def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
         send(PaneUpdate(0, "text", "a"))
@@ -228,11 +222,11 @@ def test_an_idle_worker_leaves_the_gpu_when_somebody_wants_it(runs_folder: Path)
 
 
 def test_a_request_begins_the_idle_time_anew(runs_folder: Path) -> None:
-    requests: Any = FakeRequests(*[ToWorker(number, ASK) for number in (1, 2, 3)])
+    requests: Any = FakeRequests(*[Line(number, ASK) for number in (1, 2, 3)])
     engines: Any = FakeEngines(lambda send, check: None)
-    said: list[FromWorker] = []
+    said: list[Line] = []
     serve(requests, engines, said.append, 4)
-    assert said == [FromWorker(1), FromWorker(2), FromWorker(3)]
+    assert said == [Line(1), Line(2), Line(3)]
     assert requests.looks == 5
 
 
@@ -243,11 +237,11 @@ def test_once_the_gpu_answers_this_process_no_more_the_next_request_gets_a_new_o
         send(PaneUpdate(0, "error", "CUDA error: an illegal memory access was encountered"))
         engines.device_answers = False
 
-    requests: Any = FakeRequests(*[ToWorker(number, ASK) for number in (1, 2)])
+    requests: Any = FakeRequests(*[Line(number, ASK) for number in (1, 2)])
     engines: Any = FakeEngines(fault, GPU)
-    said: list[FromWorker] = []
+    said: list[Line] = []
     serve(requests, engines, said.append, 4)
-    assert [message.number for message in said] == [1, 1]
+    assert [line.number for line in said] == [1, 1]
     assert requests.looks == 1
 
 
@@ -282,31 +276,29 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
             held.extend(d for d in ("cpu", "cuda:0") if not DeviceTurn(d).try_acquire())
 
     monkeypatch.setattr("ftlab.playground.engine.Engine", FakeEngine)
-    requests: Any = FakeRequests(ToWorker(1, ASK))
-    said: list[FromWorker] = []
+    requests: Any = FakeRequests(Line(1, ASK))
+    said: list[Line] = []
     serve(requests, Engines(runs_folder, GPU), said.append, 1)
     assert held == ["cpu"]
-    assert said == [FromWorker(1)]
+    assert said == [Line(1)]
 
 
 def test_a_request_that_is_stopped_before_its_turn_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    lines = [
-        to_line(ToWorker(1, ASK)), "no message\n", to_line(ToWorker(2, ASK)),
-        to_line(ToWorker(1)), to_line(ToWorker(2)), to_line(ToWorker(3, ASK)),
-    ]  # fmt: skip
+    lines = [Line(1, ASK), Line(2, ASK), Line(1), Line(2), Line(3, ASK)]
     read, never = threading.Event(), threading.Event()
 
     def stdin() -> Iterator[str]:
-        yield from lines
+        yield "no message\n"
+        yield from (line.dump().decode() for line in lines)
         read.set()
         never.wait()  # at its end the process would end
 
     monkeypatch.setattr(sys, "stdin", stdin())
     requests = Requests()
     assert read.wait(5)
-    assert requests.next(1) == ToWorker(3, ASK)
+    assert requests.next(1) == Line(3, ASK)
     assert requests.next(0.01) is None
     requests.check(3)
     with pytest.raises(Stopped):
@@ -315,8 +307,7 @@ def test_a_request_that_is_stopped_before_its_turn_is_passed_over(
 
 def has_torch(client: PlaygroundClient) -> bool:
     """Whether the worker process has loaded torch's libraries."""
-    assert client._worker is not None
-    return "libtorch" in Path(f"/proc/{client._worker.process.pid}/maps").read_text()
+    return "libtorch" in Path(f"/proc/{client.process_id}/maps").read_text()
 
 
 def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(

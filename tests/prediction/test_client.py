@@ -44,7 +44,7 @@ def answer(question):
         raise SystemExit(0)
     return Prediction("lora", f"{os.getppid()} {os.getpid()}", total_params=length)
 
-serve(answer, 0, 1)
+serve(answer, 0, 1, float(sys.argv[1]))
 """
 
 
@@ -136,7 +136,7 @@ def test_a_question_is_ended_once_nobody_waits_for_it(predictor: Predictor) -> N
     with pytest.raises(NobodyWaits):
         list(predictor.ask(questions(14), has_left=lambda: time.monotonic() > began + 0.3))
     assert time.monotonic() - began < 3
-    assert not children(predictor)
+    wait_until(lambda: not children(predictor))
 
 
 @pytest.mark.hostile("model configs")
@@ -184,12 +184,14 @@ def test_an_answer_is_not_waited_for_without_end(
         list(predictor.ask(questions(14)))
 
 
-def test_without_questions_the_process_goes(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+def test_without_questions_the_process_goes_and_the_next_question_is_answered(
+    predictor: Predictor,
 ) -> None:
-    monkeypatch.setattr(predictor, "_idle_seconds", 0.05)
-    (answer,) = [answer for _, answer in predictor.ask(questions(10))]
-    wait_until(lambda: not psutil.pid_exists(parent(answer)))
+    with Predictor(idle_seconds=0.05) as impatient:
+        ((_, answer),) = impatient.ask(questions(10))
+        wait_until(lambda: impatient.process_id is None)
+        ((_, other),) = impatient.ask(questions(11))
+    assert parent(answer) != parent(other)
 
 
 def test_visitors_take_turns_and_share_what_was_asked(predictor: Predictor) -> None:
@@ -208,9 +210,7 @@ def test_visitors_take_turns_and_share_what_was_asked(predictor: Predictor) -> N
     assert len(set(found)) == 2
 
 
-def test_a_process_that_cannot_start_is_said(
-    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(FtlabError, match="cannot be started"):
+    with Predictor() as predictor, pytest.raises(FtlabError, match="cannot be started"):
         list(predictor.ask(questions(10)))

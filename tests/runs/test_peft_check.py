@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_peft_is_asked_in_a_process_of_its_own_and_its_answer_remembered(
         ("C3A block_size=32 on nf4 lr=0.01", "nf4"),
     ]  # fmt: skip
     assert specs[-1].learning_rate == 0.01
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(peft_check, "answer_once", None)
     again, errors = check_request(asked)
     assert errors == []
     assert again.variants == tuple(spec.variant for spec in specs[2:])
@@ -83,7 +83,7 @@ def test_two_texts_of_one_configuration_are_the_same_variant(
 
 
 def test_a_request_without_one_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(peft_check, "answer_once", None)
     plain = request("bundled", Variant("lora"))
     assert check_request(plain) == (plain, [])
 
@@ -105,27 +105,30 @@ def test_the_number_of_steps_is_a_new_question_for_adalora_alone(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "sentence"),
+    ("code", "seconds", "sentence"),
     [
-        (subprocess.TimeoutExpired("python", 80), "for 80 s and did not answer"),
-        (OSError("no fork"), "cannot be asked about the PeftConfig (no fork)"),
-        (subprocess.CompletedProcess([], -9, "", ""), "ended early (signal 9)"),
-        (subprocess.CompletedProcess([], 1, "", "a\nValueError: b"), "(ValueError: b)"),
+        ("import time; time.sleep(60)", 1, "for 1 s and did not answer"),
+        ("import os; os.kill(os.getpid(), 9)", 60, "ended early (killed, perhaps because memory"),
+        ("raise ValueError('b')", 60, "ended early (ValueError: b)"),
     ],
 )
-def test_where_peft_cannot_be_asked_that_is_said(
-    outcome: Any, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_where_peft_gives_no_answer_that_is_said(
+    code: str, seconds: int, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def run(*_: Any, **__: Any) -> Any:
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    monkeypatch.setattr(subprocess, "run", run)
-    variant = by_hand(block_size=hash(sentence) % 1000 + 1)  # asked by no other test
+    (tmp_path / "checking.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(peft_check, "MODULE", "checking")
+    monkeypatch.setattr(peft_check, "SECONDS", seconds)
+    monkeypatch.setattr(peft_check, "SECONDS_EACH", 0)
     with pytest.raises(FtlabError) as caught:
-        check_request(request("bundled", variant))
+        check_request(request("bundled", by_hand(block_size=7)))
     assert sentence in str(caught.value)
+
+
+def test_where_peft_cannot_be_asked_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(FtlabError, match="cannot be asked about the PeftConfig"):
+        check_request(request("bundled", by_hand(block_size=7)))
 
 
 def test_a_record_names_a_base_only_where_it_has_one_of_its_own() -> None:

@@ -15,8 +15,8 @@ import pytest
 from ftlab import devices
 from ftlab.access import demo_access
 from ftlab.environment import python_environment
+from ftlab.export.bundle import zip_script
 from ftlab.export.merge_control import start_merge
-from ftlab.export.script_process import zip_script
 from ftlab.methods.variant import Variant
 from ftlab.models import bundled, download
 from ftlab.operations.checks.device import check_torch

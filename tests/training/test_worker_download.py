@@ -19,7 +19,7 @@ import pytest
 from ftlab.locks import DeviceTurn
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import end_process_group
+from ftlab.runs.process import end_process_group
 from ftlab.runs.progress import read_progress
 from ftlab.runs.spec import SweepRequest, TrainingSettings
 from ftlab.runs.store import read_run

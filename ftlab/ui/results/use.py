@@ -18,12 +18,11 @@ from gradio.utils import get_upload_folder
 
 from ftlab import units
 from ftlab.errors import FtlabError
-from ftlab.export.bundle import bundle_name, run_bundle, write_zip
+from ftlab.export.bundle import bundle_name, run_bundle, write_zip, zip_script
 from ftlab.export.merge_control import cancel_merge, start_merge, why_not_mergeable
 from ftlab.export.merge_words import record_words
 from ftlab.export.push import TOKEN
 from ftlab.export.runs import script_base, script_command, why_no_weights
-from ftlab.export.script_process import zip_script
 from ftlab.paths import default_runs_folder
 from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
 from ftlab.runs.store import Run, RunStore

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.export import script_process
+from ftlab.export import bundle
 from ftlab.paths import default_runs_folder
 from ftlab.runs.merging import MergeDirectory, MergeRecord
 from ftlab.runs.process import start_time
 from ftlab.runs.store import Run, RunStore, read_run
+from ftlab.runs.worker_client import WorkerEnded
 from ftlab.ui.results import use as results_use
 from ftlab.ui.results.use import adapter_file, push_command, script_file, use_view
 from tests.export.test_merge_process import with_adapter
@@ -125,19 +124,20 @@ def test_the_script_is_made_in_a_process_and_its_refusal_is_said(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results_use, "get_upload_folder", lambda: str(tmp_path / "served"))
-    said = {"code": 0}
 
-    def fake(command: list[str], **_: Any) -> Any:
+    def made(command: list[str], **_: Any) -> str:
         assert run.run_id in command
         Path(command[command.index("-o") + 1], "reproduce.py").write_text("print('hello')")
-        return SimpleNamespace(returncode=said["code"], stderr="ftlab: The data have changed.\n")
+        return ""
 
-    monkeypatch.setattr(subprocess, "run", fake)
-    assert script_process.subprocess is subprocess
+    def refused(command: list[str], **_: Any) -> str:
+        raise WorkerEnded(2, last="ftlab: The data have changed.")
+
+    monkeypatch.setattr(bundle, "answer_once", made)
     with zipfile.ZipFile(script_file(run, RunStore(tmp_path))) as archive:
         (name,) = archive.namelist()
         assert name.endswith("-script/reproduce.py")
-    said["code"] = 2
+    monkeypatch.setattr(bundle, "answer_once", refused)
     with pytest.raises(FtlabError, match="No script: The data have changed"):
         script_file(run, RunStore(tmp_path))
 
