@@ -16,14 +16,14 @@ from ftlab import units
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
 from ftlab.errors import FtlabError
-from ftlab.playground.grid.control import cancel_grid, start_grid
+from ftlab.playground.grid.control import start_grid
 from ftlab.playground.grid.export import as_record, write_csv
-from ftlab.playground.grid.progress import Progress, read_progress
 from ftlab.playground.grid.prompts import prompts_of_file
-from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest
+from ftlab.playground.grid.record import GridDirectory, GridRequest, Progress, read_progress
 from ftlab.playground.grid.table import headline, summary
 from ftlab.playground.held_out import HeldOut
 from ftlab.report.grid import grid_page
+from ftlab.runs.result import OPEN
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.words import printable
 
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         follow(grid, console)
     except KeyboardInterrupt:
-        cancel_grid(grid)
+        grid.cancel()
         print("ftlab: cancelling the grid …", file=sys.stderr)
         follow(grid, console)
     _write_files(grid, options.csv, options.html)

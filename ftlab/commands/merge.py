@@ -15,10 +15,10 @@ from rich.live import Live
 from ftlab import units
 from ftlab.commands.options import add_run
 from ftlab.errors import FtlabError
-from ftlab.export.merge_control import cancel_merge, start_merge
-from ftlab.export.merge_words import record_words
+from ftlab.export.merge_control import start_merge
 from ftlab.export.runs import any_run
-from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
+from ftlab.runs.merging import MergeDirectory, record_words
+from ftlab.runs.result import OPEN
 
 NAME = "merge"
 SUMMARY = "merge a run's adapter into its base and score the result"
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         follow(merge, console)
     except KeyboardInterrupt:
-        cancel_merge(merge)
+        merge.cancel()
     record = merge.record()
     if merge.status() != "done" or record is None:
         raise FtlabError(f"Not merged: {merge.reason or merge.status()}")
@@ -65,7 +65,7 @@ def follow(merge: MergeDirectory, console: Console) -> None:
     """Shows what the merge is at until it has ended: a line redrawn, or one line a change."""
     said = ""
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while merge.status() in MERGE_OPEN:
+        while merge.status() in OPEN:
             now = merge.progress()
             if console.is_terminal:
                 live.update(now, refresh=True)

@@ -1,20 +1,16 @@
-"""What page and command line ask of a merge: start one, and end one. No torch."""
+"""Starts a merge for page and command line, where the run can be merged. No torch."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from ftlab.errors import FtlabError
 from ftlab.export.runs import adapter_config, kind_of, weights_of
 from ftlab.locks import holding
 from ftlab.runs.closed import check_open
-from ftlab.runs.merging import MERGE_OPEN, MergeDirectory, check_not_merging
-from ftlab.runs.process import end_process_group
+from ftlab.runs.merging import MergeDirectory, check_not_merging
 from ftlab.runs.spawn import start_detached, worker_environment
 from ftlab.runs.store import Run
-
-CANCELLED = "Cancelled by the person."
 
 _SOFT = "it lays learnt vectors beside the text, and those are no change of a weight"
 _ROUTED = "what it adds depends on the input, and a weight is the same for every input"
@@ -74,18 +70,6 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
             "some space, or make the folder writable."
         ) from None
     return merge
-
-
-def cancel_merge(merge: MergeDirectory) -> None:
-    """Ends the merge's process and takes away what it had written. Nothing if it has ended."""
-    with holding(merge.lock):
-        if merge.status() not in MERGE_OPEN:
-            return
-        process = merge.process()
-        if process is not None:
-            end_process_group(process[0], None)
-        shutil.rmtree(merge.partial, ignore_errors=True)
-        merge.end("cancelled", CANCELLED)
 
 
 def checked_target(target: Path) -> Path:

@@ -9,7 +9,6 @@ saved, 1 if it is not (the reason is the last event), 2 if there is nothing to d
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import traceback
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from typing import Any
 
 from ftlab.devices import AUTO, Device, resolve_device
 from ftlab.errors import FtlabError
-from ftlab.locks import DeviceTurn, holding
+from ftlab.locks import DeviceTurn
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.merging import MergeDirectory
-from ftlab.runs.process import start_time
 from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
 from ftlab.runs.watchdog import Signs, Watchdog
 
@@ -45,10 +43,10 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m ftlab.export.merge_worker RUN_DIR", file=sys.stderr)
         return 2
     merge = MergeDirectory(RunDirectory(Path(arguments[0]).resolve()))
-    if not _begin(merge):
+    if not merge.begin():
         print("ftlab: nobody asked for this merge, or it was begun before.", file=sys.stderr)
         return 2
-    watchdog = Watchdog(lambda sentence: _give_up(merge, sentence))
+    watchdog = Watchdog(lambda sentence: merge.give_up("failed", sentence))
     try:
         spec = merge.run.spec()
         device = device_of(spec.device)
@@ -63,16 +61,11 @@ def main(arguments: list[str]) -> int:
     except BaseException as error:
         watchdog.rest()
         traceback.print_exc()
-        _give_up(merge, _sentence(error))
+        merge.give_up("failed", _sentence(error))
         return 1
     watchdog.rest()
     merge.end("done")
     return 0
-
-
-def _give_up(merge: MergeDirectory, sentence: str) -> None:
-    shutil.rmtree(merge.partial, ignore_errors=True)
-    merge.end("failed", sentence)
 
 
 def device_of(device_id: str) -> Device:
@@ -81,16 +74,6 @@ def device_of(device_id: str) -> Device:
         return resolve_device(device_id)
     except FtlabError:
         return resolve_device(AUTO)
-
-
-def _begin(merge: MergeDirectory) -> bool:
-    """Says that this process does it; `False` if it is cancelled, or another one does."""
-    pid = os.getpid()
-    with holding(merge.lock):
-        if merge.status() != "queued":
-            return False
-        merge.report({"event": "start", "pid": pid, "process_started": start_time(pid)})
-    return True
 
 
 def _work(merge: WatchedMerge, device: Device) -> None:

@@ -18,25 +18,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ftlab.errors import FtlabError
 from ftlab.reading import open_plain, read_plain
 from ftlab.runs.events import is_sound
-from ftlab.runs.process import boot_id, is_alive
+from ftlab.runs.job import InFolder, Job, age_seconds, worker_of
+from ftlab.runs.parsing import MAX_RECORD_BYTES
 from ftlab.runs.result import RunResult, Status, dump_result, load_result
 from ftlab.runs.spec import RunSpec, dump_spec, load_spec
 from ftlab.writing import write_atomically
 
 _FIRST_WORD_SECONDS = 10.0
 """How long a worker may take from opening its metrics to their first line."""
-
-MAX_RECORD_BYTES = 16 * 2**20
-"""Of a JSON record: one of 64 variants has some 10 kB."""
 
 MAX_LINES_BYTES = 256 * 2**20
 """Of a file of JSON lines: a run of a million steps writes about 200 MB."""
@@ -47,59 +44,34 @@ RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
 
 
 @dataclass(frozen=True)
-class RunDirectory:
-    """One run's folder. Reading never raises for a file that is not there yet."""
+class RunDirectory(Job):
+    """One run's folder."""
 
     path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path
 
     @property
     def run_id(self) -> str:
         return self.path.name
 
-    @property
-    def spec_file(self) -> Path:
-        return self.path / "spec.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def lock_file(self) -> Path:
-        """What a worker locks: the log, because no new file ever takes its place."""
-        return self.log_file
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def samples_file(self) -> Path:
-        return self.path / "samples.jsonl"
-
-    @property
-    def annotations_file(self) -> Path:
-        return self.path / "annotations.json"
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def merged(self) -> Path:
-        return self.path / "merged"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def resume_file(self) -> Path:
-        return self.path / "resume"
+    spec_file = InFolder("spec.json")
+    metrics_file = InFolder("metrics.jsonl")
+    lock_file = InFolder("log.txt")
+    """What a worker locks: the log, because no new file ever takes its place."""
+    result_file = InFolder("result.json")
+    samples_file = InFolder("samples.jsonl")
+    annotations_file = InFolder("annotations.json")
+    adapter = InFolder("adapter")
+    merged = InFolder("merged")
+    checkpoints = InFolder("checkpoints")
+    resume_file = InFolder("resume")
+    partial_adapter = InFolder(".adapter.partial")
+    """Where the adapter is written before it appears whole."""
+    scratch = InFolder(".scratch")
+    """What a worker needs only while it goes; it lies here so that it goes with the run."""
 
     @property
     def is_waiting(self) -> bool:
@@ -108,18 +80,7 @@ class RunDirectory:
             return False
         return self.resume_file.exists() or not self.metrics_file.exists()
 
-    @property
-    def partial_adapter(self) -> Path:
-        """Where the adapter is written before it appears whole."""
-        return self.path / ".adapter.partial"
-
-    @property
-    def scratch(self) -> Path:
-        """What a worker needs only while it goes; it lies here so that it goes with the run."""
-        return self.path / ".scratch"
-
     def left_overs(self) -> tuple[Path, ...]:
-        """Folders that a worker leaves behind when it is killed."""
         return self.partial_adapter, self.scratch
 
     def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
@@ -170,57 +131,25 @@ class RunDirectory:
     def samples(self) -> list[dict[str, Any]]:
         return read_json_lines(self.samples_file)
 
-    def log_tail(self, characters: int = 20_000) -> str:
-        try:
-            with open_plain(self.log_file) as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - characters))
-                return file.read(characters).decode("utf-8", errors="replace")
-        except OSError:
-            return ""
-
     def worker(self) -> tuple[int, float] | None:
-        """The worker's process id and start time, once it has begun.
-
-        `None` for one that began before the machine was started anew: another process may have its
-        number and, as both are counted from the boot, even its start time.
-        """
         try:
             with open_plain(self.metrics_file) as file:
-                first = json.loads(file.readline(_MAX_FIRST_LINE_BYTES))
-            if first.get("boot") not in (None, boot_id()):
-                return None
-            return int(first["pid"]), float(first["process_started"])
-        except (
-            OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
-        ):  # fmt: skip
+                return worker_of(json.loads(file.readline(_MAX_FIRST_LINE_BYTES)))
+        except (OSError, ValueError, RecursionError):
             return None
 
     def status(self) -> Status:
         """Derived from the files and the process table, never stored."""
-        result = self.result()
-        if result is not None:
-            return result.status
-        worker = self.worker()
-        if worker is None:
-            age = self._silent_seconds()
+        return cast(Status, super().status())  # a run has always been asked for
+
+    def waiting_status(self, began: bool) -> Status | None:
+        if not began:
+            age = age_seconds(self.metrics_file)
             if age is None:
                 return "queued"
-            if abs(age) < _FIRST_WORD_SECONDS:  # below nothing where the clock was set back
+            if age < _FIRST_WORD_SECONDS:
                 return "running"
-        elif is_alive(*worker):
-            return "running"
-        if self.resume_file.exists():
-            return "queued"
-        late = self.result()  # written between the two looks
-        return late.status if late is not None else "interrupted"
-
-    def _silent_seconds(self) -> float | None:
-        """How long ago a worker opened its metrics; `None` if none has."""
-        try:
-            return time.time() - self.metrics_file.stat().st_mtime
-        except OSError:
-            return None
+        return "queued" if self.resume_file.exists() else None
 
 
 def run_directories(folder: Path) -> list[RunDirectory]:

@@ -9,7 +9,6 @@ runs folder at a time, by a file lock; whoever queues a run starts one, and a se
 from __future__ import annotations
 
 import errno
-import shutil
 import subprocess
 import sys
 import time
@@ -18,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftlab.locks import FileLock
-from ftlab.runs import logs
 from ftlab.runs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.runs.deaths import oom_kills, result_of_death
 from ftlab.runs.device_memory import memory_in_use
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.job import CANCELLED, bound_log
 from ftlab.runs.process import end_process_group, is_alive
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.result import RunResult
@@ -115,7 +114,7 @@ class Dispatcher:
         busy = {child.device for child in self._children.values()}
         busy |= {run.spec.device for run in open_runs if run.status == "running"}
         for run in open_runs:
-            logs.bound(run.directory.log_file)
+            bound_log(run.directory.log_file)
             if run.status == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
                 self._start_run(run)
@@ -175,7 +174,7 @@ class Dispatcher:
         after = memory_in_use(run.spec.device, pid)
         result = RunResult(
             "cancelled",
-            "Cancelled by the person.",
+            CANCELLED,
             memory_at_end={"before": before, "after": after},
             finished_at=time.time(),
         )
@@ -183,8 +182,7 @@ class Dispatcher:
 
     def _write(self, directory: RunDirectory, result: RunResult) -> None:
         """Writes the result, and gives the run up where the disk refuses it."""
-        for left_over in directory.left_overs():  # also makes room
-            shutil.rmtree(left_over, ignore_errors=True)
+        directory.clear()  # also makes room
         try:
             directory.write_result(result)
         except OSError:

@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl: what whoever reads one may rely on."""
+"""The lines that a worker writes as it goes: what whoever reads one may rely on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBERS = (
 _MUST_HAVE = {
     "step": ("step", "loss"),
     "evaluation": ("step",),
-    "evaluate": ("done", "total", "elapsed"),
+    "evaluate": ("done", "total"),
     "download": ("done", "total", "elapsed"),
     "phase": ("phase",),
 }

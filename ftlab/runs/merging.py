@@ -13,31 +13,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
+from ftlab import units
 from ftlab.errors import FtlabError
-from ftlab.locks import FileLock
 from ftlab.reading import read_plain
-from ftlab.runs.directory import (
-    MAX_RECORD_BYTES,
-    RunDirectory,
-    read_json_lines,
-    write_atomically,
-)
+from ftlab.runs.directory import RunDirectory, read_json_lines, write_atomically
+from ftlab.runs.events import is_sound
+from ftlab.runs.job import InFolder, StartedJob, worker_of
 from ftlab.runs.lines import LineWriter
-from ftlab.runs.parsing import parse_json
-from ftlab.runs.process import is_alive
-
-MergeStatus = Literal["none", "queued", "running", "done", "cancelled", "failed", "interrupted"]
-MERGE_OPEN: frozenset[MergeStatus] = frozenset({"queued", "running"})
-
-_FIRST_WORD_SECONDS = 30.0
-"""How long a process may take from its start to its first word, on a busy machine."""
+from ftlab.runs.parsing import MAX_RECORD_BYTES, read_record
+from ftlab.runs.process import boot_id
+from ftlab.runs.result import OPEN, FinalStatus, JobResult
 
 _PHASES = {
     "wait": "waiting for the device",
@@ -77,8 +68,8 @@ _RECORD = TypeAdapter(MergeRecord)
 
 
 @dataclass(frozen=True)
-class MergeDirectory:
-    """The merge of one run. Reading never raises for a file that is not there yet."""
+class MergeDirectory(StartedJob):
+    """The merge of one run."""
 
     run: RunDirectory
 
@@ -90,22 +81,8 @@ class MergeDirectory:
     def record_file(self) -> Path:
         return self.run.path / "merged.json"
 
-    @property
-    def request_file(self) -> Path:
-        return self.folder / "request.json"
-
-    @property
-    def events_file(self) -> Path:
-        return self.folder / "events.jsonl"
-
-    @property
-    def log_file(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def lock(self) -> FileLock:
-        """Held while a merge is asked for, begins, or is cancelled: each looks at the status."""
-        return FileLock(self.folder / "lock")
+    request_file = InFolder("request.json")
+    events_file = InFolder("events.jsonl")
 
     @property
     def target(self) -> Path:
@@ -121,6 +98,9 @@ class MergeDirectory:
         """Where it is written before it appears whole."""
         return self.target.with_name(f".{self.target.name}.partial")
 
+    def left_overs(self) -> tuple[Path, ...]:
+        return (self.partial,)
+
     def write_request(self, target: Path) -> None:
         self.events_file.unlink(missing_ok=True)
         write_atomically(self.request_file, json.dumps({"target": str(target)}).encode())
@@ -130,46 +110,22 @@ class MergeDirectory:
         with LineWriter(self.events_file) as file:
             file.append(event | {"at": round(time.time(), 3)})
 
-    def end(self, status: Literal["done", "cancelled", "failed"], reason: str = "") -> None:
+    def end(self, status: FinalStatus, reason: str = "") -> None:
         self.report({"event": "end", "status": status, "reason": reason})
 
-    def process(self) -> tuple[int, float] | None:
-        """The worker's process id and start time, once it has begun."""
-        for event in self._events():
-            if event.get("event") == "start":
-                try:
-                    return int(event["pid"]), float(event["process_started"])
-                except (KeyError, TypeError, ValueError, OverflowError):
-                    return None  # a damaged line
-        return None
+    def result(self) -> JobResult | None:
+        event = (self._events() or [{}])[-1]
+        if event.get("event") != "end" or event.get("status") not in get_args(FinalStatus):
+            return None
+        return JobResult(event["status"], str(event.get("reason", "")))
 
-    def status(self) -> MergeStatus:
-        """Derived from the files and the process table, never stored."""
-        ended = self._end()
-        if ended is not None:
-            status: MergeStatus = ended["status"]
-            return status
-        process = self.process()
-        if process is not None:
-            if is_alive(*process):
-                return "running"
-            ended = self._end()  # written between the two looks
-            return "interrupted" if ended is None else ended["status"]
-        try:
-            age = time.time() - self.request_file.stat().st_mtime
-        except OSError:
-            return "none"
-        return "queued" if abs(age) < _FIRST_WORD_SECONDS else "interrupted"
+    def write_worker(self, pid: int, started: float) -> None:
+        event = {"event": "start", "pid": pid, "process_started": started, "boot": boot_id()}
+        self.report(event)
 
-    @property
-    def reason(self) -> str:
-        """Why the last merge did not get to its end; "" where it did."""
-        ended = self._end()
-        if ended is not None:
-            return str(ended.get("reason", ""))
-        if self.status() == "interrupted":
-            return f"The merge ended without a word; {self.log_file.name} has its last lines."
-        return ""
+    def worker(self) -> tuple[int, float] | None:
+        starts = [event for event in self._events() if event.get("event") == "start"]
+        return worker_of(starts[0]) if starts else None
 
     def progress(self) -> str:
         """What an open merge is at, as in "evaluating, 12 of 64"."""
@@ -187,31 +143,40 @@ class MergeDirectory:
 
     def record(self) -> MergeRecord | None:
         """Raises `FtlabError` for a record that cannot be read."""
-        try:
-            return parse_json(
-                _RECORD, read_plain(self.record_file, MAX_RECORD_BYTES), self.record_file.name
-            )
-        except FileNotFoundError:
-            return None
+        return read_record(_RECORD, self.record_file)
 
     def _events(self) -> list[dict[str, Any]]:
-        return [event for event in read_json_lines(self.events_file) if _is_sound(event)]
-
-    def _end(self) -> dict[str, Any] | None:
-        events = self._events()
-        return events[-1] if events and events[-1].get("event") == "end" else None
-
-
-def _is_sound(event: Mapping[str, Any]) -> bool:
-    """Whether the line is as a worker writes it; a damaged one is skipped."""
-    kind = event.get("event")
-    if kind == "end":
-        return event.get("status") in ("done", "cancelled", "failed")
-    needed = {"phase": ("phase",), "evaluate": ("done", "total")}.get(str(kind), ())
-    return all(name in event for name in needed)
+        return [event for event in read_json_lines(self.events_file) if is_sound(event)]
 
 
 def check_not_merging(run: RunDirectory) -> None:
     """Raises `FtlabError` while the run is being merged."""
-    if MergeDirectory(run).status() in MERGE_OPEN:
+    if MergeDirectory(run).status() in OPEN:
         raise FtlabError(f"'{run.run_id}' is being merged; cancel that first, or wait for its end.")
+
+
+def record_words(record: MergeRecord) -> list[str]:
+    """Score and loss before and after merging, what the model is, and what is to be said."""
+    words = []
+    if record.score_after_merge is not None:
+        words.append(
+            f"Score {units.format_number(record.score_before_merge)} before merging, "
+            f"{units.format_number(record.score_after_merge)} after{_gain(record)}."
+        )
+    if record.loss_after_merge is not None:
+        words.append(
+            f"Held-out loss {units.format_number(record.loss_before_merge, 3)} before, "
+            f"{units.format_number(record.loss_after_merge, 3)} after."
+        )
+    words.append(
+        f"A whole model of {units.format_bytes(record.bytes)} in {record.dtype}, made in "
+        f"{units.format_seconds(record.seconds)} on {record.device}."
+    )
+    return [*words, record.note] if record.note else words
+
+
+def _gain(record: MergeRecord) -> str:
+    if record.score_gain is None:
+        return ""
+    mean, low, high = record.score_gain
+    return f" ({mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})"

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from ftlab.errors import FtlabError
+from ftlab.reading import read_plain
 
 Record = TypeVar("Record")
+
+MAX_RECORD_BYTES = 16 * 2**20
+"""Of a JSON record: one of 64 variants has some 10 kB."""
+
+
+def read_record(adapter: TypeAdapter[Record], file: Path) -> Record | None:
+    """The record in the file, `None` where there is no such file; raises as `parse_json`."""
+    try:
+        return parse_json(adapter, read_plain(file, MAX_RECORD_BYTES), file.name)
+    except FileNotFoundError:
+        return None
 
 
 def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:

@@ -119,10 +119,18 @@ class Measures:
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """How a run ended: status, reason, numbers, and where they were measured.
+class JobResult:
+    """How a job ended; `reason` is one sentence for anything but "done"."""
 
-    `reason` is one sentence for anything but "done". `notes` are sentences to show beside the
+    status: FinalStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunResult(JobResult):
+    """How a run ended, its numbers, and where they were measured.
+
+    `notes` are sentences to show beside the
     numbers. `memory_kind` says what the bytes are ("CUDA allocated", "CPU resident").
     `memory_at_end` holds bytes before and after the process was ended by a cancel. `anatomy` is
     what the training peak was made of, bytes by part (`ANATOMY`), and `predicted_anatomy` what it
@@ -133,8 +141,6 @@ class RunResult:
 
     __pydantic_config__ = _IGNORE
 
-    status: FinalStatus
-    reason: str = ""
     measures: Measures = field(default_factory=Measures)
     phases: dict[str, PhaseMeasure] = field(default_factory=dict)
     memory_kind: str = ""

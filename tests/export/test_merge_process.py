@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from ftlab.__main__ import main
 from ftlab.errors import FtlabError
-from ftlab.export.merge_control import cancel_merge, checked_target, start_merge
+from ftlab.export.merge_control import checked_target, start_merge
 from ftlab.locks import DeviceTurn, holding
 from ftlab.runs.directory import read_json_lines
-from ftlab.runs.merging import MERGE_OPEN, MergeDirectory, MergeRecord
+from ftlab.runs.merging import MergeDirectory, MergeRecord
 from ftlab.runs.process import is_alive
 from ftlab.runs.removal import remove_runs
+from ftlab.runs.result import OPEN
 from ftlab.runs.store import Run, read_run
 from ftlab.runs.watchdog import STUCK_STATUS
 from tests.export.conftest import Train
-from tests.fakes import DEAD_PID, make_run
+from tests.fakes import make_run
 from tests.waiting import wait_until
 
 
@@ -66,40 +65,30 @@ def test_a_merge_waits_for_its_device_is_not_begun_twice_and_can_be_cancelled(
     run = with_adapter(tmp_path)
     with holding(DeviceTurn("cpu")):
         merge = start_merge(run)
-        assert merge.status() in MERGE_OPEN
+        assert merge.status() in OPEN
         with pytest.raises(FtlabError, match="is being merged"):
             start_merge(run)
         with pytest.raises(FtlabError, match="is being merged"):
             remove_runs(tmp_path, [run.run_id])
         wait_until(lambda: merge.progress() == "waiting for the device")
         merge.partial.mkdir()
-        process = merge.process()
-        assert process is not None
-        cancel_merge(merge)
-        assert not is_alive(*process)
+        worker = merge.worker()
+        assert worker is not None
+        merge.cancel()
+        assert not is_alive(*worker)
     assert merge.status() == "cancelled"
     assert merge.reason == "Cancelled by the person."
     assert not merge.partial.exists()
-    cancel_merge(merge)  # nothing happens to one that has ended
+    merge.cancel()  # nothing happens to one that has ended
 
 
-def test_the_status_of_a_merge_follows_from_its_files(tmp_path: Path) -> None:
+def test_the_progress_of_a_merge_is_its_last_phase(tmp_path: Path) -> None:
     merge = MergeDirectory(with_adapter(tmp_path).directory)
-    assert merge.status() == "none"
     merge.folder.mkdir()
-    merge.write_request(merge.run.merged)
-    assert (merge.status(), merge.progress()) == ("queued", "starting")
-    old = time.time() - 60
-    os.utime(merge.request_file, (old, old))
-    assert merge.status() == "interrupted", "its process never said a word"
-    merge.report({"event": "start", "pid": DEAD_PID, "process_started": 1.0})
-    assert merge.status() == "interrupted"
-    assert "ended without a word" in merge.reason
+    assert merge.progress() == "starting"
     merge.report({"event": "phase", "phase": "evaluate"})
     merge.report({"event": "evaluate", "done": 3, "total": 8})
     assert merge.progress() == "evaluating, 3 of 8"
-    merge.end("failed", "The disk is full.")
-    assert (merge.status(), merge.reason) == ("failed", "The disk is full.")
 
 
 def test_a_record_is_read_as_it_was_written_and_a_torn_one_is_named(tmp_path: Path) -> None:

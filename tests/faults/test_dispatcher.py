@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ftlab.locks import DeviceTurn
-from ftlab.runs import dispatcher, logs
+from ftlab.runs import dispatcher, job
 from ftlab.runs.control import ensure_dispatcher, note_cancel
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.dispatcher import Dispatcher
@@ -157,7 +157,7 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
 def test_a_log_that_grows_without_end_is_cut_while_its_worker_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.bound, "__defaults__", (1_000_000, 10_000))
+    monkeypatch.setattr(job.bound_log, "__defaults__", (1_000_000, 10_000))
     first, *_ = queue(tmp_path)
 
     def content() -> bytes:

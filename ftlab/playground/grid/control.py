@@ -1,4 +1,4 @@
-"""What page, API and command line ask of grids: start one, and end one. No torch."""
+"""Starts a prompt grid for page, API and command line. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.models.reference import names_hub_model
-from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, new_grid
+from ftlab.playground.grid.record import GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
 from ftlab.playground.panes import PaneSource, line_up
 from ftlab.runs.closed import check_open
@@ -47,21 +47,6 @@ def needs_hub(request: GridRequest) -> bool:
     """Whether the grid's process asks the Hugging Face Hub for its base model or its prompts."""
     from_hub = request.task is not None and request.task.kind == "hub"
     return from_hub or names_hub_model(request.request.model or "")
-
-
-def cancel_grid(grid: GridDirectory) -> None:
-    """Asks the grid's process to end, which it does within seconds; answers so far are kept.
-
-    Nothing happens if it has ended. Raises `FtlabError` if the folder cannot be written.
-    """
-    if grid.status() not in OPEN:
-        return
-    try:
-        grid.cancel_file.touch()
-    except OSError as error:
-        raise FtlabError(
-            f"The request to cancel cannot be left in '{grid.path}' ({error.strerror})."
-        ) from None
 
 
 def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:

@@ -1,4 +1,4 @@
-"""The record of one prompt grid, and the only place where its files are named. No torch.
+"""The record of one prompt grid, the only place where its files are named, and how far it is.
 
 grid.json      what was asked, written once
 process.json   the process that answers, and what it waits for
@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,18 +25,19 @@ from ftlab.errors import FtlabError
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.reading import read_plain
 from ftlab.runs.control import control_folder
-from ftlab.runs.directory import MAX_RECORD_BYTES, read_json_lines, write_atomically
+from ftlab.runs.directory import read_json_lines, write_atomically
+from ftlab.runs.job import InFolder, StartedJob
 from ftlab.runs.lines import LineWriter
-from ftlab.runs.parsing import parse_json
+from ftlab.runs.parsing import MAX_RECORD_BYTES, parse_json, read_record
 from ftlab.runs.process import is_alive
+from ftlab.runs.result import OPEN, FinalStatus, JobResult
 from ftlab.tasks.reference import TaskReference
 
-FinalStatus = Literal["done", "cancelled", "failed"]
-GridStatus = Literal["queued", "running", "done", "cancelled", "failed", "interrupted"]
-OPEN: frozenset[GridStatus] = frozenset({"queued", "running"})
+_SECONDS_TO_STOP = 5.0
+"""How long a process may take to notice a cancel; then it is ended, also while it loads."""
 
-_FIRST_WORD_SECONDS = 30.0
-"""How long a process may take from its start to its first word, on a busy machine."""
+_ENOUGH = 3.0
+"""Answers' worth of tokens that carry an estimate."""
 
 _GRID_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
@@ -101,8 +102,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class GridResult:
-    """How a grid ended; `reason` is one sentence for anything but "done".
+class GridResult(JobResult):
+    """How a grid ended.
 
     `seconds` is wall time from start to end, of which `waited_seconds` for other work on the
     device. `environment` has "device" and "versions".
@@ -110,8 +111,6 @@ class GridResult:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
 
-    status: FinalStatus
-    reason: str = ""
     seconds: float = 0.0
     waited_seconds: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -141,10 +140,20 @@ _PROCESS: TypeAdapter[GridProcess] = TypeAdapter(GridProcess)
 
 
 @dataclass(frozen=True)
-class GridDirectory:
-    """One grid's folder. Reading never raises for a file that is not there yet."""
+class GridDirectory(StartedJob):
+    """One grid's folder."""
 
     path: Path
+
+    request_file = InFolder("grid.json")
+    process_file = InFolder("process.json")
+    cells_file = InFolder("cells.jsonl")
+    cancel_file = InFolder("cancel")
+    result_file = InFolder("result.json")
+
+    @property
+    def folder(self) -> Path:
+        return self.path
 
     @property
     def grid_id(self) -> str:
@@ -159,30 +168,6 @@ class GridDirectory:
     def made_at(self) -> time.struct_time:
         """Local time at which the grid was asked for."""
         return time.strptime(self.grid_id[:15], "%Y%m%d-%H%M%S")
-
-    @property
-    def request_file(self) -> Path:
-        return self.path / "grid.json"
-
-    @property
-    def process_file(self) -> Path:
-        return self.path / "process.json"
-
-    @property
-    def cells_file(self) -> Path:
-        return self.path / "cells.jsonl"
-
-    @property
-    def log_file(self) -> Path:
-        return self.path / "log.txt"
-
-    @property
-    def cancel_file(self) -> Path:
-        return self.path / "cancel"
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
 
     def write_request(self, request: GridRequest) -> None:
         """Makes the folder with its request; the grid is queued from here on."""
@@ -204,12 +189,23 @@ class GridDirectory:
         write_atomically(self.process_file, _PROCESS.dump_json(process))
 
     def process(self) -> GridProcess | None:
-        try:
-            return parse_json(
-                _PROCESS, read_plain(self.process_file, MAX_RECORD_BYTES), "process.json"
-            )
-        except FileNotFoundError:
-            return None
+        return read_record(_PROCESS, self.process_file)
+
+    def write_worker(self, pid: int, started: float) -> None:
+        self.write_process(GridProcess(pid, started))
+
+    def worker(self) -> tuple[int, float] | None:
+        process = self.process()
+        return None if process is None else (process.pid, process.started)
+
+    def stop(self) -> None:
+        """Lets the process end by itself, so that its last numbers are kept."""
+        self.cancel_file.touch()
+        worker = self.worker()
+        deadline = time.monotonic() + _SECONDS_TO_STOP
+        while worker is not None and is_alive(*worker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        super().stop()
 
     def add_cell(self, cell: Cell) -> None:
         """Appends a cell, whole and at once."""
@@ -231,32 +227,11 @@ class GridDirectory:
         if not self.result_file.exists():
             write_atomically(self.result_file, _RESULT.dump_json(result, indent=2))
 
+    def end(self, status: FinalStatus, reason: str = "") -> None:
+        self.write_result(GridResult(status, reason))
+
     def result(self) -> GridResult | None:
-        try:
-            return parse_json(
-                _RESULT, read_plain(self.result_file, MAX_RECORD_BYTES), "result.json"
-            )
-        except FileNotFoundError:
-            return None
-
-    def status(self) -> GridStatus:
-        """Derived from the files and the process table, never stored."""
-        result = self.result()
-        if result is not None:
-            return result.status
-        process = self.process()
-        if process is None:
-            return "queued" if abs(self._age_seconds()) < _FIRST_WORD_SECONDS else "interrupted"
-        if is_alive(process.pid, process.started):
-            return "running"
-        late = self.result()  # written between the two looks
-        return late.status if late is not None else "interrupted"
-
-    def _age_seconds(self) -> float:
-        try:
-            return time.time() - self.request_file.stat().st_mtime
-        except OSError:
-            return 0.0
+        return read_record(_RESULT, self.result_file)
 
 
 def grids_folder(runs_folder: Path) -> Path:
@@ -290,3 +265,50 @@ def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
         f"There is no prompt grid '{grid_id[:80]}' in {runs_folder}; "
         "the playground's list shows those there are."
     )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A grid's way: cells `done` of `total`, `errors` among them.
+
+    `reached` also counts what is under way, each answer as its share of the tokens it may get.
+    `eta_seconds` is the time on the device until the last cell (`None`: not known yet, 0 once it
+    has ended); it does not count what is waited for others. `waiting` is a sentence while nothing
+    is answered, else "".
+    """
+
+    done: int
+    errors: int
+    total: int
+    reached: float
+    eta_seconds: float | None
+    waiting: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """In [0, 1]."""
+        return self.reached / self.total if self.total else 0.0
+
+
+def read_progress(grid: GridDirectory) -> Progress:
+    """Raises `FtlabError` if the grid's request cannot be read."""
+    total = grid.request().cells
+    cells = grid.cells()
+    done, errors = len(cells), sum(bool(cell.error) for cell in cells)
+    if grid.status() not in OPEN:
+        return Progress(done, errors, total, done, 0.0)
+    process = grid.process()
+    if process is None:
+        return Progress(done, errors, total, done, None, "Starting …")
+    reached = min(float(total), max(float(done), process.reached))
+    worked = max(process.worked_seconds, cells[-1].worked_seconds if cells else 0.0)
+    eta = _eta(worked, reached, total)
+    return Progress(done, errors, total, reached, eta, process.waiting)
+
+
+def _eta(worked_seconds: float, reached: float, total: int) -> float | None:
+    """By the rate so far. It errs on the long side: prompts go from long to short, and an answer
+    under way is taken to need all the tokens that it may get."""
+    if not worked_seconds or reached < min(_ENOUGH, total / 10):
+        return None
+    return worked_seconds / reached * (total - reached)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,7 +26,6 @@ from ftlab.locks import DeviceTurn, FileLock, holding
 from ftlab.playground.giving_way import Check, GiveWay, make_way
 from ftlab.playground.grid.record import (
     Cell,
-    FinalStatus,
     GridDirectory,
     GridProcess,
     GridRequest,
@@ -35,7 +33,9 @@ from ftlab.playground.grid.record import (
 )
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate, Stopped
 from ftlab.playground.worker import LOADING_SECONDS, Engines
+from ftlab.runs.job import CANCELLED
 from ftlab.runs.process import start_time
+from ftlab.runs.result import FinalStatus
 from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.runs.watchdog import Signs, Watchdog
 
@@ -50,11 +50,8 @@ PORTION_SECONDS = 7200.0
 
 WAITING_FOR_DEVICE = "Waiting for a training run or a prompt."
 WAITING_FOR_GRID = "Waiting for another prompt grid."
-CANCELLED = "Cancelled by the person."
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-_GRACE_SECONDS = 5.0
-_SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_WORDS = 1.0
 
 
@@ -338,35 +335,21 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m ftlab.playground.grid.worker GRID_DIR", file=sys.stderr)
         return 2
     grid = GridDirectory(Path(arguments[0]).resolve())
-    lock = FileLock(grid.path / "worker.lock")
     try:
         request = grid.request()
-        if not lock.try_acquire() or grid.process_file.exists() or grid.result_file.exists():
+        if not grid.begin():
             raise FtlabError(f"The grid {grid.grid_id} was started before; ask for a new one.")
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
-    grid.write_process(GridProcess(os.getpid(), start_time(os.getpid()) or 0.0))
-    threading.Thread(target=_end_when_stuck, args=(grid,), daemon=True).start()
     device = resolve_device("auto")
     prepare_for_libraries(device.id)
     engines = Engines(grid.runs_folder, device)
-    watchdog = Watchdog(lambda sentence: grid.write_result(GridResult("failed", sentence)))
+    watchdog = Watchdog(lambda sentence: grid.give_up("failed", sentence))
     result = GridJob(grid, engines, held_out_scores(request), watchdog).run()
     watchdog.rest()
     grid.write_result(result)
     return 0 if result.status == "done" else 1
-
-
-def _end_when_stuck(grid: GridDirectory) -> None:
-    """Ends the process for certain once it is cancelled, also while it loads or downloads."""
-    while not grid.cancel_file.exists():
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    time.sleep(_GRACE_SECONDS)
-    try:
-        grid.write_result(GridResult("cancelled", CANCELLED))
-    finally:
-        os._exit(1)
 
 
 if __name__ == "__main__":

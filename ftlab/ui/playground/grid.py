@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from ftlab.errors import FtlabError, InvalidRequest
-from ftlab.playground.grid.control import cancel_grid, start_grid
-from ftlab.playground.grid.record import OPEN, find_grid, list_grids
+from ftlab.playground.grid.control import start_grid
+from ftlab.playground.grid.record import find_grid, list_grids
 from ftlab.playground.grid.validation import MAX_PROMPTS
 from ftlab.playground.named import check_named
+from ftlab.runs.result import OPEN
 from ftlab.ui.context import AppContext
 from ftlab.ui.html import H, field_error, head, live, this_page, warn
 from ftlab.ui.playground.grid_view import (
@@ -129,7 +130,7 @@ def build(
 
     def end(grid_id: str | None) -> None:
         try:
-            cancel_grid(find_grid(folder, grid_id or ""))
+            find_grid(folder, grid_id or "").cancel()
         except FtlabError as error:
             warn(str(error))
 

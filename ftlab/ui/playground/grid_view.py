@@ -14,13 +14,19 @@ from pydantic import TypeAdapter
 
 from ftlab.errors import FtlabError
 from ftlab.playground.grid.export import write_csv
-from ftlab.playground.grid.progress import Progress, read_progress
 from ftlab.playground.grid.prompts import prompts_of_file, read_prompts
-from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest, list_grids
+from ftlab.playground.grid.record import (
+    GridDirectory,
+    GridRequest,
+    Progress,
+    list_grids,
+    read_progress,
+)
 from ftlab.playground.grid.validation import MAX_PROMPTS
 from ftlab.report.grid import grid_page, grid_section
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.parsing import parse_json
+from ftlab.runs.result import OPEN
 from ftlab.runs.store import Run
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.tasks.registry import TASKS

@@ -19,12 +19,12 @@ from gradio.utils import get_upload_folder
 from ftlab import units
 from ftlab.errors import FtlabError
 from ftlab.export.bundle import bundle_name, run_bundle, write_zip, zip_script
-from ftlab.export.merge_control import cancel_merge, start_merge, why_not_mergeable
-from ftlab.export.merge_words import record_words
+from ftlab.export.merge_control import start_merge, why_not_mergeable
 from ftlab.export.push import TOKEN
 from ftlab.export.runs import script_base, script_command, why_no_weights
 from ftlab.paths import default_runs_folder
-from ftlab.runs.merging import MERGE_OPEN, MergeDirectory
+from ftlab.runs.merging import MergeDirectory, record_words
+from ftlab.runs.result import OPEN
 from ftlab.runs.store import Run, RunStore
 from ftlab.ui.events import DOWNLOAD, QUIET
 from ftlab.ui.html import H, escape, field_error
@@ -139,7 +139,7 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
     offer(use.script, "Writing the script, which takes some seconds …", script_file)
     for button, act in (
         (use.merge, start_merge),
-        (use.cancel, lambda run: cancel_merge(MergeDirectory(run.directory))),
+        (use.cancel, lambda run: MergeDirectory(run.directory).cancel()),
     ):
         button.click(press(act), chosen, [*use.view, use.said], **QUIET)
 
@@ -152,7 +152,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
         return [gr.Accordion(visible=False), *[gr.skip()] * 9, gr.Timer(active=False)]
     none, fixed = why_no_weights(run), why_not_mergeable(run)
     merge = MergeDirectory(run.directory)
-    merging = merge.status() in MERGE_OPEN
+    merging = merge.status() in OPEN
     has_merged = not merging and any(run.directory.merged.glob("*.safetensors"))
     base = run.spec.is_base
     return [
@@ -179,7 +179,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
 def merge_html(run: Run, merge: MergeDirectory, fixed: str) -> str:
     """What the merge is at, what it gave, or what it would do; `fixed`: why it cannot be."""
     status = merge.status()
-    if status in MERGE_OPEN:
+    if status in OPEN:
         return f'<p class="meta" role="status">{escape(merge.progress().capitalize())} …</p>'
     try:
         record = merge.record()

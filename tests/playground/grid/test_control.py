@@ -10,14 +10,14 @@ import pytest
 
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground.grid.control import cancel_grid, start_grid
+from ftlab.playground.grid.control import start_grid
 from ftlab.playground.grid.record import GridRequest, list_grids
 from ftlab.playground.grid.validation import MAX_PROMPTS, validate_grid
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.spec import Message
 from tests.fakes import make_run
-from tests.playground.grid.fakes import make_grid, make_request
+from tests.playground.grid.fakes import make_request
 
 BASE_ONLY: dict[str, Any] = {"panes": ("base",), "labels": (), "methods": ()}
 
@@ -98,11 +98,3 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -
     (tmp_path / ".ftlab").touch()  # a file where the folder should be
     with pytest.raises(FtlabError, match="could not be started in"):
         start_grid(make_request(**BASE_ONLY), tmp_path)
-
-
-def test_cancelling_leaves_word_for_an_open_grid_and_an_ended_one_alone(tmp_path: Path) -> None:
-    still_open, ended = make_grid(tmp_path), make_grid(tmp_path, status="done")
-    cancel_grid(still_open)
-    cancel_grid(ended)
-    assert still_open.cancel_file.exists()
-    assert not ended.cancel_file.exists()

@@ -10,8 +10,7 @@ import pytest
 
 from ftlab.locks import DeviceTurn
 from ftlab.playground.grid import worker
-from ftlab.playground.grid.progress import read_progress
-from ftlab.playground.grid.record import Cell, GridDirectory, GridResult
+from ftlab.playground.grid.record import Cell, GridDirectory, GridResult, read_progress
 from ftlab.playground.grid.worker import GridJob
 from ftlab.playground.protocol import PaneUpdate
 from ftlab.runs.directory import RunDirectory

@@ -12,11 +12,11 @@ import pytest
 
 from ftlab.devices import resolve_device
 from ftlab.locks import DeviceTurn
-from ftlab.playground.grid.control import cancel_grid, start_grid
-from ftlab.playground.grid.progress import read_progress
-from ftlab.playground.grid.record import OPEN, GridDirectory, GridRequest
+from ftlab.playground.grid.control import start_grid
+from ftlab.playground.grid.record import GridDirectory, GridRequest, read_progress
 from ftlab.playground.protocol import GenerateRequest
 from ftlab.runs.directory import RunDirectory
+from ftlab.runs.result import OPEN
 from tests.waiting import wait_until
 
 
@@ -58,8 +58,10 @@ def test_a_grid_waits_for_training_in_a_session_of_its_own_until_a_cancel_or_a_k
     wait_until(lambda: "training run" in read_progress(cancelled).waiting)
     killed = start(("hi",))
     wait_until(lambda: "another prompt grid" in read_progress(killed).waiting)
-    cancel_grid(cancelled)
-    wait_until(lambda: cancelled.status() == "cancelled", seconds=10)
+    cancelled.cancel()
+    result = cancelled.result()
+    assert result is not None
+    assert (result.status, bool(result.environment)) == ("cancelled", True)
     process = killed.process()
     assert process is not None
     assert os.getsid(process.pid) == process.pid, "it would end with the app's terminal"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +15,7 @@ import pytest
 
 from ftlab.devices import Device
 from ftlab.locks import DeviceTurn, FileLock
-from ftlab.playground.grid import worker
+from ftlab.playground.grid import record, worker
 from ftlab.playground.grid.record import Cell, GridDirectory, GridProcess, GridRequest
 from ftlab.playground.grid.worker import ROWS, GridJob, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
@@ -30,6 +30,7 @@ from tests.playground.grid.fakes import (
     make_grid,
     make_request,
 )
+from tests.waiting import wait_until
 
 
 def by_place(grid: GridDirectory) -> dict[tuple[int, int], Cell]:
@@ -317,19 +318,6 @@ def test_a_grid_is_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "is no grid" in capsys.readouterr().err
 
 
-def test_a_cancel_ends_a_process_that_hears_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(worker, "_GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(os, "_exit", ended.append)
-    grid = make_grid(tmp_path)
-    grid.cancel_file.touch()
-    worker._end_when_stuck(grid)
-    assert ended == [1]
-    assert grid.status() == "cancelled"
-
-
 STUCK = """
 import sys, time
 from tests.playground.grid.fakes import FakeEngine, FakeEngines
@@ -340,6 +328,7 @@ worker.PORTION_SECONDS = 0.5
 class Stuck(FakeEngine):
     def answer_each(self, request, prompts, send, check):
         send(0, PaneUpdate(0, "status", WAITING))
+        open(sys.argv[1] + "/stuck", "w").close()
         time.sleep(60)
 
 worker.Engines = lambda *_: FakeEngines(Stuck())
@@ -361,6 +350,20 @@ def test_a_grid_without_progress_fails_with_a_sentence_and_gives_the_device_back
         "failed",
         "It showed no progress for 0 seconds and was ended.",
     )
+    assert DeviceTurn(CPU.id).try_acquire()
+
+
+def test_a_cancel_ends_a_process_that_hears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_SECONDS_TO_STOP", 0.1)
+    grid = make_grid(tmp_path)
+    command = [sys.executable, "-c", STUCK.replace("0.5", "60"), str(grid.path)]
+    with subprocess.Popen(command) as process:
+        wait_until((grid.path / "stuck").exists)
+        grid.cancel()
+    assert process.returncode == -signal.SIGTERM
+    assert grid.status() == "cancelled"
     assert DeviceTurn(CPU.id).try_acquire()
 
 
