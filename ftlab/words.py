@@ -60,3 +60,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ " Did you mean 'lora'?" to end a sentence with; "" where nothing is near."""
     near = get_close_matches(name[:80], list(known), n=1)  # of a long one it would take minutes
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def unknown_name(kind: str, value: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is not in `known`: the value, the nearest name, and the choices.
+
+    `kind` says what it names ("task", "metric").
+    """
+    names = list(known)
+    near = get_close_matches(value[:80].lower(), names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"There is no {kind} '{value[:80]}'{hint}; choose one of: {', '.join(names)}."

@@ -16,10 +16,9 @@ from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.runs.spec import DtypePolicy, TrainingSettings
-from ftlab.tasks.encoding import encode
-from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer
+from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import training_order
-from ftlab.tasks.registry import TASKS
+from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch, OrderedExamples, collate
 from ftlab.training.model import apply_method
@@ -41,7 +40,7 @@ class Bundled:
         source = resolve_model(model)
         tokenizer = load_tokenizer(source)
         formatter = PromptFormatter(TransformersTokenizer(tokenizer))
-        data = TASKS["sql"].load(0)
+        data = bundled_data(TASKS["sql"])
         return cls(
             source,
             tokenizer,

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted((ROOT / "ftlab").rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "gradio"}
 
 
@@ -57,8 +56,3 @@ def test_the_page_never_imports_training_or_simulation() -> None:
         text = path.read_text(encoding="utf-8")
         assert "ftlab.training" not in text, path
         assert "ftlab.prediction.simulation" not in text, path
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_stay_short_enough_to_be_about_one_thing(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450

@@ -9,8 +9,7 @@ from ftlab.models.resolve import local_folder
 from ftlab.runs.scored import measured_split, scored_of, scored_words
 from ftlab.runs.spec import EVAL_SPLITS, SweepRequest
 from ftlab.runs.validation import validate
-from ftlab.tasks.encoding import encode
-from ftlab.tasks.formatting import FileTokenizer, PromptFormatter
+from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, encode
 from ftlab.tasks.reference import load
 from ftlab.tasks.spec import TaskData
 

@@ -25,8 +25,7 @@ from ftlab.runs.result import Measures
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run, read_run
-from ftlab.tasks.encoding import encode
-from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.reference import load as load_task
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.evaluation import Evaluation, evaluate

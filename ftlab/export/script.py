@@ -106,8 +106,7 @@ def reproduction(run: Run) -> Reproduction:
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
     """The lines of the examples' file, and the token that batches are padded with."""
     from ftlab.models.loading import load_tokenizer
-    from ftlab.tasks.encoding import encode
-    from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+    from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
     from ftlab.tasks.order import training_order
 
     spec, settings = run.spec, run.spec.settings

@@ -72,7 +72,7 @@ class Measures:
 
     Gain and changes are after minus before, `_low` and `_high` the ends of their 95 % intervals
     (bootstrap over the examples or passages, paired with the base run's). `general_loss` is that of
-    `ftlab.tasks.general_text`.
+    `ftlab.tasks.registry.general_passages`.
     """
 
     __pydantic_config__ = _IGNORE

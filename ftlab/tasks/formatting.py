@@ -1,7 +1,8 @@
 """From an example to token ids: the model's own chat template, and the loss on the completion only.
 
 Prompt and completion are tokenised apart, so that no token straddles the border, and nothing after
-the end-of-turn token is kept. Training, scoring, preview and playground all format through here.
+the end-of-turn token is kept. An example that is too long is left out, never cut. Training,
+scoring, preview and playground all format through here. No torch.
 """
 
 from __future__ import annotations
@@ -194,3 +195,61 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template if isinstance(template, str) else None
+
+
+class TooLong(FtlabError):
+    """No example is short enough."""
+
+
+@dataclass(frozen=True)
+class EncodedSet:
+    """The examples that fit, in their order; `dropped` counts the ones that are too long."""
+
+    examples: tuple[Example, ...]
+    formatted: tuple[FormattedExample, ...]
+    dropped: int
+
+    def note(self, name: str, max_length: int) -> str:
+        """A sentence on what was dropped, or "" where nothing was."""
+        if not self.dropped:
+            return ""
+        total = self.dropped + len(self.examples)
+        return (
+            f"{self.dropped} of {total} {name} examples are longer than {max_length} tokens and "
+            "were left out; raise the maximum length to use them."
+        )
+
+
+def encode(
+    formatter: PromptFormatter, examples: Sequence[Example], max_length: int, name: str
+) -> EncodedSet:
+    """Formats the examples and leaves out, never cuts, the ones longer than `max_length`.
+
+    Raises `TooLong` if none is left, `FtlabError` if an answer comes out as no token at all.
+    """
+    return fitting(examples, [formatter.format(one) for one in examples], max_length, name)
+
+
+def fitting(
+    examples: Sequence[Example], formatted: Sequence[FormattedExample], max_length: int, name: str
+) -> EncodedSet:
+    """`encode` for examples that were formatted before, at another maximum length, say."""
+    silent = [item for item in formatted if not item.completion_ids]
+    if silent:
+        raise FtlabError(
+            f"{len(silent)} of {len(formatted)} {name} examples "
+            f"{'has' if len(silent) == 1 else 'have'} an answer of no token for this model, "
+            f"{silent[0].completion_text!r} for one; use another model, or leave them out."
+        )
+    kept = [i for i, item in enumerate(formatted) if item.length <= max_length]
+    if not kept:
+        shortest = min((item.length for item in formatted), default=0)
+        raise TooLong(
+            f"All {len(formatted)} {name} examples are longer than {max_length} tokens; the "
+            f"shortest has {shortest}. Raise the maximum length."
+        )
+    return EncodedSet(
+        tuple(examples[i] for i in kept),
+        tuple(formatted[i] for i in kept),
+        len(formatted) - len(kept),
+    )

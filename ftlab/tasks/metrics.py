@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.names import unknown_name
 from ftlab.tasks.spec import Example, TaskMetric
+from ftlab.words import unknown_name
 
 
 def chrf_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:

@@ -11,12 +11,18 @@ from ftlab.errors import FieldError, FtlabError
 from ftlab.models.reference import is_owned_hub_id
 from ftlab.reading import person_path
 from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
-from ftlab.tasks.files import EXTENSIONS, check_file, columns_of, list_columns, read_rows
-from ftlab.tasks.hub import load_hub_rows
+from ftlab.tasks.files import (
+    EXTENSIONS,
+    check_file,
+    columns_of,
+    list_columns,
+    load_hub_rows,
+    read_rows,
+)
 from ftlab.tasks.metrics import TEXT_METRICS, get_text_metric
-from ftlab.tasks.names import unknown_name
-from ftlab.tasks.registry import TASKS, get_task
+from ftlab.tasks.registry import TASKS, bundled_data, get_task
 from ftlab.tasks.spec import TaskData, TaskSpec
+from ftlab.words import unknown_name
 
 Kind = Literal["bundled", "file", "hub"]
 
@@ -26,7 +32,8 @@ class TaskReference:
     """Where a task comes from.
 
     `id` is a bundled task's id, a file's absolute path or a data set's id. `mapping` (guessed where
-    None), `metric` (chrF where None), `config` and `split` are for files and the Hub alone.
+    None), `metric` (chrF where None), `config` and `split` are for files and the Hub alone. `seed`
+    shuffles their rows; a bundled task has seed 0, the one that its examples were made with.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -67,6 +74,12 @@ def validate(reference: TaskReference) -> list[FieldError]:
     if reference.seed < 0:
         sentence = f"The data seed is {reference.seed}; give 0 or more."
         errors.append(FieldError("task.seed", sentence))
+    elif reference.seed and reference.kind == "bundled":
+        sentence = (
+            f"The data seed is {reference.seed}, but a bundled task has the examples of seed 0 "
+            "alone; give 0, or a task file of your own."
+        )
+        errors.append(FieldError("task.seed", sentence))
     return errors
 
 
@@ -97,7 +110,7 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
         raise FtlabError(errors[0].message)
     if reference.kind == "bundled":
         task = get_task(reference.id)
-        return task, task.load(reference.seed)
+        return task, bundled_data(task)
     if reference.kind == "file":
         rows = read_rows(reference.id)
     else:
@@ -115,7 +128,6 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
         label=reference.label,
         summary=f"{len(data.train):,} training examples from {reference.label}.",
         metric=get_text_metric(reference.metric),
-        load=lambda seed: to_task_data(rows, mapping, seed),
     )
     return task, data
 

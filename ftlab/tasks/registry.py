@@ -1,15 +1,37 @@
-"""The bundled tasks by id."""
+"""What ships with ftlab to train on and to measure with.
+
+Each module in `ftlab.tasks.bundled` describes a task, its `TASK`. Their examples are JSON lines in
+`assets/tasks`, and so is general text: passages that have nothing to do with any of these tasks. A
+model's loss on them before and after a fine-tune says how much of its general language the
+fine-tune has cost.
+"""
 
 from __future__ import annotations
 
-from ftlab.errors import FtlabError
-from ftlab.tasks.medical import MEDICAL
-from ftlab.tasks.names import unknown_name
-from ftlab.tasks.shakespeare import SHAKESPEARE
-from ftlab.tasks.spec import TaskSpec
-from ftlab.tasks.sql import SQL
+import hashlib
+import json
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
-TASKS: dict[str, TaskSpec] = {task.id: task for task in (SQL, SHAKESPEARE, MEDICAL)}
+from ftlab.errors import FtlabError
+from ftlab.paths import assets_folder
+from ftlab.tasks import bundled
+from ftlab.tasks.spec import Example, Message, Split, TaskData, TaskSpec
+from ftlab.words import unknown_name
+
+_GENERAL_TEXT_SHA256 = "71e4f28de77d6ecc13dd050c9e179d4486f2ec70c44a90833b2377afaeb0be02"
+
+
+def _found() -> list[TaskSpec]:
+    names = [module.name for module in iter_modules(bundled.__path__)]
+    tasks: list[TaskSpec] = [import_module(f"{bundled.__name__}.{name}").TASK for name in names]
+    return sorted(tasks, key=lambda task: (task.place, task.id))
+
+
+TASKS: dict[str, TaskSpec] = {task.id: task for task in _found()}
+"""The bundled tasks by id."""
 
 
 def get_task(task_id: str) -> TaskSpec:
@@ -17,3 +39,51 @@ def get_task(task_id: str) -> TaskSpec:
     if task_id not in TASKS:
         raise FtlabError(unknown_name("task", task_id, TASKS))
     return TASKS[task_id]
+
+
+def shipped_file(name: str) -> Path:
+    """The file of the bundled task of that id, or of "general_text"."""
+    return assets_folder() / "tasks" / f"{name}.jsonl"
+
+
+def bundled_data(task: TaskSpec) -> TaskData:
+    """The examples of a bundled task: 2,400 for training, 200 for tuning and 200 held out.
+
+    Raises `FtlabError` for a file that is missing or not the one that the task's spec names.
+    """
+    sets: dict[Split, list[Example]] = {"train": [], "tuning": [], "held_out": []}
+    for row in _rows(task.id, task.sha256):
+        prompt = (Message("user", row["prompt"]),)
+        sets[row["split"]].append(Example(prompt, row["completion"], row.get("extra", {})))
+    return TaskData(tuple(sets["train"]), tuple(sets["tuning"]), tuple(sets["held_out"]))
+
+
+def general_passages() -> tuple[str, ...]:
+    """The passages of general text: facts, dialogue, instructions, and text with numbers.
+
+    They were written for ftlab and copied from nowhere. Raises `FtlabError` as `bundled_data` does.
+    """
+    return tuple(row["text"] for row in _rows("general_text", _GENERAL_TEXT_SHA256))
+
+
+def general_fingerprint() -> str:
+    """SHA-256 over the passages in order: losses on them compare only where it is the same."""
+    return hashlib.sha256("\x00".join(general_passages()).encode()).hexdigest()
+
+
+def _rows(name: str, sha256: str) -> list[dict[str, Any]]:
+    path = shipped_file(name)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FtlabError(
+            f"'{path}', which ships with ftlab, cannot be read ({error.strerror}); "
+            "install ftlab again."
+        ) from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise FtlabError(
+            f"'{path}' has changed: its SHA-256 is not the one that ftlab names, so its results "
+            "would compare with no others. Install ftlab again; to train on other examples, give "
+            "them as a task file."
+        )
+    return [json.loads(line) for line in data.splitlines()]

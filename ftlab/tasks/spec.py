@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+Split = Literal["train", "tuning", "held_out"]
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,17 @@ MAX_NEW_TOKENS = 96
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task of the registry. `load(seed)` makes its data; the same seed gives the same data."""
+    """A task: its name, what it is about, and how its answers are scored.
+
+    The examples of a bundled task are the file `assets/tasks/<id>.jsonl`, whose SHA-256 is
+    `sha256`; a task of a file or of the Hub has none. `place` orders the bundled tasks in lists,
+    the smallest first.
+    """
 
     id: str
     label: str
     summary: str
     metric: TaskMetric
-    load: Callable[[int], TaskData]
     max_new_tokens: int = MAX_NEW_TOKENS
+    sha256: str = ""
+    place: int = 100

@@ -11,7 +11,7 @@ from ftlab.runs.directory import RunDirectory, run_directories
 from ftlab.runs.quality import Change, Row, change_of, mean_of, score_against_whole, why_score_fell
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec
-from ftlab.tasks.encoding import EncodedSet
+from ftlab.tasks.formatting import EncodedSet
 from ftlab.tasks.spec import TaskSpec
 from ftlab.training.curve import curve_event
 from ftlab.training.evaluation import Evaluation

@@ -29,11 +29,10 @@ from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.resume import Earlier
 from ftlab.runs.scored import SCORED
 from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, RunSpec
-from ftlab.tasks import general_text
-from ftlab.tasks.encoding import encode
-from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import load as load_task
+from ftlab.tasks.registry import general_fingerprint, general_passages
 from ftlab.training.anatomy import measure_anatomy
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.card_memory import card_memory, check_room
@@ -151,7 +150,7 @@ def _execute(
     record.environment |= {
         "model_hash": source.fingerprint(),
         "data_hash": data.fingerprint(),
-        GENERAL_TEXT_HASH: general_text.fingerprint(),
+        GENERAL_TEXT_HASH: general_fingerprint(),
         "metric": task.metric.label,
     }
     for sentence in data.notes:
@@ -165,7 +164,7 @@ def _execute(
     split = EVAL_SPLITS[spec.settings.eval_split]
     measured = data.tuning if spec.settings.eval_split == "tuning" else data.held_out
     held_out = encode(formatter, measured[: spec.settings.eval_examples], length, split)
-    passages = as_passages(formatter, general_text.PASSAGES)
+    passages = as_passages(formatter, general_passages())
     record.environment[SCORED] = len(held_out.examples)
     record.note(training.note("training", length))
     record.note(held_out.note(split, length))
@@ -253,7 +252,7 @@ def _execute(
         quality = run_quality(
             spec,
             directory.path.parent,
-            general_text.fingerprint(),
+            general_fingerprint(),
             held_out,
             [passage.length - 1 for passage in passages],
             evaluation,

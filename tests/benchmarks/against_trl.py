@@ -31,8 +31,7 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
 from ftlab.runs.spawn import python_environment
 from ftlab.runs.spec import TrainingSettings
-from ftlab.tasks.encoding import encode
-from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
+from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter, encode
 from ftlab.tasks.order import training_order
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.reference import parse_task

@@ -40,7 +40,7 @@ from ftlab.playground.rows import RowAdapters, at_once, one_by_one
 from ftlab.playground.wearing import clone_on_same_weights
 from ftlab.runs.spawn import prepare_for_libraries
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
-from ftlab.tasks.registry import TASKS
+from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.tasks.spec import Message
 from ftlab.training.meters import memory_meter
 from tests.benchmarks.product_rate import product_rate, write_figures
@@ -398,7 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(2)
     logging.disable_progress_bar()
     questions = [
-        example.question for task in TASKS.values() for example in task.load(0).held_out[:10]
+        example.question for task in TASKS.values() for example in bundled_data(task).held_out[:10]
     ]
     picked = [questions[i * len(questions) // options.prompts] for i in range(options.prompts)]
     with tempfile.TemporaryDirectory() as folder:

@@ -130,8 +130,7 @@ def longest_of(spec: RunSpec) -> Any:
     """The longest batch of the run, as the run itself finds it."""
     from pathlib import Path
 
-    from ftlab.tasks.encoding import encode
-    from ftlab.tasks.formatting import FileTokenizer, PromptFormatter
+    from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, encode
     from ftlab.tasks.order import longest_batch, training_order
     from ftlab.tasks.reference import load
 

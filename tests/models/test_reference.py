@@ -11,7 +11,7 @@ from ftlab.errors import FtlabError
 from ftlab.export.push import check_repo
 from ftlab.models.reference import BUNDLED_ID, is_owned_hub_id, parse_model
 from ftlab.models.resolve import describe_shape, resolve_model
-from ftlab.tasks.hub import load_hub_rows
+from ftlab.tasks.files import load_hub_rows
 
 
 @pytest.mark.parametrize("name", ["bundled", BUNDLED_ID, " SmolLM2-135M-Instruct "])

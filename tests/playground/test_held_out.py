@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +14,15 @@ import pytest
 from ftlab.playground import held_out
 from ftlab.playground.held_out import HeldOut, HeldOutExample
 from ftlab.tasks.reference import TaskReference, load
-from ftlab.tasks.registry import TASKS
+from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.tasks.spec import Example
 
 SQL = TaskReference("bundled", "sql")
 
 
 @cache
-def bundled(task_id: str, seed: int = 0) -> tuple[Example, ...]:
-    return TASKS[task_id].load(seed).held_out
+def bundled(task_id: str) -> tuple[Example, ...]:
+    return bundled_data(TASKS[task_id]).held_out
 
 
 @pytest.fixture
@@ -52,16 +53,18 @@ def test_a_bundled_prompt_is_found_though_nobody_named_its_task(task_id: str) ->
 
 
 def test_only_held_out_prompts_are_found() -> None:
-    data, own = TASKS["sql"].load(0), HeldOut()
+    data, own = bundled_data(TASKS["sql"]), HeldOut()
     for prompt in (data.train[0].question, data.tuning[0].question, "Tell me a joke.", "", "  "):
         assert own.find(prompt, [SQL]) is None
 
 
-def test_a_run_with_another_data_seed_has_its_own_held_out_prompts() -> None:
-    example = next(e for e in bundled("sql", 5) if e not in bundled("sql"))
-    assert HeldOut().find(example.question, []) is None
-    seeded = TaskReference("bundled", "sql", seed=5)
-    assert found(HeldOut().find(example.question, [seeded])).example == example
+def test_a_run_with_another_data_seed_has_its_own_held_out_prompts(task_file: Path) -> None:
+    plain = TaskReference("file", str(task_file))
+    seeded = replace(plain, seed=5)
+    others = HeldOut().prompts(plain, 99)
+    prompt = next(p for p in HeldOut().prompts(seeded, 99) if p not in others)
+    assert HeldOut().find(prompt, [plain]) is None
+    assert found(HeldOut().find(prompt, [seeded])).example.question == prompt
 
 
 def test_the_tasks_given_are_searched_before_the_bundled_ones(tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_a_task_is_loaded_once_until_its_file_changes(
 
 def test_no_more_tasks_are_kept_than_were_allowed(loads: list[TaskReference]) -> None:
     own = HeldOut(most=2)
-    first, second, third = (TaskReference("bundled", "medical", seed=seed) for seed in range(3))
+    first, second, third = (TaskReference("bundled", task_id) for task_id in TASKS)
     for task in (first, second, first, third, first):  # the second is the one unused for longest
         own.prompts(task, 1)
     assert loads == [first, second, third]

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.spec import Example, Message
-from ftlab.tasks.sql_scoring import (
+from ftlab.tasks.bundled.sql import (
     MAX_SECONDS,
     describe,
     execution_match_scores,
@@ -20,6 +19,7 @@ from ftlab.tasks.sql_scoring import (
     result_tables,
     run_query,
 )
+from ftlab.tasks.spec import Example, Message
 
 EXAMPLE = Example(
     (Message("user", "Table singers(name, age). How many singers are over 30?"),),

@@ -1,30 +1,37 @@
-"""The bundled tasks: sizes, separation, determinism, and that memorising does not win."""
+"""The bundled tasks and general text: sizes, separation, and that memorising does not win."""
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.early_modern import lexicon
-from ftlab.tasks.medical_cases import cases
-from ftlab.tasks.registry import TASKS, get_task
+from ftlab.paths import assets_folder, recorded_folder
+from ftlab.tasks import registry
+from ftlab.tasks.reference import TaskReference, validate
+from ftlab.tasks.registry import (
+    TASKS,
+    bundled_data,
+    general_fingerprint,
+    general_passages,
+    get_task,
+    shipped_file,
+)
 from ftlab.tasks.spec import Example, TaskData
-from ftlab.tasks.splits import Split
 
-SPLITS: tuple[Split, ...] = ("train", "tuning", "held_out")
 ALL = pytest.mark.parametrize("task_id", list(TASKS))
 
 
 @cache
 def data(task_id: str) -> TaskData:
-    return get_task(task_id).load(0)
+    return bundled_data(get_task(task_id))
 
 
 def parts(task: TaskData) -> tuple[tuple[Example, ...], ...]:
@@ -49,7 +56,7 @@ def memorised(task: TaskData) -> list[str]:
 
 @ALL
 def test_a_task_has_enough_examples(task_id: str) -> None:
-    task = get_task(task_id).load(3)
+    task = data(task_id)
     assert len(task.train) >= 2_000
     assert len(task.tuning) >= 200
     assert len(task.held_out) >= 200
@@ -62,24 +69,52 @@ def test_no_prompt_is_in_two_sets_or_twice_in_one(task_id: str) -> None:
 
 
 @ALL
-def test_two_seeds_give_different_data(task_id: str) -> None:
-    assert get_task(task_id).load(1).fingerprint() != data(task_id).fingerprint()
+def test_the_examples_are_those_that_the_shipped_adapters_learnt(task_id: str) -> None:
+    record = json.loads((assets_folder() / "adapters" / task_id / "record.json").read_bytes())
+    assert data(task_id).fingerprint() == record["environment"]["data_hash"]
 
 
-def test_the_same_seed_gives_the_same_data_in_another_process() -> None:
-    code = (
-        "from ftlab.tasks.registry import TASKS\n"
-        "for t in TASKS.values(): print(t.load(0).fingerprint())"
+@ALL
+def test_a_bundled_task_has_the_examples_of_one_seed_only(task_id: str) -> None:
+    assert validate(TaskReference("bundled", task_id)) == []
+    (error,) = validate(TaskReference("bundled", task_id, seed=5))
+    assert error.field == "task.seed"
+    assert "seed is 5" in error.message
+    assert "give 0" in error.message
+
+
+def test_a_file_that_was_changed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tasks").mkdir()
+    changed = tmp_path / "tasks" / "medical.jsonl"
+    changed.write_bytes(shipped_file("medical").read_bytes().replace(b"angina", b"asthma", 1))
+    monkeypatch.setattr(registry, "assets_folder", lambda: tmp_path)
+    with pytest.raises(FtlabError, match=r"medical\.jsonl' has changed: .*SHA-256.* again"):
+        bundled_data(get_task("medical"))
+    with pytest.raises(FtlabError, match=r"sql\.jsonl', .* cannot be read .*install ftlab again"):
+        bundled_data(get_task("sql"))
+
+
+def test_a_module_put_beside_the_others_is_a_task(tmp_path: Path) -> None:
+    (tmp_path / "haiku.py").write_text(
+        "from ftlab.tasks.metrics import CHRF\n"
+        "from ftlab.tasks.spec import TaskSpec\n"
+        "TASK = TaskSpec('haiku', 'Haiku', 'Three lines.', CHRF)\n",
+        encoding="utf-8",
     )
-    for hash_seed in ("1", "2"):
-        printed = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        assert printed.split() == [data(task_id).fingerprint() for task_id in TASKS]
+    code = (
+        "import sys\n"
+        "from ftlab.tasks import bundled\n"
+        "bundled.__path__.append(sys.argv[1])\n"
+        "from ftlab.tasks.reference import parse_task\n"
+        "from ftlab.tasks.registry import TASKS\n"
+        "print(*TASKS, parse_task('haiku').label)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == ["sql", "shakespeare", "medical", "haiku", "Haiku"]
 
 
 @ALL
@@ -113,26 +148,6 @@ def test_examples_are_short(task_id: str) -> None:
         assert max(len(example.question) for example in part) <= longest
 
 
-def test_shakespeare_splits_have_no_content_word_in_common() -> None:
-    words = []
-    for split in SPLITS:
-        own = lexicon(split)
-        verbs = [verb.base for verb in own.verbs]
-        words += [*own.people, *own.things, *own.adjectives, *own.places, *verbs]
-    nouns_also_verbs = {"guard", "answer", "guest"}  # one split, two parts of speech
-    repeated = {word for word, count in Counter(words).items() if count > 1}
-    assert repeated <= nouns_also_verbs
-
-
-def test_medical_splits_share_no_condition_complaint_finding_or_drug() -> None:
-    seen: dict[str, Split] = {}
-    for split in SPLITS:
-        for case in cases(split):
-            drugs = [" ".join(drug.split()[:-2]) for drug in case.drugs]
-            for value in [case.condition, *case.complaints, *case.findings, *drugs]:
-                assert seen.setdefault(value, split) == split, value
-
-
 def test_an_unknown_task_names_the_nearest_and_all_others() -> None:
     with pytest.raises(FtlabError, match="did you mean 'shakespeare'") as error:
         get_task("shakespear")
@@ -149,3 +164,42 @@ def test_importing_the_tasks_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert printed == "[]"
+
+
+# ---------------------------------------------------------------- general text
+
+
+def test_there_are_forty_short_passages_of_general_text_and_none_twice() -> None:
+    passages = general_passages()
+    assert len(passages) == len(set(passages)) == 40
+    assert all(100 < len(passage) < 250 for passage in passages)
+
+
+def _phrases(text: str, words: int = 5) -> set[tuple[str, ...]]:
+    split = text.lower().split()
+    return {tuple(split[i : i + words]) for i in range(len(split) - words + 1)}
+
+
+@ALL
+def test_no_phrase_of_general_text_stands_in_a_bundled_task(task_id: str) -> None:
+    seen = set().union(*(_phrases(passage) for passage in general_passages()))
+    for example in (*data(task_id).train, *data(task_id).held_out):
+        text = " ".join([*(message.content for message in example.prompt), example.completion])
+        assert not seen & _phrases(text), text
+
+
+def test_the_fingerprint_of_general_text_changes_with_any_passage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = general_fingerprint()
+    passages = general_passages()
+    monkeypatch.setattr(registry, "general_passages", lambda: (*passages[:-1], passages[-1] + " "))
+    assert general_fingerprint() != before
+
+
+def test_general_text_is_that_of_the_newest_recording() -> None:
+    newest = max(recorded_folder().iterdir())
+    results = [json.loads(file.read_bytes()) for file in newest.glob("*/result.json")]
+    assert {result["environment"]["general_text_hash"] for result in results} == {
+        general_fingerprint()
+    }

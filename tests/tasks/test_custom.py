@@ -10,8 +10,7 @@ import pytest
 
 from ftlab.errors import FtlabError
 from ftlab.tasks.custom import ColumnMapping, guess_mapping, to_task_data
-from ftlab.tasks.files import columns_of
-from ftlab.tasks.hub import load_hub_rows
+from ftlab.tasks.files import columns_of, load_hub_rows
 from ftlab.tasks.reference import TaskReference, load, parse_task, validate
 from ftlab.tasks.spec import Message
 

@@ -10,9 +10,7 @@ from functools import cache
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.spec import SHOWN_ROWS, Example, Message, ResultTable, TaskData
-from ftlab.tasks.sql import load
-from ftlab.tasks.sql_scoring import (
+from ftlab.tasks.bundled.sql import (
     EXECUTION_MATCH,
     MAX_SECONDS,
     describe,
@@ -20,6 +18,8 @@ from ftlab.tasks.sql_scoring import (
     result_tables,
     run_query,
 )
+from ftlab.tasks.registry import bundled_data, get_task
+from ftlab.tasks.spec import SHOWN_ROWS, Example, Message, ResultTable, TaskData
 
 SINGERS = Example(
     (Message("user", "Table singers(name, age). How many singers are over 30?"),),
@@ -35,7 +35,7 @@ NAMES = Example(SINGERS.prompt, "SELECT name FROM singers", SINGERS.extra)
 
 @cache
 def data() -> TaskData:
-    return load(0)
+    return bundled_data(get_task("sql"))
 
 
 def names(examples: tuple[Example, ...]) -> set[str]:

@@ -13,17 +13,16 @@ from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
 from ftlab.runs.sweep import plan_sweep
-from ftlab.tasks.encoding import EncodedSet
-from ftlab.tasks.formatting import FormattedExample
+from ftlab.tasks.formatting import EncodedSet, FormattedExample
 from ftlab.tasks.metrics import EXACT_MATCH
 from ftlab.tasks.reference import TaskReference
-from ftlab.tasks.spec import Example, Message, TaskData, TaskSpec
+from ftlab.tasks.spec import Example, Message, TaskSpec
 from ftlab.training.evaluation import Evaluation
 from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
 
 TEXT = "the hash of the unrelated text"
 COUNT = 12
-TASK = TaskSpec("words", "Words", "", EXACT_MATCH, lambda seed: TaskData((), (), ()))
+TASK = TaskSpec("words", "Words", "", EXACT_MATCH)
 
 
 def held_out(count: int = COUNT) -> EncodedSet:

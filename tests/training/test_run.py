@@ -19,7 +19,7 @@ from ftlab.models.trained_weights import put_trained_weights
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import PHASES
 from ftlab.runs.sweep import plan_sweep
-from ftlab.tasks.general_text import PASSAGES
+from ftlab.tasks.registry import general_passages
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord, execute
 from tests.training.one_run import do, request
@@ -196,7 +196,7 @@ def test_evaluations_between_the_steps_leave_losses_and_peak_as_they_are(
     assert curve[0]["loss"] == last.eval_loss_before, "all examples are few enough for the curve"
     assert curve[-1]["loss"] == last.eval_loss_after
     # What it has gained and forgotten is paired with the base run.
-    assert len(before.general_losses) == len(record.general_losses) == len(PASSAGES)
+    assert len(before.general_losses) == len(record.general_losses) == len(general_passages())
     assert last.general_loss_before == before.measures.general_loss_before
     assert last.general_loss_change == pytest.approx(
         last.general_loss_after - last.general_loss_before

@@ -8,7 +8,7 @@ from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.models.reach import ModelReach
 from ftlab.runs.scored import Scored, scored_words
 from ftlab.runs.spec import SweepRequest
-from ftlab.tasks.encoding import TooLong
+from ftlab.tasks.formatting import TooLong
 from ftlab.ui.experiment.longest import check_training_fits, scored_now
 from ftlab.ui.experiment.task_data import kept_hub_rows, load_data
 from ftlab.ui.html import escape

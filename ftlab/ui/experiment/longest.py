@@ -13,8 +13,7 @@ from ftlab.prediction.question import Scoring
 from ftlab.prediction.source import find_config
 from ftlab.runs.scored import Scored, measured_split, scored_of
 from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, SweepRequest
-from ftlab.tasks.encoding import EncodedSet, fitting
-from ftlab.tasks.formatting import FormattedExample
+from ftlab.tasks.formatting import EncodedSet, FormattedExample, fitting
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS

@@ -10,9 +10,8 @@ from ftlab.errors import FtlabError
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.tasks.custom import guess_mapping, to_task_data
-from ftlab.tasks.files import columns_of
+from ftlab.tasks.files import columns_of, load_hub_rows
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter
-from ftlab.tasks.hub import load_hub_rows
 from ftlab.tasks.metrics import get_text_metric
 from ftlab.tasks.reference import TaskReference, load
 from ftlab.tasks.spec import TaskData, TaskSpec

@@ -11,7 +11,7 @@ from ftlab.__main__ import build_parser, main
 from ftlab.commands import grid as command
 from ftlab.playground.grid.record import GridDirectory, GridRequest, list_grids
 from ftlab.playground.grid.worker import GridJob
-from ftlab.tasks.registry import get_task
+from ftlab.tasks.registry import bundled_data, get_task
 from tests.fakes import make_run
 from tests.playground.grid.fakes import SQL, FakeEngine, FakeEngines, make_grid
 
@@ -94,7 +94,7 @@ def test_a_task_gives_its_first_held_out_prompts(tmp_path: Path) -> None:
         ["grid", "--task", "sql", "--count", "3", "--runs-dir", str(tmp_path), "--seed", "5"]
     )
     request = command.request_from(options)
-    held_out = get_task("sql").load(0).held_out
+    held_out = bundled_data(get_task("sql")).held_out
     assert request.prompts == tuple(example.question for example in held_out[:3])
     assert request.task == SQL
     assert request.request.seed == 5

@@ -298,9 +298,9 @@ def test_answers_are_scored_where_the_grid_names_a_task(tmp_path: Path) -> None:
 
 
 def test_held_out_answers_are_scored_by_the_task_of_the_request() -> None:
-    from ftlab.tasks.registry import get_task
+    from ftlab.tasks.registry import bundled_data, get_task
 
-    example = get_task("sql").load(0).held_out[0]
+    example = bundled_data(get_task("sql")).held_out[0]
     score = held_out_scores(GridRequest(make_request().request, (example.question,), SQL))
     assert score is not None
     right = score(example.question, example.completion)

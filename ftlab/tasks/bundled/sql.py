@@ -1,9 +1,10 @@
-"""The SQL score: run the reference's and the answer's query on a small table, compare the results.
+"""The SQL task: a table's columns and a question in, one SQLite query out.
 
-A query comes from a model, so it is treated as hostile. It runs on a database in memory that holds
-the example's rows and nothing else; an authorizer allows reading those tables with a list of plain
-functions; SQLite's limits bound text, rows, statement size and memory; a step count and a clock
-bound time.
+An answer is scored by running the reference's query and its own on a small table, and comparing the
+results. A query comes from a model, so it is treated as hostile. It runs on a database in memory
+that holds the example's rows and nothing else; an authorizer allows reading those tables with a
+list of plain functions; SQLite's limits bound text, rows, statement size and memory; a step count
+and a clock bound time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ftlab.errors import FtlabError
-from ftlab.tasks.spec import Example, ResultTable, ResultTables, TaskMetric
+from ftlab.tasks.spec import Example, ResultTable, ResultTables, TaskMetric, TaskSpec
 
 MAX_SECONDS = 0.5
 MAX_STEPS = 250_000  # of SQLite's virtual machine; a right answer takes a few thousand
@@ -261,4 +262,14 @@ EXECUTION_MATCH = TaskMetric(
     score_each=execution_match_scores,
     describe=describe,
     result_tables=result_tables,
+)
+
+TASK = TaskSpec(
+    id="sql",
+    label="SQL",
+    summary="A table's columns and a question in, one SQLite query out, scored by running it.",
+    metric=EXECUTION_MATCH,
+    max_new_tokens=48,
+    sha256="3967027649153351d317455db7d43c5a7516190f478f2be257f93e201a10527c",
+    place=1,
 )

@@ -1,21 +1,45 @@
-"""The medical task: a short synthetic clinical note in, a one-line summary in house style out.
+"""Makes the examples of the medical task: a short synthetic note, and its summary in one line.
 
     58F, tight chest x3d. BP 150/90; normal heart sounds. Imp: angina. Rx aspirin 75 mg OD. FU 2w.
 
 The style (abbreviations, order, units) is what is learnt; complaints, findings, conditions and
-drugs of the held-out notes appear nowhere in training.
+drugs of the held-out notes appear nowhere in training. All is made up for practice in writing:
+nothing here is advice on treatment.
 """
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from ftlab.tasks.medical_cases import cases
-from ftlab.tasks.metrics import ROUGE_L
-from ftlab.tasks.spec import Example, Message, TaskData, TaskSpec
-from ftlab.tasks.splits import Split, collect
+from ftlab.tasks.spec import Example, Message, Split
 
 Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A condition with the values a note about it can hold; a drug is "name dose unit"."""
+
+    condition: str
+    complaints: tuple[str, ...]
+    findings: tuple[str, ...]
+    drugs: tuple[str, ...]
+
+
+@cache
+def cases(split: Split) -> tuple[Case, ...]:
+    """The split's own conditions.
+
+    One line of the file a condition: name; complaints; examination findings; drugs with a dose.
+    """
+    file = Path(__file__).with_name("medical_words.json")
+    rows = [line.split("; ") for line in json.loads(file.read_bytes())[split]]
+    return tuple(Case(row[0], *(tuple(cell.split(", ")) for cell in row[1:])) for row in rows)
+
 
 _FREQUENCIES: tuple[Pair, ...] = (
     ("once daily", "OD"),
@@ -50,7 +74,7 @@ def _measurement(rng: random.Random, kind: str) -> Pair:
     return f"{words} {value}", f"{kind} {value}"
 
 
-def _make(rng: random.Random, split: Split) -> Example:
+def make(rng: random.Random, split: Split) -> Example:
     case = rng.choice(cases(split))
     age = rng.randint(18, 91)
     who, sex = rng.choice(_PEOPLE)
@@ -91,18 +115,3 @@ def _make(rng: random.Random, split: Split) -> Example:
     )
     prompt = f"Summarise the note in one line.\n{presents} {examined} {treated}"
     return Example((Message("user", prompt),), summary)
-
-
-def load(seed: int) -> TaskData:
-    """The task's data for a seed: 2,400 training, 200 tuning and 200 held-out examples."""
-    return collect(seed, "medical", _make)
-
-
-MEDICAL = TaskSpec(
-    id="medical",
-    label="Medical summary",
-    summary="A synthetic clinical note in, a one-line summary in house style out; ROUGE-L.",
-    metric=ROUGE_L,
-    load=load,
-    max_new_tokens=96,
-)

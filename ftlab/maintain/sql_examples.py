@@ -1,20 +1,106 @@
-"""Question forms of the SQL task: each makes a question and its one canonical query.
+"""Makes the examples of the SQL task: a small table, a question about it, and its one query.
 
-Column names stand verbatim in the question, so the query never has to be guessed. The phrasings of
-a form are in three groups: for all splits, for training and tuning, for the held-out set alone.
+Training, tuning and held-out questions use tables, columns and labels of their own, so what is
+learnt is the form of the answer and not a table's name. Column names stand verbatim in the
+question, so the query never has to be guessed. The phrasings of a form are in three groups: for all
+splits, for training and tuning, for the held-out set alone.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from ftlab.tasks.sql_schemas import Column, Split, Table
+from ftlab.tasks.spec import Example, Message, Split
 
 Cell = int | str
 Rows = list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: a number in [low, high] where `values` is empty, else text.
+
+    `unique` says that a value of the text occurs in one row only.
+    """
+
+    name: str
+    low: int = 0
+    high: int = 0
+    values: tuple[str, ...] = ()
+    unique: bool = False
+
+    @property
+    def is_number(self) -> bool:
+        return not self.values
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with all columns it may be shown with."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tables of one split, and which of them can be joined on which column."""
+
+    tables: tuple[Table, ...]
+    joins: tuple[tuple[Table, Table, str], ...]
+
+
+def _column(text: str, labels: Mapping[str, str]) -> Column:
+    name, kind = text.split("=")
+    if kind.startswith("@"):
+        return Column(name, values=tuple(labels[kind[1:]].split()), unique=True)
+    if kind[0].isdigit():
+        low, high = kind.split("-")
+        return Column(name, int(low), int(high))
+    return Column(name, values=tuple(kind.split("|")))
+
+
+def _columns(text: str, labels: Mapping[str, str]) -> tuple[Column, ...]:
+    """The columns of one line; a space inside a category belongs to its value."""
+    parts: list[str] = []
+    for word in text.split():
+        if "=" in word:
+            parts.append(word)
+        else:
+            parts[-1] += f" {word}"
+    return tuple(_column(part, labels) for part in parts)
+
+
+@cache
+def vocabulary(split: Split) -> Vocabulary:
+    """The tables and joins of a split; no table or column name is in two splits.
+
+    One line of the file a table: `table: column=kind ...`. A kind is
+
+    - `18-70`: whole numbers in that range, all different within one example,
+    - `@person`, `@place`, `@title`, `@firm`: a label, different in each row, from the split's own
+      `labels`, so that no name of a held-out row was seen in training,
+    - `a|b|c`: a category, which repeats.
+
+    One line a join: `parent child key`; both tables get the column `key` when they are asked
+    together.
+    """
+    words = json.loads(Path(__file__).with_name("sql_words.json").read_bytes())[split]
+    tables = {}
+    for line in words["tables"]:
+        name, columns = line.split(":", 1)
+        tables[name] = Table(name, _columns(columns, words["labels"]))
+    joins = [line.split() for line in words["joins"]]
+    return Vocabulary(
+        tuple(tables.values()),
+        tuple((tables[parent], tables[child], key) for parent, child, key in joins),
+    )
 
 
 @dataclass(frozen=True)
@@ -358,3 +444,86 @@ FORMS: dict[Form, int] = {
     against_average: 2,
 }
 """The forms on one table, with their share."""
+
+JOIN_SHARE = 0.06
+_FORMS = list(FORMS)
+_WEIGHTS = list(FORMS.values())
+
+
+def _cells(rng: random.Random, column: Column, count: int) -> list[Cell]:
+    if column.is_number:
+        # All different, so that an ORDER BY has one right answer.
+        return list(rng.sample(range(column.low, column.high + 1), count))
+    if column.unique:
+        return list(rng.sample(column.values, count))
+    # Each category once before any repeats: a condition on it then always divides the rows.
+    cells = [*column.values, *rng.choices(column.values, k=count)][:count]
+    rng.shuffle(cells)
+    return list(cells)
+
+
+def _sheet(rng: random.Random, table: Table, size: int, columns: tuple[Column, ...] = ()) -> Sheet:
+    """A sheet of `size` columns of the table in random order, always with a number and a text."""
+    chosen = columns
+    while not chosen:
+        sample = rng.sample(table.columns, min(size, len(table.columns)))
+        if any(c.is_number for c in sample) and any(c.values and not c.unique for c in sample):
+            chosen = tuple(sample)
+    count = rng.randint(8, 14)
+    by_column = [_cells(rng, column, count) for column in chosen]
+    return Sheet(table, chosen, [list(row) for row in zip(*by_column, strict=True)])
+
+
+def _header(name: str, columns: list[str]) -> str:
+    return f"Table {name}({', '.join(columns)})."
+
+
+def _create(sheet: Sheet, key: str = "") -> str:
+    columns = [f"{c.name} {'INTEGER' if c.is_number else 'TEXT'}" for c in sheet.columns]
+    return (
+        f"CREATE TABLE {sheet.table.name} ({', '.join([f'{key} INTEGER'] * bool(key) + columns)})"
+    )
+
+
+def _example(prompt: str, query: str, extra: dict[str, Any]) -> Example:
+    return Example((Message("user", prompt),), query, extra)
+
+
+def _single(rng: random.Random, split: Split) -> Example:
+    table = rng.choice(vocabulary(split).tables)
+    sheet = _sheet(rng, table, rng.choice([3, 3, 4]))
+    form = rng.choices(_FORMS, _WEIGHTS)[0]
+    question, query = form(Asker(rng, sheet, split))
+    header = _header(table.name, [c.name for c in sheet.columns])
+    extra = {"schema": [_create(sheet)], "rows": {table.name: sheet.rows}}
+    return _example(f"{header} {question}", query, extra)
+
+
+def _join(rng: random.Random, split: Split) -> Example:
+    parent, child, key = rng.choice(vocabulary(split).joins)
+    common = {c.name for c in parent.columns} & {c.name for c in child.columns}
+    left = rng.choice([c for c in parent.columns if c.name not in common])
+    right = rng.choice([c for c in child.columns if c.name not in common])
+    parents, children = _sheet(rng, parent, 1, (left,)), _sheet(rng, child, 1, (right,))
+    keys = rng.sample(range(1, 100), len(parents.rows))
+    shown, other = (left, right) if rng.random() < 0.5 else (right, left)
+    ask = Asker(rng, parents, split)
+    question = ask.say(
+        ["Join {p} with {c} on {k} and list {a} and {b}."],
+        ["Join {p} and {c} by {k}, show {a} and {b}."],
+        ["Join {p} to {c} on {k} and return {a} and {b}."],
+    ).format(p=parent.name, c=child.name, k=key, a=shown.name, b=other.name)
+    query = f"SELECT {shown.name}, {other.name} FROM {parent.name} JOIN {child.name} USING ({key})"
+    headers = [_header(t.name, [key, c.name]) for t, c in ((parent, left), (child, right))]
+    extra = {
+        "schema": [_create(parents, key), _create(children, key)],
+        "rows": {
+            parent.name: [[k, *row] for k, row in zip(keys, parents.rows, strict=True)],
+            child.name: [[rng.choice(keys), *row] for row in children.rows],
+        },
+    }
+    return _example(" ".join([*headers, question]), query, extra)
+
+
+def make(rng: random.Random, split: Split) -> Example:
+    return _join(rng, split) if rng.random() < JOIN_SHARE else _single(rng, split)

@@ -1,22 +1,118 @@
-"""The Shakespeare task: a plain sentence in, the same in Early Modern English out.
+"""Makes the examples of the Shakespeare task: plain sentences, and their Early Modern English.
 
-A sentence and its rewriting are built together from clause patterns over a lexicon; the held-out
-sentences take most of their nouns, verbs and adjectives from words that training never uses.
+A sentence and its rewriting are built together from clause patterns over a lexicon. Each split has
+its own people, things, verbs and adjectives: the held-out sentences take most of them from words
+that training never uses. The grammar words are common to all, for they are what is learnt.
 """
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
-from ftlab.tasks.early_modern import Lexicon, Verb, article, lexicon, mine, thine
-from ftlab.tasks.metrics import CHRF
-from ftlab.tasks.spec import Example, Message, TaskData, TaskSpec
-from ftlab.tasks.splits import Split, collect
+from ftlab.tasks.spec import Example, Message, Split
 
 Pair = tuple[str, str]
 T = TypeVar("T")
+
+_DOUBLED = frozenset({"forget", "stop", "admit"})
+_VOWELS = "aeiou"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb with its forms in both Englishes."""
+
+    base: str
+    past: str
+    participle: str
+
+    @property
+    def modern_third(self) -> str:
+        """ "she carries" """
+        if self.base.endswith(("s", "sh", "ch", "x", "o")):
+            return f"{self.base}es"
+        return f"{_ies(self.base)}s"
+
+    @property
+    def eth(self) -> str:
+        """ "she carrieth" """
+        return f"{_stem(self.base)}eth"
+
+    @property
+    def est(self) -> str:
+        """ "thou carriest" """
+        return f"{_stem(self.base)}est"
+
+
+def _ies(base: str) -> str:
+    ends_in_consonant_y = base.endswith("y") and base[-2] not in _VOWELS
+    return f"{base[:-1]}ie" if ends_in_consonant_y else base
+
+
+def _stem(base: str) -> str:
+    if base in _DOUBLED:
+        return base + base[-1]
+    if base.endswith("e") and not base.endswith("ee"):
+        return base[:-1]
+    if base.endswith("y") and base[-2] not in _VOWELS:
+        return f"{base[:-1]}i"
+    return base
+
+
+def _verb(text: str) -> Verb:
+    base, *rest = text.split(":")
+    if rest:
+        return Verb(base, rest[0], rest[1])
+    past = f"{base}d" if base.endswith("e") else f"{_stem(base)}ed"
+    return Verb(base, past, past)
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The content words of a split."""
+
+    people: tuple[str, ...]
+    things: tuple[str, ...]
+    verbs: tuple[Verb, ...]
+    adjectives: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+@cache
+def lexicon(split: Split) -> Lexicon:
+    """The split's own words: no word is in two splits.
+
+    A verb is `base:past:participle` in the file, a regular one its base alone.
+    """
+    file = Path(__file__).with_name("shakespeare_words.json")
+    words = {kind: text.split() for kind, text in json.loads(file.read_bytes())[split].items()}
+    return Lexicon(
+        tuple(words["people"]),
+        tuple(words["things"]),
+        tuple(_verb(text) for text in words["verbs"]),
+        tuple(words["adjectives"]),
+        tuple(words["places"]),
+    )
+
+
+def article(word: str) -> str:
+    return "an" if word[0] in _VOWELS else "a"
+
+
+def mine(word: str) -> str:
+    """ "mine answer", "my heart": mine and thine stand before a vowel."""
+    return "mine" if word[0] in _VOWELS else "my"
+
+
+def thine(word: str) -> str:
+    return "thine" if word[0] in _VOWELS else "thy"
+
 
 OWN_WORD_SHARE = 0.75
 """Share of a held-out or tuning sentence's content words from the split's own lexicon."""
@@ -284,7 +380,7 @@ def _sentence(text: str) -> str:
     return text[:at] + text[at].upper() + text[at + 1 :]
 
 
-def _make(rng: random.Random, split: Split) -> Example:
+def make(rng: random.Random, split: Split) -> Example:
     words = Words(rng, split)
     plain, early = rng.choice(PATTERNS)(words)
     if rng.random() < 0.2:
@@ -293,18 +389,3 @@ def _make(rng: random.Random, split: Split) -> Example:
         plain, early = f"{call} {person}, {plain}", f"{early_call} {person}, {early}"
     prompt = f"{rng.choice(_INSTRUCTIONS)} {_sentence(plain)}"
     return Example((Message("user", prompt),), _sentence(early))
-
-
-def load(seed: int) -> TaskData:
-    """The task's data for a seed: 2,400 training, 200 tuning and 200 held-out examples."""
-    return collect(seed, "shakespeare", _make)
-
-
-SHAKESPEARE = TaskSpec(
-    id="shakespeare",
-    label="Shakespeare",
-    summary="A plain sentence in, the same sentence in Early Modern English out, scored with chrF.",
-    metric=CHRF,
-    load=load,
-    max_new_tokens=48,
-)

@@ -1,0 +1,19 @@
+"""The medical task: a short synthetic clinical note in, a one-line summary in house style out.
+
+58F, tight chest x3d. BP 150/90; normal heart sounds. Imp: angina. Rx aspirin 75 mg OD. FU 2w.
+"""
+
+from __future__ import annotations
+
+from ftlab.tasks.metrics import ROUGE_L
+from ftlab.tasks.spec import TaskSpec
+
+TASK = TaskSpec(
+    id="medical",
+    label="Medical summary",
+    summary="A synthetic clinical note in, a one-line summary in house style out; ROUGE-L.",
+    metric=ROUGE_L,
+    max_new_tokens=96,
+    sha256="9429938d20b96b76fa8cabffc2ca526d26979d7f47fcd2f701c61c1a2781e8e4",
+    place=3,
+)
