@@ -21,9 +21,7 @@ from ftlab.report.samples import samples_of, samples_section
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.merging import MergeDirectory
 from ftlab.runs.progress import read_progress
-from ftlab.runs.published import import_files
-from ftlab.runs.published_csv import documents_of
-from ftlab.runs.published_format import parse_result
+from ftlab.runs.published import documents_of, import_files, parse_result
 from ftlab.runs.recording import read_provenance
 from ftlab.runs.result import load_result
 from ftlab.runs.spec import load_spec

@@ -12,15 +12,15 @@ import pytest
 from ftlab.runs import published
 from ftlab.runs.directory import RUN_ID
 from ftlab.runs.published import (
+    MEMORY_KIND,
     ImportReport,
     PublishedRun,
     import_files,
+    method_of,
     published_folder,
     read_published,
     remove_published,
 )
-from ftlab.runs.published_format import MEMORY_KIND
-from ftlab.runs.published_method import method_of
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
 from ftlab.runs.table import ROW_KEYS
@@ -229,7 +229,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = imported(tmp_path, LORA)
-    monkeypatch.setattr(published, "_bytes_of", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(published, "read_plain", lambda path, *_, **__: pytest.fail("read again"))
     assert read_published(tmp_path)[0] == before
 
 
