@@ -7,39 +7,31 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated, unknown_spread
-from ftlab.charts.points import HEIGHT, empty_figure, name_in, scatter_figure, scatter_of
-from ftlab.charts.template import GRID
+from ftlab.charts.drawing import GRID, empty_figure
+from ftlab.charts.facts import VariantRuns, by_variant, left_out, separated, unknown_spread
+from ftlab.charts.points import name_in, scatter_figure, scatter_of
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.runs.metrics import METRICS
 from ftlab.words import join_names
 
 _GAIN, _FORGOT = METRICS["score_gain"], METRICS["general_loss_change"]
-FORGETTING_NEEDED = (_GAIN.key, _FORGOT.key)
 _NAMED = 6  # of the best, where there are too many to name all
 _MOST_NAMES = 4  # in a sentence
 
 
-def has_forgetting(table: pd.DataFrame) -> bool:
-    """Whether a run has both the gain and the loss on unrelated text."""
-    return not left_out(table, *FORGETTING_NEEDED)[0].empty
-
-
-def forgetting_figure(table: pd.DataFrame, height: int = HEIGHT) -> go.Figure:
-    """Every variant as a point: across what it gained, up what it forgot; best is right and low.
-
-    `height` is in pixels.
-    """
-    shown = scatter_of(table, _GAIN, _FORGOT, more_y=[0.0])
+def forgetting_figure(facts: Facts) -> go.Figure:
+    """Every variant as a point: across what it gained, up what it forgot; best is right and low."""
+    shown = scatter_of(facts.table, _GAIN, _FORGOT, more_y=[0.0])
     if shown is None:
-        return empty_figure("no run has a gain and a loss on unrelated text", height)
-    fig = scatter_figure(shown, table, _by_gain(shown.groups)[:_NAMED], [], height)
+        return empty_figure("no run has a gain and a loss on unrelated text", facts.height)
+    fig = scatter_figure(shown, facts, _by_gain(shown.groups)[:_NAMED], [])
     zero = {"zeroline": True, "zerolinecolor": GRID, "zerolinewidth": 2}
     return fig.update_layout(xaxis=zero, yaxis=zero)
 
 
-def forgetting_finding(table: pd.DataFrame) -> str:
+def forgetting_finding(facts: Facts) -> str:
     """Who gains most at what price, and who forgets least, as far as seeds or intervals tell."""
-    rows, _ = left_out(table, *FORGETTING_NEEDED)
+    rows = _drawn(facts).rows
     keys = [key for metric in (_GAIN, _FORGOT) for key in (metric.key, *metric.interval_keys)]
     groups = by_variant(rows, *keys)
     if not groups:
@@ -97,3 +89,26 @@ def _forgot(group: VariantRuns) -> str:
     if high < 0:
         return f"lowers the loss on unrelated text by {-change:.2f}"
     return f"is not shown to forget ({_FORGOT.format(change)})"
+
+
+def _drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, _GAIN.key, _FORGOT.key)
+
+
+CHARTS = (
+    ChartSpec(
+        id="forgetting",
+        name="Gain against forgetting",
+        drawn=_drawn,
+        finding=forgetting_finding,
+        figure=forgetting_figure,
+        reading=(
+            "Forgetting is the rise of the loss on unrelated text. Both against the untouched "
+            "model in the run's own precision; bars: range of the seeds, 95 % interval of a "
+            "single one"
+        ),
+        compare=Place(row=5),
+        report=50,
+        hides=True,
+    ),
+)

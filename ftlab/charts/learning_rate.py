@@ -9,15 +9,28 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from markupsafe import Markup
 
-from ftlab.charts.axes import axis_of
-from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
-from ftlab.charts.grouping import VariantRuns, by_variant, is_measured, left_out
-from ftlab.charts.points import HEIGHT, empty_figure
-from ftlab.charts.template import figure, fix_margins, plain
+from ftlab.charts.drawing import HEIGHT, axis_of, empty_figure, figure, fix_margins, plain
+from ftlab.charts.facts import (
+    NOTE_PIXELS,
+    VariantRuns,
+    add_facts,
+    by_variant,
+    click_hint,
+    is_measured,
+    left_out,
+    settings_text,
+)
+from ftlab.charts.points import spread_bars, untouched_line
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place
+from ftlab.html import named
 from ftlab.methods.registry import BASE_LOOK, look_of
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.result import status_label
+from ftlab.runs.spec import EVAL_SPLITS, EvalSplit
+from ftlab.runs.sweep_data import SweepData
+from ftlab.tuning.reading import Tuned, ladders_of
 from ftlab.words import rate_name
 
 _LOSS = METRICS["eval_loss_after"]
@@ -25,14 +38,19 @@ _BEFORE = "eval_loss_before"
 _BELOW_TOP = 0.05  # of the axis: above it stands where the numbers come from
 _MEAN = "mean of the seeds"
 _MOST_TICKS = 9  # named rates that have room on the axis
+_CHOOSE_ELSEWHERE = (
+    "Choose a rate on the tuning split (python -m ftlab tune): one that is chosen here "
+    "makes the held-out loss look better than it is"
+)
 _FAR = 3.0  # times the span of the losses: so far off, a line would press the ladder flat
 
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The ladder of one variant: rows of the table, and the rate to mark, if there is one.
+    """The ladder of one variant, and the rate to mark, if there is one.
 
-    `name` is what the curve is called on hover.
+    `table` has the columns `ROW_KEYS`, of runs that differ by learning rate and seed alone. `name`
+    is what the curve is called on hover.
     """
 
     name: str
@@ -40,23 +58,14 @@ class RateCurve:
     suggested: float | None = None
 
 
-def learning_rate_figure(
-    table: pd.DataFrame, name: str = "", suggested: float | None = None, height: int = HEIGHT
-) -> go.Figure:
-    """The loss at each rate, mean and range of the seeds; rates without a loss stand at the top.
-
-    `table` has the columns `ROW_KEYS`, of runs that differ by learning rate and seed alone. `name`
-    is what the loss is called ("tuning loss"); `suggested` is the rate to mark; `height` in pixels.
-    """
-    return learning_rates_figure([RateCurve(_MEAN, table, suggested)], name, height)
-
-
 def learning_rates_figure(
     curves: Sequence[RateCurve], name: str = "", height: int = HEIGHT
 ) -> go.Figure:
-    """The ladders of several variants of one sweep in one figure, each as above.
+    """The ladders of the variants of one sweep: the loss at each rate, mean and range of the seeds.
 
-    The untouched model's loss is a line, or words where it lies far from all of them.
+    Rates without a loss stand at the top. The untouched model's loss is a line, or words where it
+    lies far from all of them. `name` is what the loss is called ("tuning loss"); `height` is in
+    pixels.
     """
     table = pd.concat([curve.table for curve in curves])
     rows, _ = left_out(table, _LOSS.key)
@@ -77,7 +86,7 @@ def learning_rates_figure(
     for loss in far[:1]:
         _say_untouched(fig, loss, above=loss > max(values))
     for loss in near:
-        fig.add_trace(_untouched(ends, loss))
+        fig.add_trace(untouched_line("untouched model", loss, ends, _LOSS))
     for curve, groups in zip(curves, ladders, strict=True):
         if groups:
             fig.add_trace(_curve(groups, curve.name))
@@ -138,16 +147,7 @@ def _curve(groups: Sequence[VariantRuns], name: str) -> dict[str, Any]:
         "name": name,
         "x": [_rate(group) for group in groups],
         "y": means,
-        "error_y": {
-            "type": "data",
-            "symmetric": False,
-            "array": [g.high(_LOSS.key) - mean for g, mean in zip(groups, means, strict=True)],
-            "arrayminus": [mean - g.low(_LOSS.key) for g, mean in zip(groups, means, strict=True)],
-            "visible": any(len(group.rows) > 1 for group in groups),
-            "color": look.colour,
-            "thickness": 1.2,
-            "width": 0,
-        },
+        "error_y": spread_bars(groups, _LOSS, look.colour),
         "line": {"color": look.colour, "dash": look.dash, "width": 2},
         "marker": {"color": look.colour, "symbol": look.marker, "size": 10},
         "cliponaxis": False,
@@ -182,18 +182,6 @@ def _undone(rows: pd.DataFrame, height: float) -> dict[str, Any]:
     }
 
 
-def _untouched(ends: list[float], loss: float) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "untouched model",
-        "x": ends,
-        "y": [loss, loss],
-        "line": {"color": BASE_LOOK.colour, "dash": BASE_LOOK.dash, "width": 1.5},
-        "hovertemplate": f"untouched model {_LOSS.format(loss)}<extra></extra>",
-    }
-
-
 def _distance(value: float, others: Sequence[float]) -> float:
     return max(value - max(others), min(others) - value)
 
@@ -214,3 +202,98 @@ def _mark(fig: go.Figure, groups: Sequence[VariantRuns], rate: float, scaled: An
             x=math.log10(rate), y=scaled(group.mean(_LOSS.key)), text="suggested", yshift=16,
             showarrow=False, font_size=11,
         )  # fmt: skip
+
+
+def _ladders(data: SweepData) -> list[Tuned]:
+    return ladders_of(data.runs)
+
+
+def _drawn(facts: Facts) -> Drawn:
+    """All runs, of a sweep each of whose variants has several rates."""
+    several = bool(facts.read) and all(len(ladder.points) > 1 for ladder in facts.read)
+    return Drawn(facts.table if several else facts.table.iloc[:0], "")
+
+
+def _figure(facts: Facts) -> go.Figure:
+    curves = [
+        RateCurve(_name_of(facts.read, ladder), _rows(facts, ladder), _suggested(ladder))
+        for ladder in facts.read
+    ]
+    if not curves:
+        return empty_figure("no learning rates were tried", facts.height)
+    return learning_rates_figure(curves, _loss_name(facts.read), facts.height)
+
+
+def _finding(facts: Facts) -> str:
+    """The suggested rate, of several ladders that there are such. Only those that the tuning split
+    measured suggest one."""
+    ladders: Sequence[Tuned] = facts.read
+    if len(ladders) != 1:
+        suggests = any(map(_is_tuning, ladders))
+        return "Suggested learning rates" if suggests else f"Lowest {_loss_name(ladders)}"
+    (ladder,) = ladders
+    label, suggested, best = ladder.variant.label, _suggested(ladder), _best(ladder)
+    if suggested is not None:
+        return f"{label}: suggested learning rate {rate_name(suggested)}"
+    if best is None:
+        return f"{label}: no rate has a loss"
+    return f"{label}: lowest {_loss_name(ladders)} at {rate_name(best)}"
+
+
+def _reading(facts: Facts) -> str:
+    """Why that rate; of several ladders each variant in its colour with its rate, as HTML."""
+    ladders: Sequence[Tuned] = facts.read
+    if len(ladders) == 1:
+        return ladders[0].suggestion.reason if _is_tuning(ladders[0]) else _CHOOSE_ELSEWHERE
+    found = ", ".join(
+        f"{named(ladder.variant.method, ladder.variant.label)} "
+        f"{rate_name(ladder.suggestion.rate if _is_tuning(ladder) else _best(ladder))}"
+        for ladder in ladders
+    )
+    return Markup(found if any(map(_is_tuning, ladders)) else f"{found}. {_CHOOSE_ELSEWHERE}")
+
+
+def _split(ladder: Tuned) -> EvalSplit:
+    return ladder.runs[0].spec.settings.eval_split
+
+
+def _is_tuning(ladder: Tuned) -> bool:
+    return _split(ladder) == "tuning"
+
+
+def _loss_name(ladders: Sequence[Tuned]) -> str:
+    return f"{EVAL_SPLITS[_split(ladders[0])]} loss" if ladders else "loss"
+
+
+def _suggested(ladder: Tuned) -> float | None:
+    return ladder.suggestion.rate if _is_tuning(ladder) else None
+
+
+def _best(ladder: Tuned) -> float | None:
+    """The rate of the lowest loss."""
+    known = [point for point in ladder.points if point.loss is not None]
+    return min(known, key=lambda point: point.loss or 0.0).rate if known else None
+
+
+def _name_of(ladders: Sequence[Tuned], ladder: Tuned) -> str:
+    return plain(ladder.variant.label) if len(ladders) > 1 else _MEAN
+
+
+def _rows(facts: Facts, ladder: Tuned) -> pd.DataFrame:
+    """The ladder's rows of the sweep's table."""
+    return facts.table[facts.table["run_id"].isin([run.run_id for run in ladder.runs])]
+
+
+CHARTS = (
+    ChartSpec(
+        id="loss-by-learning-rate",
+        name="Loss by learning rate",
+        drawn=_drawn,
+        finding=_finding,
+        figure=_figure,
+        reading=_reading,
+        read=_ladders,
+        compare=Place(row=4),
+        hides=True,
+    ),
+)

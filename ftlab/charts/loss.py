@@ -1,49 +1,92 @@
-"""Loss curves: one line a variant, the mean of its seeds in their range, labelled at its end."""
+"""The training loss of every run as curves, and where the held-out loss ended."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.facts import add_origin, add_unlike
-from ftlab.charts.grouping import by_variant, left_out, separated, unknown_spread
-from ftlab.charts.lines import At, Curve, Line
-from ftlab.charts.points import empty_figure
-from ftlab.charts.template import figure, fix_margins, glyph, plain, short_name
-from ftlab.methods.registry import look_of
+from ftlab.charts.curves import POINT_COLUMNS, XAxis, curves_figure, height_for, run_cells
+from ftlab.charts.facts import by_variant, left_out, separated, unknown_spread
+from ftlab.charts.spec import Amount, ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.result import OPEN
+from ftlab.runs.store import Run
+from ftlab.runs.sweep_data import SweepData
 from ftlab.words import join_names
 
-XAxis = Literal["step", "tokens", "seconds"]
-X_TITLES: dict[XAxis, str] = {
-    "step": "step",
-    "tokens": "tokens seen, padding not counted",
-    "seconds": "seconds of training steps",
-}
-
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-_MANY = 8  # from so many lines on each wears its method's marker: colour and dash do not do
-_LABEL_PIXELS = 15
-_AXIS_PIXELS = 52  # what the x axis and the margins take of the height
 _ROOM_FOR_NAME = 260  # pixels: a lower figure leaves the name of the measure to its heading
-_BAND = 0.14  # opacity of the seeds' range
 _DIVERGED = 1.6  # a loss above this many times the first one is drawn off the top
-_MOST_SEEDS = 6  # named one by one on hover
 _MOST_NAMES = 4  # in a sentence
 
 
 @dataclass(frozen=True)
-class _Look:
-    dash: str
-    marker: str | None
+class LossCurve:
+    """The training loss of one run that may still go on: `points` are (step, nats a token)."""
+
+    label: str
+    method: str
+    points: Sequence[tuple[int, float]]
+    emphasised: bool = True
+    seed: int = 0
+
+
+def curve_of(run: Run, losses: Sequence[tuple[int, float]]) -> LossCurve:
+    """The curve of a run; pale if the run did not get to its end."""
+    emphasised = run.status in ("done", *OPEN)
+    return LossCurve(run.spec.label, run.spec.method, tuple(losses), emphasised, run.spec.seed)
+
+
+def curve_points(curves: Iterable[LossCurve]) -> pd.DataFrame:
+    """The points of curves as `loss_figure` takes them; of steps alone, without an origin."""
+    rows = []
+    for number, curve in enumerate(curves):
+        run = [str(number), curve.label, curve.method, curve.seed, curve.emphasised, "", "", None]
+        rows += [[*run, step, None, None, loss] for step, loss in curve.points]
+    return _table(rows)
+
+
+def loss_points(data: SweepData) -> pd.DataFrame:
+    """The points of every run of a sweep that has any, with the columns `POINT_COLUMNS`.
+
+    Tokens and seconds are NaN where they are not recorded: in imported runs.
+    """
+    facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
+    rows: list[list[Any]] = []
+    for run in data.own_runs:
+        steps = _recorded(run.directory.metrics())
+        rows += _rows_of(facts[run.run_id], steps)
+    for published in data.published:
+        losses = [(step, None, None, loss) for step, loss in published.losses]
+        rows += _rows_of(facts[published.run_id], losses)
+    return _table(rows)
+
+
+def _rows_of(
+    facts: Mapping[Any, Any], steps: Iterable[tuple[int, float | None, float | None, float]]
+) -> list[list[Any]]:
+    run = run_cells(facts)
+    return [[*run, *step] for step in steps]
+
+
+def _recorded(
+    events: Iterable[Mapping[str, Any]],
+) -> Iterable[tuple[int, float | None, float | None, float]]:
+    tokens = seconds = 0.0
+    for event in events:
+        if event.get("event") == "step":
+            tokens += event.get("tokens") or 0
+            seconds += event.get("seconds") or 0.0
+            yield int(event["step"]), tokens, seconds, float(event["loss"])
+
+
+def _table(rows: list[list[Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=POINT_COLUMNS, dtype=object)
+    numbers = ["tokens", "seconds", "loss"]
+    return table.astype(dict.fromkeys(numbers, float) | {"step": int, "emphasised": bool})
 
 
 def loss_figure(
@@ -70,61 +113,10 @@ def loss_figure(
     return curves_figure(points, title, nothing, height, x, smoothing, steps, unlike, _DIVERGED)
 
 
-def curves_figure(
-    points: pd.DataFrame,
-    title: str,
-    nothing: str,
-    height: int,
-    x: XAxis = "step",
-    smoothing: int = 1,
-    steps: int | None = None,
-    unlike: Likeness | None = None,
-    most: float = math.inf,
-) -> go.Figure:
-    """Curves of any measure over the steps, drawn as `loss_figure` says; `loss` holds its values.
-
-    `title` is the y axis's, `nothing` what is said where there is no point. What lies above `most`
-    times the highest first value is drawn off the top.
-    """
-    drawn = [curve for curve in _curves(points, x, smoothing) if curve.finite]
-    if not drawn:
-        return empty_figure(nothing, height)
-    fig = figure(height, xaxis_title=X_TITLES[x], yaxis_title=title)
-    looks = _looks(drawn)
-    lines = sorted(_lines(drawn), key=lambda line: line.emphasised)
-    bands = [_band(line) for line in lines if len(line.curves) > 1]
-    fig.add_traces([*bands, *(_trace(line, looks[line.key], x) for line in lines)])
-    low, high = _range(drawn, most)
-    last = max(curve.points[-1][1] for curve in drawn)
-    if x == "step":
-        last = steps or last
-    fig.update_layout(
-        yaxis_range=[low, high],
-        xaxis={
-            "range": [0, last * 1.01],
-            "tickformat": "~s" if x == "tokens" else "d",
-            "nticks": 8,
-        },
-    )
-    fix_margins(fig, ["0.0"], y_title=True)
-    _label_ends(fig, lines, looks, low, high, height)
-    add_origin(fig, points.iloc[:1])
-    return fig if unlike is None else add_unlike(fig, unlike)
-
-
-def height_for(points: pd.DataFrame, least: int) -> int:
-    """The height at which every line of the points has room for its label, but at least `least`."""
-    lines = len(points[["method", "label"]].drop_duplicates())
-    return max(least, _AXIS_PIXELS + _LABEL_PIXELS * lines)
-
-
-def loss_finding(table: pd.DataFrame) -> str:
-    """Where the held-out loss ended, best first, and which of them the seeds do not tell apart.
-
-    `table` is the store's table of one sweep (columns `ROW_KEYS`).
-    """
+def loss_finding(facts: Facts) -> str:
+    """Where the held-out loss ended, best first, and which of them the seeds do not tell apart."""
     key = "eval_loss_after"
-    groups = by_variant(left_out(table, key)[0], key)
+    groups = by_variant(left_out(facts.table, key)[0], key)
     if not groups:
         return "Training loss; no held-out loss was measured"
     groups.sort(key=lambda group: group.mean(key))
@@ -141,197 +133,59 @@ def loss_finding(table: pd.DataFrame) -> str:
     return words + unknown_spread(groups) if None in known else words
 
 
-def loss_left_out(points: pd.DataFrame, x: XAxis, table: pd.DataFrame) -> int:
-    """How many runs of the table have no loss over that x."""
-    return len(table) - len(_with_loss(points, x))
-
-
-def loss_likeness(points: pd.DataFrame, x: XAxis, table: pd.DataFrame) -> Likeness:
-    """Whether the runs of the table that have a loss over that x are like for like."""
-    return likeness_of_rows(table[table["run_id"].isin(_with_loss(points, x))])
-
-
-def _with_loss(points: pd.DataFrame, x: XAxis) -> list[str]:
+def _drawn(facts: Facts) -> Drawn:
+    points, x = facts.read, _x(facts)
     known = points[points[x].notna() & points["loss"].notna()]
-    return [str(run_id) for run_id in known["run_id"].unique()]
+    lack = f"no {'loss' if x == 'step' else x} recorded"
+    return recorded(facts.table, known["run_id"].unique(), lack)
 
 
-def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
-    """The runs in the order in which they come."""
-    facts: dict[str, tuple[str, str, Any, bool, str]] = {}
-    steps: dict[str, list[tuple[int, float, float]]] = {}
-    names = ["run_id", "label", "method", "seed", "emphasised", "settings", "step", x, "loss"]
-    columns = (points[name].tolist() for name in names)
-    for run_id, label, method, seed, emphasised, settings, step, at, loss in zip(
-        *columns, strict=True
-    ):
-        if math.isfinite(at):
-            facts.setdefault(run_id, (label, method, seed, emphasised, settings))
-            steps.setdefault(run_id, []).append((step, at, loss))
-    return [
-        Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
-        for run_id, fact in facts.items()
-    ]
+def _figure(facts: Facts) -> go.Figure:
+    height = height_for(facts.read, facts.height)
+    unlike = likeness_of_rows(_drawn(facts).rows)
+    return loss_figure(facts.read, _x(facts), _smoothing(facts), height, unlike=unlike)
 
 
-def _smooth(
-    points: Sequence[tuple[int, float, float]], over: int
-) -> Sequence[tuple[int, float, float]]:
-    """Each loss as the mean of the last `over` ones that are numbers; a gap stays a gap."""
-    if over <= 1:
-        return points
-    window: deque[float] = deque(maxlen=over)
-    smooth = []
-    for step, x, loss in points:
-        if math.isfinite(loss):
-            window.append(loss)
-            loss = sum(window) / len(window)
-        smooth.append((step, x, loss))
-    return smooth
+def _reading(facts: Facts) -> str:
+    over = _smoothing(facts)
+    mean = f", running mean of {over} steps" if over > 1 else ""
+    several = len(facts.table) and facts.table.groupby("variant").size().max() > 1
+    seeds = "; mean and range of the seeds" if several else ""
+    return f"Training loss by {_x(facts)}{mean}{seeds}"
 
 
-def _lines(curves: Sequence[Curve]) -> list[Line]:
-    groups: dict[tuple[str, str, bool], list[Curve]] = {}
-    for curve in curves:
-        groups.setdefault((curve.label, curve.method, curve.emphasised), []).append(curve)
-    return [Line(*key, members) for key, members in groups.items()]
+def _file(facts: Facts) -> str:
+    return f"loss-by-{_x(facts)}"
 
 
-def _looks(curves: Sequence[Curve]) -> dict[tuple[str, str], _Look]:
-    looks: dict[tuple[str, str], _Look] = {}
-    used: dict[str, int] = {}
-    many = len({(curve.method, curve.label) for curve in curves}) >= _MANY
-    for curve in curves:
-        key = curve.method, curve.label
-        if key in looks:
-            continue
-        number = used.get(curve.method, 0)
-        used[curve.method] = number + 1
-        own = look_of(curve.method).dash
-        dashes = (own, *(dash for dash in _DASHES if dash != own))
-        first = look_of(curve.method).marker if many else None
-        marker = _MARKERS[(number - 1) % len(_MARKERS)] if number else first
-        looks[key] = _Look(dashes[number % len(dashes)], marker)
-    return looks
+def _x(facts: Facts) -> XAxis:
+    chosen: XAxis = facts.chosen.get("loss-x", "step")
+    return chosen
 
 
-def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
-    """The line; `meta` holds the ids of its runs, the first one being what a click opens."""
-    colour, name = look_of(line.method).colour, plain(line.label)
-    several = len(line.curves) > 1
-    single = len(line.steps) == 1  # a line through one point is invisible
-    where = {"step": "step %{x}", "tokens": "%{x:.3s} tokens", "seconds": "%{x:.1f} s"}[x]
-    settings = line.curves[0].settings
-    return {
-        "type": "scatter",
-        "x": [at.x for at in line.steps],
-        "y": [at.mean for at in line.steps],
-        "mode": "lines+markers" if look.marker or single else "lines",
-        "line": {"color": colour, "width": 2, "dash": look.dash},
-        "marker": {
-            "symbol": look.marker or "circle",
-            "size": 6,
-            "maxdisplayed": 8,
-            "color": colour,
-        },
-        "opacity": 1.0 if line.emphasised else 0.3,
-        "name": name,
-        "meta": {"runs": " ".join(curve.run_id for curve in line.curves)},
-        "text": [_seeds(line, at) for at in line.steps] if several else None,
-        "hovertemplate": (
-            f"<b>{name}</b><br>"
-            + (f"mean %{{y:.3f}} at {where}<br>%{{text}}" if several else f"%{{y:.3f}} at {where}")
-            + (f"<br>{settings}" if settings else "")
-            + "<extra></extra>"
+def _smoothing(facts: Facts) -> int:
+    return int(facts.chosen.get("smoothing", 1))
+
+
+def _axes(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [("Steps", "step"), ("Tokens", "tokens"), ("Seconds", "seconds")]
+
+
+CHARTS = (
+    ChartSpec(
+        id="loss",
+        name="Training loss by step",
+        drawn=_drawn,
+        finding=loss_finding,
+        figure=_figure,
+        reading=_reading,
+        read=loss_points,
+        choices=(
+            Choice("loss-x", "Loss over", _axes, ("step",)),
+            Amount("smoothing", "Mean over steps", most=20),
         ),
-    }
-
-
-def _seeds(line: Line, at: At) -> str:
-    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; of many, their range."""
-    if len(at.losses) > _MOST_SEEDS:
-        low, high = min(at.losses.values()), max(at.losses.values())
-        return f"{len(at.losses)} seeds, {low:.3f} to {high:.3f}"
-    return ", ".join(f"seed {line.curves[i].seed} {loss:.3f}" for i, loss in at.losses.items())
-
-
-def _band(line: Line) -> dict[str, Any]:
-    """The range of the seeds as one outline for each stretch without a gap."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for there, stretch in groupby(line.steps, key=lambda at: bool(at.losses)):
-        if not there:
-            continue
-        steps = list(stretch)
-        x += [*(at.x for at in steps), *(at.x for at in reversed(steps)), None]
-        y += [at.high for at in steps]
-        y += [*(at.low for at in reversed(steps)), None]
-    return {
-        "type": "scatter",
-        "x": x,
-        "y": y,
-        "mode": "lines",
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": look_of(line.method).colour,
-        "opacity": _BAND if line.emphasised else _BAND / 3,
-        "hoverinfo": "skip",
-        "name": f"{plain(line.label)}, range of the seeds",
-    }
-
-
-def _range(curves: Sequence[Curve], most: float) -> tuple[float, float]:
-    low = min(min(curve.finite) for curve in curves)
-    highest = max(max(curve.finite) for curve in curves)
-    if math.isfinite(most):
-        high = min(highest, most * max(curve.finite[0] for curve in curves))
-    else:
-        high = highest
-    space = max(0.06 * (high - low), 0.01)
-    return low - space, high + space
-
-
-def _label_ends(
-    fig: go.Figure,
-    lines: Iterable[Line],
-    looks: Mapping[tuple[str, str], _Look],
-    low: float,
-    high: float,
-    height: int,
-) -> None:
-    """Labels right of the plot, each at the height of its line's end, pushed apart."""
-    inner = max(1, height - _AXIS_PIXELS)
-    ends: dict[tuple[str, str], float] = {}
-    for line in sorted(lines, key=lambda line: not line.emphasised):
-        ends.setdefault(line.key, line.end)
-    room = max(1, inner // _LABEL_PIXELS)
-    shown = dict(list(ends.items())[:room])
-    keys = sorted(shown, key=lambda key: shown[key])
-    wanted = [min(max(shown[key], low), high) for key in keys]
-    texts = [f"{short_name(label, method)} {shown[method, label]:.2f}" for method, label in keys]
-    gap = _LABEL_PIXELS * (high - low) / inner
-    annotations = [
-        {
-            "x": 1,
-            "xref": "paper",
-            "y": y,
-            "text": f"{glyph(key[0], looks[key].marker)} {plain(text)}",
-            "xanchor": "left",
-            "xshift": 4,
-            "showarrow": False,
-        }
-        for key, text, y in zip(keys, texts, spread(wanted, gap, high), strict=True)
-    ]
-    fig.update_layout(annotations=annotations, margin_r=24 + 7 * max(map(len, texts)))
-
-
-def spread(values: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending values moved as little as needed to lie `gap` apart and not above `top`."""
-    placed: list[float] = []
-    for value in values:
-        placed.append(max(value, placed[-1] + gap) if placed else value)
-    limit = top
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - gap
-    return placed
+        file=_file,
+        compare=Place(row=2),
+        report=20,
+    ),
+)

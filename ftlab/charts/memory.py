@@ -13,24 +13,38 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.axes import axis_of
-from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
-from ftlab.charts.grouping import VariantRuns, by_variant, is_measured, left_out
-from ftlab.charts.points import empty_figure
-from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
+from ftlab.charts.facts import (
+    NOTE_PIXELS,
+    VariantRuns,
+    add_facts,
+    by_variant,
+    click_hint,
+    is_measured,
+    settings_text,
+)
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.registry import look_of
-from ftlab.runs.metrics import METRICS
 from ftlab.runs.result import ANATOMY
 from ftlab.words import some_names
 
-PHASES_NEEDED = ("before_model_bytes", "peak_memory_bytes")
-ANATOMY_NEEDED = tuple(f"anatomy_{part}_bytes" for part in ANATOMY)
-NET = "net_peak_memory_bytes"
-ANATOMY_COLOURS = {
+_PHASES_NEEDED = ("before_model_bytes", "peak_memory_bytes")
+_ANATOMY_NEEDED = tuple(f"anatomy_{part}_bytes" for part in ANATOMY)
+_NET = "net_peak_memory_bytes"
+_ANATOMY_COLOURS = {
     "weights": "#3d5a80", "gradients": "#7693b8", "optimizer": "#b3c7df",
     "activations": "#d9a441", "temporary": "#e8cf9f",
 }  # fmt: skip
 """Colour of each part: they differ in lightness too, so that they are told apart without hue."""
+
+_KEYS = "".join(
+    f'<span><i class="sw" style="--c:{colour}"></i>{part}</span>'
+    for part, colour in _ANATOMY_COLOURS.items()
+)
+_LEGEND = (
+    f'<p class="meta keys">{_KEYS}<span><i class="tick"></i>net peak that was measured</span>'
+    "<span>narrow, hatched: predicted</span></p>"
+)
 
 _DARK_PARTS = frozenset({"weights"})
 _PREDICTED_COLOUR = "#8b5cf6"
@@ -55,17 +69,17 @@ _PHASES = (
     _Phase("evaluate", "evaluation", "evaluate_peak_bytes", "."),
     _Phase("save", "saving", "save_peak_bytes", "x"),
 )
-_PHASE_COLUMNS = (*PHASES_NEEDED, *(phase.key for phase in _PHASES))
+_PHASE_COLUMNS = (*_PHASES_NEEDED, *(phase.key for phase in _PHASES))
 _PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part in ANATOMY)
-_ANATOMY_COLUMNS = (*ANATOMY_NEEDED, *_PREDICTED_PARTS, NET)
+_ANATOMY_COLUMNS = (*_ANATOMY_NEEDED, *_PREDICTED_PARTS, _NET)
 
 
-def phases_figure(table: pd.DataFrame) -> go.Figure:
+def phases_figure(facts: Facts) -> go.Figure:
     """Net peak memory of each phase; one group of bars a variant, in its method's colour.
 
     The phase is told by a bar's place in its group, its pattern and its label. Means over seeds.
     """
-    rows, _ = left_out(table, *PHASES_NEEDED)
+    rows = _phases_drawn(facts).rows
     groups = by_variant(rows, *_PHASE_COLUMNS)
     if not groups:
         return empty_figure("no run has its peaks by phase")
@@ -74,16 +88,18 @@ def phases_figure(table: pd.DataFrame) -> go.Figure:
     height = _AXIS_PIXELS + _BAR_PIXELS * (len(_PHASES) + 1) * len(groups)
     fig = figure(height, margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8}, bargap=0.12)
     fig.add_traces(bars)
-    _bytes_axis(fig, longest * _ROOM, f"net peak memory{_kind(rows)}, less is better")
+    fig.update_xaxes(
+        title_text=f"net peak memory{_kind(rows)}, less is better", **bytes_axis(longest * _ROOM)
+    )
     middle = (len(_PHASES) - 1) / 2
     _name_rows(fig, groups, [(len(_PHASES) + 1) * i + middle for i in range(len(groups))])
     fig.update_yaxes(range=[(len(_PHASES) + 1) * len(groups) - 1, -1])
     return add_facts(fig, rows)
 
 
-def phases_finding(table: pd.DataFrame) -> str:
+def phases_finding(facts: Facts) -> str:
     """Which phase sets each variant's peak, in every run of it or only in some."""
-    groups = by_variant(left_out(table, *PHASES_NEEDED)[0], *_PHASE_COLUMNS)
+    groups = by_variant(_phases_drawn(facts).rows, *_PHASE_COLUMNS)
     if not groups:
         return "No run has its peak memory by phase"
     names: dict[str, list[str]] = {}
@@ -103,23 +119,21 @@ def phases_finding(table: pd.DataFrame) -> str:
     return text[0].upper() + text[1:]
 
 
-def has_phases(table: pd.DataFrame) -> bool:
-    """Whether any run has its peaks by phase; imported ones have not."""
-    return not left_out(table, *PHASES_NEEDED)[0].empty
+def _phases_drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, *_PHASES_NEEDED)
 
 
-def has_anatomy(table: pd.DataFrame) -> bool:
-    """Whether any run says what its peak was made of."""
-    return not left_out(table, *ANATOMY_NEEDED)[0].empty
+def _anatomy_drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, *_ANATOMY_NEEDED)
 
 
-def anatomy_figure(table: pd.DataFrame) -> go.Figure:
+def anatomy_figure(facts: Facts) -> go.Figure:
     """What the peak of training was made of, one stacked bar a variant, means over seeds.
 
     A narrow bar in violet below it is what was predicted; a tick is the net peak of the process,
     which on a CPU holds more than tensors.
     """
-    rows, _ = left_out(table, *ANATOMY_NEEDED)
+    rows = _anatomy_drawn(facts).rows
     groups = by_variant(rows, *_ANATOMY_COLUMNS)
     if not groups:
         return empty_figure("no run says what its peak was made of")
@@ -138,17 +152,19 @@ def anatomy_figure(table: pd.DataFrame) -> go.Figure:
     fig.add_traces([_net_ticks(groups, lines)])
     ends = [_total(group, "anatomy") for group in groups]
     ends += [_total(groups[i], "predicted") for i in known]
-    ends += [group.mean(NET) for group in groups if is_measured(group.mean(NET))]
+    ends += [group.mean(_NET) for group in groups if is_measured(group.mean(_NET))]
     longest = max(ends)
-    _bytes_axis(fig, longest * 1.06, "at the net peak of training, less is better")
+    fig.update_xaxes(
+        title_text="at the net peak of training, less is better", **bytes_axis(longest * 1.06)
+    )
     _name_rows(fig, groups, lines)
     fig.update_yaxes(range=[len(groups) - 0.4, -0.4])
     return add_facts(fig, rows)
 
 
-def anatomy_finding(table: pd.DataFrame) -> str:
+def anatomy_finding(facts: Facts) -> str:
     """The largest part of each variant's peak, and how far the prediction was off."""
-    groups = by_variant(left_out(table, *ANATOMY_NEEDED)[0], *_ANATOMY_COLUMNS)
+    groups = by_variant(_anatomy_drawn(facts).rows, *_ANATOMY_COLUMNS)
     if not groups:
         return "No run says what its peak was made of"
     largest: dict[str, list[str]] = {}
@@ -201,7 +217,7 @@ def _part_bars(part: str, groups: Sequence[VariantRuns], lines: Sequence[float])
     return _stacked(f"anatomy_{part}_bytes", part, groups, lines) | {
         "name": part,
         "width": _MEASURED_WIDTH,
-        "marker": {"color": ANATOMY_COLOURS[part], "line": {"width": 0}},
+        "marker": {"color": _ANATOMY_COLOURS[part], "line": {"width": 0}},
         "text": [part] * len(groups),
         "textposition": "inside",
         "insidetextanchor": "middle",
@@ -218,7 +234,7 @@ def _predicted_bars(
         "name": f"predicted {part}",
         "width": _PREDICTED_WIDTH,
         "marker": {
-            "color": ANATOMY_COLOURS[part],
+            "color": _ANATOMY_COLOURS[part],
             "line": {"color": _PREDICTED_COLOUR, "width": 1.5},
             "pattern": {"shape": "/", "fgcolor": _PAPER, "fgopacity": 0.55, "size": 5},
         },
@@ -245,27 +261,14 @@ def _net_ticks(groups: Sequence[VariantRuns], lines: Sequence[int]) -> dict[str,
         "type": "scatter",
         "mode": "markers",
         "name": "net peak",
-        "x": [group.mean(NET) for group in groups],
+        "x": [group.mean(_NET) for group in groups],
         "y": list(lines),
         "marker": {"symbol": "line-ns", "size": 24, "line": {"color": _TICK, "width": 3}},
         "cliponaxis": False,
         "customdata": [group.run_ids for group in groups],
-        "hovertext": [_hover(group, "measured net peak", group.values(NET)) for group in groups],
+        "hovertext": [_hover(group, "measured net peak", group.values(_NET)) for group in groups],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
-
-
-def _bytes_axis(fig: go.Figure, longest: float, title: str) -> None:
-    axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, longest])
-    fig.update_xaxes(
-        title_text=title,
-        range=[0, longest],
-        tickmode="array",
-        tickvals=[tick for tick in axis.ticks if 0 <= tick <= longest],
-        ticktext=[
-            text for tick, text in zip(axis.ticks, axis.texts, strict=True) if 0 <= tick <= longest
-        ],
-    )
 
 
 def _name_rows(fig: go.Figure, groups: Sequence[VariantRuns], lines: Sequence[float]) -> None:
@@ -320,3 +323,30 @@ def _hover(group: VariantRuns, what: str, values: Sequence[float]) -> str:
         low, high = units.format_bytes(min(values)), units.format_bytes(max(values))
         text += f", {low} to {high}"
     return "<br>".join([text, settings_text(group.rows)]) + click_hint(group.rows)
+
+
+CHARTS = (
+    ChartSpec(
+        id="memory-by-phase",
+        name="Net peak memory by phase",
+        drawn=_phases_drawn,
+        finding=phases_finding,
+        figure=phases_figure,
+        reading="Net peak memory by phase, above the process without a model; means of the seeds",
+        compare=Place(row=3),
+        report=60,
+        hides=True,
+    ),
+    ChartSpec(
+        id="memory-anatomy",
+        name="What the peak is made of",
+        drawn=_anatomy_drawn,
+        finding=anatomy_finding,
+        figure=anatomy_figure,
+        reading="Means of the seeds",
+        legend=_LEGEND,
+        compare=Place(row=3, column=2),
+        report=70,
+        hides=True,
+    ),
+)

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.grouping import (
+from ftlab.charts.drawing import empty_figure, measure_name
+from ftlab.charts.facts import (
     EXACT,
     VariantRuns,
     by_variant,
@@ -16,24 +17,23 @@ from ftlab.charts.grouping import (
     separated,
     unknown_spread,
 )
-from ftlab.charts.points import HEIGHT, empty_figure, name_in, scatter_figure, scatter_of
+from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of
+from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
-from ftlab.runs.metrics import MetricSpec
+from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.words import join_names
 
 _MOST_NAMES = 4  # in a sentence; more are counted
+_X_USUAL = ("net_peak_memory_bytes", "train_seconds", "trainable_params", "adapter_bytes")
+_Y_USUAL = ("score_after", "eval_loss_after")
 
 
-def pareto_figure(
-    table: pd.DataFrame, x: MetricSpec, y: MetricSpec, height: int = HEIGHT
-) -> go.Figure:
-    """Every variant as a point over the two measures, the front named and joined by dashes.
-
-    `height` is in pixels.
-    """
-    shown = scatter_of(table, x, y)
+def pareto_figure(facts: Facts) -> go.Figure:
+    """Every variant as a point over the two measures, the front named and joined by dashes."""
+    x, y = _measures(facts)
+    shown = scatter_of(facts.table, x, y)
     if shown is None:
-        return empty_figure("no run has both measures", height)
+        return empty_figure("no run has both measures", facts.height)
     front = pareto_front(shown.groups, x, y)
     line = {
         "type": "scatter",
@@ -44,13 +44,14 @@ def pareto_figure(
         "line": {"color": BASE_LOOK.colour, "dash": "dash", "width": 1.5},
         "hoverinfo": "skip",
     }
-    return scatter_figure(shown, table, front, [line], height)
+    return scatter_figure(shown, facts, front, [line])
 
 
-def pareto_finding(table: pd.DataFrame, x: MetricSpec, y: MetricSpec) -> str:
+def pareto_finding(facts: Facts) -> str:
     """Which variants are the front, and which differences along it no seed bears out."""
-    groups = _groups(table, x, y)
-    names = _measure_names(table, x, y)
+    x, y = _measures(facts)
+    groups = by_variant(_drawn(facts).rows, x.key, y.key)
+    names = [name_in(facts.table, metric).split(",")[0] for metric in (x, y)]
     if not groups:
         return f"No run has both {names[0]} and {names[1]}"
     if len(groups) == 1:
@@ -115,10 +116,6 @@ def _clearly_beaten(
     )
 
 
-def _groups(table: pd.DataFrame, x: MetricSpec, y: MetricSpec) -> list[VariantRuns]:
-    return by_variant(left_out(table, x.key, y.key)[0], x.key, y.key)
-
-
 def pareto_front(groups: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec) -> list[VariantRuns]:
     """The variants on the front, by ascending x, then y.
 
@@ -150,6 +147,40 @@ def _names(groups: Sequence[VariantRuns]) -> str:
     return join_names([group.variant for group in groups])
 
 
-def _measure_names(table: pd.DataFrame, x: MetricSpec, y: MetricSpec) -> tuple[str, str]:
-    first, second = (name_in(table, metric).split(",")[0] for metric in (x, y))
-    return first, second
+def measure_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(name, key) of every measure that some run of the table has; of all where none has any."""
+    known = [key for key in METRICS if not left_out(table, key)[0].empty]
+    return [(measure_name(METRICS[key]).capitalize(), key) for key in known or METRICS]
+
+
+def _measures(facts: Facts) -> tuple[MetricSpec, MetricSpec]:
+    """Those that were chosen, else net peak memory and quality."""
+    x, y = facts.chosen.get("x", _X_USUAL[0]), facts.chosen.get("y")
+    return METRICS[x], METRICS[y] if y else quality_measure(facts.table)
+
+
+def _drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, *(metric.key for metric in _measures(facts)))
+
+
+def _name(facts: Facts) -> str:
+    x, y = _measures(facts)
+    return f"{y.label} against {measure_name(x).split(',')[0]}"
+
+
+CHARTS = (
+    ChartSpec(
+        id="pareto",
+        name=_name,
+        drawn=_drawn,
+        finding=pareto_finding,
+        figure=pareto_figure,
+        reading=("Dashed: the front, those that none beats. Point: mean, bars: range of the seeds"),
+        choices=(
+            Choice("x", "Across", measure_choices, _X_USUAL, is_menu=True),
+            Choice("y", "Up", measure_choices, _Y_USUAL, is_menu=True),
+        ),
+        compare=Place(row=1, column=2),
+        report=10,
+    ),
+)

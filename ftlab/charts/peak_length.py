@@ -10,8 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ftlab.charts.points import empty_figure
-from ftlab.charts.template import figure, fix_margins, plain
+from ftlab.charts.drawing import empty_figure, figure, fix_margins, plain
 from ftlab.methods.registry import look_of
 from ftlab.units import format_bytes
 

@@ -1,27 +1,41 @@
-"""Variants as points over two measures: the mean of the seeds, their range, and each seed."""
+"""Variants as points over two measures, each with its name where there is room for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.axes import Axis, axis_of, measure_name
-from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
-from ftlab.charts.grouping import VariantRuns, by_variant, left_out
-from ftlab.charts.labels import Spot, place_labels
-from ftlab.charts.template import figure, fix_margins, plain, short_name
-from ftlab.methods.registry import label_of, look_of
-from ftlab.runs.metrics import MetricSpec
+from ftlab.charts.drawing import Axis, axis_of, figure, fix_margins, measure_name, plain, short_name
+from ftlab.charts.facts import (
+    NOTE_PIXELS,
+    VariantRuns,
+    add_facts,
+    by_variant,
+    click_hint,
+    left_out,
+    settings_text,
+)
+from ftlab.charts.spec import Facts
+from ftlab.methods.registry import BASE_LOOK, label_of, look_of
+from ftlab.runs.metrics import METRICS, MetricSpec
 
-HEIGHT = 330
 _FRAME_PIXELS = 58 + NOTE_PIXELS  # ticks, titles and margins
 _NARROW, _TITLE_LINE_PIXELS = 42, 15  # longer titles of the x axis take two lines: phones
 _MOST_DOTS = 10  # of a variant, that no name may cover
 _ALL_NAMED = 32  # up to so many variants all are named, beyond it only those that matter
+
+WIDTHS = (260, 560, 880)
+"""Widths of the plot in pixels for which places are found: phone, half a page, slide."""
+
+_CHARACTER, _LINE = 6.7, 15.0  # pixels of a label in the template's font
+_MARKER = 7.0  # half of a marker, with a little air
+_BAR, _DOT = 2.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,17 @@ def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
     return name
 
 
+def quality_measure(table: pd.DataFrame) -> MetricSpec:
+    """The score after training; the held-out loss where no run has a score."""
+    rows, _ = left_out(table, "score_after")
+    return METRICS["eval_loss_after" if rows.empty else "score_after"]
+
+
 def scatter_figure(
     shown: Scatter,
-    table: pd.DataFrame,
+    facts: Facts,
     first: Sequence[VariantRuns],
     behind: Sequence[dict[str, Any]],
-    height: int,
 ) -> go.Figure:
     """The lines `behind`, then by method each seed and the means with bars from least to most.
 
@@ -85,7 +104,7 @@ def scatter_figure(
         if several:
             traces.append(_seeds(shown, several))
         traces.append(_means(shown, members))
-    fig = figure(height, margin={"l": 8, "r": 16, "t": NOTE_PIXELS, "b": 8})
+    fig = figure(facts.height, margin={"l": 8, "r": 16, "t": NOTE_PIXELS, "b": 8})
     fig.add_traces(traces)
     fig.update_layout(xaxis=shown.x_axis.layout(), yaxis=shown.y_axis.layout())
     fix_margins(fig, shown.y_axis.texts, y_title=True)
@@ -98,14 +117,22 @@ def scatter_figure(
         for x, y in zip(trace["x"], trace["y"], strict=True)
     ]
     _name(fig, shown, first, line)
-    return add_facts(fig, table[table["run_id"].isin(_ids(shown))])
+    return add_facts(fig, facts.table[facts.table["run_id"].isin(_ids(shown))])
 
 
-def empty_figure(words: str, height: int = HEIGHT) -> go.Figure:
-    """A figure without data that says why."""
-    fig = figure(height)
-    fig.update_xaxes(visible=False).update_yaxes(visible=False)
-    return fig.add_annotation(text=words, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+def untouched_line(
+    name: str, value: float, ends: list[float], metric: MetricSpec
+) -> dict[str, Any]:
+    """A line across the plot at the untouched model's value; `ends` are those of the x axis."""
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": ends,
+        "y": [value, value],
+        "line": {"color": BASE_LOOK.colour, "dash": BASE_LOOK.dash, "width": 1.5},
+        "hovertemplate": f"{name} {metric.format(value)}<extra></extra>",
+    }
 
 
 def _ids(shown: Scatter) -> list[str]:
@@ -145,8 +172,8 @@ def _means(shown: Scatter, groups: Sequence[VariantRuns]) -> dict[str, Any]:
         "name": label_of(groups[0].method),
         "x": [group.mean(shown.x.key) for group in groups],
         "y": [group.mean(shown.y.key) for group in groups],
-        "error_x": _bars(groups, shown.x, look.colour),
-        "error_y": _bars(groups, shown.y, look.colour),
+        "error_x": spread_bars(groups, shown.x, look.colour),
+        "error_y": spread_bars(groups, shown.y, look.colour),
         "marker": {"color": look.colour, "symbol": look.marker, "size": 11},
         "cliponaxis": False,
         "customdata": [group.run_ids for group in groups],
@@ -155,7 +182,8 @@ def _means(shown: Scatter, groups: Sequence[VariantRuns]) -> dict[str, Any]:
     }
 
 
-def _bars(groups: Sequence[VariantRuns], metric: MetricSpec, colour: str) -> dict[str, Any]:
+def spread_bars(groups: Sequence[VariantRuns], metric: MetricSpec, colour: str) -> dict[str, Any]:
+    """The error bars of the means: what each variant's runs `reach`."""
     means = [group.mean(metric.key) for group in groups]
     ends = [group.reach(metric) for group in groups]
     return {
@@ -226,3 +254,149 @@ def _spot(shown: Scatter, group: VariantRuns) -> Spot:
 
 def _on_axis(share: Callable[[float], float], ends: tuple[float, float]) -> tuple[float, float]:
     return share(ends[0]), share(ends[1])
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point that wants its name beside it; all numbers are shares of the plot, y upwards.
+
+    The ranges are those of its bars, `dots` the small points that belong to it.
+    """
+
+    x: float
+    y: float
+    text: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    dots: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a label stands relative to its point, in plotly's terms (shifts in pixels).
+
+    One that is `far` needs a line to its point.
+    """
+
+    xanchor: Literal["left", "center", "right"]
+    yanchor: Literal["bottom", "middle", "top"]
+    xshift: float
+    yshift: float
+    far: bool = False
+
+    def annotation(self) -> dict[str, Any]:
+        """What plotly needs beside position and text."""
+        anchors: dict[str, Any] = {"xanchor": self.xanchor, "yanchor": self.yanchor}
+        if not self.far:
+            return anchors | {"xshift": self.xshift, "yshift": self.yshift, "showarrow": False}
+        return anchors | {
+            "ax": self.xshift, "ay": -self.yshift, "showarrow": True, "arrowhead": 0,
+            "arrowwidth": 1, "arrowcolor": BASE_LOOK.colour, "standoff": 7,
+        }  # fmt: skip
+
+    def box(self, x: float, y: float, width: float) -> tuple[float, float, float, float]:
+        """Left, bottom, right and top of a label of that width beside the pixel (x, y)."""
+        left = x + self.xshift - {"left": 0.0, "center": 0.5, "right": 1.0}[self.xanchor] * width
+        low = y + self.yshift - {"bottom": 0.0, "middle": 0.5, "top": 1.0}[self.yanchor] * _LINE
+        return left, low, left + width, low + _LINE
+
+
+def _places() -> tuple[Place, ...]:
+    near = [
+        Place("left", "middle", 9, 0),
+        Place("right", "middle", -9, 0),
+        Place("center", "bottom", 0, 7),
+        Place("center", "top", 0, -7),
+        Place("left", "bottom", 6, 4),
+        Place("right", "bottom", -6, 4),
+        Place("left", "top", 6, -4),
+        Place("right", "top", -6, -4),
+    ]
+    far = [
+        Place("left" if x > 0 else "right", "middle", x * away, y * away, far=True)
+        for away in (26.0, 44.0, 64.0, 88.0, 120.0, 160.0, 210.0)
+        for x, y in ((0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7), (1, 0.3), (-1, 0.3))
+    ]
+    return (*near, *far)
+
+
+_PLACES = _places()
+
+
+def place_labels(
+    spots: Sequence[Spot],
+    height: float,
+    count: int,
+    line: Sequence[tuple[float, float]] = (),
+) -> list[Place | None]:
+    """A place for each of the first `count` names; `None` where all of them are taken.
+
+    The earlier of two names has the choice. Where none is free at every width, one that is free at
+    all but the least will do. `height` is that of the plot in pixels; `line` are the
+    corners, as shares of the plot, of a line that no name may cross.
+    """
+    taken = [
+        np.vstack([_obstacles(spots, width, height), _along(line, width, height)])
+        for width in WIDTHS
+    ]
+    found: list[Place | None] = []
+    for spot in spots[:count]:
+        place = _first_free(spot, taken, height)
+        found.append(place)
+        if place is not None:
+            taken = [
+                np.vstack([boxes, place.box(spot.x * width, spot.y * height, _width(spot.text))])
+                for boxes, width in zip(taken, WIDTHS, strict=True)
+            ]
+    return found
+
+
+def _first_free(spot: Spot, taken: Sequence[Any], height: float) -> Place | None:
+    for first in (0, 1):
+        for place in _PLACES:
+            boxes = list(zip(WIDTHS, taken, strict=True))[first:]
+            if all(_is_free(place, spot, width, there, height) for width, there in boxes):
+                return place
+    return None
+
+
+def _is_free(place: Place, spot: Spot, width: float, taken: Any, height: float) -> bool:
+    left, low, right, high = place.box(spot.x * width, spot.y * height, _width(spot.text))
+    if left < 0 or right > width or low < 0 or high > height:
+        return False
+    meets = (
+        (taken[:, 0] < right) & (taken[:, 2] > left) & (taken[:, 1] < high) & (taken[:, 3] > low)
+    )
+    return not meets.any()
+
+
+def _obstacles(spots: Sequence[Spot], width: float, height: float) -> Any:
+    """The boxes of all markers and of their bars."""
+    boxes = []
+    for spot in spots:
+        x, y = spot.x * width, spot.y * height
+        boxes += [
+            (x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER),
+            (spot.x_range[0] * width, y - _BAR, spot.x_range[1] * width, y + _BAR),
+            (x - _BAR, spot.y_range[0] * height, x + _BAR, spot.y_range[1] * height),
+        ]
+        for across, up in spot.dots:
+            x, y = across * width, up * height
+            boxes.append((x - _DOT, y - _DOT, x + _DOT, y + _DOT))
+    return np.array(boxes, dtype=float).reshape(-1, 4)
+
+
+def _along(line: Sequence[tuple[float, float]], width: float, height: float) -> Any:
+    """Small boxes along a line, close enough for no label to pass between two."""
+    boxes = []
+    for (x0, y0), (x1, y1) in pairwise(line):
+        across, up = (x1 - x0) * width, (y1 - y0) * height
+        parts = max(1, round(max(abs(across), abs(up)) / (_LINE / 2)))
+        for part in range(parts + 1):
+            x, y = x0 * width + across * part / parts, y0 * height + up * part / parts
+            boxes.append((x - 1, y - 1, x + 1, y + 1))
+    return np.array(boxes, dtype=float).reshape(-1, 4)
+
+
+def _width(text: str) -> float:
+    return _CHARACTER * len(text)

@@ -7,12 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from ftlab.charts.axes import axis_of
-from ftlab.charts.points import empty_figure
-from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
 from ftlab.methods.registry import look_of
 from ftlab.prediction.calibration import Band, Seen
-from ftlab.runs.metrics import METRICS
 from ftlab.units import format_bytes
 
 _PREDICTED = "#8b5cf6"
@@ -35,15 +32,10 @@ def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.
         *(_points([run for run in seen if run.method == method])
           for method in dict.fromkeys(run.method for run in seen)),
     ])  # fmt: skip
-    axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, end])
-    shown = [(v, t) for v, t in zip(axis.ticks, axis.texts, strict=True) if 0 <= v <= end]
-    ticks = {
-        "range": [0, end], "tickmode": "array", "tickvals": [tick for tick, _ in shown],
-        "ticktext": [text for _, text in shown],
-    }  # fmt: skip
+    ticks = bytes_axis(end)
     fig.update_xaxes(title_text="predicted net peak", **ticks)
     fig.update_yaxes(title_text="measured net peak", **ticks)
-    return fix_margins(fig, [text for _, text in shown], y_title=True)
+    return fix_margins(fig, ticks["ticktext"], y_title=True)
 
 
 def predicted_finding(seen: Sequence[Seen]) -> str:

@@ -14,12 +14,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.facts import NOTE_PIXELS, add_facts, click_hint, settings_text
-from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated
-from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.charts.drawing import figure, fix_margins, plain, short_name
+from ftlab.charts.facts import (
+    NOTE_PIXELS,
+    VariantRuns,
+    add_facts,
+    by_variant,
+    click_hint,
+    left_out,
+    separated,
+    settings_text,
+)
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.full import FULL
 from ftlab.methods.registry import look_of
-from ftlab.runs.metrics import METRICS, MetricSpec
+from ftlab.runs.metrics import HEADLINES, METRICS, MetricSpec
 from ftlab.runs.result import OPEN
 from ftlab.words import join_names
 
@@ -290,3 +299,42 @@ def _hover(row: Any, metric: MetricSpec, relative: bool, group: VariantRuns) -> 
             f"<br>mean of {row.count} runs, {metric.format(row.low)} to {metric.format(row.high)}"
         )
     return f"{text}<br>{settings_text(group.rows)}{click_hint(group.rows)}"
+
+
+def bars_sentence(table: pd.DataFrame) -> str:
+    """What all bars are relative to."""
+    means = variant_means(table)
+    full = full_row(means)
+    if means.empty:
+        return "No run is done"
+    if full is None:
+        return "Absolute values: full fine-tuning is not among the runs that are done"
+    return f"Relative to {full['variant']} = 1, with the absolute values"
+
+
+def _bars(key: str, order: int) -> ChartSpec:
+    """The chart of one headline measure."""
+    metric = METRICS[key]
+
+    def drawn(facts: Facts) -> Drawn:
+        return measured(facts.table, key)
+
+    def finding_of(facts: Facts) -> str:
+        return savings_finding(facts.table, metric)
+
+    def figure_of(facts: Facts) -> go.Figure:
+        return savings_figure(facts.table, metric)
+
+    return ChartSpec(
+        id=key,
+        name=BAR_NAMES[key],
+        drawn=drawn,
+        finding=finding_of,
+        figure=figure_of,
+        compare=Place(row=1),
+        report=order,
+        is_bar=True,
+    )
+
+
+CHARTS = tuple(_bars(key, order) for order, key in enumerate(HEADLINES))

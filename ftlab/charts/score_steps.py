@@ -8,9 +8,10 @@ from typing import Any, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.loss import curves_figure
-from ftlab.charts.loss_points import POINT_COLUMNS, run_cells
+from ftlab.charts.curves import POINT_COLUMNS, curves_figure, run_cells
+from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.spec import CURVE_EXAMPLES
 from ftlab.runs.sweep_data import SweepData
 
 Quality = Literal["score", "loss"]
@@ -50,7 +51,7 @@ def score_steps_figure(
     """
     drawn = points.assign(loss=points[quality])
     return curves_figure(
-        drawn[drawn["loss"].map(math.isfinite)],
+        drawn[drawn["loss"].map(math.isfinite).astype(bool)],
         _TITLES[quality],
         f"no {quality} was measured between the steps",
         height,
@@ -73,6 +74,49 @@ def score_steps_finding(points: pd.DataFrame, quality: Quality = "score") -> str
     return words if step == last else f"{words}, {end:.2f} at the end"
 
 
-def steps_likeness(points: pd.DataFrame, table: pd.DataFrame) -> Likeness:
-    """Whether the runs of the table that have a point are like for like."""
-    return likeness_of_rows(table[table["run_id"].isin(points["run_id"].unique())])
+def _drawn(facts: Facts) -> Drawn:
+    return recorded(facts.table, facts.read["run_id"].unique(), "not evaluated between steps")
+
+
+def _figure(facts: Facts) -> go.Figure:
+    unlike = likeness_of_rows(_drawn(facts).rows)
+    return score_steps_figure(facts.read, _quality(facts), facts.height, unlike)
+
+
+def _finding(facts: Facts) -> str:
+    return score_steps_finding(facts.read, _quality(facts))
+
+
+def _file(facts: Facts) -> str:
+    return f"{_quality(facts)}-by-step"
+
+
+def _quality(facts: Facts) -> Quality:
+    chosen: Quality = facts.chosen.get("quality", "score")
+    return chosen
+
+
+def _qualities(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [("Score", "score"), ("Held-out loss", "loss")]
+
+
+CHARTS = (
+    ChartSpec(
+        id="score-by-step",
+        name=f"Score by step, on {CURVE_EXAMPLES} held-out examples at most",
+        drawn=_drawn,
+        finding=_finding,
+        figure=_figure,
+        reading=(
+            f"On the first held-out examples, {CURVE_EXAMPLES} at most; step 0 is the untouched "
+            "model. Not part of training time and memory"
+        ),
+        read=quality_points,
+        choices=(Choice("quality", "Over the steps", _qualities, ("score",)),),
+        file=_file,
+        compare=Place(row=5, column=2),
+        report=30,
+        is_extra=True,
+        hides=True,
+    ),
+)

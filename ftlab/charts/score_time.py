@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.grouping import VariantRuns, by_variant, left_out, separated, unknown_spread
-from ftlab.charts.points import HEIGHT, empty_figure, name_in, scatter_figure, scatter_of
-from ftlab.methods.registry import BASE_LOOK
+from ftlab.charts.drawing import empty_figure
+from ftlab.charts.facts import VariantRuns, by_variant, separated, unknown_spread
+from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of, untouched_line
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.runs.metrics import METRICS, MetricSpec
 
 _TIME = METRICS["train_seconds"]
@@ -18,28 +17,22 @@ _NAMED = 6  # of the best, where there are too many to name all
 _BEFORE = {"score_after": "score_before", "eval_loss_after": "eval_loss_before"}
 
 
-def quality_measure(table: pd.DataFrame) -> MetricSpec:
-    """The score after training; the held-out loss where no run has a score."""
-    rows, _ = left_out(table, "score_after")
-    return METRICS["eval_loss_after" if rows.empty else "score_after"]
-
-
-def score_time_figure(table: pd.DataFrame, height: int = HEIGHT) -> go.Figure:
+def score_time_figure(facts: Facts) -> go.Figure:
     """Score (or held-out loss) over training time, with that of the untouched model as a line.
 
     Where the untouched model differs by the precision in which the base is held, a line for each.
-    `height` is in pixels.
     """
-    metric = quality_measure(table)
-    rows, _ = left_out(table, _TIME.key, metric.key)
-    untouched = _untouched(by_variant(rows, _BEFORE[metric.key], "base_precision"), metric)
-    shown = scatter_of(table, _TIME, metric, more_y=list(untouched.values()))
+    metric = quality_measure(facts.table)
+    untouched = _untouched(
+        by_variant(_drawn(facts).rows, _BEFORE[metric.key], "base_precision"), metric
+    )
+    shown = scatter_of(facts.table, _TIME, metric, more_y=list(untouched.values()))
     if shown is None:
-        return empty_figure("no run has a time and a score or loss", height)
+        return empty_figure("no run has a time and a score or loss", facts.height)
     ends = [shown.x_axis.low, shown.x_axis.high]
-    lines = [_line(name, value, ends, metric) for name, value in untouched.items()]
+    lines = [untouched_line(name, value, ends, metric) for name, value in untouched.items()]
     best = sorted(shown.groups, key=lambda group: _worst_first(group, metric), reverse=True)
-    fig = scatter_figure(shown, table, best[:_NAMED], lines, height)
+    fig = scatter_figure(shown, facts, best[:_NAMED], lines)
     for name, value in untouched.items():
         fig.add_annotation(
             x=1,
@@ -54,10 +47,10 @@ def score_time_figure(table: pd.DataFrame, height: int = HEIGHT) -> go.Figure:
     return fig
 
 
-def score_time_finding(table: pd.DataFrame) -> str:
+def score_time_finding(facts: Facts) -> str:
     """Which variant gets furthest, and whether a faster one is shown to fall behind it."""
-    metric = quality_measure(table)
-    rows, _ = left_out(table, _TIME.key, metric.key)
+    metric = quality_measure(facts.table)
+    rows = _drawn(facts).rows
     groups = by_variant(rows, _TIME.key, metric.key)
     name = name_in(rows, metric)
     if not groups:
@@ -105,13 +98,23 @@ def _untouched(groups: Sequence[VariantRuns], metric: MetricSpec) -> dict[str, f
     return means
 
 
-def _line(name: str, value: float, ends: list[float], metric: MetricSpec) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": ends,
-        "y": [value, value],
-        "line": {"color": BASE_LOOK.colour, "dash": BASE_LOOK.dash, "width": 1.5},
-        "hovertemplate": f"{name} {metric.format(value)}<extra></extra>",
-    }
+def _drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, _TIME.key, quality_measure(facts.table).key)
+
+
+def _name(facts: Facts) -> str:
+    return f"{quality_measure(facts.table).label} against training time"
+
+
+CHARTS = (
+    ChartSpec(
+        id="score-by-time",
+        name=_name,
+        drawn=_drawn,
+        finding=score_time_finding,
+        figure=score_time_figure,
+        reading="Dotted: the untouched model. Point: mean, bars: range of the seeds",
+        compare=Place(row=2, column=2, height=398),
+        report=40,
+    ),
+)

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.facts import add_facts
-from ftlab.charts.grouping import left_out
+from ftlab.charts.drawing import figure, fix_margins, plain, short_name
+from ftlab.charts.facts import add_facts, left_out
 from ftlab.charts.savings import adapters, full_row, times, variant_means
-from ftlab.charts.template import figure, fix_margins, plain, short_name
+from ftlab.charts.spec import Amount, ChartSpec, Drawn, Facts, measured
 from ftlab.methods.full import FULL
 from ftlab.methods.registry import BASE_LOOK, look_of
 from ftlab.units import format_bytes
@@ -28,6 +28,9 @@ COLUMNS = [
     "variant", "method", "file_bytes", "base_bytes", "disk_bytes", "memory_bytes", "relative",
     "pays_from",
 ]  # fmt: skip
+FIRST, MOST = 100, 1000
+"""Customers: so many at first, and at most."""
+
 MOST_BARS = 12
 _BAR_PIXELS = 30
 _FRAME_PIXELS = 34  # the x axis's title, and a little air
@@ -85,8 +88,9 @@ def weights_dtype(table: pd.DataFrame, full: bool) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def serving_finding(table: pd.DataFrame, customers: int) -> str:
+def serving_finding(facts: Facts) -> str:
     """What full models and the best adapter's files come to; or what is missing to say so."""
+    table, customers = facts.table, _customers(facts)
     rows = serving_rows(table, customers)
     if rows.empty:
         return _no_full_model(table)
@@ -119,8 +123,9 @@ def break_even(row: Any) -> str:
     return f"From {row['pays_from']:,.0f} customers on the adapters take less."
 
 
-def serving_figure(table: pd.DataFrame, customers: int) -> go.Figure:
+def serving_figure(facts: Facts) -> go.Figure:
     """Stacked bars in bytes: one base, hatched grey, and the files for all customers."""
+    table, customers = facts.table, _customers(facts)
     rows = serving_rows(table, customers).head(MOST_BARS)
     fig = figure(
         _FRAME_PIXELS + _BAR_PIXELS * max(1, len(rows)), margin={"l": 8, "r": 8, "t": 0, "b": 0}
@@ -214,3 +219,27 @@ def _hover(row: Any, customers: int) -> str:
         return text
     pays = "never" if math.isnan(row.pays_from) else f"from {row.pays_from:,.0f} customers on"
     return f"{text}<br>{times(row.relative)} of full models; less than them {pays}"
+
+
+def _drawn(facts: Facts) -> Drawn:
+    """Nothing where there is no full model and no adapter to hold against it."""
+    shown = measured(facts.table, "adapter_bytes")
+    enough = len(serving_rows(facts.table, 1)) > 1
+    return shown if enough else Drawn(shown.rows.iloc[:0], shown.left_out)
+
+
+def _customers(facts: Facts) -> int:
+    return int(facts.chosen.get("customers", FIRST))
+
+
+SERVING = ChartSpec(
+    id="serving",
+    name="Storage and serving",
+    drawn=_drawn,
+    finding=serving_finding,
+    figure=serving_figure,
+    reading="Storage and serving: files on disk, and weights in memory to serve all at once",
+    choices=(Amount("customers", "Customers or tasks", MOST),),
+    hides=True,
+)
+CHARTS = (SERVING,)

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ftlab import units
-from ftlab.charts.grouping import VariantRuns, by_variant
+from ftlab.charts.facts import VariantRuns, by_variant
 from ftlab.html import chip, named
 from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.runs.result import status_label

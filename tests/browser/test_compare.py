@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from ftlab.paths import recorded_folder
 from ftlab.runs.store import RunStore
 from ftlab.ui import app as ui
-from ftlab.ui.compare.sweeps import default_sweep
+from ftlab.ui.compare.view import default_sweep
 from tests.browser.conftest import served
 from tests.fakes import make_sweep
 from tests.ui.page_fakes import page_context

@@ -7,8 +7,8 @@ from ftlab.charts.forgetting import (
     forgetting_figure,
     forgetting_finding,
     gain_words,
-    has_forgetting,
 )
+from ftlab.charts.spec import Facts
 from ftlab.runs.store import RunStore
 from tests.fakes import make_run
 
@@ -31,7 +31,7 @@ def table_of(folder: Path) -> pd.DataFrame:
 
 def test_the_bars_of_a_single_run_are_its_interval_and_lie_within_the_axis(tmp_path):
     run(tmp_path, "lora", 0.4, 0.05, reach=0.3)
-    figure = forgetting_figure(table_of(tmp_path))
+    figure = forgetting_figure(Facts(table_of(tmp_path)))
     (lora,) = figure.data
     assert (list(lora.x), list(lora.y)) == ([0.4], [0.05])
     assert lora.error_x.visible
@@ -44,14 +44,14 @@ def test_the_bars_of_a_single_run_are_its_interval_and_lie_within_the_axis(tmp_p
 def test_the_bars_of_several_seeds_are_their_range(tmp_path):
     run(tmp_path, "lora", 0.4, 0.05, seed=0)
     run(tmp_path, "lora", 0.6, 0.07, seed=1)
-    means = forgetting_figure(table_of(tmp_path)).data[-1]
+    means = forgetting_figure(Facts(table_of(tmp_path))).data[-1]
     assert list(means.x) == [pytest.approx(0.5)]
     assert list(means.error_x.array) == [pytest.approx(0.1)]
 
 
 def test_nothing_forgotten_is_on_the_axis(tmp_path):
     run(tmp_path, "lora", 0.4, 0.5)
-    low, high = forgetting_figure(table_of(tmp_path)).layout.yaxis.range
+    low, high = forgetting_figure(Facts(table_of(tmp_path))).layout.yaxis.range
     assert low < 0 < 0.5 < high
 
 
@@ -59,7 +59,7 @@ def test_the_finding_is_who_gains_most_and_who_forgets_least_and_who_falls(tmp_p
     run(tmp_path, "full", 0.42, 0.35)
     run(tmp_path, "lora", 0.38, 0.004)
     run(tmp_path, "prompt_tuning", -0.2, -0.3)
-    assert forgetting_finding(table_of(tmp_path)) == (
+    assert forgetting_finding(Facts(table_of(tmp_path))) == (
         "Full fine-tuning gains 0.42 in SQL score and forgets 0.35 nats a token on unrelated "
         "text; LoRA gains 0.38 and is not shown to forget (0.00); Prompt tuning falls below the "
         "untouched model (one seed: no spread is known)"
@@ -69,16 +69,15 @@ def test_the_finding_is_who_gains_most_and_who_forgets_least_and_who_falls(tmp_p
 def test_a_loss_of_score_is_no_gain(tmp_path):
     run(tmp_path, "lora", -0.2, -0.3)
     assert "LoRA loses 0.20 in SQL score and lowers the loss on unrelated text by 0.30" in (
-        forgetting_finding(table_of(tmp_path))
+        forgetting_finding(Facts(table_of(tmp_path)))
     )
 
 
 def test_runs_of_an_older_version_have_no_figure_and_break_nothing(tmp_path):
     make_run(tmp_path, "lora")
     table = table_of(tmp_path)
-    assert not has_forgetting(table)
-    assert forgetting_finding(table) == "No run has both a gain and a loss on unrelated text"
-    assert forgetting_figure(table).data == ()
+    assert forgetting_finding(Facts(table)) == "No run has both a gain and a loss on unrelated text"
+    assert forgetting_figure(Facts(table)).data == ()
     assert gain_words(table, "LoRA") == ""
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from ftlab.charts.learning_rate import learning_rate_figure
+from ftlab.charts.learning_rate import RateCurve, learning_rates_figure
 from ftlab.runs.store import RunStore
 from tests.fakes import make_run
 
@@ -19,6 +19,10 @@ def table_of(folder, **more):
                 measures={"eval_loss_after": loss, "eval_loss_before": 3.08},
             )
     return RunStore(folder).table()
+
+
+def learning_rate_figure(table, name="", suggested=None):
+    return learning_rates_figure([RateCurve("mean of the seeds", table, suggested)], name)
 
 
 def trace_of(figure, name):

@@ -3,15 +3,10 @@ from itertools import pairwise
 
 import pytest
 
-from ftlab.charts.loss import height_for, loss_finding, loss_left_out, spread
+from ftlab.charts.curves import POINT_COLUMNS, height_for, spread
+from ftlab.charts.loss import CHARTS, LossCurve, curve_of, curve_points, loss_finding, loss_points
 from ftlab.charts.loss import loss_figure as figure_of_points
-from ftlab.charts.loss_points import (
-    POINT_COLUMNS,
-    LossCurve,
-    curve_of,
-    curve_points,
-    loss_points,
-)
+from ftlab.charts.spec import Facts
 from ftlab.methods.registry import METHODS, look_of
 from ftlab.runs.published import PublishedRun
 from ftlab.runs.store import RunStore, read_run
@@ -186,11 +181,6 @@ def test_steps_of_a_run_that_goes_on_set_the_length_of_the_axis():
     assert loss_figure([LossCurve("LoRA", "lora", DOWN)], steps=30).layout.xaxis.range[1] > 30
 
 
-def test_a_label_from_a_record_is_no_markup():
-    figure = loss_figure([LossCurve("LoRA <script>", "lora", DOWN)])
-    assert "<script>" not in figure.to_json().replace("\\u003c", "<")
-
-
 def test_many_seeds_are_told_as_their_range():
     _, line = loss_figure([seed(n, 3.0 + n / 10) for n in range(8)]).data
     assert list(line.text) == ["8 seeds, 3.000 to 3.700"]
@@ -227,7 +217,11 @@ def test_imported_runs_have_a_loss_over_steps_alone(tmp_path):
     figure = figure_of_points(points, "tokens")
     assert (len(figure.data), labels(figure)) == (0, ["no tokens recorded"])
     assert "imported" in labels(figure_of_points(points))
-    assert (loss_left_out(points, "step", table), loss_left_out(points, "tokens", table)) == (0, 1)
+    (chart,) = CHARTS
+    left_out = [
+        chart.drawn(Facts(table, points, {"loss-x": x})).left_out for x in ("step", "tokens")
+    ]
+    assert left_out == ["", "1 run left out: no tokens recorded."]
 
 
 def test_the_axis_may_be_steps_tokens_or_seconds(tmp_path):
@@ -258,20 +252,11 @@ def test_smoothing_passes_over_a_loss_that_is_no_number():
     assert list(figure.data[0].y) == [4.0, None, 3.0]
 
 
-def test_a_line_knows_its_runs_and_shows_their_settings(tmp_path):
-    make_sweep(tmp_path, methods=("lora",), seeds=(0, 1))
-    data = data_of(tmp_path)
-    _, line = figure_of_points(loss_points(data)).data
-    assert line.meta["runs"].split() == data.table["run_id"].tolist()
-    assert "learning rate" in line.hovertemplate
-    assert "less is better" in figure_of_points(loss_points(data)).layout.yaxis.title.text
-
-
 def test_losses_that_seeds_do_not_tell_apart_are_said_to_be_no_difference(tmp_path):
     for method, losses in (("full", (1.0, 1.3)), ("lora", (1.1, 1.25)), ("qlora", (2.0, 2.1))):
         for number, loss in enumerate(losses):
             make_run(tmp_path, method, seed=number, measures={"eval_loss_after": loss})
-    assert loss_finding(data_of(tmp_path).table) == (
+    assert loss_finding(Facts(data_of(tmp_path).table)) == (
         "Held-out loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
         "no difference is shown between Full fine-tuning and LoRA: their seeds overlap"
     )
@@ -279,7 +264,7 @@ def test_losses_that_seeds_do_not_tell_apart_are_said_to_be_no_difference(tmp_pa
 
 def test_of_one_seed_no_spread_is_known(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
-    assert loss_finding(data_of(tmp_path).table) == (
+    assert loss_finding(Facts(data_of(tmp_path).table)) == (
         "Held-out loss after training: Full fine-tuning 1.220, LoRA 1.310 "
         "(one seed: no spread is known)"
     )
@@ -287,7 +272,7 @@ def test_of_one_seed_no_spread_is_known(tmp_path):
 
 def test_without_a_held_out_loss_the_finding_says_so(tmp_path):
     make_run(tmp_path, "lora", status="failed")
-    assert "no held-out loss" in loss_finding(data_of(tmp_path).table)
+    assert "no held-out loss" in loss_finding(Facts(data_of(tmp_path).table))
 
 
 def test_many_lines_wear_the_markers_of_their_methods_and_few_do_not():

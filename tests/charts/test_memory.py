@@ -5,11 +5,10 @@ import pytest
 from ftlab.charts.memory import (
     anatomy_figure,
     anatomy_finding,
-    has_anatomy,
-    has_phases,
     phases_figure,
     phases_finding,
 )
+from ftlab.charts.spec import Facts
 from ftlab.methods.registry import look_of
 from ftlab.runs.result import ANATOMY
 from ftlab.runs.store import RunStore
@@ -38,7 +37,7 @@ def with_anatomy(table, **megabytes):
 
 def test_each_phase_is_a_bar_of_its_own_place_pattern_and_label(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
-    bars = phases_figure(table_of(tmp_path)).data
+    bars = phases_figure(Facts(table_of(tmp_path))).data
     assert [bar.name for bar in bars] == ["load", "train", "evaluate", "save"]
     assert len({bar.marker.pattern.shape for bar in bars}) == 4
     assert len({y for bar in bars for y in bar.y}) == 8
@@ -48,7 +47,7 @@ def test_each_phase_is_a_bar_of_its_own_place_pattern_and_label(tmp_path):
 
 def test_peaks_are_above_the_process_without_a_model(tmp_path):
     make_sweep(tmp_path, methods=("lora",))
-    load, train, evaluate, save = phases_figure(table_of(tmp_path)).data
+    load, train, evaluate, save = phases_figure(Facts(table_of(tmp_path))).data
     found = [bar.x[0] for bar in (load, train, evaluate, save)]
     assert found == [280 * MB, 1_287 * MB, 600 * MB, 340 * MB]
 
@@ -57,7 +56,7 @@ def test_seeds_are_their_mean_with_the_range_in_the_hover(tmp_path):
     for seed, net in enumerate((1000, 1200)):
         measures = {"net_peak_memory_bytes": net * MB, "peak_memory_bytes": (500 + net) * MB}
         make_run(tmp_path, "lora", seed=seed, measures=measures)
-    train = phases_figure(table_of(tmp_path)).data[1]
+    train = phases_figure(Facts(table_of(tmp_path))).data[1]
     assert train.x[0] == 1100 * MB
     assert "1.00 GB to 1.20 GB" in train.hovertext[0]
     assert len(train.customdata[0].split()) == 2
@@ -65,13 +64,13 @@ def test_seeds_are_their_mean_with_the_range_in_the_hover(tmp_path):
 
 def test_a_phase_that_was_not_measured_is_a_dash_and_no_bar(tmp_path):
     set_phase(make_run(tmp_path, "lora"), "save", None)
-    save = phases_figure(table_of(tmp_path)).data[3]
+    save = phases_figure(Facts(table_of(tmp_path))).data[3]
     assert (save.x[0], save.text[0]) == (None, "save –")
 
 
 def test_the_axis_names_the_kind_of_memory_and_the_direction(tmp_path):
     make_run(tmp_path, "lora", device="cuda")
-    title = phases_figure(table_of(tmp_path)).layout.xaxis.title.text
+    title = phases_figure(Facts(table_of(tmp_path))).layout.xaxis.title.text
     assert title == "net peak memory (CUDA allocated), less is better"
 
 
@@ -79,18 +78,17 @@ def test_runs_without_peaks_by_phase_are_no_bars(tmp_path):
     make_run(tmp_path, "lora", measures={"before_model_bytes": None})
     make_run(tmp_path, "qlora", status="out_of_memory")
     table = table_of(tmp_path)
-    assert not has_phases(table)
-    assert len(phases_figure(table).data) == 0
-    assert phases_finding(table) == "No run has its peak memory by phase"
+    assert len(phases_figure(Facts(table)).data) == 0
+    assert phases_finding(Facts(table)) == "No run has its peak memory by phase"
 
 
 def test_the_phase_that_sets_the_peak_is_named(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
-    assert phases_finding(table_of(tmp_path)) == (
+    assert phases_finding(Facts(table_of(tmp_path))) == (
         "Training sets the peak of every variant, in every run"
     )
     set_phase(make_run(tmp_path, "prompt_tuning"), "evaluate", 5000)
-    assert phases_finding(table_of(tmp_path)) == (
+    assert phases_finding(Facts(table_of(tmp_path))) == (
         "Training sets the peak of Full fine-tuning and LoRA; "
         "evaluation sets the peak of Prompt tuning"
     )
@@ -100,29 +98,22 @@ def test_a_peak_that_is_another_phase_in_another_run_is_said_to_differ(tmp_path)
     make_sweep(tmp_path, methods=("full",))
     make_run(tmp_path, "lora", seed=0)
     set_phase(make_run(tmp_path, "lora", seed=1), "evaluate", 5000)
-    assert phases_finding(table_of(tmp_path)) == (
+    assert phases_finding(Facts(table_of(tmp_path))) == (
         "Training sets the peak of Full fine-tuning; for LoRA it differs between runs"
     )
 
 
 def test_more_variants_make_a_higher_figure(tmp_path):
     make_sweep(tmp_path, methods=("full",))
-    low = phases_figure(table_of(tmp_path)).layout.height
+    low = phases_figure(Facts(table_of(tmp_path))).layout.height
     make_run(tmp_path, "lora")
-    assert phases_figure(table_of(tmp_path)).layout.height > low
-
-
-def test_without_an_anatomy_there_is_none_to_show(tmp_path):
-    make_sweep(tmp_path)
-    assert not has_anatomy(table_of(tmp_path))
-    assert len(anatomy_figure(table_of(tmp_path)).data) == 0
+    assert phases_figure(Facts(table_of(tmp_path))).layout.height > low
 
 
 def test_the_parts_of_a_peak_are_stacked_in_their_order_with_their_names(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     table = with_anatomy(table_of(tmp_path), weights=300, optimizer=600)
-    figure = anatomy_figure(table)
-    assert has_anatomy(table)
+    figure = anatomy_figure(Facts(table))
     assert [bar.name for bar in figure.data[:-1]] == list(ANATOMY)
     assert figure.layout.barmode == "stack"
     assert list(figure.data[0].x) == [300 * MB, 300 * MB]
@@ -134,18 +125,18 @@ def test_a_prediction_is_a_narrow_stack_below_the_measured_one(tmp_path):
     table = with_anatomy(table_of(tmp_path), weights=300)
     for part in ANATOMY:
         table.loc[1, f"predicted_{part}_bytes"] = 80 * MB
-    bars = anatomy_figure(table).data[len(ANATOMY) : -1]
+    bars = anatomy_figure(Facts(table)).data[len(ANATOMY) : -1]
     assert [bar.name for bar in bars] == [f"predicted {part}" for part in ANATOMY]
     for bar in bars:
         assert list(bar.x) == [80 * MB]
         assert 1 < bar.y[0] < 1.5
-        assert bar.width < anatomy_figure(table).data[0].width
+        assert bar.width < anatomy_figure(Facts(table)).data[0].width
 
 
 def test_what_the_process_took_is_a_tick(tmp_path):
     make_sweep(tmp_path, methods=("full",))
     table = with_anatomy(table_of(tmp_path), weights=300)
-    tick = anatomy_figure(table).data[-1]
+    tick = anatomy_figure(Facts(table)).data[-1]
     assert (tick.name, list(tick.x)) == ("net peak", list(table["net_peak_memory_bytes"]))
     assert tick.marker.symbol == "line-ns"
 
@@ -159,7 +150,7 @@ def test_the_finding_names_the_largest_part_and_how_far_the_prediction_was_off(
     if predicted:
         for part in ANATOMY:
             table[f"predicted_{part}_bytes"] = predicted * table[f"anatomy_{part}_bytes"]
-    found = anatomy_finding(table)
+    found = anatomy_finding(Facts(table))
     assert found.startswith("The largest part of the peak: optimizer for Full fine-tuning (60.0 %)")
     assert words in found
     assert ("predictions" in found) == bool(predicted)

@@ -1,6 +1,8 @@
 import pytest
 
-from ftlab.charts.score_time import quality_measure, score_time_figure, score_time_finding
+from ftlab.charts.points import quality_measure
+from ftlab.charts.score_time import score_time_figure, score_time_finding
+from ftlab.charts.spec import Facts
 from ftlab.runs.store import RunStore
 from tests.fakes import make_run, make_sweep
 
@@ -20,7 +22,7 @@ def line_of(figure, name):
 
 def test_points_are_score_over_training_time(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
-    figure = score_time_figure(RunStore(tmp_path).table())
+    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
     lora = line_of(figure, "LoRA")
     assert (list(lora.x), list(lora.y)) == ([60.4], [0.71])
     assert figure.layout.xaxis.title.text == "training time (less is better)"
@@ -29,7 +31,7 @@ def test_points_are_score_over_training_time(tmp_path):
 
 def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):
     make_sweep(tmp_path, methods=("full", "qlora"))
-    figure = score_time_figure(RunStore(tmp_path).table())
+    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
     line = line_of(figure, "untouched model")
     assert set(line.y) == {0.31}
     low, high = figure.layout.yaxis.range
@@ -40,38 +42,33 @@ def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):
 def test_a_base_in_another_precision_has_its_own_line_where_it_differs(tmp_path):
     make_run(tmp_path, "lora", measures={"score_before": 0.30})
     make_run(tmp_path, "qlora", measures={"score_before": 0.20})
-    figure = score_time_figure(RunStore(tmp_path).table())
+    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
     assert set(line_of(figure, "untouched model").y) == {0.30}
     assert set(line_of(figure, "untouched model in nf4").y) == {0.20}
 
 
 def test_without_an_untouched_score_there_is_no_line(tmp_path):
     make_run(tmp_path, "lora", measures={"score_before": None})
-    assert [trace.name for trace in score_time_figure(RunStore(tmp_path).table()).data] == ["LoRA"]
+    assert [trace.name for trace in score_time_figure(Facts(RunStore(tmp_path).table())).data] == [
+        "LoRA"
+    ]
 
 
 def test_without_a_score_the_held_out_loss_is_drawn(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"), measures={"score_after": None})
     table = RunStore(tmp_path).table()
     assert quality_measure(table).key == "eval_loss_after"
-    figure = score_time_figure(table)
+    figure = score_time_figure(Facts(table))
     assert list(line_of(figure, "LoRA").y) == [1.31]
     assert set(line_of(figure, "untouched model").y) == {3.08}
-    assert score_time_finding(table).startswith(
+    assert score_time_finding(Facts(table)).startswith(
         "Full fine-tuning has the best held-out loss, 1.220 in 1 min 36 s"
     )
 
 
-def test_nothing_measured_is_a_figure_that_says_so(tmp_path):
-    make_run(tmp_path, "lora", status="failed")
-    table = RunStore(tmp_path).table()
-    assert len(score_time_figure(table).data) == 0
-    assert score_time_finding(table).startswith("No run has")
-
-
 def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
     table = table_of(tmp_path, full=[(4000.0, 0.7)], lora=[(30.0, 0.6)])
-    assert score_time_figure(table).layout.xaxis.type == "log"
+    assert score_time_figure(Facts(table)).layout.xaxis.type == "log"
 
 
 @pytest.mark.parametrize(
@@ -100,4 +97,4 @@ def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
     ],
 )
 def test_the_finding_claims_no_more_than_the_seeds_show(tmp_path, runs, sentence):
-    assert score_time_finding(table_of(tmp_path, **runs)) == sentence
+    assert score_time_finding(Facts(table_of(tmp_path, **runs))) == sentence

@@ -11,6 +11,7 @@ from ftlab.charts.serving import (
     weights_dtype,
     without_file,
 )
+from ftlab.charts.spec import Facts
 from ftlab.runs.store import RunStore
 from tests.fakes import make_run, make_sweep
 
@@ -19,6 +20,10 @@ MODEL, ADAPTER = 200_000_000, 10_000_000
 
 def table_of(folder):
     return RunStore(folder).table()
+
+
+def of(table, customers):
+    return Facts(table, chosen={"customers": customers})
 
 
 @pytest.fixture
@@ -68,14 +73,14 @@ def test_fewer_than_one_customer_is_refused(table):
 
 
 def test_the_finding_adds_up_both_ways(table):
-    assert serving_finding(table, 1000) == (
+    assert serving_finding(of(table, 1000)) == (
         "1,000 customers: 1,000 full models take 200.00 GB; one base and 1,000 LoRA adapters take "
         "10.20 GB, 20 times less."
     )
 
 
 def test_for_one_customer_it_says_that_adapters_take_more_and_when_they_take_less(table):
-    assert serving_finding(table, 1) == (
+    assert serving_finding(of(table, 1)) == (
         "1 customer: one full model takes 200 MB; one base and one LoRA adapter take 210 MB, "
         "1.05 times as much. From 2 customers on the adapters take less."
     )
@@ -84,7 +89,7 @@ def test_for_one_customer_it_says_that_adapters_take_more_and_when_they_take_les
 def test_an_adapter_that_is_not_smaller_is_said_never_to_take_less(tmp_path):
     make_run(tmp_path, "full", measures={"adapter_bytes": MODEL})
     make_run(tmp_path, "lora", measures={"adapter_bytes": MODEL})
-    text = serving_finding(table_of(tmp_path), 100)
+    text = serving_finding(of(table_of(tmp_path), 100))
     assert "times less" not in text
     assert text.endswith("not smaller than a full model, so adapters never take less.")
 
@@ -103,7 +108,7 @@ def test_what_is_missing_is_said_and_no_number_is_given(tmp_path, runs, missing)
     make_run(tmp_path, "qlora", status="failed")
     for method, measures in runs:
         make_run(tmp_path, method, measures=measures)
-    text = serving_finding(table_of(tmp_path), 100)
+    text = serving_finding(of(table_of(tmp_path), 100))
     assert missing in text
     assert "GB" not in text
 
@@ -113,7 +118,7 @@ def test_without_a_full_models_file_there_is_no_row_and_the_figure_says_so(tmp_p
     table = table_of(tmp_path)
     assert serving_rows(table, 10).empty
     assert list(serving_rows(table, 10).columns) == COLUMNS
-    assert serving_figure(table, 10).layout.annotations[0].text == "not measured"
+    assert serving_figure(of(table, 10)).layout.annotations[0].text == "not measured"
 
 
 def test_variants_whose_file_was_not_measured_are_left_out_by_name(tmp_path):
@@ -133,7 +138,7 @@ def test_dtypes_are_those_of_the_files_and_unknown_where_they_differ(tmp_path):
 
 
 def test_bars_stack_one_base_and_the_files_of_all_customers(table):
-    base, files, text = serving_figure(table, 100).data
+    base, files, text = serving_figure(of(table, 100)).data
     assert list(base.x) == [0, MODEL]
     assert list(files.x) == [100 * MODEL, 100 * ADAPTER]
     assert [words.split() for words in text.text] == [
@@ -142,16 +147,3 @@ def test_bars_stack_one_base_and_the_files_of_all_customers(table):
     ]
     assert "100 x 10.0 MB = 1.20 GB" in files.hovertext[1]
     assert "from 2 customers on" in files.hovertext[1]
-
-
-@pytest.mark.parametrize("origin", ["recorded", "imported"])
-def test_where_the_sizes_come_from_is_written_on_the_figure(table, origin):
-    fig = serving_figure(table.assign(origin=origin), 10)
-    assert [note.text.split()[0] for note in fig.layout.annotations] == [origin]
-
-
-def test_markup_in_a_variants_name_is_only_text(tmp_path):
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", hyperparameters={"targets": "<b>%{x}"})
-    fig = serving_figure(table_of(tmp_path), 10)
-    assert "<b>" not in "".join([*fig.data[0].hovertext, *fig.layout.yaxis.ticktext])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from ftlab.charts.loss_points import loss_points
+from ftlab.charts.loss import loss_points
 from ftlab.charts.score_steps import quality_points
 from ftlab.playground.grid.record import GridDirectory, GridRequest
 from ftlab.playground.panes import RECORD_FILE, read_record

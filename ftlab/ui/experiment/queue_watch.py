@@ -11,8 +11,7 @@ from pathlib import Path
 
 from gradio.components.plot import PlotData
 
-from ftlab.charts.loss import loss_figure
-from ftlab.charts.loss_points import LossCurve, curve_points
+from ftlab.charts.loss import LossCurve, curve_points, loss_figure
 from ftlab.errors import FtlabError
 from ftlab.recent import Recent
 from ftlab.runs.control import ensure_dispatcher, requested_cancels

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ftlab.charts.learn_spectrum import MEASURES
+from ftlab.charts.learn import MEASURES
 from ftlab.errors import FtlabError, one_line
 from ftlab.ui.context import AppContext
 from ftlab.ui.html import H, escape, field_error, heading, live

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.learn_spectrum import MAP_COLUMNS, change_map, spectrum_figure, spectrum_rows
+from ftlab.charts.learn import MAP_COLUMNS, change_map, spectrum_figure, spectrum_rows
 from ftlab.errors import FtlabError, one_line
 from ftlab.html import origin_chip
 from ftlab.learn.adapter_change import OUTSIDE, AdapterChange, MatrixChange, read_adapter

@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.learn_change import change_figure
+from ftlab.charts.learn import change_figure
 from ftlab.errors import FtlabError
 from ftlab.html import origin_chip
 from ftlab.learn.full_change import layer_changes, overall, tensor_changes, training_bytes

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.learn_merge import MARKS, outputs_figure
+from ftlab.charts.learn import MARKS, outputs_figure
 from ftlab.errors import FtlabError
 from ftlab.learn.lora import Lora, open_lora
 from ftlab.learn.merge import (

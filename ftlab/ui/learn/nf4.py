@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from ftlab import units
-from ftlab.charts.learn_nf4 import block_figure, levels_figure
+from ftlab.charts.learn import block_figure, levels_figure
 from ftlab.errors import FtlabError
 from ftlab.html import origin_chip
 from ftlab.learn.nf4 import (

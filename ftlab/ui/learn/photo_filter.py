@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from ftlab import units
 from ftlab.access import EVERYTHING, Access
-from ftlab.charts.learn_spectrum import spectrum_figure, spectrum_rows
+from ftlab.charts.learn import spectrum_figure, spectrum_rows
 from ftlab.errors import FtlabError
 from ftlab.learn.filters import FILTERS, Picture
 from ftlab.learn.low_rank import kept, missed, rank_for, stored

@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import units
-from ftlab.charts.learn_prompt import TokenBand, nearest_figure
+from ftlab.charts.learn import TokenBand, nearest_figure
 from ftlab.errors import FtlabError
 from ftlab.learn.soft_prompt import (
     Nearest,

@@ -1,32 +1,39 @@
-from dataclasses import replace
-
 import pytest
 
-from ftlab.charts.loss_points import loss_points
+from ftlab.charts.pareto import measure_choices
 from ftlab.charts.savings import BAR_NAMES
-from ftlab.charts.serving import serving_figure
+from ftlab.charts.spec import charts
 from ftlab.runs.metrics import HEADLINES
-from ftlab.runs.result import ANATOMY
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
 from ftlab.ui.compare.figures import (
-    anatomy_picture,
     bars_view,
-    chosen_measures,
+    chart_rows,
     image_buttons,
-    loss_picture,
-    measure_choices,
-    pareto_picture,
-    phases_picture,
+    picture_of,
+    read_picture,
     runs_fold,
-    score_time_picture,
 )
 from ftlab.ui.compare.serving import notes_html
+from tests.charts.whole_sweep import whole_sweep
 from tests.fakes import SWEEP, make_run, make_sweep
 
 
 def data_of(folder, recorded=None):
     return sweep_data(RunStore(folder, recorded), SWEEP)
+
+
+def chart_of(name):
+    return next(chart for chart in charts() if chart.id == name)
+
+
+def chosen_measures(table, x, y):
+    """The measures of the front where those were asked for."""
+    found = [
+        choice.value(given, table)
+        for choice, given in zip(chart_of("pareto").choices, (x, y), strict=True)
+    ]
+    return tuple(found)
 
 
 def test_there_is_one_titled_bar_figure_for_each_headline_measure(tmp_path):
@@ -88,31 +95,65 @@ def test_with_nothing_measured_there_are_still_two_measures(tmp_path):
 
 
 def pictures_of(data):
-    return {
-        "pareto": pareto_picture(data, "net_peak_memory_bytes", "score_after"),
-        "loss": loss_picture(data, loss_points(data), "step", 1),
-        "score": score_time_picture(data),
-        "phases": phases_picture(data),
-        "anatomy": anatomy_picture(data),
+    """Every chart of the tab but the bars that has something to show, by its id."""
+    shown = {
+        chart.id: read_picture(chart, data, {}) for row in chart_rows().values() for chart in row
     }
+    return {name: picture for name, picture in shown.items() if picture is not None}
 
 
 def test_every_picture_has_its_origin_beside_its_heading_and_buttons_for_an_image(tmp_path):
-    make_sweep(tmp_path / "recorded" / "sample")
-    for picture in pictures_of(data_of(tmp_path / "own", tmp_path / "recorded")).values():
-        assert 'class="chip recorded"' in picture.heading
+    pictures = pictures_of(whole_sweep(tmp_path))
+    assert set(pictures) == {chart.id for row in chart_rows().values() for chart in row}
+    for picture in pictures.values():
+        assert 'class="chip measured"' in picture.heading
         assert picture.heading.count("data-image=") == 2
 
 
-def test_every_drawn_figure_carries_its_origin(tmp_path):
-    make_sweep(tmp_path / "recorded" / "sample")
-    data = data_of(tmp_path / "own", tmp_path / "recorded")
-    figures = [picture.figure for name, picture in pictures_of(data).items() if name != "anatomy"]
-    for figure in [*figures, *bars_view(data).figures]:
-        assert "recorded 25 Nov 2026" in [note.text for note in figure.layout.annotations]
+@pytest.mark.parametrize(
+    ("name", "given", "file"),
+    [
+        ("loss", {"loss-x": "tokens"}, "ftlab-loss-by-tokens"),
+        ("score-by-step", {"quality": "loss"}, "ftlab-loss-by-step"),
+        ("memory-by-phase", {}, "ftlab-memory-by-phase"),
+    ],
+)
+def test_the_file_of_an_image_says_what_is_drawn(tmp_path, name, given, file):
+    picture = read_picture(chart_of(name), whole_sweep(tmp_path), given)
+    assert f'data-file="{file}"' in picture.heading
 
 
-@pytest.mark.parametrize("name", ["pareto", "score", "phases"])
+def test_a_choice_that_is_none_of_a_chart_is_the_usual_one(tmp_path):
+    data, loss = whole_sweep(tmp_path), chart_of("loss")
+    wrong = {"loss-x": ["tokens"], "smoothing": "many"}
+    assert picture_of(loss, data, loss.read(data), wrong).facts.chosen == {
+        "loss-x": "step",
+        "smoothing": 1,
+    }
+
+
+def test_a_sweep_of_an_older_version_hides_what_it_does_not_know(tmp_path):
+    make_sweep(tmp_path)
+    hidden = {"memory-anatomy", "forgetting", "score-by-step", "loss-by-learning-rate"}
+    assert not hidden & set(pictures_of(data_of(tmp_path)))
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_runs_that_did_not_get_there_are_counted_below_the_figure(tmp_path, status):
+    whole_sweep(tmp_path)
+    make_run(tmp_path, "full", status)
+    assert f"1 run left out: {status}." in pictures_of(data_of(tmp_path))["forgetting"].note
+
+
+def test_the_curve_says_on_what_it_was_measured_and_who_is_left_out(tmp_path):
+    whole_sweep(tmp_path)
+    make_run(tmp_path, "full")
+    picture = pictures_of(data_of(tmp_path))["score-by-step"]
+    assert "32 at most; step 0 is the untouched model" in picture.heading
+    assert "1 run left out: not evaluated between steps." in picture.note
+
+
+@pytest.mark.parametrize("name", ["pareto", "score-by-time", "memory-by-phase"])
 def test_a_run_without_the_measures_is_counted_below_the_figure(tmp_path, name):
     make_sweep(tmp_path, methods=("full",))
     gone = {"score_after": None, "before_model_bytes": None}
@@ -124,9 +165,9 @@ def test_a_run_without_a_loss_is_counted_below_the_figure(tmp_path):
     make_sweep(tmp_path, methods=("full",))
     make_run(tmp_path, "lora", status="queued")
     data = data_of(tmp_path)
-    picture = loss_picture(data, loss_points(data), "step", 1)
+    picture = pictures_of(data)["loss"]
     assert "1 run left out: no loss recorded." in picture.note
-    assert pictures_of(data)["loss"].heading.count("mean and range") == 0
+    assert picture.heading.count("mean and range") == 0
 
 
 def test_the_file_of_an_image_is_named_by_its_figure_and_its_title_is_only_text():
@@ -157,33 +198,13 @@ def test_script_in_a_variant_is_only_text(tmp_path):
     assert "&lt;script&gt;" in html
 
 
-def all_pictures(data):
-    """(name, HTML below it, its figure) of every picture, the bars and the serving sheet."""
-    bars = bars_view(data)
-    pictures = pictures_of(data)
-    yield from (("bars", bars.note, figure) for figure in bars.figures)
-    yield from ((name, picture.note, picture.figure) for name, picture in pictures.items())
-    yield "serving", notes_html(data.table, 10), serving_figure(data.table, 10)
-
-
-def test_every_figure_of_unlike_runs_says_so_below_it_and_in_its_image(tmp_path):
-    parts = {f"anatomy_{part}_bytes": 1e8 for part in ANATOMY}
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", steps=60)
-    data = data_of(tmp_path)
-    data = replace(data, table=data.table.assign(**parts))
-    for name, note, figure in all_pictures(data):
-        assert "Not like for like: steps (30, 60)." in note, name
-        drawn = [note.text for note in figure.layout.annotations if note.name == "unlike"]
-        assert drawn == ["Not like for like: steps"], name
-    assert bars_view(data).note.count("Not like for like") == 1  # once for the four of them
-
-
-def test_no_figure_of_a_fair_sweep_speaks_of_a_difference(tmp_path):
-    make_sweep(tmp_path)
-    for name, note, figure in all_pictures(data_of(tmp_path)):
-        assert "like for like" not in note, name
-        assert "unlike" not in [note.name for note in figure.layout.annotations], name
+def test_every_figure_of_unlike_runs_says_so_below_it(tmp_path):
+    data = whole_sweep(tmp_path, steps=60)
+    bars = bars_view(data).note
+    notes = [picture.note for picture in pictures_of(data).values()]
+    for note in [*notes, bars, notes_html(data.table, 10)]:
+        assert "Not like for like: steps (30, 60)." in note
+    assert bars.count("Not like for like") == 1  # once for the four of them
 
 
 def test_only_the_runs_that_a_figure_draws_are_compared(tmp_path):
@@ -191,5 +212,5 @@ def test_only_the_runs_that_a_figure_draws_are_compared(tmp_path):
     make_run(tmp_path, "qlora", steps=60, measures={"score_after": None})
     pictures = pictures_of(data_of(tmp_path))
     assert "like for like" not in pictures["pareto"].note
-    assert "Not like for like: steps (30, 60)." in pictures["phases"].note
+    assert "Not like for like: steps (30, 60)." in pictures["memory-by-phase"].note
     assert "Not like for like: steps (30, 60)." in pictures["loss"].note

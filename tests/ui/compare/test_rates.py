@@ -1,17 +1,17 @@
+from ftlab.charts.learning_rate import CHARTS
 from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
-from ftlab.ui.compare import rates as compare_rates
+from ftlab.ui.compare.figures import read_picture
 from tests.fakes import SWEEP, make_run, make_sweep
 
 TUNING = TrainingSettings(eval_split="tuning", eval_answers=False)
 
 
-def section_of():
-    import gradio as gr
-
-    with gr.Blocks():
-        return compare_rates.build(None)
+def shown(data):
+    """The picture of the ladders; `None` where the sweep is none."""
+    (chart,) = CHARTS
+    return read_picture(chart, data, {})
 
 
 def make_ladder(folder, settings=TUNING):
@@ -25,25 +25,21 @@ def make_ladder(folder, settings=TUNING):
 
 
 def test_a_ladder_is_shown_with_its_suggestion(tmp_path):
-    sheet, heading, figure, _ = section_of().show(make_ladder(tmp_path))
-    assert sheet.visible
-    assert "LoRA: suggested learning rate 3e-3" in heading
-    assert figure.layout.yaxis.title.text.startswith("tuning loss")
+    picture = shown(make_ladder(tmp_path))
+    assert "LoRA: suggested learning rate 3e-3" in picture.heading
+    assert picture.figure.layout.yaxis.title.text.startswith("tuning loss")
 
 
 def test_rates_that_were_compared_on_held_out_examples_are_shown_with_a_warning(tmp_path):
-    _, heading, figure, _ = section_of().show(make_ladder(tmp_path, TrainingSettings()))
-    assert "LoRA: lowest held-out loss at 3e-3" in heading
-    assert "Choose a rate on the tuning split" in heading
-    assert "suggested" not in [note.text for note in figure.layout.annotations]
+    picture = shown(make_ladder(tmp_path, TrainingSettings()))
+    assert "LoRA: lowest held-out loss at 3e-3" in picture.heading
+    assert "Choose a rate on the tuning split" in picture.heading
+    assert "suggested" not in [note.text for note in picture.figure.layout.annotations]
 
 
 def test_a_sweep_that_is_no_ladder_has_no_such_sheet(tmp_path):
     make_sweep(tmp_path)
-    section = section_of()
-    sheet, *others = section.show(sweep_data(RunStore(tmp_path), SWEEP))
-    assert sheet.visible is False
-    assert len(others) == len(section.outputs) - 1
+    assert shown(sweep_data(RunStore(tmp_path), SWEEP)) is None
 
 
 def test_ladders_of_several_variants_stand_in_one_figure_each_with_its_own_suggestion(tmp_path):
@@ -51,8 +47,8 @@ def test_ladders_of_several_variants_stand_in_one_figure_each_with_its_own_sugge
     for rate, loss in ((1e-3, 0.6), (3e-3, 0.8)):
         measures = {"eval_loss_after": loss, "score_after": None, "score_before": None}
         make_run(tmp_path, "qlora", learning_rate=rate, settings=TUNING, measures=measures)
-    sheet, heading, figure, _ = section_of().show(sweep_data(RunStore(tmp_path), SWEEP))
-    assert sheet.visible
+    picture = shown(sweep_data(RunStore(tmp_path), SWEEP))
+    heading, figure = picture.heading, picture.figure
     assert "Suggested learning rates" in heading
     assert "LoRA</b> 3e-3" in heading
     assert "QLoRA</b> 1e-3" in heading
@@ -65,5 +61,4 @@ def test_ladders_of_several_variants_stand_in_one_figure_each_with_its_own_sugge
 def test_a_sweep_in_which_one_variant_alone_has_several_rates_has_no_such_sheet(tmp_path):
     make_ladder(tmp_path)
     make_run(tmp_path, "full")
-    sheet, *_ = section_of().show(sweep_data(RunStore(tmp_path), SWEEP))
-    assert sheet.visible is False
+    assert shown(sweep_data(RunStore(tmp_path), SWEEP)) is None

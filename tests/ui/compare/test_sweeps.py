@@ -1,5 +1,5 @@
 from ftlab.runs.store import RunStore
-from ftlab.ui.compare.sweeps import default_sweep, sweep_options
+from ftlab.ui.compare.view import default_sweep, sweep_options
 from tests.fakes import SWEEP, make_run, make_sweep
 
 OLD = "20261101-093000-cd34"

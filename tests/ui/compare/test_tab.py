@@ -5,6 +5,9 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
+from ftlab.charts.loss import CHARTS as LOSS
+from ftlab.charts.savings import bars_sentence
+from ftlab.charts.spec import charts
 from ftlab.methods.registry import METHODS
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.published import PublishedRun
@@ -12,8 +15,8 @@ from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import SweepData, sweep_data
 from ftlab.ui.compare import tab as compare
-from ftlab.ui.compare.page import Choice, further, view
-from ftlab.ui.compare.view import bars_sentence, fairness, headline, unfinished
+from ftlab.ui.compare.figures import read_picture
+from ftlab.ui.compare.view import fairness, headline, unfinished, view
 from ftlab.ui.context import AppContext
 from ftlab.ui.links import Links
 from ftlab.words import rate_name
@@ -27,11 +30,15 @@ def data_of(folder, sweep=SWEEP):
 
 
 def view_of(folder, adapter=None):
-    return view(data_of(folder), Choice(adapter))
+    return view(data_of(folder), adapter, {})
 
 
-def further_of(folder):
-    return further(data_of(folder), Choice())
+def picture_of(name, data):
+    return read_picture(next(chart for chart in charts() if chart.id == name), data, {})
+
+
+def loss_of(folder):
+    return picture_of("loss", data_of(folder))
 
 
 def imported(folder):
@@ -125,7 +132,7 @@ def test_the_best_adapter_is_in_the_headline_unless_another_is_named(tmp_path):
 def test_curves_are_those_of_the_sweep_without_its_base_runs_and_failed_ones_are_pale(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     make_run(tmp_path, "qlora", status="failed")
-    points = further_of(tmp_path).points
+    points = loss_of(tmp_path).facts.read
     curves = points.groupby("label", sort=False)["emphasised"].first()
     assert curves.to_dict() == {"Full fine-tuning": True, "LoRA": True, "QLoRA": False}
     assert (points["label"] == "LoRA").sum() == 30
@@ -133,11 +140,11 @@ def test_curves_are_those_of_the_sweep_without_its_base_runs_and_failed_ones_are
 
 def test_seeds_are_said_to_be_drawn_as_mean_and_range(tmp_path):
     make_sweep(tmp_path, methods=("lora",))
-    assert "range of the seeds" not in further_of(tmp_path).loss.heading
+    assert "range of the seeds" not in loss_of(tmp_path).heading
     make_sweep(tmp_path, methods=("lora",), seeds=(1,))
-    shown = further_of(tmp_path)
-    assert "mean and range of the seeds" in shown.loss.heading
-    assert [line.name for line in shown.loss.figure.data] == ["LoRA, range of the seeds", "LoRA"]
+    shown = loss_of(tmp_path)
+    assert "mean and range of the seeds" in shown.heading
+    assert [line.name for line in shown.figure.data] == ["LoRA, range of the seeds", "LoRA"]
 
 
 @pytest.mark.parametrize("model", ["bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"])
@@ -170,7 +177,7 @@ def test_script_in_a_variant_is_only_text(tmp_path):
     make_run(tmp_path, "lora", hyperparameters=script)
     make_run(tmp_path, "qlora", status="failed", hyperparameters=script)
     shown = view_of(tmp_path)
-    html = shown.headline + shown.fairness + shown.unfinished + further_of(tmp_path).loss.heading
+    html = shown.headline + shown.fairness + shown.unfinished + loss_of(tmp_path).heading
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -193,8 +200,23 @@ class Tab:
         updates = given if isinstance(given, (list, tuple)) else [given]
         return list(zip(handler.outputs, updates, strict=True))
 
+    def values(self, **chosen):
+        """What the controls of the charts hold, in their order; of some of them what was chosen."""
+        usual = {"x": None, "y": None, "loss-x": "step", "smoothing": 1, "quality": "score"}
+        return [*(usual | chosen).values()]
+
+    def redraw(self, control, *inputs):
+        """The updates as the control of that id is used."""
+        (handler,) = (
+            fn
+            for fn in self.page.fns.values()
+            if getattr(fn.fn, "__name__", "") == "redraw"
+            and f"compare-{control}" in [component.elem_id for component in fn.inputs]
+        )
+        return list(zip(handler.outputs, handler.fn(*inputs), strict=True))
+
     def enter(self, shown=None, by_hand=False, seen=""):
-        return self.call("enter", shown, by_hand, seen, None, None, None, "step", 1)
+        return self.call("enter", shown, by_hand, seen, None, *self.values())
 
     def update(self, updates, label):
         return next(update for component, update in updates if label(component))
@@ -247,10 +269,10 @@ def test_what_lies_below_the_first_screen_follows_only_where_it_is_due(tmp_path)
     make_sweep(tmp_path)
     tab = Tab(tmp_path)
     assert tab.enter()[4][1] == SWEEP
-    given = tab.call("fill", SWEEP, None, None, None, "tokens", 3)
+    given = tab.call("fill", SWEEP, *tab.values(**{"loss-x": "tokens", "smoothing": 3}))
     titles = [getattr(getattr(update, "layout", None), "xaxis", None) for _, update in given]
     assert any(title and "tokens" in str(title.title.text) for title in titles)
-    assert all(skipped(update) for _, update in tab.call("fill", "", None, None, None, "step", 1))
+    assert all(skipped(update) for _, update in tab.call("fill", "", *tab.values()))
 
 
 def test_a_sweep_that_goes_on_is_always_sent_anew(tmp_path):
@@ -265,14 +287,15 @@ def test_choosing_a_sweep_that_is_gone_changes_nothing(tmp_path, monkeypatch):
     make_sweep(tmp_path)
     said = []
     monkeypatch.setattr(compare, "warn", said.append)
-    updates = Tab(tmp_path).call("choose_sweep", OLD, None, None, None, "step", 1)
+    tab = Tab(tmp_path)
+    updates = tab.call("choose_sweep", OLD, *tab.values())
     assert all(skipped(update) for _, update in updates)
     assert OLD in said[0]
 
 
 def test_choosing_measures_draws_the_front_of_them(tmp_path):
     make_sweep(tmp_path)
-    updates = Tab(tmp_path).call("choose_measures", SWEEP, "trainable_params", "eval_loss_after")
+    updates = Tab(tmp_path).redraw("x", SWEEP, None, "trainable_params", "eval_loss_after")
     figure = updates[1][1]
     assert figure.layout.xaxis.title.text.startswith("trained parameters")
     assert figure.layout.yaxis.title.text.startswith("held-out loss")
@@ -280,8 +303,8 @@ def test_choosing_measures_draws_the_front_of_them(tmp_path):
 
 def test_choosing_an_axis_and_smoothing_draws_the_loss_over_it(tmp_path):
     make_sweep(tmp_path)
-    points = further_of(tmp_path).points
-    updates = Tab(tmp_path).call("choose_loss", SWEEP, points, "seconds", 5)
+    points = loss_of(tmp_path).facts.read
+    updates = Tab(tmp_path).redraw("smoothing", SWEEP, points, "seconds", 5)
     assert updates[1][1].layout.xaxis.title.text == "seconds of training steps"
     assert "running mean of 5 steps" in updates[0][1]
 
@@ -290,7 +313,8 @@ def test_choosing_an_axis_and_smoothing_draws_the_loss_over_it(tmp_path):
     ("given", "steps"), [(5, 5), ("7", 7), (0, 1), (999, 20), (None, 1), ("x", 1), ("nan", 1)]
 )
 def test_smoothing_that_is_no_number_of_steps_is_the_nearest_that_is(given, steps):
-    assert compare.read_smoothing(given) == steps
+    (loss,) = LOSS
+    assert loss.choices[1].value(given, None) == steps
 
 
 def test_a_clicked_point_leads_to_its_run_in_results(tmp_path):
@@ -303,23 +327,23 @@ def test_a_clicked_point_leads_to_its_run_in_results(tmp_path):
 
 def test_an_imported_sweep_is_shown_with_its_warning_and_without_what_it_has_not(tmp_path):
     make_sweep(tmp_path, measures={"before_model_bytes": None})
-    shown = view(imported(tmp_path), Choice())
+    shown = view(imported(tmp_path), None, {})
     assert (
         "Imported results of others: not measured here and not held to the same conditions"
         in shown.fairness
     )
     assert "like for like" not in shown.fairness
-    below = further(imported(tmp_path), Choice())
-    assert (below.phases, below.anatomy) == (None, None)
+    for name in ("memory-by-phase", "memory-anatomy", "loss-by-learning-rate"):
+        assert picture_of(name, imported(tmp_path)) is None
     assert "chip imported" in shown.headline
     assert "chip measured" not in shown.headline
-    assert list(below.loss.figure.data[0].y) == [2.0, 1.0]
+    assert list(picture_of("loss", imported(tmp_path)).figure.data[0].y) == [2.0, 1.0]
 
 
 def test_neither_charts_nor_these_tabs_import_torch_and_charts_import_no_gradio():
     code = (
-        "import sys, ftlab.charts.loss, ftlab.charts.pareto, ftlab.charts.memory;"
-        "import ftlab.charts.score_time; assert 'gradio' not in sys.modules;"
+        "import sys; from ftlab.charts.spec import charts; charts();"
+        "assert 'gradio' not in sys.modules;"
         "import ftlab.ui.results.tab, ftlab.ui.compare.tab; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

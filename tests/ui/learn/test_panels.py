@@ -11,10 +11,14 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from ftlab.charts.learn_change import change_figure
-from ftlab.charts.learn_merge import outputs_figure
-from ftlab.charts.learn_nf4 import block_figure, levels_figure
-from ftlab.charts.learn_prompt import TokenBand, nearest_figure
+from ftlab.charts.learn import (
+    TokenBand,
+    block_figure,
+    change_figure,
+    levels_figure,
+    nearest_figure,
+    outputs_figure,
+)
 from ftlab.errors import FtlabError
 from ftlab.learn.nf4 import NF4, error_of, quantise
 from ftlab.learn.soft_prompt import PROMPT_TENSOR, Nearest

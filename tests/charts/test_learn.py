@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ftlab.charts.learn_spectrum import MAP_COLUMNS, change_map, spectrum_figure, spectrum_rows
+from ftlab.charts.learn import MAP_COLUMNS, change_map, spectrum_figure, spectrum_rows
 
 COLOUR = "#2777e0"
 

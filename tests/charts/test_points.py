@@ -1,6 +1,6 @@
 import pytest
 
-from ftlab.charts.labels import WIDTHS, Spot, place_labels
+from ftlab.charts.points import WIDTHS, Spot, place_labels
 
 HEIGHT = 250
 

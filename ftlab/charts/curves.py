@@ -1,0 +1,412 @@
+"""Runs as curves over the steps: one line a variant, the mean of its seeds in their range."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.charts.drawing import empty_figure, figure, fix_margins, glyph, plain, short_name
+from ftlab.charts.facts import add_origin, add_unlike, settings_text
+from ftlab.methods.registry import look_of
+from ftlab.runs.comparable import Likeness
+from ftlab.runs.result import OPEN
+from ftlab.runs.thinning import MOST_BUCKETS
+
+XAxis = Literal["step", "tokens", "seconds"]
+
+X_TITLES: dict[XAxis, str] = {
+    "step": "step",
+    "tokens": "tokens seen, padding not counted",
+    "seconds": "seconds of training steps",
+}
+POINT_COLUMNS = [
+    "run_id", "label", "method", "seed", "emphasised", "settings", "origin", "created_at",
+    "step", "tokens", "seconds", "loss",
+]  # fmt: skip
+"""`tokens` (real ones, not padding) and `seconds` (of training steps) are summed up to the step.
+
+`loss` is in nats a token. A run that did not get to its end is not `emphasised`.
+"""
+
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+_MANY = 8  # from so many lines on each wears its method's marker: colour and dash do not do
+_LABEL_PIXELS = 15
+_AXIS_PIXELS = 52  # what the x axis and the margins take of the height
+_BAND = 0.14  # opacity of the seeds' range
+_MOST_SEEDS = 6  # named one by one on hover
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run: `points` are (step, x, loss), the loss as it is drawn (smoothed); NaN: a gap."""
+
+    run_id: str
+    label: str
+    method: str
+    seed: Any
+    emphasised: bool
+    settings: str
+    points: Sequence[tuple[int, float, float]]
+
+    @property
+    def finite(self) -> list[float]:
+        return [loss for _, _, loss in self.points if math.isfinite(loss)]
+
+
+@dataclass(frozen=True)
+class At:
+    """The seeds of a variant at one step: their mean x and each one's loss, if it is a number.
+
+    For several neighbouring steps taken together, `losses` are means and `range` is their whole
+    range.
+    """
+
+    x: float
+    losses: Mapping[int, float]
+    range: tuple[float, float] | None = None
+
+    @property
+    def mean(self) -> float | None:
+        return sum(self.losses.values()) / len(self.losses) if self.losses else None
+
+    @property
+    def low(self) -> float:
+        return self.range[0] if self.range else min(self.losses.values())
+
+    @property
+    def high(self) -> float:
+        return self.range[1] if self.range else max(self.losses.values())
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is drawn as one line: a run, or the mean of a variant's seeds with their range."""
+
+    label: str
+    method: str
+    emphasised: bool
+    curves: Sequence[Curve]
+
+    @cached_property
+    def steps(self) -> list[At]:
+        """Every step that any seed has, with the seeds that have it; of very many, fewer.
+
+        One seed keeps the lowest and the highest of neighbouring steps, so that spikes stay. Of
+        several, neighbouring steps become their means in their whole range: seeds whose curves were
+        thinned share no steps.
+        """
+        steps = self._every_step
+        if len(steps) <= 2 * MOST_BUCKETS + 2:
+            return steps
+        width = -(-len(steps) // MOST_BUCKETS)
+        groups = [steps[i : i + width] for i in range(0, len(steps), width)]
+        if len(self.curves) > 1:
+            return [_together(group) for group in groups]
+        ends = [steps[0], steps[-1]]
+        kept = {id(at) for group in groups for at in _extremes(group)} | {id(at) for at in ends}
+        return [at for at in steps if id(at) in kept]
+
+    @cached_property
+    def _every_step(self) -> list[At]:
+        losses: dict[int, dict[int, float]] = {}
+        places: dict[int, list[float]] = {}
+        for number, curve in enumerate(self.curves):
+            for step, x, loss in curve.points:
+                places.setdefault(step, []).append(x)
+                at = losses.setdefault(step, {})
+                if math.isfinite(loss):
+                    at[number] = loss
+        return [At(sum(places[step]) / len(places[step]), losses[step]) for step in sorted(losses)]
+
+    @property
+    def end(self) -> float:
+        """The last value of the line."""
+        return next(at.mean for at in reversed(self.steps) if at.mean is not None)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.method, self.label
+
+
+def _extremes(group: Sequence[At]) -> list[At]:
+    """The steps with the lowest and the highest mean, and one without any: a gap."""
+    known = [at for at in group if at.losses]
+    gap = [at for at in group if not at.losses][:1]
+    if not known:
+        return gap
+    return [
+        *gap,
+        min(known, key=lambda at: at.mean or 0.0),
+        max(known, key=lambda at: at.mean or 0.0),
+    ]
+
+
+def _together(group: Sequence[At]) -> At:
+    values: dict[int, list[float]] = {}
+    for at in group:
+        for number, loss in at.losses.items():
+            values.setdefault(number, []).append(loss)
+    known = [at for at in group if at.losses]
+    return At(
+        sum(at.x for at in group) / len(group),
+        {number: sum(losses) / len(losses) for number, losses in values.items()},
+        (min(at.low for at in known), max(at.high for at in known)) if known else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    dash: str
+    marker: str | None
+
+
+def run_cells(facts: Mapping[Any, Any]) -> list[Any]:
+    """What every point of a run has in common: the first columns of `POINT_COLUMNS`."""
+    return [
+        facts["run_id"],
+        facts["variant"],
+        facts["method"],
+        facts["seed"],
+        facts["status"] in ("done", *OPEN),
+        settings_text([facts]),
+        facts["origin"],
+        facts["created_at"],
+    ]
+
+
+def curves_figure(
+    points: pd.DataFrame,
+    title: str,
+    nothing: str,
+    height: int,
+    x: XAxis = "step",
+    smoothing: int = 1,
+    steps: int | None = None,
+    unlike: Likeness | None = None,
+    most: float = math.inf,
+) -> go.Figure:
+    """Curves of any measure over the steps, drawn as `loss_figure` says; `loss` holds its values.
+
+    `title` is the y axis's, `nothing` what is said where there is no point. What lies above `most`
+    times the highest first value is drawn off the top.
+    """
+    drawn = [curve for curve in _curves(points, x, smoothing) if curve.finite]
+    if not drawn:
+        return empty_figure(nothing, height)
+    fig = figure(height, xaxis_title=X_TITLES[x], yaxis_title=title)
+    looks = _looks(drawn)
+    lines = sorted(_lines(drawn), key=lambda line: line.emphasised)
+    bands = [_band(line) for line in lines if len(line.curves) > 1]
+    fig.add_traces([*bands, *(_trace(line, looks[line.key], x) for line in lines)])
+    low, high = _range(drawn, most)
+    last = max(curve.points[-1][1] for curve in drawn)
+    if x == "step":
+        last = steps or last
+    fig.update_layout(
+        yaxis_range=[low, high],
+        xaxis={
+            "range": [0, last * 1.01],
+            "tickformat": "~s" if x == "tokens" else "d",
+            "nticks": 8,
+        },
+    )
+    fix_margins(fig, ["0.0"], y_title=True)
+    _label_ends(fig, lines, looks, low, high, height)
+    add_origin(fig, points.iloc[:1])
+    return fig if unlike is None else add_unlike(fig, unlike)
+
+
+def height_for(points: pd.DataFrame, least: int) -> int:
+    """The height at which every line of the points has room for its label, but at least `least`."""
+    lines = len(points[["method", "label"]].drop_duplicates())
+    return max(least, _AXIS_PIXELS + _LABEL_PIXELS * lines)
+
+
+def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
+    """The runs in the order in which they come."""
+    facts: dict[str, tuple[str, str, Any, bool, str]] = {}
+    steps: dict[str, list[tuple[int, float, float]]] = {}
+    names = ["run_id", "label", "method", "seed", "emphasised", "settings", "step", x, "loss"]
+    columns = (points[name].tolist() for name in names)
+    for run_id, label, method, seed, emphasised, settings, step, at, loss in zip(
+        *columns, strict=True
+    ):
+        if math.isfinite(at):
+            facts.setdefault(run_id, (label, method, seed, emphasised, settings))
+            steps.setdefault(run_id, []).append((step, at, loss))
+    return [
+        Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
+        for run_id, fact in facts.items()
+    ]
+
+
+def _smooth(
+    points: Sequence[tuple[int, float, float]], over: int
+) -> Sequence[tuple[int, float, float]]:
+    """Each loss as the mean of the last `over` ones that are numbers; a gap stays a gap."""
+    if over <= 1:
+        return points
+    window: deque[float] = deque(maxlen=over)
+    smooth = []
+    for step, x, loss in points:
+        if math.isfinite(loss):
+            window.append(loss)
+            loss = sum(window) / len(window)
+        smooth.append((step, x, loss))
+    return smooth
+
+
+def _lines(curves: Sequence[Curve]) -> list[Line]:
+    groups: dict[tuple[str, str, bool], list[Curve]] = {}
+    for curve in curves:
+        groups.setdefault((curve.label, curve.method, curve.emphasised), []).append(curve)
+    return [Line(*key, members) for key, members in groups.items()]
+
+
+def _looks(curves: Sequence[Curve]) -> dict[tuple[str, str], _Look]:
+    looks: dict[tuple[str, str], _Look] = {}
+    used: dict[str, int] = {}
+    many = len({(curve.method, curve.label) for curve in curves}) >= _MANY
+    for curve in curves:
+        key = curve.method, curve.label
+        if key in looks:
+            continue
+        number = used.get(curve.method, 0)
+        used[curve.method] = number + 1
+        own = look_of(curve.method).dash
+        dashes = (own, *(dash for dash in _DASHES if dash != own))
+        first = look_of(curve.method).marker if many else None
+        marker = _MARKERS[(number - 1) % len(_MARKERS)] if number else first
+        looks[key] = _Look(dashes[number % len(dashes)], marker)
+    return looks
+
+
+def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
+    """The line; `meta` holds the ids of its runs, the first one being what a click opens."""
+    colour, name = look_of(line.method).colour, plain(line.label)
+    several = len(line.curves) > 1
+    single = len(line.steps) == 1  # a line through one point is invisible
+    where = {"step": "step %{x}", "tokens": "%{x:.3s} tokens", "seconds": "%{x:.1f} s"}[x]
+    settings = line.curves[0].settings
+    return {
+        "type": "scatter",
+        "x": [at.x for at in line.steps],
+        "y": [at.mean for at in line.steps],
+        "mode": "lines+markers" if look.marker or single else "lines",
+        "line": {"color": colour, "width": 2, "dash": look.dash},
+        "marker": {
+            "symbol": look.marker or "circle",
+            "size": 6,
+            "maxdisplayed": 8,
+            "color": colour,
+        },
+        "opacity": 1.0 if line.emphasised else 0.3,
+        "name": name,
+        "meta": {"runs": " ".join(curve.run_id for curve in line.curves)},
+        "text": [_seeds(line, at) for at in line.steps] if several else None,
+        "hovertemplate": (
+            f"<b>{name}</b><br>"
+            + (f"mean %{{y:.3f}} at {where}<br>%{{text}}" if several else f"%{{y:.3f}} at {where}")
+            + (f"<br>{settings}" if settings else "")
+            + "<extra></extra>"
+        ),
+    }
+
+
+def _seeds(line: Line, at: At) -> str:
+    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; of many, their range."""
+    if len(at.losses) > _MOST_SEEDS:
+        low, high = min(at.losses.values()), max(at.losses.values())
+        return f"{len(at.losses)} seeds, {low:.3f} to {high:.3f}"
+    return ", ".join(f"seed {line.curves[i].seed} {loss:.3f}" for i, loss in at.losses.items())
+
+
+def _band(line: Line) -> dict[str, Any]:
+    """The range of the seeds as one outline for each stretch without a gap."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for there, stretch in groupby(line.steps, key=lambda at: bool(at.losses)):
+        if not there:
+            continue
+        steps = list(stretch)
+        x += [*(at.x for at in steps), *(at.x for at in reversed(steps)), None]
+        y += [at.high for at in steps]
+        y += [*(at.low for at in reversed(steps)), None]
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": look_of(line.method).colour,
+        "opacity": _BAND if line.emphasised else _BAND / 3,
+        "hoverinfo": "skip",
+        "name": f"{plain(line.label)}, range of the seeds",
+    }
+
+
+def _range(curves: Sequence[Curve], most: float) -> tuple[float, float]:
+    low = min(min(curve.finite) for curve in curves)
+    highest = max(max(curve.finite) for curve in curves)
+    if math.isfinite(most):
+        high = min(highest, most * max(curve.finite[0] for curve in curves))
+    else:
+        high = highest
+    space = max(0.06 * (high - low), 0.01)
+    return low - space, high + space
+
+
+def _label_ends(
+    fig: go.Figure,
+    lines: Iterable[Line],
+    looks: Mapping[tuple[str, str], _Look],
+    low: float,
+    high: float,
+    height: int,
+) -> None:
+    """Labels right of the plot, each at the height of its line's end, pushed apart."""
+    inner = max(1, height - _AXIS_PIXELS)
+    ends: dict[tuple[str, str], float] = {}
+    for line in sorted(lines, key=lambda line: not line.emphasised):
+        ends.setdefault(line.key, line.end)
+    room = max(1, inner // _LABEL_PIXELS)
+    shown = dict(list(ends.items())[:room])
+    keys = sorted(shown, key=lambda key: shown[key])
+    wanted = [min(max(shown[key], low), high) for key in keys]
+    texts = [f"{short_name(label, method)} {shown[method, label]:.2f}" for method, label in keys]
+    gap = _LABEL_PIXELS * (high - low) / inner
+    annotations = [
+        {
+            "x": 1,
+            "xref": "paper",
+            "y": y,
+            "text": f"{glyph(key[0], looks[key].marker)} {plain(text)}",
+            "xanchor": "left",
+            "xshift": 4,
+            "showarrow": False,
+        }
+        for key, text, y in zip(keys, texts, spread(wanted, gap, high), strict=True)
+    ]
+    fig.update_layout(annotations=annotations, margin_r=24 + 7 * max(map(len, texts)))
+
+
+def spread(values: Sequence[float], gap: float, top: float) -> list[float]:
+    """Ascending values moved as little as needed to lie `gap` apart and not above `top`."""
+    placed: list[float] = []
+    for value in values:
+        placed.append(max(value, placed[-1] + gap) if placed else value)
+    limit = top
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], limit)
+        limit = placed[i] - gap
+    return placed

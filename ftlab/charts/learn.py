@@ -1,0 +1,289 @@
+"""The charts of the Learn tab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab import units
+from ftlab.charts.drawing import INK, figure, plain
+from ftlab.methods.full import FULL
+from ftlab.methods.lora import LORA, QLORA
+from ftlab.methods.prompts import PROMPT_TUNING
+from ftlab.units import format_number, format_share
+
+_GREY = "#7b8494"  # seen on light and on dark; the template's ink is only for text
+MARKS = {"nf4": ("x", "✖"), "bf16": ("circle-open", "○"), "fp32": ("circle", "●")}
+"""How each kind of merged matrix is drawn, the least exact one first (and so undermost), and the
+sign that stands for it in the legend."""
+
+_COLOURS = {"nf4": QLORA.look.colour, "bf16": _GREY, "fp32": LORA.look.colour}
+_SIZES = {"nf4": 6, "bf16": 9, "fp32": 4}
+_BAND = "rgba(112,123,140,0.22)"
+SPECTRUM_COLUMNS = ["direction", "value", "energy", "cumulative", "kept"]
+MAP_COLUMNS = ["layer", "part", "name", "size", "effective_rank", "rank"]
+MEASURES = {"size": "size", "effective_rank": "effective rank"}
+_LEFT_OUT = "rgba(128,138,152,0.45)"
+_ROW_PIXELS = 19
+
+
+def change_figure(parts: pd.DataFrame, height: int = 250) -> go.Figure:
+    """A bar a part of the model, from `layer_changes`: change over base, in per cent."""
+    fig = figure(height)
+    fig.add_bar(
+        x=list(range(len(parts))),
+        y=(100 * parts["relative"]).tolist(),
+        marker={"color": FULL.look.colour, "line_width": 0},
+        customdata=[
+            f"{plain(row.part)}: moved by {units.format_share(row.relative)} of its size<br>"
+            f"{units.format_share(row.share)} of its {units.format_count(row.numbers)} numbers "
+            "changed"
+            for row in parts.itertuples()
+        ],
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+    names = [_short(str(part)) for part in parts["part"]]
+    shown = [
+        i for i, name in enumerate(names) if not name.isdigit() or int(name) % 5 == 0 < int(name)
+    ]
+    fig.update_xaxes(
+        tickvals=shown,
+        ticktext=[plain(names[i]) for i in shown],
+        tickangle=0,
+        showgrid=False,
+        title_text="layer",
+    )
+    fig.update_yaxes(title_text="change, share of the weights' size", ticksuffix=" %")
+    return fig.update_yaxes(rangemode="tozero").update_layout(bargap=0.25)
+
+
+def _short(part: str) -> str:
+    """ "layer 12" -> "12"; "embeddings" -> "emb."; other names as they are."""
+    return {"embeddings": "emb.", "last norm": "norm"}.get(part, part.removeprefix("layer "))
+
+
+def outputs_figure(outputs: pd.DataFrame, height: int = 340) -> go.Figure:
+    """A point an output (`apart`, and a column for each of `MARKS`); on the diagonal: the same."""
+    fig = figure(height)
+    low, high = float(outputs.to_numpy().min()), float(outputs.to_numpy().max())
+    space = 0.04 * (high - low) or 1.0
+    ends = [low - space, high + space]
+    fig.add_scatter(
+        x=ends, y=ends, mode="lines", line={"color": _GREY, "width": 1, "dash": "dot"},
+        hoverinfo="skip", name="the same",
+    )  # fmt: skip
+    for held, (symbol, _) in MARKS.items():
+        fig.add_scatter(
+            x=outputs["apart"].tolist(),
+            y=outputs[held].tolist(),
+            mode="markers",
+            marker={"symbol": symbol, "size": _SIZES[held], "color": _COLOURS[held]},
+            hovertemplate=f"apart %{{x:.4f}}, merged in {held} %{{y:.4f}}<extra></extra>",
+            name=held,
+        )
+    fig.update_xaxes(title_text="base and adapter apart", range=ends)
+    return fig.update_yaxes(title_text="one merged matrix", range=ends)
+
+
+def block_figure(block: pd.DataFrame, levels: pd.DataFrame, height: int = 360) -> go.Figure:
+    """The weights of one block (`weight`, `restored`) over the lines of the levels (`value`).
+
+    A line between the two points of a weight is its error.
+    """
+    fig = figure(height)
+    places = list(range(1, len(block) + 1))
+    before, after = block["weight"].tolist(), block["restored"].tolist()
+    fig.add_scatter(
+        x=[x for place in places for x in (place, place, None)],
+        y=[y for pair in zip(before, after, strict=True) for y in (*pair, None)],
+        mode="lines",
+        line={"color": _GREY, "width": 1},
+        hoverinfo="skip",
+        name="error",
+    )
+    fig.add_scatter(
+        x=places,
+        y=after,
+        mode="markers",
+        marker={"symbol": "diamond", "size": 7, "color": QLORA.look.colour},
+        customdata=[f"{a - b:+.4f}" for a, b in zip(after, before, strict=True)],
+        hovertemplate="weight %{x} in 4 bits: %{y:.4f}, off by %{customdata}<extra></extra>",
+        name="after",
+    )
+    fig.add_scatter(
+        x=places,
+        y=before,
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 7, "color": _GREY, "line_width": 1.5},
+        hovertemplate="weight %{x}: %{y:.4f}<extra></extra>",
+        name="before",
+    )
+    values = levels["value"].tolist()
+    largest = max(map(abs, values)) or 1.0
+    fig.update_xaxes(title_text="weight of the block", range=[0, len(block) + 1], showgrid=False)
+    return fig.update_yaxes(
+        tickvals=values,
+        ticktext=[f"{value:.2f}" for value in values],
+        tickfont={"size": 10},
+        range=[-1.06 * largest, 1.06 * largest],
+        title_text="value; a line a level",
+    )
+
+
+def levels_figure(used: pd.DataFrame, height: int = 180) -> go.Figure:
+    """A bar a level (`level`, `share`): how much of the weights take it."""
+    fig = figure(height)
+    fig.add_bar(
+        x=list(range(len(used))),
+        y=(100 * used["share"]).tolist(),
+        marker={"color": QLORA.look.colour, "line_width": 0},
+        customdata=[f"{level:.3f}" for level in used["level"]],
+        hovertemplate="level %{x} (%{customdata} of absmax): %{y:.1f} %<extra></extra>",
+    )
+    ticks = [0, 7, len(used) - 1] if len(used) == 16 else [0, len(used) - 1]
+    names = {0: "−absmax", 7: "0", len(used) - 1: "absmax"}
+    fig.update_xaxes(tickvals=ticks, ticktext=[names[i] for i in ticks], showgrid=False)
+    return fig.update_yaxes(ticksuffix=" %", rangemode="tozero", nticks=4).update_layout(bargap=0.2)
+
+
+@dataclass(frozen=True)
+class TokenBand:
+    """Cosines among real tokens: to the nearest other one (`low` to `high`), and of any `pair`."""
+
+    low: float
+    high: float
+    pair: float
+
+
+def nearest_figure(vectors: pd.DataFrame, band: TokenBand, height: int = 250) -> go.Figure:
+    """A point a vector (`vector`, `cosine`, `token`), over what is usual among real tokens."""
+    fig = figure(height)
+    last = len(vectors) + 0.5
+    fig.add_shape(
+        type="rect", x0=0.5, x1=last, y0=band.low, y1=band.high, fillcolor=_BAND, line_width=0,
+        layer="below",
+    )  # fmt: skip
+    fig.add_shape(
+        type="line", x0=0.5, x1=last, y0=band.pair, y1=band.pair,
+        line={"color": PROMPT_TUNING.look.colour, "width": 1.5, "dash": "dot"},
+    )  # fmt: skip
+    fig.add_scatter(
+        x=vectors["vector"].tolist(),
+        y=vectors["cosine"].tolist(),
+        mode="markers",
+        marker={
+            "symbol": PROMPT_TUNING.look.marker, "size": 9, "color": PROMPT_TUNING.look.colour,
+        },
+        text=[plain(str(token)) for token in vectors["token"]],
+        hovertemplate="v%{x}: nearest %{text}, cosine %{y:.2f}<extra></extra>",
+    )  # fmt: skip
+    fig.update_xaxes(title_text="learnt vector", range=[0.5, last], showgrid=False)
+    low = min(0.0, float(vectors["cosine"].min()), band.pair)
+    return fig.update_yaxes(title_text="cosine to its nearest token", range=[low, 1.02])
+
+
+def spectrum_rows(values: np.ndarray, rank: int, limit: int = 64) -> pd.DataFrame:
+    """One row for each of the first `limit` singular values (of all, in falling order).
+
+    `energy` is its share of the squared Frobenius norm, `cumulative` that share with all before
+    it, `kept` whether it is among the first `rank`.
+    """
+    squares = np.square(np.asarray(values, dtype=np.float64))
+    total = squares.sum()
+    energy = squares / total if total > 0 else np.zeros_like(squares)
+    rows = pd.DataFrame(
+        {
+            "direction": np.arange(1, len(squares) + 1),
+            "value": np.asarray(values, dtype=np.float64),
+            "energy": energy,
+            "cumulative": np.cumsum(energy),
+        }
+    )
+    return rows.assign(kept=rows["direction"] <= rank).head(limit)[SPECTRUM_COLUMNS]
+
+
+def spectrum_figure(rows: pd.DataFrame, colour: str, height: int = 150) -> go.Figure:
+    """Bars of singular values, those that are kept in `colour`; columns `SPECTRUM_COLUMNS`."""
+    fig = figure(height, margin={"l": 8, "r": 8, "t": 6, "b": 8}, bargap=0.2)
+    fig.add_bar(
+        x=rows["direction"].tolist(),
+        y=rows["value"].tolist(),
+        marker={"color": [colour if kept else _LEFT_OUT for kept in rows["kept"]], "line_width": 0},
+        hovertext=[_direction(row) for row in rows.itertuples()],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )
+    last = len(rows)
+    fig.update_xaxes(title="direction", range=[0.4, max(8, last) + 0.6], tickformat="d")
+    fig.update_xaxes(showgrid=False, nticks=9)
+    return fig.update_yaxes(title="singular value", rangemode="tozero", nticks=4)
+
+
+def change_map(rows: pd.DataFrame, measure: str, chosen: str, colour: str) -> go.Figure:
+    """A cell for each weight matrix: layers across, matrices of a layer down.
+
+    `rows` has the columns `MAP_COLUMNS`, in the order in which parts stand; `measure` is "size"
+    (Frobenius norm of the change) or "effective_rank"; the matrix named `chosen` wears a frame.
+    """
+    parts = list(dict.fromkeys(rows["part"]))
+    layers = list(dict.fromkeys(rows["layer"]))
+    table = rows.pivot(index="part", columns="layer", values=measure).reindex(parts)[layers]
+    words = rows.assign(words=[_matrix(row) for row in rows.itertuples()]).pivot(
+        index="part", columns="layer", values="words"
+    )
+    fig = figure(64 + _ROW_PIXELS * len(parts), margin={"l": 8, "r": 8, "t": 6, "b": 8})
+    fig.add_heatmap(
+        z=table.to_numpy().tolist(),
+        x=list(range(len(layers))),
+        y=list(range(len(parts))),
+        text=words.reindex(parts)[layers].fillna("").to_numpy().tolist(),
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=False,
+        colorscale=[[0, "rgba(128,138,152,0.12)"], [1, colour]],
+        zmin=0,
+        zmax=max(float(rows[measure].max()), 1e-9),
+        xgap=1,
+        ygap=1,
+        colorbar={"thickness": 8, "outlinewidth": 0, "nticks": 4, "len": 1.0, "tickfont_size": 11},
+    )
+    step = max(1, -(-len(layers) // 10))
+    fig.update_xaxes(
+        title="layer",
+        showgrid=False,
+        tickvals=list(range(0, len(layers), step)),
+        ticktext=[str(layer) if layer >= 0 else "outside" for layer in layers[::step]],
+    )
+    fig.update_yaxes(
+        showgrid=False,
+        autorange="reversed",
+        tickvals=list(range(len(parts))),
+        ticktext=[plain(part) for part in parts],
+    )
+    for row in rows[rows["name"] == chosen].itertuples():
+        x, y = layers.index(row.layer), parts.index(row.part)
+        # A letter in the ink of the template follows the page from light to dark; a shape does not.
+        fig.add_annotation(
+            x=x, y=y, text="□", showarrow=False, font={"size": 19, "color": INK}, yshift=1
+        )
+    return fig
+
+
+def _direction(row: Any) -> str:
+    number, value = int(row.direction), float(row.value)
+    energy, cumulative = float(row.energy), float(row.cumulative)
+    return (
+        f"direction {number}: {format_number(value, 3)}<br>{format_share(energy)} of the change, "
+        f"{format_share(cumulative)} with those before"
+    )
+
+
+def _matrix(row: Any) -> str:
+    name, size = plain(str(row.name)), float(row.size)
+    used, rank = float(row.effective_rank), int(row.rank)
+    return (
+        f"{name}<br>size of the change {format_number(size, 3)}"
+        f"<br>effective rank {format_number(used, 1)} of {rank}"
+    )

@@ -1,0 +1,181 @@
+"""What holds for every chart of a sweep, and how a new one is found."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftlab import charts as package
+from ftlab.charts.spec import ChartSpec, Facts, charts, worded
+from ftlab.report.sweep import sweep_report
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.runs.table import to_table
+from tests.charts.whole_sweep import whole_sweep
+from tests.fakes import SWEEP, make_sweep
+from tests.ui.compare.test_tab import Tab
+
+HOSTILE = "<img src=x><script>%{x}"
+NEW_CHART = """
+from ftlab.charts.drawing import empty_figure
+from ftlab.charts.spec import ChartSpec, Place, measured
+
+
+def drawn(facts):
+    return measured(facts.table, "train_seconds")
+
+
+def finding(facts):
+    return "The new chart finds something"
+
+
+def figure(facts):
+    return empty_figure("drawn by the new chart")
+
+
+CHARTS = (
+    ChartSpec(
+        id="new-chart", name="Something new", drawn=drawn, finding=finding, figure=figure,
+        compare=Place(row=9), report=99,
+    ),
+)
+"""
+
+each_chart = pytest.mark.parametrize("chart", charts(), ids=lambda chart: chart.id)
+
+
+def facts_of(chart: ChartSpec, data: SweepData) -> Facts:
+    return Facts(data.table, chart.read(data) if chart.read else None)
+
+
+def notes(chart: ChartSpec, facts: Facts, name: str) -> list[str]:
+    """The texts of that name that are drawn into the figure."""
+    return [note.text for note in chart.figure(facts).layout.annotations if note.name == name]
+
+
+@each_chart
+def test_a_name_from_a_record_is_no_markup_in_the_figure(chart: ChartSpec, tmp_path: Path) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path, targets=HOSTILE))
+    figure = chart.figure(facts)
+    assert figure.data
+    shown = figure.to_json().replace("\\u003c", "<")
+    assert "&lt;img" in shown, "the name is drawn"
+    assert "<img" not in shown
+    assert "<script" not in shown
+    assert "%&#123;x}" in shown
+
+
+@each_chart
+def test_where_the_numbers_come_from_is_drawn_into_the_figure(
+    chart: ChartSpec, tmp_path: Path
+) -> None:
+    measured = facts_of(chart, whole_sweep(tmp_path))
+    assert notes(chart, measured, "origin") == ["measured 25 Nov 2026"]
+
+
+@each_chart
+@pytest.mark.parametrize("origin", ["recorded", "imported"])
+def test_numbers_that_others_measured_are_said_to_be_theirs(
+    chart: ChartSpec, origin: str, tmp_path: Path
+) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path, origin=origin))
+    assert [note.split()[0] for note in notes(chart, facts, "origin")] == [origin]
+
+
+@each_chart
+def test_runs_that_do_not_compare_are_said_so_below_the_figure_and_in_it(
+    chart: ChartSpec, tmp_path: Path
+) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path, steps=60))
+    assert chart.drawn(facts).unlike == "Not like for like: steps (30, 60)."
+    assert notes(chart, facts, "unlike") == ["Not like for like: steps"]
+
+
+@each_chart
+def test_a_fair_sweep_is_not_said_to_differ(chart: ChartSpec, tmp_path: Path) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path))
+    assert chart.drawn(facts).unlike == ""
+    assert notes(chart, facts, "unlike") == []
+
+
+@each_chart
+def test_without_a_run_the_figure_says_why_it_is_empty(chart: ChartSpec) -> None:
+    facts = facts_of(chart, SweepData(SWEEP, "measured", to_table([])))
+    assert chart.drawn(facts).rows.empty
+    assert chart.finding(facts)
+    figure = chart.figure(facts)
+    assert not figure.data
+    assert [bool(note.text) for note in figure.layout.annotations] == [True]
+
+
+@each_chart
+def test_a_chart_says_what_it_draws_and_how_to_read_it(chart: ChartSpec, tmp_path: Path) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path))
+    assert worded(chart.name, facts)
+    assert worded(chart.reading, facts) or chart.is_bar
+    assert not chart.drawn(facts).rows.empty
+
+
+@each_chart
+def test_an_axis_says_which_way_is_better(chart: ChartSpec, tmp_path: Path) -> None:
+    layout = chart.figure(facts_of(chart, whole_sweep(tmp_path))).layout
+    assert "is better" in f"{layout.xaxis.title.text} {layout.yaxis.title.text}"
+
+
+@pytest.mark.parametrize(
+    "chart", [chart for chart in charts() if chart.compare], ids=lambda chart: chart.id
+)
+def test_every_run_can_be_opened_from_the_figure_and_tells_its_settings(
+    chart: ChartSpec, tmp_path: Path
+) -> None:
+    facts = facts_of(chart, whole_sweep(tmp_path))
+    opened: set[str] = set()
+    hovers = ""
+    for trace in chart.figure(facts).data:
+        known = [*(trace.customdata or ()), (trace.meta or {}).get("runs", "")]
+        opened.update(" ".join(known).split())
+        hovers += f"{trace.hovertext} {trace.hovertemplate}"
+    assert opened == set(facts.table["run_id"])
+    assert "learning rate 1e-4, 30 steps" in hovers
+    assert "learning rate 3e-4, 30 steps" in hovers
+
+
+def test_no_two_charts_share_an_id_a_choice_or_a_place() -> None:
+    found = charts()
+    places = [chart.compare for chart in found if chart.compare and not chart.is_bar]
+    shared = Counter(
+        [chart.id for chart in found]
+        + [choice.id for chart in found for choice in chart.choices]
+        + [(place.row, place.column) for place in places]
+        + [("report", chart.report) for chart in found if chart.report is not None]
+    )
+    assert [name for name, count in shared.items() if count > 1] == []
+
+
+@pytest.fixture
+def new_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A further file among the charts."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "new_chart.py").write_text(NEW_CHART)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    yield
+    del package.new_chart, sys.modules["ftlab.charts.new_chart"]
+
+
+@pytest.mark.usefixtures("new_chart")
+def test_a_new_file_is_a_chart_of_the_compare_tab_and_of_the_report(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_sweep(runs)
+    tab = Tab(runs)
+    filled = tab.call("fill", SWEEP, *tab.values())
+    assert any("The new chart finds something" in str(update) for _, update in filled)
+    assert any("drawn by the new chart" in str(update) for _, update in filled)
+    report = sweep_report(sweep_data(RunStore(runs), SWEEP))
+    assert "The new chart finds something" in report
+    assert "Something new" in report
+    assert "drawn by the new chart" in report

@@ -1,0 +1,49 @@
+"""A sweep of which every chart has something to show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ftlab.runs.result import ANATOMY
+from ftlab.runs.spec import TrainingSettings
+from ftlab.runs.store import RunStore
+from ftlab.runs.sweep_data import SweepData, sweep_data
+from tests.fakes import SWEEP, make_run
+
+_MEASURES = {
+    "score_gain": 0.4,
+    "score_gain_low": 0.3,
+    "score_gain_high": 0.5,
+    "general_loss_change": 0.05,
+    "general_loss_change_low": 0.04,
+    "general_loss_change_high": 0.06,
+}
+
+
+def whole_sweep(
+    folder: Path, targets: str = "query and value", origin: str = "measured", steps: int = 30
+) -> SweepData:
+    """Full fine-tuning and LoRA on those targets and for so many steps, each with two rates.
+
+    The runs have gain, forgetting and evaluations between the steps; the table also says what the
+    peaks are made of.
+    """
+    for method, hyperparameters, last in (("full", {}, 30), ("lora", {"targets": targets}, steps)):
+        for rate in (1e-4, 3e-4):
+            directory = make_run(
+                folder,
+                method,
+                hyperparameters=hyperparameters,
+                learning_rate=rate,
+                settings=TrainingSettings(steps=last, eval_every=10),
+                measures=_MEASURES,
+            )
+            with directory.metrics_file.open("a") as file:
+                for step in (0, 10, 20):
+                    event = {"event": "evaluation", "step": step, "loss": 2.0, "score": step / 50}
+                    file.write(json.dumps(event) + "\n")
+    data = sweep_data(RunStore(folder), SWEEP)
+    parts = {f"anatomy_{part}_bytes": 1e8 for part in ANATOMY}
+    return replace(data, table=data.table.assign(origin=origin, **parts))
