@@ -18,10 +18,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ftlab.methods.counts import trainable_parameters
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.spec import RunPlan
-from ftlab.methods.variant import Variant
+from ftlab.methods.variant import Variant, trainable_parameters
 from ftlab.models.generation import (
     generation_inputs,
     greedy_config,

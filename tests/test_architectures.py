@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.methods.counts import trainable_parameters
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.registry import METHODS as ALL_METHODS
 from ftlab.methods.shape import ModelShape, is_router
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import reach_words
-from ftlab.methods.variant import parse_variant
+from ftlab.methods.variant import parse_variant, trainable_parameters
 from ftlab.models.safetensors_header import read_header
 from ftlab.models.shape import shape_of_model
 from ftlab.playground.fitting import Tensors, misfit

@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 
 from ftlab import units
 from ftlab.charts.drawing import INK, figure, plain
-from ftlab.methods.full import FULL
-from ftlab.methods.lora import LORA, QLORA
-from ftlab.methods.prompts import PROMPT_TUNING
+from ftlab.methods.families.full import FULL
+from ftlab.methods.families.lora import LORA
+from ftlab.methods.families.prompts import PROMPT_TUNING
+from ftlab.methods.families.quantised import QLORA
 from ftlab.units import format_number, format_share
 
 _GREY = "#7b8494"  # seen on light and on dark; the template's ink is only for text

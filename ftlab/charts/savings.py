@@ -26,7 +26,7 @@ from ftlab.charts.facts import (
     settings_text,
 )
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
-from ftlab.methods.full import FULL
+from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
 from ftlab.runs.metrics import HEADLINES, METRICS, MetricSpec
 from ftlab.runs.result import OPEN

@@ -19,6 +19,7 @@ from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.export import script_parts as parts
 from ftlab.export.runs import is_on_hub, public_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
+from ftlab.methods.registry import hooks_of
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import config_on
 from ftlab.methods.variant import validate_variant
@@ -85,10 +86,11 @@ def reproduction(run: Run) -> Reproduction:
     spec = run.spec
     if spec.variant is None:
         raise FtlabError(f"{run.run_id} is a base run: nothing was trained, so there is no script.")
-    if spec.variant.spec.optimizer not in parts.OPTIMIZERS:
+    own = spec.variant.spec.optimizer
+    if own is not None and not own.script_method:
         raise FtlabError(
-            f"{spec.variant.spec.label} trains with an optimizer of its own, "
-            f"'{spec.variant.spec.optimizer}', which the script cannot write down yet."
+            f"{spec.variant.spec.label} trains with an optimizer of its own, which the script "
+            "cannot write down yet."
         )
     # The spec may have been written by others, and its values are written into a program.
     wrong = [*validate_variant(spec.variant), *validate_settings(spec.settings)]
@@ -153,9 +155,9 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     method, hyper = spec.variant.spec, spec.variant.values()
     config = _peft_config(spec, source)
     learns = _learns(spec, source)
-    own_import, own_optimizer = parts.OPTIMIZERS[method.optimizer]
+    own = method.optimizer
     changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
-    is_adalora = config.get("peft_type") == "ADALORA"
+    hooks = hooks_of(str(config.get("peft_type")))
     weight_dtype, compute_dtype = _dtypes(run)
     attention = _attention(run)
     base = public_model(spec.model)
@@ -173,7 +175,9 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "os_import": "import os\n"
         if "os." in find_base + (attention.call if attention else "")
         else "",
-        "imports": _imports(spec, own_import, attention.import_line if attention else ""),
+        "imports": _imports(
+            spec, own.script_import if own else "", attention.import_line if attention else ""
+        ),
         "base_model_literal": parts.literal(base),
         "device": parts.literal(spec.device.partition(":")[0]),
         "seed": str(spec.seed),
@@ -194,9 +198,9 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
             checkpointing=settings.gradient_checkpointing,
             start_text=config.get("prompt_tuning_init") == "TEXT",
         ),
-        "added_loss": parts.ADDED_LOSS if is_adalora and config.get("orth_reg_weight") else "\n",
-        "create_optimizer": own_optimizer.format(**hyper) if own_optimizer else "",
-        "after_optimizer_step": parts.AFTER_OPTIMIZER_STEP if is_adalora else "",
+        "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
+        "create_optimizer": own.script_method.format(**hyper) if own else "",
+        "after_optimizer_step": hooks.script_after_step if hooks else "",
         "attention": attention.call if attention else "",
         "start_saved": parts.START_SAVED if changes_base else "",
         "save_options": parts.SAVE_CONVERTED if changes_base else "",

@@ -69,54 +69,6 @@ _PART = """\
         parameter.requires_grad_(name in LEARNS)
 """
 
-ADDED_LOSS = """\
- + orthogonality(model) / ACCUMULATION
-
-
-def orthogonality(model):
-    \"\"\"AdaLoRA's own term (Zhang et al. 2023, equation 4), not in the printed loss.\"\"\"
-    terms = []
-    for name, matrix in model.named_parameters():
-        if "lora_A" in name or "lora_B" in name:
-            product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
-            identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
-            terms.append(torch.linalg.matrix_norm(product - identity))
-    return PEFT_CONFIG["orth_reg_weight"] * torch.stack(terms).mean()
-"""
-
-AFTER_OPTIMIZER_STEP = """
-    def on_optimizer_step(self, args, state, control, **_):
-        model.base_model.update_and_allocate(state.global_step + 1)
-"""
-
-_LORA_PLUS = """
-    def create_optimizer(self, model=None):
-        kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
-        settings["weight_decay"] = self.args.weight_decay
-        self.optimizer = create_loraplus_optimizer(
-            self.model, kind, loraplus_lr_ratio={ratio}, **settings
-        )
-        return self.optimizer
-"""
-
-_LORA_FA = """
-    def create_optimizer(self, model=None):
-        self.optimizer = create_lorafa_optimizer(
-            self.model, r={r}, lora_alpha={alpha}, lr=self.args.learning_rate,
-            weight_decay=self.args.weight_decay,
-        )
-        return self.optimizer
-"""
-
-OPTIMIZERS: Mapping[str | None, tuple[str, str]] = {
-    None: ("", ""),
-    "lora_plus": ("from peft.optimizers import create_loraplus_optimizer", _LORA_PLUS),
-    "lora_fa": ("from peft.optimizers import create_lorafa_optimizer", _LORA_FA),
-}
-"""A method's own optimizer: the import, and the method of the Trainer with its hyperparameters.
-
-The seam for further ones: a method whose optimizer is not here has no script yet."""
-
 SAME_LOSSES = """\
 There the losses come out the same; other
 versions, devices and thread counts round otherwise, and in 16 bits that grows with the steps."""

@@ -11,7 +11,7 @@ from ftlab.errors import FtlabError, NotApplicable
 from ftlab.methods.capabilities import capabilities, why_not_offered
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import MethodSpec, Misfit, Values
-from ftlab.methods.targets import reached_experts
+from ftlab.methods.targets import misfit, reached_experts
 from ftlab.methods.variant import Variant
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def unfit_for_model(variant: Variant, shape: ModelShape) -> Unfit | None:
     reason = method.applies(shape, values)
     if reason:
         return Unfit(f"{method.label}: {reason}.")
-    misfit = method.misfit(shape, values) or _dropout_on_experts(method, shape, values)
-    if misfit is None:
+    found = misfit(method, shape, values) or _dropout_on_experts(method, shape, values)
+    if found is None:
         return None
-    return Unfit(f"{method.label}: {misfit.why}.", f"{method.id}.{misfit.name}", False)
+    return Unfit(f"{method.label}: {found.why}.", f"{method.id}.{found.name}", False)
 
 
 def _dropout_on_experts(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | None:
@@ -125,10 +125,11 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Unfit | None:
             f"switch it off, or leave {label} out.",
             "settings.gradient_checkpointing",
         )
-    if variant.spec.optimizer == "lora_fa" and settings.optimizer != "adamw":
+    own = variant.spec.optimizer
+    if own is not None and own.replaces not in ("", settings.optimizer):
         return Unfit(
-            f"{label} brings its own AdamW in 32 bits and cannot use '{settings.optimizer}'; "
-            f"choose adamw, or leave {label} out.",
+            f"{label} brings its own {own.what} and cannot use '{settings.optimizer}'; "
+            f"choose {own.replaces}, or leave {label} out.",
             "settings.optimizer",
         )
     return None
@@ -136,9 +137,10 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Unfit | None:
 
 def _too_long(variant: Variant, shape: ModelShape, settings: TrainingSettings) -> Unfit | None:
     """Soft tokens stand before the text and take up positions as well."""
-    if variant.spec.family != "prompt" or shape.positions is None:
+    name = variant.spec.soft_tokens
+    if name is None or shape.positions is None:
         return None
-    tokens = int(variant.values()["tokens"])
+    tokens = int(variant.values()[name])
     if tokens + settings.max_length <= shape.positions:
         return None
     left = shape.positions - settings.max_length
@@ -147,6 +149,6 @@ def _too_long(variant: Variant, shape: ModelShape, settings: TrainingSettings) -
         f"{variant.spec.label}: {tokens:,} soft tokens and a maximum length of "
         f"{settings.max_length:,} are more than the model's {shape.positions:,} positions; "
         f"{way_out} maximum length.",
-        f"{variant.method}.tokens",
+        f"{variant.method}.{name}",
         False,
     )

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 
 from ftlab import units
 from ftlab.errors import FtlabError
-from ftlab.methods.counts import trainable_parameters, trained_by
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import Hyperparameter, MethodSpec, Value, Values
-from ftlab.methods.targets import target_names
-from ftlab.methods.variant import Variant, parse_variant, validate_variant, with_setting
+from ftlab.methods.targets import misfit, target_names, trained_parameters
+from ftlab.methods.variant import (
+    Variant,
+    parse_variant,
+    trainable_parameters,
+    validate_variant,
+    with_setting,
+)
 
 TOLERANCE = 0.1
 """How far from the budget, as a share of it, still counts as matched."""
@@ -110,7 +115,7 @@ def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
         return Match(variant, own, "" if _near(own, budget) else _without_size(variant, own, shape))
     values = variant.values()
     sized = [_at_size(method, values, size, value) for value in _sizes(size, values)]
-    counted = [(sizes, trained_by(method, shape, values | sizes)) for sizes in sized]
+    counted = [(sizes, trained_parameters(method, shape, values | sizes)) for sizes in sized]
     known = [(sizes, count) for sizes, count in counted if count is not None]
     known.sort(key=lambda found: abs(found[1] - budget))
     fitting = (found for found in known if _fits(method, shape, values | found[0]))
@@ -126,7 +131,7 @@ def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
 
 def _fits(method: MethodSpec, shape: ModelShape, values: Values) -> bool:
     """Whether every chosen layer bears the values: a match leaves none out, and narrows none."""
-    if method.misfit(shape, values) is not None:
+    if misfit(method, shape, values) is not None:
         return False
     if method.limit is None:
         return True

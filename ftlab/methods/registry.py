@@ -1,53 +1,75 @@
-"""The methods that can be compared."""
+"""The methods that can be compared: those of `ftlab.methods.families`, and of other packages.
+
+A file there, and a module that an entry point of the group `ftlab.methods` names, is found by
+itself; it defines `METHODS`.
+"""
 
 from __future__ import annotations
 
-from ftlab.errors import FtlabError
+import pkgutil
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from ftlab.errors import FtlabError, one_line
+from ftlab.methods import families
 from ftlab.methods.by_hand import PEFT
-from ftlab.methods.full import BITFIT, FULL, LAST_LAYERS, LAYER_NORM
-from ftlab.methods.lora import (
-    ADALORA,
-    DORA,
-    LORA,
-    LORA_FA,
-    LORA_INT8,
-    LORA_PLUS,
-    PISSA,
-    QDORA,
-    QLORA,
-    RSLORA,
-)
-from ftlab.methods.orthogonal import BOFT, HRA, OFT
-from ftlab.methods.prompts import P_TUNING, PREFIX_TUNING, PROMPT_TUNING, PROMPT_TUNING_TEXT
-from ftlab.methods.spec import FAMILIES, Look, MethodSpec
-from ftlab.methods.structured import FOURIERFT, IA3, LOHA, LOKR, MISS, RANDLORA, SHIRA, VERA
+from ftlab.methods.spec import FAMILIES, BasePrecision, Look, LoopHooks, MethodSpec
 from ftlab.words import did_you_mean
 
 CORE = ("full", "lora", "qlora", "prompt_tuning")
 """What is compared unless somebody chooses: the whole, the overlay, the overlay on 4 bits, and the
 prompt."""
 
-_ALL = (
-    FULL, LORA, QLORA, PROMPT_TUNING,
-    LAST_LAYERS, LAYER_NORM, BITFIT,
-    RSLORA, DORA, PISSA, LORA_PLUS, LORA_FA, ADALORA,
-    LORA_INT8, QDORA,
-    VERA, RANDLORA, LOHA, LOKR, MISS, FOURIERFT, SHIRA,
-    OFT, BOFT, HRA,
-    IA3,
-    PROMPT_TUNING_TEXT, P_TUNING, PREFIX_TUNING,
-)  # fmt: skip
-
-_ORDER = list(FAMILIES)
-METHODS: dict[str, MethodSpec] = {
-    method.id: method for method in sorted(_ALL, key=lambda method: _ORDER.index(method.family))
-}
-"""By id, family by family; in a family those of `CORE` first."""
-
-_BY_ID = METHODS | {PEFT.id: PEFT}
-
 BASE_METHOD = "base"
 """Method id in the record of a base run: the untouched model, measured once a sweep."""
+
+ENTRY_POINTS = "ftlab.methods"
+"""The group of entry points by which other packages add methods."""
+
+
+def _sources() -> Iterator[tuple[str, tuple[MethodSpec, ...]]]:
+    """The modules that hold methods, by name."""
+    for found in pkgutil.iter_modules(families.__path__):
+        module = import_module(f"{families.__name__}.{found.name}")
+        yield module.__name__, module.METHODS
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            methods = entry.load().METHODS
+        except Exception as error:
+            _leave_out(f"the module '{entry.value}' cannot be imported ({one_line(error)})")
+            continue
+        yield entry.value, methods
+
+
+def find_methods() -> dict[str, MethodSpec]:
+    """Every method by id, in the order of the families, of the files and in each file.
+
+    A module of another package that cannot be imported, and a method with the id of another one or
+    of no known family, are left out with a warning.
+    """
+    found: dict[str, MethodSpec] = {}
+    order = list(FAMILIES)
+    for name, methods in _sources():
+        for method in methods:
+            if method.id in (*found, PEFT.id, BASE_METHOD):
+                _leave_out(f"'{method.id}' of {name} is the id of another method")
+            elif method.family not in order:
+                _leave_out(f"'{method.id}' of {name} is of no family: {', '.join(order)}")
+            else:
+                found[method.id] = method
+    return dict(sorted(found.items(), key=lambda item: order.index(item[1].family)))
+
+
+def _leave_out(why: str) -> None:
+    warnings.warn(f"Some methods are left out: {why}.", stacklevel=2)
+
+
+METHODS = find_methods()
+"""By id, family by family; in a family file by file."""
+
+_BY_ID = METHODS | {PEFT.id: PEFT}
 
 BASE_LOOK = Look(colour="#8a94a3", marker="x", dash="dot")
 
@@ -70,3 +92,40 @@ def label_of(method_id: str) -> str:
 def look_of(method_id: str) -> Look:
     """The one colour, marker and dash of a method, the same in every figure and table."""
     return _BY_ID[method_id].look if method_id in _BY_ID else BASE_LOOK
+
+
+def on_base(method_id: str, precision: BasePrecision) -> str:
+    """The id of the method that is that one on a base in so few bits; "" where none is."""
+    found = (
+        method.id
+        for method in METHODS.values()
+        if (method.quantises, method.base_precision) == (method_id, precision)
+    )
+    return next(found, "")
+
+
+def hooks_of(peft_type: str) -> LoopHooks | None:
+    """What adapters of that type of PEFT do in the training loop; `None` for nothing."""
+    found = (
+        method.hooks
+        for method in METHODS.values()
+        if method.peft_traits is not None and method.peft_traits.type == peft_type
+    )
+    return next(found, None)
+
+
+def named_by(peft_type: str, feature: str = "", start: str = "", optimizer: str = "") -> str:
+    """The id of the method whose configuration this is, by its `PeftTraits`; "" where none is.
+
+    Of what is given beside the type, all else is plain. A method on a base in fewer bits is not
+    found: see `on_base`.
+    """
+    for method in METHODS.values():
+        traits = method.peft_traits
+        if traits is None or method.quantises is not None or traits.type != peft_type:
+            continue
+        same_start = start.startswith(traits.start) if traits.start else not start
+        same_optimizer = optimizer in (traits.optimizers or ("",))
+        if traits.feature == feature and same_start and same_optimizer:
+            return method.id
+    return ""

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftlab.methods.rates import BY_WIDTH, ModelSize, RateRule
+from ftlab.methods.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
-
-    from ftlab.methods.counts import LayerCount
-    from ftlab.methods.limits import LayerLimit
-    from ftlab.methods.shape import ModelShape
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 Value = int | float | str | bool
 Values = Mapping[str, Value]
 BasePrecision = Literal["nf4", "int8"]
-OwnOptimizer = Literal["lora_plus", "lora_fa"]
 
 Family = Literal[
     "full", "part", "low rank", "quantised", "structured", "orthogonal", "scaling", "prompt"
@@ -88,6 +85,102 @@ class Misfit:
     why: str
 
 
+@dataclass(frozen=True)
+class LayerCount:
+    """Trained parameters of one layer, by its outputs and inputs and the hyperparameters."""
+
+    of_layer: Callable[[int, int, Values], int]
+
+
+@dataclass(frozen=True)
+class LayerLimit:
+    """How large the hyperparameters of those names may be on a layer: `most(outputs, inputs)`.
+
+    `label` is what a person calls them, `what` says in words what the limit is. A layer that cannot
+    bear them gets its `most` where PEFT takes a value by layer (`by_layer`), and is left out where
+    PEFT takes one for all.
+    """
+
+    label: str
+    most: Callable[[int, int], int]
+    what: str
+    names: tuple[str, ...]
+    by_layer: bool = False
+
+    def holds(self, outputs: int, inputs: int, values: Values) -> bool:
+        """Whether a layer of that size can bear them."""
+        most = self.most(outputs, inputs)
+        return all(int(values[name]) <= most for name in self.names)
+
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """An optimizer of the method's own.
+
+    `make(model, optimizer_class, options, values)` makes it of the optimizer that was chosen for
+    the sweep; `options` are that one's keyword arguments, `lr` and `weight_decay` among them. Where
+    it replaces the chosen one, `replaces` is the only one that may be chosen, and `what` names the
+    method's own.
+
+    In a reproduction script it is `script_import` and `script_method`, a method of the Trainer with
+    the hyperparameters as `{name}`.
+    """
+
+    make: Callable[[Any, Any, dict[str, Any], Values], Optimizer]
+    script_import: str = ""
+    script_method: str = ""
+    replaces: str = ""
+    what: str = ""
+
+
+@dataclass(frozen=True)
+class LoopHooks:
+    """What a kind of adapter, one `peft_type`, does in the training loop, by hand or by a method.
+
+    Each takes the model as PEFT made it. `added_loss(model)` is a term that is added to the loss,
+    `None` for none. `after_step(model, step, skipped)` comes once the weights are updated, while
+    the gradients are still there; `step` counts from 1, and `skipped()` says whether the gradients
+    overflowed, so that no weight changed.
+
+    In a reproduction script they are what `script_added_loss(config)` gives, which continues the
+    expression of the loss ("" for none), and `script_after_step`, a method of the callback.
+    """
+
+    added_loss: Callable[[Any], Tensor | None]
+    after_step: Callable[[Any, int, Callable[[], bool]], None]
+    script_added_loss: Callable[[Mapping[str, Any]], str]
+    script_after_step: str
+
+
+@dataclass(frozen=True)
+class PeftTraits:
+    """How a PEFT configuration of others shows that it is the method's, and plain.
+
+    `type` is its `peft_type`. Beyond what is plain for that type it sets nothing but the field
+    `feature`, or an `init_lora_weights` that begins with `start`, or it was trained with one of
+    `optimizers` (in lower case, words joined by "-").
+    """
+
+    type: str
+    feature: str = ""
+    start: str = ""
+    optimizers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """How the method is tried on a tiny model, where its defaults or that model do not do.
+
+    `settings` are hyperparameters as in "layers=1". `needs_biases` asks for a model with biases.
+    Logits of a saved and loaded model may differ by `same_logits`. `note` tells people of it.
+    """
+
+    settings: str = ""
+    needs_biases: bool = False
+    same_logits: float = 1e-4
+    note: str = ""
+
+
 def every_parameter(model: nn.Module, values: Values) -> None:
     """Lets every weight of the model learn."""
     for parameter in model.parameters():
@@ -108,17 +201,20 @@ def always_fits(shape: ModelShape, values: Values) -> Misfit | None:
 class MethodSpec:
     """One way to fine-tune.
 
-    Adding a method is adding one of these to the registry: page, command line, validation and
-    tests follow from it. `base_precision` is how the frozen base is held (`None`: as the dtype
-    policy says). `peft_config(hyperparameters, plan)` builds PEFT's configuration; `None` means
-    that no adapter is laid over the model, and then `select_trainable` says which weights learn.
+    Adding a method is adding one of these to a file of `ftlab.methods.families`: page, command
+    line, validation, report and tests follow from it. `base_precision` is how the frozen base is
+    held (`None`: as the dtype policy says), and `quantises` the id of the method that it is on such
+    a base. `peft_config(hyperparameters, plan)` builds PEFT's configuration; `None` means that no
+    adapter is laid over the model, and then `select_trainable` says which weights learn.
 
-    `optimizer` names an optimizer of the method's own, made of the chosen one. `applies` says in
-    a sentence why a model cannot be trained with it, or "" where it can. `limit` is how large its
-    hyperparameters may be on a layer. `reaches_experts` says whether PEFT lays it over experts that
-    are held as one parameter, and keeps that right. `size` names the
-    hyperparameter that its trainable parameters grow with. `names` says what a variant is called
-    (`None`: by the label, and what differs from the defaults).
+    `optimizer` is an optimizer of the method's own, `hooks` what else it does in the training loop.
+    `applies` says in a sentence why a model cannot be trained with it, or "" where it can. `limit`
+    is how large its hyperparameters may be on a layer. `reaches_experts` says whether PEFT lays it
+    over experts that are held as one parameter, and keeps that right. `count` is how many
+    parameters it trains, of one layer or of a model (`None`: not known before the run). `size`
+    names the hyperparameter that these grow with, `soft_tokens` the one that counts vectors which
+    take up positions of the model. `names` says what a variant is called (`None`: by the label, and
+    what differs from the defaults).
 
     `learning_rate` was tuned on the bundled model; `rate_rule` says what it becomes on another.
     """
@@ -137,6 +233,7 @@ class MethodSpec:
     peft_config: Callable[[Values, RunPlan], PeftConfig] | None = None
     select_trainable: Callable[[nn.Module, Values], None] = every_parameter
     optimizer: OwnOptimizer | None = None
+    hooks: LoopHooks | None = None
     applies: Callable[[ModelShape, Values], str] = always_applies
     fits: Callable[[ModelShape, Values], Misfit | None] = always_fits
     limit: LayerLimit | None = None
@@ -144,8 +241,12 @@ class MethodSpec:
     count: Callable[[ModelShape, Values], int | None] | LayerCount | None = None
     size: str | None = None
     in_proportion: tuple[str, ...] = ()
+    soft_tokens: str | None = None
     requires: tuple[str, ...] = ()
     names: Callable[[Values], str] | None = None
+    quantises: str | None = None
+    peft_traits: PeftTraits | None = None
+    probe: ProbePlan = ProbePlan()
 
     @property
     def is_adapter(self) -> bool:
@@ -160,11 +261,6 @@ class MethodSpec:
     def rate_for(self, size: ModelSize) -> float:
         """The starting rate for a model of that size: on the bundled model the tuned one."""
         return self.rate_rule.rate(self.learning_rate, size)
-
-    def misfit(self, shape: ModelShape, values: Values) -> Misfit | None:
-        """The first hyperparameter whose value does not fit the model."""
-        found = None if self.limit is None else self.limit.misfit(shape, values)
-        return found or self.fits(shape, values)
 
     def defaults(self) -> dict[str, Value]:
         return {parameter.name: parameter.default for parameter in self.hyperparameters}

@@ -1,14 +1,22 @@
-"""Which layers of a model an adapter is laid over: a setting that many methods share, and what of
-it a model can bear."""
+"""Which layers of a model an adapter is laid over: a setting that many methods share, what of it a
+model can bear, and how many parameters are trained there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftlab.methods.shape import PASSED_OVER, Experts, Linear, ModelShape, is_router
-from ftlab.methods.spec import Hyperparameter, MethodSpec, Misfit, RunPlan, Values
+from ftlab.methods.spec import (
+    Hyperparameter,
+    LayerCount,
+    LayerLimit,
+    MethodSpec,
+    Misfit,
+    RunPlan,
+    Values,
+)
 from ftlab.words import join_names
 
 if TYPE_CHECKING:
@@ -64,6 +72,51 @@ def fitted(method: MethodSpec, outputs: int, inputs: int, values: Values) -> Val
         return None
     most = limit.most(outputs, inputs)
     return {**values, **{name: min(int(values[name]), most) for name in limit.names}}
+
+
+def trained_parameters(method: MethodSpec, shape: ModelShape, values: Values) -> int | None:
+    """Parameters that learn with those hyperparameters; 0 where the model has none for the method.
+
+    A layer narrower than the rank counts with the rank that it gets, and each expert as a layer.
+    `None` where no formula holds: a configuration by hand, experts of an unknown kind.
+    """
+    count = method.count
+    if not isinstance(count, LayerCount):
+        return None if count is None else count(shape, values)
+    if not shape.is_known:
+        return None
+    layers = shape.sizes(target_names(values)).items()
+    experts = [((e.outputs, e.inputs), e.number) for e in reached_experts(method, shape, values)]
+    total = 0
+    for size, times in (*layers, *experts):
+        own = fitted(method, *size, values)
+        total += 0 if own is None else times * count.of_layer(*size, own)
+    return total
+
+
+def misfit(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | None:
+    """The first hyperparameter whose value does not fit the model."""
+    found = None if method.limit is None else _above_limit(method.limit, shape, values)
+    return found or method.fits(shape, values)
+
+
+def _above_limit(limit: LayerLimit, shape: ModelShape, values: Values) -> Misfit | None:
+    """What is wrong where not one of the chosen layers can bear the values."""
+    missing = has_targets(shape, values)
+    layers = targeted(shape, values)
+    if missing or not layers:
+        return missing
+    widest = max(layers, key=lambda layer: limit.most(layer.outputs, layer.inputs))
+    most = limit.most(widest.outputs, widest.inputs)
+    for name in limit.names:
+        if int(values[name]) > most:
+            return Misfit(
+                name,
+                f"{limit.label} {values[name]} is above {most:,}, {limit.what} of "
+                f"{widest.short_name} ({widest.inputs:,} inputs, {widest.outputs:,} outputs); "
+                f"choose {most:,} or less",
+            )
+    return None
 
 
 def config_on(
@@ -212,3 +265,17 @@ def has_targets(shape: ModelShape, values: Values) -> Misfit | None:
         f"this model has none of the layers {', '.join(names)}; it has {known}; "
         f"choose {ALL_LINEAR}",
     )
+
+
+def known_architecture(known: Mapping[str, object], what: str) -> Callable[..., str]:
+    """Checks that PEFT knows by itself which layers of the architecture are meant."""
+
+    def check(shape: ModelShape, values: Values) -> str:
+        if shape.architecture in known:
+            return ""
+        return (
+            f"PEFT does not know {what} of a {shape.architecture or 'model without model_type'}, "
+            f"only of: {', '.join(known)}"
+        )
+
+    return check

@@ -11,7 +11,9 @@ from typing import ClassVar, get_args
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.rates import HIGHEST_RATE
 from ftlab.methods.registry import get_method
+from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import BasePrecision, Hyperparameter, MethodSpec, Value
+from ftlab.methods.targets import trained_parameters
 from ftlab.words import did_you_mean
 
 LEARNING_RATE = "learning_rate"
@@ -63,6 +65,11 @@ class Variant:
     def values(self) -> dict[str, Value]:
         """All hyperparameters: the defaults with this variant's own laid over them."""
         return self.spec.defaults() | dict(self.hyperparameters)
+
+
+def trainable_parameters(variant: Variant, shape: ModelShape) -> int | None:
+    """Parameters that learn; 0 where the model has none for the method, `None`: not known."""
+    return trained_parameters(variant.spec, shape, variant.values())
 
 
 def parse_variant(text: str) -> Variant:

@@ -215,9 +215,13 @@ def _place(config: Mapping[str, Any], model: str) -> str:
 
 
 def _variant(config: Mapping[str, Any]) -> str:
-    if config.get("use_dora"):
-        return "dora"
-    return "rslora" if config.get("use_rslora") else ""
+    """The id of the method whose own feature of a LoRA is switched on; "" for plain LoRA."""
+    features = {
+        method.peft_traits.feature: method.id
+        for method in METHODS.values()
+        if method.peft_traits is not None and method.quantises is None
+    }
+    return next((features[name] for name in sorted(features) if name and config.get(name)), "")
 
 
 def _rank(config: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftlab.devices import list_devices
 from ftlab.errors import FtlabError
-from ftlab.methods.counts import trainable_parameters
+from ftlab.methods.variant import trainable_parameters
 from ftlab.models.shape import shape_of_model
 from ftlab.paths import free_disk_bytes
 from ftlab.runs.checkpoints import checkpoint_interval

@@ -27,7 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ftlab import units
 from ftlab.errors import FtlabError, one_line
-from ftlab.methods.registry import BASE_METHOD, METHODS
+from ftlab.methods.registry import BASE_METHOD, METHODS, named_by, on_base
+from ftlab.methods.spec import BasePrecision
 from ftlab.reading import read_plain
 from ftlab.runs.closed import check_open
 from ftlab.runs.directory import write_atomically
@@ -319,19 +320,8 @@ _PLAIN_LORA = frozenset({
     "qalora_group_size", "target_parameters", "ensure_weight_tying", "runtime_config",
 })  # fmt: skip
 _LORA_NAMES = {"corda_config": "corda", "lora_ga_config": "lora-ga", "eva_config": "eva"}
-_OPTIMIZERS = {"lora-fa": "lora_fa", "lorafa": "lora_fa", "lora-plus": "lora_plus"}
-# What PEFT calls a method that is ours; those of LoRA's kind are told apart by `_lora_kind`.
-_SAME = {"LN_TUNING": "layer_norm"} | {
-    name.upper(): name
-    for name in (
-        "adalora", "vera", "randlora", "loha", "lokr", "miss", "fourierft", "shira", "oft", "boft",
-        "hra", "ia3", "p_tuning", "prefix_tuning", "prompt_tuning",
-    )
-}  # fmt: skip
-_ON_BITS = {
-    ("lora", "int4"): "qlora", ("dora", "int4"): "qdora", ("lora", "int8"): "lora_int8",
-}  # fmt: skip
 _SIZES = {"r": "r", "lora_alpha": "alpha", "num_virtual_tokens": "tokens", "adapter_len": "len"}
+_BITS: dict[str, BasePrecision] = {"int4": "nf4", "int8": "int8"}
 
 
 def method_of(config: Mapping[str, Any] | None, dtype: str, optimizer: str) -> str:
@@ -343,9 +333,10 @@ def method_of(config: Mapping[str, Any] | None, dtype: str, optimizer: str) -> s
         return "full"
     given = config.get("peft_type")
     kind = given if isinstance(given, str) else ""
-    name = _lora_kind(config, optimizer) if kind == "LORA" else _SAME.get(kind) or _other(kind)
-    own = f"{name}-{dtype}" if dtype in ("int4", "int8") else name
-    return _ON_BITS.get((name, dtype), own)
+    name = _lora_kind(config, optimizer) if kind == "LORA" else named_by(kind) or _other(kind)
+    if dtype not in _BITS:
+        return name
+    return on_base(name, _BITS[dtype]) or f"{name}-{dtype}"
 
 
 def _lora_kind(config: Mapping[str, Any], optimizer: str) -> str:
@@ -355,15 +346,16 @@ def _lora_kind(config: Mapping[str, Any], optimizer: str) -> str:
         for name in sorted(config)
         if name not in _PLAIN_LORA and config[name] not in (None, False, "none", {}, [], 0)
     ]
-    if isinstance(start, str) and start != "gaussian":
-        return "pissa" if start.startswith("pissa") and not features else _other(start)
+    if isinstance(start, str) and start not in ("", "gaussian"):
+        return (not features and named_by("LORA", start=start)) or _other(start)
     if features:
         short = features[0].removeprefix("use_").removesuffix("_config")
-        alone = len(features) == 1 and short in ("dora", "rslora")
-        return short if alone else _other(_LORA_NAMES.get(features[0], short))
+        ours = named_by("LORA", feature=features[0]) if len(features) == 1 else ""
+        return ours or _other(_LORA_NAMES.get(features[0], short))
     if optimizer.lower().startswith("adam"):
-        return "lora"
-    return _OPTIMIZERS.get(_slug(optimizer, 30)) or _other(optimizer)
+        return named_by("LORA")
+    name = _slug(optimizer, 30)
+    return (name and named_by("LORA", optimizer=name)) or _other(optimizer)
 
 
 def _other(name: str) -> str:

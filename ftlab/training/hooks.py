@@ -6,17 +6,16 @@ by hand gets the same as one of the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from peft import PeftModel, PeftType
-from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
 from peft.tuners.adalora.layer import RankAllocator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ftlab.methods.spec import Value
+from ftlab.methods.registry import hooks_of
+from ftlab.methods.spec import LoopHooks
 from ftlab.methods.variant import Variant
 
 
@@ -27,77 +26,31 @@ def own_optimizer(
 
     `options` are the chosen optimizer's keyword arguments, `lr` and `weight_decay` among them.
     """
-    values = variant.values()
-    match variant.spec.optimizer:
-        case "lora_plus":
-            return _lora_plus(model, optimizer_class, options, values)
-        case "lora_fa":
-            return _lora_fa(model, options, values)
-        case _:
-            return None
-
-
-def _lora_plus(
-    model: Any,
-    optimizer_class: type[Optimizer],
-    options: dict[str, Any],
-    values: Mapping[str, Value],
-) -> Optimizer:
-    return create_loraplus_optimizer(
-        model, optimizer_class, loraplus_lr_ratio=float(values["ratio"]), **options
-    )
-
-
-def _lora_fa(model: Any, options: dict[str, Any], values: Mapping[str, Value]) -> Optimizer:
-    return create_lorafa_optimizer(
-        model,
-        r=int(values["r"]),
-        lora_alpha=int(values["alpha"]),
-        lr=float(options["lr"]),
-        weight_decay=float(options.get("weight_decay", 0.0)),
-    )
+    own = variant.spec.optimizer
+    return None if own is None else own.make(model, optimizer_class, options, variant.values())
 
 
 def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
     """What a method does once the weights are updated and the gradients are still there.
 
-    `step` counts from 1. AdaLoRA hands out its ranks by gradients (Zhang et al. 2023, section 3.2);
-    while it does, a step that was `skipped` because its gradients overflowed tells it nothing, and
-    an infinite score would stay for good.
+    `step` counts from 1; `skipped` says whether its gradients overflowed.
     """
-    tuner: Any = adalora(model)
-    if tuner is None:
-        return
-    config = tuner.peft_config[tuner.trainable_adapter_name]
-    if step < config.total_step - config.tfinal and skipped():
-        return
-    tuner.update_and_allocate(step)
+    hooks = _hooks(model)
+    if hooks is not None:
+        hooks.after_step(model, step, skipped)
 
 
 def added_loss(model: nn.Module) -> Tensor | None:
-    """The term that a method adds to the loss, `None` for none.
+    """The term that a method adds to the loss, `None` for none."""
+    hooks = _hooks(model)
+    return None if hooks is None else hooks.added_loss(model)
 
-    AdaLoRA's keeps its directions orthogonal: the mean over the matrices A and B of
-    ||A Aᵀ - I|| and ||Bᵀ B - I||, times its weight (Zhang et al. 2023, equation 4). PEFT adds it
-    only where the model itself returns the loss.
-    """
-    tuner: Any = adalora(model)
-    if tuner is None:
+
+def _hooks(model: nn.Module) -> LoopHooks | None:
+    if not isinstance(model, PeftModel):
         return None
-    weight = float(tuner.peft_config[tuner.trainable_adapter_name].orth_reg_weight)
-    if weight == 0:
-        return None
-    terms = []
-    for name, matrix in model.named_parameters():
-        if "lora_A" in name:
-            product = matrix @ matrix.T
-        elif "lora_B" in name:
-            product = matrix.T @ matrix
-        else:
-            continue
-        identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
-        terms.append(torch.linalg.matrix_norm(product - identity))
-    return weight * torch.stack(terms).mean()
+    config: Any = model.active_peft_config
+    return hooks_of(config.peft_type)
 
 
 def rank_allocator(model: nn.Module) -> RankAllocator | None:

@@ -25,8 +25,8 @@ from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.methods.capabilities import Capability
 from ftlab.methods.registry import METHODS
-from ftlab.methods.spec import BasePrecision, MethodSpec, Value
-from ftlab.methods.variant import Variant
+from ftlab.methods.spec import BasePrecision, MethodSpec
+from ftlab.methods.variant import Variant, with_settings
 from ftlab.models.generation import virtual_tokens
 from ftlab.training import probe_reload
 from ftlab.training.loss import completion_losses
@@ -43,22 +43,11 @@ from ftlab.training.probe_reload import Reloaded, Request
 from ftlab.training.probe_training import EARLY, Trained, climb, train_tiny
 from ftlab.training.probe_words import in_plain_words, whole_reason
 
-SAME_LOGITS = 1e-4
-SAME_LOGITS_CONVERTED = 1e-3
-"""Of PiSSA, which is saved as plain LoRA: its weights were taken apart and put together again."""
 SAME_MERGED = 1e-3
 SAME_GRADIENT = 1e-4
 SAME_START = 1e-3
-"""Largest differences that count as none: of logits of a size of about 10, of a gradient as a share
-of its largest value, and of a loss in nats."""
-
-_SETTINGS: dict[str, dict[str, Value]] = {"last_layers": {"layers": 1}}
-_WITH_BIASES = ("bitfit",)
-_NOTES = {
-    "last_layers": "Probed with the last 1 of 2 blocks.",
-    "pissa": "Saved as plain LoRA of twice the rank, it goes with the unchanged base.",
-    "bitfit": "Probed on a Llama with biases in its attention: the usual Llama has none.",
-}
+"""Largest differences that count as none: of logits of a size of about 10 after a merge, of a
+gradient as a share of its largest value, and of a loss in nats."""
 
 
 @dataclass
@@ -98,7 +87,7 @@ def probe(methods: Iterable[str], folder: Path) -> dict[str, Capability]:
     probed = []
     for method in methods:
         spec = METHODS[method]
-        tiny = biased if method in _WITH_BIASES else plain
+        tiny = biased if spec.probe.needs_biases else plain
         probed.append(_Probe(spec, tiny, folder / "methods" / method).run())
     answers = _reload([item.request for item in probed if item.request], folder)
     return {item.spec.id: _capability(item, answers.get(item.spec.id)) for item in probed}
@@ -122,7 +111,7 @@ class _Probe:
         self._spec = spec
         self._tiny = tiny
         self._folder = folder
-        self._variant = Variant(spec.id, _SETTINGS.get(spec.id, {}))
+        self._variant = with_settings(Variant(spec.id), spec.probe.settings)
         self._findings = Findings()
         self._probed = Probed(spec, self._findings)
 
@@ -285,9 +274,9 @@ def _reload(requests: list[Request], folder: Path) -> dict[str, Reloaded]:
 
 def _capability(probed: Probed, reloaded: Reloaded | None) -> Capability:
     findings, found = probed.findings, probed.findings.found
-    converted = probed.spec.id == "pissa"
+    plan = probed.spec.probe
     if reloaded is not None:
-        findings.ask("reloads", lambda: _reloads(reloaded, converted))
+        findings.ask("reloads", lambda: _reloads(reloaded, plan.same_logits))
         findings.ask("plain_generate", lambda: _plainly(reloaded))
     return Capability(
         id=probed.spec.id,
@@ -305,14 +294,13 @@ def _capability(probed: Probed, reloaded: Reloaded | None) -> Capability:
         adapter_bytes=probed.adapter_bytes,
         rate_factor=probed.rate_factor,
         reason=whole_reason(findings.reasons),
-        note=_NOTES.get(probed.spec.id, ""),
+        note=plan.note,
     )
 
 
-def _reloads(reloaded: Reloaded, converted: bool) -> str:
+def _reloads(reloaded: Reloaded, tolerance: float) -> str:
     if reloaded.difference is None:
         return in_plain_words(FtlabError(reloaded.error))
-    tolerance = SAME_LOGITS_CONVERTED if converted else SAME_LOGITS
     if reloaded.difference <= tolerance:
         return ""
     return f"the logits differ by {reloaded.difference:.2g}"

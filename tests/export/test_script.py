@@ -12,13 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ftlab.__main__ import main
 from ftlab.errors import FtlabError
 from ftlab.export import script as export_script
-from ftlab.export import script_parts
 from ftlab.export.script import reproduction, write_reproduction
+from ftlab.methods import registry
 from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import OwnOptimizer
 from ftlab.models.resolve import resolve_model
 from ftlab.runs.spawn import CUDNN_LAST
 from ftlab.runs.store import Run, read_run
@@ -239,11 +241,19 @@ def test_data_that_changed_have_no_script(train: Train) -> None:
         reproduction(read_run(other))
 
 
-def test_every_optimizer_of_the_registry_can_be_written_down(
+@pytest.mark.parametrize("method", [m.id for m in METHODS.values() if m.optimizer is not None])
+def test_an_optimizer_of_a_methods_own_is_written_down(method: str) -> None:
+    own = METHODS[method].optimizer
+    assert own is not None
+    assert own.script_import
+    compile(f"class Trainer:\n{own.script_method.format(**METHODS[method].defaults())}", "", "exec")
+
+
+def test_an_optimizer_that_nobody_wrote_down_has_no_script(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert {method.optimizer for method in METHODS.values()} <= set(script_parts.OPTIMIZERS)
-    monkeypatch.setattr(script_parts, "OPTIMIZERS", {"lora_plus": ("", "")})
+    own = OwnOptimizer(torch.optim.SGD)
+    monkeypatch.setitem(registry._BY_ID, "full", replace(METHODS["full"], optimizer=own))
     with pytest.raises(FtlabError, match="cannot write down yet"):
         reproduction(train("full"))
 

@@ -10,11 +10,11 @@ import torch
 from peft.utils import constants
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from ftlab.methods.counts import trainable_parameters
-from ftlab.methods.known_layers import IA3_INPUTS, IA3_LAYERS, NORM_LAYERS
+from ftlab.methods.families.full import NORM_LAYERS
+from ftlab.methods.families.structured import IA3_INPUTS, IA3_LAYERS
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
-from ftlab.methods.variant import Variant, parse_variant
+from ftlab.methods.variant import Variant, parse_variant, trainable_parameters
 from ftlab.models.bundled import bundled_folder
 from ftlab.models.shape import shape_of_model
 from ftlab.training.hooks import own_optimizer

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from ftlab.errors import FtlabError
-from ftlab.methods.counts import trainable_parameters
 from ftlab.methods.fit import unfit_for_model
 from ftlab.methods.matching import Match, describe, match_parameters, read_budget
 from ftlab.methods.registry import METHODS
 from ftlab.methods.shape import ModelShape, shape_from
-from ftlab.methods.variant import Variant, parse_variant, validate_variant
+from ftlab.methods.variant import Variant, parse_variant, trainable_parameters, validate_variant
 
 CANNOT = {
     "full": "it trains every weight",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ftlab.methods.counts import trainable_parameters
 from ftlab.methods.fit import unfit
 from ftlab.methods.registry import METHODS
 from ftlab.methods.targets import reach_words
-from ftlab.methods.variant import Variant
+from ftlab.methods.variant import Variant, trainable_parameters
 from ftlab.models.shape import shape_of_model
 from ftlab.models.size import size_of_model
 from ftlab.runs.rates import rate_of

@@ -16,7 +16,7 @@ from ftlab.learn.adapter_change import OUTSIDE, AdapterChange, MatrixChange, rea
 from ftlab.learn.full_matrix import FullChange, full_change
 from ftlab.learn.low_rank import kept, rank_for, stored
 from ftlab.learn.weights import base_folder
-from ftlab.methods.full import FULL
+from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
 from ftlab.playground.panes import (
     BROUGHT,

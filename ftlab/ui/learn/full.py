@@ -19,7 +19,7 @@ from ftlab.html import origin_chip
 from ftlab.learn.full_change import layer_changes, overall, tensor_changes, training_bytes
 from ftlab.learn.tensors import open_tensors
 from ftlab.learn.weights import base_folder
-from ftlab.methods.full import FULL
+from ftlab.methods.families.full import FULL
 from ftlab.methods.spec import Paper
 from ftlab.playground.panes import run_source
 from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS

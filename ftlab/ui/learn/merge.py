@@ -22,7 +22,8 @@ from ftlab.learn.merge import (
 )
 from ftlab.learn.tensors import Tensors, open_tensors
 from ftlab.learn.weights import base_folder, matrices
-from ftlab.methods.lora import LORA, QLORA
+from ftlab.methods.families.lora import LORA
+from ftlab.methods.families.quantised import QLORA
 from ftlab.playground.panes import WEIGHTS_FILE, PaneSource, all_sources
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import opened

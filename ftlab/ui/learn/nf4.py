@@ -30,7 +30,7 @@ from ftlab.learn.nf4 import (
 )
 from ftlab.learn.tensors import Tensors, open_tensors
 from ftlab.learn.weights import base_folder, matrices
-from ftlab.methods.lora import QLORA
+from ftlab.methods.families.quantised import QLORA
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs.store import RunStore
 from ftlab.ui.context import AppContext

@@ -27,7 +27,7 @@ from ftlab.learn.soft_prompt import (
 )
 from ftlab.learn.tensors import open_tensors
 from ftlab.learn.weights import base_folder
-from ftlab.methods.prompts import PROMPT_TUNING
+from ftlab.methods.families.prompts import PROMPT_TUNING
 from ftlab.methods.spec import Paper
 from ftlab.playground.panes import BROUGHT, WEIGHTS_FILE, PaneSource, all_sources
 from ftlab.runs.directory import RunDirectory

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from ftlab.access import EVERYTHING, Access
 from ftlab.devices import list_devices
 from ftlab.errors import FieldError, FtlabError, InvalidRequest
-from ftlab.methods.registry import CORE, METHODS
+from ftlab.methods.registry import CORE, METHODS, on_base
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.prediction.cards import HERE, Card, cards, find_card
@@ -169,8 +169,8 @@ def changed_fields(question: Question, names: Sequence[str]) -> dict[str, Any]:
     where a base was packed."""
     step, variant = question.step, question.variant
     method = variant.method
-    if variant.base == "nf4":
-        method = {"lora": "qlora", "dora": "qdora"}.get(method, method)
+    if variant.base is not None:
+        method = on_base(method, variant.base) or method
     found = {
         "method": method, "length": step.length, "batch": step.batch,
         "accumulation": step.accumulation, "checkpointing": step.checkpointing,

@@ -1,18 +1,39 @@
-"""Overlays of another form than B·A: random projections, products, spectra, a few entries."""
+"""Overlays of another form than B·A: random projections, products, spectra, a few entries, scales.
+
+Each count is read off the layer that PEFT 0.21 makes, and named with the place; o and i are the
+outputs and inputs of a layer.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ftlab.methods import counts, limits
-from ftlab.methods.known_layers import IA3_LAYERS
-from ftlab.methods.lora import ALPHA, RANK
+from ftlab.methods.families.lora import (
+    ALPHA,
+    LORA_COUNT,
+    RANK,
+    RANK_BY_LAYER,
+    RANK_OF_WEIGHT,
+)
 from ftlab.methods.rates import unscaled
-from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
+from ftlab.methods.shape import ModelShape
+from ftlab.methods.spec import (
+    Hyperparameter,
+    LayerCount,
+    LayerLimit,
+    Look,
+    MethodSpec,
+    Paper,
+    PeftTraits,
+    RunPlan,
+    Values,
+)
 from ftlab.methods.targets import (
     LAYERS,
     has_targets,
+    known_architecture,
     needs_layers,
     needs_plain_layers,
     target_modules,
@@ -74,6 +95,61 @@ def _shira_config(values: Values, plan: RunPlan) -> PeftConfig:
     return ShiraConfig(**_common(values), r=int(values["r"]), random_seed=0)
 
 
+_VERA_COUNT = LayerCount(lambda o, i, values: o + int(values["r"]))
+"""o + r: the vectors b and d (Kopiczko et al. 2023, eq. 2; `VeraLayer.update_layer`)."""
+
+_LOHA_COUNT = LayerCount(lambda o, i, values: 2 * int(values["r"]) * (o + i))
+"""2r(o + i): two products (Hyeon-Woo et al. 2021, prop. 2; `LoHaLayer`)."""
+
+_MISS_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * o)
+"""r·o: one block (Kang & Yin 2024, section 3; `MissLayer.update_layer`)."""
+
+_ROWS_OF_BLOCK = LayerLimit("rank", lambda o, i: i, "the inputs", ("r",))
+"""`MissLayer.update_layer` refuses more."""
+
+_FOURIERFT_COUNT = LayerCount(lambda o, i, values: int(values["n"]))
+"""n spectral entries a layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)."""
+
+_FREQUENCIES = LayerLimit(
+    "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", ("n",)
+)
+
+_SHIRA_COUNT = LORA_COUNT
+"""As many entries as a LoRA of rank r has (`ShiraLayer.update_layer`)."""
+
+_ENTRIES = LayerLimit(
+    "rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", ("r",)
+)
+"""r(outputs + inputs) entries cannot be more than there are (`ShiraLayer.update_layer`)."""
+
+
+def _randlora_layer(o: int, i: int, values: Values) -> int:
+    rank, small = int(values["r"]), min(o, i)
+    return math.ceil(small / rank) * (rank + small)
+
+
+_RANDLORA_COUNT = LayerCount(_randlora_layer)
+"""N(r + m), with m = min(o, i) and N = ceil(m / r) products: Λ of r and Γ of m numbers each (Albert
+et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
+
+
+def _lokr_layer(o: int, i: int, values: Values) -> int:
+    rank = int(values["r"])
+    (o1, o2), (i1, i2) = _factors(o), _factors(i)
+    second = rank * (o2 + i2) if rank < max(o2, i2) / 2 else o2 * i2
+    return o1 * i1 + second
+
+
+def _factors(number: int) -> tuple[int, int]:
+    """The two factors nearest to each other, the smaller first (PEFT's `factorization`)."""
+    smaller = next(n for n in range(math.isqrt(number), 0, -1) if number % n == 0)
+    return smaller, number // smaller
+
+
+_LOKR_COUNT = LayerCount(_lokr_layer)
+"""o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; from r = max(o₂, i₂) / 2
+on the second matrix is whole: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.update_layer`)."""
+
 VERA = MethodSpec(
     id="vera",
     label="VeRA",
@@ -96,7 +172,8 @@ VERA = MethodSpec(
     peft_config=_vera_config,
     applies=needs_layers,
     fits=has_targets,
-    count=counts.vera,
+    count=_VERA_COUNT,
+    peft_traits=PeftTraits("VERA"),
     size="r",
 )
 
@@ -124,8 +201,9 @@ RANDLORA = replace(
         LAYERS,
     ),
     peft_config=_randlora_config,
-    limit=limits.RANK_OF_WEIGHT,
-    count=counts.randlora,
+    limit=RANK_OF_WEIGHT,
+    count=_RANDLORA_COUNT,
+    peft_traits=PeftTraits("RANDLORA"),
     in_proportion=("alpha",),
 )
 
@@ -145,8 +223,9 @@ LOHA = replace(
     hyperparameters=(RANK, replace(ALPHA, default=8), LAYERS),
     peft_config=_loha_config,
     applies=needs_plain_layers,
-    limit=limits.RANK_BY_LAYER,
-    count=counts.loha,
+    limit=RANK_BY_LAYER,
+    count=_LOHA_COUNT,
+    peft_traits=PeftTraits("LOHA"),
     in_proportion=("alpha",),
 )
 
@@ -165,7 +244,8 @@ LOKR = replace(
     learning_rate=9e-3,
     peft_config=_lokr_config,
     limit=None,
-    count=counts.lokr,
+    count=_LOKR_COUNT,
+    peft_traits=PeftTraits("LOKR"),
 )
 
 MISS = replace(
@@ -183,8 +263,9 @@ MISS = replace(
     learning_rate=3.3e-4,
     hyperparameters=(replace(RANK, default=16, help="Rows of the small matrix."), LAYERS),
     peft_config=_miss_config,
-    limit=limits.ROWS_OF_BLOCK,
-    count=counts.miss,
+    limit=_ROWS_OF_BLOCK,
+    count=_MISS_COUNT,
+    peft_traits=PeftTraits("MISS"),
     in_proportion=(),
 )
 
@@ -221,8 +302,9 @@ FOURIERFT = replace(
         LAYERS,
     ),
     peft_config=_fourierft_config,
-    limit=limits.FREQUENCIES,
-    count=counts.fourierft,
+    limit=_FREQUENCIES,
+    count=_FOURIERFT_COUNT,
+    peft_traits=PeftTraits("FOURIERFT"),
     size="n",
 )
 
@@ -244,10 +326,54 @@ SHIRA = replace(
     ),
     peft_config=_shira_config,
     applies=needs_plain_layers,
-    limit=limits.ENTRIES,
-    count=counts.shira,
+    limit=_ENTRIES,
+    count=_SHIRA_COUNT,
+    peft_traits=PeftTraits("SHIRA"),
     size="r",
 )
+
+_QUERY_VALUE_DOWN = ("q_proj", "v_proj", "down_proj")
+
+IA3_LAYERS: dict[str, tuple[str, ...]] = {
+    "llama": ("k_proj", "v_proj", "down_proj"),
+    "llama4": _QUERY_VALUE_DOWN,
+    "mistral": ("k_proj", "v_proj", "down_proj"),
+    "mixtral": ("k_proj", "v_proj", "w2"),
+    "gemma": _QUERY_VALUE_DOWN,
+    "gemma2": _QUERY_VALUE_DOWN,
+    "gemma3_text": _QUERY_VALUE_DOWN,
+    "qwen2": _QUERY_VALUE_DOWN,
+    "qwen3": _QUERY_VALUE_DOWN,
+    "phi": ("q_proj", "v_proj", "fc2"),
+    "opt": ("q_proj", "k_proj", "fc2"),
+    "gpt2": ("c_attn", "mlp.c_proj"),
+    "gptj": ("q_proj", "v_proj", "fc_out"),
+    "gpt_neo": ("q_proj", "v_proj", "c_proj"),
+    "gpt_neox": ("query_key_value", "dense_4h_to_h"),
+    "gpt_bigcode": ("c_attn", "mlp.c_proj"),
+    "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
+    "falcon": ("query_key_value", "dense_4h_to_h"),
+}
+"""The layers that IA3 scales, which PEFT picks by itself: a copy of those for causal language
+models in `TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING`, as in `families/full.py`."""
+
+IA3_INPUTS = ("down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h")
+"""Last names of those whose inputs it scales (PEFT's `feedforward_modules`); else the outputs."""
+
+
+def _ia3_config(values: Values, plan: RunPlan) -> PeftConfig:
+    from peft import IA3Config
+
+    return IA3Config(task_type="CAUSAL_LM")
+
+
+def _count_ia3(shape: ModelShape, values: Values) -> int | None:
+    """i for a feed-forward layer, o for another (Liu et al. 2022, section 3.3; `IA3Layer`)."""
+    if shape.has_experts:
+        return None
+    layers = shape.named(IA3_LAYERS.get(shape.architecture, ()))
+    return sum(x.inputs if x.short_name in IA3_INPUTS else x.outputs for x in layers)
+
 
 IA3 = MethodSpec(
     id="ia3",
@@ -266,13 +392,10 @@ IA3 = MethodSpec(
         "Liu et al. 2022, sections 3 and 4: 3e-3, found on T0-3B and used unchanged on T0-11B",
         "https://arxiv.org/abs/2205.05638",
     ),
-    peft_config=lambda values, plan: _ia3_config(),
-    applies=limits.known_architecture(IA3_LAYERS, "the keys, values and hidden features"),
-    count=counts.ia3,
+    peft_config=_ia3_config,
+    applies=known_architecture(IA3_LAYERS, "the keys, values and hidden features"),
+    count=_count_ia3,
+    peft_traits=PeftTraits("IA3"),
 )
 
-
-def _ia3_config() -> PeftConfig:
-    from peft import IA3Config
-
-    return IA3Config(task_type="CAUSAL_LM")
+METHODS = (VERA, RANDLORA, LOHA, LOKR, MISS, FOURIERFT, SHIRA, IA3)

@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ftlab.methods import counts
 from ftlab.methods.rates import unscaled
-from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
+from ftlab.methods.shape import ModelShape
+from ftlab.methods.spec import (
+    Hyperparameter,
+    Look,
+    MethodSpec,
+    Paper,
+    PeftTraits,
+    RunPlan,
+    Values,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -45,6 +53,11 @@ def _prompt_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
     )
 
 
+def _count_prompt(shape: ModelShape, values: Values) -> int:
+    """tokens · hidden (Lester et al. 2021, section 2; `PromptEmbedding`)."""
+    return int(values["tokens"]) * shape.hidden
+
+
 def _p_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
     from peft import PromptEncoderConfig
 
@@ -55,10 +68,26 @@ def _p_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
     )
 
 
+def _count_p_tuning(shape: ModelShape, values: Values) -> int:
+    """The vectors, and the network of three layers that they come out of (`PromptEncoder`).
+
+    tokens · h + (hH + H) + (H² + H) + (Hh + h), with h the model's width and H the network's. All
+    that is trained: the tokens · h vectors that come out are all that is shipped.
+    """
+    width, inner = shape.hidden, int(values["hidden"])
+    network = width * inner + inner + inner * inner + inner + inner * width + width
+    return int(values["tokens"]) * width + network
+
+
 def _prefix_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
     from peft import PrefixTuningConfig
 
     return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(values["tokens"]))
+
+
+def _count_prefix(shape: ModelShape, values: Values) -> int:
+    """tokens · layers · 2 · width of the keys (Li & Liang 2021, section 4.2; `PrefixEncoder`)."""
+    return int(values["tokens"]) * shape.layers * 2 * shape.key_width
 
 
 PROMPT_TUNING = MethodSpec(
@@ -79,8 +108,10 @@ PROMPT_TUNING = MethodSpec(
     ),
     hyperparameters=(TOKENS, _START, _TEXT),
     peft_config=_prompt_tuning_config,
-    count=counts.prompt_tuning,
+    count=_count_prompt,
     size="tokens",
+    soft_tokens=TOKENS.name,
+    peft_traits=PeftTraits("PROMPT_TUNING"),
 )
 
 PROMPT_TUNING_TEXT = replace(
@@ -107,8 +138,10 @@ P_TUNING = MethodSpec(
         Hyperparameter("hidden", "Hidden size", "int", 128, "Width of the small network.", 1, 8192),
     ),
     peft_config=_p_tuning_config,
-    count=counts.p_tuning,
+    count=_count_p_tuning,
     size="hidden",
+    soft_tokens=TOKENS.name,
+    peft_traits=PeftTraits("P_TUNING"),
 )
 
 PREFIX_TUNING = MethodSpec(
@@ -125,6 +158,10 @@ PREFIX_TUNING = MethodSpec(
     learning_rate=9e-2,
     hyperparameters=(TOKENS,),
     peft_config=_prefix_tuning_config,
-    count=counts.prefix_tuning,
+    count=_count_prefix,
     size="tokens",
+    soft_tokens=TOKENS.name,
+    peft_traits=PeftTraits("PREFIX_TUNING"),
 )
+
+METHODS = (PROMPT_TUNING, PROMPT_TUNING_TEXT, P_TUNING, PREFIX_TUNING)

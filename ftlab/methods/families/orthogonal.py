@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftlab.methods import counts, limits
-from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
-from ftlab.methods.targets import LAYERS, needs_plain_layers, target_modules
+from ftlab.methods.shape import ModelShape
+from ftlab.methods.spec import (
+    Hyperparameter,
+    LayerCount,
+    LayerLimit,
+    Look,
+    MethodSpec,
+    Misfit,
+    Paper,
+    PeftTraits,
+    RunPlan,
+    Values,
+)
+from ftlab.methods.targets import LAYERS, needs_plain_layers, target_modules, targeted
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -43,6 +54,47 @@ def _hra_config(values: Values, plan: RunPlan) -> PeftConfig:
     )
 
 
+_BLOCK = LayerLimit("block size", lambda o, i: i, "the inputs", ("block",))
+_REFLECTIONS = LayerLimit("the number of reflections", lambda o, i: i, "the inputs", ("r",))
+
+
+def _blocks_divide(shape: ModelShape, values: Values) -> Misfit | None:
+    """A block size must divide the inputs of every layer that is turned."""
+    block = int(values["block"])
+    odd = next((x for x in targeted(shape, values) if x.inputs > block and x.inputs % block), None)
+    if odd is None:
+        return None
+    return Misfit(
+        "block",
+        f"block size {block} does not divide the {odd.inputs:,} inputs of {odd.short_name}; "
+        "choose a divisor of them",
+    )
+
+
+def _reflections_in_pairs(shape: ModelShape, values: Values) -> Misfit | None:
+    """As many as there are inputs, in pairs that cancel out at the start.
+
+    An odd number begins as a random turn of every weight (`HRALayer.reset_hra_parameters`).
+    """
+    number = int(values["r"])
+    if number % 2 == 0:
+        return None
+    return Misfit(
+        "r",
+        f"{number} reflections are odd, so the model would not start as it is; choose {number + 1}",
+    )
+
+
+_OFT_COUNT = LayerCount(lambda o, i, values: i * (int(values["block"]) - 1) // 2)
+"""i / b blocks of b(b - 1) / 2 (Qiu et al. 2023, section 3.3; `OFTLayer.update_layer`)."""
+
+_BOFT_COUNT = LayerCount(lambda o, i, values: i * int(values["block"]) + o)
+"""i·b + o: i / b blocks of b², and a scale for each of o rows (Liu et al. 2023, section 4;
+`BOFTLayer.update_layer`, one butterfly factor)."""
+
+_HRA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * i)
+"""r reflections of i numbers (Yuan et al. 2024, eq. 4; `HRALayer.update_layer`)."""
+
 OFT = MethodSpec(
     id="oft",
     label="OFT",
@@ -63,10 +115,11 @@ OFT = MethodSpec(
     ),
     peft_config=_oft_config,
     applies=needs_plain_layers,
-    fits=limits.blocks_divide,
-    limit=limits.BLOCK,
-    count=counts.oft,
+    fits=_blocks_divide,
+    limit=_BLOCK,
+    count=_OFT_COUNT,
     size="block",
+    peft_traits=PeftTraits("OFT"),
 )
 
 BOFT = MethodSpec(
@@ -87,10 +140,11 @@ BOFT = MethodSpec(
     ),
     peft_config=_boft_config,
     applies=needs_plain_layers,
-    fits=limits.blocks_divide,
-    limit=limits.BLOCK,
-    count=counts.boft,
+    fits=_blocks_divide,
+    limit=_BLOCK,
+    count=_BOFT_COUNT,
     size="block",
+    peft_traits=PeftTraits("BOFT"),
 )
 
 HRA = MethodSpec(
@@ -114,8 +168,11 @@ HRA = MethodSpec(
     ),
     peft_config=_hra_config,
     applies=needs_plain_layers,
-    fits=limits.reflections_in_pairs,
-    limit=limits.REFLECTIONS,
-    count=counts.hra,
+    fits=_reflections_in_pairs,
+    limit=_REFLECTIONS,
+    count=_HRA_COUNT,
     size="r",
+    peft_traits=PeftTraits("HRA"),
 )
+
+METHODS = (OFT, BOFT, HRA)

@@ -1,0 +1,199 @@
+"""Fine-tuning the model's own weights: all of them, the last blocks, the norms, or the biases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ftlab.methods.shape import ModelShape, block_of
+from ftlab.methods.spec import (
+    Hyperparameter,
+    Look,
+    MethodSpec,
+    Misfit,
+    Paper,
+    PeftTraits,
+    ProbePlan,
+    RunPlan,
+    Values,
+)
+from ftlab.methods.targets import known_architecture
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+
+_NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
+_FOUR_NORMS = (*_NORMS[:2], "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm")
+
+NORM_LAYERS: dict[str, tuple[str, ...]] = {
+    "llama": _NORMS,
+    "mistral": _NORMS,
+    "gemma": _NORMS,
+    "gemma2": _FOUR_NORMS,
+    "gemma3_text": _FOUR_NORMS,
+    "qwen2": ("post_attention_layernorm",),
+    "qwen3": ("post_attention_layernorm",),
+    "phi": ("input_layernorm", "final_layernorm"),
+    "gpt2": ("ln_1", "ln_2", "ln_f"),
+    "gptj": ("ln_1", "ln_f"),
+    "bloom": ("input_layernorm", "post_attention_layernorm", "ln_f"),
+    "falcon": ("input_layernorm", "post_attention_layernorm", "ln_f"),
+}
+"""The norms that PEFT picks by itself, by architecture: a copy of those for causal language models
+in `TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING`, because importing PEFT takes seconds
+and torch. A test holds it against the original."""
+
+
+def _every_weight(shape: ModelShape, values: Values) -> int:
+    """All of them; tied ones once."""
+    return shape.total
+
+
+def _learns_in_last(name: str, dimensions: int, first: int) -> bool:
+    """Whether a tensor learns where the blocks from `first` on do, and the norm after them."""
+    block = block_of(name)
+    return block >= first if block >= 0 else dimensions == 1
+
+
+def _last_layers(model: nn.Module, values: Values) -> None:
+    """Lets the last blocks learn, and the norm after them; the output matrix stays frozen."""
+    sizes = {name: parameter.dim() for name, parameter in model.named_parameters()}
+    first = max(map(block_of, sizes), default=-1) + 1 - int(values["layers"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_learns_in_last(name, sizes[name], first))
+
+
+def _count_last_layers(shape: ModelShape, values: Values) -> int:
+    """The last blocks and the norm after them, as `_last_layers` frees them."""
+    first = shape.layers - int(values["layers"])
+    return shape.size_of(
+        name for name, size in shape.weights.items() if _learns_in_last(name, len(size), first)
+    )
+
+
+def _blocks_of_model(shape: ModelShape, values: Values) -> Misfit | None:
+    """No more blocks can learn than the model has."""
+    wanted = int(values["layers"])
+    if wanted <= shape.layers:
+        return None
+    return Misfit(
+        "layers",
+        f"this model has {shape.layers} blocks, not {wanted}; choose {shape.layers} or fewer",
+    )
+
+
+def _biases(model: nn.Module, values: Values) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(".bias"))
+
+
+def _needs_biases(shape: ModelShape, values: Values) -> str:
+    if shape.biases:
+        return ""
+    return "this model has no biases, so there is nothing that BitFit could train"
+
+
+def _count_biases(shape: ModelShape, values: Values) -> int:
+    """All biases (Ben Zaken et al. 2021, section 3)."""
+    return shape.size_of(shape.biases)
+
+
+def _layer_norm_config(values: Values, plan: RunPlan) -> PeftConfig:
+    from peft import LNTuningConfig
+
+    return LNTuningConfig(task_type="CAUSAL_LM")
+
+
+def _count_norms(shape: ModelShape, values: Values) -> int:
+    """Weight and bias of the norms that PEFT picks (Zhao et al. 2023; `LNTuningLayer`)."""
+    ends = tuple(f".{name}" for name in NORM_LAYERS.get(shape.architecture, ()))
+    return (
+        shape.size_of(
+            name for name in shape.weights if f".{name.rpartition('.')[0]}".endswith(ends)
+        )
+        if ends
+        else 0
+    )
+
+
+FULL = MethodSpec(
+    id="full",
+    label="Full fine-tuning",
+    short_label="Full",
+    family="full",
+    summary="Every weight learns: the baseline the others are held against.",
+    paper=Paper(
+        "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification",
+        "https://arxiv.org/abs/1801.06146",
+    ),
+    look=Look(colour="#707b8c", marker="square", dash="solid"),
+    learning_rate=3e-4,
+    count=_every_weight,
+)
+
+LAST_LAYERS = MethodSpec(
+    id="last_layers",
+    label="Last layers",
+    short_label="Last layers",
+    family="part",
+    summary="Only the last blocks learn; what lies below them stays as it was.",
+    paper=Paper(
+        "Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning",
+        "https://arxiv.org/abs/1911.03090",
+    ),
+    look=Look(colour="#78633f", marker="square-open", dash="solid"),
+    learning_rate=9e-4,
+    hyperparameters=(
+        Hyperparameter(
+            "layers", "Blocks", "int", 4, "How many blocks, from the top, learn.", 1, 512
+        ),
+    ),
+    select_trainable=_last_layers,
+    fits=_blocks_of_model,
+    count=_count_last_layers,
+    size="layers",
+    probe=ProbePlan(settings="layers=1", note="Probed with the last 1 of 2 blocks."),
+)
+
+LAYER_NORM = MethodSpec(
+    id="layer_norm",
+    label="Layer-norm tuning",
+    short_label="Norms",
+    family="part",
+    summary="Only the scales of the normalisation layers learn.",
+    paper=Paper(
+        "Zhao et al. 2023, Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM "
+        "Finetuning",
+        "https://arxiv.org/abs/2312.11420",
+    ),
+    look=Look(colour="#ba8258", marker="diamond-open", dash="dot"),
+    learning_rate=3e-3,
+    peft_config=_layer_norm_config,
+    applies=known_architecture(NORM_LAYERS, "the norms"),
+    count=_count_norms,
+    peft_traits=PeftTraits("LN_TUNING"),
+)
+
+BITFIT = MethodSpec(
+    id="bitfit",
+    label="BitFit",
+    short_label="BitFit",
+    family="part",
+    summary="Only the biases learn, where a model has any.",
+    paper=Paper(
+        "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning for "
+        "Transformer-based Masked Language-models",
+        "https://arxiv.org/abs/2106.10199",
+    ),
+    look=Look(colour="#a58c7e", marker="triangle-down", dash="dash"),
+    learning_rate=3e-3,
+    select_trainable=_biases,
+    applies=_needs_biases,
+    count=_count_biases,
+    probe=ProbePlan(
+        needs_biases=True,
+        note="Probed on a Llama with biases in its attention: the usual Llama has none.",
+    ),
+)
+
+METHODS = (FULL, LAST_LAYERS, LAYER_NORM, BITFIT)

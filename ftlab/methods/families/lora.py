@@ -1,0 +1,385 @@
+"""LoRA and its kin: a product B·A of low rank beside each frozen linear layer.
+
+Each count is read off the layer that PEFT 0.21 makes, and named with the place; o and i are the
+outputs and inputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ftlab.methods.spec import (
+    Hyperparameter,
+    LayerCount,
+    LayerLimit,
+    Look,
+    LoopHooks,
+    MethodSpec,
+    OwnOptimizer,
+    Paper,
+    PeftTraits,
+    ProbePlan,
+    RunPlan,
+    Values,
+)
+from ftlab.methods.targets import LAYERS, needs_layers, target_modules
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+RANK = Hyperparameter(
+    "r", "Rank r", "int", 8, "Width of B and A: parameters and file grow with it.", 1, 512
+)
+ALPHA = Hyperparameter("alpha", "Alpha", "int", 16, "The overlay is scaled by alpha / r.", 1, 1024)
+DROPOUT = Hyperparameter(
+    "dropout", "Dropout", "float", 0.0, "Share of inputs to B·A dropped in training.", 0, 0.9
+)
+
+RANK_OF_WEIGHT = LayerLimit("rank", min, "the full rank", ("r",))
+"""A product of rank min(inputs, outputs) is any matrix; PiSSA has no more singular vectors, and
+RandLoRA no wider products."""
+
+RANK_BY_LAYER = replace(RANK_OF_WEIGHT, by_layer=True)
+"""Of methods whose configuration has a `rank_pattern` and an `alpha_pattern`."""
+
+LORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i))
+"""r(o + i): A and B (Hu et al. 2021, section 4.1; `LoraLayer.update_layer`)."""
+
+_DORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i) + o)
+"""LoRA's, and a length for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)."""
+
+_LORA_FA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * o)
+"""r·o: B alone, as A is frozen by the optimizer (`create_lorafa_optimizer`)."""
+
+_ADALORA_COUNT = LayerCount(
+    lambda o, i, values: max(int(values["init_r"]), int(values["r"])) * (o + i + 1)
+)
+"""R(o + i + 1) at the first rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
+`AdaLoraLayer.update_layer`). Ranks that are taken away stay as zeros, so as many are trained."""
+
+
+def lora_config(**options: Any) -> Callable[[Values, RunPlan], PeftConfig]:
+    """A maker of LoRA configurations with these options of PEFT's `LoraConfig` set."""
+
+    def make(values: Values, plan: RunPlan) -> PeftConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=int(values["r"]),
+            lora_alpha=int(values["alpha"]),
+            lora_dropout=float(values["dropout"]),
+            target_modules=target_modules(values),
+            **options,
+        )
+
+    return make
+
+
+LORA = MethodSpec(
+    id="lora",
+    label="LoRA",
+    short_label="LoRA",
+    family="low rank",
+    summary="Adds a product B·A of rank r beside each frozen linear layer, and trains only that.",
+    paper=Paper(
+        "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models",
+        "https://arxiv.org/abs/2106.09685",
+    ),
+    look=Look(colour="#2777e0", marker="circle", dash="solid"),
+    learning_rate=2e-3,
+    hyperparameters=(RANK, ALPHA, DROPOUT, LAYERS),
+    peft_config=lora_config(),
+    applies=needs_layers,
+    limit=RANK_BY_LAYER,
+    reaches_experts=True,
+    count=LORA_COUNT,
+    size="r",
+    in_proportion=("alpha",),
+    peft_traits=PeftTraits("LORA"),
+)
+
+RSLORA = replace(
+    LORA,
+    id="rslora",
+    label="rsLoRA",
+    short_label="rsLoRA",
+    summary="LoRA scaled by alpha / √r, so that a higher rank does not learn more slowly.",
+    paper=Paper(
+        "Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
+        "https://arxiv.org/abs/2312.03732",
+    ),
+    look=Look(colour="#5d69ad", marker="circle-open", dash="dash"),
+    learning_rate=1e-3,
+    peft_config=lora_config(use_rslora=True),
+    in_proportion=(),
+    peft_traits=PeftTraits("LORA", feature="use_rslora"),
+)
+
+DORA = replace(
+    LORA,
+    id="dora",
+    label="DoRA",
+    short_label="DoRA",
+    summary="LoRA for a weight's direction, and a length of its own for each of its rows.",
+    paper=Paper(
+        "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation",
+        "https://arxiv.org/abs/2402.09353",
+    ),
+    look=Look(colour="#6c6ff3", marker="star", dash="solid"),
+    peft_config=lora_config(use_dora=True),
+    reaches_experts=False,
+    count=_DORA_COUNT,
+    peft_traits=PeftTraits("LORA", feature="use_dora"),
+)
+
+PISSA = replace(
+    LORA,
+    id="pissa",
+    label="PiSSA",
+    short_label="PiSSA",
+    summary="LoRA that starts from each weight's largest singular directions instead of zero.",
+    paper=Paper(
+        "Meng et al. 2024, PiSSA: Principal Singular Values and Singular Vectors Adaptation",
+        "https://arxiv.org/abs/2404.02948",
+    ),
+    look=Look(colour="#279abe", marker="pentagon", dash="dot"),
+    learning_rate=3.3e-4,
+    hyperparameters=(RANK, replace(ALPHA, default=8), DROPOUT, LAYERS),
+    peft_config=lora_config(init_lora_weights="pissa_niter_16"),
+    reaches_experts=False,
+    peft_traits=PeftTraits("LORA", start="pissa"),
+    probe=ProbePlan(
+        same_logits=1e-3,  # its weights were taken apart and put together again
+        note="Saved as plain LoRA of twice the rank, it goes with the unchanged base.",
+    ),
+)
+
+
+def _lora_plus_optimizer(
+    model: Any, optimizer_class: Any, options: dict[str, Any], values: Values
+) -> Optimizer:
+    from peft.optimizers import create_loraplus_optimizer
+
+    return create_loraplus_optimizer(
+        model, optimizer_class, loraplus_lr_ratio=float(values["ratio"]), **options
+    )
+
+
+_LORA_PLUS_SCRIPT = """
+    def create_optimizer(self, model=None):
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+        settings["weight_decay"] = self.args.weight_decay
+        self.optimizer = create_loraplus_optimizer(
+            self.model, kind, loraplus_lr_ratio={ratio}, **settings
+        )
+        return self.optimizer
+"""
+
+LORA_PLUS = replace(
+    LORA,
+    id="lora_plus",
+    label="LoRA+",
+    short_label="LoRA+",
+    summary="LoRA whose B learns faster than its A.",
+    paper=Paper(
+        "Hayou et al. 2024, LoRA+: Efficient Low Rank Adaptation of Large Models",
+        "https://arxiv.org/abs/2402.12354",
+    ),
+    look=Look(colour="#306c98", marker="cross", dash="dash"),
+    learning_rate=5e-4,
+    hyperparameters=(
+        *LORA.hyperparameters,
+        Hyperparameter(
+            "ratio", "B over A", "float", 8.0, "B's learning rate is so many times A's.", 1, 64
+        ),
+    ),
+    optimizer=OwnOptimizer(
+        _lora_plus_optimizer,
+        script_import="from peft.optimizers import create_loraplus_optimizer",
+        script_method=_LORA_PLUS_SCRIPT,
+    ),
+    peft_traits=PeftTraits("LORA", optimizers=("lora-plus",)),
+)
+
+
+def _lora_fa_config(values: Values, plan: RunPlan) -> PeftConfig:
+    return lora_config()({**values, "dropout": 0.0}, plan)
+
+
+def _lora_fa_optimizer(
+    model: Any, optimizer_class: Any, options: dict[str, Any], values: Values
+) -> Optimizer:
+    from peft.optimizers import create_lorafa_optimizer
+
+    return create_lorafa_optimizer(
+        model,
+        r=int(values["r"]),
+        lora_alpha=int(values["alpha"]),
+        lr=float(options["lr"]),
+        weight_decay=float(options.get("weight_decay", 0.0)),
+    )
+
+
+_LORA_FA_SCRIPT = """
+    def create_optimizer(self, model=None):
+        self.optimizer = create_lorafa_optimizer(
+            self.model, r={r}, lora_alpha={alpha}, lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+        )
+        return self.optimizer
+"""
+
+LORA_FA = replace(
+    LORA,
+    id="lora_fa",
+    label="LoRA-FA",
+    short_label="LoRA-FA",
+    summary="LoRA whose A stays as it was drawn; only B learns.",
+    paper=Paper(
+        "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language "
+        "Models Fine-tuning",
+        "https://arxiv.org/abs/2308.03303",
+    ),
+    look=Look(colour="#6944ea", marker="triangle-up-open", dash="dot"),
+    hyperparameters=(RANK, ALPHA, LAYERS),
+    peft_config=_lora_fa_config,
+    optimizer=OwnOptimizer(
+        _lora_fa_optimizer,
+        script_import="from peft.optimizers import create_lorafa_optimizer",
+        script_method=_LORA_FA_SCRIPT,
+        replaces="adamw",
+        what="AdamW in 32 bits",
+    ),
+    reaches_experts=False,
+    count=_LORA_FA_COUNT,
+    peft_traits=PeftTraits("LORA", optimizers=("lora-fa", "lorafa")),
+)
+
+
+def _adalora_config(values: Values, plan: RunPlan) -> PeftConfig:
+    """The budget falls from `init_r` to `r` in the middle of the run.
+
+    Zhang et al. 2023, section 3.3: constant for a first part, cubic in between, and constant in
+    the last part, a tenth, six and three tenths of the steps here.
+    """
+    from peft import AdaLoraConfig
+
+    warm, final = plan.steps // 10, 3 * plan.steps // 10
+    return AdaLoraConfig(
+        task_type="CAUSAL_LM",
+        target_r=int(values["r"]),
+        init_r=max(int(values["init_r"]), int(values["r"])),
+        tinit=warm,
+        tfinal=final,
+        deltaT=1,
+        total_step=plan.steps,
+        lora_alpha=int(values["alpha"]),
+        lora_dropout=float(values["dropout"]),
+        orth_reg_weight=float(values["orthogonality"]),
+        target_modules=target_modules(values),
+    )
+
+
+def _after_adalora_step(model: Any, step: int, skipped: Callable[[], bool]) -> None:
+    """Hands out the ranks by gradients (Zhang et al. 2023, section 3.2).
+
+    While it does, a step that was skipped tells it nothing, and an infinite score would stay.
+    """
+    tuner = model.base_model
+    config = tuner.peft_config[tuner.trainable_adapter_name]
+    if step < config.total_step - config.tfinal and skipped():
+        return
+    tuner.update_and_allocate(step)
+
+
+def _orthogonality(model: Any) -> Tensor | None:
+    """Keeps the directions orthogonal: the mean over the matrices A and B of ||A Aᵀ - I|| and
+    ||Bᵀ B - I||, times its weight (Zhang et al. 2023, equation 4).
+
+    PEFT adds it only where the model itself returns the loss.
+    """
+    import torch
+
+    tuner = model.base_model
+    weight = float(tuner.peft_config[tuner.trainable_adapter_name].orth_reg_weight)
+    if weight == 0:
+        return None
+    terms = []
+    for name, matrix in model.named_parameters():
+        if "lora_A" in name:
+            product = matrix @ matrix.T
+        elif "lora_B" in name:
+            product = matrix.T @ matrix
+        else:
+            continue
+        identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
+        terms.append(torch.linalg.matrix_norm(product - identity))
+    return weight * torch.stack(terms).mean()
+
+
+_ORTHOGONALITY_SCRIPT = """\
+ + orthogonality(model) / ACCUMULATION
+
+
+def orthogonality(model):
+    \"\"\"AdaLoRA's own term (Zhang et al. 2023, equation 4), not in the printed loss.\"\"\"
+    terms = []
+    for name, matrix in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
+            identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
+            terms.append(torch.linalg.matrix_norm(product - identity))
+    return PEFT_CONFIG["orth_reg_weight"] * torch.stack(terms).mean()
+"""
+
+
+def _script_orthogonality(config: Mapping[str, Any]) -> str:
+    return _ORTHOGONALITY_SCRIPT if config.get("orth_reg_weight") else ""
+
+
+_AFTER_ADALORA_STEP_SCRIPT = """
+    def on_optimizer_step(self, args, state, control, **_):
+        model.base_model.update_and_allocate(state.global_step + 1)
+"""
+
+ADALORA = replace(
+    LORA,
+    id="adalora",
+    label="AdaLoRA",
+    short_label="AdaLoRA",
+    summary="LoRA that hands its ranks to the layers that need them while it trains.",
+    paper=Paper(
+        "Zhang et al. 2023, Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning",
+        "https://arxiv.org/abs/2303.10512",
+    ),
+    look=Look(colour="#3b96de", marker="hexagon", dash="dashdot"),
+    learning_rate=1.5e-2,
+    hyperparameters=(
+        replace(RANK, help="Mean rank of a layer at the end."),
+        Hyperparameter("init_r", "First rank", "int", 12, "Rank of every layer at first.", 1, 512),
+        replace(ALPHA, default=16),
+        DROPOUT,
+        Hyperparameter(
+            "orthogonality", "Orthogonality", "float", 0.1,
+            "Weight of the term that keeps the directions apart.", 0, 10,
+        ),
+        LAYERS,
+    ),
+    peft_config=_adalora_config,
+    hooks=LoopHooks(
+        _orthogonality, _after_adalora_step, _script_orthogonality, _AFTER_ADALORA_STEP_SCRIPT
+    ),
+    limit=replace(RANK_OF_WEIGHT, names=("init_r", "r")),
+    reaches_experts=False,
+    count=_ADALORA_COUNT,
+    size="init_r",
+    in_proportion=("r", "alpha"),
+    peft_traits=PeftTraits("ADALORA"),
+)  # fmt: skip
+
+METHODS = (LORA, RSLORA, DORA, PISSA, LORA_PLUS, LORA_FA, ADALORA)

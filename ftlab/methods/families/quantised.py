@@ -1,0 +1,54 @@
+"""LoRA and DoRA on a base that is held in fewer bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ftlab.methods.families.lora import DORA, LORA
+from ftlab.methods.spec import Look, Paper
+
+QLORA = replace(
+    LORA,
+    id="qlora",
+    label="QLoRA",
+    short_label="QLoRA",
+    family="quantised",
+    summary="LoRA on a base stored in 4-bit NF4 with double quantisation.",
+    paper=Paper(
+        "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs",
+        "https://arxiv.org/abs/2305.14314",
+    ),
+    look=Look(colour="#3ba57c", marker="diamond", dash="dash"),
+    base_precision="nf4",
+    quantises=LORA.id,
+    requires=("bitsandbytes",),
+)
+
+LORA_INT8 = replace(
+    QLORA,
+    id="lora_int8",
+    label="LoRA on int8",
+    short_label="LoRA int8",
+    summary="LoRA on a base stored in 8 bits (LLM.int8).",
+    paper=Paper(
+        "Dettmers et al. 2022, LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale",
+        "https://arxiv.org/abs/2208.07339",
+    ),
+    look=Look(colour="#789f16", marker="square-cross", dash="dash"),
+    base_precision="int8",
+)
+
+QDORA = replace(
+    DORA,
+    id="qdora",
+    label="QDoRA",
+    short_label="QDoRA",
+    family="quantised",
+    summary="DoRA on a base stored in 4-bit NF4.",
+    look=Look(colour="#11a531", marker="star-diamond", dash="dash"),
+    base_precision="nf4",
+    quantises=DORA.id,
+    requires=("bitsandbytes",),
+)
+
+METHODS = (QLORA, LORA_INT8, QDORA)
