@@ -13,11 +13,18 @@ from rich.table import Table
 
 from ftlab import units
 from ftlab.commands.tables import output_console
-from ftlab.methods.capabilities import Capability, capabilities, is_offered, made_with
-from ftlab.methods.capability_table import COLUMNS, MARKS, answer, footnotes
-from ftlab.methods.rate_words import NOT_TUNED, how_scaled
-from ftlab.methods.rates import TUNED_ON, ModelSize
-from ftlab.methods.registry import METHODS
+from ftlab.methods.capabilities import (
+    COLUMNS,
+    MARKS,
+    Capability,
+    answer,
+    capabilities,
+    footnotes,
+    is_offered,
+    made_with,
+)
+from ftlab.methods.rates import NOT_TUNED, TUNED_ON, ModelSize, how_scaled
+from ftlab.methods.registry import METHODS, rates_kept
 from ftlab.methods.spec import MethodSpec
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.size import is_bundled
@@ -51,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     console = output_console()
     print_methods(known, console, list(METHODS), size)
     if not is_bundled(options.model):
-        words = f"{NOT_TUNED}. {how_scaled(size)} `python -m ftlab tune` tunes them."
+        words = f"{NOT_TUNED}. {how_scaled(size, rates_kept())} `python -m ftlab tune` tunes them."
         console.print(words, markup=False, highlight=False, soft_wrap=True)
     versions = ", ".join(f"{name} {version}" for name, version in made_with().items())
     if versions:

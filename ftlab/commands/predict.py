@@ -14,9 +14,8 @@ from rich.table import Table
 from ftlab import units
 from ftlab.commands.options import named_methods
 from ftlab.commands.tables import output_console
-from ftlab.methods.rate_words import NOT_TUNED, how_scaled
-from ftlab.methods.rates import size_of
-from ftlab.methods.registry import CORE, METHODS
+from ftlab.methods.rates import NOT_TUNED, how_scaled, size_of
+from ftlab.methods.registry import CORE, METHODS, rates_kept
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.size import is_bundled
@@ -131,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_predictions(found.label, ordered, output_console(), card, rates)
         if not is_bundled(options.model):
-            print(f"{NOT_TUNED}. {how_scaled(size)}")
+            print(f"{NOT_TUNED}. {how_scaled(size, rates_kept())}")
     return 0 if any(row.trainable_params is not None for row in ordered) else 1
 
 

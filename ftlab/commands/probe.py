@@ -11,8 +11,7 @@ from ftlab.commands.methods import print_methods
 from ftlab.commands.tables import output_console
 from ftlab.errors import FtlabError
 from ftlab.methods import capabilities
-from ftlab.methods.capabilities import Capability
-from ftlab.methods.capability_table import put_into, readme_table
+from ftlab.methods.capabilities import Capability, put_into, readme_table
 from ftlab.methods.registry import METHODS, get_method
 from ftlab.paths import assets_folder
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ftlab import units
-from ftlab.methods.rate_words import NOT_TUNED, how_scaled
+from ftlab.methods.rates import NOT_TUNED, how_scaled
+from ftlab.methods.registry import rates_kept
 from ftlab.models.size import is_bundled, size_of_model
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.remarks import remarks
@@ -103,7 +104,7 @@ def rates_line(specs: Sequence[RunSpec]) -> str:
     if all(spec.default_rate is None for spec in specs) or is_bundled(specs[0].model):
         return line
     size = size_of_model(specs[0].model)
-    scaled = "They are scaled once it is here." if size is None else how_scaled(size)
+    scaled = "They are scaled once it is here." if size is None else how_scaled(size, rates_kept())
     return f"{line} {NOT_TUNED}. {scaled} `python -m ftlab tune` tunes them."
 
 

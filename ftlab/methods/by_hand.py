@@ -218,7 +218,6 @@ def build_config(values: Values, plan: RunPlan) -> PeftConfig:
 PEFT = MethodSpec(
     id="peft",
     label="PEFT",
-    short_label="PEFT",
     family="structured",
     summary="Any kind of adapter that PEFT has, by its configuration.",
     paper=Paper(

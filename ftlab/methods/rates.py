@@ -2,7 +2,7 @@
 
 Every method's rate was tuned on the bundled model. For another model it is scaled: tuned rate x
 rule(size) / rule(size of the bundled model), to two significant digits. One published rule serves
-all methods, unless a method's paper has its own.
+all methods, unless a method's paper has its own. What people are told of it is here as well.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ftlab.words import join_names
 
 HIGHEST_RATE = 10.0
 """No learning rate may be higher."""
@@ -111,3 +113,32 @@ exponent: the rates were tuned on a Llama, so that curve changes nothing at the 
 def unscaled(source: str, url: str) -> RateRule:
     """The rule of a paper whose rate does not fall from small models to large ones."""
     return RateRule("stays the same for every size", source, url, lambda size: 1.0)
+
+
+TUNED_MODEL = "SmolLM2-135M"
+
+NOT_TUNED = f"Learning rates were tuned on {TUNED_MODEL}, not on this model"
+"""The sentence without its end: what was done instead follows, or what to do."""
+
+
+def what_is_done(size: ModelSize) -> str:
+    """In a few words what becomes of the tuned rates on a model of that size."""
+    return "used unchanged" if BY_WIDTH.rate(1.0, size) == 1 else "scaled to its size"
+
+
+def how_scaled(size: ModelSize, kept: list[str]) -> str:
+    """By which rule the rates come about on a model of that size, and whose it is.
+
+    `kept` are the labels of the methods whose rate stays the same (`registry.rates_kept`).
+    """
+    if not size.hidden:
+        return "Its config does not say how wide it is, so they are used unchanged."
+    factor = BY_WIDTH.rate(1.0, size)
+    if factor == 1:
+        return f"It is as wide as {TUNED_MODEL}, so they are used unchanged."
+    widths = f"{TUNED_ON.hidden:,} numbers wide, this one {size.hidden:,}"
+    return (
+        f"{TUNED_MODEL} is {widths}: most rates are {factor:g} times the tuned ones, by "
+        f"(2000 / hidden size)^{exponent_of(size.family):g} ({BY_WIDTH.source}). "
+        f"{join_names(kept)} keep theirs, as their papers do."
+    )

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from ftlab.errors import FtlabError, one_line
 from ftlab.methods import families
 from ftlab.methods.by_hand import PEFT
+from ftlab.methods.rates import BY_WIDTH
 from ftlab.methods.spec import FAMILIES, BasePrecision, Look, LoopHooks, MethodSpec
 from ftlab.words import did_you_mean
 
@@ -92,6 +93,11 @@ def label_of(method_id: str) -> str:
 def look_of(method_id: str) -> Look:
     """The one colour, marker and dash of a method, the same in every figure and table."""
     return _BY_ID[method_id].look if method_id in _BY_ID else BASE_LOOK
+
+
+def rates_kept() -> list[str]:
+    """Labels of the methods whose learning rate does not go with the size of the model."""
+    return [method.label for method in METHODS.values() if method.rate_rule is not BY_WIDTH]
 
 
 def on_base(method_id: str, precision: BasePrecision) -> str:

@@ -85,6 +85,40 @@ class Misfit:
     why: str
 
 
+def whole(name: str) -> Callable[[Values], int]:
+    """Reads that hyperparameter as a whole number."""
+
+    def read(values: Values) -> int:
+        return int(values[name])
+
+    return read
+
+
+def real(name: str) -> Callable[[Values], float]:
+    """Reads that hyperparameter as a number."""
+
+    def read(values: Values) -> float:
+        return float(values[name])
+
+    return read
+
+
+def peft_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftConfig]:
+    """A maker of PEFT's configuration class of that name.
+
+    Each field is a value, or a function of the hyperparameters that gives it.
+    """
+
+    def make(values: Values, plan: RunPlan) -> PeftConfig:
+        import peft
+
+        given = {field: x(values) if callable(x) else x for field, x in fields.items()}
+        made: PeftConfig = getattr(peft, name)(task_type="CAUSAL_LM", **given)
+        return made
+
+    return make
+
+
 @dataclass(frozen=True)
 class LayerCount:
     """Trained parameters of one layer, by its outputs and inputs and the hyperparameters."""
@@ -202,10 +236,11 @@ class MethodSpec:
     """One way to fine-tune.
 
     Adding a method is adding one of these to a file of `ftlab.methods.families`: page, command
-    line, validation, report and tests follow from it. `base_precision` is how the frozen base is
-    held (`None`: as the dtype policy says), and `quantises` the id of the method that it is on such
-    a base. `peft_config(hyperparameters, plan)` builds PEFT's configuration; `None` means that no
-    adapter is laid over the model, and then `select_trainable` says which weights learn.
+    line, validation, report and tests follow from it. `short` is what it is called where there is
+    little room ("": as `label`). `base_precision` is how the frozen base is held (`None`: as the
+    dtype policy says), and `quantises` the id of the method that it is on such a base.
+    `peft_config(hyperparameters, plan)` builds PEFT's configuration; `None` means that no adapter
+    is laid over the model, and then `select_trainable` says which weights learn.
 
     `optimizer` is an optimizer of the method's own, `hooks` what else it does in the training loop.
     `applies` says in a sentence why a model cannot be trained with it, or "" where it can. `limit`
@@ -221,12 +256,12 @@ class MethodSpec:
 
     id: str
     label: str
-    short_label: str
     family: Family
     summary: str
     paper: Paper
     look: Look
     learning_rate: float
+    short: str = ""
     rate_rule: RateRule = BY_WIDTH
     hyperparameters: tuple[Hyperparameter, ...] = ()
     base_precision: BasePrecision | None = None
@@ -247,6 +282,11 @@ class MethodSpec:
     quantises: str | None = None
     peft_traits: PeftTraits | None = None
     probe: ProbePlan = ProbePlan()
+
+    @property
+    def short_label(self) -> str:
+        """What it is called where there is little room."""
+        return self.short or self.label
 
     @property
     def is_adapter(self) -> bool:

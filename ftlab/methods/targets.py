@@ -16,6 +16,7 @@ from ftlab.methods.spec import (
     Misfit,
     RunPlan,
     Values,
+    peft_config,
 )
 from ftlab.words import join_names
 
@@ -49,6 +50,11 @@ def target_modules(values: Values) -> str | list[str]:
     """PEFT's `target_modules` of a method with the setting `LAYERS`."""
     names = target_names(values)
     return ALL_LINEAR if names is None else list(names)
+
+
+def layer_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftConfig]:
+    """As `peft_config`, for a method with the setting `LAYERS`."""
+    return peft_config(name, target_modules=target_modules, **fields)
 
 
 def targeted(shape: ModelShape, values: Values) -> tuple[Linear, ...]:

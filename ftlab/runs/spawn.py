@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ftlab.devices import show_only
 from ftlab.environment import python_environment
-from ftlab.methods.peft_matching import match_without_backtracking
+from ftlab.methods.patterns import match_without_backtracking
 from ftlab.models.reference import names_hub_model
 
 if TYPE_CHECKING:

@@ -18,14 +18,19 @@ from ftlab.__main__ import main
 from ftlab.errors import FtlabError
 from ftlab.methods import capabilities as table
 from ftlab.methods.capabilities import (
+    BEGIN,
+    COLUMNS,
+    END,
     Capability,
     capabilities,
+    footnotes,
     installed_versions,
     is_offered,
     made_with,
+    put_into,
+    readme_table,
     why_not_offered,
 )
-from ftlab.methods.capability_table import BEGIN, COLUMNS, END, footnotes, put_into, readme_table
 from ftlab.methods.registry import METHODS
 
 README = Path(__file__).parents[2] / "README.md"

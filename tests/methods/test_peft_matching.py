@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.methods.peft_matching import MATCHING
+from ftlab.methods.patterns import MATCHING
 from tests.methods.lay_over import EVIL
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ left = [m.__name__ for m in modules if any(value is re for value in vars(m).valu
 print(len(modules), left)
 assert len(modules) > 150 and not left
 from peft.tuners import tuners_utils
-from ftlab.methods.peft_matching import MATCHING
+from ftlab.methods.patterns import MATCHING
 assert tuners_utils.re is MATCHING
 """
 

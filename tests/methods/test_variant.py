@@ -81,11 +81,6 @@ def test_every_method_is_described_and_its_defaults_are_valid(method) -> None:
         assert parameter.help.endswith(".")
 
 
-def test_no_two_methods_share_a_colour() -> None:
-    colours = [method.look.colour for method in METHODS.values()]
-    assert len(set(colours)) == len(colours)
-
-
 def test_an_adapter_can_be_laid_over_a_base_in_fewer_bits() -> None:
     variant = parse_variant("oft:base=nf4")
     assert variant.label == "OFT on nf4"

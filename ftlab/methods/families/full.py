@@ -13,13 +13,12 @@ from ftlab.methods.spec import (
     Paper,
     PeftTraits,
     ProbePlan,
-    RunPlan,
     Values,
+    peft_config,
 )
 from ftlab.methods.targets import known_architecture
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import nn
 
 _NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
@@ -98,12 +97,6 @@ def _count_biases(shape: ModelShape, values: Values) -> int:
     return shape.size_of(shape.biases)
 
 
-def _layer_norm_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import LNTuningConfig
-
-    return LNTuningConfig(task_type="CAUSAL_LM")
-
-
 def _count_norms(shape: ModelShape, values: Values) -> int:
     """Weight and bias of the norms that PEFT picks (Zhao et al. 2023; `LNTuningLayer`)."""
     ends = tuple(f".{name}" for name in NORM_LAYERS.get(shape.architecture, ()))
@@ -119,7 +112,7 @@ def _count_norms(shape: ModelShape, values: Values) -> int:
 FULL = MethodSpec(
     id="full",
     label="Full fine-tuning",
-    short_label="Full",
+    short="Full",
     family="full",
     summary="Every weight learns: the baseline the others are held against.",
     paper=Paper(
@@ -134,7 +127,6 @@ FULL = MethodSpec(
 LAST_LAYERS = MethodSpec(
     id="last_layers",
     label="Last layers",
-    short_label="Last layers",
     family="part",
     summary="Only the last blocks learn; what lies below them stays as it was.",
     paper=Paper(
@@ -158,7 +150,7 @@ LAST_LAYERS = MethodSpec(
 LAYER_NORM = MethodSpec(
     id="layer_norm",
     label="Layer-norm tuning",
-    short_label="Norms",
+    short="Norms",
     family="part",
     summary="Only the scales of the normalisation layers learn.",
     paper=Paper(
@@ -168,7 +160,7 @@ LAYER_NORM = MethodSpec(
     ),
     look=Look(colour="#ba8258", marker="diamond-open", dash="dot"),
     learning_rate=3e-3,
-    peft_config=_layer_norm_config,
+    peft_config=peft_config("LNTuningConfig"),
     applies=known_architecture(NORM_LAYERS, "the norms"),
     count=_count_norms,
     peft_traits=PeftTraits("LN_TUNING"),
@@ -177,7 +169,6 @@ LAYER_NORM = MethodSpec(
 BITFIT = MethodSpec(
     id="bitfit",
     label="BitFit",
-    short_label="BitFit",
     family="part",
     summary="Only the biases learn, where a model has any.",
     paper=Paper(

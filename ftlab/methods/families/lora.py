@@ -23,8 +23,10 @@ from ftlab.methods.spec import (
     ProbePlan,
     RunPlan,
     Values,
+    real,
+    whole,
 )
-from ftlab.methods.targets import LAYERS, needs_layers, target_modules
+from ftlab.methods.targets import LAYERS, layer_config, needs_layers, target_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -62,28 +64,17 @@ _ADALORA_COUNT = LayerCount(
 `AdaLoraLayer.update_layer`). Ranks that are taken away stay as zeros, so as many are trained."""
 
 
-def lora_config(**options: Any) -> Callable[[Values, RunPlan], PeftConfig]:
+def _lora_config(**options: Any) -> Callable[[Values, RunPlan], PeftConfig]:
     """A maker of LoRA configurations with these options of PEFT's `LoraConfig` set."""
-
-    def make(values: Values, plan: RunPlan) -> PeftConfig:
-        from peft import LoraConfig
-
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=int(values["r"]),
-            lora_alpha=int(values["alpha"]),
-            lora_dropout=float(values["dropout"]),
-            target_modules=target_modules(values),
-            **options,
-        )
-
-    return make
+    usual: dict[str, Any] = {
+        "r": whole("r"), "lora_alpha": whole("alpha"), "lora_dropout": real("dropout")
+    }  # fmt: skip
+    return layer_config("LoraConfig", **(usual | options))
 
 
 LORA = MethodSpec(
     id="lora",
     label="LoRA",
-    short_label="LoRA",
     family="low rank",
     summary="Adds a product B·A of rank r beside each frozen linear layer, and trains only that.",
     paper=Paper(
@@ -93,7 +84,7 @@ LORA = MethodSpec(
     look=Look(colour="#2777e0", marker="circle", dash="solid"),
     learning_rate=2e-3,
     hyperparameters=(RANK, ALPHA, DROPOUT, LAYERS),
-    peft_config=lora_config(),
+    peft_config=_lora_config(),
     applies=needs_layers,
     limit=RANK_BY_LAYER,
     reaches_experts=True,
@@ -107,7 +98,6 @@ RSLORA = replace(
     LORA,
     id="rslora",
     label="rsLoRA",
-    short_label="rsLoRA",
     summary="LoRA scaled by alpha / √r, so that a higher rank does not learn more slowly.",
     paper=Paper(
         "Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
@@ -115,7 +105,7 @@ RSLORA = replace(
     ),
     look=Look(colour="#5d69ad", marker="circle-open", dash="dash"),
     learning_rate=1e-3,
-    peft_config=lora_config(use_rslora=True),
+    peft_config=_lora_config(use_rslora=True),
     in_proportion=(),
     peft_traits=PeftTraits("LORA", feature="use_rslora"),
 )
@@ -124,14 +114,13 @@ DORA = replace(
     LORA,
     id="dora",
     label="DoRA",
-    short_label="DoRA",
     summary="LoRA for a weight's direction, and a length of its own for each of its rows.",
     paper=Paper(
         "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation",
         "https://arxiv.org/abs/2402.09353",
     ),
     look=Look(colour="#6c6ff3", marker="star", dash="solid"),
-    peft_config=lora_config(use_dora=True),
+    peft_config=_lora_config(use_dora=True),
     reaches_experts=False,
     count=_DORA_COUNT,
     peft_traits=PeftTraits("LORA", feature="use_dora"),
@@ -141,7 +130,6 @@ PISSA = replace(
     LORA,
     id="pissa",
     label="PiSSA",
-    short_label="PiSSA",
     summary="LoRA that starts from each weight's largest singular directions instead of zero.",
     paper=Paper(
         "Meng et al. 2024, PiSSA: Principal Singular Values and Singular Vectors Adaptation",
@@ -150,7 +138,7 @@ PISSA = replace(
     look=Look(colour="#279abe", marker="pentagon", dash="dot"),
     learning_rate=3.3e-4,
     hyperparameters=(RANK, replace(ALPHA, default=8), DROPOUT, LAYERS),
-    peft_config=lora_config(init_lora_weights="pissa_niter_16"),
+    peft_config=_lora_config(init_lora_weights="pissa_niter_16"),
     reaches_experts=False,
     peft_traits=PeftTraits("LORA", start="pissa"),
     probe=ProbePlan(
@@ -184,7 +172,6 @@ LORA_PLUS = replace(
     LORA,
     id="lora_plus",
     label="LoRA+",
-    short_label="LoRA+",
     summary="LoRA whose B learns faster than its A.",
     paper=Paper(
         "Hayou et al. 2024, LoRA+: Efficient Low Rank Adaptation of Large Models",
@@ -205,10 +192,6 @@ LORA_PLUS = replace(
     ),
     peft_traits=PeftTraits("LORA", optimizers=("lora-plus",)),
 )
-
-
-def _lora_fa_config(values: Values, plan: RunPlan) -> PeftConfig:
-    return lora_config()({**values, "dropout": 0.0}, plan)
 
 
 def _lora_fa_optimizer(
@@ -238,7 +221,6 @@ LORA_FA = replace(
     LORA,
     id="lora_fa",
     label="LoRA-FA",
-    short_label="LoRA-FA",
     summary="LoRA whose A stays as it was drawn; only B learns.",
     paper=Paper(
         "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language "
@@ -247,7 +229,7 @@ LORA_FA = replace(
     ),
     look=Look(colour="#6944ea", marker="triangle-up-open", dash="dot"),
     hyperparameters=(RANK, ALPHA, LAYERS),
-    peft_config=_lora_fa_config,
+    peft_config=_lora_config(lora_dropout=0.0),
     optimizer=OwnOptimizer(
         _lora_fa_optimizer,
         script_import="from peft.optimizers import create_lorafa_optimizer",
@@ -351,7 +333,6 @@ ADALORA = replace(
     LORA,
     id="adalora",
     label="AdaLoRA",
-    short_label="AdaLoRA",
     summary="LoRA that hands its ranks to the layers that need them while it trains.",
     paper=Paper(
         "Zhang et al. 2023, Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import (
     Hyperparameter,
@@ -14,45 +12,10 @@ from ftlab.methods.spec import (
     Misfit,
     Paper,
     PeftTraits,
-    RunPlan,
     Values,
+    whole,
 )
-from ftlab.methods.targets import LAYERS, needs_plain_layers, target_modules, targeted
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
-
-def _oft_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import OFTConfig
-
-    return OFTConfig(
-        task_type="CAUSAL_LM",
-        r=0,
-        oft_block_size=int(values["block"]),
-        target_modules=target_modules(values),
-    )
-
-
-def _boft_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import BOFTConfig
-
-    # One butterfly factor: PEFT takes no more where it cannot build its CUDA kernel, and says so
-    # in a warning alone.
-    return BOFTConfig(
-        task_type="CAUSAL_LM",
-        boft_block_size=int(values["block"]),
-        target_modules=target_modules(values),
-    )
-
-
-def _hra_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import HRAConfig
-
-    return HRAConfig(
-        task_type="CAUSAL_LM", r=int(values["r"]), target_modules=target_modules(values)
-    )
-
+from ftlab.methods.targets import LAYERS, layer_config, needs_plain_layers, targeted
 
 _BLOCK = LayerLimit("block size", lambda o, i: i, "the inputs", ("block",))
 _REFLECTIONS = LayerLimit("the number of reflections", lambda o, i: i, "the inputs", ("r",))
@@ -98,7 +61,6 @@ _HRA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * i)
 OFT = MethodSpec(
     id="oft",
     label="OFT",
-    short_label="OFT",
     family="orthogonal",
     summary="Rotates the inputs of each frozen layer, block by block.",
     paper=Paper(
@@ -113,7 +75,7 @@ OFT = MethodSpec(
         ),
         LAYERS,
     ),
-    peft_config=_oft_config,
+    peft_config=layer_config("OFTConfig", r=0, oft_block_size=whole("block")),
     applies=needs_plain_layers,
     fits=_blocks_divide,
     limit=_BLOCK,
@@ -125,7 +87,6 @@ OFT = MethodSpec(
 BOFT = MethodSpec(
     id="boft",
     label="BOFT",
-    short_label="BOFT",
     family="orthogonal",
     summary="Rotates small blocks of inputs, and scales what each layer puts out.",
     paper=Paper(
@@ -138,7 +99,9 @@ BOFT = MethodSpec(
         Hyperparameter("block", "Block size", "int", 4, "Inputs that are turned together.", 2, 256),
         LAYERS,
     ),
-    peft_config=_boft_config,
+    # One butterfly factor: PEFT takes no more where it cannot build its CUDA kernel, and says so
+    # in a warning alone.
+    peft_config=layer_config("BOFTConfig", boft_block_size=whole("block")),
     applies=needs_plain_layers,
     fits=_blocks_divide,
     limit=_BLOCK,
@@ -150,7 +113,6 @@ BOFT = MethodSpec(
 HRA = MethodSpec(
     id="hra",
     label="HRA",
-    short_label="HRA",
     family="orthogonal",
     summary="Turns by a chain of r reflections (Householder).",
     paper=Paper(
@@ -166,7 +128,7 @@ HRA = MethodSpec(
         ),
         LAYERS,
     ),
-    peft_config=_hra_config,
+    peft_config=layer_config("HRAConfig", r=whole("r")),
     applies=needs_plain_layers,
     fits=_reflections_in_pairs,
     limit=_REFLECTIONS,

@@ -15,6 +15,8 @@ from ftlab.methods.spec import (
     PeftTraits,
     RunPlan,
     Values,
+    peft_config,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -58,16 +60,6 @@ def _count_prompt(shape: ModelShape, values: Values) -> int:
     return int(values["tokens"]) * shape.hidden
 
 
-def _p_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import PromptEncoderConfig
-
-    return PromptEncoderConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=int(values["tokens"]),
-        encoder_hidden_size=int(values["hidden"]),
-    )
-
-
 def _count_p_tuning(shape: ModelShape, values: Values) -> int:
     """The vectors, and the network of three layers that they come out of (`PromptEncoder`).
 
@@ -79,12 +71,6 @@ def _count_p_tuning(shape: ModelShape, values: Values) -> int:
     return int(values["tokens"]) * width + network
 
 
-def _prefix_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import PrefixTuningConfig
-
-    return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=int(values["tokens"]))
-
-
 def _count_prefix(shape: ModelShape, values: Values) -> int:
     """tokens · layers · 2 · width of the keys (Li & Liang 2021, section 4.2; `PrefixEncoder`)."""
     return int(values["tokens"]) * shape.layers * 2 * shape.key_width
@@ -93,7 +79,7 @@ def _count_prefix(shape: ModelShape, values: Values) -> int:
 PROMPT_TUNING = MethodSpec(
     id="prompt_tuning",
     label="Prompt tuning",
-    short_label="Prompt",
+    short="Prompt",
     family="prompt",
     summary="Learns a few vectors that stand before the question; no weight changes.",
     paper=Paper(
@@ -118,7 +104,7 @@ PROMPT_TUNING_TEXT = replace(
     PROMPT_TUNING,
     id="prompt_tuning_text",
     label="Prompt tuning from text",
-    short_label="Prompt text",
+    short="Prompt text",
     summary="Prompt tuning whose vectors start as the words of an instruction.",
     look=Look(colour="#985e0d", marker="triangle-up-open", dash="dash"),
     hyperparameters=(TOKENS, replace(_START, default="text"), _TEXT),
@@ -127,7 +113,6 @@ PROMPT_TUNING_TEXT = replace(
 P_TUNING = MethodSpec(
     id="p_tuning",
     label="P-tuning",
-    short_label="P-tuning",
     family="prompt",
     summary="Prompt tuning whose vectors come out of a small network that learns with them.",
     paper=Paper("Liu et al. 2021, GPT Understands, Too", "https://arxiv.org/abs/2103.10385"),
@@ -137,7 +122,11 @@ P_TUNING = MethodSpec(
         TOKENS,
         Hyperparameter("hidden", "Hidden size", "int", 128, "Width of the small network.", 1, 8192),
     ),
-    peft_config=_p_tuning_config,
+    peft_config=peft_config(
+        "PromptEncoderConfig",
+        num_virtual_tokens=whole("tokens"),
+        encoder_hidden_size=whole("hidden"),
+    ),
     count=_count_p_tuning,
     size="hidden",
     soft_tokens=TOKENS.name,
@@ -147,7 +136,7 @@ P_TUNING = MethodSpec(
 PREFIX_TUNING = MethodSpec(
     id="prefix_tuning",
     label="Prefix tuning",
-    short_label="Prefix",
+    short="Prefix",
     family="prompt",
     summary="Learns keys and values that every layer attends to before the question.",
     paper=Paper(
@@ -157,7 +146,7 @@ PREFIX_TUNING = MethodSpec(
     look=Look(colour="#ab8b07", marker="diamond-open", dash="dashdot"),
     learning_rate=9e-2,
     hyperparameters=(TOKENS,),
-    peft_config=_prefix_tuning_config,
+    peft_config=peft_config("PrefixTuningConfig", num_virtual_tokens=whole("tokens")),
     count=_count_prefix,
     size="tokens",
     soft_tokens=TOKENS.name,

@@ -11,7 +11,6 @@ QLORA = replace(
     LORA,
     id="qlora",
     label="QLoRA",
-    short_label="QLoRA",
     family="quantised",
     summary="LoRA on a base stored in 4-bit NF4 with double quantisation.",
     paper=Paper(
@@ -28,7 +27,7 @@ LORA_INT8 = replace(
     QLORA,
     id="lora_int8",
     label="LoRA on int8",
-    short_label="LoRA int8",
+    short="LoRA int8",
     summary="LoRA on a base stored in 8 bits (LLM.int8).",
     paper=Paper(
         "Dettmers et al. 2022, LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale",
@@ -42,7 +41,6 @@ QDORA = replace(
     DORA,
     id="qdora",
     label="QDoRA",
-    short_label="QDoRA",
     family="quantised",
     summary="DoRA on a base stored in 4-bit NF4.",
     look=Look(colour="#11a531", marker="star-diamond", dash="dash"),

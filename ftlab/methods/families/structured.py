@@ -8,15 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
-from ftlab.methods.families.lora import (
-    ALPHA,
-    LORA_COUNT,
-    RANK,
-    RANK_BY_LAYER,
-    RANK_OF_WEIGHT,
-)
+from ftlab.methods.families.lora import ALPHA, LORA_COUNT, RANK, RANK_BY_LAYER, RANK_OF_WEIGHT
 from ftlab.methods.rates import unscaled
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import (
@@ -27,73 +20,19 @@ from ftlab.methods.spec import (
     MethodSpec,
     Paper,
     PeftTraits,
-    RunPlan,
     Values,
+    peft_config,
+    real,
+    whole,
 )
 from ftlab.methods.targets import (
     LAYERS,
     has_targets,
     known_architecture,
+    layer_config,
     needs_layers,
     needs_plain_layers,
-    target_modules,
 )
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
-
-def _common(values: Values) -> dict[str, Any]:
-    return {"task_type": "CAUSAL_LM", "target_modules": target_modules(values)}
-
-
-def _vera_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import VeraConfig
-
-    return VeraConfig(**_common(values), r=int(values["r"]), d_initial=float(values["d_initial"]))
-
-
-def _randlora_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import RandLoraConfig
-
-    return RandLoraConfig(
-        **_common(values), r=int(values["r"]), randlora_alpha=int(values["alpha"])
-    )
-
-
-def _loha_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import LoHaConfig
-
-    return LoHaConfig(**_common(values), r=int(values["r"]), alpha=int(values["alpha"]))
-
-
-def _lokr_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import LoKrConfig
-
-    return LoKrConfig(**_common(values), r=int(values["r"]), alpha=int(values["alpha"]))
-
-
-def _miss_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import MissConfig
-
-    return MissConfig(**_common(values), r=int(values["r"]))
-
-
-def _fourierft_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import FourierFTConfig
-
-    return FourierFTConfig(
-        **_common(values),
-        n_frequency=int(values["n"]),
-        scaling=float(values["scaling"]),
-    )
-
-
-def _shira_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import ShiraConfig
-
-    return ShiraConfig(**_common(values), r=int(values["r"]), random_seed=0)
-
 
 _VERA_COUNT = LayerCount(lambda o, i, values: o + int(values["r"]))
 """o + r: the vectors b and d (Kopiczko et al. 2023, eq. 2; `VeraLayer.update_layer`)."""
@@ -153,7 +92,6 @@ on the second matrix is whole: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.
 VERA = MethodSpec(
     id="vera",
     label="VeRA",
-    short_label="VeRA",
     family="structured",
     summary="One frozen random B·A for all layers; only two vectors a layer learn.",
     paper=Paper(
@@ -169,7 +107,7 @@ VERA = MethodSpec(
         ),
         LAYERS,
     ),
-    peft_config=_vera_config,
+    peft_config=layer_config("VeraConfig", r=whole("r"), d_initial=real("d_initial")),
     applies=needs_layers,
     fits=has_targets,
     count=_VERA_COUNT,
@@ -181,7 +119,6 @@ RANDLORA = replace(
     VERA,
     id="randlora",
     label="RandLoRA",
-    short_label="RandLoRA",
     summary="Sums of frozen random low-rank products, weighted by vectors that learn: full rank.",
     paper=Paper(
         "Albert et al. 2025, RandLoRA: Full-rank Parameter-efficient Fine-tuning of Large Models",
@@ -200,7 +137,7 @@ RANDLORA = replace(
         replace(ALPHA, default=640, maximum=4096, help="The overlay is scaled by alpha / r."),
         LAYERS,
     ),
-    peft_config=_randlora_config,
+    peft_config=layer_config("RandLoraConfig", r=whole("r"), randlora_alpha=whole("alpha")),
     limit=RANK_OF_WEIGHT,
     count=_RANDLORA_COUNT,
     peft_traits=PeftTraits("RANDLORA"),
@@ -211,7 +148,6 @@ LOHA = replace(
     VERA,
     id="loha",
     label="LoHa",
-    short_label="LoHa",
     summary="Two low-rank products multiplied entry by entry: rank r² from rank r.",
     paper=Paper(
         "Hyeon-Woo et al. 2021, FedPara: Low-Rank Hadamard Product for Communication-Efficient "
@@ -221,7 +157,7 @@ LOHA = replace(
     look=Look(colour="#8a5ec1", marker="square", dash="dash"),
     learning_rate=1.8e-2,
     hyperparameters=(RANK, replace(ALPHA, default=8), LAYERS),
-    peft_config=_loha_config,
+    peft_config=layer_config("LoHaConfig", r=whole("r"), alpha=whole("alpha")),
     applies=needs_plain_layers,
     limit=RANK_BY_LAYER,
     count=_LOHA_COUNT,
@@ -233,7 +169,6 @@ LOKR = replace(
     LOHA,
     id="lokr",
     label="LoKr",
-    short_label="LoKr",
     summary="A Kronecker product of a small and a low-rank matrix.",
     paper=Paper(
         "Yeh et al. 2023, Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to "
@@ -242,7 +177,7 @@ LOKR = replace(
     ),
     look=Look(colour="#c053e6", marker="diamond", dash="dot"),
     learning_rate=9e-3,
-    peft_config=_lokr_config,
+    peft_config=layer_config("LoKrConfig", r=whole("r"), alpha=whole("alpha")),
     limit=None,
     count=_LOKR_COUNT,
     peft_traits=PeftTraits("LOKR"),
@@ -252,7 +187,6 @@ MISS = replace(
     LOHA,
     id="miss",
     label="MiSS",
-    short_label="MiSS",
     summary="One small matrix a layer, repeated along the weight (formerly Bone).",
     paper=Paper(
         "Kang & Yin 2024, MiSS: Revisiting the Trade-off in LoRA with an Efficient "
@@ -262,7 +196,7 @@ MISS = replace(
     look=Look(colour="#fd23d5", marker="cross", dash="solid"),
     learning_rate=3.3e-4,
     hyperparameters=(replace(RANK, default=16, help="Rows of the small matrix."), LAYERS),
-    peft_config=_miss_config,
+    peft_config=layer_config("MissConfig", r=whole("r")),
     limit=_ROWS_OF_BLOCK,
     count=_MISS_COUNT,
     peft_traits=PeftTraits("MISS"),
@@ -273,7 +207,6 @@ FOURIERFT = replace(
     VERA,
     id="fourierft",
     label="FourierFT",
-    short_label="FourierFT",
     summary="A few entries of the change's spectrum learn; a Fourier transform spreads them out.",
     paper=Paper(
         "Gao et al. 2024, Parameter-Efficient Fine-Tuning with Discrete Fourier Transform",
@@ -301,7 +234,7 @@ FOURIERFT = replace(
         ),
         LAYERS,
     ),
-    peft_config=_fourierft_config,
+    peft_config=layer_config("FourierFTConfig", n_frequency=whole("n"), scaling=real("scaling")),
     limit=_FREQUENCIES,
     count=_FOURIERFT_COUNT,
     peft_traits=PeftTraits("FOURIERFT"),
@@ -312,7 +245,6 @@ SHIRA = replace(
     VERA,
     id="shira",
     label="SHiRA",
-    short_label="SHiRA",
     summary="A few entries of each weight, drawn at random, learn; the rest stays.",
     paper=Paper(
         "Bhardwaj et al. 2024, Sparse High Rank Adapters",
@@ -324,7 +256,7 @@ SHIRA = replace(
         replace(RANK, help="As many entries learn as a LoRA of this rank has."),
         LAYERS,
     ),
-    peft_config=_shira_config,
+    peft_config=layer_config("ShiraConfig", r=whole("r"), random_seed=0),
     applies=needs_plain_layers,
     limit=_ENTRIES,
     count=_SHIRA_COUNT,
@@ -361,12 +293,6 @@ IA3_INPUTS = ("down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h")
 """Last names of those whose inputs it scales (PEFT's `feedforward_modules`); else the outputs."""
 
 
-def _ia3_config(values: Values, plan: RunPlan) -> PeftConfig:
-    from peft import IA3Config
-
-    return IA3Config(task_type="CAUSAL_LM")
-
-
 def _count_ia3(shape: ModelShape, values: Values) -> int | None:
     """i for a feed-forward layer, o for another (Liu et al. 2022, section 3.3; `IA3Layer`)."""
     if shape.has_experts:
@@ -378,7 +304,6 @@ def _count_ia3(shape: ModelShape, values: Values) -> int | None:
 IA3 = MethodSpec(
     id="ia3",
     label="IA3",
-    short_label="IA3",
     family="scaling",
     summary="One learnt scale for each key, value and hidden feature.",
     paper=Paper(
@@ -392,7 +317,7 @@ IA3 = MethodSpec(
         "Liu et al. 2022, sections 3 and 4: 3e-3, found on T0-3B and used unchanged on T0-11B",
         "https://arxiv.org/abs/2205.05638",
     ),
-    peft_config=_ia3_config,
+    peft_config=peft_config("IA3Config"),
     applies=known_architecture(IA3_LAYERS, "the keys, values and hidden features"),
     count=_count_ia3,
     peft_traits=PeftTraits("IA3"),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ftlab.methods.capabilities import why_not_offered
-from ftlab.methods.rate_words import TUNED_MODEL
+from ftlab.methods.rates import TUNED_MODEL
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import FAMILIES, Hyperparameter, MethodSpec, Value
 from ftlab.methods.variant import BASE, LEARNING_RATE

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from ftlab.access import Access
 from ftlab.errors import FtlabError
-from ftlab.methods.rate_words import NOT_TUNED, how_scaled, what_is_done
-from ftlab.methods.registry import METHODS
+from ftlab.methods.rates import NOT_TUNED, how_scaled, what_is_done
+from ftlab.methods.registry import METHODS, rates_kept
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import model_label
 from ftlab.models.size import is_bundled, is_model, size_of_model
@@ -40,7 +40,7 @@ def untuned_html(request: SweepRequest, access: Access) -> str:
     if size is None:
         how = "scaled to its size once it is on this machine"
     else:
-        hint = escape(how_scaled(size))
+        hint = escape(how_scaled(size, rates_kept()))
         how = f'<span tabindex="0" title="{hint}">{what_is_done(size)}</span>'
     count = POINTS * len(variants_to_tune(request))
     button = (

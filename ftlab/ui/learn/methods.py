@@ -7,8 +7,16 @@ from collections.abc import Mapping
 import gradio as gr
 
 from ftlab import units
-from ftlab.methods.capabilities import Capability, capabilities, made_with
-from ftlab.methods.capability_table import COLUMNS, MARKS, answer, footnotes, numbered
+from ftlab.methods.capabilities import (
+    COLUMNS,
+    MARKS,
+    Capability,
+    answer,
+    capabilities,
+    footnotes,
+    made_with,
+    numbered,
+)
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import FAMILIES, Family
 from ftlab.ui.context import AppContext

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from ftlab.methods.capabilities import capabilities, made_with
-from ftlab.methods.capability_table import COLUMNS, footnotes
+from ftlab.methods.capabilities import COLUMNS, capabilities, footnotes, made_with
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import FAMILIES
 from ftlab.ui.html import escape
