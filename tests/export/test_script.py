@@ -70,6 +70,7 @@ def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
         ("qlora", False),
         ("pissa", False),
         ("adalora:r=1,init_r=8,learning_rate=0.2", False),
+        ("adalora:orthogonality=0.5", False),  # PEFT's default, which its configuration leaves out
         ("lora_plus", False),
         ("lora_fa", True),
         ("prompt_tuning_text:tokens=4", False),

@@ -316,12 +316,14 @@ def orthogonality(model):
             product = matrix @ matrix.T if "lora_A" in name else matrix.T @ matrix
             identity = torch.eye(len(product), dtype=product.dtype, device=product.device)
             terms.append(torch.linalg.matrix_norm(product - identity))
-    return PEFT_CONFIG["orth_reg_weight"] * torch.stack(terms).mean()
+    weight = PEFT_CONFIG.get("orth_reg_weight", 0.5)  # PEFT's default
+    return weight * torch.stack(terms).mean()
 """
 
 
 def _script_orthogonality(config: Mapping[str, Any]) -> str:
-    return _ORTHOGONALITY_SCRIPT if config.get("orth_reg_weight") else ""
+    """Of a configuration without what stands at PEFT's defaults."""
+    return "" if config.get("orth_reg_weight") == 0 else _ORTHOGONALITY_SCRIPT
 
 
 _AFTER_ADALORA_STEP_SCRIPT = """
