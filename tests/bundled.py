@@ -15,7 +15,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import ResolvedModel, resolve_model
-from ftlab.runs.spec import DtypePolicy, TrainingSettings
+from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import training_order
 from ftlab.tasks.registry import TASKS, bundled_data

@@ -21,7 +21,8 @@ from ftlab.runs.checkpoints import Checkpoint, hashes_of, record_checkpoint
 from ftlab.runs.directory import RunDirectory, run_directories, write_json_lines
 from ftlab.runs.process import start_time
 from ftlab.runs.result import Measures, PhaseMeasure, RunResult, Status
-from ftlab.runs.spec import RunSpec, TrainingSettings
+from ftlab.runs.spec import RunSpec
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 
 SWEEP = "20261125-120000-ab12"

@@ -28,8 +28,8 @@ from ftlab.html import named
 from ftlab.methods.registry import BASE_LOOK, look_of
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.result import status_label
-from ftlab.runs.spec import EVAL_SPLITS, EvalSplit
 from ftlab.runs.sweep_data import SweepData
+from ftlab.settings.training import EVAL_SPLITS, EvalSplit
 from ftlab.tuning.reading import Tuned, ladders_of
 from ftlab.words import rate_name
 

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from ftlab.charts.curves import POINT_COLUMNS, curves_figure, run_cells
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.runs.comparable import Likeness, likeness_of_rows
-from ftlab.runs.spec import CURVE_EXAMPLES
 from ftlab.runs.sweep_data import SweepData
+from ftlab.settings.training import CURVE_EXAMPLES
 
 Quality = Literal["score", "loss"]
 CURVE_COLUMNS = [*POINT_COLUMNS, "score"]

@@ -7,8 +7,9 @@ from ftlab.models.reach import why_out_of_reach
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.runs.scored import measured_split, scored_of, scored_words
-from ftlab.runs.spec import EVAL_SPLITS, SweepRequest
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.validation import validate
+from ftlab.settings.training import EVAL_SPLITS
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, encode
 from ftlab.tasks.reference import load
 from ftlab.tasks.spec import TaskData

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftlab.errors import FtlabError
 from ftlab.methods.registry import CORE, METHODS
@@ -13,6 +16,12 @@ from ftlab.playground.brought import bring_adapter, vouch_for_base
 from ftlab.playground.panes import BASE, BROUGHT, line_up, parse_names
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
 from ftlab.runs import memory_limit
+from ftlab.settings.schema import fields_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def named_methods(text: str | None, others: bool) -> list[Variant]:
@@ -43,6 +52,40 @@ def add_memory_limit(parser: argparse._ActionsContainer) -> None:
         help="what a run may take of its device, its process on a CPU included; one that needs "
         f"more is out of memory (default: ${memory_limit.ENVIRONMENT}, else no limit)",
     )
+
+
+def add_settings(
+    parser: argparse._ActionsContainer, default: Any, names: Collection[str] = ()
+) -> None:
+    """An option for each setting of the type of `default`, or for those that are named alone."""
+    for name, described in fields_of(type(default)).items():
+        if names and name not in names:
+            continue
+        setting, value = described.setting, getattr(default, name)
+        usual = setting.empty or described.shown(value) or "none"
+        option = "--" + name.replace("_", "-")
+        help_text = f"{setting.help} ({usual})".strip().replace("%", "%%")
+        kind: dict[str, Any] = {"type": {"whole": int, "real": float}.get(described.kind, str)}
+        if described.kind == "switch":
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif described.kind == "choice":
+            kind = {"choices": tuple(setting.choices or ())}
+        elif described.kind == "names":
+            help_text = f"{', '.join(setting.choices or ())}, by commas: {help_text}"
+        parser.add_argument(option, default=value, help=help_text, **kind)
+
+
+def settings_from(options: argparse.Namespace, default: Settings) -> Settings:
+    """The settings that the options of `add_settings` give; the others are those of `default`.
+
+    Raises `FtlabError` for what cannot be read.
+    """
+    given = {}
+    for name, described in fields_of(type(default)).items():
+        if hasattr(options, name):
+            value = getattr(options, name)
+            given[name] = described.read(value) if isinstance(value, str) else value
+    return replace(default, **given)
 
 
 def add_run(parser: argparse._ActionsContainer) -> None:

@@ -36,7 +36,7 @@ from ftlab.prediction.question import (
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import find_config
 from ftlab.runs.rates import rate_of
-from ftlab.runs.spec import OPTIMIZERS, TrainingSettings
+from ftlab.settings.training import OPTIMIZERS, TrainingSettings
 from ftlab.words import rate_name
 
 NAME = "predict"

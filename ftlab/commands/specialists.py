@@ -34,9 +34,10 @@ from ftlab.playground.panes import (
 from ftlab.runs.control import dispatcher_lock, request_cancel, start_dispatcher
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import Run, RunStore
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.tasks.registry import TASKS
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.commands.inputs import check_inputs
-from ftlab.commands.options import add_memory_limit, add_runs_folder, named_methods
+from ftlab.commands.options import (
+    add_memory_limit,
+    add_runs_folder,
+    add_settings,
+    named_methods,
+    settings_from,
+)
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
 from ftlab.commands.watch import watch
@@ -22,24 +28,15 @@ from ftlab.methods.variant import Variant, apply_settings, parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
 from ftlab.runs.control import request_cancel, start_dispatcher
 from ftlab.runs.memory_limit import parse_memory_limit
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import (
-    CURVE_EXAMPLES,
-    DTYPE_POLICIES,
-    EVAL_SPLITS,
-    OPTIMIZERS,
-    SCHEDULES,
-    SweepRequest,
-    TrainingSettings,
-)
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep
-from ftlab.runs.trackers import TRACKERS, parse_trackers
 from ftlab.runs.validation import validate
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task, with_columns
 
 NAME = "sweep"
@@ -53,8 +50,6 @@ Ctrl-C cancels what is left.
   python -m ftlab sweep --task sql --methods lora --peft-config c3a.json --variant oft:base=nf4
 
 methods: {", ".join(METHODS)}"""
-
-_DEFAULTS = TrainingSettings()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,56 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--seeds", default="0", metavar="0,1,2", help="each variant runs once a seed")
     how = parser.add_argument_group("settings, the same for all")
-    how.add_argument(
-        "--steps", type=int, default=_DEFAULTS.steps, help="optimizer steps (%(default)s)"
-    )
-    how.add_argument("--batch-size", type=int, default=_DEFAULTS.batch_size, help="(%(default)s)")
-    how.add_argument(
-        "--accumulation", type=int, default=_DEFAULTS.accumulation, help="(%(default)s)"
-    )
-    how.add_argument(
-        "--max-length", type=int, default=_DEFAULTS.max_length,
-        help="longest example in tokens; longer ones are left out and counted (%(default)s)",
-    )  # fmt: skip
-    how.add_argument(
-        "--learning-rate", type=float, help="(default: each method's own for the model)"
-    )
-    how.add_argument("--schedule", choices=SCHEDULES, default=_DEFAULTS.schedule)
-    how.add_argument(
-        "--warmup-steps", type=int, default=_DEFAULTS.warmup_steps, help="(%(default)s)"
-    )
-    how.add_argument(
-        "--weight-decay", type=float, default=_DEFAULTS.weight_decay, help="(%(default)s)"
-    )
-    how.add_argument(
-        "--max-grad-norm",
-        type=float,
-        default=_DEFAULTS.max_grad_norm,
-        help="gradient clip (%(default)s)",
-    )
-    how.add_argument("--optimizer", choices=tuple(OPTIMIZERS), default=_DEFAULTS.optimizer)
-    how.add_argument("--dtype-policy", choices=tuple(DTYPE_POLICIES), default="bf16")
-    how.add_argument("--gradient-checkpointing", action="store_true")
-    how.add_argument("--eval-examples", type=int, default=_DEFAULTS.eval_examples,
-                     help="held-out examples scored (%(default)s)")  # fmt: skip
-    how.add_argument("--eval-split", choices=tuple(EVAL_SPLITS), default=_DEFAULTS.eval_split,
-                     help="tuning: the examples for choosing settings (%(default)s)")  # fmt: skip
-    how.add_argument("--eval-answers", action=argparse.BooleanOptionalAction,
-                     default=_DEFAULTS.eval_answers,
-                     help="generate answers and score them, else take the loss alone")  # fmt: skip
-    how.add_argument("--eval-every", type=int, default=_DEFAULTS.eval_every, metavar="STEPS",
-                     help=f"score up to {CURVE_EXAMPLES} of them every so many steps as well, "
-                     "outside of time and memory; 0 is never (%(default)s)")  # fmt: skip
-    how.add_argument("--checkpoint-every", type=int, default=None, metavar="STEPS",
-                     help="keep what a run needs to be resumed every so many steps; 0 is never "
-                     f"(every {AUTOMATIC_EVERY} from {AUTOMATIC_FROM} steps on)")  # fmt: skip
+    add_settings(how, TrainingSettings())
+    add_settings(how, SweepRequest("", parse_task("sql"), ()))
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     add_memory_limit(how)
     out = parser.add_argument_group("output")
-    out.add_argument(
-        "--report-to", default="none", metavar="NAMES",
-        help=f"log losses there as well, by commas: {', '.join(TRACKERS)} (%(default)s)",
-    )  # fmt: skip
     out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
     add_runs_folder(out)
 
@@ -163,25 +113,7 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
             options.hub_split,
         ),
         variants=tuple(_variants(options)),
-        settings=TrainingSettings(
-            steps=options.steps,
-            batch_size=options.batch_size,
-            accumulation=options.accumulation,
-            max_length=options.max_length,
-            learning_rate=options.learning_rate,
-            schedule=options.schedule,
-            warmup_steps=options.warmup_steps,
-            weight_decay=options.weight_decay,
-            max_grad_norm=options.max_grad_norm,
-            optimizer=options.optimizer,
-            gradient_checkpointing=options.gradient_checkpointing,
-            eval_examples=options.eval_examples,
-            eval_split=options.eval_split,
-            eval_answers=options.eval_answers,
-            eval_every=options.eval_every,
-            checkpoint_every=options.checkpoint_every,
-            report_to=parse_trackers(options.report_to),
-        ),
+        settings=settings_from(options, TrainingSettings()),
         dtype_policy=options.dtype_policy,
         device=options.device,
         seeds=parse_seeds(options.seeds),

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.commands.inputs import check_inputs
-from ftlab.commands.options import add_runs_folder, named_methods
+from ftlab.commands.options import add_runs_folder, add_settings, named_methods, settings_from
 from ftlab.commands.sweep import parse_columns, parse_seeds
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch
@@ -24,8 +24,9 @@ from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.size import is_bundled
 from ftlab.prediction.source import find_size
 from ftlab.runs.control import request_cancel, start_dispatcher
-from ftlab.runs.spec import DTYPE_POLICIES, RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task, with_columns
 from ftlab.tuning.document import write_document
 from ftlab.tuning.ladder import between, parse_rates
@@ -78,14 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points", type=int, default=POINTS, metavar="N", help="how many (%(default)s)"
     )
     how = parser.add_argument_group("settings, the same for all")
-    how.add_argument("--steps", type=int, default=_DEFAULTS.steps, help="(%(default)s)")
-    how.add_argument("--batch-size", type=int, default=_DEFAULTS.batch_size, help="(%(default)s)")
-    how.add_argument("--max-length", type=int, default=_DEFAULTS.max_length, help="(%(default)s)")
-    how.add_argument(
-        "--eval-examples", type=int, default=_DEFAULTS.eval_examples,
-        help="tuning examples that the loss is taken on (%(default)s)",
-    )  # fmt: skip
-    how.add_argument("--dtype-policy", choices=tuple(DTYPE_POLICIES), default="bf16")
+    add_settings(how, _DEFAULTS, ("steps", "batch_size", "max_length", "eval_examples"))
+    add_settings(how, SweepRequest("", parse_task("sql"), ()))
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     out = parser.add_argument_group("output")
     out.add_argument(
@@ -204,13 +199,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
         model=parse_model(options.model).name,
         task=with_columns(parse_task(options.task), parse_columns(options.columns)),
         variants=(),
-        settings=replace(
-            _DEFAULTS,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            max_length=options.max_length,
-            eval_examples=options.eval_examples,
-        ),
+        settings=settings_from(options, _DEFAULTS),
         dtype_policy=options.dtype_policy,
         device=options.device,
         seeds=parse_seeds(options.seeds),

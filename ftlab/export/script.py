@@ -31,9 +31,10 @@ from ftlab.nvml import FIRST_WITH_BF16
 from ftlab.runs.directory import write_atomically, write_json_lines
 from ftlab.runs.rates import decided
 from ftlab.runs.spawn import CUDNN_LAST, GPU_SETTINGS
-from ftlab.runs.spec import DTYPE_POLICIES, RunSpec
+from ftlab.runs.spec import RunSpec
 from ftlab.runs.store import Run
-from ftlab.runs.validation import validate_settings
+from ftlab.settings.schema import errors_in
+from ftlab.settings.training import DTYPE_POLICIES, PREFIX
 from ftlab.tasks.reference import load as load_task
 from ftlab.words import plain_line, plural
 
@@ -93,7 +94,7 @@ def reproduction(run: Run) -> Reproduction:
             "cannot write down yet."
         )
     # The spec may have been written by others, and its values are written into a program.
-    wrong = [*validate_variant(spec.variant), *validate_settings(spec.settings)]
+    wrong = [*validate_variant(spec.variant), *errors_in(spec.settings, PREFIX)]
     if wrong:
         raise InvalidRequest(wrong)
     source = resolve_model(spec.model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ftlab.errors import FtlabError
 from ftlab.learn.tensors import Tensors
-from ftlab.runs.spec import DtypePolicy, Optimizer
+from ftlab.settings.training import DtypePolicy, Optimizer
 
 _AT_ONCE = 2**20  # numbers of a tensor that are held as float32 at a time
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")

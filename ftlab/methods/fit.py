@@ -15,7 +15,7 @@ from ftlab.methods.targets import misfit, reached_experts
 from ftlab.methods.variant import Variant
 
 if TYPE_CHECKING:
-    from ftlab.runs.spec import TrainingSettings
+    from ftlab.settings.training import TrainingSettings
 
 _QUANTISERS = ("bitsandbytes",)
 

@@ -11,10 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ftlab.settings.training import HIGHEST_RATE
 from ftlab.words import join_names
-
-HIGHEST_RATE = 10.0
-"""No learning rate may be higher."""
 
 _WIDEST = 10_000_000  # a width beyond it is no width of a model
 

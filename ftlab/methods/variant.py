@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, get_args
 
 from ftlab.errors import FieldError, FtlabError
-from ftlab.methods.rates import HIGHEST_RATE
 from ftlab.methods.registry import get_method
 from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import BasePrecision, Hyperparameter, MethodSpec, Value
 from ftlab.methods.targets import trained_parameters
+from ftlab.settings.training import HIGHEST_RATE
 from ftlab.words import did_you_mean
 
 LEARNING_RATE = "learning_rate"

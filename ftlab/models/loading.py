@@ -24,7 +24,7 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.models.cpu_attention import use_cpu_attention
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.resolve import ResolvedModel
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 
 
 def load_tokenizer(model: ResolvedModel) -> PreTrainedTokenizerBase:

@@ -50,7 +50,7 @@ from ftlab.playground.protocol import (
 from ftlab.playground.rows import RowAdapters
 from ftlab.playground.turns import LaneOfAnswers, read_again, say, shared_lane, take_turns
 from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch, wear
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 from ftlab.units import format_part
 
 ADAPTERS_KEPT = 12

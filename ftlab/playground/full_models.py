@@ -15,7 +15,7 @@ from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
 from ftlab.playground.panes import PaneSource
 from ftlab.playground.wearing import Worn, sha256_of
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 from ftlab.units import format_bytes
 
 SPARE_BYTES = 256 << 20

@@ -26,8 +26,8 @@ from ftlab.runs.control import control_folder
 from ftlab.runs.directory import MAX_RECORD_BYTES, find_run, write_atomically
 from ftlab.runs.parsing import parse_json
 from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import DtypePolicy
 from ftlab.runs.store import Run, read_run
+from ftlab.settings.training import DtypePolicy
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from ftlab.methods.variant import Variant
 from ftlab.runs.parsing import parse_json
-from ftlab.runs.spec import Optimizer
+from ftlab.settings.training import Optimizer
 
 WeightType = Literal["fp32", "fp16", "bf16"]
 AdapterType = Literal["fp32", "base"]

@@ -10,7 +10,7 @@ from ftlab.devices import Device
 from ftlab.methods.variant import Variant
 from ftlab.prediction.question import USUAL_CAPABILITY, Question, Scoring, Step
 from ftlab.prediction.questions import ask_about
-from ftlab.runs.spec import DtypePolicy, TrainingSettings
+from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.tasks.order import BatchSize
 
 

@@ -16,8 +16,8 @@ from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import Provenance, read_provenance
 from ftlab.runs.rerun import requests_of
 from ftlab.runs.result import PHASES
-from ftlab.runs.spec import DTYPE_POLICIES
 from ftlab.runs.sweep_data import SweepData
+from ftlab.settings.training import DTYPE_POLICIES
 from ftlab.tasks.metrics import TEXT_METRICS
 from ftlab.tasks.registry import TASKS
 

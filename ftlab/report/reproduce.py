@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 
 from ftlab.methods.variant import Variant, format_variant
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 
 # Said even where they are the defaults, which may be others in a later version.

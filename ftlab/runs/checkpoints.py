@@ -19,10 +19,7 @@ from ftlab.errors import FtlabError
 from ftlab.reading import open_plain, read_plain
 from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomically
 from ftlab.runs.parsing import parse_json
-from ftlab.runs.spec import TrainingSettings
-
-AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
-"""Left to itself a run of at least so many steps is kept every so many."""
+from ftlab.settings.training import AUTOMATIC_EVERY, AUTOMATIC_FROM, TrainingSettings
 
 _FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
 

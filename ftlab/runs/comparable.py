@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ftlab.devices import kind_of
 from ftlab.models.reference import model_label
 from ftlab.runs.scored import scored_by
-from ftlab.runs.spec import EVAL_SPLITS, OPTIMIZERS
+from ftlab.settings.schema import Field, fields_of
+from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
 from ftlab.words import join_names, plural, shorten, some_names
 
 if TYPE_CHECKING:
@@ -142,6 +144,26 @@ def _examples_shared(count: str, of: str = EVAL_SPLITS["held_out"]) -> str:
     return plural(int(count), f"{of} example")
 
 
+def _value(described: Field, run: Run) -> Any:
+    value = getattr(run.spec.settings, described.name)
+    return value if described.kind == "whole" else described.shown(value)
+
+
+def _shared(described: Field, text: str) -> str:
+    shown = described.shown(int(text)) if described.kind == "whole" else text
+    return described.setting.same.format(shown)
+
+
+_CONDITIONS_OF_SETTINGS = tuple(
+    Condition(
+        name, described.setting.label.lower(), partial(_value, described),
+        partial(_shared, described),
+    )
+    for name, described in fields_of(TrainingSettings).items()
+    if described.setting.same
+)  # fmt: skip
+_LENGTHS = ("steps", "batch_size", "accumulation", "max_length")
+
 CONDITIONS: tuple[Condition, ...] = (
     Condition("model", "model", lambda run: model_label(run.spec.model)),
     Condition(
@@ -156,50 +178,17 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "order_hash", "order of the examples", _recorded("order_hash"),
         lambda _: "in the same order", by_seed=True, shown=False,
-        follows=("model", "task", "data_hash", "steps", "batch", "max_length"),
+        follows=("model", "task", "data_hash", *_LENGTHS),
     ),
-    Condition(
-        "steps", "steps", lambda run: run.spec.settings.steps,
-        lambda value: plural(int(value), "step"),
-    ),
+    *_CONDITIONS_OF_SETTINGS,
     Condition(
         "tokens", "tokens", lambda run: run.result and run.result.measures.train_tokens,
         lambda _: "as many tokens", by_seed=True,
-        follows=("model", "task", "data_hash", "order_hash", "steps", "batch", "max_length"),
-    ),
-    Condition(
-        "batch", "batch",
-        lambda run: f"{run.spec.settings.batch_size} x {run.spec.settings.accumulation}",
-        "batch {}".format,
-    ),
-    Condition(
-        "max_length", "maximum length", lambda run: run.spec.settings.max_length,
-        "at most {} tokens".format,
+        follows=("model", "task", "data_hash", "order_hash", *_LENGTHS),
     ),
     Condition(
         "eval_examples", "held-out examples", _examples,
         lambda value: _examples_shared(*value.split()),
-    ),
-    Condition(
-        "optimizer", "optimizer", lambda run: OPTIMIZERS.get(run.spec.settings.optimizer, "?")
-    ),
-    Condition(
-        "schedule", "schedule",
-        lambda run: f"{run.spec.settings.schedule} after {run.spec.settings.warmup_steps}",
-        lambda value: "{} schedule after a warm-up of {}".format(*value.split(" after ")),
-    ),
-    Condition(
-        "weight_decay", "weight decay", lambda run: f"{run.spec.settings.weight_decay:g}",
-        "weight decay {}".format,
-    ),
-    Condition(
-        "max_grad_norm", "gradient clipping", lambda run: f"{run.spec.settings.max_grad_norm:g}",
-        "gradients clipped at {}".format,
-    ),
-    Condition(
-        "checkpointing", "gradient checkpointing",
-        lambda run: "on" if run.spec.settings.gradient_checkpointing else "off",
-        "gradient checkpointing {}".format,
     ),
     Condition(
         "dtype_policy", "dtype policy", lambda run: run.spec.dtype_policy, "dtype policy {}".format

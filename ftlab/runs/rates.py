@@ -13,7 +13,8 @@ from typing import Any
 from ftlab.methods.rates import ModelSize, size_of
 from ftlab.methods.variant import Variant
 from ftlab.models.size import is_bundled, size_of_model
-from ftlab.runs.spec import UNDECIDED, DefaultRate, RunSpec, TrainingSettings
+from ftlab.runs.spec import UNDECIDED, DefaultRate, RunSpec
+from ftlab.settings.training import TrainingSettings
 from ftlab.words import rate_name
 
 

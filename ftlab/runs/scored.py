@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftlab.errors import FtlabError
-from ftlab.runs.spec import EVAL_SPLITS, SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
 from ftlab.tasks.spec import Example, TaskData
 from ftlab.words import plural
 

@@ -11,36 +11,9 @@ from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.runs.parsing import parse_json
+from ftlab.settings.schema import Setting, fields_of
+from ftlab.settings.training import DTYPE_POLICIES, DtypePolicy, TrainingSettings
 from ftlab.tasks.reference import TaskReference
-
-DtypePolicy = Literal["bf16", "mixed", "fp32"]
-Schedule = Literal["cosine", "linear", "constant"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
-Tracker = Literal["tensorboard", "trackio"]
-EvalSplit = Literal["held_out", "tuning"]
-
-DTYPE_POLICIES: dict[DtypePolicy, str] = {
-    "bf16": "bf16 base; adapters fp32, computed in bf16; full fine-tuning in pure bf16",
-    "mixed": "fp32 weights, bf16 (or fp16) compute",
-    "fp32": "fp32 weights and compute",
-}
-EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "held-out", "tuning": "tuning"}
-"""The sets that a run may be measured on. Settings are chosen on "tuning", results reported on
-"held_out"."""
-
-SCHEDULES: tuple[Schedule, ...] = ("cosine", "linear", "constant")
-OPTIMIZERS: dict[Optimizer, str] = {
-    "adamw": "AdamW (torch, fused)",
-    "adamw_8bit": "AdamW 8-bit (bitsandbytes)",
-    "paged_adamw_8bit": "Paged AdamW 8-bit (bitsandbytes; pages nothing on a CPU)",
-}
-
-EVALUATION_BATCH = 16
-"""Examples that are scored at once; half as many where they run out of memory, and so on."""
-
-CURVE_EXAMPLES = 32
-"""Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
-point of the curve."""
 
 DefaultRate = float | Literal["undecided"]
 UNDECIDED: Literal["undecided"] = "undecided"
@@ -50,40 +23,6 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
 """Of a run or a sweep. Files are named after them, so a record cannot hold just anything."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What is the same for all runs of a sweep.
-
-    `steps` counts optimizer steps; `max_length` tokens of prompt and completion together;
-    `eval_examples` examples of `eval_split` are scored; without `eval_answers` only their loss is
-    taken, which is much quicker. `eval_every` steps loss and score are taken of some of them as
-    well, for the curve over the steps; 0 is never. `checkpoint_every` steps the training is kept,
-    so that it can go on after it was cut off; 0 is never, `None` leaves it to the number of steps.
-    `learning_rate` `None` means each method's own for the model. `report_to` names where losses are
-    logged to as well.
-    """
-
-    __pydantic_config__ = _STRICT
-
-    steps: int = 30
-    batch_size: int = 4
-    accumulation: int = 1
-    max_length: int = 256
-    learning_rate: float | None = None
-    schedule: Schedule = "cosine"
-    warmup_steps: int = 3
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    optimizer: Optimizer = "adamw"
-    gradient_checkpointing: bool = False
-    eval_examples: int = 64
-    eval_split: EvalSplit = "held_out"
-    eval_answers: bool = True
-    eval_every: int = 0
-    checkpoint_every: int | None = None
-    report_to: tuple[Tracker, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +38,7 @@ class SweepRequest:
     task: TaskReference
     variants: tuple[Variant, ...]
     settings: TrainingSettings = field(default_factory=TrainingSettings)
-    dtype_policy: DtypePolicy = "bf16"
+    dtype_policy: Annotated[DtypePolicy, Setting("Dtype policy", choices=DTYPE_POLICIES)] = "bf16"
     device: str = "auto"
     seeds: tuple[int, ...] = (0,)
     memory_limit: int | None = None
@@ -168,14 +107,20 @@ class RunSpec:
 _RUN_SPEC = TypeAdapter(RunSpec)
 
 
-# Left out where they say nothing: a version that does not know them refuses what it does not know.
-_LATER_SETTINGS = ("report_to", "eval_split", "eval_answers", "eval_every", "checkpoint_every")
+# Every version knows these. A later setting is left out where it stands at its default: a version
+# that does not know it refuses the record.
+_FIRST_SETTINGS = frozenset((
+    "steps", "batch_size", "accumulation", "max_length", "learning_rate", "schedule",
+    "warmup_steps", "weight_decay", "max_grad_norm", "optimizer", "gradient_checkpointing",
+    "eval_examples",
+))  # fmt: skip
 
 
 def dump_spec(spec: RunSpec) -> bytes:
-    usual = TrainingSettings()
     unused = {
-        name for name in _LATER_SETTINGS if getattr(spec.settings, name) == getattr(usual, name)
+        name
+        for name, described in fields_of(TrainingSettings).items()
+        if name not in _FIRST_SETTINGS and getattr(spec.settings, name) == described.default
     }
     exclude: dict[str, Any] = {"settings": unused}
     if spec.memory_limit is None:

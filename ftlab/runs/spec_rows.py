@@ -8,7 +8,9 @@ from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
 from ftlab.runs.checkpoints import checkpoint_interval
 from ftlab.runs.rates import rate_words
-from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, RunSpec, TrainingSettings
+from ftlab.runs.spec import RunSpec
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
 from ftlab.units import format_bytes
 from ftlab.words import plural
 
@@ -25,14 +27,11 @@ def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]
         ("Method", label_of(spec.method)),
         *own.items(),
         ("Learning rate", rate_words(spec)),
-        ("Schedule", f"{s.schedule}, {s.warmup_steps} warm-up steps"),
-        ("Optimizer", OPTIMIZERS.get(s.optimizer, s.optimizer)),
-        ("Weight decay", f"{s.weight_decay:g}"),
-        ("Gradient clip", f"{s.max_grad_norm:g}"),
-        ("Steps", s.steps),
-        ("Batch", f"{s.batch_size} x {s.accumulation} accumulated"),
-        ("Max length", f"{s.max_length} tokens"),
-        ("Checkpointing", "gradient checkpointing" if s.gradient_checkpointing else "off"),
+        *(
+            (described.setting.label, described.shown(getattr(s, name)))
+            for name, described in fields_of(TrainingSettings).items()
+            if described.setting.same
+        ),
         _measured_on(s, scored),
         *([("Evaluated between", f"every {s.eval_every} steps")] if s.eval_every else []),
         *([("Kept", f"every {kept} steps, to be resumed")] if kept else []),

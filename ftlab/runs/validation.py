@@ -2,43 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 
 from ftlab.devices import CPU, resolve_device, why_driver_is_too_old
 from ftlab.errors import FieldError, FtlabError
 from ftlab.methods.fit import Unfit, unfit
-from ftlab.methods.rates import HIGHEST_RATE
 from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.reference import parse_model
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.spec import (
-    DTYPE_POLICIES,
-    EVAL_SPLITS,
-    OPTIMIZERS,
-    SCHEDULES,
-    SweepRequest,
-    TrainingSettings,
-)
-from ftlab.runs.trackers import errors_in_trackers
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.schema import errors_in
+from ftlab.settings.training import PREFIX
 from ftlab.tasks.reference import validate as validate_task
 from ftlab.words import join_names
-
-_MOST_STEPS = 1_000_000
-_WHOLE = {
-    "steps": ("Steps", 1, _MOST_STEPS),
-    "batch_size": ("Batch size", 1, 4096),
-    "accumulation": ("Accumulation", 1, 4096),
-    "max_length": ("Maximum length", 16, 1_000_000),
-    "warmup_steps": ("Warm-up steps", 0, _MOST_STEPS),
-    "eval_examples": ("Held-out examples", 1, 100_000),
-    "eval_every": ("Steps between evaluations", 0, _MOST_STEPS),
-}
-_REAL = {
-    "weight_decay": ("Weight decay", 0.0, 10.0),
-    "max_grad_norm": ("Gradient clip", 0.0, 1e6),
-}
 
 
 def validate(request: SweepRequest) -> list[FieldError]:
@@ -47,46 +24,11 @@ def validate(request: SweepRequest) -> list[FieldError]:
         *_model(request),
         *validate_task(request.task),
         *_variants(request),
-        *validate_settings(request.settings),
+        *errors_in(request.settings, PREFIX),
+        *errors_in(request),
         *_device(request),
-        *_choices(request),
         *_seeds(request),
     ]
-
-
-def validate_settings(settings: TrainingSettings) -> list[FieldError]:
-    errors = []
-    for name, (label, low, high) in (_WHOLE | _REAL).items():
-        value = getattr(settings, name)
-        if not math.isfinite(value) or not low <= value <= high:
-            message = (
-                f"{label} is {_plain(value)}; it must lie between {_plain(low)} and {_plain(high)}."
-            )
-            errors.append(FieldError(f"settings.{name}", message))
-    every = settings.checkpoint_every
-    if every is not None and not 0 <= every <= _MOST_STEPS:
-        errors.append(
-            FieldError(
-                "settings.checkpoint_every",
-                f"Steps between checkpoints is {every:,}; it must lie between 0 (never) and "
-                f"{_MOST_STEPS:,}, or be left empty.",
-            )
-        )
-    rate = settings.learning_rate
-    if rate is not None and not (math.isfinite(rate) and 0 < rate <= HIGHEST_RATE):
-        errors.append(
-            FieldError(
-                "settings.learning_rate",
-                f"Learning rate is {rate:g}; it must be above 0 and at most {HIGHEST_RATE:g}, "
-                "or left empty for each method's own.",
-            )
-        )
-    return [*errors, *errors_in_trackers(settings.report_to)]
-
-
-def _plain(value: float) -> str:
-    """1000000 -> "1,000,000"; 0.5 -> "0.5"."""
-    return f"{int(value):,}" if math.isfinite(value) and value == int(value) else f"{value:g}"
 
 
 def _model(request: SweepRequest) -> Iterator[FieldError]:
@@ -155,17 +97,6 @@ def _device(request: SweepRequest) -> Iterator[FieldError]:
     too_old = why_driver_is_too_old() if device.is_cuda else ""
     if too_old:
         yield FieldError("device", f"{device.id}: {too_old} Or choose the device cpu.")
-
-
-def _choices(request: SweepRequest) -> Iterator[FieldError]:
-    for field, value, known in (
-        ("dtype_policy", request.dtype_policy, DTYPE_POLICIES),
-        ("settings.schedule", request.settings.schedule, SCHEDULES),
-        ("settings.optimizer", request.settings.optimizer, OPTIMIZERS),
-        ("settings.eval_split", request.settings.eval_split, EVAL_SPLITS),
-    ):
-        if not isinstance(value, str) or value not in known:
-            yield FieldError(field, f"'{value}' is none of: {', '.join(known)}.")
 
 
 def _seeds(request: SweepRequest) -> Iterator[FieldError]:

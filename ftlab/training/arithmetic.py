@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ftlab.models.loading import compute_dtype
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 
 
 @dataclass(frozen=True)

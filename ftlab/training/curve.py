@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ftlab.runs.spec import CURVE_EXAMPLES
+from ftlab.settings.training import CURVE_EXAMPLES
 from ftlab.tasks.formatting import EncodedSet
 from ftlab.training.evaluation import Evaluation
 from ftlab.training.first_pass import same_random_numbers

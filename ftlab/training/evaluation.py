@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.models.generation import answer_batch, greedy_config
 from ftlab.models.loading import give_back_memory
-from ftlab.runs.spec import EVALUATION_BATCH
+from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tasks.formatting import EncodedSet, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import TaskSpec
 from ftlab.training.arithmetic import Arithmetic

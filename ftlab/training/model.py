@@ -20,7 +20,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import config_on
 from ftlab.methods.variant import Variant
 from ftlab.models.trained_weights import FACTS, save_trained_weights
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 from ftlab.torch_devices import way_out, why_no_kernels
 from ftlab.training.arithmetic import compute_adapters_in_low_precision
 

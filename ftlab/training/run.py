@@ -28,7 +28,8 @@ from ftlab.runs.rates import decided
 from ftlab.runs.result import Measures, RunResult
 from ftlab.runs.resume import Earlier
 from ftlab.runs.scored import SCORED
-from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, RunSpec
+from ftlab.runs.spec import RunSpec
+from ftlab.settings.training import EVAL_SPLITS, EVALUATION_BATCH
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import load as load_task

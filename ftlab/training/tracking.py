@@ -14,8 +14,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ftlab.errors import one_line
-from ftlab.runs.spec import Tracker
-from ftlab.runs.trackers import TRACKERS, tensorboard_folder
+from ftlab.settings.trackers import TRACKERS, Tracker, tensorboard_folder
 
 PROJECT = "ftlab"
 """trackio's name for all our runs."""

@@ -29,7 +29,7 @@ from ftlab.errors import Diverged
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.runs.checkpoints import Checkpoint
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.checkpoint import load_learner, save_learner
 from ftlab.training.data import Batch, OrderedExamples

@@ -27,7 +27,7 @@ from ftlab.runs.result import RunResult
 from ftlab.runs.resume import Earlier, begin_again, read_earlier
 from ftlab.runs.spawn import lasting_imports, needs_hub, prepare_for_libraries
 from ftlab.runs.spec import RunSpec
-from ftlab.runs.trackers import trackio_folder
+from ftlab.settings.trackers import trackio_folder
 
 
 def main(arguments: list[str]) -> int:

@@ -21,8 +21,8 @@ from ftlab.models.reference import model_label
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.scored import scored_by
-from ftlab.runs.spec import DTYPE_POLICIES
 from ftlab.runs.store import Run
+from ftlab.settings.training import DTYPE_POLICIES
 from ftlab.tuning.reading import Tuned
 from ftlab.tuning.suggest import EXTENSIONS, NOISE, Point
 from ftlab.units import DASH

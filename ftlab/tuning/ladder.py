@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ftlab.errors import FtlabError
-from ftlab.methods.rates import HIGHEST_RATE, two_digits
+from ftlab.methods.rates import two_digits
+from ftlab.settings.training import HIGHEST_RATE
 
 SPACING = 3.0
 """How many times the rate below it a rate is, unless both ends are given."""

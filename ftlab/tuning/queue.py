@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ftlab.methods.rates import ModelSize
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tuning.ladder import around
 from ftlab.tuning.reading import Tuned
 from ftlab.tuning.suggest import extension

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import gradio as gr
@@ -12,10 +11,13 @@ from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import FIELD as MATCH
 from ftlab.runs.control import request_cancel, start_dispatcher
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 from ftlab.ui.context import AppContext
+from ftlab.ui.experiment.inputs import check_inputs
 from ftlab.ui.experiment.request import EXTRA, read_request
 from ftlab.ui.results.table import filtered, records
 from ftlab.words import shown_name
@@ -52,10 +54,9 @@ def add_endpoints(context: AppContext) -> None:
             max_length: Tokens of prompt and completion together.
             seeds: Whole numbers, as in "0" or "0,1,2".
             eval_examples: Held-out examples that are scored.
-            settings: What else differs from its default: accumulation, learning_rate, schedule,
-                warmup_steps, weight_decay, max_grad_norm, optimizer, gradient_checkpointing,
-                eval_every, checkpoint_every, dtype_policy, device; and match, the number of
-                parameters that each method's size is chosen for, as in "2.4M" or "lora".
+            settings: What else differs from its default, by the names that an unknown one is
+                answered with; and match, the number of parameters that each method's size is
+                chosen for, as in "2.4M" or "lora".
             columns: For a file or a Hub data set, which column holds what, by role: prompt and
                 completion, or messages with a chat; and system. Guessed where empty.
             metric: For a file or a Hub data set, what scores its answers; empty for chrF.
@@ -75,9 +76,7 @@ def add_endpoints(context: AppContext) -> None:
             context.access.check_task_text(task)
             reference = api_task(task, columns, metric, hub_config, hub_split)
             request = api_request(model, reference, methods, seeds, given, settings, context.access)
-            why = context.models.why_not(request.model)
-            if why:
-                raise FtlabError(why)
+            check_inputs(request, context.models)
             specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
@@ -176,17 +175,18 @@ def api_request(
 ) -> SweepRequest:
     """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
     outer = {"dtype_policy", "device", MATCH}
-    known = outer | {field.name for field in fields(TrainingSettings)} - {
-        "eval_split",
-        "eval_answers",
+    known = outer | {
+        name
+        for name, described in fields_of(TrainingSettings).items()
+        if described.setting.place != "command line"
     }
     for name in settings:
         if name not in known:
             raise FtlabError(
                 f"There is no setting '{shown_name(name)}'; settings: {', '.join(sorted(known))}."
             )
-    values = {f"settings.{name}": value for name, value in given.items()}
+    values = {PREFIX + name: value for name, value in given.items()}
     for name, value in settings.items():
-        values[name if name in outer else f"settings.{name}"] = value
+        values[name if name in outer else PREFIX + name] = value
     values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
     return read_request(model, task, [], values, access).checked()

@@ -30,7 +30,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
 from ftlab.runs.spawn import python_environment
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter, encode
 from ftlab.tasks.order import training_order
 from ftlab.tasks.reference import load as load_task

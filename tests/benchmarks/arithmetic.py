@@ -23,7 +23,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ftlab.runs.spawn import prepare_for_libraries
-from ftlab.runs.spec import DtypePolicy, TrainingSettings
+from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.evaluation import held_out_loss
 from tests.benchmarks.product_rate import product_rate, write_figures

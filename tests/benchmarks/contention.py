@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.training.disturbance import SLOWER
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.benchmarks.worker import run_worker

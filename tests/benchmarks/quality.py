@@ -27,10 +27,11 @@ from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
 from ftlab.runs.control import start_dispatcher
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run, RunStore
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.benchmarks.product_rate import ProductRate, product_rate, write_figures
 

@@ -17,7 +17,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from ftlab.runs.result import PhaseMeasure, RunResult
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.training.model import apply_method
 from tests.benchmarks import against_trl
 from tests.benchmarks.against_trl import LIMITS, Timing, job_for_trl, run_ftlab, verdict

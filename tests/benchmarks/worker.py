@@ -9,8 +9,9 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.dispatcher import start_worker
 from ftlab.runs.result import RunResult
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 
 

@@ -8,9 +8,9 @@ from ftlab.charts.score_steps import (
     score_steps_figure,
     score_steps_finding,
 )
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import SWEEP, make_run
 
 OFTEN = TrainingSettings(eval_every=10)

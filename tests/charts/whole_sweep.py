@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ftlab.runs.result import ANATOMY
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import SWEEP, make_run
 
 _MEASURES = {

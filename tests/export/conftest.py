@@ -12,9 +12,10 @@ import pytest
 from ftlab.methods.variant import parse_variant
 from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.spawn import lasting_imports
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import Run, read_run
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.tiny import make_tiny_model
 

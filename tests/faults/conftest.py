@@ -13,8 +13,9 @@ import pytest
 
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 
 Enqueue = Callable[..., list[RunDirectory]]

@@ -14,8 +14,9 @@ from ftlab.devices import CPU, Device, resolve_device
 from ftlab.methods.variant import parse_variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.tiny import make_tiny_model
 

@@ -18,7 +18,8 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.shape import ModelShape, shape_from
 from ftlab.methods.variant import Variant, parse_variant, validate_variant
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.spec import RunSpec, TrainingSettings
+from ftlab.runs.spec import RunSpec
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.notes import notes_on_settings

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.methods.rates import BY_WIDTH, HIGHEST_RATE, TUNED_ON, ModelSize, size_of
+from ftlab.methods.rates import BY_WIDTH, TUNED_ON, ModelSize, size_of
 from ftlab.methods.registry import METHODS, get_method
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.settings.training import HIGHEST_RATE
 
 UNSCALED = ("prompt_tuning", "prompt_tuning_text", "ia3", "randlora", "fourierft")
 LLAMA_8B = ModelSize("llama", 4096)

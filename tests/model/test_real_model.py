@@ -16,7 +16,7 @@ from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.runs.spec import DtypePolicy, TrainingSettings
+from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch
 from ftlab.training.loss import completion_losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftlab.report.fairness import fairness_html
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import make_run, make_sweep
 from tests.report.fakes import HOSTILE, data_of
 

@@ -14,8 +14,9 @@ from ftlab.methods.variant import parse_variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.report.reproduce import command_of
 from ftlab.runs.rerun import requests_of
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run, make_sweep

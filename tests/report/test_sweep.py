@@ -12,9 +12,9 @@ from ftlab.errors import FtlabError
 from ftlab.report.sweep import sweep_report, unreadable_notes
 from ftlab.runs.published import import_files
 from ftlab.runs.recording import record_sweep
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import SWEEP, make_run, make_sweep, make_unreadable
 from tests.report.fakes import HOSTILE, data_of
 

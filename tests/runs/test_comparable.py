@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ftlab.runs.comparable import CONDITIONS, Likeness, likeness_of_rows, likeness_of_runs
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import make_run, make_sweep
 
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
@@ -48,14 +48,13 @@ def test_a_sweep_is_like_for_like_in_every_condition_its_seeds_and_its_quiet(
         ({"environment": {"order_hash": "ffff"}}, "order of the examples"),
         ({"steps": 60}, "steps (30, 60)"),
         ({"measures": {"train_tokens": 20_000}}, "tokens (21000, 20000)"),
-        ({"settings": TrainingSettings(batch_size=2, accumulation=2)}, "batch (4 x 1, 2 x 2)"),
+        ({"settings": TrainingSettings(batch_size=2)}, "batch size (4, 2)"),
+        ({"settings": TrainingSettings(accumulation=2)}, "accumulation (1, 2)"),
         ({"settings": TrainingSettings(max_length=128)}, "maximum length (256, 128)"),
         ({"settings": TrainingSettings(eval_examples=8)}, "held-out examples (64, 8)"),
         ({"settings": TrainingSettings(eval_split="tuning")}, "held-out examples (64, 64 tuning)"),
-        (
-            {"settings": TrainingSettings(schedule="linear")},
-            "schedule (cosine after 3, linear after 3)",
-        ),
+        ({"settings": TrainingSettings(schedule="linear")}, "schedule (cosine, linear)"),
+        ({"settings": TrainingSettings(warmup_steps=0)}, "warm-up steps (3, 0)"),
         (
             {"settings": TrainingSettings(gradient_checkpointing=True)},
             "gradient checkpointing (off, on)",
@@ -65,7 +64,7 @@ def test_a_sweep_is_like_for_like_in_every_condition_its_seeds_and_its_quiet(
             "optimizer (AdamW (torch, fused), AdamW 8-bit (bitsandbytes))",
         ),
         ({"settings": TrainingSettings(weight_decay=0.1)}, "weight decay (0, 0.1)"),
-        ({"settings": TrainingSettings(max_grad_norm=0.5)}, "gradient clipping (1, 0.5)"),
+        ({"settings": TrainingSettings(max_grad_norm=0.5)}, "gradient clip (1, 0.5)"),
         ({"device": "cuda:0"}, "device (cpu, cuda)"),
         ({"environment": {"attention": "math"}}, "attention kernel (ftlab (CPU), math)"),
         ({"environment": {"device": "H100"}}, "machine (AMD EPYC 7B13, H100)"),
@@ -149,7 +148,7 @@ def test_many_values_and_many_differences_are_counted(tmp_path: Path) -> None:
             environment={"device": f"card {rank}", "threads": rank, "data_hash": str(rank)},
         )  # fmt: skip
     found = likeness_of(tmp_path)
-    assert found.verdict == "not like for like: examples, steps, batch and 4 more"
+    assert found.verdict == "not like for like: examples, steps, batch size and 4 more"
     assert "steps (10, 20, 30, 40 and 3 more)" in found.sentence
     assert found.sentence.endswith(" and 1 more.")
 

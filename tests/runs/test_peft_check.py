@@ -16,8 +16,9 @@ from ftlab.methods.variant import Variant
 from ftlab.runs import peft_check
 from ftlab.runs.directory import run_directories
 from ftlab.runs.peft_check import check_request
-from ftlab.runs.spec import SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import SweepRequest, dump_spec, load_spec
 from ftlab.runs.sweep import enqueue_sweep, plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 
 Answers = Callable[[list[dict[str, Any]]], None]

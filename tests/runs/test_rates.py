@@ -16,10 +16,11 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.rerun import requests_of
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.store import RunStore, read_run
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.training.run import RunRecord, execute
 from ftlab.ui.experiment.clone import form_values

@@ -7,8 +7,9 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.rerun import enqueue_again, requests_of
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 
 SQL = TaskReference("bundled", "sql")

@@ -12,10 +12,11 @@ from ftlab.methods.variant import Variant
 from ftlab.runs.comparable import likeness_of_runs
 from ftlab.runs.disk import needed_bytes
 from ftlab.runs.scored import SCORED, Scored, scored_by, scored_of, scored_words
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.store import Run, RunStore
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference, load, parse_task
 from tests.fakes import make_run
 

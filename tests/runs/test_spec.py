@@ -9,9 +9,10 @@ import pytest
 
 from ftlab.commands import sweep
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import SweepRequest, dump_spec, load_spec
 from ftlab.runs.sweep import plan_sweep
-from ftlab.runs.validation import validate_settings
+from ftlab.settings.schema import errors_in
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.reference import TaskReference
 
 
@@ -37,7 +38,7 @@ def test_evaluations_between_the_steps_read_back() -> None:
 
 @pytest.mark.parametrize("every", [-1, 1_000_001])
 def test_a_number_of_steps_that_makes_no_sense_is_refused_with_the_rule(every: int) -> None:
-    (error,) = validate_settings(TrainingSettings(eval_every=every))
+    (error,) = errors_in(TrainingSettings(eval_every=every), PREFIX)
     assert error.field == "settings.eval_every"
     assert "Steps between evaluations" in error.message
     assert "between 0 and 1,000,000" in error.message

@@ -14,8 +14,9 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.runs import directory
 from ftlab.runs.directory import RunDirectory, run_directories
 from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.runs.sweep import enqueue_sweep, plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 

@@ -9,9 +9,10 @@ import pytest
 
 from ftlab.errors import InvalidRequest
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.runs.validation import not_applicable, validate
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 
 GOOD = SweepRequest(

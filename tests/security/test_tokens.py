@@ -20,10 +20,11 @@ from ftlab.report.card.content import card_of
 from ftlab.report.card.svg import card_svg
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.spawn import worker_environment
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore, read_run
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.runs.sweep_data import sweep_data
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.ui.experiment.queue_view import NEWEST, queue_html, view_sweep
 from ftlab.ui.results.panel import panel

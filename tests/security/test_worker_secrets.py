@@ -29,8 +29,8 @@ from ftlab.prediction.question import Question, Step
 from ftlab.runs import dispatcher, peft_check
 from ftlab.runs.control import start_dispatcher
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import read_run
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run
 from tests.playground.adapters import adapter_folder

@@ -8,7 +8,8 @@ from typing import Any
 from ftlab.methods.variant import parse_variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
 

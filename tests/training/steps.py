@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import parse_variant
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
 from ftlab.training.arithmetic import Arithmetic

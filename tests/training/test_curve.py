@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ftlab.runs.spec import CURVE_EXAMPLES
+from ftlab.settings.training import CURVE_EXAMPLES
 from ftlab.training.curve import CurvePoints, curve_event, curve_examples
 from ftlab.training.evaluation import Evaluation
 from ftlab.training.meters import PeakReading, PhaseMeter

@@ -11,9 +11,9 @@ import torch
 from ftlab.export.runs import weights_of
 from ftlab.playground.panes import cannot_answer
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import EVALUATION_BATCH
 from ftlab.runs.store import read_run
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.training import evaluation
 from ftlab.training.evaluation import ShrinkingBatches
 from ftlab.training.failures import explain

@@ -11,8 +11,9 @@ import pytest
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory, write_json_lines
 from ftlab.runs.result import Measures, RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import EncodedSet, FormattedExample
 from ftlab.tasks.metrics import EXACT_MATCH
 from ftlab.tasks.reference import TaskReference

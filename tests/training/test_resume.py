@@ -22,9 +22,10 @@ from ftlab.runs.directory import RunDirectory
 from ftlab.runs.disk import checkpoint_bytes
 from ftlab.runs.result import RunResult
 from ftlab.runs.resume import ask_to_resume, begin_again, read_earlier
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.store import read_run
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
 

@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import plan_sweep
-from ftlab.runs.trackers import tensorboard_folder
+from ftlab.settings.trackers import tensorboard_folder
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training import tracking, trainer
 from ftlab.training.run import RunRecord, execute

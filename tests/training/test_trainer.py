@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.errors import Diverged, FtlabError
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import TrainingSettings
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
 from ftlab.training.arithmetic import Arithmetic

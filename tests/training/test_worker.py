@@ -17,8 +17,9 @@ from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import is_alive
 from ftlab.runs.result import RunResult
 from ftlab.runs.spawn import CPU_SETTINGS
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training.failures import explain
 

@@ -21,9 +21,10 @@ from ftlab.methods.variant import Variant
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import end_process_group
 from ftlab.runs.progress import read_progress
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import read_run
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.hub_server import PADDING, Hub, publish, serving
 

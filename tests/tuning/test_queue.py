@@ -9,9 +9,10 @@ import pytest
 from ftlab.methods.rates import TUNED_ON, ModelSize
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore
 from ftlab.runs.validation import validate
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.tuning.ladder import around
 from ftlab.tuning.queue import (

@@ -12,11 +12,12 @@ from ftlab.methods.variant import Variant
 from ftlab.runs.comparable import likeness_of_runs
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.result import Measures
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.runs.spec_rows import spec_rows
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep import enqueue_sweep, plan_sweep
 from ftlab.runs.validation import validate
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference, load, parse_task
 from ftlab.training.run import RunRecord, execute
 from ftlab.tuning.document import document

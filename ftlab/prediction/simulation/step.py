@@ -36,7 +36,7 @@ from ftlab.prediction.simulation.quick import QuickFakeMode
 from ftlab.prediction.simulation.scoring import scoring_bytes
 from ftlab.prediction.simulation.sizes import safetensors_bytes, saved_tensors
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
-from ftlab.runs.spec import DtypePolicy
+from ftlab.settings.training import DtypePolicy
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import IGNORED, Batch
 from ftlab.training.hooks import added_loss, rank_allocator, rank_scores

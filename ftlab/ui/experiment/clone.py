@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from ftlab.methods.matching import FIELD as MATCH
@@ -15,7 +15,9 @@ from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.rates import asked_again
 from ftlab.runs.rerun import same_for_all
-from ftlab.runs.spec import RunSpec, TrainingSettings
+from ftlab.runs.spec import RunSpec
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.experiment.request import EXTRA, MAPPING_FIELDS
@@ -87,12 +89,9 @@ def _task(task: TaskReference) -> dict[str, Any]:
 
 
 def _settings(settings: TrainingSettings) -> dict[str, Any]:
-    values = {f"settings.{field.name}": getattr(settings, field.name) for field in fields(settings)}
-    rate, every = settings.learning_rate, settings.checkpoint_every
-    return values | {
-        "settings.learning_rate": "" if rate is None else repr(rate),
-        "settings.checkpoint_every": "" if every is None else str(every),
-        "settings.report_to": list(settings.report_to),
+    return {
+        PREFIX + name: described.written(getattr(settings, name))
+        for name, described in fields_of(TrainingSettings).items()
     }
 
 

@@ -12,7 +12,7 @@ from ftlab.access import EVERYTHING, Access
 from ftlab.devices import AUTO, list_devices
 from ftlab.errors import FtlabError
 from ftlab.runs.spec import RunSpec
-from ftlab.runs.trackers import is_installed
+from ftlab.settings.trackers import is_installed
 from ftlab.tasks.files import columns_of
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, Action

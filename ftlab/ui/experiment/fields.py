@@ -18,26 +18,12 @@ from ftlab.errors import FieldError
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.registry import METHODS
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
+from ftlab.settings.schema import Field, Setting, fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.ui.html import H, field_error, live
 
 METHOD_SETTINGS = "method_settings"
 """Name of the component that holds the settings of all methods: a dict of field name to value."""
-
-_ADVANCED = {
-    "settings.accumulation",
-    "settings.learning_rate",
-    "settings.schedule",
-    "settings.warmup_steps",
-    "settings.weight_decay",
-    "settings.max_grad_norm",
-    "settings.optimizer",
-    "settings.gradient_checkpointing",
-    "settings.eval_every",
-    "settings.checkpoint_every",
-    "settings.report_to",
-    "dtype_policy",
-    "device",
-}
 
 
 @dataclass
@@ -59,6 +45,20 @@ class Form:
         number: gr.Number = self.add(name, gr.Number, value, label=label, **kw)
         return number
 
+    def setting(self, name: str, described: Field) -> Any:
+        """The component of a setting, without limits of gradio's own, so that each wrong value
+        gets our sentence."""
+        setting, value = described.setting, described.default
+        offered, sentences = _offered(setting)
+        kind, own = _component(described, offered)
+        if setting.narrow:
+            own |= {"min_width": 58}
+        elif setting.help or sentences:
+            hint = setting.help[:1].upper() + setting.help[1:]
+            own |= {"info": " ".join([f"{hint}.", *sentences]) if sentences else hint}
+        value = list(value) if isinstance(value, tuple) else value
+        return self.add(name, kind, value=value, label=described.label, **own)
+
     def slot(self, name: str) -> gr.HTML:
         """The place for errors beside the fields that were added last."""
         self.slots[name] = H("")
@@ -77,6 +77,32 @@ class Form:
         return [_slot_html(found.get(name, [])) for name in self.slots]
 
 
+def _offered(setting: Setting) -> tuple[list[tuple[str, Any]], list[str]]:
+    """(label, value) of the choices that can be made here, and why the others cannot."""
+    offered, sentences = [], []
+    for value, label in (setting.choices or {}).items():
+        wrong = list(setting.check((value,))) if setting.check else []
+        sentences += wrong
+        if not wrong:
+            offered.append((label, value))
+    return offered, sentences
+
+
+def _component(
+    described: Field, choices: Sequence[tuple[str, Any]]
+) -> tuple[type[Any], dict[str, Any]]:
+    """The kind of component for a kind of setting, and what only that kind has."""
+    if described.setting.empty:  # gradio turns an empty number into 0 when it is drawn
+        return gr.Textbox, {"placeholder": described.setting.empty, "max_lines": 1}
+    if described.kind == "choice":
+        return gr.Dropdown, {"choices": choices}
+    if described.kind == "names":
+        return gr.CheckboxGroup, {"choices": choices}
+    if described.kind == "switch":
+        return gr.Checkbox, {}
+    return gr.Number, {} if described.kind == "whole" else {"step": 0.01}
+
+
 def element_id(name: str) -> str:
     """`settings.steps` -> `f-settings-steps`."""
     return "f-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
@@ -84,12 +110,14 @@ def element_id(name: str) -> str:
 
 def slot_of(name: str) -> str:
     """The slot beside which a field stands."""
-    head = name.partition(".")[0]
+    head, _, rest = name.partition(".")
+    if name.startswith(PREFIX):
+        is_main = fields_of(TrainingSettings)[rest].setting.place == "main"
+        return "settings" if is_main else "advanced"
     if head in METHODS:
         return "methods"
-    if name in _ADVANCED:
-        return "advanced"
-    elsewhere = {"settings": "settings", "seeds": "settings", "variants": "methods"}
+    elsewhere = {"seeds": "settings", "variants": "methods"}
+    elsewhere |= dict.fromkeys(("dtype_policy", "device"), "advanced")
     return (elsewhere | {PEFT.id: PEFT_JSON}).get(head, head)
 
 

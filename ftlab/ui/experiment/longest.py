@@ -12,7 +12,8 @@ from ftlab.models.resolve import local_folder
 from ftlab.prediction.question import Scoring
 from ftlab.prediction.source import find_config
 from ftlab.runs.scored import Scored, measured_split, scored_of
-from ftlab.runs.spec import EVAL_SPLITS, EVALUATION_BATCH, SweepRequest
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import EVAL_SPLITS, EVALUATION_BATCH
 from ftlab.tasks.formatting import EncodedSet, FormattedExample, fitting
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import TaskReference

@@ -5,7 +5,6 @@ Every value may be missing, empty, text, or not a number: each becomes a sentenc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +27,10 @@ from ftlab.methods.variant import (
 )
 from ftlab.models.shape import shape_of_model
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
-from ftlab.runs.spec import SweepRequest, TrainingSettings
-from ftlab.runs.trackers import FIELD as REPORT_TO
-from ftlab.runs.trackers import parse_trackers
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.validation import validate
+from ftlab.settings.schema import is_empty, read_number, read_settings
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.files import EXTENSIONS
 from ftlab.tasks.reference import TaskReference
@@ -43,16 +42,7 @@ EXTRA = "extra"
 NAMED_KINDS = ("folder", "hub")
 """The kinds of model that are named in a field of their own."""
 
-WHOLE_FIELDS = {
-    "steps": "Steps",
-    "batch_size": "Batch size",
-    "max_length": "Maximum length",
-    "eval_examples": "Held-out examples",
-    "accumulation": "Accumulation",
-    "warmup_steps": "Warm-up steps",
-}
 MAPPING_FIELDS = ("prompt", "completion", "messages", "system")
-REAL_FIELDS = {"weight_decay": "Weight decay", "max_grad_norm": "Gradient clip"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def read_request(
     """
     errors = _nothing_named(model, task, str(values.get("file_error") or ""))
     model, task = allowed(model, task, access, errors)
-    settings = _read_settings(values, errors)
+    settings = TrainingSettings(**read_settings(TrainingSettings, values, errors, PREFIX))
     seeds = _read_seeds(values.get("seeds", "0"), errors)
     variants = [
         *_ticked(methods, values, errors),
@@ -147,7 +137,7 @@ def read_request(
         task=task,
         variants=tuple(variants),
         settings=settings,
-        dtype_policy=values.get("dtype_policy", SweepRequest.dtype_policy),
+        **read_settings(SweepRequest, values, errors),
         device=values.get("device") or AUTO,
         seeds=tuple(seeds),
     )
@@ -208,65 +198,6 @@ def _nothing_named(model: str, task: TaskReference, file_error: str) -> list[Fie
         message = "No data set is named; give its id, as in owner/name."
         errors.append(FieldError("task.id", message))
     return errors
-
-
-_MAY_BE_EMPTY = (
-    ("learning_rate", "Learning rate", False),
-    ("checkpoint_every", "Steps between checkpoints", True),
-)
-
-
-def _read_settings(values: Mapping[str, Any], errors: list[FieldError]) -> TrainingSettings:
-    default = TrainingSettings()
-    read: dict[str, Any] = {}
-    for name, label in (WHOLE_FIELDS | REAL_FIELDS).items():
-        key = f"settings.{name}"
-        try:
-            read[name] = read_number(
-                label, values.get(key, getattr(default, name)), whole=name in WHOLE_FIELDS
-            )
-        except FtlabError as error:
-            errors.append(FieldError(key, str(error)))
-    for name, label, whole in _MAY_BE_EMPTY:
-        given = values.get(f"settings.{name}")
-        if is_empty(given):
-            continue
-        try:
-            read[name] = read_number(label, given, whole=whole)
-        except FtlabError as error:
-            errors.append(FieldError(f"settings.{name}", str(error)))
-    for name in ("schedule", "optimizer"):
-        read[name] = values.get(f"settings.{name}") or getattr(default, name)
-    checkpointing = values.get("settings.gradient_checkpointing")
-    if isinstance(checkpointing, bool):
-        read["gradient_checkpointing"] = checkpointing
-    elif checkpointing is not None:
-        given = str(checkpointing)[:40]
-        message = f"Gradient checkpointing is '{given}'; it must be true or false."
-        errors.append(FieldError("settings.gradient_checkpointing", message))
-    try:
-        read["report_to"] = parse_trackers(values.get(REPORT_TO))
-    except FtlabError as error:
-        errors.append(FieldError(REPORT_TO, str(error)))
-    return TrainingSettings(**read)
-
-
-def read_number(label: str, value: Any, *, whole: bool) -> float:
-    """A finite number; raises `FtlabError` naming label, value and rule."""
-    word = "a whole number" if whole else "a number"
-    if is_empty(value):
-        raise FtlabError(f"{label} is empty; it must be {word}.")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
-        raise FtlabError(f"{label} is '{str(value)[:40]}'; it must be {word}.")
-    return int(number) if whole else number
-
-
-def is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _read_seeds(value: Any, errors: list[FieldError]) -> list[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from ftlab.devices import AUTO, device_choices, resolve_device
 from ftlab.errors import FtlabError
 from ftlab.models.reach import ModelReach
 from ftlab.models.reference import BUNDLED_ID, model_label
-from ftlab.runs.checkpoints import AUTOMATIC_EVERY, AUTOMATIC_FROM
-from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS, SCHEDULES, TrainingSettings
-from ftlab.runs.trackers import TRACKERS, is_installed
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.schema import Field, Place, fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.custom import ColumnMapping, guess_mapping
 from ftlab.tasks.files import EXTENSIONS, columns_of, read_rows
 from ftlab.tasks.metrics import TEXT_METRICS
@@ -218,52 +219,19 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
 def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
     """Step 2; gives back the accordion, which is labelled with its own current values, and the
     place for what is said of the number of examples."""
-    default = TrainingSettings()
     head("Settings, the same for all", number=2)
-    with gr.Row(elem_classes="ft-quad"):
-        form.number("settings.steps", "Steps", default.steps)
-        form.number("settings.batch_size", "Batch", default.batch_size)
-        form.number("settings.max_length", "Max length", default.max_length)
+    main, further = _settings_at("main"), _settings_at("advanced")
+    _add_settings(form, main[:3])
     with gr.Row(elem_classes="ft-quad"):
         form.add("seeds", gr.Textbox, "0", label="Seeds, as in 0,1,2", max_lines=1, min_width=58)
-        form.number("settings.eval_examples", "Held-out examples", default.eval_examples)
+        for described in main[3:]:
+            form.setting(PREFIX + described.name, described)
     form.slot("settings")
     scored = H("")
     with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
-        with gr.Row(elem_classes="ft-quad"):
-            form.number("settings.accumulation", "Accumulation", default.accumulation)
-            # A text box: gradio turns an empty number into 0 when it is drawn.
-            form.add(
-                "settings.learning_rate",
-                gr.Textbox,
-                label="Learning rate",
-                placeholder="its own",
-                max_lines=1,
-                min_width=58,
-            )
-            form.number("settings.warmup_steps", "Warm-up", default.warmup_steps)
-        with gr.Row(elem_classes="ft-quad"):
-            form.number("settings.weight_decay", "Weight decay", default.weight_decay, step=0.01)
-            form.number("settings.max_grad_norm", "Gradient clip", default.max_grad_norm, step=0.1)
-            schedules = [(name, name) for name in SCHEDULES]
-            form.add(
-                "settings.schedule",
-                gr.Dropdown,
-                schedules,
-                value=default.schedule,
-                label="Schedule",
-                min_width=58,
-            )
-        optimizers = [(label, key) for key, label in OPTIMIZERS.items()]
-        form.add(
-            "settings.optimizer",
-            gr.Dropdown,
-            optimizers,
-            value=default.optimizer,
-            label="Optimizer",
-        )
-        policies = [(f"{key}: {label}", key) for key, label in DTYPE_POLICIES.items()]
-        form.add("dtype_policy", gr.Dropdown, policies, value="bf16", label="Dtype policy")
+        _add_settings(form, further)
+        policies = fields_of(SweepRequest)["dtype_policy"]
+        form.setting("dtype_policy", policies)
         form.add(
             "device",
             gr.Dropdown,
@@ -271,38 +239,22 @@ def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
             value=AUTO,
             label="Device",
         )
-        form.add(
-            "settings.gradient_checkpointing",
-            gr.Checkbox,
-            default.gradient_checkpointing,
-            label="Gradient checkpointing",
-            info="Less memory for activations, more time",
-        )
-        form.number(
-            "settings.eval_every",
-            "Score every so many steps",
-            default.eval_every,
-            info="For the curve of score against steps, outside the training time; 0: only "
-            "before and after",
-        )
-        form.add(
-            "settings.checkpoint_every",
-            gr.Textbox,
-            label="Keep a checkpoint every so many steps",
-            placeholder=f"{AUTOMATIC_EVERY}, from {AUTOMATIC_FROM} steps on",
-            info="To resume a run that was cut off; 0: never",
-            max_lines=1,
-        )
-        form.add(
-            "settings.report_to",
-            gr.CheckboxGroup,
-            [(label, name) for name, label in TRACKERS.items() if is_installed(name)],
-            value=[],
-            label="Log losses to",
-            info=trackers_hint(),
-        )
         form.slot("advanced")
     return advanced, scored
+
+
+def _settings_at(place: Place) -> list[Field]:
+    return [found for found in fields_of(TrainingSettings).values() if found.setting.place == place]
+
+
+def _add_settings(form: Form, settings: Iterable[Field]) -> None:
+    """Narrow ones three in a row, each other in a row of its own."""
+    for is_narrow, group in groupby(settings, lambda described: described.setting.narrow):
+        shown = list(group)
+        for start in range(0, len(shown), 3 if is_narrow else 1):
+            with gr.Row(elem_classes="ft-quad" if is_narrow else None):
+                for described in shown[start : start + (3 if is_narrow else 1)]:
+                    form.setting(PREFIX + described.name, described)
 
 
 def model_kinds(access: Access) -> list[tuple[str, str]]:
@@ -316,15 +268,6 @@ def own_tasks(access: Access) -> list[tuple[str, str]]:
     """The tasks beside the bundled ones that a visitor can bring."""
     upload = [("File", "file")] if access.may_upload else []
     return [*upload, *([("Hub", "hub")] if access.may_ask_hub else [])]
-
-
-def trackers_hint() -> str:
-    """Where the logs go, and what would have to be installed for more."""
-    missing = [name for name in TRACKERS if not is_installed(name)]
-    parts = ["On this machine, beside the runs."] if len(missing) < len(TRACKERS) else []
-    if missing:
-        parts.append(f"Not installed: {', '.join(missing)} (pip install {' '.join(missing)}).")
-    return " ".join(parts)
 
 
 def name_field(kind: str, **more: Any) -> dict[str, Any]:

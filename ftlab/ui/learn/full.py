@@ -22,8 +22,8 @@ from ftlab.learn.weights import base_folder
 from ftlab.methods.families.full import FULL
 from ftlab.methods.spec import Paper
 from ftlab.playground.panes import run_source
-from ftlab.runs.spec import DTYPE_POLICIES, OPTIMIZERS
 from ftlab.runs.store import Run, RunStore
+from ftlab.settings.training import DTYPE_POLICIES, OPTIMIZERS
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import opened
 from ftlab.ui.html import H, Markup, blank, field_error, heading, live, named

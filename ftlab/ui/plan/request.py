@@ -16,7 +16,7 @@ from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, WeightType
 from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import NamedConfig, find_config
-from ftlab.runs.spec import OPTIMIZERS
+from ftlab.settings.training import OPTIMIZERS
 from ftlab.units import format_bytes
 
 LENGTHS = (256, 512, 1024, 2048, 4096)

@@ -18,7 +18,7 @@ from ftlab.prediction.calibration import calibration
 from ftlab.prediction.claims import claims, qlora_on_65b
 from ftlab.prediction.fit import Ask, Change, fit, fitting
 from ftlab.prediction.question import Prediction
-from ftlab.runs.spec import OPTIMIZERS
+from ftlab.settings.training import OPTIMIZERS
 from ftlab.ui.asking import while_there
 from ftlab.ui.context import AppContext
 from ftlab.ui.events import QUIET, opened

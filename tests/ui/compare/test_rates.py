@@ -1,7 +1,7 @@
 from ftlab.charts.learning_rate import CHARTS
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import sweep_data
+from ftlab.settings.training import TrainingSettings
 from ftlab.ui.compare.figures import read_picture
 from tests.fakes import SWEEP, make_run, make_sweep
 

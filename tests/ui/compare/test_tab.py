@@ -11,9 +11,9 @@ from ftlab.charts.spec import charts
 from ftlab.methods.registry import METHODS
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.published import PublishedRun
-from ftlab.runs.spec import TrainingSettings
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.settings.training import TrainingSettings
 from ftlab.ui.compare import tab as compare
 from ftlab.ui.compare.figures import read_picture
 from ftlab.ui.compare.view import fairness, headline, unfinished, view
@@ -56,7 +56,7 @@ def test_what_was_equal_and_what_differs_by_method_is_said(tmp_path):
     make_sweep(tmp_path)
     text = fairness(data_of(tmp_path))
     assert "like for like" in text
-    assert "30 steps, as many tokens, batch 4 x 1" in text
+    assert "30 steps, batch size 4, at most 256 tokens, accumulation 1" in text
     assert "seed 0" in text
     full, lora = (rate_name(METHODS[method].learning_rate) for method in ("full", "lora"))
     assert f"learning rate (Full fine-tuning {full}, LoRA {lora}" in text

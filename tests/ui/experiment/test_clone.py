@@ -12,8 +12,10 @@ from ftlab.methods.peft_variants import read_variants
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.runs.spec import RunSpec, SweepRequest, TrainingSettings
+from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.sweep import plan_sweep
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.experiment.clone import alike, form_values
@@ -73,7 +75,7 @@ REQUESTS = [
             steps=3, batch_size=2, accumulation=4, max_length=99, learning_rate=1.25e-4,
             schedule="linear", warmup_steps=0, weight_decay=0.1, max_grad_norm=0.5,
             optimizer="adamw_8bit", gradient_checkpointing=True, eval_examples=5,
-            checkpoint_every=20,
+            checkpoint_every=20, eval_every=2,
         ),
         dtype_policy="fp32",
     ),
@@ -86,6 +88,23 @@ REQUESTS = [
     ),
     replace(PLAIN, task=TaskReference("bundled", "medical")),
 ]  # fmt: skip
+
+
+OTHERS = {"whole": 17, "real": 0.25, "switch": True, "choice": None, "names": ()}
+ON_THE_FORM = [
+    name
+    for name, described in fields_of(TrainingSettings).items()
+    if described.setting.place != "command line"
+]
+
+
+@pytest.mark.parametrize("name", ON_THE_FORM)
+def test_each_setting_comes_back(name: str) -> None:
+    described = fields_of(TrainingSettings)[name]
+    choices = described.setting.choices or {}
+    other = [*choices][-1] if described.kind == "choice" else OTHERS[described.kind]
+    request = replace(PLAIN, settings=replace(PLAIN.settings, **{name: other}))
+    assert there_and_back(request) == request
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

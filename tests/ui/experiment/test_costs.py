@@ -16,7 +16,8 @@ from ftlab.errors import FtlabError
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.question import Question
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.order import BatchSize
 from ftlab.tasks.reference import parse_task
 from ftlab.ui.experiment import costs

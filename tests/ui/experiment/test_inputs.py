@@ -11,7 +11,8 @@ import pytest
 from ftlab.errors import InvalidRequest
 from ftlab.methods.variant import Variant
 from ftlab.models.reach import ModelReach
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.ui.experiment import request, task_data

@@ -17,7 +17,8 @@ from ftlab.models.catalogue import catalogue
 from ftlab.models.hub import HubReach
 from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.question import Prediction, Question
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
 from ftlab.ui.experiment import costs, largest

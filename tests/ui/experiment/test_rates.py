@@ -15,8 +15,9 @@ from ftlab.access import Access
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import SweepRequest, TrainingSettings
+from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 from ftlab.tuning.ladder import around
 from ftlab.ui.context import AppContext

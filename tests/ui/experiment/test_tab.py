@@ -15,6 +15,8 @@ from ftlab.methods.variant import Variant
 from ftlab.playground.client import PlaygroundClient
 from ftlab.runs.control import request_cancel, requested_cancels
 from ftlab.runs.store import RunStore
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
@@ -40,7 +42,16 @@ from ftlab.ui.experiment.queue_view import (
 from tests.fakes import make_run, make_sweep
 
 SQL = TaskReference("bundled", "sql")
-NUMBERS = [f"settings.{name}" for name in request.WHOLE_FIELDS | request.REAL_FIELDS]
+NUMBERS = [
+    PREFIX + name
+    for name, described in fields_of(TrainingSettings).items()
+    if described.kind in ("whole", "real") and not described.setting.empty
+]
+WHOLE = [
+    name
+    for name in NUMBERS
+    if fields_of(TrainingSettings)[name.removeprefix(PREFIX)].kind == "whole"
+]
 
 
 def read(methods: list[str] | None = None, **values: Any) -> request.Reading:
@@ -65,9 +76,9 @@ def test_a_wrong_number_is_told_at_its_field(field: str, value: Any) -> None:
     assert errors[0].message.endswith(".")
 
 
-@pytest.mark.parametrize("name", request.WHOLE_FIELDS)
-def test_half_a_step_is_refused(name: str) -> None:
-    errors = request.read_request("bundled", SQL, ["lora"], {f"settings.{name}": 2.5}).errors
+@pytest.mark.parametrize("field", WHOLE)
+def test_half_a_step_is_refused(field: str) -> None:
+    errors = request.read_request("bundled", SQL, ["lora"], {field: 2.5}).errors
     assert "whole number" in errors[0].message
 
 

@@ -6,20 +6,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from ftlab.__main__ import build_parser
 from ftlab.commands.sweep import request_from
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
-from ftlab.runs import trackers
-from ftlab.runs.spec import SweepRequest, TrainingSettings, dump_spec, load_spec
+from ftlab.runs.spec import SweepRequest, dump_spec, load_spec
 from ftlab.runs.sweep import plan_sweep
-from ftlab.runs.trackers import TRACKERS, parse_trackers
 from ftlab.runs.validation import validate
+from ftlab.settings import trackers
+from ftlab.settings.schema import fields_of
+from ftlab.settings.trackers import TRACKERS, parse_trackers
+from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
-from ftlab.ui.experiment import task as experiment_task
-from ftlab.ui.experiment.fields import slot_of
+from ftlab.ui.experiment.fields import Form, slot_of
 from ftlab.ui.experiment.request import read_request
 
 SQL = TaskReference("bundled", "sql")
@@ -107,21 +109,22 @@ def test_page_and_command_line_ask_for_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "hint"),
+    ("there", "offered"),
     [
-        (set(TRACKERS), "On this machine, beside the runs."),
-        (
-            {"tensorboard"},
-            "On this machine, beside the runs. Not installed: trackio (pip install trackio).",
-        ),
-        (set(), "Not installed: tensorboard, trackio (pip install tensorboard trackio)."),
+        (set(TRACKERS), ["tensorboard", "trackio"]),
+        ({"tensorboard"}, ["tensorboard"]),
+        (set(), []),
     ],
 )
 def test_the_field_names_what_would_have_to_be_installed(
-    there: set[str], hint: str, monkeypatch: pytest.MonkeyPatch
+    there: set[str], offered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: name in there or None)
-    assert experiment_task.trackers_hint() == hint
+    with gr.Blocks():
+        field = Form().setting("report_to", fields_of(TrainingSettings)["report_to"])
+    assert [value for _, value in field.choices] == offered
+    for name in TRACKERS:
+        assert (f"pip install {name}" in field.info) == (name not in offered)
 
 
 def test_logs_lie_beside_the_runs() -> None:

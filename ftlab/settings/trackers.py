@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
-from ftlab.errors import FieldError, FtlabError
-from ftlab.runs.spec import Tracker
+from ftlab.errors import FtlabError
 
-FIELD = "settings.report_to"
+Tracker = Literal["tensorboard", "trackio"]
 
 TRACKERS: dict[Tracker, str] = {"tensorboard": "TensorBoard", "trackio": "trackio"}
 """The Trainer's name of each (which is also its package's), and what people call it."""
@@ -20,17 +20,15 @@ def is_installed(tracker: str) -> bool:
     return tracker in TRACKERS and find_spec(tracker) is not None
 
 
-def errors_in_trackers(names: Sequence[str]) -> Iterator[FieldError]:
+def problems_of_trackers(names: Sequence[str]) -> Iterator[str]:
     """A sentence for each name that is unknown, not installed or given twice."""
     for i, name in enumerate(names):
         if name not in TRACKERS:
-            yield FieldError(FIELD, f"'{str(name)[:40]}' is none of: {', '.join(TRACKERS)}.")
+            yield f"'{str(name)[:40]}' is none of: {', '.join(TRACKERS)}."
         elif name in names[:i]:
-            yield FieldError(FIELD, f"{name} is named twice; name it once.")
+            yield f"{name} is named twice; name it once."
         elif not is_installed(name):
-            yield FieldError(
-                FIELD, f"{name} is not installed; pip install {name}, or leave it out."
-            )
+            yield f"{name} is not installed; pip install {name}, or leave it out."
 
 
 def parse_trackers(given: object) -> tuple[Tracker, ...]:

@@ -1,0 +1,207 @@
+"""How one setting is described, and what every surface makes of the description.
+
+A settings type is a frozen dataclass. Each field is annotated with a `Setting`; the form, the
+command line, the API, the check, the fairness conditions and the panel all read it from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ftlab.errors import FieldError, FtlabError
+
+Kind = Literal["whole", "real", "switch", "choice", "names"]
+Place = Literal["main", "advanced", "command line"]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What people are told of one setting.
+
+    `short` is the label on the form. `help` is one line without a full stop. `low` and `high` are
+    the smallest and the largest number, of which `unit` says what it counts, as in "step"; with
+    `above` the smallest is excluded. `choices` gives the label of each value. `empty` says what a
+    value that is left out means; only a setting that has it may be empty. `same` is said of runs
+    that share the value, with {} for it; a setting that has it must be equal in runs that are
+    compared. `parse` reads what is no number, choice or switch, and `check` gives a sentence for
+    each thing that is wrong with the value. `place` is where the form shows it, in a row with
+    others if it is `narrow`; nothing is shown there of one that is for the command line alone.
+    """
+
+    label: str
+    short: str = ""
+    help: str = ""
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    unit: str = ""
+    choices: Mapping[Any, str] | None = None
+    empty: str = ""
+    same: str = ""
+    parse: Callable[[Any], Any] | None = None
+    check: Callable[[Any], Iterator[str]] | None = None
+    place: Place = "advanced"
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Field:
+    """A setting with its name, its kind and its default value in a settings type."""
+
+    name: str
+    kind: Kind
+    default: Any
+    setting: Setting
+
+    @property
+    def label(self) -> str:
+        return self.setting.short or self.setting.label
+
+    def read(self, value: Any) -> Any:
+        """The value that a form, the API or a text means.
+
+        Raises `FtlabError` that names label, value and rule. Numbers are not held against their
+        bounds, nor choices against those that there are: `problems` does that.
+        """
+        setting = self.setting
+        if setting.parse is not None:
+            return setting.parse(value)
+        if setting.empty and is_empty(value):
+            return None
+        if self.kind == "choice":
+            return value or self.default
+        if self.kind == "switch":
+            if value is None:
+                return self.default
+            if not isinstance(value, bool):
+                raise FtlabError(
+                    f"{setting.label} is '{str(value)[:40]}'; it must be true or false."
+                )
+            return value
+        return read_number(setting.label, value, whole=self.kind == "whole")
+
+    def written(self, value: Any) -> Any:
+        """The inverse of `read`: what a field of the form holds for the value."""
+        if self.setting.empty:
+            return "" if value is None else repr(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    def problems(self, value: Any) -> Iterator[str]:
+        """A sentence for each thing that is wrong with the value: value, rule and way out."""
+        setting = self.setting
+        if setting.check is not None:
+            yield from setting.check(value)
+        if setting.choices is not None and setting.check is None:
+            if not isinstance(value, str) or value not in setting.choices:
+                yield f"'{value}' is none of: {', '.join(setting.choices)}."
+        elif self.kind in ("whole", "real") and not (value is None and setting.empty):
+            over = value > setting.low if setting.above else value >= setting.low
+            if not (math.isfinite(value) and over and value <= setting.high):
+                yield f"{setting.label} is {plain_number(value)}; it must {self._rule()}."
+
+    def _rule(self) -> str:
+        setting = self.setting
+        low, high = plain_number(setting.low), plain_number(setting.high)
+        rule = f"be above {low} and at most {high}"
+        if not setting.above:
+            rule = f"lie between {low} and {high}"
+        return f"{rule}, or be left empty ({setting.empty})" if setting.empty else rule
+
+    def shown(self, value: Any) -> str:
+        """The value for people, as in "AdamW (torch, fused)", "1,000 steps" or "on"."""
+        setting = self.setting
+        if value is None:
+            return setting.empty
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, tuple):
+            return ", ".join((setting.choices or {}).get(item, item) for item in value)
+        if isinstance(value, str):
+            return (setting.choices or {}).get(value) or value
+        number = plain_number(value)
+        return f"{number} {setting.unit}{'' if value == 1 else 's'}" if setting.unit else number
+
+
+def fields_of(settings: type) -> Mapping[str, Field]:
+    """The settings of a frozen dataclass by name, in their order; other fields are left out."""
+    return _fields_of(settings)
+
+
+@cache
+def _fields_of(settings: type) -> Mapping[str, Field]:
+    hints = get_type_hints(settings, include_extras=True)
+    found = {}
+    for field in fields(settings):
+        described = [note for note in get_args(hints[field.name]) if isinstance(note, Setting)]
+        if described:
+            kind = _kind(get_args(hints[field.name])[0])
+            found[field.name] = Field(field.name, kind, field.default, described[0])
+    return found
+
+
+def _kind(annotation: Any) -> Kind:
+    """The kind of value that a type holds; `None` beside it says nothing."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "choice"
+    if origin is tuple:
+        return "names"
+    for kind, of in (("switch", bool), ("whole", int), ("real", float)):
+        if annotation is of or of in get_args(annotation):
+            return kind  # type: ignore[return-value]  # a literal of the table above
+    raise TypeError(f"{annotation} is the type of no setting")
+
+
+def read_settings(
+    settings: type, values: Mapping[str, Any], errors: list[FieldError], prefix: str = ""
+) -> dict[str, Any]:
+    """What the values say of each setting, by its name; one that is not among them is left out.
+
+    `prefix` stands before the names in `values` and in errors. What cannot be read is put into
+    `errors`, and left out as well.
+    """
+    read = {}
+    for name, field in fields_of(settings).items():
+        if prefix + name not in values:
+            continue
+        try:
+            read[name] = field.read(values[prefix + name])
+        except FtlabError as error:
+            errors.append(FieldError(prefix + name, str(error)))
+    return read
+
+
+def errors_in(settings: Any, prefix: str = "") -> list[FieldError]:
+    """Every wrong setting of an instance, with a sentence for each; `prefix` is as in reading."""
+    return [
+        FieldError(prefix + name, sentence)
+        for name, field in fields_of(type(settings)).items()
+        for sentence in field.problems(getattr(settings, name))
+    ]
+
+
+def read_number(label: str, value: Any, *, whole: bool) -> float:
+    """A finite number; raises `FtlabError` naming label, value and rule."""
+    word = "a whole number" if whole else "a number"
+    if is_empty(value):
+        raise FtlabError(f"{label} is empty; it must be {word}.")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
+        raise FtlabError(f"{label} is '{str(value)[:40]}'; it must be {word}.")
+    return int(number) if whole else number
+
+
+def is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def plain_number(value: float) -> str:
+    """1000000 -> "1,000,000"; 0.5 -> "0.5"."""
+    return f"{int(value):,}" if math.isfinite(value) and value == int(value) else f"{value:g}"

@@ -1,0 +1,129 @@
+"""The settings that all runs of a sweep share: each described once, for every surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict
+
+from ftlab.settings.schema import Setting
+from ftlab.settings.trackers import TRACKERS, Tracker, parse_trackers, problems_of_trackers
+
+DtypePolicy = Literal["bf16", "mixed", "fp32"]
+Schedule = Literal["cosine", "linear", "constant"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+EvalSplit = Literal["held_out", "tuning"]
+
+DTYPE_POLICIES: dict[DtypePolicy, str] = {
+    "bf16": "bf16 base; adapters fp32, computed in bf16; full fine-tuning in pure bf16",
+    "mixed": "fp32 weights, bf16 (or fp16) compute",
+    "fp32": "fp32 weights and compute",
+}
+EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "held-out", "tuning": "tuning"}
+"""The sets that a run may be measured on. Settings are chosen on "tuning", results reported on
+"held_out"."""
+
+SCHEDULES: dict[Schedule, str] = {name: name for name in ("cosine", "linear", "constant")}
+OPTIMIZERS: dict[Optimizer, str] = {
+    "adamw": "AdamW (torch, fused)",
+    "adamw_8bit": "AdamW 8-bit (bitsandbytes)",
+    "paged_adamw_8bit": "Paged AdamW 8-bit (bitsandbytes; pages nothing on a CPU)",
+}
+
+EVALUATION_BATCH = 16
+"""Examples that are scored at once; half as many where they run out of memory, and so on."""
+
+CURVE_EXAMPLES = 32
+"""Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
+point of the curve."""
+
+AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
+"""Left to itself a run of at least so many steps is kept every so many."""
+
+HIGHEST_RATE = 10.0
+"""No learning rate may be higher."""
+
+_MOST_STEPS = 1_000_000
+
+
+PREFIX = "settings."
+"""Of the names of these settings in a form and in errors."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What is the same for all runs of a sweep."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    steps: Annotated[
+        int, Setting("Steps", help="optimizer steps", low=1, high=_MOST_STEPS, unit="step",
+                     same="{}", place="main", narrow=True),
+    ] = 30  # fmt: skip
+    batch_size: Annotated[
+        int, Setting("Batch size", "Batch", "examples in a batch", low=1, high=4096,
+                     same="batch size {}", place="main", narrow=True),
+    ] = 4  # fmt: skip
+    max_length: Annotated[
+        int, Setting("Maximum length", "Max length", "prompt and completion of an example "
+                     "together; longer examples are left out and counted", low=16, high=1_000_000,
+                     unit="token", same="at most {}", place="main", narrow=True),
+    ] = 256  # fmt: skip
+    eval_examples: Annotated[
+        int, Setting("Held-out examples", help="examples that are scored", low=1, high=100_000,
+                     place="main", narrow=True),
+    ] = 64  # fmt: skip
+    learning_rate: Annotated[
+        float | None, Setting("Learning rate", above=True, high=HIGHEST_RATE,
+                              empty="each method's own for the model"),
+    ] = None  # fmt: skip
+    accumulation: Annotated[
+        int, Setting("Accumulation", help="batches in a step", low=1, high=4096,
+                     same="accumulation {}", narrow=True),
+    ] = 1  # fmt: skip
+    schedule: Annotated[
+        Schedule, Setting("Schedule", help="of the learning rate", choices=SCHEDULES,
+                          same="{} schedule", narrow=True),
+    ] = "cosine"  # fmt: skip
+    warmup_steps: Annotated[
+        int, Setting("Warm-up steps", "Warm-up", "steps in which the learning rate rises",
+                     high=_MOST_STEPS, unit="step", same="warm-up of {}", narrow=True),
+    ] = 3  # fmt: skip
+    weight_decay: Annotated[
+        float, Setting("Weight decay", high=10, same="weight decay {}", narrow=True)
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float, Setting("Gradient clip", help="largest norm of the gradients", high=1e6,
+                       same="gradients clipped at {}", narrow=True),
+    ] = 1.0  # fmt: skip
+    optimizer: Annotated[
+        Optimizer, Setting("Optimizer", choices=OPTIMIZERS, same="optimizer {}")
+    ] = "adamw"  # fmt: skip
+    gradient_checkpointing: Annotated[
+        bool, Setting("Gradient checkpointing", help="less memory for activations, more time",
+                      same="gradient checkpointing {}"),
+    ] = False  # fmt: skip
+    eval_split: Annotated[
+        EvalSplit, Setting("Measured on", help="tuning: the examples for choosing settings",
+                           choices=EVAL_SPLITS, place="command line"),
+    ] = "held_out"  # fmt: skip
+    eval_answers: Annotated[
+        bool, Setting("Answers", help="generate answers and score them, else take the loss alone, "
+                      "which is much quicker", place="command line"),
+    ] = True  # fmt: skip
+    eval_every: Annotated[
+        int, Setting("Steps between evaluations", "Score every so many steps",
+                     f"score up to {CURVE_EXAMPLES} examples then, for the curve of score against "
+                     "steps, outside of time and memory; 0: never", high=_MOST_STEPS),
+    ] = 0  # fmt: skip
+    checkpoint_every: Annotated[
+        int | None, Setting("Steps between checkpoints", "Keep a checkpoint every so many steps",
+                            "to resume a run that was cut off; 0: never", high=_MOST_STEPS,
+                            empty=f"{AUTOMATIC_EVERY}, from {AUTOMATIC_FROM} steps on"),
+    ] = None  # fmt: skip
+    report_to: Annotated[
+        tuple[Tracker, ...], Setting("Log losses to", help="on this machine, beside the runs",
+                                     choices=TRACKERS, parse=parse_trackers,
+                                     check=problems_of_trackers),
+    ] = ()  # fmt: skip

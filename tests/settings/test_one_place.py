@@ -1,0 +1,97 @@
+"""A new training setting is one new field: nothing else names it, and every surface has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIELD = """    label_smoothing: Annotated[
+        float, Setting("Label smoothing", help="share of the other tokens", high=0.5,
+                       same="label smoothing {}"),
+    ] = 0.0  # fmt: skip
+"""
+ASK = """
+import json
+from dataclasses import replace
+from ftlab.access import EVERYTHING
+from ftlab.commands.sweep import request_from
+from ftlab.__main__ import build_parser
+from ftlab.report.reproduce import command_of
+from ftlab.runs.comparable import likeness
+from ftlab.runs.spec import dump_spec, load_spec
+from ftlab.runs.spec_rows import spec_rows
+from ftlab.runs.store import Run
+from ftlab.runs.sweep import plan_sweep
+from ftlab.runs.validation import validate
+from ftlab.tasks.reference import parse_task
+from ftlab.ui.api import api_request
+from ftlab.ui.experiment.clone import form_values
+from ftlab.ui.experiment.fields import Form
+from ftlab.ui.experiment.task import build_settings
+import gradio as gr
+
+form = Form()
+with gr.Blocks():
+    build_settings(form)
+key = "settings.label_smoothing"
+options = build_parser().parse_args(["sweep", "--methods", "lora", "--label-smoothing", "0.1"])
+request = request_from(options)
+again = api_request(
+    "bundled", parse_task("sql"), ["lora"], "0", {}, {"label_smoothing": 0.1}, EVERYTHING
+)
+spec = load_spec(dump_spec(plan_sweep(request)[-1]))
+wrong = replace(request, settings=replace(request.settings, label_smoothing=0.7))
+print(json.dumps({
+    "form": [form.components[key].label, form.components[key].info, form.components[key].value],
+    "command line": request.settings.label_smoothing,
+    "API": again.settings.label_smoothing,
+    "record": spec.settings.label_smoothing,
+    "panel": dict(spec_rows(spec)).get("Label smoothing"),
+    "cloned": form_values([spec])[key],
+    "report": "--label-smoothing 0.1" in command_of(request).text,
+    "wrong": [error.message for error in validate(wrong)],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the surfaces of a copy of ftlab with one more field say of it."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "ftlab", folder / "ftlab", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "assets").symlink_to(ROOT / "assets")
+    training = folder / "ftlab" / "settings" / "training.py"
+    text = training.read_text(encoding="utf-8")
+    before = "    report_to: Annotated["
+    training.write_text(text.replace(before, FIELD + before), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], cwd=folder, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("surface", "shown"),
+    [
+        ("form", ["Label smoothing", "Share of the other tokens", 0.0]),
+        ("command line", 0.1),
+        ("API", 0.1),
+        ("record", 0.1),
+        ("panel", "0.1"),
+        ("cloned", 0.1),
+        ("report", True),
+        ("wrong", ["Label smoothing is 0.7; it must lie between 0 and 0.5."]),
+    ],
+)
+def test_a_new_field_is_on_every_surface(surface: str, shown: Any, found: dict[str, Any]) -> None:
+    assert found[surface] == shown
