@@ -15,16 +15,18 @@ run: .venv/installed  ## set up once, fetch the bundled model, and serve the app
 	@$(BIN)/python -m ftlab model
 	@$(BIN)/python -m ftlab app --host $(HOST) --port $(PORT)
 
-test: .venv/installed-dev  ## ruff, mypy, and every test with coverage
+test: .venv/installed-dev  ## ruff, mypy, contracts, and every test with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ftlab --cov-report=term
 
-check: .venv/installed-dev  ## ruff, mypy and the fast tests
+check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not model and not browser"
 
 bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 10 minutes)
@@ -56,7 +58,7 @@ audit: .venv/installed build/audit/bin/pip-audit  ## known vulnerabilities of th
 	build/audit/bin/pip-audit --strict --vulnerability-service osv --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage .coverage.*
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache htmlcov .coverage .coverage.*
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
