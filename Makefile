@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check bench specialists recorded rates pictures promises audit clean
+.PHONY: help run test check wheel-test bench specialists recorded rates pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -20,6 +20,7 @@ test: .venv/installed-dev  ## ruff, mypy, contracts, and every test with coverag
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ftlab --cov-report=term
 
@@ -27,7 +28,12 @@ check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(BIN)/python -m pytest -m "not model and not browser"
+
+wheel-test: .venv/installed  ## install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
+	$(BIN)/python -m ftlab model
+	$(BIN)/python -m tests.install.wheel
 
 bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks.quality --update-readme
@@ -58,7 +64,7 @@ audit: .venv/installed build/audit/bin/pip-audit  ## known vulnerabilities of th
 	build/audit/bin/pip-audit --strict --vulnerability-service osv --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache htmlcov .coverage .coverage.*
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache htmlcov .coverage .coverage.* build/lib build/bdist.* ftlab.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

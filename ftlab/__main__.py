@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ftlab import __version__
 from ftlab.commands import (
@@ -53,7 +54,7 @@ class _OneLineParser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     parser = _OneLineParser(
-        prog="python -m ftlab",
+        prog="ftlab" if Path(sys.argv[0]).stem == "ftlab" else "python -m ftlab",
         description="What fine-tuning really costs, measured side by side: full fine-tuning, LoRA, "
         "QLoRA, prompt tuning and the rest of PEFT on your model, your data and your device.",
         epilog="Start with: python -m ftlab sweep --task sql --steps 10",

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ftlab.errors import FtlabError
+
+_PACKAGE = Path(__file__).resolve().parent
+
 
 def cache_folder() -> Path:
     """Folder for the bundled model, known hashes of weights and device locks (`FTLAB_HOME`)."""
@@ -22,9 +26,39 @@ def default_runs_folder() -> Path:
     return Path(os.environ.get("FTLAB_RUNS", "runs")).expanduser().resolve()
 
 
+def is_checkout() -> bool:
+    """Whether this code is a checkout of the repository; else it was installed from a wheel."""
+    return not _assets_of_wheel().is_dir()
+
+
+def need_checkout() -> None:
+    """Raises `FtlabError` where ftlab was installed from a wheel.
+
+    For commands that write files of the repository.
+    """
+    if not is_checkout():
+        raise FtlabError(
+            "This writes files of ftlab's repository, and this ftlab was installed from a wheel; "
+            "run the command in a checkout of the repository."
+        )
+
+
+def checkout_folder() -> Path:
+    """The repository's root. Raises `FtlabError` where ftlab was installed from a wheel."""
+    need_checkout()
+    return _PACKAGE.parent
+
+
 def assets_folder() -> Path:
-    """Folder of the stylesheets and adapters that come with ftlab."""
-    return Path(__file__).resolve().parents[1] / "assets"
+    """Folder of the stylesheets and adapters that come with ftlab.
+
+    In a checkout it lies beside the package, in a wheel inside it (see setup.py).
+    """
+    return _PACKAGE.parent / "assets" if is_checkout() else _assets_of_wheel()
+
+
+def _assets_of_wheel() -> Path:
+    return _PACKAGE / "assets"
 
 
 def recorded_folder() -> Path:

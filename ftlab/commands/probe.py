@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ftlab.commands.methods import print_methods
 from ftlab.commands.tables import output_console
-from ftlab.errors import FtlabError
 from ftlab.methods import capabilities
 from ftlab.methods.capabilities import Capability, put_into, readme_table
 from ftlab.methods.registry import METHODS, get_method
-from ftlab.paths import assets_folder
+from ftlab.paths import checkout_folder
 
 NAME = "probe"
 SUMMARY = "try what each method can do, on a tiny model"
@@ -35,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     names = list(filter(None, (name.strip() for name in (options.methods or "").split(","))))
     chosen = [get_method(name).id for name in names] or list(METHODS)
+    readme = checkout_folder() / "README.md" if options.write else None
     found = _probe(chosen)
     print_methods(found, output_console())
-    if options.write:
-        _write(found)
+    if readme:
+        _write(found, readme)
     return 0
 
 
@@ -60,10 +60,7 @@ def _probe(methods: list[str]) -> dict[str, Capability]:
         return probe(methods, Path(folder))
 
 
-def _write(found: dict[str, Capability]) -> None:
-    readme = assets_folder().parent / "README.md"
-    if not readme.is_file():
-        raise FtlabError("There is no README.md beside assets/: write from a checkout of ftlab.")
+def _write(found: dict[str, Capability], readme: Path) -> None:
     known = capabilities.capabilities() | found
     capabilities.write_capabilities(known[method] for method in METHODS if method in known)
     table = readme_table(capabilities.capabilities(), capabilities.made_with())

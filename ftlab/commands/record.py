@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftlab import units
 from ftlab.commands.options import add_runs_folder
-from ftlab.paths import recorded_folder
+from ftlab.paths import checkout_folder, is_checkout, need_checkout, recorded_folder
 from ftlab.report.reproduce import command_of
 from ftlab.runs.recording import newest_sweep, read_provenance, record_sweep
 from ftlab.runs.rerun import requests_of
@@ -26,7 +26,7 @@ which ftlab shows it read-only, with a file that says how, where and with what i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="sweep id (default: the newest)")
     parser.add_argument(
-        "-o", "--output", type=Path, default=recorded_folder(), metavar="DIR",
+        "-o", "--output", type=Path, metavar="DIR",
         help="folder of recordings (default: where ftlab ships them)",
     )  # fmt: skip
     parser.add_argument(
@@ -39,13 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.output is None:
+        need_checkout()
     runs_folder = options.runs_dir.resolve()
     sweep_id = options.sweep or newest_sweep(runs_folder)
     specs = [run.spec for run in RunStore(runs_folder).sweep(sweep_id)]
     folder = record_sweep(
         runs_folder,
         sweep_id,
-        options.output.resolve(),
+        (options.output or recorded_folder()).resolve(),
         " && ".join(command_of(request).text for request in requests_of(specs)),
         options.commit or code_commit(),
         options.replace,
@@ -59,8 +61,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def code_commit() -> str | None:
-    """The commit of the checkout that this code is, marked where files differ from it."""
-    root = Path(__file__).resolve().parents[2]
+    """The commit of the checkout that this code is, marked where files differ from it.
+
+    `None` where there is none: ftlab from a wheel may lie inside another project's repository.
+    """
+    if not is_checkout():
+        return None
+    root = checkout_folder()
     try:
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--", "ftlab", "requirements.txt")

@@ -24,6 +24,7 @@ from ftlab.locks import holding
 from ftlab.methods.variant import parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.paths import need_checkout
 from ftlab.playground.panes import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=STEPS, metavar="N", help="optimizer steps (%(default)s)"
     )
     parser.add_argument(
-        "--target", type=Path, default=shipped_folder(), metavar="FOLDER",
+        "--target", type=Path, metavar="FOLDER",
         help="where the adapters go (default: where ftlab ships them)",
     )  # fmt: skip
     parser.add_argument(
@@ -87,11 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.target is None:
+        need_checkout()
+    target = (options.target or shipped_folder()).resolve()
     ensure_bundled(lambda line: print(line, file=sys.stderr))
     with _runs_folder(options.runs_dir) as folder:
         for task_id in dict.fromkeys(options.only or TASKS):
             trained = train(task_id, options.steps, folder, Console(stderr=True))
-            print(_line(trained, publish(trained, options.target.resolve())))
+            print(_line(trained, publish(trained, target)))
     return 0
 
 

@@ -15,7 +15,7 @@ from ftlab.operations.checks.storage import CACHE_BYTES, RUNS_BYTES, check_disk,
 from ftlab.operations.checks.versions import check_python, check_versions
 from ftlab.operations.finding import Finding
 from ftlab.operations.queue_state import queue_state
-from ftlab.operations.requirements import read_requirements, requirements_file
+from ftlab.operations.requirements import own_requirements
 from ftlab.paths import cache_folder, locks_folder
 from ftlab.runs.store import RunStore
 
@@ -23,9 +23,7 @@ from ftlab.runs.store import RunStore
 def examine(runs_folder: Path, host: str, port: int) -> Iterator[Finding]:
     """Each finding as soon as it is there: torch alone takes seconds."""
     yield check_python()
-    yield from _guarded(
-        "libraries", lambda: [check_versions(read_requirements(requirements_file()))]
-    )
+    yield from _guarded("libraries", lambda: [check_versions(own_requirements())])
     device = resolve_device(AUTO)
     yield look_at_device(device)
     yield check_torch(device)

@@ -1,5 +1,7 @@
 """The bounds of requirements.txt, for the doctor and for the audit of known vulnerabilities.
 
+A wheel carries them as its metadata.
+
 Run as: python -m ftlab.operations.requirements > FILE
 
 prints every requirement at its lowest version, which is what the bounds let in at worst.
@@ -7,16 +9,30 @@ prints every requirement at its lowest version, which is what the bounds let in 
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ftlab.errors import FtlabError
+from ftlab.paths import checkout_folder, is_checkout
+
+
+def own_requirements() -> list[Requirement]:
+    """What this ftlab needs. Raises `FtlabError` if it cannot be read."""
+    if is_checkout():
+        return read_requirements(requirements_file())
+    try:
+        lines = importlib.metadata.requires("ftlab") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FtlabError("The metadata of ftlab's wheel is missing; install ftlab again.") from None
+    return [Requirement(line) for line in lines]
 
 
 def requirements_file() -> Path:
-    return Path(__file__).resolve().parents[2] / "requirements.txt"
+    """Raises `FtlabError` where ftlab was installed from a wheel, which has no such file."""
+    return checkout_folder() / "requirements.txt"
 
 
 def read_requirements(path: Path) -> list[Requirement]:

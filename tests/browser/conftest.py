@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -21,7 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ftlab.runs.control import dispatcher_lock
 from ftlab.ui import app as ui
 from ftlab.ui.serve import Serving
-from tests.processes import start_app
+from tests.processes import free_port, start_app
 
 expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
 
@@ -83,12 +82,6 @@ def served(page: gr.Blocks, runs: Path) -> Iterator[str]:
     finally:
         page.close(verbose=False)
         busy.release()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def find_chromium() -> str | None:

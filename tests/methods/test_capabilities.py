@@ -142,7 +142,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     level = bitsandbytes.level
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "FILE", tmp_path / "assets" / table.FILE.name)
-        patch.setattr("ftlab.commands.probe.assets_folder", lambda: tmp_path / "assets")
+        patch.setattr("ftlab.commands.probe.checkout_folder", lambda: tmp_path)
         yield tmp_path
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity(verbosity)

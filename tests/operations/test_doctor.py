@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from ftlab.commands.doctor import line
 from ftlab.operations import doctor
 from ftlab.operations.finding import Finding
 from tests.fakes import make_unreadable
+from tests.processes import free_port
 
 CHECKS = {
     "python", "libraries", "device", "torch", "runs folder", "runs disk", "cache folder",
@@ -22,13 +22,7 @@ CHECKS = {
 }  # fmt: skip
 
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-PORT = _free_port()
+PORT = str(free_port())
 
 
 @pytest.fixture(autouse=True)

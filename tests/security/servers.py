@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ftlab.ui.serve import Serving
 from ftlab.ui.server import health_route
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
+from tests.processes import free_port
 
 USER, PASSWORD = "ada", "correct horse"
 ACCOUNTS = Accounts({USER: PASSWORD})
@@ -64,12 +64,6 @@ def running(served: Serving, runs: Path, predictor: Predictor | None = None) -> 
     finally:
         page.close(verbose=False)
         context.playground.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def log_in(url: str, user: str = USER, password: str = PASSWORD) -> httpx.Client:

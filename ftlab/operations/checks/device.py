@@ -12,6 +12,7 @@ from typing import Any
 from ftlab import nvml, units
 from ftlab.devices import Device, free_bytes, why_driver_is_too_old
 from ftlab.operations.finding import Finding
+from ftlab.paths import is_checkout
 from ftlab.runs.spawn import python_environment
 from ftlab.system import read_proc
 from ftlab.torch_devices import way_out
@@ -99,9 +100,10 @@ def check_torch(
         answer = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
+        again = "-r requirements.txt" if is_checkout() else "torch"
         return Finding(
             "torch", "fail", f"does not start: {last[:200]}",
-            "python -m pip install --force-reinstall -r requirements.txt",
+            f"python -m pip install --force-reinstall {again}",
         )  # fmt: skip
     return _of_answer(answer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,10 +11,10 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ftlab.operations.finding import Finding
+from ftlab.paths import is_checkout
 
 LEAST_PYTHON = (3, 11)
 _NAMED = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
-_INSTALL = "python -m pip install -r requirements.txt"
 
 
 def check_python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
@@ -30,18 +31,20 @@ def check_versions(
 ) -> Finding:
     """`installed` gives a distribution's version or raises `PackageNotFoundError`."""
     versions: dict[str, str] = {}
-    wrong = []
+    wrong: dict[str, str] = {}
     for requirement in requirements:
         name, bounds = requirement.name, requirement.specifier
         try:
             versions[name] = installed(name)
         except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{name} is missing (needs {bounds})")
+            wrong[str(requirement)] = f"{name} is missing (needs {bounds})"
             continue
         # A build for one kind of device, as in 2.13.0+cpu, is that version.
         if not bounds.contains(Version(versions[name]).public, prereleases=True):
-            wrong.append(f"{name} {versions[name]} (needs {bounds})")
+            wrong[str(requirement)] = f"{name} {versions[name]} (needs {bounds})"
     if wrong:
-        return Finding("libraries", "fail", "; ".join(wrong), _INSTALL)
+        what = "-r requirements.txt" if is_checkout() else shlex.join(wrong)
+        found = "; ".join(wrong.values())
+        return Finding("libraries", "fail", found, f"python -m pip install {what}")
     named = ", ".join(f"{name} {versions[name]}" for name in _NAMED if name in versions)
     return Finding("libraries", "ok", f"{len(versions)} within their bounds: {named}")
