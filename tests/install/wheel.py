@@ -127,7 +127,7 @@ def page(address: str) -> str:
 def check_sweep(ftlab: Path, elsewhere: Path) -> None:
     """The base run and a run of LoRA end well; both lie below the folder that we are in."""
     rows = run(ftlab, *SWEEP, folder=elsewhere)
-    found = [(row["method"], row["status"], row["steps_done"], row["reason"]) for row in rows]
+    found = [(row["method"], row["status"], row["steps"], row["reason"]) for row in rows]
     assert found == [("lora", "done", 2, "")], found
     assert len(list((elsewhere / "runs").glob("*/result.json"))) == 2
 
