@@ -13,7 +13,7 @@ from tests.report.fakes import HOSTILE, data_of
 def test_a_sweep_is_like_for_like_but_for_what_each_method_sets(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
     html = fairness_html(data_of(tmp_path).runs)
-    assert 'class="chip ok like">like for like: 23 fields equal<' in html
+    assert 'class="chip ok like">like for like: 25 fields equal<' in html
     assert "the same examples, in the same order, 30 steps" in html
     assert "seeds 0 and 1, no run disturbed." in html
     assert "Differs" not in html
@@ -44,7 +44,7 @@ def test_runs_that_are_not_done_and_base_runs_are_not_compared(tmp_path: Path) -
     make_sweep(tmp_path, methods=("full", "lora"))
     make_run(tmp_path, "qlora", "failed", steps=60)
     make_run(tmp_path, "base", seed=9)
-    assert "23 fields equal" in fairness_html(data_of(tmp_path).runs)
+    assert "25 fields equal" in fairness_html(data_of(tmp_path).runs)
 
 
 def test_where_nothing_is_done_nothing_is_said(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_process_that_never_spoke_leaves_the_job_interrupted(job: StartedJob) 
     assert job.status() == "interrupted"
 
 
-@pytest.mark.parametrize("pid", [DEAD_PID, os.getpid()])
+@pytest.mark.parametrize("pid", [DEAD_PID, os.getpid()], ids=["dead", "another"])
 def test_a_process_that_is_gone_leaves_the_job_interrupted(job: StartedJob, pid: int) -> None:
     job.write_worker(pid, 1.0)
     assert job.status() == "interrupted"

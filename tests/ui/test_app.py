@@ -18,6 +18,7 @@ from ftlab.runs.directory import RunDirectory
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui import app, theme
+from ftlab.ui.experiment import task_data
 from tests.fakes import make_run
 
 TINY = {"steps": 2, "eval_examples": 4, "settings": {"learning_rate": 1e-3, "device": "cpu"}}
@@ -160,8 +161,14 @@ def test_columns_and_metric_of_a_file_are_those_of_the_call(client: Client, fold
 
 
 def test_columns_config_and_split_of_a_hub_task_are_those_of_the_call(
-    client: Client, folder: Path
+    client: Client, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rows = [
+        {"chat": [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": "?"}]}
+        for n in range(40)
+    ]
+    monkeypatch.setattr(task_data, "load_hub_rows", lambda *named: rows)
+    monkeypatch.setattr(task_data, "_HUB_ROWS", {})
     made = client.predict(
         task="hub:owner/name",
         methods=["lora"],

@@ -11,7 +11,7 @@ from ftlab.ui.results.rows import Query, show
 from tests.fakes import make_run, make_sweep
 
 OLD = "20261101-093000-cd34"
-LIKE = "like for like: 23 fields equal"
+LIKE = "like for like: 25 fields equal"
 
 
 def html_of(folder: Path, **query: object) -> str:
