@@ -62,7 +62,8 @@ def add_settings(
         if names and name not in names:
             continue
         setting, value = described.setting, getattr(default, name)
-        usual = setting.empty or described.shown(value) or "none"
+        shown = value if described.kind == "choice" else described.shown(value)
+        usual = setting.empty or shown or "none"
         option = "--" + name.replace("_", "-")
         help_text = f"{setting.help} ({usual})".strip().replace("%", "%%")
         kind: dict[str, Any] = {"type": {"whole": int, "real": float}.get(described.kind, str)}

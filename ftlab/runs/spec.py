@@ -19,6 +19,7 @@ DefaultRate = float | Literal["undecided"]
 UNDECIDED: Literal["undecided"] = "undecided"
 """The rate of a run whose model was not here when it was planned; its worker decides it."""
 
+_POLICIES = {policy: f"{policy}: {words}" for policy, words in DTYPE_POLICIES.items()}
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
@@ -38,7 +39,7 @@ class SweepRequest:
     task: TaskReference
     variants: tuple[Variant, ...]
     settings: TrainingSettings = field(default_factory=TrainingSettings)
-    dtype_policy: Annotated[DtypePolicy, Setting("Dtype policy", choices=DTYPE_POLICIES)] = "bf16"
+    dtype_policy: Annotated[DtypePolicy, Setting("Dtype policy", choices=_POLICIES)] = "bf16"
     device: str = "auto"
     seeds: tuple[int, ...] = (0,)
     memory_limit: int | None = None
