@@ -9,7 +9,7 @@ import math
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,6 @@ from ftlab.runs.metrics import MetricSpec
 from ftlab.runs.result import status_label
 from ftlab.runs.table import ORIGINS
 from ftlab.words import rate_name
-
-EXACT = frozenset({"trainable_params", "trainable_share", "total_params", "adapter_bytes"})
-"""Measures that are counted: they do not scatter, so that one run is enough."""
 
 SETTINGS = (
     "run_id", "variant", "method", "seed", "hyperparameters", "learning_rate", "steps",
@@ -124,6 +121,12 @@ def by_variant(rows: pd.DataFrame, *keys: str) -> list[VariantRuns]:
     return [VariantRuns(*key, tuple(members)) for key, members in groups.items()]
 
 
+def shared_reason(reasons: Iterable[str]) -> str:
+    """What follows "no difference is shown", after a colon; empty where reasons differ."""
+    different = set(reasons)
+    return f": {different.pop()}" if len(different) == 1 else ""
+
+
 def unknown_spread(groups: Sequence[VariantRuns]) -> str:
     """What follows a finding that rests on single runs, in brackets."""
     if all(len(group.rows) < 2 for group in groups):
@@ -131,17 +134,6 @@ def unknown_spread(groups: Sequence[VariantRuns]) -> str:
     lone = [group.variant for group in groups if len(group.rows) < 2]
     who = lone[0] if len(lone) == 1 else f"{len(lone)} variants"
     return f" (one seed of {who}: no spread is known)" if lone else ""
-
-
-def separated(one: VariantRuns, other: VariantRuns, key: str) -> bool | None:
-    """Whether every run of one lies on the same side of every run of the other.
-
-    `None` where nobody knows: one of them has a single run, of a measure that scatters.
-    """
-    ours, theirs = one.values(key), other.values(key)
-    if not ours or not theirs or (key not in EXACT and min(len(ours), len(theirs)) < 2):
-        return None
-    return max(ours) < min(theirs) or max(theirs) < min(ours)
 
 
 def settings_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,9 +8,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab.charts.drawing import GRID, empty_figure
-from ftlab.charts.facts import VariantRuns, by_variant, left_out, separated, unknown_spread
+from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
 from ftlab.charts.points import name_in, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
+from ftlab.runs.differences import differences_of
 from ftlab.runs.metrics import METRICS
 from ftlab.words import join_names
 
@@ -43,8 +44,8 @@ def forgetting_finding(facts: Facts) -> str:
     least = min(useful or groups, key=lambda group: group.mean(_FORGOT.key))
     if least is not best:
         words += f"; {least.variant} {_gained(least)} and {_forgot(least)}"
-        if separated(least, best, _FORGOT.key) is False:
-            words += ", though their seeds overlap"
+        forgot = differences_of(rows, _FORGOT.key).between(least.variant, best.variant)
+        words += f", though {forgot.why}" if forgot.shown is False else ""
     if worse:
         who = join_names(worse) if len(worse) <= _MOST_NAMES else f"{len(worse)} variants"
         words += f"; {who} {'falls' if len(worse) == 1 else 'fall'} below the untouched model"

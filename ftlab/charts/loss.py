@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab.charts.curves import POINT_COLUMNS, XAxis, curves_figure, height_for, run_cells
-from ftlab.charts.facts import by_variant, left_out, separated, unknown_spread
+from ftlab.charts.facts import by_variant, left_out, shared_reason, unknown_spread
 from ftlab.charts.spec import Amount, ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.differences import differences_of
 from ftlab.runs.result import OPEN
 from ftlab.runs.store import Run
 from ftlab.runs.sweep_data import SweepData
@@ -124,13 +125,18 @@ def loss_finding(facts: Facts) -> str:
     more = f" and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else ""
     words = f"Held-out loss after training: {', '.join(shown)}{more}"
     best, *others = groups
-    known = [separated(best, other, key) for other in others]
-    level = [other.variant for other, apart in zip(others, known, strict=True) if apart is False]
+    differences = differences_of(facts.table, key)
+    known = [differences.between(best.variant, other.variant) for other in others]
+    level = {
+        other.variant: found.why
+        for other, found in zip(others, known, strict=True)
+        if found.shown is False
+    }
     if level:
-        names = level if len(level) < _MOST_NAMES else [f"{len(level)} others"]
+        names = list(level) if len(level) < _MOST_NAMES else [f"{len(level)} others"]
         who = join_names([best.variant, *names])
-        return f"{words}; no difference is shown between {who}: their seeds overlap"
-    return words + unknown_spread(groups) if None in known else words
+        return f"{words}; no difference is shown between {who}{shared_reason(level.values())}"
+    return words + unknown_spread(groups) if any(found.shown is None for found in known) else words
 
 
 def _drawn(facts: Facts) -> Drawn:

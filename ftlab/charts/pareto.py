@@ -9,17 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab.charts.drawing import empty_figure, measure_name
-from ftlab.charts.facts import (
-    EXACT,
-    VariantRuns,
-    by_variant,
-    left_out,
-    separated,
-    unknown_spread,
-)
+from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
+from ftlab.runs.differences import EXACT, Difference, Differences, differences_of
 from ftlab.runs.metrics import METRICS, MetricSpec
 from ftlab.words import join_names
 
@@ -48,9 +42,10 @@ def pareto_figure(facts: Facts) -> go.Figure:
 
 
 def pareto_finding(facts: Facts) -> str:
-    """Which variants are the front, and which differences along it no seed bears out."""
+    """Which variants are the front, and which differences along it are not shown."""
     x, y = _measures(facts)
-    groups = by_variant(_drawn(facts).rows, x.key, y.key)
+    rows = _drawn(facts).rows
+    groups = by_variant(rows, x.key, y.key)
     names = [name_in(facts.table, metric).split(",")[0] for metric in (x, y)]
     if not groups:
         return f"No run has both {names[0]} and {names[1]}"
@@ -58,42 +53,48 @@ def pareto_finding(facts: Facts) -> str:
         return f"{groups[0].variant} alone has both measures, so there is no front to draw"
     front = pareto_front(groups, x, y)
     beaten = [group for group in groups if group not in front]
+    differences = [differences_of(rows, metric.key) for metric in (x, y)]
     if len(front) == 1:
         who = f"{front[0].variant} alone is the front: none has a better {names[0]} or {names[1]}"
     else:
-        who = f"{_names(front)} are the front{_overlap(front, (y.key, x.key), names[::-1])}"
+        who = f"{_names(front)} are the front{_level(front, differences[::-1], names[::-1])}"
     unknown = any(
-        separated(one, other, metric.key) is None
+        measure.between(one.variant, other.variant).shown is None
         for one, other in pairwise([*front, *beaten])
-        for metric in (x, y)
+        for measure in differences
     )
     last = unknown_spread(groups) if unknown else ""
-    return f"{who}{_who_is_beaten(beaten, front, x, y)}{last}"
+    return f"{who}{_who_is_beaten(beaten, front, differences)}{last}"
 
 
 def _who_is_beaten(
-    beaten: Sequence[VariantRuns], front: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec
+    beaten: Sequence[VariantRuns],
+    front: Sequence[VariantRuns],
+    differences: Sequence[Differences],
 ) -> str:
     """As in "; LoRA is beaten in every seed, DoRA by the mean alone"."""
-    clear = [group for group in beaten if _clearly_beaten(group, front, x, y)]
+    clear = [group for group in beaten if _clearly_beaten(group, front, differences)]
     rest = [group for group in beaten if group not in clear]
     one_seed = any(len(group.rows) < 2 for group in [*beaten, *front])
     words = ""
     if clear:
-        words = f"; {_names(clear)} {_is(clear)} beaten in every seed"
+        words = f"; {_names(clear)} {_is(clear)} beaten" + ("" if one_seed else " in every seed")
     if rest:
         words += f", {_names(rest)}" if clear else f"; {_names(rest)} {_is(rest)} beaten"
         words += "" if one_seed and not clear else " by the mean alone"
     return words
 
 
-def _overlap(front: Sequence[VariantRuns], keys: Sequence[str], names: Sequence[str]) -> str:
-    """What the front rests on that the seeds do not show: the first neighbours that overlap."""
-    for key, name in zip(keys, names, strict=True):
+def _level(
+    front: Sequence[VariantRuns], differences: Sequence[Differences], names: Sequence[str]
+) -> str:
+    """What the front rests on that is not shown: the first neighbours without a difference."""
+    for measure, name in zip(differences, names, strict=True):
         for one, other in pairwise(front):
-            if key not in EXACT and separated(one, other, key) is False:
-                who = "their" if len(front) == 2 else f"{one.variant}'s and {other.variant}'s"
-                return f", though {who} seeds overlap in {name}"
+            found = measure.between(one.variant, other.variant)
+            if measure.key not in EXACT and found.shown is False:
+                who = "them" if len(front) == 2 else f"{one.variant} and {other.variant}"
+                return f", though no difference in {name} is shown between {who}"
     return ""
 
 
@@ -102,18 +103,20 @@ def _is(groups: Sequence[VariantRuns]) -> str:
 
 
 def _clearly_beaten(
-    group: VariantRuns, front: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec
+    group: VariantRuns, front: Sequence[VariantRuns], differences: Sequence[Differences]
 ) -> bool:
-    """Whether one of the front is better in both measures in every seed (or equal in one)."""
-    good = _good(group, x), _good(group, y)
+    """Whether one of the front is shown to be better in both measures (or equal in one)."""
     return any(
-        _beats((_good(better, x), _good(better, y)), good)
-        and all(
-            separated(better, group, metric.key) or _good(better, metric) == _good(group, metric)
-            for metric in (x, y)
+        all(
+            _is_better_or_equal(measure.between(better.variant, group.variant))
+            for measure in differences
         )
         for better in front
     )
+
+
+def _is_better_or_equal(found: Difference) -> bool:
+    return found.outcome == "better" or found.value == found.other
 
 
 def pareto_front(groups: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec) -> list[VariantRuns]:

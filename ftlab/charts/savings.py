@@ -1,4 +1,4 @@
-"""Savings against full fine-tuning: the numbers, the sentence above them, and the bars.
+"""Savings against full fine-tuning: the numbers, what is missing for them, and the bars.
 
 All of it reads the store's table (columns `ROW_KEYS`) of one sweep, and only its runs that are
 done. Seeds of one variant are averaged.
@@ -22,12 +22,12 @@ from ftlab.charts.facts import (
     by_variant,
     click_hint,
     left_out,
-    separated,
     settings_text,
 )
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
+from ftlab.runs.differences import differences_of
 from ftlab.runs.metrics import HEADLINES, METRICS, MetricSpec
 from ftlab.runs.result import OPEN
 from ftlab.words import join_names
@@ -136,19 +136,23 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
         )
     relative = bool(rows["relative"].notna().all())
     lengths = rows["relative"] if relative else rows["value"]
+    doubts = _doubts(table, groups, metric.key)
     names = [short_name(v, m) for v, m in zip(rows["variant"], rows["method"], strict=True)]
     fig.add_bar(
         y=list(range(len(rows))),
         x=lengths.tolist(),
         orientation="h",
         marker={"color": [look_of(method).colour for method in rows["method"]], "line_width": 0},
-        text=[_bar_text(row, metric, relative) for row in rows.itertuples()],
+        text=[
+            _bar_text(row, metric, relative, doubt)
+            for row, doubt in zip(rows.itertuples(), doubts, strict=True)
+        ],
         textposition="outside",
         cliponaxis=False,
         customdata=[group.run_ids for group in groups],
         hovertext=[
-            _hover(row, metric, relative, group)
-            for row, group in zip(rows.itertuples(), groups, strict=True)
+            _hover(row, metric, relative, group, doubt)
+            for row, group, doubt in zip(rows.itertuples(), groups, doubts, strict=True)
         ],
         hovertemplate="%{hovertext}<extra></extra>",
     )
@@ -167,17 +171,19 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
 
 
 def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
-    """As in "Training time: QLoRA least, 0.88x"; variants whose seeds overlap stand together."""
-    groups = by_variant(left_out(table, metric.key)[0], metric.key)
+    """As in "Training time: QLoRA least, 0.88x"; those not shown to differ stand together."""
+    measured, _ = left_out(table, metric.key)
+    groups = by_variant(measured, metric.key)
     name = BAR_NAMES[metric.key]
     if not groups:
         return name
     best = min(groups, key=lambda group: group.mean(metric.key))
-    others = [group for group in groups if group is not best]
-    level = [best, *(other for other in others if separated(best, other, metric.key) is False)]
-    if len(level) > 1:
-        who = join_names([group.variant for group in level])
-        who = who if len(level) <= _MOST_LEVEL else f"{len(level)} variants"
+    differences = differences_of(measured, metric.key)
+    others = [group.variant for group in groups if group is not best]
+    level = [name for name in others if differences.between(best.variant, name).shown is False]
+    if level:
+        who = join_names([best.variant, *level])
+        who = who if len(level) < _MOST_LEVEL else f"{len(level) + 1} variants"
         return f"{name}: {who} least, no difference shown"
     rows = savings_rows(table, metric.key).set_index("variant")
     ratio = float(rows["relative"][best.variant])
@@ -185,34 +191,22 @@ def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
     return f"{name}: {best.variant} least, {value}"
 
 
-def finding(table: pd.DataFrame, variant: str | None = None) -> str:
-    """The headline, from numbers alone; it says so where there is no saving, or no comparison."""
+def nothing_to_compare(table: pd.DataFrame) -> str:
+    """What is missing for a comparison with full fine-tuning, as a sentence; "" if nothing is."""
     means = variant_means(table)
     if means.empty:
         if table["status"].isin(OPEN).any():
             return "No run of this sweep is done yet, so there is nothing to compare."
         return "No run of this sweep got to its end, so there is nothing to compare."
+    names = adapters(means)["variant"].tolist()
     if full_row(means) is None:
-        names = adapters(means)["variant"].tolist()
         return (
             f"A full fine-tuning run is needed to hold {join_names(names)} against; "
             "none is done in this sweep."
         )
-    found = compare(table, variant)
-    if found is None:
+    if not names:
         return "Only full fine-tuning is done in this sweep; run another method to compare with it."
-    memory, saves = _memory_clause(found)
-    name = str(found.adapter["variant"])
-    clauses = f"{name} trained {trained_share(found)} of the parameters {memory}"
-    file = _file_clause(found)
-    if file:
-        clauses += f"{' and' if saves else ', and'} {file}"
-    return f"{clauses}; {_quality_clause(found)}."
-
-
-def trained_share(found: Comparison) -> str:
-    share = units.format_share(found.value("trainable_share"))
-    return "an unknown share" if share == units.DASH else share
+    return ""
 
 
 def times(ratio: float) -> str:
@@ -220,49 +214,6 @@ def times(ratio: float) -> str:
     if math.isnan(ratio):
         return units.DASH
     return f"{ratio:.2f}x" if ratio >= 0.005 else units.format_share(ratio)
-
-
-def beside_full(found: Comparison, key: str) -> str:
-    """Both values of a measure, as in "603 MB, full 1.55 GB"."""
-    show = METRICS[key].format
-    return f"{show(found.value(key))}, full {show(found.full_value(key))}"
-
-
-def smaller(ratio: float) -> str:
-    """What a ratio of sizes says: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
-    if math.isnan(ratio):
-        return "not measured for both"
-    return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
-
-
-def _memory_clause(found: Comparison) -> tuple[str, bool]:
-    ratio = found.ratio("net_peak_memory_bytes")
-    if math.isnan(ratio):
-        return "(net peak memory was not measured)", False
-    if times(ratio) == "1.00x":
-        return "but needed the same net peak memory as full fine-tuning", False
-    if ratio > 1:
-        return f"but needed {times(ratio)} the net peak memory of full fine-tuning", False
-    return f"in {times(ratio)} the net peak memory", True
-
-
-def _file_clause(found: Comparison) -> str:
-    own, full = found.value("adapter_bytes"), found.full_value("adapter_bytes")
-    if math.isnan(own):
-        return ""
-    if math.isnan(full):
-        return f"ships {units.format_bytes(own)}"
-    instead = "instead of" if own < full else "against"
-    return f"ships {units.format_bytes(own)} {instead} {units.format_bytes(full)}"
-
-
-def _quality_clause(found: Comparison) -> str:
-    for key, name in (("score_after", "score"), ("eval_loss_after", "held-out loss")):
-        own, full = found.value(key), found.full_value(key)
-        if not math.isnan(own) and not math.isnan(full):
-            show = METRICS[key].format
-            return f"its {name} is {show(own)} against {show(full)}"
-    return "no score of both was measured"
 
 
 def _ratio(value: float, base: float) -> float:
@@ -285,15 +236,30 @@ def _best(rows: pd.DataFrame) -> int:
     return ranks.index(min(ranks))
 
 
-def _bar_text(row: Any, metric: MetricSpec, relative: bool) -> str:
+def _doubts(table: pd.DataFrame, groups: list[VariantRuns], key: str) -> list[str]:
+    """Why no difference from full fine-tuning is shown, by group; "" where one is."""
+    full = full_row(variant_means(table[table["method"] == FULL.id]))
+    if full is None:
+        return [""] * len(groups)
+    name, differences = str(full["variant"]), differences_of(table, key)
+    return [
+        "" if group.variant == name else differences.between(group.variant, name).doubt
+        for group in groups
+    ]
+
+
+def _bar_text(row: Any, metric: MetricSpec, relative: bool, doubt: str) -> str:
+    """As in "0.63x  1 min 00 s"; a ratio that shows no difference is marked "≈"."""
     value = metric.format(row.value)
-    return f"{times(row.relative)}  {value}" if relative else value
+    mark = "≈ " if doubt else ""
+    return f"{mark}{times(row.relative)}  {value}" if relative else value
 
 
-def _hover(row: Any, metric: MetricSpec, relative: bool, group: VariantRuns) -> str:
+def _hover(row: Any, metric: MetricSpec, relative: bool, group: VariantRuns, doubt: str) -> str:
     text = f"{plain(row.variant)}: {metric.format(row.value)}"
     if relative:
         text += f", {times(row.relative)} of full fine-tuning"
+        text += f"<br>{doubt}" if doubt else ""
     if row.count > 1:
         text += (
             f"<br>mean of {row.count} runs, {metric.format(row.low)} to {metric.format(row.high)}"
@@ -309,7 +275,7 @@ def bars_sentence(table: pd.DataFrame) -> str:
         return "No run is done"
     if full is None:
         return "Absolute values: full fine-tuning is not among the runs that are done"
-    return f"Relative to {full['variant']} = 1, with the absolute values"
+    return f"Relative to {full['variant']} = 1, with the absolute values; ≈: no difference shown"
 
 
 def _bars(key: str, order: int) -> ChartSpec:

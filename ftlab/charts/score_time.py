@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from ftlab.charts.drawing import empty_figure
-from ftlab.charts.facts import VariantRuns, by_variant, separated, unknown_spread
+from ftlab.charts.facts import VariantRuns, by_variant, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of, untouched_line
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
+from ftlab.runs.differences import differences_of
 from ftlab.runs.metrics import METRICS, MetricSpec
 
 _TIME = METRICS["train_seconds"]
@@ -59,20 +60,25 @@ def score_time_finding(facts: Facts) -> str:
     if len(groups) == 1:
         return f"{best.variant} reaches a {name} of {_reached(best, metric)}"
     words = f"{best.variant} has the best {name}, {_reached(best, metric)}"
-    faster = [group for group in groups if group.mean(_TIME.key) < best.mean(_TIME.key)]
+    others = [group for group in groups if group is not best]
+    times, scores = differences_of(rows, _TIME.key), differences_of(rows, metric.key)
+    paces = [times.between(group.variant, best.variant).outcome for group in others]
+    faster = [group for group, pace in zip(others, paces, strict=True) if pace == "better"]
     if not faster:
-        return f"{words}, and trains fastest"
-    known = [separated(group, best, metric.key) for group in faster]
-    level = [group for group, apart in zip(faster, known, strict=True) if apart is False]
+        is_fastest = set(paces) == {"worse"}
+        return f"{words}, and {'trains fastest' if is_fastest else 'none is shown to train faster'}"
+    known = [scores.between(group.variant, best.variant) for group in faster]
+    level = [group for group, found in zip(faster, known, strict=True) if found.shown is False]
     if level:
         first = min(level, key=lambda group: group.mean(_TIME.key))
         return (
             f"{first.variant} has a {name} of {_reached(first, metric)}; no better one is shown "
-            f"for {best.variant} ({_reached(best, metric)}): their seeds overlap"
+            f"for {best.variant} ({_reached(best, metric)}): "
+            f"{scores.between(first.variant, best.variant).why}"
         )
     first = min(faster, key=lambda group: group.mean(_TIME.key))
-    words += f"; {first.variant} trains fastest, {_reached(first, metric)}"
-    return words + unknown_spread(groups) if None in known else words
+    words += f"; {first.variant} trains faster, {_reached(first, metric)}"
+    return words + unknown_spread(groups) if any(found.shown is None for found in known) else words
 
 
 def _reached(group: VariantRuns, metric: MetricSpec) -> str:

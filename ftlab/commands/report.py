@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     write_report(options.output, sweep_report(data, options.variant, notes))
     card = card_of(data, options.variant)
     print(card.sentence)
+    for doubt in card.doubts:
+        print(doubt)
     print(f"{options.output} ({units.format_bytes(options.output.stat().st_size)})")
     if options.card is not None:
         write_card(options.card, card)

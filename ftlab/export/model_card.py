@@ -17,6 +17,7 @@ from ftlab.errors import FtlabError
 from ftlab.export.runs import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
 from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.reference import BUNDLED_ID, is_hub_id, is_owned_hub_id
+from ftlab.runs.differences import paired_difference
 from ftlab.runs.merging import MergeRecord
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import machine_path
@@ -24,7 +25,6 @@ from ftlab.runs.result import RunResult
 from ftlab.runs.scored import scored_by
 from ftlab.runs.spec import RunSpec
 from ftlab.runs.spec_rows import spec_rows
-from ftlab.runs.statistics import paired_interval
 from ftlab.runs.store import Run
 from ftlab.words import plural
 
@@ -117,14 +117,10 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
 def _gain(run: Run) -> str:
     """The score's change with its interval, from the answers that were recorded; "" without."""
     rows = run.directory.samples()
-    before = [row.get("score_before") for row in rows]
-    after = [row.get("score_after") for row in rows]
-    if len(rows) < 2 or not all(isinstance(x, int | float) for x in (*before, *after)):
-        return ""
-    mean, low, high = paired_interval(
-        [float(x) for x in before if x is not None], [float(x) for x in after if x is not None]
+    found = paired_difference(
+        [row.get("score_before") for row in rows], [row.get("score_after") for row in rows]
     )
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})" if found else ""
 
 
 def _change(before: float | None, after: float | None, digits: int) -> str:

@@ -12,6 +12,7 @@ from ftlab.errors import FtlabError
 from ftlab.html import chip
 from ftlab.report.reproduce import command_of
 from ftlab.report.results_table import pairs_table
+from ftlab.runs.differences import RULE
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.recording import Provenance, read_provenance
 from ftlab.runs.rerun import requests_of
@@ -35,6 +36,7 @@ def measuring_section(data: SweepData) -> Markup:
             "shown as they were published.</p>{}"
         ).format(pairs_table(rows))
     rows = [(metric.label, f"{metric.how} ({metric.unit})") for metric in METRICS.values()]
+    rows += [("A difference", RULE)]
     rows += [("Phases", f"{', '.join(PHASES)}; the peak is reset between them")]
     kinds = _distinct(run.result.memory_kind for run in data.own_runs if run.result)
     rows += [("Memory here", kinds)] if kinds else []

@@ -92,10 +92,12 @@ def _card_section(data: SweepData, card: Card) -> Markup:
     pictures = Markup(
         '<div class="card light">{}</div><div class="card dark">{}</div>'
     ).format(Markup(card_svg(card, LIGHT)), Markup(card_svg(card, DARK)))  # fmt: skip
-    return Markup('<p class="meta">{} {}</p>{}').format(
+    doubts = _EMPTY.join(Markup('<p class="meta">{}</p>').format(doubt) for doubt in card.doubts)
+    return Markup('<p class="meta">{} {}</p>{}{}').format(
         Markup(chip(origin_words(data.table) or data.origin, data.origin)),
         _made_of(data),
         pictures,
+        doubts,
     )
 
 

@@ -1,53 +1,17 @@
-"""Quality before and after a run: changes with their intervals, and why a score fell."""
+"""Quality before and after a run: means, and why a score fell."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ftlab.runs.statistics import paired_interval
+from ftlab.runs.differences import PairedDifference
 from ftlab.units import format_signed
 from ftlab.words import rate_name
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Change:
-    """After minus before: the mean over the examples and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def rises(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.low > 0
-
-    @property
-    def falls(self) -> bool:
-        """Whether the whole interval lies below zero."""
-        return self.high < 0
-
-    def measures(self, key: str) -> dict[str, float]:
-        """The fields of `Measures`: `key`, `key_low` and `key_high`."""
-        return {key: self.mean, f"{key}_low": self.low, f"{key}_high": self.high}
-
-
-def change_of(
-    before: Sequence[Any], after: Sequence[Any], tokens: Sequence[int] | None = None
-) -> Change | None:
-    """The change paired by example; `None` where a value is missing, or there are too few.
-
-    With `tokens` (a number an example) it is that of the mean over all tokens.
-    """
-    if len(before) != len(after) or len(before) < 2 or not _all_numbers(before, after):
-        return None
-    return Change(*paired_interval(before, after, weights=tokens))
 
 
 def mean_of(values: Sequence[Any], weights: Sequence[float] | None = None) -> float | None:
@@ -59,9 +23,9 @@ def mean_of(values: Sequence[Any], weights: Sequence[float] | None = None) -> fl
 
 
 def why_score_fell(
-    score: Change,
-    loss: Change | None,
-    general: Change | None,
+    score: PairedDifference,
+    loss: PairedDifference | None,
+    general: PairedDifference | None,
     rows: Sequence[Row],
     learning_rate: float | None,
 ) -> str:
@@ -94,7 +58,7 @@ def _what_became(worse: Sequence[Row]) -> str:
 
 
 def _what_losses_say(
-    loss: Change | None, general: Change | None, learning_rate: float | None
+    loss: PairedDifference | None, general: PairedDifference | None, learning_rate: float | None
 ) -> str:
     seen = []
     if loss is not None and loss.rises:
@@ -111,7 +75,9 @@ def _what_losses_say(
     return f"{sentence[:1].upper()}{sentence[1:]}: {_points_to(loss, general, learning_rate)}."
 
 
-def _points_to(loss: Change | None, general: Change | None, learning_rate: float | None) -> str:
+def _points_to(
+    loss: PairedDifference | None, general: PairedDifference | None, learning_rate: float | None
+) -> str:
     rate = f"learning rate ({rate_name(learning_rate)})"
     if loss is not None and loss.falls:
         return (
@@ -123,7 +89,7 @@ def _points_to(loss: Change | None, general: Change | None, learning_rate: float
     return f"likely too few steps, or too low a {rate}"
 
 
-def score_against_whole(precision: str, score: Change | None) -> str:
+def score_against_whole(precision: str, score: PairedDifference | None) -> str:
     """The sentence on a run whose own base is quantised: what it is compared with.
 
     `score`: the change against the base that is not; `None` where the sweep has none.

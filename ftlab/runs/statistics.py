@@ -36,6 +36,21 @@ def paired_interval(
     return float((gains * shares).sum() / shares.sum()), float(low), float(high)
 
 
+def student_quantile(freedom: float) -> float:
+    """The 97.5 % point of Student's t; `freedom` is 4 or more, and infinite for the normal one.
+
+    Abramowitz & Stegun 1964, 26.7.5: an expansion in 1 / freedom, right to 0.01 from 4 on.
+    """
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))
+
+
 def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
     """`(low, high)` of a share, within [0, 1]; without a trial every share is possible.
 

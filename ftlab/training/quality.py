@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftlab.runs.differences import PairedDifference, paired_difference
 from ftlab.runs.directory import RunDirectory, run_directories
-from ftlab.runs.quality import Change, Row, change_of, mean_of, score_against_whole, why_score_fell
+from ftlab.runs.quality import Row, mean_of, score_against_whole, why_score_fell
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec
 from ftlab.tasks.formatting import EncodedSet
@@ -74,7 +75,9 @@ def run_quality(
     loss = _paired(rows, "loss", tokens)
     general = None
     if result.environment.get(GENERAL_TEXT_HASH) == general_text:
-        general = change_of(result.general_losses, evaluation.general_losses, passage_tokens)
+        general = paired_difference(
+            result.general_losses, evaluation.general_losses, passage_tokens
+        )
     for key, change in (
         ("score_gain", score), ("loss_change", loss), ("general_loss_change", general),
     ):  # fmt: skip
@@ -110,7 +113,7 @@ def _against_whole(spec: RunSpec, runs_folder: Path, evaluation: Evaluation) -> 
     whole = _base_of(_whole_base(spec, runs_folder))
     rows = whole[1] if whole else {}
     before = [rows.get(index, {}).get("score_before") for index in range(len(evaluation.scores))]
-    return score_against_whole(spec.base_precision, change_of(before, evaluation.scores))
+    return score_against_whole(spec.base_precision, paired_difference(before, evaluation.scores))
 
 
 def _rows(
@@ -140,9 +143,11 @@ def _kept(before: Row, row: Row) -> dict[str, Any]:
     return {key: value for key, value in before.items() if key not in row}
 
 
-def _paired(rows: Sequence[Row], what: str, tokens: Sequence[int] | None = None) -> Change | None:
+def _paired(
+    rows: Sequence[Row], what: str, tokens: Sequence[int] | None = None
+) -> PairedDifference | None:
     before = [row.get(f"{what}_before") for row in rows]
-    return change_of(before, [row.get(f"{what}_after") for row in rows], tokens)
+    return paired_difference(before, [row.get(f"{what}_after") for row in rows], tokens)
 
 
 def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:

@@ -1,7 +1,5 @@
 import math
 
-import pytest
-
 from ftlab.charts.drawing import figure
 from ftlab.charts.facts import (
     add_facts,
@@ -11,7 +9,6 @@ from ftlab.charts.facts import (
     left_out,
     left_out_line,
     origin_words,
-    separated,
     settings_text,
 )
 from ftlab.runs.store import RunStore
@@ -178,25 +175,3 @@ def test_a_variant_without_the_measure_has_no_mean(tmp_path):
     make_run(tmp_path, "lora", measures={"score_after": None})
     (group,) = by_variant(rows_of(tmp_path))
     assert math.isnan(group.mean("score_after"))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "apart"),
-    [((0.1, 0.2), (0.3, 0.4), True), ((0.1, 0.3), (0.2, 0.4), False), ((0.1,), (0.3, 0.4), None)],
-)
-def test_variants_differ_only_if_every_seed_of_one_is_on_the_same_side(
-    tmp_path, ours, theirs, apart
-):
-    for method, scores in (("lora", ours), ("qlora", theirs)):
-        for seed, score in enumerate(scores):
-            make_run(tmp_path, method, seed=seed, measures={"score_after": score})
-    groups = groups_of(tmp_path)
-    assert separated(groups["LoRA"], groups["QLoRA"], "score_after") is apart
-
-
-def test_of_what_is_counted_one_run_is_enough(tmp_path):
-    make_sweep(tmp_path, methods=("full", "lora", "qlora"))
-    groups = groups_of(tmp_path)
-    full, lora, qlora = (groups[name] for name in ("Full fine-tuning", "LoRA", "QLoRA"))
-    assert separated(full, lora, "trainable_params") is True
-    assert separated(lora, qlora, "trainable_params") is False

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
+from ftlab.runs.differences import PairedDifference
+from ftlab.runs.quality import mean_of, score_against_whole, why_score_fell
 
-import pytest
-
-from ftlab.runs.quality import Change, change_of, mean_of, score_against_whole, why_score_fell
-
-FELL = Change(-0.1, -0.17, -0.03)
-ROSE = Change(0.4, 0.2, 0.6)
-LEVEL = Change(0.01, -0.05, 0.07)
+FELL = PairedDifference(-0.1, -0.17, -0.03, 40)
+ROSE = PairedDifference(0.4, 0.2, 0.6, 40)
+LEVEL = PairedDifference(0.01, -0.05, 0.07, 40)
 
 
 def rows(*pairs: tuple[float, float], verdict: str = "", answer: str = "x") -> list[dict]:
@@ -23,39 +20,6 @@ def rows(*pairs: tuple[float, float], verdict: str = "", answer: str = "x") -> l
         }
         for before, after in pairs
     ]
-
-
-def test_a_change_is_after_minus_before_with_its_ends() -> None:
-    change = change_of([1.0] * 10, [1.5] * 10)
-    assert change == Change(0.5, 0.5, 0.5)
-    assert change.measures("score_gain") == {
-        "score_gain": 0.5,
-        "score_gain_low": 0.5,
-        "score_gain_high": 0.5,
-    }
-
-
-def test_with_tokens_long_examples_count_for_more_as_in_the_loss_itself() -> None:
-    change = change_of([2.0, 2.0, 2.0], [1.0, 2.0, 2.0], tokens=[8, 1, 1])
-    assert change is not None
-    assert change.mean == pytest.approx(-0.8)
-    assert -1.0 <= change.low < change.mean < change.high <= 0.0
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [([1.0], [2.0]), ([1.0, None], [2.0, 2.0]), ([1.0, math.nan], [2.0, 2.0]), ([], [1.0, 2.0])],
-)
-def test_what_cannot_be_paired_is_no_change(before: list, after: list) -> None:
-    assert change_of(before, after) is None
-
-
-def test_a_change_is_shown_only_where_its_whole_interval_lies_on_one_side() -> None:
-    assert (FELL.falls, FELL.rises) == (True, False)
-    assert (LEVEL.falls, LEVEL.rises) == (False, False)
-    assert not Change(-0.05, -0.12, 0.02).falls
-    assert not Change(0.05, -0.02, 0.12).rises
-    assert (ROSE.falls, ROSE.rises) == (False, True)
 
 
 def test_a_fallen_score_is_told_with_its_interval_and_the_answers_that_got_worse() -> None:
@@ -97,7 +61,7 @@ def test_a_loss_that_shows_nothing_points_to_too_little_training_unless_text_was
 
 
 def test_a_quantised_run_says_what_it_is_compared_with() -> None:
-    words = score_against_whole("nf4", Change(0.25, 0.1, 0.4))
+    words = score_against_whole("nf4", PairedDifference(0.25, 0.1, 0.4, 40))
     assert "the untouched model in nf4" in words
     assert "changed by +0.25 (95 % interval +0.10 to +0.40)" in words
     assert "no run of it that is not quantised" in score_against_whole("nf4", None)

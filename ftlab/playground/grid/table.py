@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from ftlab.playground.grid.record import Cell, GridDirectory, GridRequest
 from ftlab.playground.panes import BASE
+from ftlab.runs.differences import PairedDifference, paired_difference
 from ftlab.runs.statistics import paired_interval, wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MIN_FOR_A_CLAIM = 10
-"""Scored prompts below which no difference is claimed: a bootstrap of so few is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Gain:
 
     @property
     def is_shown(self) -> bool:
-        return self.prompts >= MIN_FOR_A_CLAIM and (self.low > 0 or self.high < 0)
+        return PairedDifference(self.mean, self.low, self.high, self.prompts).is_shown
 
 
 @dataclass(frozen=True)
@@ -184,10 +182,8 @@ def _without_scores(request: GridRequest, panes: Sequence[PaneSummary]) -> str:
 
 def _gain(base: Mapping[int, float], own: Mapping[int, float], over: str) -> Gain | None:
     both = sorted(base.keys() & own.keys())
-    if len(both) < 2:
-        return None
-    mean, low, high = paired_interval([base[p] for p in both], [own[p] for p in both])
-    return Gain(over, mean, low, high, len(both))
+    found = paired_difference([base[p] for p in both], [own[p] for p in both])
+    return Gain(over, found.mean, found.low, found.high, found.examples) if found else None
 
 
 def _interval(values: Sequence[float], is_binary: bool) -> tuple[float, float] | None:

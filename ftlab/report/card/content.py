@@ -1,4 +1,4 @@
-"""What stands on the card: a sentence, five numbers, bars and where they come from.
+"""What card and Compare tab say of a sweep: a sentence, five numbers, bars, and their origin.
 
 Every number is taken from the runs. Where they show no saving, or no difference, or where full
 fine-tuning is missing, the card says so.
@@ -19,17 +19,15 @@ from ftlab.charts.forgetting import gain_words
 from ftlab.charts.savings import (
     Comparison,
     adapters,
-    beside_full,
     compare,
-    finding,
     full_row,
-    smaller,
+    nothing_to_compare,
     times,
     variant_means,
 )
-from ftlab.report.card.difference import Difference, is_even, quality_difference
 from ftlab.report.card.facts import facts_of
 from ftlab.runs.comparable import Likeness, likeness_of_rows
+from ftlab.runs.differences import Difference, Outcome, PairedDifference, differences_of
 from ftlab.runs.metrics import METRICS
 from ftlab.runs.sweep_data import SweepData
 from ftlab.runs.table import Origin
@@ -37,6 +35,10 @@ from ftlab.words import join_names, shorten
 
 Mood = Literal["plain", "good", "even", "bad"]
 """Of one number beside full fine-tuning's: less to pay, no difference shown, more to pay."""
+
+_MOODS: dict[Outcome, Mood] = {
+    "better": "good", "worse": "bad", "even": "even", "unknown": "plain",
+}  # fmt: skip
 
 Verdict = Literal["saving", "partial", "none", "incomplete"]
 
@@ -62,13 +64,14 @@ _QUALITIES = ("score_after", "eval_loss_after")
 
 @dataclass(frozen=True)
 class Tile:
-    """One big number; `mood` in words is what `note` says."""
+    """One big number; `mood` in words is what `note` says. For `more` the card has no room."""
 
     value: str
     label: str
     detail: str = ""
     mood: Mood = "plain"
     note: str = ""
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Card:
     """`judgement` is the verdict in words; `facts` are two lines of provenance.
 
     `unlike` says what differs between the runs of the two; "" where they are like for like.
+    `doubts` are sentences on why no difference is shown.
     """
 
     sentence: str
@@ -108,32 +112,34 @@ class Card:
     origin_text: str
     sweep_id: str
     unlike: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Quality:
-    """The measure of quality that both have; `better` is the sign of a good gain."""
+    """The measure of quality that both have; `paired` is in its unit, by held-out example."""
 
-    key: str
     name: str
-    better: int
     difference: Difference
+    paired: PairedDifference | None
+
+    @property
+    def key(self) -> str:
+        return self.difference.key
 
     @property
     def mood(self) -> Mood:
-        if self.difference.shown is None:
-            return "plain"
-        if not self.difference.shown:
-            return "even"
-        return "good" if self.difference.gain * self.better > 0 else "bad"
+        return _MOODS[self.difference.outcome]
+
+    @property
+    def direction(self) -> str:
+        return "higher" if self.difference.value > self.difference.other else "lower"
 
     @property
     def note(self) -> str:
         if self.mood == "plain":
             return ""
-        if self.mood == "even":
-            return "no difference shown"
-        return "higher" if self.difference.gain > 0 else "lower"
+        return "no difference shown" if self.mood == "even" else self.direction
 
 
 def card_variants(data: SweepData) -> list[str]:
@@ -148,8 +154,9 @@ def card_of(data: SweepData, variant: str | None = None) -> Card:
     if found is None:
         return _incomplete(data, variant)
     name = str(found.adapter["variant"])
-    moods = {key: _cost_mood(data.table, found, key) for key in _COSTS}
-    quality = _quality(data, found)
+    costs = {key: differences_of(data.table, key).between(*_names(found)) for key in _COSTS}
+    moods = {key: _cost_mood(cost) for key, cost in costs.items()}
+    quality = _quality(data.table, found)
     like = _likeness(data.table, found)
     verdict = _verdict(moods, quality, like.is_like)
     return Card(
@@ -158,35 +165,40 @@ def card_of(data: SweepData, variant: str | None = None) -> Card:
         judgement=_judgement(verdict, moods, quality, like),
         variant=name,
         method=str(found.adapter["method"]),
-        tiles=_tiles(data, found, moods, quality),
+        tiles=_tiles(data, found, costs, quality),
         pairs=tuple(_pair(found, key) for key, mood in moods.items() if mood != "plain"),
         facts=facts_of(data),
         origin=data.origin,
         origin_text=origin_words(data.table) or data.origin,
         sweep_id=data.sweep_id,
         unlike=like.sentence,
+        doubts=tuple(_doubts(costs, quality)),
     )
 
 
-def _cost_mood(table: pd.DataFrame, found: Comparison, key: str) -> Mood:
-    ratio = found.ratio(key)
-    if math.isnan(ratio):
-        return "plain"
-    if is_even(table, key, str(found.adapter["variant"]), str(found.full["variant"])):
-        return "even"
-    return "good" if ratio < 1 else "bad"
+def _names(found: Comparison) -> tuple[str, str]:
+    return str(found.adapter["variant"]), str(found.full["variant"])
 
 
-def _quality(data: SweepData, found: Comparison) -> _Quality | None:
+def _cost_mood(cost: Difference) -> Mood:
+    return "plain" if math.isnan(cost.ratio) else _MOODS[cost.outcome]
+
+
+def _quality(table: pd.DataFrame, found: Comparison) -> _Quality | None:
     for key in _QUALITIES:
         if math.isnan(found.value(key)) or math.isnan(found.full_value(key)):
             continue
-        difference = quality_difference(
-            data, key, str(found.adapter["variant"]), str(found.full["variant"])
-        )
         name = "score" if key == "score_after" else "held-out loss"
-        return _Quality(key, name, 1 if METRICS[key].better == "more" else -1, difference)
+        differences, names = differences_of(table, key), _names(found)
+        return _Quality(name, differences.between(*names), differences.paired(*names))
     return None
+
+
+def _doubts(costs: dict[str, Difference], quality: _Quality | None) -> list[str]:
+    """As in "Training time: no difference shown (their seeds overlap)."."""
+    named = [(_COSTS[key], cost) for key, cost in costs.items()]
+    named += [(quality.name, quality.difference)] if quality else []
+    return [f"{name.capitalize()}: {part.doubt}." for name, part in named if part.doubt]
 
 
 def _sentence(
@@ -252,36 +264,53 @@ def _judgement(
     if quality is None:
         parts.append("no score or loss measured for both")
     if quality is not None and quality.mood == "bad":
-        worse = "lower" if quality.better > 0 else "higher"
-        parts.append(f"{quality.name} {worse} than full fine-tuning’s")
+        parts.append(f"{quality.name} {quality.direction} than full fine-tuning’s")
     return "; ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
 
 
 def _tiles(
-    data: SweepData, found: Comparison, moods: dict[str, Mood], quality: _Quality | None
+    data: SweepData, found: Comparison, costs: dict[str, Difference], quality: _Quality | None
 ) -> tuple[Tile, ...]:
-    def cost(value: str, label: str, detail: str, key: str) -> Tile:
-        return Tile(value, label, detail, moods[key], _COST_NOTES[moods[key]])
+    def tile(value: str, label: str, detail: str, cost: Difference, more: str = "") -> Tile:
+        mood = _cost_mood(cost)
+        return Tile(value, label, detail, mood, _COST_NOTES[mood], more)
 
-    memory, seconds, file = _COSTS
+    memory, seconds, file = costs.values()
     return (
         Tile(
             units.format_share(found.value("trainable_share")),
             "of the parameters trained",
-            beside_full(found, "trainable_params"),
+            _beside_full(found, "trainable_params"),
         ),
-        cost(times(found.ratio(memory)), "the net peak memory", beside_full(found, memory), memory),
-        cost(
-            times(found.ratio(seconds)), "the training time", beside_full(found, seconds), seconds
+        tile(
+            times(memory.ratio),
+            "the net peak memory",
+            _beside_full(found, memory.key),
+            memory,
+            f"whole process {_beside_full(found, 'peak_memory_bytes')}",
         ),
-        cost(
-            units.format_bytes(found.value(file)),
-            f"to ship, full {units.format_bytes(found.full_value(file))}",
-            smaller(found.ratio(file)),
+        tile(times(seconds.ratio), "the training time", _beside_full(found, seconds.key), seconds),
+        tile(
+            units.format_bytes(file.value),
+            f"to ship, full {units.format_bytes(file.other)}",
+            _smaller(file.ratio),
             file,
         ),
         _quality_tile(data, found, quality),
     )
+
+
+def _beside_full(found: Comparison, key: str) -> str:
+    """Both values of a measure, as in "603 MB, full 1.55 GB"."""
+    show = METRICS[key].format
+    return f"{show(found.value(key))}, full {show(found.full_value(key))}"
+
+
+def _smaller(ratio: float) -> str:
+    """What a ratio of sizes says: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
+    if math.isnan(ratio):
+        return "not measured for both"
+    return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
 
 
 def _quality_tile(data: SweepData, found: Comparison, quality: _Quality | None) -> Tile:
@@ -289,21 +318,24 @@ def _quality_tile(data: SweepData, found: Comparison, quality: _Quality | None) 
         return Tile(units.DASH, "score", "not measured for both")
     show = METRICS[quality.key].format
     name = quality.name if quality.key != "score_after" else _metric_name(data.table)
+    before = _before_words(data.table, found, quality)
+    interval = _interval_words(quality)
     return Tile(
         show(found.value(quality.key)),
         f"{name}, full {show(found.full_value(quality.key))}",
-        _interval_words(quality) or _before_words(data.table, found, quality),
+        interval or before,
         quality.mood,
         quality.note,
+        before if interval else "",
     )
 
 
 def _interval_words(quality: _Quality) -> str:
-    interval = quality.difference.interval
-    if interval is None:
+    paired = quality.paired
+    if paired is None:
         return ""
-    low, high = (units.format_number(value, 2) for value in (interval.low, interval.high))
-    return f"{_signed(low)} to {_signed(high)} with 95 %, on {interval.examples} examples"
+    low, high = (units.format_number(value, 2) for value in (paired.low, paired.high))
+    return f"{_signed(low)} to {_signed(high)} with 95 %, on {paired.examples} examples"
 
 
 def _signed(number: str) -> str:
@@ -345,7 +377,7 @@ def _incomplete(data: SweepData, variant: str | None) -> Card:
     rows = named if not named.empty else adapters(means)
     row = rows.iloc[0] if not rows.empty else full_row(means)
     return Card(
-        sentence=shorten(finding(data.table, variant), _SENTENCE_LENGTH),
+        sentence=shorten(nothing_to_compare(data.table), _SENTENCE_LENGTH),
         verdict="incomplete",
         judgement="Nothing to compare with yet",
         variant="" if row is None else str(row["variant"]),

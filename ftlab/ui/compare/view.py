@@ -8,23 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from ftlab import units
 from ftlab.charts.facts import origin_words
-from ftlab.charts.forgetting import gain_words
-from ftlab.charts.savings import (
-    Comparison,
-    adapters,
-    beside_full,
-    compare,
-    finding,
-    smaller,
-    times,
-    variant_means,
-)
+from ftlab.charts.savings import adapters, compare, variant_means
 from ftlab.html import origin_chip
+from ftlab.report.card.content import Card, Tile, card_of
 from ftlab.report.card.facts import facts_of
 from ftlab.report.fairness import IMPORTED, fairness_html
-from ftlab.runs.metrics import METRICS
 from ftlab.runs.result import OPEN, status_label
 from ftlab.runs.sweep_data import SweepData
 from ftlab.ui.compare.figures import (
@@ -114,10 +103,10 @@ def unfinished(data: SweepData) -> str:
 
 
 def headline(data: SweepData, variant: str | None = None) -> str:
-    """HTML: the finding, and the five tiles below it if there is something to compare."""
-    title = escape(finding(data.table, variant)).replace(" %", "\u00a0%")
-    found = compare(data.table, variant)
-    tiles = _tiles(found, data.table) if found else ""
+    """HTML: the sentence of the card, and its five tiles if there is something to compare."""
+    card = card_of(data, variant)
+    title = escape(card.sentence).replace(" %", "\u00a0%")
+    tiles = _tiles(card) if card.verdict != "incomplete" else ""
     return (
         f'<section class="savings" data-sweep="{escape(data.sweep_id)}">'
         f'<div class="hd"><h2>{title}</h2></div>{tiles}'
@@ -125,43 +114,17 @@ def headline(data: SweepData, variant: str | None = None) -> str:
     )
 
 
-def _tiles(found: Comparison, table: pd.DataFrame) -> str:
-    gain = gain_words(table, str(found.adapter["variant"]))
-    tiles = [
-        (
-            units.format_share(found.value("trainable_share")),
-            "of the parameters trained",
-            beside_full(found, "trainable_params"),
-        ),
-        (
-            times(found.ratio("net_peak_memory_bytes")),
-            "the net peak memory",
-            f"{beside_full(found, 'net_peak_memory_bytes')}; whole process "
-            f"{beside_full(found, 'peak_memory_bytes')}",
-        ),
-        (
-            times(found.ratio("train_seconds")),
-            "the training time",
-            beside_full(found, "train_seconds"),
-        ),
-        (
-            units.format_bytes(found.value("adapter_bytes")),
-            f"to ship, against {units.format_bytes(found.full_value('adapter_bytes'))}",
-            smaller(found.ratio("adapter_bytes")),
-        ),
-        (
-            METRICS["score_after"].format(found.value("score_after")),
-            f"score, against {METRICS['score_after'].format(found.full_value('score_after'))}",
-            f"untouched model {METRICS['score_before'].format(found.value('score_before'))}"
-            + (f", gain {gain}" if gain else ""),
-        ),
-    ]
-    cells = "".join(
-        f"<div{' class=even' if i == 4 else ''}><b>{escape(big)}</b><span>{escape(what)}</span>"
-        f"<small>{escape(detail)}</small></div>"
-        for i, (big, what, detail) in enumerate(tiles)
-    )
-    return f'<div class="tiles five">{cells}</div>'
+def _tiles(card: Card) -> str:
+    *first, last = [_tile(tile) for tile in card.tiles]
+    cells = "".join(f"<div>{cell}</div>" for cell in first) + f"<div class=even>{last}</div>"
+    doubts = "".join(f'<p class="meta">{escape(doubt)}</p>' for doubt in card.doubts)
+    return f'<div class="tiles five">{cells}</div>{doubts}'
+
+
+def _tile(tile: Tile) -> str:
+    detail = "; ".join(filter(None, (tile.detail, tile.more)))
+    small = "".join(f"<small>{escape(text)}</small>" for text in (detail, tile.note) if text)
+    return f"<b>{escape(tile.value)}</b><span>{escape(tile.label)}</span>{small}"
 
 
 def _provenance(data: SweepData) -> str:

@@ -26,9 +26,11 @@ def test_the_sentence_has_the_form_that_was_asked_for(tmp_path: Path) -> None:
         "score 0.70 against 0.73."
     )
     assert (card.verdict, card.judgement) == (
-        "saving",
-        "Saves memory, training time and file size",
+        "partial",
+        "Saves memory and file size; no saving in training time",
     )
+    lora = card_of(data_of(tmp_path), "LoRA")
+    assert (lora.verdict, lora.judgement) == ("saving", "Saves memory, training time and file size")
 
 
 def test_the_best_variant_is_on_it_unless_another_is_named(tmp_path: Path) -> None:
@@ -38,6 +40,27 @@ def test_the_best_variant_is_on_it_unless_another_is_named(tmp_path: Path) -> No
     assert card_of(data).variant == "LoRA"
     assert card_of(data, "Prompt tuning").variant == "Prompt tuning"
     assert card_of(data, "gone").variant == "LoRA"
+
+
+def test_of_two_variants_with_one_score_the_smaller_net_peak_is_the_best(tmp_path: Path) -> None:
+    make_sweep(tmp_path, methods=("full", "lora", "qlora"), measures={"score_after": 0.7})
+    make_run(
+        tmp_path, "prompt_tuning", measures={"score_after": 0.7, "net_peak_memory_bytes": 10**9}
+    )
+    assert card_of(data_of(tmp_path)).variant == "Prompt tuning"
+
+
+def test_a_time_saved_that_one_seed_does_not_show_is_no_tick(tmp_path: Path) -> None:
+    make_run(tmp_path, "full", measures={"train_seconds": 100.0})
+    make_run(tmp_path, "lora", measures={"train_seconds": 90.0})
+    card = card_of(data_of(tmp_path))
+    tile = card.tiles[2]
+    assert (tile.value, tile.mood, tile.note) == ("0.90x", "even", "no difference shown")
+    assert card.judgement == "Saves memory and file size; no saving in training time"
+    assert card.doubts == (
+        "Training time: no difference shown (1 run each; two runs of one spec differ by up to 35 % "
+        "in the recorded sweeps).",
+    )
 
 
 def test_five_tiles_give_ratio_and_absolute_values(tmp_path: Path) -> None:
@@ -100,6 +123,15 @@ def test_where_there_is_no_saving_the_card_says_so(
     card = card_of(data_of(tmp_path))
     assert (card.verdict, card.judgement) == (verdict, judgement)
     assert words in card.sentence
+
+
+def test_memory_that_was_not_measured_for_full_fine_tuning_is_no_claim(tmp_path: Path) -> None:
+    keys = ("net_peak_memory_bytes", "adapter_bytes", "train_seconds")
+    make_run(tmp_path, "full", measures=dict.fromkeys(keys))
+    make_run(tmp_path, "lora")
+    card = card_of(data_of(tmp_path))
+    assert card.verdict == "none"
+    assert [tile.mood for tile in card.tiles[1:4]] == ["plain"] * 3
 
 
 def test_a_tile_that_costs_more_is_marked_in_words(tmp_path: Path) -> None:

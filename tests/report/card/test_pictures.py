@@ -25,7 +25,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def card(tmp_path: Path) -> Card:
-    make_sweep(tmp_path)
+    """One that saves all that a card shows."""
+    make_sweep(tmp_path, methods=("full", "lora", "prompt_tuning"))
+    make_run(tmp_path, "qlora", measures={"train_seconds": 60.0})
     return card_of(data_of(tmp_path), "QLoRA")
 
 

@@ -10,6 +10,8 @@ from ftlab.charts.savings import bars_sentence
 from ftlab.charts.spec import charts
 from ftlab.methods.registry import METHODS
 from ftlab.playground.client import PlaygroundClient
+from ftlab.report.card.content import card_of
+from ftlab.report.sweep import sweep_report
 from ftlab.runs.published import PublishedRun
 from ftlab.runs.store import RunStore
 from ftlab.runs.sweep_data import SweepData, sweep_data
@@ -98,6 +100,22 @@ def test_the_headline_has_five_tiles_with_net_and_whole_peak(tmp_path):
     assert "1.29 GB, full 2.34 GB; whole process 1.79 GB, full 2.84 GB" in text
     assert "27x smaller" in text
     assert "memory: CPU resident" in text
+
+
+def test_page_and_report_say_what_the_card_says(tmp_path):
+    make_run(tmp_path, "full", measures={"train_seconds": 60.0})
+    make_run(tmp_path, "lora", measures={"train_seconds": 58.0})
+    data = data_of(tmp_path)
+    card = card_of(data)
+    page, report = headline(data), sweep_report(data)
+    assert card.sentence.replace(" %", "\u00a0%") in page
+    assert "<b>0.97x</b>" in page
+    assert "<small>no difference shown</small>" in page
+    assert card.doubts[0].startswith("Training time: no difference shown (1 run each; two runs")
+    for text in (page, report):
+        assert f'<p class="meta">{card.doubts[0]}</p>' in text
+    for text in (report, view_of(tmp_path).bars.titles[2]):
+        assert "LoRA and Full fine-tuning least, no difference shown" in text
 
 
 def test_without_full_fine_tuning_there_is_a_sentence_but_no_tiles(tmp_path):
