@@ -13,11 +13,13 @@ from ftlab.__main__ import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^(?:\.venv/bin/)?python -m ftlab (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+_COMMAND = re.compile(r"^(?:\.venv/bin/)?python -m ftlab (.+?)(?:\s+#.*)?$", re.MULTILINE)
+COMMANDS = _COMMAND.findall(README)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_is_understood(command: str) -> None:
+@pytest.mark.parametrize("command", sorted({*COMMANDS, *_COMMAND.findall(GUIDE)}))
+def test_a_command_of_readme_and_guide_is_understood(command: str) -> None:
     build_parser().parse_args(shlex.split(command))
 
 
