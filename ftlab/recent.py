@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import TypeVar
 
@@ -12,15 +13,17 @@ _Value = TypeVar("_Value")
 class Recent(OrderedDict[_Key, _Value]):
     """`most` entries at most: writing one more drops the one that was written longest ago.
 
-    Writing an entry anew makes it the last one. Not safe to write from several threads.
+    Writing an entry anew makes it the last one. Several threads may write at once.
     """
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self._most = most
+        self._turn = threading.Lock()
 
     def __setitem__(self, key: _Key, value: _Value) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        while len(self) > self._most:
-            self.popitem(last=False)
+        with self._turn:
+            super().__setitem__(key, value)
+            self.move_to_end(key)
+            while len(self) > self._most:
+                self.popitem(last=False)

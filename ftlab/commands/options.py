@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ftlab.errors import FtlabError
+from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.reach import ModelReach
 from ftlab.paths import default_runs_folder
 from ftlab.playground.brought import bring_adapter, vouch_for_base
 from ftlab.playground.panes import BASE, BROUGHT, line_up, parse_names
 from ftlab.playground.protocol import PRECISIONS, GenerateRequest
 from ftlab.runs import memory_limit
+from ftlab.runs.inputs import check_inputs
+from ftlab.runs.spec import SweepRequest
+from ftlab.runs.validation import validate
 from ftlab.settings.schema import fields_of
 
 if TYPE_CHECKING:
@@ -87,6 +91,17 @@ def settings_from(options: argparse.Namespace, default: Settings) -> Settings:
             value = getattr(options, name)
             given[name] = described.read(value) if isinstance(value, str) else value
     return replace(default, **given)
+
+
+def checked_inputs(request: SweepRequest) -> str:
+    """How many examples are scored, in a sentence where they are not as many as were asked for.
+
+    Raises `InvalidRequest` for wrong fields, and for a model or data that cannot be used.
+    """
+    errors = validate(request)
+    if errors:
+        raise InvalidRequest(errors)
+    return check_inputs(request, ModelReach()).words
 
 
 def add_run(parser: argparse._ActionsContainer) -> None:

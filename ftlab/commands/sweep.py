@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ftlab.commands.inputs import check_inputs
 from ftlab.commands.options import (
     add_memory_limit,
     add_runs_folder,
     add_settings,
+    checked_inputs,
     named_methods,
     settings_from,
 )
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     request = _matched(request, options.match_parameters)
     if by_hand(request.variants) and not validate(request):
         print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
-    scored = check_inputs(request)
+    scored = checked_inputs(request)
     specs = enqueue_sweep(request, folder)
     print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
     if scored:

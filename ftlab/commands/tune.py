@@ -11,8 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ftlab.commands.inputs import check_inputs
-from ftlab.commands.options import add_runs_folder, add_settings, named_methods, settings_from
+from ftlab.commands.options import (
+    add_runs_folder,
+    add_settings,
+    checked_inputs,
+    named_methods,
+    settings_from,
+)
 from ftlab.commands.sweep import parse_columns, parse_seeds
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch
@@ -101,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         if parse_model(request.model).kind == "bundled":
             ensure_bundled(lambda line: print(line, file=sys.stderr))
         settings = tuning_settings(request.settings)
-        check_inputs(replace(request, variants=tuple(variants), settings=settings))
+        checked_inputs(replace(request, variants=tuple(variants), settings=settings))
         console = Console(stderr=True, quiet=options.json)
         found = []
         for ladder in _ladders(variants, rates, options.points, request.model):

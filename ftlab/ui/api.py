@@ -11,13 +11,13 @@ from ftlab.access import EVERYTHING, Access
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import FIELD as MATCH
 from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.inputs import check_inputs
 from ftlab.runs.spec import SweepRequest
 from ftlab.runs.sweep import enqueue_sweep
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 from ftlab.ui.context import AppContext
-from ftlab.ui.experiment.inputs import check_inputs
 from ftlab.ui.experiment.request import EXTRA, read_request
 from ftlab.ui.results.table import filtered, records
 from ftlab.words import shown_name

@@ -35,6 +35,11 @@ __all__ = [
 ]
 
 
+def note_html(words: str) -> str:
+    """HTML: a line in small letters; empty without words."""
+    return f'<p class="meta">{escape(words)}</p>' if words else ""
+
+
 def H(value: str = "", **kw: Any) -> gr.HTML:
     """A `gr.HTML` in the page's own style; further `elem_classes` are kept."""
     extra = kw.pop("elem_classes", None) or []

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import COMMANDS, main
-from ftlab.commands import inputs, sweep
+from ftlab.commands import options, sweep
 from ftlab.commands.sweep import request_from
 from ftlab.errors import FtlabError
+from ftlab.models.reach import ModelReach
 from ftlab.runs.directory import run_directories
 from ftlab.runs.result import RunResult
 from ftlab.runs.spec import RunSpec, SweepRequest
@@ -177,7 +178,7 @@ def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
 ) -> None:
     monkeypatch.setattr(sweep, "watch", lambda *watched: None)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
-    monkeypatch.setattr(inputs, "why_out_of_reach", lambda model: "")
+    monkeypatch.setattr(options, "ModelReach", lambda: ModelReach(ask=lambda model: ""))
     given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
     _, _, err = run(capsys, "sweep", *given)
     assert "learning rates: LoRA known once the model is here." in err

@@ -14,11 +14,12 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ftlab.errors import FtlabError
+from ftlab.recent import Recent
+from ftlab.runs import inputs
 from ftlab.runs.directory import RunDirectory
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui import app, theme
-from ftlab.ui.experiment import task_data
 from tests.fakes import make_run
 
 TINY = {"steps": 2, "eval_examples": 4, "settings": {"learning_rate": 1e-3, "device": "cpu"}}
@@ -167,8 +168,8 @@ def test_columns_config_and_split_of_a_hub_task_are_those_of_the_call(
         {"chat": [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": "?"}]}
         for n in range(40)
     ]
-    monkeypatch.setattr(task_data, "load_hub_rows", lambda *named: rows)
-    monkeypatch.setattr(task_data, "_HUB_ROWS", {})
+    monkeypatch.setattr(inputs, "load_hub_rows", lambda *named: rows)
+    monkeypatch.setattr(inputs, "_HUB_ROWS", Recent(2))
     made = client.predict(
         task="hub:owner/name",
         methods=["lora"],

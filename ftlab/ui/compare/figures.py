@@ -18,7 +18,7 @@ from ftlab.charts.savings import bars_sentence
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, charts, worded
 from ftlab.html import origin_chip
 from ftlab.runs.sweep_data import SweepData
-from ftlab.ui.html import chip, escape, heading, named, plural
+from ftlab.ui.html import chip, escape, heading, named, note_html, plural
 
 _HIGHEST = 640
 FIRST_ROW = 1
@@ -191,7 +191,3 @@ def _said_once(lines: Mapping[str, str]) -> list[str]:
 def unlike_html(words: str) -> str:
     """HTML: the line below a figure that says why its runs do not compare; empty without words."""
     return f'<p class="meta unlike">{escape(words)}</p>' if words else ""
-
-
-def note_html(words: str) -> str:
-    return f'<p class="meta">{escape(words)}</p>' if words else ""

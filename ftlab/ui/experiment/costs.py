@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ftlab.devices import Device, free_bytes, resolve_device
 from ftlab.errors import FtlabError
 from ftlab.methods.variant import Variant
+from ftlab.models.reference import parse_model
+from ftlab.models.resolve import local_folder
 from ftlab.prediction.calibration import Band, Calibration, calibration
 from ftlab.prediction.cards import CONTEXT_BYTES, Card
 from ftlab.prediction.fit import Ask, Verdict, fit
-from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.question import Prediction, Question, Scoring
 from ftlab.prediction.run_question import run_question
+from ftlab.prediction.source import find_config
+from ftlab.runs.inputs import formatter_of, measured_examples, scored_now, training_examples
 from ftlab.runs.spec import SweepRequest
+from ftlab.settings.training import EVALUATION_BATCH
+from ftlab.tasks.order import BatchSize, longest_batch, training_order
+from ftlab.tasks.registry import TASKS
+from ftlab.tasks.spec import MAX_NEW_TOKENS
 from ftlab.ui.context import AppContext
-from ftlab.ui.experiment.longest import Longest, longest_of, model_config, scoring_of
 from ftlab.ui.html import escape, plural
 from ftlab.units import DASH, format_bytes, format_range
 from ftlab.words import shorten
@@ -26,6 +34,67 @@ CPU_CONTEXT_BYTES = 560_000_000
 sweeps."""
 
 _ASKING = "…"
+
+
+@dataclass(frozen=True)
+class Longest:
+    """`is_known`: counted in the model's tokens; else every example is taken for the longest that
+    the settings let through."""
+
+    batch: BatchSize
+    is_known: bool
+
+
+def model_config(model: str) -> Mapping[str, Any]:
+    """The config.json of a model on this machine, or of one that the catalogue knows.
+
+    Raises `FtlabError` if it is neither.
+    """
+    reference = parse_model(model)
+    folder = local_folder(reference)
+    return find_config(model if folder is None else str(folder)).config
+
+
+def longest_of(request: SweepRequest) -> Longest:
+    """The largest of all seeds' longest batches.
+
+    Raises `FtlabError` if the data cannot be read, or no example is short enough.
+    """
+    settings = request.settings
+    if formatter_of(request.model) is None:
+        rows = settings.batch_size
+        most = BatchSize(rows, settings.max_length, rows * max(1, settings.max_length - 1))
+        return Longest(most, is_known=False)
+    examples = training_examples(request).formatted
+    step_size = settings.batch_size * settings.accumulation
+    lengths = [example.length for example in examples]
+    found = [
+        longest_batch(
+            examples,
+            training_order(lengths, settings.steps, step_size, seed),
+            settings.batch_size,
+        )[0]
+        for seed in request.seeds
+    ]
+    return Longest(max(found, key=lambda one: (one.length, one.completion_tokens)), is_known=True)
+
+
+def scoring_of(request: SweepRequest) -> Scoring | None:
+    """The answers that the sweep's runs score at once; `None` where they answer nothing.
+
+    Raises `FtlabError` if the data cannot be read, or no example is short enough.
+    """
+    settings = request.settings
+    if not settings.eval_answers:
+        return None
+    bundled = request.task.kind == "bundled"
+    new_tokens = TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
+    if formatter_of(request.model) is None:
+        rows = min(EVALUATION_BATCH, scored_now(request).count)
+        return Scoring(rows, settings.max_length, new_tokens)
+    examples = measured_examples(request).formatted
+    rows = min(EVALUATION_BATCH, len(examples))
+    return Scoring(rows, max(len(one.prompt_ids) for one in examples), new_tokens)
 
 
 @dataclass(frozen=True)

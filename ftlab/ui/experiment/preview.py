@@ -14,10 +14,10 @@ from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.files import read_model_json
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import describe_shape, local_folder
+from ftlab.runs.inputs import formatter_of, load_data
 from ftlab.tasks.formatting import PromptFormatter
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.spec import Example, TaskData
-from ftlab.ui.experiment.task_data import formatter_of, load_data
 from ftlab.ui.header import count_parameters
 from ftlab.ui.html import escape
 

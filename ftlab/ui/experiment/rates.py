@@ -19,6 +19,7 @@ from ftlab.models.reference import model_label
 from ftlab.models.size import is_bundled, is_model, size_of_model
 from ftlab.prediction.source import find_size
 from ftlab.runs.control import start_dispatcher
+from ftlab.runs.inputs import check_inputs
 from ftlab.runs.rerun import same_for_all
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.store import Run
@@ -26,7 +27,6 @@ from ftlab.runs.validation import not_applicable
 from ftlab.tuning.queue import POINTS, enqueue_ladders, further_ladders, starting_ladder
 from ftlab.tuning.reading import Tuned, ladders_of
 from ftlab.ui.context import AppContext
-from ftlab.ui.experiment.inputs import check_inputs
 from ftlab.ui.html import escape, named, plural
 from ftlab.words import rate_name
 

@@ -14,6 +14,7 @@ from ftlab.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.methods.matching import FIELD as MATCH
 from ftlab.methods.registry import CORE
 from ftlab.runs.control import start_dispatcher
+from ftlab.runs.inputs import Inputs, check_inputs, look_at_inputs, must_ask
 from ftlab.runs.peft_check import FIELD as PEFT_JSON
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.sweep import enqueue_sweep, space_errors
@@ -24,7 +25,6 @@ from ftlab.ui.experiment import clone_events as experiment_clone
 from ftlab.ui.experiment import queue_panel
 from ftlab.ui.experiment.costs import predict_costs
 from ftlab.ui.experiment.fields import METHOD_SETTINGS, Form
-from ftlab.ui.experiment.inputs import Inputs, check_inputs, look_at_inputs, must_ask
 from ftlab.ui.experiment.largest import proposable, proposal_html, propose
 from ftlab.ui.experiment.launch_bar import (
     ASKING_HUB,
@@ -47,7 +47,7 @@ from ftlab.ui.experiment.task import (
     build_settings,
     name_field,
 )
-from ftlab.ui.html import H, head, this_page, warn
+from ftlab.ui.html import H, head, note_html, this_page, warn
 from ftlab.ui.latest import Latest
 from ftlab.ui.links import Links
 from ftlab.ui.visitors import visitor_of
@@ -371,7 +371,7 @@ def _say(
     facts = method_facts(reading.request)
     return [
         *form.slot_html(errors),
-        found.note_html(),
+        note_html(found.words),
         facts.html(),
         untuned_html(reading.request, access),
         matches_html(reading.matches, reading.budget),

@@ -15,6 +15,7 @@ from ftlab.devices import AUTO, device_choices, resolve_device
 from ftlab.errors import FtlabError
 from ftlab.models.reach import ModelReach
 from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.runs.inputs import Rows, kept_hub_rows, read_hub_rows
 from ftlab.runs.spec import SweepRequest
 from ftlab.settings.schema import Field, Place, fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
@@ -35,7 +36,6 @@ from ftlab.ui.experiment.request import (
     read_model,
     read_task,
 )
-from ftlab.ui.experiment.task_data import Rows, kept_hub_rows, read_hub_rows
 from ftlab.ui.experiment.uploads import keep_upload
 from ftlab.ui.html import H, field_error, head, live, this_page
 

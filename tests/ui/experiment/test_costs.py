@@ -21,8 +21,7 @@ from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.order import BatchSize
 from ftlab.tasks.reference import parse_task
 from ftlab.ui.experiment import costs
-from ftlab.ui.experiment.costs import costing, predict_costs
-from ftlab.ui.experiment.longest import longest_of
+from ftlab.ui.experiment.costs import costing, longest_of, predict_costs
 from tests.fakes import make_run
 from tests.prediction.fakes import GB, SizedPredictor, failing
 from tests.ui.page_fakes import page_context

@@ -11,14 +11,16 @@ import pytest
 from ftlab.errors import InvalidRequest
 from ftlab.methods.variant import Variant
 from ftlab.models.reach import ModelReach
+from ftlab.recent import Recent
+from ftlab.runs import inputs
+from ftlab.runs.inputs import check_inputs, look_at_inputs, must_ask
 from ftlab.runs.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference, parse_task
-from ftlab.ui.experiment import request, task_data
-from ftlab.ui.experiment.inputs import check_inputs, look_at_inputs, must_ask
+from ftlab.ui.experiment import request
+from ftlab.ui.experiment.costs import scoring_of
 from ftlab.ui.experiment.launch_bar import blocks_launch, launch_line
-from ftlab.ui.experiment.longest import scoring_of
 
 SQL = TaskReference("bundled", "sql")
 
@@ -45,7 +47,7 @@ def test_the_bar_says_how_many_the_file_has_and_the_field_says_why(
     asked: SweepRequest, models: ModelReach
 ) -> None:
     assert "4 held-out examples scored" in bar(asked, models)
-    note = look_at_inputs(asked, models).note_html()
+    note = look_at_inputs(asked, models).words
     assert "4 examples are scored: the file has 4 held-out examples, not 64." in note
 
 
@@ -56,7 +58,7 @@ def test_the_bar_says_how_many_the_bundled_task_has(
     assert "200 held-out examples scored" in bar(many, models)
     few = replace(many, settings=replace(asked.settings, eval_examples=8))
     assert "8 held-out examples scored" in bar(few, models)
-    assert look_at_inputs(few, models).note_html() == ""
+    assert look_at_inputs(few, models).words == ""
 
 
 def test_what_is_too_long_does_not_count(asked: SweepRequest, models: ModelReach) -> None:
@@ -154,8 +156,8 @@ def test_a_data_set_is_read_when_launch_is_pressed_and_not_before(
         read.append(name)
         return [{"left": f"a{i}", "right": "b"} for i in range(9)]
 
-    monkeypatch.setattr(task_data, "load_hub_rows", load)
-    monkeypatch.setattr(task_data, "_HUB_ROWS", {})
+    monkeypatch.setattr(inputs, "load_hub_rows", load)
+    monkeypatch.setattr(inputs, "_HUB_ROWS", Recent(2))
     wanted = replace(asked, task=TaskReference("hub", "owner/set"))
     assert look_at_inputs(wanted, models).errors == ()
     assert read == []

@@ -13,6 +13,7 @@ from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.playground.client import PlaygroundClient
+from ftlab.recent import Recent
 from ftlab.runs.control import request_cancel, requested_cancels
 from ftlab.runs.store import RunStore
 from ftlab.settings.schema import fields_of
@@ -21,12 +22,12 @@ from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
 from ftlab.ui.experiment import (
+    inputs,
     launch_bar,
     preview,
     queue_panel,
     queue_watch,
     request,
-    task_data,
 )
 from ftlab.ui.experiment import tab as experiment
 from ftlab.ui.experiment import task as experiment_task
@@ -327,9 +328,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
             raise FtlabError("Could not read <it>.")
         return [{"alpha": f"t{i}", "beta": f"<b>{i}", "gamma": f"n{i}"} for i in range(30)]
 
-    monkeypatch.setattr(task_data, "load_hub_rows", load)
-    monkeypatch.setattr(task_data, "_keep_torch_out", lambda: None)
-    monkeypatch.setattr(task_data, "_HUB_ROWS", {})
+    monkeypatch.setattr(inputs, "load_hub_rows", load)
+    monkeypatch.setattr(inputs, "_keep_torch_out", lambda: None)
+    monkeypatch.setattr(inputs, "_HUB_ROWS", Recent(2))
     return asked
 
 
