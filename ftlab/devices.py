@@ -172,10 +172,6 @@ class TorchBuild:
     cuda: str | None = None
     hip: str | None = None
 
-    @property
-    def is_for_cpu(self) -> bool:
-        return self.cuda is None and self.hip is None
-
 
 @lru_cache(maxsize=1)
 def torch_build() -> TorchBuild:

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from ftlab import units
-from ftlab.commands.watch import watch
+from ftlab.commands.watch import watch_or_cancel
 from ftlab.errors import FtlabError
 from ftlab.locks import holding
 from ftlab.methods.variant import parse_variant
@@ -32,7 +32,7 @@ from ftlab.playground.panes import (
     shipped_folder,
     write_record,
 )
-from ftlab.runs.control import dispatcher_lock, request_cancel, start_dispatcher
+from ftlab.runs.control import dispatcher_lock, start_dispatcher
 from ftlab.runs.directory import write_atomically
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.spec import SweepRequest
@@ -114,12 +114,8 @@ def train(task_id: str, steps: int, runs_folder: Path, console: Console) -> Run:
     store = RunStore(runs_folder)
     start_dispatcher(runs_folder)
     console.print(f"{TASKS[task_id].label}, {steps} steps …", highlight=False)
-    try:
-        watch(store, sweep_id, console)
-    except KeyboardInterrupt:
-        request_cancel(runs_folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
-        watch(store, sweep_id, console)
-        raise
+    if not watch_or_cancel(store, sweep_id, console):
+        raise KeyboardInterrupt
     runs = store.sweep(sweep_id)
     for run in runs:
         if run.status != "done":

@@ -19,7 +19,7 @@ from ftlab.commands.options import (
 )
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
-from ftlab.commands.watch import watch
+from ftlab.commands.watch import watch_or_cancel
 from ftlab.errors import FtlabError
 from ftlab.methods.matching import describe, match_parameters, read_budget
 from ftlab.methods.peft_variants import read_option
@@ -28,7 +28,7 @@ from ftlab.methods.variant import Variant, apply_settings, parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.shape import shape_of_model
-from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.control import start_dispatcher
 from ftlab.runs.memory_limit import parse_memory_limit
 from ftlab.runs.peft_check import by_hand
 from ftlab.runs.result import STATUS_LABELS
@@ -157,12 +157,7 @@ def run(options: argparse.Namespace) -> int:
     store = RunStore(folder)
     sweep_id = specs[0].sweep_id
     console = Console(stderr=True, quiet=options.json)
-    try:
-        watch(store, sweep_id, console)
-    except KeyboardInterrupt:
-        request_cancel(folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
-        print("ftlab: cancelling what is left of the sweep …", file=sys.stderr)
-        watch(store, sweep_id, console)
+    watch_or_cancel(store, sweep_id, console)
     runs = store.sweep(sweep_id)
     shown = [run for run in runs if not run.spec.is_base]
     if options.json:

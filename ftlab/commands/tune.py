@@ -20,7 +20,7 @@ from ftlab.commands.options import (
 )
 from ftlab.commands.sweep import parse_columns, parse_seeds
 from ftlab.commands.tables import output_console, print_ladder
-from ftlab.commands.watch import watch
+from ftlab.commands.watch import watch_or_cancel
 from ftlab.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
@@ -28,7 +28,7 @@ from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.size import is_bundled
 from ftlab.prediction.source import find_size
-from ftlab.runs.control import request_cancel, start_dispatcher
+from ftlab.runs.control import start_dispatcher
 from ftlab.runs.spec import RunSpec, SweepRequest
 from ftlab.runs.store import RunStore
 from ftlab.settings.training import TrainingSettings
@@ -143,13 +143,8 @@ def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console)
         start_dispatcher(folder)
         store = RunStore(folder)
         sweep_id = specs[0].sweep_id
-        try:
-            watch(store, sweep_id, console, known)
-        except KeyboardInterrupt:
-            request_cancel(folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
-            print("ftlab: cancelling what is left of the ladder …", file=sys.stderr)
-            watch(store, sweep_id, console, known)
-            raise
+        if not watch_or_cancel(store, sweep_id, console, known):
+            raise KeyboardInterrupt
         tuned = tuned_of(store.sweep(sweep_id))
         assert tuned is not None
         further = further_ladders([tuned])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from ftlab import units
 from ftlab.errors import FtlabError
-from ftlab.runs.control import control_folder, start_dispatcher
+from ftlab.runs.control import control_folder, request_cancel, start_dispatcher
 from ftlab.runs.progress import Progress, read_progress, sweep_eta
 from ftlab.runs.result import STATUS_LABELS
 from ftlab.runs.store import Run, RunStore
@@ -66,6 +67,20 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
                 idle_since, restarts = time.monotonic(), restarts + 1
                 start_dispatcher(store.folder)
             time.sleep(POLL_SECONDS)
+
+
+def watch_or_cancel(
+    store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()
+) -> bool:
+    """`watch`; Ctrl-C cancels what is left and waits for it. `False` if it was cancelled."""
+    try:
+        watch(store, sweep_id, console, known)
+        return True
+    except KeyboardInterrupt:
+        request_cancel(store.folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
+        print("ftlab: cancelling what is left of the sweep …", file=sys.stderr)
+        watch(store, sweep_id, console, known)
+        return False
 
 
 def progress_of(runs: list[Run]) -> list[Progress]:

@@ -104,7 +104,6 @@ def launch(
     runs_folder: Path,
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
-    open_browser: bool = False,
     served: Serving | None = None,
 ) -> None:
     """Serves the app until it is interrupted; `served` says more than where: to whom.
@@ -115,21 +114,16 @@ def launch(
     _check_address(host, port)
     served.check()
     with app_log(control_folder(runs_folder)):
-        _serve(runs_folder, served, open_browser)
+        _serve(runs_folder, served)
 
 
-def _serve(runs_folder: Path, served: Serving, open_browser: bool) -> None:
+def _serve(runs_folder: Path, served: Serving) -> None:
     context = _context(runs_folder, served.access(runs_folder))
     page = build_page(context)
     open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:
-        served.launch(
-            page,
-            [health_route(context.store)],
-            inbrowser=open_browser,
-            **launch_options(),
-        )
+        served.launch(page, [health_route(context.store)], **launch_options())
         address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)

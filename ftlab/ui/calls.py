@@ -22,8 +22,9 @@ NO_SUCH_PART = "There is no such part of this page."
 
 _LARGEST = 2**63  # what JSON that gradio writes can hold
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-_OPEN_ROUTES = ("cancel", "reset", "stream")
-_ROUTES = ("queue", "run", "api", "call", "component_server", *_OPEN_ROUTES)
+_ROUTES = (
+    "queue", "run", "api", "call", "component_server", "cancel", "reset", "stream",
+)  # fmt: skip
 _UNUSED = ("component_server", "stream")  # no component here has functions or streams of its own
 
 
@@ -46,14 +47,6 @@ class PageCalls:
     handlers: frozenset[int]
     endpoints: Mapping[str, Mapping[str, bool]]
     parts: frozenset[int]
-
-    def is_call(self, path: str, has_session: bool = True) -> bool:
-        """Whether `wrong_call` looks at what is posted there.
-
-        Without a session that is only where gradio does not ask for one: elsewhere the answer would
-        tell a stranger which names there are.
-        """
-        return _route(path)[0] in (_ROUTES if has_session else _OPEN_ROUTES)
 
     def wrong_call(self, path: str, body: Any) -> str:
         """Why a POST with that JSON value is no call of the page's; "" if it is one.

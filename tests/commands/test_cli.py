@@ -143,7 +143,7 @@ def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
         for found in store.sweep(sweep_id):
             found.directory.write_result(ends)
 
-    monkeypatch.setattr(sweep, "watch", finish)
+    monkeypatch.setattr(sweep, "watch_or_cancel", finish)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     arguments = ["sweep", "--model", str(tiny_model), "--methods", "lora,bitfit", "--runs-dir"]
     status, out, _ = run(capsys, *arguments, str(tmp_path / "a"))
@@ -162,7 +162,7 @@ def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
     tiny_model: Path,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(sweep, "watch", lambda *watched: None)
+    monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     monkeypatch.setattr(sweep, "ensure_bundled", lambda say: None)
     model = {"bundled": "bundled", "tiny": str(tiny_model)}[name]
@@ -176,7 +176,7 @@ def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
 def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sweep, "watch", lambda *watched: None)
+    monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     monkeypatch.setattr(options, "ModelReach", lambda: ModelReach(ask=lambda model: ""))
     given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
