@@ -59,13 +59,20 @@ def add_memory_limit(parser: argparse._ActionsContainer) -> None:
 
 
 def add_settings(
-    parser: argparse._ActionsContainer, default: Any, names: Collection[str] = ()
+    parser: argparse._ActionsContainer,
+    settings: type,
+    names: Collection[str] = (),
+    default: Any = None,
 ) -> None:
-    """An option for each setting of the type of `default`, or for those that are named alone."""
-    for name, described in fields_of(type(default)).items():
+    """An option for each setting of the type, or for those that are named alone.
+
+    `default` is an instance whose values count where an option is not given; without it those of
+    the type do.
+    """
+    for name, described in fields_of(settings).items():
         if names and name not in names:
             continue
-        setting, value = described.setting, getattr(default, name)
+        setting, value = described.setting, getattr(default or settings, name)
         shown = value if described.kind == "choice" else described.shown(value)
         usual = setting.empty or shown or "none"
         option = "--" + name.replace("_", "-")

@@ -92,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--seeds", default="0", metavar="0,1,2", help="each variant runs once a seed")
     how = parser.add_argument_group("settings, the same for all")
-    add_settings(how, TrainingSettings())
-    add_settings(how, SweepRequest("", parse_task("sql"), ()))
+    add_settings(how, TrainingSettings)
+    add_settings(how, SweepRequest)
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     add_memory_limit(how)
     out = parser.add_argument_group("output")

@@ -84,8 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points", type=int, default=POINTS, metavar="N", help="how many (%(default)s)"
     )
     how = parser.add_argument_group("settings, the same for all")
-    add_settings(how, _DEFAULTS, ("steps", "batch_size", "max_length", "eval_examples"))
-    add_settings(how, SweepRequest("", parse_task("sql"), ()))
+    tuned = ("steps", "batch_size", "max_length", "eval_examples")
+    add_settings(how, TrainingSettings, tuned, _DEFAULTS)
+    add_settings(how, SweepRequest)
     how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
     out = parser.add_argument_group("output")
     out.add_argument(

@@ -95,7 +95,7 @@ class Field:
         setting = self.setting
         if setting.check is not None:
             yield from setting.check(value)
-        if setting.choices is not None and setting.check is None:
+        elif setting.choices is not None:
             if not isinstance(value, str) or value not in setting.choices:
                 yield f"'{value}' is none of: {', '.join(setting.choices)}."
         elif self.kind in ("whole", "real") and not (value is None and setting.empty):

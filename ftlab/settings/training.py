@@ -46,7 +46,6 @@ HIGHEST_RATE = 10.0
 
 _MOST_STEPS = 1_000_000
 
-
 PREFIX = "settings."
 """Of the names of these settings in a form and in errors."""
 
