@@ -14,6 +14,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.playground.client import PlaygroundClient
 from ftlab.recent import Recent
+from ftlab.runs import inputs
 from ftlab.runs.control import request_cancel, requested_cancels
 from ftlab.runs.store import RunStore
 from ftlab.settings.schema import fields_of
@@ -22,7 +23,6 @@ from ftlab.tasks.custom import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from ftlab.ui.context import AppContext
 from ftlab.ui.experiment import (
-    inputs,
     launch_bar,
     preview,
     queue_panel,
