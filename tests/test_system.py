@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ftlab import system
+from ftlab.environment import python_environment
 from ftlab.runs.directory import RunDirectory
 from ftlab.runs.process import boot_id, start_time
-from ftlab.runs.spawn import python_environment
 from ftlab.runs.sweep import plan_sweep
 from tests.training.one_run import request
 

@@ -22,7 +22,7 @@ from ftlab.export.model_card import model_card
 from ftlab.export.runs import kind_of, public_model, weights_of
 from ftlab.models.files import read_model_json
 from ftlab.runs.merging import MergeDirectory
-from ftlab.runs.spawn import needs_hub
+from ftlab.runs.spec import needs_hub
 from ftlab.runs.store import Run
 from ftlab.runs.worker_client import WorkerEnded, answer_once, module_command
 from ftlab.tasks.registry import TASKS

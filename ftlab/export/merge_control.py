@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftlab.environment import start_detached, worker_environment
 from ftlab.errors import FtlabError
 from ftlab.export.runs import adapter_config, kind_of, weights_of
 from ftlab.locks import holding
 from ftlab.runs.closed import check_open
 from ftlab.runs.merging import MergeDirectory, check_not_merging
-from ftlab.runs.spawn import start_detached, worker_environment
 from ftlab.runs.store import Run
 
 _SOFT = "it lays learnt vectors beside the text, and those are no change of a weight"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -201,3 +201,35 @@ def give_back_memory(device: torch.device) -> None:
     if device.type in ("cuda", "mps"):
         module: Any = getattr(torch, device.type)
         module.empty_cache()
+
+
+def packed_layers(model: nn.Module) -> Iterator[Any]:
+    """bitsandbytes' layers, by name: where none is asked for, it need not be installed."""
+    kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
+    return (
+        module
+        for module in model.modules()
+        if type(module).__name__ in kinds and type(module).__module__.startswith("bitsandbytes.")
+    )
+
+
+def has_four_bits(layer: nn.Module) -> bool:
+    """Whether a packed layer holds 4 bits a weight; 8 otherwise."""
+    return type(layer).__name__ == "Linear4bit"
+
+
+def scales_of(model: nn.Module) -> Iterator[Tensor]:
+    """The tensors that belong to packed weights and are no parameters of the model."""
+    for layer in packed_layers(model):
+        yield from scales_of_layer(layer)
+
+
+def scales_of_layer(layer: Any) -> Iterator[Tensor]:
+    """Those of one layer."""
+    if not has_four_bits(layer):
+        yield layer.weight.SCB
+        return
+    state = layer.weight.quant_state
+    yield from (state.absmax, state.code)
+    if state.nested:
+        yield from (state.offset, state.state2.absmax, state.state2.code)

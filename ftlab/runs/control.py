@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from ftlab.environment import python_environment, start_detached
 from ftlab.errors import FtlabError
 from ftlab.locks import FileLock
 from ftlab.operations.log import note
 from ftlab.runs.closed import check_open
 from ftlab.runs.directory import RUN_ID, find_run, run_directories
-from ftlab.runs.spawn import python_environment, start_detached
 
 
 def control_folder(runs_folder: Path) -> Path:

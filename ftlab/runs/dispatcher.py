@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ftlab.environment import start_detached, worker_environment
 from ftlab.locks import FileLock
 from ftlab.runs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.runs.deaths import oom_kills, result_of_death
@@ -25,7 +26,7 @@ from ftlab.runs.job import CANCELLED, bound_log
 from ftlab.runs.process import end_process_group, is_alive
 from ftlab.runs.removal import clear_removed
 from ftlab.runs.result import RunResult
-from ftlab.runs.spawn import needs_hub, start_detached, worker_environment
+from ftlab.runs.spec import needs_hub
 from ftlab.runs.store import Run, RunStore
 
 POLL_SECONDS = 0.4

@@ -1,23 +1,14 @@
-"""The environment in which this package's own processes start and compute."""
+"""How torch and the libraries around it are set before a worker process imports them."""
 
 from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ftlab.devices import show_only
-from ftlab.environment import python_environment
 from ftlab.methods.patterns import match_without_backtracking
-from ftlab.models.reference import names_hub_model
-
-if TYPE_CHECKING:
-    from ftlab.runs.spec import RunSpec
 
 CPU_SETTINGS = {
     # oneDNN keeps packed buffers for the last 1024 shapes by default, which counts as memory of the
@@ -39,17 +30,6 @@ GPU_SETTINGS = {
     CUDNN_LAST: "1",
 }
 """How a GPU computes; the person's own come first."""
-
-
-ALLOCATOR_SETTINGS = {
-    # glibc gives freed memory back early and asks for it again in the next step, a page fault for
-    # every 4 kB of it. A run that keeps up to 256 MB trained full fine-tuning 7 % faster, and its
-    # peak is no higher: what is kept is used again.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-"""What glibc reads when a process starts, so whoever starts a worker must set it."""
 
 
 def cpu_settings() -> dict[str, str]:
@@ -76,37 +56,6 @@ def gpu_settings() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(prefixes) and name not in hidden
     }
-
-
-def worker_environment(needs_hub: bool) -> dict[str, str]:
-    """The environment of a worker that trains or merges; the person's own allocator settings come
-    first."""
-    return ALLOCATOR_SETTINGS | python_environment(needs_hub)
-
-
-def needs_hub(spec: RunSpec) -> bool:
-    """Whether a worker of the run asks the Hugging Face Hub for model or data, or logs there."""
-    to_space = "trackio" in spec.settings.report_to and "TRACKIO_SPACE_ID" in os.environ
-    return to_space or spec.task.kind == "hub" or names_hub_model(spec.model)
-
-
-def start_detached(
-    module: str, argument: Path, log: Path, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """Starts `python -m module argument`, which outlives whoever started it.
-
-    It runs in the log's folder and says everything there. Raises `OSError` if it cannot be started.
-    """
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, str(argument)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            cwd=log.parent,
-            env=environment,
-            start_new_session=True,
-        )
 
 
 def prepare_for_libraries(device_id: str) -> None:

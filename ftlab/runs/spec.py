@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
+from ftlab.models.reference import names_hub_model
 from ftlab.runs.parsing import parse_json
 from ftlab.settings.schema import Setting, fields_of
 from ftlab.settings.training import DTYPE_POLICIES, DtypePolicy, TrainingSettings
@@ -136,3 +138,9 @@ def dump_spec(spec: RunSpec) -> bytes:
 def load_spec(data: bytes) -> RunSpec:
     """Reads a spec; raises `FtlabError` naming the first wrong field."""
     return parse_json(_RUN_SPEC, data, "spec.json")
+
+
+def needs_hub(spec: RunSpec) -> bool:
+    """Whether a worker of the run asks the Hugging Face Hub for model or data, or logs there."""
+    to_space = "trackio" in spec.settings.report_to and "TRACKIO_SPACE_ID" in os.environ
+    return to_space or spec.task.kind == "hub" or names_hub_model(spec.model)

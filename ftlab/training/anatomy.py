@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from ftlab.models.loading import scales_of
 from ftlab.prediction.simulation.allocations import AllocationLog
-from ftlab.prediction.simulation.optimizers import state_of
-from ftlab.prediction.simulation.quantised import scales_of
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import Batch, on_device
-from ftlab.training.hooks import added_loss, rank_allocator, rank_scores
+from ftlab.training.hooks import added_loss, rank_allocator, rank_scores, state_of
 from ftlab.training.loss import completion_losses
 
 

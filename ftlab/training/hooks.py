@@ -6,7 +6,7 @@ by hand gets the same as one of the registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from peft import PeftModel, PeftType
@@ -71,3 +71,9 @@ def adalora(model: nn.Module) -> Any:
         if config.peft_type == PeftType.ADALORA:
             return model.base_model
     return None
+
+
+def state_of(optimizer: Optimizer) -> Iterable[Tensor]:
+    """The tensors of an optimizer's state."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -25,8 +25,8 @@ from ftlab.runs.lines import LineWriter
 from ftlab.runs.process import boot_id, start_time
 from ftlab.runs.result import RunResult
 from ftlab.runs.resume import Earlier, begin_again, read_earlier
-from ftlab.runs.spawn import lasting_imports, needs_hub, prepare_for_libraries
-from ftlab.runs.spec import RunSpec
+from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
+from ftlab.runs.spec import RunSpec, needs_hub
 from ftlab.settings.trackers import trackio_folder
 
 

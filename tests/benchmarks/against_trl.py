@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from ftlab import units
+from ftlab.environment import python_environment
 from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
-from ftlab.runs.spawn import python_environment
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter, encode
 from ftlab.tasks.order import training_order

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.devices import cpu_count
-from ftlab.runs.spawn import prepare_for_libraries, worker_environment
+from ftlab.environment import worker_environment
+from ftlab.runs.spawn import prepare_for_libraries
 
 ROWS, INNER, COLUMNS = 576, 576, 1536
 OPERATIONS = 2 * ROWS * INNER * COLUMNS

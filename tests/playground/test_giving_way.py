@@ -20,6 +20,7 @@ import torch
 
 from ftlab import locks
 from ftlab.devices import Device
+from ftlab.environment import python_environment
 from ftlab.errors import FtlabError
 from ftlab.locks import DeviceTurn
 from ftlab.playground import answering, answers, desk
@@ -31,7 +32,6 @@ from ftlab.playground.lanes import Lane
 from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.worker import serve
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spawn import python_environment
 from ftlab.runs.worker_client import Line
 from ftlab.tasks.spec import Message
 from tests.playground.card import WAITS, Card, FakeTime, OneRequest, card_in, finals_of, served

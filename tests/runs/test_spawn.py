@@ -9,15 +9,8 @@ import sys
 
 import pytest
 
-from ftlab.runs.spawn import (
-    ALLOCATOR_SETTINGS,
-    CPU_SETTINGS,
-    cpu_settings,
-    lasting_imports,
-    prepare_for_libraries,
-    python_environment,
-    worker_environment,
-)
+from ftlab.environment import ALLOCATOR_SETTINGS, python_environment, worker_environment
+from ftlab.runs.spawn import CPU_SETTINGS, cpu_settings, lasting_imports, prepare_for_libraries
 
 
 @pytest.fixture(autouse=True)

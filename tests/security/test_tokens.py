@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from ftlab.__main__ import main
+from ftlab.environment import worker_environment
 from ftlab.methods.variant import parse_variant
 from ftlab.report.card.content import card_of
 from ftlab.report.card.svg import card_svg
 from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spawn import worker_environment
 from ftlab.runs.spec import SweepRequest
 from ftlab.runs.store import RunStore, read_run
 from ftlab.runs.sweep import enqueue_sweep

@@ -11,9 +11,9 @@ from typing import Any
 
 from ftlab import nvml, units
 from ftlab.devices import Device, free_bytes, why_driver_is_too_old
+from ftlab.environment import python_environment
 from ftlab.operations.finding import Finding
 from ftlab.paths import is_checkout
-from ftlab.runs.spawn import python_environment
 from ftlab.system import read_proc
 from ftlab.torch_devices import way_out
 

@@ -6,13 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from ftlab.environment import python_environment, start_detached
 from ftlab.errors import FtlabError, InvalidRequest
 from ftlab.models.reference import names_hub_model
 from ftlab.playground.grid.record import GridDirectory, GridRequest, new_grid
 from ftlab.playground.grid.validation import validate_grid
 from ftlab.playground.panes import PaneSource, line_up
 from ftlab.runs.closed import check_open
-from ftlab.runs.spawn import python_environment, start_detached
 
 
 def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ftlab.models.loading import packed_layers, scales_of_layer
 from ftlab.prediction.simulation.allocations import AllocationLog
-from ftlab.prediction.simulation.quantised import logical_size, packed_layers, scales_of_layer
+from ftlab.prediction.simulation.quantised import logical_size
 
 _NUMBER = re.compile(r"(\d+)")
 

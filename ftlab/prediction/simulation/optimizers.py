@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,9 +79,3 @@ def _embeddings(model: nn.Module) -> frozenset[int]:
     """Whose 8-bit state the Trainer keeps in 32 bits (`Trainer.create_optimizer`)."""
     layers = (module for module in model.modules() if isinstance(module, nn.Embedding))
     return frozenset(id(parameter) for layer in layers for parameter in layer.parameters())
-
-
-def state_of(optimizer: Optimizer) -> Iterable[Tensor]:
-    """The tensors of an optimizer's state."""
-    for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))

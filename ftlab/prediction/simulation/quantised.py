@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
-from ftlab.models.loading import kept_whole
+from ftlab.models.loading import has_four_bits, kept_whole, packed_layers
 
 Precision = Literal["nf4", "nf4-double", "int8"]
 
@@ -56,27 +55,10 @@ def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives every layer its packed weight and its scales; to be called in a fake mode."""
     shared = torch.empty(256)  # the map of 8-bit scales, which bitsandbytes keeps once
     for layer in packed_layers(model):
-        if _has_four_bits(layer):
+        if has_four_bits(layer):
             _four_bits(layer, dtype, shared)
         else:
             _eight_bits(layer)
-
-
-def scales_of(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors that belong to packed weights and are no parameters of the model."""
-    for layer in packed_layers(model):
-        yield from scales_of_layer(layer)
-
-
-def scales_of_layer(layer: Any) -> Iterator[Tensor]:
-    """Those of one layer."""
-    if not _has_four_bits(layer):
-        yield layer.weight.SCB
-        return
-    state = layer.weight.quant_state
-    yield from (state.absmax, state.code)
-    if state.nested:
-        yield from (state.offset, state.state2.absmax, state.state2.code)
 
 
 def unpacked(layer: Any) -> Tensor:
@@ -94,20 +76,6 @@ def logical_size(parameter: Any) -> int:
     """Numbers that it stands for: a packed one holds two in each byte."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel() if state is None else state.shape.numel())
-
-
-def packed_layers(model: nn.Module) -> Iterator[Any]:
-    """bitsandbytes' layers, by name: where none is asked for, it need not be installed."""
-    kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
-    return (
-        module
-        for module in model.modules()
-        if type(module).__name__ in kinds and type(module).__module__.startswith("bitsandbytes.")
-    )
-
-
-def _has_four_bits(layer: nn.Module) -> bool:
-    return type(layer).__name__ == "Linear4bit"
 
 
 def _four_bits(layer: Any, dtype: torch.dtype, nested_code: Tensor) -> None:

@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 
 from ftlab.models.generation import soft_outputs
+from ftlab.models.loading import scales_of
 from ftlab.prediction.question import Scoring, Step
 from ftlab.prediction.simulation.allocations import AllocationLog
 from ftlab.prediction.simulation.host import on_device
-from ftlab.prediction.simulation.quantised import scales_of
 from ftlab.training.arithmetic import Arithmetic
 
 

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
+from ftlab.models.loading import scales_of
 from ftlab.prediction.allocator import WORKSPACES, cublas_workspace, replay
 from ftlab.prediction.question import Scoring, Step
 from ftlab.prediction.simulation.allocations import AllocationLog, Peak, Rehearsal
@@ -25,13 +26,8 @@ from ftlab.prediction.simulation.fake import Guesses, empty_model, make_fake
 from ftlab.prediction.simulation.host import on_device, put_on_host
 from ftlab.prediction.simulation.interceptions import kernels_of
 from ftlab.prediction.simulation.loading import log_loading
-from ftlab.prediction.simulation.optimizers import make_optimizer, state_of
-from ftlab.prediction.simulation.quantised import (
-    logical_size,
-    make_weights_fake,
-    quantise,
-    scales_of,
-)
+from ftlab.prediction.simulation.optimizers import make_optimizer
+from ftlab.prediction.simulation.quantised import logical_size, make_weights_fake, quantise
 from ftlab.prediction.simulation.quick import QuickFakeMode
 from ftlab.prediction.simulation.scoring import scoring_bytes
 from ftlab.prediction.simulation.sizes import safetensors_bytes, saved_tensors
@@ -39,7 +35,7 @@ from ftlab.prediction.simulation.starts import complete, known_changes, known_st
 from ftlab.settings.training import DtypePolicy
 from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.data import IGNORED, Batch
-from ftlab.training.hooks import added_loss, rank_allocator, rank_scores
+from ftlab.training.hooks import added_loss, rank_allocator, rank_scores, state_of
 from ftlab.training.loss import completion_losses
 from ftlab.training.model import apply_method
 
