@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from textwrap import shorten
+import textwrap
 
 from markupsafe import Markup
 
@@ -59,7 +59,7 @@ def settings_line(grid: GridDirectory) -> str:
         drawn if asked.temperature > 0 else f"greedy, seed {asked.seed}",
         f"repetition penalty {asked.repetition_penalty:g}" if asked.repetition_penalty > 1 else "",
         f"at most {asked.max_new_tokens} tokens",
-        f"system prompt “{shorten(asked.system, 160, placeholder=' …')}”" if asked.system else "",
+        f"system prompt “{textwrap.shorten(asked.system, 160, placeholder=' …')}”" if asked.system else "",
         f"held-out examples of {request.task.label}" if request.task else "",
         time.strftime("%d %b %Y %H:%M", grid.made_at),
         device,

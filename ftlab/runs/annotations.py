@@ -11,7 +11,9 @@ from pydantic import ConfigDict, TypeAdapter
 from ftlab.errors import FtlabError
 from ftlab.reading import read_plain
 from ftlab.runs.closed import check_open
-from ftlab.runs.directory import MAX_RECORD_BYTES, RunDirectory, write_atomically
+from ftlab.runs.directory import RunDirectory
+from ftlab.runs.parsing import MAX_RECORD_BYTES
+from ftlab.writing import write_atomically
 from ftlab.runs.parsing import parse_json
 
 TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
