@@ -70,8 +70,8 @@ def main() -> int:
     with lasting_imports():
         import torch
 
-        import ftlab.training.config_fields
-        import ftlab.training.model  # noqa: F401
+        from ftlab.training import config_fields  # noqa: F401
+        from ftlab.training import model  # noqa: F401
     torch.set_num_threads(1)
     _limit_memory()
     where = Circumstances(**question["where"])
