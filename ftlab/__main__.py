@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftlab import __version__
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.system import check_system
+from ftlab.basics.words import printable
 from ftlab.commands import (
     adapter,
     app,
@@ -35,9 +38,6 @@ from ftlab.commands import (
     sweep,
     tune,
 )
-from ftlab.errors import FtlabError
-from ftlab.system import check_system
-from ftlab.words import printable
 
 COMMANDS = (
     app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,

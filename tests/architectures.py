@@ -18,29 +18,21 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ftlab.methods.fit import unfit_for_model
+from ftlab.maintain.probe import CPU, TinyModel, byte_tokenizer
+from ftlab.methods.limits import incompatible_with_model
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, trainable_parameters
-from ftlab.models.generation import (
-    generation_inputs,
-    greedy_config,
-    left_padded,
-    virtual_tokens,
-)
-from ftlab.models.shape import shape_of_model
-from ftlab.playground.lanes import Lane
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.generation import generation_inputs, greedy_config, left_padded, virtual_tokens
+from ftlab.playground.attach import RowAdapters, attach
+from ftlab.playground.decoding import Lane
 from ftlab.playground.panes import PaneSource
-from ftlab.playground.rows import RowAdapters
-from ftlab.playground.wearing import wear
-from ftlab.prediction.question import Step
-from ftlab.prediction.questions import ask_about
-from ftlab.prediction.simulation.configs import read_config
+from ftlab.prediction.question import Step, ask_about
+from ftlab.prediction.simulation.fake import read_config
 from ftlab.prediction.simulation.step import build, count
 from ftlab.tasks.formatting import FormattedExample
-from ftlab.training.data import IGNORED, Batch, collate
-from ftlab.training.loss import completion_losses
 from ftlab.training.model import apply_method, count_parameters, save_result
-from ftlab.training.probe_model import CPU, TinyModel, byte_tokenizer
+from ftlab.training.step import IGNORED, Batch, collate, completion_losses
 
 METHODS = ("full", "lora", "qlora", "prompt_tuning")
 
@@ -139,7 +131,7 @@ class Trial:
         """The sentence that a person gets before the run; "" where it can be trained."""
         shape = shape_of_model(str(self.tiny.folder))
         assert shape is not None
-        found = unfit_for_model(self.variant, shape)
+        found = incompatible_with_model(self.variant, shape)
         return "" if found is None else found.message
 
     def answers(self) -> dict[str, str]:
@@ -242,7 +234,7 @@ class Trial:
             lanes = [(base, of_base), (self._reloaded, self.wanted)]
             return "".join(_differ(_in_lane(model, _PROMPTS), texts) for model, texts in lanes)
         source = PaneSource("a", "a", self.method, folder=self.saved, is_adapter=True)
-        worn = wear(base, source)
+        worn = attach(base, source)
         if worn.low_rank is None:
             assert worn.model is not None
             lanes = [(base, of_base), (worn.model, self.wanted)]

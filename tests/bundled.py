@@ -19,9 +19,8 @@ from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import training_order
 from ftlab.tasks.registry import TASKS, bundled_data
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import Batch, OrderedExamples, collate
 from ftlab.training.model import apply_method
+from ftlab.training.step import Arithmetic, Batch, OrderedExamples, collate
 from ftlab.training.trainer import StepMeter, train, training_arguments
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.methods.patterns import match_without_backtracking
+from ftlab.methods.peft_rules import match_without_backtracking
 from tests import promises
 from tests.tiny import make_tiny_model
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ftlab import devices
+from ftlab.basics import devices
 
 GB = 1_000_000_000
 

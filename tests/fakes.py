@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ftlab.basics.processes import start_time
 from ftlab.methods.registry import BASE_METHOD, METHODS, get_method
 from ftlab.methods.spec import BasePrecision, Value
 from ftlab.methods.variant import Variant
-from ftlab.runs.checkpoints import Checkpoint, hashes_of, record_checkpoint
-from ftlab.runs.directory import RunDirectory, run_directories, write_json_lines
-from ftlab.runs.process import start_time
-from ftlab.runs.result import Measures, PhaseMeasure, RunResult, Status
-from ftlab.runs.spec import RunSpec
+from ftlab.records.result import Measures, PhaseMeasure, RunResult, Status
+from ftlab.records.resume import Checkpoint, hashes_of, record_checkpoint
+from ftlab.records.run import RunDirectory, run_directories, write_json_lines
+from ftlab.records.spec import RunSpec
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
 

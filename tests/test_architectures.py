@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.methods.fit import unfit_for_model
+from ftlab.maintain.probe import TinyModel
+from ftlab.methods.dimensions import ModelShape, is_router
+from ftlab.methods.limits import incompatible_with_model
 from ftlab.methods.registry import METHODS as ALL_METHODS
-from ftlab.methods.shape import ModelShape, is_router
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import reach_words
 from ftlab.methods.variant import parse_variant, trainable_parameters
-from ftlab.models.safetensors_header import read_header
-from ftlab.models.shape import shape_of_model
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.files import read_header
 from ftlab.playground.fitting import Tensors, misfit
-from ftlab.training.hooks import own_optimizer
-from ftlab.training.model import apply_method, count_parameters, shape_of
-from ftlab.training.probe_model import TinyModel
+from ftlab.training.model import apply_method, count_parameters, own_optimizer, shape_of
 from tests.architectures import FAMILIES, METHODS, Trial, make_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
@@ -86,7 +85,7 @@ def test_no_router_is_adapted_and_what_learns_is_counted_or_it_is_refused(
     tiny = made(family)
     variant = parse_variant({"vera": "vera:r=16"}.get(method, method))
     shape = shape_at(tiny)
-    if unfit_for_model(variant, shape) is not None:
+    if incompatible_with_model(variant, shape) is not None:
         return
     model = laid_over("vera:r=16" if method == "vera" else method, tiny)
     learning = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -127,7 +126,7 @@ def test_a_layer_narrower_than_the_rank_gets_a_smaller_one_at_the_same_scale(
 )  # fmt: skip
 def test_what_learns_is_counted_where_layers_are_narrower(text: str, made: Made) -> None:
     variant, tiny = parse_variant(text), made("llama")
-    assert unfit_for_model(variant, shape_at(tiny)) is None
+    assert incompatible_with_model(variant, shape_at(tiny)) is None
     expected = trainable_parameters(variant, shape_at(tiny))
     assert expected == count_parameters(laid_over(text, tiny))[0]
 
@@ -169,12 +168,12 @@ def test_what_is_adapted_is_said_where_it_is_not_plain(
 
 
 def test_dropout_is_refused_on_experts_with_the_way_out(made: Made) -> None:
-    found = unfit_for_model(parse_variant("lora:dropout=0.1"), shape_at(made("mixtral")))
+    found = incompatible_with_model(parse_variant("lora:dropout=0.1"), shape_at(made("mixtral")))
     assert found is not None
     assert found.field == "lora.dropout"
     assert "choose dropout 0, or the layers attention" in found.message
     on_attention = parse_variant("lora:dropout=0.1,targets=attention")
-    assert unfit_for_model(on_attention, shape_at(made("mixtral"))) is None
+    assert incompatible_with_model(on_attention, shape_at(made("mixtral"))) is None
 
 
 @pytest.mark.parametrize("text", ["lora", "lora:r=40", "dora", "prompt_tuning"])

@@ -25,7 +25,7 @@ def make_tiny_model(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ftlab.training.probe_model import byte_tokenizer
+    from ftlab.maintain.probe import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = chat_template

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.methods.variant import Variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import Dispatcher
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
 from ftlab.tasks.reference import TaskReference
 
 REQUEST = SweepRequest(
@@ -24,7 +24,7 @@ REQUEST = SweepRequest(
 
 PRELUDE = """
 import json, os, sys, time, pathlib, signal
-from ftlab.runs.process import start_time
+from ftlab.basics.processes import start_time
 run = pathlib.Path(sys.argv[1])
 with open(run / "metrics.jsonl", "a") as f:
     f.write(json.dumps({"event": "start", "pid": os.getpid(),

@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 from ftlab.charts.drawing import empty_figure, figure, fix_margins, glyph, plain, short_name
 from ftlab.charts.facts import add_origin, add_unlike, settings_text
 from ftlab.methods.registry import look_of
-from ftlab.runs.comparable import Likeness
-from ftlab.runs.result import OPEN
-from ftlab.runs.thinning import MOST_BUCKETS
+from ftlab.records.comparability import Comparability
+from ftlab.records.progress import MOST_BUCKETS
+from ftlab.records.result import OPEN
 
 XAxis = Literal["step", "tokens", "seconds"]
 
@@ -191,7 +191,7 @@ def curves_figure(
     x: XAxis = "step",
     smoothing: int = 1,
     steps: int | None = None,
-    unlike: Likeness | None = None,
+    unlike: Comparability | None = None,
     most: float = math.inf,
 ) -> go.Figure:
     """Curves of any measure over the steps, drawn as `loss_figure` says; `loss` holds its values.

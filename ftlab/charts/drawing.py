@@ -16,7 +16,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ftlab.methods.registry import METHODS, label_of, look_of
-from ftlab.runs.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS, MetricSpec
 
 INK, GRID = "#57606e", "#e6e9ee"
 DARK_INK, DARK_GRID = "#aab4c0", "#2a313b"

@@ -16,12 +16,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ftlab.basics.words import rate_name
 from ftlab.charts.drawing import plain
-from ftlab.runs.comparable import Likeness, likeness_of_rows
-from ftlab.runs.metrics import MetricSpec
-from ftlab.runs.result import status_label
-from ftlab.runs.table import ORIGINS
-from ftlab.words import rate_name
+from ftlab.records.comparability import Comparability, comparability_of_rows
+from ftlab.records.metrics import MetricSpec
+from ftlab.records.result import status_label
+from ftlab.records.table import ORIGINS
 
 SETTINGS = (
     "run_id", "variant", "method", "seed", "hyperparameters", "learning_rate", "steps",
@@ -190,10 +190,10 @@ def add_facts(fig: go.Figure, rows: pd.DataFrame) -> go.Figure:
 
     So a downloaded image says it too. `rows` are those drawn, with the columns of `ROW_KEYS`.
     """
-    return add_unlike(add_origin(fig, rows), likeness_of_rows(rows))
+    return add_unlike(add_origin(fig, rows), comparability_of_rows(rows))
 
 
-def add_unlike(fig: go.Figure, found: Likeness) -> go.Figure:
+def add_unlike(fig: go.Figure, found: Comparability) -> go.Figure:
     """Writes in lines of their own above the plot what differs; makes the figure as much higher.
 
     There is room for few names: the values are there on hover, and `assets/figures.js` writes them

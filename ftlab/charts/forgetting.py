@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from ftlab.basics.words import join_names
 from ftlab.charts.drawing import GRID, empty_figure
 from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
 from ftlab.charts.points import name_in, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
-from ftlab.runs.differences import differences_of
-from ftlab.runs.metrics import METRICS
-from ftlab.words import join_names
+from ftlab.records.differences import differences_of
+from ftlab.records.metrics import METRICS
 
 _GAIN, _FORGOT = METRICS["score_gain"], METRICS["general_loss_change"]
 _NAMED = 6  # of the best, where there are too many to name all

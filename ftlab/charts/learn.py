@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.units import format_number, format_share
 from ftlab.charts.drawing import INK, figure, plain
 from ftlab.methods.families.full import FULL
 from ftlab.methods.families.lora import LORA
 from ftlab.methods.families.prompts import PROMPT_TUNING
 from ftlab.methods.families.quantised import QLORA
-from ftlab.units import format_number, format_share
 
 _GREY = "#7b8494"  # seen on light and on dark; the template's ink is only for text
 MARKS = {"nf4": ("x", "✖"), "bf16": ("circle-open", "○"), "fp32": ("circle", "●")}

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from ftlab.basics.words import rate_name
 from ftlab.charts.drawing import HEIGHT, axis_of, empty_figure, figure, fix_margins, plain
 from ftlab.charts.facts import (
     NOTE_PIXELS,
@@ -22,16 +23,15 @@ from ftlab.charts.facts import (
     left_out,
     settings_text,
 )
+from ftlab.charts.html import named
 from ftlab.charts.points import spread_bars, untouched_line
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place
-from ftlab.html import named
+from ftlab.jobs.tuning import Tuned, ladders_of
 from ftlab.methods.registry import BASE_LOOK, look_of
-from ftlab.runs.metrics import METRICS
-from ftlab.runs.result import status_label
-from ftlab.runs.sweep_data import SweepData
+from ftlab.records.metrics import METRICS
+from ftlab.records.result import status_label
+from ftlab.records.store import SweepData
 from ftlab.settings.training import EVAL_SPLITS, EvalSplit
-from ftlab.tuning.reading import Tuned, ladders_of
-from ftlab.words import rate_name
 
 _LOSS = METRICS["eval_loss_after"]
 _BEFORE = "eval_loss_before"

@@ -9,15 +9,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ftlab.basics.words import join_names
 from ftlab.charts.curves import POINT_COLUMNS, XAxis, curves_figure, height_for, run_cells
 from ftlab.charts.facts import by_variant, left_out, shared_reason, unknown_spread
 from ftlab.charts.spec import Amount, ChartSpec, Choice, Drawn, Facts, Place, recorded
-from ftlab.runs.comparable import Likeness, likeness_of_rows
-from ftlab.runs.differences import differences_of
-from ftlab.runs.result import OPEN
-from ftlab.runs.store import Run
-from ftlab.runs.sweep_data import SweepData
-from ftlab.words import join_names
+from ftlab.records.comparability import Comparability, comparability_of_rows
+from ftlab.records.differences import differences_of
+from ftlab.records.result import OPEN
+from ftlab.records.store import Run, SweepData
 
 _ROOM_FOR_NAME = 260  # pixels: a lower figure leaves the name of the measure to its heading
 _DIVERGED = 1.6  # a loss above this many times the first one is drawn off the top
@@ -96,7 +95,7 @@ def loss_figure(
     smoothing: int = 1,
     height: int = 228,
     steps: int | None = None,
-    unlike: Likeness | None = None,
+    unlike: Comparability | None = None,
 ) -> go.Figure:
     """One colour a method; further variants of a method differ in dash and wear markers.
 
@@ -148,7 +147,7 @@ def _drawn(facts: Facts) -> Drawn:
 
 def _figure(facts: Facts) -> go.Figure:
     height = height_for(facts.read, facts.height)
-    unlike = likeness_of_rows(_drawn(facts).rows)
+    unlike = comparability_of_rows(_drawn(facts).rows)
     return loss_figure(facts.read, _x(facts), _smoothing(facts), height, unlike=unlike)
 
 

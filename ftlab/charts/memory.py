@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.words import some_names
 from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
 from ftlab.charts.facts import (
     NOTE_PIXELS,
@@ -25,13 +26,12 @@ from ftlab.charts.facts import (
 )
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.registry import look_of
-from ftlab.runs.result import ANATOMY
-from ftlab.words import some_names
+from ftlab.records.result import MEMORY_PARTS
 
 _PHASES_NEEDED = ("before_model_bytes", "peak_memory_bytes")
-_ANATOMY_NEEDED = tuple(f"anatomy_{part}_bytes" for part in ANATOMY)
+_BREAKDOWN_NEEDED = tuple(f"anatomy_{part}_bytes" for part in MEMORY_PARTS)
 _NET = "net_peak_memory_bytes"
-_ANATOMY_COLOURS = {
+_BREAKDOWN_COLOURS = {
     "weights": "#3d5a80", "gradients": "#7693b8", "optimizer": "#b3c7df",
     "activations": "#d9a441", "temporary": "#e8cf9f",
 }  # fmt: skip
@@ -39,7 +39,7 @@ _ANATOMY_COLOURS = {
 
 _KEYS = "".join(
     f'<span><i class="sw" style="--c:{colour}"></i>{part}</span>'
-    for part, colour in _ANATOMY_COLOURS.items()
+    for part, colour in _BREAKDOWN_COLOURS.items()
 )
 _LEGEND = (
     f'<p class="meta keys">{_KEYS}<span><i class="tick"></i>net peak that was measured</span>'
@@ -70,8 +70,8 @@ _PHASES = (
     _Phase("save", "saving", "save_peak_bytes", "x"),
 )
 _PHASE_COLUMNS = (*_PHASES_NEEDED, *(phase.key for phase in _PHASES))
-_PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part in ANATOMY)
-_ANATOMY_COLUMNS = (*_ANATOMY_NEEDED, *_PREDICTED_PARTS, _NET)
+_PREDICTED_PARTS = tuple(f"predicted_{part}_bytes" for part in MEMORY_PARTS)
+_BREAKDOWN_COLUMNS = (*_BREAKDOWN_NEEDED, *_PREDICTED_PARTS, _NET)
 
 
 def phases_figure(facts: Facts) -> go.Figure:
@@ -123,18 +123,18 @@ def _phases_drawn(facts: Facts) -> Drawn:
     return measured(facts.table, *_PHASES_NEEDED)
 
 
-def _anatomy_drawn(facts: Facts) -> Drawn:
-    return measured(facts.table, *_ANATOMY_NEEDED)
+def _breakdown_drawn(facts: Facts) -> Drawn:
+    return measured(facts.table, *_BREAKDOWN_NEEDED)
 
 
-def anatomy_figure(facts: Facts) -> go.Figure:
+def memory_breakdown_figure(facts: Facts) -> go.Figure:
     """What the peak of training was made of, one stacked bar a variant, means over seeds.
 
     A narrow bar in violet below it is what was predicted; a tick is the net peak of the process,
     which on a CPU holds more than tensors.
     """
-    rows = _anatomy_drawn(facts).rows
-    groups = by_variant(rows, *_ANATOMY_COLUMNS)
+    rows = _breakdown_drawn(facts).rows
+    groups = by_variant(rows, *_BREAKDOWN_COLUMNS)
     if not groups:
         return empty_figure("no run says what its peak was made of")
     lines = list(range(len(groups)))
@@ -143,11 +143,11 @@ def anatomy_figure(facts: Facts) -> go.Figure:
         margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8},
         barmode="stack",
     )
-    fig.add_traces([_part_bars(part, groups, lines) for part in ANATOMY])
+    fig.add_traces([_part_bars(part, groups, lines) for part in MEMORY_PARTS])
     known = [i for i in lines if _has_prediction(groups[i])]
     if known:
         fig.add_traces(
-            [_predicted_bars(part, [groups[i] for i in known], known) for part in ANATOMY]
+            [_predicted_bars(part, [groups[i] for i in known], known) for part in MEMORY_PARTS]
         )
     fig.add_traces([_net_ticks(groups, lines)])
     ends = [_total(group, "anatomy") for group in groups]
@@ -162,14 +162,14 @@ def anatomy_figure(facts: Facts) -> go.Figure:
     return add_facts(fig, rows)
 
 
-def anatomy_finding(facts: Facts) -> str:
+def memory_breakdown_finding(facts: Facts) -> str:
     """The largest part of each variant's peak, and how far the prediction was off."""
-    groups = by_variant(_anatomy_drawn(facts).rows, *_ANATOMY_COLUMNS)
+    groups = by_variant(_breakdown_drawn(facts).rows, *_BREAKDOWN_COLUMNS)
     if not groups:
         return "No run says what its peak was made of"
     largest: dict[str, list[str]] = {}
     for group in groups:
-        part = max(ANATOMY, key=lambda name: group.mean(f"anatomy_{name}_bytes"))
+        part = max(MEMORY_PARTS, key=lambda name: group.mean(f"anatomy_{name}_bytes"))
         share = units.format_share(group.mean(f"anatomy_{part}_bytes") / _total(group, "anatomy"))
         largest.setdefault(part, []).append(f"{group.variant} ({share})")
     parts = [f"{part} for {some_names(names)}" for part, names in largest.items()]
@@ -217,7 +217,7 @@ def _part_bars(part: str, groups: Sequence[VariantRuns], lines: Sequence[float])
     return _stacked(f"anatomy_{part}_bytes", part, groups, lines) | {
         "name": part,
         "width": _MEASURED_WIDTH,
-        "marker": {"color": _ANATOMY_COLOURS[part], "line": {"width": 0}},
+        "marker": {"color": _BREAKDOWN_COLOURS[part], "line": {"width": 0}},
         "text": [part] * len(groups),
         "textposition": "inside",
         "insidetextanchor": "middle",
@@ -234,7 +234,7 @@ def _predicted_bars(
         "name": f"predicted {part}",
         "width": _PREDICTED_WIDTH,
         "marker": {
-            "color": _ANATOMY_COLOURS[part],
+            "color": _BREAKDOWN_COLOURS[part],
             "line": {"color": _PREDICTED_COLOUR, "width": 1.5},
             "pattern": {"shape": "/", "fgcolor": _PAPER, "fgopacity": 0.55, "size": 5},
         },
@@ -304,7 +304,7 @@ def _peak_phase(group: VariantRuns) -> str:
 
 def _total(group: VariantRuns, of: str) -> float:
     """All parts together, `of` "anatomy" or "predicted"."""
-    return sum(group.mean(f"{of}_{part}_bytes") for part in ANATOMY)
+    return sum(group.mean(f"{of}_{part}_bytes") for part in MEMORY_PARTS)
 
 
 def _has_prediction(group: VariantRuns) -> bool:
@@ -340,9 +340,9 @@ CHARTS = (
     ChartSpec(
         id="memory-anatomy",
         name="What the peak is made of",
-        drawn=_anatomy_drawn,
-        finding=anatomy_finding,
-        figure=anatomy_figure,
+        drawn=_breakdown_drawn,
+        finding=memory_breakdown_finding,
+        figure=memory_breakdown_figure,
         reading="Means of the seeds",
         legend=_LEGEND,
         compare=Place(row=3, column=2),

@@ -8,14 +8,14 @@ from itertools import pairwise
 import pandas as pd
 import plotly.graph_objects as go
 
+from ftlab.basics.words import join_names
 from ftlab.charts.drawing import empty_figure, measure_name
 from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
-from ftlab.runs.differences import EXACT, Difference, Differences, differences_of
-from ftlab.runs.metrics import METRICS, MetricSpec
-from ftlab.words import join_names
+from ftlab.records.differences import EXACT, Difference, Differences, differences_of
+from ftlab.records.metrics import METRICS, MetricSpec
 
 _MOST_NAMES = 4  # in a sentence; more are counted
 _X_USUAL = ("net_peak_memory_bytes", "train_seconds", "trainable_params", "adapter_bytes")

@@ -10,9 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ftlab.basics.units import format_bytes
 from ftlab.charts.drawing import empty_figure, figure, fix_margins, plain
 from ftlab.methods.registry import look_of
-from ftlab.units import format_bytes
 
 _LIMIT = "#d0433a"
 _SPACE = 1.12  # above the highest line that is drawn

@@ -7,10 +7,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from ftlab.basics.units import format_bytes
 from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
 from ftlab.methods.registry import look_of
-from ftlab.prediction.calibration import Band, Seen
-from ftlab.units import format_bytes
+from ftlab.prediction.remedies import Band, Seen
 
 _PREDICTED = "#8b5cf6"
 _SPACE = 1.08

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.words import join_names
 from ftlab.charts.drawing import figure, fix_margins, plain, short_name
 from ftlab.charts.facts import (
     NOTE_PIXELS,
@@ -27,10 +28,9 @@ from ftlab.charts.facts import (
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
-from ftlab.runs.differences import differences_of
-from ftlab.runs.metrics import HEADLINES, METRICS, MetricSpec
-from ftlab.runs.result import OPEN
-from ftlab.words import join_names
+from ftlab.records.differences import differences_of
+from ftlab.records.metrics import HEADLINES, METRICS, MetricSpec
+from ftlab.records.result import OPEN
 
 COLUMNS = ["variant", "method", "value", "relative", "count", "low", "high"]
 BAR_NAMES = {

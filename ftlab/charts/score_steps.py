@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from ftlab.charts.curves import POINT_COLUMNS, curves_figure, run_cells
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, recorded
-from ftlab.runs.comparable import Likeness, likeness_of_rows
-from ftlab.runs.sweep_data import SweepData
+from ftlab.records.comparability import Comparability, comparability_of_rows
+from ftlab.records.store import SweepData
 from ftlab.settings.training import CURVE_EXAMPLES
 
 Quality = Literal["score", "loss"]
@@ -43,7 +43,7 @@ def quality_points(data: SweepData) -> pd.DataFrame:
 
 def score_steps_figure(
     points: pd.DataFrame, quality: Quality = "score", height: int = 228,
-    unlike: Likeness | None = None,
+    unlike: Comparability | None = None,
 ) -> go.Figure:  # fmt: skip
     """One line a variant over the steps: the mean of its seeds, in a band of their range.
 
@@ -79,7 +79,7 @@ def _drawn(facts: Facts) -> Drawn:
 
 
 def _figure(facts: Facts) -> go.Figure:
-    unlike = likeness_of_rows(_drawn(facts).rows)
+    unlike = comparability_of_rows(_drawn(facts).rows)
     return score_steps_figure(facts.read, _quality(facts), facts.height, unlike)
 
 

@@ -15,14 +15,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from ftlab.basics.units import format_bytes
+from ftlab.basics.words import join_names
 from ftlab.charts.drawing import figure, fix_margins, plain, short_name
 from ftlab.charts.facts import add_facts, left_out
 from ftlab.charts.savings import adapters, full_row, times, variant_means
 from ftlab.charts.spec import Amount, ChartSpec, Drawn, Facts, measured
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import BASE_LOOK, look_of
-from ftlab.units import format_bytes
-from ftlab.words import join_names
 
 COLUMNS = [
     "variant", "method", "file_bytes", "base_bytes", "disk_bytes", "memory_bytes", "relative",

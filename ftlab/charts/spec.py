@@ -16,11 +16,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab import charts as package
+from ftlab.basics.words import plural
 from ftlab.charts.drawing import HEIGHT
 from ftlab.charts.facts import left_out, left_out_line
-from ftlab.runs.comparable import likeness_of_rows
-from ftlab.runs.sweep_data import SweepData
-from ftlab.words import plural
+from ftlab.records.comparability import comparability_of_rows
+from ftlab.records.store import SweepData
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Drawn:
     @property
     def unlike(self) -> str:
         """As in "Not like for like: steps (30, 60)."; empty where the rows compare."""
-        return likeness_of_rows(self.rows).sentence
+        return comparability_of_rows(self.rows).sentence
 
 
 def measured(table: pd.DataFrame, *keys: str) -> Drawn:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import add_run
-from ftlab.errors import FtlabError
-from ftlab.export.bundle import run_bundle, write_zip
-from ftlab.export.runs import any_run
+from ftlab.share.bundle import run_bundle, write_zip
+from ftlab.share.weights import any_run
 
 NAME = "adapter"
 SUMMARY = "write what a run learnt as one zip with a model card"

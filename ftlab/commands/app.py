@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from ftlab.commands.options import add_memory_limit, add_runs_folder
-from ftlab.runs import memory_limit
+from ftlab.jobs.launch import MEMORY_LIMIT_VARIABLE, operator_limit
 
 NAME = "app"
 SUMMARY = "start the web app"
@@ -60,11 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.memory_limit:  # of whatever this process queues, on whichever page
-        os.environ[memory_limit.ENVIRONMENT] = options.memory_limit
-    memory_limit.operator_limit()  # refused now, if it is no size
-    from ftlab.ui.accounts import read_accounts
-    from ftlab.ui.app import launch
-    from ftlab.ui.serve import serving
+        os.environ[MEMORY_LIMIT_VARIABLE] = options.memory_limit
+    operator_limit()  # refused now, if it is no size
+    from ftlab.tabs.app import launch
+    from ftlab.tabs.serve import read_accounts, serving
 
     served = serving(
         options.host,

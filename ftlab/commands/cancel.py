@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import add_runs_folder
-from ftlab.errors import FtlabError
-from ftlab.runs.control import request_cancel
-from ftlab.runs.store import RunStore
+from ftlab.jobs.control import request_cancel
+from ftlab.records.store import RunStore
 
 NAME = "cancel"
 SUMMARY = "end a run, or all open runs of a sweep"

@@ -8,8 +8,7 @@ import sys
 from dataclasses import asdict
 
 from ftlab.commands.options import add_runs_folder
-from ftlab.operations.doctor import examine
-from ftlab.operations.finding import Finding
+from ftlab.operations.doctor import Finding, examine
 
 NAME = "doctor"
 SUMMARY = "check device, libraries, disks, folders, model, port and queue"

@@ -6,11 +6,11 @@ import argparse
 
 from rich.console import Console
 
+from ftlab.basics.words import printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import shown_status
 from ftlab.playground.client import PlaygroundClient
-from ftlab.words import printable
 
 NAME = "generate"
 SUMMARY = "answer a prompt with the base and with finished runs, side by side"

@@ -12,20 +12,17 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
-from ftlab.errors import FtlabError
-from ftlab.playground.grid.control import start_grid
-from ftlab.playground.grid.export import as_record, write_csv
-from ftlab.playground.grid.prompts import prompts_of_file
-from ftlab.playground.grid.record import GridDirectory, GridRequest, Progress, read_progress
-from ftlab.playground.grid.table import headline, summary
+from ftlab.playground.grid import GridDirectory, GridRequest, Progress, read_progress, start_grid
+from ftlab.playground.grid_table import as_record, headline, prompts_of_file, summary, write_csv
 from ftlab.playground.held_out import HeldOut
-from ftlab.report.grid import grid_page
-from ftlab.runs.result import OPEN
+from ftlab.records.result import OPEN
+from ftlab.share.report_sections import grid_page
 from ftlab.tasks.reference import TaskReference, parse_task
-from ftlab.words import printable
 
 NAME = "grid"
 SUMMARY = "answer many prompts with several runs, and score held-out ones"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ftlab.commands.options import add_runs_folder
-from ftlab.runs.published import import_files
+from ftlab.records.published import import_files
 
 NAME = "import"
 SUMMARY = "import published results to look at beside your own"

@@ -12,13 +12,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import add_run
-from ftlab.errors import FtlabError
-from ftlab.export.merge_control import start_merge
-from ftlab.export.runs import any_run
-from ftlab.runs.merging import MergeDirectory, record_words
-from ftlab.runs.result import OPEN
+from ftlab.records.merge import MergeDirectory, record_words
+from ftlab.records.result import OPEN
+from ftlab.share.merge_control import start_merge
+from ftlab.share.weights import any_run
 
 NAME = "merge"
 SUMMARY = "merge a run's adapter into its base and score the result"

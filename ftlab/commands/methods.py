@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.words import rate_name
 from ftlab.commands.tables import output_console
 from ftlab.methods.capabilities import (
     COLUMNS,
@@ -26,10 +27,9 @@ from ftlab.methods.capabilities import (
 from ftlab.methods.rates import NOT_TUNED, TUNED_ON, ModelSize, how_scaled
 from ftlab.methods.registry import METHODS, rates_kept
 from ftlab.methods.spec import MethodSpec
+from ftlab.models.dimensions import is_bundled
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.models.size import is_bundled
 from ftlab.prediction.source import find_size
-from ftlab.words import rate_name
 
 NAME = "methods"
 SUMMARY = "list the methods and what each can do"

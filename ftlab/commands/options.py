@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.files import default_runs_folder
+from ftlab.jobs import launch
+from ftlab.jobs.inputs import check_inputs
+from ftlab.jobs.launch import validate
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.reach import ModelReach
-from ftlab.paths import default_runs_folder
-from ftlab.playground.brought import bring_adapter, vouch_for_base
-from ftlab.playground.panes import BASE, BROUGHT, line_up, parse_names
-from ftlab.playground.protocol import PRECISIONS, GenerateRequest
-from ftlab.runs import memory_limit
-from ftlab.runs.inputs import check_inputs
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.validation import validate
+from ftlab.models.resolve import ModelReach
+from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
+from ftlab.playground.requests import PRECISIONS, GenerateRequest
+from ftlab.playground.uploaded import bring_adapter, vouch_for_base
+from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def add_memory_limit(parser: argparse._ActionsContainer) -> None:
         "--memory-limit",
         metavar="2GB",
         help="what a run may take of its device, its process on a CPU included; one that needs "
-        f"more is out of memory (default: ${memory_limit.ENVIRONMENT}, else no limit)",
+        f"more is out of memory (default: ${launch.MEMORY_LIMIT_VARIABLE}, else no limit)",
     )
 
 
@@ -162,13 +162,13 @@ def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequ
     for name in given:
         if name in paths:
             name = bring_adapter(Path(name).expanduser(), folder, base=base).name
-        if name.startswith(BROUGHT) and options.base_is:
+        if name.startswith(UPLOADED) and options.base_is:
             vouch_for_base(folder, name, options.base_is)
         names.append(name)
     for place, problem in line_up(names, model, folder).problems.items():
         if given[place] in paths:
             raise FtlabError(problem)
-    if options.base_is and not any(name.startswith(BROUGHT) for name in names):
+    if options.base_is and not any(name.startswith(UPLOADED) for name in names):
         raise FtlabError(
             f"--base-is {options.base_is} vouches for nothing: --runs names no adapter that was "
             "brought along; name its folder or zip there, or leave --base-is out."

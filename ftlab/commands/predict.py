@@ -11,19 +11,19 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.table import Table
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.cards import HERE, Card, cards, find_card
+from ftlab.basics.words import rate_name
 from ftlab.commands.options import named_methods
 from ftlab.commands.tables import output_console
 from ftlab.methods.rates import NOT_TUNED, how_scaled, size_of
 from ftlab.methods.registry import CORE, METHODS, rates_kept
 from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.dimensions import is_bundled
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.models.size import is_bundled
 from ftlab.prediction.adapters import read_adapter
-from ftlab.prediction.cards import HERE, Card, cards, find_card
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
-from ftlab.prediction.limits import own
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
     AdapterType,
@@ -32,12 +32,12 @@ from ftlab.prediction.question import (
     Prediction,
     Step,
     WeightType,
+    ask_about,
+    own,
 )
-from ftlab.prediction.questions import ask_about
 from ftlab.prediction.source import find_config
-from ftlab.runs.rates import rate_of
+from ftlab.records.spec import rate_of
 from ftlab.settings.training import OPTIMIZERS, TrainingSettings
-from ftlab.words import rate_name
 
 NAME = "predict"
 SUMMARY = "what methods would take on any model: parameters, file, peak memory"

@@ -7,12 +7,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from ftlab.basics.files import checkout_folder
 from ftlab.commands.methods import print_methods
 from ftlab.commands.tables import output_console
 from ftlab.methods import capabilities
 from ftlab.methods.capabilities import Capability, put_into, readme_table
 from ftlab.methods.registry import METHODS, get_method
-from ftlab.paths import checkout_folder
 
 NAME = "probe"
 SUMMARY = "try what each method can do, on a tiny model"
@@ -50,7 +50,7 @@ def _probe(methods: list[str]) -> dict[str, Capability]:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from ftlab.training.probe import probe
+    from ftlab.maintain.probe import probe
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ftlab.commands.options import add_run
-from ftlab.export.bundle import run_bundle
-from ftlab.export.push import TOKEN, check_repo, push, token_of
-from ftlab.export.runs import any_run
+from ftlab.share.bundle import TOKEN, check_repo, push, run_bundle, token_of
+from ftlab.share.weights import any_run
 
 NAME = "push"
 SUMMARY = "upload what a run learnt to the Hugging Face Hub"

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.files import checkout_folder, is_checkout, need_checkout, recorded_folder
 from ftlab.commands.options import add_runs_folder
-from ftlab.paths import checkout_folder, is_checkout, need_checkout, recorded_folder
-from ftlab.report.reproduce import command_of
-from ftlab.runs.recording import newest_sweep, read_provenance, record_sweep
-from ftlab.runs.rerun import requests_of
-from ftlab.runs.store import RunStore
+from ftlab.jobs.launch import requests_of
+from ftlab.records.recording import newest_sweep, read_provenance, record_sweep
+from ftlab.records.store import RunStore
+from ftlab.share.report_sections import command_of
 
 NAME = "record"
 SUMMARY = "keep a finished sweep as a sample that ships with ftlab"

@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import recorded_folder
 from ftlab.commands.options import add_runs_folder
-from ftlab.errors import FtlabError
-from ftlab.paths import recorded_folder
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.records.store import RunStore, SweepData, sweep_data
 
 NAME = "report"
 SUMMARY = "write a sweep as one HTML file, and its savings card as a picture"
@@ -40,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # Here, as plotly takes a while to import: every other command would wait for it.
-    from ftlab.report.card.content import card_of
-    from ftlab.report.sweep import check_reportable, sweep_report, unreadable_notes
-    from ftlab.report.writing import (
+    from ftlab.share.card_content import card_of
+    from ftlab.share.report import (
         check_card_target,
         check_report_target,
+        check_reportable,
+        sweep_report,
+        unreadable_notes,
         write_card,
         write_report,
     )

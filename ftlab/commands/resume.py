@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ftlab.commands.options import add_runs_folder
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.directory import find_run
-from ftlab.runs.resume import ask_to_resume
+from ftlab.jobs.control import start_dispatcher
+from ftlab.records.resume import ask_to_resume
+from ftlab.records.run import find_run
 
 NAME = "resume"
 SUMMARY = "let a run that was cut off go on from its last checkpoint"

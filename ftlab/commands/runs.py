@@ -6,13 +6,12 @@ import argparse
 import sys
 from typing import Any
 
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import inert, printable
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
-from ftlab.errors import FtlabError
-from ftlab.runs.store import RunStore
-from ftlab.runs.table import to_table
-from ftlab.spreadsheets import inert
-from ftlab.words import printable
+from ftlab.records.store import RunStore
+from ftlab.records.table import to_table
 
 NAME = "runs"
 SUMMARY = "list the runs with their numbers"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ftlab.commands.options import add_run
-from ftlab.export.runs import any_run, script_base, script_command
+from ftlab.share.weights import any_run, script_base, script_command
 
 NAME = "script"
 SUMMARY = "write a run as a Python script without ftlab"
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     found = any_run(options.runs_dir, options.run_id)
     # Here, as it imports torch: every other command would wait for it.
-    from ftlab.export.script import SCRIPT_FILE, write_reproduction
+    from ftlab.share.script import SCRIPT_FILE, write_reproduction
 
     for path in write_reproduction(found, options.output):
         print(path)

@@ -17,14 +17,16 @@ from typing import Any
 
 from rich.console import Console
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import need_checkout
+from ftlab.basics.locks import holding
 from ftlab.commands.watch import watch_or_cancel
-from ftlab.errors import FtlabError
-from ftlab.locks import holding
+from ftlab.jobs.control import dispatcher_lock, start_dispatcher
+from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.variant import parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.paths import need_checkout
 from ftlab.playground.panes import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -32,12 +34,10 @@ from ftlab.playground.panes import (
     shipped_folder,
     write_record,
 )
-from ftlab.runs.control import dispatcher_lock, start_dispatcher
-from ftlab.runs.directory import write_atomically
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import Run, RunStore
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.run import write_atomically
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import Run, RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.tasks.registry import TASKS

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import (
     add_memory_limit,
     add_runs_folder,
@@ -20,22 +21,18 @@ from ftlab.commands.options import (
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
 from ftlab.commands.watch import watch_or_cancel
-from ftlab.errors import FtlabError
-from ftlab.methods.matching import describe, match_parameters, read_budget
-from ftlab.methods.peft_variants import read_option
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.launch import enqueue_sweep, parse_memory_limit, validate
+from ftlab.jobs.peft_check import by_hand
+from ftlab.methods.limits import describe, match_parameters, read_budget
 from ftlab.methods.registry import CORE, METHODS
-from ftlab.methods.variant import Variant, apply_settings, parse_variant
+from ftlab.methods.variant import Variant, apply_settings, parse_variant, read_option
 from ftlab.models.bundled import ensure_bundled
+from ftlab.models.dimensions import shape_of_model
 from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.models.shape import shape_of_model
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.memory_limit import parse_memory_limit
-from ftlab.runs.peft_check import by_hand
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep import enqueue_sweep
-from ftlab.runs.validation import validate
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task, with_columns
 

@@ -11,17 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ftlab import units
+from ftlab.basics import units
+from ftlab.basics.words import printable, rate_name
+from ftlab.jobs.tuning import Tuned
 from ftlab.methods.rates import NOT_TUNED, how_scaled
 from ftlab.methods.registry import rates_kept
-from ftlab.models.size import is_bundled, size_of_model
-from ftlab.runs.metrics import METRICS
-from ftlab.runs.remarks import remarks
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.spec import RunSpec
-from ftlab.runs.store import Run
-from ftlab.tuning.reading import Tuned
-from ftlab.words import printable, rate_name
+from ftlab.models.dimensions import is_bundled, size_of_model
+from ftlab.records.metrics import METRICS
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.spec import RunSpec
+from ftlab.records.store import Run, notes_of_runs
 
 _BAR = 40  # characters of the longest bar
 _WIDE = 170  # columns at which the run's id stands in the table instead of below it
@@ -88,7 +87,7 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     if not wide:
         for run in runs:
             console.print(f"{run.spec.label}: {run.run_id}", markup=False, highlight=False)
-    for note in remarks(runs):
+    for note in notes_of_runs(runs):
         console.print(f"Note: {note}", markup=False, highlight=False)
     for run in runs:
         if run.reason:

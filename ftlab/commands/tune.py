@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import (
     add_runs_folder,
     add_settings,
@@ -21,30 +22,32 @@ from ftlab.commands.options import (
 from ftlab.commands.sweep import parse_columns, parse_seeds
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch_or_cancel
-from ftlab.errors import FtlabError
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.tuning import (
+    EXTENSIONS,
+    POINTS,
+    Ladder,
+    Tuned,
+    between,
+    enqueue_ladders,
+    further_ladders,
+    latest_ladders,
+    parse_rates,
+    starting_ladder,
+    tuned_of,
+    tuning_settings,
+)
+from ftlab.maintain.learning_rates import write_document
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
 from ftlab.models.bundled import ensure_bundled
+from ftlab.models.dimensions import is_bundled
 from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.models.size import is_bundled
 from ftlab.prediction.source import find_size
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.store import RunStore
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task, with_columns
-from ftlab.tuning.document import write_document
-from ftlab.tuning.ladder import between, parse_rates
-from ftlab.tuning.queue import (
-    POINTS,
-    Ladder,
-    enqueue_ladders,
-    further_ladders,
-    starting_ladder,
-    tuning_settings,
-)
-from ftlab.tuning.reading import Tuned, latest_ladders, tuned_of
-from ftlab.tuning.suggest import EXTENSIONS
 
 NAME = "tune"
 SUMMARY = "find a learning rate: a short ladder on the tuning examples"

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from ftlab.basics.units import format_part
 from ftlab.models.download import DownloadProgress
 from ftlab.models.resolve import ResolvedModel, resolve_model
-from ftlab.units import format_part
 
 _SECONDS_BETWEEN_LINES = 20.0
 

@@ -12,12 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ftlab import units
-from ftlab.errors import FtlabError
-from ftlab.runs.control import control_folder, request_cancel, start_dispatcher
-from ftlab.runs.progress import Progress, read_progress, sweep_eta
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.store import Run, RunStore
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
+from ftlab.records.progress import Progress, read_progress, sweep_eta
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.store import Run, RunStore
 
 POLL_SECONDS = 0.5
 _RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is asked for again

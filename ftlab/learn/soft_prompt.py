@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftlab.errors import FtlabError
-from ftlab.learn.tensors import Tensors, open_tensors
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import Tensors, open_tensors
 from ftlab.playground.panes import WEIGHTS_FILE
 
 PROMPT_TENSOR = "prompt_embeddings"

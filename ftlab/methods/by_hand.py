@@ -1,7 +1,7 @@
 """Any kind of adapter that PEFT has, by its PeftConfig written as JSON.
 
 Here the text is read, judged without PEFT, and brought into one form; the real class and a small
-model judge the rest in a process of their own (`ftlab.training.check_peft`).
+model judge the rest in a process of their own (`ftlab.jobs.peft_check_worker`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ftlab.errors import FtlabError
-from ftlab.methods.patterns import WAY_OUT, wrong_pattern
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import did_you_mean
 from ftlab.methods.peft_rules import (
     CANNOT_ANSWER,
     CONVERTED_INITS,
     PEFT_TYPES,
+    WAY_OUT,
     Refused,
     base_changes,
     foreign_part,
@@ -26,9 +27,9 @@ from ftlab.methods.peft_rules import (
     read_object,
     shown,
     unknown_type,
+    wrong_pattern,
 )
 from ftlab.methods.spec import Hyperparameter, Look, MethodSpec, Paper, RunPlan, Values
-from ftlab.words import did_you_mean
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 
-from ftlab import units
-from ftlab.errors import FtlabError
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder
 from ftlab.methods.registry import METHODS
-from ftlab.paths import assets_folder
 
 FILE = assets_folder() / "capabilities.json"
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

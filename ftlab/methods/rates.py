@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ftlab.basics.words import join_names
 from ftlab.settings.training import HIGHEST_RATE
-from ftlab.words import join_names
 
 _WIDEST = 10_000_000  # a width beyond it is no width of a model
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 
-from ftlab.errors import FtlabError, one_line
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.words import did_you_mean
 from ftlab.methods import families
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.rates import BY_WIDTH
 from ftlab.methods.spec import FAMILIES, BasePrecision, Look, LoopHooks, MethodSpec
-from ftlab.words import did_you_mean
 
 CORE = ("full", "lora", "qlora", "prompt_tuning")
 """What is compared unless somebody chooses: the whole, the overlay, the overlay on 4 bits, and the

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.rates import BY_WIDTH, ModelSize, RateRule
-from ftlab.methods.shape import ModelShape
 
 if TYPE_CHECKING:
     from peft import PeftConfig

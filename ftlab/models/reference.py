@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ftlab.errors import FtlabError
-from ftlab.reading import person_path
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import person_path
 
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The public id of the bundled model: what an adapter's config names, never a cache path."""

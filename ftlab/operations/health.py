@@ -1,19 +1,147 @@
-"""Whether the app does its work, for a probe that asks every few seconds."""
+"""Whether the app does its work: its queue, its folders and its address."""
 
 from __future__ import annotations
 
+import os
+import socket
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ftlab import __version__
-from ftlab.errors import FtlabError
-from ftlab.operations.folders import refusal
-from ftlab.operations.queue_state import QueueState, queue_state
-from ftlab.runs.store import RunStore
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import FileLock
+from ftlab.basics.system import PROC
+from ftlab.jobs.control import dispatcher_lock, dispatcher_lock_file
+from ftlab.records.store import Run, RunStore
+
+STARTING_SECONDS = 15.0
+"""A run that waits for less has a dispatcher on its way: a Python process takes a moment."""
+
+_LOCKS = PROC / "locks"
+
+Work = Literal["idle", "working", "starting", "missing"]
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """`work`: "idle" if nothing waits; "missing" if runs wait and nobody sees to them.
+
+    `dispatcher_pid` is `None` where the kernel does not say; `waited_seconds` is how long the
+    oldest queued run has waited.
+    """
+
+    queued: int
+    running: int
+    work: Work
+    dispatcher_pid: int | None = None
+    waited_seconds: float = 0.0
+
+
+def queue_state(runs_folder: Path, runs: Sequence[Run], now: float | None = None) -> QueueState:
+    """Raises `OSError` if the folder cannot be locked."""
+    waiting = [run for run in runs if run.status == "queued"]
+    running = sum(run.status == "running" for run in runs)
+    if not waiting:
+        return QueueState(0, running, "idle")
+    now = time.time() if now is None else now
+    waited = max(0.0, now - min(run.spec.created_at for run in waiting))
+    lock = dispatcher_lock_file(runs_folder)
+    pid = _holder(lock, _LOCKS)
+    if pid is not None or _is_held(runs_folder, lock):
+        return QueueState(len(waiting), running, "working", pid, waited)
+    work: Work = "starting" if waited < STARTING_SECONDS else "missing"
+    return QueueState(len(waiting), running, work, None, waited)
+
+
+def _holder(lock: Path, locks: Path) -> int | None:
+    """The process that holds the lock, as Linux lists it; asking that disturbs nobody."""
+    try:
+        stamp = lock.stat()
+        lines = locks.read_text().splitlines()
+    except OSError:
+        return None
+    wanted = f"{os.major(stamp.st_dev):02x}:{os.minor(stamp.st_dev):02x}:{stamp.st_ino}"
+    for line in lines:
+        fields = line.split()  # "1: FLOCK ADVISORY WRITE pid major:minor:inode 0 EOF"
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted:
+            return int(fields[4])
+    return None
+
+
+def _is_held(runs_folder: Path, lock: Path) -> bool:
+    """Asks by trying. Only where the kernel's list knows nothing: for that moment a dispatcher
+    that starts would find the lock taken."""
+    if not lock.exists():
+        return False
+    own = dispatcher_lock(runs_folder)
+    if not own.try_acquire():
+        return True
+    own.release()
+    return False
+
+
+def why_not_free(host: str, port: int) -> str:
+    """Why nothing can be served there, in the system's words; "" where it can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:  # a name that is too long for one
+        return getattr(error, "strerror", None) or str(error)
+    return ""
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def refusal(folder: Path) -> str | None:
+    """Why nothing can be written into the folder; `None` if it can.
+
+    A folder that is not there yet is asked of the nearest one above it, and not made.
+    """
+    there = nearest(folder)
+    if not there.is_dir():
+        return f"{there} is a file"
+    if there != folder:
+        return None if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # tells a full disk as well
+            file.write(b"0" * 4096)
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def lock_refusal(folder: Path) -> str | None:
+    """Why files in the folder cannot be locked (some network disks); `None` if they can."""
+    if not folder.is_dir():
+        return None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as apart:
+            lock, other = (FileLock(Path(apart) / "lock") for _ in range(2))
+            held = lock.try_acquire()
+            twice = held and other.try_acquire()
+            other.release()
+            lock.release()
+    except OSError as error:
+        return error.strerror or str(error)
+    if not held:
+        return "a lock on a new file is refused"
+    return "two processes could hold the same lock" if twice else None
+
 
 FRESH_SECONDS = 2.0
 """Within so much time all probes get the same answer, and the runs are looked at once."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ftlab.errors import FtlabError
-from ftlab.paths import checkout_folder, is_checkout
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import checkout_folder, is_checkout
 
 
 def own_requirements() -> list[Requirement]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sys
 
-from ftlab.errors import one_line
-from ftlab.runs.spawn import prepare_for_libraries
-from ftlab.torch_devices import why_no_kernels
+from ftlab.basics.errors import one_line
+from ftlab.basics.torch_devices import why_no_kernels
+from ftlab.models.libraries import prepare_for_libraries
 
 
 def probe(device_id: str) -> dict[str, str]:

@@ -1,25 +1,47 @@
-"""The two files of an adapter, out of a folder or a zip that somebody else made.
+"""The two files of an adapter that somebody else made: read and checked without PEFT.
 
 Nothing is unpacked: the two are opened as streams, and whoever reads them writes to names of his
 own. A link is never followed, a pickle never opened.
+
+The file comes from elsewhere, so nothing in it is taken on trust: it must name a kind of adapter
+that answers on its own, and neither code to import nor a base other than the one it names.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import did_you_mean, plural, shown_name
+from ftlab.methods.peft_rules import (
+    CANNOT_ANSWER,
+    WAY_OUT,
+    Refused,
+    base_changes,
+    foreign_part,
+    read_object,
+    shown,
+    unknown_type,
+    wrong_pattern,
+)
+from ftlab.methods.registry import METHODS
+from ftlab.models.bundled import bundled_folder
+from ftlab.models.files import Header
+from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.words import shown_name
 
 MAX_BYTES = {CONFIG_FILE: 2**20, WEIGHTS_FILE: 2 * 2**30}
 """The most that either file may have."""
@@ -262,3 +284,321 @@ def _damaged(name: str, error: Exception) -> FtlabError:
 
 def _unreadable(name: str, error: OSError) -> FtlabError:
     return FtlabError(f"'{name}' cannot be read ({error.strerror}); make it readable.")
+
+
+MAX_NAME_CHARACTERS = 200
+
+_WAYS_OUT = {
+    "init_lora_weights": "save it converted to plain LoRA (save_pretrained with "
+    "path_initial_model_for_weight_conversion) and bring that",
+    "loftq": "bring a LoRA trained on the published weights",
+    "kasa_config": "bring a plain LoRA",
+    "layer_replication": "bring one without",
+    "bias": "bring an adapter trained with bias='none'",
+}
+
+_PATH = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]|\w+://")
+_HUB_CACHE = re.compile(r"models--([\w.-]+)[/\\]snapshots\b")
+_GENERATING_CLASS = re.compile(r"\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)")
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What is used of an adapter's configuration.
+
+    `model` is the base's public name, `place` the folder where it lay ("": it was given by name),
+    `method` a method of the registry or PEFT's own name in lower case, `rank` LoRA's largest and
+    `tokens` a prompt method's count (`None`: has none). `variant` is the method that a LoRA of a
+    kind of its own is, "dora" or "rslora".
+    """
+
+    peft_type: str
+    model: str
+    rank: int | None = None
+    tokens: int | None = None
+    place: str = ""
+    variant: str = ""
+
+    @property
+    def method(self) -> str:
+        """The registry names the methods it shares with PEFT as PEFT does, in lower case."""
+        return self.variant or self.peft_type.lower()
+
+    @property
+    def kind(self) -> str:
+        """What people call it: the method's label, or PEFT's own name for one without."""
+        return METHODS[self.method].label if self.method in METHODS else self.peft_type
+
+    @property
+    def summary(self) -> str:
+        """Short, as in "LoRA r=8"."""
+        if self.rank is not None:
+            return f"{self.kind} r={self.rank}"
+        return self.kind if self.tokens is None else f"{self.kind} {self.tokens} tokens"
+
+    def describe(self, ranks: Sequence[int]) -> str:
+        """The summary, with the rank of each layer where they differ: "LoRA rank 8, 2 layers at 4".
+
+        `ranks` has one number a layer that is adapted. The rank that most layers have comes first.
+        """
+        counted = Counter(ranks).most_common()
+        if self.rank is None or len(counted) < 2:
+            return self.summary
+        (most, _), *others = counted
+        shown = [f"{plural(number, 'layer')} at {rank}" for rank, number in others[:3]]
+        more = sum(number for _, number in others[3:])
+        shown += [f"{plural(more, 'layer')} at others"] if more else []
+        return f"{self.kind} rank {most}, {', '.join(shown)}"
+
+
+def check_config(data: bytes) -> AdapterFacts:
+    """Raises `FtlabError` with the first reason why the adapter cannot be worn."""
+    config = _object(data)
+    peft_type = _peft_type(config)
+    _check_task(config)
+    _check_code(config)
+    _check_base_untouched(config)
+    wrong = wrong_pattern(config)
+    if wrong:
+        _refuse(wrong, WAY_OUT)
+    model = _base_model(config)
+    return AdapterFacts(
+        peft_type=peft_type,
+        model=model,
+        place=_place(config, model),
+        variant=_variant(config) if peft_type == "LORA" else "",
+        rank=_rank(config) if peft_type == "LORA" else None,
+        tokens=_tokens(config) if peft_type in ("PROMPT_TUNING", "P_TUNING") else None,
+    )
+
+
+def public_name(model: str) -> str:
+    """The name of a base model without the way to it: a path is reduced to its last part.
+
+    Hub ids stay as they are, a folder of the Hub's cache becomes the id it was fetched as, and the
+    folder in which ftlab keeps the bundled model becomes that model's id.
+    """
+    cached = _HUB_CACHE.search(model)
+    if cached:
+        return cached[1].replace("--", "/", 1)
+    parts = [part for part in re.split(r"[/\\]", model) if part.strip(" .~")]
+    if parts and parts[-1] == bundled_folder().name:
+        return BUNDLED_ID
+    if _PATH.match(model) or len(parts) > 2:
+        return parts[-1] if parts else ""
+    return "/".join(parts)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        return read_object(data)
+    except Refused as error:
+        _refuse(error.what, "save the adapter again")
+
+
+def _peft_type(config: Mapping[str, Any]) -> str:
+    peft_type = config.get("peft_type")
+    unknown = unknown_type(peft_type)
+    if unknown:
+        _refuse(unknown, "save the adapter again with that version")
+    assert isinstance(peft_type, str)
+    if peft_type in CANNOT_ANSWER:
+        raise FtlabError(
+            f"A {peft_type} adapter cannot answer in a pane of its own: "
+            f"{CANNOT_ANSWER[peft_type]}; bring another kind, such as LORA."
+        )
+    return peft_type
+
+
+def _check_task(config: Mapping[str, Any]) -> None:
+    task = config.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        _refuse(
+            f"has the task_type {shown(task)}, and only CAUSAL_LM writes text",
+            "bring an adapter of a language model",
+        )
+    mapping = config.get("auto_mapping")
+    if not mapping:
+        return
+    # PEFT notes the base's class where no task type was set; any other library would be imported.
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    if not isinstance(library, str) or not re.fullmatch(r"transformers(\.\w+)*", library):
+        _refuse(
+            f"asks in auto_mapping to import {shown(library)}, and code of an adapter's own is "
+            "never run",
+            "remove auto_mapping and set task_type to CAUSAL_LM",
+        )
+    if not isinstance(name, str) or not _GENERATING_CLASS.fullmatch(name):
+        _refuse(
+            f"was made for {shown(name)} (auto_mapping), which writes no text",
+            "bring an adapter of a language model",
+        )
+
+
+def _check_code(config: Mapping[str, Any]) -> None:
+    foreign = foreign_part(config)
+    if foreign:
+        _refuse(foreign, "bring an adapter that PEFT knows by itself and that stands alone")
+
+
+def _check_base_untouched(config: Mapping[str, Any]) -> None:
+    """All panes share one base, so what changes the base itself cannot be one of them."""
+    for field, what in base_changes(config):
+        loftq = str(config.get(field)).lower().startswith("loftq")
+        _refuse(what, _WAYS_OUT["loftq" if loftq else field])
+
+
+def _base_model(config: Mapping[str, Any]) -> str:
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip():
+        _refuse(
+            "does not say which model it was trained on",
+            "write the model's id into base_model_name_or_path",
+        )
+    model = public_name(named.strip())
+    if not model or len(model) > MAX_NAME_CHARACTERS or not model.isprintable():
+        _refuse(
+            f"names no model in base_model_name_or_path ({shown(model)})",
+            "write the model's id there",
+        )
+    return model
+
+
+def _place(config: Mapping[str, Any], model: str) -> str:
+    """The folder that is named as the base, where the public name is no more than its last part."""
+    named = str(config.get("base_model_name_or_path")).strip()
+    is_cached = model == BUNDLED_ID or _HUB_CACHE.search(named)
+    return "" if is_cached or named.rstrip("/") == model else named
+
+
+def _variant(config: Mapping[str, Any]) -> str:
+    """The id of the method whose own feature of a LoRA is switched on; "" for plain LoRA."""
+    features = {
+        method.peft_traits.feature: method.id
+        for method in METHODS.values()
+        if method.peft_traits is not None and method.quantises is None
+    }
+    return next((features[name] for name in sorted(features) if name and config.get(name)), "")
+
+
+def _rank(config: Mapping[str, Any]) -> int:
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        _refuse("has a rank_pattern that is no object", "save the adapter again")
+    ranks = [
+        _whole(config.get("r", 8), "r"),
+        *(_whole(r, "rank_pattern") for r in pattern.values()),
+    ]
+    return max(ranks)
+
+
+def _tokens(config: Mapping[str, Any]) -> int:
+    return _whole(config.get("num_virtual_tokens"), "num_virtual_tokens")
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        _refuse(f"has {key}={shown(value)}, which is no whole number above 0", "save it again")
+    return value
+
+
+def _refuse(what: str, way_out: str) -> NoReturn:
+    raise FtlabError(f"adapter_config.json {what}; {way_out}.") from None
+
+
+_FIELDS = """
+    ab_svd_init act_fn adapter_layers adapter_len adapters alora_invocation_tokens alpha
+    alpha_pattern apply_GS arrow_config asa_importance_beta asa_schedule_exponent
+    asa_target_subspaces asa_uncertainty_beta auto_mapping auxiliary_loss_weight
+    base_model_name_or_path beta1 beta2 bias block_share block_size block_size_pattern
+    boft_block_num boft_block_size boft_dropout boft_n_butterfly_factor cayley_neumann_eps coft
+    config_A_B config_C config_D_E corda_config cpt_mask cpt_token_ids cpt_tokens_type_mask
+    d_initial decompose_both decompose_factor decomposition_method deft_dropout delora_lambda
+    deltaT depth effective_rank enable_softmax enable_softmax_topk encoder_dropout
+    encoder_hidden_size encoder_num_layers encoder_reparameterization_type ensure_weight_tying
+    eps eva_config exclude_modules fan_in_fan_out feedforward_modules final_warmup frod_dropout
+    generator_seed global_scaling_weight gralora_dropout gralora_k group_size hidden_size
+    hira_dropout hybrid_r inference_mode init_ia3_weights init_logits_std init_lora_weights
+    init_r init_scale init_theta_d_bound init_v_bound init_vector_bank_bound init_warmup
+    init_weights kasa_config lambda_pattern layer_replication layers_pattern layers_to_transform
+    layerwise_scalings loftq_config lora_alpha lora_bias lora_dropout lora_ga_config
+    mask_interval mask_type megatron_config megatron_core mini_r miss_dropout module_dropout
+    modules_to_save monteclora_config n_frequency n_frequency_pattern n_skills n_splits n_tasks
+    num_B num_attention_heads num_cayley_neumann_terms num_frozen_tokens num_layers num_ranks
+    num_subspaces num_tasks num_transformer_submodules num_vectors num_virtual_tokens
+    oft_block_size opt_loss_decay_factor opt_projection_epsilon opt_projection_format_epsilon
+    opt_weighted_loss_type orth_reg_weight para peft_type peft_version poly_type
+    prefix_projection progressbar proj_seed projection_prng_key projection_seed
+    prompt_tuning_init prompt_tuning_init_state_dict_path prompt_tuning_init_task
+    prompt_tuning_init_text proportional_parameters psoft_alpha psoft_dropout psoft_mag_a
+    psoft_mag_b psoft_orth psoft_svd psoft_svd_lowrank_niter pvera_dropout qalora_group_size r
+    randlora_alpha randlora_dropout random_loc_seed random_seed rank_dropout rank_dropout_scale
+    rank_pattern regularization_alpha revision runtime_config runtime_offload_base_weight
+    sample_at_inference save_indices save_only_topk_weights save_precomputed_indices
+    save_projection scaling scaling_pass_value select_top shadow_alpha shadow_dropout
+    shadow_hidden_size shadow_intermediate_size shadow_model shadow_num_attention_heads
+    shadow_num_hidden_layers share_embeddings softmax_temperature sparse sparse_rate sparsity
+    stride_A subspace_rank svd_threshold target_modules target_parameters target_r
+    target_svd_config task_type tfinal theta_d_length tinit tinylora_dropout token_dim
+    token_indices tokenizer_kwargs tokenizer_name_or_path top_k_lora topk total_step
+    trainable_token_indices u unilora_dropout update_hidden_size use_asa use_bdlora
+    use_cayley_neumann use_dora use_dynamic_rank use_effective_conv2d use_idwt use_qalora
+    use_rslora use_trainable_adapters variant vblora_dropout vector_length velora_config
+    vera_dropout very_sparse wavelet_family weight_tying xlora_depth xlora_dropout_p xlora_size
+"""
+
+KEYS = frozenset(_FIELDS.split())
+"""The fields of all configurations of PEFT 0.21. One of another kind of adapter does no harm."""
+
+
+def unknown_key(config: Mapping[str, Any]) -> str:
+    """What is wrong with the first key that PEFT does not know, as the middle of a sentence; "" if
+    there is none.
+
+    An unknown key without a value is that of another version of PEFT, with its default.
+    """
+    for key, value in config.items():
+        if key not in KEYS and value not in (None, False, "", [], {}):
+            return (
+                f"has the key {shown(key)}, which PEFT 0.21 does not know and passes over."
+                f"{did_you_mean(key, KEYS)}"
+            )
+    return ""
+
+
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+"""The bits of the exponent: all of them are set in NaN and infinity, and in nothing else."""
+
+_BYTES_AT_ONCE = 2**24
+
+
+def no_numbers(file: Path, header: Header) -> str:
+    """The name of the first tensor that holds NaN or infinity; "" if none does."""
+    import numpy as np
+
+    with file.open("rb") as stream:
+        for name, dtype, start, length in _tensors(header):
+            kind, exponent = _EXPONENTS[dtype]
+            stream.seek(start)
+            while length:
+                data = stream.read(min(length, _BYTES_AT_ONCE))
+                if not data:
+                    return ""
+                length -= len(data)
+                if ((np.frombuffer(data, kind) & exponent) == exponent).any():
+                    return name
+    return ""
+
+
+def _tensors(header: Header) -> Iterator[tuple[str, str, int, int]]:
+    """`(name, dtype, first byte in the file, bytes)` of each tensor of floats that has any."""
+    for name, entry in json.loads(header.raw[8:]).items():
+        if name != "__metadata__" and entry["dtype"] in _EXPONENTS and math.prod(entry["shape"]):
+            begin, end = entry["data_offsets"]
+            yield name, entry["dtype"], len(header.raw) + begin, end - begin

@@ -10,16 +10,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ftlab.access import EVERYTHING, Access
-from ftlab.errors import InvalidRequest
-from ftlab.playground.named import check_named
+from ftlab.basics.errors import InvalidRequest
+from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command, resident_bytes
+from ftlab.basics.visitor_turns import NOBODY, Places, Visitor, VisitorQueue
+from ftlab.jobs.control import control_folder
+from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.playground.panes import BASE, LineUp, line_up
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate, update_from_json
-from ftlab.playground.validation import validate_generate
-from ftlab.runs.control import control_folder
-from ftlab.runs.process import resident_bytes
-from ftlab.runs.worker_client import WorkerClient, WorkerEnded, module_command
-from ftlab.turns import NOBODY, Places, Turns, Visitor
+from ftlab.playground.requests import (
+    GenerateRequest,
+    PaneUpdate,
+    check_named,
+    update_from_json,
+    validate_generate,
+)
 
 BUSY = "Another prompt is being answered; visitors take turns, and this one waits for its own."
 STARTING = "Starting the worker …"
@@ -50,7 +53,7 @@ class PlaygroundClient:
             "--idle-seconds",
             str(idle_seconds),
         )
-        self._turns = Turns(Places(waiting_of_a_session=16))
+        self._turns = VisitorQueue(Places(waiting_of_a_session=16))
         self._worker = WorkerClient(command, self.log_file, access.may_ask_hub)
 
     @property

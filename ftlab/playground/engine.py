@@ -7,51 +7,242 @@ is a lane of its own. The lanes take turns token by token.
 from __future__ import annotations
 
 import time
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.devices import CPU, free_bytes, resolve_device
-from ftlab.errors import FtlabError, one_line
+from ftlab.basics.devices import CPU, free_bytes, resolve_device
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.units import format_bytes, format_part
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
-from ftlab.models.loading import give_back_memory, load_base_model, load_tokenizer
-from ftlab.models.resolve import resolve_model
-from ftlab.models.trained_weights import WEIGHTS
-from ftlab.playground.answering import Answering
-from ftlab.playground.answers import Answer
-from ftlab.playground.desk import Desk, SendEach
-from ftlab.playground.full_models import FullModels
-from ftlab.playground.giving_way import Check, GiveWay
-from ftlab.playground.lanes import Lane
-from ftlab.playground.notes import note_on
-from ftlab.playground.panes import (
-    BASE,
-    WEIGHTS_FILE,
-    LineUp,
-    PaneSource,
-    line_up,
-    same_name,
+from ftlab.models.loading import (
+    WEIGHTS,
+    give_back_memory,
+    load_base_model,
+    load_tokenizer,
+    weight_dtype,
 )
-from ftlab.playground.part import put_part
-from ftlab.playground.protocol import (
+from ftlab.models.reference import ModelReference
+from ftlab.models.resolve import ResolvedModel, resolve_model
+from ftlab.playground.attach import (
+    Attached,
+    LowRank,
+    Marks,
+    RowAdapters,
+    attach,
+    marks,
+    put_part,
+    sha256_of,
+    shares_a_batch,
+)
+from ftlab.playground.decoding import (
+    Answer,
+    AnswerBuilder,
+    Lane,
+    LaneOfAnswers,
+    SendEach,
+    read_again,
+    say,
+    shared_lane,
+    take_turns,
+)
+from ftlab.playground.giving_way import Check, GiveWay
+from ftlab.playground.panes import BASE, WEIGHTS_FILE, LineUp, PaneSource, line_up, same_name
+from ftlab.playground.requests import (
     LOADING,
     WAITING,
     GenerateRequest,
     PaneUpdate,
     Precision,
     Stopped,
+    note_on,
 )
-from ftlab.playground.rows import RowAdapters
-from ftlab.playground.turns import LaneOfAnswers, read_again, say, shared_lane, take_turns
-from ftlab.playground.wearing import LowRank, Marks, Worn, marks, shares_a_batch, wear
 from ftlab.settings.training import DtypePolicy
-from ftlab.units import format_part
+
+SPARE_BYTES = 256 << 20
+"""What must stay free beside a model: its cache of keys and values, and the rest of the machine."""
+
+FreeBytes = Callable[[], int | None]
+
+
+class FullModels:
+    """The models by their pane's name; the least recently used ones make room for others.
+
+    `free_bytes` says what the device has left, `limit` what all of them may hold together.
+    """
+
+    def __init__(self, device: torch.device, free_bytes: FreeBytes, limit: int) -> None:
+        self._device = device
+        self._free_bytes = free_bytes
+        self._limit = limit
+        self._held: OrderedDict[str, tuple[Attached, int]] = OrderedDict()
+
+    def get(self, source: PaneSource, policy: DtypePolicy, in_use: Collection[str]) -> Attached:
+        """The model of the source, loaded unless it is there; `in_use` are not dropped for it.
+
+        Raises `FtlabError` if its weights are missing or damaged, or there is no memory for it.
+        """
+        if source.name in self._held:
+            self._held.move_to_end(source.name)
+            return self._held[source.name][0]
+        size = self._size(source, policy)
+        self._make_room(source, size, in_use)
+        worn = self._load(source, policy)
+        self._held[source.name] = (worn, size)
+        return worn
+
+    def clear(self) -> None:
+        self._held.clear()
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are loaded, least recently used first."""
+        return list(self._held)
+
+    def _size(self, source: PaneSource, policy: DtypePolicy) -> int:
+        assert source.folder is not None
+        files = sorted(source.folder.glob("*.safetensors"))
+        if not files:
+            raise FtlabError(
+                f"The weights of '{source.label}' are not there: its folder holds no .safetensors "
+                "file; run it again, or choose another."
+            )
+        wide = weight_dtype(policy, self._device, weights_learn=False) is torch.float32
+        return sum(file.stat().st_size for file in files) * (2 if wide else 1)
+
+    def _make_room(self, source: PaneSource, size: int, in_use: Collection[str]) -> None:
+        while not self._fits(size):
+            idle = [name for name in self._held if name not in in_use]
+            if not idle:
+                raise FtlabError(self._no_room(source, size))
+            del self._held[idle[0]]
+            give_back_memory(self._device)
+
+    def _fits(self, size: int) -> bool:
+        free = self._free_bytes()
+        held = sum(bytes_ for _, bytes_ in self._held.values())
+        return held + size <= self._limit and (free is None or size + SPARE_BYTES <= free)
+
+    def _no_room(self, source: PaneSource, size: int) -> str:
+        held = sum(bytes_ for _, bytes_ in self._held.values())
+        free = self._free_bytes()
+        left = "" if free is None else f", {format_bytes(free)} is free"
+        return (
+            f"There is no memory for another full model: '{source.label}' needs "
+            f"{format_bytes(size)}{left}, and {len(self._held)} of this prompt hold "
+            f"{format_bytes(held)} of the {format_bytes(self._limit)} set apart for them; choose "
+            "fewer full fine-tunings, or 16 bits."
+        )
+
+    def _load(self, source: PaneSource, policy: DtypePolicy) -> Attached:
+        assert source.folder is not None
+        folder = source.folder
+        resolved = ResolvedModel(ModelReference("folder", str(folder)), folder)
+        try:
+            model: PreTrainedModel = load_base_model(resolved, policy, None, self._device)
+        except Exception as error:
+            traceback.print_exc()
+            raise FtlabError(
+                f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
+                f"another shape ({one_line(error)[:160]}); run it again, or choose another."
+            ) from error
+        files = sorted(folder.glob("*.safetensors"))
+        return Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
+
+
+LOADING_AGAIN = "Loading the base model again …"
+
+KEPT_FOR_LOADING = 1.0
+"""How long the device is kept after an interruption, as a share of what loading everything again
+took. Without it two prompts that wait for each other would only load, in turn and for ever."""
+
+
+@dataclass
+class Answering:
+    """The answers of a request by the pane's place, from when the pane's adapter was first put on.
+
+    They keep tokens, random generators and proofs through an interruption; models, caches and
+    logits are made again. A pane that cannot answer at all has an empty list.
+    """
+
+    request: GenerateRequest
+    prompts: Sequence[str]
+    send: SendEach
+    answers: dict[int, list[Answer]] = field(default_factory=dict)
+    kept_until: float = 0.0
+    _interrupted: float | None = None
+    _back: float = 0.0
+
+    @property
+    def open_places(self) -> list[int]:
+        """The panes that have an answer to give, begun or not."""
+        places = range(len(self.request.panes))
+        return [p for p in places if p not in self.answers or self.unfinished(p)]
+
+    def unfinished(self, place: int) -> list[Answer]:
+        return [answer for answer in self.answers[place] if not answer.has_ended]
+
+    def say(self, sentence: str) -> None:
+        """Says in every open pane what is being waited for."""
+        for place in self.open_places:
+            for answer in self.unfinished(place) if place in self.answers else ():
+                answer.say(sentence)
+            if place not in self.answers:
+                self._tell(PaneUpdate(place, "status", sentence))
+
+    def fail(self, place: int, sentence: str) -> None:
+        """Ends what is open in a pane with an error; the text so far is kept."""
+        if place not in self.answers:
+            self._tell(PaneUpdate(place, "error", sentence))
+            self.answers[place] = []
+        for answer in self.unfinished(place):
+            answer.fail(sentence)
+
+    def fail_all(self, sentence: str) -> None:
+        for place in self.open_places:
+            self.fail(place, sentence)
+
+    def check_same(self, place: int, source: PaneSource, sha256: str) -> None:
+        """Raises `FtlabError` if other weights go by the name that had answered until now."""
+        answers = self.answers.get(place)
+        if answers and answers[0].draft.adapter_sha256 != sha256:
+            raise FtlabError(
+                f"The weights of '{source.label}' were replaced while its answer waited; send the "
+                "prompt again."
+            )
+
+    def interrupt(self) -> None:
+        """From here on the time does not count, until `go_on`."""
+        self._interrupted = time.perf_counter()
+
+    def come_back(self) -> None:
+        """The device is this request's again, and everything is to be loaded."""
+        self._back = time.perf_counter()
+        self.say(LOADING_AGAIN)
+
+    def go_on(self) -> None:
+        """After an interruption: leaves out the time that it took, loading included."""
+        if self._interrupted is None:
+            return
+        now = time.perf_counter()
+        for place in self.open_places:
+            for answer in self.unfinished(place):
+                answer.shift(now - self._interrupted)
+        self.kept_until = now + KEPT_FOR_LOADING * (now - self._back)
+        self._interrupted = None
+        self.say(WAITING)
+
+    def _tell(self, update: PaneUpdate) -> None:
+        for prompt in range(len(self.prompts)):
+            self.send(prompt, update)
+
 
 ADAPTERS_KEPT = 12
 """Adapters and trained parts that stay loaded; each holds only its own weights."""
@@ -63,12 +254,12 @@ Send = Callable[[PaneUpdate], None]
 
 
 @dataclass(frozen=True)
-class Dressed:
+class LoadedPane:
     """A pane of one request, dressed. `swap_seconds` is what that took; `None` for the base."""
 
     place: int
     source: PaneSource
-    worn: Worn
+    worn: Attached
     swap_seconds: float | None
 
     def first_update(self, precision: Precision, more_seconds: float) -> PaneUpdate:
@@ -93,7 +284,7 @@ class Engine:
         self._base: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._marks: Marks = {}
-        self._adapters: OrderedDict[tuple[str, int], Worn] = OrderedDict()
+        self._adapters: OrderedDict[tuple[str, int], Attached] = OrderedDict()
         self._rows: RowAdapters | None = None
         self.full_models = FullModels(device, self._free_bytes, self._full_limit())
 
@@ -231,7 +422,7 @@ class Engine:
         assert self._base is not None, "load a base first"
         return self._base
 
-    def worn(self, source: PaneSource, in_use: Sequence[str] = ()) -> Worn:
+    def worn(self, source: PaneSource, in_use: Sequence[str] = ()) -> Attached:
         """What the source answers with, loaded unless it is there already.
 
         Raises `FtlabError` if its weights are missing, damaged, made for another shape, or too
@@ -239,19 +430,19 @@ class Engine:
         """
         assert self._resident is not None
         if source.name == BASE:
-            return Worn(LowRank())
+            return Attached(LowRank())
         if not (source.is_adapter or source.is_part):
             return self.full_models.get(source, held_in(self._resident[1])[0], in_use)
         key = (source.name, _changed(source))
         if key not in self._adapters:
-            dress = put_part if source.is_part else wear
+            dress = put_part if source.is_part else attach
             self._adapters[key] = dress(self.base, source)
             if len(self._adapters) > ADAPTERS_KEPT:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(key)
         return self._adapters[key]
 
-    def _dress(self, job: Answering, lineup: LineUp) -> list[Dressed]:
+    def _dress(self, job: Answering, lineup: LineUp) -> list[LoadedPane]:
         """The panes that can answer; what is wrong with the others is said in them."""
         sources = {place: lineup.sources[place] for place in job.open_places}
         in_use = [source.name for source in sources.values()]
@@ -265,15 +456,15 @@ class Engine:
                 job.fail(place, say(error, "This pane could not answer"))
                 continue
             swap = None if source.name == BASE else time.perf_counter() - began
-            panes.append(Dressed(place, source, worn, swap))
+            panes.append(LoadedPane(place, source, worn, swap))
         return panes
 
-    def _lanes(self, job: Answering, panes: Sequence[Dressed]) -> list[LaneOfAnswers]:
+    def _lanes(self, job: Answering, panes: Sequence[LoadedPane]) -> list[LaneOfAnswers]:
         """The lane of rows that share the base first, then one for every other pane."""
         assert self._tokenizer is not None
         together = shares_a_batch(self.base)
         rows, build_seconds = self._row_adapters([pane.worn for pane in panes])
-        desk = Desk(self.base, self._tokenizer, job.request, job.prompts, job.send)
+        desk = AnswerBuilder(self.base, self._tokenizer, job.request, job.prompts, job.send)
         base_logits = desk.base_logits()
         shared: list[tuple[LowRank, Answer]] = []
         own: list[LaneOfAnswers] = []
@@ -295,7 +486,7 @@ class Engine:
         worn, answers = [low_rank for low_rank, _ in shared], [answer for _, answer in shared]
         return [shared_lane(rows, worn, answers, desk.pad_id), *own]
 
-    def _row_adapters(self, worn: Sequence[Worn]) -> tuple[RowAdapters, float]:
+    def _row_adapters(self, worn: Sequence[Attached]) -> tuple[RowAdapters, float]:
         """What carries these as rows, kept while it fits, and the seconds that it took to make."""
         began = time.perf_counter()
         wanted = list(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ftlab.devices import Device
-from ftlab.locks import DeviceTurn
+from ftlab.basics.devices import Device
+from ftlab.basics.locks import DeviceLock
 
 GiveWay = Callable[[], object]
 """Returns when it is this process's turn again; raises `Stopped` while it waits."""
@@ -19,7 +19,7 @@ memory must be given back first it returns what is to be called once nothing lie
 """
 
 
-def make_way(turn: DeviceTurn, device: Device, give_way: GiveWay) -> float | GiveWay:
+def make_way(turn: DeviceLock, device: Device, give_way: GiveWay) -> float | GiveWay:
     """What a `Check` returns, for the holder of the turn."""
     if not turn.is_wanted():
         return 0.0

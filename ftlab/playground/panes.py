@@ -15,18 +15,17 @@ from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder, read_plain
+from ftlab.basics.parsing import parse_json
+from ftlab.jobs.control import control_folder
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.paths import assets_folder
-from ftlab.playground.base_fit import base_name, count_tensors, fitting_words, why_not_on
-from ftlab.reading import read_plain
-from ftlab.runs.control import control_folder
-from ftlab.runs.directory import MAX_RECORD_BYTES, find_run, write_atomically
-from ftlab.runs.parsing import parse_json
-from ftlab.runs.result import STATUS_LABELS
-from ftlab.runs.store import Run, read_run
+from ftlab.playground.fitting import base_name, count_tensors, fitting_words, why_not_on
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.run import MAX_RECORD_BYTES, find_run, write_atomically
+from ftlab.records.store import Run, read_run
 from ftlab.settings.training import DtypePolicy
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
@@ -35,7 +34,7 @@ BASE = "base"
 """The pane of the untouched model."""
 
 SHIPPED = "shipped:"
-BROUGHT = "adapter:"
+UPLOADED = "adapter:"
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -125,8 +124,10 @@ def find_source(runs_folder: Path, name: str) -> PaneSource:
         return base_source()
     if name.startswith(SHIPPED):
         return _from_folder(name, _within(shipped_folder(), name.removeprefix(SHIPPED)))
-    if name.startswith(BROUGHT):
-        return _from_folder(name, _within(brought_folder(runs_folder), name.removeprefix(BROUGHT)))
+    if name.startswith(UPLOADED):
+        return _from_folder(
+            name, _within(uploaded_folder(runs_folder), name.removeprefix(UPLOADED))
+        )
     run = read_run(find_run(runs_folder, name))
     reason = cannot_answer(run)
     if reason:
@@ -137,14 +138,14 @@ def find_source(runs_folder: Path, name: str) -> PaneSource:
 def all_sources(runs: Sequence[Run], runs_folder: Path) -> list[PaneSource]:
     """Everyone who can answer: the base, finished runs (newest first), brought and shipped ones."""
     able = [run_source(run) for run in reversed(runs) if not cannot_answer(run)]
-    return [base_source(), *able, *brought_sources(runs_folder), *shipped_sources()]
+    return [base_source(), *able, *uploaded_sources(runs_folder), *shipped_sources()]
 
 
 def shipped_folder() -> Path:
     return assets_folder() / "adapters"
 
 
-def brought_folder(runs_folder: Path) -> Path:
+def uploaded_folder(runs_folder: Path) -> Path:
     return control_folder(runs_folder) / "adapters"
 
 
@@ -157,8 +158,8 @@ def shipped_sources() -> list[PaneSource]:
     )
 
 
-def brought_sources(runs_folder: Path) -> list[PaneSource]:
-    return list(_of_folder(BROUGHT, brought_folder(runs_folder)))
+def uploaded_sources(runs_folder: Path) -> list[PaneSource]:
+    return list(_of_folder(UPLOADED, uploaded_folder(runs_folder)))
 
 
 def cannot_answer(run: Run) -> str:
@@ -213,7 +214,7 @@ def wrong_base(source: PaneSource, model: str) -> str:
     """
     if source.name == BASE:
         return ""
-    if not source.name.startswith((SHIPPED, BROUGHT)):
+    if not source.name.startswith((SHIPPED, UPLOADED)):
         return "" if same_name(source.model) == same_name(model) else _other_base(source, model)
     if _is_named(source, model) or source.is_vouched_for(model):
         return ""
@@ -232,7 +233,7 @@ def base_doubt(source: PaneSource, model: str) -> str:
     """What to say of an adapter whose tensors fit the base `model` while it names another, without
     a full stop; "" for every other, and for one that somebody has vouched for."""
     known = _is_named(source, model) or source.is_vouched_for(model)
-    if known or not source.name.startswith(BROUGHT) or source.folder is None:
+    if known or not source.name.startswith(UPLOADED) or source.folder is None:
         return ""
     return _doubt(source, model) if why_not_on(source.files, model) == "" else ""
 
@@ -313,7 +314,7 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
     from elsewhere names comes last. The base alone answers on the bundled model."""
     named = []
     for source in sources:
-        if source.name.startswith(BROUGHT):
+        if source.name.startswith(UPLOADED):
             named.append((2, _likely_base(source)))
         elif source.model:
             named.append((int(source.name.startswith(SHIPPED)), source.model))

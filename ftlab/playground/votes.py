@@ -19,11 +19,10 @@ from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ftlab.errors import FtlabError
-from ftlab.runs.closed import check_open
-from ftlab.runs.control import control_folder
-from ftlab.runs.directory import RUN_ID, read_json_lines
-from ftlab.runs.statistics import binomial_tail, wilson_interval
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import control_folder
+from ftlab.records.differences import binomial_tail, wilson_interval
+from ftlab.records.run import RUN_ID, check_writable, read_json_lines
 
 NO_SWEEP = "no-sweep"
 """The name of the file for votes that belong to no sweep."""
@@ -102,7 +101,7 @@ def record_vote(runs_folder: Path, vote: Vote) -> None:
     Raises `FtlabError` for a vote that contradicts itself, a sweep id that cannot be a file's name,
     and a folder that cannot be written.
     """
-    check_open(runs_folder)
+    check_writable(runs_folder)
     problem = _problem(vote)
     if problem:
         raise FtlabError(problem)

@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlab.devices import CPU, Device, cpu_count, resolve_device
-from ftlab.errors import one_line
-from ftlab.locks import DeviceTurn, holding
+from ftlab.basics.devices import CPU, Device, cpu_count, resolve_device
+from ftlab.basics.errors import one_line
+from ftlab.basics.locks import DeviceLock, holding
+from ftlab.basics.processes import Line, Signs, Watchdog, parse_line
+from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.playground.giving_way import GiveWay, make_way
-from ftlab.playground.protocol import (
+from ftlab.playground.requests import (
     WAITING,
     GenerateRequest,
     PaneUpdate,
@@ -31,9 +33,6 @@ from ftlab.playground.protocol import (
     UpdateKind,
     request_from_json,
 )
-from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
-from ftlab.runs.watchdog import Signs, Watchdog
-from ftlab.runs.worker_client import Line, parse_line
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
@@ -199,7 +198,7 @@ def serve(
 
 def is_free(device: Device) -> bool:
     """Whether nobody has the device or waits for it."""
-    turn = DeviceTurn(device.id)
+    turn = DeviceLock(device.id)
     if not turn.try_acquire():
         return False
     turn.release()
@@ -243,7 +242,7 @@ def _answered(
     """Answers when it is the playground's turn on the device; `False` if it is the wrong device."""
     device = engines.device
     name = "CPU" if device.id == CPU else device.label
-    turn = DeviceTurn(device.id)
+    turn = DeviceLock(device.id)
     said = stopped = False
 
     def while_waiting() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.by_hand import CONFIG, MAX_CHARACTERS, PEFT, canonical_text
 from ftlab.methods.peft_rules import PEFT_TYPES, foreign_part, unknown_type
 from ftlab.methods.spec import BasePrecision

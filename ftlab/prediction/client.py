@@ -14,13 +14,21 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, cast, get_args
 
-from ftlab.errors import FtlabError
-from ftlab.operations.log import note_refusal
-from ftlab.prediction.limits import Ending, Limits, LimitsOf, sentence, usual
-from ftlab.prediction.question import Prediction, Question, dump_question, load_prediction
-from ftlab.recent import Recent
-from ftlab.runs.worker_client import WorkerClient, WorkerEnded, module_command
-from ftlab.turns import NOBODY, Places, Turns, Visitor
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import Recent, note_refusal
+from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command
+from ftlab.basics.visitor_turns import NOBODY, Places, Visitor, VisitorQueue
+from ftlab.prediction.question import (
+    Ending,
+    Limits,
+    LimitsOf,
+    Prediction,
+    Question,
+    dump_question,
+    load_prediction,
+    sentence,
+    usual,
+)
 
 MODULE = "ftlab.prediction.worker"
 SECONDS = 180
@@ -55,10 +63,10 @@ class Predictor:
         self,
         idle_seconds: float = IDLE_SECONDS,
         limits_of: LimitsOf = usual,
-        turns: Turns | None = None,
+        turns: VisitorQueue | None = None,
     ) -> None:
         self._limits_of = limits_of
-        self._turns = turns or Turns(PLACES)
+        self._turns = turns or VisitorQueue(PLACES)
         self._known: Recent[bytes, Prediction] = Recent(MOST_REMEMBERED)
         self._guard = Lock()
         self._worker = WorkerClient(module_command(MODULE, str(idle_seconds)))

@@ -48,7 +48,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions | None:
     return Dimensions(hidden, layers, heads, vocabulary)
 
 
-def anatomy(
+def memory_breakdown(
     size: Dimensions, variant: Variant, step: Step, trainable: int, total: int
 ) -> dict[str, int]:
     """Bytes of each part at the peak, which is taken to be the backward pass of the logits."""

@@ -1,14 +1,19 @@
-"""Whether a step fits a card, and what would make it fit: found by trying."""
+"""Whether a step fits a card, what would make it fit, and what papers claim. No torch.
+
+Each number of a claim is arithmetic on sizes that the papers give; none is taken from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ftlab.basics import units
+from ftlab.basics.cards import Card
 from ftlab.methods.variant import Variant
-from ftlab.prediction.cards import Card
-from ftlab.prediction.question import Prediction, Question
+from ftlab.models.catalogue import KnownModel, catalogue, known_model
+from ftlab.prediction.question import Prediction, Question, Step, ask_about
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -169,4 +174,159 @@ def _packed(question: Question) -> Question | None:
     on_four_bits: Variant = replace(variant, base="nf4")
     return replace(
         question, variant=on_four_bits, step=replace(question.step, packing="nf4-double")
+    )
+
+
+_FAMILIES_APART = 0.1
+"""How far two models of one size may differ in memory by their family: by their vocabulary, say."""
+
+_WEIGHT_BYTES = {"nf4": 0.5, "int8": 1.0}
+
+
+@dataclass(frozen=True)
+class Largest:
+    """A model that fits, with what was predicted of it."""
+
+    model: KnownModel
+    prediction: Prediction
+
+
+def on_hub(models: Iterable[KnownModel] | None = None) -> list[KnownModel]:
+    """The models that can be fetched from the Hub, the largest first; the catalogue's if `None`."""
+    found = catalogue() if models is None else models
+    return sorted((m for m in found if m.is_on_hub), key=lambda m: m.parameters, reverse=True)
+
+
+def largest_that_fits(
+    models: Sequence[KnownModel],
+    question: Callable[[KnownModel], Question],
+    ask: Ask,
+    fits: Callable[[Prediction], bool],
+    usable_bytes: int,
+) -> Largest | None:
+    """The first of the models, which are sorted largest first, whose step is predicted to fit.
+
+    A model is passed over unasked where its weights alone do not fit, or where it would take more
+    than the card has if its memory were in proportion to that of a larger one that was asked: a
+    smaller model takes more than its share. `None` where none fits. Raises what `ask` raises.
+    """
+    per_parameter = 0.0
+    for model in models:
+        asked = question(model)
+        least = max(_weight_bytes(asked), per_parameter) * model.parameters
+        if least * (1 - _FAMILIES_APART) > usable_bytes:
+            continue
+        for _, answer in ask([asked]):
+            if answer.peak_reserved_bytes is None:
+                continue
+            if fits(answer):
+                return Largest(model, answer)
+            per_parameter = answer.peak_reserved_bytes / model.parameters
+    return None
+
+
+def _weight_bytes(question: Question) -> float:
+    """Bytes of a weight of the base."""
+    variant: Variant = question.variant
+    if variant.base_precision is not None:
+        return _WEIGHT_BYTES[variant.base_precision]
+    return 4.0 if question.step.weights == "fp32" else 2.0
+
+
+_GPT3_LAYERS, _GPT3_WIDTH, _GPT3_VOCABULARY, _GPT3_POSITIONS = 96, 12_288, 50_257, 2_048
+_T5_XXL_WIDTH = 4_096
+_LLAMA_65B = 65_285_660_672
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, what its shapes give, and why the two differ where they do."""
+
+    what: str
+    paper: str
+    ours: str
+    why: str
+    source: str
+    url: str
+
+
+def gpt3_parameters() -> int:
+    """12 L d² + 13 L d for the blocks, and the embeddings (Brown et al. 2020, table 2.1)."""
+    width, layers = _GPT3_WIDTH, _GPT3_LAYERS
+    blocks = layers * (12 * width * width + 13 * width)
+    return blocks + (_GPT3_VOCABULARY + _GPT3_POSITIONS) * width + 2 * width
+
+
+def lora_on_gpt3(rank: int = 4) -> int:
+    """r (d + d) for query and value of each block (Hu et al. 2021, section 4.2)."""
+    return _GPT3_LAYERS * 2 * rank * 2 * _GPT3_WIDTH
+
+
+def full_training_bytes(parameters: int) -> int:
+    """Weights and gradients in 16 bits, and Adam's two moments in 32: 12 bytes a parameter."""
+    return parameters * (2 + 2 + 4 + 4)
+
+
+def qlora_on_65b() -> Question:
+    """One step of QLoRA as its paper trained the 65B model: rank 64 on all layers, a row of 512
+    tokens, checkpointing and paged AdamW (Dettmers et al. 2023, appendix B.2)."""
+    model = known_model("LLaMA 65B")
+    assert model is not None
+    step = Step(512, batch=1, checkpointing=True, optimizer="paged_adamw_8bit")
+    variant = Variant("qlora", {"r": 64, "alpha": 16})
+    return ask_about(model.config, [variant], step)[0]
+
+
+def claims(qlora_65b_bytes: int | None = None) -> tuple[Claim, ...]:
+    """`qlora_65b_bytes` is the predicted reserved peak of QLoRA on a 65B model, where known."""
+    full, lora = gpt3_parameters(), lora_on_gpt3()
+    return (
+        Claim(
+            "GPT-3 175B, LoRA of rank 4 on query and value: parameters trained",
+            "10,000 times fewer",
+            f"{full / lora:,.0f} times fewer",
+            f"{units.format_count(lora)} of {units.format_count(full)}; the paper rounds.",
+            "Hu et al. 2021",
+            "https://arxiv.org/abs/2106.09685",
+        ),
+        Claim(
+            "Its checkpoint",
+            "35 MB",
+            units.format_bytes(2 * lora),
+            "In 16 bits; 36 MiB, so the paper counts in powers of two.",
+            "Hu et al. 2021",
+            "https://arxiv.org/abs/2106.09685",
+        ),
+        Claim(
+            "The whole model's checkpoint",
+            "350 GB",
+            units.format_bytes(2 * full),
+            "In 16 bits; the paper takes 175 G parameters, their shapes give a little less.",
+            "Hu et al. 2021",
+            "https://arxiv.org/abs/2106.09685",
+        ),
+        Claim(
+            "LLaMA 65B, full fine-tuning in 16 bits",
+            "over 780 GB",
+            units.format_bytes(full_training_bytes(_LLAMA_65B)),
+            "12 bytes a parameter, before any activation.",
+            "Dettmers et al. 2023",
+            "https://arxiv.org/abs/2305.14314",
+        ),
+        Claim(
+            "LLaMA 65B, QLoRA",
+            "under 48 GB",
+            units.format_bytes(qlora_65b_bytes),
+            "Simulated: rank 64 on all layers, 1 x 512 tokens, checkpointing, paged AdamW.",
+            "Dettmers et al. 2023",
+            "https://arxiv.org/abs/2305.14314",
+        ),
+        Claim(
+            "T5-XXL, a prompt of five tokens: parameters trained",
+            "20,480",
+            f"{5 * _T5_XXL_WIDTH:,}",
+            f"Five vectors of {_T5_XXL_WIDTH:,} numbers.",
+            "Lester et al. 2021",
+            "https://arxiv.org/abs/2104.08691",
+        ),
     )

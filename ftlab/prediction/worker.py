@@ -5,7 +5,7 @@ Run as: python -m ftlab.prediction.worker IDLE_SECONDS, with pipes as stdin and 
 This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
 every question it forks a child, which is as ready as it is. The child is held to the `Limits` of
 its question and ended once nobody waits for its answer. The answer is a prediction as JSON, or the
-`Ending` of a question without one; how lines look is in `ftlab.runs.worker_client`. The process
+`Ending` of a question without one; how lines look is in `ftlab.basics.processes`. The process
 ends when no question came for a while. Simulating patches torch in places and sets its default
 dtype, so nothing else may run here.
 
@@ -27,15 +27,22 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from ftlab.basics.processes import Line, parse_line
+from ftlab.basics.system import status_bytes
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
+from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.prediction.limits import Ending, Limits
-from ftlab.prediction.question import Prediction, Question, Step, dump_prediction, load_question
-from ftlab.prediction.questions import ask_about
-from ftlab.runs.spawn import lasting_imports, prepare_for_libraries
-from ftlab.runs.worker_client import Line, parse_line
-from ftlab.system import status_bytes
+from ftlab.prediction.question import (
+    Ending,
+    Limits,
+    Prediction,
+    Question,
+    Step,
+    ask_about,
+    dump_prediction,
+    load_question,
+)
 
 Answer = Callable[[Question], Prediction]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ftlab.errors import FieldError, FtlabError
+from ftlab.basics.errors import FieldError, FtlabError
 
 Kind = Literal["whole", "real", "switch", "choice", "names"]
 Place = Literal["main", "advanced", "command line"]

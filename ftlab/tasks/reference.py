@@ -7,22 +7,25 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from ftlab.errors import FieldError, FtlabError
+from ftlab.basics.errors import FieldError, FtlabError
+from ftlab.basics.files import person_path
+from ftlab.basics.words import unknown_name
 from ftlab.models.reference import is_owned_hub_id
-from ftlab.reading import person_path
-from ftlab.tasks.custom import ColumnMapping, check_mapping, guess_mapping, to_task_data
 from ftlab.tasks.files import (
     EXTENSIONS,
+    ColumnMapping,
     check_file,
+    check_mapping,
     columns_of,
+    guess_mapping,
     list_columns,
     load_hub_rows,
     read_rows,
+    to_task_data,
 )
-from ftlab.tasks.metrics import TEXT_METRICS, get_text_metric
 from ftlab.tasks.registry import TASKS, bundled_data, get_task
+from ftlab.tasks.scoring import TEXT_METRICS, get_text_metric
 from ftlab.tasks.spec import TaskData, TaskSpec
-from ftlab.words import unknown_name
 
 Kind = Literal["bundled", "file", "hub"]
 

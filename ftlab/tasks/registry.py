@@ -15,11 +15,11 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from ftlab.errors import FtlabError
-from ftlab.paths import assets_folder
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder
+from ftlab.basics.words import unknown_name
 from ftlab.tasks import bundled
 from ftlab.tasks.spec import Example, Message, Split, TaskData, TaskSpec
-from ftlab.words import unknown_name
 
 _GENERAL_TEXT_SHA256 = "71e4f28de77d6ecc13dd050c9e179d4486f2ec70c44a90833b2377afaeb0be02"
 

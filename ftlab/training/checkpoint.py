@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ftlab.errors import FtlabError
-from ftlab.training.hooks import rank_allocator, rank_scores
+from ftlab.basics.errors import FtlabError
+from ftlab.training.model import rank_allocator, rank_scores
 
 WEIGHTS, ALLOCATION, PATTERN = "learner.safetensors", "allocation.safetensors", "ranks.json"
 

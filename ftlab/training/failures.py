@@ -6,9 +6,9 @@ import errno
 
 import torch
 
-from ftlab.errors import Diverged, FtlabError, NotApplicable, NotEnoughMemory, one_line
-from ftlab.runs.result import FinalStatus
-from ftlab.torch_devices import way_out
+from ftlab.basics.errors import Diverged, FtlabError, NotApplicable, NotEnoughMemory, one_line
+from ftlab.basics.torch_devices import way_out
+from ftlab.records.result import FinalStatus
 
 _SMALLER = (
     "Try a smaller batch with accumulation, a shorter maximum length, gradient checkpointing, "

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import Batch, on_device
-from ftlab.training.hooks import added_loss
-from ftlab.training.loss import completion_losses
+from ftlab.training.model import added_loss
+from ftlab.training.step import Arithmetic, Batch, completion_losses, on_device
 
 _KERNELS = {
     "CausalAttentionBackward": "ftlab (CPU)",

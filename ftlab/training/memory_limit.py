@@ -8,10 +8,10 @@ import threading
 
 import torch
 
-from ftlab.devices import CPU
-from ftlab.errors import FtlabError
-from ftlab.system import status_bytes
-from ftlab.units import format_bytes
+from ftlab.basics.devices import CPU
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.system import status_bytes
+from ftlab.basics.units import format_bytes
 
 _NEARLY = 0.95
 _STACK_BYTES = 2**20

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 
-from ftlab import nvml
-from ftlab.runs.result import Phase, PhaseMeasure
-from ftlab.system import PROC, reset_peak_size, status_bytes
-from ftlab.torch_devices import card_uuid
+from ftlab.basics import nvml
+from ftlab.basics.system import PROC, reset_peak_size, status_bytes
+from ftlab.basics.torch_devices import card_uuid
+from ftlab.records.result import Phase, PhaseMeasure
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,36 @@
-"""Putting a method on a base model, and saving what it learnt."""
+"""Putting a method on a base model, its own part in the training loop, and saving it.
+
+Which hooks apply is read off the model that is trained, so an adapter that somebody configured by
+hand gets the same as one of the registry.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from torch import nn
+from peft import PeftModel, PeftType, get_peft_model
+from peft.tuners.adalora.layer import RankAllocator
+from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.devices import CPU, MPS, kind_of, why_driver_is_too_old
-from ftlab.errors import FtlabError, one_line
-from ftlab.methods.fit import unfit_for_model
+from ftlab.basics.devices import CPU, MPS, kind_of, why_driver_is_too_old
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.torch_devices import way_out, why_no_kernels
+from ftlab.methods.dimensions import ModelShape, shape_from
+from ftlab.methods.limits import incompatible_with_model
 from ftlab.methods.peft_rules import CONVERTED_INITS
-from ftlab.methods.shape import ModelShape, shape_from
-from ftlab.methods.spec import RunPlan
+from ftlab.methods.registry import hooks_of
+from ftlab.methods.spec import LoopHooks, RunPlan
 from ftlab.methods.targets import config_on
 from ftlab.methods.variant import Variant
-from ftlab.models.trained_weights import FACTS, save_trained_weights
+from ftlab.models.loading import FACTS, save_trained_weights
 from ftlab.settings.training import DtypePolicy
-from ftlab.torch_devices import way_out, why_no_kernels
-from ftlab.training.arithmetic import compute_adapters_in_low_precision
+from ftlab.training.step import compute_adapters_in_low_precision
 
 _CONVERSION = "path_initial_model_for_weight_conversion"
 _SHIPPED_CONFIGS = ("adapter_config.json", "config.json", FACTS)
@@ -43,7 +51,7 @@ def apply_method(
     """
     method, values = variant.spec, variant.values()
     shape = shape_of(base)
-    found = unfit_for_model(variant, shape)
+    found = incompatible_with_model(variant, shape)
     if found:
         found.refuse()
     if method.peft_config is None:
@@ -222,3 +230,63 @@ def _why_unusable(kind: str) -> str:
     except Exception as error:
         return one_line(error)[:200].rstrip(".")
     return "the driver shows no device; see what `nvidia-smi` (AMD: `rocm-smi`) says of it"
+
+
+def own_optimizer(
+    variant: Variant, model: nn.Module, optimizer_class: type[Optimizer], options: dict[str, Any]
+) -> Optimizer | None:
+    """The optimizer of the method's own, made of the chosen one; `None` where it has none.
+
+    `options` are the chosen optimizer's keyword arguments, `lr` and `weight_decay` among them.
+    """
+    own = variant.spec.optimizer
+    return None if own is None else own.make(model, optimizer_class, options, variant.values())
+
+
+def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
+    """What a method does once the weights are updated and the gradients are still there.
+
+    `step` counts from 1; `skipped` says whether its gradients overflowed.
+    """
+    hooks = _hooks(model)
+    if hooks is not None:
+        hooks.after_step(model, step, skipped)
+
+
+def added_loss(model: nn.Module) -> Tensor | None:
+    """The term that a method adds to the loss, `None` for none."""
+    hooks = _hooks(model)
+    return None if hooks is None else hooks.added_loss(model)
+
+
+def _hooks(model: nn.Module) -> LoopHooks | None:
+    if not isinstance(model, PeftModel):
+        return None
+    config: Any = model.active_peft_config
+    return hooks_of(config.peft_type)
+
+
+def rank_allocator(model: nn.Module) -> RankAllocator | None:
+    """What hands out AdaLoRA's ranks, by scores that it keeps of each weight; `None` without it."""
+    tuner: Any = adalora(model)
+    return None if tuner is None else tuner.rankallocator
+
+
+def rank_scores(allocator: RankAllocator) -> dict[str, dict[str, Tensor]]:
+    """The scores by kind and weight, each of the weight's shape; those that it works with."""
+    return {kind: getattr(allocator, kind) for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
+
+
+def adalora(model: nn.Module) -> Any:
+    """AdaLoRA's tuner where the model wears one that hands out ranks."""
+    if isinstance(model, PeftModel):
+        config: Any = model.active_peft_config
+        if config.peft_type == PeftType.ADALORA:
+            return model.base_model
+    return None
+
+
+def state_of(optimizer: Optimizer) -> Iterable[Tensor]:
+    """The tensors of an optimizer's state."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

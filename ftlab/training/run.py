@@ -13,44 +13,53 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from ftlab.devices import cpu_count
-from ftlab.errors import Diverged, one_line
-from ftlab.methods.fit import unfit
+from ftlab.basics.devices import cpu_count
+from ftlab.basics.errors import Diverged, one_line
+from ftlab.methods.limits import failed_on_base, incompatible
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import reach_words
 from ftlab.models.bundled import QUALITY_NOTE
+from ftlab.models.dimensions import shape_of_model
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
-from ftlab.models.shape import shape_of_model
-from ftlab.runs.checkpoints import checkpoint_interval
-from ftlab.runs.directory import RunDirectory, write_json_lines
-from ftlab.runs.rates import decided
-from ftlab.runs.result import Measures, RunResult
-from ftlab.runs.resume import Earlier
-from ftlab.runs.scored import SCORED
-from ftlab.runs.spec import RunSpec
+from ftlab.records.comparability import SCORED
+from ftlab.records.result import Measures, RunResult
+from ftlab.records.resume import (
+    Checkpoint,
+    Earlier,
+    checkpoint_interval,
+    hashes_of,
+    record_checkpoint,
+)
+from ftlab.records.run import RunDirectory, write_json_lines
+from ftlab.records.spec import RunSpec, decided
 from ftlab.settings.training import EVAL_SPLITS, EVALUATION_BATCH
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.order import BatchSize, longest_batch, training_order
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.registry import general_fingerprint, general_passages
-from ftlab.training.anatomy import measure_anatomy
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.card_memory import card_memory, check_room
-from ftlab.training.curve import CurvePoints, curve_examples
-from ftlab.training.data import OrderedExamples, collate
-from ftlab.training.disturbance import (
+from ftlab.training.evaluate import (
+    GENERAL_TEXT_HASH,
+    CurvePoints,
+    as_passages,
+    base_quality,
+    curve_examples,
+    evaluate,
+    report_untouched,
+    run_quality,
+)
+from ftlab.training.first_pass import first_pass
+from ftlab.training.machine import (
     FEWEST_STEPS,
     CardWatch,
     Disturbance,
+    KeptRates,
     LoadMeter,
+    describe_environment,
+    same_step,
     slowdowns_of,
 )
-from ftlab.training.environment import describe_environment
-from ftlab.training.evaluation import as_passages, evaluate
-from ftlab.training.first_pass import first_pass
-from ftlab.training.keeping import KeptPeak, higher, keep_training, steps_of
-from ftlab.training.kept_rates import KeptRates, same_step
+from ftlab.training.memory import card_memory, check_room, measure_memory_breakdown
 from ftlab.training.meters import PhaseMeter, memory_meter
 from ftlab.training.model import (
     apply_method,
@@ -61,17 +70,123 @@ from ftlab.training.model import (
     shipped_bytes,
     torch_device,
 )
-from ftlab.training.notes import notes_on_settings
-from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
-from ftlab.training.tracking import CarefulTracker, make_trackers
+from ftlab.training.step import Arithmetic, OrderedExamples, collate
 from ftlab.training.trainer import (
+    CarefulTracker,
+    CheckpointHandling,
     FairTrainer,
     StepMeter,
+    effective_warmup,
     is_astray,
+    make_trackers,
     synchronise,
     train,
     training_arguments,
 )
+
+
+def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic, skipped: int = 0) -> list[str]:
+    """Sentences on settings that do less, or other, than their name says.
+
+    `skipped` is how many steps overflowed in fp16.
+    """
+    settings, device = spec.settings, arithmetic.device.type
+    notes = []
+    warmup = effective_warmup(settings)
+    if warmup < settings.warmup_steps:
+        notes.append(
+            f"Warm-up was cut from {settings.warmup_steps} steps to {warmup}, "
+            f"a quarter of the {settings.steps} steps."
+        )
+    if settings.optimizer != "adamw":
+        notes.append(
+            "8-bit AdamW keeps 32-bit state for embeddings and for weights of under 4,096 numbers."
+        )
+    if settings.optimizer == "paged_adamw_8bit":
+        notes.append(
+            "The paged optimizer pages nothing on a CPU."
+            if device == "cpu"
+            else "Paged optimizer state lies outside torch's allocator, so torch's peaks leave it "
+            "out; where it does not fit the GPU it is moved to the host's memory and back."
+        )
+    if arithmetic.needs_grad_scaler:
+        notes.append("This GPU has no bf16: products are computed in fp16 with scaled gradients.")
+    if skipped:
+        notes.append(
+            f"{skipped} of {settings.steps} steps overflowed in fp16 and changed nothing, while "
+            "the scale of the gradients was being found."
+        )
+    if spec.variant is not None and device != "cpu" and failed_on_base(spec.variant):
+        notes.append(
+            f"On a CPU {spec.variant.spec.label} was seen not to learn on a base held in "
+            f"{spec.base_precision}; on this device nobody has tried."
+        )
+    if spec.base_precision == "nf4":
+        notes.append(
+            "Only the linear layers of a 4-bit base are quantised, not its embeddings, "
+            "so a small model saves a smaller share of memory than a large one."
+        )
+    return notes
+
+
+def steps_of(earlier: Earlier) -> StepMeter:
+    """The steps so far, as if they had been taken by this process."""
+    skipped = sum(bool(event.get("skipped")) for event in earlier.events)
+    return StepMeter(
+        earlier.steps("seconds"), earlier.steps("tokens"), earlier.steps("loss"), skipped=skipped
+    )
+
+
+@dataclass(frozen=True)
+class KeptPeak:
+    """The highest memory of the training phase, and the process without a model; bytes."""
+
+    peak_bytes: int | None
+    before_model_bytes: int | None
+
+    @property
+    def net(self) -> int | None:
+        if self.peak_bytes is None or self.before_model_bytes is None:
+            return None
+        return self.peak_bytes - self.before_model_bytes
+
+
+def higher(peak: KeptPeak, earlier: Earlier | None) -> KeptPeak:
+    """The higher one of this part's and the earlier ones', above what each began with."""
+    if earlier is None:
+        return peak
+    before = KeptPeak(earlier.checkpoint.peak_bytes, earlier.checkpoint.before_model_bytes)
+    return max(peak, before, key=lambda one: -1 if one.net is None else one.net)
+
+
+def keep_training(
+    meter: PhaseMeter,
+    before_model_bytes: int | None,
+    began: float,
+    earlier: Earlier | None,
+    note: Callable[[str], None],
+) -> CheckpointHandling:
+    """Records each checkpoint of the training phase with what the run has measured so far."""
+
+    def kept(trainer: FairTrainer, folder: Path) -> None:
+        peak = higher(KeptPeak(meter.peak_so_far, before_model_bytes), earlier)
+        checkpoint = Checkpoint(
+            step=trainer.state.global_step,
+            files=hashes_of(folder),
+            run_seconds=time.perf_counter() - began,
+            peak_bytes=peak.peak_bytes,
+            before_model_bytes=peak.before_model_bytes,
+            real_tokens=trainer.real_tokens,
+            padded_tokens=trainer.padded_tokens,
+            added_loss=trainer.added_loss,
+        )
+        record_checkpoint(folder.parent, checkpoint)
+
+    def lost(error: Exception) -> None:
+        note(f"A checkpoint could not be written, so the run went on without: {one_line(error)}")
+
+    return CheckpointHandling(meter.pause, kept, lost, earlier.checkpoint if earlier else None)
+
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -140,7 +255,7 @@ def _execute(
         directory.complete_spec(spec)
     if spec.variant is not None:
         shape = shape_of_model(spec.model)
-        found = unfit(spec.variant, shape, spec.settings, spec.device)
+        found = incompatible(spec.variant, shape, spec.settings, spec.device)
         if found:  # a model that was not here when the run was queued
             found.refuse()
         if shape is not None:
@@ -378,7 +493,7 @@ def _train(
     disturbance = _disturbance(spec, record, steps, load, card)
     assert trainer.optimizer is not None
     try:
-        record.anatomy = measure_anatomy(
+        record.anatomy = measure_memory_breakdown(
             model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
         )
     except Exception as error:  # a look at the peak takes no run with it

@@ -1,4 +1,9 @@
-"""The training loop: transformers' Trainer with our loss, our order of examples and our meters."""
+"""The training loop: transformers' Trainer with our loss, our order of examples and our meters.
+
+The callbacks that log to other programs are made here, and not by the Trainer, so that what they
+import is in memory before the meter starts, and so that no error of theirs ends a run. They hear of
+a run's begin, logs and end alone, which all lie outside the timed steps.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +30,95 @@ from transformers import (
     TrainingArguments,
 )
 
-from ftlab.errors import Diverged
+from ftlab.basics.errors import Diverged, one_line
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import one_sequence_a_row
-from ftlab.runs.checkpoints import Checkpoint
-from ftlab.settings.training import TrainingSettings
-from ftlab.training.arithmetic import Arithmetic
+from ftlab.records.resume import Checkpoint
+from ftlab.settings.training import TRACKERS, Tracker, TrainingSettings, tensorboard_folder
 from ftlab.training.checkpoint import load_learner, save_learner
-from ftlab.training.data import Batch, OrderedExamples
-from ftlab.training.disturbance import since, waited_seconds
-from ftlab.training.hooks import added_loss, after_optimizer_step, own_optimizer
-from ftlab.training.loss import completion_losses
-from ftlab.training.tracking import PROJECT, CarefulTracker
+from ftlab.training.machine import since, waited_seconds
+from ftlab.training.model import added_loss, after_optimizer_step, own_optimizer
+from ftlab.training.step import Arithmetic, Batch, OrderedExamples, completion_losses
+
+PROJECT = "ftlab"
+"""trackio's name for all our runs."""
+
+
+def make_trackers(
+    names: Sequence[Tracker], run_folder: Path, note: Callable[[str], None]
+) -> list[CarefulTracker]:
+    """A callback for each name; one that cannot be made says so in a note and is left out."""
+    trackers = []
+    for name in names:
+        try:
+            callback = _MAKERS[name](run_folder)
+        except Exception as error:
+            note(f"Nothing is logged to {TRACKERS[name]}: {one_line(error)}")
+        else:
+            trackers.append(CarefulTracker(TRACKERS[name], callback, note))
+    return trackers
+
+
+def _tensorboard(run_folder: Path) -> TrainerCallback:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(log_dir=str(tensorboard_folder(run_folder))))
+
+
+def _trackio(run_folder: Path) -> TrainerCallback:
+    from transformers.integrations import TrackioCallback
+
+    return TrackioCallback()
+
+
+_MAKERS: dict[str, Callable[[Path], TrainerCallback]] = {
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+}
+
+
+class CarefulTracker(TrainerCallback):
+    """Passes events on to a callback until one raises; then there is a note, and silence."""
+
+    def __init__(self, label: str, callback: TrainerCallback, note: Callable[[str], None]) -> None:
+        self._label = label
+        self._callback: TrainerCallback | None = callback
+        self._note = note
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        self._pass_on("on_train_begin", args, state, control, more)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        self._pass_on("on_log", args, state, control, more)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
+    ) -> None:
+        """May be called again; the callback hears of it once."""
+        self._pass_on("on_train_end", args, state, control, more)
+        self._callback = None
+
+    def _pass_on(
+        self,
+        event: str,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        more: dict[str, Any],
+    ) -> None:
+        if self._callback is None:
+            return
+        try:
+            getattr(self._callback, event)(args, state, control, **more)
+        except Exception as error:
+            self._callback = None
+            self._note(f"Logging to {self._label} ended early: {one_line(error)}")
+
 
 OPTIMIZER_NAMES = {
     "adamw": "adamw_torch_fused",
@@ -51,7 +133,7 @@ SCHEDULE_NAMES = {
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointHandling:
     """How the training is kept while it goes on.
 
     A checkpoint is written within `pause()`, and told to `kept(trainer, folder)` once it is whole,
@@ -73,7 +155,12 @@ class FairTrainer(Trainer):
     """
 
     def __init__(
-        self, *, variant: Variant, arithmetic: Arithmetic, keeping: Keeping, **options: Any
+        self,
+        *,
+        variant: Variant,
+        arithmetic: Arithmetic,
+        keeping: CheckpointHandling,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._keeping = keeping
@@ -341,7 +428,7 @@ def training_arguments(
     Every `checkpoint_every` steps (0: never) it keeps in `folder` what it needs to go on; two such
     are kept, so that one is whole while the next is written.
 
-    `report_to` stays empty: `ftlab.training.tracking` makes the callbacks that it would make.
+    `report_to` stays empty: `ftlab.training.trainer` makes the callbacks that it would make.
     """
     on_cpu = arithmetic.device.type == "cpu"
     return TrainingArguments(
@@ -389,7 +476,7 @@ def train(
     meter: StepMeter | None = None,
     before_steps: Callable[[FairTrainer], None] = lambda trainer: None,
     after_step: Callable[[int], None] = lambda step: None,
-    keeping: Keeping | None = None,
+    keeping: CheckpointHandling | None = None,
 ) -> tuple[FairTrainer, StepMeter]:
     """Runs the steps. Raises `Diverged` if a loss or gradient is no number, or far too high.
 
@@ -398,7 +485,7 @@ def train(
     their time.
     """
     meter = StepMeter() if meter is None else meter
-    keeping = Keeping() if keeping is None else keeping
+    keeping = CheckpointHandling() if keeping is None else keeping
     synchronised = partial(synchronise, arithmetic.device)
     callback = MeteringCallback(meter, synchronised, report, before_steps, after_step)
     trainer = FairTrainer(

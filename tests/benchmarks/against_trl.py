@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlab import units
-from ftlab.environment import python_environment
+from ftlab.basics import units
+from ftlab.basics.processes import python_environment
 from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model

@@ -16,7 +16,7 @@ from pathlib import Path
 from ftlab.methods.registry import METHODS as ALL_METHODS
 from ftlab.methods.targets import reach_words
 from ftlab.methods.variant import Variant
-from ftlab.models.shape import shape_of_model
+from ftlab.models.dimensions import shape_of_model
 from tests.architectures import CHECKS, FAMILIES, METHODS, Trial, make_model
 
 Answers = Mapping[str, Mapping[str, str]]

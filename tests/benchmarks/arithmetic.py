@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.models.libraries import prepare_for_libraries
 from ftlab.settings.training import DtypePolicy, TrainingSettings
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.evaluation import held_out_loss
+from ftlab.training.evaluate import held_out_loss
+from ftlab.training.step import Arithmetic
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.bundled import CPU, Bundled
 

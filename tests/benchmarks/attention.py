@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ftlab.models.cpu_attention import CausalAttention
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.models.libraries import prepare_for_libraries
 from tests.benchmarks.product_rate import product_rate
 
 HEADS, KEY_HEADS, WIDTH = 9, 3, 64

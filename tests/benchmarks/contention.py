@@ -26,7 +26,7 @@ from pathlib import Path
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
 from ftlab.settings.training import TrainingSettings
-from ftlab.training.disturbance import SLOWER
+from ftlab.training.machine import SLOWER
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.benchmarks.worker import run_worker
 

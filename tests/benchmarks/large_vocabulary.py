@@ -33,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def peak_bytes(way: str, tokens: int) -> int:
-    from ftlab.runs.spawn import prepare_for_libraries
+    from ftlab.models.libraries import prepare_for_libraries
 
     prepare_for_libraries("cpu")
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from ftlab.tasks.formatting import FormattedExample
-    from ftlab.training import loss as loss_module
-    from ftlab.training.data import collate
+    from ftlab.training import step as loss_module
     from ftlab.training.meters import CpuMemoryMeter
+    from ftlab.training.step import collate
 
     if way == "whole":
         loss_module.LOGITS_AT_ONCE = sys.maxsize

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab import units
-from ftlab.paths import recorded_folder
-from ftlab.prediction.calibration import ON_CPU
+from ftlab.basics import units
+from ftlab.basics.files import recorded_folder
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.question import Prediction
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore
-from ftlab.ui.experiment.costs import costing
+from ftlab.prediction.remedies import ON_CPU
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
+from ftlab.tabs.experiment.costs import costing
 from tests.prediction.published import LONGEST, Published, peft_rows, t4_rows
 
 WHY = {

@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlab.devices import cpu_count
-from ftlab.environment import worker_environment
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.basics.devices import cpu_count
+from ftlab.basics.processes import worker_environment
+from ftlab.models.libraries import prepare_for_libraries
 
 ROWS, INNER, COLUMNS = 576, 576, 1536
 OPERATIONS = 2 * ROWS * INNER * COLUMNS
@@ -88,7 +88,7 @@ def measure() -> ProductRate:
     """Imports torch, so `prepare_for_libraries` must have been called before."""
     import torch
 
-    from ftlab.training.environment import device_name
+    from ftlab.training.machine import device_name
 
     torch.set_num_threads(cpu_count())  # as a run does
     generator = torch.Generator().manual_seed(0)

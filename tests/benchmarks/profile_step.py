@@ -17,9 +17,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from ftlab.methods.registry import METHODS
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.models.libraries import prepare_for_libraries
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
-from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.step import Arithmetic
 from tests.benchmarks.product_rate import product_rate
 from tests.bundled import CPU, Bundled
 

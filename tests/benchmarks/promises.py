@@ -21,8 +21,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ftlab import units
-from ftlab.devices import list_devices
+from ftlab.basics import units
+from ftlab.basics.devices import list_devices
 from tests.benchmarks.product_rate import ProductRate
 from tests.benchmarks.strangers import SETTLES, Cost, table
 

@@ -20,17 +20,17 @@ from typing import Any
 
 from rich.console import Console
 
-from ftlab import units
+from ftlab.basics import units
 from ftlab.commands.watch import watch
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.registry import CORE, get_method
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.statistics import paired_interval
-from ftlab.runs.store import Run, RunStore
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.records.differences import paired_interval
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import Run, RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.benchmarks.product_rate import ProductRate, product_rate, write_figures

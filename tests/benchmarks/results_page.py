@@ -21,7 +21,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from ftlab.runs.directory import run_directories
+from ftlab.records.run import run_directories
 from tests.browser.conftest import App, find_chromium, free_port
 from tests.fakes import make_run, make_sweep
 

@@ -30,15 +30,14 @@ from playwright.sync_api import sync_playwright
 from transformers.utils import logging
 
 from ftlab.models.generation import greedy_config
+from ftlab.models.libraries import prepare_for_libraries
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
+from ftlab.playground.attach import RowAdapters, at_once, clone_on_same_weights, one_by_one
+from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine, held_in
-from ftlab.playground.lanes import Lane
 from ftlab.playground.panes import BASE, find_source, shipped_sources
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Precision
-from ftlab.playground.rows import RowAdapters, at_once, one_by_one
-from ftlab.playground.wearing import clone_on_same_weights
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.playground.requests import GenerateRequest, PaneUpdate, Precision
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.tasks.spec import Message

@@ -174,7 +174,8 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.promises",
-        "--tests tests/runs/test_thinning.py --load {folder}/load.json --write {folder}/tried.md",
+        "--tests tests/records/test_thinning.py --load {folder}/load.json "
+        "--write {folder}/tried.md",
         (r"^\| kinds of faults injected \| \d+ \| 0 runs \|$", r"^\| polls of 2 browsers "),
         writes=("tried.md",),
         without_rate="its figures are counts",

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import httpx
 import psutil
 
-from ftlab import units
+from ftlab.basics import units
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.processes import start_app
 from tests.security.servers import PASSWORD, USER, free_port, log_in, press, tree

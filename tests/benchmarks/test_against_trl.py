@@ -16,7 +16,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
-from ftlab.runs.result import PhaseMeasure, RunResult
+from ftlab.records.result import PhaseMeasure, RunResult
 from ftlab.settings.training import TrainingSettings
 from ftlab.training.model import apply_method
 from tests.benchmarks import against_trl

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ftlab.playground.differences import word_differences
+from ftlab.playground.text_difference import word_differences
 from tests.playground.test_differences import (
     lists_alike_in_commas_alone,
     two_words_at_random,

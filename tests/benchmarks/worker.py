@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftlab.jobs.dispatcher import start_worker
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import start_worker
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.sweep import plan_sweep
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 

@@ -17,9 +17,9 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from ftlab.runs.control import dispatcher_lock
-from ftlab.ui import app as ui
-from ftlab.ui.serve import Serving
+from ftlab.jobs.control import dispatcher_lock
+from ftlab.tabs import app as ui
+from ftlab.tabs.serve import Serving
 from tests.processes import free_port, start_app
 
 expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end

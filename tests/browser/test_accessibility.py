@@ -11,17 +11,17 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from ftlab.basics.files import assets_folder
 from ftlab.methods.registry import BASE_LOOK, METHODS
-from ftlab.paths import assets_folder
-from ftlab.playground.differences import Piece
 from ftlab.playground.held_out import AnswerScore
+from ftlab.playground.text_difference import Piece
+from ftlab.tabs import app as ui
+from ftlab.tabs.playground.session import Pane, pane_html
 from ftlab.tasks.spec import Message, ResultTable, ResultTables
-from ftlab.ui import app as ui
-from ftlab.ui.playground.pane_html import Pane, pane_html
 from tests.browser.conftest import served
 from tests.fakes import make_run, make_sweep, make_unreadable
-from tests.ui.page_fakes import page_context
-from tests.ui.playground.fakes import done, failed, lora
+from tests.tabs.page_fakes import page_context
+from tests.tabs.playground.fakes import done, failed, lora
 
 pytestmark = pytest.mark.browser
 TABS = ("Experiment", "Results", "Compare", "Playground", "Plan", "Learn")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ftlab.paths import recorded_folder
-from ftlab.runs.store import RunStore
-from ftlab.ui import app as ui
-from ftlab.ui.compare.view import default_sweep
+from ftlab.basics.files import recorded_folder
+from ftlab.records.store import RunStore
+from ftlab.tabs import app as ui
+from ftlab.tabs.compare.view import default_sweep
 from tests.browser.conftest import served
 from tests.fakes import make_sweep
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 RECORDED = default_sweep(RunStore(Path("none"), recorded_folder()).table())

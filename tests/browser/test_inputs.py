@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ftlab.models.reach import ModelReach
-from ftlab.runs.directory import run_directories
-from ftlab.runs.store import RunStore
-from ftlab.ui import app as ui
-from ftlab.ui.context import AppContext
+from ftlab.models.resolve import ModelReach
+from ftlab.records.run import run_directories
+from ftlab.records.store import RunStore
+from ftlab.tabs import app as ui
+from ftlab.tabs.context import AppContext
 from tests.browser.conftest import served
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 30_000

@@ -13,7 +13,7 @@ import time
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.browser.conftest import App
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from ftlab.ui.serve import Serving
+from ftlab.tabs.serve import Serving
 from tests.security.servers import ACCOUNTS, PASSWORD, USER, running
 
 

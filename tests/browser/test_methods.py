@@ -10,11 +10,11 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from ftlab.methods.capabilities import why_not_offered
 from ftlab.methods.registry import CORE, METHODS
-from ftlab.models.shape import shape_of_model
-from ftlab.runs.directory import run_directories
-from ftlab.ui import app as ui
+from ftlab.models.dimensions import shape_of_model
+from ftlab.records.run import run_directories
+from ftlab.tabs import app as ui
 from tests.browser.conftest import served
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 30_000

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ftlab.paths import recorded_folder
-from ftlab.ui import app as ui
+from ftlab.basics.files import recorded_folder
+from ftlab.tabs import app as ui
 from tests.browser.conftest import served
 from tests.fakes import make_sweep
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 TABS = ("Experiment", "Results", "Compare", "Playground", "Plan", "Learn")

@@ -8,11 +8,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ftlab.prediction.question import Question
-from ftlab.ui import app as ui
+from ftlab.tabs import app as ui
 from tests.browser.conftest import served
 from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 

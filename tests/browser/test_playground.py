@@ -12,7 +12,7 @@ import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, brought_sources, shipped_folder
+from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, shipped_folder, uploaded_sources
 from ftlab.playground.votes import read_votes
 from tests.browser.conftest import App
 
@@ -187,11 +187,11 @@ def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
     files = (shipped_folder() / "sql" / name for name in (CONFIG_FILE, WEIGHTS_FILE))
     chooser.value.set_files([str(file) for file in files])
     expect(pane(page, 5)).to_contain_text("Adapter brought along")
-    assert len(brought_sources(app.runs)) == 1
+    assert len(uploaded_sources(app.runs)) == 1
     forget.click()
     expect(pane(page, 5)).to_contain_text("Choose who answers here")
     expect(forget).to_be_hidden()
-    assert brought_sources(app.runs) == []
+    assert uploaded_sources(app.runs) == []
 
 
 def bring(page: Page, *files: Path) -> None:
@@ -236,7 +236,7 @@ def test_one_click_vouches_for_a_base_of_another_name_and_a_person_makes_room(
     expect(pane(page, 6)).to_contain_text("sixth")
     page.get_by_role("button", name="Forget it").click()
     expect(pane(page, 6)).to_contain_text("Choose who answers here")
-    assert brought_sources(app.runs) == []
+    assert uploaded_sources(app.runs) == []
 
 
 def test_an_adapter_that_does_not_fit_is_refused_as_it_is_brought(
@@ -245,7 +245,7 @@ def test_an_adapter_that_does_not_fit_is_refused_as_it_is_brought(
     bring(page, copy_of_sql(tmp_path / "wrong", target_modules=["q_porj", "v_proj"]))
     expect(page.get_by_text("name 'q_porj', and no layer is called so (did you")).to_be_visible()
     expect(pane(page, 5)).to_be_hidden()
-    assert brought_sources(app.runs) == []
+    assert uploaded_sources(app.runs) == []
 
 
 def test_wrong_numbers_are_said_and_nothing_is_asked(page: Page) -> None:

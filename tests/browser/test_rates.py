@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ftlab import devices
-from ftlab.devices import Device
+from ftlab.basics import devices
+from ftlab.basics.devices import Device
 from ftlab.models.hub import HubReach
-from ftlab.runs.directory import run_directories
-from ftlab.ui import app as ui
-from ftlab.ui.experiment import largest
+from ftlab.records.run import run_directories
+from ftlab.tabs import app as ui
+from ftlab.tabs.experiment import costs
 from tests.browser.conftest import served
+from tests.jobs.test_tuning_runs import make_rung
 from tests.prediction.fakes import SizedPredictor
+from tests.tabs.page_fakes import page_context
 from tests.tiny import make_tiny_model
-from tests.tuning.test_runs import make_rung
-from tests.ui.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 30_000
@@ -109,7 +109,7 @@ def test_on_a_gpu_with_a_way_to_the_hub_the_largest_model_that_fits_can_be_chose
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = (Device("cuda:0", "NVIDIA L4", 24_000_000_000), *devices.list_devices())
-    for module in (devices, largest):
+    for module in (devices, costs):
         monkeypatch.setattr(module, "list_devices", lambda: here)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     predictor = SizedPredictor(lambda question: 20 * question.config.get("hidden_size", 0) / 4096)

@@ -9,11 +9,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from ftlab.report.page import standalone
-from ftlab.report.sweep import sweep_report
-from ftlab.runs.annotations import Annotations, write_annotations
+from ftlab.records.run import Annotations, write_annotations
+from ftlab.share.page import standalone
+from ftlab.share.report import sweep_report
 from tests.fakes import make_run, make_sweep
-from tests.report.fakes import HOSTILE, data_of
+from tests.share.fakes import HOSTILE, data_of
 
 pytestmark = pytest.mark.browser
 PAPER = {"width": 718, "height": 1000}  # A4 within its margins, in CSS pixels

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ftlab.runs.store import RunStore
-from ftlab.ui import app as ui
+from ftlab.records.store import RunStore
+from ftlab.tabs import app as ui
 from tests.browser.conftest import served
 from tests.fakes import make_sweep
-from tests.ui.page_fakes import page_context
+from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 

@@ -13,7 +13,7 @@ from ftlab.charts.drawing import (
     template,
     tick_text,
 )
-from ftlab.runs.metrics import METRICS
+from ftlab.records.metrics import METRICS
 
 PARAMETERS = METRICS["trainable_params"]
 MEMORY = METRICS["net_peak_memory_bytes"]

@@ -11,13 +11,12 @@ import pytest
 
 from ftlab import charts as package
 from ftlab.charts.spec import ChartSpec, Facts, charts, worded
-from ftlab.report.sweep import sweep_report
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep_data import SweepData, sweep_data
-from ftlab.runs.table import to_table
+from ftlab.records.store import RunStore, SweepData, sweep_data
+from ftlab.records.table import to_table
+from ftlab.share.report import sweep_report
 from tests.charts.whole_sweep import whole_sweep
 from tests.fakes import SWEEP, make_sweep
-from tests.ui.compare.test_tab import Tab
+from tests.tabs.compare.test_tab import Tab
 
 HOSTILE = "<img src=x><script>%{x}"
 NEW_CHART = """

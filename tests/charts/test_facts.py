@@ -11,7 +11,7 @@ from ftlab.charts.facts import (
     origin_words,
     settings_text,
 )
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 

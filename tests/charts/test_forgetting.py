@@ -3,13 +3,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftlab.charts.forgetting import (
-    forgetting_figure,
-    forgetting_finding,
-    gain_words,
-)
+from ftlab.charts.forgetting import forgetting_figure, forgetting_finding, gain_words
 from ftlab.charts.spec import Facts
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fakes import make_run
 
 

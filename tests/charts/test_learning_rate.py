@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ftlab.charts.learning_rate import RateCurve, learning_rates_figure
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fakes import make_run
 
 

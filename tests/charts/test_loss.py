@@ -8,9 +8,8 @@ from ftlab.charts.loss import CHARTS, LossCurve, curve_of, curve_points, loss_fi
 from ftlab.charts.loss import loss_figure as figure_of_points
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import METHODS, look_of
-from ftlab.runs.published import PublishedRun
-from ftlab.runs.store import RunStore, read_run
-from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.records.published import PublishedRun
+from ftlab.records.store import RunStore, SweepData, read_run, sweep_data
 from tests.fakes import SWEEP, make_run, make_sweep
 
 DOWN = [(step, 3.0 - 0.1 * step) for step in range(1, 11)]

@@ -3,15 +3,15 @@ import json
 import pytest
 
 from ftlab.charts.memory import (
-    anatomy_figure,
-    anatomy_finding,
+    memory_breakdown_figure,
+    memory_breakdown_finding,
     phases_figure,
     phases_finding,
 )
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import look_of
-from ftlab.runs.result import ANATOMY
-from ftlab.runs.store import RunStore
+from ftlab.records.result import MEMORY_PARTS
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 MB = 1_000_000
@@ -31,7 +31,7 @@ def set_phase(directory, phase, net_megabytes):
 
 def with_anatomy(table, **megabytes):
     """The table with an anatomy of its peaks, in MB by part."""
-    parts = {f"anatomy_{part}_bytes": float(megabytes.get(part, 0)) * MB for part in ANATOMY}
+    parts = {f"anatomy_{part}_bytes": float(megabytes.get(part, 0)) * MB for part in MEMORY_PARTS}
     return table.assign(**parts)
 
 
@@ -113,8 +113,8 @@ def test_more_variants_make_a_higher_figure(tmp_path):
 def test_the_parts_of_a_peak_are_stacked_in_their_order_with_their_names(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     table = with_anatomy(table_of(tmp_path), weights=300, optimizer=600)
-    figure = anatomy_figure(Facts(table))
-    assert [bar.name for bar in figure.data[:-1]] == list(ANATOMY)
+    figure = memory_breakdown_figure(Facts(table))
+    assert [bar.name for bar in figure.data[:-1]] == list(MEMORY_PARTS)
     assert figure.layout.barmode == "stack"
     assert list(figure.data[0].x) == [300 * MB, 300 * MB]
     assert list(figure.data[2].text) == ["optimizer", "optimizer"]
@@ -123,20 +123,20 @@ def test_the_parts_of_a_peak_are_stacked_in_their_order_with_their_names(tmp_pat
 def test_a_prediction_is_a_narrow_stack_below_the_measured_one(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     table = with_anatomy(table_of(tmp_path), weights=300)
-    for part in ANATOMY:
+    for part in MEMORY_PARTS:
         table.loc[1, f"predicted_{part}_bytes"] = 80 * MB
-    bars = anatomy_figure(Facts(table)).data[len(ANATOMY) : -1]
-    assert [bar.name for bar in bars] == [f"predicted {part}" for part in ANATOMY]
+    bars = memory_breakdown_figure(Facts(table)).data[len(MEMORY_PARTS) : -1]
+    assert [bar.name for bar in bars] == [f"predicted {part}" for part in MEMORY_PARTS]
     for bar in bars:
         assert list(bar.x) == [80 * MB]
         assert 1 < bar.y[0] < 1.5
-        assert bar.width < anatomy_figure(Facts(table)).data[0].width
+        assert bar.width < memory_breakdown_figure(Facts(table)).data[0].width
 
 
 def test_what_the_process_took_is_a_tick(tmp_path):
     make_sweep(tmp_path, methods=("full",))
     table = with_anatomy(table_of(tmp_path), weights=300)
-    tick = anatomy_figure(Facts(table)).data[-1]
+    tick = memory_breakdown_figure(Facts(table)).data[-1]
     assert (tick.name, list(tick.x)) == ("net peak", list(table["net_peak_memory_bytes"]))
     assert tick.marker.symbol == "line-ns"
 
@@ -148,9 +148,9 @@ def test_the_finding_names_the_largest_part_and_how_far_the_prediction_was_off(
     make_sweep(tmp_path, methods=("full",))
     table = with_anatomy(table_of(tmp_path), weights=400, optimizer=600)
     if predicted:
-        for part in ANATOMY:
+        for part in MEMORY_PARTS:
             table[f"predicted_{part}_bytes"] = predicted * table[f"anatomy_{part}_bytes"]
-    found = anatomy_finding(Facts(table))
+    found = memory_breakdown_finding(Facts(table))
     assert found.startswith("The largest part of the peak: optimizer for Full fine-tuning (60.0 %)")
     assert words in found
     assert ("predictions" in found) == bool(predicted)

@@ -6,8 +6,8 @@ from ftlab.charts.facts import by_variant, left_out
 from ftlab.charts.pareto import pareto_figure, pareto_finding, pareto_front
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import look_of
-from ftlab.runs.metrics import METRICS
-from ftlab.runs.store import RunStore
+from ftlab.records.metrics import METRICS
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 MEMORY = METRICS["net_peak_memory_bytes"]

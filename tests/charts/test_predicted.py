@@ -2,7 +2,7 @@ import pytest
 
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.methods.registry import look_of
-from ftlab.prediction.calibration import Band, Seen
+from ftlab.prediction.remedies import Band, Seen
 
 MB = 1_000_000
 BAND = Band(1.0, 1.5)

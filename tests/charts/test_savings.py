@@ -3,6 +3,7 @@ import math
 import pandas as pd
 import pytest
 
+from ftlab.basics.words import join_names
 from ftlab.charts.savings import (
     COLUMNS,
     compare,
@@ -13,9 +14,8 @@ from ftlab.charts.savings import (
     times,
 )
 from ftlab.methods.registry import METHODS
-from ftlab.runs.metrics import HEADLINES, METRICS
-from ftlab.runs.store import RunStore
-from ftlab.words import join_names
+from ftlab.records.metrics import HEADLINES, METRICS
+from ftlab.records.store import RunStore
 from tests.fakes import SWEEP, make_run, make_sweep
 
 

@@ -3,13 +3,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ftlab.charts.score_steps import (
-    quality_points,
-    score_steps_figure,
-    score_steps_finding,
-)
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep_data import sweep_data
+from ftlab.charts.score_steps import quality_points, score_steps_figure, score_steps_finding
+from ftlab.records.store import RunStore, sweep_data
 from ftlab.settings.training import TrainingSettings
 from tests.fakes import SWEEP, make_run
 

@@ -3,7 +3,7 @@ import pytest
 from ftlab.charts.points import quality_measure
 from ftlab.charts.score_time import score_time_figure, score_time_finding
 from ftlab.charts.spec import Facts
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 

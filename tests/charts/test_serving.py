@@ -12,7 +12,7 @@ from ftlab.charts.serving import (
     without_file,
 )
 from ftlab.charts.spec import Facts
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 MODEL, ADAPTER = 200_000_000, 10_000_000

@@ -6,9 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from ftlab.runs.result import ANATOMY
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep_data import SweepData, sweep_data
+from ftlab.records.result import MEMORY_PARTS
+from ftlab.records.store import RunStore, SweepData, sweep_data
 from ftlab.settings.training import TrainingSettings
 from tests.fakes import SWEEP, make_run
 
@@ -45,5 +44,5 @@ def whole_sweep(
                     event = {"event": "evaluation", "step": step, "loss": 2.0, "score": step / 50}
                     file.write(json.dumps(event) + "\n")
     data = sweep_data(RunStore(folder), SWEEP)
-    parts = {f"anatomy_{part}_bytes": 1e8 for part in ANATOMY}
+    parts = {f"anatomy_{part}_bytes": 1e8 for part in MEMORY_PARTS}
     return replace(data, table=data.table.assign(origin=origin, **parts))

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import COMMANDS, main
+from ftlab.basics.errors import FtlabError
 from ftlab.commands import options, sweep
 from ftlab.commands.sweep import request_from
-from ftlab.errors import FtlabError
-from ftlab.models.reach import ModelReach
-from ftlab.runs.directory import run_directories
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.store import RunStore
+from ftlab.models.resolve import ModelReach
+from ftlab.records.result import RunResult
+from ftlab.records.run import run_directories
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import RunStore
 from tests.fakes import make_run, make_sweep
 
 
@@ -310,6 +310,6 @@ def test_ctrl_c_is_one_word_and_the_shells_own_status(
     def interrupted(self: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ftlab.runs.store.RunStore.runs", interrupted)
+    monkeypatch.setattr("ftlab.records.store.RunStore.runs", interrupted)
     status, _, err = run(capsys, "runs", "--runs-dir", str(tmp_path))
     assert (status, err) == (130, "ftlab: stopped.\n")

@@ -11,8 +11,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands import predict
-from ftlab.prediction.limits import LimitsOf
-from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.question import LimitsOf, Prediction, Question
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,

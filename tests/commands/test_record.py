@@ -8,8 +8,8 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands.record import code_commit
-from ftlab.runs.published import read_published
-from ftlab.runs.recording import read_provenance
+from ftlab.records.published import read_published
+from ftlab.records.recording import read_provenance
 from tests.fakes import SWEEP, make_run, make_sweep
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ftlab.__main__ import main
+from ftlab.basics.errors import FtlabError
 from ftlab.commands import specialists
 from ftlab.commands.specialists import MAX_WEIGHTS_BYTES, publish, run_record
-from ftlab.errors import FtlabError
+from ftlab.models.files import read_header
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.models.safetensors_header import read_header
-from ftlab.playground.adapter_config import check_config
+from ftlab.playground.adapter_files import check_config
 from ftlab.playground.panes import (
     CONFIG_FILE,
     RECORD_FILE,
@@ -25,9 +25,9 @@ from ftlab.playground.panes import (
     read_record,
     shipped_folder,
 )
-from ftlab.runs.directory import run_directories
-from ftlab.runs.result import RunResult
-from ftlab.runs.store import Run, read_run
+from ftlab.records.result import RunResult
+from ftlab.records.run import run_directories
+from ftlab.records.store import Run, read_run
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 from tests.fakes import make_run, plausible_measures

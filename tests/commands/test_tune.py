@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.runs.directory import run_directories
-from ftlab.runs.result import RunResult
-from ftlab.runs.store import RunStore
+from ftlab.records.result import RunResult
+from ftlab.records.run import run_directories
+from ftlab.records.store import RunStore
 from ftlab.training.run import RunRecord, execute
 
 SMALL = (

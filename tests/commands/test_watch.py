@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from ftlab.commands import watch as watch_module
-from ftlab.runs.store import Run, RunStore
+from ftlab.records.store import Run, RunStore
 from tests.fakes import make_run
 
 FIRST, SECOND = "20261125-120000-aaaa", "20261125-120100-bbbb"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.runs.directory import run_directories
+from ftlab.records.run import run_directories
 
 ONE_ROW = "The data have only 1 row; at least 3 are needed"
 FILES = {

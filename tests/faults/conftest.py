@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.variant import Variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 
@@ -22,7 +22,7 @@ Enqueue = Callable[..., list[RunDirectory]]
 
 _WORKER = """
 import sys
-import ftlab.training.worker as worker
+import ftlab.jobs.run_worker as worker
 {patches}
 sys.exit(worker.main([sys.argv[1]]))
 """

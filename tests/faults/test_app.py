@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.locks import DeviceTurn
-from ftlab.runs.control import dispatcher_lock, note_cancel
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.process import start_time
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import start_time
+from ftlab.jobs.control import dispatcher_lock, note_cancel
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.records.run import RunDirectory
 from tests import processes
 from tests.faults.conftest import until
 from tests.workers import REQUEST, statuses
@@ -49,7 +49,7 @@ def start_app(folder: Path) -> subprocess.Popen[bytes]:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunDirectory]]:
     """Three queued runs, whose workers wait for the device as long as the test goes."""
     monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
-    turn = DeviceTurn("cpu")
+    turn = DeviceLock("cpu")
     assert turn.try_acquire()
     folder = tmp_path / "runs"
     queued = [RunDirectory(folder / spec.run_id) for spec in enqueue_sweep(REQUEST, folder)]
@@ -96,7 +96,7 @@ def test_an_app_that_is_started_again_takes_up_the_queue_and_starts_nothing_twic
     dispatchers = [
         child
         for child in psutil.Process(app.pid).children(recursive=True)
-        if "ftlab.runs.dispatcher" in " ".join(child.cmdline())
+        if "ftlab.jobs.dispatcher" in " ".join(child.cmdline())
     ]
     assert len(dispatchers) == 1
     os.kill(app.pid, signal.SIGKILL)

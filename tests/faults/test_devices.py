@@ -12,12 +12,12 @@ import pytest
 _USER = """
 import sys, time
 from pathlib import Path
-from ftlab.locks import DeviceTurn
+from ftlab.basics.locks import DeviceLock
 name, log, gives_way = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "yes"
 def say(word):
     with log.open("a") as file:
         file.write(f"{name} {word}\\n")
-turn = DeviceTurn("cpu")
+turn = DeviceLock("cpu")
 for _ in range(4):
     turn.acquire()
     say("begins")
@@ -54,19 +54,19 @@ def test_a_device_is_free_again_as_soon_as_its_user_is_killed(
 ) -> None:
     monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
     script = (
-        "import time; from ftlab.locks import DeviceTurn; turn = DeviceTurn('cpu');"
+        "import time; from ftlab.basics.locks import DeviceLock; turn = DeviceLock('cpu');"
         "turn.acquire(); print('mine', flush=True); time.sleep(60)"
     )
     user = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert user.stdout is not None
     assert user.stdout.readline() == b"mine\n"
-    from ftlab.locks import DeviceTurn
+    from ftlab.basics.locks import DeviceLock
 
-    assert not DeviceTurn("cpu").try_acquire()
+    assert not DeviceLock("cpu").try_acquire()
     user.kill()
     user.wait()
     user.stdout.close()
     deadline = time.monotonic() + 10
-    while not DeviceTurn("cpu").try_acquire():
+    while not DeviceLock("cpu").try_acquire():
         assert time.monotonic() < deadline
         time.sleep(0.05)

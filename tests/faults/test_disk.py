@@ -15,26 +15,27 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.devices import Device
-from ftlab.errors import FtlabError
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs import launch
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launch import enqueue_sweep, space_errors
 from ftlab.methods.variant import Variant
-from ftlab.runs import disk
-from ftlab.runs.annotations import Annotations, read_annotations, write_annotations
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.directory import (
+from ftlab.records.removal import clear_removed, remove_runs
+from ftlab.records.result import LineWriter, RunResult
+from ftlab.records.run import (
+    Annotations,
     RunDirectory,
+    read_annotations,
     read_json_lines,
+    write_annotations,
     write_atomically,
     write_json_lines,
 )
-from ftlab.runs.dispatcher import Dispatcher
-from ftlab.runs.lines import LineWriter
-from ftlab.runs.removal import clear_removed, remove_runs
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import dump_spec
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep import enqueue_sweep, space_errors
-from ftlab.ui.experiment.launch_bar import launch_line
+from ftlab.records.spec import dump_spec
+from ftlab.records.store import RunStore
+from ftlab.tabs.experiment.fields import launch_line
 from tests.fakes import make_run
 from tests.faults.conftest import Enqueue, patched_worker
 from tests.workers import DONE, REQUEST, statuses, step_until, worker
@@ -221,7 +222,7 @@ def test_a_sweep_that_has_no_room_is_refused_before_anything_is_queued(
 def test_a_worker_looks_again_before_it_trains(enqueue: Enqueue, tmp_path: Path) -> None:
     base, run = enqueue()
     shutil.rmtree(base.path)
-    patch = "import ftlab.runs.disk as disk\ndisk.free_disk_bytes = lambda folder: 1_000_000"
+    patch = "import ftlab.jobs.launch as disk\ndisk.free_disk_bytes = lambda folder: 1_000_000"
     at_work = Dispatcher(tmp_path / "runs", patched_worker(patch))
     step_until(at_work, lambda: run.result() is not None, seconds=90)
     result = run.result()
@@ -233,11 +234,11 @@ def test_a_worker_looks_again_before_it_trains(enqueue: Enqueue, tmp_path: Path)
 
 def test_what_a_run_saves_is_known_from_the_shape_of_its_model(enqueue: Enqueue) -> None:
     base, lora = (run.spec() for run in enqueue())
-    records = disk.needed_bytes(base)
-    assert disk.needed_bytes(lora) == records + 3 * 4 * 16_384
+    records = launch.needed_bytes(base)
+    assert launch.needed_bytes(lora) == records + 3 * 4 * 16_384
     full = replace(lora, variant=Variant("full"))
-    assert disk.needed_bytes(full) > records + 2 * 94_528
-    assert disk.needed_bytes(replace(full, dtype_policy="fp32")) > disk.needed_bytes(full)
+    assert launch.needed_bytes(full) > records + 2 * 94_528
+    assert launch.needed_bytes(replace(full, dtype_policy="fp32")) > launch.needed_bytes(full)
 
 
 def test_on_a_gpu_without_bf16_weights_that_learn_are_saved_in_32_bits(
@@ -248,16 +249,16 @@ def test_on_a_gpu_without_bf16_weights_that_learn_are_saved_in_32_bits(
         Device(f"cuda:{i}", name, 16_000_000_000, capability=capability)
         for i, (name, capability) in enumerate({"T4": (7, 5), "L4": (8, 9)}.items())
     ]
-    monkeypatch.setattr(disk, "list_devices", lambda: tuple(cards))
+    monkeypatch.setattr(launch, "list_devices", lambda: tuple(cards))
     _, lora = (run.spec() for run in enqueue())
     old, new = (replace(lora, variant=Variant("full"), device=card.id) for card in cards)
-    assert disk.needed_bytes(old) - disk.needed_bytes(new) == 2 * 94_528
-    assert disk.needed_bytes(old) == disk.needed_bytes(replace(old, dtype_policy="fp32"))
+    assert launch.needed_bytes(old) - launch.needed_bytes(new) == 2 * 94_528
+    assert launch.needed_bytes(old) == launch.needed_bytes(replace(old, dtype_policy="fp32"))
 
 
 def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above(tmp_path: Path) -> None:
-    assert disk.free_disk_bytes(tmp_path / "not" / "yet") == pytest.approx(
-        disk.free_disk_bytes(tmp_path), rel=0.1
+    assert launch.free_disk_bytes(tmp_path / "not" / "yet") == pytest.approx(
+        launch.free_disk_bytes(tmp_path), rel=0.1
     )
 
 
@@ -268,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_its_runs_are_shown(
 ) -> None:
     folder, _ = full_disk
     make_run(folder)
-    monkeypatch.setattr(disk, "free_disk_bytes", lambda folder: None)
+    monkeypatch.setattr(launch, "free_disk_bytes", lambda folder: None)
     if not os.path.ismount(folder):
         pytest.skip("root writes into any folder; a read-only file system needs a mount")
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
@@ -291,7 +292,7 @@ def test_what_an_interrupted_delete_left_is_swept_up_by_the_next_start(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ftlab.runs.removal.shutil.rmtree", killed)
+        patch.setattr("ftlab.records.removal.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_runs(tmp_path, [run.run_id])
     assert [known.run_id for known in RunStore(tmp_path).runs()] == [kept.run_id]

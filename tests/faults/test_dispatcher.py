@@ -16,13 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.locks import DeviceTurn
-from ftlab.runs import dispatcher, job
-from ftlab.runs.control import ensure_dispatcher, note_cancel
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import Dispatcher
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.basics.locks import DeviceLock
+from ftlab.jobs import dispatcher
+from ftlab.jobs.control import ensure_dispatcher, note_cancel
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.records import job
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore
 from tests.faults.conftest import until
 from tests.workers import DONE, PRELUDE, REQUEST, SLOW, statuses, step_until, worker
 
@@ -37,14 +38,14 @@ def queue(folder: Path) -> list[RunDirectory]:
 
 
 def start_dispatcher(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "ftlab.runs.dispatcher", str(folder)])
+    return subprocess.Popen([sys.executable, "-m", "ftlab.jobs.dispatcher", str(folder)])
 
 
 @pytest.fixture
-def busy_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceTurn]:
+def busy_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceLock]:
     """Real workers wait for it, and import nothing large meanwhile."""
     monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
-    turn = DeviceTurn("cpu")
+    turn = DeviceLock("cpu")
     assert turn.try_acquire()
     yield turn
     turn.release()
@@ -52,7 +53,7 @@ def busy_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dev
 
 @pytest.mark.fault("dispatcher killed with SIGKILL while a run goes and others wait")
 def test_the_next_start_takes_the_queue_up_and_starts_no_run_twice(
-    tmp_path: Path, busy_device: DeviceTurn
+    tmp_path: Path, busy_device: DeviceLock
 ) -> None:
     folder = tmp_path / "runs"
     first, *others = queue(folder)
@@ -75,7 +76,7 @@ def test_the_next_start_takes_the_queue_up_and_starts_no_run_twice(
 
 @pytest.mark.fault("twenty dispatchers started at once")
 def test_of_twenty_dispatchers_one_works_and_each_run_is_started_once(
-    tmp_path: Path, busy_device: DeviceTurn
+    tmp_path: Path, busy_device: DeviceLock
 ) -> None:
     folder = tmp_path / "runs"
     runs = queue(folder)
@@ -105,7 +106,7 @@ def test_a_worker_that_dies_alone_leaves_an_interrupted_row_and_the_queue_goes_o
 def test_a_worker_that_is_stopped_can_be_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftlab.runs.process.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("ftlab.basics.processes.GRACE_SECONDS", 0.5)
     first, *_ = queue(tmp_path)
     at_work = Dispatcher(tmp_path, worker(lambda run: SLOW if run == first.run_id else DONE))
     step_until(at_work, lambda: first.worker() is not None)
@@ -135,8 +136,8 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
     """The dispatcher that started it is dead; the next one's worker finds the lock and ends."""
     first, *_ = queue(tmp_path)
     holds = (
-        "import sys, time, pathlib; from ftlab.locks import FileLock;"
-        "from ftlab.runs.directory import RunDirectory as Run;"
+        "import sys, time, pathlib; from ftlab.basics.locks import FileLock;"
+        "from ftlab.records.run import RunDirectory as Run;"
         "lock = FileLock(Run(pathlib.Path(sys.argv[1])).lock_file); assert lock.try_acquire();"
         "print('held', flush=True); time.sleep(60)"
     )
@@ -257,7 +258,7 @@ def test_a_run_of_an_earlier_boot_is_interrupted_even_if_number_and_start_time_a
 
 
 def psutil_start() -> float:
-    from ftlab.runs.process import start_time
+    from ftlab.basics.processes import start_time
 
     started = start_time(os.getpid())
     assert started is not None
@@ -290,8 +291,8 @@ def test_two_command_lines_that_draw_the_same_id_leave_each_others_runs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = iter(["aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr("ftlab.runs.sweep.secrets.token_hex", lambda size: next(drawn))
-    monkeypatch.setattr("ftlab.runs.sweep.time.strftime", lambda *_: "20261126-120000")
+    monkeypatch.setattr("ftlab.jobs.launch.secrets.token_hex", lambda size: next(drawn))
+    monkeypatch.setattr("ftlab.jobs.launch.time.strftime", lambda *_: "20261126-120000")
     one, two = (enqueue_sweep(REQUEST, tmp_path) for _ in range(2))
     assert one[0].sweep_id != two[0].sweep_id
     assert {run.run_id for run in RunStore(tmp_path).runs()} == {
@@ -303,7 +304,7 @@ def test_two_command_lines_that_draw_the_same_id_leave_each_others_runs_alone(
 def test_four_command_lines_at_once_queue_four_whole_sweeps(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\nfrom tests.workers import REQUEST\n"
-        "from ftlab.runs.sweep import enqueue_sweep\nsys.stdin.readline()\n"
+        "from ftlab.jobs.launch import enqueue_sweep\nsys.stdin.readline()\n"
         "enqueue_sweep(REQUEST, pathlib.Path(sys.argv[1]))"
     )
     several = [

@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import build_parser, main
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.sweep import request_from
 from ftlab.commands.tables import output_console, print_table
-from ftlab.errors import FtlabError
+from ftlab.jobs.dispatcher import Dispatcher, oom_kills
+from ftlab.jobs.launch import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.prediction.remedies import remedies
-from ftlab.runs.deaths import oom_kills
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import Dispatcher
-from ftlab.runs.memory_limit import ENVIRONMENT, parse_memory_limit
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import dump_spec, load_spec
-from ftlab.runs.store import read_run
-from ftlab.ui.results.panel import panel
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import dump_spec, load_spec
+from ftlab.records.store import read_run
+from ftlab.tabs.results.panel import panel
 from tests.faults.conftest import Enqueue, patched_worker
 from tests.workers import PRELUDE, step_until, worker
 
@@ -150,7 +149,7 @@ def test_kills_are_counted_in_the_workers_own_group_and_else_on_the_machine(
 def test_the_operators_limit_is_in_the_spec_of_every_run_and_nobody_asks_for_more(
     enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENVIRONMENT, "2GB")
+    monkeypatch.setenv(MEMORY_LIMIT_VARIABLE, "2GB")
     assert {run.spec().memory_limit for run in enqueue()} == {2_000_000_000}
     assert {run.spec().memory_limit for run in enqueue(memory_limit=10**12)} == {2_000_000_000}
     assert {run.spec().memory_limit for run in enqueue(memory_limit=10**9)} == {10**9}
@@ -166,7 +165,7 @@ def test_the_command_lines_limit_is_asked_for_in_its_request() -> None:
 def test_an_app_with_a_limit_that_is_no_size_does_not_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ENVIRONMENT, "")  # so that what the command sets is taken back
+    monkeypatch.setenv(MEMORY_LIMIT_VARIABLE, "")  # so that what the command sets is taken back
     assert main(["app", "--memory-limit", "plenty"]) == 2
     assert "'plenty' is no size" in capsys.readouterr().err
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.locks import DeviceTurn
-from ftlab.runs.control import note_cancel
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import Dispatcher
+from ftlab.basics.locks import DeviceLock
+from ftlab.jobs.control import note_cancel
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.records.run import RunDirectory
 from tests.faults.conftest import Enqueue, patched_worker
 from tests.workers import step_until
 
@@ -77,15 +77,15 @@ def test_a_cancel_in_the_midst_of_a_phase_leaves_nothing_behind(
     phases = [event["phase"] for event in run.metrics() if event["event"] == "phase"]
     assert phases[-1] == phase
     cancel(run, dispatcher, saved=phase == "evaluate")
-    assert DeviceTurn("cpu").try_acquire(), "the next run may start"
+    assert DeviceLock("cpu").try_acquire(), "the next run may start"
 
 
 @pytest.mark.fault("cancel while it waits for its device")
 def test_a_cancel_while_another_has_the_device_ends_the_wait(run: RunDirectory) -> None:
-    other = DeviceTurn("cpu")
+    other = DeviceLock("cpu")
     assert other.try_acquire()
     dispatcher = Dispatcher(run.path.parent)
     step_until(dispatcher, lambda: any(e.get("phase") == "wait" for e in run.metrics()))
     cancel(run, dispatcher)
     other.release()
-    assert DeviceTurn("cpu").try_acquire(), "nobody stands in line any more"
+    assert DeviceLock("cpu").try_acquire(), "nobody stands in line any more"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 
 SECONDS = 20.0
 """No single input may take longer."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from ftlab.models.safetensors_header import read_header
-from ftlab.playground.brought import bring_adapter
+from ftlab.models.files import read_header
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
+from ftlab.playground.uploaded import bring_adapter
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.strategies import as_json, damaged, torn, values
 from tests.playground.adapters import adapter_folder, adapter_zip, weights, with_header

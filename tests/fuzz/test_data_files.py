@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from ftlab.playground.grid.prompts import prompts_of_file, read_prompts
-from ftlab.tasks.custom import guess_mapping
-from ftlab.tasks.files import columns_of, read_rows
+from ftlab.playground.grid_table import prompts_of_file, read_prompts
+from ftlab.tasks.files import columns_of, guess_mapping, read_rows
 from ftlab.tasks.reference import TaskReference, load, parse_task
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.strategies import as_json, damaged, scalars, texts, torn, values

@@ -12,22 +12,21 @@ from hypothesis import strategies as st
 
 from ftlab.charts.loss import loss_points
 from ftlab.charts.score_steps import quality_points
-from ftlab.playground.grid.record import GridDirectory, GridRequest
+from ftlab.playground.grid import GridDirectory, GridRequest
 from ftlab.playground.panes import RECORD_FILE, read_record
-from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.requests import GenerateRequest
 from ftlab.playground.votes import read_votes
 from ftlab.prediction.question import load_prediction, load_question
-from ftlab.report.samples import samples_of, samples_section
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.merging import MergeDirectory
-from ftlab.runs.progress import read_progress
-from ftlab.runs.published import documents_of, import_files, parse_result
-from ftlab.runs.recording import read_provenance
-from ftlab.runs.result import load_result
-from ftlab.runs.spec import load_spec
-from ftlab.runs.store import RunStore, read_run
-from ftlab.runs.sweep_data import sweep_data
-from ftlab.ui.results.panel import panel
+from ftlab.records.merge import MergeDirectory
+from ftlab.records.progress import read_progress
+from ftlab.records.published import documents_of, import_files, parse_result
+from ftlab.records.recording import read_provenance
+from ftlab.records.result import load_result
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import load_spec
+from ftlab.records.store import RunStore, read_run, sweep_data
+from ftlab.share.report_sections import samples_of, samples_section
+from ftlab.tabs.results.panel import panel
 from tests.fakes import SWEEP, make_run
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.strategies import as_json, damaged, torn, values

@@ -13,19 +13,24 @@ from hypothesis import strategies as st
 from ftlab.__main__ import main
 from ftlab.learn.photo import read_photo
 from ftlab.methods.by_hand import canonical_config, config_label
-from ftlab.methods.matching import read_budget
-from ftlab.methods.peft_variants import read_variants
+from ftlab.methods.dimensions import shape_from
+from ftlab.methods.limits import read_budget
 from ftlab.methods.registry import METHODS
-from ftlab.methods.shape import shape_from
-from ftlab.methods.variant import apply_settings, format_variant, parse_variant, validate_variant
+from ftlab.methods.variant import (
+    apply_settings,
+    format_variant,
+    parse_variant,
+    read_variants,
+    validate_variant,
+)
 from ftlab.models.reference import is_owned_hub_id, model_label, parse_model
 from ftlab.models.resolve import describe_shape
-from ftlab.playground.adapter_config import check_config, public_name
+from ftlab.playground.adapter_files import check_config, public_name
 from ftlab.prediction.adapters import adapter_from
 from ftlab.prediction.source import find_config
-from ftlab.runs.annotations import parse_tags
-from ftlab.ui.experiment.request import read_form
-from ftlab.ui.plan.request import curve_questions, read_plan
+from ftlab.records.run import parse_tags
+from ftlab.tabs.experiment.request import read_form
+from ftlab.tabs.plan.request import curve_questions, read_plan
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.strategies import as_json, damaged, scalars, texts, torn, values
 from tests.playground.adapters import CONFIG

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from ftlab.devices import CPU, Device, resolve_device
+from ftlab.basics.devices import CPU, Device, resolve_device
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import parse_variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.sweep import plan_sweep
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from tests.tiny import make_tiny_model

@@ -24,8 +24,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from ftlab.environment import python_environment
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.basics.processes import python_environment
+from ftlab.models.libraries import prepare_for_libraries
 from tests.gpu.bench import Bench, Row, has, row
 from tests.gpu.checks import CHECKS, Check
 

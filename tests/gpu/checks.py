@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from ftlab.jobs.dispatcher import Dispatcher, start_worker
 from ftlab.methods.registry import CORE, METHODS
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.dispatcher import Dispatcher, start_worker
-from ftlab.runs.result import RunResult
-from ftlab.runs.resume import ask_to_resume
-from ftlab.runs.spec import RunSpec
+from ftlab.records.result import RunResult
+from ftlab.records.resume import ask_to_resume
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec
 from tests.gpu.bench import Bench, Row, ended, has, row, steps_of, wait_for, within
 
 ALLOCATED_WITHIN, RESERVED_WITHIN = 0.05, 0.10
@@ -46,7 +46,7 @@ class Check:
 
 
 def environment(bench: Bench) -> Iterator[Row]:
-    from ftlab.training.environment import describe_environment
+    from ftlab.training.machine import describe_environment
     from ftlab.training.model import torch_device
 
     facts = describe_environment(torch_device(bench.device_id))
@@ -105,8 +105,8 @@ def _of_run(
 
 
 def _memory_of(bench: Bench, spec: RunSpec, result: RunResult, what: str) -> Iterator[Row]:
+    from ftlab.prediction.of_run import question_of
     from ftlab.prediction.simulation.predict import predict
-    from ftlab.training.prediction import question_of
 
     predicted = predict(question_of(spec, longest_of(spec)))
     phase = result.phases["train"]
@@ -295,7 +295,7 @@ def killed(bench: Bench) -> Iterator[Row]:
 
 def _in_use(bench: Bench) -> int | None:
     """Bytes in use on the card, by whomever; `None` where the driver does not say."""
-    from ftlab import nvml
+    from ftlab.basics import nvml
 
     memory = nvml.memory(bench.device.uuid) if bench.device.uuid else None
     return None if memory is None else memory.used
@@ -335,7 +335,7 @@ def resume(bench: Bench) -> Iterator[Row]:
 def playground(bench: Bench) -> Iterator[Row]:
     """A long answer is going when a run starts: the run gets the card, then the answer goes on."""
     from ftlab.playground.client import PlaygroundClient
-    from ftlab.playground.protocol import GenerateRequest
+    from ftlab.playground.requests import GenerateRequest
 
     run = bench.one("lora", steps=2)
     folder = bench.folder / "playground"
@@ -418,7 +418,7 @@ def every_method(bench: Bench) -> Iterator[Row]:
 
 
 def _three_steps(bench: Bench, check: str, method: str) -> Row:
-    from ftlab.errors import NotApplicable
+    from ftlab.basics.errors import NotApplicable
 
     named = "last_layers:layers=1" if method == "last_layers" else method
     try:

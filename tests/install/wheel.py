@@ -23,8 +23,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from ftlab import __version__
+from ftlab.basics.files import assets_folder
 from ftlab.operations.requirements import read_requirements, requirements_file
-from ftlab.paths import assets_folder
 from tests.processes import ROOT, free_port
 
 START_SECONDS = 60

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.learn.adapter_change import OUTSIDE, read_adapter
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import OUTSIDE, read_adapter
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, shipped_folder
 from tests.learn.adapters import ATTENTION, factors, some, write_lora
 

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ftlab.errors import FtlabError
-from ftlab.learn.full_change import layer_changes, overall, tensor_changes, training_bytes
-from ftlab.learn.tensors import open_tensors
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import (
+    layer_changes,
+    open_tensors,
+    overall,
+    tensor_changes,
+    training_bytes,
+)
 from tests.learn.adapters import ATTENTION, some, write_model
 
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -50,7 +55,7 @@ def test_the_whole_model_is_weighed_by_its_numbers(tmp_path):
 
 
 def test_pieces_of_a_large_tensor_add_up_to_the_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("ftlab.learn.full_change._AT_ONCE", 8)
+    monkeypatch.setattr("ftlab.learn.matrices._AT_ONCE", 8)
     tuned = model(**{EMBEDDINGS: some(6, 4, 7)})
     found = changes(tmp_path, tuned).set_index("tensor").loc[EMBEDDINGS]
     assert found["numbers"] == found["changed"] == 24

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.learn import full_matrix
-from ftlab.learn.full_matrix import full_change
-from ftlab.learn.low_rank import kept
+from ftlab.basics.errors import FtlabError
+from ftlab.learn import matrices
+from ftlab.learn.matrices import full_change, kept
 from tests.learn.adapters import ATTENTION, some, write_model
 
 Q = ATTENTION.format(3, "q_proj")
@@ -50,7 +49,7 @@ def test_a_matrix_that_one_side_lacks_is_one_sentence(tmp_path):
 
 
 def test_a_matrix_that_would_be_waited_for_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(full_matrix, "MAX_SIDE", 8)
+    monkeypatch.setattr(matrices, "MAX_SIDE", 8)
     base, tuned = pair(tmp_path, some(16, 10), some(16, 10))
     with pytest.raises(FtlabError, match="too large to be taken apart"):
         full_change(base, tuned, Q)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ftlab.learn.low_rank import (
+from ftlab.learn.matrices import (
     decompose,
     effective_rank,
     kept,

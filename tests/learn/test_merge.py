@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ftlab.errors import FtlabError
-from ftlab.learn.lora import LoraPair, open_lora, scale_of
-from ftlab.learn.merge import (
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import LoraPair, open_lora, scale_of
+from ftlab.learn.nf4 import (
     MAX_SEED,
     compare_outputs,
     differences,

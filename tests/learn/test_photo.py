@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftlab.errors import FtlabError
-from ftlab.learn.filters import FILTERS
-from ftlab.learn.low_rank import missed, rank_for
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import missed, rank_for
 from ftlab.learn.photo import (
+    FILTERS,
+    HEAT_SIDES,
+    LESS,
     MAX_SIDE,
+    MORE,
     as_matrix,
     as_picture,
     grey_levels,
+    heat_address,
+    heat_scale,
+    photo_address,
     read_photo,
     shipped_photos,
     take_apart,
 )
-from ftlab.learn.pictures import HEAT_SIDES, LESS, MORE, heat_address, heat_scale, photo_address
 
 
 @pytest.fixture

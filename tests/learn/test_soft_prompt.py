@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.learn import soft_prompt
+from ftlab.learn.matrices import open_tensors
 from ftlab.learn.soft_prompt import (
     PROMPT_TENSOR,
     embedding_name,
@@ -15,7 +16,6 @@ from ftlab.learn.soft_prompt import (
     typical_cosines,
     visible,
 )
-from ftlab.learn.tensors import open_tensors
 from ftlab.playground.panes import WEIGHTS_FILE
 from tests.learn.adapters import some, write_model
 

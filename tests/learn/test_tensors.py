@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftlab.errors import FtlabError
-from ftlab.learn.tensors import open_tensors
+from ftlab.basics.errors import FtlabError
+from ftlab.learn.matrices import open_tensors
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -60,7 +60,7 @@ def lay_over(config_class: Any, field: str, pattern: str, model: Any) -> float:
 
 
 def main(out: Path, backtracking: bool) -> None:
-    from ftlab.methods.patterns import match_without_backtracking
+    from ftlab.methods.peft_rules import match_without_backtracking
 
     if not backtracking:
         match_without_backtracking()

@@ -26,13 +26,13 @@ def printed(*arguments: str) -> str:
 
 def main(runs: Path, files: str) -> None:
     families.__path__.append(files)
-    from ftlab.report.sweep import sweep_report
-    from ftlab.runs.store import RunStore
-    from ftlab.ui.experiment.method_view import method_table
-    from ftlab.ui.results.html import table_html
-    from ftlab.ui.results.rows import Query, show
+    from ftlab.records.store import RunStore
+    from ftlab.share.report import sweep_report
+    from ftlab.tabs.experiment.method_view import method_table
+    from ftlab.tabs.results.columns import Query, show
+    from ftlab.tabs.results.html import table_html
     from tests.fakes import make_sweep
-    from tests.report.fakes import data_of
+    from tests.share.fakes import data_of
 
     make_sweep(runs, ("full", "my_lora"))
     surfaces = {

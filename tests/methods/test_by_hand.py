@@ -8,19 +8,22 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.by_hand import CONFIG, MAX_CHARACTERS, PEFT, canonical_config
 from ftlab.methods.peft_rules import CANNOT_ANSWER, PEFT_TYPES
-from ftlab.methods.peft_variants import MAX_VARIANTS, read_option, read_variants, write_variants
 from ftlab.methods.registry import METHODS, get_method, label_of, look_of
 from ftlab.methods.variant import (
+    MAX_VARIANTS,
     Variant,
     format_variant,
     parse_variant,
+    read_option,
+    read_variants,
     validate_variant,
     with_setting,
+    write_variants,
 )
-from ftlab.playground.adapter_config import check_config
+from ftlab.playground.adapter_files import check_config
 from ftlab.prediction.adapters import read_adapter
 
 

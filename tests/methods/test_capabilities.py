@@ -15,7 +15,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ftlab.__main__ import main
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods import capabilities as table
 from ftlab.methods.capabilities import (
     BEGIN,
@@ -44,7 +44,7 @@ PROBED_AGAIN = (
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Capability]:
-    from ftlab.training.probe import probe
+    from ftlab.maintain.probe import probe
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:

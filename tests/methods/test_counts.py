@@ -16,9 +16,8 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, parse_variant, trainable_parameters
 from ftlab.models.bundled import bundled_folder
-from ftlab.models.shape import shape_of_model
-from ftlab.training.hooks import own_optimizer
-from ftlab.training.model import apply_method, count_parameters, shape_of
+from ftlab.models.dimensions import shape_of_model
+from ftlab.training.model import apply_method, count_parameters, own_optimizer, shape_of
 
 TINY_DEFAULTS = {"vera": "vera:r=32", "last_layers": "last_layers:layers=1"}
 OTHERS = (

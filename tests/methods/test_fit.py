@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.errors import FtlabError, NotApplicable
-from ftlab.methods import capabilities, fit
-from ftlab.methods.fit import unfit
+from ftlab.basics.errors import FtlabError, NotApplicable
+from ftlab.methods import capabilities, limits
+from ftlab.methods.dimensions import ModelShape, shape_from
+from ftlab.methods.limits import incompatible
 from ftlab.methods.registry import METHODS
-from ftlab.methods.shape import ModelShape, shape_from
 from ftlab.methods.variant import Variant, parse_variant, validate_variant
-from ftlab.models.shape import shape_of_model
-from ftlab.runs.spec import RunSpec
+from ftlab.models.dimensions import shape_of_model
+from ftlab.records.spec import RunSpec
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import TaskReference
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.notes import notes_on_settings
+from ftlab.training.run import notes_on_settings
+from ftlab.training.step import Arithmetic
 
 SETTINGS = TrainingSettings(max_length=128)
 
@@ -44,7 +44,7 @@ def nothing_was_probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the installed versions can do does not matter here, but where a test says so."""
     table: dict[str, Any] = {}
     monkeypatch.setattr(capabilities, "capabilities", lambda: table)
-    monkeypatch.setattr(fit, "capabilities", lambda: table)
+    monkeypatch.setattr(limits, "capabilities", lambda: table)
     return table
 
 
@@ -54,7 +54,7 @@ def test_every_method_fits_the_bundled_models_kind_with_its_defaults(
 ) -> None:
     shape = shape_of_model(str(tiny_model))
     variant = parse_variant("last_layers:layers=2") if method == "last_layers" else Variant(method)
-    assert unfit(variant, shape, SETTINGS) is None
+    assert incompatible(variant, shape, SETTINGS) is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_size_that_the_model_cannot_have_names_value_rule_and_way_out(
 ) -> None:
     variant = parse_variant(text)
     assert validate_variant(variant) == []
-    found = unfit(variant, SMALL, SETTINGS)
+    found = incompatible(variant, SMALL, SETTINGS)
     assert found is not None
     assert (found.field, found.not_applicable) == (field, False)
     assert part in found.message
@@ -99,12 +99,12 @@ def test_a_size_that_the_model_cannot_have_names_value_rule_and_way_out(
      "last_layers:layers=1"],
 )  # fmt: skip
 def test_the_largest_size_that_the_model_can_have_is_taken(text: str) -> None:
-    assert unfit(parse_variant(text), SMALL, SETTINGS) is None
+    assert incompatible(parse_variant(text), SMALL, SETTINGS) is None
 
 
 def test_layers_that_the_model_lacks_are_named_with_those_it_has() -> None:
     shape = make_shape({"query_key_value": (192, 64)}, "bloom")
-    found = unfit(parse_variant("lora:targets=query-value"), shape, SETTINGS)
+    found = incompatible(parse_variant("lora:targets=query-value"), shape, SETTINGS)
     assert found is not None
     assert found.field == "lora.targets"
     assert "none of the layers q_proj, v_proj; it has query_key_value; choose all-linear" in (
@@ -125,7 +125,7 @@ def test_layers_that_the_model_lacks_are_named_with_those_it_has() -> None:
 def test_a_method_that_no_setting_brings_onto_the_model_is_not_applicable(
     method: str, shape: ModelShape, part: str
 ) -> None:
-    found = unfit(Variant(method), shape, SETTINGS)
+    found = incompatible(Variant(method), shape, SETTINGS)
     assert found is not None
     assert (found.field, found.not_applicable) == ("", True)
     assert part in found.message
@@ -139,13 +139,13 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
 ) -> None:
     whole = importlib.util.find_spec
     monkeypatch.setattr(
-        fit, "find_spec", lambda name: None if name == "bitsandbytes" else whole(name)
+        limits, "find_spec", lambda name: None if name == "bitsandbytes" else whole(name)
     )
-    found = unfit(parse_variant(text), None, SETTINGS)
+    found = incompatible(parse_variant(text), None, SETTINGS)
     assert found is not None
     assert "needs the package bitsandbytes" in found.message
     assert "pip install bitsandbytes" in found.message
-    assert unfit(Variant("lora"), None, SETTINGS) is None
+    assert incompatible(Variant("lora"), None, SETTINGS) is None
 
 
 def a_capability(method: str, **changes: Any) -> capabilities.Capability:
@@ -169,9 +169,9 @@ def test_what_the_probe_saw_fail_is_not_applicable(
     checkpointing = replace(SETTINGS, gradient_checkpointing=True)
     variant = parse_variant(text)
     nothing_was_probed[text] = a_capability(text)
-    assert unfit(variant, None, checkpointing) is None
+    assert incompatible(variant, None, checkpointing) is None
     nothing_was_probed[text] = a_capability(text, **changes)
-    found = unfit(variant, None, checkpointing)
+    found = incompatible(variant, None, checkpointing)
     assert found is not None
     assert found.not_applicable
     assert part in found.message
@@ -183,8 +183,8 @@ def test_what_was_seen_on_packed_weights_of_a_cpu_binds_a_cpu_alone(
 ) -> None:
     variant = parse_variant(text)
     nothing_was_probed[variant.method] = a_capability(variant.method, on_4bit=False, on_8bit=False)
-    assert unfit(variant, None, SETTINGS, "cpu") is not None
-    assert unfit(variant, None, SETTINGS, "cuda:1") is None
+    assert incompatible(variant, None, SETTINGS, "cpu") is not None
+    assert incompatible(variant, None, SETTINGS, "cuda:1") is None
     spec = RunSpec(
         "r-0", "r", "bundled", TaskReference("bundled", "sql"), variant, SETTINGS, "bf16", "cuda:1",
         0, variant.base_precision, None, 0.0,
@@ -198,32 +198,32 @@ def test_checkpointing_is_in_the_way_only_where_it_is_on(
     nothing_was_probed: dict[str, Any],
 ) -> None:
     nothing_was_probed["lora"] = a_capability("lora", with_checkpointing=False)
-    assert unfit(Variant("lora"), None, SETTINGS) is None
+    assert incompatible(Variant("lora"), None, SETTINGS) is None
 
 
 def test_lora_fa_cannot_use_another_optimizer_than_its_own() -> None:
-    found = unfit(Variant("lora_fa"), None, replace(SETTINGS, optimizer="adamw_8bit"))
+    found = incompatible(Variant("lora_fa"), None, replace(SETTINGS, optimizer="adamw_8bit"))
     assert found is not None
     assert (found.field, found.not_applicable) == ("settings.optimizer", True)
     assert "choose adamw, or leave LoRA-FA out" in found.message
-    assert unfit(Variant("lora"), None, replace(SETTINGS, optimizer="adamw_8bit")) is None
+    assert incompatible(Variant("lora"), None, replace(SETTINGS, optimizer="adamw_8bit")) is None
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prompt_tuning_text", "prefix_tuning"])
 def test_soft_tokens_take_up_positions_beside_the_text(method: str) -> None:
     settings = replace(SETTINGS, max_length=492)
-    assert unfit(Variant(method), SMALL, settings) is None
-    found = unfit(parse_variant(f"{method}:tokens=21"), SMALL, settings)
+    assert incompatible(Variant(method), SMALL, settings) is None
+    found = incompatible(parse_variant(f"{method}:tokens=21"), SMALL, settings)
     assert found is not None
     assert (found.field, found.not_applicable) == (f"{method}.tokens", False)
     assert "the model's 512 positions; choose 20 or fewer" in found.message
-    found = unfit(Variant(method), SMALL, replace(SETTINGS, max_length=512))
+    found = incompatible(Variant(method), SMALL, replace(SETTINGS, max_length=512))
     assert found is not None
     assert "choose a shorter maximum length" in found.message
 
 
 def test_of_a_model_that_is_not_here_nothing_is_said_about_its_layers() -> None:
-    assert unfit(parse_variant("lora:r=512"), None, SETTINGS) is None
+    assert incompatible(parse_variant("lora:r=512"), None, SETTINGS) is None
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 100])

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.methods.fit import unfit_for_model
-from ftlab.methods.matching import Match, describe, match_parameters, read_budget
+from ftlab.basics.errors import FtlabError
+from ftlab.methods.dimensions import ModelShape, shape_from
+from ftlab.methods.limits import (
+    Match,
+    describe,
+    incompatible_with_model,
+    match_parameters,
+    read_budget,
+)
 from ftlab.methods.registry import METHODS
-from ftlab.methods.shape import ModelShape, shape_from
 from ftlab.methods.variant import Variant, parse_variant, trainable_parameters, validate_variant
 
 CANNOT = {
@@ -61,7 +66,7 @@ def test_every_method_is_within_a_tenth_of_the_budget_or_says_why_not(
     (match,) = match_parameters([Variant(method)], shape, budget)
     assert match.parameters == trainable_parameters(match.variant, shape)
     assert validate_variant(match.variant) == []
-    assert method == "bitfit" or unfit_for_model(match.variant, shape) is None
+    assert method == "bitfit" or incompatible_with_model(match.variant, shape) is None
     assert match.parameters is not None
     assert (abs(match.parameters - budget) <= 0.1 * budget) == (method not in CANNOT)
     assert match.reason.startswith(CANNOT.get(method, "")) or CANNOT[method] in match.reason
@@ -165,11 +170,11 @@ def test_nothing_is_matched_on_a_model_that_is_not_here() -> None:
 
 
 def test_a_tiny_model_is_matched_as_well(tiny_model: Path) -> None:
-    from ftlab.models.shape import shape_of_model
+    from ftlab.models.dimensions import shape_of_model
 
     shape = shape_of_model(str(tiny_model))
     assert shape is not None
     matches = match_parameters([Variant(id) for id in METHODS if id != "bitfit"], shape, 4000)
     near = [match for match in matches if not match.reason]
     assert len(near) >= 18
-    assert all(unfit_for_model(match.variant, shape) is None for match in near)
+    assert all(incompatible_with_model(match.variant, shape) is None for match in near)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.by_hand import canonical_config
-from ftlab.methods.patterns import MAX_STRINGS, BadPattern, compiled, wrong_pattern
-from ftlab.methods.peft_rules import foreign_part
+from ftlab.methods.peft_rules import MAX_STRINGS, BadPattern, compiled, foreign_part, wrong_pattern
 
 LAYERS = [
     f"{start}layers.{number}.{name}"

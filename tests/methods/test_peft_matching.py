@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.methods.patterns import MATCHING
+from ftlab.methods.peft_rules import MATCHING
 from tests.methods.lay_over import EVIL
 
 ROOT = Path(__file__).parents[2]
 WORKERS = (
-    "ftlab/playground/worker.py", "ftlab/playground/grid/worker.py", "ftlab/training/worker.py",
-    "ftlab/training/check_peft.py", "ftlab/export/merge_worker.py", "ftlab/prediction/worker.py",
+    "ftlab/playground/worker.py", "ftlab/playground/grid_worker.py", "ftlab/jobs/run_worker.py",
+    "ftlab/jobs/peft_check_worker.py", "ftlab/share/merge_worker.py", "ftlab/prediction/worker.py",
 )  # fmt: skip
 """The processes that lay PEFT over a model."""
 
@@ -24,10 +24,10 @@ EVERYTHING = """
 import importlib, pkgutil, re, sys
 if "{before}":
     importlib.import_module("{before}")
-from ftlab.runs.spawn import prepare_for_libraries
+from ftlab.models.libraries import prepare_for_libraries
 prepare_for_libraries("cpu")
-import ftlab.playground.engine, ftlab.training.model, ftlab.export.merge
-import ftlab.prediction.simulation.host, peft
+import ftlab.playground.engine, ftlab.training.model, ftlab.share.merge
+import ftlab.prediction.simulation.fake, peft
 for found in pkgutil.walk_packages(peft.__path__, "peft."):
     try:
         importlib.import_module(found.name)
@@ -38,7 +38,7 @@ left = [m.__name__ for m in modules if any(value is re for value in vars(m).valu
 print(len(modules), left)
 assert len(modules) > 150 and not left
 from peft.tuners import tuners_utils
-from ftlab.methods.patterns import MATCHING
+from ftlab.methods.peft_rules import MATCHING
 assert tuners_utils.re is MATCHING
 """
 
@@ -67,7 +67,10 @@ def test_every_process_that_puts_a_configuration_on_a_model_is_in_the_list() -> 
         for path in (ROOT / "ftlab").rglob("*.py")
         if "prepare_for_libraries(" in path.read_text(encoding="utf-8")
     }
-    others = {"ftlab/runs/spawn.py", "ftlab/operations/torch_probe.py"}  # its home; torch alone
+    others = {
+        "ftlab/models/libraries.py",
+        "ftlab/operations/torch_probe.py",
+    }  # its home; torch alone
     assert started == {*WORKERS, *others}
 
 

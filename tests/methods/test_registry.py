@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from plotly.validator_cache import ValidatorCache
 
-from ftlab.environment import python_environment
+from ftlab.basics.processes import python_environment
 from ftlab.methods import registry
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.registry import BASE_LOOK, CORE, METHODS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings, parse_variant, validate_variant
 

@@ -17,10 +17,8 @@ from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.training import DtypePolicy, TrainingSettings
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import Batch
-from ftlab.training.loss import completion_losses
 from ftlab.training.model import save_result
+from ftlab.training.step import Arithmetic, Batch, completion_losses
 from ftlab.training.trainer import StepMeter
 from tests.bundled import CPU, Bundled
 

@@ -23,7 +23,7 @@ from tests.hub_server import PADDING, Hub, publish, serving
 NAME = "tiny/llama"
 ASK = """
 import json, sys, time
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.models.resolve import resolve_model
 {patch}
 def say(**told):

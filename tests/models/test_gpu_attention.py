@@ -16,9 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ftlab.models import loading
 from ftlab.models.gpu_attention import Capability, GpuAttention, flash_takes_groups
-from ftlab.runs.comparable import likeness_of_runs
-from ftlab.runs.spawn import GPU_SETTINGS, prepare_for_libraries
-from ftlab.runs.store import RunStore
+from ftlab.models.libraries import GPU_SETTINGS, prepare_for_libraries
+from ftlab.records.comparability import comparability_of_runs
+from ftlab.records.store import RunStore
 from tests.fakes import make_run
 
 T4, A100, L4, H100 = (7, 5), (8, 0), (8, 9), (9, 0)
@@ -151,7 +151,7 @@ def test_cudnns_attention_is_put_behind_the_others_unless_a_person_wants_it(
 def test_runs_with_another_attention_kernel_are_not_like_for_like(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", environment={"attention": "flash"}, device="cuda:0")
     make_run(tmp_path, "full", environment={"attention": "math"}, device="cuda:0")
-    found = likeness_of_runs(RunStore(tmp_path).runs())
+    found = comparability_of_runs(RunStore(tmp_path).runs())
     assert not found.is_like
     assert "attention kernel (flash, math)" in found.values
 
@@ -160,6 +160,6 @@ def test_runs_on_two_equal_cards_are_like_for_like(tmp_path: Path) -> None:
     where = {"device": "NVIDIA L4", "driver": "580.1", "cuda": "13.0"}
     make_run(tmp_path, "lora", environment=where, device="cuda:0")
     make_run(tmp_path, "full", environment=where, device="cuda:3")
-    assert likeness_of_runs(RunStore(tmp_path).runs()).is_like
+    assert comparability_of_runs(RunStore(tmp_path).runs()).is_like
     make_run(tmp_path, "qlora", environment=where | {"driver": "570.2"}, device="cuda:1")
-    assert "driver (580.1, 570.2)" in likeness_of_runs(RunStore(tmp_path).runs()).values
+    assert "driver (580.1, 570.2)" in comparability_of_runs(RunStore(tmp_path).runs()).values

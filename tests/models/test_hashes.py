@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.models import hashes
-from ftlab.models.hashes import file_sha256, hashes_folder
+from ftlab.models import files
+from ftlab.models.files import file_sha256, hashes_folder
 from ftlab.models.resolve import resolve_model
 
 COUNTING = """
@@ -40,7 +40,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of this test may be a moment old."""
-    monkeypatch.setattr(hashes, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(files, "_SETTLED_SECONDS", -1.0)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_full_disk_only_costs_the_time(tmp_path: Path, monkeypatch: pytest.Mon
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(hashes, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     path = tmp_path / "a.safetensors"
     path.write_text("one")
     assert file_sha256(path) == hashlib.sha256(b"one").digest()
@@ -232,7 +232,7 @@ def test_a_full_disk_only_costs_the_time(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_oldest_entries_are_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
-    monkeypatch.setattr(hashes, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(files, "MOST_ENTRIES", 3)
     paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
     for number, path in enumerate(paths):
         path.write_text(str(number))

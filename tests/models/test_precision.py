@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ftlab.models.loading import compute_dtype, weight_dtype
-from ftlab.training.arithmetic import Arithmetic
+from ftlab.training.step import Arithmetic
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

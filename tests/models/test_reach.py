@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from ftlab.models.reach import ModelReach, why_out_of_reach
+from ftlab.models.resolve import ModelReach, why_out_of_reach
 from tests.hub_server import Hub, publish, serving
 
 NAME = "tiny/llama"

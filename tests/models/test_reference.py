@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.export.push import check_repo
+from ftlab.basics.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID, is_owned_hub_id, parse_model
 from ftlab.models.resolve import describe_shape, resolve_model
+from ftlab.share.bundle import check_repo
 from ftlab.tasks.files import load_hub_rows
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from ftlab.models.shape import shape_of_model
+from ftlab.models.dimensions import shape_of_model
 from ftlab.training.model import shape_of
 
 
@@ -105,7 +105,7 @@ def test_a_hub_model_in_the_cache_is_read_without_the_network(folder: Path, tmp_
     folder.rename(cache / "snapshots" / "abc")
     code = (
         "import socket, sys; socket.socket.connect = None\n"
-        "from ftlab.models.shape import shape_of_model\n"
+        "from ftlab.models.dimensions import shape_of_model\n"
         "print(shape_of_model('someone/model').layers, 'torch' in sys.modules)"
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"}

@@ -19,18 +19,28 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ftlab.devices import Device
-from ftlab.errors import FtlabError
-from ftlab.operations import folders
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError
+from ftlab.operations import health
 from ftlab.operations import requirements as listing
-from ftlab.operations.checks.device import check_device, check_torch, has_bf16, look_at_device
-from ftlab.operations.checks.model import check_bundled
-from ftlab.operations.checks.service import check_clock, check_port, check_queue, check_records
-from ftlab.operations.checks.storage import check_disk, check_folder
-from ftlab.operations.checks.versions import check_python, check_versions
-from ftlab.operations.queue_state import QueueState
+from ftlab.operations.doctor import (
+    check_bundled,
+    check_clock,
+    check_device,
+    check_disk,
+    check_folder,
+    check_port,
+    check_python,
+    check_queue,
+    check_records,
+    check_torch,
+    check_versions,
+    has_bf16,
+    look_at_device,
+)
+from ftlab.operations.health import QueueState
 from ftlab.operations.requirements import lowest, read_requirements, requirements_file
-from ftlab.runs.store import RunStore
+from ftlab.records.store import RunStore
 from tests.fake_nvml import FakeCard, use_cards
 from tests.fakes import CREATED, make_run, make_unreadable
 from tests.tiny import make_tiny_model
@@ -237,7 +247,7 @@ def test_a_disk_without_locks_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         def release(self) -> None: ...
 
-    monkeypatch.setattr(folders, "FileLock", Everybodys)
+    monkeypatch.setattr(health, "FileLock", Everybodys)
     finding = check_folder("locks folder", tmp_path, "FTLAB_LOCKS")
     assert finding.mark == "fail"
     assert "same lock" in finding.found

@@ -12,7 +12,7 @@ import pytest
 from ftlab.__main__ import main
 from ftlab.commands.doctor import line
 from ftlab.operations import doctor
-from ftlab.operations.finding import Finding
+from ftlab.operations.doctor import Finding
 from tests.fakes import make_unreadable
 from tests.processes import free_port
 

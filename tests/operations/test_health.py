@@ -19,14 +19,12 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ftlab import __version__
-from ftlab.operations import health, queue_state
+from ftlab.basics.log import app_log
+from ftlab.jobs.control import control_folder, dispatcher_lock
+from ftlab.operations import health
 from ftlab.operations.health import FRESH_SECONDS, HealthProbe, look
-from ftlab.operations.log import app_log
-from ftlab.runs.control import control_folder, dispatcher_lock
-from ftlab.runs.store import RunStore
-from ftlab.ui.accounts import Accounts
-from ftlab.ui.serve import Serving
-from ftlab.ui.server import NotedBlocks, health_route
+from ftlab.records.store import RunStore
+from ftlab.tabs.serve import Accounts, NotedBlocks, Serving, health_route
 from tests.fakes import make_run
 from tests.security.servers import free_port
 
@@ -96,17 +94,17 @@ def test_the_holder_of_the_lock_is_found_without_touching_it(tmp_path: Path) -> 
     run = make_run(tmp_path, "lora", "queued")
     lock = dispatcher_lock(tmp_path)
     assert lock.try_acquire()
-    state = queue_state.queue_state(tmp_path, RunStore(tmp_path).runs())
+    state = health.queue_state(tmp_path, RunStore(tmp_path).runs())
     assert state.dispatcher_pid == os.getpid()
     lock.release()
     age(tmp_path, run.run_id, 60)
-    assert queue_state.queue_state(tmp_path, RunStore(tmp_path).runs()).work == "missing"
+    assert health.queue_state(tmp_path, RunStore(tmp_path).runs()).work == "missing"
 
 
 def test_where_the_kernel_lists_no_locks_the_lock_itself_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue_state, "_LOCKS", tmp_path / "nothing")
+    monkeypatch.setattr(health, "_LOCKS", tmp_path / "nothing")
     run = make_run(tmp_path, "lora", "queued")
     age(tmp_path, run.run_id, 60)
     assert told(tmp_path)["dispatcher"] == "missing"

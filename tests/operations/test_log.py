@@ -9,9 +9,16 @@ from typing import Any
 
 import pytest
 
-from ftlab.operations import log
-from ftlab.operations.log import app_log, note, note_error, note_refusal
-from ftlab.operations.redaction import redact, secrets_of, without_inputs
+from ftlab.basics import log
+from ftlab.basics.log import (
+    app_log,
+    note,
+    note_error,
+    note_refusal,
+    redact,
+    secrets_of,
+    without_inputs,
+)
 
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.playground.brought import bring_adapter
-from ftlab.playground.panes import brought_folder
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.panes import uploaded_folder
+from ftlab.playground.uploaded import bring_adapter
 
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -93,7 +93,7 @@ def refused(source: Path, runs: Path, base: str | None = None) -> str:
     before = sorted(runs.parent.rglob("*"))
     with pytest.raises(FtlabError) as error:
         bring_adapter(source, runs, base=base)
-    folder = brought_folder(runs)
+    folder = uploaded_folder(runs)
     assert not folder.exists() or not any(folder.iterdir())
     added = set(runs.parent.rglob("*")) - {*before, runs, runs / ".ftlab", folder}
     assert not added

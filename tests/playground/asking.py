@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate
+from ftlab.playground.requests import GenerateRequest, PaneUpdate
 
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine

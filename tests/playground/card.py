@@ -13,20 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab import locks
-from ftlab.devices import Device
-from ftlab.locks import DeviceTurn, FileLock
-from ftlab.playground import answering, answers
+from ftlab.basics import locks
+from ftlab.basics.devices import Device
+from ftlab.basics.locks import DeviceLock, FileLock
+from ftlab.basics.processes import Line
+from ftlab.playground import decoding
+from ftlab.playground import engine as engine_module
+from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
-from ftlab.playground.lanes import Lane
-from ftlab.playground.protocol import (
-    WAITING,
-    GenerateRequest,
-    PaneUpdate,
-    Stopped,
-)
+from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate, Stopped
 from ftlab.playground.worker import serve
-from ftlab.runs.worker_client import Line
 
 GPU = Device("cuda:0", "Card 0", 8 * 10**9)
 WAITS = "A training run or a prompt grid is using the Card 0; the answers go on after it."
@@ -47,7 +43,7 @@ class Card:
         self.trained = 0
         self.training_takes = 0.03
         self.while_training: Callable[[], object] = lambda: None
-        self._other = DeviceTurn(device.id)
+        self._other = DeviceLock(device.id)
         self._watched: list[tuple[str, weakref.ref[Any]]] = []
         self._known = {id(tensor): tensor for tensor in _tensors()}
 
@@ -115,8 +111,8 @@ def card_in(runs_folder: Path, device: Device = GPU) -> Iterator[Card]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.01)
-        patch.setattr(answers, "SECONDS_BETWEEN_TEXTS", 0.0)
-        patch.setattr(answering, "KEPT_FOR_LOADING", 0.0)
+        patch.setattr(decoding, "SECONDS_BETWEEN_TEXTS", 0.0)
+        patch.setattr(engine_module, "KEPT_FOR_LOADING", 0.0)
         patch.setattr(FileLock, "release", noting_release)
         patch.setattr(Lane, "prefill", watched_prefill)
         yield card

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ftlab.playground.panes import AdapterRecord, brought_folder, write_record
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spawn import lasting_imports
+from ftlab.models.libraries import lasting_imports
+from ftlab.playground.panes import AdapterRecord, uploaded_folder, write_record
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.run import RunDirectory
 from tests.fakes import make_run
 from tests.tiny import make_tiny_model
 
@@ -95,7 +95,7 @@ def add_adapter(
     """Brings an adapter of any kind along: `add(kind, seed=1, base=None, **config)`."""
 
     def add(kind: str, seed: int = 1, *, base: Path | None = None, **config: Any) -> Brought:
-        parent = brought_folder(runs_folder)
+        parent = uploaded_folder(runs_folder)
         parent.mkdir(parents=True, exist_ok=True)
         folder = parent / f"{kind.replace('_', '-')}-{len(list(parent.iterdir()))}"
         save_adapter(kind, folder, seed, base=base, **config)

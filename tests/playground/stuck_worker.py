@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ftlab.devices import resolve_device
+from ftlab.basics import processes
+from ftlab.basics.devices import resolve_device
 from ftlab.playground import worker
-from ftlab.playground.protocol import LOADING, GenerateRequest, PaneUpdate
-from ftlab.runs import watchdog
+from ftlab.playground.requests import LOADING, GenerateRequest, PaneUpdate
 
 worker.LOADING_SECONDS, worker.ANSWER_SECONDS, worker.LEFT_SECONDS = 3.0, 1.0, 0.5
-watchdog._GRACE_SECONDS = 0.5
-watchdog._SECONDS_BETWEEN_LOOKS = 0.05
+processes._GRACE_SECONDS = 0.5
+processes._SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class StuckEngine:

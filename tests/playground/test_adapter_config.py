@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.peft_rules import BASE_CHANGING_INITS, CANNOT_ANSWER, PEFT_TYPES
 from ftlab.methods.registry import METHODS
-from ftlab.playground.adapter_config import check_config, public_name
+from ftlab.playground.adapter_files import check_config, public_name
 from tests.playground.adapters import config_bytes
 
 BASE_KEEPING_INITS = ("gaussian", "eva", "orthogonal", "mica")

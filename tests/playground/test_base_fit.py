@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from ftlab.access import Access
+from ftlab.basics.errors import FtlabError
 from ftlab.commands import generate
-from ftlab.errors import FtlabError
+from ftlab.jobs.inputs import Access
 from ftlab.models.bundled import bundled_folder
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground import brought
-from ftlab.playground.brought import bring_adapter, vouch_for_base
+from ftlab.playground import uploaded
 from ftlab.playground.panes import (
     AdapterRecord,
     base_doubt,
-    brought_folder,
-    brought_sources,
     find_source,
     line_up,
+    uploaded_folder,
+    uploaded_sources,
     write_record,
     wrong_base,
 )
+from ftlab.playground.uploaded import bring_adapter, vouch_for_base
 from tests.playground.adapters import adapter_folder, base_folder, config_bytes, weights
 
 LAYER = "base_model.model.model.layers.0.self_attn"
@@ -120,7 +120,7 @@ def test_a_folder_of_the_same_sizes_with_other_weights_needs_a_persons_word(
 def test_a_strangers_file_is_not_asked_what_lies_on_this_machine(
     tmp_path: Path, runs_folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(brought, "is_the_same", lambda *_: pytest.fail("it was looked at"))
+    monkeypatch.setattr(uploaded, "is_the_same", lambda *_: pytest.fail("it was looked at"))
     source = adapter(tmp_path / "mine", str(base))
     assert bring_adapter(source, runs_folder, access=Access(folders=()), base=str(base))
 
@@ -132,12 +132,12 @@ def test_without_a_word_on_the_base_an_adapter_is_held_against_the_folder_that_i
     wide = base_folder(tmp_path / "wide", 8)
     with pytest.raises(FtlabError, match="'bad' does not fit wide"):
         bring_adapter(adapter(tmp_path / "bad", str(wide)), runs_folder)
-    assert len(brought_sources(runs_folder)) == 1
+    assert len(uploaded_sources(runs_folder)) == 1
 
 
 def test_a_folder_that_is_not_here_is_asked_about_on_the_bundled_model(tmp_path: Path) -> None:
     gone = AdapterRecord("mine", "lora", "my-base", "", named_by_folder=True)
-    folder = brought_folder(tmp_path) / "mine"
+    folder = uploaded_folder(tmp_path) / "mine"
     folder.mkdir(parents=True)
     write_record(folder, gone)
     lineup = line_up(["base", "adapter:mine"], None, tmp_path)

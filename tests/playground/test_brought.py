@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.playground import brought
-from ftlab.playground.brought import bring_adapter, forget_adapter
+from ftlab.basics.errors import FtlabError
+from ftlab.playground import uploaded
 from ftlab.playground.panes import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    brought_folder,
-    brought_sources,
     find_source,
     read_record,
+    uploaded_folder,
+    uploaded_sources,
 )
+from ftlab.playground.uploaded import bring_adapter, forget_adapter
 from tests.playground.adapters import (
     CONFIG,
     adapter_folder,
@@ -52,7 +52,7 @@ def test_a_good_adapter_becomes_a_source_from_a_folder_and_from_a_zip(
         assert pane.is_adapter
         assert pane.folder is not None
         assert read_record(pane.folder).sha256 == digest
-    assert len(brought_sources(runs_folder)) == 1
+    assert len(uploaded_sources(runs_folder)) == 1
 
 
 def test_only_the_two_files_and_the_record_are_kept_byte_for_byte(
@@ -78,7 +78,7 @@ def test_bringing_the_same_again_gives_the_same_folder_whatever_it_is_called(
     assert first == again
     assert renamed.name == first.name
     assert (first.label, renamed.label) == ("First", "Second")
-    assert len(os.listdir(brought_folder(runs_folder))) == 1
+    assert len(os.listdir(uploaded_folder(runs_folder))) == 1
 
 
 def test_the_same_weights_under_another_configuration_are_another_adapter(
@@ -108,7 +108,7 @@ def test_many_at_once_bringing_the_same_get_one_folder(tmp_path: Path, runs_fold
     with ThreadPoolExecutor(8) as pool:
         panes = list(pool.map(lambda _: bring_adapter(source, runs_folder), range(24)))
     assert len({pane.name for pane in panes}) == 1
-    assert os.listdir(brought_folder(runs_folder)) == [panes[0].name.removeprefix("adapter:")]
+    assert os.listdir(uploaded_folder(runs_folder)) == [panes[0].name.removeprefix("adapter:")]
 
 
 def test_nobody_ever_sees_a_part_of_it(
@@ -118,7 +118,7 @@ def test_nobody_ever_sees_a_part_of_it(
     rename = os.rename
 
     def looking(source: Path, target: Path) -> None:
-        seen.append([pane.name for pane in brought_sources(runs_folder)])
+        seen.append([pane.name for pane in uploaded_sources(runs_folder)])
         rename(source, target)
         seen.append(sorted(os.listdir(target)))
 
@@ -145,7 +145,7 @@ def test_a_label_is_one_short_line_and_its_folder_a_plain_name(
     pane = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder, label)
     assert pane.label == shown
     assert pane.name.startswith(f"adapter:{slug}-")
-    assert brought_sources(runs_folder) == [pane]
+    assert uploaded_sources(runs_folder) == [pane]
 
 
 def test_the_place_of_the_base_model_is_never_told(tmp_path: Path, runs_folder: Path) -> None:
@@ -171,7 +171,7 @@ def test_what_peft_itself_saves_is_taken(
 
 def test_bringing_imports_no_torch() -> None:
     code = (
-        "import sys, ftlab.playground.brought;"
+        "import sys, ftlab.playground.uploaded;"
         "print({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(brought, "_copy", full)
+    monkeypatch.setattr(uploaded, "_copy", full)
     assert "No space left on device" in refused(adapter_folder(tmp_path / "a"), runs_folder)
 
 
@@ -198,8 +198,8 @@ def test_a_forgotten_adapter_is_gone_and_the_others_stay(tmp_path: Path, runs_fo
     gone = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
     stays = bring_adapter(adapter_folder(tmp_path / "b", None, weights(fill=2)), runs_folder)
     forget_adapter(runs_folder, gone.name)
-    assert brought_sources(runs_folder) == [stays]
-    assert len(os.listdir(brought_folder(runs_folder))) == 1
+    assert uploaded_sources(runs_folder) == [stays]
+    assert len(os.listdir(uploaded_folder(runs_folder))) == 1
     with pytest.raises(FtlabError, match="There is no adapter"):
         forget_adapter(runs_folder, gone.name)
     assert bring_adapter(tmp_path / "a", runs_folder) == gone
@@ -214,4 +214,4 @@ def test_only_a_brought_adapter_can_be_forgotten(
     pane = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
     with pytest.raises(FtlabError, match="There is no adapter"):
         forget_adapter(runs_folder, name)
-    assert brought_sources(runs_folder) == [pane]
+    assert uploaded_sources(runs_folder) == [pane]

@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.playground import adapter_files
-from ftlab.playground.brought import bring_adapter
-from ftlab.playground.panes import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-)
+from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
+from ftlab.playground.uploaded import bring_adapter
 from tests.playground.adapters import (
     SHAPES,
     adapter_folder,

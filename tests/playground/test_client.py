@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.access import Access
-from ftlab.errors import InvalidRequest
+from ftlab.basics.errors import InvalidRequest
+from ftlab.basics.processes import start_time
+from ftlab.basics.visitor_turns import Visitor
+from ftlab.jobs.inputs import Access
 from ftlab.playground import client as client_module
 from ftlab.playground.client import PlaygroundClient, as_record
-from ftlab.playground.protocol import GenerateRequest, NextToken, PaneUpdate
-from ftlab.runs.process import start_time
-from ftlab.turns import Visitor
+from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate
 from tests.fakes import make_run
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]

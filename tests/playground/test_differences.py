@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from ftlab.playground import differences
-from ftlab.playground.differences import Piece, changed_share, word_differences
+from ftlab.playground import text_difference
+from ftlab.playground.text_difference import Piece, changed_share, word_differences
 
 
 def same(text: str) -> Piece:
@@ -84,12 +84,12 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("size", [differences.MAX_FOR_BLOCKS, 0], ids=["blocks", "subsequence"])
+@pytest.mark.parametrize("size", [text_difference.MAX_FOR_BLOCKS, 0], ids=["blocks", "subsequence"])
 @pytest.mark.parametrize("share", [3, len(WORDS)])
 def test_the_pieces_make_up_both_texts_exactly(
     size: int, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(differences, "MAX_FOR_BLOCKS", size)
+    monkeypatch.setattr(text_difference, "MAX_FOR_BLOCKS", size)
     rng = random.Random(f"{size} {share}")
     for _ in range(1_000):
         text, against = (random_text(rng, WORDS[:share], 14) for _ in range(2))
@@ -109,7 +109,7 @@ def test_a_text_has_no_difference_from_itself_whichever_way_it_is_sought() -> No
 
 
 def test_long_texts_share_as_many_words_as_can_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(differences, "MAX_FOR_BLOCKS", 0)
+    monkeypatch.setattr(text_difference, "MAX_FOR_BLOCKS", 0)
     rng = random.Random(5)
     for _ in range(300):
         one, other = (rng.choices("abcd", k=rng.randint(0, 12)) for _ in range(2))
@@ -156,7 +156,7 @@ def test_what_repeating_texts_share_is_found(
 def test_texts_too_long_to_align_are_compared_up_to_their_first_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(differences, "_common_subsequence", no_alignment)
+    monkeypatch.setattr(text_difference, "_common_subsequence", no_alignment)
     most = "a " * 25_000
     assert word_differences(most, most) == [same(most)]
     assert word_differences(most + "b, c", most + "d, c") == [

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.playground import engine as engine_module
-from ftlab.playground.engine import ADAPTERS_KEPT, Engine
-from ftlab.playground.full_models import FullModels
+from ftlab.playground.attach import Attached
+from ftlab.playground.engine import ADAPTERS_KEPT, Engine, FullModels
 from ftlab.playground.panes import PaneSource, find_source
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
-from ftlab.playground.wearing import Worn
-from ftlab.runs.directory import RunDirectory
+from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
+from ftlab.records.run import RunDirectory
 from ftlab.tasks.spec import Message
 from tests.playground.asking import answers_of, finals, texts, updates_of
 from tests.playground.conftest import Brought
@@ -133,7 +132,7 @@ def test_an_adapter_that_writes_into_the_base_unloads_everything_and_says_so(
     honest, sly = add_adapter("lora").name, add_adapter("lora").name
     wear = engine_module.wear
 
-    def write(base: Any, source: PaneSource) -> Worn:
+    def write(base: Any, source: PaneSource) -> Attached:
         if source.name == sly:
             with torch.no_grad():
                 base.model.norm.weight.mul_(2)
@@ -153,7 +152,7 @@ def test_an_adapter_that_puts_other_weights_in_the_bases_place_is_noticed(
 ) -> None:
     wear = engine_module.wear
 
-    def swap(base: Any, source: PaneSource) -> Worn:
+    def swap(base: Any, source: PaneSource) -> Attached:
         weight = base.model.layers[0].self_attn.q_proj.weight
         weight.data = weight.data + 1  # as PiSSA's start does
         return wear(base, source)

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.models.trained_weights import WEIGHTS
+from ftlab.models.loading import WEIGHTS
+from ftlab.playground.attach import Attached, marks
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import WEIGHTS_FILE, find_source
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.wearing import Worn, marks
-from ftlab.runs.directory import RunDirectory
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.run import RunDirectory
 from tests.fakes import make_run
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import PROMPT
@@ -78,7 +78,7 @@ def with_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(folder, context=128, spread=0.3, dtype="bfloat16", biases=True)
 
 
-def worn(engine: Engine, run: RunDirectory) -> Worn:
+def worn(engine: Engine, run: RunDirectory) -> Attached:
     return engine.worn(find_source(engine.runs_folder, run.run_id))
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftlab.playground.brought import bring_adapter, vouch_for_base
+from ftlab.playground.attach import marks
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import base_doubt, wrong_base
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.wearing import marks
+from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.uploaded import bring_adapter, vouch_for_base
 from tests.playground.adapters import refused
 from tests.playground.asking import finals
 from tests.playground.conftest import PROMPT
@@ -489,7 +489,7 @@ def test_the_keys_that_are_known_are_those_of_the_installed_peft() -> None:
 
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    from ftlab.playground.config_keys import KEYS
+    from ftlab.playground.adapter_files import KEYS
 
     found = {f.name for config in PEFT_TYPE_TO_CONFIG_MAPPING.values() for f in fields(config)}
     assert found == KEYS

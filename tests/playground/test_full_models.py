@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.errors import FtlabError
-from ftlab.playground.full_models import SPARE_BYTES, FullModels
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.attach import Attached
+from ftlab.playground.engine import SPARE_BYTES, FullModels
 from ftlab.playground.panes import PaneSource
-from ftlab.playground.wearing import Worn
 
 CPU = torch.device("cpu")
 EVERYTHING = 1 << 40
@@ -39,7 +39,7 @@ def size(full_folder: Path) -> int:
     return (full_folder / "model.safetensors").stat().st_size
 
 
-def get(models: FullModels, source: PaneSource, *in_use: str, policy: Any = "bf16") -> Worn:
+def get(models: FullModels, source: PaneSource, *in_use: str, policy: Any = "bf16") -> Attached:
     return models.get(source, policy, in_use)
 
 

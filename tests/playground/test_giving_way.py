@@ -18,21 +18,19 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab import locks
-from ftlab.devices import Device
-from ftlab.environment import python_environment
-from ftlab.errors import FtlabError
-from ftlab.locks import DeviceTurn
-from ftlab.playground import answering, answers, desk
+from ftlab.basics import locks
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import Line, python_environment
+from ftlab.playground import decoding, engine
 from ftlab.playground import engine as engine_module
-from ftlab.playground.answering import LOADING_AGAIN
-from ftlab.playground.answers import Answer
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.lanes import Lane
-from ftlab.playground.protocol import WAITING, GenerateRequest, PaneUpdate
+from ftlab.playground.decoding import Answer, Lane
+from ftlab.playground.engine import LOADING_AGAIN
+from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.worker import serve
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.worker_client import Line
+from ftlab.records.run import RunDirectory
 from ftlab.tasks.spec import Message
 from tests.playground.card import WAITS, Card, FakeTime, OneRequest, card_in, finals_of, served
 from tests.playground.conftest import Brought
@@ -180,9 +178,9 @@ def test_neither_the_pause_nor_the_loading_is_in_the_times(
 ) -> None:
     """Each forward takes a second, loading 1,000 and the training run 100."""
     clock = FakeTime()
-    for module in (answers, answering, engine_module):
+    for module in (decoding, engine, engine_module):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(desk, "Answer", lambda **own: Answer(began=clock.now, **own))
+    monkeypatch.setattr(decoding, "Answer", lambda **own: Answer(began=clock.now, **own))
     load, forward = card.made.load, Lane._forward
 
     def slow_load(*arguments: Any) -> None:
@@ -284,7 +282,7 @@ def test_a_stop_while_it_waits_leaves_neither_turn_nor_memory_behind(
     assert not [update for update in updates if update.is_final]
     card.note_what_is_left()
     assert card.left == [[], []]
-    turn = DeviceTurn(card.device.id)
+    turn = DeviceLock(card.device.id)
     turn.acquire()
     turn.release()
     assert [u.kind for u in finals_of(served(card, request))] == ["done", "done"]
@@ -306,7 +304,7 @@ def test_what_an_earlier_prompt_left_is_given_back_by_one_that_comes_while_train
 ) -> None:
     request = replace(long, panes=("base", kinds["dora"]))
     wanted = contents(served(card, request))
-    training = DeviceTurn(card.device.id)
+    training = DeviceLock(card.device.id)
     assert training.try_acquire()
 
     def waits(update: PaneUpdate) -> bool:
@@ -372,10 +370,10 @@ _PLAYGROUND = """
 import sys, time
 from pathlib import Path
 import torch
-from ftlab.devices import Device
+from ftlab.basics.devices import Device
 from ftlab.playground import worker
 from ftlab.playground.engine import Engine
-from ftlab.playground.lanes import Lane
+from ftlab.playground.decoding import Lane
 
 class OnCard(worker.Engines):
     def engine(self):
@@ -396,8 +394,8 @@ worker.serve(requests, engines, write, 60)
 
 _TRAINING = """
 import sys
-from ftlab.locks import DeviceTurn
-turn = DeviceTurn("cuda:0")
+from ftlab.basics.locks import DeviceLock
+turn = DeviceLock("cuda:0")
 print("ready", flush=True)
 sys.stdin.readline()
 turn.acquire()
@@ -479,9 +477,9 @@ def test_a_worker_killed_while_it_waits_leaves_the_turn_to_the_others(
     (end,) = finals_of(updates)
     assert end.kind == "error"
     assert "ended before it had answered (killed" in end.text
-    assert not DeviceTurn("cuda:0").try_acquire(), "the training run has it"
+    assert not DeviceLock("cuda:0").try_acquire(), "the training run has it"
     training.tell()
-    turn = DeviceTurn("cuda:0")
+    turn = DeviceLock("cuda:0")
     deadline = time.monotonic() + 10
     while not turn.try_acquire():
         assert time.monotonic() < deadline, "the one that was killed still stands in line"

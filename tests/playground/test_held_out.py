@@ -186,7 +186,7 @@ def test_an_answer_in_words_is_scored_without_tables(task_id: str, metric: str) 
 def test_finding_and_scoring_load_no_torch() -> None:
     code = (
         "import sys\n"
-        "import ftlab.playground.votes, ftlab.playground.differences\n"
+        "import ftlab.playground.votes, ftlab.playground.text_difference\n"
         "from ftlab.playground.held_out import HeldOut\n"
         "from ftlab.tasks.reference import TaskReference\n"
         "from ftlab.tasks.registry import TASKS\n"

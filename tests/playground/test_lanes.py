@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
-from ftlab.playground.lanes import Lane
 from ftlab.playground.panes import find_source
 from tests.playground.conftest import Brought
 from tests.playground.kinds import first_logits, load_plain

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ftlab.playground.engine import Engine
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.runs.directory import RunDirectory
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.run import RunDirectory
 from ftlab.tasks.spec import Message
 from tests.playground.asking import finals
 from tests.playground.conftest import Brought

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ftlab.playground.notes import note_on
 from ftlab.playground.panes import PaneSource, base_source
-from ftlab.playground.protocol import PRECISIONS, Precision
+from ftlab.playground.requests import PRECISIONS, Precision, note_on
 
 LORA = PaneSource("a-run", "LoRA", model="bundled", is_adapter=True)
 QLORA = replace(LORA, base_precision="nf4")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.playground import panes
 from ftlab.playground.panes import (
     BUNDLED_ID,
@@ -15,18 +15,18 @@ from ftlab.playground.panes import (
     PaneSource,
     all_sources,
     base_source,
-    brought_folder,
     find_source,
     line_up,
     parse_names,
     read_record,
     run_source,
     same_name,
+    uploaded_folder,
     write_record,
     wrong_base,
 )
-from ftlab.runs.result import Status
-from ftlab.runs.store import RunStore, read_run
+from ftlab.records.result import Status
+from ftlab.records.store import RunStore, read_run
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run, make_unreadable
 
@@ -109,11 +109,11 @@ def test_adapters_that_came_from_elsewhere_answer_by_their_record(
     tmp_path: Path, shipped: Path
 ) -> None:
     bring(shipped / "sql", replace(RECORD, task=TaskReference("bundled", "sql")))
-    bring(brought_folder(tmp_path) / "poems-1")
+    bring(uploaded_folder(tmp_path) / "poems-1")
     ours, theirs = find_source(tmp_path, "shipped:sql"), find_source(tmp_path, "adapter:poems-1")
     assert ours.folder == shipped / "sql"
     assert ours.task == TaskReference("bundled", "sql")
-    assert theirs.folder == brought_folder(tmp_path) / "poems-1"
+    assert theirs.folder == uploaded_folder(tmp_path) / "poems-1"
     assert (theirs.label, theirs.detail, theirs.method) == ("LoRA r=8", "poems", "lora")
     assert ours.is_adapter
     assert theirs.is_adapter
@@ -130,7 +130,7 @@ def test_a_record_comes_back_as_it_was_written_and_passes_over_what_it_does_not_
 
 
 def test_a_record_that_is_gone_or_torn_is_said(tmp_path: Path) -> None:
-    folder = bring(brought_folder(tmp_path) / "torn")
+    folder = bring(uploaded_folder(tmp_path) / "torn")
     (folder / "pane.json").write_text("{", encoding="utf-8")
     with pytest.raises(FtlabError, match=r"pane\.json"):
         find_source(tmp_path, "adapter:torn")
@@ -143,10 +143,10 @@ def test_all_who_can_answer_are_listed_newest_run_first(tmp_path: Path, shipped:
     make_run(tmp_path, "lora", "failed")
     make_run(tmp_path, "base")
     make_unreadable(tmp_path)
-    bring(brought_folder(tmp_path) / "poems")
-    torn = bring(brought_folder(tmp_path) / "torn")
+    bring(uploaded_folder(tmp_path) / "poems")
+    torn = bring(uploaded_folder(tmp_path) / "torn")
     (torn / "pane.json").write_text("{", encoding="utf-8")
-    (brought_folder(tmp_path) / "half-way").mkdir()
+    (uploaded_folder(tmp_path) / "half-way").mkdir()
     bring(shipped / "sql")
     found = all_sources(RunStore(tmp_path).runs(), tmp_path)
     assert [source.name for source in found] == [
@@ -188,9 +188,9 @@ def test_the_base_model_is_that_of_the_first_pane_that_names_one(tmp_path: Path)
 def test_an_adapter_from_elsewhere_does_not_choose_the_base_of_the_others(
     tmp_path: Path, shipped: Path
 ) -> None:
-    foreign = bring(brought_folder(tmp_path) / "foreign", replace(RECORD, model="someone/other"))
+    foreign = bring(uploaded_folder(tmp_path) / "foreign", replace(RECORD, model="someone/other"))
     mirror = replace(RECORD, model="mirror/SmolLM2-135M-Instruct")
-    bring(brought_folder(tmp_path) / "mirror", mirror)
+    bring(uploaded_folder(tmp_path) / "mirror", mirror)
     bring(shipped / "sql")
     name = f"adapter:{foreign.name}"
     assert line_up(["base", name, "shipped:sql"], None, tmp_path).model == BUNDLED_ID

@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ftlab.playground.protocol import (
+from ftlab.basics.processes import Line, parse_line
+from ftlab.playground.requests import (
     KL_OF_ROUNDING,
     GenerateRequest,
     NextToken,
@@ -17,7 +18,6 @@ from ftlab.playground.protocol import (
     request_from_json,
     update_from_json,
 )
-from ftlab.runs.worker_client import Line, parse_line
 from ftlab.tasks.spec import Message
 
 ASK = GenerateRequest(("base",), "How many singers are over 30?")
@@ -91,7 +91,7 @@ def test_only_an_end_is_final() -> None:
 
 def test_client_and_protocol_import_neither_torch_nor_gradio() -> None:
     code = (
-        "import sys, ftlab.playground.client, ftlab.playground.panes, ftlab.playground.validation; "
+        "import sys, ftlab.playground.client, ftlab.playground.panes, ftlab.playground.requests; "
         "print([m for m in ('torch', 'transformers', 'peft', 'gradio') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

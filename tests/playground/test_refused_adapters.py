@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.attach import Attached, attach, marks
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import find_source
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.wearing import Worn, marks, wear
+from ftlab.playground.requests import GenerateRequest
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import Brought
 
@@ -30,8 +30,8 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def worn(engine: Engine, name: str) -> Worn:
-    return wear(engine.base, find_source(engine.runs_folder, name))
+def worn(engine: Engine, name: str) -> Attached:
+    return attach(engine.base, find_source(engine.runs_folder, name))
 
 
 def edit_config(adapter: Brought, **changes: Any) -> None:

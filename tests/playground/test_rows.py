@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from ftlab.playground.attach import LowRank, Pair, RowAdapters, marks
+from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
-from ftlab.playground.lanes import Lane
 from ftlab.playground.panes import find_source
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.rows import RowAdapters
-from ftlab.playground.wearing import LowRank, Pair, marks
+from ftlab.playground.requests import GenerateRequest
 from ftlab.tasks.spec import Message
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import Brought

@@ -18,13 +18,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
-from ftlab.playground import rows as rows_module
+from ftlab.playground import attach as rows_module
+from ftlab.playground.attach import (
+    LowRank,
+    Pair,
+    RowAdapters,
+    Way,
+    at_once,
+    attach,
+    clone_on_same_weights,
+    one_by_one,
+    together,
+    way_of,
+)
+from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
-from ftlab.playground.lanes import Lane
 from ftlab.playground.panes import PaneSource
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.rows import RowAdapters, Way, at_once, one_by_one, together, way_of
-from ftlab.playground.wearing import LowRank, Pair, clone_on_same_weights, wear
+from ftlab.playground.requests import GenerateRequest
 from tests.playground.asking import finals
 from tests.playground.conftest import Brought
 from tests.playground.kinds import first_logits
@@ -63,7 +73,7 @@ def adapters(add_adapter: AddAdapter) -> list[Path]:
 
 
 def worn(base: Any, adapters: Sequence[Path]) -> list[LowRank]:
-    found = [wear(base, PaneSource(f.name, f.name, folder=f, is_adapter=True)) for f in adapters]
+    found = [attach(base, PaneSource(f.name, f.name, folder=f, is_adapter=True)) for f in adapters]
     return [one.low_rank for one in found if one.low_rank]
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ftlab.playground.decoding import TokenChooser, divergence
 from ftlab.playground.engine import Engine
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.sampling import TokenChooser, divergence
+from ftlab.playground.requests import GenerateRequest
 from tests.playground.asking import texts
 from tests.playground.kinds import chat_ids, generated, load_plain, spelt
 

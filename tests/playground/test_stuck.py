@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate
+from ftlab.playground.requests import GenerateRequest, PaneUpdate
 
 WORKER = str(Path(__file__).with_name("stuck_worker.py"))
 
@@ -63,9 +63,9 @@ def test_who_comes_after_a_reader_that_left_is_answered_soon(client: PlaygroundC
 def test_a_worker_whose_turn_has_not_come_waits_as_long_as_it_takes(
     client: PlaygroundClient, runs_folder: Path
 ) -> None:
-    from ftlab.locks import DeviceTurn
+    from ftlab.basics.locks import DeviceLock
 
-    training = DeviceTurn("cpu")
+    training = DeviceLock("cpu")
     assert training.try_acquire()
     threading.Timer(5, training.release).start()
     assert last(client, "hello").text == "hello is done"

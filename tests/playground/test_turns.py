@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ftlab.errors import FtlabError
-from ftlab.playground import answers as answers_module
-from ftlab.playground.answers import Answer, Ending
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
-from ftlab.playground.sampling import TokenChooser
-from ftlab.playground.turns import LaneOfAnswers, say, take_turns
+from ftlab.basics.errors import FtlabError
+from ftlab.playground import decoding as answers_module
+from ftlab.playground.decoding import Answer, Ending, LaneOfAnswers, TokenChooser, say, take_turns
+from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
 
 END, SIZE = 0, 8
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.validation import validate_generate
+from ftlab.playground.requests import GenerateRequest, validate_generate
 from ftlab.tasks.spec import Message
 
 ASK = GenerateRequest(("base",), "How many singers are over 30?")

@@ -10,16 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.playground.votes import (
-    Tally,
-    Vote,
-    read_votes,
-    record_vote,
-    shuffled,
-    tally,
-    verdict,
-)
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.votes import Tally, Vote, read_votes, record_vote, shuffled, tally, verdict
 
 SWEEP = "20261125-120000-ab12"
 OTHER = "20261126-090000-cd34"

@@ -12,22 +12,15 @@ import pytest
 import torch
 from peft import PeftModel
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.attach import Attached, attach, clone_on_same_weights, marks
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import find_source
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.playground.wearing import Worn, clone_on_same_weights, marks, wear
-from ftlab.runs.directory import RunDirectory
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.run import RunDirectory
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import PROMPT, Brought
-from tests.playground.kinds import (
-    chat_ids,
-    first_logits,
-    forwarded,
-    generated,
-    load_plain,
-    spelt,
-)
+from tests.playground.kinds import chat_ids, first_logits, forwarded, generated, load_plain, spelt
 
 AddRun = Callable[..., RunDirectory]
 AddAdapter = Callable[..., Brought]
@@ -58,8 +51,8 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def worn(engine: Engine, name: str) -> Worn:
-    return wear(engine.base, find_source(engine.runs_folder, name))
+def worn(engine: Engine, name: str) -> Attached:
+    return attach(engine.base, find_source(engine.runs_folder, name))
 
 
 def expected(model: Path, adapter: Path | None, tokens: int) -> str:
@@ -199,8 +192,8 @@ def quantised(new_engine: Callable[..., Engine]) -> Engine:
 def test_on_a_4_bit_base_the_first_logits_are_pefts(
     kind: str, quantised: Engine, add_adapter: AddAdapter, ask: GenerateRequest, tiny_model: Path
 ) -> None:
-    from ftlab.playground.lanes import Lane
-    from ftlab.playground.rows import RowAdapters
+    from ftlab.playground.attach import RowAdapters
+    from ftlab.playground.decoding import Lane
 
     adapter = add_adapter(kind)
     plain = PeftModel.from_pretrained(clone_on_same_weights(quantised.base), str(adapter.folder))

@@ -14,15 +14,15 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from ftlab import locks
-from ftlab.devices import Device, resolve_device
-from ftlab.locks import DeviceTurn
+from ftlab.basics import locks
+from ftlab.basics.devices import Device, resolve_device
+from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import Line
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.engine import Engine
-from ftlab.playground.protocol import GenerateRequest, PaneUpdate, Stopped
+from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
 from ftlab.playground.worker import Engines, Requests, serve
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.worker_client import Line
+from ftlab.records.run import RunDirectory
 from tests.waiting import wait_until
 
 ASK = GenerateRequest(("base", "base"), "hi")
@@ -85,7 +85,7 @@ def served(
     engines: Any = FakeEngines(answer, device)
     serve(asked, engines, said.append, 1)
     assert said.pop() == Line(1)
-    assert DeviceTurn(device.id).try_acquire(), "the turn outlived the answer"
+    assert DeviceLock(device.id).try_acquire(), "the turn outlived the answer"
     return [line.content for line in said if line.content is not None]
 
 
@@ -95,7 +95,7 @@ def training(runs_folder: Path) -> Iterator[Callable[[], threading.Thread]]:
     threads: list[threading.Thread] = []
 
     def start() -> threading.Thread:
-        turn = DeviceTurn("cpu")
+        turn = DeviceLock("cpu")
 
         def train() -> None:
             turn.acquire()
@@ -118,7 +118,7 @@ def test_an_answer_is_made_under_the_devices_turn(runs_folder: Path) -> None:
     free: list[bool] = []
 
     def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
-        free.append(DeviceTurn("cpu").try_acquire())
+        free.append(DeviceLock("cpu").try_acquire())
         for update in DONE:
             send(update)
 
@@ -164,7 +164,7 @@ def test_who_waits_for_the_turn_is_told_so_once(
 
 
 def test_a_stop_is_heard_while_waiting_for_the_turn(runs_folder: Path) -> None:
-    holder = DeviceTurn("cpu")
+    holder = DeviceLock("cpu")
     assert holder.try_acquire()
     requests = FakeRequests(Line(1, ASK))
     said: list[Line] = []
@@ -179,7 +179,7 @@ def test_a_stop_is_heard_while_waiting_for_the_turn(runs_folder: Path) -> None:
     holder.release()
     assert said[-1] == Line(1)
     assert all(line.content is None or line.content.kind == "status" for line in said)
-    assert DeviceTurn("cpu").try_acquire(), "the place in line outlived the request"
+    assert DeviceLock("cpu").try_acquire(), "the place in line outlived the request"
 
 
 def test_a_stop_between_two_tokens_gives_the_turn_back_without_a_word(runs_folder: Path) -> None:
@@ -213,7 +213,7 @@ def looks_until_it_ends(device: Device, is_loaded: bool, idle: float) -> int:
 
 
 def test_an_idle_worker_leaves_the_gpu_when_somebody_wants_it(runs_folder: Path) -> None:
-    training = DeviceTurn("cuda:0")
+    training = DeviceLock("cuda:0")
     assert looks_until_it_ends(GPU, True, 20) == 10
     assert training.try_acquire()
     assert looks_until_it_ends(GPU, True, 20) == 1
@@ -273,7 +273,7 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
         device_answers = True
 
         def answer(self, *args: object) -> None:
-            held.extend(d for d in ("cpu", "cuda:0") if not DeviceTurn(d).try_acquire())
+            held.extend(d for d in ("cpu", "cuda:0") if not DeviceLock(d).try_acquire())
 
     monkeypatch.setattr("ftlab.playground.engine.Engine", FakeEngine)
     requests: Any = FakeRequests(Line(1, ASK))
@@ -315,7 +315,7 @@ def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
 ) -> None:
     run = add_run("lora")
     client = PlaygroundClient(runs_folder, idle_seconds=1)
-    training = DeviceTurn(resolve_device("auto").id)
+    training = DeviceLock(resolve_device("auto").id)
     assert training.try_acquire()
     updates, waited = [], []
     for update in client.generate(GenerateRequest(("base", run.run_id), "hi", max_new_tokens=8)):
@@ -327,7 +327,7 @@ def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
     assert has_torch(client)
     assert waited[0].endswith("; the answers go on after it.")
     assert [update.kind for update in updates if update.is_final] == ["done", "done"]
-    assert DeviceTurn(resolve_device("auto").id).try_acquire(), "the lock outlived the answer"
+    assert DeviceLock(resolve_device("auto").id).try_acquire(), "the lock outlived the answer"
     wait_until(lambda: not client.is_loaded, 10)
 
 

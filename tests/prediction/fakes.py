@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.visitor_turns import Visitor
 from ftlab.prediction.client import NOBODY, Predictor
 from ftlab.prediction.question import Prediction, Question
-from ftlab.turns import Visitor
 
 GB = 1_000_000_000
 

@@ -12,8 +12,7 @@ from typing import Any
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import known_model
 from ftlab.prediction.adapters import adapter_from
-from ftlab.prediction.question import AdapterType, Question, Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import AdapterType, Question, Step, ask_about
 
 DATA = Path(__file__).parent / "data"
 MIB = 1 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.prediction.allocator import (
+from ftlab.training.allocations import (
     EMPTY_CACHE,
     FIRST_PRODUCT,
     Allocation,

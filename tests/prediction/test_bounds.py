@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.models.catalogue import KnownModel, catalogue
-from ftlab.prediction.bounds import check_sizes
-from ftlab.prediction.source import find_config
+from ftlab.prediction.source import check_sizes, find_config
 from tests.architectures import FAMILIES, config_of
 
 LLAMA: dict[str, Any] = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 2}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.devices import Device
-from ftlab.prediction.calibration import ON_CPU, ON_CUDA, Band, Calibration, Seen, calibration
-from ftlab.runs.store import RunStore
+from ftlab.basics.devices import Device
+from ftlab.prediction.remedies import ON_CPU, ON_CUDA, Band, Calibration, Seen, calibration
+from ftlab.records.store import RunStore
 from tests.fakes import make_run
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftlab.models.catalogue import known_model
-from ftlab.prediction.claims import (
+from ftlab.prediction.fit import (
     claims,
     full_training_bytes,
     gpt3_parameters,

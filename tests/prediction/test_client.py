@@ -11,15 +11,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.visitor_turns import Visitor
 from ftlab.methods.variant import parse_variant
 from ftlab.models.catalogue import catalogue
 from ftlab.prediction import client
 from ftlab.prediction.client import NobodyWaits, Predictor
-from ftlab.prediction.limits import Limits, of_a_demo, usual
-from ftlab.prediction.question import Prediction, Question, Step
-from ftlab.prediction.questions import ask_about
-from ftlab.turns import Visitor
+from ftlab.prediction.question import (
+    Limits,
+    Prediction,
+    Question,
+    Step,
+    ask_about,
+    of_a_demo,
+    usual,
+)
 from tests.waiting import wait_until
 
 ANSWERING = """

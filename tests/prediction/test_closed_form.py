@@ -8,14 +8,14 @@ import pytest
 
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import known_model
-from ftlab.prediction.closed_form import Dimensions, anatomy, dimensions, reserved
+from ftlab.prediction.closed_form import Dimensions, dimensions, memory_breakdown, reserved
 from ftlab.prediction.question import Step
 
 SIZE = Dimensions(hidden=64, layers=2, heads=4, vocabulary=1_000)
 
 
 def parts(method: str = "lora", **step: Any) -> dict[str, int]:
-    return anatomy(SIZE, Variant(method), Step(**{"length": 128} | step), 1_000, 101_000)
+    return memory_breakdown(SIZE, Variant(method), Step(**{"length": 128} | step), 1_000, 101_000)
 
 
 def test_dimensions_are_read_by_either_name() -> None:

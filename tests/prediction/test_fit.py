@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from ftlab.devices import Device
-from ftlab.errors import FtlabError
+from ftlab.basics.cards import Card, card_of, cards, find_card
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import parse_variant
-from ftlab.prediction.cards import Card, card_of, cards, find_card
 from ftlab.prediction.fit import changes, fit, fitting
-from ftlab.prediction.question import Prediction, Question, Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import Prediction, Question, Step, ask_about
 
 GB = 1_000_000_000
 CARD = Card("x", "Card", 10 * GB, context_bytes=0)
@@ -122,8 +121,8 @@ def test_a_card_goes_by_id_or_label_and_an_unknown_one_is_told_the_nearest() -> 
 
 def test_this_machine_is_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Device("cuda:0", "NVIDIA H100", 80 * GB)
-    monkeypatch.setattr("ftlab.prediction.cards.list_devices", lambda: (gpu,))
+    monkeypatch.setattr("ftlab.basics.cards.list_devices", lambda: (gpu,))
     assert find_card("here") == card_of(gpu)
-    monkeypatch.setattr("ftlab.prediction.cards.list_devices", lambda: ())
+    monkeypatch.setattr("ftlab.basics.cards.list_devices", lambda: ())
     with pytest.raises(FtlabError, match="has no GPU"):
         find_card("here")

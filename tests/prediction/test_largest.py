@@ -6,7 +6,7 @@ import pytest
 
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.catalogue import KnownModel, catalogue
-from ftlab.prediction.largest import largest_that_fits, on_hub
+from ftlab.prediction.fit import largest_that_fits, on_hub
 from ftlab.prediction.question import Prediction, Question, Step
 from tests.prediction.fakes import GB, SizedPredictor
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.adapters import adapter_from, read_adapter
 from ftlab.prediction.question import (
     Prediction,
     Step,
+    ask_about,
     dump_prediction,
     dump_question,
     load_prediction,
     load_question,
 )
-from ftlab.prediction.questions import ask_about
 
 CONFIG = {"model_type": "llama"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.prediction.source import MAX_CHARACTERS, find_config
 

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 import httpx
 
-from ftlab.paths import recorded_folder
+from ftlab.basics.files import recorded_folder
 from ftlab.playground.client import PlaygroundClient
 from ftlab.prediction.client import Predictor
-from ftlab.runs.store import RunStore
-from ftlab.ui import app
-from ftlab.ui.accounts import Accounts
-from ftlab.ui.context import AppContext
-from ftlab.ui.serve import Serving
-from ftlab.ui.server import health_route
+from ftlab.records.store import RunStore
+from ftlab.tabs import app
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.serve import Accounts, Serving, health_route
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
 from tests.processes import free_port

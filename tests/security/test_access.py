@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from ftlab.access import Access, demo_access, is_path, lies_within
-from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.jobs.inputs import Access, demo_access, is_path, lies_within
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground.named import check_named
 from ftlab.playground.panes import BASE
-from ftlab.runs.directory import RunDirectory
+from ftlab.playground.requests import check_named
+from ftlab.records.run import RunDirectory
+from ftlab.tabs.api import api_request
+from ftlab.tabs.experiment.request import allowed_values, read_form
+from ftlab.tabs.experiment.task import preview_html
+from ftlab.tabs.plan.request import read_plan
 from ftlab.tasks.reference import TaskReference
-from ftlab.ui.api import api_request
-from ftlab.ui.experiment.request import allowed_values, read_form
-from ftlab.ui.experiment.task import preview_html
-from ftlab.ui.plan.request import read_plan
 from tests.fakes import make_run
 
 CSV = "prompt,completion\n" + "".join(f"q{n},a{n}\n" for n in range(12))
@@ -170,7 +170,7 @@ def test_the_api_takes_no_model_and_no_file_from_elsewhere(
 def test_plan_reads_no_config_from_elsewhere(
     place: Path, access: Access, record_property: pytest.RecordProperty
 ) -> None:
-    from tests.ui.plan.test_tab import values
+    from tests.tabs.plan.test_tab import values
 
     for path in hostile_paths(place):
         for field in ("model", "config"):
@@ -211,7 +211,7 @@ def test_a_demo_asks_nobody_and_opens_nothing(name: str) -> None:
 
 
 def test_a_demo_plans_what_is_in_the_catalogue_or_pasted() -> None:
-    from tests.ui.plan.test_tab import values
+    from tests.tabs.plan.test_tab import values
 
     read_plan(values(), demo_access())
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.errors import FtlabError
-from ftlab.paths import recorded_folder
-from ftlab.runs.annotations import NOTE_LENGTH, TAG_LENGTH, TAGS_MOST, read_annotations
-from ftlab.runs.store import RunStore
-from ftlab.ui.results import actions
-from ftlab.ui.results.panel import panel
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import recorded_folder
+from ftlab.records.run import NOTE_LENGTH, TAG_LENGTH, TAGS_MOST, read_annotations
+from ftlab.records.store import RunStore
+from ftlab.tabs.results import actions
+from ftlab.tabs.results.panel import panel
 from tests.data.hostile.make import TEXTS
 from tests.fakes import make_run
 from tests.security.servers import tree

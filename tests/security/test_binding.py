@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.access import Access
-from ftlab.errors import FtlabError
-from ftlab.ui import serve
-from ftlab.ui.accounts import VARIABLE, Accounts, read_accounts
-from ftlab.ui.serve import Serving, is_loopback, serving
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.inputs import Access
+from ftlab.tabs import serve
+from ftlab.tabs.serve import VARIABLE, Accounts, Serving, is_loopback, read_accounts, serving
 from tests.asynchronous import run
 
 ADA = Accounts({"ada": "correct horse"})

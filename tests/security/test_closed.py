@@ -7,26 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.export.merge_control import start_merge
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import note_cancel, request_cancel, start_dispatcher
+from ftlab.jobs.launch import enqueue_again, enqueue_sweep
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground.brought import bring_adapter, forget_adapter
-from ftlab.playground.grid.control import start_grid
-from ftlab.playground.grid.record import GridRequest
-from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.grid import GridRequest, start_grid
+from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.uploaded import bring_adapter, forget_adapter
 from ftlab.playground.votes import Vote, record_vote
-from ftlab.runs.annotations import Annotations, write_annotations
-from ftlab.runs.closed import check_open, close_folder
-from ftlab.runs.control import note_cancel, request_cancel, start_dispatcher
-from ftlab.runs.published import import_files, remove_published
-from ftlab.runs.removal import remove_runs
-from ftlab.runs.rerun import enqueue_again
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore
-from ftlab.runs.sweep import enqueue_sweep
+from ftlab.records.published import import_files, remove_published
+from ftlab.records.removal import remove_runs
+from ftlab.records.run import Annotations, check_writable, make_read_only, write_annotations
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
+from ftlab.share.merge_control import start_merge
+from ftlab.tabs.experiment.task import keep_upload
 from ftlab.tasks.reference import TaskReference
-from ftlab.ui.experiment.uploads import keep_upload
 from tests.fakes import make_run
 from tests.security.servers import tree
 
@@ -67,7 +64,7 @@ def test_a_closed_folder_says_why_and_stays_as_it_is(name: str, tmp_path: Path) 
     runs, file = tmp_path / "runs", tmp_path / "file.csv"
     file.write_text("prompt,completion\na,b\n")
     make_run(runs, "lora", run_id=RUN)
-    close_folder(runs, WHY)
+    make_read_only(runs, WHY)
     before = tree(runs)
     with pytest.raises(FtlabError, match=WHY):
         WRITERS[name](runs, file)
@@ -75,7 +72,7 @@ def test_a_closed_folder_says_why_and_stays_as_it_is(name: str, tmp_path: Path) 
 
 
 def test_a_folder_that_nobody_closed_is_open(tmp_path: Path) -> None:
-    check_open(tmp_path)
-    check_open(tmp_path / "not-there-yet")
+    check_writable(tmp_path)
+    check_writable(tmp_path / "not-there-yet")
     (tmp_path / "file").touch()
-    check_open(tmp_path / "file")
+    check_writable(tmp_path / "file")

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from ftlab.ui import connections
-from ftlab.ui.connections import bound_connections
-from ftlab.ui.serve import Serving
+from ftlab.tabs import gate
+from ftlab.tabs.gate import bound_connections
+from ftlab.tabs.serve import Serving
 from tests.security.servers import Running, running
 
 MOST = 40
@@ -78,7 +78,7 @@ def test_where_all_are_being_answered_the_next_one_reads_when_to_try_again(app: 
 def test_a_head_that_does_not_come_ends_the_connection(
     sent: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(gate, "HEAD_SECONDS", 1.0)
     with running(Serving(), tmp_path) as app, connected(app, sent) as line:
         line.settimeout(20)
         drain(line)
@@ -87,7 +87,7 @@ def test_a_head_that_does_not_come_ends_the_connection(
 def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(gate, "HEAD_SECONDS", 0.5)
     ask = b"GET /gradio_api/heartbeat/x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with running(Serving(), tmp_path) as app, connected(app, ask) as line:
         line.recv(65536)

@@ -15,10 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ftlab.access import DEMO_CLOSED
-from ftlab.paths import assets_folder
-from ftlab.ui.accounts import VARIABLE
-from ftlab.ui.serve import Serving
+from ftlab.basics.files import assets_folder
+from ftlab.jobs.inputs import DEMO_REFUSAL
+from ftlab.tabs.serve import VARIABLE, Serving
 from tests.processes import start_app
 from tests.security.servers import Running, call, free_port, press, running, tree
 
@@ -115,7 +114,7 @@ def test_the_adapters_that_ship_answer(client: httpx.Client) -> None:
 def test_no_file_is_taken(path: str, demo: Running, client: httpx.Client) -> None:
     answer = client.post(f"/gradio_api/{path}", files={"files": ("a.csv", b"a,b\n1,2\n")})
     assert answer.status_code == 403
-    assert answer.text == DEMO_CLOSED
+    assert answer.text == DEMO_REFUSAL
 
 
 @pytest.mark.hostile("changes to a public demo")
@@ -144,7 +143,7 @@ def test_no_event_of_the_page_writes_or_starts_anything(
     assert fired > 80
     assert tree(demo.runs) == before
     assert tree(assets_folder()) == shipped
-    assert [command for command in started if "ftlab.runs.dispatcher" in command] == []
+    assert [command for command in started if "ftlab.jobs.dispatcher" in command] == []
     assert all("fake_worker.py" in str(command) for command in started), started
     assert tracebacks == []
     record_property("hostile inputs", fired)

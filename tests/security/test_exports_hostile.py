@@ -13,14 +13,13 @@ import gradio as gr
 import httpx
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.export.bundle import run_bundle, write_zip
-from ftlab.paths import assets_folder, recorded_folder
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.store import RunStore, read_run
-from ftlab.ui.gate import Limits
-from ftlab.ui.serve import Serving
-from ftlab.ui.visitors import OpenRequests
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder, recorded_folder
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore, read_run
+from ftlab.share.bundle import run_bundle, write_zip
+from ftlab.tabs.gate import Limits, OpenRequests
+from ftlab.tabs.serve import Serving
 from tests.fakes import make_run
 from tests.security.servers import ACCOUNTS, Running, call, log_in, press, running, tree
 from tests.security.test_actions_hostile import FORGED

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from gradio.utils import get_upload_folder
 
-from ftlab.paths import assets_folder
-from ftlab.ui.serve import Serving
+from ftlab.basics.files import assets_folder
+from ftlab.tabs.serve import Serving
 from tests.fakes import make_run
 from tests.security.servers import Running, running
 
@@ -42,7 +42,7 @@ def files(app: Running) -> list[str]:
         str(runs / "20261125-120000-ab12-01-lora/log.txt"),
         str(runs / "20261125-120000-ab12-01-lora/spec.json"), str(runs.parent / "secret.txt"),
         str(ROOT / "README.md"), str(ROOT / "app.py"), str(ROOT / ".gitignore"),
-        str(ROOT / "ftlab/access.py"), str(assets_folder() / "catalogue.json"),
+        str(ROOT / "ftlab/jobs/inputs.py"), str(assets_folder() / "catalogue.json"),
     ]  # fmt: skip
 
 

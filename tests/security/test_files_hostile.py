@@ -14,19 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.files import read_header
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import resolve_model
-from ftlab.models.safetensors_header import read_header
-from ftlab.models.shape import shape_of_model
-from ftlab.playground.brought import bring_adapter
-from ftlab.playground.grid.prompts import prompts_of_file
+from ftlab.playground.grid_table import prompts_of_file
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
+from ftlab.playground.uploaded import bring_adapter
 from ftlab.prediction.source import find_config
-from ftlab.runs.published import import_files
+from ftlab.records.published import import_files
 from ftlab.tasks import files
-from ftlab.tasks.custom import guess_mapping
-from ftlab.tasks.files import columns_of, read_rows
+from ftlab.tasks.files import columns_of, guess_mapping, read_rows
 from ftlab.tasks.reference import TaskReference, load
 from tests.data.hostile.make import TEXTS
 from tests.playground.adapters import (

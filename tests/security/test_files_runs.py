@@ -9,24 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.export.bundle import run_bundle, write_zip
-from ftlab.export.runs import why_no_weights
-from ftlab.playground.brought import forget_adapter
-from ftlab.playground.grid.record import find_grid
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import note_cancel, requested_cancels
+from ftlab.jobs.launch import enqueue_again
+from ftlab.playground.grid import find_grid
 from ftlab.playground.panes import find_source
+from ftlab.playground.uploaded import forget_adapter
 from ftlab.playground.votes import read_votes
-from ftlab.runs.annotations import read_annotations
-from ftlab.runs.control import note_cancel, requested_cancels
-from ftlab.runs.directory import RunDirectory, find_run, run_directories, write_atomically
-from ftlab.runs.merging import MergeDirectory
-from ftlab.runs.progress import read_progress
-from ftlab.runs.removal import remove_runs
-from ftlab.runs.rerun import enqueue_again
-from ftlab.runs.store import RunStore, read_run
-from ftlab.ui.results.panel import panel
-from ftlab.ui.results.side import find as find_opened
-from ftlab.ui.results.use import use_view
+from ftlab.records.merge import MergeDirectory
+from ftlab.records.progress import read_progress
+from ftlab.records.removal import remove_runs
+from ftlab.records.run import (
+    RunDirectory,
+    find_run,
+    read_annotations,
+    run_directories,
+    write_atomically,
+)
+from ftlab.records.store import RunStore, read_run
+from ftlab.share.bundle import run_bundle, write_zip
+from ftlab.share.weights import why_no_weights
+from ftlab.tabs.results.panel import find as find_opened
+from ftlab.tabs.results.panel import panel
+from ftlab.tabs.results.use import use_view
 from tests.fakes import make_run
 
 RECORDS = ("spec.json", "result.json", "metrics.jsonl", "samples.jsonl", "log.txt")

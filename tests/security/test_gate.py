@@ -10,10 +10,9 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from ftlab.ui.accounts import Accounts
-from ftlab.ui.bodies import Refusal, json_refusal, text_of
-from ftlab.ui.gate import Gate, GatedApp, is_same_site, is_this_machine
-from ftlab.ui.serve import Serving
+from ftlab.tabs.gate import Gate, GatedApp, is_same_site, is_this_machine
+from ftlab.tabs.requests import Refusal, json_refusal, text_of
+from ftlab.tabs.serve import Accounts, Serving
 from tests.asynchronous import run
 from tests.security.servers import Running, call, running, tree
 
@@ -31,7 +30,7 @@ FOREIGN = [
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     patch = pytest.MonkeyPatch()
-    for module in ("ftlab.ui.api", "ftlab.ui.experiment.tab", "ftlab.runs.control"):
+    for module in ("ftlab.tabs.api", "ftlab.tabs.experiment.tab", "ftlab.jobs.control"):
         patch.setattr(f"{module}.start_dispatcher", lambda runs_folder: None)
     with running(Serving(), tmp_path_factory.mktemp("runs")) as found:
         yield found

@@ -17,33 +17,29 @@ from typing import Any
 import pytest
 import yaml
 
+from ftlab.basics.words import inert
 from ftlab.charts.spec import Facts, charts
-from ftlab.export.model_card import model_card
-from ftlab.export.script import _words
-from ftlab.export.script_parts import literal
 from ftlab.methods.registry import METHODS
-from ftlab.playground.grid.export import write_csv
-from ftlab.playground.grid.record import Cell, GridDirectory, GridRequest
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.report.card.content import card_of
-from ftlab.report.card.svg import card_svg
-from ftlab.report.reproduce import command_of
-from ftlab.report.sweep import sweep_report
-from ftlab.runs.annotations import Annotations, write_annotations
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore, read_run
-from ftlab.runs.sweep_data import SweepData, sweep_data
-from ftlab.spreadsheets import inert
-from ftlab.tasks.custom import ColumnMapping
+from ftlab.playground.grid import Cell, GridDirectory, GridRequest
+from ftlab.playground.grid_table import write_csv
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.run import Annotations, RunDirectory, write_annotations
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore, SweepData, read_run, sweep_data
+from ftlab.share.card import card_svg
+from ftlab.share.card_content import card_of
+from ftlab.share.model_card import model_card
+from ftlab.share.report import sweep_report
+from ftlab.share.report_sections import command_of
+from ftlab.share.script import _words, literal
+from ftlab.tabs.experiment.queue import NEWEST, queue_html, view_sweep
+from ftlab.tabs.playground.grid import grid_html
+from ftlab.tabs.results.columns import Query, show, shown_records, to_csv
+from ftlab.tabs.results.html import caption, table_html
+from ftlab.tabs.results.panel import panel
+from ftlab.tabs.widgets import blank, chip, field_error, heading
+from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference
-from ftlab.ui.experiment.queue_view import NEWEST, queue_html, view_sweep
-from ftlab.ui.html import blank, chip, field_error, heading
-from ftlab.ui.playground.grid_view import grid_html
-from ftlab.ui.results.html import caption, table_html
-from ftlab.ui.results.panel import panel
-from ftlab.ui.results.rows import Query, show
-from ftlab.ui.results.table import shown_records, to_csv
 from tests.data.hostile.make import FORMULAS, MARKDOWN, SCRIPTS, TEXTS
 from tests.fakes import SWEEP, make_run
 
@@ -314,8 +310,8 @@ def test_a_name_in_the_python_script_stays_a_text(name: str) -> None:
 def test_a_value_of_a_spec_that_is_code_is_never_written_into_the_script(
     tmp_path: Path, method: str
 ) -> None:
-    from ftlab.errors import FtlabError
-    from ftlab.export.script import reproduction
+    from ftlab.basics.errors import FtlabError
+    from ftlab.share.script import reproduction
 
     numbers = [p.name for p in METHODS[method].hyperparameters if p.kind in ("int", "float")]
     for name in numbers:

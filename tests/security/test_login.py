@@ -11,7 +11,7 @@ import gradio as gr
 import httpx
 import pytest
 
-from ftlab.ui.serve import Serving
+from ftlab.tabs.serve import Serving
 from tests.security.servers import ACCOUNTS, PASSWORD, USER, Running, call, log_in, running, tree
 
 OPEN = {
@@ -47,7 +47,7 @@ CLOSED = tuple(
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     patch = pytest.MonkeyPatch()
-    patch.setattr("ftlab.ui.api.start_dispatcher", lambda runs_folder: None)
+    patch.setattr("ftlab.tabs.api.start_dispatcher", lambda runs_folder: None)
     with running(Serving(accounts=ACCOUNTS), tmp_path_factory.mktemp("runs")) as found:
         yield found
     patch.undo()

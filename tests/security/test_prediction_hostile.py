@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.limits import Limits
-from ftlab.ui.serve import Serving
+from ftlab.prediction.question import Limits
+from ftlab.tabs.serve import Serving
 from tests.security.servers import Running, press, running
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.tasks.bundled.sql import (
     MAX_SECONDS,
     describe,

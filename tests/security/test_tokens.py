@@ -15,21 +15,19 @@ from urllib.parse import quote
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.environment import worker_environment
+from ftlab.basics.processes import worker_environment
+from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.variant import parse_variant
-from ftlab.report.card.content import card_of
-from ftlab.report.card.svg import card_svg
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.store import RunStore, read_run
-from ftlab.runs.sweep import enqueue_sweep
-from ftlab.runs.sweep_data import sweep_data
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore, read_run, sweep_data
 from ftlab.settings.training import TrainingSettings
+from ftlab.share.card import card_svg
+from ftlab.share.card_content import card_of
+from ftlab.tabs.experiment.queue import NEWEST, queue_html, view_sweep
+from ftlab.tabs.results.columns import Query, show, write_export
+from ftlab.tabs.results.panel import panel
 from ftlab.tasks.reference import parse_task
-from ftlab.ui.experiment.queue_view import NEWEST, queue_html, view_sweep
-from ftlab.ui.results.panel import panel
-from ftlab.ui.results.rows import Query, show
-from ftlab.ui.results.table import write_export
 
 SECRETS = {
     "HF_TOKEN": "hf_plantedPlantedPlantedPlanted0001",
@@ -85,7 +83,7 @@ def test_no_secret_of_the_environment_is_in_anything_that_is_written(
     base, lora = enqueue_sweep(request, runs)
     for spec in (base, lora):
         done = subprocess.run(
-            [sys.executable, "-m", "ftlab.training.worker", str(runs / spec.run_id)],
+            [sys.executable, "-m", "ftlab.jobs.run_worker", str(runs / spec.run_id)],
             capture_output=True,
             text=True,
             timeout=300,
@@ -114,7 +112,7 @@ def _fail_one(runs: Path, request: SweepRequest, task_file: Path) -> None:
     text = task_file.read_bytes()
     task_file.write_text("prompt,completion\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "ftlab.training.worker", str(runs / spec.run_id)],
+        [sys.executable, "-m", "ftlab.jobs.run_worker", str(runs / spec.run_id)],
         capture_output=True,
         timeout=300,
         env=worker_environment(needs_hub=True) | SECRETS,
@@ -126,8 +124,8 @@ def _fail_one(runs: Path, request: SweepRequest, task_file: Path) -> None:
 
 def _export(runs: Path, run_id: str, sweep_id: str, out: Path) -> None:
     """Everything that page and command line can write of a run."""
-    from ftlab.export.bundle import run_bundle, write_zip
-    from ftlab.export.script import write_reproduction
+    from ftlab.share.bundle import run_bundle, write_zip
+    from ftlab.share.script import write_reproduction
 
     out.mkdir()
     store = RunStore(runs)

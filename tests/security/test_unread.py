@@ -16,17 +16,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.system import PROC
+from ftlab.models.files import read_header
 from ftlab.models.resolve import resolve_model
-from ftlab.models.safetensors_header import read_header
-from ftlab.playground.brought import bring_adapter
-from ftlab.playground.grid.prompts import prompts_of_file
+from ftlab.playground.grid_table import prompts_of_file
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.runs.annotations import read_annotations
-from ftlab.runs.checkpoints import trusted_checkpoint
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.published import import_files, read_published
-from ftlab.system import PROC
+from ftlab.playground.uploaded import bring_adapter
+from ftlab.records.published import import_files, read_published
+from ftlab.records.resume import trusted_checkpoint
+from ftlab.records.run import RunDirectory, read_annotations
 from ftlab.tasks import files
 from ftlab.tasks.files import read_rows
 from tests.fakes import make_run

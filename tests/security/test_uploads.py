@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.json_size import json_values
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import json_values
 from ftlab.tasks import files
 from ftlab.tasks.files import MAX_CELL_CHARACTERS, MAX_COLUMNS, MAX_ROWS, read_rows
 

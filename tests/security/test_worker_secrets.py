@@ -12,25 +12,24 @@ from typing import Any, NoReturn
 
 import pytest
 
-from ftlab import devices
-from ftlab.access import demo_access
-from ftlab.environment import python_environment
-from ftlab.export.bundle import zip_script
-from ftlab.export.merge_control import start_merge
+from ftlab.basics import devices
+from ftlab.basics.processes import python_environment
+from ftlab.jobs import dispatcher, peft_check
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.inputs import demo_access
 from ftlab.methods.variant import Variant
 from ftlab.models import bundled, download
-from ftlab.operations.checks.device import check_torch
+from ftlab.operations.doctor import check_torch
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.grid.control import start_grid
-from ftlab.playground.grid.record import GridRequest
-from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.grid import GridRequest, start_grid
+from ftlab.playground.requests import GenerateRequest
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.question import Question, Step
-from ftlab.runs import dispatcher, peft_check
-from ftlab.runs.control import start_dispatcher
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.store import read_run
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import read_run
 from ftlab.settings.training import TrainingSettings
+from ftlab.share.bundle import zip_script
+from ftlab.share.merge_control import start_merge
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run
 from tests.playground.adapters import adapter_folder

@@ -21,21 +21,21 @@ FIELD = """    label_smoothing: Annotated[
 ASK = """
 import json
 from dataclasses import replace
-from ftlab.access import EVERYTHING
+from ftlab.jobs.inputs import EVERYTHING
 from ftlab.commands.sweep import request_from
 from ftlab.__main__ import build_parser
-from ftlab.report.reproduce import command_of
-from ftlab.runs.comparable import likeness
-from ftlab.runs.spec import dump_spec, load_spec
-from ftlab.runs.spec_rows import spec_rows
-from ftlab.runs.store import Run
-from ftlab.runs.sweep import plan_sweep
-from ftlab.runs.validation import validate
+from ftlab.share.report_sections import command_of
+from ftlab.records.comparability import comparability_of
+from ftlab.records.spec import dump_spec, load_spec
+from ftlab.share.model_card import spec_rows
+from ftlab.records.store import Run
+from ftlab.jobs.launch import plan_sweep
+from ftlab.jobs.launch import validate
 from ftlab.tasks.reference import parse_task
-from ftlab.ui.api import api_request
-from ftlab.ui.experiment.clone import form_values
-from ftlab.ui.experiment.fields import Form
-from ftlab.ui.experiment.task import build_settings
+from ftlab.tabs.api import api_request
+from ftlab.tabs.experiment.request import form_values
+from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.experiment.task import build_settings
 import gradio as gr
 
 form = Form()

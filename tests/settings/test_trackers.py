@@ -10,19 +10,17 @@ import gradio as gr
 import pytest
 
 from ftlab.__main__ import build_parser
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.sweep import request_from
-from ftlab.errors import FtlabError
+from ftlab.jobs.launch import plan_sweep, validate
 from ftlab.methods.variant import Variant
-from ftlab.runs.spec import SweepRequest, dump_spec, load_spec
-from ftlab.runs.sweep import plan_sweep
-from ftlab.runs.validation import validate
-from ftlab.settings import trackers
+from ftlab.records.spec import SweepRequest, dump_spec, load_spec
+from ftlab.settings import training
 from ftlab.settings.schema import fields_of
-from ftlab.settings.trackers import TRACKERS, parse_trackers
-from ftlab.settings.training import TrainingSettings
+from ftlab.settings.training import TRACKERS, TrainingSettings, parse_trackers
+from ftlab.tabs.experiment.fields import Form, slot_of
+from ftlab.tabs.experiment.request import read_request
 from ftlab.tasks.reference import TaskReference
-from ftlab.ui.experiment.fields import Form, slot_of
-from ftlab.ui.experiment.request import read_request
 
 SQL = TaskReference("bundled", "sql")
 GOOD = SweepRequest(model="bundled", task=SQL, variants=(Variant("lora"),), device="cpu")
@@ -35,7 +33,7 @@ def with_trackers(*names: str) -> SweepRequest:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorBoard is there, trackio is not."""
-    monkeypatch.setattr(trackers, "find_spec", lambda name: name == "tensorboard" or None)
+    monkeypatch.setattr(training, "find_spec", lambda name: name == "tensorboard" or None)
 
 
 @pytest.mark.usefixtures("installed")
@@ -119,7 +117,7 @@ def test_page_and_command_line_ask_for_the_same() -> None:
 def test_the_field_names_what_would_have_to_be_installed(
     there: set[str], offered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: name in there or None)
+    monkeypatch.setattr(training, "find_spec", lambda name: name in there or None)
     with gr.Blocks():
         field = Form().setting("report_to", fields_of(TrainingSettings)["report_to"])
     assert [value for _, value in field.choices] == offered
@@ -129,5 +127,5 @@ def test_the_field_names_what_would_have_to_be_installed(
 
 def test_logs_lie_beside_the_runs() -> None:
     runs = Path("runs")
-    assert trackers.tensorboard_folder(runs / "r1") == runs / "r1" / "tensorboard"
-    assert trackers.trackio_folder(runs) == runs / "trackio"
+    assert training.tensorboard_folder(runs / "r1") == runs / "r1" / "tensorboard"
+    assert training.trackio_folder(runs) == runs / "trackio"

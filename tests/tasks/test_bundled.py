@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.paths import assets_folder, recorded_folder
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder, recorded_folder
 from ftlab.tasks import registry
 from ftlab.tasks.reference import TaskReference, validate
 from ftlab.tasks.registry import (
@@ -98,7 +98,7 @@ def test_a_file_that_was_changed_is_refused(
 
 def test_a_module_put_beside_the_others_is_a_task(tmp_path: Path) -> None:
     (tmp_path / "haiku.py").write_text(
-        "from ftlab.tasks.metrics import CHRF\n"
+        "from ftlab.tasks.scoring import CHRF\n"
         "from ftlab.tasks.spec import TaskSpec\n"
         "TASK = TaskSpec('haiku', 'Haiku', 'Three lines.', CHRF)\n",
         encoding="utf-8",

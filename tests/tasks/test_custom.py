@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.tasks.custom import ColumnMapping, guess_mapping, to_task_data
-from ftlab.tasks.files import columns_of, load_hub_rows
+from ftlab.basics.errors import FtlabError
+from ftlab.tasks.files import ColumnMapping, columns_of, guess_mapping, load_hub_rows, to_task_data
 from ftlab.tasks.reference import TaskReference, load, parse_task, validate
 from ftlab.tasks.spec import Message
 

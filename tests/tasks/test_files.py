@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.tasks import files
 from ftlab.tasks.files import columns_of, read_rows
 

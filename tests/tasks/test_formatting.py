@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.spec import Example, Message
 from tests.tiny import make_tiny_model

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.tasks.bundled.sql import (
     EXECUTION_MATCH,
     MAX_SECONDS,

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.methods.variant import parse_variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.result import RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute

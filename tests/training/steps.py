@@ -14,9 +14,8 @@ from ftlab.methods.variant import parse_variant
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import OrderedExamples, collate
 from ftlab.training.model import apply_method
+from ftlab.training.step import Arithmetic, OrderedExamples, collate
 from ftlab.training.trainer import FairTrainer, StepMeter, train, training_arguments
 
 CPU = torch.device("cpu")

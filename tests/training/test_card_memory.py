@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.devices import Device
-from ftlab.errors import FtlabError, NotEnoughMemory
-from ftlab.nvml import Process
-from ftlab.runs.result import Measures, PhaseMeasure, RunResult
-from ftlab.runs.spec import RunSpec
-from ftlab.runs.sweep import plan_sweep
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError, NotEnoughMemory
+from ftlab.basics.nvml import Process
+from ftlab.jobs.launch import plan_sweep
+from ftlab.prediction import of_run as prediction_module
+from ftlab.prediction.of_run import with_remedies
+from ftlab.records.result import Measures, PhaseMeasure, RunResult
+from ftlab.records.spec import RunSpec
 from ftlab.tasks.order import BatchSize
 from ftlab.training import memory_limit
-from ftlab.training import prediction as prediction_module
-from ftlab.training.card_memory import CardMemory, card_memory, check_room, least_bytes
 from ftlab.training.failures import explain, is_device_fault
+from ftlab.training.memory import CardMemory, card_memory, check_room, least_bytes
 from ftlab.training.meters import device_uuid
 from ftlab.training.model import torch_device
-from ftlab.training.prediction import with_remedies
 from tests.training.one_run import request
 
 GB = 1_000_000_000

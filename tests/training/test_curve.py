@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from ftlab.settings.training import CURVE_EXAMPLES
-from ftlab.training.curve import CurvePoints, curve_event, curve_examples
-from ftlab.training.evaluation import Evaluation
+from ftlab.training.evaluate import CurvePoints, Evaluation, curve_event, curve_examples
 from ftlab.training.meters import PeakReading, PhaseMeter
 from tests.training.test_quality import held_out
 

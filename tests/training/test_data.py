@@ -9,7 +9,7 @@ import torch
 
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
-from ftlab.training.data import IGNORED, OrderedExamples, collate
+from ftlab.training.step import IGNORED, OrderedExamples, collate
 
 
 def example(question: str, answer: str) -> Example:

@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftlab.environment import python_environment
-from ftlab.runs.sweep import plan_sweep
-from ftlab.training.disturbance import (
+from ftlab.basics.processes import python_environment
+from ftlab.jobs.launch import plan_sweep
+from ftlab.training.machine import (
     BY_ITSELF,
     BY_OTHER_RUNS,
     BY_WAITING,
+    RATES_OF_A_STEP,
     CardWatch,
     Disturbance,
+    KeptRates,
     Slowdown,
+    same_step,
     slowdowns_of,
     waited_seconds,
 )
-from ftlab.training.kept_rates import RATES_OF_A_STEP, KeptRates, same_step
 from tests.training.one_run import do, request
 
 RECORDED: dict[str, Any] = json.loads(
@@ -114,7 +116,7 @@ def test_a_thread_that_shares_its_core_with_another_process_is_known_to_have_wai
     program = textwrap.dedent(
         """
         import os, subprocess, sys, time
-        from ftlab.training.disturbance import since, waited_seconds
+        from ftlab.training.machine import since, waited_seconds
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         beside = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         time.sleep(0.2)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftlab import nvml
-from ftlab.training.environment import describe_environment
+from ftlab.basics import nvml
+from ftlab.training.machine import describe_environment
 
 
 def test_driver_capability_cudnn_and_allocator_settings_of_a_card_are_recorded(

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.export.runs import weights_of
+from ftlab.jobs.launch import plan_sweep
 from ftlab.playground.panes import cannot_answer
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.store import read_run
-from ftlab.runs.sweep import plan_sweep
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import read_run
 from ftlab.settings.training import EVALUATION_BATCH
-from ftlab.training import evaluation
-from ftlab.training.evaluation import ShrinkingBatches
+from ftlab.share.weights import weights_of
+from ftlab.training import evaluate
+from ftlab.training.evaluate import ShrinkingBatches
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord, execute
 from tests.training.one_run import do, request
@@ -64,14 +64,14 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
 ) -> None:
     spec = plan_sweep(request(tiny_model, task_file, "lora", eval_examples=4))[-1]
     whole = do(spec, tmp_path / "whole")
-    answer = evaluation.answer_batch
+    answer = evaluate.answer_batch
 
     def small(model: Any, tokenizer: Any, prompts: Any, config: Any) -> list[str]:
         if len(prompts) > at_most:
             raise OUT
         return answer(model, tokenizer, prompts, config)
 
-    monkeypatch.setattr(evaluation, "answer_batch", small)
+    monkeypatch.setattr(evaluate, "answer_batch", small)
     parts = do(spec, tmp_path / "parts")
     assert parts.measures.eval_loss_after == pytest.approx(whole.measures.eval_loss_after, rel=1e-5)
     assert parts.measures.score_after == whole.measures.score_after
@@ -90,7 +90,7 @@ def test_what_was_trained_is_saved_before_it_is_scored(
     def never(*_: Any) -> None:
         raise OUT
 
-    monkeypatch.setattr(evaluation, "answer_batch", never)
+    monkeypatch.setattr(evaluate, "answer_batch", never)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         execute(spec, directory, record, lambda event: None)
     directory.write_result(record.result(*explain(raised.value, "evaluate")))
@@ -109,7 +109,7 @@ def test_a_run_that_went_astray_keeps_no_weights(
     spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
     directory, record = RunDirectory(tmp_path / spec.run_id), RunRecord()
     directory.write_spec(spec)
-    monkeypatch.setattr(evaluation, "held_out_loss", lambda model, examples, *_: (1e9, [1e9] * 99))
+    monkeypatch.setattr(evaluate, "held_out_loss", lambda model, examples, *_: (1e9, [1e9] * 99))
     with pytest.raises(Exception, match="held-out loss after the last step"):
         execute(spec, directory, record, lambda event: None)
     assert not directory.adapter.exists()

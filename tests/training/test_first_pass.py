@@ -15,13 +15,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, set_seed
 
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.registry import METHODS
 from ftlab.models.cpu_attention import CausalAttention
-from ftlab.runs.sweep import plan_sweep
 from ftlab.training import run as run_module
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import collate
 from ftlab.training.first_pass import attention_kernel, first_pass, same_random_numbers, step_beside
+from ftlab.training.step import Arithmetic, collate
 from ftlab.training.trainer import FairTrainer
 from tests.training.one_run import do, request
 from tests.training.steps import CPU, examples_of, take_steps

@@ -13,13 +13,11 @@ from transformers import AutoModelForCausalLM
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.prediction.question import Question, Step
-from ftlab.prediction.questions import ask_about
-from ftlab.runs.checkpoints import Checkpoint
-from ftlab.runs.resume import Earlier
+from ftlab.prediction.question import Question, Step, ask_about
+from ftlab.records.resume import Checkpoint, Earlier
 from ftlab.training import trainer as trainer_module
-from ftlab.training.keeping import steps_of
 from ftlab.training.model import apply_method
+from ftlab.training.run import steps_of
 from ftlab.training.trainer import FairTrainer
 from tests.training.steps import take_steps
 

@@ -9,16 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ftlab.errors import NotApplicable
+from ftlab.basics.errors import NotApplicable
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import OrderedExamples, collate
-from ftlab.training.hooks import added_loss
-from ftlab.training.model import apply_method, count_parameters
+from ftlab.training.model import added_loss, apply_method, count_parameters
+from ftlab.training.step import Arithmetic, OrderedExamples, collate
 from ftlab.training.trainer import FairTrainer, has_diverged, train, training_arguments
 
 FP32 = Arithmetic("fp32", torch.device("cpu"))

@@ -21,12 +21,11 @@ from transformers.models import (
     Qwen2Config,
 )  # fmt: skip
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.models.generation import virtual_tokens
 from ftlab.tasks.formatting import FormattedExample
-from ftlab.training import loss as loss_module
-from ftlab.training.data import IGNORED, Batch, collate
-from ftlab.training.loss import completion_losses
+from ftlab.training import step as loss_module
+from ftlab.training.step import IGNORED, Batch, collate, completion_losses
 
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,

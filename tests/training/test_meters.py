@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ftlab.runs.result import PhaseMeasure
-from ftlab.training.disturbance import LoadMeter
+from ftlab.records.result import PhaseMeasure
+from ftlab.training.machine import LoadMeter
 from ftlab.training.meters import CpuMemoryMeter, CudaMemoryMeter, MpsMemoryMeter, PhaseMeter
 
 MEGABYTE = 1_000_000

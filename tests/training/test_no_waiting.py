@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.training import trainer as trainer_module
-from ftlab.training.data import collate, on_device
 from ftlab.training.model import apply_method
+from ftlab.training.step import collate, on_device
 from tests.training.steps import CPU, examples_of, take_steps
 
 _ASKS = {

@@ -8,18 +8,23 @@ from typing import Any
 
 import pytest
 
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
-from ftlab.runs.directory import RunDirectory, write_json_lines
-from ftlab.runs.result import Measures, RunResult
-from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.sweep import plan_sweep
+from ftlab.records.result import Measures, RunResult
+from ftlab.records.run import RunDirectory, write_json_lines
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import EncodedSet, FormattedExample
-from ftlab.tasks.metrics import EXACT_MATCH
 from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.scoring import EXACT_MATCH
 from ftlab.tasks.spec import Example, Message, TaskSpec
-from ftlab.training.evaluation import Evaluation
-from ftlab.training.quality import GENERAL_TEXT_HASH, base_quality, report_untouched, run_quality
+from ftlab.training.evaluate import (
+    GENERAL_TEXT_HASH,
+    Evaluation,
+    base_quality,
+    report_untouched,
+    run_quality,
+)
 
 TEXT = "the hash of the unrelated text"
 COUNT = 12

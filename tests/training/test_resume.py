@@ -15,16 +15,20 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.launch import checkpoint_bytes, plan_sweep
 from ftlab.methods.variant import parse_variant
-from ftlab.runs.checkpoints import checkpoint_interval, newest_checkpoint
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.disk import checkpoint_bytes
-from ftlab.runs.result import RunResult
-from ftlab.runs.resume import ask_to_resume, begin_again, read_earlier
-from ftlab.runs.spec import RunSpec, SweepRequest
-from ftlab.runs.store import read_run
-from ftlab.runs.sweep import plan_sweep
+from ftlab.records.result import RunResult
+from ftlab.records.resume import (
+    ask_to_resume,
+    begin_again,
+    checkpoint_interval,
+    newest_checkpoint,
+    read_earlier,
+)
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import read_run
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
@@ -198,7 +202,7 @@ def test_a_killed_worker_is_followed_by_another_that_goes_on(
 ) -> None:
     spec = spec_of(tiny_model, task_file, "lora", steps=60, checkpoint_every=5)
     directory = queued(tmp_path, spec)
-    command = [sys.executable, "-m", "ftlab.training.worker", str(directory.path)]
+    command = [sys.executable, "-m", "ftlab.jobs.run_worker", str(directory.path)]
     worker = subprocess.Popen(command)
     deadline = time.monotonic() + 60
     while newest_checkpoint(directory) is None and time.monotonic() < deadline:

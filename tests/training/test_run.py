@@ -12,13 +12,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from ftlab.errors import Diverged, FtlabError
+from ftlab.basics.errors import Diverged, FtlabError
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.trained_weights import put_trained_weights
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.result import PHASES
-from ftlab.runs.sweep import plan_sweep
+from ftlab.models.loading import put_trained_weights
+from ftlab.records.result import PHASES
+from ftlab.records.run import RunDirectory
 from ftlab.tasks.registry import general_passages
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord, execute

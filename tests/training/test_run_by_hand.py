@@ -12,13 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from ftlab.methods.peft_variants import read_variants
-from ftlab.methods.variant import parse_variant
+from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.variant import parse_variant, read_variants
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
+from ftlab.playground.attach import attach
 from ftlab.playground.panes import find_source
-from ftlab.playground.wearing import wear
-from ftlab.runs.sweep import plan_sweep
 from tests.training.test_run import IDS, do, request
 
 
@@ -57,7 +56,7 @@ def test_a_run_trains_and_saves_what_plain_peft_and_the_playground_wear(
     shared = load_base_model(resolve_model(str(tiny_model)), "fp32", None, torch.device("cpu"))
     with torch.inference_mode():
         untouched = shared(IDS).logits
-        worn = wear(shared, find_source(tmp_path, spec.run_id))
+        worn = attach(shared, find_source(tmp_path, spec.run_id))
         expected = plain.eval()(IDS).logits
         assert not torch.allclose(expected, untouched, atol=1e-5)
         assert torch.equal(shared(IDS).logits, untouched)

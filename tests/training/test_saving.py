@@ -13,8 +13,8 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
-from ftlab.training.arithmetic import Arithmetic
 from ftlab.training.model import apply_method, save_initial, save_result
+from ftlab.training.step import Arithmetic
 from tests.tiny import make_tiny_model
 
 

@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.spec import SweepRequest
-from ftlab.runs.sweep import plan_sweep
-from ftlab.settings.trackers import tensorboard_folder
-from ftlab.settings.training import TrainingSettings
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings, tensorboard_folder
 from ftlab.tasks.reference import parse_task
-from ftlab.training import tracking, trainer
+from ftlab.training import trainer
 from ftlab.training.run import RunRecord, execute
-from ftlab.training.tracking import CarefulTracker, make_trackers
+from ftlab.training.trainer import CarefulTracker, make_trackers
 
 STEPS = 3
 
@@ -71,7 +70,7 @@ def do(
     **variant: Any,
 ) -> tuple[RunRecord, str]:
     """One run of LoRA that logs to the trackers, which are made by the given functions."""
-    monkeypatch.setattr(tracking, "_MAKERS", trackers)
+    monkeypatch.setattr(trainer, "_MAKERS", trackers)
     names: Any = tuple(trackers)
     request = SweepRequest(
         model=str(model),
@@ -142,7 +141,7 @@ def test_a_tracker_that_cannot_be_made_is_a_note(tmp_path: Path) -> None:
         raise ModuleNotFoundError("No module named 'trackio'")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "_MAKERS", {"trackio": missing})
+        patch.setattr(trainer, "_MAKERS", {"trackio": missing})
         assert make_trackers(("trackio",), tmp_path, notes.append) == []
     assert notes == ["Nothing is logged to trackio: ModuleNotFoundError: No module named 'trackio'"]
 
@@ -176,7 +175,7 @@ def test_tensorboard_gets_the_losses_of_a_real_run(
     pytest.importorskip("tensorboard", reason="tensorboard is not installed here")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    makers = {"tensorboard": tracking._tensorboard}
+    makers = {"tensorboard": trainer._tensorboard}
     record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
     events = EventAccumulator(str(tensorboard_folder(tmp_path / run_id)))
     events.Reload()

@@ -10,13 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ftlab.errors import Diverged, FtlabError
+from ftlab.basics.errors import Diverged, FtlabError
 from ftlab.methods.variant import Variant
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import Example, Message
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import OrderedExamples, collate
+from ftlab.training.step import Arithmetic, OrderedExamples, collate
 from ftlab.training.trainer import (
     DIVERGED_STEPS,
     FairTrainer,

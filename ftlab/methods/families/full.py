@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftlab.methods.shape import ModelShape, block_of
+from ftlab.methods.dimensions import ModelShape, block_of
 from ftlab.methods.spec import (
     Hyperparameter,
     Look,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftlab.methods.shape import ModelShape
+from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.spec import (
     Hyperparameter,
     LayerCount,

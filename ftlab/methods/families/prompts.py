@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.rates import unscaled
-from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import (
     Hyperparameter,
     Look,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.families.lora import ALPHA, LORA_COUNT, RANK, RANK_BY_LAYER, RANK_OF_WEIGHT
 from ftlab.methods.rates import unscaled
-from ftlab.methods.shape import ModelShape
 from ftlab.methods.spec import (
     Hyperparameter,
     LayerCount,

@@ -3,19 +3,43 @@
 Fake tensors have shape, stride and dtype but no memory, and every operation on them gives fake
 tensors again. Those on `meta` will not do: a cache of keys and values fails on them; those on
 `cuda` end the process where torch is built for the CPU.
+
+PEFT moves an adapter's weights to the base's device, but leaves some tensors on the host. Fake
+tensors all lie on one device, so those are marked by a type of their own: each use copies them.
+FRoD's are saved in their own type; `decompositions` copies them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from peft.tuners.frod.layer import FrodLayer
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import (
+    _DISPATCH_HANDLE_DIRECTLY,
+    _DISPATCH_META_HANDLERS,
+    DataDependentOutputException,
+    FakeTensor,
+    FakeTensorMode,
+    _BypassDispatchCache,
+    _CacheKeyState,
+    _DispatchCacheKey,
+    _DispatchCacheValidEntry,
+)
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.words import did_you_mean
+from ftlab.prediction.question import DeviceKind
+from ftlab.prediction.source import check_sizes
 
 
 @contextmanager
@@ -148,3 +172,161 @@ def _with_places(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(_with_places(part) for part in index)
     return torch.arange(len(index)) if _is_mask(index) else index
+
+
+def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
+    """The config of a causal language model.
+
+    Raises `FtlabError` for a model that needs code of its own, one that is already quantised, one
+    larger than any published, one that transformers does not know, and one that is no causal
+    language model.
+    """
+    check_sizes(config)
+    if "auto_map" in config:
+        raise FtlabError(
+            "The model needs code of its own (auto_map in its config), which ftlab never runs; "
+            "choose a model that transformers knows by itself."
+        )
+    if config.get("quantization_config"):
+        raise FtlabError(
+            "The config is that of a quantised checkpoint; give that of the model it was made "
+            "from, and choose the precision of the base here."
+        )
+    kind = str(config.get("model_type") or "")
+    if not kind:
+        raise FtlabError(
+            "The config names no model_type, so it is no transformers config.json; give the file "
+            "as the model's repository has it."
+        )
+    if kind not in CONFIG_MAPPING:
+        nearest = did_you_mean(kind, list(CONFIG_MAPPING))
+        raise FtlabError(f"transformers has no model_type '{kind[:60]}'.{nearest}")
+    try:
+        made = CONFIG_MAPPING[kind].from_dict(dict(config))
+    except Exception as error:  # a config class may refuse in any way
+        raise FtlabError(
+            f"The config of this {kind} model cannot be read: {one_line(error)[:200].rstrip('.')}."
+        ) from error
+    if type(made) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise FtlabError(
+            f"A {kind} model is no causal language model; choose one that writes text from left "
+            "to right."
+        )
+    return made
+
+
+_MARKED = frozenset({"boft_P"})
+_COPIED = frozenset({"frod_V", "frod_U", "frod_s_indices", "frod_s_size"})
+
+
+def put_on_host(model: nn.Module) -> None:
+    """Marks the buffers of a model in a fake mode."""
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in _MARKED:
+                setattr(module, name, buffer.to(torch.float64))
+
+
+def on_device(model: nn.Module, device: DeviceKind) -> Iterator[Tensor]:
+    """Parameters and buffers that are in the device's memory all the time."""
+    away = _sent_away(model) if device == "cuda" else frozenset()
+    yield from (parameter for parameter in model.parameters() if id(parameter) not in away)
+    for name, buffer in model.named_buffers():
+        on_host = buffer.dtype is torch.float64 or not _COPIED.isdisjoint(name.split("."))
+        if device != "cuda" or not on_host:
+            yield buffer
+
+
+def _sent_away(model: nn.Module) -> frozenset[int]:
+    """Weights of the base that FRoD needs no more in a step, and sends to the host, by their id."""
+    layers = (module for module in model.modules() if isinstance(module, FrodLayer))
+    return frozenset(
+        id(layer.get_base_layer().weight)
+        for layer in layers
+        if any(layer.runtime_offload_base_weight.values())
+    )
+
+
+_STATE, _NO_KEY = _CacheKeyState(None), _DispatchCacheKey(())  # of tensors without symbols
+
+
+class QuickFakeMode(FakeTensorMode):
+    """torch's mode for dense tensors of known sizes, with one default dtype and no inference mode.
+
+    torch remembers what an operation returned under a key that also tells sparse, conjugate and
+    symbolic tensors apart; making these keys is a third of the time of a simulated step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[Hashable, _DispatchCacheValidEntry | None] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled here, and torch's guard against it takes its time."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = MappingProxyType({})
+    ) -> Any:
+        if _gives_nothing(func) and not any(map(_has_value, args[0])):
+            return None
+        if func in _DISPATCH_META_HANDLERS or func in _DISPATCH_HANDLE_DIRECTLY:
+            return self.dispatch(func, types, args, kwargs)
+        return self._cached_dispatch_impl(func, types, args, kwargs)
+
+    def _cached_dispatch_impl(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            key = func, _key(args), _key(kwargs.items())
+            is_known = key in self._known
+        except TypeError:  # something without a hash, or a tensor that is not fake
+            return super()._cached_dispatch_impl(func, types, args, kwargs)
+        if is_known:
+            known = self._known[key]
+            if known is None:
+                return self._dispatch_impl(func, types, args, kwargs)
+            return self._output_from_cache_entry(_STATE, known, _NO_KEY, func, args)
+        result = super()._cached_dispatch_impl(func, types, args, kwargs)
+        self._known[key] = self._remembered(func, args, kwargs)
+        return result
+
+    def _remembered(self, func: Any, args: Any, kwargs: Any) -> _DispatchCacheValidEntry | None:
+        """What torch has remembered; `None` of an operation that it always does anew."""
+        try:
+            entry = self.cache.get(self._cache_key(_STATE, func, args, kwargs))
+        except _BypassDispatchCache:
+            return None
+        return entry if isinstance(entry, _DispatchCacheValidEntry) else None
+
+
+@cache
+def _gives_nothing(func: Any) -> bool:
+    """Whether it changes a list of tensors in place, as optimizers do, and no more: torch would
+    look at each of a thousand tensors, which takes half of the time of a deep model's step."""
+    is_of_lists = func.__name__.startswith(("_foreach_", "_fused_"))
+    return is_of_lists and not func._schema.returns
+
+
+def _has_value(tensor: Any) -> bool:
+    """Whether it is known what stands in it, as in Adam's count of its steps."""
+    return not isinstance(tensor, FakeTensor) or tensor.constant is not None
+
+
+def _key(values: Iterable[Any]) -> Hashable:
+    """All that tells arguments apart; raises `TypeError` for a tensor with values."""
+    return tuple([_key_of(value) for value in values])
+
+
+def _key_of(value: Any) -> Hashable:
+    if isinstance(value, FakeTensor):
+        if value.constant is not None:
+            raise TypeError("it has a value")
+        return (
+            value.dtype, value.shape, value.stride(), value.storage_offset(), value.requires_grad,
+            value.fake_device,
+        )  # fmt: skip
+    if isinstance(value, Tensor):
+        raise TypeError("it is not fake")
+    if isinstance(value, list | tuple):
+        return _key(value)
+    return type(value), value  # 1 and 1.0 have one hash, and give different types

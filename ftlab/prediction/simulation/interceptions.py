@@ -21,7 +21,7 @@ from ftlab.models.cpu_attention import cpu_attention
 from ftlab.models.gpu_attention import GpuAttention
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.prediction.question import Step
-from ftlab.prediction.simulation.allocations import AllocationLog
+from ftlab.training.allocations import AllocationLog
 
 _PRODUCTS = frozenset({
     torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,

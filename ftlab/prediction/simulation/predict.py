@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
-from ftlab.errors import FtlabError, one_line
-from ftlab.prediction.closed_form import anatomy, dimensions, reserved
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
 from ftlab.prediction.question import Prediction, Question
-from ftlab.prediction.simulation.configs import read_config
+from ftlab.prediction.simulation.fake import read_config
 from ftlab.prediction.simulation.step import Sizes, build, count, simulate
 
 
@@ -85,7 +85,7 @@ def _in_closed_form(question: Question, known: Prediction) -> Prediction:
     size = dimensions(question.config)
     if size is None or known.trainable_params is None or known.total_params is None:
         return known
-    parts = anatomy(
+    parts = memory_breakdown(
         size, question.variant, question.step, known.trainable_params, known.total_params
     )
     return replace(

@@ -1,30 +1,198 @@
-"""Adapters that ask for values, which a model without weights has not.
+"""Adapters that start from a decomposition of the base's weights, or from a draw over all of them.
 
-What they compute has a known size, so a stand-in of that size is put in its place; what they train
-is as it would be.
+Neither can be computed without weights, and only its sizes matter to memory: each is replaced by
+tensors of those sizes. What PEFT then computes with them is left as it is.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.adalora.layer import AdaLoraLayer
+from peft.tuners.adamss import layer as adamss
 from peft.tuners.boft.layer import BOFTLayer
+from peft.tuners.frod.layer import FrodLayer
+from peft.tuners.frod.layer import Linear as FrodLinear
+from peft.tuners.frod.model import FrodModel, _category_from_key
 from peft.tuners.lora import dora
 from peft.tuners.prompt_tuning.model import PromptEmbedding
 from peft.tuners.shira import config as shira_config
 from peft.tuners.shira import layer as shira_layer
 from peft.tuners.shira.layer import ShiraLayer
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+from peft.tuners.unilora.model import UniLoraModel
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from ftlab.prediction.simulation.decompositions import frod_without_values, known_decompositions
 from ftlab.prediction.simulation.quantised import unpacked
+
+
+@contextmanager
+def known_decompositions(on_cuda: bool) -> Iterator[None]:
+    """To be entered while an adapter is laid over a model on the meta device."""
+    with ExitStack() as stack:
+        stack.enter_context(_NoHost())
+        stack.enter_context(patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _draw))
+        stack.enter_context(patch.object(FrodModel, "_init_frod_projections", _projections))
+        stack.enter_context(patch.object(FrodLayer, "_calculate_frod_u_and_lambda", _u_and_lambda))
+        stack.enter_context(patch.object(adamss, "slice_pca", _slice_pca))
+        stack.enter_context(patch.object(adamss, "clustering_Z", _even_clusters))
+        stack.enter_context(patch.object(adamss, "seg_locations", _locations))
+        if find_spec("sklearn") is None:  # AdaMSS's configuration asks for it, its shapes do not
+            stack.enter_context(patch.dict(sys.modules, {"sklearn": ModuleType("sklearn")}))
+        if on_cuda:
+            stack.enter_context(patch.object(torch.linalg, "svd", _by_rows(torch.linalg.svd)))
+        yield
+
+
+class _NoHost(TorchFunctionMode):
+    """What would be copied to the host stays on the meta device, from which nothing can be copied.
+
+    FRoD keeps its factors on the host.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.cpu, Tensor.to) and args[0].is_meta:
+            rest = [value for value in args[1:] if not _is_host(value)]
+            named = {name: value for name, value in kwargs.items() if not _is_host(value)}
+            return args[0].to(*rest, **named) if rest or named else args[0]
+        return func(*args, **kwargs)
+
+
+def _is_host(value: Any) -> bool:
+    return isinstance(value, str | torch.device) and torch.device(value).type == "cpu"
+
+
+def _by_rows(svd: Any) -> Any:
+    """On CUDA the last factor lies by rows (`linalg_svd` of BatchLinearAlgebra.cpp, with cuSOLVER).
+
+    The first rows of it are then contiguous as they are, and who keeps them keeps all.
+    """
+
+    def decomposed(matrix: Tensor, *args: Any, **options: Any) -> Any:
+        found = svd(matrix, *args, **options)
+        left, values, right = found
+        return type(found)((left, values, right.contiguous()))
+
+    return decomposed
+
+
+def _draw(self: Any, adapter: str) -> None:
+    """UniLoRA's numbers of a bank's entries stay as they were made; each gets a scale."""
+    for layer in self._iter_unilora_layers():
+        if adapter in layer.unilora_indices_A:
+            parts = (layer.unilora_indices_A[adapter], layer.unilora_indices_B[adapter])
+            layer.update_scaling(adapter, *(torch.empty(part.shape) for part in parts))
+
+
+def _projections(self: Any, config: Any, adapter: str) -> None:
+    """FRoD's shared matrix and the places of its sparse entries, one of each a kind of layer."""
+    found = self._prepare_adapter_config(config, self.get_model_config(self.model))
+    found = _maybe_include_all_linear_layers(found, self.model)
+    if not hasattr(self, "frod_V"):
+        self.frod_V = nn.ModuleDict()
+        self.frod_s_indices, self.frod_s_size = nn.ModuleDict(), nn.ModuleDict()
+    for name, module in self.model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not self._check_target_module_exists(found, name) or weight is None:
+            continue
+        category = _category_from_key(name)
+        if category in self.frod_V:
+            continue
+        size = weight.shape[0] if config.fan_in_fan_out else weight.shape[1]
+        apart = size * size - size
+        entries = min(int(size * size * config.sparse_rate), apart)
+        if config.sparse_rate > 0 and apart:
+            entries = max(1, entries)
+        for holder, tensor in (
+            (self.frod_V, torch.empty(size, size, dtype=weight.dtype)),
+            (self.frod_s_indices, torch.empty(2, entries, dtype=torch.long)),
+            (self.frod_s_size, torch.empty(2, dtype=torch.long)),
+        ):
+            holder[category] = BufferDict({adapter: tensor}, persistent=config.save_projection)
+
+
+def _u_and_lambda(self: Any, shared: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty(weight.shape), torch.empty(weight.shape[1])
+
+
+def _slice_pca(
+    tensor: Tensor, r: int, device: Any, dtype: torch.dtype = torch.float32, random_seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    *outer, height, width = tensor.shape
+    rank = min(r, height, width)
+    return torch.empty(*outer, rank, width), torch.empty(*outer, height, rank)
+
+
+def _even_clusters(rows: Tensor, clusters: int, iterations: int) -> tuple[tuple[Tensor, ...], int]:
+    """Rows in clusters of one size.
+
+    Their sizes do not change what is learnt, unless one has fewer rows than its rank.
+    """
+    count = min(clusters, rows.shape[0])
+    return torch.tensor_split(torch.arange(rows.shape[0]), count), count
+
+
+def _locations(clusters: tuple[Tensor, ...]) -> dict[int, Tensor]:
+    return dict(enumerate(clusters))
+
+
+@contextmanager
+def frod_without_values(on_cuda: bool) -> Iterator[None]:
+    """To be entered while a step is computed: FRoD's factors of a weight, the sparse one densely.
+
+    PEFT leaves them in the host's memory, so on CUDA every use of one copies it.
+    """
+
+    def tensors(
+        self: Any, adapter: str, *, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def there(tensor: Tensor, kind: torch.dtype) -> Tensor:
+            moved = tensor.to(kind)
+            return moved.clone() if on_cuda and moved is tensor else moved
+
+        shared = there(self.frod_V[adapter], dtype)
+        places = there(self.frod_s_indices[adapter], torch.long)
+        values = self.frod_lambda_s_values[adapter].to(dtype)
+        sparse = _Dense.apply(values, places, shared.shape[0])
+        own = there(self.frod_U[adapter], dtype)
+        return own, shared, sparse, self.frod_lambda_l[adapter].to(dtype)
+
+    def product(self: Any, rows: Tensor, sparse: Tensor) -> Tensor:
+        return rows @ sparse.t()
+
+    with (
+        patch.object(FrodLinear, "_get_frod_tensors", tensors),
+        patch.object(FrodLinear, "_sparse_activation_mm", product),
+    ):
+        yield
+
+
+class _Dense(torch.autograd.Function):
+    """A sparse matrix as a dense one, with what its making keeps for the backward pass.
+
+    Those are the places, and places and values once more after they were put in order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places, places.clone(), values.clone())
+        return values.new_empty(size, size)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return torch.empty_like(ctx.saved_tensors[2]), None, None
 
 
 @contextmanager

@@ -1,43 +1,230 @@
-"""One training step of a model without weights, and the memory that it would take.
+"""One training step and scoring of a model without weights, and the memory that they would take.
 
 The step is that of the app (`ftlab.training`), or the standard loop that published measurements
 were made with: the model's own loss over the logits of all positions, AdamW, gradients clipped.
+
+Scoring: the prompts of a batch are read at once, and their keys and values kept for every token
+that follows: on a small training batch that can be more than the training itself took.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import peft
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
+from transformers.core_model_loading import revert_weight_conversion
 
+from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
+from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
-from ftlab.prediction.allocator import WORKSPACES, cublas_workspace, replay
 from ftlab.prediction.question import Scoring, Step
-from ftlab.prediction.simulation.allocations import AllocationLog, Peak, Rehearsal
-from ftlab.prediction.simulation.fake import Guesses, empty_model, make_fake
-from ftlab.prediction.simulation.host import on_device, put_on_host
+from ftlab.prediction.simulation.fake import (
+    Guesses,
+    QuickFakeMode,
+    empty_model,
+    make_fake,
+    on_device,
+    put_on_host,
+)
 from ftlab.prediction.simulation.interceptions import kernels_of
-from ftlab.prediction.simulation.loading import log_loading
-from ftlab.prediction.simulation.optimizers import make_optimizer
-from ftlab.prediction.simulation.quantised import logical_size, make_weights_fake, quantise
-from ftlab.prediction.simulation.quick import QuickFakeMode
-from ftlab.prediction.simulation.scoring import scoring_bytes
-from ftlab.prediction.simulation.sizes import safetensors_bytes, saved_tensors
+from ftlab.prediction.simulation.quantised import (
+    log_loading,
+    logical_size,
+    make_weights_fake,
+    quantise,
+)
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.settings.training import DtypePolicy
-from ftlab.training.arithmetic import Arithmetic
-from ftlab.training.data import IGNORED, Batch
-from ftlab.training.hooks import added_loss, rank_allocator, rank_scores, state_of
-from ftlab.training.loss import completion_losses
-from ftlab.training.model import apply_method
+from ftlab.training.allocations import (
+    WORKSPACES,
+    AllocationLog,
+    Peak,
+    Rehearsal,
+    cublas_workspace,
+    replay,
+)
+from ftlab.training.model import (
+    added_loss,
+    apply_method,
+    own_optimizer,
+    rank_allocator,
+    rank_scores,
+    state_of,
+)
+from ftlab.training.step import IGNORED, Arithmetic, Batch, completion_losses
+
+_RATE = 1e-4
+_BLOCK = 256  # numbers that share a scale (Dettmers et al. 2022, section 2.1)
+_SMALLEST = 4_096  # parameters of fewer numbers keep fp32 state (bitsandbytes' min_8bit_size)
+
+
+class EightBitAdamW(Optimizer):
+    """State as bitsandbytes' 8-bit AdamW lays it out; its kernel takes nothing beside it.
+
+    Paged state lies in memory that torch's allocator does not count. `in_32_bits` are parameters,
+    by their id, whose state is not packed.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = _RATE,
+        is_paged: bool = False,
+        in_32_bits: frozenset[int] = frozenset(),
+    ) -> None:
+        super().__init__(params, {"lr": lr})
+        self._is_paged = is_paged
+        self._in_32_bits = in_32_bits
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and not self.state[parameter]:
+                    self.state[parameter] = self._state(parameter)
+
+    def _state(self, parameter: Tensor) -> dict[str, Any]:
+        if parameter.numel() < _SMALLEST or id(parameter) in self._in_32_bits:
+            return {name: torch.zeros_like(parameter, dtype=torch.float32) for name in "mv"}
+        blocks = -(-parameter.numel() // _BLOCK)
+        scales = {f"absmax_{name}": torch.zeros(blocks) for name in "mv"}
+        if self._is_paged:
+            return scales
+        return scales | {name: torch.zeros_like(parameter, dtype=torch.uint8) for name in "mv"}
+
+
+def make_optimizer(model: nn.Module, variant: Variant, step: Step) -> Optimizer:
+    """The method's own where it has one, else the chosen one, over what learns.
+
+    AdamW of the standard loop computes on all parameters at once (`foreach`, torch's default on
+    CUDA); the app's own step takes the fused one.
+    """
+    options: dict[str, Any] = {"lr": _RATE}
+    chosen: Any = EightBitAdamW
+    if step.optimizer == "adamw":
+        chosen = torch.optim.AdamW
+        options |= {"fused": True} if step.is_own else {"foreach": True}
+    elif step.optimizer == "paged_adamw_8bit":
+        options |= {"is_paged": True}
+    own = own_optimizer(variant, model, chosen, options)
+    if own is not None:
+        return own
+    if chosen is EightBitAdamW:
+        options |= {"in_32_bits": _embeddings(model)}
+    made: Optimizer = chosen([p for p in model.parameters() if p.requires_grad], **options)
+    return made
+
+
+def _embeddings(model: nn.Module) -> frozenset[int]:
+    """Whose 8-bit state the Trainer keeps in 32 bits (`Trainer.create_optimizer`)."""
+    layers = (module for module in model.modules() if isinstance(module, nn.Embedding))
+    return frozenset(id(parameter) for layer in layers for parameter in layer.parameters())
+
+
+def scoring_bytes(
+    model: Any, scoring: Scoring, arithmetic: Arithmetic, log: AllocationLog, step: Step
+) -> int:
+    """Bytes that live at most, weights among them; in a fake mode, on a log that is new.
+
+    The longest prompts are read for real. The end of the answers is computed from what was kept
+    of them: a cache that has grown by the new tokens, and one layer's part of it twice, because it
+    grows by copying.
+    """
+    log.name(scales_of(model), "weights")
+    log.name(on_device(model, step.device), "weights")
+    weights = log.living
+    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    length = scoring.prompt + soft_outputs(model)
+    model.eval()
+    with torch.no_grad(), arithmetic.context(), log:
+        ids = torch.zeros(scoring.rows, length, dtype=torch.long)
+        mask = torch.ones_like(ids)
+        mask[:1, :1] = 0  # nearly every batch is padded
+        output = causal_lm(
+            input_ids=ids, attention_mask=mask, use_cache=True, **_last_logits(causal_lm)
+        )
+        del ids, mask
+    model.train()
+    logits = output.logits.numel() * output.logits.element_size()
+    kept = log.living - weights - logits
+    grown = kept * (length + scoring.new_tokens) / length
+    copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
+    chosen = scoring.rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
+    return max(
+        log.peak(rounding=step.device != "cpu").bytes, round(weights + grown + copied + chosen)
+    )
+
+
+def _last_logits(causal_lm: Any) -> dict[str, int]:
+    """As `generate` asks for them, of models that take it."""
+    known = "logits_to_keep" in inspect.signature(causal_lm.forward).parameters
+    return {"logits_to_keep": 1} if known else {}
+
+
+_NAMES = {
+    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32",
+    torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64",
+}  # fmt: skip
+"""In safetensors' own order, from the last of which it writes the tensors."""
+
+_ORDER = list(_NAMES)
+_ALIGNED_TO = 8
+
+
+def saved_tensors(model: Any, variant: Variant) -> Mapping[str, Tensor]:
+    """What a run would save: the adapter, the weights that learn, or the whole model."""
+    if isinstance(model, PeftModel):
+        found: Mapping[str, Tensor] = get_peft_model_state_dict(model)
+        start = str(getattr(model.active_peft_config, "init_lora_weights", "")).lower()
+        return _as_plain_lora(found) if start.startswith(CONVERTED_INITS) else found
+    if not variant.spec.ships_whole_model:
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    held = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    # Under the names of its published files, which have each expert apart.
+    as_saved: Mapping[str, Tensor] = revert_weight_conversion(model, held)
+    return as_saved
+
+
+def _as_plain_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Twice the rank: what was learnt beside what it started from, which the base has lost."""
+    return {
+        name: torch.cat([tensor, tensor], dim=0 if "lora_A" in name else 1)
+        for name, tensor in tensors.items()
+    }
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """The size of a safetensors file with those tensors, header included.
+
+    The header is JSON after eight bytes of length, filled up with blanks to a multiple of eight
+    (github.com/huggingface/safetensors, "Format").
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda x: (-_ORDER.index(x[1].dtype), x[0])):
+        start, end = end, end + math.prod(tensor.shape) * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = len(json.dumps(header, separators=(",", ":")).encode())
+    return 8 + -(-text // _ALIGNED_TO) * _ALIGNED_TO + end
+
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CLIP = 1.0  # PEFT's comparison and the Trainer both clip the gradients at it

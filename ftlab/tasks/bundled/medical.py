@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ftlab.tasks.metrics import ROUGE_L
+from ftlab.tasks.scoring import ROUGE_L
 from ftlab.tasks.spec import TaskSpec
 
 TASK = TaskSpec(

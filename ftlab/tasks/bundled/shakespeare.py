@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftlab.tasks.metrics import CHRF
+from ftlab.tasks.scoring import CHRF
 from ftlab.tasks.spec import TaskSpec
 
 TASK = TaskSpec(

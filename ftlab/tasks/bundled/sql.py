@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ftlab.errors import FtlabError
+from ftlab.basics.errors import FtlabError
 from ftlab.tasks.spec import Example, ResultTable, ResultTables, TaskMetric, TaskSpec
 
 MAX_SECONDS = 0.5

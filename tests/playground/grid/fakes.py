@@ -6,15 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ftlab.devices import Device
-from ftlab.playground.grid.record import (
-    Cell,
-    GridDirectory,
-    GridRequest,
-    GridResult,
-    new_grid,
-)
-from ftlab.playground.protocol import GenerateRequest, NextToken, PaneUpdate
+from ftlab.basics.devices import Device
+from ftlab.playground.grid import Cell, GridDirectory, GridRequest, GridResult, new_grid
+from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate
 from ftlab.tasks.reference import TaskReference
 
 CPU = Device("cpu", "CPU, 2 cores", 16 * 10**9)

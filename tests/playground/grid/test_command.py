@@ -9,8 +9,8 @@ import pytest
 
 from ftlab.__main__ import build_parser, main
 from ftlab.commands import grid as command
-from ftlab.playground.grid.record import GridDirectory, GridRequest, list_grids
-from ftlab.playground.grid.worker import GridJob
+from ftlab.playground.grid import GridDirectory, GridRequest, list_grids
+from ftlab.playground.grid_worker import GridJob
 from ftlab.tasks.registry import bundled_data, get_task
 from tests.fakes import make_run
 from tests.playground.grid.fakes import SQL, FakeEngine, FakeEngines, make_grid

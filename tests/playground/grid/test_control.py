@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground.grid.control import start_grid
-from ftlab.playground.grid.record import GridRequest, list_grids
-from ftlab.playground.grid.validation import MAX_PROMPTS, validate_grid
-from ftlab.playground.protocol import GenerateRequest
+from ftlab.playground.grid import MAX_PROMPTS, GridRequest, list_grids, start_grid, validate_grid
+from ftlab.playground.requests import GenerateRequest
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.spec import Message
 from tests.fakes import make_run
@@ -83,7 +81,7 @@ def test_the_record_keeps_what_a_deleted_run_could_no_longer_say(
     assert request.labels[2] == "Full fine-tuning"
     assert request.labels[1].startswith("LoRA · ")
     assert request.labels[1] != request.labels[3]
-    assert started[0][1:] == ["-m", "ftlab.playground.grid.worker", str(grid.path)]
+    assert started[0][1:] == ["-m", "ftlab.playground.grid_worker", str(grid.path)]
     assert grid.status() == "queued"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftlab.playground.grid.export import CSV_COLUMNS, as_record, write_csv
-from ftlab.playground.grid.record import Cell, GridDirectory
+from ftlab.playground.grid import Cell, GridDirectory
+from ftlab.playground.grid_table import CSV_COLUMNS, as_record, write_csv
 from tests.playground.grid.fakes import RUN, make_grid, make_request, scored_grid
 
 

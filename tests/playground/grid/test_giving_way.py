@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from ftlab.locks import DeviceTurn
-from ftlab.playground.grid import worker
-from ftlab.playground.grid.record import Cell, GridDirectory, GridResult, read_progress
-from ftlab.playground.grid.worker import GridJob
-from ftlab.playground.protocol import PaneUpdate
-from ftlab.runs.directory import RunDirectory
+from ftlab.basics.locks import DeviceLock
+from ftlab.playground import grid_worker
+from ftlab.playground.grid import Cell, GridDirectory, GridResult, read_progress
+from ftlab.playground.grid_worker import GridJob
+from ftlab.playground.requests import PaneUpdate
+from ftlab.records.run import RunDirectory
 from tests.playground.card import Card, FakeTime, card_in
 from tests.playground.conftest import Brought
 from tests.playground.grid.fakes import make_grid, make_request
@@ -23,7 +23,7 @@ PROMPTS = ("how many", "the capital of France", "a king", "who was it", "x")
 
 @pytest.fixture
 def card(runs_folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
-    monkeypatch.setattr(worker, "ROWS", 6)  # portions of two prompts
+    monkeypatch.setattr(grid_worker, "ROWS", 6)  # portions of two prompts
     with card_in(runs_folder) as card:
         yield card
 
@@ -101,8 +101,8 @@ def test_neither_waiting_nor_loading_again_is_work_and_what_is_under_way_still_c
 ) -> None:
     """Loading takes 1,000 seconds, and 100 pass at each look whether the device is free again."""
     clock = FakeTime()
-    monkeypatch.setattr(worker, "time", clock)
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    monkeypatch.setattr(grid_worker, "time", clock)
+    monkeypatch.setattr(grid_worker, "_SECONDS_BETWEEN_WORDS", 0.0)
     grid, load = new_grid(), card.made.load
     reached: list[float] = []
     looks = 0
@@ -139,7 +139,7 @@ def test_a_cancel_while_it_waits_leaves_neither_turn_nor_memory_behind(
         answered(grid, card, lambda update, done: update.kind == "text" and update.tokens == 4)
     card.note_what_is_left()
     assert card.left == [[], []]
-    turn = DeviceTurn(card.device.id)
+    turn = DeviceLock(card.device.id)
     turn.acquire()
     turn.release()
     assert all(isinstance(cell, Cell) for cell in grid.cells())

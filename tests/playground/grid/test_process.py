@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from ftlab.devices import resolve_device
-from ftlab.locks import DeviceTurn
-from ftlab.playground.grid.control import start_grid
-from ftlab.playground.grid.record import GridDirectory, GridRequest, read_progress
-from ftlab.playground.protocol import GenerateRequest
-from ftlab.runs.directory import RunDirectory
-from ftlab.runs.result import OPEN
+from ftlab.basics.devices import resolve_device
+from ftlab.basics.locks import DeviceLock
+from ftlab.playground.grid import GridDirectory, GridRequest, read_progress, start_grid
+from ftlab.playground.requests import GenerateRequest
+from ftlab.records.result import OPEN
+from ftlab.records.run import RunDirectory
 from tests.waiting import wait_until
 
 
@@ -52,7 +51,7 @@ def test_a_grid_is_answered_by_a_process_of_its_own(
 def test_a_grid_waits_for_training_in_a_session_of_its_own_until_a_cancel_or_a_kill(
     start: Callable[..., GridDirectory],
 ) -> None:
-    training = DeviceTurn(resolve_device("auto").id)
+    training = DeviceLock(resolve_device("auto").id)
     assert training.try_acquire()
     cancelled = start(("hi",))
     wait_until(lambda: "training run" in read_progress(cancelled).waiting)

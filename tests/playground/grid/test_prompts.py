@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.playground.grid.prompts import prompts_of_file, read_prompts
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.grid_table import prompts_of_file, read_prompts
 
 
 def test_each_line_is_a_prompt_and_blank_lines_are_none() -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.playground.grid.record import (
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.processes import start_time
+from ftlab.playground.grid import (
     Cell,
     GridDirectory,
     GridProcess,
@@ -19,7 +20,6 @@ from ftlab.playground.grid.record import (
     list_grids,
     read_progress,
 )
-from ftlab.runs.process import start_time
 from tests.fakes import DEAD_PID
 from tests.playground.grid.fakes import SQL, make_grid, make_request
 

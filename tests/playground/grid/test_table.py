@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.playground.grid.record import Cell
-from ftlab.playground.grid.table import headline, pane_labels, summary, to_table
+from ftlab.playground.grid import Cell
+from ftlab.playground.grid_table import headline, pane_labels, summary, to_table
 from tests.playground.grid.fakes import make_grid, make_request, scored_grid
 
 THREE = {"panes": ("base", "a", "b"), "labels": ("Base", "LoRA", "QLoRA"), "methods": ()}

@@ -13,14 +13,15 @@ from unittest.mock import Mock
 
 import pytest
 
-from ftlab.devices import Device
-from ftlab.locks import DeviceTurn, FileLock
-from ftlab.playground.grid import record, worker
-from ftlab.playground.grid.record import Cell, GridDirectory, GridProcess, GridRequest
-from ftlab.playground.grid.worker import ROWS, GridJob, held_out_scores, main, portions
+from ftlab.basics.devices import Device
+from ftlab.basics.locks import DeviceLock, FileLock
+from ftlab.basics.processes import STUCK_STATUS
+from ftlab.playground import grid as grid_module
+from ftlab.playground import grid_worker
+from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest
+from ftlab.playground.grid_worker import ROWS, GridJob, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
-from ftlab.playground.protocol import PaneUpdate
-from ftlab.runs.watchdog import STUCK_STATUS
+from ftlab.playground.requests import PaneUpdate
 from tests.playground.grid.fakes import (
     CPU,
     RUN,
@@ -40,7 +41,7 @@ def by_place(grid: GridDirectory) -> dict[tuple[int, int], Cell]:
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
-    monkeypatch.setattr("ftlab.locks.SECONDS_BETWEEN_TRIES", 0.02)
+    monkeypatch.setattr("ftlab.basics.locks.SECONDS_BETWEEN_TRIES", 0.02)
 
 
 def test_every_prompt_is_answered_in_every_pane_and_kept_with_its_numbers(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_an_error_of_one_pane_is_its_cells_and_the_others_go_on(tmp_path: Path) 
 def test_answers_under_way_are_told_by_their_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    monkeypatch.setattr(grid_worker, "_SECONDS_BETWEEN_WORDS", 0.0)
     told: list[float] = []
     write = GridDirectory.write_process
 
@@ -110,7 +111,7 @@ def test_answers_under_way_are_told_by_their_tokens(
 def test_what_comes_before_the_first_prompt_is_told_and_no_time_of_the_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_SECONDS_BETWEEN_WORDS", 0.0)
+    monkeypatch.setattr(grid_worker, "_SECONDS_BETWEEN_WORDS", 0.0)
     told: list[tuple[str, float]] = []
     write = GridDirectory.write_process
 
@@ -138,12 +139,12 @@ def test_a_cancel_ends_it_between_tokens_and_keeps_the_cells(tmp_path: Path) -> 
     result = GridJob(grid, FakeEngines(engine)).run()
     assert (result.status, result.reason) == ("cancelled", "Cancelled by the person.")
     assert len(grid.cells()) == 2
-    assert DeviceTurn("cpu").try_acquire(), "the device was kept"
+    assert DeviceLock("cpu").try_acquire(), "the device was kept"
 
 
 def test_a_cancel_ends_it_while_it_waits_for_the_device(tmp_path: Path) -> None:
     grid, engine = make_grid(tmp_path), FakeEngine()
-    assert DeviceTurn("cpu").try_acquire()
+    assert DeviceLock("cpu").try_acquire()
     threading.Timer(0.1, grid.cancel_file.touch).start()
     assert GridJob(grid, FakeEngines(engine)).run().status == "cancelled"
     assert engine.portions == []
@@ -187,7 +188,7 @@ def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -
     waiting: list[str] = []
 
     def train() -> None:
-        turn = DeviceTurn("cpu")
+        turn = DeviceLock("cpu")
         turn.acquire()
         deadline = time.monotonic() + 5
         while not waiting and time.monotonic() < deadline:
@@ -220,7 +221,7 @@ def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -
 
 
 def test_a_grid_that_waits_stands_in_nobodys_way(tmp_path: Path) -> None:
-    grid, training = make_grid(tmp_path), DeviceTurn("cpu")
+    grid, training = make_grid(tmp_path), DeviceLock("cpu")
     assert training.try_acquire()
     job = threading.Thread(target=GridJob(grid, FakeEngines(FakeEngine())).run)
     job.start()
@@ -269,7 +270,7 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
 
     def on_check(number: int) -> None:
         if number == 0:
-            free.extend(name for name in ("cpu", "cuda:0") if DeviceTurn(name).try_acquire())
+            free.extend(name for name in ("cpu", "cuda:0") if DeviceLock(name).try_acquire())
 
     grid = make_grid(tmp_path)
     result = GridJob(grid, FakeEngines(FakeEngine(on_check), gpu, then=CPU)).run()
@@ -322,7 +323,7 @@ STUCK = """
 import sys, time
 from tests.playground.grid.fakes import FakeEngine, FakeEngines
 from ftlab.playground.grid import worker
-from ftlab.playground.protocol import WAITING, PaneUpdate
+from ftlab.playground.requests import WAITING, PaneUpdate
 worker.PORTION_SECONDS = 0.5
 
 class Stuck(FakeEngine):
@@ -350,13 +351,13 @@ def test_a_grid_without_progress_fails_with_a_sentence_and_gives_the_device_back
         "failed",
         "It showed no progress for 0 seconds and was ended.",
     )
-    assert DeviceTurn(CPU.id).try_acquire()
+    assert DeviceLock(CPU.id).try_acquire()
 
 
 def test_a_cancel_ends_a_process_that_hears_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(grid_module, "_SECONDS_TO_STOP", 0.1)
     grid = make_grid(tmp_path)
     command = [sys.executable, "-c", STUCK.replace("0.5", "60"), str(grid.path)]
     with subprocess.Popen(command) as process:
@@ -364,11 +365,11 @@ def test_a_cancel_ends_a_process_that_hears_nothing(
         grid.cancel()
     assert process.returncode == -signal.SIGTERM
     assert grid.status() == "cancelled"
-    assert DeviceTurn(CPU.id).try_acquire()
+    assert DeviceLock(CPU.id).try_acquire()
 
 
 def test_a_grid_that_waits_for_the_device_is_not_watched(tmp_path: Path) -> None:
-    holder = DeviceTurn(CPU.id)
+    holder = DeviceLock(CPU.id)
     assert holder.try_acquire()
     said: list[str] = []
     dog = Mock()

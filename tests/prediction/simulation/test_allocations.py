@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ftlab.prediction.allocator import EMPTY_CACHE
-from ftlab.prediction.simulation.allocations import AllocationLog
+from ftlab.training.allocations import EMPTY_CACHE, AllocationLog
 
 KB = 1024
 

@@ -14,12 +14,10 @@ from ftlab.methods.variant import Variant
 from ftlab.models.generation import answer_batch, greedy_config
 from ftlab.models.loading import load_tokenizer
 from ftlab.models.resolve import resolve_model
-from ftlab.prediction.allocator import replay
-from ftlab.prediction.question import Scoring, Step
-from ftlab.prediction.questions import ask_about
-from ftlab.prediction.simulation.allocations import Rehearsal
+from ftlab.prediction.question import Scoring, Step, ask_about
 from ftlab.prediction.simulation.interceptions import CudaAllocationLog
 from ftlab.prediction.simulation.predict import predict
+from ftlab.training.allocations import Rehearsal, replay
 from tests.tiny import make_tiny_model
 
 LLAMA_1B = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ftlab.errors import FtlabError
-from ftlab.prediction.simulation.configs import read_config
+from ftlab.basics.errors import FtlabError
+from ftlab.prediction.simulation.fake import read_config
 
 LLAMA = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 2}
 

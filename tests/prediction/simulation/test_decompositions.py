@@ -15,8 +15,7 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from ftlab.prediction.adapters import adapter_from
-from ftlab.prediction.question import Prediction, Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import Prediction, Step, ask_about
 from ftlab.prediction.simulation.predict import predict
 from tests.tiny import make_tiny_model
 
@@ -72,7 +71,7 @@ def test_parameters_and_file_are_those_of_the_adapter_on_weights(
 def test_adamss_is_predicted_where_scikit_learn_is_not_installed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftlab.prediction.simulation.decompositions.find_spec", lambda name: None)
+    monkeypatch.setattr("ftlab.prediction.simulation.starts.find_spec", lambda name: None)
     before = sys.modules.get("sklearn")
     found = predicted(folder, ADAMSS)
     assert (found.reason, found.how) == ("", "simulated")

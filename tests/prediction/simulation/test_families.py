@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from ftlab.methods.variant import Variant
-from ftlab.prediction.question import Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.predict import predict
 from tests.prediction.simulation.test_real_memory import measured_bytes, predicted_bytes
 

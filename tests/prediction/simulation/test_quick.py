@@ -10,10 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ftlab.methods.variant import Variant
-from ftlab.prediction.question import Prediction, Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import Prediction, Step, ask_about
+from ftlab.prediction.simulation.fake import QuickFakeMode
 from ftlab.prediction.simulation.predict import predict
-from ftlab.prediction.simulation.quick import QuickFakeMode
 from tests.prediction.simulation.test_real_memory import LLAMA
 
 OWN, STANDARD = Step(96, completion_tokens=20), Step(96)

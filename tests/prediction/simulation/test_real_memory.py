@@ -16,13 +16,11 @@ from transformers import AutoModelForCausalLM
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import scales_of
-from ftlab.prediction.question import Question, Step
-from ftlab.prediction.questions import ask_about
-from ftlab.prediction.simulation.allocations import AllocationLog
-from ftlab.prediction.simulation.configs import read_config
-from ftlab.prediction.simulation.fake import Guesses
+from ftlab.prediction.question import Question, Step, ask_about
+from ftlab.prediction.simulation.fake import Guesses, read_config
 from ftlab.prediction.simulation.quantised import quantisation, quantise
 from ftlab.prediction.simulation.step import build, hold_fake, run_steps
+from ftlab.training.allocations import AllocationLog
 from ftlab.training.model import apply_method
 
 LLAMA = {

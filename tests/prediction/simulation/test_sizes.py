@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ftlab.prediction.simulation.sizes import safetensors_bytes
+from ftlab.prediction.simulation.step import safetensors_bytes
 
 TENSORS = {
     "base_model.model.b.weight": torch.zeros(3, 5),

@@ -15,11 +15,15 @@ from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
-from ftlab.prediction.question import Prediction, Question, Step
-from ftlab.prediction.questions import ask_about
+from ftlab.prediction.question import Prediction, Question, Step, ask_about
 from ftlab.prediction.simulation.predict import predict
-from ftlab.training.hooks import own_optimizer
-from ftlab.training.model import apply_method, count_parameters, save_initial, save_result
+from ftlab.training.model import (
+    apply_method,
+    count_parameters,
+    own_optimizer,
+    save_initial,
+    save_result,
+)
 from tests.tiny import make_tiny_model
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from ftlab.ui.server import FAILED
+from ftlab.tabs.serve import FAILED
 from tests.asynchronous import run
 from tests.security.attack.shots import JSON, Shot
 

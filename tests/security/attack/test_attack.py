@@ -11,11 +11,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from ftlab.operations.log import app_log
-from ftlab.paths import assets_folder
-from ftlab.ui.gate import Limits
-from ftlab.ui.serve import Serving
-from ftlab.ui.visitors import OpenRequests
+from ftlab.basics.files import assets_folder
+from ftlab.basics.log import app_log
+from ftlab.tabs.gate import Limits, OpenRequests
+from ftlab.tabs.serve import Serving
 from tests.fakes import make_run
 from tests.security.attack.fire import BOUND_SECONDS, Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
@@ -120,7 +119,7 @@ def test_nothing_is_given_away_and_nobody_is_held_up(
     check(attack, probe, capfd, record_property)
     assert attack.sent >= 3_000
     # Outside a demo some of the changed launches are still right, and the first starts it.
-    allowed = () if served.is_demo else ("ftlab.runs.dispatcher",)
+    allowed = () if served.is_demo else ("ftlab.jobs.dispatcher",)
     assert processes(started, *allowed) == []
 
 

@@ -13,10 +13,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from ftlab.operations.log import app_log
-from ftlab.ui.gate import Limits
-from ftlab.ui.serve import Serving
-from ftlab.ui.visitors import Rate
+from ftlab.basics.log import app_log
+from ftlab.tabs.gate import Limits, Rate
+from ftlab.tabs.serve import Serving
 from tests.security.servers import ACCOUNTS, Running, log_in, running
 from tests.waiting import wait_until
 

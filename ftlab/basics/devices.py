@@ -1,0 +1,340 @@
+"""The devices of this machine and the memory in use on them, found without torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from ftlab.basics import nvml
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.nvml import FIRST_WITH_BF16, Capability
+from ftlab.basics.processes import python_environment, resident_bytes
+
+AUTO = "auto"
+CPU = "cpu"
+MPS = "mps"
+
+Kind = Literal["cpu", "cuda", "rocm", "mps"]
+
+TRIED: tuple[Kind, ...] = ("cpu", "cuda")
+"""Kinds of devices that ftlab's own checks were written for; others are offered, and marked."""
+
+_NAMES: dict[Kind, str] = {"cpu": "CPU", "cuda": "CUDA", "rocm": "ROCm", "mps": "MPS"}
+_LIST_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """`id` is torch's name: "cpu", "cuda:0" (AMD's cards too), "mps". "cuda:0.1" is a MIG instance.
+
+    `memory_bytes` is its whole memory. `uuid` is how `CUDA_VISIBLE_DEVICES` names it, "" where it
+    has none; `capability` is NVIDIA's, `None` for other makers and where the driver does not say.
+    """
+
+    id: str
+    label: str
+    memory_bytes: int
+    uuid: str = ""
+    capability: Capability | None = None
+    is_rocm: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        if self.id.startswith("cuda"):
+            return "rocm" if self.is_rocm else "cuda"
+        return "mps" if self.id == MPS else "cpu"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether torch calls it "cuda", as it does NVIDIA's and AMD's cards."""
+        return self.id.startswith("cuda")
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.kind != "cpu"
+
+    @property
+    def lacks_bf16(self) -> bool:
+        """Whether products in 16 bits are computed in fp16: NVIDIA's cards before sm80."""
+        return self.capability is not None and self.capability < FIRST_WITH_BF16
+
+    @property
+    def kind_name(self) -> str:
+        return "CPU" if self.kind == "cpu" else "GPU"
+
+    @property
+    def memory_must_be_given_back(self) -> bool:
+        """Whether a model that waits here takes memory from whoever works meanwhile.
+
+        A GPU's memory is one for all. On a CPU each process's own is measured.
+        """
+        return self.is_gpu
+
+
+def kind_of(device_id: str) -> str:
+    """What two devices share that are alike: "cuda" of "cuda:0" and of "cuda:1"."""
+    return device_id.partition(":")[0]
+
+
+@lru_cache(maxsize=1)
+def list_devices() -> tuple[Device, ...]:
+    """Every GPU that torch could use, then the CPU."""
+    return (*_gpus(torch_build()), _cpu())
+
+
+def resolve_device(device_id: str) -> Device:
+    """The device of that id; "auto" is the first GPU that is tried, else the CPU.
+
+    Raises `FtlabError` that names the devices there are.
+    """
+    devices = list_devices()
+    if device_id == AUTO:
+        return next(device for device in devices if device.kind in TRIED)
+    for device in devices:
+        if device.id == device_id or (device_id == "cuda" and device.is_cuda):
+            return device
+    known = ", ".join(device.id for device in devices)
+    raise FtlabError(
+        f"There is no device '{device_id}' on this machine; devices: {known} (or {AUTO})."
+    )
+
+
+def device_choices() -> list[tuple[str, str]]:
+    """(label, id) of every device; two cards of one name are told apart by their ids."""
+    devices = list_devices()
+    labels = [device.label for device in devices]
+    return [
+        (one.label if labels.count(one.label) == 1 else f"{one.label} ({one.id})", one.id)
+        for one in devices
+    ]
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_bytes(device: Device) -> int | None:
+    """Memory that is free on the device now; `None` where nobody says without torch.
+
+    On a CPU a container's own limit counts where it is the tighter one. Apple's GPUs share the
+    memory of the CPU.
+    """
+    if device.is_cuda:
+        found = nvml.memory(device.uuid) if device.uuid else None
+        return None if found is None else found.free
+    free = int(psutil.virtual_memory().available)
+    left = _left_in_container()
+    return free if left is None else min(free, left)
+
+
+def show_only(device_id: str) -> None:
+    """Hides all other GPUs from this process, so that torch's number 0 is the one named.
+
+    To be called before torch is imported. By UUID, because one number more or less is another card.
+    On the CPU all are hidden: some libraries compute otherwise as soon as there is a GPU.
+    """
+    if device_id == CPU:
+        list_devices()  # asked before they are hidden, so that this process can still name them
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
+        return
+    if not device_id.startswith("cuda:"):
+        return
+    number = device_id.partition(":")[2].partition(".")[0]
+    device = next((device for device in list_devices() if device.id == device_id), None)
+    if device is not None and device.is_rocm:  # torch counted within what is visible already
+        visible = _allowed(os.environ.get("HIP_VISIBLE_DEVICES")) or []
+        place = int(number)
+        os.environ["HIP_VISIBLE_DEVICES"] = visible[place] if place < len(visible) else number
+        return
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order in which NVML counts
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid if device and device.uuid else number
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """What the installed torch was built for: CUDA's version ("13.0") or ROCm's, `None` without."""
+
+    version: str = ""
+    cuda: str | None = None
+    hip: str | None = None
+
+
+@lru_cache(maxsize=1)
+def torch_build() -> TorchBuild:
+    """Read from torch's own version file, which takes no import of torch."""
+    found = find_spec("torch")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    try:
+        text = (Path(folders[0]) / "version.py").read_text(encoding="utf-8")
+    except (OSError, IndexError):
+        return TorchBuild()
+    values = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.partition(":")[0].strip() in ("__version__", "cuda", "hip"):
+            values[name.partition(":")[0].strip()] = ast.literal_eval(value.strip())
+    return TorchBuild(values.get("__version__", ""), values.get("cuda"), values.get("hip"))
+
+
+def why_driver_is_too_old() -> str:
+    """In a sentence, that NVIDIA's driver cannot run the CUDA that torch was built for; else "".
+
+    Within one major version of CUDA newer libraries run on older drivers (NVIDIA, "CUDA
+    Compatibility", minor version compatibility).
+    """
+    build, driver = torch_build(), nvml.driver()
+    if build.cuda is None or driver is None:
+        return ""
+    if int(build.cuda.partition(".")[0]) <= driver.cuda[0]:
+        return ""
+    runs = ".".join(map(str, driver.cuda))
+    return (
+        f"NVIDIA's driver {driver.version} runs CUDA {runs}, and torch {build.version} is built "
+        f"for CUDA {build.cuda}; update the driver, or install a torch for CUDA {runs}."
+    )
+
+
+def _cpu() -> Device:
+    cores = cpu_count()
+    label = f"CPU, {cores} core{'s' if cores != 1 else ''}"
+    return Device(CPU, label, psutil.virtual_memory().total)
+
+
+def _gpus(build: TorchBuild) -> list[Device]:
+    if build.hip is not None:
+        return _named_by_torch()
+    if build.cuda is not None:
+        return _cuda_devices()
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        label = f"Apple GPU, {marked('mps')}"
+        return [Device(MPS, label, psutil.virtual_memory().total)]
+    return []
+
+
+def marked(kind: Kind) -> str:
+    """How a device of that kind is marked where people read its name: "ROCm, not tried"."""
+    return _NAMES[kind] if kind in TRIED else f"{_NAMES[kind]}, not tried"
+
+
+def _cuda_devices() -> list[Device]:
+    """NVIDIA's cards, and the instances of those that are divided (MIG).
+
+    torch is asked where NVML tells of none (its Python package is missing, or the card is of a kind
+    that it says little of), and where a number means a card in CUDA's own order.
+    """
+    allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    cards = nvml.cards()
+    if (not cards and has_nvidia_driver()) or _are_in_another_order(allowed, cards):
+        return _named_by_torch()
+    return [
+        Device(
+            f"cuda:{card.index}" + ("" if card.instance is None else f".{card.instance}"),
+            card.name,
+            card.memory_bytes,
+            card.uuid,
+            card.capability,
+        )
+        for card in cards
+        if not card.is_divided and (allowed is None or any(_names(one, card) for one in allowed))
+    ]
+
+
+def _allowed(visible: str | None) -> list[str] | None:
+    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all.
+
+    CUDA looks at nothing behind the first that is no card.
+    """
+    if visible is None:
+        return None
+    parts = [part.strip() for part in visible.split(",")]
+    return list(takewhile(lambda part: part and not part.startswith("-"), parts))
+
+
+def _are_in_another_order(allowed: Sequence[str] | None, cards: Sequence[nvml.Card]) -> bool:
+    """Whether a number may mean another card to CUDA, which counts the fastest first, than to NVML.
+
+    Equal cards are as fast as each other, and are counted by their place on the bus.
+    """
+    if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({c.name for c in cards}) < 2:
+        return False
+    return any(name.isdigit() for name in allowed or ())
+
+
+def _names(wanted: str, card: nvml.Card) -> bool:
+    """CUDA takes a card's number, or as much of a card's or an instance's UUID as tells it apart.
+
+    The number of a divided card is its instances.
+    """
+    return wanted == str(card.index) or (
+        wanted.startswith(("GPU-", "MIG-")) and card.uuid.startswith(wanted)
+    )
+
+
+def has_nvidia_driver(devices: Path = Path("/dev")) -> bool:
+    """Whether the kernel has NVIDIA's driver: of a card, of WSL, or of a Jetson."""
+    return any((devices / name).exists() for name in ("nvidiactl", "dxg", "nvmap"))
+
+
+def _named_by_torch() -> list[Device]:
+    """The cards as torch itself names them, in a process of its own."""
+    command = [sys.executable, "-m", "ftlab.basics.torch_devices"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LIST_SECONDS, check=False,
+            env=python_environment(),
+        )  # fmt: skip
+        return [_from_torch(i, c) for i, c in enumerate(json.loads(done.stdout.splitlines()[-1]))]
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
+        return []
+
+
+def _from_torch(index: int, card: dict[str, Any]) -> Device:
+    """Of an entry of `torch_devices`. AMD's have no capability there."""
+    is_rocm = card["capability"] is None
+    return Device(
+        f"cuda:{index}",
+        f"{card['name']}, {marked('rocm')}" if is_rocm else str(card["name"]),
+        int(card["memory_bytes"]),
+        str(card["uuid"]),
+        None if is_rocm else (int(card["capability"][0]), int(card["capability"][1])),
+        is_rocm,
+    )
+
+
+def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a cgroup (version 2) leaves of its limit; file pages that it can drop count as free."""
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((group / "memory.current").read_text())
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - used + int(pages.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return None
+
+
+def memory_in_use(device_id: str, pid: int) -> int | None:
+    """Bytes: on a CPU the process's resident size, on a GPU what is in use on the whole card.
+
+    `None` where it cannot be read.
+    """
+    if not device_id.startswith("cuda"):
+        return resident_bytes(pid)
+    device = next((device for device in list_devices() if device.id == device_id), None)
+    memory = nvml.memory(device.uuid) if device is not None and device.uuid else None
+    return None if memory is None else memory.used

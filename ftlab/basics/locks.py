@@ -1,0 +1,126 @@
+"""File locks: one worker a device, one dispatcher a runs folder, one worker a run.
+
+A lock is an flock on an open file: the kernel lets go of it when its process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftlab.basics.files import locks_folder
+from ftlab.basics.system import try_lock
+
+SECONDS_BETWEEN_TRIES = 0.5
+SECONDS_OF_A_LOOK = 0.005
+"""Longer than anybody holds a place in line without waiting."""
+
+
+class FileLock:
+    """An exclusive lock on a file, held until `release` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._handle: int | None = None
+
+    def try_acquire(self) -> bool:
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not try_lock(handle):
+            os.close(handle)
+            return False
+        self._handle = handle
+        return True
+
+    def acquire(self, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Waits for the lock; `while_waiting` is called twice a second and may raise."""
+        while not self.try_acquire():
+            while_waiting()
+            time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class DeviceLock:
+    """A turn on a device: training, prompts and prompt grids use it one at a time.
+
+    Who waits `in_line` holds a second lock while waiting; whoever has the turn and calls `give_way`
+    sees that and steps back. Training never steps back. A turn that is not in line (a grid's) is
+    taken only while nobody waits.
+    """
+
+    def __init__(self, device_id: str, in_line: bool = True) -> None:
+        name = device_id.replace(":", "-")
+        self.device_id = device_id
+        self._device = FileLock(locks_folder() / f"device-{name}.lock")
+        self._line = FileLock(locks_folder() / f"device-{name}.next.lock")
+        self._in_line = in_line
+
+    def try_acquire(self) -> bool:
+        """Takes the turn if nobody has it or waits for it."""
+        if not self._line.try_acquire():
+            return False
+        try:
+            return self._device.try_acquire()
+        finally:
+            self._line.release()
+
+    def acquire(self, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Waits for the turn; `while_waiting` is called twice a second and may raise."""
+        if not self._in_line:
+            while not self.try_acquire():
+                while_waiting()
+                time.sleep(SECONDS_BETWEEN_TRIES)
+            return
+        self._line.acquire(while_waiting)
+        try:
+            self._device.acquire(while_waiting)
+        finally:
+            self._line.release()
+
+    def is_wanted(self) -> bool:
+        """Whether somebody waits in line; for whoever has the turn to ask.
+
+        Who only looks whether the device is free has the line for a moment, so it is asked twice.
+        """
+        if self._nobody_is_in_line():
+            return False
+        time.sleep(SECONDS_OF_A_LOOK)
+        return not self._nobody_is_in_line()
+
+    def give_way(self, while_waiting: Callable[[], None] = lambda: None) -> bool:
+        """Lets whoever waits in line go first and takes the turn back; `False` if nobody waited.
+
+        If `while_waiting` raises, the turn is not held any more.
+        """
+        if not self.is_wanted():
+            return False
+        self._device.release()
+        self.acquire(while_waiting)
+        return True
+
+    def release(self) -> None:
+        self._device.release()
+
+    def _nobody_is_in_line(self) -> bool:
+        if not self._line.try_acquire():
+            return False
+        self._line.release()
+        return True
+
+
+@contextmanager
+def holding(
+    lock: FileLock | DeviceLock, while_waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    lock.acquire(while_waiting)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,281 @@
+"""The app's own log: JSON lines in files that rotate, without secrets and endless repeats.
+
+Whatever part of ftlab has something to tell calls `note` (or `note_error`); it is written only
+while an `app_log` is open, which is in the process of the app. A log that cannot be written is said
+once on stderr and stops nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, TypeVar
+
+HIDDEN = "[hidden]"
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9_-]{6,}")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{6,}")
+_SECRET_NAME = re.compile(
+    r"(?i)token(?!izers)|secret|passw|credential|(api|access|private)_?key|auth"
+)
+_SHORTEST = 6
+"""Characters; a shorter value ("1", "true") would hide half of every line."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of that name holds what nobody else may know."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The values of variables that are named like a secret, longest first.
+
+    Of "user:password" the password counts by itself as well.
+    """
+    given = os.environ if environment is None else environment
+    found = set()
+    for name, value in given.items():
+        if is_secret_name(name):
+            found |= {value.strip(), value.strip().partition(":")[2]}
+    return tuple(sorted((v for v in found if len(v) >= _SHORTEST), key=len, reverse=True))
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """The text without tokens of the Hugging Face Hub, HTTP credentials and the secrets."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return _BEARER.sub(rf"\1 {HIDDEN}", _TOKEN.sub(HIDDEN, text))
+
+
+def without_inputs(text: str, inputs: Any) -> str:
+    """The text without any word that a person sent: prompts, notes, rows of their data.
+
+    `inputs` is an event's whole input as it came, lists and objects within each other.
+    """
+    for given in sorted(set(_texts(inputs)), key=len, reverse=True):
+        for form in {given, repr(given)[1:-1]}:
+            text = text.replace(form, "[given]")
+    return text
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        if len(value) >= _SHORTEST:
+            yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
+
+
+FILE_NAME = "app.log"
+FILE_BYTES = 2_000_000
+OLD_FILES = 4  # besides the one that is written, so 10 MB in all
+_LOGGER = "ftlab.app"
+_LONGEST_MESSAGE = 500  # characters
+_DEEPEST_STACK = 40  # frames, the innermost ones
+
+logging.getLogger(_LOGGER).addHandler(logging.NullHandler())  # silence where no log is open
+
+
+def note(event: str, **facts: Any) -> None:
+    """Notes that something was done, as in `note("runs deleted", runs=["…"])`.
+
+    Facts are ids, counts and names of ours: never what a person wrote.
+    """
+    logging.getLogger(_LOGGER).info(event, extra={"facts": facts})
+
+
+def note_refusal(event: str, **facts: Any) -> None:
+    """Notes that something was asked for and not done."""
+    logging.getLogger(_LOGGER).warning(event, extra={"facts": facts})
+
+
+def note_error(event: str, error: BaseException, inputs: Any = None, **facts: Any) -> None:
+    """Notes an error that nobody foresaw, with its stack.
+
+    `inputs` is what a person had sent: it is taken out of the error's message.
+    """
+    told = {
+        "error": type(error).__name__,
+        "message": without_inputs(str(error), inputs)[:_LONGEST_MESSAGE],
+        "stack": _stack(error),
+    }
+    logging.getLogger(_LOGGER).error(event, extra={"facts": facts | told})
+
+
+@contextmanager
+def app_log(folder: Path) -> Iterator[None]:
+    """Writes what is noted to `app.log` in the folder, until it is left."""
+    logger = logging.getLogger(_LOGGER)
+    handler = _open(folder)
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+        handler.close()
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON without secrets: time (UTC), level, pid, event, facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        row = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "event": record.getMessage(),
+            **getattr(record, "facts", {}),
+        }
+        return redact(json.dumps(row, ensure_ascii=False, default=str), _in_json(secrets_of()))
+
+
+class QuietFile(RotatingFileHandler):
+    """A rotating file; a disk that is full is said once, and again after it could be written."""
+
+    _broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not self._broken:
+            _say(f"{self.baseFilename} cannot be written ({error}); the app goes on without it.")
+        self._broken = True
+        if self.stream is not None:
+            # What the disk refused stays in the buffer of the file and would be refused for ever.
+            stream, self.stream = self.stream, None
+            with suppress(OSError):
+                stream.close()
+
+    def flush(self) -> None:
+        super().flush()
+        if self.stream is not None:
+            self._broken = False
+
+
+def _open(folder: Path) -> logging.Handler:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Opened at the first line, where an error is the handler's own affair.
+        handler = QuietFile(
+            folder / FILE_NAME, maxBytes=FILE_BYTES, backupCount=OLD_FILES,
+            encoding="utf-8", delay=True,
+        )  # fmt: skip
+    except OSError as error:
+        _say(f"There will be no log in {folder} ({error.strerror}); the app goes on without it.")
+        return logging.NullHandler()
+    handler.setFormatter(JsonLines())
+    return handler
+
+
+def _say(sentence: str) -> None:
+    print(f"ftlab: {sentence}", file=sys.stderr)
+
+
+def _in_json(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    """The secrets as they stand in a line of JSON, where a quote or a backslash is escaped."""
+    return tuple(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets)
+
+
+def _stack(error: BaseException) -> list[str]:
+    """File, line and function of each frame; without the source's text or any value."""
+    frames = traceback.extract_tb(error.__traceback__)[-_DEEPEST_STACK:]
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Recent(OrderedDict[_Key, _Value]):
+    """`most` entries at most: writing one more drops the one that was written longest ago.
+
+    Writing an entry anew makes it the last one. Several threads may write at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._turn = threading.Lock()
+
+    def __setitem__(self, key: _Key, value: _Value) -> None:
+        with self._turn:
+            super().__setitem__(key, value)
+            self.move_to_end(key)
+            while len(self) > self._most:
+                self.popitem(last=False)
+
+
+ERROR_SECONDS = 300.0
+REFUSAL_SECONDS = 60.0
+"""How long one of a kind is counted after the first was written."""
+
+_MOST_KINDS = 10_000
+
+
+class Repeats:
+    """Tells the first of a kind from those that follow it. Safe to call from several threads."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: Recent[tuple[str, ...], tuple[float, int]] = Recent(_MOST_KINDS)
+
+    def since_last(self, *kind: str) -> int | None:
+        """How many of the kind came since one was told; `None`: this one is counted, not told."""
+        with self._lock:
+            now = self._clock()
+            since, count = self._kinds.get(kind, (now - self._seconds, 0))
+            is_told = now - since >= self._seconds
+            self._kinds[kind] = (now, 0) if is_told else (since, count + 1)
+            return count if is_told else None
+
+
+class RepeatedErrors:
+    """Notes the first error of a kind with its stack, and counts the next ones as `repeated`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._repeats = Repeats(ERROR_SECONDS, clock)
+
+    def note(
+        self, event: str, error: BaseException, inputs: Any = None, *, place: str, **facts: Any
+    ) -> None:
+        """As `note_error`, at that place of the app: a handler, a kind of request."""
+        count = self._repeats.since_last(event, place, type(error).__name__)
+        if count is not None:
+            note_error(event, error, inputs, **facts, **_counted(count))
+
+
+class RepeatedRefusals:
+    """Notes the first refusal of a kind to a client, and counts the next ones as `repeated`."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._repeats = Repeats(REFUSAL_SECONDS, clock)
+
+    def note(self, event: str, *, client: str, status: int, **facts: Any) -> None:
+        """As `note_refusal`, of an answer with that HTTP status."""
+        count = self._repeats.since_last(event, client, str(status))
+        if count is not None:
+            note_refusal(event, status=status, client=client, **facts, **_counted(count))
+
+
+def _counted(count: int) -> dict[str, int]:
+    return {"repeated": count} if count else {}

@@ -1,0 +1,111 @@
+"""What page and command line ask of the dispatcher: start working, and cancel a run.
+
+Requests are files under `.ftlab/` in the runs folder, so they outlive whoever asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import FileLock
+from ftlab.basics.log import note
+from ftlab.basics.processes import python_environment, start_detached
+from ftlab.records.run import RUN_ID, check_writable, find_run, run_directories
+
+
+def control_folder(runs_folder: Path) -> Path:
+    return runs_folder / ".ftlab"
+
+
+def start_dispatcher(runs_folder: Path) -> None:
+    """Starts a dispatcher that belongs to nobody; it ends at once if one is at work already.
+
+    Raises `FtlabError` if the folder cannot be written, or is closed.
+    """
+    check_writable(runs_folder)
+    folder = control_folder(runs_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        start_detached(
+            "ftlab.jobs.dispatcher",
+            runs_folder.resolve(),
+            folder / "dispatcher.log",
+            python_environment(needs_hub=True),  # it passes the token on to runs that need it
+        )
+    except OSError as error:
+        raise FtlabError(
+            f"The dispatcher could not be started in '{runs_folder}' ({error.strerror})."
+        ) from None
+
+
+def ensure_dispatcher(runs_folder: Path) -> None:
+    """Starts a dispatcher if a run waits and none is at work (it was killed, or the machine was).
+
+    Raises `FtlabError` if the folder cannot be written.
+    """
+    if not any(run.is_waiting for run in run_directories(runs_folder)):
+        return
+    try:
+        lock = dispatcher_lock(runs_folder)
+        idle = lock.try_acquire()
+    except OSError as error:
+        raise FtlabError(f"The runs folder '{runs_folder}' cannot be used ({error}).") from None
+    if idle:
+        lock.release()
+        start_dispatcher(runs_folder)
+
+
+def dispatcher_lock(runs_folder: Path) -> FileLock:
+    """Held by the one dispatcher that works the folder."""
+    return FileLock(dispatcher_lock_file(runs_folder))
+
+
+def dispatcher_lock_file(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "dispatcher.lock"
+
+
+def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
+    """Asks for the runs to be ended; the dispatcher does it within seconds.
+
+    Raises `FtlabError` for an unknown run.
+    """
+    asked = note_cancel(runs_folder, run_ids)
+    note("cancel requested", runs=asked)
+    start_dispatcher(runs_folder)
+
+
+def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
+    """Leaves the request where the dispatcher looks, without starting one; gives the ids back."""
+    check_writable(runs_folder)
+    folder = control_folder(runs_folder) / "cancel"
+    names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).touch()
+    except OSError as error:
+        raise FtlabError(
+            f"The request to cancel cannot be left in '{folder}' ({error.strerror})."
+        ) from None
+    return names
+
+
+def requested_cancels(runs_folder: Path) -> set[str]:
+    folder = control_folder(runs_folder) / "cancel"
+    try:
+        return {name for name in os.listdir(folder) if RUN_ID.fullmatch(name)}
+    except FileNotFoundError:
+        return set()
+
+
+def settle_cancel(runs_folder: Path, run_id: str) -> None:
+    """Forgets a request that was carried out, or came too late.
+
+    One that cannot be forgotten (the folder was made read-only) is seen again, and does no harm.
+    """
+    with suppress(OSError):
+        (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)

@@ -1,0 +1,311 @@
+"""The dispatcher: starts queued runs, one at a time per device, each in a fresh process.
+
+It also says why a worker ended without a result: killed, crashed, or out of memory.
+
+Run as: python -m ftlab.jobs.dispatcher RUNS_FOLDER
+
+It is small, imports no torch, belongs to no app, and is gone when the queue is empty. One works a
+runs folder at a time, by a file lock; whoever queues a run starts one, and a second ends at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftlab.basics.devices import memory_in_use
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import FileLock
+from ftlab.basics.processes import end_process_group, is_alive, start_detached, worker_environment
+from ftlab.basics.system import PROC, read_proc
+from ftlab.basics.units import format_bytes
+from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
+from ftlab.prediction.remedies import remedies
+from ftlab.records.job import CANCELLED, bound_log
+from ftlab.records.removal import clear_removed
+from ftlab.records.result import Measures, RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import needs_hub
+from ftlab.records.store import Run, RunStore
+
+_LAST_LINE_CHARACTERS = 200  # characters
+
+
+def oom_kills(proc: Path = PROC, groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processes the kernel has ended for want of memory where this one runs.
+
+    In its control group, of either version, which its workers share: what goes on elsewhere on the
+    machine is not theirs. Where that cannot be read, on the whole machine.
+    """
+    for file in [*_group_files(proc, groups), proc / "vmstat"]:
+        try:
+            words = [line.split() for line in file.read_text().splitlines()]
+            return next(int(value) for name, value in words if name == "oom_kill")
+        except (OSError, ValueError, StopIteration):
+            continue
+    return 0
+
+
+def _group_files(proc: Path, groups: Path) -> list[Path]:
+    """Where the kernel counts for this process's group; in a container its root is the group."""
+    files = []
+    for line in (read_proc("self/cgroup", proc) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own = path.lstrip("/")
+        if controllers == "":  # version 2 (cgroups(7))
+            files += [groups / own / "memory.events", groups / "memory.events"]
+        elif "memory" in controllers.split(","):
+            root = groups / "memory"
+            files += [root / own / "memory.oom_control", root / "memory.oom_control"]
+    return files
+
+
+@dataclass(frozen=True)
+class LastSeen:
+    """Where a run was when its metrics end: the phase ("" before the first), the step, and the
+    highest memory of a step, in bytes; `None` where none is known."""
+
+    phase: str = ""
+    step: int = 0
+    bytes: int | None = None
+
+
+def last_seen(directory: RunDirectory) -> LastSeen:
+    events = directory.metrics()
+    phases = [str(event["phase"]) for event in events if event.get("event") == "phase"]
+    steps = [event for event in events if event.get("event") == "step"]
+    sizes = [size for event in steps if (size := _size(event)) is not None]
+    step = steps[-1].get("step") if steps else 0
+    return LastSeen(
+        phases[-1] if phases else "",
+        step if isinstance(step, int) else 0,
+        max(sizes, default=None),
+    )
+
+
+def _size(event: dict[str, Any]) -> int | None:
+    value = event.get("peak_bytes") or event.get("memory_bytes")
+    return value if isinstance(value, int) else None
+
+
+def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: bool) -> RunResult:
+    """The result of a worker that left none: `code` is what its process ended with."""
+    tail = directory.log_tail(2000).strip().splitlines()
+    last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
+    if code == -signal.SIGKILL and out_of_memory:
+        return _out_of_memory(directory)
+    if code < 0:
+        reason = f"The worker was killed from outside ({_name(-code)}).{last}"
+    else:
+        reason = f"The worker ended with status {code} and no result.{last}"
+    return RunResult("failed", reason, finished_at=time.time())
+
+
+def _out_of_memory(directory: RunDirectory) -> RunResult:
+    seen = last_seen(directory)
+    where = f" in the {seen.phase} phase" if seen.phase else ""
+    where += f" after step {seen.step}" if seen.step and seen.phase == "train" else ""
+    size = f"; its highest size seen was {format_bytes(seen.bytes)}" if seen.bytes else ""
+    try:
+        advice = remedies(directory.spec(), seen.phase)
+    except FtlabError:
+        advice = "Try a smaller batch, or a method that needs less."
+    return RunResult(
+        "out_of_memory",
+        f"Out of memory{where}: the kernel ended the worker because the machine, or its container, "
+        f"had none left{size}. {advice}",
+        measures=Measures(steps_done=seen.step or None, peak_memory_bytes=seen.bytes),
+        finished_at=time.time(),
+    )
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal has no name of its own
+
+
+POLL_SECONDS = 0.4
+FIRST_WORD_SECONDS = 300.0  # a worker says its first line before it imports anything large
+START_SECONDS = 60.0  # how long a start is tried again where the system has no process to give
+_FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
+
+
+def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
+    """Starts the worker of a run; the seam where another engine could take over."""
+    return start_detached(
+        "ftlab.jobs.run_worker",
+        directory.path,
+        directory.log_file,
+        worker_environment(needs_hub(directory.spec())),
+    )
+
+
+@dataclass
+class Child:
+    """A worker that this dispatcher started."""
+
+    process: subprocess.Popen[bytes]
+    directory: RunDirectory
+    device: str
+    oom_kills_before: int
+    since: float = field(default_factory=time.monotonic)
+
+
+class Dispatcher:
+    """Works one runs folder; `step` is one look at the queue."""
+
+    def __init__(
+        self,
+        folder: Path,
+        start: StartRun = start_worker,
+        count_oom_kills: Callable[[], int] = oom_kills,
+    ) -> None:
+        self._store = RunStore(folder)
+        self._folder = folder
+        self._start = start
+        self._oom_kills = count_oom_kills
+        self._children: dict[str, Child] = {}
+        self._refused_since: dict[str, float] = {}
+        self._given_up: set[str] = set()
+
+    def work(self) -> None:
+        """Works until the queue is empty. Returns at once if another dispatcher is at work.
+
+        The queue is looked at once more after the lock is let go: a run queued in between was
+        queued by someone whose own dispatcher still found the lock taken.
+        """
+        lock = dispatcher_lock(self._folder)
+        while lock.try_acquire():
+            clear_removed(self._folder)
+            while self.step():
+                time.sleep(POLL_SECONDS)
+            lock.release()
+            if not self.step_needed():
+                return
+
+    def step_needed(self) -> bool:
+        return any(run.is_open for run in self._waiting())
+
+    def _waiting(self) -> list[Run]:
+        """Open runs, but for those whose result the disk refused: they are tried once."""
+        runs = self._store.runs()
+        return [run for run in runs if run.is_open and run.run_id not in self._given_up]
+
+    def step(self) -> bool:
+        """One look: ends what is cancelled, notes what died, starts what can start.
+
+        Returns whether there is still something to wait for.
+        """
+        self._reap()
+        cancels = requested_cancels(self._folder)  # read first: a run queued since is not in it
+        open_runs = self._waiting()
+        for run in open_runs:
+            if run.run_id in cancels:
+                self._cancel(run)
+        for run_id in cancels:
+            settle_cancel(self._folder, run_id)
+        open_runs = [run for run in open_runs if run.run_id not in cancels]
+        busy = {child.device for child in self._children.values()}
+        busy |= {run.spec.device for run in open_runs if run.status == "running"}
+        for run in open_runs:
+            bound_log(run.directory.log_file)
+            if run.status == "queued" and run.spec.device not in busy:
+                busy.add(run.spec.device)
+                self._start_run(run)
+        return bool(open_runs or self._children)  # one that died just now is noted at the next look
+
+    def _start_run(self, run: Run) -> None:
+        device = run.spec.device
+        kills = self._oom_kills()
+        try:
+            process = self._start(run.directory, device)
+        except OSError as error:
+            since = self._refused_since.setdefault(run.run_id, time.monotonic())
+            if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:
+                return  # it stays in the queue, for the next look
+            reason = f"The worker could not be started: {error.strerror or error}."
+            self._write(run.directory, RunResult("failed", reason, finished_at=time.time()))
+            return
+        self._children[run.run_id] = Child(process, run.directory, device, kills)
+
+    def _reap(self) -> None:
+        for run_id, child in list(self._children.items()):
+            code = child.process.poll()
+            if code is None:
+                self._end_if_silent(child)
+                continue
+            del self._children[run_id]
+            worker = child.directory.worker()
+            if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
+                continue  # another process has the run; ours found its lock taken and ended
+            if not child.directory.result_file.exists():
+                killed = self._oom_kills() > child.oom_kills_before
+                self._write(child.directory, result_of_lost_worker(code, child.directory, killed))
+
+    def _end_if_silent(self, child: Child) -> None:
+        """Ends a worker that hangs before its first line: nobody else would, and others wait."""
+        if time.monotonic() - child.since < FIRST_WORD_SECONDS or child.directory.worker():
+            return
+        end_process_group(child.process.pid, child.process)
+        reason = (
+            f"The worker said nothing for {FIRST_WORD_SECONDS:.0f} s and was ended; "
+            "its log may say why."
+        )
+        self._write(child.directory, RunResult("failed", reason, finished_at=time.time()))
+
+    def _cancel(self, run: Run) -> None:
+        child = self._children.pop(run.run_id, None)
+        worker = run.directory.worker()
+        pid = child.process.pid if child else worker[0] if worker else None
+        if pid is None or (child is None and worker is not None and not is_alive(*worker)):
+            self._write(
+                run.directory,
+                RunResult("cancelled", "Cancelled before it started.", finished_at=time.time()),
+            )
+            return
+        before = memory_in_use(run.spec.device, pid)
+        end_process_group(pid, child.process if child else None)
+        after = memory_in_use(run.spec.device, pid)
+        result = RunResult(
+            "cancelled",
+            CANCELLED,
+            memory_at_end={"before": before, "after": after},
+            finished_at=time.time(),
+        )
+        self._write(run.directory, result)
+
+    def _write(self, directory: RunDirectory, result: RunResult) -> None:
+        """Writes the result, and gives the run up where the disk refuses it."""
+        directory.clear()  # also makes room
+        try:
+            directory.write_result(result)
+        except OSError:
+            self._given_up.add(directory.run_id)
+
+
+def _is_held(directory: RunDirectory) -> bool:
+    """Whether a worker has the run's lock, which it takes before its first line."""
+    if not directory.lock_file.exists():
+        return False  # never begun, or the folder was deleted and a lock would bring it back
+    try:
+        lock = FileLock(directory.lock_file)
+        held = not lock.try_acquire()
+    except OSError:
+        return False
+    lock.release()
+    return held
+
+
+if __name__ == "__main__":
+    Dispatcher(Path(sys.argv[1]).resolve()).work()

@@ -1,0 +1,455 @@
+"""From a request to queued runs: one check for page, command line and API alike.
+
+The memory limit is written into the spec of each run: so it reaches the worker whoever's dispatcher
+starts it, outlives the app and the command line that asked, and stands in the record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ftlab.basics.devices import CPU, list_devices, resolve_device, why_driver_is_too_old
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.basics.files import free_disk_bytes
+from ftlab.basics.log import note
+from ftlab.basics.units import format_bytes
+from ftlab.basics.words import join_names
+from ftlab.jobs.peft_check import check_request
+from ftlab.methods.limits import Incompatible, incompatible
+from ftlab.methods.registry import BASE_METHOD
+from ftlab.methods.spec import BasePrecision
+from ftlab.methods.variant import Variant, trainable_parameters, validate_variant
+from ftlab.models.dimensions import shape_of_model, size_of_model
+from ftlab.models.reference import parse_model
+from ftlab.records.result import RunResult
+from ftlab.records.resume import checkpoint_interval
+from ftlab.records.run import RunDirectory, check_writable
+from ftlab.records.spec import RunSpec, SweepRequest, asked_again, default_rate
+from ftlab.settings.schema import errors_in
+from ftlab.settings.training import PREFIX
+from ftlab.tasks.files import MAX_EVALUATION
+from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.reference import load as load_task
+from ftlab.tasks.reference import validate as validate_task
+
+
+def validate(request: SweepRequest) -> list[FieldError]:
+    """Every wrong field with a sentence that names the value, the rule and the way out."""
+    return [
+        *_model(request),
+        *validate_task(request.task),
+        *_variants(request),
+        *errors_in(request.settings, PREFIX),
+        *errors_in(request),
+        *_device(request),
+        *_seeds(request),
+    ]
+
+
+def _model(request: SweepRequest) -> Iterator[FieldError]:
+    try:
+        parse_model(request.model)
+    except FtlabError as error:
+        yield FieldError("model", str(error))
+
+
+def incompatible_variants(request: SweepRequest) -> list[tuple[Variant, Incompatible]]:
+    """The variants that cannot be trained on the model under the settings, and why.
+
+    Those with a value that no model would take are left to `validate`. Of a model that is not on
+    this machine yet only what does not depend on its shape is known.
+    """
+    shape, device_id = shape_of_model(request.model), device_of(request)
+    return [
+        (variant, found)
+        for variant in request.variants
+        if not validate_variant(variant)
+        and (found := incompatible(variant, shape, request.settings, device_id)) is not None
+    ]
+
+
+def device_of(request: SweepRequest) -> str:
+    """The id of the device that is meant; one that is not there is said by `validate`."""
+    try:
+        return resolve_device(request.device).id
+    except FtlabError:
+        return CPU
+
+
+def not_applicable(request: SweepRequest) -> dict[str, str]:
+    """By label, why a variant is left out of the sweep, though nothing in the request is wrong."""
+    return {
+        variant.label: found.message
+        for variant, found in incompatible_variants(request)
+        if found.not_applicable
+    }
+
+
+def _variants(request: SweepRequest) -> Iterator[FieldError]:
+    if not request.variants:
+        yield FieldError("variants", "No method is chosen; choose at least one.")
+    seen = set()
+    for variant in request.variants:
+        errors = validate_variant(variant)
+        yield from errors
+        if not errors and variant.label in seen:
+            yield FieldError("variants", f"{variant.label} is in the sweep twice; name it once.")
+        elif not errors:
+            seen.add(variant.label)
+    found = [why for _, why in incompatible_variants(request)]
+    none_left = len(found) == len(request.variants) and all(why.not_applicable for why in found)
+    for why in found:
+        if none_left or not why.not_applicable:
+            yield FieldError(why.field or "variants", why.message)
+
+
+def _device(request: SweepRequest) -> Iterator[FieldError]:
+    try:
+        device = resolve_device(request.device)
+    except FtlabError as error:
+        yield FieldError("device", str(error))
+        return
+    too_old = why_driver_is_too_old() if device.is_cuda else ""
+    if too_old:
+        yield FieldError("device", f"{device.id}: {too_old} Or choose the device cpu.")
+
+
+def _seeds(request: SweepRequest) -> Iterator[FieldError]:
+    seeds = request.seeds
+    if not seeds:
+        yield FieldError("seeds", "No seed is given; give at least one, as in 0 or 0,1,2.")
+    repeated = [seed for seed, times in Counter(seeds).items() if times > 1]
+    if repeated:
+        yield FieldError("seeds", _repeated(repeated, Counter(seeds)[repeated[0]]))
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            yield FieldError("seeds", f"Seed {seed} must lie between 0 and {2**32 - 1}.")
+
+
+def _repeated(seeds: list[int], times: int) -> str:
+    """As in "Seed 0 is given 3 times; give each seed once, as in 0 or 0,1,2."."""
+    if len(seeds) > 1:
+        named = join_names([str(seed) for seed in seeds])
+        return f"Seeds {named} are given more than once; give each seed once, as in 0,1,2."
+    often = "twice" if times == 2 else f"{times} times"
+    return f"Seed {seeds[0]} is given {often}; give each seed once, as in 0 or 0,1,2."
+
+
+_BYTES_A_STEP = 400  # its line in metrics.jsonl
+_BYTES_AN_ANSWER = 16_000  # its line in samples.jsonl
+_TOKENIZER_BYTES = 20_000_000  # saved with a whole model
+_COPIES = 3
+"""Of an adapter at most: one that changes the base keeps its start, and has twice its rank."""
+_CHECKPOINTS = 3
+_MARGIN_BYTES = 10_000_000  # everything else, the log above all
+
+
+def needed_bytes(spec: RunSpec) -> int:
+    """What the run may write at most, in bytes: what it saves, its checkpoints and its records."""
+    return _saved_bytes(spec) + checkpoint_bytes(spec) + _record_bytes(spec)
+
+
+def checkpoint_bytes(spec: RunSpec) -> int:
+    """What the checkpoints of a run take while it goes: two are kept while a third is written.
+
+    Each holds what learns and AdamW's two moments of it, in the same precision. 0 where the number
+    of weights that learn is known only when they are made.
+    """
+    variant = spec.variant
+    shape = None if variant is None else shape_of_model(spec.model)
+    if variant is None or shape is None or not checkpoint_interval(spec.settings):
+        return 0
+    size = 4 if variant.spec.is_adapter else _weight_bytes(spec)
+    return _CHECKPOINTS * 3 * size * (trainable_parameters(variant, shape) or 0)
+
+
+def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
+    """Raises `FtlabError` if the runs, one after another, have no room where their folders lie."""
+    needed, free = sum(map(needed_bytes, specs)), free_disk_bytes(folder)
+    if free is not None and free < needed:
+        raise FtlabError(
+            f"{format_bytes(free)} are free in '{folder}', and what is to be saved there may take "
+            f"{format_bytes(needed)}; free some space, or name another folder with --runs-dir."
+        )
+
+
+def _saved_bytes(spec: RunSpec) -> int:
+    """An adapter at 4 bytes a number, or the model; 0 where its size is known only when it is made.
+
+    Those are configurations by hand, and models that are not on this machine yet.
+    """
+    variant = spec.variant
+    shape = None if variant is None else shape_of_model(spec.model)
+    if variant is None or shape is None:
+        return 0
+    if variant.spec.ships_whole_model:
+        return shape.total * _weight_bytes(spec) + _TOKENIZER_BYTES
+    return _COPIES * 4 * (trainable_parameters(variant, shape) or 0)
+
+
+def _weight_bytes(spec: RunSpec) -> int:
+    """Of a base weight that learns: on a GPU without bf16 it is held in 32 bits."""
+    lacks_bf16 = any(device.id == spec.device and device.lacks_bf16 for device in list_devices())
+    return 2 if spec.dtype_policy == "bf16" and not lacks_bf16 else 4
+
+
+def _record_bytes(spec: RunSpec) -> int:
+    settings = spec.settings
+    answers = min(settings.eval_examples, MAX_EVALUATION) * _BYTES_AN_ANSWER
+    return settings.steps * _BYTES_A_STEP + answers + _MARGIN_BYTES
+
+
+MEMORY_LIMIT_VARIABLE = "FTLAB_MEMORY_LIMIT"
+"""The operator's own: no run that is queued from a process with it may take more."""
+
+_LEAST = 64_000_000
+_UNITS = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?I?B?)", re.IGNORECASE)
+
+
+def parse_memory_limit(text: str) -> int:
+    """Bytes of "2GB", "512 MB" or "1.5GiB"; raises `FtlabError` for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2].upper() if match else ""
+    factor = _UNITS.get(unit) or _UNITS.get(f"{unit}B")  # "2G" is 2 GB
+    if match is None or factor is None:
+        raise FtlabError(
+            f"The memory limit '{text[:40]}' is no size; give a number with its unit, as in 2GB."
+        )
+    size = round(float(match[1]) * factor)
+    if size < _LEAST:
+        raise FtlabError(
+            f"The memory limit '{text[:40]}' is below 64 MB, in which nothing can be trained; "
+            "give more, as in 2GB."
+        )
+    return size
+
+
+def operator_limit() -> int | None:
+    """The limit that the environment sets; raises `FtlabError` if it is no size."""
+    text = os.environ.get(MEMORY_LIMIT_VARIABLE, "").strip()
+    return parse_memory_limit(text) if text else None
+
+
+def least(*limits: int | None) -> int | None:
+    """The tightest of them; `None` where there is none."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+_TRIES = 5
+
+
+def plan_sweep(
+    request: SweepRequest, now: float | None = None, onto: Sequence[RunSpec] = ()
+) -> list[RunSpec]:
+    """The specs of a valid request: first a base run for each base precision, then the variants.
+
+    Every spec carries the same task, settings and seed, so all runs of one seed see the same
+    examples in the same order, and the learning rate that it will be trained with. The ids sort in
+    the order of the queue. A variant that is not applicable has its specs too, but no base run is
+    made for its sake. `onto` are the runs of a sweep that these go on: they share its id, and its
+    base runs where it has them.
+    """
+    created = time.time() if now is None else now
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
+    sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
+    device = resolve_device(request.device).id
+    limit = least(request.memory_limit, operator_limit())
+    model = parse_model(request.model).name  # a worker's own folder is another one
+    size = size_of_model(request.model)
+    specs: list[RunSpec] = []
+
+    def add(
+        variant: Variant | None, precision: BasePrecision | None, base: str | None, seed: int
+    ) -> str:
+        name = variant.method if variant else "-".join(filter(None, (BASE_METHOD, precision)))
+        run_id = f"{sweep_id}-{len(onto) + len(specs):02d}-{name}"
+        specs.append(
+            RunSpec(
+                run_id=run_id,
+                sweep_id=sweep_id,
+                model=model,
+                task=request.task,
+                variant=variant,
+                settings=request.settings,
+                dtype_policy=request.dtype_policy,
+                device=device,
+                seed=seed,
+                base_precision=precision,
+                base_run_id=base,
+                created_at=created,
+                memory_limit=limit,
+                default_rate=default_rate(variant, request.settings, size),
+            )
+        )
+        return run_id
+
+    left_out = not_applicable(request)
+    precisions = dict.fromkeys(
+        variant.base_precision for variant in request.variants if variant.label not in left_out
+    )
+    known = {spec.base_precision: spec.run_id for spec in onto if spec.is_base}
+    bases = {
+        precision: known.get(precision) or add(None, precision, None, request.seeds[0])
+        for precision in precisions
+    }
+    for seed in request.seeds:
+        for variant in request.variants:
+            precision = variant.base_precision
+            add(variant, precision, bases.get(precision), seed)
+    return specs
+
+
+def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
+    """What is said beside a valid request that has no room in the folder."""
+    try:
+        check_space(plan_sweep(request), folder)
+    except FtlabError as error:
+        return [FieldError("", str(error))]
+    return []
+
+
+def enqueue_sweep(
+    request: SweepRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
+) -> list[RunSpec]:
+    """Checks the request and writes one run directory a run; the dispatcher takes it from there.
+
+    A variant that is not applicable is a run that has ended, with the reason as its result.
+    `onto` is as in `plan_sweep`.
+    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written or
+    the disk has no room for what is to be saved.
+    """
+    check_writable(runs_folder)
+    errors = validate(request) or _errors_in_file(request.task)
+    if not errors:
+        request, errors = check_request(request)
+    if errors:
+        raise InvalidRequest(errors)
+    left_out = not_applicable(request)
+    for _ in range(_TRIES):
+        specs = plan_sweep(request, onto=onto)
+        check_space(specs, runs_folder)
+        try:
+            _write(specs, runs_folder, left_out)
+        except FileExistsError:
+            continue  # somebody drew the same id in the same second: once more, with another
+        except OSError as error:
+            raise FtlabError(
+                f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
+                "free some space, make it writable, or name another with --runs-dir."
+            ) from None
+        note("sweep queued", sweep=specs[0].sweep_id, runs=[spec.run_id for spec in specs])
+        return specs
+    raise FtlabError(
+        f"The run {specs[0].run_id} is in '{runs_folder}' already; "
+        "somebody queues runs of that sweep at this moment, so try again."
+    )
+
+
+def _write(specs: Sequence[RunSpec], runs_folder: Path, left_out: Mapping[str, str]) -> None:
+    """Makes the run directories: all, or none, and those of others are left alone."""
+    made: list[Path] = []
+    try:
+        for spec in specs:
+            directory = RunDirectory(runs_folder / spec.run_id)
+            made.append(directory.path)
+            directory.write_spec(spec, _ended(spec, left_out))
+    except OSError as error:
+        if isinstance(error, FileExistsError):
+            made.pop()  # it is somebody else's
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+
+
+def _ended(spec: RunSpec, left_out: Mapping[str, str]) -> RunResult | None:
+    """The result of a run that is never started; `None` for one that is."""
+    if spec.label not in left_out:
+        return None
+    return RunResult("not_applicable", left_out[spec.label], finished_at=spec.created_at)
+
+
+def _errors_in_file(task: TaskReference) -> list[FieldError]:
+    """What is wrong inside a file of the user's own; found before anything is queued."""
+    if task.kind != "file":
+        return []
+    try:
+        load_task(task)
+    except FtlabError as error:
+        return [FieldError("task.id", str(error))]
+    return []
+
+
+def requests_of(specs: Iterable[RunSpec]) -> list[SweepRequest]:
+    """As few sweeps as ask for exactly these runs, each once; base runs follow by themselves.
+
+    Runs of one sweep share model, task, settings, dtype policy and device, and each of its
+    variants is run with each of its seeds.
+    """
+    asked: dict[Any, dict[Any, tuple[Variant, dict[int, None]]]] = {}
+    shared: dict[Any, SweepRequest] = {}
+    for spec in specs:
+        variant = asked_again(spec)
+        if variant is None:
+            continue
+        request = same_for_all(spec)
+        key = repr(request)
+        shared.setdefault(key, request)
+        variants = asked.setdefault(key, {})
+        _, seeds = variants.setdefault(_identity(variant), (variant, {}))
+        seeds[spec.seed] = None
+    requests = []
+    for key, variants in asked.items():
+        by_seeds: dict[frozenset[int], tuple[dict[int, None], list[Variant]]] = {}
+        for variant, seeds in variants.values():
+            by_seeds.setdefault(frozenset(seeds), (seeds, []))[1].append(variant)
+        requests += [
+            replace(shared[key], variants=tuple(members), seeds=tuple(seeds))
+            for seeds, members in by_seeds.values()
+        ]
+    return requests
+
+
+def same_for_all(spec: RunSpec) -> SweepRequest:
+    """What the run shares with all others of its sweep, as a request without variants."""
+    return SweepRequest(
+        model=spec.model,
+        task=spec.task,
+        variants=(),
+        settings=spec.settings,
+        dtype_policy=spec.dtype_policy,
+        device=spec.device,
+        memory_limit=spec.memory_limit,
+    )
+
+
+def enqueue_again(specs: Sequence[RunSpec], runs_folder: Path) -> list[list[RunSpec]]:
+    """Queues the runs anew and gives the specs of each new sweep, base runs first.
+
+    Raises `FtlabError` before anything is queued where a request is no longer valid, say because
+    its model or its file is gone; a file that was changed for the worse is found as its turn comes.
+    """
+    requests = requests_of(specs)
+    if not requests:
+        raise FtlabError("Nothing to run again: base runs follow from the runs of their sweep.")
+    errors = [error for request in requests for error in validate(request)]
+    if errors:
+        raise InvalidRequest(list(dict.fromkeys(errors)))
+    return [enqueue_sweep(request, runs_folder) for request in requests]
+
+
+def _identity(variant: Variant) -> Any:
+    own = tuple(sorted(variant.hyperparameters.items()))
+    return variant.method, own, variant.learning_rate, variant.base

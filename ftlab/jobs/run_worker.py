@@ -1,0 +1,186 @@
+"""The unit of work: one run in a process of its own.
+
+Run as: python -m ftlab.jobs.run_worker RUN_DIR
+
+Everything that the run finds goes to its directory. The process ends with status 0 if the run is
+done, 1 if it is not (the reason is in result.json), 2 if the directory cannot be run at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.locks import DeviceLock, FileLock
+from ftlab.basics.processes import boot_id, start_time
+from ftlab.jobs.launch import check_space
+from ftlab.models.libraries import lasting_imports, prepare_for_libraries
+from ftlab.models.reference import names_hub_model
+from ftlab.records.result import LineWriter, RunResult
+from ftlab.records.resume import Earlier, begin_again, read_earlier
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, needs_hub
+from ftlab.settings.training import trackio_folder
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m ftlab.jobs.run_worker RUN_DIR", file=sys.stderr)
+        return 2
+    directory = RunDirectory(Path(arguments[0]).resolve())
+    earlier = None
+    try:
+        spec = directory.spec()
+        lock = FileLock(directory.lock_file)
+        if not lock.try_acquire():
+            raise FtlabError(f"The run {spec.run_id} is being worked on by another process.")
+        if not directory.is_waiting:
+            raise FtlabError(
+                f"The run {spec.run_id} was started before; a run is never done twice."
+            )
+        earlier = read_earlier(directory)
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    _log_to(directory.log_file)
+    _set_environment(spec, directory.path.parent)
+    start = {
+        "event": "start",
+        "pid": os.getpid(),
+        "process_started": start_time(os.getpid()),
+        "boot": boot_id(),
+        "device": spec.device,
+    }
+    if earlier is not None:
+        begin_again(directory, earlier, start)
+    with LineWriter(directory.metrics_file) as metrics:
+        report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
+        if earlier is None:
+            report(start)
+        result = _download(spec, report, earlier) or _wait_for_device(
+            spec, directory, report, earlier
+        )
+    try:
+        directory.write_result(result)
+    except OSError as error:
+        print(f"The result could not be written: {error}", flush=True)
+        return 1
+    if result.status == "done":
+        shutil.rmtree(directory.checkpoints, ignore_errors=True)
+    return 0 if result.status == "done" else 1
+
+
+def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult | None:
+    """Fetches a model of the Hub that is not here yet; the run's result where that fails.
+
+    It comes before the device is asked for, which others use meanwhile, and before torch: neither
+    its time nor its memory is part of what is measured.
+    """
+    from ftlab.models.resolve import resolve_model
+
+    begun = False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            report({"event": "phase", "phase": "download"})
+        report({"event": "download", "done": done, "total": total})
+
+    if not names_hub_model(spec.model):
+        return None
+    try:
+        resolve_model(spec.model, say=print, progress=progress)
+    except Exception as error:
+        traceback.print_exc()
+        resumed = earlier.resumed if earlier else ()
+        return RunResult("failed", one_line(error), resumed=resumed, finished_at=time.time())
+    if begun:
+        report({"event": "phase", "phase": "start"})
+    return None
+
+
+def _wait_for_device(
+    spec: RunSpec, directory: RunDirectory, report: Any, earlier: Earlier | None
+) -> RunResult:
+    """Does the run when the device is free."""
+    waiting = DeviceLock(spec.device)
+    if not waiting.try_acquire():
+        report({"event": "phase", "phase": "wait"})
+        waiting.acquire()
+    began = time.perf_counter()  # imports and loading count; waiting for others does not
+    result = _run(spec, directory, report, began, earlier)
+    waiting.release()
+    return result
+
+
+def _run(
+    spec: RunSpec, directory: RunDirectory, report: Any, began: float, earlier: Earlier | None
+) -> RunResult:
+    """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
+    with lasting_imports():
+        from ftlab.prediction.of_run import with_prediction, with_remedies
+        from ftlab.training import memory_limit
+        from ftlab.training.failures import explain
+        from ftlab.training.model import torch_device
+        from ftlab.training.run import RunRecord, execute
+
+    record = RunRecord(began=began, earlier=earlier)
+    if earlier is not None:
+        record.began -= earlier.checkpoint.run_seconds
+    phase = ""
+    try:
+        check_space([spec], directory.path)
+        if spec.memory_limit is not None:
+            record.note(memory_limit.hold_to(spec.memory_limit, torch_device(spec.device)))
+        execute(spec, directory, record, report)
+        result = record.result("done")
+    except BaseException as error:
+        memory_limit.let_go()
+        traceback.print_exc()
+        phase = record.meter.current if record.meter else ""
+        at_limit = spec.memory_limit is not None and memory_limit.is_met(
+            spec.memory_limit, error, spec.device
+        )
+        result = record.result(*explain(error, phase, at_limit))
+    memory_limit.let_go()
+    if result.status == "out_of_memory" and phase:  # else it says what is missing already
+        result = with_remedies(result, spec, phase, record.longest)
+    return with_prediction(result, spec, record.longest)
+
+
+def _reporter(file: LineWriter, elapsed: float) -> Any:
+    began = time.monotonic() - elapsed  # what has gone by since, also where the clock is set
+
+    def report(event: dict[str, Any]) -> None:
+        elapsed = time.monotonic() - began
+        file.append(event | {"at": round(time.time(), 3), "elapsed": round(elapsed, 3)})
+
+    return report
+
+
+def _log_to(file: Path) -> None:
+    """Sends stdout and stderr of this process, and of what it starts, straight to the file."""
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _set_environment(spec: RunSpec, runs_folder: Path) -> None:
+    """What libraries read when they are imported, so it must come before them."""
+    prepare_for_libraries(spec.device)
+    if "trackio" in spec.settings.report_to:
+        os.environ.setdefault("TRACKIO_DIR", str(trackio_folder(runs_folder)))
+    if not needs_hub(spec):
+        os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

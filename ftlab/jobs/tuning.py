@@ -1,0 +1,373 @@
+"""Tuning a learning rate: a ladder of runs, and the rate that is suggested.
+
+The rule: of the rates whose runs are all done, the lowest mean loss on the tuning split after the
+last step. Every rate within noise of it is as good, and the smallest of them is taken: a smaller
+rate is the safer one in a longer run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import join_names, rate_name
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.methods.rates import TUNED_ON, ModelSize, two_digits
+from ftlab.methods.variant import Variant
+from ftlab.models.dimensions import size_of_model
+from ftlab.records.differences import paired_interval
+from ftlab.records.result import OPEN, Status
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import Run
+from ftlab.settings.training import HIGHEST_RATE, TrainingSettings
+
+SPACING = 3.0
+"""How many times the rate below it a rate is, unless both ends are given."""
+
+MOST_POINTS = 20
+
+
+def around(rate: float, points: int = 3, spacing: float = SPACING) -> tuple[float, ...]:
+    """So many rates with `rate` in the middle, or just below it where they are even in number."""
+    below = (points - 1) // 2
+    rates = [rate * spacing ** (i - below) for i in range(_checked(points))]
+    return tuple(two_digits(rate) for rate in rates if two_digits(rate) <= HIGHEST_RATE)
+
+
+def between(low: float, high: float, points: int) -> tuple[float, ...]:
+    """So many rates from `low` to `high`, each the same multiple of the one below it."""
+    if not 0 < low < high <= HIGHEST_RATE:
+        raise FtlabError(
+            f"A ladder from {low:g} to {high:g} cannot be made; the first rate must lie above 0 "
+            f"and below the last, the last at {HIGHEST_RATE:g} at most."
+        )
+    if _checked(points) == 1:
+        raise FtlabError("A ladder with two ends has 2 rates or more; give --points 2 or more.")
+    factor = (high / low) ** (1 / (points - 1))
+    inner = [two_digits(low * factor**i) for i in range(1, points - 1)]
+    return tuple(dict.fromkeys([low, *inner, high]))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Reads "1e-4,1e-3"; sorted, each once. Raises `FtlabError` for what is no learning rate."""
+    try:
+        rates = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        raise FtlabError(f"Rates '{text}' must be numbers by commas, as in 1e-4,1e-3.") from None
+    if not rates or not all(math.isfinite(rate) and 0 < rate <= HIGHEST_RATE for rate in rates):
+        raise FtlabError(f"Rates '{text}' must lie above 0 and at {HIGHEST_RATE:g} at most.")
+    _checked(len(rates))
+    return tuple(rates)
+
+
+def beyond(rates: Sequence[float], up: bool) -> float | None:
+    """The next rate beyond an end of the sorted ladder, as far as its neighbour is from that end.
+
+    `None` where it would be higher than any may be. A ladder of one rate goes on by `SPACING`.
+    """
+    end, neighbour = (rates[-1], rates[-2:][0]) if up else (rates[0], rates[:2][-1])
+    factor = end / neighbour
+    if factor == 1:
+        factor = SPACING if up else 1 / SPACING
+    rate = two_digits(end * factor)
+    return rate if rate <= HIGHEST_RATE and rate not in rates else None
+
+
+def _checked(points: int) -> int:
+    if not 1 <= points <= MOST_POINTS:
+        raise FtlabError(f"A ladder of {points} rates cannot be made; give 1 to {MOST_POINTS}.")
+    return points
+
+
+NOISE = 0.01
+"""Share of the lowest loss within which another loss is no worse, whatever the examples say."""
+
+EXTENSIONS = 2
+"""A ladder whose suggestion lies at its end goes on by one rate, so many times at most."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rate. `losses` are in nats a token, one a seed; `examples` each example's own, means of
+    the seeds. `status` is "done" where every seed's run is, else the worst of them."""
+
+    rate: float
+    status: Status = "done"
+    losses: tuple[float, ...] = ()
+    examples: tuple[float, ...] = ()
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of the seeds; `None` where a run is not done."""
+        return fmean(self.losses) if self.status == "done" and self.losses else None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """`rate` is `None` where no rate can be suggested; `reason` says why in a sentence."""
+
+    rate: float | None
+    reason: str
+
+
+def suggest(points: Sequence[Point]) -> Suggestion:
+    """The rate to take of a sorted ladder."""
+    done = [point for point in points if point.loss is not None]
+    if not done:
+        return Suggestion(None, _nothing(points))
+    best = min(done, key=_loss)
+    alike = [point for point in done if point is best or _within_noise(point, best)]
+    chosen = min(alike, key=lambda point: point.rate)
+    reason = f"{rate_name(best.rate)} has the lowest loss, {_loss(best):.3f}."
+    if chosen is not best:
+        names = join_names([rate_name(point.rate) for point in alike])
+        reason = (
+            f"{names} lie within noise ({_loss(chosen):.3f} against {_loss(best):.3f}): "
+            "the smallest is taken."
+        )
+    end = _end(points, chosen.rate)
+    if end:
+        reason += f" It is the {end} of the ladder: a {end[:-3]}er rate may do better."
+    return Suggestion(chosen.rate, reason)
+
+
+def extension(points: Sequence[Point]) -> float | None:
+    """The rate to try next: beyond the end at which the suggestion lies, or below rates that all
+    diverged; `None` where there is no need."""
+    rates = [point.rate for point in points]
+    rate = suggest(points).rate
+    if rate is None:
+        diverged = bool(points) and all(point.status == "diverged" for point in points)
+        return beyond(rates, up=False) if diverged else None
+    end = _end(points, rate)
+    return beyond(rates, up=end == "highest") if end else None
+
+
+def _end(points: Sequence[Point], rate: float) -> str:
+    """ "lowest" or "highest" where the rate is that of the ladder, "" inside it."""
+    if rate == points[0].rate:
+        return "lowest"
+    return "highest" if rate == points[-1].rate else ""
+
+
+def _within_noise(point: Point, best: Point) -> bool:
+    """Whether the loss is too close to the best to be called worse.
+
+    Too close: by `NOISE`, or the 95 % interval of the difference, a bootstrap paired by example,
+    holds zero.
+    """
+    if _loss(point) - _loss(best) <= NOISE * _loss(best):
+        return True
+    if len(point.examples) != len(best.examples) or len(best.examples) < 2:
+        return False
+    return paired_interval(best.examples, point.examples)[1] <= 0
+
+
+def _loss(point: Point) -> float:
+    assert point.loss is not None
+    return point.loss
+
+
+def _nothing(points: Sequence[Point]) -> str:
+    statuses = {point.status for point in points}
+    if statuses == {"diverged"}:
+        return f"Every run diverged, also at {rate_name(points[0].rate)}; try lower rates."
+    if statuses == {"not_applicable"}:
+        return "The method is not applicable to this model."
+    return "No rate has all of its runs done; see the reasons of the runs."
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One variant over learning rates. `variant` has none of its own; `points` go from the lowest
+    rate up. `base_loss` is the untouched model's on the same examples, in nats a token."""
+
+    variant: Variant
+    points: tuple[Point, ...]
+    base_loss: float | None
+    runs: tuple[Run, ...]
+
+    @property
+    def suggestion(self) -> Suggestion:
+        return suggest(self.points)
+
+    @property
+    def default(self) -> float:
+        """The rate that the method starts from on the runs' model."""
+        size = size_of_model(self.runs[0].spec.model)
+        return self.variant.spec.rate_for(size or TUNED_ON)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why runs are not done, each reason once."""
+        return list(dict.fromkeys(run.reason for run in self.runs if run.reason))
+
+    def to_json(self) -> dict[str, Any]:
+        spec, found = self.runs[0].spec, self.suggestion
+        return {
+            "method": self.variant.method,
+            "variant": self.variant.label,
+            "task": spec.task.label,
+            "model": spec.model,
+            "sweep_id": spec.sweep_id,
+            "default": self.default,
+            "suggested": found.rate,
+            "reason": found.reason,
+            "base_loss": self.base_loss,
+            "points": [
+                {
+                    "learning_rate": point.rate,
+                    "loss": point.loss,
+                    "losses": list(point.losses),
+                    "status": point.status,
+                }
+                for point in self.points
+            ],
+        }
+
+
+def tuned_of(runs: Sequence[Run]) -> Tuned | None:
+    """The ladder of one sweep's runs; `None` where they are no ladder of one variant."""
+    ladders = ladders_of(runs)
+    return ladders[0] if len(ladders) == 1 else None
+
+
+def ladders_of(runs: Sequence[Run]) -> list[Tuned]:
+    """The runs of one sweep by variant, whatever their rates, in the order of the queue."""
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.spec.variant is not None:
+            variants.setdefault(repr(_without_rate(run)), []).append(run)
+    return [_ladder(own, runs) for own in variants.values()]
+
+
+def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
+    """Those runs of the sweep as a ladder."""
+    rates = sorted({run.spec.learning_rate for run in own if run.spec.learning_rate})
+    bases = [
+        run.result.measures.eval_loss_before
+        for run in sweep
+        if run.spec.is_base and run.result and _same_base(run, own[0])
+    ]
+    return Tuned(
+        variant=_without_rate(own[0]),
+        points=tuple(
+            _point(rate, [r for r in own if r.spec.learning_rate == rate]) for rate in rates
+        ),
+        base_loss=next((loss for loss in bases if loss is not None), None),
+        runs=tuple(own),
+    )
+
+
+def _same_base(base: Run, run: Run) -> bool:
+    return base.spec.base_precision == run.spec.base_precision
+
+
+def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
+    """The newest ladder of each variant, model and task that was measured on the tuning split."""
+    sweeps: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.spec.settings.eval_split == "tuning" and run.status not in OPEN:
+            sweeps.setdefault(run.spec.sweep_id, []).append(run)
+    found: dict[str, Tuned] = {}
+    for sweep_id in sorted(sweeps):
+        for ladder in ladders_of(sweeps[sweep_id]):
+            spec = ladder.runs[0].spec
+            found[repr((ladder.variant, spec.model, spec.task))] = ladder
+    return list(found.values())
+
+
+def _without_rate(run: Run) -> Variant:
+    assert run.spec.variant is not None
+    return replace(run.spec.variant, learning_rate=None)
+
+
+def _point(rate: float, runs: Sequence[Run]) -> Point:
+    undone = [run.status for run in runs if run.status != "done"]
+    losses = [run.result.measures.eval_loss_after for run in runs if run.result]
+    known = tuple(loss for loss in losses if loss is not None)
+    return Point(rate, _worst(undone), known, _examples(runs))
+
+
+def _worst(undone: Sequence[Status]) -> Status:
+    return "diverged" if "diverged" in undone else undone[0] if undone else "done"
+
+
+def _examples(runs: Sequence[Run]) -> tuple[float, ...]:
+    """Each example's loss, mean of the runs; empty where one of them lacks it."""
+    each: list[list[float]] = []
+    for run in runs:
+        try:
+            rows: Sequence[Mapping[str, Any]] = run.directory.samples()
+        except (OSError, json.JSONDecodeError):
+            return ()
+        losses = [row.get("loss_after") for row in rows]
+        each.append([float(loss) for loss in losses if isinstance(loss, int | float)])
+    if not each or any(len(losses) != len(each[0]) for losses in each):
+        return ()
+    return tuple(fmean(values) for values in zip(*each, strict=True))
+
+
+POINTS = 3
+"""Rates of a ladder, unless somebody asks for more."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A variant, and the rates that it is to be trained at."""
+
+    variant: Variant
+    rates: tuple[float, ...]
+
+
+def starting_ladder(variant: Variant, size: ModelSize, points: int = POINTS) -> Ladder:
+    """So many rates around the method's own for a model of that size.
+
+    Raises `FtlabError` for a number of rates that makes no sense.
+    """
+    return Ladder(variant, around(variant.spec.rate_for(size), points))
+
+
+def tuning_settings(settings: TrainingSettings) -> TrainingSettings:
+    """The settings for runs of a ladder: the loss on tuning examples is all that is measured."""
+    return replace(
+        settings,
+        learning_rate=None,
+        eval_split="tuning",
+        eval_answers=False,
+        eval_every=0,
+        report_to=(),
+    )
+
+
+def ladder_request(request: SweepRequest, ladders: Iterable[Ladder]) -> SweepRequest:
+    """The request with each variant of the ladders at each of its rates in place of its own."""
+    rungs = [
+        replace(ladder.variant, learning_rate=rate) for ladder in ladders for rate in ladder.rates
+    ]
+    return replace(request, variants=tuple(rungs), settings=tuning_settings(request.settings))
+
+
+def enqueue_ladders(
+    request: SweepRequest,
+    ladders: Sequence[Ladder],
+    runs_folder: Path,
+    onto: Sequence[RunSpec] = (),
+) -> list[RunSpec]:
+    """Queues the ladders as one sweep, or as more runs of the sweep `onto`.
+
+    Raises as `enqueue_sweep`.
+    """
+    return enqueue_sweep(ladder_request(request, ladders), runs_folder, onto=onto)
+
+
+def further_ladders(tuned: Iterable[Tuned]) -> list[Ladder]:
+    """One more rate for each ladder whose best rate is at its end, or whose runs all diverged."""
+    found = [(ladder.variant, extension(ladder.points)) for ladder in tuned]
+    return [Ladder(variant, (rate,)) for variant, rate in found if rate is not None]

@@ -1,0 +1,350 @@
+"""What keeps a variant from being trained, and how variants get equally many parameters.
+
+Both are found before a run starts, from the model's dimensions alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NoReturn
+
+from ftlab.basics import units
+from ftlab.basics.devices import CPU, kind_of
+from ftlab.basics.errors import FtlabError, NotApplicable
+from ftlab.methods.capabilities import capabilities, why_not_offered
+from ftlab.methods.dimensions import ModelShape
+from ftlab.methods.spec import Hyperparameter, MethodSpec, Misfit, Value, Values
+from ftlab.methods.targets import misfit, reached_experts, target_names, trained_parameters
+from ftlab.methods.variant import (
+    Variant,
+    parse_variant,
+    trainable_parameters,
+    validate_variant,
+    with_setting,
+)
+
+if TYPE_CHECKING:
+    from ftlab.settings.training import TrainingSettings
+
+
+_QUANTISERS = ("bitsandbytes",)
+
+
+@dataclass(frozen=True)
+class Incompatible:
+    """Why a variant cannot run. `field` is what to change ("lora.r"), "" where nothing would help.
+
+    `not_applicable` says that no value of the variant's own is wrong: the method does not go with
+    the model, the installed versions or what holds for the whole sweep, so a sweep leaves it out
+    and says so. Else a value is wrong, and the request is refused.
+    """
+
+    message: str
+    field: str = ""
+    not_applicable: bool = True
+
+    def refuse(self) -> NoReturn:
+        """Raises `NotApplicable` or `FtlabError` with the sentence."""
+        raise (NotApplicable if self.not_applicable else FtlabError)(self.message)
+
+
+def incompatible(
+    variant: Variant, shape: ModelShape | None, settings: TrainingSettings, device_id: str = CPU
+) -> Incompatible | None:
+    """The first thing that keeps a valid variant from being trained under the settings.
+
+    `shape` is `None` for a model that is not here yet; then only the rest is looked at. `None`:
+    nothing is known to be in the way.
+    """
+    return (
+        _not_offered(variant)
+        or _not_installed(variant)
+        or _not_on_base(variant, device_id)
+        or _not_under(variant, settings)
+        or (None if shape is None else incompatible_with_model(variant, shape))
+        or (None if shape is None else _too_long(variant, shape, settings))
+    )
+
+
+def incompatible_with_model(variant: Variant, shape: ModelShape) -> Incompatible | None:
+    """What about the model alone keeps the variant from being trained on it."""
+    method, values = variant.spec, variant.values()
+    reason = method.applies(shape, values)
+    if reason:
+        return Incompatible(f"{method.label}: {reason}.")
+    found = misfit(method, shape, values) or _dropout_on_experts(method, shape, values)
+    if found is None:
+        return None
+    return Incompatible(f"{method.label}: {found.why}.", f"{method.id}.{found.name}", False)
+
+
+def _dropout_on_experts(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | None:
+    """PEFT lays LoRA over a matrix of experts by adding B·A to it, where no input can be dropped
+    (`ParamWrapper` in peft/tuners/lora/layer.py)."""
+    if not values.get("dropout") or not reached_experts(method, shape, values):
+        return None
+    return Misfit(
+        "dropout",
+        f"dropout {values['dropout']} cannot be had on experts, which PEFT adapts as one matrix; "
+        "choose dropout 0, or the layers attention",
+    )
+
+
+def _not_offered(variant: Variant) -> Incompatible | None:
+    reason = why_not_offered(variant.method)
+    return Incompatible(f"{variant.spec.label}: {reason.rstrip('.')}.") if reason else None
+
+
+def _not_installed(variant: Variant) -> Incompatible | None:
+    needed = variant.spec.requires + (_QUANTISERS if variant.base_precision else ())
+    missing = next((name for name in needed if find_spec(name) is None), None)
+    if missing is None:
+        return None
+    return Incompatible(
+        f"{variant.spec.label} needs the package {missing}, which is not installed; "
+        f"install it with pip install {missing}, and start ftlab again."
+    )
+
+
+def failed_on_base(variant: Variant) -> bool:
+    """Whether the method was seen not to learn on a base in so few bits, when it was probed."""
+    seen, base = capabilities().get(variant.method), variant.base_precision
+    if seen is None or base is None:
+        return False
+    return (seen.on_4bit if base == "nf4" else seen.on_8bit) is False
+
+
+def _not_on_base(variant: Variant, device_id: str) -> Incompatible | None:
+    """Bases in few bits are computed by other code on each kind of device, so what was seen on a
+    CPU binds a CPU alone."""
+    if kind_of(device_id) != CPU or not failed_on_base(variant):
+        return None
+    base = variant.base_precision
+    return Incompatible(
+        f"{variant.spec.label} does not learn on a base held in {base} with the installed "
+        "versions; choose LoRA."
+    )
+
+
+def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | None:
+    """Settings of the whole sweep that the method cannot be trained under."""
+    seen, label = capabilities().get(variant.method), variant.spec.label
+    if settings.gradient_checkpointing and seen is not None and seen.with_checkpointing is False:
+        return Incompatible(
+            f"{label} does not learn under gradient checkpointing with the installed versions; "
+            f"switch it off, or leave {label} out.",
+            "settings.gradient_checkpointing",
+        )
+    own = variant.spec.optimizer
+    if own is not None and own.replaces not in ("", settings.optimizer):
+        return Incompatible(
+            f"{label} brings its own {own.what} and cannot use '{settings.optimizer}'; "
+            f"choose {own.replaces}, or leave {label} out.",
+            "settings.optimizer",
+        )
+    return None
+
+
+def _too_long(
+    variant: Variant, shape: ModelShape, settings: TrainingSettings
+) -> Incompatible | None:
+    """Soft tokens stand before the text and take up positions as well."""
+    name = variant.spec.soft_tokens
+    if name is None or shape.positions is None:
+        return None
+    tokens = int(variant.values()[name])
+    if tokens + settings.max_length <= shape.positions:
+        return None
+    left = shape.positions - settings.max_length
+    way_out = f"choose {left:,} or fewer, or a shorter" if left > 0 else "choose a shorter"
+    return Incompatible(
+        f"{variant.spec.label}: {tokens:,} soft tokens and a maximum length of "
+        f"{settings.max_length:,} are more than the model's {shape.positions:,} positions; "
+        f"{way_out} maximum length.",
+        f"{variant.method}.{name}",
+        False,
+    )
+
+
+TOLERANCE = 0.1
+"""How far from the budget, as a share of it, still counts as matched."""
+
+FIELD = "match"
+"""Name of the field of a request that holds the budget; empty: nothing is matched."""
+
+_NUMBER = re.compile(
+    r"((?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?(?:e\d{1,2})?)\s*([kmb]?)", re.IGNORECASE
+)
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A variant with its size chosen. `parameters` learn, `None` where no formula tells.
+
+    `reason` says why they are not within `TOLERANCE` of the budget, "" where they are.
+    """
+
+    variant: Variant
+    parameters: int | None
+    reason: str = ""
+
+
+def read_budget(text: str, shape: ModelShape | None) -> int | None:
+    """Trainable parameters meant by "2.4M", "500k", "1200000", or by a variant as "lora:r=16".
+
+    `None` for an empty text. Raises `FtlabError` for anything else, and where the model's shape is
+    not known: then nothing can be matched.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    if shape is None:
+        raise FtlabError(
+            "Parameters can only be matched on a model that is on this machine; fetch it first "
+            "(python -m ftlab model NAME), or leave the budget empty."
+        )
+    number = _NUMBER.fullmatch(text)
+    if number:
+        budget = round(float(number[1].replace(",", "")) * _FACTORS[number[2].lower()])
+    else:
+        budget = _budget_of(text, shape)
+    if budget < 1:
+        raise FtlabError(
+            f"The budget '{text[:40]}' is {budget:,} trainable parameters; it must be at least 1."
+        )
+    return budget
+
+
+def _budget_of(text: str, shape: ModelShape) -> int:
+    try:
+        variant = parse_variant(text)
+    except FtlabError as error:
+        raise FtlabError(
+            f"The budget '{text[:40]}' is neither a number of parameters, as in 2.4M or 500k, nor "
+            f"a method, as in lora: {error}"
+        ) from None
+    wrong = validate_variant(variant)
+    found = incompatible_with_model(variant, shape)
+    if wrong or found:
+        raise FtlabError(wrong[0].message if wrong else found.message if found else "")
+    count = trainable_parameters(variant, shape)
+    if count is None:
+        raise FtlabError(
+            f"How many parameters {variant.label} trains is not known before it runs; give the "
+            "budget as a number, as in 2.4M."
+        )
+    return count
+
+
+def match_parameters(variants: Sequence[Variant], shape: ModelShape, budget: int) -> list[Match]:
+    """Each variant with the size that brings its trainable parameters nearest to the budget.
+
+    A size that a variant sets itself is replaced: the budget is the same for all. What a method
+    keeps in proportion to its size (alpha, say) goes with it.
+    """
+    return [_match(variant, shape, budget) for variant in variants]
+
+
+def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
+    if validate_variant(variant):
+        return Match(variant, None, "it has a wrong value")
+    method = variant.spec
+    own = trainable_parameters(variant, shape)
+    if own is None or method.count is None:
+        return Match(variant, None, "how many it trains is not known before it runs")
+    if method.applies(shape, variant.values()):
+        return Match(variant, own, "it cannot be trained on this model")
+    size = method.hyperparameter(method.size) if method.size else None
+    if size is None:
+        return Match(variant, own, "" if _near(own, budget) else _without_size(variant, own, shape))
+    values = variant.values()
+    sized = [_at_size(method, values, size, value) for value in _sizes(size, values)]
+    counted = [(sizes, trained_parameters(method, shape, values | sizes)) for sizes in sized]
+    known = [(sizes, count) for sizes, count in counted if count is not None]
+    known.sort(key=lambda found: abs(found[1] - budget))
+    fitting = (found for found in known if _fits(method, shape, values | found[0]))
+    nearest = next(fitting, None)
+    if nearest is None:
+        return Match(variant, own, f"no {size.label} fits this model")
+    sizes, count = nearest
+    for name, value in sizes.items():
+        variant = with_setting(variant, name, value)
+    reason = "" if _near(count, budget) else _limit(size, [nearest, *fitting], budget)
+    return Match(variant, count, reason)
+
+
+def _fits(method: MethodSpec, shape: ModelShape, values: Values) -> bool:
+    """Whether every chosen layer bears the values: a match leaves none out, and narrows none."""
+    if misfit(method, shape, values) is not None:
+        return False
+    if method.limit is None:
+        return True
+    return all(method.limit.holds(*size, values) for size in shape.sizes(target_names(values)))
+
+
+def _near(count: int, budget: int) -> bool:
+    return abs(count - budget) <= TOLERANCE * budget
+
+
+def _sizes(size: Hyperparameter, values: Values) -> list[int]:
+    """The sizes to try: every one at first, then in steps of a hundredth."""
+    high = int(size.maximum or 1)
+    tried = {int(values[size.name]), high}
+    value = int(size.minimum or 1)
+    while value <= high:
+        tried.add(value)
+        value = max(value + 1, math.floor(value * 1.01))
+    return sorted(tried)
+
+
+def _at_size(
+    method: MethodSpec, values: Values, size: Hyperparameter, value: int
+) -> dict[str, Value]:
+    """The size at that value, and what keeps its ratio to it, each within its range."""
+    result: dict[str, Value] = {size.name: value}
+    for name in method.in_proportion:
+        partner = method.hyperparameter(name)
+        assert partner is not None
+        scaled = round(float(values[name]) * value / float(values[size.name]))
+        low, high = int(partner.minimum or 1), int(partner.maximum or scaled)
+        result[name] = min(max(scaled, low), high)
+    return result
+
+
+def _without_size(variant: Variant, own: int, shape: ModelShape) -> str:
+    if own == shape.total:
+        return "it trains every weight"
+    return "it has nothing to set its size with"
+
+
+def _limit(
+    size: Hyperparameter, candidates: Sequence[tuple[Mapping[str, Value], int]], budget: int
+) -> str:
+    """Why the nearest is still too far: beyond the end of the range, or between two steps."""
+    counts = [count for _, count in candidates]
+    low, high = min(counts), max(counts)
+    if budget > high:
+        at = candidates[counts.index(high)][0][size.name]
+        return f"{size.label} {at} is as large as it gets here, with {units.format_count(high)}"
+    if budget < low:
+        at = candidates[counts.index(low)][0][size.name]
+        return f"{size.label} {at} is as small as it gets here, with {units.format_count(low)}"
+    below = max(count for count in counts if count <= budget)
+    above = min(count for count in counts if count >= budget)
+    return f"{size.label} goes in steps: {units.format_count(below)} or {units.format_count(above)}"
+
+
+def describe(match: Match, budget: int) -> str:
+    """One line on how a variant was matched, as in "LoRA r=4: 1.2 M of 1.2 M"."""
+    count = "unknown" if match.parameters is None else units.format_count(match.parameters)
+    reason = f": {match.reason}" if match.reason else ""
+    not_within = ", not within 10 %" if match.reason else ""
+    return (
+        f"{match.variant.label}: {count} trainable of {units.format_count(budget)}"
+        f"{not_within}{reason}"
+    )

@@ -1,0 +1,111 @@
+"""The dimensions of a model that is on this machine: names and sizes of its weights.
+
+Only the headers of its safetensors files are read, without torch and without the network.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from ftlab.basics.errors import FtlabError
+from ftlab.methods.dimensions import ModelShape, shape_from
+from ftlab.methods.rates import TUNED_ON, ModelSize, size_of
+from ftlab.models.catalogue import known_model
+from ftlab.models.files import read_header, read_model_json
+from ftlab.models.reference import parse_model
+from ftlab.models.resolve import ResolvedModel, local_folder
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_NO_WEIGHTS = re.compile(
+    r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$|\.e_score_correction_bias$"
+)
+"""Tensors that no gradient reaches: GPT-2's causal mask and rotary frequencies, which the model
+makes by itself, and the balance of experts, which DeepSeek-V3 holds as a buffer."""
+
+_OTHER_PARTS = ("quantization_config", "vision_config", "audio_config")
+"""In the config of a model whose file holds other tensors than the language model that is trained:
+packed ones, or those of an encoder."""
+
+
+def shape_of_model(name: str) -> ModelShape | None:
+    """The shape of the model that `parse_model` reads the name as.
+
+    `None` where it is not here yet (the bundled one not converted, a Hub id not in the cache), and
+    where its files do not say what is trained: quantised checkpoints, models with an image encoder.
+    """
+    try:
+        folder = local_folder(parse_model(name))
+        if folder is None:
+            return None
+        config = folder / "config.json"
+        files = _weight_files(folder)
+        stamps = tuple((str(path), path.stat().st_mtime_ns) for path in (config, *files))
+        return _read(stamps) if files else None
+    except (FtlabError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # said where the model is checked and loaded
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads: one, or those that the index names."""
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        return []
+    index = read_model_json(folder / _INDEX)
+    names = {Path(file).name for file in index["weight_map"].values()}
+    return [folder / name for name in sorted(names)]
+
+
+@lru_cache(maxsize=16)
+def _read(stamps: tuple[tuple[str, int], ...]) -> ModelShape | None:
+    """Reads the config and the headers; cached by the files and the times of their last change."""
+    (config_file, _), *files = stamps
+    config = read_model_json(Path(config_file))
+    if any(config.get(key) for key in _OTHER_PARTS):
+        return None
+    weights: dict[str, tuple[int, ...]] = {}
+    for file, _ in files:
+        with Path(file).open("rb") as stream:
+            weights |= read_header(stream, Path(file).name).shapes
+    if config.get("tie_word_embeddings"):
+        weights.pop("lm_head.weight", None)  # the input embeddings once more
+    kept = {key: shape for key, shape in weights.items() if not _NO_WEIGHTS.search(key)}
+    return shape_from(kept, config)
+
+
+def size_of_model(name: str) -> ModelSize | None:
+    """The size of the model that `parse_model` reads the name as.
+
+    `None` where its config is neither on this machine nor in the catalogue, or cannot be read.
+    """
+    try:
+        reference = parse_model(name)
+        if reference.kind == "bundled":
+            return TUNED_ON
+        folder = local_folder(reference)
+        if folder is not None:
+            return size_of(ResolvedModel(reference, folder).config())
+    except (FtlabError, OSError, ValueError):
+        return None  # said where the model is checked and loaded
+    known = known_model(reference.name)
+    return None if known is None else size_of(known.config)
+
+
+def is_bundled(name: str) -> bool:
+    """Whether it is the model that the learning rates were tuned on."""
+    try:
+        return parse_model(name).kind == "bundled"
+    except FtlabError:
+        return False
+
+
+def is_model(name: str) -> bool:
+    """Whether it names a model at all, be it here or on the Hub."""
+    try:
+        parse_model(name)
+    except FtlabError:
+        return False
+    return True

@@ -1,1 +1,0 @@
-"""One module a group of checks: plain functions from facts to a `Finding`, without torch."""

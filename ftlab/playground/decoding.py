@@ -1,0 +1,571 @@
+"""Answers token by token: lanes that take turns, each carrying its rows one token on.
+
+Generation is ours here, not transformers' `generate`, because that runs one batch to its end: lanes
+take turns token by token, so that all panes stream at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, PeftType
+from torch import FloatTensor, LongTensor, Tensor
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.models.generation import generation_inputs, left_padded, virtual_tokens
+from ftlab.playground.attach import LowRank, RowAdapters
+from ftlab.playground.giving_way import Check, GiveWay
+from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate, Stopped, UpdateKind
+from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
+from ftlab.tasks.spec import Message
+
+_PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
+"""Prompt methods whose soft tokens are keys and values, not embeddings."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the first forward of a lane is given."""
+
+    model: Any
+    inputs: dict[str, Tensor]
+    cache: DynamicCache
+
+
+class Lane:
+    """Rows of one model and their cache. Positions that padding fills are masked throughout.
+
+    `prefill` and `step` return fp32 logits of the next token, (rows, vocabulary).
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel | RowAdapters, prompts: Sequence[Sequence[int]],
+        pad_id: int,
+    ) -> None:  # fmt: skip
+        self._adapters = model if isinstance(model, RowAdapters) else None
+        self._model = model.model if isinstance(model, RowAdapters) else model
+        self._prompts = list(prompts)
+        self._pad_id = pad_id
+        self._cache: DynamicCache | None = None
+        self._mask: Tensor | None = None
+        self._is_padded = False
+        self._callee: Any = None
+        self._takes: frozenset[str] = frozenset()
+
+    def prefill(self) -> Tensor:
+        """Reads the prompts."""
+        device = next(self._model.parameters()).device
+        start = _start(self._model, left_padded(self._prompts, self._pad_id, device))
+        self._callee, self._cache = start.model, start.cache
+        self._takes = _parameters(start.model)
+        self._mask = start.inputs.pop("attention_mask")
+        self._is_padded = not bool(self._mask.all())
+        return self._forward(**start.inputs)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Reads one more token in each row."""
+        assert self._mask is not None
+        mask = self._mask
+        self._mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
+        return self._forward(input_ids=torch.tensor(tokens, device=mask.device)[:, None])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all other rows."""
+        assert self._cache is not None
+        assert self._mask is not None
+        if len(rows) == self._mask.shape[0]:
+            return
+        picked = torch.tensor(rows, device=self._mask.device)
+        self._cache.batch_select_indices(picked)
+        self._mask = self._mask[picked]
+        self._is_padded = not bool(self._mask.all())
+        if self._adapters is not None:
+            self._adapters.rows = [self._adapters.rows[row] for row in rows]
+
+    def _forward(self, **inputs: Tensor) -> Tensor:
+        assert self._mask is not None
+        new = next(iter(inputs.values())).shape[1]
+        options: dict[str, Any] = {}
+        if self._is_padded:
+            positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+            options = {"attention_mask": self._mask, "position_ids": positions}
+        options = {name: value for name, value in options.items() if name in self._takes}
+        options |= {_cache_name(self._takes): self._cache}
+        output = self._callee(**inputs, **options, use_cache=True, logits_to_keep=1)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+
+def _start(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Start:
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(model, PeftModel) and virtual_tokens(model):
+        kind = model.active_peft_config.peft_type
+        if kind in _PREFIXES:
+            return _start_with_prefix(model, batch)
+        callee, inputs = generation_inputs(model, batch)
+        return Start(callee, inputs, DynamicCache(config=base.config))
+    return Start(model, batch, DynamicCache(config=base.config))
+
+
+def _start_with_prefix(model: PeftModel, batch: dict[str, Tensor]) -> Start:
+    """The prefix stands in the cache, and every row looks at it.
+
+    transformers 5.24 passes over a prefix that PEFT hands to `generate`; a forward takes it.
+    """
+    rows = batch["input_ids"].shape[0]
+    soft = batch["attention_mask"].new_ones(rows, virtual_tokens(model))
+    mask = torch.cat([soft, batch["attention_mask"]], dim=1)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
+    prefix: Any = model.get_prompt(batch_size=rows)
+    return Start(model.get_base_model(), inputs, prefix)
+
+
+def _parameters(model: Any) -> frozenset[str]:
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return frozenset(inspect.signature(base.forward).parameters)
+
+
+def _cache_name(parameters: Collection[str]) -> str:
+    """A model without a cache would take one without a word and forget all but the last token."""
+    for name in ("cache", "past_key_values"):
+        if name in parameters:
+            return name
+    raise FtlabError(
+        "This model keeps no cache of what it has read, so it cannot answer token by token here; "
+        "choose another base model."
+    )
+
+
+class TokenChooser:
+    """Chooses one row's tokens. The seed is the row's own, so no answer depends on its neighbours.
+
+    Penalty, temperature and top-p are transformers' own and come in the order of its `generate`.
+    """
+
+    def __init__(self, request: GenerateRequest, device: torch.device) -> None:
+        self._draws = request.temperature > 0
+        self._processors = LogitsProcessorList()
+        if request.repetition_penalty != 1:
+            penalty = RepetitionPenaltyLogitsProcessor(float(request.repetition_penalty))
+            self._processors.append(penalty)
+        if self._draws and request.temperature != 1:
+            self._processors.append(TemperatureLogitsWarper(float(request.temperature)))
+        if self._draws and request.top_p < 1:
+            self._processors.append(TopPLogitsWarper(float(request.top_p)))
+        self._generator = torch.Generator(device).manual_seed(request.seed)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it takes the likeliest token, whatever came before."""
+        return not self._draws and not self._processors
+
+    def choose(self, logits: Tensor, seen: Sequence[int]) -> int:
+        """The next token id; `logits` is (vocabulary,), `seen` prompt and answer so far."""
+        scores = logits[None]
+        if self._processors:
+            ids = torch.tensor(seen, device=logits.device)[None]
+            scores = self._processors(cast(LongTensor, ids), cast(FloatTensor, scores))
+        if not self._draws:
+            return int(scores.argmax())
+        probabilities = scores.softmax(dim=-1)
+        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+
+
+def divergence(logits: Tensor, base: Tensor) -> float:
+    """KL(softmax(logits) || softmax(base)) in nats, of two rows of fp32 logits.
+
+    NaN where a model's logits are: that is not the base's distribution.
+    """
+    own, other = logits.double().log_softmax(-1), base.double().log_softmax(-1)
+    terms = torch.where(own == -torch.inf, 0.0, own.exp() * (own - other))
+    return float(terms.sum().clamp(min=0.0))
+
+
+SECONDS_BETWEEN_TEXTS = 0.05
+"""A fast device makes more tokens than a page can show."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What ends an answer: one of the stop ids, or the number of tokens."""
+
+    stop_ids: frozenset[int]
+    limit: int
+
+
+@dataclass
+class Answer:
+    """A row of a lane. `send` gets its updates; `draft` holds what is known of its pane."""
+
+    prompt_ids: list[int]
+    ending: Ending
+    chooser: TokenChooser
+    tokenizer: PreTrainedTokenizerBase
+    send: Callable[[PaneUpdate], None]
+    draft: PaneUpdate
+    keeps_edges: bool = False
+    ids: list[int] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    _first: float = 0.0
+    _last: float = 0.0
+    _sent: float = 0.0
+    _has_ended: bool = False
+
+    @property
+    def seen(self) -> list[int]:
+        return self.prompt_ids + self.ids
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.ids) and (
+            self.ids[-1] in self.ending.stop_ids or len(self.ids) >= self.ending.limit
+        )
+
+    @property
+    def read(self) -> list[int]:
+        """What its lane has read before the coming turn: all but the token chosen last."""
+        return self.prompt_ids + self.ids[:-1]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its "done" or "error" was sent."""
+        return self._has_ended
+
+    def say(self, sentence: str) -> None:
+        """Sends what it waits for."""
+        self.send(self._update("status", sentence))
+
+    def tell(self, next_token: NextToken) -> None:
+        self.draft = replace(self.draft, next_token=next_token)
+
+    def take(self, token: int) -> None:
+        self._last = time.perf_counter()
+        self._first = self._first or self._last
+        self.ids.append(token)
+
+    def show(self) -> None:
+        """Sends the end, and now and then the text so far."""
+        if self.is_finished:
+            self._end(self._update("done", self.text()))
+        elif self._last - self._sent >= SECONDS_BETWEEN_TEXTS:
+            self._sent = self._last
+            # A character of several tokens decodes to U+FFFD until its last one is there.
+            self.send(self._update("text", self.text().rstrip("\ufffd")))
+
+    def fail(self, sentence: str) -> None:
+        """Ends it with an error, unless it had ended."""
+        if not self._has_ended:
+            self._end(replace(self._update("error", sentence), partial=self.text()))
+
+    def shift(self, seconds: float) -> None:
+        """Moves the clock on: so long the device was somebody else's."""
+        self.began += seconds
+        if self.ids:
+            self._first += seconds
+            self._last += seconds
+
+    def spell(self, token: int) -> str:
+        return str(self.tokenizer.decode([token]))
+
+    def text(self) -> str:
+        text = str(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+        return text if self.keeps_edges else text.strip()
+
+    def _end(self, update: PaneUpdate) -> None:
+        self._has_ended = True
+        self.send(update)
+
+    def _update(self, kind: UpdateKind, text: str) -> PaneUpdate:
+        took = self._last - self._first
+        return replace(
+            self.draft,
+            kind=kind,
+            text=text,
+            tokens=len(self.ids),
+            first_token_seconds=self._first - self.began if self.ids else None,
+            tokens_per_second=(len(self.ids) - 1) / took if took > 0 else None,
+        )
+
+
+BaseLogits = Callable[[Sequence[Answer]], Tensor]
+"""The base's next-token logits for the prompts of these answers, fp32, (answers, vocabulary)."""
+
+
+@dataclass
+class LaneOfAnswers:
+    """A lane and the answer in each of its rows.
+
+    What a pane's first distribution is held against comes from the lane itself where it carries
+    the base, so that both were rounded in the same way: `base_rows` says for each answer in which
+    row of the prefill the base reads the same prompt (`None`: it is the base's own answer). Rows
+    behind the answers are there for that alone and dropped after the prefill. A lane without the
+    base asks `base_logits`.
+    """
+
+    lane: Lane
+    answers: list[Answer]
+    base_rows: list[int | None] | None = None
+    base_logits: BaseLogits | None = None
+    _open: list[Answer] = field(default_factory=list)
+    _has_begun: bool = False
+
+    def advance(self) -> None:
+        """One token in each open answer."""
+        if self._has_begun:
+            self._take(self.lane.step([answer.ids[-1] for answer in self._open]))
+        else:
+            logits = self._begin()
+            self._take(logits)
+            if self.base_logits is not None:  # after the first token has its time
+                self._compare(logits, self.base_logits(self.answers))
+            self._has_begun = True
+        for answer in self._open:
+            answer.show()
+        rows = [row for row, answer in enumerate(self._open) if not answer.is_finished]
+        self._open = [self._open[row] for row in rows]
+        if rows:
+            self.lane.keep(rows)
+
+    def read_again(self) -> None:
+        """Brings a new lane to where these answers stood, if they had begun before it was made."""
+        if self.answers[0].ids:
+            self._open = list(self.answers)
+            self.lane.prefill()
+            self._has_begun = True
+
+    @property
+    def is_finished(self) -> bool:
+        return self._has_begun and not self._open
+
+    def paused(self, seconds: float) -> None:
+        """Leaves the time out that a training run had the device."""
+        for answer in self._open if self._has_begun else self.answers:
+            answer.shift(seconds)
+
+    def fail(self, error: Exception) -> None:
+        sentence = say(error, "This pane could not answer")
+        for answer in self.answers:
+            answer.fail(sentence)
+
+    def _begin(self) -> Tensor:
+        self._open = list(self.answers)
+        logits = self.lane.prefill()
+        if self.base_rows is not None:
+            for answer, row, base_row in zip(
+                self.answers, logits[: len(self.answers)], self.base_rows, strict=True
+            ):
+                if base_row is not None:
+                    answer.tell(next_token(answer, row, logits[base_row]))
+        self.lane.keep(range(len(self.answers)))
+        return logits[: len(self.answers)]
+
+    def _take(self, logits: Tensor) -> None:
+        likeliest = logits.argmax(dim=-1).tolist()
+        for answer, best, row in zip(self._open, likeliest, logits, strict=True):
+            plain = answer.chooser.is_plain
+            answer.take(best if plain else answer.chooser.choose(row, answer.seen))
+
+    def _compare(self, logits: Tensor, base: Tensor) -> None:
+        for answer, row, other in zip(self.answers, logits, base, strict=True):
+            answer.tell(next_token(answer, row, other))
+
+
+def shared_lane(
+    adapters: RowAdapters, worn: Sequence[LowRank], answers: Sequence[Answer], pad_id: int
+) -> LaneOfAnswers:
+    """The lane of all answers that share the base; `worn` is what each of them wears.
+
+    The base reads every prompt of an adapter too, in a row of its own where it does not answer it.
+    Answers that had begun were compared with it then.
+    """
+    wears = [adapters.wears(adapter) for adapter in worn]
+    prompts = [answer.read for answer in answers]
+    if answers[0].ids:
+        adapters.rows = wears
+        return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers))
+    base_row = {
+        tuple(p): row for row, (p, w) in enumerate(zip(prompts, wears, strict=True)) if not w
+    }
+    for prompt in prompts[:]:
+        if tuple(prompt) not in base_row:
+            base_row[tuple(prompt)] = len(prompts)
+            prompts.append(prompt)
+    adapters.rows = [*wears, *[0] * (len(prompts) - len(wears))]
+    base_rows = [
+        base_row[tuple(answer.prompt_ids)] if adapter else None
+        for answer, adapter in zip(answers, wears, strict=True)
+    ]
+    return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers), base_rows)
+
+
+def read_again(lanes: Sequence[LaneOfAnswers]) -> list[LaneOfAnswers]:
+    """The lanes, each where its answers stood; an error of one is said in its panes.
+
+    Those whose turn was next come first: otherwise the first lane would be ahead after every
+    interruption, and the others slower by that.
+    """
+    ready = []
+    for lane in lanes:
+        try:
+            lane.read_again()
+        except Exception as error:
+            lane.fail(error)
+        else:
+            ready.append(lane)
+    return sorted(ready, key=lambda lane: len(lane.answers[0].ids))
+
+
+def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> GiveWay | None:
+    """Carries all lanes to their end. An error of one is said in its panes; the others go on.
+
+    Ends early where the device is wanted with its memory: `check`'s word on how to give way to
+    that is returned, for when everything that this works on is let go.
+    """
+    open_lanes = list(lanes)
+    while open_lanes:
+        for lane in list(open_lanes):
+            waited = check()
+            if callable(waited):
+                return waited
+            if waited:
+                for other in open_lanes:
+                    other.paused(waited)
+            try:
+                lane.advance()
+            except Stopped:
+                raise
+            except Exception as error:
+                lane.fail(error)
+                open_lanes.remove(lane)
+                continue
+            if lane.is_finished:
+                open_lanes.remove(lane)
+    return None
+
+
+def next_token(answer: Answer, logits: Tensor, base: Tensor) -> NextToken:
+    own, other = int(logits.argmax()), int(base.argmax())
+    kl = divergence(logits, base)
+    return NextToken(
+        kl_nats=kl if math.isfinite(kl) else None,
+        token=answer.spell(own),
+        base_token=answer.spell(other),
+        top1_changed=own != other,
+    )
+
+
+SMALLER = "ask for fewer tokens, or shorten the prompt"
+
+
+def say(error: Exception, what: str, if_memory_is_out: str = SMALLER) -> str:
+    """The sentence for an error; one that is ours to put right goes to the log as well."""
+    if isinstance(error, FtlabError):
+        return one_line(error)
+    traceback.print_exc()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        return f"{what}: out of memory; {if_memory_is_out}."
+    return f"{what}: {one_line(error)[:200]} (the log has the traceback)."
+
+
+SendEach = Callable[[int, PaneUpdate], None]
+"""Gets the prompt's place and the pane's update."""
+
+
+class AnswerBuilder:
+    """Formats the prompts of one request for one base model."""
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        request: GenerateRequest,
+        prompts: Sequence[str],
+        send: SendEach,
+    ) -> None:
+        self._base = base
+        self._tokenizer = tokenizer
+        self._formatter = PromptFormatter(TransformersTokenizer(tokenizer))
+        self._request = request
+        self._prompts = prompts
+        self._send = send
+        self._stop_ids = frozenset(self._formatter.stop_ids())
+        self._device = next(base.parameters()).device
+        self.pad_id = int(tokenizer.pad_token_id)
+
+    def answers(self, pane: PaneUpdate, soft_tokens: int) -> list[Answer]:
+        """One answer a prompt, to go on from the pane's first update (its place, note, hash).
+
+        A prompt that the model has no room for is said in its pane.
+        """
+        answers = []
+        for number, prompt in enumerate(self._prompts):
+            send = partial(self._send, number)
+            try:
+                ids = self._prompt_ids(pane.pane, prompt)
+                limit = min(self._request.max_new_tokens, self._room(len(ids), soft_tokens))
+            except Exception as error:
+                sentence = say(error, "The prompt could not be read")
+                send(PaneUpdate(pane.pane, "error", sentence))
+                continue
+            answers.append(
+                Answer(
+                    prompt_ids=ids,
+                    ending=Ending(self._stop_ids, limit),
+                    chooser=TokenChooser(self._request, self._device),
+                    tokenizer=self._tokenizer,
+                    send=send,
+                    draft=pane,
+                    keeps_edges=self._request.mode == "completion",
+                )
+            )
+        return answers
+
+    def base_logits(self) -> BaseLogits:
+        """The base's first logits, computed once for the same prompts."""
+        known: dict[tuple[tuple[int, ...], ...], Tensor] = {}
+
+        def logits(answers: Sequence[Answer]) -> Tensor:
+            prompts = tuple(tuple(answer.prompt_ids) for answer in answers)
+            if prompts not in known:
+                known[prompts] = Lane(self._base, prompts, self.pad_id).prefill()
+            return known[prompts]
+
+        return logits
+
+    def _prompt_ids(self, place: int, prompt: str) -> list[int]:
+        if self._request.mode == "completion":
+            return self._formatter.plain_ids(prompt)
+        system = self._request.system.strip()
+        first = [Message("system", system)] if system else []
+        history = self._request.history(place)
+        return self._formatter.prompt_ids([*first, *history, Message("user", prompt)])
+
+    def _room(self, prompt: int, soft: int) -> int:
+        """Tokens that still fit behind the prompt."""
+        context = getattr(self._base.config, "max_position_embeddings", None)
+        if context is None:
+            return self._request.max_new_tokens
+        if prompt + soft >= context:
+            parts = f"{prompt:,} tokens" + (f" and {soft} soft tokens before it" if soft else "")
+            raise FtlabError(
+                f"The prompt has {parts}; the model's context is {context:,} tokens and the answer "
+                "needs some of them, so shorten the prompt or begin a new chat."
+            )
+        return int(context) - prompt - soft

@@ -1,0 +1,343 @@
+"""A grid's prompts out of text or a file, and its answers as a table. No torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import UnsuitableFile, person_path, read_plain
+from ftlab.basics.words import inert
+from ftlab.playground.grid import Cell, GridDirectory, GridRequest
+from ftlab.playground.panes import BASE
+from ftlab.records.differences import (
+    PairedDifference,
+    paired_difference,
+    paired_interval,
+    wilson_interval,
+)
+from ftlab.records.run import write_atomically
+from ftlab.tasks.files import (
+    EXTENSIONS,
+    MAX_BYTES,
+    columns_of,
+    guess_mapping,
+    list_columns,
+    read_rows,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean score of a pane minus that of `over`, paired by prompt, with its 95 % interval."""
+
+    over: str
+    mean: float
+    low: float
+    high: float
+    prompts: int
+
+    @property
+    def is_shown(self) -> bool:
+        return PairedDifference(self.mean, self.low, self.high, self.prompts).is_shown
+
+
+@dataclass(frozen=True)
+class PaneSummary:
+    """One pane over all prompts.
+
+    `score` is the mean of `scored` answers in [0, 1] and `interval` its 95 % interval (`None`
+    below two answers). `right` counts the answers of score 1 where every score of the grid is 0 or
+    1, else it is `None`. `gain` is over the base pane, or over the first pane where the base does
+    not answer; that pane itself has none. `tokens_per_second` is the median.
+    """
+
+    pane: int
+    name: str
+    label: str
+    method: str
+    answered: int
+    errors: int
+    scored: int
+    score: float | None
+    interval: tuple[float, float] | None
+    gain: Gain | None
+    metric: str
+    right: int | None
+    tokens_per_second: float | None
+
+
+def by_place(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
+    """The cells by (prompt, pane)."""
+    return {(cell.prompt, cell.pane): cell for cell in cells}
+
+
+def pane_labels(request: GridRequest) -> list[str]:
+    """A label a pane, each another one: a second "LoRA" is "LoRA (2)"."""
+    labels: list[str] = []
+    for pane in range(len(request.panes)):
+        label, count = request.label(pane), 2
+        while label in labels:
+            label, count = f"{request.label(pane)} ({count})", count + 1
+        labels.append(label)
+    return labels
+
+
+def to_table(grid: GridDirectory) -> pd.DataFrame:
+    """One row a prompt: "prompt", then for each pane "… answer", "… score" and "… verdict".
+
+    An error stands in the answer's place, in brackets; what is not there yet is missing. Without
+    any score there are no columns for them. Raises `FtlabError` for a grid that cannot be read.
+    """
+    import pandas as pd
+
+    request, cells = grid.request(), grid.cells()
+    places = by_place(cells)
+    is_scored = any(cell.score is not None for cell in cells)
+    columns: dict[str, list[object]] = {"prompt": list(request.prompts)}
+    for pane, label in enumerate(pane_labels(request)):
+        column = [places.get((prompt, pane)) for prompt in range(len(request.prompts))]
+        columns[f"{label} answer"] = [
+            None if cell is None else f"[{cell.error}]" if cell.error else cell.answer
+            for cell in column
+        ]
+        if is_scored:
+            columns[f"{label} score"] = [cell.score if cell else None for cell in column]
+            columns[f"{label} verdict"] = [cell.verdict if cell else None for cell in column]
+    return pd.DataFrame(columns)
+
+
+def summary(grid: GridDirectory) -> list[PaneSummary]:
+    """What became of each pane; raises `FtlabError` for a grid that cannot be read."""
+    request, cells = grid.request(), grid.cells()
+    labels = pane_labels(request)
+    is_binary = all(cell.score in (0, 1) for cell in cells if cell.score is not None)
+    scores = [
+        {cell.prompt: cell.score for cell in cells if cell.pane == pane and cell.score is not None}
+        for pane in range(len(labels))
+    ]
+    reference = request.panes.index(BASE) if BASE in request.panes else 0
+    found = []
+    for pane, label in enumerate(labels):
+        own = [cell for cell in cells if cell.pane == pane]
+        values = list(scores[pane].values())
+        gain = _gain(scores[reference], scores[pane], labels[reference])
+        found.append(
+            PaneSummary(
+                pane=pane,
+                name=request.panes[pane],
+                label=label,
+                method=request.method(pane),
+                answered=sum(not cell.error for cell in own),
+                errors=sum(bool(cell.error) for cell in own),
+                scored=len(values),
+                score=statistics.fmean(values) if values else None,
+                interval=_interval(values, is_binary),
+                gain=None if pane == reference else gain,
+                metric=next((cell.metric for cell in own if cell.metric), ""),
+                right=sum(value == 1 for value in values) if values and is_binary else None,
+                tokens_per_second=_median([cell.tokens_per_second for cell in own]),
+            )
+        )
+    return found
+
+
+def headline(grid: GridDirectory) -> str:
+    """The grid in one sentence; a difference that its interval does not carry is not claimed.
+
+    "LoRA answers 14 of 20 held-out questions; Base 6.", with mean scores for a graded metric. Where
+    nothing is scored it says how much was answered.
+    """
+    panes = summary(grid)
+    if not any(pane.scored for pane in panes):
+        return _without_scores(grid.request(), panes)
+    order = sorted(
+        (pane for pane in panes if pane.score is not None), key=lambda pane: -(pane.score or 0.0)
+    )
+    parts = [_part(pane, order[0]) for pane in order]
+    gains = [pane.gain for pane in order if pane.gain]
+    if not gains:
+        return f"{'; '.join(parts)}."
+    if not any(gain.is_shown for gain in gains):
+        return f"{', '.join(parts)}: no difference shown."
+    doubts = [
+        f" (no difference from {pane.gain.over} shown)"
+        if pane.gain and not pane.gain.is_shown
+        else ""
+        for pane in order
+    ]
+    return f"{'; '.join(part + doubt for part, doubt in zip(parts, doubts, strict=True))}."
+
+
+def _part(pane: PaneSummary, first: PaneSummary) -> str:
+    """What one pane reached; the first one says of what."""
+    if pane.right is None:
+        score = f"{pane.label} {pane.score:.2f}"
+        return f"{pane.label} scores {pane.score:.2f} ({pane.metric})" if pane is first else score
+    if pane is first:
+        questions = "question" if pane.scored == 1 else "questions"
+        return f"{pane.label} answers {pane.right} of {pane.scored} held-out {questions}"
+    return f"{pane.label} {pane.right}" + f" of {pane.scored}" * (pane.scored != first.scored)
+
+
+def _without_scores(request: GridRequest, panes: Sequence[PaneSummary]) -> str:
+    answered = sum(pane.answered for pane in panes)
+    errors = sum(pane.errors for pane in panes)
+    prompts, count = len(request.prompts), len(panes)
+    text = (
+        f"{prompts} prompt{'s' * (prompts != 1)} in {count} pane{'s' * (count != 1)}: "
+        f"{answered} of {request.cells} answered"
+    )
+    return f"{text}, {errors} error{'s' * (errors != 1)}." if errors else f"{text}."
+
+
+def _gain(base: Mapping[int, float], own: Mapping[int, float], over: str) -> Gain | None:
+    both = sorted(base.keys() & own.keys())
+    found = paired_difference([base[p] for p in both], [own[p] for p in both])
+    return Gain(over, found.mean, found.low, found.high, found.examples) if found else None
+
+
+def _interval(values: Sequence[float], is_binary: bool) -> tuple[float, float] | None:
+    """Of a share by Wilson's score, as a bootstrap of 0 of 20 is sure of 0; else a bootstrap's."""
+    if len(values) < 2:
+        return None
+    if is_binary:
+        return wilson_interval(sum(values), len(values))
+    _, low, high = paired_interval([0.0] * len(values), values)
+    return low, high
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+CSV_COLUMNS = (
+    "grid", "number", "prompt", "pane", "label",
+    *(field.name for field in fields(Cell) if field.name not in ("prompt", "pane")),
+)  # fmt: skip
+"""`number` is the prompt's place from 1; `pane` the name asked for: "base", a run id, …"""
+
+
+def write_csv(grid: GridDirectory, path: Path) -> None:
+    """Writes one row a cell with the columns of `CSV_COLUMNS`, UTF-8, by atomic rename.
+
+    A text that begins with =, +, -, @, a tab or a line end (after spaces or not) gets an apostrophe
+    before it, so that no answer of a model runs as a formula where the file is opened. Raises
+    `FtlabError` for a grid that cannot be read, `OSError` for a path that cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS)  # its line end \r\n also quotes a lone \r
+    writer.writeheader()
+    for row in _rows(grid):
+        writer.writerow({key: inert(value) for key, value in row.items()})
+    write_atomically(path, text.getvalue().encode())
+
+
+def as_record(grid: GridDirectory) -> dict[str, Any]:
+    """The grid as JSON takes it: status, headline, panes and cells with raw numbers."""
+    result = grid.result()
+    return {
+        "grid": grid.grid_id,
+        "status": grid.status(),
+        "reason": result.reason if result else "",
+        "headline": headline(grid),
+        "panes": [asdict(pane) for pane in summary(grid)],
+        "cells": list(_rows(grid)),
+    }
+
+
+def _rows(grid: GridDirectory) -> Iterator[dict[str, Any]]:
+    request = grid.request()
+    labels = pane_labels(request)
+    for cell in sorted(grid.cells(), key=lambda cell: (cell.prompt, cell.pane)):
+        yield asdict(cell) | {
+            "grid": grid.grid_id,
+            "number": cell.prompt + 1,
+            "prompt": request.prompts[cell.prompt],
+            "pane": request.panes[cell.pane],
+            "label": labels[cell.pane],
+        }
+
+
+BORDER = "---"
+"""A line of its own between prompts of several lines."""
+
+_TEXT = ".txt"
+
+
+def read_prompts(text: str) -> list[str]:
+    """One prompt a line; or, if any line is only "---", one prompt between two of those.
+
+    Blank prompts are left out, and so is white space around the others.
+    """
+    # Not splitlines: a form feed or U+2028 inside a prompt ends no line.
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if not any(line.strip() == BORDER for line in lines):
+        return [line.strip() for line in lines if line.strip()]
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip() == BORDER:
+            blocks.append([])
+        else:
+            blocks[-1].append(line)
+    prompts = ["\n".join(block).strip() for block in blocks]
+    return [prompt for prompt in prompts if prompt]
+
+
+def prompts_of_file(path: Path) -> list[str]:
+    """The prompts of a text file, or of the column of prompts in CSV, JSON, JSONL or Parquet.
+
+    The column is found by its name, as a task's is ("prompt", "question", …). Raises `FtlabError`
+    for a file that cannot be read, has no such column, or no prompt in it.
+    """
+    path = person_path(str(path))
+    if path.suffix.lower() == _TEXT:
+        prompts = read_prompts(_text(path))
+    elif path.suffix.lower() in EXTENSIONS or not path.is_file():
+        prompts = _column(path)
+    else:
+        raise FtlabError(
+            f"{path.name} ends in '{path.suffix}', which is no kind of prompt file; use one of: "
+            f"{', '.join([_TEXT, *EXTENSIONS])}."
+        )
+    if not prompts:
+        raise FtlabError(f"{path.name} holds no prompt; write one a line.")
+    return prompts
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_plain(path, MAX_BYTES, follow_link=True).decode("utf-8")
+    except UnsuitableFile:
+        raise
+    except OSError as error:
+        raise FtlabError(f"The file '{path}' cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise FtlabError(
+            f"{path.name} is not UTF-8 at byte {error.start:,}; save it again as UTF-8."
+        ) from None
+
+
+def _column(path: Path) -> list[str]:
+    rows = read_rows(path)
+    columns = columns_of(rows)
+    column = guess_mapping(columns, []).prompt  # by name alone: a column of chats is no prompt
+    if column is None:
+        raise FtlabError(
+            f"{path.name} has no column of prompts; call one 'prompt'. Its columns: "
+            f"{list_columns(columns)}."
+        )
+    return [text for text in (_cell(row.get(column)) for row in rows) if text]
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()  # NaN differs from itself

@@ -1,0 +1,342 @@
+"""Adapters from elsewhere: checked, and kept beside the runs under a name of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import plain_line, shown_name
+from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.methods.peft_rules import read_object
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.files import Header, read_header
+from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.resolve import ResolvedModel
+from ftlab.playground.adapter_files import (
+    MAX_BYTES,
+    AdapterFacts,
+    OpenFile,
+    adapter_files,
+    check_config,
+    no_numbers,
+    unknown_key,
+)
+from ftlab.playground.fitting import is_the_same, why_not_on
+from ftlab.playground.panes import (
+    CONFIG_FILE,
+    UPLOADED,
+    WEIGHTS_FILE,
+    AdapterRecord,
+    PaneSource,
+    find_source,
+    misfit_words,
+    read_record,
+    same_name,
+    uploaded_folder,
+    write_record,
+    wrong_base,
+)
+from ftlab.records.run import check_writable
+
+MAX_LABEL_CHARACTERS = 60
+
+_MAX_SLUG_CHARACTERS = 40
+_CHUNK = 2**20
+
+
+def bring_adapter(
+    source: Path,
+    runs_folder: Path,
+    label: str = "",
+    access: Access = EVERYTHING,
+    base: str | None = None,
+) -> PaneSource:
+    """Keeps a PEFT adapter that lies in a folder or a .zip, and says by what name it answers.
+
+    `label` "" is the name of the folder or the zip. What was brought before is found again; a
+    label given then takes the place of the old one. `base` is the model that it is to answer on;
+    without one it is the model that the adapter names. Raises `FtlabError` with the way out for
+    anything that is not one whole adapter fit to be laid over that base unchanged, and for one
+    whose base `access` does not let its bringer name.
+    """
+    check_writable(runs_folder)
+    access.check_upload()
+    given = _clean(label)
+    parent = uploaded_folder(runs_folder)
+    with adapter_files(source) as open_file, _work_folder(parent) as work:
+        config = _read_config(open_file)
+        facts = check_config(config)
+        _check_base(facts.model, access)
+        sha256, ranks = _store(open_file, config, facts, work)
+        record = AdapterRecord(
+            label=given or _clean(source.name if source.is_dir() else source.stem) or "Adapter",
+            method=facts.method,
+            model=facts.model,
+            sha256=sha256,
+            detail=f"{facts.describe(ranks)}, brought along",
+            named_by_folder=bool(facts.place),
+        )
+        record = _name_base(record, facts.place, base, access)
+        _check_fit(work, record, base or _base_of(record, facts.place, access))
+        folder = _keep(work, parent, record, config)
+        kept = read_record(folder)
+        vouched = tuple(dict.fromkeys((*kept.vouched, *record.vouched)))
+        new = replace(kept, label=given or kept.label, vouched=vouched)
+        if record.same_weights and not new.same_weights:
+            new = replace(new, model=record.model, same_weights=True)
+        if new != kept:
+            write_record(folder, new)
+    return find_source(runs_folder, UPLOADED + folder.name)
+
+
+def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
+    """Writes down that a person says `model` is the base of a brought adapter ("adapter:…").
+
+    Raises `FtlabError` for an adapter that is not there, or whose tensors do not fit that base.
+    """
+    check_writable(runs_folder)
+    parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
+    if not name.startswith(UPLOADED) or wanted not in _names(parent):
+        raise FtlabError(
+            f"'{shown_name(name)}' names no adapter that was brought along; only of those can "
+            "somebody say what the base model is."
+        )
+    source = find_source(runs_folder, name)
+    why = why_not_on(source.files, model)
+    if why:
+        raise FtlabError(misfit_words(source, model, why))
+    record = read_record(parent / wanted)
+    if wrong_base(source, model):
+        vouched = (*record.vouched, same_name(model))
+        write_record(parent / wanted, replace(record, vouched=vouched))
+    return find_source(runs_folder, name)
+
+
+def forget_adapter(runs_folder: Path, name: str) -> None:
+    """Removes a brought adapter, named as its pane is ("adapter:…").
+
+    Raises `FtlabError` if there is none of that name or it cannot be removed.
+    """
+    check_writable(runs_folder)
+    parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
+    if wanted not in _names(parent):
+        raise FtlabError(
+            f"There is no adapter '{wanted[:80]}' that was brought along; the playground's list "
+            "shows those there are."
+        )
+    gone = parent / f".gone-{secrets.token_hex(8)}"
+    try:
+        os.rename(parent / wanted, gone)  # first out of sight, so nobody finds half of it
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise FtlabError(
+            f"The adapter '{wanted}' cannot be removed ({error.strerror}); make the runs folder "
+            "writable."
+        ) from None
+
+
+def _check_base(model: str, access: Access) -> None:
+    try:
+        access.check_model(model)
+    except FtlabError as error:
+        raise FtlabError(
+            f"The adapter's base_model_name_or_path cannot be taken: {str(error)[:-1]}, or write "
+            f"the model's public id into {CONFIG_FILE}."
+        ) from None
+
+
+def _name_base(
+    record: AdapterRecord, place: str, base: str | None, access: Access
+) -> AdapterRecord:
+    """The record, naming `base` where the adapter names a folder that holds that base's weights."""
+    model = base or BUNDLED_ID
+    if not _may_look(place, access) or not is_the_same(place, model):
+        return record
+    return replace(record, model=ResolvedModel(parse_model(model), Path()).public_id,
+                   same_weights=True)  # fmt: skip
+
+
+def _may_look(place: str, access: Access) -> bool:
+    """A file that a stranger brings is not to say what lies on this machine."""
+    try:
+        access.check_model(place)
+    except FtlabError:
+        return False
+    return bool(place)
+
+
+def _base_of(record: AdapterRecord, place: str, access: Access) -> str:
+    """What an adapter is held against if nobody says: the base that it names, and for a folder that
+    is not here the bundled model."""
+    if not record.named_by_folder:
+        return record.model
+    return place if _may_look(place, access) and shape_of_model(place) else BUNDLED_ID
+
+
+def _check_fit(work: Path, record: AdapterRecord, model: str) -> None:
+    """Refuses unknown keys, and tensors that do not fit the base as far as that is known."""
+    source = PaneSource(UPLOADED, record.label, model=record.model, folder=work)
+    unknown = unknown_key(read_object((work / CONFIG_FILE).read_bytes()))
+    if unknown:
+        raise FtlabError(f"{CONFIG_FILE} {unknown} Correct it, or take it out, and try again.")
+    why = why_not_on(source.files, model)
+    if why:
+        raise FtlabError(misfit_words(source, model, why))
+
+
+def _read_config(open_file: OpenFile) -> bytes:
+    with open_file(CONFIG_FILE) as stream:
+        data = stream.read(MAX_BYTES[CONFIG_FILE] + 1)
+    if len(data) > MAX_BYTES[CONFIG_FILE]:
+        raise FtlabError(f"{CONFIG_FILE} is longer than it claims to be; save the adapter again.")
+    return data
+
+
+@contextmanager
+def _work_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder whose name begins with a dot, so that no list shows it; gone at the end."""
+    work = parent / f".bring-{secrets.token_hex(8)}"
+    try:
+        work.mkdir(parents=True)
+        yield work
+    except OSError as error:
+        raise FtlabError(
+            f"The adapter cannot be kept in the runs folder ({error.strerror}); free some space "
+            "there, make it writable, or name another with --runs-dir."
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _store(
+    open_file: OpenFile, config: bytes, facts: AdapterFacts, work: Path
+) -> tuple[str, list[int]]:
+    """Writes both files into `work`; gives back the SHA-256 of the weights and LoRA's ranks."""
+    (work / CONFIG_FILE).write_bytes(config)
+    with open_file(WEIGHTS_FILE) as stream:
+        # The header says how long the file is, so no more is written than an adapter can have.
+        header = read_header(stream, WEIGHTS_FILE)
+        if header.file_bytes > MAX_BYTES[WEIGHTS_FILE]:
+            raise FtlabError(
+                f"{WEIGHTS_FILE} claims {header.file_bytes:,} bytes; at most "
+                f"{MAX_BYTES[WEIGHTS_FILE]:,} are taken, so bring a smaller adapter."
+            )
+        _check_together(facts, header.shapes)
+        sha256 = _copy(stream, header, work / WEIGHTS_FILE)
+    _check_numbers(work / WEIGHTS_FILE, header)
+    return sha256, _ranks(header.shapes)
+
+
+def _check_numbers(file: Path, header: Header) -> None:
+    spoilt = no_numbers(file, header)
+    if spoilt:
+        raise FtlabError(
+            f"{WEIGHTS_FILE} holds values in {shown_name(spoilt, 120)} that are no numbers (NaN or "
+            "infinity): its training went astray, so bring an earlier checkpoint or another."
+        )
+
+
+def _copy(stream: BinaryIO, header: Header, target: Path) -> str:
+    digest = hashlib.sha256(header.raw)
+    left = header.data_bytes
+    with target.open("xb") as file:
+        file.write(header.raw)
+        while left:
+            chunk = stream.read(min(left, _CHUNK))
+            if not chunk:
+                raise FtlabError(
+                    f"{WEIGHTS_FILE} is cut off: {left:,} of {header.file_bytes:,} bytes are "
+                    "missing; copy or download it again."
+                )
+            file.write(chunk)
+            digest.update(chunk)
+            left -= len(chunk)
+    if stream.read(1):
+        raise FtlabError(
+            f"{WEIGHTS_FILE} goes on after its last tensor, so it is no valid safetensors file; "
+            "save it again with safe_serialization=True."
+        )
+    return digest.hexdigest()
+
+
+def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """A configuration that asks for more than the weights have would make PEFT fill the memory."""
+    if facts.rank is not None:
+        asked, what = facts.rank, "r"
+        held = _ranks(shapes)
+    elif facts.tokens is not None:
+        asked, what = facts.tokens, "num_virtual_tokens"
+        held = [shape[0] for name, shape in shapes.items() if shape and "prompt_embed" in name]
+    else:
+        return
+    if not held or asked > max(held):
+        found = f"have {max(held)}" if held else "hold none of its tensors"
+        raise FtlabError(
+            f"{CONFIG_FILE} says {facts.peft_type} with {what}={asked}, but the weights {found}; "
+            "bring the two files of one adapter."
+        )
+
+
+def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """LoRA's rank in each layer that it adapts."""
+    return [
+        shape[0]
+        for name, shape in shapes.items()
+        if shape and re.search(r"\.lora_(embedding_)?A\b", name)
+    ]
+
+
+def _keep(work: Path, parent: Path, record: AdapterRecord, config: bytes) -> Path:
+    """Gives the finished folder its name in one step, unless the same adapter is there already."""
+    write_record(work, record)
+    base = f"{_slug(record.label)}-{record.sha256[:8]}"
+    number = 1
+    while True:
+        for name in _names(parent):
+            if _is_same(parent / name, record.sha256, config):
+                return parent / name
+        folder = parent / (base if number == 1 else f"{base}-{number}")
+        try:
+            os.rename(work, folder)
+            return folder
+        except OSError:
+            if not folder.exists():
+                raise
+            number += 1  # the same weights with another configuration, or a damaged folder
+
+
+def _is_same(folder: Path, digest: str, config: bytes) -> bool:
+    try:
+        return (
+            read_record(folder).sha256 == digest
+            and (folder / CONFIG_FILE).read_bytes() == config
+            and (folder / WEIGHTS_FILE).is_file()
+        )
+    except (FtlabError, OSError):
+        return False
+
+
+def _names(parent: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(parent) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def _clean(label: str) -> str:
+    """One short line that a terminal and a page can show."""
+    return plain_line(label, MAX_LABEL_CHARACTERS)
+
+
+def _slug(label: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower())[:_MAX_SLUG_CHARACTERS].strip("-")
+    return slug or "adapter"

@@ -1,0 +1,118 @@
+"""What would have been predicted of a run, laid beside what it measured."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from ftlab.basics.cards import CONTEXT_BYTES
+from ftlab.basics.devices import free_bytes, resolve_device
+from ftlab.basics.units import format_bytes
+from ftlab.models.loading import give_back_memory
+from ftlab.models.resolve import resolve_model
+from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
+from ftlab.prediction.simulation.predict import predict
+from ftlab.records.result import RunResult
+from ftlab.records.spec import RunSpec
+from ftlab.tasks.order import BatchSize
+from ftlab.training.memory import CardMemory, card_memory
+
+
+def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
+    """The result with the peak that is predicted for its longest batch; never raises.
+
+    To be called when all is measured: predicting takes memory and a second of its own, and patches
+    torch. Without a batch, or without a prediction, the result is as it was.
+    """
+    if longest is None or spec.variant is None:
+        return result
+    try:
+        found = predict(question_of(spec, longest))
+    except Exception:
+        traceback.print_exc()  # to the run's log; the run is as good without
+        return result
+    measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
+    return replace(result, measures=measures, predicted_anatomy=found.anatomy)
+
+
+def with_remedies(
+    result: RunResult, spec: RunSpec, phase: str, longest: BatchSize | None
+) -> RunResult:
+    """The result of a run that ran out of memory, saying when, at what size, and what would fit.
+
+    On a GPU it says as well what others hold of the card. To be called when the model is gone;
+    never raises.
+    """
+    gc.collect()
+    memory = _card_memory(spec)
+    measures = result.measures
+    where = f" in the {phase} phase" if phase else ""
+    if phase == "train" and measures.steps_done is not None:
+        where += f", in step {measures.steps_done + 1} of {spec.settings.steps}"
+    peak = result.phases[phase].peak_bytes if phase in result.phases else None
+    size = f" after a peak of {format_bytes(peak)} ({result.memory_kind})" if peak else ""
+    limit = f"; the limit is {format_bytes(spec.memory_limit)}" if spec.memory_limit else ""
+    advice = ""
+    if phase == "train" and longest is not None:
+        try:
+            advice = _predicted(spec, longest, measures.before_model_bytes, memory)
+        except Exception:
+            traceback.print_exc()
+    advice = advice or remedies(spec, phase)
+    others = f" {memory.sentence}" if memory is not None and memory.sentence else ""
+    kept = _KEPT if phase == "evaluate" and spec.variant is not None else ""
+    return replace(result, reason=f"Out of memory{where}{size}{limit}.{others} {advice}{kept}")
+
+
+_KEPT = " What it trained was saved before, and can be exported."
+
+
+def _card_memory(spec: RunSpec) -> CardMemory | None:
+    """Of the run's GPU, once torch has given back what it keeps; `None` on other devices."""
+    if not resolve_device(spec.device).is_cuda:
+        return None
+    try:
+        give_back_memory(torch.device("cuda", 0))
+        return card_memory(torch.device("cuda", 0))
+    except Exception:  # a device past answering; the run's own error says more
+        traceback.print_exc()
+        return None
+
+
+def _predicted(
+    spec: RunSpec, longest: BatchSize, before_model: int | None, memory: CardMemory | None
+) -> str:
+    device = resolve_device(spec.device)
+    if device.is_gpu:
+        room = device.memory_bytes - CONTEXT_BYTES if memory is None else memory.room
+        room = min(room, spec.memory_limit) if spec.memory_limit else room
+    elif spec.memory_limit:
+        room = spec.memory_limit - (before_model or 0)
+    else:
+        room = free_bytes(device) or 0
+    return predicted_remedies(question_of(spec, longest), room, _ask)
+
+
+def question_of(spec: RunSpec, longest: BatchSize) -> Question:
+    """What is asked of the predictor for the run's longest batch."""
+    assert spec.variant is not None
+    config = resolve_model(spec.model).config()
+    return run_question(
+        config,
+        spec.variant,
+        spec.settings,
+        spec.dtype_policy,
+        longest,
+        resolve_device(spec.device),
+    )
+
+
+def _ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+    """Answers in this very process, which has its memory back."""
+    for place, question in enumerate(questions):
+        yield place, predict(question)

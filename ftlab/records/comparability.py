@@ -1,0 +1,411 @@
+"""Whether runs may be held against each other: what must be equal, and what differs.
+
+Two runs are comparable only if every condition of `CONDITIONS` agrees and neither was disturbed.
+Table, figures, report and card all read this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from ftlab.basics.devices import kind_of
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import join_names, plural, shorten, some_names
+from ftlab.models.reference import model_label
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.schema import Field, fields_of
+from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
+from ftlab.tasks.spec import Example, TaskData
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ftlab.records.store import Run
+
+
+SCORED = "scored_examples"
+"""Where a run's environment says how many examples it scored."""
+
+_OWNERS = {"bundled": "task", "file": "file", "hub": "data set"}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`count` examples of the split are scored. `reason` says why it is not the number asked for;
+    empty where it is."""
+
+    count: int
+    reason: str = ""
+
+
+def measured_split(data: TaskData, settings: TrainingSettings) -> tuple[Example, ...]:
+    """All examples of the split that the settings score."""
+    return data.tuning if settings.eval_split == "tuning" else data.held_out
+
+
+def scored_of(request: SweepRequest, data: TaskData, too_long: int = 0) -> Scored:
+    """What a sweep will score; `too_long` of the examples asked for do not fit the length."""
+    settings = request.settings
+    split = EVAL_SPLITS[settings.eval_split]
+    there = len(measured_split(data, settings))
+    asked = settings.eval_examples
+    reasons = []
+    if there < asked:
+        owner = _OWNERS[request.task.kind]
+        reasons.append(f"the {owner} has {plural(there, f'{split} example')}, not {asked:,}")
+    if too_long:
+        of = plural(min(asked, there), f"{split} example")
+        verb = "is" if too_long == 1 else "are"
+        reasons.append(f"{too_long:,} of {of} {verb} longer than {settings.max_length:,} tokens")
+    return Scored(min(asked, there) - too_long, ", and ".join(reasons))
+
+
+def scored_words(scored: Scored) -> str:
+    """As in "6 examples are scored: the file has 6 held-out examples, not 8."
+
+    Empty where as many are scored as were asked for.
+    """
+    if not scored.reason:
+        return ""
+    verb = "is" if scored.count == 1 else "are"
+    return f"{plural(scored.count, 'example')} {verb} scored: {scored.reason}."
+
+
+def scored_by(run: Run) -> int | None:
+    """How many examples the run scored; `None` of a run that did not come that far."""
+    if run.result is None:
+        return None
+    known = run.result.environment.get(SCORED)
+    if type(known) is int:
+        return known
+    if run.status != "done":
+        return None
+    asked = run.spec.settings.eval_examples
+    # Older records say it in a note alone, and only where the data had fewer than were asked for.
+    if not any("were scored, not" in note or "left out" in note for note in run.result.notes):
+        return asked
+    try:
+        return len(run.directory.samples()) or asked
+    except (OSError, FtlabError):
+        return asked
+
+
+Conditions = Mapping[str, str]
+"""Key of a condition -> its value as text; what a record does not say is not in it."""
+
+PACKAGES = "packages"
+
+_MOST_VALUES, _MOST_NAMES, _MOST_DIFFERENCES = 4, 4, 6
+_VALUE_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that runs must share. `read` gives its value as text, "" if it is not recorded.
+
+    `same` says a value that all share. One that depends on the seed (`by_seed`) is compared only
+    between runs of one seed. `follows`: what decides it; where that differs, so does this, and it
+    is not said twice. The values of one that is not `shown` (a hash) mean nothing to people.
+    """
+
+    key: str
+    label: str
+    read: Callable[[Run], Any]
+    same: Callable[[str], str] = str
+    by_seed: bool = False
+    shown: bool = True
+    follows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A condition in which runs differ: its name, and the values for people, or ""."""
+
+    label: str
+    values: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.label} ({self.values})" if self.values else self.label
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is compared of a run; `disturbed` is `None` where it is not recorded."""
+
+    variant: str
+    seed: Any
+    disturbed: bool | None
+    conditions: Conditions
+
+
+@dataclass(frozen=True)
+class Comparability:
+    """What runs share (in words), what differs, and what is not recorded for all of them."""
+
+    runs: int = 0
+    variants: int = 0
+    same: tuple[str, ...] = ()
+    unlike: tuple[Difference, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def is_like(self) -> bool:
+        """Whether nothing speaks against comparing the runs; a single run is like itself."""
+        return self.runs < 2 or not self.unlike
+
+    def names(self, most: int = _MOST_NAMES) -> str:
+        """What differs, as in "steps, peft and 2 more"; empty where runs are like for like."""
+        return "" if self.is_like else some_names([found.label for found in self.unlike], most)
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many conditions are equal, or which differ."""
+        if not self.is_like:
+            return f"not like for like: {self.names()}"
+        if self.variants == 1:
+            return "only one variant is done"
+        return f"like for like: {len(self.same)} fields equal"
+
+    @property
+    def kind(self) -> Literal["ok", "warn", "mute"]:
+        """The kind of the verdict's chip."""
+        if not self.is_like:
+            return "warn"
+        return "ok" if self.variants > 1 else "mute"
+
+    @property
+    def values(self) -> str:
+        """As in "steps (30, 60), peft (0.21.2, 0.22.0)"; empty where runs are like for like."""
+        return "" if self.is_like else _listed([*map(str, self.unlike)], most=_MOST_DIFFERENCES)
+
+    @property
+    def sentence(self) -> str:
+        """What a figure says of its runs, if they are not like for like."""
+        return f"Not like for like: {self.values}." if self.values else ""
+
+
+def _recorded(key: str) -> Callable[[Run], Any]:
+    """Reads what the run's environment says of the key."""
+    return lambda run: run.result.environment.get(key) if run.result else None
+
+
+def _packages(run: Run) -> str:
+    """As in "cuda 12.8, driver 570.86, peft 0.21.2, torch 2.13.0"."""
+    packages = _recorded("packages")(run)
+    if not isinstance(packages, Mapping):
+        return ""
+    beside = {name: _recorded(name)(run) for name in ("cuda", "cudnn", "driver")}
+    versions = beside | dict(packages)
+    return ", ".join(f"{name} {versions[name]}" for name in sorted(versions) if versions[name])
+
+
+def _examples(run: Run) -> str:
+    """As in "64", of the held-out ones that were scored, or "64 tuning"; "" before that."""
+    count, split = scored_by(run), run.spec.settings.eval_split
+    if count is None:
+        return ""
+    return f"{count}{'' if split == 'held_out' else f' {EVAL_SPLITS[split]}'}"
+
+
+def _examples_shared(count: str, of: str = EVAL_SPLITS["held_out"]) -> str:
+    return plural(int(count), f"{of} example")
+
+
+def _value(described: Field, run: Run) -> Any:
+    value = getattr(run.spec.settings, described.name)
+    return value if described.kind == "whole" else described.shown(value)
+
+
+def _shared(described: Field, text: str) -> str:
+    shown = described.shown(int(text)) if described.kind == "whole" else text
+    return described.setting.same.format(shown)
+
+
+_CONDITIONS_OF_SETTINGS = tuple(
+    Condition(
+        name, described.setting.label.lower(), partial(_value, described),
+        partial(_shared, described),
+    )
+    for name, described in fields_of(TrainingSettings).items()
+    if described.setting.same
+)  # fmt: skip
+_LENGTHS = ("steps", "batch_size", "accumulation", "max_length")
+
+CONDITIONS: tuple[Condition, ...] = (
+    Condition("model", "model", lambda run: model_label(run.spec.model)),
+    Condition(
+        "model_hash", "weights", _recorded("model_hash"), lambda _: "the same weights",
+        shown=False, follows=("model",),
+    ),
+    Condition("task", "task", lambda run: run.spec.task.label),
+    Condition(
+        "data_hash", "examples", _recorded("data_hash"), lambda _: "the same examples",
+        shown=False, follows=("task",),
+    ),
+    Condition(
+        "order_hash", "order of the examples", _recorded("order_hash"),
+        lambda _: "in the same order", by_seed=True, shown=False,
+        follows=("model", "task", "data_hash", *_LENGTHS),
+    ),
+    *_CONDITIONS_OF_SETTINGS,
+    Condition(
+        "tokens", "tokens", lambda run: run.result and run.result.measures.train_tokens,
+        lambda _: "as many tokens", by_seed=True,
+        follows=("model", "task", "data_hash", "order_hash", *_LENGTHS),
+    ),
+    Condition(
+        "eval_examples", "held-out examples", _examples,
+        lambda value: _examples_shared(*value.split()),
+    ),
+    Condition(
+        "dtype_policy", "dtype policy", lambda run: run.spec.dtype_policy, "dtype policy {}".format
+    ),
+    Condition("device", "device", lambda run: kind_of(run.spec.device), "device {}".format),
+    Condition("machine", "machine", _recorded("device")),
+    Condition(
+        "attention", "attention kernel", _recorded("attention"), "attention kernel {}".format,
+        follows=("model", "dtype_policy", "device", "machine", PACKAGES),
+    ),
+    Condition(
+        "threads", "threads", _recorded("threads"), lambda value: f"{value} threads"
+    ),
+    Condition(PACKAGES, "package versions", _packages, lambda _: "the same package versions"),
+)  # fmt: skip
+"""Every condition, in the order in which they are said."""
+
+
+def conditions_of(run: Run) -> dict[str, str]:
+    """What the run's record says of each condition, by its key."""
+    values = {condition.key: condition.read(run) for condition in CONDITIONS}
+    return {key: str(value) for key, value in values.items() if value not in (None, "")}
+
+
+def comparability_of_runs(runs: Iterable[Run]) -> Comparability:
+    """What the runs share and what not. Base runs are none to compare: leave them out."""
+    return comparability_of(
+        [
+            Facts(
+                run.spec.label,
+                run.spec.seed,
+                run.result.measures.disturbed if run.result else None,
+                run.conditions,
+            )
+            for run in runs
+        ]
+    )
+
+
+def comparability_of_rows(rows: pd.DataFrame) -> Comparability:
+    """The same of rows of the store's table (columns `ROW_KEYS`), imported ones among them."""
+    columns = (rows[key].tolist() for key in ("variant", "seed", "disturbed", "conditions"))
+    found = comparability_of(
+        [
+            Facts(str(name), seed, mark, known or {})
+            for name, seed, mark, known in zip(*columns, strict=True)
+        ]
+    )
+    imported = (rows["origin"] == "imported").sum()
+    if imported in (0, len(rows)):
+        return found
+    mixed = Difference("origin", f"{imported} of {plural(len(rows), 'run')} imported")
+    return replace(found, unlike=(mixed, *found.unlike))
+
+
+def comparability_of(runs: Sequence[Facts]) -> Comparability:
+    """What the runs share, what differs, and what is not recorded for all of them.
+
+    What a record does not say is unknown, never different.
+    """
+    if not runs:
+        return Comparability()
+    # Of runs under the very same conditions one is enough: there are few others in a long table.
+    unique = list({(run.seed, *run.conditions.items()): run for run in runs}.values())
+    values = {condition.key: _values(condition, unique) for condition in CONDITIONS}
+    unlike = {key for key, groups in values.items() if any(len(group) > 1 for group in groups)}
+    same: list[str] = []
+    found: list[Difference] = []
+    unknown: list[str] = []
+    for condition in CONDITIONS:
+        if unlike & {*condition.follows}:
+            continue
+        differences = _differences(condition, values[condition.key])
+        if differences:
+            found += differences
+        elif any(condition.key not in run.conditions for run in unique):
+            unknown.append(condition.label)
+        else:
+            same.append(condition.same(values[condition.key][0][0]))
+    for either in (_seeds(runs), _disturbed(runs)):
+        if isinstance(either, Difference):
+            found.append(either)
+        elif either:
+            same.append(either)
+        else:
+            unknown.append("other work on the machine")
+    variants = len({run.variant for run in runs})
+    return Comparability(len(runs), variants, tuple(same), tuple(found), tuple(unknown))
+
+
+def _values(condition: Condition, runs: Sequence[Facts]) -> list[list[str]]:
+    """The recorded values, each once: of all runs together, or of those of each seed."""
+    groups: dict[Any, dict[str, None]] = {}
+    for run in runs:
+        value = run.conditions.get(condition.key)
+        if value is not None:
+            groups.setdefault(run.seed if condition.by_seed else None, {})[value] = None
+    return [list(values) for values in groups.values()]
+
+
+def _differences(condition: Condition, groups: Sequence[Sequence[str]]) -> list[Difference]:
+    values = list(dict.fromkeys(value for group in groups if len(group) > 1 for value in group))
+    if not values:
+        return []
+    if condition.key == PACKAGES:
+        return _unlike_packages(values)
+    shown = [shorten(value, _VALUE_LENGTH) for value in values if condition.shown]
+    return [Difference(condition.label, _listed(shown))]
+
+
+def _unlike_packages(values: Sequence[str]) -> list[Difference]:
+    """One difference for each package of which there are several versions."""
+    versions: dict[str, dict[str, None]] = {}
+    for value in values:
+        for package in value.split(", "):
+            name, _, version = shorten(package, _VALUE_LENGTH).partition(" ")
+            versions.setdefault(name, {})[version] = None
+    return [
+        Difference(name, _listed(list(found))) for name, found in versions.items() if len(found) > 1
+    ]
+
+
+def _seeds(runs: Sequence[Facts]) -> str | Difference:
+    """As in "seeds 0 and 1"; different as in "0, 1 of Full fine-tuning and LoRA; 0 of QLoRA"."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run.variant, []).append(str(run.seed))
+    variants: dict[tuple[str, ...], list[str]] = {}
+    for variant, own in seeds.items():
+        variants.setdefault(tuple(sorted(own, key=lambda seed: (len(seed), seed))), []).append(
+            variant
+        )
+    if len(variants) == 1:
+        (shared,) = variants
+        return f"seed{'' if len(shared) == 1 else 's'} {join_names(list(shared))}"
+    parts = [f"{', '.join(own)} of {some_names(names)}" for own, names in variants.items()]
+    return Difference("seeds", _listed(parts, "; "))
+
+
+def _disturbed(runs: Sequence[Facts]) -> str | Difference:
+    """ "" where it is not recorded for all of them."""
+    disturbed = [f"{run.variant} seed {run.seed}" for run in runs if run.disturbed is True]
+    if disturbed:
+        return Difference("disturbed runs", _listed(disturbed))
+    return "" if any(run.disturbed is None for run in runs) else "no run disturbed"
+
+
+def _listed(values: Sequence[str], between: str = ", ", most: int = _MOST_VALUES) -> str:
+    more = len(values) - most
+    return between.join(values[:most]) + (f" and {more} more" if more > 0 else "")

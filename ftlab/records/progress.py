@@ -1,0 +1,345 @@
+"""How far an open run is, read from its metrics; and curves of a bounded number of points.
+
+For a curve the steps are cut into buckets of equal width. Each keeps its lowest and its highest
+point, which is what a line through all of them would fill on the screen. When there are too many
+buckets, each two neighbours become one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftlab.basics import units
+from ftlab.basics.files import open_plain
+from ftlab.basics.log import Recent
+from ftlab.records.result import is_sound
+from ftlab.records.run import MAX_LINES_BYTES
+from ftlab.records.store import Run
+
+MOST_BUCKETS = 300
+"""Twice as many points at most: about one a pixel of the page's figures."""
+
+Point = tuple[int, float]
+
+
+class ThinCurve:
+    """Takes the points of a run one by one, in the order of its steps.
+
+    The first and the last point are always kept. A step that comes again takes the place of the
+    first one and of all after it: a run that was resumed did these steps anew.
+    """
+
+    def __init__(self, most_buckets: int = MOST_BUCKETS) -> None:
+        self._most = most_buckets
+        self._width = 1
+        self._buckets: dict[int, _Bucket] = {}
+        self._first: Point | None = None
+        self._last: Point | None = None
+
+    def add(self, step: int, value: float) -> None:
+        if self._last is not None and step <= self._last[0]:
+            self._forget_from(step)
+        point = (step, value)
+        self._first = self._first or point
+        self._last = point
+        self._buckets.setdefault(step // self._width, _Bucket()).add(point)
+        while len(self._buckets) > self._most:
+            self._merge()
+
+    def points(self, whole: bool = True) -> tuple[Point, ...]:
+        """What is kept, by step: at most two points a bucket, one more for a gap, and both ends.
+
+        Not `whole`: without the bucket that is still being filled, if it is wider than a step, so
+        that what is drawn of a long run changes once a bucket and not at every step.
+        """
+        kept = {point[0]: point for bucket in self._buckets.values() for point in bucket.points()}
+        for end in (self._first, self._last):
+            if end is not None:
+                kept[end[0]] = end
+        last = max(self._buckets, default=0) * self._width
+        until = math.inf if whole or self._width == 1 else max(1, last)
+        return tuple(kept[step] for step in sorted(kept) if step < until)
+
+    def _merge(self) -> None:
+        self._width *= 2
+        merged: dict[int, _Bucket] = {}
+        for bucket in self._buckets.values():
+            for step, value in bucket.points():
+                merged.setdefault(step // self._width, _Bucket()).add((step, value))
+        self._buckets = merged
+
+    def _forget_from(self, step: int) -> None:
+        earlier = [point for point in self.points() if point[0] < step]
+        self._buckets = {}
+        self._first = earlier[0] if earlier else None
+        self._last = earlier[-1] if earlier else None
+        for point in earlier:
+            self._buckets.setdefault(point[0] // self._width, _Bucket()).add(point)
+
+
+class _Bucket:
+    """The lowest and the highest point of some neighbouring steps, and one that is no number."""
+
+    __slots__ = ("gap", "high", "low")
+
+    def __init__(self) -> None:
+        self.low: Point | None = None
+        self.high: Point | None = None
+        self.gap: Point | None = None
+
+    def add(self, point: Point) -> None:
+        if not math.isfinite(point[1]):
+            self.gap = self.gap or point
+            return
+        if self.low is None or point[1] < self.low[1]:
+            self.low = point
+        if self.high is None or point[1] > self.high[1]:
+            self.high = point
+
+    def points(self) -> Iterator[Point]:
+        return (point for point in (self.low, self.high, self.gap) if point is not None)
+
+
+MOST_FOLLOWED = 200
+"""Runs whose place in their metrics is remembered; each takes about 0.1 MB."""
+
+_RECENT_STEPS = 10  # whose median is how long a step takes
+_RECENT_REPORTS = 40  # of a download, about 20 s, whose mean is how fast it is
+
+PHASE_LABELS = {
+    "": "queued",
+    "start": "starting",
+    "download": "downloading",
+    "wait": "waiting for the device",
+    "load": "loading",
+    "train": "training",
+    "evaluate": "evaluating",
+    "save": "saving",
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    """Of the base model: bytes `done` of `total`, and the seconds until all are there.
+
+    `eta_seconds` is `None` where nothing has come in lately.
+    """
+
+    done: int
+    total: int
+    eta_seconds: float | None
+
+    @property
+    def fraction(self) -> float:
+        """In [0, 1]."""
+        return min(1.0, max(0.0, self.done / self.total))
+
+    @property
+    def label(self) -> str:
+        """As in "1.2 of 3.1 GB"."""
+        return units.format_part(self.done, self.total)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One run's way: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: not known yet).
+
+    `losses` are (step, nats a token), thinned to a bounded number as `ThinCurve` says. `download`
+    is there while the base model is fetched, which is no part of the two: the run has not begun.
+    """
+
+    phase: str
+    step: int
+    steps: int
+    loss: float | None
+    fraction: float
+    elapsed_seconds: float
+    eta_seconds: float | None
+    losses: tuple[tuple[int, float], ...]
+    download: Download | None = None
+
+    @property
+    def label(self) -> str:
+        return PHASE_LABELS.get(self.phase, self.phase)
+
+    @property
+    def left_seconds(self) -> float | None:
+        """Until the download ends where there is one, else until the run does."""
+        return self.eta_seconds if self.download is None else self.download.eta_seconds
+
+
+def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
+    """The run's way so far; `evaluation_seconds` is what evaluation took in a like run."""
+    way = _Way()
+    MetricsTail(run.directory.metrics_file).read_into(way)
+    return way.progress(run, evaluation_seconds)
+
+
+class ProgressBook:
+    """Remembers how far each run's metrics were read, for a page that asks every two seconds."""
+
+    def __init__(self, most: int = MOST_FOLLOWED) -> None:
+        self._followed: Recent[Path, tuple[MetricsTail, _Way]] = Recent(most)
+        self._turn = threading.Lock()
+
+    def read(self, run: Run, evaluation_seconds: float | None = None) -> Progress:
+        """As `read_progress`; only lines that were appended since are parsed."""
+        path = run.directory.metrics_file
+        with self._turn:
+            tail, way = self._followed.get(path) or (MetricsTail(path), _Way())
+            if tail.was_replaced():
+                tail, way = MetricsTail(path), _Way()
+            tail.read_into(way)
+            self._followed[path] = (tail, way)
+            return way.progress(run, evaluation_seconds)
+
+
+class MetricsTail:
+    """A file of JSON lines that only grows; a torn last line waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._file_id: tuple[int, int] | None = None
+
+    def was_replaced(self) -> bool:
+        """Whether the file is another one than was read, or has become shorter."""
+        if self._file_id is None:
+            return False
+        try:
+            stamp = self._path.stat()
+        except OSError:
+            return True
+        return (stamp.st_dev, stamp.st_ino) != self._file_id or stamp.st_size < self._offset
+
+    def read_into(self, way: _Way) -> None:
+        """Gives every whole line since the last time to the way."""
+        try:
+            with open_plain(self._path) as file:
+                stamp = os.fstat(file.fileno())
+                self._file_id = stamp.st_dev, stamp.st_ino
+                if stamp.st_size > MAX_LINES_BYTES:
+                    return
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and is_sound(event):
+                way.take(event)
+
+
+@dataclass
+class _Way:
+    """What is kept of the events so far."""
+
+    began: bool = False
+    phase: str = ""
+    step: int = 0
+    loss: float | None = None
+    elapsed: float = 0.0
+    evaluation_began: float | None = None
+    evaluated: tuple[int, int, float] | None = None  # examples done, of how many, when
+    step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
+    downloads: deque[tuple[float, int, int]] = field(  # when, bytes done, of how many
+        default_factory=lambda: deque(maxlen=_RECENT_REPORTS)
+    )
+    curve: ThinCurve = field(default_factory=ThinCurve)
+
+    def take(self, event: dict[str, Any]) -> None:
+        self.began = True
+        self.elapsed = float(event.get("elapsed") or 0.0)
+        kind = event.get("event")
+        if kind == "phase":
+            self.phase = str(event.get("phase", ""))
+            if self.phase == "evaluate" and self.evaluation_began is None:
+                self.evaluation_began = self.elapsed
+            self.downloads.clear()
+        elif kind == "step":
+            self.step, self.loss = int(event["step"]), float(event["loss"])
+            self.step_seconds.append(float(event.get("seconds") or 0.0))
+            self.curve.add(self.step, self.loss)
+        elif kind == "evaluate":
+            self.evaluated = int(event["done"]), int(event["total"]), self.elapsed
+        elif kind == "download":
+            self.downloads.append((self.elapsed, int(event["done"]), int(event["total"])))
+
+    def progress(self, run: Run, evaluation_seconds: float | None) -> Progress:
+        total = 0 if run.spec.is_base else run.spec.settings.steps
+        return Progress(
+            phase=self.phase or ("start" if self.began else ""),
+            step=self.step,
+            steps=total,
+            loss=self.loss,
+            fraction=self._fraction(total, finished=not run.is_open),
+            elapsed_seconds=self.elapsed,
+            eta_seconds=self._eta(run, total, evaluation_seconds) if run.is_open else 0.0,
+            losses=self.curve.points(whole=not run.is_open),
+            download=self._download() if run.status == "running" else None,
+        )
+
+    def _download(self) -> Download | None:
+        if self.phase != "download" or not self.downloads:
+            return None
+        first_at, first, _ = self.downloads[0]
+        at, done, total = self.downloads[-1]
+        rate = (done - first) / (at - first_at) if at > first_at else 0.0
+        return Download(done, total, (total - done) / rate if rate > 0 else None)
+
+    def _fraction(self, total: int, finished: bool) -> float:
+        """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
+        if finished:
+            return 1.0
+        evaluated = self.evaluated[0] / max(1, self.evaluated[1]) if self.evaluated else 0.0
+        return 0.8 * self.step / total + 0.2 * evaluated if total else evaluated
+
+    def _eta(self, run: Run, total: int, evaluation_seconds: float | None) -> float | None:
+        if self.evaluated is not None and self.evaluation_began is not None:
+            done, examples, at = self.evaluated
+            spent = max(0.1, at - self.evaluation_began)
+            return spent * (examples / max(1, done) - 1)
+        if run.spec.is_base or (self.step and self.step >= total):
+            return evaluation_seconds
+        if not self.step_seconds:
+            return None
+        step_seconds = statistics.median(self.step_seconds)
+        return step_seconds * (total - self.step) + (evaluation_seconds or 0.0)
+
+
+def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
+    """Seconds until the last run of the sweep ends, from the runs that ended; `None`: unknown."""
+    ended = [
+        run.result.measures.total_seconds
+        for run in runs
+        if run.result is not None and run.result.measures.total_seconds and not run.spec.is_base
+    ]
+    remaining = 0.0
+    for run, way in zip(runs, progress, strict=True):
+        if not run.is_open:
+            continue
+        if way.download is not None:
+            if way.download.eta_seconds is None:
+                return None
+            remaining += way.download.eta_seconds
+        if way.eta_seconds is not None:
+            remaining += way.eta_seconds
+        elif ended:
+            remaining += statistics.mean(ended)
+        else:
+            return None
+    return remaining

@@ -1,0 +1,636 @@
+"""Results that others published, imported to be looked at beside one's own; never compared with.
+
+They are result files of huggingface/peft, `method_comparison`, or rows of a CSV of them; what their
+numbers mean is read from that project's own scripts (`MetaMathQA/run.py` and `utils.py`;
+Apache-2.0). Each result lies as one file of that format in `published/` in the runs folder. They
+are sweeps of their own, with ids that no sweep of ours can have.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.files import read_plain
+from ftlab.basics.parsing import parse_json
+from ftlab.basics.words import plain_line, plural
+from ftlab.methods.registry import BASE_METHOD, METHODS, named_by, on_base
+from ftlab.methods.spec import BasePrecision
+from ftlab.records.result import Status
+from ftlab.records.run import check_writable, write_atomically
+from ftlab.records.table import ROW_KEYS
+
+MAX_BYTES = 5_000_000
+"""The largest file that is read; a result file has about 15 kB."""
+_MAX_ROWS = 2000
+_SUFFIXES = (".json", ".csv")
+_PACKAGES = ("peft", "transformers", "torch")
+MEMORY_KIND = "imported: CUDA reserved, train and evaluation"
+_DUMMY_FILE_SIZE = 99_999_999
+"""What their script writes where the adapter could not be saved."""
+
+
+# ---------------------------------------------------------------- the format
+
+Text = Annotated[str, Field(max_length=300)]
+Name = Annotated[str, Field(min_length=1, max_length=300)]
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Real = Annotated[float, Field(allow_inf_nan=False, gt=-1e18, lt=1e18)]
+Span = Annotated[float, Field(allow_inf_nan=False, ge=0, lt=1e18)]
+Share = Annotated[float, Field(allow_inf_nan=False, ge=-1, le=1)]
+
+
+class _Part(BaseModel):
+    """Types are strict and keys that are not needed are ignored: the file comes from anywhere."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
+
+
+class _TrainConfig(_Part):
+    model_id: Name
+    dtype: Name
+    batch_size: Count
+    max_steps: Count
+    optimizer_type: Text = "AdamW"
+    optimizer_kwargs: dict[str, Any] = {}
+    seed: Count | None = None
+    max_seq_length: Count | None = None
+    eval_steps: Count | None = None
+    use_gc: bool | None = None
+    autocast_adapter_dtype: bool | None = None
+
+
+class _RunInfo(_Part):
+    experiment_name: Name
+    train_config: _TrainConfig
+    peft_config: dict[str, Any] | None
+    created_at: Text | None = None
+    total_time: Span | None = None
+    error_msg: str = ""
+
+
+class _Point(_Part):
+    """One row of their log: every `eval_steps` steps, and once after the test."""
+
+    step: Count
+    train_loss: Real | None = Field(None, alias="train loss")
+    train_time: Span | None = Field(None, alias="train time")
+    accuracy: Share | None = Field(None, alias="test accuracy")
+    similarity: Share | None = Field(None, alias="test dino_similarity")
+    forgetting: float | None = None  # NaN where it could not be measured
+    drift: float | None = None
+
+
+class _TrainInfo(_Part):
+    status: Literal["success", "failed", "canceled"]
+    train_time: Span | None = None
+    accelerator_memory_max: Annotated[int, Field(gt=-(2**62), lt=2**62)] | None = None
+    file_size: Count | None = None
+    num_trainable_params: Count | None = None
+    num_total_params: Count | None = None
+    metrics: tuple[_Point, ...] = ()
+
+
+class _SystemInfo(_Part):
+    accelerator: Text | None = None
+
+
+class _MetaInfo(_Part):
+    system_info: _SystemInfo = _SystemInfo()
+    package_info: dict[str, Any] = {}
+    model_info: dict[str, Any] | None = None
+    dataset_info: dict[str, Any] | None = None
+
+
+class _Document(_Part):
+    run_info: _RunInfo
+    train_info: _TrainInfo
+    meta_info: _MetaInfo
+
+
+_DOCUMENT = TypeAdapter(_Document)
+_STATUS: dict[str, Status] = {"success": "done", "failed": "failed", "canceled": "cancelled"}
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    """`score` and `side` name the fields of `_Point` with its score and its side effect."""
+
+    task: str
+    metric: str
+    score: str
+    side: str
+    score_means: str
+    side_means: str
+
+
+_METAMATH = _Benchmark(
+    "MetaMathQA", "test accuracy", "accuracy", "forgetting",
+    "share of right answers on the test set", "rise of the loss on Wikipedia text, in nats a token",
+)  # fmt: skip
+_IMAGE = _Benchmark(
+    "image-gen", "DINO similarity", "similarity", "drift",
+    "likeness of generated test images to the real ones, by DINOv2",
+    "change of images for unrelated prompts, 0 to 1",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------- one result
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One result of others. `sweep_id` is shared by results of one benchmark, model and device.
+
+    `values` has the keys of `ROW_KEYS`, `None` where nothing was published. `losses` are pairs of
+    step and mean loss; `facts` pairs of name and text, for people.
+    """
+
+    run_id: str
+    sweep_id: str
+    values: dict[str, Any]
+    losses: tuple[tuple[int, float], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        return self.values
+
+
+def parse_result(data: bytes, name: str) -> PublishedRun:
+    """Reads one result file; raises `FtlabError` that names the file and its first wrong field."""
+    document = parse_json(_DOCUMENT, data, name)
+    run, train = document.run_info, document.train_info
+    settings, points = run.train_config, train.metrics
+    benchmark = _IMAGE if any(point.similarity is not None for point in points) else _METAMATH
+    scores = _numbers(points, benchmark.score)
+    machine = plain_line(document.meta_info.system_info.accelerator or "", 200)
+    model = settings.model_id.rpartition("/")[2]
+    parts = ("imported", _slug(benchmark.task, 16), _slug(model, 24), _slug(machine, 20))
+    method = method_of(run.peft_config, settings.dtype, settings.optimizer_type)
+    trainable, total = train.num_trainable_params, train.num_total_params
+    saved = run.peft_config is not None and train.file_size not in (0, _DUMMY_FILE_SIZE)
+    values: dict[str, Any] = {
+        "run_id": f"imported-{_slug(run.experiment_name, 50)}-{_fingerprint(document, scores)}",
+        "sweep_id": "-".join(filter(None, parts)),
+        "origin": "imported",
+        "model": plain_line(settings.model_id, 200),
+        "task": benchmark.task,
+        "method": method,
+        "variant": _label(run.experiment_name, model, method),
+        "hyperparameters": _hyperparameters(run.peft_config or {}),
+        "seed": settings.seed or 0,
+        "status": _STATUS[train.status],
+        "trainable_params": trainable,
+        "total_params": total,
+        "trainable_share": trainable / total if trainable is not None and total else None,
+        "net_peak_memory_bytes": train.accelerator_memory_max,
+        "peak_memory_kind": MEMORY_KIND,
+        "train_seconds": train.train_time,
+        "total_seconds": run.total_time,
+        "adapter_bytes": train.file_size if saved else None,
+        "score_after": scores[-1] if scores else None,
+        "metric": benchmark.metric,
+        "learning_rate": _number(settings.optimizer_kwargs.get("lr")),
+        "dtype_policy": plain_line(settings.dtype, 200),
+        "machine": machine,
+        "steps": settings.max_steps,
+        "batch_size": settings.batch_size,
+        "archived": False,
+        **dict.fromkeys(("base_precision", "device", "tags", "note", "run_dir"), ""),
+        "created_at": _seconds(run.created_at),
+        "reason": "" if train.status == "success" else plain_line(run.error_msg, 300),
+    }
+    losses = {point.step: point.train_loss for point in points if point.train_loss is not None}
+    return PublishedRun(
+        values["run_id"],
+        values["sweep_id"],
+        {key: values.get(key) for key in ROW_KEYS},
+        tuple(sorted(losses.items())),
+        tuple(_facts(document, benchmark)),
+    )
+
+
+def _fingerprint(document: _Document, scores: Sequence[float]) -> str:
+    """The same for the same measurement, in whichever form it was published."""
+    run, train = document.run_info, document.train_info
+    measured = [
+        run.experiment_name, run.train_config.model_id, document.meta_info.system_info.accelerator,
+        train.status, train.num_trainable_params, train.accelerator_memory_max, train.train_time,
+        scores[-1] if scores else None,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:8]
+
+
+def _facts(document: _Document, benchmark: _Benchmark) -> Iterator[tuple[str, str]]:
+    """What a person needs to judge the numbers; what was not published is left out."""
+    run, train, meta = document.run_info, document.train_info, document.meta_info
+    settings = run.train_config
+    side, steps = _numbers(train.metrics, benchmark.side), _numbers(train.metrics, "train_time")
+    time = "as published: training with its test at the end; validation in between left out"
+    if steps:
+        time += f"; the steps alone {units.format_seconds(sum(steps))}"
+    file = "the adapter as peft saves it"
+    if run.peft_config is None:
+        file = f"none was saved; {units.format_bytes(train.file_size)} is the publisher's estimate"
+    elif train.file_size == _DUMMY_FILE_SIZE:
+        file = "could not be saved by the publisher"
+    numbers = {name: _number(value) for name, value in settings.optimizer_kwargs.items()}
+    optimizer = [f"{name.replace('_', ' ')} {n:g}" for name, n in numbers.items() if n is not None]
+    versions = {name: meta.package_info.get(f"{name}-version") for name in _PACKAGES}
+    data = meta.dataset_info or {}
+    sources = {"": data} if isinstance(data.get("sha"), str) else data
+    revisions = {name: sha for name, info in sources.items() if (sha := _sha(info))}
+    has_curve = any(point.train_loss is not None for point in train.metrics)
+    facts = {
+        "Source": f"huggingface/peft, method_comparison, {benchmark.task} (Apache-2.0)",
+        "Experiment": run.experiment_name,
+        "Measured": (run.created_at or "")[:10],
+        "Versions": ", ".join(f"{n} {v}" for n, v in versions.items() if isinstance(v, str)),
+        "Peak memory": "what CUDA reserved at most in training and evaluation together, "
+        "less what it held at the start",
+        "Training time": time,
+        "Score": f"{benchmark.metric}: {benchmark.score_means}",
+        benchmark.side.capitalize(): f"{side[-1]:.3f}: {benchmark.side_means}" if side else "",
+        "File": file,
+        "Loss curve": f"mean over the {settings.eval_steps} steps before each point"
+        if settings.eval_steps and has_curve
+        else "",
+        "Optimizer": ", ".join([settings.optimizer_type, *optimizer]),
+        "Seed": "" if settings.seed is not None else "not published; taken as 0",
+        "Longest text": f"{settings.max_seq_length} tokens" if settings.max_seq_length else "",
+        "Adapter weights": "fp32" if settings.autocast_adapter_dtype and run.peft_config else "",
+        "Gradient checkpointing": "on" if settings.use_gc else "",
+        "Model revision": _sha(meta.model_info),
+        "Data revision": ", ".join(f"{n} {sha}".strip() for n, sha in revisions.items()),
+    }
+    for name, text in facts.items():
+        if text:
+            yield name, plain_line(text, 300)
+
+
+def _sha(info: Any) -> str:
+    sha = info.get("sha") if isinstance(info, dict) else None
+    return sha[:12] if isinstance(sha, str) else ""
+
+
+def _numbers(points: Sequence[_Point], name: str) -> list[float]:
+    values = [_number(getattr(point, name)) for point in points]
+    return [value for value in values if value is not None]
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e18 else None  # also false for NaN
+
+
+def _seconds(created_at: str | None) -> float | None:
+    """Seconds since the epoch of an ISO 8601 date."""
+    try:
+        return datetime.fromisoformat(created_at or "").timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+# ---------------------------------------------------------------- its method, in our words
+
+# What a LoRA may set and still be plain LoRA: where it sits, how wide it is, how it is scaled.
+_PLAIN_LORA = frozenset({
+    "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout",
+    "fan_in_fan_out", "modules_to_save", "init_lora_weights", "layers_to_transform",
+    "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core",
+    "qalora_group_size", "target_parameters", "ensure_weight_tying", "runtime_config",
+})  # fmt: skip
+_LORA_NAMES = {"corda_config": "corda", "lora_ga_config": "lora-ga", "eva_config": "eva"}
+_SIZES = {"r": "r", "lora_alpha": "alpha", "num_virtual_tokens": "tokens", "adapter_len": "len"}
+_BITS: dict[str, BasePrecision] = {"int4": "nf4", "int8": "int8"}
+
+
+def method_of(config: Mapping[str, Any] | None, dtype: str, optimizer: str) -> str:
+    """Our id of the method where it is the very same, else a lower-case one of its own.
+
+    LoRA with a feature of its own (DoRA, rsLoRA, a special start or optimizer) is not LoRA here.
+    """
+    if config is None:
+        return "full"
+    given = config.get("peft_type")
+    kind = given if isinstance(given, str) else ""
+    name = _lora_kind(config, optimizer) if kind == "LORA" else named_by(kind) or _other(kind)
+    if dtype not in _BITS:
+        return name
+    return on_base(name, _BITS[dtype]) or f"{name}-{dtype}"
+
+
+def _lora_kind(config: Mapping[str, Any], optimizer: str) -> str:
+    start = config.get("init_lora_weights", True)
+    features = [
+        name
+        for name in sorted(config)
+        if name not in _PLAIN_LORA and config[name] not in (None, False, "none", {}, [], 0)
+    ]
+    if isinstance(start, str) and start not in ("", "gaussian"):
+        return (not features and named_by("LORA", start=start)) or _other(start)
+    if features:
+        short = features[0].removeprefix("use_").removesuffix("_config")
+        ours = named_by("LORA", feature=features[0]) if len(features) == 1 else ""
+        return ours or _other(_LORA_NAMES.get(features[0], short))
+    if optimizer.lower().startswith("adam"):
+        return named_by("LORA")
+    name = _slug(optimizer, 30)
+    return (name and named_by("LORA", optimizer=name)) or _other(optimizer)
+
+
+def _other(name: str) -> str:
+    """An id for what is none of our methods, and is not named like one of them either."""
+    made = _slug(name, 30) or "adapter"
+    return f"{made}-variant" if made in (BASE_METHOD, *METHODS) else made
+
+
+def _label(experiment: str, model: str, method: str) -> str:
+    """ "lora/llama-3.2-3B-rank32" of Llama-3.2-3B -> "LoRA rank32"."""
+    folder, _, rest = plain_line(experiment, 100).rpartition("/")
+    prefix = f"{model.lower()}-"
+    if model and rest.lower().startswith(prefix):
+        rest = rest[len(prefix) :]
+    kind = METHODS[method].label if method in METHODS else folder or method
+    return f"{kind} {rest}".strip()
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> str:
+    """The few settings that say how large an adapter is, as in "r 32, alpha 64"."""
+    sizes = {label: config.get(name) for name, label in _SIZES.items()}
+    parts = [
+        f"{label} {value}"
+        for label, value in sizes.items()
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9
+    ]
+    targets = config.get("target_modules")
+    if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        parts.append("layers " + " ".join(sorted(targets)))
+    elif isinstance(targets, str):
+        parts.append(f"layers {targets}")
+    return plain_line(", ".join(parts), 160)
+
+
+def _slug(text: str, most: int) -> str:
+    """Lower-case letters, digits, - and _ alone; empty where the text has none."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower())[:most].strip("-_")
+
+
+# ---------------------------------------------------------------- rows of a CSV
+
+_COLUMNS = (
+    "name", "peft_type", "model_id", "dtype", "batch_size", "max_steps", "optimizer_kwargs",
+    "num_trainable_params", "num_total_params", "file_size", "accelerator_memory_max",
+    "train_time", "test_accuracy", "accelerator", "peft_config",
+)  # fmt: skip
+"""What a CSV needs, as `peft_metamathqa.csv` has it: one row a result file."""
+_TEXTS = ("name", "peft_type", "model_id", "dtype", "optimizer_type")
+
+
+def documents_of(data: bytes, name: str) -> list[tuple[str, bytes]]:
+    """(name of the row, its document as JSON) for each row of a CSV.
+
+    Raises `FtlabError` for a file that has other columns or cannot be read as CSV. A cell that is
+    no number stays text, so that reading the document says which one is wrong.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise FtlabError(
+                f"{name} has no column '{missing[0]}'; it needs: {', '.join(_COLUMNS)}."
+            )
+        documents = []
+        for number, row in enumerate(reader, start=2):
+            if number > _MAX_ROWS + 1:
+                raise FtlabError(f"{name} has more than {_MAX_ROWS:,} rows; split it.")
+            documents.append((f"{name}, row {number}", json.dumps(_document(row)).encode()))
+        return documents
+    except UnicodeDecodeError:
+        raise FtlabError(f"{name} is not UTF-8 text; save it as UTF-8.") from None
+    except csv.Error as error:
+        raise FtlabError(f"{name} cannot be read as CSV: {error}.") from None
+
+
+def _document(row: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns are named like the fields, whichever part of the document these are in."""
+    cells = {
+        column: text if column in _TEXTS else _value(text)
+        for column, text in row.items()
+        if isinstance(text, str) and text.strip()  # cells beyond the last column are a list
+    }
+    config = cells.pop("peft_config", None) or {"peft_type": row["peft_type"]}
+    point = {"test accuracy": cells.get("test_accuracy"), "forgetting": cells.get("forgetting")}
+    return {
+        "run_info": cells
+        | {
+            "experiment_name": row["name"],
+            "peft_config": None if row["peft_type"] == "full-finetuning" else config,
+            "train_config": cells,
+        },
+        "train_info": cells
+        | {"status": "success", "metrics": [point | {"step": cells.get("max_steps")}]},
+        "meta_info": {
+            "system_info": {"accelerator": row["accelerator"]},
+            "package_info": {f"{name}-version": row.get(f"{name}_version") for name in _PACKAGES},
+        },
+    }
+
+
+def _value(text: str) -> Any:
+    """A number, truth value or JSON object; else the text itself."""
+    try:
+        return json.loads({"True": "true", "False": "false"}.get(text, text))
+    except (ValueError, RecursionError):
+        return text
+
+
+# ---------------------------------------------------------------- those of a runs folder
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What came of an import: run ids that are new, those that were there, and files refused.
+
+    `refused` are pairs of file name and sentence.
+    """
+
+    imported: tuple[str, ...] = ()
+    already: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """As in "3 results imported, 1 there already, 2 refused." """
+        parts = [f"{plural(len(self.imported), 'result')} imported"]
+        if self.already:
+            parts.append(f"{len(self.already)} there already")
+        if self.refused:
+            parts.append(f"{len(self.refused)} refused")
+        return ", ".join(parts) + "."
+
+
+def published_folder(runs_folder: Path) -> Path:
+    """Where the imported results of a runs folder lie; it may not exist yet."""
+    return runs_folder / "published"
+
+
+def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport:
+    """Imports result files, CSV files of them, and folders of both.
+
+    A file that is none, or has a wrong value, is refused in a sentence and nothing of it is kept.
+    Raises `FtlabError` only where the runs folder cannot be written.
+    """
+    check_writable(runs_folder)
+    imported: list[str] = []
+    already: list[str] = []
+    refused: list[tuple[str, str]] = []
+    target = published_folder(runs_folder)
+    known = {run.run_id for _, run in _stored(target) if isinstance(run, PublishedRun)}
+    for name, data in (found for path in paths for found in _documents(Path(path), refused)):
+        try:
+            run = parse_result(data, name)
+        except FtlabError as error:
+            refused.append((name, str(error)))
+            continue
+        if run.run_id in known:
+            already.append(run.run_id)
+            continue
+        _keep(target / f"{run.run_id}.json", data)
+        known.add(run.run_id)
+        imported.append(run.run_id)
+    return ImportReport(tuple(imported), tuple(already), tuple(refused))
+
+
+def remove_published(runs_folder: Path, run_ids: Iterable[str]) -> int:
+    """Takes imported results away again and says how many there were.
+
+    Raises `FtlabError` if one cannot be removed. Ids of anything else are passed over.
+    """
+    check_writable(runs_folder)
+    wanted, removed = set(run_ids), 0
+    for path, run in _stored(published_folder(runs_folder)):
+        if isinstance(run, PublishedRun) and run.run_id in wanted:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise FtlabError(f"'{path}' cannot be removed ({error.strerror}).") from None
+            removed += 1
+    return removed
+
+
+def read_published(runs_folder: Path) -> tuple[list[PublishedRun], list[tuple[str, str]]]:
+    """The imported results of a runs folder, and (name, reason) of each file that is not one.
+
+    A file that has not changed costs a look at its date.
+    """
+    runs: dict[str, PublishedRun] = {}
+    broken = []
+    for path, run in _stored(published_folder(runs_folder)):
+        if isinstance(run, PublishedRun):
+            runs.setdefault(run.run_id, run)
+        else:
+            broken.append((path.name, run))
+    return _told_apart(list(runs.values())), broken
+
+
+def _told_apart(runs: list[PublishedRun]) -> list[PublishedRun]:
+    """Results of one sweep that would be named alike get the end of their id behind the name."""
+    named = Counter((run.sweep_id, run.values["variant"]) for run in runs)
+    return [
+        run
+        if named[run.sweep_id, run.values["variant"]] == 1
+        else dataclasses.replace(
+            run, values=run.values | {"variant": f"{run.values['variant']} ({run.run_id[-8:]})"}
+        )
+        for run in runs
+    ]
+
+
+def _stored(folder: Path) -> Iterator[tuple[Path, PublishedRun | str]]:
+    """Each file of the folder with its result, or the sentence that says why it has none."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.name.endswith(".json") or entry.name.startswith("."):
+            continue
+        try:
+            stat = entry.stat()
+        except OSError:
+            continue  # it has just gone
+        yield Path(entry.path), _read(entry.path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: str, changed_at: int, size: int) -> PublishedRun | str:
+    """`changed_at` and `size` tell one content of a path from the next."""
+    try:
+        data = read_plain(Path(path), MAX_BYTES, follow_link=True)
+        return parse_result(data, Path(path).name)
+    except (FtlabError, OSError) as error:
+        return one_line(error)
+
+
+def _documents(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each result in a file or folder."""
+    files = _files(path)
+    if not files:
+        sentence = f"The folder {path.name} holds no {' and no '.join(_SUFFIXES)} file."
+        refused.append((path.name, sentence))
+    for file in files:
+        suffix = file.suffix.lower()
+        try:
+            if suffix not in _SUFFIXES:
+                raise FtlabError(f"{file.name} is neither {' nor '.join(_SUFFIXES)}.")
+            if not file.exists():
+                raise FtlabError(f"There is no file '{file}'.")
+            data = read_plain(file, MAX_BYTES, follow_link=True)
+            found = documents_of(data, file.name) if suffix == ".csv" else [(file.name, data)]
+        except FtlabError as error:
+            refused.append((file.name, str(error)))
+        except OSError as error:
+            refused.append((file.name, f"{file.name} cannot be read ({error.strerror})."))
+        else:
+            yield from found
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the result files in a folder: in it, else in its `results` folders."""
+    if not path.is_dir():
+        return [path]
+    for pattern in ("*", "results/*", "*/results/*"):
+        found = sorted(file for file in path.glob(pattern) if file.suffix.lower() in _SUFFIXES)
+        if found:
+            return found
+    return []
+
+
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise FtlabError(
+            f"The folder '{path.parent}' cannot be written ({error.strerror}); "
+            "free some space or make it writable."
+        ) from None

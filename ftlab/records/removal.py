@@ -1,0 +1,103 @@
+"""Deleting runs for good, with all that lies in their folders."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import note
+from ftlab.records.merge import check_not_merging
+from ftlab.records.result import OPEN
+from ftlab.records.run import RunDirectory, check_writable, find_run, run_directories
+from ftlab.records.spec import RunSpec
+
+_GONE = ".removed."
+"""Begins the name of a folder on its way out: no run id begins with a dot, so it is no run."""
+
+
+def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
+    """The folders that go when these runs are deleted: theirs, and base runs left without use.
+
+    The base runs of a sweep go with its last run. Raises `FtlabError` for an unknown run, one that
+    is not over yet or is being merged, and a base run that others still need.
+    """
+    wanted = {run_id: find_run(runs_folder, run_id) for run_id in run_ids}
+    specs = _specs(runs_folder, {directory.spec().sweep_id for directory in wanted.values()})
+    needed = {
+        spec.sweep_id for spec in specs.values() if not spec.is_base and spec.run_id not in wanted
+    }
+    for run_id in wanted:
+        spec = specs.get(run_id)
+        if spec is not None and spec.is_base and spec.sweep_id in needed:
+            raise FtlabError(
+                f"'{run_id}' is a base run: it gives the numbers before training to the other "
+                "runs of its sweep and goes with the last of them."
+            )
+    going = dict(wanted)
+    for spec in specs.values():
+        if spec.is_base and spec.sweep_id not in needed:
+            going[spec.run_id] = RunDirectory(runs_folder / spec.run_id)
+    for run_id, directory in going.items():
+        status = directory.status()
+        if status in OPEN:
+            raise FtlabError(f"'{run_id}' is still {status}; cancel it first, then delete it.")
+        check_not_merging(directory)
+    return list(going.values())
+
+
+def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
+    """Deletes the runs with adapters, logs and samples, and gives the ids of all that went.
+
+    Each folder is renamed first, so that nobody ever sees a run of which only a part is left.
+    Raises `FtlabError` as `removable` does, before anything is touched, or if a folder cannot be
+    changed.
+    """
+    check_writable(runs_folder)
+    going = removable(runs_folder, run_ids)
+    try:
+        for directory in going:
+            hidden = runs_folder / f"{_GONE}{directory.run_id}.{secrets.token_hex(4)}"
+            os.rename(directory.path, hidden)
+    except OSError as error:
+        raise FtlabError(
+            f"'{directory.run_id}' cannot be deleted ({error.strerror}); "
+            f"make {runs_folder} writable."
+        ) from None
+    finally:
+        clear_removed(runs_folder)
+    gone = [directory.run_id for directory in going]
+    note("runs deleted", runs=gone)
+    return gone
+
+
+def _specs(runs_folder: Path, sweep_ids: set[str]) -> dict[str, RunSpec]:
+    """The readable specs of the sweeps, by run id."""
+    specs = {}
+    for directory in run_directories(runs_folder):
+        try:
+            spec = directory.spec()
+        except FtlabError:
+            continue
+        if spec.sweep_id in sweep_ids and spec.run_id == directory.run_id:
+            specs[spec.run_id] = spec
+    return specs
+
+
+def clear_removed(runs_folder: Path) -> None:
+    """Removes what was renamed, now or by an app that was killed while it did so."""
+    for path in _hidden(runs_folder):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)  # the run is gone; what it led to is not ours
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _hidden(runs_folder: Path) -> Sequence[Path]:
+    try:
+        return [path for path in runs_folder.iterdir() if path.name.startswith(_GONE)]
+    except OSError:
+        return []  # no folder yet

@@ -1,0 +1,312 @@
+"""The run directory: the record of one run, and the only place where its files are named.
+
+spec.json       written before the run is queued; its worker adds the learning rate, where that
+                waits for the model
+metrics.jsonl   appended by the worker alone; its first line names the process
+log.txt         the worker's stdout and stderr
+result.json     written once, by atomic rename, at the end
+samples.jsonl   held-out prompts answered before and after training
+adapter/        PEFT's own format, or the full model
+merged/         the adapter laid into its base for good, where somebody asked for it
+checkpoints/    what the training needs to go on from, gone once the run is done; never exported
+resume          there while the run waits to go on from its last checkpoint
+annotations.json  what people add afterwards: tags, a note, whether it is put away
+
+A public demo's runs folder is read-only. The mark is a file in the folder, so that every handler,
+endpoint or process sees it; each function that writes for a person calls `check_writable` first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ConfigDict, TypeAdapter
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import open_plain, read_plain, write_atomically
+from ftlab.basics.parsing import MAX_RECORD_BYTES, parse_json
+from ftlab.records.job import InFolder, Job, age_seconds, worker_of
+from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_result
+from ftlab.records.spec import RunSpec, dump_spec, load_spec
+
+_FIRST_WORD_SECONDS = 10.0
+"""How long a worker may take from opening its metrics to their first line."""
+
+MAX_LINES_BYTES = 256 * 2**20
+"""Of a file of JSON lines: a run of a million steps writes about 200 MB."""
+
+_MAX_FIRST_LINE_BYTES = 2**16
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
+
+
+@dataclass(frozen=True)
+class RunDirectory(Job):
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    spec_file = InFolder("spec.json")
+    metrics_file = InFolder("metrics.jsonl")
+    lock_file = InFolder("log.txt")
+    """What a worker locks: the log, because no new file ever takes its place."""
+    result_file = InFolder("result.json")
+    samples_file = InFolder("samples.jsonl")
+    annotations_file = InFolder("annotations.json")
+    adapter = InFolder("adapter")
+    merged = InFolder("merged")
+    checkpoints = InFolder("checkpoints")
+    resume_file = InFolder("resume")
+    partial_adapter = InFolder(".adapter.partial")
+    """Where the adapter is written before it appears whole."""
+    scratch = InFolder(".scratch")
+    """What a worker needs only while it goes; it lies here so that it goes with the run."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """True until a worker has begun on it or it has ended, and where it is to be resumed."""
+        if self.result_file.exists():
+            return False
+        return self.resume_file.exists() or not self.metrics_file.exists()
+
+    def left_overs(self) -> tuple[Path, ...]:
+        return self.partial_adapter, self.scratch
+
+    def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
+        """Makes the folder with its spec; the run is queued from here on, or has that result.
+
+        Raises `FileExistsError` before anything is written if there is such a folder.
+        """
+        self.path.mkdir(parents=True)
+        if result is not None:
+            self.write_result(result)  # before the spec, or a dispatcher might start it
+        write_atomically(self.spec_file, dump_spec(spec))
+
+    def complete_spec(self, spec: RunSpec) -> None:
+        """Writes the spec once more, with what was left to the worker."""
+        write_atomically(self.spec_file, dump_spec(spec))
+
+    def spec(self) -> RunSpec:
+        """Raises `FtlabError` if the spec is missing or cannot be read."""
+        try:
+            spec = load_spec(read_plain(self.spec_file, MAX_RECORD_BYTES))
+        except OSError as error:
+            raise FtlabError(
+                f"'{self.path}' is no run directory: its spec.json cannot be read "
+                f"({error.strerror})."
+            ) from None
+        if spec.run_id != self.run_id:  # files are named after it
+            raise FtlabError(
+                f"spec.json of '{self.run_id}' is that of another run, '{spec.run_id[:80]}'; give "
+                "the folder its own name back."
+            )
+        return spec
+
+    def write_result(self, result: RunResult) -> None:
+        """Writes the result unless there is one: a finished run is never overwritten."""
+        if not self.result_file.exists():
+            write_atomically(self.result_file, dump_result(result))
+
+    def result(self) -> RunResult | None:
+        try:
+            return load_result(read_plain(self.result_file, MAX_RECORD_BYTES))
+        except FileNotFoundError:
+            return None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The events that are as a worker writes them; others are skipped."""
+        return [event for event in read_json_lines(self.metrics_file) if is_sound(event)]
+
+    def samples(self) -> list[dict[str, Any]]:
+        return read_json_lines(self.samples_file)
+
+    def worker(self) -> tuple[int, float] | None:
+        try:
+            with open_plain(self.metrics_file) as file:
+                return worker_of(json.loads(file.readline(_MAX_FIRST_LINE_BYTES)))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def status(self) -> Status:
+        """Derived from the files and the process table, never stored."""
+        return cast(Status, super().status())  # a run has always been asked for
+
+    def waiting_status(self, began: bool) -> Status | None:
+        if not began:
+            age = age_seconds(self.metrics_file)
+            if age is None:
+                return "queued"
+            if age < _FIRST_WORD_SECONDS:
+                return "running"
+        return "queued" if self.resume_file.exists() else None
+
+
+def run_directories(folder: Path) -> list[RunDirectory]:
+    """Every run of the folder, oldest first; folders that are no runs are left out."""
+    try:
+        # A link is no run: what it leads to may be anything.
+        entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FtlabError(
+            f"The runs folder '{folder}' cannot be read ({error.strerror}); "
+            "name another with --runs-dir."
+        ) from None
+    return [
+        RunDirectory(folder / name)
+        for name in sorted(entry.name for entry in entries)
+        if RUN_ID.fullmatch(name) and (folder / name / "spec.json").exists()
+    ]
+
+
+def find_run(folder: Path, run_id: str) -> RunDirectory:
+    """The run of that id; raises `FtlabError` if the id is malformed or unknown."""
+    if RUN_ID.fullmatch(run_id):
+        directory = RunDirectory(folder / run_id)
+        if directory.spec_file.exists() and not directory.path.is_symlink():
+            return directory
+    raise FtlabError(
+        f"There is no run '{run_id[:80]}' in {folder}; "
+        "`python -m ftlab runs` lists the ones there are."
+    )
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, text.encode())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a torn last line (the writer was killed) is skipped.
+
+    Raises `OSError` for what cannot be read, `UnsuitableFile` for more than `MAX_LINES_BYTES`.
+    """
+    try:
+        data = read_plain(path, MAX_LINES_BYTES)
+    except FileNotFoundError:
+        return []
+    rows = []
+    # Not splitlines: a line separator such as U+2028 may stand inside a text.
+    for line in data.split(b"\n"):
+        try:
+            row = json.loads(line.decode("utf-8", errors="replace"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def make_read_only(runs_folder: Path, why: str) -> None:
+    """From here on nothing is written to the folder; `why` is the sentence that is then said."""
+    mark = _mark(runs_folder)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(why, encoding="utf-8")
+
+
+def check_writable(runs_folder: Path) -> None:
+    """Raises `FtlabError` with the reason if the folder was closed."""
+    try:
+        why = _mark(runs_folder).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        why = f"The runs folder '{runs_folder}' cannot be read ({error.strerror})."
+    raise FtlabError(why)
+
+
+def _mark(runs_folder: Path) -> Path:
+    return runs_folder / ".ftlab" / "closed"
+
+
+TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
+
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters; a note has lines and tabs
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn round what is written after them
+    "\ud800-\udfff]"  # halves of a character, which no file can hold
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """`archived` runs stay on disk and in every record, but out of sight until asked for."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore")
+
+    archived: bool = False
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+
+_ANNOTATIONS = TypeAdapter(Annotations)
+
+
+def read_annotations(directory: RunDirectory) -> Annotations:
+    """The run's annotations; none where there is no file. Raises `FtlabError` for a broken one."""
+    try:
+        return parse_json(
+            _ANNOTATIONS,
+            read_plain(directory.annotations_file, MAX_RECORD_BYTES),
+            directory.annotations_file.name,
+        )
+    except FileNotFoundError:
+        return Annotations()
+
+
+def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:
+    """Replaces the run's annotations, without characters that no line of text can show.
+
+    Raises `FtlabError` for what is too long or not writable.
+    """
+    check_writable(directory.path.parent)
+    if len(annotations.note) > NOTE_LENGTH:
+        raise FtlabError(
+            f"The note has {len(annotations.note):,} characters; at most {NOTE_LENGTH:,} are kept."
+        )
+    tags = tuple(filter(None, (_UNFIT.sub("", tag) for tag in annotations.tags)))
+    annotations = replace(annotations, tags=tags, note=_UNFIT.sub("", annotations.note))
+    try:
+        write_atomically(directory.annotations_file, _ANNOTATIONS.dump_json(annotations, indent=2))
+    except OSError as error:
+        raise FtlabError(
+            f"The annotations of '{directory.run_id}' cannot be written ({error.strerror})."
+        ) from None
+
+
+def parse_tags(text: str) -> tuple[str, ...]:
+    """Tags from "demo, for Ada"; each once. Raises `FtlabError` for too many or too long ones."""
+    words = (" ".join(tag.split()) for tag in _UNFIT.sub(" ", text).split(","))
+    tags = tuple(dict.fromkeys(filter(None, words)))
+    if len(tags) > TAGS_MOST:
+        raise FtlabError(f"There are {len(tags):,} tags; a run takes at most {TAGS_MOST}.")
+    for tag in tags:
+        if len(tag) > TAG_LENGTH:
+            raise FtlabError(
+                f"The tag '{tag[:20]}…' has {len(tag):,} characters; at most {TAG_LENGTH} are "
+                "kept. Put a comma between tags."
+            )
+    return tags
+
+
+def changed_at(path: Path) -> int:
+    """When the file was last written, in nanoseconds; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

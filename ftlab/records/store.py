@@ -1,0 +1,356 @@
+"""The store: a view on a folder of run directories, as objects, as sweeps and as a pandas table."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.words import shorten, some_names
+from ftlab.methods.registry import get_method
+from ftlab.records.comparability import Conditions, conditions_of
+from ftlab.records.published import PublishedRun, read_published
+from ftlab.records.result import MEMORY_PARTS, OPEN, RunResult, Status
+from ftlab.records.resume import newest_checkpoint
+from ftlab.records.run import (
+    Annotations,
+    RunDirectory,
+    changed_at,
+    find_run,
+    read_annotations,
+    run_directories,
+)
+from ftlab.records.spec import RunSpec
+from ftlab.records.table import ROW_KEYS, Origin, to_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+RECENT_SECONDS = 1.0
+"""How old the runs may be that a page is shown which asks every few seconds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it is now. `result` is `None` until it ended, and for an interrupted run."""
+
+    directory: RunDirectory
+    spec: RunSpec
+    status: Status
+    result: RunResult | None
+    origin: Origin = "measured"
+    annotations: Annotations = field(default_factory=Annotations)
+    annotated_at: int = 0
+    ended_at: int = 0
+
+    @property
+    def run_id(self) -> str:
+        return self.spec.run_id
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in OPEN
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether what it learnt can be there: it is done, or ended only while it was scored."""
+        return self.status == "done" or (
+            self.result is not None and self.directory.adapter.is_dir()
+        )
+
+    @property
+    def reason(self) -> str:
+        """Why the run is not done, and the step at which it could go on."""
+        if self.result is not None:
+            why = self.result.reason
+        elif self.status == "interrupted":
+            why = "The worker ended without a result; its log has the last lines."
+        else:
+            return ""
+        step = self.resumes_from
+        return why if step is None else f"{why} Resume goes on from step {step:,}."
+
+    @cached_property
+    def resumes_from(self) -> int | None:
+        """The step that the run would go on from; `None` where it cannot or need not."""
+        if self.is_open or self.status == "done":
+            return None
+        checkpoint = newest_checkpoint(self.directory)
+        return None if checkpoint is None else checkpoint.step
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """What must be equal for the run to be compared; read once, as a table is made often."""
+        return conditions_of(self)
+
+    def row(self) -> dict[str, Any]:
+        """The run as one flat row with the keys of `ROW_KEYS`."""
+        result, spec = self.result, self.spec
+        measures = vars(result.measures) if result else {}  # all flat: no need of a deep copy
+        trainable, total = measures.get("trainable_params"), measures.get("total_params")
+        environment = result.environment if result else {}
+        phases = result.phases if result else {}
+        anatomy = result.anatomy if result else {}
+        predicted = result.predicted_anatomy if result else {}
+        values = measures | {
+            "run_id": spec.run_id,
+            "sweep_id": spec.sweep_id,
+            "origin": self.origin,
+            "model": spec.model,
+            "task": spec.task.label,
+            "method": spec.method,
+            "variant": spec.label,
+            "hyperparameters": _named_values(spec),
+            "seed": spec.seed,
+            "status": self.status,
+            "trainable_share": trainable / total if trainable is not None and total else None,
+            "peak_memory_kind": result.memory_kind if result else "",
+            "learning_rate": spec.learning_rate,
+            "metric": environment.get("metric") or "",
+            "dtype_policy": spec.dtype_policy,
+            "base_precision": spec.base_precision or "",
+            "device": spec.device,
+            "machine": environment.get("device") or "",
+            "steps": spec.settings.steps,
+            "batch_size": spec.settings.batch_size,
+            "archived": self.annotations.archived,
+            "tags": ", ".join(self.annotations.tags),
+            "note": self.annotations.note,
+            "created_at": spec.created_at,
+            "run_dir": str(self.directory.path),
+            "reason": self.reason,
+            "conditions": self.conditions,
+        }
+        for phase in ("load", "evaluate", "save"):
+            values[f"{phase}_peak_bytes"] = phases[phase].peak_bytes if phase in phases else None
+        for part in MEMORY_PARTS:
+            values[f"anatomy_{part}_bytes"] = anatomy.get(part)
+            values[f"predicted_{part}_bytes"] = predicted.get(part)
+        return {key: values.get(key) for key in ROW_KEYS}
+
+
+@dataclass(frozen=True)
+class UnreadableRun:
+    """A folder that looks like a run but cannot be read, and why."""
+
+    run_id: str
+    reason: str
+
+
+class RunStore:
+    """All runs of a folder, and those that are only looked at: recorded and imported ones.
+
+    Ended runs are read once; open ones anew each time. `recorded` is a folder of run directories
+    that come with ftlab, one folder a sweep.
+    """
+
+    def __init__(self, folder: Path, recorded: Path | None = None) -> None:
+        self.folder = folder
+        self.recorded = recorded
+        self.unreadable: tuple[UnreadableRun, ...] = ()
+        self._ended: dict[str, Run] = {}
+        self._shipped: list[Run] | None = None
+        self._published: list[PublishedRun] = []
+        self._turn = threading.Lock()
+        self._looked: tuple[float, list[Run]] | None = None
+        self._table: tuple[list[Run | PublishedRun], pd.DataFrame] | None = None
+        self.changes = 0
+        """How often a look found another state than the one before."""
+
+    def runs(self) -> list[Run]:
+        """Every readable run of the folder, oldest first; `unreadable` then names the others."""
+        with self._turn:  # a page that loads asks from all its tabs at once: files are read once
+            return self._runs()
+
+    def recent_runs(self) -> list[Run]:
+        """As `runs`, up to `RECENT_SECONDS` old: however many pages poll, files are read once."""
+        with self._turn:
+            if self._looked is None or time.monotonic() - self._looked[0] > RECENT_SECONDS:
+                return self._runs()
+            return list(self._looked[1])
+
+    def _runs(self) -> list[Run]:
+        runs, unreadable = [], []
+        known: dict[str, Run] = {}
+        for directory in run_directories(self.folder):
+            try:
+                run = self._read(directory)
+            except (FtlabError, OSError) as error:
+                unreadable.append(UnreadableRun(directory.run_id, one_line(error)))
+                continue
+            if run.result is not None:
+                known[run.run_id] = run
+            runs.append(run)
+        published = self._published
+        self._published, broken = read_published(self.folder)
+        self._ended = known
+        unreadable += [UnreadableRun(name, why) for name, why in broken]
+        state = (runs, self._published, tuple(unreadable))
+        before = (self._looked[1] if self._looked else None, published, self.unreadable)
+        self.changes += state != before
+        self._looked = time.monotonic(), runs
+        self.unreadable = tuple(unreadable)
+        return list(runs)
+
+    def shipped(self) -> list[Run]:
+        """The runs that come recorded with ftlab; they never change, so they are read once."""
+        if self._shipped is None:
+            folders = self.recorded.glob("*/") if self.recorded else ()
+            self._shipped = [
+                dataclasses.replace(read_run(directory), origin="recorded")
+                for folder in sorted(folders)
+                for directory in run_directories(folder)
+            ]
+        return self._shipped
+
+    def published(self) -> list[PublishedRun]:
+        """Results of others that were imported into the folder."""
+        self.runs()
+        return self._published
+
+    def sweep(self, sweep_id: str) -> list[Run]:
+        """The runs of a sweep, own or recorded; none for an imported one."""
+        return [run for run in self._all() if run.spec.sweep_id == sweep_id]
+
+    def find(self, run_id: str) -> Run:
+        """The run of that id, own or recorded; raises `FtlabError` if there is none."""
+        try:
+            return read_run(find_run(self.folder, run_id))
+        except FtlabError:
+            for run in self.shipped():
+                if run.run_id == run_id:
+                    return run
+            raise
+
+    def table(self, with_base: bool = False, recent: bool = False) -> pd.DataFrame:
+        """One row a run, with the columns of `ROW_KEYS`: own ones first, newest sweep first.
+
+        `recent` as in `recent_runs`.
+        """
+        runs = self._all(recent)
+        rows: list[Run | PublishedRun] = [run for run in runs if with_base or not run.spec.is_base]
+        rows += self._published
+        last = self._table
+        if last is None or last[0] != rows:  # the same runs are the same objects: quick to compare
+            last = self._table = (rows, to_table(rows))
+        return last[1].copy(deep=False)
+
+    def _all(self, recent: bool = False) -> list[Run]:
+        """Own runs, then the recorded ones; of a sweep that is both, one's own."""
+        own = self.recent_runs() if recent else self.runs()
+        sweeps = {run.spec.sweep_id for run in own}
+        return own + [run for run in self.shipped() if run.spec.sweep_id not in sweeps]
+
+    def _read(self, directory: RunDirectory) -> Run:
+        run = self._ended.get(directory.run_id)
+        if run is None or (run.annotated_at, run.ended_at) != _changed_at(directory):
+            return read_run(directory)
+        return run
+
+
+def read_run(directory: RunDirectory) -> Run:
+    """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
+    annotated, ended = _changed_at(directory)
+    spec = directory.spec()
+    if spec.variant is not None:
+        get_method(spec.variant.method)  # a record of a method that is no longer known
+    result = directory.result()
+    status = result.status if result is not None else directory.status()
+    if result is None and status not in OPEN:
+        result = directory.result()  # it ended between the two looks
+    return Run(
+        directory,
+        spec,
+        status,
+        result,
+        annotations=read_annotations(directory),
+        annotated_at=annotated,
+        ended_at=ended,
+    )
+
+
+def _changed_at(directory: RunDirectory) -> tuple[int, int]:
+    """When annotations and result were last written; a run that is resumed loses its result."""
+    return changed_at(directory.annotations_file), changed_at(directory.result_file)
+
+
+def _named_values(spec: RunSpec) -> str:
+    """As in "r 16, alpha 32"; empty for a base run and a method with nothing to set."""
+    values = spec.variant.values() if spec.variant else {}
+    return shorten(", ".join(f"{name} {value}" for name, value in values.items()), 200)
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """`table` has one row a run with the columns of `ROW_KEYS`, base runs left out.
+
+    `runs` are the run directories, base runs among them; an imported sweep has `published` instead.
+    """
+
+    sweep_id: str
+    origin: Origin
+    table: pd.DataFrame
+    runs: tuple[Run, ...] = ()
+    published: tuple[PublishedRun, ...] = ()
+
+    @property
+    def own_runs(self) -> list[Run]:
+        """The runs without the base runs."""
+        return [run for run in self.runs if not run.spec.is_base]
+
+    @property
+    def base_runs(self) -> list[Run]:
+        return [run for run in self.runs if run.spec.is_base]
+
+
+def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
+    """The sweep of that id; raises `FtlabError` if there is none."""
+    runs = store.sweep(sweep_id)
+    if runs:
+        own = [run for run in runs if not run.spec.is_base]
+        return SweepData(sweep_id, runs[0].origin, to_table(own), runs=tuple(runs))
+    published = [run for run in store.published() if run.sweep_id == sweep_id]
+    if not published:
+        raise FtlabError(
+            f"There is no sweep '{sweep_id}' in {store.folder}; "
+            "`python -m ftlab runs` lists the runs there are."
+        )
+    return SweepData(sweep_id, "imported", to_table(published), published=tuple(published))
+
+
+def notes_of_runs(runs: Sequence[Run]) -> list[str]:
+    """The sentences in order; one that not every trained run says begins with who says it.
+
+    As in "QLoRA: Only the linear layers ..."; with the seed where other seeds do not say it.
+    """
+    said: dict[str, list[Run]] = {}
+    for run in runs:
+        for note in dict.fromkeys(run.result.notes if run.result else ()):
+            said.setdefault(note, []).append(run)
+    trained = [run for run in runs if run.result is not None and not run.spec.is_base]
+    sentences = []
+    for note, by in said.items():
+        own = [run for run in by if not run.spec.is_base]
+        common = not own or len(own) == len(trained)
+        sentences.append(note if common else f"{_names(own, trained)}: {note}")
+    return sentences
+
+
+def _names(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
+    """The variants of the runs, with the seed of those of which only some seeds are among them."""
+    there = Counter(run.spec.label for run in all_runs)
+    here = Counter(run.spec.label for run in runs)
+    names = [
+        label if here[label] == there[label] else f"{label} seed {run.spec.seed}"
+        for run in runs
+        for label in (run.spec.label,)
+    ]
+    return some_names(list(dict.fromkeys(names)))

@@ -1,0 +1,65 @@
+"""Runs as a pandas table: one row a run, whoever measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ftlab.records.result import MEMORY_PARTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Origin = Literal["measured", "recorded", "imported"]
+"""Measured by this app in its runs folder; shipped with it; or published by others."""
+
+ORIGINS: tuple[Origin, ...] = ("measured", "recorded", "imported")
+
+_NAMES = (
+    "run_id", "sweep_id", "origin", "model", "task", "method", "variant", "hyperparameters",
+    "seed", "status",
+)  # fmt: skip
+_NUMBERS = (
+    "trainable_params", "total_params", "trainable_share", "peak_memory_bytes",
+    "net_peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes",
+    "eval_loss_before", "eval_loss_after", "loss_change", "loss_change_low", "loss_change_high",
+    "score_before", "score_after", "score_gain", "score_gain_low", "score_gain_high",
+    "general_loss_before", "general_loss_after", "general_loss_change", "general_loss_change_low",
+    "general_loss_change_high", "steps_done", "learning_rate",
+    "before_model_bytes", "load_peak_bytes", "evaluate_peak_bytes",
+    "save_peak_bytes", "total_seconds", "step_seconds", "predicted_net_peak_bytes",
+    *(f"anatomy_{part}_bytes" for part in MEMORY_PARTS),
+    *(f"predicted_{part}_bytes" for part in MEMORY_PARTS),
+)  # fmt: skip
+_FACTS = (
+    "peak_memory_kind", "adapter_dtype", "metric", "dtype_policy", "device", "machine", "steps",
+    "batch_size", "disturbed", "archived", "tags", "note", "created_at", "run_dir", "reason",
+    "conditions", "base_precision",
+)  # fmt: skip
+
+ROW_KEYS = (*_NAMES, *_NUMBERS, *_FACTS)
+"""The columns of the table. Texts, numbers (floats, NaN: not measured), and further facts.
+
+`conditions` is what must be equal for runs to be compared, as `ftlab.records.comparability` reads
+it; `None` of an imported result, which is never compared. `base_precision` is how the frozen base
+was held, "" where the dtype policy says it.
+
+Peaks of a phase are the size of the whole process (or what torch allocated, as
+`peak_memory_kind` says), so net peaks are theirs less `before_model_bytes`.
+"""
+
+
+class HasRow(Protocol):
+    def row(self) -> dict[str, Any]:
+        """One flat row with the keys of `ROW_KEYS`; `None`: not measured."""
+
+
+def to_table(runs: Iterable[HasRow]) -> pd.DataFrame:
+    """The runs as a DataFrame: own ones first, newest sweep first, in it the queue's order."""
+    import pandas as pd
+
+    rows = sorted((run.row() for run in runs), key=lambda row: str(row["run_id"]))
+    rows.sort(key=lambda row: str(row["sweep_id"]), reverse=True)
+    rows.sort(key=lambda row: ORIGINS.index(row["origin"]))
+    table = pd.DataFrame({key: [row[key] for row in rows] for key in ROW_KEYS})
+    return table.astype(dict.fromkeys(_NUMBERS, float))

@@ -1,0 +1,247 @@
+"""What a run gives as one zip to take along, and its upload to the Hugging Face Hub.
+
+Nothing else of the run directory goes along: no log, no answers, no path of this machine.
+
+The token comes from the environment alone. It is handed to huggingface_hub and to nothing else, and
+taken out of whatever an error says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.processes import WorkerEnded, answer_once, module_command
+from ftlab.basics.units import format_bytes
+from ftlab.models.files import read_model_json
+from ftlab.models.reference import is_owned_hub_id
+from ftlab.records.merge import MergeDirectory
+from ftlab.records.spec import needs_hub
+from ftlab.records.store import Run
+from ftlab.share.model_card import model_card
+from ftlab.share.weights import kind_of, public_model, weights_of
+from ftlab.tasks.registry import TASKS
+
+CARD = "README.md"
+_TEMPLATE = "chat_template.jinja"
+_CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json", "trained_weights.json")
+_KEPT_FREE = 2**28  # bytes, for all else that the machine does
+_SCRIPT_SECONDS = 600.0
+_PATH_KEY = re.compile(r"_?(\w+_)?name_or_path")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files by name: `texts` are made here, `files` are taken from the run as they are.
+
+    `name` is that of the folder in the zip.
+    """
+
+    name: str
+    texts: Mapping[str, str]
+    files: Mapping[str, Path]
+
+
+def run_bundle(run: Run, merged: bool = False) -> Bundle:
+    """What the run learnt, or the model it was merged to.
+
+    Raises `FtlabError` for a run without weights, or that was not merged.
+    """
+    folder = weights_of(run)
+    record = None
+    if merged:
+        merge = MergeDirectory(run.directory)
+        folder, record = run.directory.merged, merge.record()
+        if record is None or not any(folder.glob("*.safetensors")):
+            raise FtlabError(
+                f"{run.run_id} has no merged model in its folder; make one with "
+                f"`python -m ftlab merge {run.run_id}`."
+            )
+    if folder.is_symlink():
+        raise FtlabError(f"The folder '{folder.name}' of {run.run_id} is a link; copy it instead.")
+    found = sorted(path for path in folder.iterdir() if _goes_along(path))
+    base = public_model(run.spec.model)
+    texts = {path.name: _without_paths(path, base) for path in found if path.name in _CONFIGS}
+    texts[CARD] = model_card(run, kind_of(folder), record)
+    files = {path.name: path for path in found if path.name not in texts}
+    return Bundle(bundle_name(run, merged), texts, files)
+
+
+def bundle_name(run: Run, merged: bool = False) -> str:
+    """ "ftlab-lora-sql-ab12-03", from the run's own id alone where the task is a stranger's."""
+    task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
+    parts = run.run_id.split("-")
+    number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
+    names = ["ftlab", run.spec.method, task, number, "merged" if merged else ""]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(filter(None, names)))
+
+
+def write_zip(bundle: Bundle, target: Path) -> None:
+    """Writes the bundle; the file appears whole. Weights are copied in parts, never held.
+
+    Raises `FtlabError` if the file cannot be written.
+    """
+    _check_room(bundle, target.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+                for name, text in bundle.texts.items():
+                    archive.writestr(f"{bundle.name}/{name}", text, zipfile.ZIP_DEFLATED)
+                for name, path in bundle.files.items():
+                    packs = path.suffix != ".safetensors"  # weights hardly get smaller
+                    how = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
+                    archive.write(path, f"{bundle.name}/{name}", how)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FtlabError(
+            f"'{target}' cannot be written ({error.strerror}); free some space, or name a file in "
+            "a folder that can be written."
+        ) from None
+
+
+def _check_room(bundle: Bundle, folder: Path) -> None:
+    """A file may say that it is larger than the disk (a sparse one), and would fill it."""
+    needed = sum(path.stat().st_size for path in bundle.files.values())
+    free = shutil.disk_usage(folder).free
+    if needed + _KEPT_FREE > free:
+        raise FtlabError(
+            f"The zip takes {format_bytes(needed)} and '{folder}' has {format_bytes(free)} free; "
+            "free some space."
+        )
+
+
+def zip_script(run: Run, runs_folder: Path, target: Path) -> None:
+    """Writes the run's script with its examples as one zip, in a process, which takes some seconds.
+
+    Raises `FtlabError` with the sentence of the command where there is no script.
+    """
+    with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
+        folder = Path(place)
+        command = module_command(
+            "ftlab", "script", run.run_id,
+            "--runs-dir", str(runs_folder.resolve()), "-o", str(folder),
+        )  # fmt: skip
+        try:
+            answer_once(command, seconds=_SCRIPT_SECONDS, needs_hub=needs_hub(run.spec))
+        except OSError as error:
+            raise FtlabError(f"The script could not be made ({error}).") from None
+        except WorkerEnded as end:
+            raise FtlabError(f"No script: {end.last.removeprefix('ftlab: ')}") from None
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.iterdir()):
+                archive.write(path, f"{target.stem}/{path.name}")
+
+
+@contextlib.contextmanager
+def laid_out(bundle: Bundle) -> Iterator[Path]:
+    """The bundle as a folder for as long as it is needed; weights are links, not copies."""
+    with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
+        folder = Path(place) / bundle.name
+        folder.mkdir()
+        for name, text in bundle.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, path in bundle.files.items():
+            (folder / name).symlink_to(path.resolve())
+        yield folder
+
+
+def _goes_along(path: Path) -> bool:
+    named = path.suffix in (".safetensors", ".json") or path.name == _TEMPLATE
+    return named and path.is_file() and not (path.is_symlink() or path.name.startswith("."))
+
+
+def _without_paths(path: Path, base: str) -> str:
+    """The configuration with the base's public name wherever it names a folder of this machine."""
+    try:
+        config = read_model_json(path)
+    except (OSError, ValueError) as error:
+        raise FtlabError(f"{path.name} cannot be read ({error}); run it again.") from None
+    for key, value in config.items():
+        if _PATH_KEY.fullmatch(key) and isinstance(value, str) and Path(value).is_absolute():
+            config[key] = base
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+TOKEN = "HF_TOKEN"
+
+
+class HubApi(Protocol):
+    """What is asked of `huggingface_hub.HfApi`."""
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
+
+    def repo_info(self, repo_id: str) -> Any: ...
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any: ...
+
+
+def hub_api(token: str) -> HubApi:
+    from huggingface_hub import HfApi
+
+    api: Any = HfApi(token=token)
+    return api
+
+
+def token_of(environment: Mapping[str, str] = os.environ) -> str:
+    """Raises `FtlabError` without one."""
+    token = environment.get(TOKEN, "").strip()
+    if not token:
+        raise FtlabError(
+            f"There is no token in the environment: set {TOKEN} to one of yours that may write "
+            "(huggingface.co/settings/tokens); it is asked for nowhere else."
+        )
+    return token
+
+
+def check_repo(repo: str) -> str:
+    """The name; raises `FtlabError` unless it is OWNER/NAME."""
+    if not is_owned_hub_id(repo):
+        raise FtlabError(f"'{repo[:120]}' is no repository; write OWNER/NAME.")
+    return repo
+
+
+def push(bundle: Bundle, repo: str, public: bool, token: str, api: HubApi | None = None) -> str:
+    """Uploads the bundle's files and gives the repository's address.
+
+    A repository is made private unless `public`. One that is there already keeps its visibility,
+    so a public one is refused unless `public`. Raises `FtlabError` for whatever the Hub refuses.
+    """
+    check_repo(repo)
+    try:
+        api = hub_api(token) if api is None else api
+        api.create_repo(repo, private=not public, exist_ok=True)
+        if not public and api.repo_info(repo).private is False:
+            raise FtlabError(
+                f"{repo} is there already and public, so whatever is uploaded can be read by all; "
+                "say --public if that is meant, or name another."
+            )
+        with laid_out(bundle) as folder:
+            _upload(api, repo, folder)
+    except FtlabError:
+        raise
+    except Exception as error:
+        said = one_line(error).replace(token, "…")[:300]
+        raise FtlabError(
+            f"{repo} could not be uploaded: {said} Check the name, that the token may write, and "
+            "the way to the Hub."
+        ) from None
+    return f"https://huggingface.co/{repo}"
+
+
+def _upload(api: HubApi, repo: str, folder: Path) -> None:
+    api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with ftlab")

@@ -1,0 +1,476 @@
+"""What card and Compare tab say of a sweep: a sentence, five numbers, bars, and their origin.
+
+Every number is taken from the runs. Where they show no saving, or no difference, or where full
+fine-tuning is missing, the card says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from ftlab.basics import units
+from ftlab.basics.words import join_names, shorten
+from ftlab.charts.drawing import short_name
+from ftlab.charts.facts import origin_words
+from ftlab.charts.forgetting import gain_words
+from ftlab.charts.savings import (
+    Comparison,
+    adapters,
+    compare,
+    full_row,
+    nothing_to_compare,
+    times,
+    variant_means,
+)
+from ftlab.models.reference import model_label
+from ftlab.records.comparability import Comparability, comparability_of_rows
+from ftlab.records.differences import Difference, Outcome, PairedDifference, differences_of
+from ftlab.records.metrics import METRICS
+from ftlab.records.store import SweepData
+from ftlab.records.table import Origin
+
+_MOST_NAMED = 2
+_FACT_LENGTH = 48
+
+
+def facts_of(data: SweepData) -> tuple[str, str]:
+    """Two lines: on what it was measured, and how."""
+    rows = data.table[data.table["status"] == "done"]
+    where = [
+        _named(rows["machine"].where(rows["machine"] != "", rows["device"]), "machines"),
+        _named((model_label(str(name)) for name in rows["model"]), "models"),
+        _named(rows["task"], "tasks"),
+        _prefixed("dtype policy ", _named(rows["dtype_policy"], "dtype policies")),
+        _steps(rows),
+    ]
+    how = [
+        _seeds(rows),
+        _prefixed("memory: ", _named(rows["peak_memory_kind"], "kinds of memory")),
+        _disturbed(rows),
+        "measured by others" if data.origin == "imported" else "",
+        f"sweep {data.sweep_id}",
+    ]
+    return _joined(where), _joined(how)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 < value < 1e11
+
+
+def _named(values: Iterable[object], several: str) -> str:
+    """The value all share, or a few of them, or how many there are."""
+    names = list(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
+    if len(names) > _MOST_NAMED:
+        return f"{len(names)} {several}"
+    return " / ".join(shorten(name, _FACT_LENGTH) for name in names)
+
+
+def _prefixed(prefix: str, text: str) -> str:
+    return f"{prefix}{text}" if text else ""
+
+
+def _steps(rows: pd.DataFrame) -> str:
+    steps = sorted({int(value) for value in rows["steps"] if _is_time(value)})
+    return f"{' / '.join(f'{count:,}' for count in steps)} steps" if 0 < len(steps) <= 2 else ""
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    if rows.groupby("variant")["seed"].agg(frozenset).nunique() > 1:
+        return "seeds differ by variant"
+    runs = int(rows.groupby("variant").size().max())
+    seeds = int(rows.groupby("variant")["seed"].nunique().max())
+    if runs == 1:
+        return "one seed: no spread is known"
+    return f"means of {seeds} seeds" if seeds == runs else f"means of {runs} runs"
+
+
+def _disturbed(rows: pd.DataFrame) -> str:
+    count = sum(value is True or value == 1 for value in rows["disturbed"])
+    if not count:
+        return ""
+    return f"{count} run{'s' if count > 1 else ''} disturbed: times too long"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return " · ".join(filter(None, parts))
+
+
+Mood = Literal["plain", "good", "even", "bad"]
+"""Of one number beside full fine-tuning's: less to pay, no difference shown, more to pay."""
+
+_MOODS: dict[Outcome, Mood] = {
+    "better": "good", "worse": "bad", "even": "even", "unknown": "plain",
+}  # fmt: skip
+
+Verdict = Literal["saving", "partial", "none", "incomplete"]
+
+_COSTS = {
+    "net_peak_memory_bytes": "memory",
+    "train_seconds": "training time",
+    "adapter_bytes": "file size",
+}
+_BAR_TITLES = {
+    "net_peak_memory_bytes": "Net peak memory",
+    "train_seconds": "Training time",
+    "adapter_bytes": "File to ship",
+}
+_COST_NOTES: dict[Mood, str] = {
+    "plain": "",
+    "good": "",
+    "even": "no difference shown",
+    "bad": "more than full",
+}
+_NAME_LENGTH, _SENTENCE_LENGTH, _MOST_NAMES = 40, 240, 2
+_QUALITIES = ("score_after", "eval_loss_after")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One big number; `mood` in words is what `note` says. For `more` the card has no room."""
+
+    value: str
+    label: str
+    detail: str = ""
+    mood: Mood = "plain"
+    note: str = ""
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """`length` is in [0, 1] of the longer one of its pair."""
+
+    name: str
+    method: str
+    length: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The method's bar and full fine-tuning's, of one measure."""
+
+    title: str
+    bars: tuple[Bar, Bar]
+
+
+@dataclass(frozen=True)
+class Card:
+    """`judgement` is the verdict in words; `facts` are two lines of provenance.
+
+    `unlike` says what differs between the runs of the two; "" where they are like for like.
+    `doubts` are sentences on why no difference is shown.
+    """
+
+    sentence: str
+    verdict: Verdict
+    judgement: str
+    variant: str
+    method: str
+    tiles: tuple[Tile, ...]
+    pairs: tuple[Pair, ...]
+    facts: tuple[str, str]
+    origin: Origin
+    origin_text: str
+    sweep_id: str
+    unlike: str = ""
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Quality:
+    """The measure of quality that both have; `paired` is in its unit, by held-out example."""
+
+    name: str
+    difference: Difference
+    paired: PairedDifference | None
+
+    @property
+    def key(self) -> str:
+        return self.difference.key
+
+    @property
+    def mood(self) -> Mood:
+        return _MOODS[self.difference.outcome]
+
+    @property
+    def direction(self) -> str:
+        return "higher" if self.difference.value > self.difference.other else "lower"
+
+    @property
+    def note(self) -> str:
+        if self.mood == "plain":
+            return ""
+        return "no difference shown" if self.mood == "even" else self.direction
+
+
+def card_variants(data: SweepData) -> list[str]:
+    """The variants that a card can be about, best first."""
+    means = variant_means(data.table)
+    return [str(name) for name in adapters(means)["variant"]]
+
+
+def card_of(data: SweepData, variant: str | None = None) -> Card:
+    """The card of a sweep: about the named variant, else about the best one."""
+    found = compare(data.table, variant)
+    if found is None:
+        return _incomplete(data, variant)
+    name = str(found.adapter["variant"])
+    costs = {key: differences_of(data.table, key).between(*_names(found)) for key in _COSTS}
+    moods = {key: _cost_mood(cost) for key, cost in costs.items()}
+    quality = _quality(data.table, found)
+    like = _comparability(data.table, found)
+    verdict = _verdict(moods, quality, like.is_like)
+    return Card(
+        sentence=_sentence(name, found, moods, quality),
+        verdict=verdict,
+        judgement=_judgement(verdict, moods, quality, like),
+        variant=name,
+        method=str(found.adapter["method"]),
+        tiles=_tiles(data, found, costs, quality),
+        pairs=tuple(_pair(found, key) for key, mood in moods.items() if mood != "plain"),
+        facts=facts_of(data),
+        origin=data.origin,
+        origin_text=origin_words(data.table) or data.origin,
+        sweep_id=data.sweep_id,
+        unlike=like.sentence,
+        doubts=tuple(_doubts(costs, quality)),
+    )
+
+
+def _names(found: Comparison) -> tuple[str, str]:
+    return str(found.adapter["variant"]), str(found.full["variant"])
+
+
+def _cost_mood(cost: Difference) -> Mood:
+    return "plain" if math.isnan(cost.ratio) else _MOODS[cost.outcome]
+
+
+def _quality(table: pd.DataFrame, found: Comparison) -> _Quality | None:
+    for key in _QUALITIES:
+        if math.isnan(found.value(key)) or math.isnan(found.full_value(key)):
+            continue
+        name = "score" if key == "score_after" else "held-out loss"
+        differences, names = differences_of(table, key), _names(found)
+        return _Quality(name, differences.between(*names), differences.paired(*names))
+    return None
+
+
+def _doubts(costs: dict[str, Difference], quality: _Quality | None) -> list[str]:
+    """As in "Training time: no difference shown (their seeds overlap)."."""
+    named = [(_COSTS[key], cost) for key, cost in costs.items()]
+    named += [(quality.name, quality.difference)] if quality else []
+    return [f"{name.capitalize()}: {part.doubt}." for name, part in named if part.doubt]
+
+
+def _sentence(
+    name: str, found: Comparison, moods: dict[str, Mood], quality: _Quality | None
+) -> str:
+    """As in "QLoRA: 1.8 % of the parameters, 0.41x the memory, 10 MB instead of 269 MB, …"."""
+    name = shorten(name, _NAME_LENGTH)
+    share = units.format_share(found.value("trainable_share"))
+    parts = [f"{share} of the parameters"] if share != units.DASH else []
+    memory = moods["net_peak_memory_bytes"]
+    if memory == "even":
+        parts.append("no difference in memory shown")
+    elif memory != "plain":
+        but = "but " if memory == "bad" else ""
+        parts.append(f"{but}{times(found.ratio('net_peak_memory_bytes'))} the memory")
+    if moods["adapter_bytes"] != "plain":
+        own, full = (
+            units.format_bytes(value)
+            for value in (found.value("adapter_bytes"), found.full_value("adapter_bytes"))
+        )
+        is_less = moods["adapter_bytes"] == "good"
+        but = "" if memory == "bad" else "but "
+        parts.append(f"{own} instead of {full}" if is_less else f"{but}{own} against {full}")
+    if quality is not None:
+        show = METRICS[quality.key].format
+        both = f"{show(found.value(quality.key))} against {show(found.full_value(quality.key))}"
+        even = " (no difference shown)" if quality.mood == "even" else ""
+        parts.append(f"{quality.name} {both}{even}")
+    elif parts:
+        parts.append("score not measured")
+    return f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing was measured for both."
+
+
+def _comparability(table: pd.DataFrame, found: Comparison) -> Comparability:
+    """Whether the runs of both are like for like."""
+    names = [row["variant"] for row in (found.adapter, found.full)]
+    return comparability_of_rows(table[(table["status"] == "done") & table["variant"].isin(names)])
+
+
+def _verdict(moods: dict[str, Mood], quality: _Quality | None, like: bool) -> Verdict:
+    saved = [mood == "good" for mood in moods.values()]
+    pays = quality is None or quality.mood == "bad" or not like
+    if not any(saved):
+        return "none"
+    return "saving" if all(saved) and not pays else "partial"
+
+
+def _judgement(
+    verdict: Verdict, moods: dict[str, Mood], quality: _Quality | None, like: Comparability
+) -> str:
+    def names(*wanted: Mood) -> str:
+        return join_names([word for key, word in _COSTS.items() if moods[key] in wanted])
+
+    parts = [] if like.is_like else [f"Not like for like ({like.names(_MOST_NAMES)})"]
+    if verdict == "none":
+        parts.append("No saving shown")
+    else:
+        parts.append(f"Saves {names('good')}")
+        if names("bad", "even"):
+            parts.append(f"no saving in {names('bad', 'even')}")
+    if names("plain"):
+        parts.append(f"{names('plain')} not measured for both")
+    if quality is None:
+        parts.append("no score or loss measured for both")
+    if quality is not None and quality.mood == "bad":
+        parts.append(f"{quality.name} {quality.direction} than full fine-tuning’s")
+    return "; ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
+
+
+def _tiles(
+    data: SweepData, found: Comparison, costs: dict[str, Difference], quality: _Quality | None
+) -> tuple[Tile, ...]:
+    def tile(value: str, label: str, detail: str, cost: Difference, more: str = "") -> Tile:
+        mood = _cost_mood(cost)
+        return Tile(value, label, detail, mood, _COST_NOTES[mood], more)
+
+    memory, seconds, file = costs.values()
+    return (
+        Tile(
+            units.format_share(found.value("trainable_share")),
+            "of the parameters trained",
+            _beside_full(found, "trainable_params"),
+        ),
+        tile(
+            times(memory.ratio),
+            "the net peak memory",
+            _beside_full(found, memory.key),
+            memory,
+            f"whole process {_beside_full(found, 'peak_memory_bytes')}",
+        ),
+        tile(times(seconds.ratio), "the training time", _beside_full(found, seconds.key), seconds),
+        tile(
+            units.format_bytes(file.value),
+            f"to ship, full {units.format_bytes(file.other)}",
+            _smaller(file.ratio),
+            file,
+        ),
+        _quality_tile(data, found, quality),
+    )
+
+
+def _beside_full(found: Comparison, key: str) -> str:
+    """Both values of a measure, as in "603 MB, full 1.55 GB"."""
+    show = METRICS[key].format
+    return f"{show(found.value(key))}, full {show(found.full_value(key))}"
+
+
+def _smaller(ratio: float) -> str:
+    """What a ratio of sizes says: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
+    if math.isnan(ratio):
+        return "not measured for both"
+    return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
+
+
+def _quality_tile(data: SweepData, found: Comparison, quality: _Quality | None) -> Tile:
+    if quality is None:
+        return Tile(units.DASH, "score", "not measured for both")
+    show = METRICS[quality.key].format
+    name = quality.name if quality.key != "score_after" else _metric_name(data.table)
+    before = _before_words(data.table, found, quality)
+    interval = _interval_words(quality)
+    return Tile(
+        show(found.value(quality.key)),
+        f"{name}, full {show(found.full_value(quality.key))}",
+        interval or before,
+        quality.mood,
+        quality.note,
+        before if interval else "",
+    )
+
+
+def _interval_words(quality: _Quality) -> str:
+    paired = quality.paired
+    if paired is None:
+        return ""
+    low, high = (units.format_number(value, 2) for value in (paired.low, paired.high))
+    return f"{_signed(low)} to {_signed(high)} with 95 %, on {paired.examples} examples"
+
+
+def _signed(number: str) -> str:
+    return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+
+
+def _before_words(table: pd.DataFrame, found: Comparison, quality: _Quality) -> str:
+    before = quality.key.replace("_after", "_before")
+    words = f"untouched model {METRICS[before].format(found.value(before))}"
+    return words if quality.key != "score_after" else _with_gain(words, table, found.adapter)
+
+
+def _with_gain(words: str, table: pd.DataFrame, row: pd.Series) -> str:
+    """As in "untouched model 0.31: +0.40 (+0.29 to +0.52)"."""
+    gain = gain_words(table, str(row["variant"]))
+    return f"{words}: {gain.replace('-', '−')}" if gain else words
+
+
+def _metric_name(table: pd.DataFrame) -> str:
+    names = [str(name) for name in table["metric"] if isinstance(name, str) and name]
+    return names[0] if names else "score"
+
+
+def _pair(found: Comparison, key: str) -> Pair:
+    longest = max(found.value(key), found.full_value(key))
+
+    def bar(row: pd.Series) -> Bar:
+        value, method = float(row[key]), str(row["method"])
+        name = short_name(str(row["variant"]), method, 18)
+        return Bar(name, method, max(0.0, value / longest), METRICS[key].format(value))
+
+    return Pair(_BAR_TITLES[key], (bar(found.adapter), bar(found.full)))
+
+
+def _incomplete(data: SweepData, variant: str | None) -> Card:
+    """What is missing, and the numbers of the one variant that there are."""
+    means = variant_means(data.table)
+    named = means[means["variant"] == variant]
+    rows = named if not named.empty else adapters(means)
+    row = rows.iloc[0] if not rows.empty else full_row(means)
+    return Card(
+        sentence=shorten(nothing_to_compare(data.table), _SENTENCE_LENGTH),
+        verdict="incomplete",
+        judgement="Nothing to compare with yet",
+        variant="" if row is None else str(row["variant"]),
+        method="" if row is None else str(row["method"]),
+        tiles=() if row is None else _absolute_tiles(data.table, row),
+        pairs=(),
+        facts=facts_of(data),
+        origin=data.origin,
+        origin_text=origin_words(data.table) or data.origin,
+        sweep_id=data.sweep_id,
+    )
+
+
+def _absolute_tiles(table: pd.DataFrame, row: pd.Series) -> tuple[Tile, ...]:
+    def shown(key: str) -> str:
+        return METRICS[key].format(float(row[key]))
+
+    name = str(row["variant"])
+    return (
+        Tile(shown("trainable_share"), f"of the parameters trained by {shorten(name, 24)}",
+             shown("trainable_params")),
+        Tile(shown("net_peak_memory_bytes"), "net peak memory", "full fine-tuning not measured"),
+        Tile(shown("train_seconds"), "training time"),
+        Tile(shown("adapter_bytes"), "to ship"),
+        Tile(shown("score_after"), _metric_name(table),
+             _with_gain(f"untouched model {shown('score_before')}", table, row)),
+    )  # fmt: skip

@@ -1,0 +1,180 @@
+"""Laying what a run learnt into its base for good, and measuring what that changed."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftlab.basics.devices import Device, cpu_count
+from ftlab.basics.errors import FtlabError, one_line
+from ftlab.models.loading import load_base_model, load_tokenizer, put_trained_weights, weight_dtype
+from ftlab.models.reference import ModelReference
+from ftlab.models.resolve import ResolvedModel, resolve_model
+from ftlab.records.differences import paired_interval
+from ftlab.records.merge import MergeDirectory, MergeRecord
+from ftlab.records.result import Measures
+from ftlab.records.spec import RunSpec
+from ftlab.records.store import Run, read_run
+from ftlab.share.weights import kind_of, weights_of
+from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
+from ftlab.tasks.reference import load as load_task
+from ftlab.training.evaluate import Evaluation, evaluate
+from ftlab.training.model import saved_dtype, torch_device
+from ftlab.training.step import Arithmetic
+
+
+def merge_run(merge: MergeDirectory, device: Device) -> None:
+    """Merges, saves, and scores what was saved; the folder and its record appear at the end.
+
+    Raises `FtlabError` if the base is not the one that the run was trained on, or the adapter has
+    no place in it.
+    """
+    began = time.perf_counter()
+    run = read_run(merge.run)
+    where = torch_device(device.id)
+    torch.set_num_threads(cpu_count())
+    merge.report({"event": "phase", "phase": "load"})
+    source = resolve_model(run.spec.model, say=print)
+    _check_base(run, source)
+    tokenizer = load_tokenizer(source)
+    model = merged_model(
+        run, source, where, lambda: merge.report({"event": "phase", "phase": "merge"})
+    )
+    merge.report({"event": "phase", "phase": "save"})
+    shutil.rmtree(merge.partial, ignore_errors=True)
+    save(model, tokenizer, merge.partial)
+    del model
+    gc.collect()
+    merge.report({"event": "phase", "phase": "evaluate"})
+    after, note = _evaluation(run, merge.partial, where, merge.report)
+    dtype = saved_dtype(merge.partial)
+    size = sum(path.stat().st_size for path in merge.partial.iterdir())
+    _put_in_place(merge)
+    before = run.result.measures if run.result else Measures()
+    merge.write_record(
+        MergeRecord(
+            dtype=dtype,
+            bytes=size,
+            seconds=time.perf_counter() - began,
+            at=time.time(),
+            device=device.label,
+            score_before_merge=before.score_after,
+            score_after_merge=after.score if after else None,
+            score_gain=_gain(run, after),
+            loss_before_merge=before.eval_loss_after,
+            loss_after_merge=after.loss if after else None,
+            note=note,
+        )
+    )
+
+
+def merged_model(
+    run: Run, source: ResolvedModel, device: torch.device, loaded: Callable[[], None]
+) -> PreTrainedModel:
+    """The base with what the run learnt in its weights, in the dtype that the policy gives them.
+
+    The base is never held in fewer than 16 bits, whatever it was trained on. Sums are taken in
+    fp32 and rounded once: PEFT would round the change to bf16 first and add it in bf16 then.
+    """
+    folder = weights_of(run)
+    base: Any = load_base_model(source, run.spec.dtype_policy, None, device)
+    base.float()
+    loaded()
+    if kind_of(folder) == "weights":
+        put_trained_weights(base, folder)
+    else:
+        base = _merged(base, folder, run.spec)
+    merged: PreTrainedModel = base.to(weight_dtype(run.spec.dtype_policy, device, False))
+    return merged
+
+
+def _merged(base: PreTrainedModel, folder: Path, spec: RunSpec) -> Any:
+    try:
+        wearing: Any = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        return wearing.eval().merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
+        raise FtlabError(
+            f"{spec.label} cannot be merged into {base.name_or_path}: {one_line(error)[:200]}; use "
+            "its adapter as it is."
+        ) from error
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a whole model that loads by itself: safetensors, configuration and tokenizer."""
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+
+
+def _check_base(run: Run, source: ResolvedModel) -> None:
+    known = run.result.environment.get("model_hash") if run.result else None
+    if known is not None and known != source.fingerprint():
+        raise FtlabError(
+            f"The weights of {source.public_id} have changed since the run, and what it learnt "
+            "goes with those it was trained on; put them back, or run it again."
+        )
+
+
+def _evaluation(
+    run: Run, folder: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
+) -> tuple[Evaluation | None, str]:
+    """What was saved, measured as the run was; or `None` and the sentence that says why not."""
+    spec = run.spec
+    try:
+        task, data = load_task(spec.task)
+    except FtlabError as error:
+        return None, f"Not scored after merging: {error}"
+    known = run.result.environment.get("data_hash") if run.result else None
+    if known is not None and known != data.fingerprint():
+        return None, (
+            "Not scored after merging: the task's data have changed since the run, so the two "
+            "scores would not be of the same examples."
+        )
+    saved = ResolvedModel(ModelReference("folder", str(folder)), folder)
+    model = load_base_model(saved, spec.dtype_policy, None, device)
+    tokenizer = load_tokenizer(saved)
+    formatter = PromptFormatter(TransformersTokenizer(tokenizer))
+    held_out = encode(
+        formatter,
+        data.held_out[: spec.settings.eval_examples],
+        spec.settings.max_length,
+        "held-out",
+    )
+    found = evaluate(
+        model,
+        tokenizer,
+        held_out,
+        task,
+        formatter.stop_ids(),
+        Arithmetic(spec.dtype_policy, device),
+        lambda done, total: report({"event": "evaluate", "done": done, "total": total}),
+    )
+    return found, ""
+
+
+def _gain(run: Run, after: Evaluation | None) -> tuple[float, float, float] | None:
+    """Mean and 95 % interval of the score after merging minus before, paired by example."""
+    scores = {row.get("index"): row.get("score_after") for row in run.directory.samples()}
+    before = [scores.get(index) for index in range(len(after.scores))] if after else []
+    known = [score for score in before if score is not None]
+    if after is None or len(known) < len(before) or len(known) < 2:
+        return None
+    return paired_interval(known, after.scores)
+
+
+def _put_in_place(merge: MergeDirectory) -> None:
+    """The new model in place of the run's older one, whose record goes first.
+
+    Of a folder that somebody named nothing is ever deleted: it must still be empty.
+    """
+    merge.record_file.unlink(missing_ok=True)
+    if merge.target == merge.run.merged:
+        shutil.rmtree(merge.target, ignore_errors=True)
+    merge.partial.rename(merge.target)

@@ -1,0 +1,87 @@
+"""Starts a merge for page and command line, where the run can be merged. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import holding
+from ftlab.basics.processes import start_detached, worker_environment
+from ftlab.records.merge import MergeDirectory, check_not_merging
+from ftlab.records.run import check_writable
+from ftlab.records.store import Run
+from ftlab.share.weights import adapter_config, kind_of, weights_of
+
+_SOFT = "it lays learnt vectors beside the text, and those are no change of a weight"
+_ROUTED = "what it adds depends on the input, and a weight is the same for every input"
+UNMERGEABLE = {
+    "PROMPT_TUNING": _SOFT,
+    "MULTITASK_PROMPT_TUNING": _SOFT,
+    "P_TUNING": _SOFT,
+    "PREFIX_TUNING": _SOFT,
+    "CPT": _SOFT,
+    "CARTRIDGE": _SOFT,
+    "ADAPTION_PROMPT": _SOFT,
+    "XLORA": _ROUTED,
+    "POLY": _ROUTED,
+    "SHADOW": _ROUTED,
+}
+"""PEFT's types that have nothing to merge, and why; the others raise where a layer cannot."""
+
+
+def why_not_mergeable(run: Run) -> str:
+    """A sentence on why the run cannot be merged into its base; "" where it can."""
+    try:
+        folder = weights_of(run)
+        kind = kind_of(folder)
+        config = adapter_config(folder) if kind == "adapter" else {}
+    except FtlabError as error:
+        return str(error)
+    if kind == "model":
+        return f"{run.spec.label} gave a whole model already: there is nothing to merge."
+    reason = UNMERGEABLE.get(str(config.get("peft_type")))
+    return f"{run.spec.label} cannot be merged into its base: {reason}." if reason else ""
+
+
+def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
+    """Starts a process that merges the run and belongs to nobody, so it outlives page and app.
+
+    `target` is a folder that does not exist yet, or an empty one; `None` is the run's own `merged`,
+    which is replaced. Raises `FtlabError` for a run that cannot be merged or is being merged, and
+    for a target that cannot be made.
+    """
+    check_writable(run.directory.path.parent)
+    reason = why_not_mergeable(run)
+    if reason:
+        raise FtlabError(reason)
+    merge = MergeDirectory(run.directory)
+    where = run.directory.merged if target is None else checked_target(target)
+    try:
+        with holding(merge.lock):
+            check_not_merging(run.directory)
+            merge.write_request(where)
+            start_detached(
+                "ftlab.share.merge_worker", run.directory.path, merge.log_file,
+                worker_environment(run.spec.task.kind == "hub"),
+            )  # fmt: skip
+    except OSError as error:
+        raise FtlabError(
+            f"The merge could not be started in '{run.directory.path}' ({error.strerror}); free "
+            "some space, or make the folder writable."
+        ) from None
+    return merge
+
+
+def checked_target(target: Path) -> Path:
+    """The folder in full; raises `FtlabError` if nothing can be saved there without a loss."""
+    folder = target.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FtlabError(
+            f"'{target}' is there already; name a folder that is not, or an empty one."
+        )
+    if not folder.parent.is_dir():
+        raise FtlabError(
+            f"The folder '{folder.parent}' does not exist; make it first, or name one in a folder "
+            "that does."
+        )
+    return folder

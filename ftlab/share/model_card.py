@@ -1,0 +1,318 @@
+"""The README.md that goes with a run's weights: a model card as the Hugging Face Hub reads it.
+
+https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from ftlab import __version__
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.units import format_bytes
+from ftlab.basics.words import plural
+from ftlab.methods.registry import label_of
+from ftlab.models.bundled import QUALITY_NOTE
+from ftlab.models.reference import BUNDLED_ID, is_hub_id, is_owned_hub_id, model_label
+from ftlab.records.comparability import scored_by
+from ftlab.records.differences import paired_difference
+from ftlab.records.merge import MergeRecord
+from ftlab.records.metrics import METRICS
+from ftlab.records.recording import machine_path
+from ftlab.records.result import RunResult
+from ftlab.records.resume import checkpoint_interval
+from ftlab.records.spec import RunSpec, rate_words
+from ftlab.records.store import Run
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
+from ftlab.share.weights import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
+
+
+def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]:
+    """Method, hyperparameters and training settings, by the words that the form uses.
+
+    `scored` is how many examples were scored, where that is known.
+    """
+    s = spec.settings
+    kept = checkpoint_interval(s) if spec.variant else 0
+    own = spec.variant.values() if spec.variant else {}
+    return [
+        ("Method", label_of(spec.method)),
+        *own.items(),
+        ("Learning rate", rate_words(spec)),
+        *(
+            (described.setting.label, described.shown(getattr(s, name)))
+            for name, described in fields_of(TrainingSettings).items()
+            if described.setting.same
+        ),
+        _measured_on(s, scored),
+        *([("Evaluated between", f"every {s.eval_every} steps")] if s.eval_every else []),
+        *([("Kept", f"every {kept} steps, to be resumed")] if kept else []),
+        ("Dtype", f"{spec.dtype_policy}: {DTYPE_POLICIES.get(spec.dtype_policy, '')}"),
+        ("Base held in", spec.base_precision or "the dtype policy's own"),
+        ("Model", model_label(spec.model)),
+        ("Task", f"{spec.task.label} ({spec.task.kind})"),
+        ("Device", spec.device),
+        *([("Memory limit", format_bytes(spec.memory_limit))] if spec.memory_limit else []),
+        ("Seed", spec.seed),
+    ]
+
+
+def _measured_on(settings: TrainingSettings, scored: int | None) -> tuple[str, str]:
+    name = "Held out" if settings.eval_split == "held_out" else "Tuning split"
+    alone = "" if settings.eval_answers else ", their loss alone"
+    asked = settings.eval_examples
+    if scored is None or scored == asked:
+        return name, f"{asked} examples{alone}"
+    return name, f"{plural(scored, 'example')} ({asked:,} were asked for){alone}"
+
+
+LICENCES = {BUNDLED_ID: "apache-2.0"}
+"""Licences of bases that ftlab knows; of others their own page tells."""
+
+_COSTS = ("trainable_params", "trainable_share", "total_params", "net_peak_memory_bytes",
+          "peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes")  # fmt: skip
+_LIBRARY: dict[Kind, str] = {
+    "adapter": "peft",
+    "weights": "transformers",
+    "model": "transformers",
+}
+_FORM: dict[Kind, str] = {
+    "adapter": "An adapter in PEFT's own format, to be laid over the base named below.",
+    "weights": "The weights that learnt, to be put into the base named below; the others are its.",
+    "model": "A whole model that loads by itself.",
+}
+
+
+def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
+    """The card of a finished run's weights; with `merged` that of the merged model.
+
+    Raises `FtlabError` for a run without a result.
+    """
+    if run.result is None or run.spec.variant is None:
+        raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
+    parts = [
+        _front_matter(run, kind, is_merged=merged is not None),
+        f"# {_plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
+        f"{_plain(run.spec.task.label)}\n\n"
+        f"{_FORM[kind]} {run.spec.variant.spec.summary}",
+        "## Results\n\n" + _results(run, run.result, merged),
+        "## What it cost\n\n" + _costs(run.result),
+        "## How to load it\n\n" + _loading(run.spec, kind),
+        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run)),
+        "## Base model and licence\n\n" + _base(run.spec),
+        "## Data\n\n" + _data(run),
+        "## Measured on\n\n" + _machine(run.result),
+    ]
+    notes = [note for note in run.result.notes if note and machine_path(note) is None]
+    if notes:
+        parts.append("## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in notes))
+    parts.append(f"Made by ftlab {__version__}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
+    spec = run.spec
+    facts: dict[str, Any] = {}
+    if _has_page(spec):
+        facts["base_model"] = public_model(spec.model)
+        facts["base_model_relation"] = (
+            "merge" if is_merged else "adapter" if kind == "adapter" else "finetune"
+        )
+    facts["library_name"] = _LIBRARY[kind]
+    facts["pipeline_tag"] = "text-generation"
+    facts["tags"] = ["ftlab", spec.method.replace("_", "-")]
+    licence = LICENCES.get(public_model(spec.model))
+    if licence is not None:
+        facts["license"] = licence
+    if spec.task.kind == "hub" and is_owned_hub_id(spec.task.id):
+        facts["datasets"] = [spec.task.id]
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
+    m = result.measures
+    metric = str(result.environment.get("metric") or "score")
+    loss, score = METRICS["eval_loss_after"], METRICS["score_after"]
+    after = {"loss": m.eval_loss_after, "score": m.score_after}
+    heads = ["measure", "base", "after training", "change (95 % interval)"]
+    rows = [
+        [f"Held-out loss ({loss.unit}, less is better)", loss.format(m.eval_loss_before),
+         loss.format(after["loss"]), _change(m.eval_loss_before, after["loss"], 3)],
+        [f"{metric} ({score.unit}, more is better)", score.format(m.score_before),
+         score.format(after["score"]), _gain(run) or _change(m.score_before, after["score"], 2)],
+    ]  # fmt: skip
+    if merged is not None:
+        heads.insert(3, "after merging")
+        rows[0].insert(3, loss.format(merged.loss_after_merge))
+        rows[1].insert(3, score.format(merged.score_after_merge))
+    held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "held-out example")
+    return (
+        _table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
+        "interval is a bootstrap over the examples, paired with the base."
+    )
+
+
+def _gain(run: Run) -> str:
+    """The score's change with its interval, from the answers that were recorded; "" without."""
+    rows = run.directory.samples()
+    found = paired_difference(
+        [row.get("score_before") for row in rows], [row.get("score_after") for row in rows]
+    )
+    return f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})" if found else ""
+
+
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    return units.DASH if before is None or after is None else f"{after - before:+.{digits}f}"
+
+
+def _costs(result: RunResult) -> str:
+    m = result.measures
+    known = dict(vars(m))
+    if m.trainable_params is not None and m.total_params:
+        known["trainable_share"] = m.trainable_params / m.total_params
+    rows = [
+        (METRICS[key].label, METRICS[key].format(known.get(key)), METRICS[key].how)
+        for key in _COSTS
+        if known.get(key) is not None
+    ]
+    told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
+    if m.disturbed:
+        told += " Other work on the machine made training slower, so times are too long."
+    return _table(("measure", "value", "how it is measured"), rows) + told
+
+
+def _loading(spec: RunSpec, kind: Kind) -> str:
+    base = public_model(spec.model) if _has_page(spec) else "path/to/the/base/model"
+    code = {"adapter": _ADAPTER_CODE, "weights": _WEIGHTS_CODE, "model": _MODEL_CODE}[kind]
+    text = "```python\n" + code.replace("BASE_MODEL", json.dumps(base)) + _ANSWER_CODE + "```"
+    if kind != "adapter":
+        return text
+    fewer = {
+        "nf4": "It was trained on the base in 4 bits (NF4)",
+        "int8": "It was trained on the base in 8 bits (LLM.int8)",
+    }.get(spec.base_precision or "")
+    if fewer is None:
+        return text
+    return (
+        f"{text}\n\n{fewer}: pass `quantization_config=BitsAndBytesConfig(...)` to the base to "
+        "have the same, or load it in 16 bits as above."
+    )
+
+
+_ADAPTER_CODE = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+base = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype="auto")
+model = PeftModel.from_pretrained(base, folder)
+"""
+
+_WEIGHTS_CODE = f"""\
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype="auto")
+model.load_state_dict(load_file(f"{{folder}}/{WEIGHTS_OF_ITS_OWN}"), strict=False)
+"""
+
+_MODEL_CODE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+"""
+
+_ANSWER_CODE = """
+turns = [{"role": "user", "content": "Your question"}]
+inputs = tokenizer.apply_chat_template(
+    turns, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+output = model.generate(**inputs, max_new_tokens=96, do_sample=False)
+print(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+
+
+def _settings(run: Run) -> list[tuple[str, Any]]:
+    return [
+        (name, _base_name(run.spec) if name == "Model" else value)
+        for name, value in spec_rows(run.spec, scored_by(run))
+    ]
+
+
+def _base(spec: RunSpec) -> str:
+    name = public_model(spec.model)
+    if not _has_page(spec):
+        return (
+            f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
+            "is made from it stays under it."
+        )
+    link = f"[{name}](https://huggingface.co/{name})"
+    licence = LICENCES.get(name)
+    known = f"licence {licence}." if licence else "whose page names its licence, which holds here."
+    note = f" {QUALITY_NOTE}" if name == BUNDLED_ID else ""
+    return f"{link}, {known}{note}"
+
+
+def _data(run: Run) -> str:
+    task, facts = run.spec.task, run.result.environment if run.result else {}
+    name = _plain(task.label)
+    link = f"[{task.id}](https://huggingface.co/datasets/{task.id})"
+    where = {
+        "bundled": f"{name}, made by ftlab's own seeded generator (seed {task.seed}).",
+        "file": f"The file {name}, the trainer's own; it is not part of this folder.",
+        "hub": f"The data set {link if is_owned_hub_id(task.id) else name}.",
+    }[task.kind]
+    digest = facts.get("data_hash")
+    told = f" SHA-256 of all examples in order: `{_plain(digest)}`." if digest else ""
+    return where + told + " Loss is taken on the completion alone."
+
+
+def _machine(result: RunResult) -> str:
+    facts = result.environment
+    size, packages = facts.get("memory_bytes"), facts.get("packages")
+    rows = [
+        ("Device", facts.get("device")),
+        ("Cores", facts.get("cores")),
+        ("Threads", facts.get("threads")),
+        ("Memory", units.format_bytes(size) if isinstance(size, int | float) and size else None),
+        ("CUDA", facts.get("cuda")),
+        ("Python", facts.get("python")),
+        *(packages.items() if isinstance(packages, dict) else ()),
+    ]
+    known = [(name, value) for name, value in rows if value is not None]
+    return _table(("", ""), known) if known else "Not recorded."
+
+
+def _has_page(spec: RunSpec) -> bool:
+    """Whether the base can be had from the Hub: a record may name anything."""
+    return is_on_hub(spec.model) and is_hub_id(public_model(spec.model))
+
+
+def _base_name(spec: RunSpec) -> str:
+    return _plain(public_model(spec.model).rpartition("/")[2])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
+
+
+def _plain(value: Any) -> str:
+    """Text on one line that no table, tag, link, picture or code fence of Markdown begins or ends
+    in."""
+    text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
+    text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
+    # A bare address becomes a link too, unless something that nobody sees is in between.
+    return re.sub(r"(?i)(:(?=//)|www(?=\.))", "\\1\u200b", text)

@@ -1,0 +1,207 @@
+"""The report of a sweep: one HTML file to send, with everything that the runs say.
+
+The finding and its card, what was held equal, all measures, figures, answers side by side, how each
+number was measured, on what, and the command that measures it anew.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from ftlab import __version__
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import plural
+from ftlab.charts.facts import origin_words
+from ftlab.charts.html import chip
+from ftlab.models.reference import model_label
+from ftlab.records.result import status_label
+from ftlab.records.run import write_atomically
+from ftlab.records.store import RunStore, SweepData, notes_of_runs
+from ftlab.share.card import DARK, LIGHT, card_png, card_svg
+from ftlab.share.card_content import Card, card_of
+from ftlab.share.page import standalone, stylesheet
+from ftlab.share.report_figures import figures_of, figures_section, scripts
+from ftlab.share.report_sections import (
+    IMPORTED,
+    environment_section,
+    fairness_html,
+    measuring_section,
+    provenance_section,
+    reproduce_section,
+    results_section,
+    samples_of,
+    samples_section,
+)
+
+_EMPTY = Markup("")
+
+
+def check_reportable(data: SweepData) -> None:
+    """Raises `FtlabError` for a sweep of which no run is done."""
+    if (data.table["status"] == "done").any():
+        return
+    counts = data.table["status"].value_counts()
+    ended = ", ".join(f"{n} {status_label(name)}" for name, n in counts.items())
+    raise FtlabError(
+        f"No run of the sweep '{data.sweep_id}' is done ({ended or 'it has no runs'}), so there is "
+        "nothing to report; run it again, or name another sweep."
+    )
+
+
+def unreadable_notes(store: RunStore, sweep_id: str) -> list[str]:
+    """A sentence for each folder of the sweep that the store could not read."""
+    return [
+        f"{broken.run_id} cannot be read and is left out: {broken.reason}"
+        for broken in store.unreadable
+        if broken.run_id.startswith(f"{sweep_id}-")
+    ]
+
+
+def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[str] = ()) -> str:
+    """The report as one HTML document. `variant` is what the card is about, else the best one.
+
+    `notes` are sentences to show near its top. Raises `FtlabError` if no run is done.
+    """
+    check_reportable(data)
+    card = card_of(data, variant)
+    samples = samples_of(data, card.variant)
+    figures = figures_of(data)
+    broken = [*notes, *(samples.notes if samples else ())]
+    sections = [
+        _card_section(data, card),
+        _fair_section(data, broken),
+        provenance_section(data),
+        results_section(data.table),
+        figures_section(figures, data.table, data.sweep_id),
+        samples_section(samples) if samples else _EMPTY,
+        measuring_section(data),
+        environment_section(data),
+        reproduce_section(data),
+    ]
+    return standalone(
+        card.sentence, [str(section) for section in sections if section], stylesheet(), scripts()
+    )
+
+
+def _card_section(data: SweepData, card: Card) -> Markup:
+    """The card for light and for dark; only one of them is shown."""
+    pictures = Markup(
+        '<div class="card light">{}</div><div class="card dark">{}</div>'
+    ).format(Markup(card_svg(card, LIGHT)), Markup(card_svg(card, DARK)))  # fmt: skip
+    doubts = _EMPTY.join(Markup('<p class="meta">{}</p>').format(doubt) for doubt in card.doubts)
+    return Markup('<p class="meta">{} {}</p>{}{}').format(
+        Markup(chip(origin_words(data.table) or data.origin, data.origin)),
+        _made_of(data),
+        pictures,
+        doubts,
+    )
+
+
+def _made_of(data: SweepData) -> str:
+    rows = data.table
+    models = dict.fromkeys(model_label(str(name)) for name in rows["model"])
+    tasks = dict.fromkeys(str(name) for name in rows["task"])
+    done = int((rows["status"] == "done").sum())
+    parts = [
+        ", ".join(models),
+        ", ".join(tasks),
+        f"{done} of {plural(len(rows), 'run')} done",
+        f"sweep {data.sweep_id}",
+        f"report of {time.strftime('%d %b %Y')} by ftlab {__version__}",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def _fair_section(data: SweepData, notes: Sequence[str]) -> Markup:
+    if data.origin == "imported":
+        words = Markup('<p class="meta">{} {}.</p>').format(
+            Markup(chip("imported", "imported")), IMPORTED
+        )
+    else:
+        words = Markup(fairness_html(data.runs))
+    missing = data.table[data.table["status"] != "done"]
+    items = [
+        f"{row.variant}, seed {row.seed}: {status_label(row.status)}"
+        + (f". {row.reason}" if row.reason else "")
+        for row in missing.itertuples()
+    ]
+    return Markup("<h2>What was held equal</h2>{}{}{}{}").format(
+        words,
+        _list(f"{plural(len(items), 'run')} without numbers", items, "warn"),
+        _list("Could not be read", list(notes), "warn"),
+        _list("Notes of the runs", notes_of_runs(data.runs), ""),
+    )
+
+
+def _list(title: str, sentences: Sequence[str], kind: str) -> Markup:
+    if not sentences:
+        return _EMPTY
+    items = _EMPTY.join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
+    return Markup('<p class="list">{}</p><ul>{}</ul>').format(Markup(chip(title, kind)), items)
+
+
+CARD_KINDS = (".png", ".svg")
+REPORT_KINDS = (".html", ".htm")
+
+
+def check_target(path: Path) -> None:
+    """Raises `FtlabError` where no file of that name can be made; costs nothing."""
+    if path.is_dir():
+        raise FtlabError(f"'{path}' is a folder; name a file in it, as in {path / 'report.html'}.")
+    if path.exists() and not path.is_file():
+        raise FtlabError(f"'{path}' is no file that can be replaced; name another.")
+    if not path.absolute().parent.is_dir():
+        raise FtlabError(
+            f"The folder '{path.absolute().parent}' does not exist; make it first, or name a file "
+            "in a folder that does."
+        )
+
+
+def check_report_target(path: Path) -> None:
+    """As `check_target`; a report is an .html or .htm."""
+    check_target(path)
+    if path.suffix.lower() not in REPORT_KINDS:
+        raise FtlabError(
+            f"'{path}' is no name for a report: end it with {' or '.join(REPORT_KINDS)}."
+        )
+
+
+def check_card_target(path: Path) -> None:
+    """As `check_target`; a card is a .png or an .svg."""
+    if path.suffix.lower() not in CARD_KINDS:
+        raise FtlabError(f"'{path}' is no name for a card: end it with {' or '.join(CARD_KINDS)}.")
+    check_target(path)
+
+
+def write_report(path: Path, page: str) -> None:
+    """Writes the page as a whole; raises `FtlabError` if the file cannot be written."""
+    # A record may hold halves of characters that no file can.
+    _write(path, page.encode("utf-8", errors="replace"))
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Writes the card as its name asks for, .png or .svg; raises as `write_report` does."""
+    is_png = path.suffix.lower() == ".png"
+    _write(path, card_png(card) if is_png else card_svg(card).encode("utf-8", errors="replace"))
+
+
+def file_stem(kind: str, *names: str) -> str:
+    """A file's name without its ending, safe anywhere: "ftlab-card-20261125-120000-ab12-LoRA"."""
+    text = "-".join(["ftlab", kind, *filter(None, names)])
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[:120]
+
+
+def _write(path: Path, data: bytes) -> None:
+    check_target(path)
+    try:
+        write_atomically(path.resolve(), data)  # a link's target, not the link
+    except OSError as error:
+        raise FtlabError(
+            f"'{path}' cannot be written ({error.strerror}); "
+            "make its folder writable or name another file."
+        ) from None

@@ -1,0 +1,191 @@
+"""The endpoints for programs, as `gradio_client` and the page's API documentation see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import shown_name
+from ftlab.jobs.control import request_cancel, start_dispatcher
+from ftlab.jobs.inputs import EVERYTHING, Access, check_inputs
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.methods.limits import FIELD as MATCH
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.schema import fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.experiment.request import EXTRA, read_request
+from ftlab.tabs.results.columns import filtered, records
+from ftlab.tasks.reference import TaskReference, parse_task, with_columns
+
+_DEFAULTS = TrainingSettings()
+
+
+def add_endpoints(context: AppContext) -> None:
+    """Adds `/launch_sweep`, `/cancel`, and `/runs`, also named `/results`, to the page."""
+
+    def launch_sweep(
+        model: str = "bundled",
+        task: str = "sql",
+        methods: list[str] = ["full", "lora", "qlora", "prompt_tuning"],  # noqa: B006
+        steps: float = _DEFAULTS.steps,
+        batch_size: float = _DEFAULTS.batch_size,
+        max_length: float = _DEFAULTS.max_length,
+        seeds: str = "0",
+        eval_examples: float = _DEFAULTS.eval_examples,
+        settings: dict[str, Any] = {},  # noqa: B006
+        columns: dict[str, str] = {},  # noqa: B006
+        metric: str = "",
+        hub_config: str = "",
+        hub_split: str = "",
+    ) -> dict[str, Any]:
+        """Queues one run for each method and seed, and a base run for each base precision.
+
+        Parameters:
+            model: "bundled", a local folder, or a Hub id.
+            task: "sql", "shakespeare", "medical", a file's path, or "hub:owner/name".
+            methods: Variants, such as "lora" or "lora:r=4,alpha=8".
+            steps: Optimizer steps of every run.
+            batch_size: Examples a step.
+            max_length: Tokens of prompt and completion together.
+            seeds: Whole numbers, as in "0" or "0,1,2".
+            eval_examples: Held-out examples that are scored.
+            settings: What else differs from its default, by the names that an unknown one is
+                answered with; and match, the number of parameters that each method's size is
+                chosen for, as in "2.4M" or "lora".
+            columns: For a file or a Hub data set, which column holds what, by role: prompt and
+                completion, or messages with a chat; and system. Guessed where empty.
+            metric: For a file or a Hub data set, what scores its answers; empty for chrF.
+            hub_config: Config of a Hub data set; empty for its only one.
+            hub_split: Split of a Hub data set; empty for "train".
+        Returns:
+            The sweep's id and the ids of its runs, base runs first.
+        """
+        given = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "eval_examples": eval_examples,
+        }
+        try:
+            context.access.check_training()
+            context.access.check_task_text(task)
+            reference = api_task(task, columns, metric, hub_config, hub_split)
+            request = api_request(model, reference, methods, seeds, given, settings, context.access)
+            check_inputs(request, context.models)
+            specs = enqueue_sweep(request, context.runs_folder)
+            start_dispatcher(context.runs_folder)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
+
+    def cancel(run_ids: list[str] = [], sweep_id: str = "") -> list[str]:  # noqa: B006
+        """Ends runs within seconds; those that have ended already are left as they are.
+
+        Parameters:
+            run_ids: Ids of single runs.
+            sweep_id: Id of a sweep whose open runs are ended.
+        Returns:
+            The ids of the open runs that are being ended.
+        """
+        try:
+            context.access.check_training()
+            _check_texts(sweep_id=sweep_id)
+            _check_ids(run_ids)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        runs = context.store.runs()
+        known = {run.run_id for run in runs}
+        unknown = [run_id for run_id in run_ids if run_id not in known]
+        if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
+            unknown.append(sweep_id)
+        if unknown:
+            named = shown_name(unknown[0])
+            raise _for_caller(f"There is no run or sweep '{named}' in {context.runs_folder}.")
+        open_ids = [
+            run.run_id
+            for run in runs
+            if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
+        ]
+        try:
+            request_cancel(context.runs_folder, open_ids)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        return open_ids
+
+    def runs(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
+        """Every run but the base runs, newest sweep first, as one flat row of measures each.
+
+        Parameters:
+            sweep: Id of a sweep; empty for all of them.
+            text: Words that a row has to hold, as in "done lora".
+        Returns:
+            Rows; a number that was not measured is null.
+        """
+        try:
+            _check_texts(sweep=sweep, text=text)
+        except FtlabError as error:
+            raise _for_caller(str(error)) from None
+        return records(filtered(context.store.table(), sweep, text))
+
+    endpoints = {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs, "results": runs}
+    for name, endpoint in endpoints.items():
+        gr.api(endpoint, api_name=name, concurrency_limit=None)
+
+
+def _check_texts(**values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise FtlabError(f"'{name}' must be a text; put it in quotes.")
+
+
+def _check_ids(values: Any) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
+
+
+def _for_caller(sentence: str) -> gr.Error:
+    """An error that is the caller's to put right: told there, no traceback here."""
+    return gr.Error(sentence, print_exception=False)
+
+
+def api_task(
+    task: str, columns: Mapping[str, str], metric: str, config: str, split: str
+) -> TaskReference:
+    """The task of plain values; raises `FtlabError` for one that is unknown or cannot have them."""
+    if not isinstance(columns, Mapping) or not all(isinstance(c, str) for c in columns.values()):
+        raise FtlabError(
+            'The columns must be an object of texts, as in {"prompt": "q", "completion": "a"}.'
+        )
+    return with_columns(parse_task(task), columns, metric or None, config or None, split or None)
+
+
+def api_request(
+    model: str,
+    task: TaskReference,
+    methods: list[str],
+    seeds: str,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    access: Access = EVERYTHING,
+) -> SweepRequest:
+    """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
+    outer = {"dtype_policy", "device", MATCH}
+    known = outer | {
+        name
+        for name, described in fields_of(TrainingSettings).items()
+        if described.setting.place != "command line"
+    }
+    for name in settings:
+        if name not in known:
+            raise FtlabError(
+                f"There is no setting '{shown_name(name)}'; settings: {', '.join(sorted(known))}."
+            )
+    values = {PREFIX + name: value for name, value in given.items()}
+    for name, value in settings.items():
+        values[name if name in outer else PREFIX + name] = value
+    values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
+    return read_request(model, task, [], values, access).checked()

@@ -1,0 +1,307 @@
+"""The web app: the header, the tabs, and how it is served.
+
+The web process never imports torch: training, measuring and generation live in processes of their
+own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ftlab import __version__
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder, recorded_folder
+from ftlab.basics.log import app_log, note
+from ftlab.jobs.control import control_folder, ensure_dispatcher
+from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.operations.health import why_not_free
+from ftlab.playground.client import PlaygroundClient
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.question import of_a_demo, usual
+from ftlab.records.removal import clear_removed
+from ftlab.records.store import RunStore
+from ftlab.tabs import api
+from ftlab.tabs.compare import tab as compare
+from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html
+from ftlab.tabs.experiment import tab as experiment
+from ftlab.tabs.header import header_html
+from ftlab.tabs.learn import tab as learn
+from ftlab.tabs.plan import tab as plan
+from ftlab.tabs.playground import tab as playground
+from ftlab.tabs.results import tab as results
+from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
+from ftlab.tabs.widgets import H
+
+RESTORE_MODE = """() => {
+  const mode = localStorage.getItem('ftlab-theme');
+  if (mode && !location.search.includes('__theme')) {
+    document.body.classList.toggle('dark', mode === 'dark');
+  }
+}"""
+"""Run when the page has loaded: light or dark as it was chosen last."""
+
+FIT_FIGURES = "() => setTimeout(() => window.ft.fit(), 60)"
+"""Run when a tab is opened: a figure drawn in a hidden tab has a wrong width."""
+
+_SANS = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
+_MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700))
+
+# Light and dark value of the theme variables that have a twin for dark mode.
+_PAIRS = {
+    "body_background_fill": ("#f4f5f7", "#0d1015"),
+    "background_fill_primary": ("#ffffff", "#14181f"),
+    "background_fill_secondary": ("#f7f8fa", "#1a1f27"),
+    "body_text_color": ("#1b2129", "#e4e8ed"),
+    "body_text_color_subdued": ("#57606e", "#9ba6b4"),
+    "border_color_primary": ("#dfe3e8", "#2a313b"),
+    "block_background_fill": ("transparent", "transparent"),
+    "block_border_width": ("0px", "0px"),
+    "block_title_text_color": ("*body_text_color_subdued", "*body_text_color_subdued"),
+    "input_background_fill": ("#ffffff", "#0f1319"),
+    "input_border_color": ("#848e9b", "#616d7c"),  # 3:1: the border says where a field is
+    "input_border_color_focus": ("#4f46e5", "#8f8cff"),
+    "input_placeholder_color": ("#6b7482", "#8e99a8"),
+    "slider_color": ("#4f46e5", "#818cf8"),
+    "button_border_width": ("1px", "1px"),
+    "button_primary_background_fill": ("#4f46e5", "#5b54ec"),
+    "button_secondary_background_fill": ("#ffffff", "#1a1f27"),
+    "button_secondary_background_fill_hover": ("#f0f2f5", "#232a34"),
+    "button_secondary_border_color": ("#cfd5dc", "#343d49"),
+    "button_secondary_text_color": ("#1b2129", "#e4e8ed"),
+    "button_cancel_text_color": ("#b3261e", "#ff9088"),
+    "button_cancel_border_color": ("#e3b3b0", "#6b3532"),
+    "button_cancel_background_fill": ("transparent", "transparent"),
+    "checkbox_border_color": ("#848e9b", "#616d7c"),
+    "checkbox_label_background_fill": ("transparent", "transparent"),
+    "checkbox_label_border_width": ("0px", "0px"),
+    "table_even_background_fill": ("#ffffff", "#14181f"),
+    "table_odd_background_fill": ("#ffffff", "#14181f"),
+    "table_border_color": ("#e6e9ee", "#262d36"),
+    "accordion_text_color": ("*body_text_color_subdued", "*body_text_color_subdued"),
+}
+
+_SINGLES = {
+    "block_padding": "0px",
+    "block_title_text_size": "12px",
+    "block_title_text_weight": "400",
+    "block_title_padding": "0 0 3px",
+    "block_info_text_size": "12px",
+    "layout_gap": "10px",
+    "form_gap_width": "10px",
+    "input_border_width": "1px",
+    "input_padding": "6px 8px",
+    "input_text_size": "13px",
+    "color_accent": "#4f46e5",
+    "section_header_text_size": "13px",
+    "section_header_text_weight": "700",
+    "button_primary_background_fill_hover": "#4338ca",
+    "button_primary_border_color": "#4f46e5",
+    "button_large_padding": "7px 16px",
+    "button_large_text_size": "13px",
+    "button_medium_padding": "5px 12px",
+    "button_small_padding": "3px 10px",
+    "button_small_text_size": "12px",
+    "checkbox_label_padding": "4px 8px",
+}
+
+
+def make_theme() -> gr.themes.Base:
+    """Dense, grey, one accent; gradio's own fonts, so nothing comes from a network."""
+    theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.indigo,
+        secondary_hue=gr.themes.colors.indigo,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        spacing_size=gr.themes.Size("1px", "2px", "4px", "6px", "8px", "8px", "12px"),
+        text_size=gr.themes.Size("10px", "11px", "12px", "13px", "14px", "16px", "20px"),
+        font=[_SANS, "system-ui", "sans-serif"],
+        font_mono=[_MONO, "monospace"],
+    )
+    values = dict(_SINGLES)
+    for name, (light, dark) in _PAIRS.items():
+        values |= {name: light, f"{name}_dark": dark}
+    return theme.set(**values)
+
+
+def page_head() -> str:
+    """Script and stylesheets for the page's head; `style.css` comes first, then each tab's own.
+
+    Not `css=`: gradio rewrites that and drops `@container` and page rules inside `@media`.
+    """
+    assets = assets_folder()
+    scripts = "".join(f"<script>{_read(path)}</script>" for path in sorted(assets.glob("*.js")))
+    sheets = sorted(assets.glob("*.css"), key=lambda path: (path.name != "style.css", path.name))
+    return scripts + "".join(f"<style>{_read(path)}</style>" for path in sheets)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# Before gradio is imported: nothing is reported to anybody.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Gradio sums up its last 10,000 events in a pandas table after every single one, for a page of
+# statistics that is not served here; of 50 browsers' polls that alone took a whole core.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 7860
+_REFRESH_SECONDS = 3
+_HEADER_POLLS_A_SECOND = 6  # of all pages together
+_TABS = (
+    ("Experiment", experiment.build),
+    ("Results", results.build),
+    ("Compare", compare.build),
+    ("Playground", playground.build),
+    ("Plan", plan.build),
+    ("Learn", learn.build),
+)
+
+
+def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
+    """The whole page on one folder of runs."""
+    return build_page(_context(runs_folder, access))
+
+
+def _context(runs_folder: Path, access: Access) -> AppContext:
+    store = RunStore(runs_folder, recorded_folder())
+    client = PlaygroundClient(runs_folder, access=access)
+    predictor = Predictor(limits_of=of_a_demo if access.is_demo else usual)
+    return AppContext(runs_folder, store, client, predictor=predictor, access=access)
+
+
+_DELETE_UPLOADS = (3_600, 86_400)
+"""Every hour those of more than a day, in seconds; all of them when the app ends."""
+
+
+def build_page(context: AppContext) -> gr.Blocks:
+    """The whole page on what the context gives."""
+    with NotedBlocks(
+        title="ftlab", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
+    ) as page:
+        _header(page, context)
+        tabs = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
+        links = Links.between(tabs)  # outside: gradio counts what is in the tabs as a tab
+        with tabs:
+            for name, build in _TABS:
+                with gr.Tab(name, id=name.lower()) as tab:
+                    if context.access.is_demo:
+                        H(banner_html(context.access.space))
+                    build(context, links)
+                tab.select(fn=None, js=FIT_FIGURES, api_visibility="private")
+        api.add_endpoints(context)
+    return page
+
+
+def launch(
+    runs_folder: Path,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    served: Serving | None = None,
+) -> None:
+    """Serves the app until it is interrupted; `served` says more than where: to whom.
+
+    Raises `FtlabError` if the address cannot be listened on, or would be open to strangers.
+    """
+    served = served or Serving(host, port)
+    _check_address(host, port)
+    served.check()
+    with app_log(control_folder(runs_folder)):
+        _serve(runs_folder, served)
+
+
+def _serve(runs_folder: Path, served: Serving) -> None:
+    context = _context(runs_folder, served.access(runs_folder))
+    page = build_page(context)
+    open_queue(page)
+    _ensure_dispatcher(runs_folder)
+    try:
+        served.launch(page, [health_route(context.store)], **launch_options())
+        address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
+        note("app started", version=__version__, host=served.host, port=served.port)
+        print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
+        threading.Event().wait()
+    except OSError as error:
+        raise FtlabError(
+            f"The app cannot be served on {served.host}:{served.port}: {error}"
+        ) from None
+    except KeyboardInterrupt:
+        pass
+    finally:
+        note("app stopped")
+        if page.is_running:
+            page.close(verbose=False)
+        context.playground.close()
+        context.predictor.close()
+
+
+def _ensure_dispatcher(runs_folder: Path) -> None:
+    """Runs that were left in the queue go on; where they cannot, the page is served anyway."""
+    clear_removed(runs_folder)  # what an app left that was killed while it deleted
+    try:
+        ensure_dispatcher(runs_folder)
+    except FtlabError as error:
+        print(error, file=sys.stderr)
+
+
+def open_queue(page: gr.Blocks) -> None:
+    """Lets events wait for their turn; none of them can be called past the others."""
+    page.queue(default_concurrency_limit=8, api_open=False)
+    calm(page)
+
+
+def launch_options() -> dict[str, Any]:
+    """What `Blocks.launch` needs for the page to look and behave as it should."""
+    return {
+        "theme": make_theme(),
+        "head": page_head(),
+        "js": RESTORE_MODE,
+        "footer_links": [],
+        "run_history": False,
+        "ssr_mode": False,
+        "state_session_capacity": 300,  # a megabyte each, which gradio keeps when a page is closed
+        "max_file_size": "100mb",
+    }
+
+
+def _header(page: gr.Blocks, context: AppContext) -> None:
+    pace = Pace(_HEADER_POLLS_A_SECOND)
+
+    def refresh(request: gr.Request, shown: tuple[str, float]) -> tuple[object, ...]:
+        now = header_html(context.store.recent_runs(), context.access.logs_in)
+        seconds = pace.seconds(request, _REFRESH_SECONDS)
+        return (
+            gr.skip() if now == shown[0] else now,
+            gr.skip() if seconds == shown[1] else gr.update(value=seconds),
+            (now, seconds),
+        )
+
+    bar = H(header_html([], context.access.logs_in), elem_id="top")
+    shown = gr.State(("", float(_REFRESH_SECONDS)))
+    timer = gr.Timer(_REFRESH_SECONDS)
+    gr.on([timer.tick, page.load], refresh, shown, [bar, timer, shown], queue=False, **QUIET)
+
+
+def _check_address(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise FtlabError(
+            f"Port {port} must lie between 1 and 65535; choose another with --port or --host."
+        )
+    reason = why_not_free(host, port)
+    if reason:
+        raise FtlabError(
+            f"The app cannot be served on {host}:{port} ({reason}); "
+            "choose another with --port or --host."
+        )
+
+
+def _reachable(host: str) -> str:
+    return DEFAULT_HOST if host in ("0.0.0.0", "::") else host

@@ -1,0 +1,234 @@
+"""The components of the Compare tab; `tab` wires them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ftlab.charts.spec import Amount, ChartSpec, Choice
+from ftlab.records.store import SweepData
+from ftlab.records.table import to_table
+from ftlab.tabs.compare.view import FIRST_ROW, Picture, View, bar_charts, chart_rows, reading_legend
+from ftlab.tabs.widgets import H, live
+
+_RUNS_BELOW = 3  # rows of charts: after it stand the buttons that open a run
+_OPEN_RUN = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-open]');
+  if (button) trigger('select', {run: button.dataset.open});
+});
+element.addEventListener('ft-open', (event) => trigger('select', {run: event.detail}));"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Components, and what each of them shows of a sweep: `show` gives one update a component.
+
+    Compare calls `show` as the tab is opened and whenever another sweep is chosen.
+    """
+
+    outputs: tuple[Any, ...]
+    show: Callable[[SweepData], list[Any]]
+
+
+@dataclass(frozen=True)
+class ChartParts:
+    """Where a chart is shown: its sheet, a control for each of its choices, and its picture.
+
+    `read` keeps what the chart has read of the sweep, to draw it anew.
+    """
+
+    chart: ChartSpec
+    sheet: gr.Column
+    controls: tuple[Any, ...]
+    read: gr.State
+    picture: tuple[gr.HTML, gr.Plot, gr.HTML]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.sheet, *self.controls, self.read, *self.picture]
+
+    def updates(self, shown: Picture | None) -> list[Any]:
+        """One update an output; without a picture the sheet is hidden."""
+        if shown is None:
+            return [gr.Column(visible=False), *[gr.skip()] * (len(self.outputs) - 1)]
+        return [
+            gr.Column(visible=True) if self.chart.hides else gr.skip(),
+            *(_options(choice, shown) for choice in self.chart.choices),
+            shown.facts.read if self.chart.choices else None,
+            *drawn(shown),
+        ]
+
+
+def drawn(shown: Picture) -> list[Any]:
+    """What shows a picture in its components."""
+    return [shown.heading, shown.figure, shown.note]
+
+
+def _options(choice: Choice | Amount, shown: Picture) -> Any:
+    """The update of a menu, which names the options of the sweep; other controls stay."""
+    if not isinstance(choice, Choice) or not choice.is_menu:
+        return gr.skip()
+    options = list(choice.options(shown.facts.table))
+    return gr.Dropdown(choices=options, value=shown.facts.chosen[choice.id])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tab's components, from top to bottom. `runs` also hears clicks on points of figures.
+
+    `first` are the charts of the first screen, `further` those below it.
+    """
+
+    sweep: gr.Dropdown
+    top: gr.HTML
+    adapter: gr.Radio
+    fair: gr.HTML
+    bars_heading: gr.HTML
+    bar_titles: tuple[gr.HTML, ...]
+    bars: tuple[gr.Plot, ...]
+    bars_note: gr.HTML
+    first: tuple[ChartParts, ...]
+    further: tuple[ChartParts, ...]
+    runs: gr.HTML
+
+    @property
+    def charts(self) -> tuple[ChartParts, ...]:
+        return (*self.first, *self.further)
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """The controls of all charts by the id of what they choose."""
+        return {
+            choice.id: control
+            for parts in self.charts
+            for choice, control in zip(parts.chart.choices, parts.controls, strict=True)
+        }
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What shows the first screen of a sweep."""
+        charts = [output for parts in self.first for output in parts.outputs]
+        return [
+            self.top, self.adapter, self.fair, self.bars_heading, *self.bar_titles, *self.bars,
+            self.bars_note, *charts,
+        ]  # fmt: skip
+
+    @property
+    def further_outputs(self) -> list[Any]:
+        """What shows the rest of it."""
+        return [*(output for parts in self.further for output in parts.outputs), self.runs]
+
+    def updates(self, shown: View) -> list[Any]:
+        """One update an output, in the order of `outputs`."""
+        several = len(shown.adapters) > 1
+        return [
+            shown.headline,
+            gr.Radio(choices=shown.adapters, value=shown.adapter, visible=several),
+            shown.fairness + shown.unfinished,
+            shown.bars.heading, *shown.bars.titles, *shown.bars.figures, shown.bars.note,
+            *_updates(self.first, shown.pictures),
+        ]  # fmt: skip
+
+    def further_updates(self, pictures: Sequence[Picture | None], runs: str) -> list[Any]:
+        """One update an output, in the order of `further_outputs`."""
+        return [*_updates(self.further, pictures), runs]
+
+
+def _updates(charts: Sequence[ChartParts], pictures: Sequence[Picture | None]) -> list[Any]:
+    return [
+        update
+        for parts, picture in zip(charts, pictures, strict=True)
+        for update in parts.updates(picture)
+    ]
+
+
+def build_layout() -> Layout:
+    """Lays the tab out, from top to bottom."""
+    with gr.Row(elem_classes="ft-tools ft-choose"):
+        sweep = live(
+            gr.Dropdown, [], label="Sweep", show_label=False, container=False, scale=0,
+            min_width=640, elem_id="compare-sweep",
+        )  # fmt: skip
+    with gr.Column(elem_classes="ft-sheet"):
+        top = H()
+        adapter = live(
+            gr.Radio, [], label="Method in the headline", show_label=False, container=False,
+            elem_classes="ft-seg",
+        )  # fmt: skip
+        fair = H()
+    rows = chart_rows()
+    with gr.Row(equal_height=True):
+        with _sheet(visible=True):
+            bars_heading, titles, bars, bars_note = _bars()
+        first = tuple(_chart(chart) for chart in rows.pop(FIRST_ROW))
+    above = _rows([rows[row] for row in rows if row <= _RUNS_BELOW])
+    with gr.Column(elem_classes="ft-sheet"):
+        runs = H(js_on_load=_OPEN_RUN)
+    below = _rows([rows[row] for row in rows if row > _RUNS_BELOW])
+    return Layout(
+        sweep, top, adapter, fair, bars_heading, titles, bars, bars_note, first, above + below, runs
+    )
+
+
+def build_legend() -> None:
+    """The line that closes the tab."""
+    H(reading_legend())
+
+
+def _rows(rows: Sequence[Sequence[ChartSpec]]) -> tuple[ChartParts, ...]:
+    parts = []
+    for charts in rows:
+        with gr.Row(equal_height=True):
+            parts += [_chart(chart) for chart in charts]
+    return tuple(parts)
+
+
+def _sheet(visible: bool) -> gr.Column:
+    """The surface on which a chart lies; two stand side by side where there is room."""
+    return gr.Column(scale=1, min_width=340, elem_classes="ft-sheet ft-picture", visible=visible)
+
+
+def _bars() -> tuple[gr.HTML, tuple[gr.HTML, ...], tuple[gr.Plot, ...], gr.HTML]:
+    head = H()
+    titles, bars = [], []
+    with gr.Row(elem_classes="ft-small"):
+        for _ in bar_charts():
+            with gr.Column(min_width=250, elem_classes="ft-picture"):
+                titles.append(H())
+                bars.append(_plot())
+    return head, tuple(titles), tuple(bars), H()
+
+
+def _chart(chart: ChartSpec) -> ChartParts:
+    """A sheet with empty components for the chart."""
+    with _sheet(visible=not chart.hides) as sheet:
+        head = H()
+        controls: tuple[Any, ...] = ()
+        if chart.choices:
+            with gr.Row(elem_classes="ft-tools ft-axes"):
+                controls = tuple(map(_control, chart.choices))
+        picture = (head, _plot(), H())
+    return ChartParts(chart, sheet, controls, gr.State(None), picture)
+
+
+def _control(choice: Choice | Amount) -> Any:
+    name = f"compare-{choice.id}"
+    if isinstance(choice, Amount):
+        return live(
+            gr.Slider, 1, choice.most, value=1, step=1, label=choice.label, elem_id=name,
+            min_width=160, buttons=[],
+        )  # fmt: skip
+    options = list(choice.options(to_table([])))
+    if choice.is_menu:
+        return live(gr.Dropdown, options, label=choice.label, min_width=120, elem_id=name)
+    return live(
+        gr.Radio, options, value=choice.usual[0], label=choice.label, show_label=False,
+        container=False, elem_classes="ft-seg", elem_id=name, scale=0, min_width=220,
+    )  # fmt: skip
+
+
+def _plot() -> gr.Plot:
+    return gr.Plot(show_label=False, container=False, elem_classes="ft-fig ft-open")

@@ -1,0 +1,187 @@
+"""Storage and serving, in the Compare tab: what many customers take, as a slider and bars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from ftlab.basics import units
+from ftlab.basics.words import join_names
+from ftlab.charts.serving import (
+    FIRST,
+    MOST,
+    MOST_BARS,
+    SERVING,
+    serving_rows,
+    weights_dtype,
+    without_file,
+)
+from ftlab.charts.spec import Facts, worded
+from ftlab.records.store import SweepData
+from ftlab.tabs.compare.layout import Section
+from ftlab.tabs.compare.view import image_buttons, unlike_html
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.widgets import H, chip, escape, field_error, heading, plural, swatch
+
+STOPS = (
+    1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400,
+    500, 600, 800, 1000,
+)  # fmt: skip
+"""Where the slider stops: each step is about a fifth more, so that few and many can be chosen."""
+
+_SEND = """const range = element.querySelector('input[type=range]');
+const number = element.querySelector('input[type=number]');
+const stops = range.dataset.stops.split(' ').map(Number);
+let waiting;
+const say = () => range.setAttribute('aria-valuetext', `${number.value} customers`);
+const send = () => {
+  say();
+  clearTimeout(waiting);
+  waiting = setTimeout(() => trigger('input', { customers: number.value }), 60);
+};
+range.addEventListener('input', () => { number.value = stops[range.value]; send(); });
+number.addEventListener('input', () => {
+  range.value = Math.max(0, stops.findLastIndex((stop) => stop <= Number(number.value)));
+  send();
+});
+say();"""
+
+
+def build(context: AppContext) -> Section:
+    """The sheet with its slider, which redraws from what was last shown, not from the store."""
+    shown = gr.State(None)  # (table, origin) of the sweep
+    customers = gr.State(FIRST)
+    with gr.Column(elem_classes="ft-sheet ft-picture"):
+        title = H()
+        chooser = H(chooser_html(FIRST), js_on_load=_SEND)
+        wrong = H()
+        figure = gr.Plot(show_label=False, container=False, elem_classes="ft-fig")
+        notes = H()
+
+    def draw(data: tuple[pd.DataFrame, str] | None, count: int) -> list[Any]:
+        if data is None:
+            return [gr.skip()] * 3
+        table, origin = data
+        return [
+            title_html(table, origin, count),
+            gr.Plot(SERVING.figure(facts_of(table, count)), visible=has_figure(table)),
+            notes_html(table, count),
+        ]
+
+    def choose(data: tuple[pd.DataFrame, str] | None, event: gr.EventData) -> list[Any]:
+        count, error = read_customers(getattr(event, "customers", None))
+        if count is None:
+            return [gr.skip(), field_error([error]), *[gr.skip()] * 3]
+        return [count, "", *draw(data, count)]
+
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden",
+        "api_visibility": "private",
+        "trigger_mode": "multiple",  # always_last would send the number of an earlier move
+    }
+    drawn = [title, figure, notes]
+    # One at a time: answers to two moves must not overtake each other.
+    chooser.input(choose, shown, [customers, wrong, *drawn], concurrency_limit=1, **quiet)
+    shown.change(draw, [shown, customers], drawn, concurrency_limit=None, **quiet)
+
+    def show(data: SweepData) -> list[Any]:
+        return [(data.table, data.origin)]
+
+    return Section((shown,), show)
+
+
+def read_customers(given: Any) -> tuple[int | None, str]:
+    """The number in the field, or `None` and the sentence that says what is wrong with it."""
+    try:
+        value = float(str(given))
+    except ValueError:
+        value = float("nan")
+    if value.is_integer() and 1 <= value <= MOST:
+        return int(value), ""
+    shown = str(given if given is not None else "").strip()[:20] or "empty"
+    return None, f"Customers is {shown}; it must be a whole number from 1 to {MOST:,}."
+
+
+def chooser_html(customers: int) -> str:
+    """The slider over `STOPS`, and a field for any number beside it."""
+    place = STOPS.index(customers)
+    return (
+        '<div class="customers"><label for="serving-range">Customers or tasks, '
+        "each with a model of its own</label>"
+        f'<input id="serving-range" type="range" min="0" max="{len(STOPS) - 1}" value="{place}" '
+        f'aria-valuetext="{customers} customers" data-stops="{" ".join(map(str, STOPS))}">'
+        f'<input type="number" min="1" max="{MOST}" step="1" value="{customers}" '
+        'aria-label="Number of customers or tasks"></div>'
+    )
+
+
+def facts_of(table: pd.DataFrame, customers: int) -> Facts:
+    """What the chart draws for so many customers."""
+    return Facts(table, chosen={"customers": customers})
+
+
+def has_figure(table: pd.DataFrame) -> bool:
+    """Whether there is a full model and an adapter to hold against it."""
+    return not SERVING.drawn(Facts(table)).rows.empty
+
+
+def title_html(table: pd.DataFrame, origin: str, customers: int) -> str:
+    """The finding as the sheet's heading, with where its sizes come from."""
+    facts = facts_of(table, customers)
+    source = chip(f"from {origin} sizes", origin, "Sums of file sizes of this sweep")
+    finding = SERVING.finding(facts)
+    return heading(
+        finding,
+        source,
+        *([image_buttons(SERVING.id, finding)] if has_figure(table) else []),
+        sub=worded(SERVING.reading, facts),
+    )
+
+
+def notes_html(table: pd.DataFrame, customers: int) -> str:
+    """What is added up, from what, and what is left out; empty where nothing is added up."""
+    rows = serving_rows(table, customers)
+    if len(rows) < 2:
+        return ""
+    full = rows.iloc[0]
+    sizes = "".join(
+        f"<span>{swatch(row.method)}{escape(row.variant)} "
+        f"{units.format_bytes(row.file_bytes)}</span>"
+        for row in rows.head(MOST_BARS).itertuples()
+    )
+    return (
+        f'<p class="meta keys"><b>One file</b>{sizes}'
+        f'<span><i class="hatch"></i>the base, once {units.format_bytes(full["file_bytes"])}</span>'
+        f'</p><p class="meta">{escape(" ".join(_words(table, rows)))}</p>'
+        f"{unlike_html(SERVING.drawn(Facts(table)).unlike)}"
+    )
+
+
+def _words(table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    dtype, own = weights_dtype(table, full=True), weights_dtype(table, full=False)
+    same = f"the same weights in {dtype}" if dtype else "the same weights in the same dtype"
+    words = [f"The base's file is as large as that of full fine-tuning: {same}."]
+    if own and own != dtype:
+        words.append(f"Adapters are counted as they were saved, in {own}.")
+    if "qlora" in set(rows["method"]):
+        words.append(
+            "QLoRA's adapters are counted on that base too: a 4-bit base takes less, but no file "
+            "of one was measured."
+        )
+    words.append(
+        "Weights take as many bytes in memory as on disk; what an answer under way needs comes "
+        "on top."
+    )
+    missing = without_file(table)
+    if missing:
+        words.append(
+            f"{plural(len(missing), 'variant')} left out, file not measured: {join_names(missing)}."
+        )
+    if len(rows) > MOST_BARS:
+        words.append(
+            f"Drawn are full fine-tuning and the {MOST_BARS - 1} best by score of "
+            f"{len(rows) - 1} adapters."
+        )
+    return words

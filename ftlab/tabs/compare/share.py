@@ -1,0 +1,126 @@
+"""Sharing a sweep, in the Compare tab: the savings card, and the report as one file.
+
+Files are made when they are asked for: a report has 5 MB, and most visitors want none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ftlab.basics.errors import FtlabError
+from ftlab.records.store import SweepData, sweep_data
+from ftlab.share.card import DARK, LIGHT, card_svg
+from ftlab.share.card_content import Card, card_of, card_variants
+from ftlab.share.report import file_stem, sweep_report, unreadable_notes, write_card, write_report
+from ftlab.tabs.compare.layout import Section
+from ftlab.tabs.context import DOWNLOAD, QUIET, AppContext, FilesAVisitor, one_at_a_time
+from ftlab.tabs.widgets import H, escape, heading, live
+
+_KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
+
+
+def build(context: AppContext) -> Section:
+    """The sheet with the card, a choice of what it is about, and the files to take along."""
+    shown = gr.State("")  # id of the sweep
+    with gr.Column(elem_classes="ft-sheet ft-share"):
+        title = H()
+        with gr.Row(elem_classes="ft-tools"):
+            variant = live(
+                gr.Radio, [], label="Method on the card", show_label=False, container=False,
+                elem_classes="ft-seg", elem_id="share-variant",
+            )  # fmt: skip
+            buttons = [
+                gr.Button(
+                    label, size="sm", scale=0, min_width=116, elem_id=f"share-{kind}",
+                    variant="primary" if kind == "html" else "secondary",
+                )
+                for label, kind in _KINDS
+            ]  # fmt: skip
+        picture = H()
+
+    def choose(sweep: str, name: str | None) -> Any:
+        try:
+            return picture_html(card_of(sweep_data(context.store, sweep), name))
+        except FtlabError as error:
+            raise _shown_error(error) from None
+
+    variant.input(choose, [shown, variant], picture, **QUIET)
+    files = FilesAVisitor()
+    for button, (_, kind) in zip(buttons, _KINDS, strict=True):
+        file = gr.DownloadButton(elem_classes="ft-carrier")
+        made = button.click(
+            _maker(context, kind, files), [shown, variant], file, **one_at_a_time("share")
+        )
+        made.success(None, file, None, js=DOWNLOAD, **QUIET)
+
+    def show(data: SweepData) -> list[Any]:
+        card = card_of(data)
+        names = card_variants(data)
+        done = bool((data.table["status"] == "done").any())
+        return [
+            data.sweep_id,
+            title_html(),
+            gr.Radio(choices=names, value=card.variant or None, visible=len(names) > 1),
+            *[gr.Button(interactive=done)] * len(buttons),
+            picture_html(card),
+        ]
+
+    return Section((shown, title, variant, *buttons, picture), show)
+
+
+def title_html() -> str:
+    """The sheet's heading."""
+    return heading(
+        "Show it to others",
+        sub="The card fits a slide. The report is one file: it opens without a network, prints to "
+        "PDF, and says how each number was measured.",
+    )
+
+
+def picture_html(card: Card) -> str:
+    """The card for the light and for the dark page; the stylesheet shows one of them."""
+    return (
+        f'<div class="card-picture light">{card_svg(card, LIGHT)}</div>'
+        f'<div class="card-picture dark">{card_svg(card, DARK)}</div>'
+    )
+
+
+def share_file(context: AppContext, kind: str, sweep: str, variant: str | None) -> Path:
+    """Writes the card ("png", "svg") or the report ("html") of a sweep for download.
+
+    Raises `FtlabError` for a sweep that is gone or has no run done.
+    """
+    data = sweep_data(context.store, sweep)
+    card = card_of(data, variant)
+    folder = Path(get_upload_folder()) / "ftlab" / file_stem("share", sweep)
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "html":
+        path = folder / f"{file_stem('report', sweep, card.variant)}.html"
+        write_report(path, sweep_report(data, variant, unreadable_notes(context.store, sweep)))
+    else:
+        path = folder / f"{file_stem('card', sweep, card.variant)}.{kind}"
+        write_card(path, card)
+    return path
+
+
+def _maker(
+    context: AppContext, kind: str, files: FilesAVisitor
+) -> Callable[[gr.Request, str, str | None], str]:
+    def make(request: gr.Request, sweep: str, variant: str | None) -> str:
+        try:
+            files.check(request)
+            return str(share_file(context, kind, sweep, variant))
+        except FtlabError as error:
+            raise _shown_error(error) from None
+
+    return make
+
+
+def _shown_error(error: FtlabError) -> gr.Error:
+    """The sentence in the corner of the page, which takes texts for HTML."""
+    return gr.Error(str(escape(str(error))), print_exception=False)

@@ -1,0 +1,216 @@
+"""The Compare tab: one sweep against full fine-tuning, as a sentence, tiles and figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from ftlab.basics.errors import FtlabError
+from ftlab.records.result import OPEN
+from ftlab.records.store import RunStore, SweepData, sweep_data
+from ftlab.tabs.compare import serving, share
+from ftlab.tabs.compare.layout import ChartParts, Layout, build_layout, build_legend, drawn
+from ftlab.tabs.compare.view import (
+    View,
+    default_sweep,
+    further,
+    headline,
+    picture_of,
+    runs_fold,
+    sweep_options,
+    view,
+)
+from ftlab.tabs.context import QUIET, RESULTS, AppContext, Links, opened
+from ftlab.tabs.widgets import H, blank, this_page, warn
+
+Given = tuple[tuple[str, str | int | float], ...]
+"""What a visitor chose of the charts: (id of the choice, what its control holds)."""
+
+_SECTIONS = (share.build, serving.build)
+# Further figures wait until those of the first screen are painted: both at once take twice as long.
+_PAINTED = "() => new Promise((done) => setTimeout(done, 300))"
+# The usual sweep is made ready once the page has loaded, so that no tab that is open waits for it.
+_AT_REST = "() => new Promise((done) => setTimeout(done, 1500))"
+_FIRST_SCREENS = 16  # kept, so that a sweep that was looked at comes at once
+_NO_SWEEP = blank(
+    "No sweep to compare yet.",
+    "Open Experiment, tick full fine-tuning and at least one other method, and press Launch. "
+    "What the others save is worked out here.",
+)
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Lays the tab out and wires it."""
+    store = context.store
+    empty = H(_NO_SWEEP)
+    with gr.Column(visible=False, elem_classes="ft-compare") as page:
+        parts = build_layout()
+        sections = [build_section(context) for build_section in _SECTIONS]
+        build_legend()
+    by_hand = gr.State(False)  # whether the visitor chose the sweep; else the newest is shown
+    seen = gr.State("")  # what of the store is on the page
+    due = gr.State("")  # the sweep of which only the first screen is on the page
+    controls = list(parts.controls.values())
+    views = FirstScreens(store)
+    below = [*parts.further_outputs, *(part for section in sections for part in section.outputs)]
+
+    def given(values: Sequence[Any]) -> Given:
+        return read_given(list(parts.controls), values)
+
+    def enter(
+        shown: str | None, chosen: bool, before: str, adapter: str | None, *values: Any
+    ) -> list[Any]:
+        """As the tab is opened: the sweep that was chosen, else the usual one."""
+        table = store.table()
+        options = sweep_options(table)
+        known = shown in [value for _, value in options]
+        sweep = shown if chosen and known else default_sweep(table)
+        nothing = [gr.skip()] * len(parts.outputs)
+        if sweep is None:
+            return [gr.HTML(visible=True), gr.Column(visible=False), gr.skip(), "", "", *nothing]
+        now = digest(table, sweep)
+        page_updates = [
+            gr.HTML(visible=False),
+            gr.Column(visible=True),
+            gr.Dropdown(choices=options, value=sweep),
+            now,
+        ]
+        if now == before and not is_open(table, sweep):
+            return [*page_updates, "", *nothing]
+        first = (
+            views.show(sweep, now, adapter or None, given(values))
+            if sweep == shown
+            else views.show(sweep, now)
+        )
+        return [*page_updates, sweep, *parts.updates(first)]
+
+    def choose_sweep(shown: str | None, *values: Any) -> list[Any]:
+        data = _data(context, shown)
+        if data is None:
+            return [gr.skip()] * (3 + len(parts.outputs))
+        now = digest(store.table(), data.sweep_id)
+        first = views.show(data.sweep_id, now, None, given(values))
+        return [True, now, data.sweep_id, *parts.updates(first)]
+
+    def fill(sweep: str, *values: Any) -> list[Any]:
+        """What lies below the first screen, once that is on the page."""
+        data = _data(context, sweep) if sweep else None
+        if data is None:
+            return [gr.skip()] * len(below)
+        spliced = [update for section in sections for update in section.show(data)]
+        pictures = further(data, dict(given(values)))
+        return [*parts.further_updates(pictures, runs_fold(data)), *spliced]
+
+    def choose_adapter(shown: str | None, adapter: str | None) -> Any:
+        data = _data(context, shown)
+        return gr.skip() if data is None else headline(data, adapter)
+
+    inputs = [parts.sweep, by_hand, seen, parts.adapter, *controls]
+    shown_first = [empty, page, parts.sweep, seen, due, *parts.outputs]
+    # `select`, not `input`: gradio sends an option that is clicked twice as input.
+    begun = [
+        opened()(enter, inputs, shown_first, **QUIET),
+        parts.sweep.select(
+            choose_sweep, [parts.sweep, *controls], [by_hand, seen, due, *parts.outputs], **QUIET
+        ),
+    ]
+    for first_screen in begun:
+        painted = first_screen.then(fn=None, js=_PAINTED, api_visibility="private")
+        painted.then(fill, [due, *controls], below, **QUIET)
+    at_rest = this_page().load(fn=None, js=_AT_REST, api_visibility="private")
+    at_rest.then(views.warm, None, None, **QUIET)
+    parts.adapter.input(choose_adapter, [parts.sweep, parts.adapter], parts.top, **QUIET)
+    for chart in parts.charts:
+        if chart.controls:
+            _draw_anew(context, parts, chart)
+    _lead_to_run(parts.runs, links)
+
+
+class FirstScreens:
+    """What fills the first screen, kept for sweeps that were looked at."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._kept = lru_cache(_FIRST_SCREENS)(self._make)
+
+    def show(self, sweep: str, now: str, adapter: str | None = None, given: Given = ()) -> View:
+        """`now` is the sweep's digest: another one is looked at anew."""
+        return self._kept(sweep, now, adapter, given)
+
+    def warm(self) -> None:
+        """Makes the usual sweep ready, so that the tab opens with it at once."""
+        table = self._store.table()
+        sweep = default_sweep(table)
+        if sweep is not None:
+            self.show(sweep, digest(table, sweep))
+
+    def _make(self, sweep: str, now: str, adapter: str | None, given: Given) -> View:
+        return view(sweep_data(self._store, sweep), adapter, dict(given))
+
+
+def read_given(ids: Sequence[str], values: Sequence[Any]) -> Given:
+    """What the controls of those ids hold, as far as it is text or a number."""
+    return tuple(
+        (name, value)
+        for name, value in zip(ids, values, strict=True)
+        if isinstance(value, str | int | float)
+    )
+
+
+def digest(table: pd.DataFrame, sweep: str) -> str:
+    """Changes with everything that the page shows of a sweep that has ended."""
+    rows = table[table["sweep_id"] == sweep]
+    return hashlib.sha256(rows.to_csv().encode()).hexdigest()[:24]
+
+
+def is_open(table: pd.DataFrame, sweep: str) -> bool:
+    """Whether runs of the sweep still go on, so that its loss changes without its rows."""
+    return bool(table["status"][table["sweep_id"] == sweep].isin(OPEN).any())
+
+
+def _data(context: AppContext, sweep: str | None) -> SweepData | None:
+    """The sweep; `None`, and a sentence in the corner of the page, if it is gone."""
+    try:
+        return sweep_data(context.store, sweep or "")
+    except FtlabError as error:
+        warn(str(error))
+        return None
+
+
+def _draw_anew(context: AppContext, parts: Layout, chart: ChartParts) -> None:
+    """Draws a chart anew as one of its controls is used."""
+
+    def redraw(shown: str | None, read: Any, *values: Any) -> list[Any]:
+        data = _data(context, shown)
+        if data is None or (chart.chart.read and read is None):
+            return [gr.skip()] * len(chart.picture)
+        ids = [choice.id for choice in chart.chart.choices]
+        return drawn(picture_of(chart.chart, data, read, dict(read_given(ids, values))))
+
+    # `select`, not `input`: gradio sends an option of a menu that is clicked twice as input.
+    events = [
+        control.select if isinstance(control, gr.Dropdown) else control.input
+        for control in chart.controls
+    ]
+    gr.on(
+        events,
+        redraw,
+        [parts.sweep, chart.read, *chart.controls],
+        list(chart.picture),
+        trigger_mode="always_last",
+        **QUIET,
+    )
+
+
+def _lead_to_run(runs: gr.HTML, links: Links) -> None:
+    """A click on a point, or on a run's button, opens the run in Results."""
+
+    def lead(event: gr.EventData) -> tuple[str, Any]:
+        return str(getattr(event, "run", "")), gr.Tabs(selected=RESULTS)
+
+    runs.select(lead, None, [links.run, links.tabs], **QUIET)

@@ -1,0 +1,350 @@
+"""What the Compare tab shows of which sweep, as plain functions: sentences, HTML and charts.
+
+A picture is one chart: its heading says what the numbers show, where they come from, and has the
+buttons for an image of it; a line below says which runs it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from ftlab.basics.words import join_names
+from ftlab.charts.facts import by_variant, origin_words
+from ftlab.charts.html import origin_chip
+from ftlab.charts.savings import adapters, bars_sentence, compare, variant_means
+from ftlab.charts.spec import ChartSpec, Drawn, Facts, charts, worded
+from ftlab.records.result import OPEN, status_label
+from ftlab.records.store import SweepData
+from ftlab.share.card_content import Card, Tile, card_of, facts_of
+from ftlab.share.report_sections import IMPORTED, fairness_html
+from ftlab.tabs.results.columns import sweep_label
+from ftlab.tabs.widgets import chip, escape, heading, named, note_html, plural
+
+_HIGHEST = 640
+FIRST_ROW = 1
+"""Of the charts: what fills the first screen, beside the bars."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart of a sweep with the HTML above and below it.
+
+    `facts` are what it is drawn from, so that it can be drawn anew.
+    """
+
+    heading: str
+    figure: go.Figure
+    note: str
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class BarsView:
+    """The bar charts with a title each, their common heading, and the line below all."""
+
+    heading: str
+    titles: tuple[str, ...]
+    figures: tuple[go.Figure, ...]
+    note: str
+
+
+def bar_charts() -> list[ChartSpec]:
+    """The bars of the Compare tab, in their order."""
+    shown = [chart for chart in charts() if chart.is_bar and chart.compare]
+    return sorted(shown, key=lambda chart: chart.report or 0)
+
+
+def chart_rows() -> dict[int, list[ChartSpec]]:
+    """The other charts of the Compare tab, by row from the top, each row from the left."""
+    placed = [
+        (chart.compare.row, chart.compare.column, chart)
+        for chart in charts()
+        if chart.compare and not chart.is_bar
+    ]
+    rows: dict[int, list[ChartSpec]] = {}
+    for row, _, chart in sorted(placed, key=lambda place: place[:2]):
+        rows.setdefault(row, []).append(chart)
+    return rows
+
+
+def bars_view(data: SweepData) -> BarsView:
+    """What each variant costs, against full fine-tuning."""
+    facts = Facts(data.table)
+    bars = bar_charts()
+    return BarsView(
+        heading("What it costs", origin_chip(data.origin), sub=bars_sentence(data.table)),
+        tuple(bar_title(chart.id, chart.finding(facts)) for chart in bars),
+        tuple(chart.figure(facts) for chart in bars),
+        _note_of_bars({worded(chart.name, facts): chart.drawn(facts) for chart in bars}),
+    )
+
+
+def bar_title(key: str, title: str) -> str:
+    """HTML: what stands above the bars of a measure."""
+    return f'<div class="named"><h4>{escape(title)}</h4>{image_buttons(key, title)}</div>'
+
+
+def read_picture(chart: ChartSpec, data: SweepData, given: Mapping[str, Any]) -> Picture | None:
+    """The chart of a sweep; `None` where it hides, as no run has what it shows.
+
+    `given` is what a visitor chose, by the id of the choice.
+    """
+    facts = Facts(data.table, chart.read(data) if chart.read else None)
+    if chart.hides and chart.drawn(facts).rows.empty:
+        return None
+    return picture_of(chart, data, facts.read, given)
+
+
+def picture_of(chart: ChartSpec, data: SweepData, read: Any, given: Mapping[str, Any]) -> Picture:
+    """The chart with what it has read of the sweep."""
+    chosen = {choice.id: choice.value(given.get(choice.id), data.table) for choice in chart.choices}
+    facts = Facts(data.table, read, chosen, _height(chart, data.table))
+    words = chart.finding(facts)
+    buttons = image_buttons(worded(chart.file, facts) or chart.id, words)
+    sub = worded(chart.reading, facts)
+    return Picture(
+        heading(words, origin_chip(data.origin), buttons, sub=sub),
+        chart.figure(facts),
+        chart.legend + notes_html(chart.drawn(facts)),
+        facts,
+    )
+
+
+def _height(chart: ChartSpec, table: pd.DataFrame) -> int:
+    """Least height of the figure: in the first row it stands beside the two rows of bars."""
+    assert chart.compare is not None, f"{chart.id} has no place on the Compare tab"
+    if chart.compare.row != FIRST_ROW:
+        return chart.compare.height
+    return max(chart.compare.height, min(_HIGHEST, 100 + 54 * table["variant"].nunique()))
+
+
+def notes_html(drawn: Drawn) -> str:
+    """HTML: which runs a chart leaves out, and whether the others compare."""
+    return note_html(drawn.left_out) + unlike_html(drawn.unlike)
+
+
+def runs_fold(data: SweepData) -> str:
+    """HTML: a button for every run, for those who cannot click a point of a figure."""
+    rows = "".join(
+        f"<dt>{named(group.method, group.variant)}</dt>"
+        f"<dd>{''.join(_run_button(run) for run in group.rows)}</dd>"
+        for group in by_variant(data.table, "run_id")
+    )
+    count = plural(len(data.table), "run")
+    return (
+        f'<details class="runs ft-opener"><summary>Open one of the {count}</summary>'
+        f"<dl>{rows}</dl></details>"
+    )
+
+
+def image_buttons(name: str, title: str) -> str:
+    """HTML: buttons that give an image of the figure in the same `.ft-picture`.
+
+    `assets/figures.js` draws it with the title; the file's name says figure and, from the
+    `data-sweep` of the page, sweep.
+    """
+    given = f'data-title="{escape(title)}" data-file="ftlab-{escape(name.replace("_", "-"))}"'
+    buttons = "".join(
+        f'<button class="ghost" data-image="{kind}" {given} '
+        f'aria-label="{kind.upper()} of: {escape(title)}">{kind.upper()}</button>'
+        for kind in ("png", "svg")
+    )
+    return f'<span class="images">{buttons}</span>'
+
+
+def reading_legend() -> str:
+    """HTML: how the kinds of numbers are marked."""
+    parts = [
+        (chip("measured", "measured"), "by this app, in its runs folder"),
+        (chip("recorded", "recorded"), "comes with ftlab, run on another machine"),
+        (chip("imported", "imported"), "published by others, under their conditions"),
+        (chip("predicted", "predicted"), "computed before the run"),
+    ]
+    words = "".join(f"<span>{mark} {escape(what)}</span>" for mark, what in parts)
+    return f'<div class="legend"><span>How to read a number</span>{words}</div>'
+
+
+def _run_button(run: Mapping[str, Any]) -> str:
+    seed = f"seed {run['seed']}"
+    return (
+        f'<button class="ghost" data-open="{escape(run["run_id"])}" '
+        f'aria-label="Open {escape(run["variant"])}, {escape(seed)}">{escape(seed)}</button>'
+    )
+
+
+def _note_of_bars(drawn: Mapping[str, Drawn]) -> str:
+    """HTML: what is left out of each bar chart by its name; once if it is the same of all."""
+    left_out = {name: of.left_out for name, of in drawn.items()}
+    unlike = {name: of.unlike for name, of in drawn.items()}
+    return "".join(
+        [note_html(words) for words in _said_once(left_out)]
+        + [unlike_html(words) for words in _said_once(unlike)]
+    )
+
+
+def _said_once(lines: Mapping[str, str]) -> list[str]:
+    if len(set(lines.values())) == 1:
+        return [next(iter(lines.values()))]
+    return [f"{name}: {words}" for name, words in lines.items() if words]
+
+
+def unlike_html(words: str) -> str:
+    """HTML: the line below a figure that says why its runs do not compare; empty without words."""
+    return f'<p class="meta unlike">{escape(words)}</p>' if words else ""
+
+
+_ORIGIN_WORDS = {"recorded": "Recorded", "imported": "Imported"}
+
+
+@dataclass(frozen=True)
+class View:
+    """What fills the first screen; `pictures` are those of the charts of the first row."""
+
+    fairness: str
+    headline: str
+    adapters: list[str]
+    adapter: str | None
+    unfinished: str
+    bars: BarsView
+    pictures: tuple[Picture | None, ...]
+
+
+def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View:
+    """The first screen of a sweep. What was chosen counts as far as the sweep has it.
+
+    `adapter` is the variant in the headline, `given` what was chosen of the charts, by id.
+    """
+    found = compare(data.table, adapter)
+    return View(
+        fairness=fairness(data),
+        headline=headline(data, adapter),
+        adapters=adapter_choices(data.table) if found else [],
+        adapter=str(found.adapter["variant"]) if found else None,
+        unfinished=unfinished(data),
+        bars=bars_view(data),
+        pictures=tuple(read_picture(chart, data, given) for chart in chart_rows()[FIRST_ROW]),
+    )
+
+
+def further(data: SweepData, given: Mapping[str, Any]) -> list[Picture | None]:
+    """The charts below the first row."""
+    rows = chart_rows()
+    return [
+        read_picture(chart, data, given) for row in rows if row > FIRST_ROW for chart in rows[row]
+    ]
+
+
+def adapter_choices(table: pd.DataFrame) -> list[str]:
+    """Variants that can stand in the headline, best first."""
+    return [str(name) for name in adapters(variant_means(table))["variant"]]
+
+
+def fairness(data: SweepData) -> str:
+    """HTML: what was the same for all runs that are done, and what differs."""
+    if data.origin == "imported":
+        return (
+            f'<div class="fair">{chip("not compared", "warn")}<p class="meta">{IMPORTED}.</p></div>'
+        )
+    return fairness_html(data.runs)
+
+
+def unfinished(data: SweepData) -> str:
+    """HTML: the runs that no number of this tab holds, and why; empty if there is none."""
+    missing = data.table[data.table["status"] != "done"]
+    if missing.empty:
+        return ""
+    items = "".join(
+        f"<li>{escape(row.variant)}, seed {escape(row.seed)}: "
+        f"{escape(status_label(row.status))}"
+        f"{'. ' + str(escape(row.reason)) if row.reason else ''}</li>"
+        for row in missing.itertuples()
+    )
+    count = chip(f"{plural(len(missing), 'run')} left out", "warn")
+    return (
+        f'<p class="meta">{count} of headline, tiles and bars; '
+        "what loss they have stays in the figure.</p>"
+        f'<ul class="notes">{items}</ul>'
+    )
+
+
+def headline(data: SweepData, variant: str | None = None) -> str:
+    """HTML: the sentence of the card, and its five tiles if there is something to compare."""
+    card = card_of(data, variant)
+    title = escape(card.sentence).replace(" %", "\u00a0%")
+    tiles = _tiles(card) if card.verdict != "incomplete" else ""
+    return (
+        f'<section class="savings" data-sweep="{escape(data.sweep_id)}">'
+        f'<div class="hd"><h2>{title}</h2></div>{tiles}'
+        f"{_provenance(data)}</section>"
+    )
+
+
+def _tiles(card: Card) -> str:
+    *first, last = [_tile(tile) for tile in card.tiles]
+    cells = "".join(f"<div>{cell}</div>" for cell in first) + f"<div class=even>{last}</div>"
+    doubts = "".join(f'<p class="meta">{escape(doubt)}</p>' for doubt in card.doubts)
+    return f'<div class="tiles five">{cells}</div>{doubts}'
+
+
+def _tile(tile: Tile) -> str:
+    detail = "; ".join(filter(None, (tile.detail, tile.more)))
+    small = "".join(f"<small>{escape(text)}</small>" for text in (detail, tile.note) if text)
+    return f"<b>{escape(tile.value)}</b><span>{escape(tile.label)}</span>{small}"
+
+
+def _provenance(data: SweepData) -> str:
+    if not (data.table["status"] == "done").any():
+        return ""
+    line = escape(" · ".join((*facts_of(data), origin_words(data.table))))
+    return f'<div class="prov">{origin_chip(data.origin)}<span>{line}</span></div>'
+
+
+def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(label, sweep id) of every sweep: own ones, then recorded, then imported, newest first.
+
+    `table` is in that order, as `to_table` makes it.
+    """
+    options = []
+    for sweep, rows in _sweeps(table):
+        done = int((rows["status"] == "done").sum())
+        names = join_names(list(dict.fromkeys(rows["variant"])))
+        short = names if len(names) <= 60 else plural(rows["variant"].nunique(), "variant")
+        label = sweep_label(sweep, rows["task"].iloc[0], short, f"{done} of {len(rows)} done")
+        origin = _ORIGIN_WORDS.get(rows["origin"].iloc[0])
+        options.append((f"{origin}: {label}" if origin else label, sweep))
+    return options
+
+
+def default_sweep(table: pd.DataFrame) -> str | None:
+    """The newest own sweep that ended with a run done, else the newest own with one done.
+
+    Without either a recorded sweep, so that the page is not empty at first: the one of the fewest
+    variants, as the easiest to read. Else any sweep.
+    """
+    for origin in ("measured", "recorded"):
+        rows = table[table["origin"] == origin]
+        done = [sweep for sweep, own in _sweeps(rows) if (own["status"] == "done").any()]
+        ended = [
+            sweep
+            for sweep, own in _sweeps(rows)
+            if sweep in done and not own["status"].isin(OPEN).any()
+        ]
+        if ended or done:
+            found = ended or done
+            return min(found, key=_variants(rows)) if origin == "recorded" else found[0]
+    return None if table.empty else str(table["sweep_id"].iloc[0])
+
+
+def _variants(rows: pd.DataFrame) -> Callable[[str], int]:
+    """How many variants a sweep of those rows holds."""
+    counts = rows.groupby("sweep_id")["variant"].nunique()
+    return lambda sweep: int(counts[sweep])
+
+
+def _sweeps(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(str(sweep), rows) for sweep, rows in table.groupby("sweep_id", sort=False)]

@@ -1,0 +1,325 @@
+"""What the chosen runs will take, predicted before Launch: beside each method, and at the most."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ftlab.basics.cards import CONTEXT_BYTES, Card
+from ftlab.basics.devices import Device, free_bytes, list_devices, resolve_device
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.units import DASH, format_bytes, format_range
+from ftlab.basics.words import shorten
+from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant
+from ftlab.models.catalogue import KnownModel, catalogue
+from ftlab.models.reference import parse_model
+from ftlab.models.resolve import local_folder
+from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
+from ftlab.prediction.question import Prediction, Question, Scoring
+from ftlab.prediction.remedies import Band, Calibration, calibration, run_question
+from ftlab.prediction.source import find_config
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.training import EVALUATION_BATCH
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.widgets import escape, plural
+from ftlab.tasks.order import BatchSize, longest_batch, training_order
+from ftlab.tasks.registry import TASKS
+from ftlab.tasks.spec import MAX_NEW_TOKENS
+
+CPU_CONTEXT_BYTES = 560_000_000
+"""What a run's process takes on a CPU before it holds a model: `before_model_bytes` of the shipped
+sweeps."""
+
+_ASKING = "…"
+
+
+@dataclass(frozen=True)
+class Longest:
+    """`is_known`: counted in the model's tokens; else every example is taken for the longest that
+    the settings let through."""
+
+    batch: BatchSize
+    is_known: bool
+
+
+def model_config(model: str) -> Mapping[str, Any]:
+    """The config.json of a model on this machine, or of one that the catalogue knows.
+
+    Raises `FtlabError` if it is neither.
+    """
+    reference = parse_model(model)
+    folder = local_folder(reference)
+    return find_config(model if folder is None else str(folder)).config
+
+
+def longest_of(request: SweepRequest) -> Longest:
+    """The largest of all seeds' longest batches.
+
+    Raises `FtlabError` if the data cannot be read, or no example is short enough.
+    """
+    settings = request.settings
+    if formatter_of(request.model) is None:
+        rows = settings.batch_size
+        most = BatchSize(rows, settings.max_length, rows * max(1, settings.max_length - 1))
+        return Longest(most, is_known=False)
+    examples = training_examples(request).formatted
+    step_size = settings.batch_size * settings.accumulation
+    lengths = [example.length for example in examples]
+    found = [
+        longest_batch(
+            examples,
+            training_order(lengths, settings.steps, step_size, seed),
+            settings.batch_size,
+        )[0]
+        for seed in request.seeds
+    ]
+    return Longest(max(found, key=lambda one: (one.length, one.completion_tokens)), is_known=True)
+
+
+def scoring_of(request: SweepRequest) -> Scoring | None:
+    """The answers that the sweep's runs score at once; `None` where they answer nothing.
+
+    Raises `FtlabError` if the data cannot be read, or no example is short enough.
+    """
+    settings = request.settings
+    if not settings.eval_answers:
+        return None
+    bundled = request.task.kind == "bundled"
+    new_tokens = TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
+    if formatter_of(request.model) is None:
+        rows = min(EVALUATION_BATCH, scored_now(request).count)
+        return Scoring(rows, settings.max_length, new_tokens)
+    examples = measured_examples(request).formatted
+    rows = min(EVALUATION_BATCH, len(examples))
+    return Scoring(rows, max(len(one.prompt_ids) for one in examples), new_tokens)
+
+
+@dataclass(frozen=True)
+class Costing:
+    """What is asked of the predictor for a sweep: a question a variant, in the same order."""
+
+    variants: tuple[Variant, ...]
+    questions: tuple[Question, ...]
+    longest: Longest
+    device: Device
+
+    @property
+    def card(self) -> Card:
+        """The device as it is now: what is free on it, less what a run takes beside tensors."""
+        free = free_bytes(self.device)
+        context = CONTEXT_BYTES if self.device.is_gpu else CPU_CONTEXT_BYTES
+        size = self.device.memory_bytes if free is None else free
+        return Card(self.device.id, self.device.label, size, context_bytes=context)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the browser writes into the table (`assets/methods.js`): texts by method, and in sum."""
+
+    methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    most: str = ""
+    note: str = ""
+
+    def html(self) -> str:
+        facts = json.dumps({"methods": self.methods, "most": self.most}, sort_keys=True)
+        note = f'<p class="meta">{escape(self.note)}</p>' if self.note else ""
+        return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
+
+
+def costing(request: SweepRequest) -> Costing:
+    """What to ask for the request's variants.
+
+    Raises `FtlabError` where the model's config or the data cannot be had, or a setting is wrong.
+    """
+    config, longest, scoring = (
+        model_config(request.model), longest_of(request), scoring_of(request)
+    )  # fmt: skip
+    device = resolve_device(request.device)
+    questions = tuple(
+        run_question(
+            config, variant, request.settings, request.dtype_policy, longest.batch, device, scoring
+        )
+        for variant in request.variants
+    )
+    return Costing(request.variants, questions, longest, device)
+
+
+def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
+    """The costs as they come in, row by row; what goes wrong is a note, and stops nothing."""
+    try:
+        asked = costing(request)
+    except FtlabError as error:
+        yield Costs(note=f"No prediction: {error}").html()
+        return
+    seen = calibration(context.store.runs(), asked.device)
+    found: dict[int, Prediction] = {}
+    yield costs(asked, found, seen).html()
+    try:
+        for place, answer in ask(asked.questions):
+            found[place] = answer
+            yield costs(asked, found, seen).html()
+    except FtlabError as error:
+        known = costs(asked, found, seen)
+        methods = {name: cells for name, cells in known.methods.items() if cells["peak"] != _ASKING}
+        yield Costs(methods, known.most, f"No further prediction: {error}").html()
+
+
+def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) -> Costs:
+    """What is known so far of each method; of a method with several variants, of its first."""
+    card = asked.card
+    methods: dict[str, dict[str, str]] = {}
+    highest: tuple[int, int] | None = None
+    for place, variant in enumerate(asked.variants):
+        answer = found.get(place)
+        band = seen.band(variant.method)
+        if answer is None:
+            cells = {"peak": _ASKING, "file": _ASKING}
+        else:
+            cells = _cells(answer, band, card)
+            if answer.peak_allocated_bytes is not None:
+                range_ = band.of(answer.peak_allocated_bytes)
+                highest = range_ if highest is None else max(highest, range_, key=lambda r: r[1])
+        methods.setdefault(variant.method, cells)
+    most = ""
+    if highest is not None and len(found) == len(asked.variants):
+        free = format_bytes(card.memory_bytes)
+        most = f"{format_range(*highest)} at the peak net of the process, of {free} free"
+    return Costs(methods, most, _note(asked, seen))
+
+
+def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
+    file = format_bytes(answer.adapter_bytes)
+    peak = answer.peak_allocated_bytes
+    if peak is None or answer.peak_reserved_bytes is None:
+        return {"peak": DASH, "file": file, "why": shorten(answer.reason, 300)}
+    low, high = band.of(peak)
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in answer.anatomy.items())
+    scoring = (
+        f" Scoring takes {format_bytes(answer.scoring_bytes)}." if answer.scoring_bytes else ""
+    )
+    return {
+        "peak": format_range(low, high),
+        "file": file,
+        "verdict": verdict(answer, band, card),
+        "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}.{scoring} {_source(band)}",
+    }
+
+
+def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
+    """Whether a run fits whose memory was predicted, as far as the band lets it be told.
+
+    The band is of training steps; scoring holds no surprise beyond what is predicted.
+    """
+    reserved, scoring = answer.peak_reserved_bytes, answer.scoring_bytes
+    assert reserved is not None
+    needed = max(round(band.low * reserved), scoring or 0)
+    return fit(needed, card, band.high / band.low - 1).verdict
+
+
+def _source(band: Band) -> str:
+    """Where the band comes from, in a sentence."""
+    times = f"{band.low:.2f} to {band.high:.2f} times"
+    if not band.runs:
+        return f"Runs elsewhere took {times} that."
+    return f"{plural(band.runs, 'run')} of {band.whose} here took {times} that."
+
+
+def _note(asked: Costing, seen: Calibration) -> str:
+    batch = asked.longest.batch
+    size = f"{batch.rows} × {batch.length:,} tokens"
+    if not asked.longest.is_known:
+        return (
+            f"≈ is predicted for this {_kind(asked.device)}, for batches of {size}: how long the "
+            "examples are is known once the model is on this machine."
+        )
+    if not seen.seen:
+        return f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}."
+    runs = plural(len(seen.seen), "run")
+    return (
+        f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}; "
+        f"its width is what {runs} here showed."
+    )
+
+
+def _kind(device: Device) -> str:
+    return device.kind_name
+
+
+_METHOD = "lora"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The model that is proposed, and the device that it fits."""
+
+    largest: Largest
+    band: Band
+    card: Card
+
+
+def may_propose(access: Access) -> bool:
+    """Whether a page of this machine ever proposes a model: it takes a GPU and a way to the Hub."""
+    may_use = access.may_train and access.may_ask_hub
+    return may_use and any(device.is_cuda for device in list_devices())
+
+
+def propose(request: SweepRequest, context: AppContext, ask: Ask) -> Proposal | None:
+    """The largest model of the catalogue whose LoRA fits what is free on the form's device.
+
+    LoRA is the form's first variant of it, else with its defaults, under the form's settings.
+    `None` without a GPU, without the Hub, where no model fits, or nothing can be predicted. May
+    take seconds.
+    """
+    try:
+        device = resolve_device(request.device)
+        if not device.is_cuda or not context.hub.is_reached():
+            return None
+        models = on_hub()
+        card = _costing(request, models[0]).card
+        band = calibration(context.store.runs(), device).band(_METHOD)
+
+        def fits(answer: Prediction) -> bool:
+            return answer.peak_reserved_bytes is not None and verdict(answer, band, card) == "fits"
+
+        def question(model: KnownModel) -> Question:
+            return _costing(request, model).questions[0]
+
+        found = largest_that_fits(models, question, ask, fits, card.usable_bytes)
+    except FtlabError:
+        return None  # what is wrong is said where the chosen model's own costs are predicted
+    return None if found is None else Proposal(found, band, card)
+
+
+def proposal_html(proposal: Proposal | None, chosen: str) -> str:
+    """The proposal, and the button that chooses it; empty where there is none.
+
+    `chosen` is the model that the form names.
+    """
+    if proposal is None or proposal.largest.model.id == chosen:
+        return ""
+    model, peak = proposal.largest.model, proposal.largest.prediction.peak_reserved_bytes or 0
+    needs = format_bytes(round(proposal.band.high * peak))
+    free = format_bytes(proposal.card.memory_bytes)
+    what = f"{METHODS[_METHOD].label} with the settings below takes up to {needs} of {free} free"
+    return (
+        f'<p class="largest"><span title="{escape(what)} on {escape(proposal.card.label)}">'
+        f"Largest that fits this GPU: <b>{escape(model.label)}</b></span>"
+        f'<button type="button" class="ghost" data-choose="{escape(model.id)}" '
+        f'aria-label="Choose {escape(model.label)}">Choose</button></p>'
+    )
+
+
+def proposable(model_id: str) -> bool:
+    """Whether it is a model that could have been proposed."""
+    return any(model.id == model_id and model.is_on_hub for model in catalogue())
+
+
+def _costing(request: SweepRequest, model: KnownModel) -> Costing:
+    """What a run of the form's LoRA on that model is asked to take."""
+    variants = [variant for variant in request.variants if variant.method == _METHOD]
+    variant = variants[0] if variants else Variant(_METHOD)
+    return costing(replace(request, model=model.id, variants=(variant,)))

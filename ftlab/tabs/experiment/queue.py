@@ -1,0 +1,504 @@
+"""Queue and loss curves of one sweep, drawn once a second for all pages that show it.
+
+Nothing here holds a run: each tick reads the runs folder, so a reload or a second browser shows the
+same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components.plot import PlotData
+
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import Recent
+from ftlab.charts.loss import LossCurve, curve_of, curve_points, loss_figure
+from ftlab.jobs.control import ensure_dispatcher, request_cancel, requested_cancels
+from ftlab.methods.registry import BASE_METHOD, look_of
+from ftlab.records.progress import Progress, ProgressBook, read_progress, sweep_eta
+from ftlab.records.result import STATUS_LABELS
+from ftlab.records.store import RECENT_SECONDS, Run, RunStore
+from ftlab.tabs.context import QUIET, AppContext, Pace
+from ftlab.tabs.experiment.rates import is_tuning, suggested_html, tune_further
+from ftlab.tabs.results.columns import sweep_label
+from ftlab.tabs.widgets import (
+    H,
+    blank,
+    chip,
+    escape,
+    field_error,
+    head,
+    heading,
+    live,
+    plural,
+    swatch,
+    this_page,
+    warn,
+)
+
+NEWEST = "newest"
+"""Value of the sweep dropdown that follows whatever was launched last."""
+
+ReadProgress = Callable[[Run, float | None], Progress]
+
+_SHORT_PHASES = {"wait": "waiting"}  # the chip is narrow; its tooltip has the whole label
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """One sweep as it is now: its runs in the order of the queue, each with its progress."""
+
+    sweep_id: str
+    runs: tuple[Run, ...]
+    progress: tuple[Progress, ...]
+    cancelling: frozenset[str] = frozenset()
+
+    @property
+    def is_open(self) -> bool:
+        return any(run.is_open for run in self.runs)
+
+    @property
+    def open_ids(self) -> list[str]:
+        return [run.run_id for run in self.runs if run.is_open]
+
+    def curves(self) -> tuple[LossCurve, ...]:
+        """The training loss of each run that has any."""
+        return tuple(
+            curve_of(run, way.losses)
+            for run, way in zip(self.runs, self.progress, strict=True)
+            if way.losses
+        )
+
+
+def view_sweep(
+    runs: Sequence[Run],
+    wanted: str | None,
+    cancelling: Collection[str] = (),
+    read: ReadProgress = read_progress,
+) -> SweepView | None:
+    """The wanted sweep of all runs, the newest where it is `NEWEST` or gone; `None` if no run."""
+    if not runs:
+        return None
+    newest = max(runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id)).spec.sweep_id
+    found = any(run.spec.sweep_id == wanted for run in runs)
+    sweep_id = wanted if found and wanted else newest
+    chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
+    evaluation = evaluation_seconds(chosen)
+    progress = tuple(
+        read(run, evaluation.get(_precision(run), evaluation.get(""))) for run in chosen
+    )
+    return SweepView(sweep_id, tuple(chosen), progress, frozenset(cancelling))
+
+
+def evaluation_seconds(runs: Sequence[Run]) -> dict[str, float]:
+    """What evaluation took last, by base precision; "" is the last of any precision."""
+    seconds: dict[str, float] = {}
+    for run in runs:
+        if run.result is not None and run.status == "done" and "evaluate" in run.result.phases:
+            took = run.result.phases["evaluate"].seconds
+            seconds |= {_precision(run): took, "": took}
+    return seconds
+
+
+def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Label and value of each sweep, newest first, after the entry that follows the newest."""
+    sweeps: dict[str, list[Run]] = {}
+    for run in runs:
+        sweeps.setdefault(run.spec.sweep_id, []).append(run)
+    choices = [("Newest sweep", NEWEST)]
+    for sweep_id in sorted(sweeps, reverse=True):
+        members = [run for run in sweeps[sweep_id] if not run.spec.is_base]
+        first = sweeps[sweep_id][0].spec
+        label = sweep_label(sweep_id, first.task.label, plural(len(members), "run"))
+        choices.append((label, sweep_id))
+    return choices
+
+
+def queue_heading(view: SweepView | None) -> str:
+    """How far the sweep is, and the button that ends all of it."""
+    if view is None:
+        return heading("Queue", sub="one run at a time on each device")
+    title = "Queue" if view.is_open else "Queue: all runs have ended"
+    button = '<button class="ghost" data-run="all">Cancel all</button>'
+    return heading(title, *([button] if view.is_open else []), sub=_summary(view))
+
+
+def queue_html(view: SweepView | None) -> str:
+    """One row a run; an empty state where there is no sweep."""
+    if view is None:
+        what = "Tick the methods to compare, then press Launch. Their progress is shown here."
+        return blank("Nothing is running.", what)
+    several_seeds = len({run.spec.seed for run in view.runs}) > 1
+    rows = "".join(
+        _row(run, way, run.run_id in view.cancelling, several_seeds)
+        for run, way in zip(view.runs, view.progress, strict=True)
+    )
+    label = f"Runs of sweep {escape(view.sweep_id)}"
+    return f'<ul class="queue" aria-label="{label}">{rows}</ul>'
+
+
+def _summary(view: SweepView) -> str:
+    ended = sum(not run.is_open for run in view.runs)
+    parts = [f"sweep {view.sweep_id}", f"{ended} of {plural(len(view.runs), 'run')} ended"]
+    if view.is_open:
+        left = sweep_eta(view.runs, view.progress)
+        if left is not None:
+            parts.append(f"≈\u2009{units.format_seconds(left)} left in all")
+    return ", ".join(parts)
+
+
+def _row(run: Run, way: Progress, cancelling: bool, several_seeds: bool) -> str:
+    seed = f"<small>seed {run.spec.seed}</small>" if several_seeds and not run.spec.is_base else ""
+    who = f'<span class="who">{swatch(run.spec.method)}<b>{escape(run.spec.label)}</b>{seed}</span>'
+    return (
+        f"<li>{_status(run, way)}{who}{_bar(run, way)}{_steps(run, way)}{_loss(run, way)}"
+        f"{_peak(run)}{_time(run, way)}{_button(run, cancelling)}{_why(run)}</li>"
+    )
+
+
+def _status(run: Run, way: Progress) -> str:
+    if run.status == "running":
+        return chip(_SHORT_PHASES.get(way.phase, way.label), "running", title=way.label)
+    return chip(STATUS_LABELS[run.status], run.status)
+
+
+def _bar(run: Run, way: Progress) -> str:
+    fraction = way.fraction if run.is_open or run.status == "done" else _reached(way)
+    label, colour = run.spec.label, look_of(run.spec.method).colour
+    if way.download is not None:  # another bar than the run's own, which begins after it
+        fraction, colour = way.download.fraction, "var(--info)"
+        label += ": download of the base model"
+    percent = round(100 * fraction)
+    return (
+        f'<span class="prog {run.status}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}" aria-label="{escape(label)}">'
+        f'<i style="width:{percent}%;--c:{colour}"></i></span>'
+    )
+
+
+def _reached(way: Progress) -> float:
+    """How far a run was that ended early."""
+    return 0.8 * way.step / way.steps if way.steps else 0.0
+
+
+def _steps(run: Run, way: Progress) -> str:
+    if way.download is not None:
+        done, _, rest = way.download.label.partition(" ")
+        return f'<span class="st" title="Of the base model"><b>{done}</b> {rest}</span>'
+    if run.spec.method == BASE_METHOD or run.status == "not_applicable":
+        return '<span class="st"></span>'
+    return f'<span class="st"><b>{way.step}</b>/{way.steps}</span>'
+
+
+def _loss(run: Run, way: Progress) -> str:
+    if run.spec.is_base and run.result is not None:
+        value = run.result.measures.eval_loss_before or run.result.measures.eval_loss_after
+        return _cell(f"<small>loss</small> <b>{units.format_number(value)}</b>", value is not None)
+    return _cell(
+        f"<small>loss</small> <b>{units.format_number(way.loss)}</b>", way.loss is not None
+    )
+
+
+def _peak(run: Run) -> str:
+    """The net peak, which is what was predicted; on hover what the whole process took."""
+    measures = run.result.measures if run.result is not None else None
+    if measures is None or measures.peak_memory_bytes is None or run.result is None:
+        return "<span></span>"
+    kind = escape(run.result.memory_kind)
+    whole = units.format_bytes(measures.peak_memory_bytes)
+    if measures.net_peak_memory_bytes is None:
+        return f'<span title="Peak memory, train phase; {kind}"><b>{whole}</b></span>'
+    net = units.format_bytes(measures.net_peak_memory_bytes)
+    why = f"Peak memory net of the process, train phase; {whole} with it; {kind}"
+    return f'<span title="{why}"><b>{net}</b> <small>net</small></span>'
+
+
+def _time(run: Run, way: Progress) -> str:
+    if run.status == "running":
+        if way.left_seconds is None:
+            return "<span></span>"
+        until = ' title="Until the base model is here"' if way.download is not None else ""
+        left = units.format_seconds(way.left_seconds)
+        return f'<span{until}><span class="pred">{left}</span> left</span>'
+    measures = run.result.measures if run.result is not None else None
+    if measures is None or measures.total_seconds is None:
+        return "<span></span>"
+    took = units.format_seconds(measures.total_seconds)
+    return f'<span title="Total time, from load to save"><b>{took}</b></span>'
+
+
+def _button(run: Run, cancelling: bool) -> str:
+    if not run.is_open:
+        return '<span class="nil"></span>'
+    if cancelling:
+        return '<button class="ghost" disabled>Ending …</button>'
+    label = escape(f"Cancel {run.spec.label}")
+    target = f'data-run="{escape(run.run_id)}" aria-label="{label}"'
+    return f'<button class="ghost" {target}>Cancel</button>'
+
+
+def _why(run: Run) -> str:
+    if run.is_open or run.status == "done" or not run.reason:
+        return ""
+    tone = "why soft" if run.status in ("cancelled", "not_applicable") else "why"
+    return f'<p class="{tone}">{escape(run.reason)}</p>'
+
+
+def _cell(html: str, known: bool) -> str:
+    return f"<span>{html}</span>" if known else "<span></span>"
+
+
+def _precision(run: Run) -> str:
+    return run.spec.base_precision or "full"
+
+
+_DISPATCHER_SECONDS = 10
+_MOST_SWEEPS = 20  # looked at by pages at about the same time
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The loss curves of a sweep, and how far their axis of steps goes."""
+
+    curves: tuple[LossCurve, ...] = ()
+    steps: int = 0
+
+    @cached_property
+    def figure(self) -> PlotData:
+        """As the browser gets them; drawn once, for all pages."""
+        drawn = loss_figure(curve_points(self.curves), steps=self.steps)
+        return PlotData(type="plotly", plot=str(drawn.to_json()))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a visitor's page shows at this moment: parts that are the same are not sent again."""
+
+    heading: str = ""
+    queue: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    drawing: Drawing | None = None
+    busy: bool | None = None
+    seconds: float = 0.0  # until the page asks again
+
+
+class Keeper:
+    """Sees to it that a queued run has a dispatcher; one for all visitors, who all tick."""
+
+    def __init__(self, runs_folder: Path) -> None:
+        self.runs_folder = runs_folder
+        self._turn = threading.Lock()
+        self._next = 0.0
+        self._problem = ""
+
+    def keep(self, runs: Sequence[Run]) -> str:
+        """Looks after the dispatcher if a run waits; the sentence on why that failed, or ""."""
+        if not any(run.status == "queued" for run in runs):
+            return ""
+        with self._turn:
+            if time.monotonic() < self._next:  # the last one started may not be up yet
+                return self._problem
+            self._next = time.monotonic() + _DISPATCHER_SECONDS
+            try:
+                ensure_dispatcher(self.runs_folder)
+                self._problem = ""
+            except FtlabError as error:
+                self._problem = str(error)
+            return self._problem
+
+
+class QueueWatch:
+    """Looks at the queue for all pages of one app."""
+
+    def __init__(self, store: RunStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._book = ProgressBook()
+        self._keeper = Keeper(store.folder)
+        self._turn = threading.Lock()
+        self._last_suggested: tuple[tuple[tuple[str, int], ...], str] = ((), "")
+        self._looks: Recent[str, tuple[float, Shown]] = Recent(_MOST_SWEEPS)
+
+    def look(self, wanted: str) -> Shown:
+        """The wanted sweep as it is now."""
+        with self._turn:
+            return self._look(wanted, self._store.runs())
+
+    def glance(self, wanted: str) -> Shown:
+        """As `look`, up to `RECENT_SECONDS` old: for pages that ask every few seconds."""
+        with self._turn:
+            last = self._looks.get(wanted)
+            if last is not None and self._clock() - last[0] < RECENT_SECONDS:
+                return last[1]
+            return self._look(wanted, self._store.recent_runs())
+
+    def _look(self, wanted: str, runs: Sequence[Run]) -> Shown:
+        cancelling = requested_cancels(self._store.folder)
+        view = view_sweep(runs, wanted, cancelling, self._book.read)
+        problem = self._keeper.keep(runs)
+        now = Shown(
+            heading=queue_heading(view) + field_error([problem] if problem else []),
+            queue=self._suggested(view) + queue_html(view),
+            choices=tuple(sweep_choices(runs)),
+            drawing=self._drawing(wanted, view),
+            busy=any(run.is_open for run in runs),
+        )
+        self._looks[wanted] = self._clock(), now
+        return now
+
+    def _suggested(self, view: SweepView | None) -> str:
+        """What the ladders of an ended sweep suggest; read once, as it reads what runs wrote."""
+        if view is None or view.is_open or not is_tuning(view.runs):
+            return ""
+        known = tuple((run.run_id, run.ended_at) for run in view.runs)
+        if self._last_suggested[0] != known:
+            self._last_suggested = known, suggested_html(view.runs)
+        return self._last_suggested[1]
+
+    def _drawing(self, wanted: str, view: SweepView | None) -> Drawing:
+        """The one from before where it is the same: it has its figure already."""
+        if view is None:
+            return Drawing()
+        now = Drawing(view.curves(), max((way.steps for way in view.progress), default=0))
+        before = self._looks[wanted][1].drawing if wanted in self._looks else None
+        return before if before is not None and before == now else now
+
+
+_BUSY_SECONDS = 2
+_IDLE_SECONDS = 10
+_POLLS_A_SECOND = 12  # of all pages together
+_SEND_PRESS = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-run], [data-further], [data-rates]');
+  if (!button) return;
+  button.disabled = true;
+  const {run = '', further = '', rates} = button.dataset;
+  if (rates) {
+    window.ftMethods.set(JSON.parse(rates));
+    button.textContent = 'They are in the form';
+  } else {
+    trigger('select', {run, further});
+  }
+})"""
+_NO_CURVE = blank("No curve yet.", "The loss of every run of the sweep is drawn here as it comes.")
+_EXPLANATION = (
+    '<p class="meta">Runs are processes of their own: close this page, reload it, open a second '
+    "one, and they go on. Each sweep first measures the untouched model in base runs.</p>"
+)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What the tab needs to refresh the queue after a launch."""
+
+    sweep: gr.Dropdown
+    refresh: Callable[..., Any]
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def build(context: AppContext) -> Panel:
+    """Builds queue and figure and starts their timer."""
+    with gr.Row(equal_height=True, elem_classes="ft-watch"):
+        with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
+            with gr.Row(elem_classes="ft-queue-head"):
+                heading = H(queue_heading(None), js_on_load=_SEND_PRESS, min_width=200)
+                sweep = live(
+                    gr.Dropdown,
+                    [("Newest sweep", NEWEST)],
+                    value=NEWEST,
+                    label="Sweep",
+                    show_label=False,
+                    container=False,
+                    visible=False,
+                    scale=0,
+                    min_width=230,
+                    elem_classes="ft-bare",
+                    elem_id="sweep",
+                )
+            queue = H(queue_html(None), js_on_load=_SEND_PRESS)
+            H(_EXPLANATION)
+        with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
+            head("Loss curves", sub="training loss at each step; of seeds mean and range")
+            empty = H(_NO_CURVE)
+            figure = gr.Plot(
+                visible=False, show_label=False, container=False, elem_classes="ft-fig"
+            )
+    watch = QueueWatch(context.store)
+    shown = gr.State(Shown())
+    timer = gr.Timer(_IDLE_SECONDS)
+
+    pace = Pace(_POLLS_A_SECOND)
+
+    def refresh(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
+        return _changes(before, paced(watch.look(wanted), request))
+
+    def tick(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
+        return _changes(before, paced(watch.glance(wanted), request))
+
+    def paced(now: Shown, request: gr.Request) -> Shown:
+        seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
+        return now if seconds == now.seconds else replace(now, seconds=seconds)
+
+    def press(event: gr.EventData, wanted: str) -> None:
+        try:
+            sweep_id = str(getattr(event, "further", ""))
+            if sweep_id:
+                tune_further(sweep_id, context)
+            else:
+                cancel_runs(context, str(getattr(event, "run", "")), wanted)
+        except FtlabError as error:
+            warn(str(error))
+
+    inputs, outputs = [sweep, shown], [heading, queue, sweep, empty, figure, timer, shown]
+    timer.tick(tick, inputs, outputs, queue=False, **QUIET)  # one request instead of three
+    gr.on([this_page().load, sweep.input], refresh, inputs, outputs, **QUIET)
+    pressed = gr.on([queue.select, heading.select], press, sweep, None, **QUIET)
+    pressed.then(refresh, inputs, outputs, **QUIET)
+    return Panel(sweep, refresh, inputs, outputs)
+
+
+def cancel_runs(context: AppContext, run_id: str, wanted: str) -> list[str]:
+    """Asks for one run to be ended, or with "all" for every open run of the wanted sweep."""
+    run_ids = [run_id]
+    if run_id == "all":
+        view = view_sweep(context.store.runs(), wanted)
+        run_ids = view.open_ids if view else []
+    request_cancel(context.runs_folder, run_ids)
+    return run_ids
+
+
+def _changes(before: Shown, now: Shown) -> tuple[Any, ...]:
+    """One update an output, `gr.skip()` for what is shown already."""
+    if now == before:
+        return (gr.skip(),) * 7
+    appear = _has_curves(now) != _has_curves(before) or before.drawing is None
+    return (
+        now.heading if now.heading != before.heading else gr.skip(),
+        now.queue if now.queue != before.queue else gr.skip(),
+        gr.update(choices=list(now.choices), visible=len(now.choices) > 1)
+        if now.choices != before.choices
+        else gr.skip(),
+        gr.update(visible=not _has_curves(now)) if appear else gr.skip(),
+        _figure(now, appear) if now.drawing != before.drawing else gr.skip(),
+        gr.update(value=now.seconds) if now.seconds != before.seconds else gr.skip(),
+        now,
+    )
+
+
+def _figure(now: Shown, appears: bool) -> Any:
+    if now.drawing is None or not now.drawing.curves:
+        return gr.update(visible=False)
+    figure = now.drawing.figure
+    return gr.update(value=figure, visible=True) if appears else figure
+
+
+def _has_curves(shown: Shown) -> bool:
+    return shown.drawing is not None and bool(shown.drawing.curves)

@@ -1,0 +1,371 @@
+"""From the values of a form, or of an API call, to a sweep request, and back. No gradio.
+
+Every value may be missing, empty, text, or not a number: each becomes a sentence for its field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ftlab.basics.devices import AUTO
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.jobs.launch import same_for_all, validate
+from ftlab.jobs.peft_check import FIELD as PEFT_JSON
+from ftlab.jobs.peft_check import by_hand
+from ftlab.methods.limits import FIELD as MATCH
+from ftlab.methods.limits import Match, match_parameters, read_budget
+from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import MethodSpec
+from ftlab.methods.variant import (
+    BASE,
+    LEARNING_RATE,
+    Variant,
+    format_variant,
+    parse_variant,
+    read_variants,
+    validate_variant,
+    with_setting,
+    write_variants,
+)
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.records.spec import RunSpec, SweepRequest, asked_again
+from ftlab.settings.schema import fields_of, is_empty, read_number, read_settings
+from ftlab.settings.training import PREFIX, TrainingSettings
+from ftlab.tasks.files import EXTENSIONS, ColumnMapping
+from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.registry import TASKS
+
+EXTRA = "extra"
+"""Name of the field that holds further variants, one a line."""
+
+NAMED_KINDS = ("folder", "hub")
+"""The kinds of model that are named in a field of their own."""
+
+MAPPING_FIELDS = ("prompt", "completion", "messages", "system")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a form amounts to: the request as far as it could be read, and every wrong field.
+
+    `matches` says how each variant's size was chosen for `budget` trainable parameters; empty where
+    nothing is matched.
+    """
+
+    request: SweepRequest
+    errors: tuple[FieldError, ...]
+    matches: tuple[Match, ...] = ()
+    budget: int = 0
+
+    def checked(self) -> SweepRequest:
+        """The request; raises `InvalidRequest` if any field is wrong."""
+        if self.errors:
+            raise InvalidRequest(list(self.errors))
+        return self.request
+
+
+def read_form(values: Mapping[str, Any], access: Access = EVERYTHING) -> Reading:
+    """`read_request` on the page's form: it also says which model, task and methods are meant."""
+    methods = values.get("methods") or []
+    methods = methods if isinstance(methods, list | tuple) else [methods]
+    named = [str(method)[:80] for method in methods]  # what is no name is said to be no method
+    return read_request(read_model(values), read_task(values), named, values, access)
+
+
+def read_model(values: Mapping[str, Any]) -> str:
+    """The model's name as `parse_model` reads it.
+
+    The field of its kind takes a name of its own too: what is typed there is no kind but the model.
+    """
+    kind, name = values.get("model", "bundled"), str(values.get("model_name") or "").strip()
+    if kind == "bundled":
+        return "bundled"
+    if kind not in NAMED_KINDS:
+        return kind.strip() if isinstance(kind, str) else ""
+    if kind == "folder" and name and name[0] not in "/.~":
+        return f"./{name}"  # a folder beside the app, and no Hub id that looks like one
+    return name
+
+
+def read_task(values: Mapping[str, Any]) -> TaskReference:
+    """The task that the form's task fields mean; an unknown one is left to `validate`."""
+    kind = str(values.get("task") or "")
+    if kind in TASKS or kind not in ("file", "hub"):
+        return TaskReference("bundled", kind)
+    columns = {name: values.get(f"map.{name}") or None for name in MAPPING_FIELDS}
+    mapping = ColumnMapping(**columns) if any(columns.values()) else None
+    metric = values.get("metric") or None
+    if kind == "file":
+        return TaskReference("file", values.get("file") or "", mapping=mapping, metric=metric)
+    return TaskReference(
+        "hub",
+        str(values.get("hub.id") or "").strip(),
+        mapping=mapping,
+        metric=metric,
+        config=str(values.get("hub.config") or "").strip() or None,
+        split=str(values.get("hub.split") or "").strip() or None,
+    )
+
+
+def read_request(
+    model: str,
+    task: TaskReference,
+    methods: Sequence[str],
+    values: Mapping[str, Any],
+    access: Access = EVERYTHING,
+) -> Reading:
+    """Reads `values`, whose keys are `settings.steps`, `seeds`, `lora.r`, `extra` and the like.
+
+    A key that is missing means the default; a field that is there but empty is wrong, unless
+    empty has a meaning (learning rates, say). The rest is checked even where one field is wrong:
+    with a bundled model or task in place of one that `access` does not let a visitor name.
+    """
+    errors = _nothing_named(model, task, str(values.get("file_error") or ""))
+    model, task = allowed(model, task, access, errors)
+    settings = TrainingSettings(**read_settings(TrainingSettings, values, errors, PREFIX))
+    seeds = _read_seeds(values.get("seeds", "0"), errors)
+    variants = [
+        *_ticked(methods, values, errors),
+        *_extra(str(values.get(EXTRA) or ""), errors),
+        *_by_hand(str(values.get(PEFT_JSON) or ""), errors),
+    ]
+    budget, matches = _matched(str(values.get(MATCH) or ""), model, variants, errors)
+    variants = [match.variant for match in matches] or variants
+    request = SweepRequest(
+        model=model,
+        task=task,
+        variants=tuple(variants),
+        settings=settings,
+        **read_settings(SweepRequest, values, errors),
+        device=values.get("device") or AUTO,
+        seeds=tuple(seeds),
+    )
+    wrong = {error.field for error in errors}
+    for error in validate(request):
+        missing = error.field == "variants" and not variants and wrong & {EXTRA, PEFT_JSON}
+        if error.field not in wrong and not missing:
+            errors.append(error)
+    return Reading(request, tuple(errors), tuple(matches), budget)
+
+
+def allowed(
+    model: str, task: TaskReference, access: Access, errors: list[FieldError]
+) -> tuple[str, TaskReference]:
+    """Model and task as far as they may be named; what may not is one bundled, and an error.
+
+    Nothing of what is refused is looked for, so that not even its existence is told.
+    """
+    try:
+        access.check_model(model)
+    except FtlabError as error:
+        errors.append(FieldError("model", str(error)))
+        model = "bundled"
+    try:
+        access.check_task(task)
+    except FtlabError as error:
+        errors.append(FieldError("task.id", str(error)))
+        task = TaskReference("bundled", next(iter(TASKS)))
+    return model, task
+
+
+def allowed_values(values: Mapping[str, Any], access: Access) -> dict[str, Any]:
+    """The form's values without a model or data that may not be named: nothing is shown of it."""
+    errors: list[FieldError] = []
+    allowed(read_model(values), read_task(values), access, errors)
+    wrong = {error.field for error in errors}
+    model = {"model": "bundled"} if "model" in wrong else {}
+    data = {"file": None, "hub.id": ""} if "task.id" in wrong else {}
+    return {**values, **model, **data}
+
+
+def one_sentence(errors: Sequence[FieldError]) -> str:
+    """The first error, and how many more there are."""
+    more = len(errors) - 1
+    tail = f" ({more} more field{'s' if more > 1 else ''} to put right.)" if more > 0 else ""
+    return errors[0].message + tail
+
+
+def _nothing_named(model: str, task: TaskReference, file_error: str) -> list[FieldError]:
+    """What a form still waits for: a model's name, a file (or a better one), a data set's id."""
+    errors = []
+    if not model:
+        errors.append(FieldError("model", "No model is named; give a folder or a Hub id."))
+    if not task.id and task.kind == "file":
+        nothing = f"No file is chosen; upload one of: {', '.join(EXTENSIONS)}."
+        errors.append(FieldError("task.id", file_error or nothing))
+    if not task.id and task.kind == "hub":
+        message = "No data set is named; give its id, as in owner/name."
+        errors.append(FieldError("task.id", message))
+    return errors
+
+
+def _read_seeds(value: Any, errors: list[FieldError]) -> list[int]:
+    parts = [part for part in str("" if value is None else value).replace(",", " ").split() if part]
+    try:
+        return [int(read_number("Seed", part, whole=True)) for part in parts]
+    except FtlabError as error:
+        errors.append(FieldError("seeds", f"{error} Give seeds as in 0 or 0,1,2."))
+        return [0]
+
+
+def _ticked(
+    methods: Iterable[str], values: Mapping[str, Any], errors: list[FieldError]
+) -> list[Variant]:
+    variants = []
+    for method_id in methods:
+        if method_id in METHODS:
+            variants.append(_with_form_values(METHODS[method_id], values, errors))
+        else:
+            variants.append(Variant(method_id))  # `validate` names it and the known ones
+    return variants
+
+
+def _with_form_values(
+    method: MethodSpec, values: Mapping[str, Any], errors: list[FieldError]
+) -> Variant:
+    variant = Variant(method.id)
+    labels = {p.name: p.label for p in method.hyperparameters}
+    may_be_empty = {LEARNING_RATE: "Learning rate", BASE: "Frozen base"}
+    for name, label in (labels | may_be_empty).items():
+        key = f"{method.id}.{name}"
+        if key not in values:
+            continue
+        value = values[key]
+        if is_empty(value):
+            if name not in may_be_empty:
+                default = method.defaults()[name]
+                message = f"{method.label}: {label} is empty; its default is {default}."
+                errors.append(FieldError(key, message))
+            continue
+        try:
+            variant = with_setting(variant, name, value)
+        except FtlabError as error:
+            errors.append(FieldError(key, str(error)))
+    return variant
+
+
+def _by_hand(text: str, errors: list[FieldError]) -> list[Variant]:
+    """Variants by their PeftConfig; PEFT itself is asked when they are launched."""
+    try:
+        return read_variants(text)
+    except FtlabError as error:
+        errors.append(FieldError(PEFT_JSON, str(error)))
+        return []
+
+
+def _matched(
+    text: str, model: str, variants: Sequence[Variant], errors: list[FieldError]
+) -> tuple[int, list[Match]]:
+    """The budget of the field, and the variants with their sizes chosen for it."""
+    if not text.strip():
+        return 0, []
+    try:
+        shape = shape_of_model(model)
+        budget = read_budget(text, shape)
+    except FtlabError as error:
+        errors.append(FieldError(MATCH, str(error)))
+        return 0, []
+    if budget is None or shape is None:
+        return 0, []
+    return budget, match_parameters(variants, shape, budget)
+
+
+def _extra(text: str, errors: list[FieldError]) -> list[Variant]:
+    """Further variants, one a line; what is wrong with one is said at the field that holds it."""
+    variants = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        try:
+            variant = parse_variant(line)
+        except FtlabError as error:
+            errors.append(FieldError(EXTRA, f"'{line[:60]}': {error}"))
+            continue
+        wrong = [FieldError(EXTRA, error.message) for error in validate_variant(variant)]
+        errors.extend(wrong)
+        if not wrong:
+            variants.append(variant)
+    return variants
+
+
+def alike(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The runs that fit into one form: those that share all settings with the first of them."""
+    own = [spec for spec in specs if not spec.is_base]
+    return [spec for spec in own if same_for_all(spec) == same_for_all(own[0])]
+
+
+def form_values(specs: Sequence[RunSpec]) -> dict[str, Any]:
+    """Values by field name with which the form asks for these runs; they share their settings.
+
+    The first variant of a method fills the method's own fields, each further one becomes a line of
+    the field `extra`; methods without a run are not ticked and stand at their defaults. Sizes that
+    were matched are set as they were chosen, and so is a rate that would be another one today. A
+    data seed other than 0 has no field, nor has a run
+    that was scored on the tuning split, or not scored at all.
+    """
+    first = specs[0]
+    variants: list[Variant] = []
+    for variant in map(asked_again, specs):
+        if variant is not None and variant not in variants:
+            variants.append(variant)
+    ticked: dict[str, Variant] = {}
+    further = []
+    for variant in variants:
+        if variant.method in METHODS and ticked.setdefault(variant.method, variant) is not variant:
+            further.append(format_variant(variant))
+    values = {
+        "methods": [method_id for method_id in METHODS if method_id in ticked],
+        "seeds": ", ".join(map(str, dict.fromkeys(spec.seed for spec in specs))),
+        "dtype_policy": first.dtype_policy,
+        "device": first.device,
+        EXTRA: "\n".join(further),
+        MATCH: "",
+        PEFT_JSON: write_variants(by_hand(variants)),
+        **_model(first.model),
+        **_task(first.task),
+        **_settings(first.settings),
+    }
+    for method_id in METHODS:
+        values |= _method(ticked.get(method_id) or Variant(method_id))
+    return values
+
+
+def _model(name: str) -> dict[str, str]:
+    if name in ("bundled", BUNDLED_ID):
+        return {"model": "bundled", "model_name": ""}
+    return {"model": "folder" if name.startswith("/") else "hub", "model_name": name}
+
+
+def _task(task: TaskReference) -> dict[str, Any]:
+    kind = task.id if task.kind == "bundled" else task.kind
+    mapping = asdict(task.mapping or ColumnMapping())
+    values: dict[str, Any] = {f"map.{name}": mapping[name] or "" for name in MAPPING_FIELDS}
+    values |= {"task": kind, "file": None, "file_error": "", "metric": task.metric}
+    values |= {"hub.id": "", "hub.config": "", "hub.split": ""}
+    if task.kind == "file":
+        values["file"] = task.id
+    if task.kind == "hub":
+        values |= {
+            "hub.id": task.id,
+            "hub.config": task.config or "",
+            "hub.split": task.split or "",
+        }
+    return values
+
+
+def _settings(settings: TrainingSettings) -> dict[str, Any]:
+    return {
+        PREFIX + name: described.written(getattr(settings, name))
+        for name, described in fields_of(TrainingSettings).items()
+    }
+
+
+def _method(variant: Variant) -> dict[str, Any]:
+    rate = variant.learning_rate
+    own = {f"{variant.method}.{name}": value for name, value in variant.values().items()}
+    return own | {
+        f"{variant.method}.{LEARNING_RATE}": "" if rate is None else repr(rate),
+        f"{variant.method}.{BASE}": variant.base or "",
+    }

@@ -1,0 +1,485 @@
+"""The Experiment form takes over the settings of runs that were cloned in Results."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics.devices import AUTO, list_devices
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.inputs import EVERYTHING, Access, Inputs, check_inputs, look_at_inputs, must_ask
+from ftlab.jobs.launch import enqueue_sweep, space_errors
+from ftlab.jobs.peft_check import FIELD as PEFT_JSON
+from ftlab.jobs.peft_check import by_hand
+from ftlab.methods.limits import FIELD as MATCH
+from ftlab.methods.registry import CORE
+from ftlab.records.spec import RunSpec
+from ftlab.settings.training import is_installed
+from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links
+from ftlab.tabs.experiment import queue
+from ftlab.tabs.experiment.costs import predict_costs, proposable, proposal_html, propose
+from ftlab.tabs.experiment.fields import (
+    ASKING_HUB,
+    METHOD_SETTINGS,
+    Form,
+    advanced_summary,
+    blocks_launch,
+    demo_line,
+    first_sentence,
+    launch_button,
+    launch_line,
+)
+from ftlab.tabs.experiment.method_view import (
+    ASKING,
+    FIELDS,
+    has_config,
+    known_settings,
+    known_ticks,
+    matches_html,
+    method_facts,
+    method_table,
+    more_summary,
+    peft_html,
+)
+from ftlab.tabs.experiment.queue import NEWEST
+from ftlab.tabs.experiment.rates import tune, untuned_html
+from ftlab.tabs.experiment.request import (
+    EXTRA,
+    MAPPING_FIELDS,
+    alike,
+    allowed_values,
+    form_values,
+    read_form,
+    read_model,
+)
+from ftlab.tabs.experiment.task import (
+    TaskBlocks,
+    build_model_and_task,
+    build_settings,
+    name_field,
+    rows_at_hand,
+)
+from ftlab.tabs.gate import visitor_of
+from ftlab.tabs.predictions import while_there
+from ftlab.tabs.results.columns import run_name
+from ftlab.tabs.widgets import H, escape, head, note_html, plural, this_page, warn
+from ftlab.tasks.files import columns_of
+
+
+def listen(
+    form: Form, task: TaskBlocks, table: gr.HTML, check: Action, context: AppContext, links: Links
+) -> None:
+    """Fills the form as `links.clone` names runs; then it is checked as if it had been typed."""
+    outputs = [
+        links.clone, table, task.file_group, task.hub_group, task.mapping_row,
+        *form.components.values(),
+    ]  # fmt: skip
+
+    def take(run_ids: tuple[str, ...]) -> list[Any]:
+        if not run_ids:
+            return [gr.skip()] * len(outputs)
+        try:
+            specs = [context.store.find(run_id).spec for run_id in run_ids]
+        except FtlabError as error:
+            warn(str(error), title="Not cloned")
+            return [(), *[gr.skip()] * (len(outputs) - 1)]
+        values, missing = fitting(form_values(alike(specs)))
+        gr.Info(str(escape(taken_over(specs))), title="Cloned", duration=6)
+        for sentence in missing:
+            warn(sentence, title="Not as in the run")
+        return [(), *updates(values, list(form.components), context.access)]
+
+    taken = links.clone.change(take, links.clone, outputs, **QUIET)
+    task.preview.after(check.after(taken))
+
+
+def taken_over(specs: Sequence[RunSpec]) -> str:
+    """The sentence on whose settings the form now holds."""
+    kept = alike(specs)
+    names = f"{kept[0].label} ({run_name(kept[0].run_id)})"
+    if len(kept) > 1:
+        names += f" and {plural(len(kept) - 1, 'more run')}"
+    left = len(specs) - len(kept)
+    aside = f" {plural(left, 'run')} with other settings left aside." if left else ""
+    return f"The form holds the settings of {names}.{aside}"
+
+
+def fitting(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values that this machine can offer, and a sentence for each that it cannot."""
+    fit, missing = dict(values), []
+    devices = [device.id for device in list_devices()]
+    if fit["device"] not in (*devices, AUTO):
+        missing.append(f"There is no device {fit['device']} here; the form says auto.")
+        fit["device"] = AUTO
+    absent = [name for name in fit["settings.report_to"] if not is_installed(name)]
+    if absent:
+        missing.append(f"{', '.join(absent)} is not installed here; nothing is logged to it.")
+        fit["settings.report_to"] = [n for n in fit["settings.report_to"] if n not in absent]
+    return fit, missing
+
+
+def updates(
+    values: Mapping[str, Any], names: Sequence[str], access: Access = EVERYTHING
+) -> list[Any]:
+    """Updates for the table of methods, the three blocks of the task, and each field by name."""
+    kind = values["task"]
+    mapped = [values[f"map.{name}"] for name in MAPPING_FIELDS]
+    columns = columns_of(rows_at_hand(allowed_values(values, access))) or list(filter(None, mapped))
+    choices = [("–", ""), *((column, column) for column in columns)]
+    special = {
+        f"map.{name}": gr.update(choices=choices, value=chosen if chosen in columns else "")
+        for name, chosen in zip(MAPPING_FIELDS, mapped, strict=True)
+    }
+    special["model_name"] = name_field(values["model"], value=values["model_name"])
+    own = kind in ("file", "hub")
+    special["metric"] = gr.update(visible=own, **({"value": values["metric"]} if own else {}))
+    # The comment makes it another value, so that it is drawn even where only ticks differ.
+    settings = {name: value for name, value in values.items() if name in FIELDS}
+    special[METHOD_SETTINGS] = settings
+    table = f"{method_table(values['methods'], settings)}<!--{secrets.token_hex(4)}-->"
+    return [
+        table,
+        gr.update(visible=kind == "file"),
+        gr.update(visible=kind == "hub"),
+        gr.update(visible=own and bool(columns)),
+        *(special.get(name, values.get(name, gr.skip())) for name in names),
+    ]
+
+
+_SEND_CHOICE = """window.ftMethods.table(
+  element, (now) => trigger('select', now), (draw) => watch('value', draw));"""
+_FILL_TABLE = "watch('value', () => window.ftMethods.fill());"
+_TUNE = """element.addEventListener('click', ({ target }) => {
+  const button = target.closest('[data-tune]');
+  if (!button) return;
+  button.disabled = true;
+  setTimeout(() => { button.disabled = false; }, 3000);
+  trigger('select', window.ftMethods.now());
+})"""
+_FILL_COSTS = "watch('value', () => window.ftMethods.price());"
+# The press itself says what is chosen: a change that is still on its way counts.
+_PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
+_SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
+_CHOICE = ("methods", METHOD_SETTINGS)  # what the table of methods holds, told by its own event
+_SAME_PRESS_SECONDS = 2.0
+# What reads the form is handled one at a time, as it came: no older answer replaces a newer one.
+_IN_ORDER: dict[str, Any] = {
+    "concurrency_id": "form",
+    "concurrency_limit": 1,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+# PEFT is asked in a process of its own, which takes seconds; meanwhile everybody's form goes on.
+_BESIDE = QUIET | {"trigger_mode": "always_last"}
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Builds the tab and wires it."""
+    form = Form()
+    with gr.Row(elem_classes="ft-work"):
+        with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
+            task = build_model_and_task(form, context)
+            advanced, scored = build_settings(form)
+        with gr.Column(scale=1, min_width=320):
+            with gr.Column(elem_classes="ft-sheet ft-methods"):
+                blocks = _build_methods(form)
+            panel = queue.build(context)
+    with gr.Row(elem_id="launch"):
+        line = H("")
+        go = gr.Button(
+            "Launch", variant="primary", scale=0, min_width=150, elem_id="go",
+            interactive=context.access.may_train,
+        )  # fmt: skip
+        as_pressed = gr.Textbox(visible=False)
+
+    access = context.access
+    fields = list(form.components.values())
+    said = [
+        *form.slots.values(), scored, blocks.facts, blocks.untuned, blocks.matched, line, go,
+        advanced, blocks.more,
+    ]  # fmt: skip
+
+    def check(*given: Any) -> list[Any]:
+        return _say(form, form.values(given), context)
+
+    def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
+        at = getattr(event, "at", 0.0)
+        if not isinstance(at, int | float) or at < known_at:  # overtaken on its way by a later one
+            return [gr.skip()] * (len(said) + 3)
+        ticked, settings = _chosen(event)
+        values = form.values(given) | settings | {"methods": ticked}
+        return [at, ticked, settings, *_say(form, values, context)]
+
+    def ask(*given: Any) -> Iterator[str]:
+        values = form.values(given)
+        if has_config(values):
+            yield ASKING
+        yield peft_html(values, access)
+
+    def reach(kind: Any, name: Any) -> None:
+        model = read_model({"model": kind, "model_name": name})
+        try:
+            access.check_model(model)
+        except FtlabError:  # said by the form's own check
+            return
+        context.models.why_not(model)
+
+    def predict(request: gr.Request, *given: Any) -> Iterator[Any]:
+        session = str(request.session_hash)
+        mine = latest.begin(session)
+        reading = read_form(form.values(given), access)
+        if reading.errors:  # said at their fields; what is known stays
+            return
+        for shown in while_there(
+            context.predictor,
+            visitor_of(request),
+            lambda ask: predict_costs(context, reading.request, ask),
+            lambda: latest.is_newest(session, mine),
+        ):
+            yield gr.skip() if shown is None else shown
+
+    def press(chosen: str, last: tuple[object, float], *given: Any) -> Iterator[list[Any]]:
+        values = form.values(given) | chosen_as_pressed(chosen)
+        reading = read_form(values, access)
+        now = time.monotonic()
+        if last[0] == reading.request and now - last[1] < _SAME_PRESS_SECONDS:
+            yield [gr.skip()] * (len(said) + 2)
+            return
+        if not reading.errors and by_hand(reading.request.variants):
+            yield [ASKING if output is line else gr.skip() for output in (None, None, *said)]
+        elif not reading.errors and must_ask(reading.request, context.models):
+            yield [ASKING_HUB if output is line else gr.skip() for output in (None, None, *said)]
+        try:
+            access.check_training()
+            request = reading.checked()
+            check_inputs(request, context.models)
+            enqueue_sweep(request, context.runs_folder)
+            start_dispatcher(context.runs_folder)
+        except FtlabError as error:
+            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
+            warn(sentence, title="Not launched", duration=6)
+            yield [gr.skip(), gr.skip(), *_say(form, values, context, error)]
+            return
+        yield [(reading.request, now), NEWEST, *_say(form, values, context)]
+
+    def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
+        ticked, settings = _chosen(event)
+        values = form.values(given) | settings | {"methods": ticked}
+        reading = read_form(values, access)
+        try:
+            tune(reading.checked(), context)
+        except FtlabError as error:
+            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
+            warn(sentence, title="Not launched", duration=6)
+            return [gr.skip(), *_say(form, values, context, error)]
+        return [NEWEST, *_say(form, values, context)]
+
+    latest = Latest()
+    known_at = gr.State(0.0)
+    # Every tick counts: the default drops those made while one is being handled.
+    blocks.table.select(
+        choose,
+        [known_at, *fields],
+        [known_at, *(form.components[name] for name in _CHOICE), *said],
+        trigger_mode="multiple",
+        **_IN_ORDER,
+    )
+    changes = [field.change for name, field in form.components.items() if name not in _CHOICE]
+    gr.on(
+        [this_page().load, *changes],
+        check,
+        fields,
+        said,
+        trigger_mode="always_last",
+        **_IN_ORDER,
+    )
+    gr.on(
+        [this_page().load, *(field.change for field in fields)],
+        predict,
+        fields,
+        blocks.costs,
+        trigger_mode="multiple",
+        **QUIET,
+    )
+    form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
+    by_name = form.components
+    # Not at every letter of a name: the Hub is asked for what the person has typed to the end.
+    reached = gr.on(
+        [by_name["model"].change, by_name["model_name"].submit, by_name["model_name"].blur],
+        reach,
+        [by_name["model"], by_name["model_name"]],
+        None,
+        **_BESIDE,
+    )
+    reached.then(check, fields, said, trigger_mode="always_last", **_IN_ORDER)
+    task.preview.after(reached)
+    listen(form, task, blocks.table, Action(check, fields, said), context, links)
+    last = gr.State((None, 0.0))
+    pressed = go.click(
+        press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
+    )
+    if task.largest is not None:
+        _propose_models(task.largest, task, form, context)
+    tuned = blocks.untuned.select(tune_rates, fields, [panel.sweep, *said], **QUIET)
+    for launched in (pressed, tuned):
+        launched.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
+            fn=None, js=_SHOW_QUEUE, api_visibility="private"
+        )
+
+
+def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: AppContext) -> None:
+    """Keeps the proposal of a model up to date beside the form, and takes it over when pressed."""
+    fields = list(form.components.values())
+    latest = Latest()
+
+    def show(request: gr.Request, *given: Any) -> Iterator[Any]:
+        session = str(request.session_hash)
+        mine = latest.begin(session)
+        reading = read_form(form.values(given), context.access)
+        if reading.errors:  # said at their fields; what is known stays
+            return
+        wanted = reading.request
+        for shown in while_there(
+            context.predictor,
+            visitor_of(request),
+            lambda ask: [proposal_html(propose(wanted, context, ask), wanted.model)],
+            lambda: latest.is_newest(session, mine),
+        ):
+            yield gr.skip() if shown is None else shown
+
+    def choose(event: gr.EventData) -> list[Any]:
+        model = str(getattr(event, "model", ""))
+        if not proposable(model):
+            return [gr.skip(), gr.skip()]
+        return ["hub", name_field("hub", value=model)]
+
+    changes = [this_page().load, *(field.change for field in fields)]
+    gr.on(changes, show, fields, largest, **QUIET | {"trigger_mode": "multiple"})
+    named = [form.components["model"], form.components["model_name"]]
+    task.preview.after(largest.select(choose, None, named, **QUIET))
+
+
+def _chosen(event: gr.EventData) -> tuple[list[str], dict[str, str]]:
+    """The ticks and settings that the browser tells of."""
+    return known_ticks(getattr(event, "on", None)), known_settings(getattr(event, "settings", None))
+
+
+def chosen_as_pressed(chosen: str) -> dict[str, Any]:
+    """Ticks and settings as the browser had them when Launch was pressed, by field name.
+
+    Empty where the press came from elsewhere: then what was last told counts.
+    """
+    try:
+        said = json.loads(chosen or "")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    return {"methods": known_ticks(said.get("on")), **known_settings(said.get("settings"))}
+
+
+@dataclass(frozen=True)
+class MethodBlocks:
+    """What stands around the fields of step 3."""
+
+    table: gr.HTML
+    facts: gr.HTML
+    untuned: gr.HTML
+    costs: gr.HTML
+    more: gr.Accordion
+    matched: gr.HTML
+    asked: gr.HTML
+
+
+def _build_methods(form: Form) -> MethodBlocks:
+    """Step 3: the table of methods with their settings, and further variants."""
+    head("Methods and variants", number=3, sub="Each ticked method becomes a run for each seed")
+    table = H(method_table(CORE), js_on_load=_SEND_CHOICE)
+    form.components["methods"] = gr.State(list(CORE))
+    form.components[METHOD_SETTINGS] = gr.State({})
+    form.slot("methods")
+    facts = H("", elem_classes="ft-carrier", js_on_load=_FILL_TABLE)
+    untuned = H("", js_on_load=_TUNE)
+    costs = H("", js_on_load=_FILL_COSTS)
+    with gr.Accordion("More", open=False, elem_classes="ft-fold") as more:
+        form.add(
+            EXTRA,
+            gr.Textbox,
+            label="Further variants, one a line",
+            info="What a line does not set keeps the method's default, as in lora:r=4 "
+            "or lora:r=32,alpha=64,learning_rate=5e-4",
+            placeholder="lora:r=4",
+            lines=2,
+            max_lines=8,
+            elem_classes="ft-mono",
+        )
+        form.slot(EXTRA)
+        form.add(
+            MATCH,
+            gr.Textbox,
+            label="Match parameters",
+            info="Each method's rank, tokens or blocks are chosen so that it trains about as many: "
+            "a number as in 2.4M, or what a method trains, as in lora. Empty: as they are set",
+            placeholder="2.4M",
+            max_lines=1,
+        )
+        form.slot(MATCH)
+        matched = H("")
+        form.add(
+            PEFT_JSON,
+            gr.Textbox,
+            label="Any other PEFT type, by its PeftConfig as JSON",
+            info="One object or a list of them; each may have learning_rate and base beside its "
+            "own fields",
+            placeholder='{"peft_type": "C3A", "block_size": 64, "target_modules": "all-linear"}',
+            lines=2,
+            max_lines=16,
+            elem_classes="ft-mono",
+        )
+        form.slot(PEFT_JSON)
+        asked = H("")
+    return MethodBlocks(table, facts, untuned, costs, more, matched, asked)
+
+
+def _say(
+    form: Form, values: Mapping[str, Any], context: AppContext, failure: FtlabError | None = None
+) -> list[Any]:
+    """Errors beside their fields, the launch bar, and the labels that repeat the settings."""
+    access = context.access
+    reading = read_form(values, access)
+    errors = list(reading.errors)
+    found = Inputs()
+    if not errors and not access.is_demo:
+        found = look_at_inputs(reading.request, context.models)
+        errors = list(found.errors)
+    if isinstance(failure, InvalidRequest):  # what only the attempt has found out
+        errors = errors or list(failure.errors)
+    elif failure is not None:
+        errors = [FieldError("", str(failure))]
+    if not errors:
+        errors = space_errors(reading.request, context.runs_folder)
+    button = gr.Button(
+        launch_button(reading.request, errors),
+        interactive=access.may_train and not blocks_launch(errors),
+    )
+    facts = method_facts(reading.request)
+    return [
+        *form.slot_html(errors),
+        note_html(found.words),
+        facts.html(),
+        untuned_html(reading.request, access),
+        matches_html(reading.matches, reading.budget),
+        demo_line()
+        if access.is_demo
+        else launch_line(reading.request, errors, facts.reasons, found.scored),
+        button,
+        gr.Accordion(label=advanced_summary(reading.request)),
+        gr.Accordion(label=more_summary(values)),
+    ]

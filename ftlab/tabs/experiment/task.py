@@ -1,0 +1,388 @@
+"""Where a visitor's task file is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics.devices import AUTO, device_choices, resolve_device
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import control_folder
+from ftlab.jobs.inputs import Access, Rows, kept_hub_rows, read_hub_rows
+from ftlab.models.reference import BUNDLED_ID, model_label
+from ftlab.models.resolve import ModelReach
+from ftlab.records.run import check_writable
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.schema import Field, Place, fields_of
+from ftlab.settings.training import PREFIX, TrainingSettings
+from ftlab.tabs.context import Action, AppContext
+from ftlab.tabs.experiment.costs import may_propose
+from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.experiment.method_view import model_line, task_preview
+from ftlab.tabs.experiment.request import (
+    MAPPING_FIELDS,
+    NAMED_KINDS,
+    allowed_values,
+    read_model,
+    read_task,
+)
+from ftlab.tabs.widgets import H, field_error, head, live, this_page
+from ftlab.tasks.files import EXTENSIONS, ColumnMapping, columns_of, guess_mapping, read_rows
+from ftlab.tasks.reference import validate
+from ftlab.tasks.registry import TASKS
+from ftlab.tasks.scoring import TEXT_METRICS
+
+
+def keep_upload(path: Path, runs_folder: Path) -> Path:
+    """Copies an upload to where the runs are: gradio's own copy is temporary, a record is not.
+
+    Raises `FtlabError` if the folder cannot be written.
+    """
+    check_writable(runs_folder)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    target = control_folder(runs_folder) / "uploads" / digest / path.name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copyfile(path, target)
+    except OSError as error:
+        raise FtlabError(
+            f"The file cannot be kept in '{target.parent}' ({error.strerror}); "
+            "free some space or make it writable."
+        ) from None
+    return target.resolve()
+
+
+_MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
+_SHORT_NAMES = {"medical": "Medical"}  # the row of tasks has to fit into the rail
+_COLUMN_LABELS = {
+    "prompt": "Prompt",
+    "completion": "Completion",
+    "messages": "Chat (instead)",
+    "system": "System (optional)",
+}
+_NO_COLUMN = ("–", "")
+_CHOOSE = """element.addEventListener('click', ({ target }) => {
+  const button = target.closest('[data-choose]');
+  if (button) trigger('select', {model: button.dataset.choose});
+})"""
+_MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
+
+
+@dataclass(frozen=True)
+class TaskBlocks:
+    """What stands around the fields of step 1; `preview` draws what their values amount to.
+
+    `largest` proposes a model; there is none on a machine that proposes no model.
+    """
+
+    file_group: gr.Column
+    hub_group: gr.Column
+    mapping_row: gr.Row
+    preview: Action
+    largest: gr.HTML | None = None
+
+
+def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
+    """Step 1. Adds its fields to the form and keeps the preview up to date."""
+    access = context.access
+    head("Model and task", number=1)
+    form.add(
+        "model",
+        gr.Dropdown,
+        model_kinds(access),
+        value="bundled",
+        label="Base model",
+        allow_custom_value=True,  # a name that is typed here counts; else it would vanish
+    )
+    form.add(
+        "model_name", gr.Textbox, label="Folder or Hub id", visible=False, max_lines=1, lines=1
+    )
+    form.slot("model")
+    line = H("")
+    largest = H("", js_on_load=_CHOOSE) if may_propose(access) else None
+    tasks = [(_SHORT_NAMES.get(task.id, task.label), task.id) for task in TASKS.values()]
+    form.add(
+        "task",
+        gr.Radio,
+        [*tasks, *own_tasks(access)],
+        value="sql",
+        label="Task",
+        elem_classes="ft-seg",
+    )
+    with gr.Column(visible=False, min_width=0) as file_group:
+        upload = live(
+            gr.File,
+            label=f"Task file: {', '.join(EXTENSIONS)}",
+            file_types=list(EXTENSIONS),
+            height=96,
+            elem_id="f-task-id",
+        )
+        form.components["file"] = gr.State(None)
+        form.components["file_error"] = gr.State("")
+    with gr.Column(visible=False, min_width=0) as hub_group:
+        with gr.Row():
+            form.add("hub.id", gr.Textbox, label="Data set id", placeholder="owner/name", scale=2)
+            form.add("hub.config", gr.Textbox, label="Config", placeholder="none", min_width=70)
+            form.add("hub.split", gr.Textbox, label="Split", placeholder="train", min_width=70)
+        look_up = gr.Button("Read its first rows", size="sm")
+    with gr.Row(visible=False) as mapping_row:
+        for name in MAPPING_FIELDS:
+            form.add(
+                f"map.{name}",
+                gr.Dropdown,
+                [_NO_COLUMN],
+                value="",
+                label=_COLUMN_LABELS[name],
+                min_width=130,
+                # gradio raises for a column of the file before; the form's check says it instead
+                allow_custom_value=True,
+            )
+    metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
+    first = metrics[0][1]
+    form.add("metric", gr.Dropdown, metrics, value=first, label="Scored with", visible=False)
+    form.slot("task")
+    preview = H("")
+
+    names = list(form.components)
+    fields = list(form.components.values())
+
+    def named(given: tuple[Any, ...]) -> dict[str, Any]:
+        return allowed_values(dict(zip(names, given, strict=True)), access)
+
+    def show_task(*given: Any) -> tuple[Any, ...]:
+        values = named(given)
+        kind = values["task"]
+        return (
+            gr.update(visible=kind == "file"),
+            gr.update(visible=kind == "hub"),
+            gr.update(visible=kind in ("file", "hub")),
+            *column_choices(rows_at_hand(values)),
+        )
+
+    def show_columns(*given: Any) -> tuple[Any, ...]:
+        return column_choices(rows_at_hand(named(given)))
+
+    def look(*given: Any) -> tuple[str, str]:
+        values = named(given)
+        return model_html(values, context.models), preview_html(values)
+
+    def look_on_hub(*given: Any) -> tuple[Any, ...]:
+        return read_hub(named(given))
+
+    def take(path: str | None) -> tuple[Any, ...]:
+        return read_upload(path, context.runs_folder)
+
+    hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
+    by_name = form.components
+    by_name["model"].input(
+        lambda kind: name_field(kind), by_name["model"], by_name["model_name"], **hidden
+    )
+    mapping = [by_name[f"map.{name}"] for name in MAPPING_FIELDS]
+    chosen = by_name["task"].input(
+        show_task,
+        fields,
+        [file_group, hub_group, by_name["metric"], mapping_row, *mapping],
+        **hidden,
+    )
+    taken = gr.on(
+        [upload.upload, upload.clear],
+        take,
+        upload,
+        [by_name["file"], by_name["file_error"], mapping_row, *mapping],
+        api_visibility="private",
+    )
+    gr.on(
+        [look_up.click, by_name["hub.id"].submit],
+        look_on_hub,
+        fields,
+        [preview, mapping_row, *mapping],
+        show_progress="minimal",
+        api_visibility="private",
+    )
+    # The columns of one data set are not those of the next. (`input` is deaf to a paste.)
+    changed = gr.on(
+        [by_name[f"hub.{name}"].change for name in ("id", "config", "split")],
+        show_columns,
+        fields,
+        [mapping_row, *mapping],
+        trigger_mode="always_last",
+        **hidden,
+    )
+    for event in (chosen, taken, changed):
+        event.then(look, fields, [line, preview], **hidden)
+    gr.on(
+        [
+            this_page().load,
+            by_name["model"].input,
+            by_name["model_name"].submit,
+            by_name["model_name"].blur,
+            by_name["metric"].input,
+            *(dropdown.input for dropdown in mapping),
+        ],
+        look,
+        fields,
+        [line, preview],
+        trigger_mode="always_last",
+        **hidden,
+    )
+    seen = Action(look, fields, [line, preview])
+    return TaskBlocks(file_group, hub_group, mapping_row, seen, largest)
+
+
+def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
+    """Step 2; gives back the accordion, which is labelled with its own current values, and the
+    place for what is said of the number of examples."""
+    head("Settings, the same for all", number=2)
+    main, further = _settings_at("main"), _settings_at("advanced")
+    _add_settings(form, main[:3])
+    with gr.Row(elem_classes="ft-quad"):
+        form.add("seeds", gr.Textbox, "0", label="Seeds, as in 0,1,2", max_lines=1, min_width=58)
+        for described in main[3:]:
+            form.setting(PREFIX + described.name, described)
+    form.slot("settings")
+    scored = H("")
+    with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
+        _add_settings(form, further)
+        policies = fields_of(SweepRequest)["dtype_policy"]
+        form.setting("dtype_policy", policies)
+        form.add(
+            "device",
+            gr.Dropdown,
+            [(f"auto: {resolve_device(AUTO).label}", AUTO), *device_choices()],
+            value=AUTO,
+            label="Device",
+        )
+        form.slot("advanced")
+    return advanced, scored
+
+
+def _settings_at(place: Place) -> list[Field]:
+    return [found for found in fields_of(TrainingSettings).values() if found.setting.place == place]
+
+
+def _add_settings(form: Form, settings: Iterable[Field]) -> None:
+    """Narrow ones three in a row, each other in a row of its own."""
+    for is_narrow, group in groupby(settings, lambda described: described.setting.narrow):
+        shown = list(group)
+        for start in range(0, len(shown), 3 if is_narrow else 1):
+            with gr.Row(elem_classes="ft-quad" if is_narrow else None):
+                for described in shown[start : start + (3 if is_narrow else 1)]:
+                    form.setting(PREFIX + described.name, described)
+
+
+def model_kinds(access: Access) -> list[tuple[str, str]]:
+    """The ways of naming a model that a visitor has."""
+    folders = access.folders is None or len(access.folders) > 0
+    open_to = {"bundled": True, "folder": folders, "hub": access.may_ask_hub}
+    return [(label, kind) for label, kind in _MODELS if open_to[kind]]
+
+
+def own_tasks(access: Access) -> list[tuple[str, str]]:
+    """The tasks beside the bundled ones that a visitor can bring."""
+    upload = [("File", "file")] if access.may_upload else []
+    return [*upload, *([("Hub", "hub")] if access.may_ask_hub else [])]
+
+
+def name_field(kind: str, **more: Any) -> dict[str, Any]:
+    """How the field for a model's name looks for a kind of model; hidden for the bundled one."""
+    return gr.update(
+        visible=kind in NAMED_KINDS,
+        label="Hub id" if kind == "hub" else "Folder with config.json and safetensors",
+        placeholder=_MODEL_HINTS.get(kind, ""),
+        **more,
+    )
+
+
+def model_html(values: Mapping[str, Any], models: ModelReach) -> str:
+    """The line below the model's name; its error is shown by the form's own check."""
+    model = read_model(values)
+    if models.known(model):  # it cannot be had, and the form's own check says why
+        return ""
+    try:
+        return model_line(model)
+    except FtlabError:
+        return ""
+
+
+def preview_html(values: Mapping[str, Any]) -> str:
+    """The task's examples, or what keeps them from being read; the Hub is not asked for any.
+
+    Empty where a field is wrong: the form's own check says so.
+    """
+    reference = read_task(values)
+    if not reference.id or validate(reference):
+        return ""
+    if reference.kind == "hub" and kept_hub_rows(reference) is None:
+        return '<p class="meta">Read its first rows to see how they are formatted.</p>'
+    try:
+        return task_preview(read_model(values), reference)
+    except FtlabError as error:
+        return field_error([str(error)])
+
+
+def read_hub(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Asks the Hub for the form's data set: its examples, and the column dropdowns.
+
+    Columns that were chosen before are kept where the data set has them.
+    """
+    reference = read_task(values)
+    if not reference.id or validate(replace(reference, mapping=None)):
+        return "", *column_choices([])
+    try:
+        rows = read_hub_rows(reference)
+    except FtlabError as error:
+        return field_error([str(error)]), *column_choices([])
+    mapping = column_mapping(rows, reference.mapping)
+    chosen = {f"map.{name}": column for name, column in asdict(mapping).items()}
+    return preview_html({**values, **chosen}), *column_choices(rows, reference.mapping)
+
+
+def rows_at_hand(values: Mapping[str, Any]) -> Rows:
+    """The rows of the form's file, or of its data set if it was read before; else none."""
+    reference = read_task(values)
+    if reference.kind == "hub":
+        return kept_hub_rows(reference) or []
+    if reference.kind != "file" or not reference.id:
+        return []
+    try:
+        return read_rows(reference.id)
+    except FtlabError:
+        return []
+
+
+def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMapping:
+    """What was chosen if the rows have those columns, else what their names suggest."""
+    columns = columns_of(rows)
+    if chosen is not None and set(filter(None, asdict(chosen).values())) <= set(columns):
+        return chosen
+    return guess_mapping(columns, rows)
+
+
+def column_choices(rows: Rows, chosen: ColumnMapping | None = None) -> tuple[Any, ...]:
+    """Updates for the row of column dropdowns and each of them; hidden where there are no rows."""
+    columns = columns_of(rows)
+    values = asdict(column_mapping(rows, chosen)) if rows else {}
+    choices = [_NO_COLUMN, *((column, column) for column in columns)]
+    filled = [gr.update(choices=choices, value=values.get(name) or "") for name in MAPPING_FIELDS]
+    return gr.update(visible=bool(rows)), *filled
+
+
+def read_upload(path: str | None, runs_folder: Path) -> tuple[Any, ...]:
+    """What an uploaded file fills in: its kept path, an error, and the column dropdowns."""
+    if path is None:
+        return None, "", *column_choices([])
+    try:
+        rows = read_rows(path)
+        kept = keep_upload(Path(path), runs_folder)
+    except FtlabError as error:
+        return None, str(error), *column_choices([])
+    return str(kept), "", *column_choices(rows)

@@ -1,0 +1,107 @@
+"""Pieces that the panels of the Learn tab share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics.errors import FtlabError
+from ftlab.methods.spec import Paper
+from ftlab.tabs import context
+from ftlab.tabs.widgets import Markup, escape
+
+QUIET: dict[str, Any] = context.QUIET | {"trigger_mode": "always_last"}
+"""How every event of a panel is wired: at once, for all visitors, no API, the last choice counts.
+
+Gradio's default drops a choice that is made while one is being handled.
+"""
+
+
+def tiles(numbers: Iterable[tuple[str, str]]) -> str:
+    """Big numbers side by side: (number, what it counts)."""
+    cells = "".join(
+        f"<div><b>{escape(number)}</b><span>{escape(words)}</span></div>"
+        for number, words in numbers
+    )
+    return f'<div class="tiles fit">{cells}</div>'
+
+
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    label: str,
+    strong_last: bool = False,
+    tall: bool = False,
+) -> str:
+    """A small table called `label`; its first column is text, the others are numbers.
+
+    Cells are plain text unless they are `Markup`. `strong_last` sets off the last row as a sum; a
+    `tall` one scrolls within the page, by keyboard too.
+    """
+    first, *others = heads
+    head = f'<th class="l" scope="col">{escape(first)}</th>' + "".join(
+        f'<th scope="col">{escape(name)}</th>' for name in others
+    )
+    lines = "".join(
+        f'<tr><th class="l" scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    kind = "t facts total" if strong_last else "t facts"
+    region = f' tabindex="0" role="region" aria-label="{escape(label)}"' if tall else ""
+    return (
+        f'<div class="scroll{" tall" if tall else ""}"{region}><table class="{kind}">'
+        f'<caption class="unseen">{escape(label)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def said(*sentences: str) -> str:
+    """Paragraphs of the lesson; plain text unless they are `Markup`. Empty ones are left out."""
+    words = "".join(f"<p>{escape(text)}</p>" for text in sentences if text)
+    return f'<div class="lesson">{words}</div>' if words else ""
+
+
+def stack(*parts: str) -> str:
+    """Pieces of HTML below each other with the panel's own gap; empty ones are left out."""
+    return f'<div class="stack">{"".join(parts)}</div>'
+
+
+def papers(*sources: Paper) -> str:
+    """Links to the papers, in one line."""
+    links = ", ".join(
+        f'<a href="{escape(paper.url)}" target="_blank" rel="noopener">{escape(paper.title)}</a>'
+        for paper in sources
+    )
+    return f'<p class="meta">{links}</p>'
+
+
+def code(text: str) -> Markup:
+    return Markup("<code>{}</code>").format(text)
+
+
+def choice(options: Sequence[tuple[str, str]], chosen: str | None) -> str | None:
+    """The value to show in a list: what was chosen while it is there, else the first."""
+    values = [value for _, value in options]
+    return chosen if chosen in values else (values[0] if values else None)
+
+
+def whole_number(value: Any, name: str, most: int) -> int:
+    """What a number field holds, from 0 to `most`; raises `FtlabError` if it is no such number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and value % 1 == 0 and 0 <= value <= most:
+        return int(value)
+    held = "is empty" if value is None else f"holds {str(value)[:40]}"
+    raise FtlabError(f"{name} {held}; give a whole number from 0 to {most:,}.")
+
+
+def moved(slider_at: float | None, place: int) -> dict[str, Any]:
+    """The slider's update where it stands beside the place shown; a hand on it is not disturbed."""
+    return {} if slider_at == place else {"value": place}
+
+
+def plot(visible: bool = True) -> gr.Plot:
+    return gr.Plot(show_label=False, container=False, elem_classes="ft-fig", visible=visible)

@@ -1,0 +1,33 @@
+"""The Learn tab: what each method does, on something that can be looked at and moved."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ftlab.tabs.context import AppContext, Links, opened
+from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
+
+_LORA = "LoRA: a photo filter"
+_OTHERS = (
+    ("Full fine-tuning", full.build),
+    ("Prompt tuning", soft_prompt.build),
+    ("QLoRA: 16 levels", nf4.build),
+    ("Merging", merge.build),
+    ("All methods", methods.build),
+)
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Lays the tab out, one inner tab a lesson; nothing is computed before one is opened."""
+    entered = [opened()]
+    with gr.Tabs(elem_classes="ft-lessons", overflow_behavior="wrap"):
+        with gr.Tab(_LORA) as first:
+            entered.append(first.select)
+            with gr.Row(elem_classes="ft-work ft-lesson"):
+                with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+                    photo_filter.build(entered, context.access)
+                with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+                    change.build(context, entered)
+        for name, build_panel in _OTHERS:
+            with gr.Tab(name):
+                build_panel(context)

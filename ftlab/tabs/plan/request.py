@@ -1,0 +1,178 @@
+"""From the fields of the Plan tab to what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from ftlab.basics.cards import HERE, Card, cards, find_card
+from ftlab.basics.devices import list_devices
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.basics.units import format_bytes
+from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.methods.registry import CORE, METHODS, on_base
+from ftlab.methods.variant import Variant
+from ftlab.models.catalogue import catalogue, known_model
+from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, WeightType, ask_about
+from ftlab.prediction.source import NamedConfig, find_config
+from ftlab.settings.training import OPTIMIZERS
+
+LENGTHS = (256, 512, 1024, 2048, 4096)
+"""Where the peak is predicted for the chart, as far as the model's positions reach."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`chosen` is the question of the headline; `others` are the methods beside it, by id."""
+
+    model: NamedConfig
+    card: Card
+    chosen: Question
+    others: Mapping[str, Question]
+
+    @property
+    def label(self) -> str:
+        return self.chosen.variant.label
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """(id, label) of every method asked about, the chosen one first."""
+        return [(method, METHODS[method].label) for method in self.questions]
+
+    @property
+    def questions(self) -> dict[str, Question]:
+        return {self.chosen.variant.method: self.chosen} | dict(self.others)
+
+
+def model_choices() -> list[tuple[str, str]]:
+    """(label, id) of the models of the catalogue."""
+    return [(model.label, model.id) for model in catalogue()]
+
+
+def card_choices() -> list[tuple[str, str]]:
+    """(label, id) of this machine's GPU, where it has one, and of every card, newest first."""
+    gpus = [device for device in list_devices() if device.is_gpu]
+    here = [(f"This machine: {device.label}", HERE) for device in gpus[:1]]
+    table = sorted(cards(), key=lambda card: (card.kind, -(card.year or 0), card.label))
+    return here + [
+        (f"{card.label}, {format_bytes(card.memory_bytes)}, {card.year}", card.id) for card in table
+    ]
+
+
+def method_choices() -> list[tuple[str, str]]:
+    return [(method.label, method.id) for method in METHODS.values()]
+
+
+PREFIX = "plan_"
+"""Of the names of the tab's fields, which are those of Experiment else."""
+
+
+def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
+    """The plan that the fields ask for; raises `InvalidRequest` with every wrong field."""
+    values = {name.removeprefix(PREFIX): value for name, value in given.items()}
+    errors: list[FieldError] = []
+
+    def read(name: str, reader: Any) -> Any:
+        try:
+            return reader(values)
+        except FtlabError as error:
+            errors.append(FieldError(PREFIX + name, str(error)))
+            return None
+
+    model = read(
+        "model",
+        lambda v: _named_config(
+            str(v.get("config") or "").strip() or str(v["model"] or ""), access
+        ),
+    )
+    card = read("card", lambda v: find_card(str(v["card"] or "")))
+    step = read("step", _step)
+    if model is None or card is None or step is None:
+        raise InvalidRequest(errors)
+    step = replace(step, capability=card.capability or USUAL_CAPABILITY)
+    methods = list(dict.fromkeys([str(values["method"]), *CORE]))
+    try:
+        questions = ask_about(model.config, [Variant(method) for method in methods], step)
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            [FieldError(f"{PREFIX}step", e.message) for e in error.errors]
+        ) from None
+    asked = dict(zip(methods, questions, strict=True))
+    return Plan(model, card, asked.pop(methods[0]), asked)
+
+
+def _named_config(text: str, access: Access) -> NamedConfig:
+    """What `find_config` finds, if the visitor may name it; no file is looked for before that."""
+    name = str(text).strip()
+    if name and not name.startswith("{") and known_model(name) is None:
+        access.check_model(name)
+    return find_config(name)
+
+
+def curve_questions(plan: Plan) -> list[tuple[str, int, Question]]:
+    """(method, length, question) for the chart, all methods at one length after another."""
+    most = _positions(plan.model)
+    lengths = [length for length in LENGTHS if length <= most] or [min(LENGTHS[0], most)]
+    return [
+        (method, length, replace(question, step=_at(question.step, length)))
+        for length in lengths
+        for method, question in plan.questions.items()
+    ]
+
+
+def _at(step: Step, length: int) -> Step:
+    kept = step.completion_tokens
+    return replace(
+        step, length=length, completion_tokens=None if kept is None else min(kept, length - 1)
+    )
+
+
+def _positions(model: NamedConfig) -> int:
+    for name in ("max_position_embeddings", "n_positions"):
+        value = model.config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return LENGTHS[-1]
+
+
+def _step(values: Mapping[str, Any]) -> Step:
+    kept = values.get("completion_tokens") or None
+    return Step(
+        length=_whole(values["length"], "Longest example"),
+        batch=_whole(values["batch"], "Batch"),
+        completion_tokens=None if kept is None else _whole(kept, "Tokens with loss"),
+        weights=_one_of(values["weights"], get_args(WeightType), "Type of the weights"),
+        checkpointing=bool(values["checkpointing"]),
+        optimizer=_one_of(values["optimizer"], tuple(OPTIMIZERS), "Optimizer"),
+        accumulation=_whole(values["accumulation"], "Accumulation"),
+    )
+
+
+def _whole(value: Any, name: str) -> int:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and value % 1 == 0 and value >= 1:
+        return int(value)
+    held = "is empty" if value is None else f"is {str(value)[:40]}"
+    raise FtlabError(f"{name} {held}; give a whole number from 1.")
+
+
+def _one_of(value: Any, choices: Sequence[Any], name: str) -> Any:
+    if isinstance(value, str) and value in choices:
+        return value
+    raise FtlabError(f"{name} is '{str(value)[:40]}'; choose one of: {', '.join(choices)}.")
+
+
+def changed_fields(question: Question, names: Sequence[str]) -> dict[str, Any]:
+    """The values of those fields that ask this question; its method is LoRA's on 4 bits, QLoRA,
+    where a base was packed."""
+    step, variant = question.step, question.variant
+    method = variant.method
+    if variant.base is not None:
+        method = on_base(method, variant.base) or method
+    found = {
+        "method": method, "length": step.length, "batch": step.batch,
+        "accumulation": step.accumulation, "checkpointing": step.checkpointing,
+        "completion_tokens": step.completion_tokens or 0,
+    }  # fmt: skip
+    return {name: found[name] for name in names if name in found}

@@ -1,0 +1,298 @@
+"""The Plan tab: any model's config, a method and a card; does it fit, and what would make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics.devices import AUTO, resolve_device
+from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.words import join_names
+from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_figure
+from ftlab.charts.predicted import predicted_figure, predicted_finding
+from ftlab.jobs.inputs import Access
+from ftlab.methods.registry import METHODS
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction.fit import Ask, Change, claims, fit, fitting, qlora_on_65b
+from ftlab.prediction.question import Prediction
+from ftlab.prediction.remedies import calibration
+from ftlab.settings.training import OPTIMIZERS
+from ftlab.tabs.context import QUIET, AppContext, Latest, Links, opened
+from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.gate import visitor_of
+from ftlab.tabs.learn.parts import plot
+from ftlab.tabs.plan.request import (
+    PREFIX,
+    Plan,
+    card_choices,
+    changed_fields,
+    curve_questions,
+    method_choices,
+    model_choices,
+    read_plan,
+)
+from ftlab.tabs.plan.view import (
+    PREDICTED,
+    change_label,
+    claims_html,
+    empty_html,
+    methods_html,
+    pending_html,
+    verdict_html,
+)
+from ftlab.tabs.predictions import while_there
+from ftlab.tabs.widgets import H, blank, head, heading, warn
+
+MOST_FIXES = 3
+_FIELDS_OF_A_FIX = (
+    "method", "length", "batch", "accumulation", "checkpointing", "completion_tokens",
+)  # fmt: skip
+_SEARCHING = "Looking for what would make it fit …"
+_NOTHING = "None of what can be changed here makes it fit."
+_NO_CURVE = heading(
+    "Peak against length", PREDICTED, sub="Where each method leaves the card: up to 20 predictions"
+)
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Builds the tab and wires it."""
+    form = Form()
+    with gr.Row(elem_classes="ft-work"):
+        with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
+            _build_fields(form, context.access)
+            head("Every method on this card", PREDICTED)
+            methods = H("")
+        with gr.Column(scale=1, min_width=320):
+            with gr.Column(elem_classes="ft-sheet"):
+                verdict = H(empty_html(), elem_id="plan-verdict")
+                with gr.Row(elem_classes="ft-fixes"):
+                    fixes = [
+                        gr.Button("", visible=False, size="sm", elem_id=f"plan-fix-{number}")
+                        for number in range(1, MOST_FIXES + 1)
+                    ]
+                offered = gr.State([])
+            with gr.Row():
+                with gr.Column(scale=3, min_width=320):
+                    with gr.Column(elem_classes="ft-sheet"):
+                        curve_head = H(_NO_CURVE)
+                        draw = gr.Button("Draw the curve", size="sm", elem_id="plan-draw")
+                        figure = plot(visible=False)
+                    with gr.Column(elem_classes="ft-sheet"):
+                        seen_head = H(elem_id="plan-seen")
+                        seen_figure = plot(visible=False)
+                with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
+                    head("The famous claims, recomputed", PREDICTED, sub="from shapes alone")
+                    claimed = H(claims_html(claims()))
+                    simulate = gr.Button("Simulate QLoRA on LLaMA 65B", size="sm")
+
+    latest = Latest()
+    fields = list(form.components.values())
+    outputs = [*form.slots.values(), verdict, methods, offered, *fixes]
+
+    def plan(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
+        session, values = str(request.session_hash), form.values(given)
+        mine = latest.begin(session)
+        yield from _shown(
+            context, request, len(outputs), lambda ask: make_plan(context, form, values, ask),
+            lambda: latest.is_newest(session, mine),
+        )  # fmt: skip
+
+    def draw_curve(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
+        values = form.values(given)
+        yield from _shown(context, request, 2, lambda ask: make_curve(context, values, ask))
+
+    def recompute(request: gr.Request) -> Iterator[Sequence[Any]]:
+        yield from _shown(context, request, 2, lambda ask: [recompute_claims(ask)])
+
+    # Before the plan: the handlers of one event wait for each other, in the order of these lines.
+    opened()(lambda: show_seen(context), None, [seen_head, seen_figure], **QUIET)
+    gr.on(
+        [opened(), *(field.change for field in fields)],
+        plan, fields, outputs, trigger_mode="multiple", **QUIET,
+    )  # fmt: skip
+    draw.click(draw_curve, fields, [curve_head, figure], **QUIET)
+    simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
+        recompute, None, [claimed, simulate], **QUIET
+    )
+    targets = [form.components[PREFIX + name] for name in _FIELDS_OF_A_FIX]
+    for place, button in enumerate(fixes):
+        button.click(_taking(place), offered, targets, **QUIET)
+
+
+def _shown(
+    context: AppContext,
+    request: gr.Request,
+    outputs: int,
+    make: Callable[[Ask], Iterable[Sequence[Any]]],
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[Sequence[Any]]:
+    """What is made for the page, which stays as it is between."""
+    for shown in while_there(context.predictor, visitor_of(request), make, is_wanted):
+        yield [gr.skip()] * outputs if shown is None else shown
+
+
+def make_plan(
+    context: AppContext, form: Form, values: dict[str, Any], ask: Ask
+) -> Iterator[list[Any]]:
+    """What the tab shows while its predictions come in: slots, verdict, methods, fixes."""
+    try:
+        plan = read_plan(values, context.access)
+    except InvalidRequest as error:
+        yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes()]
+        return
+    slots = form.slot_html([])
+    found: dict[str, Prediction] = {}
+    yield [*slots, pending_html(plan.label, plan.model.label), _methods(plan, found), *_no_fixes()]
+    order = list(plan.questions)
+    try:
+        for place, answer in ask(list(plan.questions.values())):
+            found[order[place]] = answer
+            yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
+        yield [*slots, *_with_fixes(ask, plan, found)] if _is_short(plan, found) else [
+            *slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()
+        ]  # fmt: skip
+    except FtlabError as error:
+        failed = blank("No prediction.", str(error))
+        yield [*slots, failed, _methods(plan, found), *_no_fixes()]
+
+
+def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterator[tuple[Any, Any]]:
+    """Heading and figure of the peak against length, point by point."""
+    try:
+        plan = read_plan(values, context.access)
+        asked = curve_questions(plan)
+        peaks: dict[str, dict[int, int]] = {}
+        answers = ask([question for _, _, question in asked])
+        for done, (place, answer) in enumerate(answers, 1):
+            method, length, _ = asked[place]
+            if answer.peak_reserved_bytes is not None:
+                peaks.setdefault(method, {})[length] = answer.peak_reserved_bytes
+            lines = [PeakLine(m, METHODS[m].label, by_length) for m, by_length in peaks.items()]
+            shown = peak_length_figure(lines, plan.card.usable_bytes, plan.card.label)
+            yield curve_heading(lines, plan, done, len(asked)), gr.update(value=shown, visible=True)
+    except FtlabError as error:
+        yield heading("Peak against length", sub=str(error)), gr.skip()
+
+
+def recompute_claims(ask: Ask) -> tuple[Any, Any]:
+    """The claims with the one that has to be simulated, and the button that asked for it."""
+    try:
+        ((_, answer),) = ask([qlora_on_65b()])
+    except FtlabError as error:
+        warn(str(error))
+        return gr.skip(), gr.update(interactive=True)
+    return claims_html(claims(answer.peak_reserved_bytes)), gr.update(visible=False)
+
+
+def show_seen(context: AppContext) -> tuple[str, Any]:
+    """Heading and figure of what was predicted and then measured on this machine."""
+    device = resolve_device(AUTO)
+    known = calibration(context.store.runs(), device)
+    if not known.seen:
+        nothing = "Each run keeps what was predicted of it; launch some, and they are compared here"
+        return heading("Predicted and measured here", sub=nothing), gr.update(visible=False)
+    band = known.whole()
+    sub = (
+        f"Net peak memory on {device.label}. Beside Launch, predictions are shown as "
+        f"{band.low:.2f} to {band.high:.2f} times what is computed"
+    )
+    figure = predicted_figure(known.seen, band)
+    return heading(predicted_finding(known.seen), sub=sub), gr.update(value=figure, visible=True)
+
+
+def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) -> str:
+    """What the figure shows, in a sentence, once all of it is there."""
+    if done < total:
+        return heading("Peak against length", PREDICTED, sub=f"{done} of {total} predictions")
+    limit = plan.card.usable_bytes
+    left = [(line.label, leaves_at(line, limit)) for line in lines]
+    words = [f"{label} at about {length:,} tokens" for label, length in left if length]
+    title = f"{join_names(words)} leave the card" if words else "No line crosses the card's limit"
+    above = [line.label for line in lines if is_above(line, limit)]
+    sub = (
+        f"Far above the picture: {join_names(above)}" if above else f"{plan.model.label}, reserved"
+    )
+    return heading(title, PREDICTED, sub=sub)
+
+
+def _taking(place: int) -> Any:
+    def take(offered: list[dict[str, Any]]) -> list[Any]:
+        if place >= len(offered):
+            return [gr.skip()] * len(_FIELDS_OF_A_FIX)
+        return [gr.update(value=offered[place][name]) for name in _FIELDS_OF_A_FIX]
+
+    return take
+
+
+def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
+    changes = fitting(plan.chosen, plan.card, ask, MOST_FIXES)
+    note = "" if changes else _NOTHING
+    return [_verdict(plan, found, note), _methods(plan, found), *_fixes(changes, plan)]
+
+
+def _fixes(changes: Sequence[tuple[Change, Prediction]], plan: Plan) -> list[Any]:
+    offered = [changed_fields(change.question, _FIELDS_OF_A_FIX) for change, _ in changes]
+    buttons = [
+        gr.update(value=change_label(change, answer, plan.card), visible=True)
+        for change, answer in changes
+    ]
+    hidden = [gr.update(visible=False)] * (MOST_FIXES - len(buttons))
+    return [offered, *buttons, *hidden]
+
+
+def _no_fixes() -> list[Any]:
+    return [[], *([gr.update(visible=False)] * MOST_FIXES)]
+
+
+def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) -> str:
+    answer = found.get(plan.chosen.variant.method)
+    if answer is None:
+        return pending_html(plan.label, plan.model.label)
+    said = note
+    if said is None:
+        said = _SEARCHING if _is_short(plan, found) else ""
+    return verdict_html(plan.label, plan.model.label, answer, plan.card, said)
+
+
+def _is_short(plan: Plan, found: dict[str, Prediction]) -> bool:
+    answer = found.get(plan.chosen.variant.method)
+    peak = answer.peak_reserved_bytes if answer else None
+    return peak is not None and fit(peak, plan.card).verdict == "does not fit"
+
+
+def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
+    return methods_html(plan.rows, found, plan.card)
+
+
+def _build_fields(form: Form, access: Access) -> None:
+    names = "One of the list, a Hub id, or a folder" if access.may_ask_hub else "One of the list"
+    head("Will it fit?", sub="From the model's shape alone: no weights, no GPU")
+    form.add(
+        "plan_model", gr.Dropdown, model_choices(), value=BUNDLED_ID,
+        allow_custom_value=access.may_ask_hub, label="Model", info=names,
+    )  # fmt: skip
+    with gr.Accordion("Paste a config.json", open=False, elem_classes="ft-fold"):
+        form.add(
+            "plan_config", gr.Textbox, label="config.json", lines=4, max_lines=12,
+            placeholder='{"model_type": "llama", …}', elem_classes="ft-mono",
+        )  # fmt: skip
+    form.slot("plan_model")
+    form.add("plan_card", gr.Dropdown, card_choices(), value=card_choices()[0][1], label="Card")
+    form.slot("plan_card")
+    form.add("plan_method", gr.Dropdown, method_choices(), value="lora", label="Method")
+    with gr.Row(elem_classes="ft-quad"):
+        form.number("plan_length", "Longest example", 1024)
+        form.number("plan_batch", "Batch", 4)
+        form.number("plan_accumulation", "Accumulated", 1)
+    with gr.Row(elem_classes="ft-quad"):
+        form.number("plan_completion_tokens", "Tokens with loss (0: all)", 0, min_width=140)
+        form.add(
+            "plan_weights", gr.Dropdown, ["bf16", "fp16", "fp32"], value="bf16", label="Weights",
+            min_width=90,
+        )  # fmt: skip
+    optimizers = [(label, name) for name, label in OPTIMIZERS.items()]
+    form.add("plan_optimizer", gr.Dropdown, optimizers, value="adamw", label="Optimizer")
+    form.add("plan_checkpointing", gr.Checkbox, label="Gradient checkpointing")
+    form.slot("plan_step")

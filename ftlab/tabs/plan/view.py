@@ -1,0 +1,153 @@
+"""What the Plan tab shows, as HTML: the verdict, every method on the card, the famous claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ftlab.basics.cards import Card
+from ftlab.basics.units import DASH, format_bytes, format_count, format_share
+from ftlab.prediction.fit import Change, Claim, Fit, fit
+from ftlab.prediction.question import Prediction
+from ftlab.tabs.learn.parts import table
+from ftlab.tabs.widgets import Markup, blank, chip, escape, heading, named
+
+PREDICTED = chip("predicted", "predicted", "Computed before any run, from the config alone")
+_KINDS = {"fits": "ok", "tight": "warn", "does not fit": "bad"}
+_PARTS = {
+    "weights": ("weights", "#3d5a80"),
+    "gradients": ("gradients", "#98c1d9"),
+    "optimizer": ("optimizer", "#7896b8"),
+    "activations": ("activations", "#d9a441"),
+    "temporary": ("temporary", "#e8cf9d"),
+}
+_DARK_INK = ("gradients", "activations", "temporary")
+_ROOM_FOR_NAME = 0.09  # of the gauge
+
+
+def empty_html() -> str:
+    return blank(
+        "No plan yet.", "Choose a model, a method and a card; nothing is loaded for a prediction."
+    )
+
+
+def pending_html(label: str, model: str) -> str:
+    """While the first prediction is on its way."""
+    return heading(f"{label} on {model}", sub="One training step is being simulated …")
+
+
+def verdict_html(label: str, model: str, found: Prediction, card: Card, note: str = "") -> str:
+    """The headline, the parts of the peak laid along the card, and what is left of it.
+
+    `note` is a last sentence, on what would make it fit.
+    """
+    peak = found.peak_reserved_bytes
+    if peak is None:
+        reason = found.reason or "Its memory cannot be simulated."
+        return heading(f"{label} on {model}: no prediction of memory", sub=reason) + _counts(found)
+    result = fit(peak, card)
+    title = Markup("{} on {} needs {}; {} has {} for tensors.").format(
+        label, model, predicted(format_bytes(peak)), card.label, format_bytes(card.usable_bytes)
+    )
+    return (
+        f'<div class="verdict"><div class="hd">'
+        f"{chip(result.verdict, f'{_KINDS[result.verdict]} big')}<h2>{title}</h2>"
+        f'<span class="grow"></span>{PREDICTED}</div>{_gauge(found, peak, card)}'
+        f'<p class="meta">{_margin(result)} {escape(_context(card))} {escape(note)}</p>'
+        f"{_counts(found)}</div>"
+    )
+
+
+def predicted(text: str) -> Markup:
+    return Markup('<span class="pred">{}</span>').format(text)
+
+
+def methods_html(
+    rows: Sequence[tuple[str, str]], found: Mapping[str, Prediction], card: Card
+) -> str:
+    """Every method asked about, (id, label), on the card; what is not known yet is an ellipsis."""
+    lines = [
+        (Markup(named(method, label)), *_on_card(found.get(method), card)) for method, label in rows
+    ]
+    return table(("Method", "Reserved", "Card"), lines, "Every method on this card")
+
+
+def change_label(change: Change, found: Prediction, card: Card) -> str:
+    """What stands on the button of a change that makes the step fit."""
+    peak = found.peak_reserved_bytes or 0
+    return f"{change.label}: ≈ {format_bytes(peak)}, {fit(peak, card).verdict} ({change.costs})"
+
+
+def claims_html(claims: Sequence[Claim]) -> str:
+    """The papers' figures beside those of their shapes."""
+    lines = [(_claim(claim), claim.paper, _ours(claim)) for claim in claims]
+    return Markup('<div class="claims">{}</div>').format(
+        Markup(table(("Claim", "Paper", "Here"), lines, "The famous claims"))
+    )
+
+
+def _claim(claim: Claim) -> Markup:
+    return Markup('{}<small>{} <a href="{}" target="_blank" rel="noopener">{}</a></small>').format(
+        claim.what, claim.why, claim.url, claim.source
+    )
+
+
+def _ours(claim: Claim) -> Markup:
+    return Markup(DASH) if claim.ours == DASH else predicted(claim.ours)
+
+
+def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
+    if found is None:
+        return "…", Markup('<span class="unseen">not known yet</span>')
+    peak = found.peak_reserved_bytes
+    if peak is None:
+        return DASH, Markup(chip("no prediction", "mute", found.reason))
+    verdict = fit(peak, card).verdict
+    return predicted(format_bytes(peak)), Markup(chip(verdict, _KINDS[verdict]))
+
+
+def _gauge(found: Prediction, peak: int, card: Card) -> str:
+    """The parts of the live peak, then what the allocator holds beside them, against the card."""
+    whole = max(peak, card.usable_bytes)
+    parts = [
+        (name, colour, size)
+        for key, (name, colour) in _PARTS.items()
+        if (size := found.anatomy.get(key, 0))
+    ]
+    beside = peak - sum(size for _, _, size in parts)
+    if beside > 0:
+        parts.append(("reserved beside", "#b9bfc8", beside))
+    spans = "".join(
+        f'<span style="width:{100 * size / whole:.2f}%;background:{colour};'
+        f'color:{"#1b2129" if name in _DARK_INK or name == "reserved beside" else "#fff"}" '
+        f'title="{escape(name)} {escape(format_bytes(size))}">'
+        f"{escape(f'{name} {format_bytes(size)}') if size / whole > _ROOM_FOR_NAME else ''}</span>"
+        for name, colour, size in parts
+    )
+    said = ", ".join(f"{name} {format_bytes(size)}" for name, _, size in parts)
+    limit = 100 * card.usable_bytes / whole
+    over = "<s></s>" if peak > card.usable_bytes else ""
+    return (
+        f'<div class="gauge" role="img" aria-label="{escape(said)}" style="--limit:{limit:.2f}%">'
+        f"{over}{spans}<u>{escape(format_bytes(card.usable_bytes))}</u></div>"
+        f'<p class="meta">{escape(said)}.</p>'
+    )
+
+
+def _margin(result: Fit) -> str:
+    size = predicted(format_bytes(abs(result.margin_bytes)))
+    return f"Short by {size}." if result.margin_bytes < 0 else f"{size} are left."
+
+
+def _context(card: Card) -> str:
+    return f"About {format_bytes(card.context_bytes)} for CUDA's context are taken off the card."
+
+
+def _counts(found: Prediction) -> str:
+    if found.trainable_params is None or not found.total_params:
+        return ""
+    share = format_share(found.trainable_params / found.total_params)
+    return (
+        f'<p class="meta">Trains {predicted(format_count(found.trainable_params))} of '
+        f"{escape(format_count(found.total_params))} parameters ({escape(share)}); its file has "
+        f"{predicted(format_bytes(found.adapter_bytes))}.</p>"
+    )

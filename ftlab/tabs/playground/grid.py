@@ -1,0 +1,282 @@
+"""What the prompt grid's sheet asks and shows, worked out by plain functions."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from pydantic import TypeAdapter
+
+from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.parsing import parse_json
+from ftlab.basics.units import format_seconds
+from ftlab.playground.grid import (
+    MAX_PROMPTS,
+    GridDirectory,
+    GridRequest,
+    Progress,
+    find_grid,
+    list_grids,
+    read_progress,
+    start_grid,
+)
+from ftlab.playground.grid_table import prompts_of_file, read_prompts, write_csv
+from ftlab.playground.requests import check_named
+from ftlab.records.result import OPEN
+from ftlab.records.run import write_atomically
+from ftlab.records.store import Run
+from ftlab.share.report_sections import grid_page, grid_section
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.playground.session import SINGLE
+from ftlab.tabs.playground.view import SETTINGS, make_request
+from ftlab.tabs.widgets import H, blank, chip, escape, field_error, head, live, this_page, warn
+from ftlab.tasks.reference import TaskReference, parse_task
+from ftlab.tasks.registry import TASKS
+
+_TASK: TypeAdapter[TaskReference] = TypeAdapter(TaskReference)
+
+HELD_OUT, TYPED, UPLOADED = "held-out", "typed", "uploaded"
+SOURCES = [("Held-out examples", HELD_OUT), ("Typed", TYPED), ("Uploaded", UPLOADED)]
+
+NO_GRID = blank(
+    "No prompt grid yet.",
+    "Choose a task's held-out examples, or your own prompts, and press Run grid: every pane "
+    "answers all of them, and the answers are scored, saved and ready to send.",
+)
+
+
+def task_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The bundled tasks, and the files that a run was trained on."""
+    tasks = {task.label: task.id for task in TASKS.values()}
+    for run in runs:
+        reference = run.spec.task
+        if reference.kind == "file":
+            tasks.setdefault(reference.label, _as_choice(reference))
+    return list(tasks.items())
+
+
+def _as_choice(reference: TaskReference) -> str:
+    """A file's reference with its columns, as the text that a choice can hold."""
+    return json.dumps(asdict(reference))
+
+
+def chosen_task(choice: str) -> TaskReference:
+    """Raises `FtlabError` for a choice that names no task."""
+    if not choice.startswith("{"):
+        return parse_task(choice)
+    return parse_json(_TASK, choice.encode(), "The task")
+
+
+def grid_request(
+    source: str,
+    task: str,
+    number: Any,
+    typed: str,
+    upload: str | None,
+    model: str | None,
+    panes: Sequence[str],
+    values: Sequence[Any],
+    context: AppContext,
+) -> GridRequest:
+    """The grid that the form asks for; raises `FtlabError` for what cannot be read."""
+    settings = make_request("", model, SINGLE, dict(zip(SETTINGS, values, strict=True)), panes)
+    if source == TYPED:
+        return GridRequest(settings, tuple(read_prompts(typed)))
+    if source == UPLOADED:
+        context.access.check_upload()
+        if not upload:
+            raise FtlabError("No file is chosen; upload one with a prompt a line or row.")
+        return GridRequest(settings, tuple(prompts_of_file(Path(upload))))
+    whole = isinstance(number, int | float) and float(number).is_integer()
+    if not whole or not 1 <= number <= MAX_PROMPTS:
+        raise FtlabError(
+            f"Examples: {number} is no whole number between 1 and {MAX_PROMPTS}; give one."
+        )
+    reference = chosen_task(task)
+    context.access.check_task(reference)
+    prompts = context.held_out.prompts(reference, int(number))
+    if not prompts:
+        raise FtlabError(
+            f"No held-out examples of '{reference.label}' can be read here; choose another task."
+        )
+    return GridRequest(settings, tuple(prompts), reference)
+
+
+def grid_choices(runs_folder: Path) -> list[tuple[str, str]]:
+    """Saved grids, newest first, as in "25 Nov 14:02 · SQL · 20 prompts x 4 panes · done"."""
+    choices = []
+    for grid in list_grids(runs_folder):
+        try:
+            request = grid.request()
+        except FtlabError:
+            continue
+        parts = [
+            time.strftime("%d %b %H:%M", grid.made_at),
+            request.task.label if request.task else "own prompts",
+            f"{len(request.prompts)} x {len(request.panes)}",
+            grid.status(),
+        ]
+        choices.append((" · ".join(parts), grid.grid_id))
+    return choices
+
+
+def grid_html(grid: GridDirectory) -> str:
+    """A grid under way as a bar with what is left, one that ended with all its answers."""
+    if grid.status() in OPEN:
+        return _bar(read_progress(grid))
+    problem = grid.result()
+    words = field_error([problem.reason]) if problem and problem.reason else ""
+    return f'{words}<div class="grid">{grid_section(grid)}</div>'
+
+
+def _bar(way: Progress) -> str:
+    left = f"about {format_seconds(way.eta_seconds)} left" if way.eta_seconds else "estimating …"
+    words = way.waiting or left
+    percent = f"{way.fraction:.0%}"
+    errors = chip(f"{way.errors} without answer", "bad") if way.errors else ""
+    return (
+        f'<div class="way" role="status"><span class="prog" role="progressbar" '
+        f'aria-valuenow="{percent.rstrip("%")}" aria-valuemin="0" aria-valuemax="100">'
+        f'<i style="width:{percent}"></i></span><b>{way.done} of {way.total} answers</b>'
+        f"<span>{escape(words)}</span>{errors}</div>"
+    )
+
+
+def export_files(grid: GridDirectory) -> list[str | None]:
+    """Paths of the CSV and of the report of a grid that has ended, written once for download."""
+    folder = Path(get_upload_folder()) / "ftlab" / grid.grid_id
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, report = (folder / f"ftlab-grid-{grid.grid_id}.{kind}" for kind in ("csv", "html"))
+    if not (csv.exists() and report.exists()):  # after a day both are deleted, not at once
+        write_csv(grid, csv)
+        write_atomically(report, grid_page(grid).encode())
+    return [str(csv), str(report)]
+
+
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_SECONDS = 1.0
+
+
+def build(
+    context: AppContext,
+    choosers: Sequence[gr.Dropdown],
+    count: gr.Radio,
+    model: gr.Dropdown,
+    settings: Sequence[Any],
+) -> None:
+    """Lays out the sheet and wires it. The panes and settings above it are the grid's own."""
+    folder = context.runs_folder
+    with gr.Column(elem_classes="ft-sheet", elem_id="pg-grid", visible=context.access.may_train):
+        head("Prompt grid", sub="Many prompts in the panes and settings above, run as one job")
+        with gr.Row(elem_classes="ft-tools"):
+            bare: dict[str, Any] = {"show_label": False, "container": False, "scale": 0}
+            source = live(
+                gr.Radio, SOURCES, value=HELD_OUT, label="Prompts from", elem_classes="ft-seg",
+                min_width=290, **bare,
+            )  # fmt: skip
+            task = live(
+                gr.Dropdown, task_choices(context.store.runs()), value="sql", label="Task",
+                min_width=170, **bare,
+            )  # fmt: skip
+            number = live(gr.Number, 20, label="Examples", min_width=80, **bare)
+            run = gr.Button("Run grid", variant="primary", size="sm", scale=0, min_width=96,
+                            elem_id="pg-grid-run")  # fmt: skip
+            cancel = gr.Button("Cancel", variant="stop", size="sm", scale=0, min_width=80,
+                               visible=False)  # fmt: skip
+        typed = live(
+            gr.Textbox, "", label="Prompts", show_label=False, container=False, visible=False,
+            lines=4, max_lines=12, elem_id="pg-grid-prompts",
+            placeholder="One prompt a line; with lines of --- between them, one a block",
+        )  # fmt: skip
+        upload = live(
+            gr.File, label=f"Prompts, at most {MAX_PROMPTS} (.txt, .csv, .json, .jsonl, .parquet)",
+            file_types=[".txt", ".csv", ".json", ".jsonl", ".parquet"], visible=False, height=110,
+        )  # fmt: skip
+        error = H("")
+        with gr.Row(elem_classes="ft-tools"):
+            saved = live(
+                gr.Dropdown, [], label="Saved grids", show_label=False, container=False, scale=1,
+                min_width=260, visible=False,
+            )  # fmt: skip
+            csv = gr.DownloadButton("CSV", size="sm", scale=0, min_width=64, visible=False)
+            report = gr.DownloadButton("Report", size="sm", scale=0, min_width=76, visible=False)
+        shown = H(NO_GRID)
+    timer = gr.Timer(_SECONDS, active=False)
+
+    def choose_source(source: str) -> list[Any]:
+        return [
+            gr.update(visible=source == HELD_OUT),
+            gr.update(visible=source == HELD_OUT),
+            gr.update(visible=source == TYPED),
+            gr.update(visible=source == UPLOADED),
+        ]
+
+    def start(source: str, task: str, number: Any, typed: str, upload: str | None, *rest: Any
+              ) -> list[Any]:  # fmt: skip
+        model, count, values = rest[0], rest[1], rest[2 + len(choosers) :]
+        panes = [pane for pane in rest[2 : 2 + len(choosers)][:count] if pane]
+        try:
+            request = grid_request(
+                source, task, number, typed, upload, model, panes, values, context
+            )
+            check_named(request.panes, request.request.model, folder, context.access)
+            grid = start_grid(request, folder)
+        except InvalidRequest as error:
+            return [field_error(e.message for e in error.errors), *[gr.skip()] * 6]
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * 6]
+        return ["", *look(grid.grid_id)]
+
+    def look(grid_id: str | None) -> list[Any]:
+        """The grid as it is now: choices, HTML, buttons, and whether to look again."""
+        choices = grid_choices(folder)
+        known = [value for _, value in choices]
+        chosen = grid_id if grid_id in known else next(iter(known), None)
+        drop = gr.update(choices=choices, value=chosen, visible=bool(choices))
+        if chosen is None:
+            return [drop, NO_GRID, *[gr.update(visible=False)] * 3, gr.Timer(active=False)]
+        grid = find_grid(folder, chosen)
+        is_open = grid.status() in OPEN
+        files = [None, None] if is_open else export_files(grid)
+        return [
+            drop,
+            grid_html(grid),
+            gr.update(visible=is_open),
+            gr.update(value=files[0], visible=not is_open),
+            gr.update(value=files[1], visible=not is_open),
+            gr.Timer(active=is_open),
+        ]
+
+    def tick(grid_id: str | None) -> list[Any]:
+        new = look(grid_id)
+        if new[-1].active and grid_id in [grid.grid_id for grid in list_grids(folder)]:
+            new[0] = gr.skip()  # a list of choices that is open is left alone
+        return new
+
+    def end(grid_id: str | None) -> None:
+        try:
+            find_grid(folder, grid_id or "").cancel()
+        except FtlabError as error:
+            warn(str(error))
+
+    view = [saved, shown, cancel, csv, report, timer]
+    source.change(choose_source, source, [task, number, typed, upload], **_PRIVATE)
+    run.click(
+        start,
+        [source, task, number, typed, upload, model, count, *choosers, *settings],
+        [error, *view],
+        **_PRIVATE,
+    )
+    timer.tick(tick, saved, view, **_PRIVATE)
+    saved.input(look, saved, view, **_PRIVATE)
+    this_page().load(look, saved, view, **_PRIVATE)
+    cancel.click(end, saved, None, **_PRIVATE)
+    this_page().load(
+        lambda: gr.update(choices=task_choices(context.store.runs())), None, task, **_PRIVATE
+    )

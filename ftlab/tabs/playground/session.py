@@ -1,0 +1,505 @@
+"""What one visitor's playground holds between two clicks, and its panes as HTML.
+
+Plain functions and data without components: the tab keeps a `Session` and shows its panes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.basics.units import format_number, format_share
+from ftlab.basics.visitor_turns import NOBODY, Visitor
+from ftlab.methods.registry import look_of
+from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.held_out import AnswerScore, HeldOut, HeldOutExample
+from ftlab.playground.panes import BASE, PaneSource, base_doubt, find_source
+from ftlab.playground.requests import MAX_PANES, WAITING, GenerateRequest, PaneUpdate
+from ftlab.playground.text_difference import Piece, changed_share, word_differences
+from ftlab.playground.uploaded import vouch_for_base
+from ftlab.playground.votes import shuffled
+from ftlab.tabs.widgets import chip, escape, field_error, named
+from ftlab.tasks.spec import Message, ResultTable, ResultTables
+
+_HELD_BACK = "This pane could not answer; why is said after the vote."
+_CARET = '<span class="caret"></span>'
+_TAGS = {"same": "span", "added": "ins", "removed": "del"}
+
+
+@dataclass(frozen=True)
+class Pane:
+    """What one pane shows. `letter` stands for its name while the panes are blind.
+
+    `update` is the last one with an answer or its end, `status` what is being waited for. `doubt`
+    says that its adapter names another base, `is_vouched` that a person has vouched for it.
+    `history` is what was said before `question`, the turn of a chat that is being answered.
+    """
+
+    source: PaneSource | None = None
+    update: PaneUpdate | None = None
+    status: str = ""
+    history: tuple[Message, ...] = ()
+    question: str = ""
+    score: AnswerScore | None = None
+    pieces: tuple[Piece, ...] = ()
+    letter: str = ""
+    limit: int = 0
+    was_stopped: bool = False
+    doubt: str = ""
+    is_vouched: bool = False
+
+    @property
+    def name(self) -> str:
+        """The source's name; "" where nobody answers."""
+        return self.source.name if self.source else ""
+
+    @property
+    def is_final(self) -> bool:
+        return self.was_stopped or (self.update is not None and self.update.is_final)
+
+    @property
+    def answer(self) -> str:
+        """The text so far; of an answer that failed, what there was of it."""
+        if self.update is None:
+            return ""
+        return self.update.partial if self.update.kind == "error" else self.update.text
+
+    def with_update(self, update: PaneUpdate) -> Pane:
+        """A status leaves the text that is there as it is, and so does an error without any."""
+        if update.kind == "status":
+            return replace(self, status=update.text)
+        if update.kind == "error" and self.answer and not update.partial:
+            assert self.update is not None
+            update = replace(self.update, kind="error", text=update.text, partial=self.answer)
+        return replace(self, update=update, status="")
+
+
+def pane_html(pane: Pane) -> str:
+    source = pane.source
+    if source is None:
+        return '<div class="answer"><small>Choose who answers here.</small></div>'
+    colour = "var(--line)" if pane.letter else look_of(source.method).colour
+    # Apart from what was said before, which scrolls, and which would tell who a nameless pane is.
+    asked = (Message("user", pane.question),) if pane.question else ()
+    head = _blind_head(pane.letter) if pane.letter else _head(source, pane)
+    return (
+        f'<div class="proof" style="--c:{colour}">{head}</div>'
+        f"{'' if pane.letter else _history(pane.history)}"
+        f"{_history(asked)}"
+        f'<div class="answer">{_answer(pane)}</div>'
+        f"{_note(pane)}{_score(pane)}"
+        f'<div class="foot">{_state(pane)}<span class="grow"></span>{_speed(pane)}</div>'
+    )
+
+
+def _blind_head(letter: str) -> str:
+    return f'<span class="who"><b>{escape(letter)}</b></span>{chip("name hidden", "mute")}'
+
+
+def _head(source: PaneSource, pane: Pane) -> str:
+    hint = escape(f"{source.title} ({source.name})")
+    who = f'<span class="who" title="{hint}">{named(source.method, source.label)}</span>'
+    if source.name == BASE:
+        return who + chip("no adapter: weights as shipped", "mute")
+    return who + _proof(pane.update) + _base_chip(source, pane)
+
+
+def _base_chip(source: PaneSource, pane: Pane) -> str:
+    """How it is known that the adapter was trained on this base, where its name does not say it."""
+    named = f"It names {source.model}; its tensors fit this base in names and shapes."
+    if pane.doubt:
+        return chip("base not vouched for", "warn", named)
+    if pane.is_vouched:
+        return chip("base vouched for by you", "warn", named)
+    if source.same_weights:
+        return chip("base known by its weights", "seal", "The folder that it names holds them.")
+    return ""
+
+
+def _proof(update: PaneUpdate | None) -> str:
+    if update is None:
+        return ""
+    parts = []
+    sha = update.adapter_sha256
+    if sha:
+        hint = f"SHA-256 of the weights file that this pane wears: {sha}"
+        parts.append(chip(f"sha {sha[:4]}…{sha[-4:]}", "seal", hint))
+    told = update.next_token
+    if told is not None:
+        hint = (
+            "Distance of the first next-token distribution from the base's on this prompt, "
+            f"KL(pane || base). Likeliest here {told.token!r}, in the base {told.base_token!r}. "
+            "In 16 bits up to about 0.006 nats and in 4 bits 0.015 may be rounding alone."
+        )
+        if update.changes_nothing:
+            parts.append(chip("changes nothing here", "bad", hint))
+        else:
+            parts.append(chip(f"KL {_kl(told.kl_nats)} nats", "seal", hint))
+            changed = ("top-1 changed", "ok") if told.top1_changed else ("top-1 same", "warn")
+            parts.append(chip(*changed, hint))
+    return "".join(parts)
+
+
+def _kl(nats: float | None) -> str:
+    return format_number(nats) if nats is None or nats >= 0.01 else f"{nats:.0e}"
+
+
+def _history(turns: Sequence[Message]) -> str:
+    said = "".join(
+        f'<p class="{"asked" if turn.role == "user" else "said"}">{escape(turn.content)}</p>'
+        for turn in turns
+    )
+    return f'<div class="turns" tabindex="0">{said}</div>' if said else ""
+
+
+def _answer(pane: Pane) -> str:
+    update = pane.update
+    text = _pieces(pane.pieces) if pane.pieces else str(escape(pane.answer))
+    if update is not None and update.kind == "error":
+        # The sentence may name who answers.
+        return text + field_error([_HELD_BACK if pane.letter else update.text])
+    if update is None and pane.doubt and not (pane.letter or pane.status):
+        say_so = "If that is its base, say so with the button above."
+        return f'<p class="meta">{escape(pane.doubt)}. {say_so}</p>'
+    if update is None or (update.kind == "status"):
+        return f'<small class="status">{escape(pane.status)}</small>' if pane.status else ""
+    if update.kind == "done":
+        return text or "<small>The answer is empty.</small>"
+    waiting = f'<br><small class="status">{escape(pane.status)}</small>' if pane.status else ""
+    return f"{text}{'' if pane.was_stopped else _CARET}{waiting}"
+
+
+def _pieces(pieces: Sequence[Piece]) -> str:
+    return "".join(f"<{_TAGS[p.kind]}>{escape(p.text)}</{_TAGS[p.kind]}>" for p in pieces)
+
+
+def _note(pane: Pane) -> str:
+    note = pane.update.note if pane.update and not pane.letter else ""
+    return f'<p class="meta">{escape(note)}</p>' if note else ""
+
+
+def _score(pane: Pane) -> str:
+    score = pane.score
+    if score is None or pane.letter:  # a score would sway the vote
+        return ""
+    kind = "ok" if score.score >= 0.999 else "bad" if score.verdict.startswith("error") else "warn"
+    words = score.verdict or f"{score.metric} {format_number(score.score)}"
+    line = chip(words[:60], kind, f"{score.metric} {format_number(score.score)}; {words}")
+    tables = _tables(score.tables) if score.tables else ""
+    return f'<div class="score">{line}{tables}</div>'
+
+
+def _tables(tables: ResultTables) -> str:
+    if tables.found is None:
+        return ""
+    wanted = f"<small>wanted</small>{_table(tables.expected)}" if tables.found else ""
+    same = tables.found == tables.expected
+    return f"<small>its rows</small>{_table(tables.found)}{'' if same else wanted}"
+
+
+def _table(table: ResultTable) -> str:
+    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(_cell(cell))}</td>' for cell in row)}</tr>"
+        for row in table.rows
+    )
+    more = f"<small>{table.more:,} more rows</small>" if table.more else ""
+    none = "<small>no rows</small>" if not table.rows else ""
+    return (
+        f'<div class="scroll" tabindex="0"><table class="rows"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{none}{more}"
+    )
+
+
+def _cell(value: object) -> str:
+    return "NULL" if value is None else str(value)[:80]
+
+
+def _state(pane: Pane) -> str:
+    update = pane.update
+    if pane.was_stopped:
+        return chip("stopped", "mute")
+    if update is None or update.kind == "status":
+        return chip("waiting", "running") if pane.status else chip("nothing asked yet", "mute")
+    if update.kind == "error":
+        return chip("no answer", "bad")
+    if update.kind != "done":
+        return chip("answering", "running")
+    if pane.limit and update.tokens >= pane.limit:
+        return chip(f"{update.tokens} tokens, the limit", "warn")
+    state = chip(f"{update.tokens} tokens", "ok")
+    if pane.pieces:
+        share = format_share(changed_share(pane.pieces))
+        state += chip(f"{share} of words differ", "mute")
+    return state
+
+
+def _speed(pane: Pane) -> str:
+    update = pane.update
+    if update is None or update.kind != "done" or pane.letter:
+        return ""
+    speed = format_number(update.tokens_per_second, 1)
+    first = format_number(update.first_token_seconds)
+    parts = [
+        f'<span title="After the first token, while all panes took turns"><b>{speed}</b> tok/s'
+        "</span>",
+        f'<span title="From prompt to first token">first <b>{first}</b> s</span>',
+    ]
+    if update.swap_seconds is not None:
+        swap = format_number(update.swap_seconds)
+        parts.append(f'<span title="To put the adapter on">swap <b>{swap}</b> s</span>')
+    return "".join(parts)
+
+
+SECONDS_BETWEEN_SCREENS = 0.1
+"""Text that comes faster is shown together: a page that is kept busy does not hear its Stop."""
+
+SINGLE, CHAT, COMPLETION = "single", "chat", "completion"
+LETTERS = "ABCDEF"
+
+
+@dataclass
+class Session:
+    """The panes as they are chosen, and the last prompt with its answers.
+
+    `order` says which pane each place of the page shows; blind panes are shuffled. `histories` are
+    what has been said in each pane's chat. The functions here change it in place: an answer under
+    way goes on in a thread of its own, and ends once the list of panes is another one. `doubts` are
+    the sentences on adapters that name another base than the page's, by the pane's name; `vouched`
+    are those that a person has vouched for.
+    """
+
+    panes: list[Pane] = field(default_factory=lambda: [Pane()] * MAX_PANES)
+    request: GenerateRequest | None = None
+    order: tuple[int, ...] = tuple(range(MAX_PANES))
+    is_blind: bool = False
+    histories: dict[int, tuple[Message, ...]] = field(default_factory=dict)
+    errors: tuple[FieldError, ...] = ()
+    doubts: dict[str, str] = field(default_factory=dict)
+    vouched: frozenset[str] = frozenset()
+
+    def shown(self) -> list[Pane]:
+        """The panes in the order of the page."""
+        panes = [self._with_base(self.panes[pane]) for pane in self.order]
+        if not self.is_blind:
+            return panes
+        return [
+            replace(pane, letter=LETTERS[place]) if pane.source else pane
+            for place, pane in enumerate(panes)
+        ]
+
+    def _with_base(self, pane: Pane) -> Pane:
+        if pane.name not in self.doubts and pane.name not in self.vouched:
+            return pane
+        return replace(
+            pane, doubt=self.doubts.get(pane.name, ""), is_vouched=pane.name in self.vouched
+        )
+
+    @property
+    def can_vote(self) -> bool:
+        """Whether blind answers wait for a vote: two at least, and none is still on its way."""
+        answered = [pane for pane in self.panes if pane.update and pane.update.kind == "done"]
+        asked = [pane for pane in self.panes if pane.update or pane.status]
+        return self.is_blind and len(answered) >= 2 and all(pane.is_final for pane in asked)
+
+    def begin_anew(self, panes: list[Pane]) -> None:
+        """Shows these panes by name, as though nothing had been asked in them together."""
+        self.panes, self.request, self.errors = panes, None, ()
+        in_order(self)
+
+
+def choose(session: Session, names: Sequence[str | None], runs_folder: Path) -> Session:
+    """The session with these panes; a pane that stays keeps its answer and its chat.
+
+    Another choice ends an answer under way: its panes are no longer those on the page.
+    """
+    wanted = [name or "" for name in names]
+    wanted += [""] * (MAX_PANES - len(wanted))
+    if wanted == [pane.name for pane in session.panes]:
+        return session
+    old = stop(session).panes
+    stays = [pane.name == name for pane, name in zip(old, wanted, strict=True)]
+    session.histories = {place: turns for place, turns in session.histories.items() if stays[place]}
+    session.begin_anew(
+        [
+            pane if same else Pane(_source(runs_folder, name) if name else None)
+            for pane, same, name in zip(old, stays, wanted, strict=True)
+        ]
+    )
+    return session
+
+
+def judge_bases(session: Session, model: str) -> Session:
+    """Notes what is to be said of the panes' adapters on the base `model`."""
+    sources = [pane.source for pane in session.panes if pane.source is not None]
+    doubts = {source.name: base_doubt(source, model) for source in sources}
+    session.doubts = {name: doubt for name, doubt in doubts.items() if doubt}
+    session.vouched = frozenset(s.name for s in sources if s.is_vouched_for(model))
+    return session
+
+
+def vouch(session: Session, place: int, model: str, runs_folder: Path) -> Session:
+    """A person says that `model` is the base of the adapter in that pane.
+
+    Raises `FtlabError` for what is no adapter from elsewhere, or does not fit that base.
+    """
+    source = vouch_for_base(runs_folder, session.panes[place].name, model)
+    panes = stop(session).panes
+    session.begin_anew([Pane(source) if pane.name == source.name else pane for pane in panes])
+    return judge_bases(session, model)
+
+
+def new_chat(session: Session) -> Session:
+    """The same panes with nothing said yet."""
+    session.begin_anew([Pane(pane.source) for pane in session.panes])
+    session.histories = {}
+    return session
+
+
+def ask(
+    session: Session,
+    request: GenerateRequest,
+    keeps_history: bool,
+    client: PlaygroundClient,
+    held_out: HeldOut,
+    blind_seed: int | None = None,
+    visitor: Visitor = NOBODY,
+) -> Iterator[Session]:
+    """Streams the answers into the session's panes; yields it after each change worth showing.
+
+    `request` names no panes: they are the session's own. With a `blind_seed` they are shuffled and
+    nameless until there is nothing to wait for and to vote on.
+    """
+    places = [place for place, pane in enumerate(session.panes) if pane.source is not None]
+    names = [session.panes[place].name for place in places]
+    histories = tuple(session.histories.get(place, ()) if keeps_history else () for place in places)
+    request = replace(request, panes=tuple(names), histories=histories if any(histories) else ())
+    session.errors = ()
+    try:
+        updates = client.generate(request, visitor)
+    except InvalidRequest as error:
+        session.errors = error.errors
+        yield session
+        return
+    session.request = request
+    session.is_blind = blind_seed is not None
+    session.order = _order(places, blind_seed)
+    panes = list(session.panes)
+    for place, history in zip(places, histories, strict=True):
+        panes[place] = Pane(
+            panes[place].source,
+            status=WAITING,
+            history=history,
+            question=request.prompt if keeps_history else "",
+            limit=request.max_new_tokens,
+        )
+    session.panes = panes
+    yield session
+    example = _example(request, held_out, panes)
+    drawn = time.monotonic()
+    with closing(updates):
+        for update in updates:
+            if session.panes is not panes:  # stopped, or others were chosen
+                break
+            place = places[update.pane]
+            pane = panes[place].with_update(update)
+            if update.kind == "done":
+                pane = _finished(pane, example)
+                if keeps_history:
+                    _remember(session, place, request.prompt, update)
+            panes[place] = pane
+            if update.kind != "text" or time.monotonic() - drawn >= SECONDS_BETWEEN_SCREENS:
+                yield session
+                drawn = time.monotonic()
+    if session.panes is panes:
+        _reveal_unless_voted(session)
+    yield session  # also when it was left: gradio shows what comes last once more
+
+
+def stop(session: Session) -> Session:
+    """Ends the answer and marks what was not finished; text that is there stays."""
+    session.panes = [
+        replace(pane, was_stopped=True, status="")
+        if (pane.status or pane.update) and not pane.is_final
+        else pane
+        for pane in session.panes
+    ]
+    _reveal_unless_voted(session)
+    return session
+
+
+def reveal(session: Session) -> Session:
+    """Shows who is who, in the places where they answered."""
+    session.is_blind = False
+    return session
+
+
+def in_order(session: Session) -> Session:
+    """Shows who is who, each under its own choice again."""
+    session.order = tuple(range(MAX_PANES))
+    return reveal(session)
+
+
+def compare(session: Session, against: int | None) -> Session:
+    """Marks in each pane what differs from the pane at that place of the page, or nothing."""
+    shown = session.order[against] if against is not None and 0 <= against < MAX_PANES else None
+    other = session.panes[shown] if shown is not None else None
+    for place, pane in enumerate(session.panes):
+        pieces: tuple[Piece, ...] = ()
+        if other is not None and place != shown and _has_text(pane) and _has_text(other):
+            pieces = tuple(word_differences(pane.answer, other.answer))
+        if pieces != pane.pieces:  # a pane that still answers is left to its answer
+            session.panes[place] = replace(pane, pieces=pieces)
+    return session
+
+
+def _reveal_unless_voted(session: Session) -> None:
+    """Panes on which no vote can be cast have no reason to be nameless."""
+    if not session.can_vote:
+        reveal(session)
+
+
+def _has_text(pane: Pane) -> bool:
+    return pane.is_final and bool(pane.answer)
+
+
+def _source(runs_folder: Path, name: str) -> PaneSource:
+    try:
+        return find_source(runs_folder, name)
+    except (FtlabError, OSError):
+        return PaneSource(name, name)  # said in its pane when it is asked
+
+
+def _order(places: Sequence[int], blind_seed: int | None) -> tuple[int, ...]:
+    """Answering panes come first only when they are shuffled."""
+    if blind_seed is None:
+        return tuple(range(MAX_PANES))
+    mixed = [places[i] for i in shuffled(len(places), blind_seed)]
+    return (*mixed, *[place for place in range(MAX_PANES) if place not in mixed])
+
+
+def _example(
+    request: GenerateRequest, held_out: HeldOut, panes: Sequence[Pane]
+) -> HeldOutExample | None:
+    """The held-out example that the prompt is, if it is asked as training asked it."""
+    if request.mode == COMPLETION or request.histories or request.system.strip():
+        return None
+    tasks = [pane.source.task for pane in panes if pane.source and pane.source.task]
+    found = held_out.find(request.prompt, list(dict.fromkeys(tasks)))
+    return found if found is not None and len(found.example.prompt) == 1 else None
+
+
+def _finished(pane: Pane, example: HeldOutExample | None) -> Pane:
+    if example is None:
+        return pane
+    return replace(pane, score=HeldOut.score(example, pane.answer))
+
+
+def _remember(session: Session, place: int, prompt: str, update: PaneUpdate) -> None:
+    before = session.histories.get(place, ())
+    turns = Message("user", prompt), Message("assistant", update.text)
+    session.histories[place] = (*before, *turns)

@@ -1,0 +1,570 @@
+"""The components of the Playground tab; `playground` wires them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from ftlab.basics.errors import FtlabError
+from ftlab.playground.panes import UPLOADED
+from ftlab.playground.requests import MAX_PANES, PRECISIONS
+from ftlab.playground.uploaded import forget_adapter
+from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.gate import visitor_of
+from ftlab.tabs.playground import api, grid
+from ftlab.tabs.playground import vote as blind_vote
+from ftlab.tabs.playground.session import (
+    CHAT,
+    SINGLE,
+    Session,
+    ask,
+    choose,
+    compare,
+    in_order,
+    judge_bases,
+    new_chat,
+    pane_html,
+    reveal,
+    stop,
+    vouch,
+)
+from ftlab.tabs.playground.view import (
+    EXAMPLES,
+    FIRST_PANES,
+    MODES,
+    PRECISION_NOTE,
+    SETTINGS,
+    Setup,
+    bring_files,
+    describe_settings,
+    engine_html,
+    errors_of,
+    example_prompts,
+    free_place,
+    make_request,
+    room_choices,
+    setup,
+    setup_again,
+)
+from ftlab.tabs.widgets import H, field_error, live, this_page
+
+AGAINST = [("Differences: off", -1)] + [(f"Against pane {n + 1}", n) for n in range(MAX_PANES)]
+
+
+@dataclass(frozen=True)
+class AskBar:
+    """The components above the panes."""
+
+    prompt: gr.Textbox
+    send: gr.Button
+    stop: gr.Button
+    prompt_error: gr.HTML
+    examples: list[gr.Button]
+    mode: gr.Radio
+    model: gr.Dropdown
+    against: gr.Dropdown
+    blind: gr.Checkbox
+    fresh: gr.Button
+    folded: gr.Accordion
+    settings: list[Any]
+    settings_error: gr.HTML
+
+
+@dataclass(frozen=True)
+class PanePool:
+    """The fixed pool of panes, and what chooses among them."""
+
+    count: gr.Radio
+    bring: gr.UploadButton
+    forget: gr.Button
+    engine: gr.HTML
+    unload: gr.Button
+    error: gr.HTML
+    columns: list[gr.Column]
+    choosers: list[gr.Dropdown]
+    vouchers: list[gr.Button]
+    answers: list[gr.HTML]
+    room: gr.Radio
+    newcomer: gr.State
+
+
+def build_ask_bar(models: list[tuple[str, str]], model: str, may_vote: bool = True) -> AskBar:
+    with gr.Row(elem_classes="ft-ask"):
+        prompt = live(
+            gr.Textbox,
+            label="Prompt",
+            show_label=False,
+            container=False,
+            placeholder="One prompt for all panes; Shift+Enter sends it",
+            lines=3,
+            max_lines=8,
+            scale=1,
+            min_width=240,
+            elem_id="pg-prompt",
+        )
+        with gr.Column(scale=0, min_width=92):
+            send = gr.Button("Send", variant="primary", elem_id="pg-send")
+            stop_button = gr.Button("Stop", variant="stop", size="sm", elem_id="pg-stop")
+    prompt_error = H("")
+    with gr.Row(elem_classes="ft-tools"):
+        examples = [
+            gr.Button("…", size="sm", scale=0, min_width=290, visible=False)
+            for _ in range(EXAMPLES)
+        ]
+    with gr.Row(elem_classes="ft-tools"):
+        bare: dict[str, Any] = {"show_label": False, "container": False, "scale": 0}
+        mode = live(
+            gr.Radio,
+            MODES,
+            value=SINGLE,
+            label="Mode",
+            elem_classes="ft-seg",
+            min_width=270,
+            **bare,
+        )
+        model_choice = live(
+            gr.Dropdown, models, value=model, label="Base model", visible=len(models) > 1,
+            min_width=240, **bare,
+        )  # fmt: skip
+        against = live(
+            gr.Dropdown, AGAINST, value=-1, label="Differences against", min_width=170, **bare
+        )
+        blind = live(
+            gr.Checkbox, False, label="Blind vote", container=False, scale=0, min_width=110,
+            visible=may_vote,
+        )  # fmt: skip
+        fresh = gr.Button("New chat", size="sm", scale=0, min_width=90, visible=False)
+    with gr.Accordion("Settings", open=False, elem_classes="ft-fold") as folded:
+        settings = _settings()
+    settings_error = H("")
+    return AskBar(
+        prompt, send, stop_button, prompt_error, examples, mode, model_choice, against, blind,
+        fresh, folded, settings, settings_error,
+    )  # fmt: skip
+
+
+def _settings() -> list[Any]:
+    """One component for each of `SETTINGS`."""
+    with gr.Row(elem_classes="ft-params"):
+        precision = live(
+            gr.Dropdown, [(label, key) for key, label in PRECISIONS.items()], value="bf16",
+            label="Base held in", min_width=110,
+        )  # fmt: skip
+        numbers = [
+            live(gr.Number, value, label=label, min_width=110, step=step)
+            for value, label, step in (
+                (96, "New tokens at most", 1),
+                (0, "Temperature (0: greedy)", 0.1),
+                (1, "Top-p (1: all tokens)", 0.05),
+                (1, "Repetition penalty (1: none)", 0.05),
+                (0, "Seed of the sampling", 1),
+            )
+        ]
+    system = live(
+        gr.Textbox, "", label="System prompt (empty: the template's own)", lines=1, max_lines=4
+    )
+    H(f'<p class="meta">{PRECISION_NOTE}</p>')
+    return [precision, *numbers, system]
+
+
+def build_pane_pool(
+    choices: list[tuple[str, str]], chosen: Sequence[str], may_bring: bool = True
+) -> PanePool:
+    with gr.Row(elem_classes="ft-tools"):
+        count = live(
+            gr.Radio, [(str(n), n) for n in range(1, MAX_PANES + 1)], value=FIRST_PANES,
+            label="Panes", show_label=False, container=False, elem_classes="ft-seg", scale=0,
+            min_width=200, elem_id="pg-count",
+        )  # fmt: skip
+        bring = gr.UploadButton(
+            "Bring an adapter …", size="sm", scale=0, min_width=140, file_count="multiple",
+            file_types=[".zip", ".json", ".safetensors"], visible=may_bring,
+        )  # fmt: skip
+        forget = gr.Button("Forget it", size="sm", scale=0, min_width=80, visible=False)
+        engine = H("", min_width=150)
+        unload = gr.Button("Unload", size="sm", scale=0, min_width=76, visible=False)
+    error = H("")
+    room = live(
+        gr.Radio, [], label="Who makes room?", visible=False, elem_id="pg-room",
+    )  # fmt: skip
+    columns, choosers, vouchers, answers = [], [], [], []
+    with gr.Row(equal_height=True, elem_classes="ft-panes"):
+        for place in range(MAX_PANES):
+            with gr.Column(
+                min_width=210, elem_classes="ft-sheet ft-pane", visible=place < FIRST_PANES
+            ) as column:
+                choosers.append(
+                    live(
+                        gr.Dropdown, choices, value=chosen[place], label=f"Pane {place + 1}",
+                        show_label=False, container=False, elem_id=f"pg-pane-{place + 1}",
+                    )
+                )  # fmt: skip
+                vouchers.append(
+                    gr.Button(
+                        "It was trained on this base", size="sm", visible=False,
+                        elem_id=f"pg-vouch-{place + 1}",
+                    )
+                )  # fmt: skip
+                answers.append(H(elem_id=f"pg-answer-{place + 1}"))
+            columns.append(column)
+    return PanePool(
+        count, bring, forget, engine, unload, error, columns, choosers, vouchers, answers, room,
+        gr.State(""),
+    )  # fmt: skip
+
+
+_FIRST_STEPS = (
+    '<p class="meta"><b>One base, three specialists.</b> These adapters ship with ftlab; choose an '
+    "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
+)
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_HIDDEN: dict[str, Any] = gr.update(visible=False)
+_NO_ROOM: dict[str, Any] = gr.update(value=None, visible=False)
+
+
+def build(context: AppContext, links: Links) -> None:
+    """Lays out the tab and wires it; to be called inside the tab."""
+    start = setup(context.store.runs(), context.runs_folder)
+    with gr.Column(elem_classes="ft-sheet"):
+        ask_bar = build_ask_bar(start.models, start.model, context.access.may_train)
+    empty = H(_FIRST_STEPS, visible=not start.has_runs)
+    panes = build_pane_pool(start.choices, start.panes, context.access.may_upload)
+    vote = blind_vote.build_sheet()
+    session = gr.State(Session())
+    _wire_choice(context, ask_bar, panes, empty, session)
+    _wire_asking(context, ask_bar, panes, vote, session)
+    _wire_vote(context, ask_bar, panes, vote, session)
+    grid.build(context, panes.choosers, panes.count, ask_bar.model, ask_bar.settings)
+    api.add_endpoint(context.playground)
+
+
+def _wire_choice(
+    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
+) -> None:
+    """Who answers: models, runs, adapters from elsewhere, and how many panes."""
+
+    def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
+        now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
+        return [
+            now.has_runs,
+            gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
+            gr.update(visible=not now.has_runs),
+            engine_html(context.playground),
+            gr.update(visible=_may_unload(context)),
+            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
+        ]
+
+    def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
+        session = choose(session, chosen[:count], context.runs_folder)
+        judge_bases(session, model)
+        sources = [pane.source for pane in session.panes if pane.source is not None]
+        found = example_prompts(sources, context.held_out)
+        buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
+        buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
+        columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
+        brought = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
+        texts = [prompt.text for prompt in found]
+        return [
+            session, texts, brought, *buttons, *columns, *_vouchers(context, session),
+            *_shown(session),
+        ]  # fmt: skip
+
+    def bring(files: list[str] | None, model: str, count: int, *chosen: str | None) -> list[Any]:
+        if not files:
+            return [gr.skip()] * (4 + MAX_PANES)
+        try:
+            source = bring_files(files, context.runs_folder, model, context.access)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * (3 + MAX_PANES)]
+        found = free_place(chosen, count)
+        if found is None and source.name not in chosen:
+            now = setup(context.store.runs(), context.runs_folder, model, chosen)
+            label = f"Six panes are taken. Who makes room for {source.label}?"
+            room = gr.update(
+                choices=room_choices(chosen, now.choices), value=None, label=label, visible=True
+            )
+            return ["", gr.skip(), room, source.name, *_choosers(now)]
+        place, count = found or (chosen.index(source.name), count)
+        wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return ["", count, _NO_ROOM, "", *_choosers(now)]
+
+    def make_room(place: int | None, newcomer: str, model: str, *chosen: str | None) -> list[Any]:
+        """Puts the newcomer into the pane that was chosen for it, or into none."""
+        if place is None or not newcomer:
+            return [gr.skip()] * (2 + MAX_PANES)
+        wanted = [newcomer if n == place else pane for n, pane in enumerate(chosen)]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return [_NO_ROOM, "", *_choosers(now)]
+
+    def vouched(session: Session, place: int, model: str) -> list[Any]:
+        try:
+            context.access.check_upload()
+            vouch(session, place, model, context.runs_folder)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * (1 + 2 * MAX_PANES)]
+        return ["", session, *_vouchers(context, session), *_shown(session)]
+
+    def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
+        """Removes what was brought along and stands in an open pane."""
+        gone = {pane for pane in chosen[:count] if pane and pane.startswith(UPLOADED)}
+        try:
+            for name in gone:
+                forget_adapter(context.runs_folder, name)
+        except FtlabError as error:
+            return [field_error([str(error)]), *[gr.skip()] * MAX_PANES]
+        wanted = ["" if pane in gone else pane for pane in chosen]
+        now = setup(context.store.runs(), context.runs_folder, model, wanted)
+        return ["", *_choosers(now)]
+
+    texts, had_runs = gr.State([]), gr.State(False)
+    wiring: dict[str, Any] = {
+        "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
+        **_PRIVATE,
+    }
+    taking: dict[str, Any] = {
+        "inputs": [session, ask_bar.model, panes.count, *panes.choosers],
+        "outputs": [
+            session,
+            texts,
+            panes.forget,
+            *ask_bar.examples,
+            *panes.columns,
+            *panes.vouchers,
+            *panes.answers,
+        ],
+        **_PRIVATE,
+    }
+    page = this_page()
+    opened = [block.select for block in [Context.block] if isinstance(block, gr.Tab)]
+    # What the page was built with is no choice of a visitor's.
+    page.load(lambda: refresh(False), **wiring).then(take, **taking)
+    gr.on(
+        [*opened, ask_bar.model.input],
+        refresh,
+        [had_runs, ask_bar.model, *panes.choosers],
+        **wiring,
+    ).then(take, **taking)  # an adapter's base may be in doubt on one model and not on another
+    changes = [chooser.change for chooser in panes.choosers]
+    gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
+    panes.bring.upload(
+        bring,
+        [panes.bring, ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, panes.count, panes.room, panes.newcomer, *panes.choosers],
+        **_PRIVATE,
+    )
+    panes.room.input(
+        make_room,
+        [panes.room, panes.newcomer, ask_bar.model, *panes.choosers],
+        [panes.room, panes.newcomer, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(panes.vouchers):
+        button.click(
+            lambda session, model, place=place: vouched(session, place, model),
+            [session, ask_bar.model],
+            [panes.error, session, *panes.vouchers, *panes.answers],
+            **_PRIVATE,
+        )
+    panes.forget.click(
+        forget,
+        [ask_bar.model, panes.count, *panes.choosers],
+        [panes.error, *panes.choosers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(ask_bar.examples):
+        button.click(
+            lambda texts, place=place: texts[place] if place < len(texts) else gr.skip(),
+            texts,
+            ask_bar.prompt,
+            **_PRIVATE,
+        )
+    panes.unload.click(lambda: _unload(context), None, None, **_PRIVATE).then(
+        lambda: [engine_html(context.playground), gr.update(visible=False)],
+        None,
+        [panes.engine, panes.unload],
+        **_PRIVATE,
+    )
+
+
+def _wire_asking(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: blind_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    """Send, Stop, a new chat, and the differences between the answers."""
+    errors = [ask_bar.prompt_error, ask_bar.settings_error, panes.error]
+    screen = [*errors, *panes.answers, *vote.outputs]
+
+    def sheet(session: Session) -> list[Any]:
+        if not session.is_blind:
+            return [gr.skip()] * len(vote.outputs)
+        return blind_vote.sheet_updates(session, context.runs_folder)
+
+    def answer(
+        request: gr.Request,
+        session: Session,
+        prompt: str,
+        mode: str,
+        model: str,
+        against: int,
+        blind: bool,
+        count: int,
+        *rest: Any,
+    ) -> Iterator[list[Any]]:
+        chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
+        choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
+        judge_bases(session, model)
+        prompted = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        seed = secrets.randbits(32) if blind else None
+        last: list[Any] = [None] * len(screen)
+        answers = ask(
+            session, prompted, mode == CHAT, context.playground, context.held_out, seed,
+            visitor=visitor_of(request),
+        )  # fmt: skip
+        for now in answers:
+            new = [*_errors(now), *_shown(now), *sheet(now)]
+            yield [gr.skip() if a == b else a for a, b in zip(new, last, strict=True)]
+            last = new
+        if not blind and against >= 0:
+            compare(session, against)
+            yield [*_errors(session), *_shown(session), *sheet(session)]
+
+    def after(session: Session, prompt: str, mode: str) -> list[Any]:
+        answered = mode == CHAT and not session.errors
+        return [
+            "" if answered else prompt,
+            engine_html(context.playground),
+            gr.update(visible=_may_unload(context)),
+            *blind_vote.sheet_updates(session, context.runs_folder),
+        ]
+
+    def ended(session: Session) -> list[Any]:
+        shown = _shown(stop(session))
+        return [*shown, *blind_vote.sheet_updates(session, context.runs_folder)]
+
+    answering = gr.on(
+        [ask_bar.send.click, ask_bar.prompt.submit],
+        answer,
+        [
+            session, ask_bar.prompt, ask_bar.mode, ask_bar.model, ask_bar.against, ask_bar.blind,
+            panes.count, *panes.choosers, *ask_bar.settings,
+        ],
+        screen,
+        concurrency_limit=16,  # the client lets them answer one at a time, and says who waits
+        **_PRIVATE,
+    )  # fmt: skip
+    tell = {
+        "inputs": [session, ask_bar.prompt, ask_bar.mode],
+        "outputs": [ask_bar.prompt, panes.engine, panes.unload, *vote.outputs],
+    }
+    answering.then(after, **tell, **_PRIVATE).then(
+        None, ask_bar.blind, None, js="(blind) => window.ft.readyToVote(blind)", **_PRIVATE
+    )
+    ask_bar.stop.click(
+        ended, session, [*panes.answers, *vote.outputs], cancels=[answering], **_PRIVATE
+    )
+    ask_bar.fresh.click(
+        lambda session: _shown(new_chat(session)), session, panes.answers, **_PRIVATE
+    )
+    ask_bar.mode.change(
+        lambda mode: gr.update(visible=mode == CHAT), ask_bar.mode, ask_bar.fresh, **_PRIVATE
+    )
+    ask_bar.against.change(
+        lambda session, against: _shown(compare(session, against)),
+        [session, ask_bar.against],
+        panes.answers,
+        **_PRIVATE,
+    )
+    gr.on(
+        [this_page().load, *[setting.change for setting in ask_bar.settings]],
+        lambda *values: gr.update(
+            label=describe_settings(dict(zip(SETTINGS, values, strict=True)))
+        ),
+        ask_bar.settings,
+        ask_bar.folded,
+        **_PRIVATE,
+    )
+
+
+def _wire_vote(
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    vote: blind_vote.VoteSheet,
+    session: gr.State,
+) -> None:
+    def shown(session: Session) -> list[Any]:
+        updates = blind_vote.sheet_updates(session, context.runs_folder)
+        return [session, *updates, *_shown(session)]
+
+    def blinded(session: Session, blind: bool) -> list[Any]:
+        """Who is who must not be read from the choosers, so they are away while it is blind."""
+        choosers = [gr.update(visible=not blind) for _ in panes.choosers]
+        buttons = [_HIDDEN] * MAX_PANES if blind else _vouchers(context, session)
+        return [*shown(in_order(session)), gr.update(visible=blind), *choosers, *buttons]
+
+    outputs = [session, *vote.outputs, *panes.answers]
+    ask_bar.blind.change(
+        blinded,
+        [session, ask_bar.blind],
+        [*outputs, vote.sheet, *panes.choosers, *panes.vouchers],
+        **_PRIVATE,
+    )
+    for place, button in enumerate(vote.letters):
+        button.click(
+            lambda session, place=place: shown(
+                blind_vote.cast(session, place, context.runs_folder)
+            ),
+            session,
+            outputs,
+            **_PRIVATE,
+        )
+    vote.tie.click(
+        lambda session: shown(blind_vote.cast(session, None, context.runs_folder)),
+        session,
+        outputs,
+        **_PRIVATE,
+    )
+    vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _choosers(now: Setup) -> list[Any]:
+    return [gr.update(choices=now.choices, value=pane) for pane in now.panes]
+
+
+def _vouchers(context: AppContext, session: Session) -> list[Any]:
+    """A button in each pane whose adapter names another base than the page's."""
+    may = context.access.may_upload
+    return [gr.update(visible=may and pane.name in session.doubts) for pane in session.panes]
+
+
+def _may_unload(context: AppContext) -> bool:
+    """In a demo the engine is everybody's: it leaves by itself once nobody asks it anything."""
+    return context.access.may_train and context.playground.is_loaded
+
+
+def _unload(context: AppContext) -> None:
+    if _may_unload(context):
+        context.playground.close()
+
+
+def _shown(session: Session) -> list[Any]:
+    return [pane_html(pane) for pane in session.shown()]
+
+
+def _errors(session: Session) -> list[str]:
+    """Sentences beside prompt, settings and panes."""
+    errors = session.errors
+    return [
+        errors_of(errors, "prompt"),
+        errors_of(errors, *SETTINGS, "mode"),
+        errors_of(errors, "panes", "model", "histories"),
+    ]

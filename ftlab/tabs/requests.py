@@ -1,0 +1,416 @@
+"""What a request may hold and ask of the page's handlers, judged before any of them is called.
+
+gradio reads a whole body and parses it on its event loop, so a long one would hold up everybody;
+and it fetches an address for whoever names one in place of an uploaded file.
+
+The page itself always sends a handler that it has, its session, and for each input a value of the
+kind that the component gives. Whatever else arrives was written by somebody: it is answered with
+one sentence and never reaches a handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.routes import API_PREFIX
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException
+from starlette.types import Message, Receive
+
+from ftlab.basics.files import inner_values, is_deeper
+
+NO_FETCH = "This app fetches no address for a visitor; upload the file itself."
+
+MAX_VALUES = 20_000
+_MAX_DEPTH = 32
+_PARSED_AT_ONCE = 16 * 1024
+"""Characters that take less time to parse than to hand to a thread."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer instead of the app's: its HTTP status and the sentence.
+
+    `seconds`: after how long the same would be answered, if that is what is wrong.
+    """
+
+    status: int
+    sentence: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """Of one body: its bytes, and the seconds in which all of it has to be there."""
+
+    max_bytes: int
+    seconds: float = 30.0
+
+    def refusal(self, headers: Headers) -> Refusal | None:
+        """Why a body with that head is not read; `None` if it is."""
+        if "transfer-encoding" in headers:
+            return Refusal(411, "A request says how long it is (Content-Length); send it whole.")
+        return self._too_long() if announced_bytes(headers) > self.max_bytes else None
+
+    async def read(self, receive: Receive) -> bytes | Refusal | None:
+        """The whole body; `None` where whoever sent it has gone."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self.seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self.max_bytes:
+                        return self._too_long()
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            return Refusal(
+                408, f"The request was not there after {self.seconds:g} s; send it again."
+            )
+
+    def _too_long(self) -> Refusal:
+        return Refusal(413, f"A request takes {self.max_bytes:,} bytes at most; send less.")
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether the head says that a body follows."""
+    return announced_bytes(headers) > 0 or "transfer-encoding" in headers
+
+
+def announced_bytes(headers: Headers) -> int:
+    """The length that the head gives its body; the server has checked that it is a number."""
+    return int(headers.get("content-length", "0")[:20])
+
+
+def text_of(body: bytes) -> str | Refusal:
+    """The text of a body of JSON, which no UTF-16 is: what is counted in it is what is parsed."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    return Refusal(400, "A request is JSON in UTF-8.") if "\0" in text else text
+
+
+def unbroken(receive: Receive, seconds: float = 30.0) -> Receive:
+    """The parts of an upload. One that breaks off, or stops for so many seconds, is an error of its
+    form: then gradio's reader removes the file that it has begun, which it else would keep.
+    """
+    is_whole = False
+
+    async def next_part() -> Message:
+        nonlocal is_whole
+        if is_whole:
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), seconds)
+        except TimeoutError:
+            raise MultiPartException(
+                f"The upload stopped for {seconds:g} s; send it again."
+            ) from None
+        if message["type"] != "http.request":
+            raise MultiPartException("The upload ended before it was whole; send it again.")
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return next_part
+
+
+def given_again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once more, then what comes after it (that the reader has gone, say)."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+async def json_refusal(
+    text: str, judge: Callable[[Any], Refusal | None] = lambda value: None
+) -> Refusal | None:
+    """Why the JSON is not answered, of which `judge` has the last word.
+
+    It holds `MAX_VALUES` at most (`json_values`). What is no JSON is judged as `None`.
+    """
+    if len(text) <= _PARSED_AT_ONCE:
+        return _refusal(text, judge)
+    return await asyncio.to_thread(_refusal, text, judge)
+
+
+def _refusal(text: str, judge: Callable[[Any], Refusal | None]) -> Refusal | None:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        return _TOO_DEEP
+    except ValueError:
+        value = None
+    if is_deeper(value, _MAX_DEPTH):
+        return _TOO_DEEP
+    return Refusal(403, NO_FETCH) if names_address(value) else judge(value)
+
+
+_TOO_DEEP = Refusal(413, f"A request nests {_MAX_DEPTH} levels at most; send a flatter one.")
+TOO_MANY = Refusal(413, f"A request holds {MAX_VALUES:,} values at most; send fewer.")
+
+
+def names_address(value: Any) -> bool:
+    """Whether, in place of an uploaded file, stands an address to fetch it from."""
+    open_values = [value]
+    while open_values:
+        item = open_values.pop()
+        is_file = isinstance(item, dict) and "path" in item and "meta" in item
+        if is_file and str(item["path"]).strip().lower().startswith(("http:", "https:")):
+            return True
+        open_values.extend(inner_values(item))
+    return False
+
+
+WRONG_CALL = "This request is not one that the page makes; reload the page and try again."
+UNKNOWN_NAME = "This app has no endpoint of that name; its API page lists those that it has."
+NO_SUCH_PART = "There is no such part of this page."
+
+_LARGEST = 2**63  # what JSON that gradio writes can hold
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_ROUTES = (
+    "queue", "run", "api", "call", "component_server", "cancel", "reset", "stream",
+)  # fmt: skip
+_UNUSED = ("component_server", "stream")  # no component here has functions or streams of its own
+
+
+class WrongCall(gr.Error):
+    """A request that the page does not make. `reason` is for the log and holds nothing of it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(WRONG_CALL, print_exception=False)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class PageCalls:
+    """What one page can be asked for.
+
+    `handlers` are the numbers of its events that have a handler, `endpoints` the parameters of what
+    programs call by name, the required ones with `True`, and `parts` the ids of its components.
+    """
+
+    handlers: frozenset[int]
+    endpoints: Mapping[str, Mapping[str, bool]]
+    parts: frozenset[int]
+
+    def wrong_call(self, path: str, body: Any) -> str:
+        """Why a POST with that JSON value is no call of the page's; "" if it is one.
+
+        Looks at what names the handler, not at its inputs; paths that call none are all right.
+        """
+        route, name = _route(path)
+        if route in _UNUSED:
+            return NO_SUCH_PART
+        if (route, name) == ("queue", "join"):
+            return self._wrong_event(body, needs_session=True)
+        if route in ("run", "api"):
+            named = not isinstance(body, Mapping) or body.get("fn_index") is None
+            if named and name not in self.endpoints:
+                return UNKNOWN_NAME
+            return self._wrong_event(body, needs_session=False)
+        if route == "call":
+            return self._wrong_named(name, body)
+        if route == "cancel":
+            right = _has(body, session_hash=_is_id, fn_index=_is_int, event_id=_is_id)
+            return "" if right else WRONG_CALL
+        if route == "reset":
+            return "" if _has(body, event_id=_is_id) else WRONG_CALL
+        return ""
+
+    def _wrong_event(self, body: Any, needs_session: bool) -> str:
+        if not isinstance(body, Mapping):
+            return WRONG_CALL
+        number, part = body.get("fn_index"), body.get("trigger_id")
+        if (needs_session or number is not None) and not (
+            _is_int(number) and number in self.handlers
+        ):
+            return WRONG_CALL
+        if part is not None and not (_is_int(part) and part in self.parts):
+            return WRONG_CALL
+        given = _has(
+            body,
+            session_hash=_is_id if needs_session else _none_or(_is_id),
+            event_id=_none_or(_is_id),
+            data=_is_list,
+            simple_format=_none_or(_is_bool),
+            oauth_token=_none_or(_is_text),
+        )
+        # Several calls in one body are for handlers that take batches, which this page has none of.
+        return "" if given and body.get("batched") in (None, False) else WRONG_CALL
+
+    def _wrong_named(self, name: str, body: Any) -> str:
+        version, _, rest = name.partition("/")
+        name = rest if version == "v2" else name
+        if name not in self.endpoints:
+            return UNKNOWN_NAME
+        if not isinstance(body, Mapping):
+            return WRONG_CALL
+        if version != "v2":
+            right = _has(
+                body,
+                data=_is_list,
+                session_hash=_none_or(_is_id),
+                oauth_token=_none_or(_is_text),
+            )
+            return "" if right else WRONG_CALL
+        parameters = self.endpoints[name]
+        if any(key not in parameters for key in body):
+            return f"'/{name}' takes {', '.join(parameters)}, and nothing else."
+        missing = [key for key, required in parameters.items() if required and key not in body]
+        return f"'/{name}' needs a value for '{missing[0]}'." if missing else ""
+
+
+def _route(path: str) -> tuple[str, str]:
+    """Which of gradio's routes that is, and what comes after it; "" for another path."""
+    if not path.startswith(f"{API_PREFIX}/"):
+        return "", ""
+    route, _, name = path.removeprefix(f"{API_PREFIX}/").strip("/").partition("/")
+    return route, name
+
+
+def page_calls(page: gr.Blocks) -> PageCalls:
+    """What that page, which is built, can be asked for."""
+    endpoints = page.get_api_info()["named_endpoints"]
+    return PageCalls(
+        frozenset(number for number, function in page.fns.items() if function.fn is not None),
+        {
+            name.strip("/"): {
+                part["parameter_name"]: not part["parameter_has_default"]
+                for part in endpoint["parameters"]
+            }
+            for name, endpoint in endpoints.items()
+        },
+        frozenset((page._id, *page.blocks)),  # the page itself is what is loaded
+    )
+
+
+def check_inputs(parts: Sequence[Any], values: Sequence[Any]) -> None:
+    """Raises `WrongCall` for values that those components of the page do not give.
+
+    Which choices a list offers, and which files were uploaded, gradio's components know themselves.
+    """
+    if len(values) < len(parts):
+        raise WrongCall(f"{len(values)} inputs instead of {len(parts)}")
+    for part, value in zip(parts, values, strict=False):
+        if isinstance(part, gr.State):  # gradio takes the server's own, whatever is sent
+            continue
+        if not _is_plain(value):
+            raise WrongCall(f"{type(part).__name__}: no value of JSON that is kept")
+        for kind, fits in _GIVEN:
+            if isinstance(part, kind) and not fits(part, value):
+                raise WrongCall(f"{type(part).__name__}: {type(value).__name__}")
+
+
+def names_of_event(data: Any) -> Mapping[str, Any]:
+    """The names with values that an event tells of itself; a ticked box tells a value alone.
+
+    Raises `WrongCall` for what no event of the page tells.
+    """
+    if not _is_plain(data):
+        raise WrongCall(f"event: {type(data).__name__}")
+    return data if isinstance(data, Mapping) else {}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether all of it is text that can be written, and numbers that JSON has."""
+    open_values = [value]
+    while open_values:
+        item = open_values.pop()
+        if isinstance(item, str):
+            if not (item.isascii() or _is_writable(item)):
+                return False
+        elif isinstance(item, int):
+            if not -_LARGEST <= item < _LARGEST:
+                return False
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                return False
+        elif isinstance(item, Mapping):
+            open_values += [*item, *item.values()]
+        elif isinstance(item, list):
+            open_values += item
+    return True
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a pair of UTF-16
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+def _is_choice(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_choice(part) for part in value)
+
+
+def _none_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+def _has(body: Any, **fits: Callable[[Any], bool]) -> bool:
+    return isinstance(body, Mapping) and all(fit(body.get(name)) for name, fit in fits.items())
+
+
+def _dropdown(part: Any, value: Any) -> bool:
+    return _is_choice(value) or (bool(part.multiselect) and _are_choices(value))
+
+
+_GIVEN: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
+    (gr.Textbox, lambda part, value: value is None or _is_text(value)),
+    (gr.Number, lambda part, value: value is None or _is_number(value)),
+    (gr.Slider, lambda part, value: _is_number(value)),
+    (gr.Checkbox, lambda part, value: _is_bool(value)),
+    (gr.Dropdown, _dropdown),
+    (gr.Radio, lambda part, value: _is_choice(value)),
+    (gr.CheckboxGroup, lambda part, value: _are_choices(value)),
+)
+"""By class of component, whether a value is of the kind that it gives."""

@@ -1,0 +1,172 @@
+"""What is done to runs from the Results tab, each giving the sentence to show. No components.
+
+Runs that come recorded with ftlab are never changed; results of others can only be taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.launch import enqueue_again
+from ftlab.records.published import remove_published
+from ftlab.records.removal import removable, remove_runs
+from ftlab.records.resume import ask_to_resume
+from ftlab.records.run import Annotations, parse_tags, write_annotations
+from ftlab.records.store import Run, RunStore
+from ftlab.tabs.results.columns import run_name
+from ftlab.tabs.widgets import plural
+
+_MOST_NAMED = 6
+
+
+def own_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
+    """These runs of the store's folder; raises `FtlabError` if one is not of it."""
+    if not run_ids:
+        raise FtlabError("No run is ticked; tick the rows that are meant.")
+    known = {run.run_id: run for run in store.runs()}
+    for run_id in run_ids:
+        if run_id not in known:
+            raise FtlabError(_not_own(store, run_id))
+    return [known[run_id] for run_id in dict.fromkeys(run_ids)]
+
+
+def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
+    """What is asked before runs are deleted; raises `FtlabError` where they cannot be."""
+    own, imported = _to_delete(store, run_ids)
+    removable(store.folder, own)
+    parts = []
+    if own:
+        goes = "Its adapter goes with it" if len(own) == 1 else "Their adapters go with them"
+        named = ", ".join(run_name(run_id) for run_id in own[:_MOST_NAMED])
+        named += f" and {len(own) - _MOST_NAMED} more" if len(own) > _MOST_NAMED else ""
+        parts.append(f"Delete {plural(len(own), 'run')} ({named})? {goes}; this cannot be undone.")
+    if imported:
+        parts.append(
+            f"Remove {plural(len(imported), 'imported result')}? "
+            "They can be imported again from their files."
+        )
+    return " ".join(parts)
+
+
+def delete(store: RunStore, run_ids: Sequence[str]) -> str:
+    """Deletes own runs for good and takes imported results away."""
+    own, imported = _to_delete(store, run_ids)
+    gone = remove_runs(store.folder, own)
+    if imported:
+        remove_published(store.folder, imported)
+    parts = [f"{plural(len(own), 'run')} deleted"] if own else []
+    bases = len(gone) - len(own)
+    if bases:
+        parts.append(f"with {plural(bases, 'base run')} that no other run needs")
+    if imported:
+        parts.append(f"{plural(len(imported), 'imported result')} removed")
+    return ", ".join(parts) + "."
+
+
+def archive(store: RunStore, run_ids: Sequence[str], archived: bool) -> str:
+    """Puts runs out of sight, or back; nothing on disk is lost."""
+    runs = own_runs(store, run_ids)
+    for run in runs:
+        _annotate(run, replace(run.annotations, archived=archived))
+    if not archived:
+        return f"{plural(len(runs), 'run')} taken out of the archive."
+    return f"{plural(len(runs), 'run')} archived; the filter 'Show archived' brings them back."
+
+
+def all_archived(store: RunStore, run_ids: Collection[str]) -> bool:
+    """Whether the runs are all archived, so that they can only be taken back."""
+    wanted = set(run_ids)
+    found = [run for run in store.runs() if run.run_id in wanted]
+    return bool(found) and all(run.annotations.archived for run in found)
+
+
+def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool) -> str:
+    """Adds the tags in the text to the runs, or puts them `instead` of those they have."""
+    tags = parse_tags(text or "")
+    if not tags and not instead:
+        raise FtlabError("No tag is given; write one or more, as in demo, for Ada.")
+    runs = own_runs(store, run_ids)
+    changed = [
+        (run, tags if instead else parse_tags(", ".join((*run.annotations.tags, *tags))))
+        for run in runs
+    ]
+    for run, new in changed:
+        _annotate(run, replace(run.annotations, tags=new))
+    if not tags:
+        return f"Tags taken from {plural(len(runs), 'run')}."
+    done = "tagged with" if instead else "also tagged with"
+    return f"{plural(len(runs), 'run')} {done} {', '.join(tags)}."
+
+
+def save_notes(store: RunStore, run_id: str, tags: str, note: str) -> str:
+    """Replaces one run's tags and note."""
+    (run,) = own_runs(store, [run_id])
+    _annotate(run, replace(run.annotations, tags=parse_tags(tags or ""), note=(note or "").strip()))
+    return "Saved."
+
+
+def run_again(store: RunStore, run_ids: Sequence[str]) -> str:
+    """Queues the same runs anew, as new sweeps, and sees to it that they are worked on."""
+    runs = own_runs(store, run_ids)
+    try:
+        sweeps = enqueue_again([run.spec for run in runs], store.folder)
+    except InvalidRequest as error:
+        raise FtlabError(f"Not queued: {error.errors[0].message}") from None
+    start_dispatcher(store.folder)
+    count = sum(not spec.is_base for specs in sweeps for spec in specs)
+    return (
+        f"{plural(count, 'run')} queued in {plural(len(sweeps), 'new sweep')}; "
+        "Experiment shows how they go."
+    )
+
+
+def resume(store: RunStore, run_ids: Sequence[str]) -> str:
+    """Lets runs that ended early go on from their checkpoints."""
+    runs = own_runs(store, run_ids)
+    for run in runs:
+        ask_to_resume(run.directory)
+    start_dispatcher(store.folder)
+    return f"{plural(len(runs), 'run')} queued to go on; Experiment shows how."
+
+
+def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:
+    """The ids whose settings Experiment can take over: own and recorded runs.
+
+    Raises `FtlabError` if there is none.
+    """
+    published = {run.run_id for run in store.published()}
+    found = [run_id for run_id in run_ids if run_id not in published]
+    if not found:
+        raise FtlabError(
+            "Imported results have no settings that Experiment could take over; tick a run."
+        )
+    return [store.find(run_id).run_id for run_id in found]
+
+
+def _to_delete(store: RunStore, run_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Own runs and imported results among the ids; raises `FtlabError` for anything else."""
+    published = {run.run_id for run in store.published()}
+    imported = [run_id for run_id in run_ids if run_id in published]
+    others = [run_id for run_id in run_ids if run_id not in published]
+    if others or not imported:
+        others = [run.run_id for run in own_runs(store, others)]
+    return others, imported
+
+
+def _annotate(run: Run, annotations: Annotations) -> None:
+    if annotations != run.annotations:
+        write_annotations(run.directory, annotations)
+
+
+def _not_own(store: RunStore, run_id: str) -> str:
+    if any(run.run_id == run_id for run in store.shipped()):
+        return (
+            f"{run_name(run_id)} comes recorded with ftlab and is read-only; "
+            "clone it into Experiment to run it here."
+        )
+    if any(run.run_id == run_id for run in store.published()):
+        return f"{run_id[:80]} was imported and is read-only; it can only be removed."
+    return f"There is no run '{run_id[:80]}' in {store.folder}; it may have been deleted."

@@ -1,0 +1,667 @@
+"""Rows and columns of the table of runs: filters, order, groups, and the table as CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import inert, rate_name
+from ftlab.methods.registry import label_of
+from ftlab.models.reference import model_label
+from ftlab.records.metrics import METRICS
+from ftlab.records.result import MEMORY_PARTS, status_label
+from ftlab.tabs.widgets import plural
+
+_SWEEP = re.compile(r"(\d{8}-\d{6})-([0-9a-z]+)")
+
+
+def sweep_name(sweep_id: str) -> str:
+    """20261125-120304-ab12 -> "25 Nov 12:03 ab12"; any other id as it is."""
+    match = _SWEEP.fullmatch(sweep_id)
+    if match is None:
+        return sweep_id
+    try:
+        made = time.strptime(match[1], "%Y%m%d-%H%M%S")
+    except ValueError:
+        return sweep_id
+    return f"{made.tm_mday} {time.strftime('%b %H:%M', made)} {match[2]}"
+
+
+def sweep_label(sweep_id: str, task: str, *more: str) -> str:
+    """A sweep in a list, as in "25 Nov 12:03 ab12, SQL, 4 runs"."""
+    return ", ".join([sweep_name(sweep_id), task, *more])
+
+
+def run_name(run_id: str) -> str:
+    """20261125-120304-ab12-03-lora -> "ab12-03"; any other id as it is."""
+    match = re.fullmatch(_SWEEP.pattern + r"-(\d+)-.*", run_id)
+    return f"{match[2]}-{match[3]}" if match else run_id
+
+
+Kind = Literal["text", "number", "measure"]
+"""Text; a number that was set, the same for all seeds; a number that was measured."""
+
+GROUPS = ("Measures", "Settings", "The run")
+MEMORY_KEYS = ("peak_memory_bytes", "net_peak_memory_bytes")
+KIND_WORDS = {
+    "CPU resident": "the resident size of the process on the CPU",
+    "CUDA allocated": "bytes that torch allocated on the GPU",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `key` is its name in the store's DataFrame, `format` its text for people.
+
+    `unit` and `how` are for measures: the unit of the raw value, and how it is measured.
+    `interval_keys` are the columns of the ends of its 95 % interval.
+    """
+
+    key: str
+    label: str
+    group: str
+    format: Callable[[Any], str]
+    kind: Kind = "text"
+    better: Literal["less", "more", ""] = ""
+    unit: str = ""
+    how: str = ""
+    interval_keys: tuple[str, ...] = ()
+
+    def text(self, value: Any) -> str:
+        """The value for people; a dash where there is none. Not escaped."""
+        if is_missing(value):
+            return units.DASH
+        if self.kind != "text" and isinstance(value, str):
+            return value  # several values of a group, already written
+        return self.format(value)
+
+
+def is_missing(value: Any) -> bool:
+    """True for `None`, NaN and an empty text."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%d %b %Y %H:%M", time.localtime(seconds))
+
+
+def _further(key: str, label: str, unit: str, how: str, written: Callable[[Any], str]) -> Column:
+    return Column(key, label, "Measures", written, "measure", "less", unit, how)
+
+
+def _columns() -> list[Column]:
+    about, settings = "The run", "Settings"
+    sizes, times = ("bytes", units.format_bytes), ("seconds", units.format_seconds)
+    measures = [
+        Column(
+            m.key,
+            m.label,
+            "Measures",
+            m.format,
+            "measure",
+            m.better,
+            m.unit,
+            m.how,
+            m.interval_keys,
+        )
+        for m in METRICS.values()
+    ]
+    further = [
+        _further("total_seconds", "In all", times[0], "from load to save", times[1]),
+        _further("step_seconds", "Step", times[0], "median step after the first", times[1]),
+        *(
+            _further(
+                f"{phase}_peak_bytes", f"Peak, {phase}", sizes[0],
+                f"highest memory of the {phase} phase", sizes[1],
+            )
+            for phase in ("load", "evaluate", "save")
+        ),
+        _further(
+            "predicted_net_peak_bytes", "Net peak, predicted", sizes[0],
+            "worked out before the run; never measured", sizes[1],
+        ),
+        *(
+            _further(
+                f"anatomy_{part}_bytes", f"Peak: {part}", sizes[0],
+                f"{part} at the training peak, from one step under a memory tracker", sizes[1],
+            )
+            for part in MEMORY_PARTS
+        ),
+    ]  # fmt: skip
+    return [
+        Column("status", "Status", about, status_label),
+        Column("variant", "Variant", about, str),
+        Column("method", "Method", settings, label_of),
+        Column("task", "Task", settings, str),
+        Column("seed", "Seed", settings, str, "number"),
+        *measures,
+        *(column for column in further if column.key not in METRICS),
+        Column("learning_rate", "Learning rate", settings, rate_name, "number"),
+        Column("hyperparameters", "Hyperparameters", settings, str),
+        Column("steps", "Steps", settings, _whole, "number"),
+        Column("batch_size", "Batch", settings, _whole, "number"),
+        Column("dtype_policy", "Dtype", settings, str),
+        Column("model", "Model", settings, model_label),
+        Column("device", "Device", settings, str),
+        Column("machine", "Machine", about, str),
+        Column("origin", "Origin", about, str),
+        Column("tags", "Tags", about, str),
+        Column("note", "Note", about, str),
+        Column("reason", "Why it ended", about, str),
+        Column("created_at", "Queued", about, _moment, "number"),
+        Column("sweep_id", "Sweep", about, sweep_name),
+        Column("run_id", "Run", about, run_name),
+    ]
+
+
+COLUMNS: dict[str, Column] = {column.key: column for column in _columns()}
+"""Every column, in the order in which they stand."""
+
+MEASURES = tuple(column for column in COLUMNS.values() if column.kind == "measure")
+_USUAL = (
+    "status", "variant", "task", "seed",
+    *(metric.key for metric in METRICS.values() if metric.in_table), "device", "run_id",
+)  # fmt: skip
+
+
+def usual_columns(table: pd.DataFrame) -> tuple[str, ...]:
+    """Keys of the columns that are shown at first: tags only where a run has one."""
+    tagged = bool((table["tags"] != "").any()) if len(table) else False
+    return in_order([*_USUAL, "tags"] if tagged else _USUAL)
+
+
+def in_order(keys: Collection[str]) -> tuple[str, ...]:
+    """The known ones of the keys, in the order of the table."""
+    return tuple(key for key in COLUMNS if key in keys)
+
+
+def column_label(column: Column, kinds: Collection[str]) -> str:
+    """The column's head; memory names its kind where all rows share one, as in "Peak, CPU"."""
+    if column.key in MEMORY_KEYS and len(kinds) == 1:
+        return f"{column.label}, {next(iter(kinds)).split()[0].rstrip(':')}"
+    return column.label
+
+
+def memory_kinds(rows: pd.DataFrame) -> list[str]:
+    """What the bytes of the rows are, as in ["CPU resident"]."""
+    return sorted({str(kind) for kind in rows["peak_memory_kind"] if kind})
+
+
+Sign = Literal["<", "<=", ">", ">=", "="]
+
+EXAMPLE = "net peak < 1 GB, train >= 30 s, score > 0.3, trainable < 1 %"
+
+_CONDITION = re.compile(
+    r"(?P<name>[^<>=≤≥]+?)\s*(?P<sign><=|>=|==|[<>=≤≥])\s*"
+    r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>[^\d\s].*)?",
+    re.IGNORECASE,
+)
+_SIGNS: dict[str, Sign] = {
+    "<": "<", "<=": "<=", "≤": "<=", ">": ">", ">=": ">=", "≥": ">=", "=": "=", "==": "=",
+}  # fmt: skip
+
+# Factor of each unit by the unit of the raw value; "" where a bare number says enough.
+_UNITS: dict[str, dict[str, float]] = {
+    "bytes": {
+        "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+        "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+    },
+    "seconds": {"": 1, "s": 1, "ms": 1e-3, "min": 60, "h": 3600},
+    "parameters": {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
+    "of all parameters": {"": 1, "%": 0.01},
+    "0 to 1": {"": 1, "%": 0.01},
+}  # fmt: skip
+_OTHER_NAMES = {
+    "size": "adapter_bytes",
+    "memory": "net_peak_memory_bytes",
+    "time": "train_seconds",
+    "tokens per second": "tokens_per_second",
+    "lr": "learning_rate",
+    "batch size": "batch_size",
+    "base loss": "eval_loss_before",
+    "base score": "score_before",
+}
+_BY_UNIT = {("trainable_params", "%"): "trainable_share"}
+"""A name whose unit says that another number is meant: trainable < 1 % is a share."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`value` is in the raw unit of the column `key`: bytes, seconds, a share of 1."""
+
+    key: str
+    sign: Sign
+    value: float
+
+
+MAX_CHARACTERS = 2_000
+"""Of all conditions together."""
+
+
+def parse_conditions(text: str) -> tuple[Condition, ...]:
+    """The conditions in the text, between commas; none for an empty one.
+
+    Raises `FtlabError` with one sentence on the first that cannot be read.
+    """
+    if len(text) > MAX_CHARACTERS:  # the search for numbers takes the square of it
+        raise FtlabError(f"The conditions have more than {MAX_CHARACTERS:,} characters.")
+    comma = re.search(r"\d+,\d+", text)
+    if comma:
+        raise FtlabError(
+            f"'{comma[0][:20]}': write a number with a point, as in 1.5; a comma stands between "
+            "conditions."
+        )
+    parts = (part.strip() for part in re.split(r"[,;]|\band\b", text))
+    return tuple(_condition(part) for part in parts if part)
+
+
+def matches(table: pd.DataFrame, conditions: Iterable[Condition]) -> pd.Series:
+    """Which rows meet every condition; a number that is missing meets none."""
+    found = pd.Series(True, index=table.index)
+    for condition in conditions:
+        numbers = pd.to_numeric(table[condition.key], errors="coerce").astype(float)
+        found &= _compared(numbers, condition.sign, condition.value)
+    return found
+
+
+def _numbers() -> list[Column]:
+    return [column for column in COLUMNS.values() if column.kind != "text"]
+
+
+def _condition(text: str) -> Condition:
+    found = _CONDITION.fullmatch(text)
+    if found is None:
+        raise FtlabError(
+            f"'{text[:60]}' is no condition; write a name, one of {', '.join(get_args(Sign))} "
+            "and a number, as in net peak < 1 GB."
+        )
+    column, unit = _column(found["name"]), (found["unit"] or "").strip()
+    column = COLUMNS[_BY_UNIT.get((column.key, unit), column.key)]
+    return Condition(
+        column.key, _SIGNS[found["sign"]], float(found["number"]) * _factor(column, unit)
+    )
+
+
+def _column(name: str) -> Column:
+    names = {_plain(column.label): column.key for column in _numbers()}
+    keys = {_plain(column.key): column.key for column in _numbers()}
+    every = keys | _OTHER_NAMES | names
+    plain = _plain(name)
+    if plain in every:
+        return COLUMNS[every[plain]]
+    near = get_close_matches(plain, every, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise FtlabError(f"There is no number '{name.strip()[:40]}'; names: {', '.join(names)}.{hint}")
+
+
+def _factor(column: Column, unit: str) -> float:
+    known: Mapping[str, float] = _UNITS.get(column.unit, {"": 1})
+    if unit in known:
+        return known[unit]
+    folded = {name.lower(): factor for name, factor in known.items()}
+    if unit.lower() in folded:
+        return folded[unit.lower()]
+    name, named = _plain(column.label), ", ".join(filter(None, known))
+    if not unit:
+        raise FtlabError(f"A number for '{name}' needs a unit, as in 1 GB; units: {named}.")
+    rule = f"units: {named}" if named else "it takes a bare number"
+    raise FtlabError(f"'{unit[:20]}' is no unit of '{name}'; {rule}.")
+
+
+def _compared(numbers: pd.Series, sign: Sign, value: float) -> pd.Series:
+    if sign == "<":
+        return numbers < value
+    if sign == "<=":
+        return numbers <= value
+    if sign == ">":
+        return numbers > value
+    if sign == ">=":
+        return numbers >= value
+    return (numbers - value).abs() <= 1e-9 * max(1.0, abs(value))
+
+
+def _plain(name: str) -> str:
+    """ "Loss, base" -> "loss base"; "net_peak" -> "net peak"."""
+    return " ".join(re.sub(r"[,:_]", " ", name.lower()).split())
+
+
+ALL_SWEEPS = ""
+FACETS: dict[str, str] = {
+    "origin": "Origin",
+    "status": "Status",
+    "method": "Method",
+    "task": "Task",
+    "model": "Model",
+    "tags": "Tag",
+}
+"""The columns that are filtered by ticking values, and what each is called."""
+
+_SEARCHED = (
+    "variant", "method", "hyperparameters", "task", "device", "machine", "origin", "sweep_id",
+    "run_id", "tags", "note", "reason",
+)  # fmt: skip
+_LABELLED: dict[str, Callable[[str], str]] = {
+    "status": status_label,
+    "method": label_of,
+    "model": model_label,
+    "run_id": run_name,
+    "sweep_id": sweep_name,
+}
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a row has to meet. `facets` maps a column to the values of which it has to have one.
+
+    `text`: words that are all somewhere in a row's names, tags or note; `conditions`: text as
+    `parse_conditions` reads it; `archived`: whether runs that were put away are shown too.
+    """
+
+    sweep: str = ALL_SWEEPS
+    text: str = ""
+    facets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: str = ""
+    archived: bool = False
+
+    @property
+    def folded(self) -> int:
+        """How many filters are at work in the fold, where they may be out of sight."""
+        ticked = sum(bool(values) for values in self.facets.values())
+        return ticked + bool(self.conditions.strip()) + self.archived
+
+
+def apply_filters(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+    """The rows that meet all filters, in their order; raises `FtlabError` for wrong conditions."""
+    found = matches(table, parse_conditions(filters.conditions))
+    if not filters.archived:
+        found &= table["archived"] != True  # noqa: E712 (an imported row may hold None)
+    if filters.sweep != ALL_SWEEPS:
+        found &= table["sweep_id"] == filters.sweep
+    for key, wanted in filters.facets.items():
+        if wanted and key == "tags":
+            found &= table[key].map(lambda tags, wanted=wanted: bool({*tags_of(tags)} & {*wanted}))
+        elif wanted and key == "model":
+            found &= table[key].map(model_label).isin(wanted)
+        elif wanted:
+            found &= table[key].isin(wanted)
+    words = filters.text.lower().split()
+    if words and len(table):
+        found &= pd.Series(
+            [all(word in line for word in words) for line in _searchable(table)], table.index
+        )
+    return table[found.astype(bool)].reset_index(drop=True)
+
+
+def tags_of(tags: Any) -> list[str]:
+    """ "demo, for Ada" as the table holds it -> ["demo", "for Ada"]."""
+    return [tag for tag in str(tags or "").split(", ") if tag]
+
+
+def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
+    """(value, label, how many rows have it) of a facet, in the order of first appearance."""
+    values = [str(value) for value in table[key].tolist() if value]
+    if key == "tags":
+        values = [tag for text in values for tag in tags_of(text)]
+    if key == "model":  # the bundled one has two names
+        values = [model_label(value) for value in values]
+    counts = Counter(values)
+    label = _LABELLED.get(key, str)
+    return [(value, str(label(value)), count) for value, count in counts.items()]
+
+
+def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(label, value) of the dropdown: all, then the sweeps in the table's order."""
+    sweeps = [str(sweep) for sweep in table["sweep_id"].tolist()]
+    counts = Counter(sweeps)
+    first: dict[str, tuple[str, str]] = {}
+    for sweep, task, origin in zip(
+        sweeps, table["task"].tolist(), table["origin"].tolist(), strict=True
+    ):
+        first.setdefault(sweep, (str(task), str(origin)))
+    named = []
+    for sweep, (task, origin) in first.items():
+        more = [plural(counts[sweep], "run"), *([] if origin == "measured" else [origin])]
+        named.append((sweep_label(sweep, task, *more), sweep))
+    return [("All sweeps", ALL_SWEEPS), *named]
+
+
+def known_facets(given: Any) -> dict[str, tuple[str, ...]]:
+    """What a browser says is ticked, by facet; anything else in it is left out."""
+    if not isinstance(given, Mapping):
+        return {}
+    return {
+        key: tuple(str(value) for value in given[key])
+        for key in FACETS
+        if isinstance(given.get(key), Sequence) and not isinstance(given[key], str) and given[key]
+    }
+
+
+def _searchable(table: pd.DataFrame) -> list[str]:
+    """One line of lower-case text a row."""
+    columns: list[list[str]] = []
+    for key in _SEARCHED:
+        columns.append([str(value or "") for value in table[key].tolist()])
+    for key, label in _LABELLED.items():
+        known: dict[Any, str] = {}
+        for value in table[key].tolist():
+            if value not in known:
+                known[value] = str(label(value))
+        columns.append([known[value] for value in table[key].tolist()])
+    return [" ".join(parts).lower() for parts in zip(*columns, strict=True)]
+
+
+Group = Literal["runs", "sweeps", "seeds"]
+"""Each run by itself, runs below the heading of their sweep, or means over the seeds."""
+
+PAGE = 100
+"""Rows that are drawn at first, and further ones at each press."""
+
+SPREAD, COUNT = "_sd", "_n"
+_KEPT = (
+    "run_id", "sweep_id", "origin", "model", "task", "method", "variant", "status", "disturbed",
+    "peak_memory_kind",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a visitor asks the table to show. No `columns`: the usual ones; no `sort`: as it is."""
+
+    filters: Filters = field(default_factory=Filters)
+    columns: tuple[str, ...] = ()
+    sort: str = ""
+    descending: bool = False
+    group: Group = "runs"
+    limit: int = PAGE
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The answer. `matched` has a row a run; `rows` is that, or a row for each group of seeds.
+
+    Rows of a group hold means, with columns `KEY_sd` (sample standard deviation, NaN for a single
+    value) and `KEY_n` (how many values) beside them, and `run_ids`. `of` counts all runs; `error`
+    says why the conditions were left out.
+    """
+
+    rows: pd.DataFrame
+    matched: pd.DataFrame
+    columns: tuple[Column, ...]
+    query: Query
+    of: int
+    error: str = ""
+
+
+def show(table: pd.DataFrame, query: Query) -> Shown:
+    """Filters, groups and sorts the store's table."""
+    error = ""
+    try:
+        matched = apply_filters(table, query.filters)
+    except FtlabError as wrong:
+        error = str(wrong)
+        matched = apply_filters(table, replace(query.filters, conditions=""))
+    keys = in_order(query.columns) or usual_columns(table)
+    rows = mean_over_seeds(matched, keys) if query.group == "seeds" else matched
+    rows = sorted_rows(rows, query.sort, query.descending) if query.sort in keys else rows
+    if query.group == "sweeps":
+        rows = _by_sweep(rows, matched)
+    columns = tuple(COLUMNS[key] for key in keys)
+    return Shown(rows.reset_index(drop=True), matched, columns, query, len(table), error)
+
+
+def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:
+    """The rows by one column; rows without a value come last either way, equal ones stay."""
+    if key == "run_ids" or key not in rows:
+        return rows
+    values = rows[key]
+    if not pd.api.types.is_numeric_dtype(values):
+        words = [None if is_missing(value) else _folded(value) for value in values.tolist()]
+        values = pd.Series(words, index=rows.index, dtype=object)
+    order = values.sort_values(ascending=not descending, na_position="last", kind="stable").index
+    return rows.loc[order]
+
+
+def first_direction(key: str) -> bool:
+    """Whether a first press on the column's head sorts descending: the best comes first."""
+    return COLUMNS[key].better == "more"
+
+
+def mean_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """One row for each variant of each sweep: means of the measures among `keys`, n and spread.
+
+    What is the same for all runs of a group is kept; other values are listed.
+    """
+    measures = [column.key for column in MEASURES if column.key in keys]
+    shared = [key for key in dict.fromkeys((*_KEPT, *keys)) if key not in measures]
+    groups = rows.groupby(["sweep_id", "variant"], sort=False)
+    members = [list(indices) for indices in groups.indices.values()]
+    data: dict[str, list[Any]] = {}
+    for key in shared:
+        values = rows[key].tolist()
+        data[key] = [_together(key, [values[i] for i in group]) for group in members]
+    ids = rows["run_id"].tolist()
+    data["run_ids"] = [tuple(ids[i] for i in group) for group in members]
+    disturbed = rows["disturbed"].tolist()
+    data["disturbed"] = [any(disturbed[i] is True for i in group) for group in members]
+    grouped = pd.DataFrame(data)
+    means, spreads = groups[measures].mean(), groups[measures].std(ddof=1)
+    counts = groups[measures].count()
+    for key in measures:
+        grouped[key] = means[key].to_numpy()
+        grouped[key + SPREAD] = spreads[key].to_numpy()
+        grouped[key + COUNT] = counts[key].to_numpy()
+    return grouped
+
+
+def _folded(value: Any) -> Any:
+    return value.casefold() if isinstance(value, str) else f"{value:020.4f}"
+
+
+def _together(key: str, values: Sequence[Any]) -> Any:
+    """The one value of a group, or all of them as people write them."""
+    different = list(dict.fromkeys(values))
+    if len(different) == 1:
+        return different[0]
+    column = COLUMNS.get(key)
+    if key == "run_id":
+        return ", ".join(different)  # whole, so that an export names each run
+    written = [column.text(value) if column else str(value) for value in different]
+    return ", ".join(written)
+
+
+def _by_sweep(rows: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
+    """The rows sweep by sweep, in the order of the store; within one as they were."""
+    rank = {sweep: i for i, sweep in enumerate(dict.fromkeys(matched["sweep_id"].tolist()))}
+    order = rows["sweep_id"].map(rank).sort_values(kind="stable").index
+    return rows.loc[order]
+
+
+_NOT_EXPORTED = ("run_dir",)  # a path on the server is nobody's business
+
+Row = Mapping[str, Any]
+
+
+def filtered(table: pd.DataFrame, sweep: str = ALL_SWEEPS, text: str = "") -> pd.DataFrame:
+    """The rows of a sweep (all: "") that hold every word of the text, archived ones too."""
+    return apply_filters(table, Filters(sweep=sweep, text=text, archived=True))
+
+
+def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON takes them: raw numbers, `None` where there is none."""
+    return _records(rows, [key for key in rows.columns if key not in _NOT_EXPORTED])
+
+
+def export_keys(shown: Shown) -> list[str]:
+    """The columns of an export: those shown; a mean is followed by its spread and its count.
+
+    A run's own difference is followed by the ends of its interval.
+    """
+    keys: list[str] = []
+    for column in shown.columns:
+        keys.append(column.key)
+        if column.key + SPREAD in shown.rows:
+            keys += [column.key + SPREAD, column.key + COUNT]
+        else:
+            keys += column.interval_keys
+    return keys
+
+
+def shown_records(shown: Shown) -> list[dict[str, Any]]:
+    """Every row that matches, in the order of the table, with exactly the columns shown."""
+    return _records(shown.rows, export_keys(shown))
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(rows: Sequence[Row], keys: Sequence[str]) -> str:
+    """Raw numbers; a text that a spreadsheet would run as a formula begins with an apostrophe."""
+    safe = [{key: inert(value) for key, value in row.items()} for row in rows]
+    table = pd.DataFrame(safe, columns=list(keys), dtype=object)
+    # A lone \r begins a new row for a spreadsheet; with this line end it is quoted too.
+    return str(table.to_csv(index=False, lineterminator="\r\n"))
+
+
+def write_export(shown: Shown, kind: str, folder: Path) -> str:
+    """Writes "csv" or "json" into a folder of its own below `folder`; gives the file's path."""
+    rows = shown_records(shown)
+    text = to_csv(rows, export_keys(shown)) if kind == "csv" else to_json(rows)
+    path = folder / secrets.token_hex(8) / f"ftlab-results.{kind}"
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8", newline="")
+    return str(path)
+
+
+def _records(rows: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {key: _plain_value(key, value) for key, value in row.items()}
+        for row in rows[list(keys)].to_dict(orient="records")
+    ]
+
+
+def _plain_value(key: Any, value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if key == "model" and str(value).startswith("/"):
+        return model_label(str(value))  # a folder of the server
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value.item() if hasattr(value, "item") else value

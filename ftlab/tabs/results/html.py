@@ -1,0 +1,409 @@
+"""The table of runs as HTML, and what stands below it. No components.
+
+assets/results.js sends what is done in it: `data-open` a run's id, `data-sort` a column's key,
+`data-more`; a tick box's value is the ids of its row's runs.
+
+The browser holds the ticks; assets/results.js sends them. A new `data-set` makes it take over those
+that are drawn, as after Clear.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ftlab.basics import units
+from ftlab.charts.html import origin_chip
+from ftlab.records.comparability import comparability_of_rows
+from ftlab.records.result import status_label
+from ftlab.records.store import RunStore, UnreadableRun
+from ftlab.share.report_sections import IMPORTED, likeness_chip
+from ftlab.tabs.results.columns import (
+    COLUMNS,
+    COUNT,
+    FACETS,
+    GROUPS,
+    KIND_WORDS,
+    SPREAD,
+    Column,
+    Query,
+    Shown,
+    column_label,
+    facet_values,
+    is_missing,
+    memory_kinds,
+    run_name,
+    sweep_label,
+    tags_of,
+)
+from ftlab.tabs.widgets import chip, escape, plural, swatch
+
+_FEW = 2  # a facet with fewer values filters nothing
+
+
+def facets_html(table: pd.DataFrame, chosen: Mapping[str, Collection[str]], version: int) -> str:
+    """One group of tick boxes a facet, each value with the number of its runs."""
+    groups = "".join(
+        _facet(table, key, label, chosen.get(key, ())) for key, label in FACETS.items()
+    )
+    return f'<div class="facets" data-set="{version}">{groups}</div>'
+
+
+def columns_html(chosen: Collection[str], version: str) -> str:
+    """One group of tick boxes a kind of column."""
+    groups = []
+    for group in GROUPS:
+        boxes = "".join(
+            _box("columns", column.key, column.label, column.key in chosen)
+            for column in COLUMNS.values()
+            if column.group == group
+        )
+        groups.append(_fieldset(group, boxes))
+    return f'<div class="facets" data-set="{version}">{"".join(groups)}</div>'
+
+
+def _facet(table: pd.DataFrame, key: str, label: str, chosen: Collection[str]) -> str:
+    values = facet_values(table, key)
+    if len(values) < _FEW and not chosen and key != "tags":
+        return ""
+    known = {value for value, _, _ in values}
+    values += [(value, value, 0) for value in chosen if value not in known]
+    boxes = "".join(_box(key, value, name, value in chosen, count) for value, name, count in values)
+    return _fieldset(label, boxes) if boxes else ""
+
+
+def _fieldset(title: str, boxes: str) -> str:
+    return f"<fieldset><legend>{escape(title)}</legend><div>{boxes}</div></fieldset>"
+
+
+def _box(name: str, value: str, label: str, on: bool, count: int | None = None) -> str:
+    number = "" if count is None else f" <small>{count:,}</small>"
+    return (
+        f'<label><input type="checkbox" name="{escape(name)}" value="{escape(value)}"'
+        f"{' checked' if on else ''}>{escape(label)}{number}</label>"
+    )
+
+
+def like_chip(rows: pd.DataFrame) -> str:
+    """The verdict on the rows that are done; empty where there are not two variants to compare.
+
+    Runs of one variant get it too if they are unlike: their mean then means little.
+    """
+    return _chip_and_values(rows)[0]
+
+
+def like_line(rows: pd.DataFrame) -> str:
+    """The verdict as a line above the table, with the values that differ; empty as `like_chip`."""
+    mark, values = _chip_and_values(rows)
+    if values:
+        mark = chip("not like for like", "warn")
+    return f'<p class="like-line">{mark}<small>{escape(values)}</small></p>' if mark else ""
+
+
+def ticked_chip(store: RunStore, run_ids: Collection[str]) -> str:
+    """The verdict on the runs that are ticked."""
+    if len(run_ids) < 2:
+        return ""
+    table = store.table()
+    return like_chip(table[table["run_id"].isin(list(run_ids))])
+
+
+def _chip_and_values(rows: pd.DataFrame) -> tuple[str, str]:
+    done = rows[rows["status"] == "done"]
+    if len(done) > 1 and (done["origin"] == "imported").all():
+        return chip("not compared", "mute", IMPORTED), ""
+    found = comparability_of_rows(done)
+    return ("", "") if found.kind == "mute" else (likeness_chip(found), found.values)
+
+
+DISTURBED = "▲"
+WORSE = "▼"
+TIME_KEYS = ("train_seconds", "tokens_per_second")
+_ENDED_EARLY = (
+    "failed", "out_of_memory", "diverged", "not_applicable", "cancelled", "interrupted",
+)  # fmt: skip
+
+
+def table_html(shown: Shown) -> str:
+    """The rows up to the limit, with tick boxes, sort buttons and the button for more."""
+    if shown.rows.empty:
+        return ""
+    kinds = memory_kinds(shown.matched)
+    labels = [column_label(column, kinds) for column in shown.columns]
+    rows = shown.rows.iloc[: shown.query.limit]
+    body = "".join(_body(rows, shown))
+    like = "" if _is_headed(shown) else like_line(shown.matched)
+    return (
+        f"{_labels_of_cards(labels)}{_tools_of_cards(shown, labels)}{like}"
+        '<div class="run-rows" role="region" aria-label="Runs" tabindex="0">'
+        f'<table class="t runs" role="table"><thead role="rowgroup"><tr role="row">'
+        f'<th class="box" role="columnheader">{_tick_all()}</th>{_heads(shown, labels)}</tr>'
+        f'</thead><tbody role="rowgroup">{body}</tbody></table></div>{_more(shown)}'
+    )
+
+
+def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
+    """Below the table: how many rows, what is left out of figures, what cannot be read."""
+    rows = shown.matched
+    counts = rows["status"].value_counts()
+    lost = [
+        f"{counts[status]} {status_label(status)}"
+        for status in _ENDED_EARLY
+        if counts.get(status, 0)
+    ]
+    parts = [f"{len(rows):,} of {plural(shown.of, 'run')}."]
+    if shown.query.group == "seeds" and len(rows):
+        parts.append(
+            f"{plural(len(shown.rows), 'row')}: means over seeds, ± the sample standard deviation."
+        )
+    drawn = min(len(shown.rows), shown.query.limit)
+    if drawn < len(shown.rows):
+        parts.append(f"{drawn:,} drawn; exports hold all {len(shown.rows):,}.")
+    if lost:
+        parts.append(f"{', '.join(lost)}: left out of every comparison.")
+    if (rows["disturbed"] == True).any():  # noqa: E712 (the column also holds None)
+        parts.append(
+            f"{DISTURBED} disturbed: other work made training slower, so times are too long."
+        )
+    if (rows["score_gain_high"] < 0).any():
+        parts.append(
+            f"{WORSE} the score fell below the untouched model's by more than its 95 % interval; "
+            "the opened run says what was seen."
+        )
+    if len(rows) and (rows["origin"] == "recorded").all():
+        parts.append("Recorded on another machine; launch a sweep in Experiment for your own.")
+    lines = f'<p class="meta">{" ".join(parts)}</p>'
+    if unreadable:
+        items = "".join(
+            f"<li><code>{escape(run.run_id)}</code> {escape(run.reason)}</li>" for run in unreadable
+        )
+        title = f"{len(unreadable):,} of the folders and files cannot be read:"
+        lines += f'<p class="meta">{title}</p><ul class="notes">{items}</ul>'
+    return f'<div class="caption">{lines}</div>'
+
+
+def how_measured(shown: Shown) -> str:
+    """Every measure that is shown: unit, direction, how; then what the bytes are."""
+    items = "".join(
+        f"<tr><th>{escape(column.label)}</th><td>{escape(column.how)} "
+        f"<small>{escape(column.unit)}, {column.better} is better</small></td></tr>"
+        for column in shown.columns
+        if column.kind == "measure"
+    )
+    kinds = memory_kinds(shown.matched)
+    words = "; ".join(f"{kind}: {KIND_WORDS.get(kind, kind)}" for kind in kinds)
+    memory = f'<p class="meta">Memory here is {escape(words)}.</p>' if words else ""
+    if len(kinds) > 1:
+        memory += '<p class="meta">Compare memory only between rows of one device.</p>'
+    return f'{memory}<table class="t kv">{items}</table>'
+
+
+def status_chip(status: str) -> str:
+    return chip(status_label(status), status)
+
+
+def _heads(shown: Shown, labels: Sequence[str]) -> str:
+    return "".join(
+        _head(column, label, shown.query)
+        for column, label in zip(shown.columns, labels, strict=True)
+    )
+
+
+def _head(column: Column, label: str, query: Query) -> str:
+    way, arrow = "", ""
+    if query.sort == column.key:
+        way = f' aria-sort="{"descending" if query.descending else "ascending"}"'
+        arrow = '<i aria-hidden="true">' + ("↓" if query.descending else "↑") + "</i>"
+    side = ' class="l"' if column.kind == "text" else ""
+    return (
+        f'<th{side} role="columnheader" scope="col"{way}>'
+        f'<button class="sort" data-sort="{column.key}">{escape(label)}{arrow}</button></th>'
+    )
+
+
+def _tick_all() -> str:
+    return '<input type="checkbox" data-all aria-label="Tick all rows that are drawn">'
+
+
+def _body(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
+    """One `<tr>` a row, and one above each sweep where rows stand sweep by sweep."""
+    cells = [_cells(rows, column) for column in shown.columns]
+    seeds = "run_ids" in rows
+    ids = rows["run_ids"].tolist() if seeds else [(run,) for run in rows["run_id"].tolist()]
+    names = rows["variant"].tolist()
+    sweeps = rows["sweep_id"].tolist()
+    headings = _sweep_headings(shown, set(sweeps)) if _is_headed(shown) else {}
+    for i, row in enumerate(zip(*cells, strict=True)):
+        if headings and (i == 0 or sweeps[i] != sweeps[i - 1]):
+            yield headings[sweeps[i]]
+        runs = " ".join(map(str, ids[i]))
+        about = f"{names[i]}, {plural(len(ids[i]), 'run') if seeds else run_name(ids[i][0])}"
+        opens = "" if seeds else f' data-run="{escape(runs)}"'
+        yield (
+            f'<tr role="row"{opens}><td class="box" role="cell"><input type="checkbox" '
+            f'value="{escape(runs)}" aria-label="Tick {escape(about)}"></td>{"".join(row)}</tr>'
+        )
+
+
+def _is_headed(shown: Shown) -> bool:
+    """Whether each sweep has a heading; means over seeds that are sorted stand mixed."""
+    return shown.query.group == "sweeps" or (shown.query.group == "seeds" and not shown.query.sort)
+
+
+def _sweep_headings(shown: Shown, drawn: Collection[Any]) -> dict[Any, str]:
+    """The row above each sweep that is drawn: name, origin, and whether its runs compare."""
+    headings = {}
+    matched = shown.matched[shown.matched["sweep_id"].isin(list(drawn))]
+    for sweep, rows in matched.groupby("sweep_id", sort=False):
+        first = rows.iloc[0]
+        label = sweep_label(str(sweep), str(first["task"]), plural(len(rows), "run"))
+        mark = "" if first["origin"] == "measured" else f" {origin_chip(first['origin'])}"
+        like = like_chip(rows)
+        headings[sweep] = (
+            f'<tr role="row" class="group"><th role="rowheader" '
+            f'colspan="{len(shown.columns) + 1}"><span>{escape(label)}{mark}{like and f" {like}"}'
+            "</span></th></tr>"
+        )
+    return headings
+
+
+def _cells(rows: pd.DataFrame, column: Column) -> list[str]:
+    """The cells of one column; what they show is escaped here."""
+    values = rows[column.key].tolist()
+    if column.kind == "measure":
+        texts = [str(escape(column.text(value))) for value in values]
+        if column.key in TIME_KEYS:
+            marked = rows["disturbed"].tolist()
+            texts = [
+                f"{DISTURBED} {text}" if mark is True and text != units.DASH else text
+                for text, mark in zip(texts, marked, strict=True)
+            ]
+        if column.key + SPREAD not in rows and column.interval_keys:
+            ends = (rows[key].tolist() for key in column.interval_keys)
+            texts = [
+                _interval(column, text, *pair) for text, *pair in zip(texts, *ends, strict=True)
+            ]
+        if column.key + SPREAD in rows:
+            texts = [
+                text + _spread(column, spread, count)
+                for text, spread, count in zip(
+                    texts,
+                    rows[column.key + SPREAD].tolist(),
+                    rows[column.key + COUNT].tolist(),
+                    strict=True,
+                )
+            ]
+    elif column.key == "status":
+        texts = [_status(*pair) for pair in zip(values, rows["origin"].tolist(), strict=True)]
+    elif column.key == "variant":
+        methods, seeds = rows["method"].tolist(), "run_ids" in rows
+        texts = [
+            _variant(*row, opens=not seeds)
+            for row in zip(values, methods, rows["run_id"].tolist(), strict=True)
+        ]
+    elif column.key == "run_id":
+        ids = rows["run_ids"].tolist() if "run_ids" in rows else [(value,) for value in values]
+        texts = [_runs(runs, opens="run_ids" in rows) for runs in ids]
+    elif column.key == "tags":
+        texts = [_tags(value) for value in values]
+    elif column.key == "origin":
+        texts = [origin_chip(str(value)) for value in values]
+    else:
+        texts = [str(escape(column.text(value))) for value in values]
+    side = ' class="l"' if column.kind == "text" else ""
+    if column.key == "variant":
+        side = ' class="l name"'
+    return [f'<td{side} role="cell">{text}</td>' for text in texts]
+
+
+def _status(status: Any, origin: Any) -> str:
+    if origin == "measured":
+        return status_chip(str(status))
+    mark = origin_chip(str(origin))
+    return mark if status == "done" else f"{status_chip(str(status))} {mark}"
+
+
+def _variant(label: Any, method: Any, run_id: Any, opens: bool) -> str:
+    name = f"{swatch(str(method))}<b>{escape(label)}</b>"
+    if not opens:
+        return f'<span class="who">{name}</span>'
+    return f'<button class="who" data-open="{escape(run_id)}">{name}</button>'
+
+
+def _runs(run_ids: Sequence[Any], opens: bool) -> str:
+    """Short names; those of a group are buttons, since its row stands for several."""
+    if not opens:
+        return "".join(
+            f'<code title="{escape(run_id)}">{escape(run_name(str(run_id)))}</code>'
+            for run_id in run_ids
+        )
+    return " ".join(
+        f'<button class="link" data-open="{escape(run_id)}" title="{escape(run_id)}">'
+        f"{escape(run_name(str(run_id)))}</button>"
+        for run_id in run_ids
+    )
+
+
+def _tags(text: Any) -> str:
+    tags = tags_of(text)
+    return " ".join(chip(tag, "mute") for tag in tags) if tags else units.DASH
+
+
+def _spread(column: Column, spread: Any, count: Any) -> str:
+    """How far the seeds lie apart, and how many there are; nothing for a single one."""
+    if not count or count < 2 or math.isnan(spread):
+        return f" <small>n {int(count)}</small>" if count else ""
+    written = column.format(spread).removeprefix("+") if spread else "0"
+    return f" <small>± {escape(written)}, n {int(count)}</small>"
+
+
+def _interval(column: Column, text: str, low: Any, high: Any) -> str:
+    """A difference with its interval, and a mark on a score that the run has cost."""
+    if is_missing(low) or is_missing(high):
+        return text
+    mark = f"{WORSE} " if column.key == "score_gain" and high < 0 else ""
+    ends = f"{column.format(low)} to {column.format(high)}"
+    return f"{mark}{text} <small>{escape(ends)}</small>"
+
+
+def _more(shown: Shown) -> str:
+    left = len(shown.rows) - shown.query.limit
+    if left <= 0:
+        return ""
+    return (
+        f'<p class="more"><button class="ghost" data-more>Show {min(left, 100)} more</button> '
+        f"<small>{left:,} further rows match</small></p>"
+    )
+
+
+def _tools_of_cards(shown: Shown, labels: Sequence[str]) -> str:
+    """On a phone rows are cards without heads: what the heads do stands above them."""
+    chosen = shown.query.sort
+    options = "".join(
+        f'<option value="{column.key}"{" selected" if column.key == chosen else ""}>'
+        f"{escape(label)}</option>"
+        for column, label in zip(shown.columns, labels, strict=True)
+    )
+    return (
+        '<div class="cards-tools"><label><input type="checkbox" data-all> Tick all</label>'
+        f'<label>Sort <select data-sort-by><option value="">newest first</option>{options}</select>'
+        "</label></div>"
+    )
+
+
+def _labels_of_cards(labels: Sequence[str]) -> str:
+    """A style that names each value of a card by its column."""
+    rules = "".join(
+        f'.ft .runs td:nth-child({place})::before{{content:"{_css(label)}"}}'
+        for place, label in enumerate(labels, start=2)
+    )
+    return f"<style>@container runs (max-width:640px){{{rules}}}</style>"
+
+
+def _css(text: str) -> str:
+    """Text that means nothing but itself in a string of CSS."""
+    return re.sub(r"[^A-Za-z0-9 ]", lambda found: f"\\{ord(found.group()):x} ", text)

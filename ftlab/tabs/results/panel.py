@@ -1,0 +1,489 @@
+"""One run opened beside the table: its numbers, settings, samples, log, and its actions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
+from ftlab.charts.html import origin_chip
+from ftlab.records.comparability import scored_by
+from ftlab.records.metrics import METRICS
+from ftlab.records.progress import Progress, read_progress
+from ftlab.records.published import PublishedRun
+from ftlab.records.result import PHASES, Measures, PhaseMeasure, RunResult
+from ftlab.records.run import NOTE_LENGTH
+from ftlab.records.store import Run, RunStore
+from ftlab.share.model_card import spec_rows
+from ftlab.tabs.context import QUIET, Action
+from ftlab.tabs.results.actions import save_notes
+from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
+from ftlab.tabs.results.html import status_chip
+from ftlab.tabs.results.use import Use, build_use, wire_use
+from ftlab.tabs.widgets import H, blank, chip, escape, field_error, live, swatch
+
+PAGES = ("Samples", "Config", "Environment", "Log")
+SAMPLES_SHOWN = 12
+LOG_CHARACTERS = 8000
+_PHASE_WORDS = {"load": "Load", "train": "Train", "evaluate": "Evaluate", "save": "Save"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The HTML of the panel's parts, in the order in which they stand: the top, then `PAGES`."""
+
+    top: str
+    samples: str
+    config: str
+    environment: str
+    log: str
+
+    def parts(self) -> tuple[str, str, str, str, str]:
+        return self.top, self.samples, self.config, self.environment, self.log
+
+
+def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
+    """`read` is how an open run's progress is read."""
+    return Panel(
+        top=_head(run)
+        + _state(run, read)
+        + (_numbers(run.result) if run.result else "")
+        + _notes(run),
+        samples=_samples(run),
+        config=_pairs(_settings(run)),
+        environment=_environment(run),
+        log=_log(run),
+    )
+
+
+def published_panel(run: PublishedRun) -> Panel:
+    """A result of others: its numbers, and the facts that its file gives."""
+    row = run.row()
+    numbers = _table(
+        (column.label, f"<b>{escape(column.text(row.get(column.key)))}</b>")
+        for column in MEASURES
+        if not is_missing(row.get(column.key))
+    )
+    reason = str(row.get("reason") or "")
+    wrong = f'<p class="wrong">{escape(reason)}</p>' if reason else ""
+    status = str(row.get("status"))
+    nothing = blank("Not published.", "A result file holds numbers and settings alone.")
+    settings = [
+        (column.label, column.text(row.get(column.key)))
+        for column in COLUMNS.values()
+        if column.group == "Settings" and not is_missing(row.get(column.key))
+    ]
+    return Panel(
+        top=_title(run.run_id, str(row.get("method")), str(row.get("variant")), status, "imported")
+        + wrong
+        + numbers
+        + _pairs(run.facts),
+        samples=nothing,
+        config=_pairs(settings),
+        environment=nothing,
+        log=nothing,
+    )
+
+
+def _head(run: Run) -> str:
+    origin = run.origin if run.result or run.origin != "measured" else ""
+    return _title(run.run_id, run.spec.method, run.spec.label, run.status, origin)
+
+
+def _title(run_id: str, method: str, label: str, status: str, origin: str) -> str:
+    """The heading takes the focus as the panel opens, and names the run whose row is marked."""
+    return (
+        f'<div class="hd" data-run="{escape(run_id)}"><div><h3 tabindex="-1">{swatch(method)}'
+        f"{escape(label)}</h3></div>{status_chip(status)}{origin_chip(origin) if origin else ''}"
+        f'</div><p class="meta id"><code>{escape(run_id)}</code></p>'
+    )
+
+
+def _state(run: Run, read: Callable[[Run], Progress]) -> str:
+    """Why a run did not get to its end, or how far an open one is."""
+    if run.is_open:
+        way = read(run)
+        step = f", step {way.step} of {way.steps}" if way.steps else ""
+        if way.download is not None:
+            step = f" the base model, {way.download.label}"
+        left = f"; about {units.format_seconds(way.left_seconds)} left" if way.left_seconds else ""
+        where = f"{way.label.capitalize()}{step}{left}. Numbers come when it ends."
+        return f'<p class="meta">{escape(where)}</p>'
+    if run.status == "done" or not run.reason:
+        return ""
+    return f'<p class="wrong">{escape(run.reason)}</p>'
+
+
+def _numbers(result: RunResult) -> str:
+    m = result.measures
+    size, seconds, count = units.format_bytes, units.format_seconds, units.format_count
+    metric = str(result.environment.get("metric") or "Score")
+    share = m.trainable_params / m.total_params if m.trainable_params and m.total_params else None
+    steps = f"first step {seconds(m.first_step_seconds)}, then {seconds(m.step_seconds)} a step"
+    if m.first_pass_seconds is not None:
+        steps += f"; an untimed pass before them took {seconds(m.first_pass_seconds)}"
+    tokens = (
+        f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
+    )
+    disturbed = f" {chip('disturbed', 'warn')}" if m.disturbed else ""
+    lines: list[tuple[str, Any, str]] = [
+        (
+            "Trainable",
+            m.trainable_params,
+            _strong(
+                count(m.trainable_params), f"{units.format_share(share)} of {count(m.total_params)}"
+            ),
+        ),
+        (
+            "Net peak, train",
+            m.net_peak_memory_bytes,
+            _strong(
+                size(m.net_peak_memory_bytes),
+                f"above the process with no model, {size(m.before_model_bytes)}",
+            ),
+        ),
+        (
+            "Held-out loss",
+            _first(m.eval_loss_before, m.eval_loss_after),
+            _change(m.eval_loss_before, m.eval_loss_after, 3) + _interval(m, "loss_change"),
+        ),
+        (
+            metric,
+            _first(m.score_before, m.score_after),
+            _change(m.score_before, m.score_after, 2) + _interval(m, "score_gain"),
+        ),
+        (
+            "Loss on unrelated text",
+            _first(m.general_loss_before, m.general_loss_after),
+            _change(m.general_loss_before, m.general_loss_after, 3)
+            + _interval(m, "general_loss_change"),
+        ),
+        ("Steps done", m.steps_done, str(m.steps_done)),
+        (
+            "Training steps",
+            m.train_seconds,
+            _strong(seconds(m.train_seconds), steps, disturbed),
+        ),
+        ("In all", m.total_seconds, seconds(m.total_seconds)),
+        (
+            "Tokens",
+            m.tokens_per_second,
+            _strong(f"{units.format_number(m.tokens_per_second, 0)} a second", tokens),
+        ),
+        ("File to ship", m.adapter_bytes, _strong(size(m.adapter_bytes), m.adapter_dtype or "")),
+        *((f"Memory {when}", value, size(value)) for when, value in result.memory_at_end.items()),
+    ]
+    table = _table((name, text) for name, value, text in lines if value is not None)
+    return table + _phases(result.phases, result.memory_kind)
+
+
+def _strong(value: str, detail: str, extra: str = "") -> str:
+    return f"<b>{escape(value)}</b>{extra} <small>{escape(detail)}</small>"
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    shown = units.format_number(before, digits)
+    return shown if after is None else f"{shown} → <b>{units.format_number(after, digits)}</b>"
+
+
+def _interval(measures: Measures, key: str) -> str:
+    """The change with its 95 % interval, in small; empty where it is not known."""
+    metric = METRICS[key]
+    value, low, high = (getattr(measures, name) for name in (key, *metric.interval_keys))
+    if value is None or low is None or high is None:
+        return ""
+    return f" <small>{escape(metric.text(value, low, high))}, 95 % interval</small>"
+
+
+def _phases(phases: Mapping[str, PhaseMeasure], kind: str) -> str:
+    if not phases:
+        return ""
+    reserved = any(phase.reserved_bytes is not None for phase in phases.values())
+    rows = "".join(
+        f'<tr><td class="l">{escape(_PHASE_WORDS.get(name, name))}</td>'
+        f"<td>{units.format_seconds(phase.seconds)}</td>"
+        f"<td>{units.format_bytes(phase.start_bytes)}</td>"
+        f"<td><b>{units.format_bytes(phase.peak_bytes)}</b></td>"
+        + (f"<td>{units.format_bytes(phase.reserved_bytes)}</td>" if reserved else "")
+        + "</tr>"
+        for name, phase in sorted(phases.items(), key=lambda item: _phase_order(item[0]))
+    )
+    head = "<th>Reserved</th>" if reserved else ""
+    title = escape(kind or "memory")
+    return (
+        '<div class="scroll"><table class="t phases"><thead><tr><th class="l">Phase</th>'
+        f"<th>Time</th><th>At start</th><th>Peak, {title}</th>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _phase_order(name: str) -> int:
+    return list(PHASES).index(name) if name in PHASES else len(PHASES)
+
+
+def _notes(run: Run) -> str:
+    notes = run.result.notes if run.result else ()
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes if note)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def _settings(run: Run) -> list[tuple[str, Any]]:
+    spec = run.spec
+    return [
+        *spec_rows(spec, scored_by(run)),
+        ("Sweep", spec.sweep_id),
+        ("Base run", spec.base_run_id or units.DASH),
+        ("Queued", time.strftime("%d %b %Y %H:%M:%S", time.localtime(spec.created_at))),
+    ]
+
+
+def _environment(run: Run) -> str:
+    if run.result is None or not run.result.environment:
+        return blank("Not known yet.", "Device and package versions are recorded when a run ends.")
+    rows = []
+    for name, value in run.result.environment.items():
+        if isinstance(value, Mapping):
+            rows += [(str(key), version) for key, version in value.items()]
+        elif name.endswith("bytes") and isinstance(value, int | float):
+            rows.append((name.removesuffix("_bytes"), units.format_bytes(value)))
+        else:
+            rows.append((name.replace("_", " "), units.DASH if value is None else value))
+    return _pairs(rows)
+
+
+def _samples(run: Run) -> str:
+    try:
+        rows = run.directory.samples()
+    except OSError as error:
+        return blank("The samples cannot be read.", f"{error.strerror}.")
+    if not rows:
+        return blank("No samples.", "They are written when a run has been evaluated.")
+    shown = "".join(_sample(row) for row in rows[:SAMPLES_SHOWN])
+    more = f'<p class="meta">{min(len(rows), SAMPLES_SHOWN)} of {len(rows)} held-out prompts.</p>'
+    return f'<div class="samples" tabindex="0">{shown}</div>{more}'
+
+
+def _sample(row: Mapping[str, Any]) -> str:
+    prompt = row.get("prompt")
+    last = prompt[-1] if isinstance(prompt, list) and prompt else {}
+    question = str(last.get("content", "")) if isinstance(last, dict) else ""
+    answers = "".join(_answer(row, when) for when in ("before", "after"))
+    wanted = escape(str(row.get("reference", "")))
+    return (
+        f'<div class="pair"><p class="ctx">{escape(question)}</p><div class="two">{answers}</div>'
+        f'<p class="wanted"><small>wanted</small><code>{wanted}</code></p></div>'
+    )
+
+
+def _answer(row: Mapping[str, Any], when: str) -> str:
+    answer = row.get(f"answer_{when}")
+    if answer is None:
+        return ""
+    text = escape(str(answer)) or "<i>nothing</i>"
+    return f"<div><small>{when}</small>{_verdict(row, when)}<code>{text}</code></div>"
+
+
+def _verdict(row: Mapping[str, Any], when: str) -> str:
+    """The task's own words for the answer; where it has none, the score."""
+    score = row.get(f"score_{when}")
+    number = float(score) if isinstance(score, int | float) else None
+    words = str(row.get(f"verdict_{when}") or "")
+    if not words:
+        return "" if number is None else chip(f"score {units.format_number(number)}")
+    kind = (
+        "ok" if number is not None and number >= 1
+        else "bad" if words.startswith("error")
+        else "mute" if words.startswith("no ")
+        else "warn"
+    )  # fmt: skip
+    short = words if len(words) <= 40 else words[:39] + "…"
+    return chip(short, kind, title="" if short == words else words)
+
+
+def _log(run: Run) -> str:
+    text = run.directory.log_tail(LOG_CHARACTERS)
+    if not text.strip():
+        return blank("The log is empty.", "The worker writes to it once it has started.")
+    return f'<pre class="log" tabindex="0">{escape(text)}</pre>'
+
+
+def _pairs(rows: Iterable[tuple[str, Any]]) -> str:
+    return _table((name, str(escape(str(value)))) for name, value in rows)
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    """Names are escaped here; values are HTML."""
+    body = "".join(f"<tr><th>{escape(name)}</th><td>{value}</td></tr>" for name, value in rows)
+    return f'<table class="t kv">{body}</table>'
+
+
+_PANEL = "window.ftRuns.panel(element, watch)"
+
+
+@dataclass(frozen=True)
+class Side:
+    """The panel's components; `chosen` holds the id of the run that is opened, or ""."""
+
+    chosen: gr.State
+    block: gr.Column
+    close: gr.Button
+    top: gr.HTML
+    pages: tuple[gr.HTML, ...]
+    edits: gr.Accordion
+    tags: gr.Textbox
+    note: gr.Textbox
+    save: gr.Button
+    saved: gr.HTML
+    clone: gr.Button
+    again: gr.Button
+    resume: gr.Button
+    archive: gr.Button
+    delete: gr.Button
+    use: Use
+
+    @property
+    def facts(self) -> list[Any]:
+        """What changes while a run goes on."""
+        return [self.top, *self.pages]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `opened_run` updates."""
+        return [
+            self.chosen, self.block, *self.facts, self.edits, self.tags, self.note, self.saved,
+            self.clone, self.again, self.resume, self.archive, self.delete,
+        ]  # fmt: skip
+
+
+def build_side() -> Side:
+    """Lays the panel out, hidden until a run is opened."""
+    small: dict[str, Any] = {"size": "sm", "min_width": 60}
+    with gr.Column(
+        scale=1, min_width=340, elem_classes="ft-sheet ft-run", visible=False, elem_id="run-panel"
+    ) as block:
+        close = gr.Button("Close", size="sm", elem_classes="ft-close")
+        top = H(js_on_load=_PANEL, elem_id="run-top")
+        with gr.Row(elem_classes="ft-run-buttons"):
+            clone = gr.Button("Clone", elem_id="run-clone", **small)
+            again = gr.Button("Re-run", elem_id="run-again", **small)
+            resume = gr.Button("Resume", elem_id="run-resume", **small)
+            archive = gr.Button("Archive", elem_id="run-archive", **small)
+            delete = gr.Button("Delete", variant="stop", elem_id="run-delete", **small)
+        with gr.Accordion("Tags and note", open=False, elem_classes="ft-fold") as edits:
+            tags = live(gr.Textbox, label="Tags, between commas", max_lines=1, elem_id="run-tags")
+            note = live(
+                gr.Textbox,
+                label="Note",
+                lines=2,
+                max_lines=10,
+                max_length=NOTE_LENGTH,
+                elem_id="run-note",
+            )
+            with gr.Row(elem_classes="ft-run-buttons"):
+                save = gr.Button("Save", elem_id="run-save", **small)
+                saved = H("")
+        use = build_use()
+        with gr.Tabs(elem_classes="ft-inner"):
+            pages = []
+            for name in PAGES:
+                with gr.Tab(name):
+                    pages.append(H())
+    return Side(
+        gr.State(""), block, close, top, tuple(pages), edits, tags, note, save, saved, clone,
+        again, resume, archive, delete, use,
+    )  # fmt: skip
+
+
+def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
+    """Close, Save and `Use it`; the other buttons belong to who confirms and reports."""
+
+    def save(run_id: str, tags: str, note: str) -> list[Any]:
+        try:
+            said = f'<p class="meta" role="status">{save_notes(store, run_id, tags, note)}</p>'
+        except FtlabError as error:
+            said = field_error([str(error)])
+        return [said, edits_label(find(store, run_id))]
+
+    side.close.click(lambda: closed(side), None, side.outputs, **QUIET)
+    saving = gr.on(
+        [side.save.click, side.tags.submit],
+        save,
+        [side.chosen, side.tags, side.note],
+        [side.saved, side.edits],
+        **QUIET,
+    )
+    refresh.after(saving)
+    wire_use(side.use, side.chosen, store)
+
+
+def opened_run(store: RunStore, run_id: str) -> list[Any]:
+    """Updates for `Side.outputs`; a run that is gone says so in its place."""
+    found = find(store, run_id)
+    run = found if isinstance(found, Run) else None
+    own = run is not None and run.origin == "measured"
+    return [
+        run_id,
+        gr.Column(visible=True),
+        *facts(store, run_id),
+        edits_label(found),
+        ", ".join(run.annotations.tags) if run else "",
+        run.annotations.note if run else "",
+        "",
+        gr.Button(visible=run is not None),
+        gr.Button(visible=own),
+        gr.Button(visible=own and run is not None and run.resumes_from is not None),
+        gr.Button(archive_label(run), visible=own),
+        gr.Button(visible=own),
+    ]
+
+
+def facts(
+    store: RunStore, run_id: str, read: Callable[[Run], Progress] = read_progress
+) -> tuple[str, ...]:
+    """The HTML of `Side.facts`; `read` is how an open run's progress is read."""
+    found = find(store, run_id)
+    if isinstance(found, Run):
+        return panel(found, read).parts()
+    if isinstance(found, PublishedRun):
+        return published_panel(found).parts()
+    return Panel(field_error([found]), "", "", "", "").parts()
+
+
+def closed(side: Side) -> list[Any]:
+    """Updates for `Side.outputs` that close the panel."""
+    updates = ["", gr.Column(visible=False), *("" for _ in side.facts)]
+    return updates + [gr.skip()] * (len(side.outputs) - len(updates))
+
+
+def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
+    """The run of that id, whatever the filters; or the sentence that says why there is none."""
+    try:
+        return store.find(run_id)
+    except (FtlabError, OSError) as error:
+        published = [run for run in store.published() if run.run_id == run_id]
+        return published[0] if published else str(error)
+
+
+def archive_label(run: Run | None) -> str:
+    return "Unarchive" if run is not None and run.annotations.archived else "Archive"
+
+
+def edits_label(found: Run | PublishedRun | str) -> gr.Accordion:
+    """The fold's label says what is in it; it is there for own runs alone."""
+    if not isinstance(found, Run) or found.origin != "measured":
+        return gr.Accordion(visible=False)
+    tags = ", ".join(found.annotations.tags)
+    words = [f"tags: {tags}"] if tags else []
+    words += ["a note"] if found.annotations.note else []
+    return gr.Accordion(
+        label=f"Tags and note ({'; '.join(words)})" if words else "Tags and note", visible=True
+    )

@@ -1,0 +1,498 @@
+"""How the app is served and to whom, with `/healthz` and a note in the log of what goes wrong.
+
+Gradio prints errors of handlers and tells nobody; here they are noted where they pass, and whoever
+called reads a sentence: one for a request that the page does not make, another for our own error.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import importlib.util
+import ipaddress
+import os
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.state_holder import SessionState
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import RepeatedErrors, RepeatedRefusals, note_refusal, without_inputs
+from ftlab.jobs.control import control_folder
+from ftlab.jobs.inputs import DEMO_REFUSAL, Access, demo_access
+from ftlab.operations.health import HealthProbe
+from ftlab.records.run import make_read_only
+from ftlab.records.store import RunStore
+from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
+from ftlab.tabs.requests import (
+    NO_SUCH_PART,
+    BodyLimits,
+    WrongCall,
+    check_inputs,
+    names_of_event,
+    page_calls,
+)
+
+FAILED = (
+    "Something went wrong here, and it is in the log of this app's operator; "
+    "reload the page and try again."
+)
+
+_REFUSALS = {400, 401, 403, 413, 422, 429}  # a failed login is 400
+_LONGEST = 300  # characters of a path or a sentence
+
+
+def calm(page: gr.Blocks) -> None:
+    """Takes from gradio what it does over and over for nothing; to be called after `Blocks.queue`.
+
+    It looks 1,100 times a second whether its queue holds an event, which is 3 % of a core on an
+    idle page: 60 looks do. And it searches the disk for matplotlib and bokeh at every event: where
+    they are not installed, an entry that is `None` says so at once.
+    """
+    page._queue.sleep_when_free = 0.02  # seconds
+    page._queue.progress_update_sleep_when_free = 0.1
+    for name in ("matplotlib", "bokeh"):
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            sys.modules[name] = None  # type: ignore[assignment]
+
+
+class NotedBlocks(gr.Blocks):
+    """The page: notes an error of a handler on its way to gradio, which shows it, and skips what a
+    handler skips."""
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self._errors = RepeatedErrors()
+
+    async def process_api(
+        self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
+    ) -> dict[str, Any]:
+        function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        try:
+            event = kw.get("event_data")
+            if event is not None:
+                event._data = dict(names_of_event(event._data))  # gradio looks for names in it
+            return await super().process_api(function, inputs, *args, **kw)
+        except gr.Error as refusal:
+            wrong = isinstance(refusal, WrongCall)
+            said = refusal.reason if wrong else without_inputs(str(refusal.message), inputs)
+            event_name = "wrong call" if wrong else "call refused"
+            note_refusal(event_name, handler=_name(function), reason=said[:_LONGEST])
+            refusal.print_exception = False  # the caller's to put right, and noted above
+            _mark(kw.get("request"))
+            raise
+        except Exception as error:
+            name = _name(function)
+            self._errors.note("handler failed", error, inputs, place=name, handler=name)
+            raise gr.Error(FAILED, print_exception=False) from None
+
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """Lets only what the page could have sent reach a handler. Raises `WrongCall` for the rest,
+        and `gr.Error` where a component says itself what is wrong."""
+        check_inputs(block_fn.inputs, inputs)
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error:
+            raise
+        except Exception as error:  # of a component that cannot read what was sent
+            raise WrongCall(type(error).__name__) from None
+
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: Any, state: SessionState | None
+    ) -> list[Any]:
+        """Leaves out the outputs that are skipped: gradio would make each component anew, which is
+        most of what a poll that changes little would cost."""
+        outputs = list(block_fn.outputs)
+        one_each = isinstance(predictions, list | tuple) and len(predictions) == len(outputs)
+        if not one_each or len(outputs) < 2 or block_fn.batch or block_fn.is_validator_function:
+            return await super().postprocess_data(block_fn, predictions, state)
+        skip = gr.skip()
+        kept = [place for place, value in enumerate(predictions) if not _equals(value, skip)]
+        answer = [None if block.stateful else gr.skip() for block in outputs]
+        if kept:
+            rest = copy(block_fn)
+            rest.outputs = [outputs[place] for place in kept]
+            values = [predictions[place] for place in kept]
+            given = values if len(values) > 1 else values[0]  # as of a handler with one output
+            done = await super().postprocess_data(rest, given, state)
+            for place, value in zip(kept, done, strict=True):
+                answer[place] = value
+        return answer
+
+
+def _mark(request: Any) -> None:
+    """Tells `NotedRefusals` that a call was refused; gradio answers that like an error of ours."""
+    asked = getattr(request, "request", None)
+    if isinstance(asked, Request):
+        asked.state.refused = True
+
+
+def _name(function: BlockFunction) -> str:
+    return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
+
+
+def _equals(value: Any, skip: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and value == skip
+
+
+class NotedRefusals:
+    """ASGI middleware: notes requests that were refused, and errors outside of any handler, for
+    which it answers with a sentence where nothing was answered yet."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._errors = RepeatedErrors()
+        self._refusals = RepeatedRefusals()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                status = int(message["status"])
+                if status == 500 and scope.get("state", {}).get("refused"):
+                    message["status"] = 400  # noted where it was refused
+                elif _is_refusal(status):
+                    self._refusals.note("request refused", status=status, **asked(scope))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            if not begun and _is_no_path(error):
+                await PlainTextResponse(NO_SUCH_PART, 404)(scope, receive, send)
+                return
+            if not _is_of_lost_session(error):
+                self._errors.note("request failed", error, place=_route(scope), **asked(scope))
+            if not begun:
+                await PlainTextResponse(FAILED, 500)(scope, receive, send)
+                return
+            with suppress(Exception):  # the answer was to be longer, and whoever reads it sees that
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _is_no_path(error: Exception) -> bool:
+    """Whether gradio asked the system for a file by a name that no file can have."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+
+
+def _is_of_lost_session(error: Exception) -> bool:
+    """Whether gradio ends the stream of a session that is gone that way, once it has said so."""
+    return isinstance(error.__cause__ or error, HTTPException)
+
+
+def _is_refusal(status: int) -> bool:
+    """503 is what `/healthz` says of itself."""
+    return status in _REFUSALS or (status >= 500 and status != 503)
+
+
+def _route(scope: Scope) -> str:
+    """The route that answered, by its own pattern; paths that people make up have no end."""
+    return str(getattr(scope.get("route"), "path", ""))
+
+
+def health_route(store: RunStore) -> Route:
+    """`/healthz`: how the app is, in full for those whom the page would let in."""
+    probe = HealthProbe(store)
+
+    def healthz(request: Request) -> JSONResponse:
+        health = probe.health()
+        may_know = request.app.auth is None or user_of(request.app, request.headers) is not None
+        told = health.to_json() if may_know else {"status": health.status}
+        status = 200 if health.is_ok else 503
+        return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
+
+    return Route("/healthz", healthz)  # no coroutine: it reads files, so it runs in a thread
+
+
+VARIABLE = "FTLAB_AUTH"
+MIN_CHARACTERS = 8
+"""Of a password: at the rate that `visitors.Attempts` allows, fewer could be guessed."""
+
+_MAX_BYTES = 64 * 1024
+_EXAMPLE = "one line each, as in ada:a-long-password"
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Passwords by user, neither shown nor passed on."""
+
+    passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.passwords)
+
+    async def check(self, user: str, password: str) -> bool:
+        """Whether that is the user's password; takes as long for a user that there is not."""
+        known = self.passwords.get(user)
+        wanted = secrets.token_hex() if known is None else known
+        return hmac.compare_digest(_digest(wanted), _digest(password)) and known is not None
+
+
+def read_accounts(file: Path | None, environment: MutableMapping[str, str]) -> Accounts:
+    """The accounts of the file, or of `FTLAB_AUTH`, which is taken out of the environment.
+
+    Taken out, so that no process that the app starts inherits a password. Raises `FtlabError`
+    where a line is none, or the file can be read by others of the machine.
+    """
+    text = environment.pop(VARIABLE, "")
+    if file is None:
+        return _parse(text, VARIABLE)
+    return _parse(_read(file), f"'{file}'", must_have=True)
+
+
+def _digest(password: str) -> bytes:
+    """Of one length for all, so that the comparison tells nothing of a password's length."""
+    return hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest()
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            data = stream.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if ":" in file.name:  # said without it: what was meant is a password
+            raise FtlabError(
+                "--auth names no file that can be read; it takes a file, never user:password, "
+                f"which others could read off the command line. Give {_EXAMPLE}."
+            ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise FtlabError(
+            f"The accounts in '{file}' cannot be read ({reason}); name a file with {_EXAMPLE}."
+        ) from None
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise FtlabError(
+            f"The accounts in '{file}' can be read or changed by others of this machine (mode "
+            f"{stat.S_IMODE(mode):o}), who could then log in; run: chmod 600 '{file}'."
+        )
+    if len(data) > _MAX_BYTES:
+        raise FtlabError(f"'{file}' has more than {_MAX_BYTES:,} bytes; give {_EXAMPLE}.")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FtlabError(f"'{file}' is no text in UTF-8; give {_EXAMPLE}.") from None
+
+
+def _parse(text: str, where: str, must_have: bool = False) -> Accounts:
+    """Lines of `user:password`; blank ones, and those that begin with "#", say nothing."""
+    passwords: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, colon, password = line.partition(":")
+        user = user.strip()
+        if not colon or not user:
+            raise FtlabError(f"Line {number} of {where} is no user:password; give {_EXAMPLE}.")
+        if len(password) < MIN_CHARACTERS:
+            raise FtlabError(
+                f"The password in line {number} of {where} has {len(password)} characters; give "
+                f"at least {MIN_CHARACTERS}."
+            )
+        if user in passwords:
+            raise FtlabError(f"Line {number} of {where} names a user again; give each one line.")
+        passwords[user] = password
+    if must_have and not passwords:
+        raise FtlabError(f"{where} names nobody; give {_EXAMPLE}.")
+    return Accounts(passwords)
+
+
+_NOT_ALONE = (
+    "would let anybody who reaches {where} start runs and read files here; give users and "
+    f"passwords with --auth FILE or {VARIABLE}=user:password."
+)
+
+
+_BODY_BYTES = 4 * 2**20
+"""Of what is not an upload: a form, with room for pasted text."""
+
+_DEMO_BODY_BYTES = 2**20
+"""A model's config.json is the longest text that can be pasted in a demo."""
+
+_SPACE_PROXIES = ("10.0.0.0/8",)
+"""The network from which the Hub's own proxy asks a Space; nobody else reaches it."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """Where the app is reached, who logs in, which local folders may be named.
+
+    `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
+    addresses and networks whose word on where a request comes from is taken (X-Forwarded-For).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    share: bool = False
+    accounts: Accounts = field(default_factory=Accounts)
+    folders: tuple[Path, ...] = ()
+    space: str = ""
+    proxies: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def is_demo(self) -> bool:
+        """A Space without a login: whoever comes may look, and nothing more."""
+        return bool(self.space) and not self.accounts
+
+    @property
+    def is_public(self) -> bool:
+        """Whether others than the people of this machine can reach it."""
+        return self.share or not is_loopback(self.host)
+
+    def check(self) -> None:
+        """Raises `FtlabError` for an app that would be open to strangers."""
+        if self.accounts or self.is_demo or not self.is_public:
+            return
+        what = "--share" if self.share else f"--host {self.host}"
+        where = "its public link" if self.share else "that address"
+        raise FtlabError(f"{what} without a login {_NOT_ALONE.format(where=where)}")
+
+    def access(self, runs_folder: Path) -> Access:
+        """What its visitors may do. Behind a login they are not taken for the operator."""
+        if self.is_demo:
+            return demo_access(self.space)
+        if self.accounts or self.folders:
+            uploads = control_folder(runs_folder) / "uploads"
+            logs_in = bool(self.accounts)
+            return Access(folders=self.folders, uploads=uploads, logs_in=logs_in)
+        return Access()
+
+    @contextmanager
+    def runs_folder(self, named: Path) -> Iterator[Path]:
+        """The folder that is served: the one named, but for a demo an empty one that is closed.
+
+        So a demo shows nothing of what lies in the machine's own runs folder.
+        """
+        if not self.is_demo:
+            yield named
+            return
+        folder = Path(tempfile.mkdtemp(prefix="ftlab-demo-"))
+        try:
+            make_read_only(folder, DEMO_REFUSAL)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def launch(
+        self,
+        page: gr.Blocks,
+        routes: Sequence[Route] = (),
+        **options: Any,
+    ) -> None:
+        """Serves the page in a thread, behind the gate. Nothing is left to gradio's own variables.
+
+        The page is built, and its queue open. `routes` come before gradio's own, and `options` are
+        further ones of `Blocks.launch`. Raises `OSError` if the port is taken.
+        """
+        is_open = not self.accounts and not self.is_demo  # whoever reaches it is its operator
+        limits = replace(self.limits, rate=None) if is_open else self.limits
+        # What uvicorn takes for proxies, by default whoever asks from this machine.
+        os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
+        page.launch(
+            server_name=f"[{self.host}]" if ":" in self.host else self.host,
+            server_port=self.port,
+            share=self.share,
+            auth=self.accounts.check if self.accounts else None,  # type: ignore[arg-type]  # awaited
+            mcp_server=False,
+            enable_monitoring=False,
+            num_workers=0,  # further processes would serve files beside the gate
+            prevent_thread_lock=True,
+            quiet=True,
+            _frontend=False,  # else it fails where the page takes 3 s, as on a busy machine
+            _app=GatedApp(self.gate, limits, page_calls(page), routes, [Middleware(NotedRefusals)]),
+            **options,
+        )
+        bound_connections(page)
+
+    @property
+    def gate(self) -> Gate:
+        """What is let through to the app that is so served."""
+        return Gate(
+            any_host=bool(self.accounts) or self.is_demo,
+            may_upload=not self.is_demo,
+            needs_login=bool(self.accounts),
+            framed=bool(self.space),
+            body=BodyLimits(_DEMO_BODY_BYTES if self.is_demo else _BODY_BYTES),
+        )
+
+
+def serving(
+    host: str,
+    port: int,
+    share: bool,
+    accounts: Accounts,
+    folders: tuple[Path, ...],
+    proxies: tuple[str, ...],
+    environment: Mapping[str, str],
+) -> Serving:
+    """The serving of a command line; raises `FtlabError` if a listed folder or proxy is none."""
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise FtlabError(
+                f"--proxy {proxy} is no address; give that from which the proxy asks, as in "
+                "10.0.0.5, or a network, as in 10.0.0.0/8."
+            ) from None
+    for folder in folders:
+        if not folder.is_dir():
+            raise FtlabError(f"--allow-folder {folder}: there is no such folder; name one.")
+    space = environment.get("SPACE_ID", "")
+    return Serving(
+        host.strip("[]"),
+        port,
+        share,
+        accounts,
+        folders=tuple(folder.resolve() for folder in folders),
+        space=space,
+        proxies=proxies or (_SPACE_PROXIES if space else ()),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of that name is this machine's own, out of reach for others."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, ValueError):
+        return False
+    return all(_is_own(str(address[0])) for *_, address in found)
+
+
+def _is_own(address: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return bool((mapped or ip).is_loopback)

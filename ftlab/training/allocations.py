@@ -1,0 +1,367 @@
+"""A record of allocations, and what PyTorch's CUDA caching allocator reserves for it.
+
+The record works on real tensors and on fake ones alike: each operation's results are looked at, and
+a storage that was not seen before is an allocation, its end a release. What a kernel takes and
+gives back within itself is not seen; `quantised.py` and `Intermediates` say where that matters.
+
+The allocator is a model of `c10/cuda/CUDACachingAllocator.cpp` (torch 2.13) with its default
+settings and one stream: sizes are rounded up, small and large blocks come from pools of their own,
+the smallest free block that fits is taken and split, and freed neighbours are joined. No torch is
+needed.
+"""
+
+from __future__ import annotations
+
+import bisect
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ROUNDED_TO = 512
+"""Every size is a multiple of it (`kMinBlockSize`)."""
+
+_MIB = 1 << 20
+_SMALL = 1 * _MIB  # kSmallSize: up to this a block comes from the small pool
+_SMALL_SEGMENT = 2 * _MIB  # kSmallBuffer: what the small pool asks the driver for
+_MIN_LARGE = 10 * _MIB  # kMinLargeAlloc: from this on a segment is as large as it must be
+_LARGE_SEGMENT = 20 * _MIB  # kLargeBuffer: what a smaller large block asks the driver for
+_LARGE_ROUNDED_TO = 2 * _MIB  # kRoundLarge
+_APART = 1 << 30  # between segments, so that blocks of two are never neighbours
+
+WORKSPACES = 2
+"""Forward and backward run in threads of their own, and each has a workspace."""
+
+_WORKSPACE, _LARGE_WORKSPACE = 8_519_680, 32 << 20
+_LARGE_WORKSPACE_SINCE = 9  # compute capability: Hopper, and Blackwell after it
+
+
+def cublas_workspace(capability: tuple[int, int]) -> int:
+    """Bytes that cuBLAS takes once a thread, from the same allocator.
+
+    `:4096:2:16:8` by default, 32 MiB on Hopper and Blackwell (`parseChosenWorkspaceSize` in
+    aten/src/ATen/cuda/CublasHandlePool.cpp).
+    """
+    return _LARGE_WORKSPACE if capability[0] >= _LARGE_WORKSPACE_SINCE else _WORKSPACE
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Some bytes handed out under a number, or given back: then `size` is `None`."""
+
+    number: int
+    size: int | None
+
+
+EMPTY_CACHE = Allocation(-1, None)
+"""Stands for a call of `torch.cuda.empty_cache`."""
+
+FIRST_PRODUCT = Allocation(-1, None)
+"""Stands for a thread's first matrix product, at which cuBLAS takes its workspace."""
+
+
+@dataclass(eq=False)
+class _Block:
+    size: int
+    address: int
+    is_small: bool
+    is_free: bool = False
+    before: _Block | None = None
+    after: _Block | None = None
+
+
+@dataclass
+class CachingAllocator:
+    """Bytes now and at most; `reserved` counts what the driver was asked for."""
+
+    allocated: int = 0
+    reserved: int = 0
+    most_allocated: int = 0
+    most_reserved: int = 0
+    _free: dict[bool, list[tuple[int, int, _Block]]] = field(
+        default_factory=lambda: {True: [], False: []}
+    )
+    _taken: dict[int, _Block] = field(default_factory=dict)
+    _top: int = 0
+
+    def allocate(self, number: int, size: int) -> None:
+        wanted = rounded(size)
+        block = self._take(wanted)
+        self._split(block, wanted)
+        self._taken[number] = block
+        self.allocated += block.size
+        self.most_allocated = max(self.most_allocated, self.allocated)
+
+    def release(self, number: int) -> None:
+        block = self._taken.pop(number)
+        self.allocated -= block.size
+        if block.before is not None and block.before.is_free:
+            earlier = block.before
+            self._withdraw(earlier)
+            block = _join(earlier, block)
+        if block.after is not None and block.after.is_free:
+            self._withdraw(block.after)
+            block = _join(block, block.after)
+        self._offer(block)
+
+    def empty_cache(self) -> None:
+        """Gives the segments back that nothing lies in, as `torch.cuda.empty_cache` does."""
+        for blocks in self._free.values():
+            for item in [x for x in blocks if x[2].before is None and x[2].after is None]:
+                blocks.remove(item)
+                self.reserved -= item[0]
+
+    def _take(self, size: int) -> _Block:
+        """The smallest free block that is large enough, else a new segment."""
+        is_small = size <= _SMALL
+        blocks = self._free[is_small]
+        place = bisect.bisect_left(blocks, size, key=lambda item: item[0])
+        if place < len(blocks):
+            block = blocks.pop(place)[2]
+            block.is_free = False
+            return block
+        segment = _segment_size(size)
+        block = _Block(segment, self._top, is_small)
+        self._top += segment + _APART
+        self.reserved += segment
+        self.most_reserved = max(self.most_reserved, self.reserved)
+        return block
+
+    def _split(self, block: _Block, size: int) -> None:
+        """Cuts off what is not needed, where the rest is large enough to be of use."""
+        rest = block.size - size
+        if rest < ROUNDED_TO if block.is_small else rest <= _SMALL:
+            return
+        left = _Block(rest, block.address + size, block.is_small, before=block, after=block.after)
+        if block.after is not None:
+            block.after.before = left
+        block.size, block.after = size, left
+        self._offer(left)
+
+    def _offer(self, block: _Block) -> None:
+        block.is_free = True
+        bisect.insort(
+            self._free[block.is_small], (block.size, block.address, block), key=lambda x: x[:2]
+        )
+
+    def _withdraw(self, block: _Block) -> None:
+        blocks = self._free[block.is_small]
+        del blocks[bisect.bisect_left(blocks, (block.size, block.address), key=lambda x: x[:2])]
+        block.is_free = False
+
+
+def rounded(size: int) -> int:
+    """The size of the block that holds so many bytes."""
+    return max(ROUNDED_TO, -(-size // ROUNDED_TO) * ROUNDED_TO)
+
+
+def replay(allocations: Iterable[Allocation], workspace: int = _WORKSPACE) -> CachingAllocator:
+    """The allocator after those allocations, one after another.
+
+    The workspaces are taken at their threads' first products and kept; first of all, where the
+    record does not say when those are.
+    """
+    made = list(allocations)
+    allocator = CachingAllocator()
+    taken = sum(item is FIRST_PRODUCT for item in made)
+    for place in range(taken, WORKSPACES):
+        allocator.allocate(-2 - place, workspace)
+    for item in made:
+        if item is EMPTY_CACHE:
+            allocator.empty_cache()
+        elif item is FIRST_PRODUCT:
+            taken -= 1
+            allocator.allocate(-2 - taken, workspace)
+        elif item.size is None:
+            allocator.release(item.number)
+        else:
+            allocator.allocate(item.number, item.size)
+    return allocator
+
+
+def _segment_size(size: int) -> int:
+    if size <= _SMALL:
+        return _SMALL_SEGMENT
+    if size < _MIN_LARGE:
+        return _LARGE_SEGMENT
+    return -(-size // _LARGE_ROUNDED_TO) * _LARGE_ROUNDED_TO
+
+
+def _join(block: _Block, following: _Block) -> _Block:
+    block.size += following.size
+    block.after = following.after
+    if block.after is not None:
+        block.after.before = block
+    return block
+
+
+Part = Literal["weights", "gradients", "optimizer", "activations", "temporary"]
+PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "activations", "temporary")
+
+Phase = Literal["before", "forward", "backward", "optimizer"]
+_THREADS: tuple[Phase, ...] = ("forward", "backward")
+"""What runs in a thread of its own; the optimizer runs in that of the forward pass."""
+
+_DEVICE = torch.ops.prim.device.default  # `tensor.device`
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that lived at one time, and the parts that they were."""
+
+    bytes: int
+    anatomy: dict[Part, int]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A part of the record, from `start` to `end`, that had happened once before `before`.
+
+    All three are positions in the record. So the untimed first pass of a run, which allocates what
+    a step's forward and backward pass do, need not be computed as well.
+    """
+
+    before: int
+    start: int
+    end: int
+
+
+class AllocationLog(TorchDispatchMode):
+    """Keeps every allocation and release in order. `phase` is to be set by whoever computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase: Phase = "before"
+        self._order: list[tuple[int, bool]] = []
+        self._emptied: set[int] = set()
+        self._products: dict[Phase, int] = {}
+        self._sizes: list[int] = []
+        self._born: list[Phase] = []
+        self._named: dict[int, Part] = {}
+        self._died: dict[int, Phase] = {}
+        self._living: dict[int, tuple[int, weakref.ref[Any]]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled here, and torch's guard against it takes its time."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # two of three calls; the long way takes a third of the time
+        result = func(*args, **(kwargs or {}))
+        self.see(result)
+        return result
+
+    def see(self, result: Any) -> None:
+        """Notes the storages of a result that are new."""
+        if isinstance(result, Tensor):
+            if result.layout is torch.sparse_coo:  # SHiRA's change of a weight
+                self.see((result._indices(), result._values()))
+            elif result.layout is torch.strided:
+                self._number(result)
+        elif isinstance(result, tuple | list):
+            for item in result:
+                self.see(item)
+
+    def name(self, tensors: Iterable[Tensor | None], part: Part) -> None:
+        """Says what the storages of those tensors are for."""
+        for tensor in tensors:
+            if tensor is not None:
+                self._named.setdefault(self._number(tensor), part)
+
+    def empty_cache(self) -> None:
+        """Notes that `torch.cuda.empty_cache` would be called now."""
+        self._emptied.add(len(self._order))
+
+    def multiplies(self) -> None:
+        """Notes that a matrix product comes now, if it is the phase's first."""
+        self._products.setdefault(self.phase, len(self._order))
+
+    @property
+    def position(self) -> int:
+        """How much has happened so far, to name a part of it later."""
+        return len(self._order)
+
+    @property
+    def living(self) -> int:
+        """Bytes that live now."""
+        return sum(self._sizes[number] for number, _ in self._living.values())
+
+    def allocations(self, first: Rehearsal | None = None) -> list[Allocation]:
+        """All that happened, in order, with the `first` pass put in where it belongs."""
+        made: list[Allocation] = []
+        threads = {place for phase, place in self._products.items() if phase in _THREADS}
+        for place, (number, is_new) in enumerate(self._order):
+            if first is not None and place == first.before:
+                made += self._rehearsed(first, threads)
+                threads = {each for each in threads if not first.start <= each < first.end}
+            if place in self._emptied:
+                made.append(EMPTY_CACHE)
+            if place in threads:
+                made.append(FIRST_PRODUCT)
+            made.append(Allocation(number, self._sizes[number] if is_new else None))
+        return made
+
+    def _rehearsed(self, part: Rehearsal, threads: set[int]) -> list[Allocation]:
+        """The part under numbers of its own, with all that it made given back at its end."""
+        own, apart = set[int](), len(self._sizes)
+        made: list[Allocation] = []
+        for place, (number, is_new) in enumerate(self._order[part.start : part.end], part.start):
+            if place in threads:
+                made.append(FIRST_PRODUCT)
+            if is_new:
+                own.add(number)
+                made.append(Allocation(number + apart, self._sizes[number]))
+            elif number in own:
+                own.remove(number)
+                made.append(Allocation(number + apart, None))
+        return made + [Allocation(number + apart, None) for number in sorted(own)]
+
+    def peak(self, rounding: bool = True) -> Peak:
+        """When most bytes lived; `rounding` counts each as the CUDA allocator does."""
+        sizes = [rounded(size) if rounding else size for size in self._sizes]
+        now = most = at = 0
+        for place, (number, is_new) in enumerate(self._order):
+            now += sizes[number] if is_new else -sizes[number]
+            if now > most:
+                most, at = now, place
+        living: set[int] = set()
+        for number, is_new in self._order[: at + 1]:
+            (living.add if is_new else living.discard)(number)
+        anatomy: dict[Part, int] = dict.fromkeys(PARTS, 0)
+        for number in living:
+            anatomy[self._part(number)] += sizes[number]
+        return Peak(most, anatomy)
+
+    def _number(self, tensor: Tensor) -> int:
+        """The number of the tensor's storage, a new one where it was not seen before."""
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        known = self._living.get(key)
+        if known is not None:
+            return known[0]
+        number = len(self._sizes)
+        self._sizes.append(storage.nbytes())
+        self._born.append(self.phase)
+        self._order.append((number, True))
+
+        def gone(_: Any) -> None:
+            self._living.pop(key, None)
+            self._died[number] = self.phase
+            self._order.append((number, False))
+
+        self._living[key] = number, weakref.ref(storage, gone)
+        return number
+
+    def _part(self, number: int) -> Part:
+        """What was made in the forward pass and outlived it is an activation."""
+        if number in self._named:
+            return self._named[number]
+        outlived = self._died.get(number) != "forward"
+        return "activations" if self._born[number] == "forward" and outlived else "temporary"

@@ -1,0 +1,402 @@
+"""Held-out loss and the task's own score, measured the same way.
+
+Of every method and of the base it is measured before, between and after the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ftlab.models.generation import answer_batch, greedy_config
+from ftlab.models.loading import give_back_memory
+from ftlab.records.differences import (
+    PairedDifference,
+    Row,
+    mean_of,
+    paired_difference,
+    score_against_whole,
+    why_score_fell,
+)
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory, run_directories
+from ftlab.records.spec import RunSpec
+from ftlab.settings.training import CURVE_EXAMPLES, EVALUATION_BATCH
+from ftlab.tasks.formatting import EncodedSet, FormattedExample, PromptFormatter
+from ftlab.tasks.spec import TaskSpec
+from ftlab.training.failures import is_out_of_memory
+from ftlab.training.first_pass import same_random_numbers
+from ftlab.training.meters import PhaseMeter
+from ftlab.training.step import Arithmetic, collate, completion_losses, on_device
+
+Progress = Callable[[int, int], None]
+"""Called with the work done so far and the whole."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`loss` is the mean over all completion tokens, `score` the mean over the examples.
+
+    The lists are parallel to the examples; `losses` holds each example's own mean. Where no answers
+    were asked for, `score` is `None`, and `scores` and `answers` are empty. `general_loss` is the
+    mean over all tokens of the passages, `general_losses` each passage's own. `batch` is how many
+    examples were scored at once in the end.
+    """
+
+    loss: float
+    score: float | None
+    losses: list[float]
+    scores: list[float]
+    answers: list[str]
+    general_loss: float | None = None
+    general_losses: tuple[float, ...] = ()
+    batch: int = EVALUATION_BATCH
+
+
+def evaluate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: EncodedSet,
+    task: TaskSpec,
+    stop_ids: Sequence[int],
+    arithmetic: Arithmetic,
+    progress: Progress,
+    with_answers: bool = True,
+    passages: Sequence[FormattedExample] = (),
+) -> Evaluation:
+    """Loss by teacher forcing, then greedy answers, both in batches of like length.
+
+    Before the answers the loss of the `passages` (`as_passages`), if there are any.
+    """
+    was_training = model.training
+    model.eval()
+    count = len(held_out.examples)
+    seen = count + len(passages)
+    total = seen + (count if with_answers else 0)
+    pad_id = int(tokenizer.pad_token_id)
+    general: float | None = None
+    each: list[float] = []
+    batches = ShrinkingBatches(arithmetic.device)
+    try:
+        with torch.inference_mode(), arithmetic.context():
+            loss, losses = held_out_loss(
+                model, held_out.formatted, pad_id, lambda n: progress(n, total), batches
+            )
+            if passages:
+                general, each = held_out_loss(
+                    model, passages, pad_id, lambda n: progress(count + n, total), batches
+                )
+            if not with_answers:
+                return Evaluation(loss, None, losses, [], [], general, tuple(each), batches.size)
+            answers = _answers(
+                model,
+                tokenizer,
+                held_out.formatted,
+                task.max_new_tokens,
+                stop_ids,
+                lambda n: progress(seen + n, total),
+                batches,
+            )
+    finally:
+        model.train(was_training)
+    scores = task.metric.score_each(held_out.examples, answers)
+    score = sum(scores) / len(scores)
+    return Evaluation(loss, score, losses, scores, answers, general, tuple(each), batches.size)
+
+
+class ShrinkingBatches:
+    """Works through examples in batches of like length, which shrink where memory runs out."""
+
+    def __init__(self, device: torch.device, size: int = EVALUATION_BATCH) -> None:
+        self.size = size
+        self._device = device
+
+    def work(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
+        """Calls `do` with the places of each batch, shortest examples first.
+
+        A batch that runs out of memory is done again as two of half its size; a single example
+        that does ends it all with that error.
+        """
+        order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
+        while order:
+            places = order[: self.size]
+            if self._did(do, places):
+                order = order[len(places) :]
+            else:
+                self.size = max(1, len(places) // 2)
+
+    def _did(self, do: Callable[[list[int]], None], places: list[int]) -> bool:
+        """Whether there was memory enough; the error is let go of, since it holds what was made."""
+        try:
+            do(places)
+        except Exception as error:
+            if len(places) == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            return True
+        give_back_memory(self._device)
+        return False
+
+
+def as_passages(formatter: PromptFormatter, texts: Sequence[str]) -> list[FormattedExample]:
+    """Plain texts as the model reads them, without a template; every token carries loss.
+
+    All but the first of each, which nothing comes before.
+    """
+    return [FormattedExample("", text, (), tuple(formatter.plain_ids(text))) for text in texts]
+
+
+def held_out_loss(
+    model: PreTrainedModel | PeftModel,
+    examples: Sequence[FormattedExample],
+    pad_id: int,
+    done: Callable[[int], None],
+    batches: ShrinkingBatches | None = None,
+) -> tuple[float, list[float]]:
+    """The mean over all completion tokens, and each example's own, in nats."""
+    device = next(model.parameters()).device
+    sums, counts = [0.0] * len(examples), [0] * len(examples)
+    finished = 0
+
+    def score(places: list[int]) -> None:
+        nonlocal finished
+        batch = collate([examples[place] for place in places], pad_id)
+        own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
+        losses, _ = completion_losses(model, on_device(batch, device))
+        for place, values in zip(places, losses.cpu().split(own), strict=True):
+            sums[place], counts[place] = float(values.sum()), values.numel()
+        finished += len(places)
+        done(finished)
+
+    batches = ShrinkingBatches(device) if batches is None else batches
+    batches.work([example.length for example in examples], score)
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    return sum(sums) / sum(counts), means
+
+
+def _answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[FormattedExample],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    done: Callable[[int], None],
+    batches: ShrinkingBatches,
+) -> list[str]:
+    answers = [""] * len(examples)
+    config = greedy_config(max_new_tokens, stop_ids, int(tokenizer.pad_token_id))
+    finished = 0
+
+    def answer(places: list[int]) -> None:
+        nonlocal finished
+        prompts = [examples[place].prompt_ids for place in places]
+        for place, text in zip(
+            places, answer_batch(model, tokenizer, prompts, config), strict=True
+        ):
+            answers[place] = text
+        finished += len(places)
+        done(finished)
+
+    batches.work([len(example.prompt_ids) for example in examples], answer)
+    return answers
+
+
+def curve_examples(held_out: EncodedSet) -> EncodedSet:
+    """Those of the held-out examples that a point of the curve is of."""
+    return replace(
+        held_out,
+        examples=held_out.examples[:CURVE_EXAMPLES],
+        formatted=held_out.formatted[:CURVE_EXAMPLES],
+    )
+
+
+@dataclass(frozen=True)
+class CurvePoints:
+    """Evaluates after every `every` steps and after the last, outside of the measured phase.
+
+    Neither its time nor its memory counts as training, and the random numbers of the steps that
+    follow are those they would have drawn anyway. `every` 0 is never.
+    """
+
+    every: int
+    steps: int
+    evaluate: Callable[[], Evaluation]
+    meter: PhaseMeter
+    report: Callable[[dict[str, Any]], None]
+    device: torch.device
+
+    def after_step(self, step: int) -> None:
+        """Reports one point, if the step has one."""
+        if not self.every or (step % self.every and step != self.steps):
+            return
+        with self.meter.pause(), same_random_numbers(self.device):
+            found = self.evaluate()
+        self.report(curve_event(step, found.loss, found.score))
+
+
+def curve_event(step: int, loss: float, score: float | None) -> dict[str, Any]:
+    """A point as it stands in metrics.jsonl; step 0 is the untouched model."""
+    return {
+        "event": "evaluation",
+        "step": step,
+        "loss": loss if math.isfinite(loss) else None,
+        "score": score,
+    }
+
+
+GENERAL_TEXT_HASH = "general_text_hash"
+"""Where a run's environment says which unrelated text its loss is of."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Fields of `Measures`, the rows of samples.jsonl, and sentences on them."""
+
+    measures: Mapping[str, float | None]
+    rows: Sequence[dict[str, Any]]
+    notes: Sequence[str]
+
+
+def base_quality(held_out: EncodedSet, evaluation: Evaluation, task: TaskSpec) -> Quality:
+    """Of a base run, which is the "before" of every other run."""
+    measures = {
+        "eval_loss_before": evaluation.loss,
+        "score_before": evaluation.score,
+        "general_loss_before": evaluation.general_loss,
+    }
+    return Quality(measures, _rows("before", held_out, evaluation, task), ())
+
+
+def run_quality(
+    spec: RunSpec,
+    runs_folder: Path,
+    general_text: str,
+    held_out: EncodedSet,
+    passage_tokens: Sequence[int],
+    evaluation: Evaluation,
+    task: TaskSpec,
+) -> Quality:
+    """Of any other run, with its sweep's base run in the same precision as "before".
+
+    `general_text` is the hash of the text that the passages are of, `passage_tokens` the number of
+    tokens with loss in each.
+    """
+    measures: dict[str, float | None] = {
+        "eval_loss_after": evaluation.loss,
+        "score_after": evaluation.score,
+        "general_loss_after": evaluation.general_loss,
+    }
+    own = _rows("after", held_out, evaluation, task)
+    base = _base_of(RunDirectory(runs_folder / str(spec.base_run_id)) if spec.base_run_id else None)
+    if base is None:
+        sentence = "The base run gave no numbers, so there is nothing to compare with."
+        return Quality(measures, own, (sentence,))
+    result, before = base
+    rows = [{**_kept(before.get(row["index"], {}), row), **row} for row in own]
+    measures |= {
+        key: getattr(result.measures, key)
+        for key in ("eval_loss_before", "score_before", "general_loss_before")
+    }
+    tokens = [len(example.completion_ids) for example in held_out.formatted]
+    score = _paired(rows, "score")
+    loss = _paired(rows, "loss", tokens)
+    general = None
+    if result.environment.get(GENERAL_TEXT_HASH) == general_text:
+        general = paired_difference(
+            result.general_losses, evaluation.general_losses, passage_tokens
+        )
+    for key, change in (
+        ("score_gain", score), ("loss_change", loss), ("general_loss_change", general),
+    ):  # fmt: skip
+        measures |= change.measures(key) if change else {}
+    notes = []
+    if spec.base_precision is not None and evaluation.scores:
+        notes.append(_against_whole(spec, runs_folder, evaluation))
+    if score is not None and score.falls:
+        notes.append(why_score_fell(score, loss, general, rows, spec.learning_rate))
+    return Quality(measures, rows, notes)
+
+
+def report_untouched(
+    spec: RunSpec,
+    runs_folder: Path,
+    some: EncodedSet,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    """Reports where the curve over the steps begins: the base run's numbers on those examples."""
+    base = _base_of(RunDirectory(runs_folder / str(spec.base_run_id)) if spec.base_run_id else None)
+    rows = [base[1].get(index, {}) for index in range(len(some.examples))] if base else []
+    losses = [row.get("loss_before") for row in rows]
+    scores = [row.get("score_before") for row in rows]
+    tokens = [len(example.completion_ids) for example in some.formatted]
+    loss, score = mean_of(losses, tokens), mean_of(scores)
+    if loss is not None:
+        report(curve_event(0, loss, score))
+
+
+def _against_whole(spec: RunSpec, runs_folder: Path, evaluation: Evaluation) -> str:
+    """How a run over a quantised base stands against the base that is not."""
+    assert spec.base_precision is not None
+    whole = _base_of(_whole_base(spec, runs_folder))
+    rows = whole[1] if whole else {}
+    before = [rows.get(index, {}).get("score_before") for index in range(len(evaluation.scores))]
+    return score_against_whole(spec.base_precision, paired_difference(before, evaluation.scores))
+
+
+def _rows(
+    when: str, held_out: EncodedSet, evaluation: Evaluation, task: TaskSpec
+) -> list[dict[str, Any]]:
+    rows = []
+    for index, example in enumerate(held_out.examples):
+        row: dict[str, Any] = {
+            "index": index,
+            "prompt": [{"role": m.role, "content": m.content} for m in example.prompt],
+            "reference": example.completion,
+            f"loss_{when}": evaluation.losses[index],
+        }
+        if evaluation.answers:
+            answer = evaluation.answers[index]
+            row |= {
+                f"answer_{when}": answer,
+                f"score_{when}": evaluation.scores[index],
+                f"verdict_{when}": task.metric.describe(example, answer),
+            }
+        rows.append(row)
+    return rows
+
+
+def _kept(before: Row, row: Row) -> dict[str, Any]:
+    """What the base run's row has and the run's own has not."""
+    return {key: value for key, value in before.items() if key not in row}
+
+
+def _paired(
+    rows: Sequence[Row], what: str, tokens: Sequence[int] | None = None
+) -> PairedDifference | None:
+    before = [row.get(f"{what}_before") for row in rows]
+    return paired_difference(before, [row.get(f"{what}_after") for row in rows], tokens)
+
+
+def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:
+    """A base run's result and its samples by index; `None` unless it is done."""
+    result = directory.result() if directory else None
+    if directory is None or result is None or result.status != "done":
+        return None
+    return result, {row["index"]: row for row in directory.samples()}
+
+
+def _whole_base(spec: RunSpec, runs_folder: Path) -> RunDirectory | None:
+    """The sweep's base run that is not quantised; `None` if it has none."""
+    for directory in run_directories(runs_folder):
+        if directory.run_id.startswith(spec.sweep_id):
+            other = directory.spec()
+            if other.sweep_id == spec.sweep_id and other.is_base and not other.base_precision:
+                return directory
+    return None

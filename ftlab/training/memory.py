@@ -1,0 +1,169 @@
+"""Memory of a run on its device: what is free before it, and what its peak is made of.
+
+The breakdown is one more step on the longest batch. It comes after the timed steps, with the
+optimizer's state as they left it, and changes no weight: gradients are made and dropped, the
+optimizer is not asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from ftlab.basics import nvml
+from ftlab.basics.cards import CONTEXT_BYTES
+from ftlab.basics.errors import NotEnoughMemory
+from ftlab.basics.units import format_bytes
+from ftlab.models.dimensions import shape_of_model
+from ftlab.models.loading import scales_of
+from ftlab.records.spec import RunSpec
+from ftlab.training.allocations import AllocationLog
+from ftlab.training.meters import device_uuid
+from ftlab.training.model import added_loss, rank_allocator, rank_scores, state_of
+from ftlab.training.step import Arithmetic, Batch, completion_losses, on_device
+
+_WORTH_SAYING = 0.02  # of the card: a desktop takes some hundred megabytes
+_MOST_NAMED = 3
+_PACKED_BYTES = {"nf4": 0.5, "int8": 1.0}
+
+
+@dataclass(frozen=True)
+class CardMemory:
+    """Bytes of a card: all of it, what a run may have, and what other processes hold.
+
+    `holders` are those processes, the largest first, as far as the driver names them.
+    """
+
+    name: str
+    total: int
+    room: int
+    others: int
+    holders: tuple[nvml.Process, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """That others hold some of it; "" where they hold next to nothing."""
+        if self.others < _WORTH_SAYING * self.total:
+            return ""
+        named = [
+            f"process {holder.pid}: {format_bytes(holder.bytes)}"
+            for holder in self.holders[:_MOST_NAMED]
+            if holder.bytes
+        ]
+        who = f" ({', '.join(named)})" if named else ""
+        return (
+            f"Other processes hold {format_bytes(self.others)} of the card's "
+            f"{format_bytes(self.total)}{who}; end them, or choose another device."
+        )
+
+
+def card_memory(device: torch.device, cuda: Any = torch.cuda, driver: Any = nvml) -> CardMemory:
+    """What this process could have of the card now: what is free, and what torch keeps unused.
+
+    What is neither that nor CUDA's own context of this process is held by others. `cuda` and
+    `driver` are fakes in tests.
+    """
+    free, total = cuda.mem_get_info(device)
+    kept = int(cuda.memory_reserved(device))
+    own = os.getpid()
+    others = [one for one in driver.processes(device_uuid(cuda, device)) if one.pid != own]
+    return CardMemory(
+        str(cuda.get_device_name(device)),
+        int(total),
+        int(free) + kept,
+        max(0, int(total) - int(free) - kept - CONTEXT_BYTES),
+        tuple(sorted(others, key=lambda one: -(one.bytes or 0))),
+    )
+
+
+def check_room(spec: RunSpec, memory: CardMemory) -> None:
+    """Raises `NotEnoughMemory` if the weights alone, and what they need to learn, have no room.
+
+    Less is asked for than a run takes: one that is refused here could not have run.
+    """
+    least = least_bytes(spec)
+    room = memory.room if spec.memory_limit is None else min(memory.room, spec.memory_limit)
+    if least is None or least <= room:
+        return
+    learns = spec.variant is not None and not spec.variant.spec.is_adapter
+    what = "weights, gradients and optimizer state" if learns else "weights"
+    way_out = memory.sentence or (
+        "Choose a smaller model, a device with more memory"
+        + (", or a base in 4 bits (base=nf4)." if spec.base_precision is None else ".")
+    )
+    raise NotEnoughMemory(
+        f"Not started: {format_bytes(room)} of {format_bytes(memory.total)} are to be had on "
+        f"{memory.name}, and the {what} of {spec.label} alone take {format_bytes(least)}. {way_out}"
+    )
+
+
+def least_bytes(spec: RunSpec) -> int | None:
+    """Bytes that the run holds on its device at the least; `None` where the model is not known."""
+    shape = shape_of_model(spec.model)
+    if shape is None:
+        return None
+    if spec.base_precision is not None:
+        return round(shape.total * _PACKED_BYTES[spec.base_precision])
+    weight = 2 if spec.dtype_policy == "bf16" else 4
+    if spec.variant is None or not spec.variant.spec.ships_whole_model:
+        return shape.total * weight
+    state = 2 * weight if spec.settings.optimizer == "adamw" else 2
+    state = 0 if spec.settings.optimizer == "paged_adamw_8bit" else state
+    return shape.total * (2 * weight + state)
+
+
+def measure_memory_breakdown(
+    model: PreTrainedModel | PeftModel,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    arithmetic: Arithmetic,
+) -> dict[str, int]:
+    """Bytes that live at the step's peak, by part; their sum is the peak.
+
+    `batches` are accumulated, as those of one optimizer step are. On CUDA sizes are as the caching
+    allocator rounds them, and what a kernel takes within itself counts as temporary.
+    """
+    device = arithmetic.device
+    is_cuda = device.type == "cuda"
+    log = AllocationLog()
+    log.name(scales_of(model), "weights")
+    log.name([*model.parameters(), *model.buffers()], "weights")
+    log.name(state_of(optimizer), "optimizer")
+    scores = _rank_scores(model)
+    log.name(scores, "optimizer")
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    with torch.random.fork_rng([device] if is_cuda else []), log:
+        for batch in batches:
+            log.phase = "forward"
+            with arithmetic.context():
+                losses, _ = completion_losses(model, on_device(batch, device))
+            loss, added = losses.mean(), added_loss(model)
+            log.phase = "backward"
+            (loss if added is None else loss + added).backward()
+            log.name((p.grad for p in model.parameters()), "gradients")
+    model.zero_grad(set_to_none=True)
+    peak = log.peak(rounding=is_cuda)
+    anatomy = {str(part): size for part, size in peak.anatomy.items()}
+    if is_cuda:
+        anatomy["temporary"] += max(0, torch.cuda.max_memory_allocated(device) - peak.bytes)
+    return anatomy
+
+
+def _rank_scores(model: PreTrainedModel | PeftModel) -> list[Tensor]:
+    """AdaLoRA's scores; as many bytes where its last ranks are handed out and they are gone."""
+    allocator = rank_allocator(model)
+    if allocator is None:
+        return []
+    stores = rank_scores(allocator).values()
+    held = [score for scores in stores for score in scores.values()]
+    ranked = [weight for name, weight in model.named_parameters() if "lora_" in name]
+    return held or [torch.zeros_like(weight) for _ in stores for weight in ranked]

@@ -1,0 +1,234 @@
+"""The dispatcher on real processes that stand in for workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ftlab.jobs.control import dispatcher_lock, ensure_dispatcher, note_cancel
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore
+from tests.workers import (
+    CRASHES,
+    DIES,
+    DONE,
+    PRELUDE,
+    REQUEST,
+    SLOW,
+    STUBBORN,
+    statuses,
+    step_until,
+    worker,
+)
+
+
+def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        assert "running" not in statuses(tmp_path)
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert started == [spec.run_id for spec in specs]
+    assert set(statuses(tmp_path)) == {"done"}
+
+
+@pytest.mark.fault("a worker that dies while the dispatcher looks")
+def test_the_last_worker_that_dies_between_two_glances_of_one_look_is_still_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    dispatcher = Dispatcher(tmp_path, worker(lambda run_id: DIES if "lora" in run_id else DONE))
+    reap, looked = dispatcher._reap, False
+
+    def blink() -> None:
+        nonlocal looked
+        dying = [
+            child for child in dispatcher._children.values() if "lora" in child.directory.run_id
+        ]
+        if dying and not looked:  # as if it died right after it was seen alive
+            dying[0].process.wait()
+            looked = True
+        else:
+            reap()
+
+    monkeypatch.setattr(dispatcher, "_reap", blink)
+    dispatcher.work()
+    assert statuses(tmp_path)[-1] == "failed"
+
+
+def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    lock = dispatcher_lock(tmp_path)
+    assert lock.try_acquire()
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    assert set(statuses(tmp_path)) == {"queued"}
+
+
+@pytest.mark.fault("worker killed or crashed")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (DIES, "killed from outside (SIGKILL)"),
+        (CRASHES, "status 3 and no result. Its last line: the last words"),
+    ],
+)
+def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
+    tmp_path: Path, script: str, reason: str
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = specs[0].run_id
+    Dispatcher(tmp_path, worker(lambda run_id: script if run_id == first else DONE)).work()
+    runs = RunStore(tmp_path).runs()
+    assert [run.status for run in runs] == ["failed", "done", "done"]
+    assert reason in runs[0].reason
+
+
+@pytest.mark.fault("worker that ignores SIGTERM")
+@pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["polite", "stubborn"])
+def test_cancel_ends_the_process_within_ten_seconds_and_records_its_memory(
+    tmp_path: Path, script: str
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    dispatcher = Dispatcher(tmp_path, worker(lambda r: script if r == specs[0].run_id else DONE))
+    step_until(dispatcher, lambda: first.worker() is not None)
+    pid = first.worker()[0]  # type: ignore[index]
+    note_cancel(tmp_path, [specs[0].run_id])
+    began = time.monotonic()
+    dispatcher.step()
+    assert time.monotonic() - began < 10
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    result = first.result()
+    assert result is not None
+    assert result.status == "cancelled"
+    assert (result.memory_at_end["before"] or 0) > 1_000_000
+    assert result.memory_at_end["after"] == 0
+    step_until(dispatcher, lambda: statuses(tmp_path) == ["cancelled", "done", "done"])
+
+
+def test_a_queued_run_is_cancelled_without_ever_starting(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    note_cancel(tmp_path, [specs[1].run_id])
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    runs = RunStore(tmp_path).runs()
+    assert [run.status for run in runs] == ["done", "cancelled", "done"]
+    assert runs[1].reason == "Cancelled before it started."
+
+
+def test_a_finished_run_is_not_harmed_by_a_late_cancel(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    note_cancel(tmp_path, [specs[0].run_id])
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).step()
+    assert set(statuses(tmp_path)) == {"done"}
+
+
+@pytest.mark.fault("dispatcher gone while a run goes")
+def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    start = worker(lambda run_id: PRELUDE + "time.sleep(3); finish()")
+    step_until(Dispatcher(tmp_path, start), lambda: first.status() == "running")
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert started == [spec.run_id for spec in specs[1:]]
+
+
+@pytest.mark.fault("process number given to another process")
+def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    line = {"event": "start", "pid": os.getpid(), "process_started": 12345.0}
+    first.metrics_file.write_text(json.dumps(line) + "\n")
+    assert first.status() == "interrupted"
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    assert statuses(tmp_path) == ["interrupted", "done", "done"]
+
+
+@pytest.mark.fault("worker killed while its dispatcher is dead")
+def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_twice(
+    tmp_path: Path,
+) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    step_until(Dispatcher(tmp_path, worker(lambda r: SLOW)), lambda: first.status() == "running")
+    pid = first.worker()[0]  # type: ignore[index]
+    os.kill(pid, signal.SIGKILL)
+    psutil.Process(pid).wait(5) if psutil.pid_exists(pid) else None
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return DONE
+
+    Dispatcher(tmp_path, worker(script)).work()
+    assert specs[0].run_id not in started
+
+
+@pytest.mark.fault("disk full as a result is written")
+def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue_sweep(REQUEST, tmp_path)
+    started: list[str] = []
+
+    def script(run_id: str) -> str:
+        started.append(run_id)
+        return "import sys, pathlib; (pathlib.Path(sys.argv[1]) / 'metrics.jsonl').touch()"
+
+    def full(self: RunDirectory, result: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "write_result", full)
+    monkeypatch.setattr("ftlab.records.run._FIRST_WORD_SECONDS", 0.2)
+    Dispatcher(tmp_path, worker(script)).work()
+    assert len(started) == len(set(started)) == 3
+    time.sleep(0.3)
+    assert set(statuses(tmp_path)) == {"interrupted"}
+
+
+@pytest.mark.fault("cancel while the adapter is saved")
+def test_a_cancel_during_the_save_leaves_no_half_an_adapter(tmp_path: Path) -> None:
+    specs = enqueue_sweep(REQUEST, tmp_path)
+    first = RunDirectory(tmp_path / specs[0].run_id)
+    half = PRELUDE + "(run / '.adapter.partial').mkdir(); time.sleep(60)"
+    dispatcher = Dispatcher(tmp_path, worker(lambda r: half if r == specs[0].run_id else DONE))
+    step_until(dispatcher, lambda: first.partial_adapter.exists())
+    note_cancel(tmp_path, [specs[0].run_id])
+    dispatcher.step()
+    assert first.status() == "cancelled"
+    assert not first.partial_adapter.exists()
+
+
+def test_a_dispatcher_is_brought_back_only_when_a_run_waits_and_none_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
+    ensure_dispatcher(tmp_path / "nothing")
+    assert started == []
+    enqueue_sweep(REQUEST, tmp_path)
+    lock = dispatcher_lock(tmp_path)
+    assert lock.try_acquire()
+    ensure_dispatcher(tmp_path)
+    assert started == []
+    lock.release()
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]

@@ -1,0 +1,157 @@
+"""The worker as a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import is_alive
+from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.variant import Variant
+from ftlab.models.libraries import CPU_SETTINGS
+from ftlab.records.result import RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
+from ftlab.tasks.reference import parse_task
+from ftlab.training.failures import explain
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CPU_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def work(directory: RunDirectory) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ftlab.jobs.run_worker", str(directory.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def queued(tiny_model: Path, task_file: Path, tmp_path: Path) -> RunDirectory:
+    request = SweepRequest(
+        model=str(tiny_model),
+        task=parse_task(str(task_file)),
+        variants=(Variant("lora"),),
+        settings=TrainingSettings(steps=2, batch_size=2, eval_examples=2),
+        device="cpu",
+    )
+    spec = plan_sweep(request)[-1]
+    directory = RunDirectory(tmp_path / "runs" / spec.run_id)
+    directory.write_spec(spec)
+    return directory
+
+
+def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
+    queued: RunDirectory,
+) -> None:
+    done = work(queued)
+    assert done.returncode == 0, queued.log_tail()
+    assert {entry.name for entry in queued.path.iterdir()} == {
+        "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", "adapter",
+    }  # fmt: skip
+    events = queued.metrics()
+    assert events[0]["event"] == "start"
+    assert [e["phase"] for e in events if e["event"] == "phase"] == [
+        "load", "train", "save", "evaluate",
+    ]  # fmt: skip
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == [1, 2]
+    for event in steps:
+        assert event.keys() >= {"loss", "learning_rate", "tokens", "seconds", "memory_bytes"}
+        assert event["memory_bytes"] > 100_000_000
+    assert not is_alive(*queued.worker())  # type: ignore[misc]
+    result = queued.result()
+    assert result is not None
+    assert result.environment["settings"].items() >= CPU_SETTINGS.items()
+    again = work(queued)
+    assert again.returncode == 2
+    assert "never done twice" in again.stderr
+    assert queued.status() == "done"
+
+
+def test_a_model_that_is_gone_is_a_reason_for_people_and_a_traceback_in_the_log(
+    queued: RunDirectory, tmp_path: Path
+) -> None:
+    gone = RunDirectory(tmp_path / "runs2" / queued.run_id)
+    gone.write_spec(replace(queued.spec(), model=str(tmp_path / "nowhere")))
+    assert work(gone).returncode == 1
+    result = gone.result()
+    assert isinstance(result, RunResult)
+    assert result.status == "failed"
+    assert result.reason == f"There is no model folder '{tmp_path / 'nowhere'}'."
+    assert "Traceback" in gone.log_tail()
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+    done = work(RunDirectory(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no run directory" in done.stderr
+
+
+def test_a_run_that_waits_for_its_device_stands_in_line_and_says_so(queued: RunDirectory) -> None:
+    """Whoever has the device and can step back sees it and gives way."""
+    prompt = DeviceLock("cpu")
+    assert prompt.try_acquire()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ftlab.jobs.run_worker", str(queued.path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 20
+        while not any(event.get("phase") == "wait" for event in queued.metrics()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        while prompt._line.try_acquire():  # said a moment before it stands there
+            prompt._line.release()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.kill()  # it need not train for this
+        process.wait()
+        assert prompt.give_way() is False, "its place ends with the process"
+    finally:
+        process.kill()
+        prompt.release()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "part"),
+    [
+        (MemoryError(), "out_of_memory", "Out of memory in the train phase. Try a smaller batch"),
+        (RuntimeError("[enforce fail] can't allocate memory"), "out_of_memory", "smaller batch"),
+        (OSError(28, os.strerror(28)), "failed", "The disk is full in the train phase"),
+        (Exception("I/O error: No space left on device (os error 28)"), "failed", "disk is full"),
+        (OSError(12, os.strerror(12)), "out_of_memory", "smaller batch"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "smaller batch"),
+        (KeyboardInterrupt(), "cancelled", "Stopped by the person"),
+        (ValueError("odd\nthing"), "failed", "ValueError: odd thing (the log has the traceback)"),
+    ],
+)
+def test_whatever_stops_a_run_becomes_one_sentence(
+    error: BaseException, status: str, part: str
+) -> None:
+    found, reason = explain(error, "train")
+    assert found == status
+    assert part in reason
+    assert "\n" not in reason
+
+
+def test_a_gpu_out_of_memory_error_is_a_result_too() -> None:
+    import torch
+
+    assert explain(torch.OutOfMemoryError("CUDA out of memory."), "train")[0] == "out_of_memory"

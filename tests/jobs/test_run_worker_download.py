@@ -1,0 +1,191 @@
+"""A run whose base model is on the Hub: fetched first, seen coming in, and no part of the measures.
+
+The Hub is one of the tests' own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import end_process_group
+from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.variant import Variant
+from ftlab.records.progress import read_progress
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import read_run
+from ftlab.settings.training import TrainingSettings
+from ftlab.tasks.reference import parse_task
+from tests.hub_server import PADDING, Hub, publish, serving
+
+NAME = "tiny/llama"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    return publish(tiny_model, tmp_path_factory.mktemp("published") / "model")
+
+
+@pytest.fixture
+def hub(published: Path) -> Iterator[Hub]:
+    with serving(Hub({NAME: published}, bytes_a_second=PADDING / 3)) as hub:
+        yield hub
+
+
+@pytest.fixture
+def queue(tmp_path: Path, task_file: Path) -> Callable[..., list[RunDirectory]]:
+    def queue(model: str = NAME) -> list[RunDirectory]:
+        request = SweepRequest(
+            model=model,
+            task=parse_task(str(task_file)),
+            variants=(Variant("lora"),),
+            settings=TrainingSettings(steps=2, batch_size=2, eval_examples=2),
+            device="cpu",
+        )
+        made = []
+        for spec in plan_sweep(request):
+            made.append(RunDirectory(tmp_path / "runs" / spec.run_id))
+            made[-1].write_spec(spec)
+        return made
+
+    return queue
+
+
+@pytest.fixture
+def start(hub: Hub, tmp_path: Path) -> Callable[[RunDirectory], subprocess.Popen[bytes]]:
+    """Starts a run's worker, as the dispatcher does."""
+
+    def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+        environment = hub.environment(tmp_path / "hf") | {"FTLAB_HOME": str(tmp_path / "ftlab")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "ftlab.jobs.run_worker", str(run.path)],
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def phases(run: RunDirectory) -> list[str]:
+    return [event["phase"] for event in run.metrics() if event["event"] == "phase"]
+
+
+def downloads(run: RunDirectory) -> list[dict[str, Any]]:
+    return [event for event in run.metrics() if event["event"] == "download"]
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, "it ended first"
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def is_coming_in(run: RunDirectory) -> bool:
+    events = downloads(run)
+    return bool(events) and 0 < events[-1]["done"] < events[-1]["total"]
+
+
+def test_a_download_is_seen_coming_in_and_no_part_of_what_the_run_measures(
+    hub: Hub, queue: Callable[..., list[RunDirectory]],
+    start: Callable[[RunDirectory], subprocess.Popen[bytes]],
+) -> None:  # fmt: skip
+    base, lora = queue()
+    process = start(base)
+    until(lambda: is_coming_in(base), process)
+    way = read_progress(read_run(base))
+    assert (way.label, way.fraction) == ("downloading", 0.0)
+    assert way.download is not None
+    assert 0 < way.download.done < way.download.total
+    device = DeviceLock("cpu")
+    assert device.try_acquire(), "others can use the device meanwhile"
+    device.release()
+    assert process.wait(120) == 0, base.log_tail()
+
+    assert phases(base) == ["download", "start", "load", "evaluate"]
+    events = downloads(base)
+    assert (events[0]["done"], events[-1]["done"]) == (0, events[-1]["total"])
+    assert all(earlier["done"] <= later["done"] for earlier, later in pairwise(events))
+    took = events[-1]["elapsed"] - events[0]["elapsed"]
+    assert len(events) <= 2 * took + 2, "at most twice a second"
+    result = base.result()
+    assert result is not None
+    assert result.status == "done"
+    assert result.measures.total_seconds is not None
+    assert took > 2
+    whole = base.metrics()[-1]["elapsed"]
+    assert result.measures.total_seconds < whole - took + 0.5
+    assert set(result.phases) == {"load", "evaluate"}
+
+    assert start(lora).wait(120) == 0, lora.log_tail()
+    assert phases(lora) == ["load", "train", "save", "evaluate"], "nothing was missing any more"
+    assert downloads(lora) == []
+    second = lora.result()
+    assert second is not None
+    assert second.environment["model_hash"] == result.environment["model_hash"]
+    both = [found.measures.before_model_bytes for found in (result, second)]
+    assert both[0] == pytest.approx(both[1], abs=20_000_000), "no memory of the download is left"
+
+
+def test_a_model_that_the_hub_does_not_have_fails_the_run_without_torch(
+    queue: Callable[..., list[RunDirectory]],
+    start: Callable[[RunDirectory], subprocess.Popen[bytes]],
+) -> None:
+    run = queue("tiny/none")[0]
+    waiting = DeviceLock("cpu")
+    assert waiting.try_acquire()
+    try:
+        assert start(run).wait(60) == 1
+    finally:
+        waiting.release()
+    result = run.result()
+    assert result is not None
+    assert result.status == "failed"
+    assert result.reason == "The Hub has no model 'tiny/none' (or it is private: set HF_TOKEN)."
+    assert phases(run) == [], "no device was waited for"
+    assert "Traceback" in run.log_tail()
+
+
+@pytest.mark.fault("Hub gone in the middle of a run's download")
+def test_a_hub_that_goes_away_fails_the_run_in_one_sentence(
+    hub: Hub,
+    queue: Callable[..., list[RunDirectory]],
+    start: Callable[[RunDirectory], subprocess.Popen[bytes]],
+) -> None:
+    hub.cut_after = PADDING // 2
+    run = queue()[0]
+    assert start(run).wait(60) == 1
+    result = run.result()
+    assert result is not None
+    assert result.status == "failed"
+    assert result.reason.startswith(f"The download of '{NAME}' stopped at ")
+    assert "run it again: files that came in whole are kept." in result.reason
+    assert read_progress(read_run(run)).download is None
+
+
+@pytest.mark.fault("cancel while the base model is downloaded")
+def test_a_cancel_ends_the_download_too(
+    hub: Hub, tmp_path: Path, queue: Callable[..., list[RunDirectory]],
+    start: Callable[[RunDirectory], subprocess.Popen[bytes]],
+) -> None:  # fmt: skip
+    hub.bytes_a_second = PADDING / 20
+    run = queue()[0]
+    process = start(run)
+    until(lambda: is_coming_in(run), process)
+    assert list((tmp_path / "hf").rglob("*.incomplete"))
+    end_process_group(process.pid, process)
+    deadline = time.monotonic() + 10
+    while list((tmp_path / "hf").rglob("*.incomplete")):
+        assert time.monotonic() < deadline, "what came in half was left"
+        time.sleep(0.05)

@@ -1,0 +1,80 @@
+"""What a process of the package is told before it imports its libraries."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ftlab.basics.processes import ALLOCATOR_SETTINGS, python_environment, worker_environment
+from ftlab.models.libraries import (
+    CPU_SETTINGS,
+    cpu_settings,
+    lasting_imports,
+    prepare_for_libraries,
+)
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the environment back after the test, whatever it did."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in (*CPU_SETTINGS, *ALLOCATOR_SETTINGS, "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        os.environ.pop(name, None)
+
+
+def test_the_settings_chosen_by_measurement_are_set_and_recorded() -> None:
+    assert cpu_settings().keys().isdisjoint(CPU_SETTINGS)
+    prepare_for_libraries("cpu")
+    assert cpu_settings().items() >= CPU_SETTINGS.items()
+
+
+def test_a_persons_own_settings_come_first_and_are_recorded_too() -> None:
+    os.environ |= {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "1"}
+    prepare_for_libraries("cpu")
+    settings = cpu_settings()
+    assert settings["GOMP_SPINCOUNT"] == "7"
+    assert settings["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_persons_own_way_of_waiting_is_not_overruled() -> None:
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
+    prepare_for_libraries("cpu")
+    assert cpu_settings()["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in cpu_settings()
+
+
+def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:
+    assert worker_environment(needs_hub=False).items() >= ALLOCATOR_SETTINGS.items()
+    os.environ["MALLOC_TOP_PAD_"] = "1"
+    assert worker_environment(needs_hub=False)["MALLOC_TOP_PAD_"] == "1"
+
+
+def test_a_started_process_finds_this_very_package_from_anywhere() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ftlab.models.libraries as s; print(s.__file__)"],
+        cwd="/",
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == sys.modules["ftlab.models.libraries"].__file__
+
+
+def test_lasting_imports_are_never_searched_for_garbage_and_later_objects_are() -> None:
+    before = gc.get_freeze_count()
+    try:
+        with lasting_imports():
+            lasting = [[] for _ in range(1000)]
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= before + len(lasting)
+        assert not any(candidate is lasting[0] for candidate in gc.get_objects())
+        later: list[object] = []
+        assert any(candidate is later for candidate in gc.get_objects())
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from ftlab.basics.errors import FtlabError
+from ftlab.records.removal import remove_runs
+from ftlab.records.run import run_directories
+from tests.fakes import make_run, make_sweep, make_unreadable
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_run_goes_with_all_that_lies_in_its_folder_and_the_others_stay(tmp_path: Path) -> None:
+    base, full, lora = make_sweep(tmp_path, ("full", "lora"))
+    lora.adapter.mkdir()
+    (lora.adapter / "adapter_model.safetensors").write_bytes(b"x")
+    assert remove_runs(tmp_path, [lora.run_id]) == [lora.run_id]
+    assert names(tmp_path) == [base.run_id, full.run_id]
+
+
+def test_the_last_run_of_a_sweep_takes_its_base_runs_along(tmp_path: Path) -> None:
+    runs = make_sweep(tmp_path, ("lora", "qlora"))
+    other = make_run(tmp_path, "lora", sweep_id="20261126-120000-cd34")
+    own = [run.run_id for run in runs if "base" not in run.run_id]
+    gone = remove_runs(tmp_path, own)
+    assert sorted(gone) == sorted(run.run_id for run in runs)
+    assert names(tmp_path) == [other.run_id]
+
+
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_an_open_run_is_refused_and_nothing_else_goes(tmp_path: Path, status: str) -> None:
+    done = make_run(tmp_path, "full")
+    busy = make_run(tmp_path, "lora", status)
+    with pytest.raises(FtlabError, match=f"still {status}; cancel it first"):
+        remove_runs(tmp_path, [done.run_id, busy.run_id])
+    assert names(tmp_path) == sorted([done.run_id, busy.run_id])
+
+
+def test_an_open_base_run_is_not_taken_along(tmp_path: Path) -> None:
+    make_run(tmp_path, "base", "running")
+    lora = make_run(tmp_path, "lora", "cancelled")
+    with pytest.raises(FtlabError, match="base' is still running"):
+        remove_runs(tmp_path, [lora.run_id])
+    assert len(names(tmp_path)) == 2
+
+
+def test_a_base_run_that_others_need_is_refused(tmp_path: Path) -> None:
+    base, *_ = make_sweep(tmp_path, ("full",))
+    with pytest.raises(FtlabError, match="is a base run"):
+        remove_runs(tmp_path, [base.run_id])
+
+
+@pytest.mark.parametrize("wrong", ["../x", "", "/etc", "20261125-120000-ab12-99-lora", ".ftlab"])
+def test_an_id_is_never_taken_for_a_path(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "spec.json").write_text("{}")
+    runs = tmp_path / "runs"
+    kept = make_run(runs)
+    with pytest.raises(FtlabError, match="There is no run"):
+        remove_runs(runs, [kept.run_id, wrong])
+    assert names(runs) == [kept.run_id]
+    assert (tmp_path / "x").exists()
+
+
+def test_what_an_app_that_was_killed_left_behind_is_no_run_and_goes_next_time(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path)
+    left = tmp_path / f".removed.{run.run_id}.0badf00d"
+    make_run(tmp_path, "full").path.rename(left)
+    assert [directory.run_id for directory in run_directories(tmp_path)] == [run.run_id]
+    remove_runs(tmp_path, [run.run_id])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.hostile("links")
+def test_a_folder_that_is_a_link_is_no_run_and_its_target_stays(tmp_path: Path) -> None:
+    elsewhere = make_run(tmp_path / "elsewhere")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / elsewhere.run_id).symlink_to(elsewhere.path)
+    with pytest.raises(FtlabError, match="There is no run"):
+        remove_runs(runs, [elsewhere.run_id])
+    assert run_directories(runs) == []
+    assert elsewhere.result_file.exists()
+
+
+def test_an_unreadable_neighbour_breaks_nothing(tmp_path: Path) -> None:
+    make_unreadable(tmp_path)
+    run = make_run(tmp_path)
+    remove_runs(tmp_path, [run.run_id])
+    assert len(names(tmp_path)) == 1
+
+
+def test_an_unreadable_run_itself_says_why(tmp_path: Path) -> None:
+    broken = make_unreadable(tmp_path)
+    with pytest.raises(FtlabError, match=r"spec\.json cannot be read"):
+        remove_runs(tmp_path, [broken.name])

@@ -1,0 +1,113 @@
+"""Asking a run to go on: which ones can, and what is seen of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.control import ensure_dispatcher
+from ftlab.records.result import Status
+from ftlab.records.resume import ask_to_resume, begin_again, newest_checkpoint, read_earlier
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore, read_run
+from tests.fakes import make_checkpoint, make_run
+
+ENDED_EARLY: tuple[Status, ...] = ("interrupted", "failed", "cancelled", "out_of_memory")
+
+
+@pytest.mark.parametrize("status", ENDED_EARLY)
+def test_a_run_that_ended_early_waits_again_and_its_result_is_kept_beside_it(
+    tmp_path: Path, status: Status
+) -> None:
+    directory = make_run(tmp_path, status=status)
+    make_checkpoint(directory)
+    store = RunStore(tmp_path)
+    assert store.runs()[0].resumes_from == 10
+    assert store.runs()[0].reason.endswith("Resume goes on from step 10.")
+    ended = directory.result()
+    ask_to_resume(directory)
+    assert store.runs()[0].status == "queued"
+    assert store.runs()[0].resumes_from is None
+    kept = directory.path / "result.before-resume.json"
+    assert kept.exists() == (ended is not None)
+
+
+@pytest.mark.parametrize("status", ["done", "running", "queued"])
+def test_a_run_that_is_done_or_open_is_not_resumed(tmp_path: Path, status: Status) -> None:
+    directory = make_run(tmp_path, status=status)
+    with pytest.raises(FtlabError, match=f"is {status}; only one that ended early"):
+        ask_to_resume(directory)
+    assert not directory.resume_file.exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    assert read_run(directory).resumes_from is None
+    with pytest.raises(FtlabError, match="has no checkpoint to go on from; run it again"):
+        ask_to_resume(directory)
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    make_checkpoint(directory, 10)
+    torn = make_checkpoint(directory, 12)
+    (torn / "optimizer.pt").unlink()  # as where the run was killed while it wrote
+    found = newest_checkpoint(directory)
+    assert found is not None
+    assert found.step == 10
+
+
+@pytest.mark.hostile("checkpoint records")
+@pytest.mark.parametrize("name", ["../spec.json", "/etc/passwd", "checkpoint-10/../../log.txt", ""])
+def test_a_record_that_names_another_place_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    record = make_checkpoint(directory).with_suffix(".json")
+    written = json.loads(record.read_text())
+    record.write_text(json.dumps(written | {"files": {name: "0" * 64}}))
+    assert newest_checkpoint(directory) is None
+
+
+@pytest.mark.hostile("checkpoint records")
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"step": 10}', "\x00"])
+def test_a_damaged_record_is_no_checkpoint_and_breaks_nothing(tmp_path: Path, content: str) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    make_checkpoint(directory, 12).with_suffix(".json").write_text(content)
+    assert newest_checkpoint(directory) is None
+    make_checkpoint(directory, 10)
+    found = newest_checkpoint(directory)
+    assert found is not None
+    assert found.step == 10
+
+
+def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
+    tmp_path: Path,
+) -> None:
+    directory = make_run(tmp_path, status="interrupted", steps=12)  # it got to step 6
+    make_checkpoint(directory, 4)
+    ask_to_resume(directory)
+    earlier = read_earlier(directory)
+    assert earlier is not None
+    begin_again(directory, earlier, {"event": "start", "pid": 77, "process_started": 5.0})
+    events = directory.metrics()
+    assert directory.worker() == (77, 5.0)
+    assert events[0]["resumed"] == [4]
+    assert [event["step"] for event in events if event["event"] == "step"] == [1, 2, 3, 4]
+    assert events[-1]["event"] == "step"
+    assert not directory.resume_file.exists()
+
+
+def test_a_run_that_waits_to_go_on_is_work_for_a_dispatcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
+    directory: RunDirectory = make_run(tmp_path, status="failed")
+    make_checkpoint(directory)
+    ensure_dispatcher(tmp_path)
+    assert started == []
+    ask_to_resume(directory)
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]

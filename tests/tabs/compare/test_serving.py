@@ -1,0 +1,133 @@
+import gradio as gr
+import pandas as pd
+import pytest
+
+from ftlab.playground.client import PlaygroundClient
+from ftlab.records.store import RunStore, sweep_data
+from ftlab.tabs.compare import serving as compare_serving
+from ftlab.tabs.compare.serving import (
+    FIRST,
+    MOST,
+    STOPS,
+    chooser_html,
+    has_figure,
+    notes_html,
+    read_customers,
+    title_html,
+)
+from ftlab.tabs.context import AppContext
+from tests.fakes import SWEEP, make_run, make_sweep
+
+
+@pytest.mark.parametrize(("given", "count"), [("1", 1), ("100", 100), (1000, 1000), ("7.0", 7)])
+def test_a_whole_number_of_customers_is_read(given, count):
+    assert read_customers(given) == (count, "")
+
+
+@pytest.mark.parametrize(
+    "given", ["0", "", None, "-3", "1.5", "1001", "1e9", "nan", "inf", [], "x"]
+)
+def test_any_other_number_is_named_with_the_rule(given):
+    count, error = read_customers(given)
+    assert count is None
+    assert error.startswith("Customers is ")
+    assert error.endswith("; it must be a whole number from 1 to 1,000.")
+
+
+def test_the_slider_goes_from_one_to_the_most_and_starts_at_one_of_its_stops():
+    assert STOPS[0] == 1
+    assert STOPS[-1] == MOST
+    assert list(STOPS) == sorted(set(STOPS))
+    assert f'value="{STOPS.index(FIRST)}"' in chooser_html(FIRST)
+
+
+def test_both_fields_of_the_chooser_have_a_label():
+    html = chooser_html(FIRST)
+    assert '<label for="serving-range">' in html
+    assert 'aria-label="Number of customers or tasks"' in html
+
+
+@pytest.mark.parametrize("origin", ["measured", "recorded", "imported"])
+def test_the_heading_is_the_finding_and_says_whose_sizes_are_added_up(tmp_path, origin):
+    make_sweep(tmp_path)
+    html = title_html(RunStore(tmp_path).table(), origin, 100)
+    assert "100 customers: 100 full models take 26.91 GB" in html
+    assert f'class="chip {origin}"' in html
+    assert f"from {origin} sizes" in html
+    assert html.count("data-image=") == 2
+
+
+def test_what_is_added_up_is_said_below(tmp_path):
+    make_sweep(tmp_path)
+    html = notes_html(RunStore(tmp_path).table(), 100)
+    assert "as large as that of full fine-tuning: the same weights in bfloat16." in html
+    assert "as they were saved, in float32" in html
+    assert "no file of one was measured" in html
+    assert "LoRA 9.8 MB" in html
+
+
+def test_a_4_bit_base_is_only_spoken_of_where_there_is_one(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    assert "4-bit" not in notes_html(RunStore(tmp_path).table(), 100)
+
+
+def test_variants_left_out_are_counted_and_named(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    make_run(tmp_path, "prompt_tuning", measures={"adapter_bytes": None})
+    html = notes_html(RunStore(tmp_path).table(), 100)
+    assert "1 variant left out, file not measured: Prompt tuning." in html
+
+
+def test_without_a_full_model_there_is_a_sentence_and_neither_figure_nor_notes(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    table = RunStore(tmp_path).table()
+    html = title_html(table, "measured", 100)
+    assert "no full fine-tuning run is done" in html
+    assert "data-image" not in html
+    assert not has_figure(table)
+    assert notes_html(table, 100) == ""
+
+
+def test_script_in_a_variant_is_only_text(tmp_path):
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", hyperparameters={"targets": "<script>alert(1)</script>"})
+    table = RunStore(tmp_path).table()
+    html = title_html(table, "measured", 100) + notes_html(table, 100)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def built(folder):
+    context = AppContext(folder, RunStore(folder), PlaygroundClient(folder))
+    with gr.Blocks() as page:
+        section = compare_serving.build(context)
+    return page, section
+
+
+def test_the_section_is_given_the_sweep_once_and_moves_of_the_slider_read_no_store(tmp_path):
+    make_sweep(tmp_path)
+    page, section = built(tmp_path)
+    (shown,) = section.show(sweep_data(RunStore(tmp_path), SWEEP))
+    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
+    for run in tmp_path.glob("*/*.json"):
+        run.unlink()
+    event = gr.EventData(None, {"customers": "10"})
+    count, wrong, title, figure, _ = choose.fn(shown, event)
+    assert (count, wrong) == (10, "")
+    assert "10 customers: 10 full models take 2.69 GB" in title
+    assert figure.visible
+
+
+def test_a_wrong_number_is_said_and_leaves_the_figure_as_it_is(tmp_path):
+    page, _ = built(tmp_path)
+    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
+    event = gr.EventData(None, {"customers": "<b>"})
+    count, wrong, *rest = choose.fn((pd.DataFrame(), "measured"), event)
+    assert "Customers is &lt;b&gt;;" in wrong
+    assert [count, *rest] == [gr.skip()] * 4
+
+
+def test_before_a_sweep_is_shown_a_move_only_keeps_the_number(tmp_path):
+    page, _ = built(tmp_path)
+    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
+    assert choose.fn(None, gr.EventData(None, {"customers": "3"})) == [3, "", *[gr.skip()] * 3]

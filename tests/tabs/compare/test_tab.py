@@ -1,0 +1,380 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from ftlab.basics.words import rate_name
+from ftlab.charts.loss import CHARTS as LOSS
+from ftlab.charts.savings import bars_sentence
+from ftlab.charts.spec import charts
+from ftlab.methods.registry import METHODS
+from ftlab.playground.client import PlaygroundClient
+from ftlab.records.published import PublishedRun
+from ftlab.records.store import RunStore, SweepData, sweep_data
+from ftlab.settings.training import TrainingSettings
+from ftlab.share.card_content import card_of
+from ftlab.share.report import sweep_report
+from ftlab.tabs.compare import tab as compare
+from ftlab.tabs.compare.view import fairness, headline, read_picture, unfinished, view
+from ftlab.tabs.context import AppContext, Links
+from tests.fakes import SWEEP, make_run, make_sweep
+
+OLD = "20261101-093000-cd34"
+
+
+def data_of(folder, sweep=SWEEP):
+    return sweep_data(RunStore(folder), sweep)
+
+
+def view_of(folder, adapter=None):
+    return view(data_of(folder), adapter, {})
+
+
+def picture_of(name, data):
+    return read_picture(next(chart for chart in charts() if chart.id == name), data, {})
+
+
+def loss_of(folder):
+    return picture_of("loss", data_of(folder))
+
+
+def imported(folder):
+    """The sweep of a folder as if others had published it."""
+    data = data_of(folder)
+    table = data.table.assign(origin="imported")
+    runs = tuple(
+        PublishedRun(row["run_id"], SWEEP, row, losses=((1, 2.0), (2, 1.0)))
+        for row in table.to_dict("records")
+    )
+    return SweepData(SWEEP, "imported", table, published=runs)
+
+
+def test_what_was_equal_and_what_differs_by_method_is_said(tmp_path):
+    make_sweep(tmp_path)
+    text = fairness(data_of(tmp_path))
+    assert "like for like" in text
+    assert "30 steps, batch size 4, at most 256 tokens, accumulation 1" in text
+    assert "seed 0" in text
+    full, lora = (rate_name(METHODS[method].learning_rate) for method in ("full", "lora"))
+    assert f"learning rate (Full fine-tuning {full}, LoRA {lora}" in text
+    assert "QLoRA on a base held in nf4" in text
+
+
+def test_runs_that_are_not_like_for_like_are_said_to_differ(tmp_path):
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", settings=TrainingSettings(steps=60))
+    text = fairness(data_of(tmp_path))
+    assert "not like for like" in text
+    assert "steps (30, 60)" in text
+
+
+def test_a_variant_that_lacks_a_seed_is_said_to_differ(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"), seeds=(0, 1))
+    make_run(tmp_path, "qlora", seed=0)
+    seeds = "seeds (0, 1 of Full fine-tuning and LoRA; 0 of QLoRA)"
+    assert seeds in fairness(data_of(tmp_path))
+
+
+def test_runs_that_are_left_out_are_counted_with_their_reason(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    make_run(tmp_path, "qlora", status="failed", reason="No <b>kernel</b>.")
+    text = unfinished(data_of(tmp_path))
+    assert "1 run left out" in text
+    assert "No &lt;b&gt;kernel&lt;/b&gt;." in text
+
+
+def test_nothing_is_said_where_nothing_is_left_out(tmp_path):
+    make_sweep(tmp_path)
+    assert unfinished(data_of(tmp_path)) == ""
+
+
+def test_the_headline_has_five_tiles_with_net_and_whole_peak(tmp_path):
+    make_sweep(tmp_path)
+    text = headline(data_of(tmp_path))
+    assert text.count("<span>of the parameters trained") == 1
+    assert "1.29 GB, full 2.34 GB; whole process 1.79 GB, full 2.84 GB" in text
+    assert "27x smaller" in text
+    assert "memory: CPU resident" in text
+
+
+def test_page_and_report_say_what_the_card_says(tmp_path):
+    make_run(tmp_path, "full", measures={"train_seconds": 60.0})
+    make_run(tmp_path, "lora", measures={"train_seconds": 58.0})
+    data = data_of(tmp_path)
+    card = card_of(data)
+    page, report = headline(data), sweep_report(data)
+    assert card.sentence.replace(" %", "\u00a0%") in page
+    assert "<b>0.97x</b>" in page
+    assert "<small>no difference shown</small>" in page
+    assert card.doubts[0].startswith("Training time: no difference shown (1 run each; two runs")
+    for text in (page, report):
+        assert f'<p class="meta">{card.doubts[0]}</p>' in text
+    for text in (report, view_of(tmp_path).bars.titles[2]):
+        assert "LoRA and Full fine-tuning least, no difference shown" in text
+
+
+def test_without_full_fine_tuning_there_is_a_sentence_but_no_tiles(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    text = headline(data_of(tmp_path))
+    assert "A full fine-tuning run is needed" in text
+    assert "tiles" not in text
+
+
+def test_a_sweep_in_which_all_failed_is_shown_without_numbers(tmp_path):
+    make_sweep(tmp_path, status="failed")
+    shown = view_of(tmp_path)
+    assert "No run of this sweep got to its end" in shown.headline
+    assert "4 runs left out" in shown.unfinished
+    assert (shown.adapters, shown.adapter, shown.fairness) == ([], None, "")
+
+
+def test_a_disturbed_run_is_marked_and_one_seed_is_said_to_be_one(tmp_path):
+    make_sweep(tmp_path, measures={"disturbed": True}, methods=("full", "lora"))
+    text = headline(data_of(tmp_path))
+    assert "2 runs disturbed" in text
+    assert "one seed: no spread is known" in text
+
+
+def test_the_best_adapter_is_in_the_headline_unless_another_is_named(tmp_path):
+    make_sweep(tmp_path)
+    assert view_of(tmp_path).adapter == "LoRA"
+    assert view_of(tmp_path, "QLoRA").adapter == "QLoRA"
+    assert view_of(tmp_path, "gone").adapter == "LoRA"
+
+
+def test_curves_are_those_of_the_sweep_without_its_base_runs_and_failed_ones_are_pale(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    make_run(tmp_path, "qlora", status="failed")
+    points = loss_of(tmp_path).facts.read
+    curves = points.groupby("label", sort=False)["emphasised"].first()
+    assert curves.to_dict() == {"Full fine-tuning": True, "LoRA": True, "QLoRA": False}
+    assert (points["label"] == "LoRA").sum() == 30
+
+
+def test_seeds_are_said_to_be_drawn_as_mean_and_range(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    assert "range of the seeds" not in loss_of(tmp_path).heading
+    make_sweep(tmp_path, methods=("lora",), seeds=(1,))
+    shown = loss_of(tmp_path)
+    assert "mean and range of the seeds" in shown.heading
+    assert [line.name for line in shown.figure.data] == ["LoRA, range of the seeds", "LoRA"]
+
+
+@pytest.mark.parametrize("model", ["bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"])
+def test_the_bundled_model_is_named_by_its_label(tmp_path, model):
+    make_sweep(tmp_path, methods=("full", "lora"), model=model)
+    shown = view_of(tmp_path)
+    for html in (shown.fairness, shown.headline):
+        assert "SmolLM2-135M-Instruct (bundled)" in html
+        assert "HuggingFaceTB" not in html
+
+
+def test_a_model_folder_is_named_without_its_path(tmp_path):
+    make_sweep(tmp_path / "runs", methods=("full", "lora"), model="/srv/models/mine")
+    shown = view_of(tmp_path / "runs")
+    for html in (shown.fairness, shown.headline):
+        assert "mine" in html
+        assert "/srv" not in html
+
+
+def test_bars_say_what_they_are_relative_to(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    table = RunStore(tmp_path).table()
+    assert bars_sentence(table).startswith("Relative to Full fine-tuning = 1")
+    assert bars_sentence(table[table["method"] == "lora"]).startswith("Absolute values")
+
+
+def test_script_in_a_variant_is_only_text(tmp_path):
+    script = {"targets": "<script>alert(1)</script>"}
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", hyperparameters=script)
+    make_run(tmp_path, "qlora", status="failed", hyperparameters=script)
+    shown = view_of(tmp_path)
+    html = shown.headline + shown.fairness + shown.unfinished + loss_of(tmp_path).heading
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+class Tab:
+    """The tab built on a folder; its handlers are called as gradio would, without a browser."""
+
+    def __init__(self, folder, recorded=None):
+        self.context = AppContext(folder, RunStore(folder, recorded), PlaygroundClient(folder))
+        with gr.Blocks() as self.page, gr.Tabs() as tabs, gr.Tab("Compare"):
+            self.links = Links.between(tabs)
+            compare.build(self.context, self.links)
+
+    def call(self, name, *inputs):
+        """(component, update) of each output of the handler of that name."""
+        found = [fn for fn in self.page.fns.values() if getattr(fn.fn, "__name__", "") == name]
+        handler = found[0]
+        assert {other.fn for other in found} == {handler.fn}
+        given = handler.fn(*inputs)
+        updates = given if isinstance(given, (list, tuple)) else [given]
+        return list(zip(handler.outputs, updates, strict=True))
+
+    def values(self, **chosen):
+        """What the controls of the charts hold, in their order; of some of them what was chosen."""
+        usual = {"x": None, "y": None, "loss-x": "step", "smoothing": 1, "quality": "score"}
+        return [*(usual | chosen).values()]
+
+    def redraw(self, control, *inputs):
+        """The updates as the control of that id is used."""
+        (handler,) = (
+            fn
+            for fn in self.page.fns.values()
+            if getattr(fn.fn, "__name__", "") == "redraw"
+            and f"compare-{control}" in [component.elem_id for component in fn.inputs]
+        )
+        return list(zip(handler.outputs, handler.fn(*inputs), strict=True))
+
+    def enter(self, shown=None, by_hand=False, seen=""):
+        return self.call("enter", shown, by_hand, seen, None, *self.values())
+
+    def update(self, updates, label):
+        return next(update for component, update in updates if label(component))
+
+
+def is_sweep(component):
+    return getattr(component, "elem_id", None) == "compare-sweep"
+
+
+def skipped(update):
+    return isinstance(update, dict) and update == gr.skip()
+
+
+def test_opening_the_tab_without_runs_shows_the_empty_state_alone(tmp_path):
+    (_, blank), (_, page), *rest = Tab(tmp_path).enter()
+    assert (blank.visible, page.visible) == (True, False)
+    assert all(skipped(update) or update == "" for _, update in rest)
+
+
+def test_first_start_shows_the_recorded_sweep(tmp_path):
+    make_sweep(tmp_path / "recorded" / "sample")
+    tab = Tab(tmp_path / "own", tmp_path / "recorded")
+    updates = tab.enter()
+    assert tab.update(updates, is_sweep).value == SWEEP
+    assert any("chip recorded" in str(update) for _, update in updates)
+
+
+@pytest.mark.parametrize(("by_hand", "shown"), [(True, OLD), (False, SWEEP)])
+def test_a_sweep_chosen_by_hand_stays_else_the_newest_is_shown(tmp_path, by_hand, shown):
+    make_sweep(tmp_path, sweep_id=OLD)
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    assert tab.update(tab.enter(OLD, by_hand), is_sweep).value == shown
+
+
+def test_a_sweep_that_was_deleted_gives_way_to_the_newest(tmp_path):
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    assert tab.update(tab.enter(OLD, by_hand=True), is_sweep).value == SWEEP
+
+
+def test_what_is_on_the_page_already_is_not_sent_again(tmp_path):
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    digest = tab.enter()[3][1]
+    assert all(skipped(update) for _, update in tab.enter(SWEEP, seen=digest)[5:])
+
+
+def test_what_lies_below_the_first_screen_follows_only_where_it_is_due(tmp_path):
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    assert tab.enter()[4][1] == SWEEP
+    given = tab.call("fill", SWEEP, *tab.values(**{"loss-x": "tokens", "smoothing": 3}))
+    titles = [getattr(getattr(update, "layout", None), "xaxis", None) for _, update in given]
+    assert any(title and "tokens" in str(title.title.text) for title in titles)
+    assert all(skipped(update) for _, update in tab.call("fill", "", *tab.values()))
+
+
+def test_a_sweep_that_goes_on_is_always_sent_anew(tmp_path):
+    make_sweep(tmp_path, methods=("full",))
+    make_run(tmp_path, "lora", status="running")
+    tab = Tab(tmp_path)
+    digest = tab.enter()[3][1]
+    assert not any(skipped(update) for _, update in tab.enter(SWEEP, seen=digest)[4:9])
+
+
+def test_choosing_a_sweep_that_is_gone_changes_nothing(tmp_path, monkeypatch):
+    make_sweep(tmp_path)
+    said = []
+    monkeypatch.setattr(compare, "warn", said.append)
+    tab = Tab(tmp_path)
+    updates = tab.call("choose_sweep", OLD, *tab.values())
+    assert all(skipped(update) for _, update in updates)
+    assert OLD in said[0]
+
+
+def test_choosing_measures_draws_the_front_of_them(tmp_path):
+    make_sweep(tmp_path)
+    updates = Tab(tmp_path).redraw("x", SWEEP, None, "trainable_params", "eval_loss_after")
+    figure = updates[1][1]
+    assert figure.layout.xaxis.title.text.startswith("trained parameters")
+    assert figure.layout.yaxis.title.text.startswith("held-out loss")
+
+
+def test_choosing_an_axis_and_smoothing_draws_the_loss_over_it(tmp_path):
+    make_sweep(tmp_path)
+    points = loss_of(tmp_path).facts.read
+    updates = Tab(tmp_path).redraw("smoothing", SWEEP, points, "seconds", 5)
+    assert updates[1][1].layout.xaxis.title.text == "seconds of training steps"
+    assert "running mean of 5 steps" in updates[0][1]
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"), [(5, 5), ("7", 7), (0, 1), (999, 20), (None, 1), ("x", 1), ("nan", 1)]
+)
+def test_smoothing_that_is_no_number_of_steps_is_the_nearest_that_is(given, steps):
+    (loss,) = LOSS
+    assert loss.choices[1].value(given, None) == steps
+
+
+def test_a_clicked_point_leads_to_its_run_in_results(tmp_path):
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    (run, run_id), (_, tabs) = tab.call("lead", SimpleNamespace(run="some-run"))
+    assert run is tab.links.run
+    assert (run_id, tabs.selected) == ("some-run", "results")
+
+
+def test_an_imported_sweep_is_shown_with_its_warning_and_without_what_it_has_not(tmp_path):
+    make_sweep(tmp_path, measures={"before_model_bytes": None})
+    shown = view(imported(tmp_path), None, {})
+    assert (
+        "Imported results of others: not measured here and not held to the same conditions"
+        in shown.fairness
+    )
+    assert "like for like" not in shown.fairness
+    for name in ("memory-by-phase", "memory-anatomy", "loss-by-learning-rate"):
+        assert picture_of(name, imported(tmp_path)) is None
+    assert "chip imported" in shown.headline
+    assert "chip measured" not in shown.headline
+    assert list(picture_of("loss", imported(tmp_path)).figure.data[0].y) == [2.0, 1.0]
+
+
+def test_neither_charts_nor_these_tabs_import_torch_and_charts_import_no_gradio():
+    code = (
+        "import sys; from ftlab.charts.spec import charts; charts();"
+        "assert 'gradio' not in sys.modules;"
+        "import ftlab.tabs.results.tab, ftlab.tabs.compare.tab; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_variant_alone_is_not_called_like_for_like(tmp_path):
+    make_sweep(tmp_path, methods=("lora",))
+    text = fairness(data_of(tmp_path))
+    assert "only one variant is done" in text
+    assert "like for like" not in text
+
+
+def test_runs_on_different_data_are_not_said_to_share_their_examples(tmp_path):
+    make_sweep(tmp_path, methods=("full", "lora"))
+    result = next(tmp_path.glob("*-lora")) / "result.json"
+    result.write_text(result.read_text().replace("4c1e99d0a3b7", "ffff"))
+    text = fairness(data_of(tmp_path))
+    assert "not like for like: examples" in text
+    assert "in the same order" not in text

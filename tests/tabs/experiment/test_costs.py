@@ -1,0 +1,190 @@
+"""What is predicted beside Launch: which batch, which texts, and what may go wrong."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.basics.devices import Device
+from ftlab.basics.errors import FtlabError
+from ftlab.methods.variant import parse_variant
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.question import Question
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.training import TrainingSettings
+from ftlab.tabs.experiment import costs
+from ftlab.tabs.experiment.costs import costing, longest_of, predict_costs
+from ftlab.tasks.order import BatchSize
+from ftlab.tasks.reference import parse_task
+from tests.fakes import make_run
+from tests.prediction.fakes import GB, SizedPredictor, failing
+from tests.tabs.page_fakes import page_context
+
+CPU = Device("cpu", "CPU, 2 cores", 16 * GB)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "resolve_device", lambda name: CPU)
+    monkeypatch.setattr(costs, "free_bytes", lambda device: 8 * GB)
+
+
+@pytest.fixture
+def request_(tiny_model: Path, task_file: Path) -> SweepRequest:
+    return SweepRequest(
+        model=str(tiny_model),
+        task=parse_task(str(task_file)),
+        variants=(parse_variant("lora"), parse_variant("qlora")),
+        settings=TrainingSettings(steps=3, batch_size=2, max_length=128),
+    )
+
+
+def sized(peak: float | None = 1) -> SizedPredictor:
+    return SizedPredictor(lambda question: peak, beside=0)
+
+
+def shown(request: SweepRequest, predictor: Predictor, folder: Path) -> list[str]:
+    context = page_context(folder, predictor)
+    return [str(each) for each in predict_costs(context, request, predictor.ask)]
+
+
+def facts(shown_html: str) -> dict[str, Any]:
+    found = re.search(r'data-costs="([^"]*)"', shown_html)
+    assert found is not None
+    return dict(json.loads(html.unescape(found.group(1))))
+
+
+def test_rows_fill_in_as_they_come_and_the_sum_comes_last(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    first, second, third = map(facts, shown(request_, sized(), tmp_path))
+    assert first["methods"]["lora"] == {"peak": "…", "file": "…"}
+    assert second["methods"]["lora"]["peak"] == "1.10–1.40 GB"
+    assert second["methods"]["lora"]["file"] == "9.8 MB"
+    assert second["methods"]["lora"]["verdict"] == "fits"
+    assert second["methods"]["qlora"]["peak"] == "…"
+    assert second["most"] == ""
+    assert third["most"] == "1.10–1.40 GB at the peak net of the process, of 8.00 GB free"
+
+
+@pytest.mark.parametrize(("peak", "verdict"), [(5, "fits"), (6, "tight"), (7, "does not fit")])
+def test_the_verdict_is_for_what_is_free_now(
+    request_: SweepRequest, tmp_path: Path, peak: float, verdict: str
+) -> None:
+    last = facts(shown(request_, sized(peak), tmp_path)[-1])
+    assert last["methods"]["lora"]["verdict"] == verdict
+
+
+def test_runs_here_narrow_what_is_shown(request_: SweepRequest, tmp_path: Path) -> None:
+    for measured in (1_150_000, 1_180_000, 1_200_000):
+        both = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": measured}
+        make_run(tmp_path, "lora", measures=both)
+    said = shown(request_, sized(), tmp_path)[-1]
+    cells = facts(said)["methods"]
+    assert cells["lora"]["peak"] == "1.15–1.20 GB"
+    assert cells["qlora"]["peak"] == "1.10–1.40 GB"
+    assert "3 runs of this method here took 1.15 to 1.20 times that" in cells["lora"]["why"]
+    assert "its width is what 3 runs here showed" in said
+
+
+def test_what_cannot_be_predicted_is_a_dash_with_its_reason(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    last = facts(shown(request_, sized(None), tmp_path)[-1])
+    cells = last["methods"]["lora"]
+    assert (cells["peak"], cells["file"]) == ("–", "9.8 MB")
+    assert cells["why"] == "It <i>cannot</i> be."
+    assert last["most"] == ""
+
+
+def test_a_prediction_that_ends_keeps_what_is_known_and_is_inert(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    def ends_at_qlora(question: Question) -> float:
+        return failing(question) if question.variant.method == "qlora" else 1
+
+    said = shown(request_, SizedPredictor(ends_at_qlora, beside=0), tmp_path)[-1]
+    assert set(facts(said)["methods"]) == {"lora"}
+    assert "No further prediction: The prediction &lt;b&gt;ended&lt;/b&gt;." in said
+
+
+def test_of_a_method_in_several_variants_the_first_is_shown_and_the_highest_counted(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    sizes = SizedPredictor(lambda question: int(question.variant.values()["r"]) / 4, beside=0)
+    several = replace(request_, variants=(parse_variant("lora:r=4"), parse_variant("lora:r=8")))
+    last = facts(shown(several, sizes, tmp_path)[-1])
+    assert last["methods"]["lora"]["peak"] == "1.10–1.40 GB"
+    assert last["most"].startswith("2.20–2.80 GB")
+
+
+def test_what_is_asked_is_the_longest_batch_of_all_seeds(request_: SweepRequest) -> None:
+    one = longest_of(request_)
+    assert one.is_known
+    assert (one.batch.rows, one.batch.length % 8) == (2, 0)
+    every = [longest_of(replace(request_, seeds=(seed,))).batch for seed in range(4)]
+    assert longest_of(replace(request_, seeds=(0, 1, 2, 3))).batch == max(
+        every, key=lambda batch: (batch.length, batch.completion_tokens)
+    )
+
+
+def test_a_changed_file_is_read_again(request_: SweepRequest, task_file: Path) -> None:
+    before = longest_of(request_).batch
+    head, *lines = task_file.read_text().splitlines()
+    longer = [
+        "a much longer question than before, " * 2 + line.replace(",", "; ") for line in lines
+    ]
+    task_file.write_text("\n".join([head, *(f'"{line}",yes' for line in longer)]))
+    assert longest_of(request_).batch.length > before.length
+
+
+def test_a_model_that_is_not_here_is_predicted_at_the_maximum_length(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    elsewhere = replace(request_, model="meta-llama/Llama-3.1-8B")
+    assert longest_of(elsewhere).batch == BatchSize(2, 128, 254)
+    predictor = sized()
+    said = shown(elsewhere, predictor, tmp_path)[-1]
+    assert "is known once the model is on this machine" in said
+    assert predictor.asked[0].step.length == 128
+    assert predictor.asked[0].config["model_type"] == "llama"
+
+
+def test_settings_of_the_sweep_are_those_of_the_question(request_: SweepRequest) -> None:
+    settings = replace(
+        request_.settings, accumulation=2, gradient_checkpointing=True, optimizer="adamw_8bit"
+    )
+    lora, qlora = costing(replace(request_, settings=settings, dtype_policy="mixed")).questions
+    assert (lora.step.weights, lora.step.mixed, lora.step.device) == ("fp32", True, "cpu")
+    assert (lora.step.accumulation, lora.step.checkpointing) == (2, True)
+    assert lora.step.optimizer == "adamw_8bit"
+    assert (lora.step.packing, qlora.step.packing) == (None, "nf4-double")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "owner/unknown-model"}, "No prediction: "),
+        ({"model": "/no/such/folder"}, "No prediction: "),
+        ({"task": parse_task("/no/such/file.jsonl")}, "No prediction: "),
+        ({"settings": TrainingSettings(max_length=16)}, "No prediction: All"),
+    ],
+)
+def test_what_stands_in_the_way_is_a_sentence(
+    request_: SweepRequest, tmp_path: Path, changes: dict[str, Any], words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ftlab.prediction.source._from_hub", unreachable)
+    (said,) = shown(replace(request_, **changes), sized(), tmp_path)
+    assert words in said
+    assert facts(said) == {"methods": {}, "most": ""}
+
+
+def unreachable(name: str) -> dict[str, Any]:
+    raise FtlabError(f"The config of '{name}' cannot be had.")

@@ -1,0 +1,159 @@
+"""The Plan tab's logic: fields in, verdict, methods, changes and curve out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.basics.errors import InvalidRequest
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.question import Question
+from ftlab.tabs.context import Latest
+from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.plan.request import changed_fields, curve_questions, read_plan
+from ftlab.tabs.plan.tab import curve_heading, make_curve, make_plan
+from tests.prediction.fakes import SizedPredictor, failing
+from tests.tabs.page_fakes import page_context
+
+FIELDS: dict[str, Any] = {
+    "model": "meta-llama/Llama-3.1-8B", "config": "", "card": "rtx-4090", "method": "lora",
+    "length": 1024, "batch": 4, "accumulation": 1, "completion_tokens": 0, "weights": "bf16",
+    "optimizer": "adamw", "checkpointing": False,
+}  # fmt: skip
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {f"plan_{name}": value for name, value in (FIELDS | changes).items()}
+
+
+def shown(tmp_path: Path, predictor: Predictor, **changes: Any) -> list[list[Any]]:
+    context = page_context(tmp_path, predictor)
+    return list(make_plan(context, Form(), values(**changes), predictor.ask))
+
+
+def test_the_verdict_comes_first_and_each_method_as_it_is_known(tmp_path: Path) -> None:
+    states = shown(tmp_path, SizedPredictor(lambda q: 10))
+    assert "is being simulated" in states[0][0]
+    assert states[0][1].count("…") == 4
+    assert "LoRA on Llama 3.1 8B needs" in states[1][0]
+    assert "fits" in states[1][0]
+    assert states[1][1].count("…") == 3
+    assert states[-1][1].count("…") == 0
+
+
+def test_where_it_does_not_fit_the_changes_that_help_are_offered(tmp_path: Path) -> None:
+    def size(question: Question) -> float:
+        return 15 if question.step.packing or question.step.checkpointing else 40
+
+    predictor = SizedPredictor(size)
+    *_, last = shown(tmp_path, predictor)
+    verdict, _, offered, *buttons = last
+    assert "does not fit" in verdict
+    assert "Short by" in verdict
+    assert [button["visible"] for button in buttons] == [True, True, False]
+    assert buttons[0]["value"].startswith("Gradient checkpointing: ≈ 16.00 GB, fits")
+    assert offered[0]["checkpointing"] is True
+    assert offered[1]["method"] == "qlora"
+
+
+def test_where_nothing_helps_it_is_said(tmp_path: Path) -> None:
+    *_, last = shown(tmp_path, SizedPredictor(lambda q: 400))
+    assert "None of what can be changed here makes it fit." in last[0]
+    assert not any(button["visible"] for button in last[3:])
+
+
+def test_a_prediction_that_fails_is_one_sentence_and_no_markup(tmp_path: Path) -> None:
+    *_, last = shown(tmp_path, SizedPredictor(failing))
+    assert "The prediction &lt;b&gt;ended&lt;/b&gt;." in last[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "sentence"),
+    [
+        ({"model": ""}, "plan_model", "No model is named"),
+        ({"model": None}, "plan_model", "No model is named"),
+        ({"config": "{broken"}, "plan_model", "not valid JSON"),
+        ({"card": "abacus"}, "plan_card", "no card 'abacus'"),
+        ({"card": None}, "plan_card", "no card"),
+        ({"length": None}, "plan_step", "Longest example is empty"),
+        ({"batch": 1.5}, "plan_step", "Batch is 1.5"),
+        ({"accumulation": "x"}, "plan_step", "Accumulation is x"),
+        ({"completion_tokens": 2_000}, "plan_step", "can carry loss"),
+        ({"length": 10**9}, "plan_step", "it must be 1 to"),
+    ],
+)
+def test_every_wrong_field_is_said_beside_it(
+    changes: dict[str, Any], field: str, sentence: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_plan(values(**changes))
+    assert [error.field for error in caught.value.errors] == [field]
+    assert sentence in str(caught.value)
+
+
+def test_a_pasted_config_goes_before_the_chosen_model() -> None:
+    config = {"model_type": "gpt2", "n_positions": 512}
+    plan = read_plan(values(config=json.dumps(config)))
+    assert plan.model.label == "pasted config"
+    assert {length for _, length, _ in curve_questions(plan)} == {256, 512}
+
+
+def test_the_chosen_method_stands_before_the_four() -> None:
+    plan = read_plan(values(method="dora"))
+    assert [method for method, _ in plan.rows] == ["dora", "full", "lora", "qlora", "prompt_tuning"]
+
+
+def test_the_curve_grows_point_by_point_and_says_where_a_line_leaves_the_card(
+    tmp_path: Path,
+) -> None:
+    sizes = {"lora": 0.02, "qlora": 0.01, "prompt_tuning": 0.001, "full": 1}
+    predictor = SizedPredictor(lambda q: sizes[q.variant.method] * q.step.length)
+    states = list(make_curve(page_context(tmp_path, predictor), values(), predictor.ask))
+    assert len(states) == 20
+    assert "1 of 20 predictions" in states[0][0]
+    title, figure = states[-1]
+    assert "LoRA at about" in title
+    assert "Far above the picture: Full fine-tuning" in title
+    assert {trace.name for trace in figure["value"].data} == {"LoRA", "QLoRA", "Prompt tuning"}
+
+
+def test_a_curve_of_wrong_fields_says_what_is_wrong(tmp_path: Path) -> None:
+    predictor = SizedPredictor(failing)
+    context = page_context(tmp_path, predictor)
+    ((title, _),) = make_curve(context, values(batch=0), predictor.ask)
+    assert "Batch is 0" in title
+    assert "no prediction" not in curve_heading([], read_plan(values()), 0, 4)
+
+
+def test_a_change_is_put_into_the_fields() -> None:
+    plan = read_plan(values())
+    names = ("method", "length", "checkpointing", "completion_tokens")
+    assert changed_fields(plan.chosen, names) == {
+        "method": "lora", "length": 1024, "checkpointing": False, "completion_tokens": 0,
+    }  # fmt: skip
+
+
+def test_an_older_plan_of_the_same_page_is_told_apart() -> None:
+    latest = Latest()
+    first, other = latest.begin("a"), latest.begin("b")
+    second = latest.begin("a")
+    assert not latest.is_newest("a", first)
+    assert latest.is_newest("a", second)
+    assert latest.is_newest("b", other)
+
+
+def test_sessions_that_people_make_up_are_forgotten_and_those_that_ask_again_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ftlab.tabs.context._MOST_REMEMBERED", 3)
+    latest = Latest()
+    first = latest.begin("own")
+    for number in range(20):
+        own = latest.begin("own")
+        latest.begin(f"made up {number}")
+        assert latest.is_newest("own", own)
+    assert not latest.is_newest("own", first)
+    assert len(vars(latest)["_newest"]) == 3

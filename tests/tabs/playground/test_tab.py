@@ -1,0 +1,194 @@
+"""The Playground tab as it is served: its endpoint for programs, and answers of a real engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.held_out import HeldOut
+from ftlab.playground.requests import GenerateRequest, NextToken
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore
+from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.playground import api as playground_api
+from ftlab.tabs.playground import tab as playground
+from ftlab.tabs.playground.session import Session, ask, choose
+from tests.fakes import make_run
+from tests.playground.conftest import (  # noqa: F401 - fixtures
+    add_run,
+    runs_folder,
+    save_adapter,
+    tiny_model,
+)
+from tests.playground.test_client import FAKE
+
+PARAMETERS = {
+    "prompt": inspect.Parameter.empty,
+    "runs": "base",
+    "max_new_tokens": 96,
+    "temperature": 0.0,
+    "seed": 0,
+    "model": "",
+    "top_p": 1.0,
+    "repetition_penalty": 1.0,
+    "system": "",
+    "mode": "chat",
+    "precision": "bf16",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def remote(folder: Path) -> Iterator[Client]:
+    client = PlaygroundClient(folder, FAKE)
+    with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Playground"):
+        playground.build(AppContext(folder, RunStore(folder), client), Links.between(tabs))
+    page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    try:
+        yield Client(page.local_url, verbose=False)
+    finally:
+        page.close(verbose=False)
+        client.close()
+
+
+def generate(remote: Client, *args: Any, **more: Any) -> Any:
+    return remote.predict(*args, api_name="/generate", **more)
+
+
+def test_a_program_gets_each_panes_answer_whether_it_names_them_as_list_or_text(
+    remote: Client, folder: Path
+) -> None:
+    run = make_run(folder, "lora", hyperparameters={"r": 4})
+    for runs in (["base", run.run_id], f"base, {run.run_id}"):
+        base, lora = generate(remote, "hello", runs)
+        assert (base["name"], base["run_id"], base["label"]) == ("base", None, "Base")
+        assert (lora["name"], lora["run_id"], lora["label"]) == (
+            run.run_id,
+            run.run_id,
+            "LoRA r=4",
+        )
+        assert lora["answer"].startswith("hello by")
+        assert (lora["pane"], lora["error"]) == (1, "")
+
+
+def test_the_base_answers_a_program_that_names_nobody(remote: Client) -> None:
+    (base,) = generate(remote, "hello")
+    assert base["answer"].startswith("hello by")
+
+
+def test_the_endpoint_takes_the_documented_parameters(remote: Client) -> None:
+    offered = remote.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    parameters = offered["/generate"]["parameters"]
+    assert {
+        p["parameter_name"]: p["parameter_default"]
+        if p["parameter_has_default"]
+        else inspect.Parameter.empty
+        for p in parameters
+    } == PARAMETERS
+
+
+def test_an_answer_has_the_documented_fields(remote: Client) -> None:
+    (base,) = generate(remote, "hello")
+    words = inspect.getsource(playground_api).partition("For each pane:")[2].partition('"""')[0]
+    told = {field.name for field in dataclasses.fields(NextToken)}
+    assert set(re.findall(r"\w+", words)) == set(base) | told
+
+
+def test_only_generate_is_offered_to_programs(remote: Client) -> None:
+    offered = remote.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(offered) == {"/generate"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"prompt": " "}, "The prompt is empty"),
+        ({"prompt": None}, "The prompt is empty"),
+        ({"runs": []}, "0 panes are chosen"),
+        ({"runs": ["base"] * 7}, "7 panes are chosen; choose 1 to 6"),
+        ({"runs": 5}, "Runs: 5 names no pane; give a list"),
+        ({"max_new_tokens": 0}, "New tokens: 0"),
+        ({"max_new_tokens": 2.5}, "New tokens: 2.5 is no whole number"),
+        ({"max_new_tokens": "many"}, "New tokens: many"),
+        ({"temperature": 3}, "Temperature: 3 is no number between 0 and 2"),
+        ({"temperature": "hot"}, "Temperature: hot"),
+        ({"temperature": None}, "Temperature: None"),
+        ({"seed": -1}, "Seed: -1"),
+        ({"top_p": 0}, "Top-p: 0"),
+        ({"repetition_penalty": 5}, "Repetition penalty: 5"),
+        ({"model": "/nope"}, "There is no model folder"),
+        ({"mode": "essay"}, "Mode: 'essay' is none of: chat, completion"),
+        ({"precision": "int3"}, "Base held in: 'int3' is none of: bf16, fp32, nf4"),
+        ({"precision": ["bf16"]}, "Base held in: "),
+        ({"prompt": 7}, "Prompt: 7 is no text"),
+        ({"system": ["Be brief."]}, "is no text; put it in quotes"),
+        ({"model": 7}, "Model: 7 is no text"),
+        ({"prompt": "", "seed": -1}, "The prompt is empty.*Seed: -1"),
+    ],
+)
+def test_a_wrong_value_comes_back_as_a_sentence(
+    remote: Client, wrong: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AppError, match=sentence):
+        generate(remote, **({"prompt": "hello"} | wrong))
+
+
+def test_what_is_wrong_with_one_pane_is_said_in_that_pane_alone(
+    remote: Client, folder: Path
+) -> None:
+    other = make_run(folder, "lora", model="someone/other")
+    base, gone, wrong = generate(remote, "hello", ["base", "gone", other.run_id], model="bundled")
+    assert base["error"] == ""
+    assert "There is no run 'gone'" in gone["error"]
+    assert "all panes share one base model" in wrong["error"]
+    assert gone["answer"] == wrong["answer"] == ""
+
+
+def test_an_engine_that_dies_is_said_and_the_next_call_is_answered(remote: Client) -> None:
+    first, second = generate(remote, "die", ["base", "base"])
+    assert first["answer"].startswith("die by")
+    assert "ended before it had answered" in second["error"]
+    assert generate(remote, "hello")[0]["error"] == ""
+
+
+# ---- a real engine on a tiny model
+
+
+def test_no_pane_ever_shows_the_answer_of_another(
+    runs_folder: Path,  # noqa: F811
+    tiny_model: Path,  # noqa: F811
+    add_run: Callable[..., RunDirectory],  # noqa: F811
+) -> None:
+    """Whatever stands beside it, "base" says what the base says, and each adapter its own."""
+    run, other = add_run("lora", seed=1), add_run("lora", seed=2)
+    client = PlaygroundClient(runs_folder)
+    asked = GenerateRequest((), "hello", str(tiny_model), precision="fp32", max_new_tokens=12)
+
+    def answers(*names: str) -> dict[str, str]:
+        session = choose(Session(), names, runs_folder)
+        for _ in ask(session, asked, False, client, HeldOut()):
+            pass
+        return {pane.name: pane.answer for pane in session.panes if pane.source}
+
+    try:
+        names = ["base", run.run_id, other.run_id]
+        alone = {name: answers(name)[name] for name in names}
+        assert len(set(alone.values())) == 3, "the adapters change nothing, so nothing is shown"
+        for order in (names, names[::-1], ["", names[2], "", "base", names[1]]):
+            assert answers(*order) == alone
+    finally:
+        client.close()

@@ -1,0 +1,92 @@
+"""What the table of runs says of runs that stand beside each other."""
+
+import re
+from pathlib import Path
+
+from ftlab.records.store import RunStore
+from ftlab.tabs.results.columns import Query, show
+from ftlab.tabs.results.html import like_chip, table_html, ticked_chip
+from ftlab.tabs.results.tab import ticked_words
+from tests.fakes import make_run, make_sweep
+
+OLD = "20261101-093000-cd34"
+LIKE = "like for like: 25 fields equal"
+
+
+def html_of(folder: Path, **query: object) -> str:
+    return table_html(show(RunStore(folder).table(), Query(**query)))  # type: ignore[arg-type]
+
+
+def two_sweeps(folder: Path) -> None:
+    """A fair one, and one whose LoRA run had other steps and was disturbed."""
+    make_sweep(folder, ("full", "lora"), sweep_id=OLD)
+    make_run(folder, "full")
+    make_run(folder, "lora", steps=60, measures={"disturbed": True})
+
+
+def headings(html: str) -> list[str]:
+    return [re.sub("<[^>]+>", "", row) for row in re.findall(r'class="group">(.*?)</tr>', html)]
+
+
+def test_each_sweeps_heading_says_whether_its_runs_compare_also_above_means(tmp_path: Path) -> None:
+    two_sweeps(tmp_path)
+    for group in ("sweeps", "seeds"):
+        html = html_of(tmp_path, group=group)
+        assert headings(html) == [
+            "25 Nov 12:00 ab12, SQL, 2 runs not like for like: steps and disturbed runs",
+            f"1 Nov 09:30 cd34, SQL, 2 runs {LIKE}",
+        ]
+        assert 'title="Not like for like: steps (30, 60), disturbed runs (LoRA seed 0)."' in html
+        assert "like-line" not in html
+
+
+def test_rows_without_headings_have_one_line_above_them_with_the_values(tmp_path: Path) -> None:
+    two_sweeps(tmp_path)
+    for query in ({}, {"group": "seeds", "sort": "score_after"}):
+        html = html_of(tmp_path, **query)
+        assert headings(html) == []
+        line = html[html.index("like-line") : html.index("run-rows")]
+        assert ">not like for like</span>" in line
+        assert "steps (30, 60), disturbed runs (LoRA seed 0)" in line
+
+
+def test_the_line_is_about_the_rows_that_are_shown_and_done(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("full", "lora"))
+    make_run(tmp_path, "qlora", "failed", steps=60)
+    assert LIKE in html_of(tmp_path)
+
+
+def test_where_there_is_nothing_to_compare_nothing_is_said(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora",), seeds=(0, 1))
+    assert "like-line" not in html_of(tmp_path)
+    assert like_chip(RunStore(tmp_path).table().iloc[:0]) == ""
+
+
+def test_seeds_of_one_variant_that_are_unlike_are_said_to_be(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", seed=0)
+    make_run(tmp_path, "lora", seed=1, steps=60)
+    assert "not like for like: steps" in headings(html_of(tmp_path, group="seeds"))[0]
+
+
+def test_results_of_others_are_not_compared(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("full", "lora"))
+    table = RunStore(tmp_path).table().assign(origin="imported")
+    assert ">not compared<" in like_chip(table)
+
+
+def test_runs_that_are_ticked_are_compared(tmp_path: Path) -> None:
+    two_sweeps(tmp_path)
+    store = RunStore(tmp_path)
+    new_full, new_lora, old_full, old_lora = store.table()["run_id"]
+    assert LIKE in ticked_words(("a", "b"), ticked_chip(store, (old_full, old_lora)))
+    assert "steps and disturbed runs" in ticked_chip(store, (new_full, new_lora))
+    assert ticked_chip(store, (new_lora,)) == ""
+
+
+def test_script_in_what_differs_is_only_text(tmp_path: Path) -> None:
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", environment={"device": "<script>alert(1)</script>"})
+    for group in ("runs", "sweeps"):
+        html = html_of(tmp_path, group=group)
+        assert "&lt;script&gt;" in html
+        assert "<script" not in html

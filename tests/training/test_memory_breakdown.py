@@ -1,0 +1,100 @@
+"""What a run's peak is made of, and that it was predicted to be so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.variant import parse_variant
+from ftlab.prediction import of_run
+from ftlab.prediction.of_run import with_prediction
+from ftlab.records.result import MEMORY_PARTS, RunResult
+from ftlab.records.spec import RunSpec
+from ftlab.tasks.order import BatchSize
+from ftlab.training import run
+from ftlab.training.run import RunRecord, execute
+from tests.training.test_run import RunDirectory, request
+
+Case = tuple[str, str, dict[str, Any]]
+CASES: list[Case] = [
+    ("full", "bf16", {}),
+    ("lora", "bf16", {}),
+    ("lora", "mixed", {}),
+    ("lora", "fp32", {"gradient_checkpointing": True}),
+    ("lora:r=16", "bf16", {"accumulation": 3, "batch_size": 2}),
+    ("lora", "bf16", {"optimizer": "adamw_8bit"}),
+    ("qlora", "bf16", {}),
+    ("prompt_tuning", "bf16", {}),
+    ("ia3", "bf16", {}),
+    ("dora", "bf16", {}),
+    ("lora_fa", "bf16", {}),
+    ("boft", "bf16", {}),
+    ("adalora", "bf16", {}),
+    ("shira", "bf16", {}),
+]
+
+
+def ran(
+    case: Case, tiny_model: Path, task_file: Path, folder: Path
+) -> tuple[RunSpec, RunRecord, RunResult]:
+    variant, policy, settings = case
+    asked = request(tiny_model, task_file, variant, eval_answers=False, **settings)
+    spec = plan_sweep(replace(asked, dtype_policy=policy))[-1]  # type: ignore[arg-type]
+    spec = replace(spec, base_run_id=None)
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    record = RunRecord()
+    execute(spec, directory, record, lambda event: None)
+    return spec, record, record.result("done")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
+def test_each_part_of_the_measured_peak_is_what_was_predicted(
+    case: Case, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec, record, result = ran(case, tiny_model, task_file, tmp_path)
+    assert set(result.anatomy) == set(MEMORY_PARTS)
+    whole = sum(result.anatomy.values())
+    known = with_prediction(result, spec, record.longest)
+    assert known.measures.predicted_net_peak_bytes == sum(known.predicted_anatomy.values())
+    for part in MEMORY_PARTS:
+        off = abs(known.predicted_anatomy[part] - result.anatomy[part])
+        assert off < 0.01 * whole, (part, known.predicted_anatomy, result.anatomy)
+
+
+def test_looking_at_the_peak_changes_no_weight(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case: Case = ("lora", "bf16", {"weight_decay": 0.1})
+    _, _, looked = ran(case, tiny_model, task_file, tmp_path / "looked")
+    monkeypatch.setattr(run, "measure_memory_breakdown", lambda *given: {})
+    _, _, not_looked = ran(case, tiny_model, task_file, tmp_path / "not")
+    assert not not_looked.anatomy
+    assert looked.measures.eval_loss_after == not_looked.measures.eval_loss_after
+
+
+def test_without_a_batch_or_a_prediction_a_result_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, task_file: Path
+) -> None:
+    base, spec = plan_sweep(request(tiny_model, task_file, "lora"))
+    result = RunResult("done")
+    longest = BatchSize(4, 16, 8)
+    assert with_prediction(result, spec, None) is result
+    assert with_prediction(result, base, longest) is result
+    monkeypatch.setattr(of_run, "predict", lambda question: 1 / 0)
+    assert with_prediction(result, spec, longest) is result
+
+
+def test_a_run_that_ends_early_in_training_still_has_its_prediction(
+    tiny_model: Path, task_file: Path
+) -> None:
+    spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
+    early = with_prediction(RunResult("out_of_memory"), spec, BatchSize(4, 64, 32))
+    assert early.measures.predicted_net_peak_bytes
+    assert parse_variant("lora") == spec.variant
+    assert json.loads((tiny_model / "config.json").read_text())["model_type"] == "llama"
