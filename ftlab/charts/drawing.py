@@ -16,7 +16,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ftlab.methods.registry import METHODS, label_of, look_of
-from ftlab.records.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 
 INK, GRID = "#57606e", "#e6e9ee"
 DARK_INK, DARK_GRID = "#aab4c0", "#2a313b"

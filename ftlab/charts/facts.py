@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from ftlab.basics.words import rate_name
 from ftlab.charts.drawing import plain
 from ftlab.records.comparability import Comparability, comparability_of_rows
-from ftlab.records.metrics import MetricSpec
+from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.result import status_label
 from ftlab.records.table import ORIGINS
 

@@ -15,7 +15,8 @@ from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatte
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
 from ftlab.records.differences import EXACT, Difference, Differences, differences_of
-from ftlab.records.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 
 _MOST_NAMES = 4  # in a sentence; more are counted
 _X_USUAL = ("net_peak_memory_bytes", "train_seconds", "trainable_params", "adapter_bytes")

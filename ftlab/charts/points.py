@@ -23,7 +23,8 @@ from ftlab.charts.facts import (
 )
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import BASE_LOOK, label_of, look_of
-from ftlab.records.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 
 _FRAME_PIXELS = 58 + NOTE_PIXELS  # ticks, titles and margins
 _NARROW, _TITLE_LINE_PIXELS = 42, 15  # longer titles of the x axis take two lines: phones

@@ -29,7 +29,8 @@ from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
 from ftlab.records.differences import differences_of
-from ftlab.records.metrics import HEADLINES, METRICS, MetricSpec
+from ftlab.records.metrics import HEADLINES, METRICS
+from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.result import OPEN
 
 COLUMNS = ["variant", "method", "value", "relative", "count", "low", "high"]

@@ -11,7 +11,8 @@ from ftlab.charts.facts import VariantRuns, by_variant, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of, untouched_line
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.records.differences import differences_of
-from ftlab.records.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 
 _TIME = METRICS["train_seconds"]
 _NAMED = 6  # of the best, where there are too many to name all

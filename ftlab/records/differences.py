@@ -116,7 +116,7 @@ def binomial_tail(successes: int, trials: int, probability: float) -> float:
     )
 
 
-EXACT = frozenset({"trainable_params", "trainable_share", "total_params", "adapter_bytes"})
+EXACT = frozenset(key for key, metric in METRICS.items() if metric.is_counted)
 """Measures that are counted: one run is enough."""
 
 RECORDED_SPREAD = {

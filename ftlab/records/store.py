@@ -16,6 +16,7 @@ from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.words import shorten, some_names
 from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
+from ftlab.records.metrics import METRICS
 from ftlab.records.published import PublishedRun, read_published
 from ftlab.records.result import MEMORY_PARTS, OPEN, RunResult, Status
 from ftlab.records.resume import newest_checkpoint
@@ -95,7 +96,6 @@ class Run:
         """The run as one flat row with the keys of `ROW_KEYS`."""
         result, spec = self.result, self.spec
         measures = vars(result.measures) if result else {}  # all flat: no need of a deep copy
-        trainable, total = measures.get("trainable_params"), measures.get("total_params")
         environment = result.environment if result else {}
         phases = result.phases if result else {}
         anatomy = result.anatomy if result else {}
@@ -111,7 +111,6 @@ class Run:
             "hyperparameters": _named_values(spec),
             "seed": spec.seed,
             "status": self.status,
-            "trainable_share": trainable / total if trainable is not None and total else None,
             "peak_memory_kind": result.memory_kind if result else "",
             "learning_rate": spec.learning_rate,
             "metric": environment.get("metric") or "",
@@ -129,6 +128,8 @@ class Run:
             "reason": self.reason,
             "conditions": self.conditions,
         }
+        if result is not None:
+            values |= {key: metric.value(result) for key, metric in METRICS.items()}
         for phase in ("load", "evaluate", "save"):
             values[f"{phase}_peak_bytes"] = phases[phase].peak_bytes if phase in phases else None
         for part in MEMORY_PARTS:

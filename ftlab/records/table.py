@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ftlab.records.metrics import METRICS
 from ftlab.records.result import MEMORY_PARTS
 
 if TYPE_CHECKING:
@@ -20,13 +21,8 @@ _NAMES = (
     "seed", "status",
 )  # fmt: skip
 _NUMBERS = (
-    "trainable_params", "total_params", "trainable_share", "peak_memory_bytes",
-    "net_peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes",
-    "eval_loss_before", "eval_loss_after", "loss_change", "loss_change_low", "loss_change_high",
-    "score_before", "score_after", "score_gain", "score_gain_low", "score_gain_high",
-    "general_loss_before", "general_loss_after", "general_loss_change", "general_loss_change_low",
-    "general_loss_change_high", "steps_done", "learning_rate",
-    "before_model_bytes", "load_peak_bytes", "evaluate_peak_bytes",
+    *(key for metric in METRICS.values() for key in (metric.key, *metric.interval_keys)),
+    "steps_done", "learning_rate", "before_model_bytes", "load_peak_bytes", "evaluate_peak_bytes",
     "save_peak_bytes", "total_seconds", "step_seconds", "predicted_net_peak_bytes",
     *(f"anatomy_{part}_bytes" for part in MEMORY_PARTS),
     *(f"predicted_{part}_bytes" for part in MEMORY_PARTS),

@@ -173,17 +173,14 @@ def _change(before: float | None, after: float | None, digits: int) -> str:
 
 
 def _costs(result: RunResult) -> str:
-    m = result.measures
-    known = dict(vars(m))
-    if m.trainable_params is not None and m.total_params:
-        known["trainable_share"] = m.trainable_params / m.total_params
+    metrics = [METRICS[key] for key in _COSTS]
     rows = [
-        (METRICS[key].label, METRICS[key].format(known.get(key)), METRICS[key].how)
-        for key in _COSTS
-        if known.get(key) is not None
+        (metric.label, metric.format(value), metric.how)
+        for metric in metrics
+        if (value := metric.value(result)) is not None
     ]
     told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
-    if m.disturbed:
+    if result.measures.disturbed:
         told += " Other work on the machine made training slower, so times are too long."
     return _table(("measure", "value", "how it is measured"), rows) + told
 

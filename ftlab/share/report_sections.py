@@ -32,7 +32,8 @@ from ftlab.playground.grid_table import PaneSummary, by_place, headline, pane_la
 from ftlab.playground.requests import PRECISIONS
 from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
-from ftlab.records.metrics import METRICS, MetricSpec
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.recording import Provenance, read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest

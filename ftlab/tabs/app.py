@@ -27,15 +27,10 @@ from ftlab.prediction.question import of_a_demo, usual
 from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
-from ftlab.tabs.compare import tab as compare
 from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html
-from ftlab.tabs.experiment import tab as experiment
 from ftlab.tabs.header import header_html
-from ftlab.tabs.learn import tab as learn
-from ftlab.tabs.plan import tab as plan
-from ftlab.tabs.playground import tab as playground
-from ftlab.tabs.results import tab as results
 from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
+from ftlab.tabs.spec import tabs
 from ftlab.tabs.widgets import H
 
 RESTORE_MODE = """() => {
@@ -156,14 +151,6 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
 _REFRESH_SECONDS = 3
 _HEADER_POLLS_A_SECOND = 6  # of all pages together
-_TABS = (
-    ("Experiment", experiment.build),
-    ("Results", results.build),
-    ("Compare", compare.build),
-    ("Playground", playground.build),
-    ("Plan", plan.build),
-    ("Learn", learn.build),
-)
 
 
 def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
@@ -188,14 +175,14 @@ def build_page(context: AppContext) -> gr.Blocks:
         title="ftlab", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
     ) as page:
         _header(page, context)
-        tabs = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
-        links = Links.between(tabs)  # outside: gradio counts what is in the tabs as a tab
-        with tabs:
-            for name, build in _TABS:
-                with gr.Tab(name, id=name.lower()) as tab:
+        row = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
+        links = Links.between(row)  # outside: gradio counts what is in the tabs as a tab
+        with row:
+            for spec in tabs():
+                with gr.Tab(spec.name, id=spec.id) as tab:
                     if context.access.is_demo:
                         H(banner_html(context.access.space))
-                    build(context, links)
+                    spec.build(context, links)
                 tab.select(fn=None, js=FIT_FIGURES, api_visibility="private")
         api.add_endpoints(context)
     return page

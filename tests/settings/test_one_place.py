@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.package_copy import ask, copy_package
+
 FIELD = """    label_smoothing: Annotated[
         float, Setting("Label smoothing", help="share of the other tokens", high=0.5,
                        same="label smoothing {}"),
@@ -66,18 +61,11 @@ print(json.dumps({
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the surfaces of a copy of ftlab with one more field say of it."""
     folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(ROOT / "ftlab", folder / "ftlab", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "assets").symlink_to(ROOT / "assets")
-    training = folder / "ftlab" / "settings" / "training.py"
+    training = copy_package(folder) / "settings" / "training.py"
     text = training.read_text(encoding="utf-8")
     before = "    report_to: Annotated["
     training.write_text(text.replace(before, FIELD + before), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], cwd=folder, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(folder)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    return dict(ask(folder, ASK))
 
 
 @pytest.mark.parametrize(

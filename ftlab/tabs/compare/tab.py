@@ -26,6 +26,7 @@ from ftlab.tabs.compare.view import (
     view,
 )
 from ftlab.tabs.context import QUIET, RESULTS, AppContext, Links, opened
+from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, this_page, warn
 
 Given = tuple[tuple[str, str | int | float], ...]
@@ -214,3 +215,6 @@ def _lead_to_run(runs: gr.HTML, links: Links) -> None:
         return str(getattr(event, "run", "")), gr.Tabs(selected=RESULTS)
 
     runs.select(lead, None, [links.run, links.tabs], **QUIET)
+
+
+TAB = TabSpec("Compare", 3, build)

@@ -69,6 +69,7 @@ from ftlab.tabs.experiment.task import (
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.predictions import while_there
 from ftlab.tabs.results.columns import run_name
+from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, escape, head, note_html, plural, this_page, warn
 from ftlab.tasks.files import columns_of
 
@@ -483,3 +484,6 @@ def _say(
         gr.Accordion(label=advanced_summary(reading.request)),
         gr.Accordion(label=more_summary(values)),
     ]
+
+
+TAB = TabSpec("Experiment", 1, build)

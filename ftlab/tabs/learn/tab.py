@@ -6,6 +6,7 @@ import gradio as gr
 
 from ftlab.tabs.context import AppContext, Links, opened
 from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
+from ftlab.tabs.spec import TabSpec
 
 _LORA = "LoRA: a photo filter"
 _OTHERS = (
@@ -31,3 +32,6 @@ def build(context: AppContext, links: Links) -> None:
         for name, build_panel in _OTHERS:
             with gr.Tab(name):
                 build_panel(context)
+
+
+TAB = TabSpec("Learn", 6, build)

@@ -43,6 +43,7 @@ from ftlab.tabs.plan.view import (
     verdict_html,
 )
 from ftlab.tabs.predictions import while_there
+from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, head, heading, warn
 
 MOST_FIXES = 3
@@ -296,3 +297,6 @@ def _build_fields(form: Form, access: Access) -> None:
     form.add("plan_optimizer", gr.Dropdown, optimizers, value="adamw", label="Optimizer")
     form.add("plan_checkpointing", gr.Checkbox, label="Gradient checkpointing")
     form.slot("plan_step")
+
+
+TAB = TabSpec("Plan", 5, build)

@@ -51,6 +51,7 @@ from ftlab.tabs.playground.view import (
     setup,
     setup_again,
 )
+from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, field_error, live, this_page
 
 AGAINST = [("Differences: off", -1)] + [(f"Against pane {n + 1}", n) for n in range(MAX_PANES)]
@@ -568,3 +569,6 @@ def _errors(session: Session) -> list[str]:
         errors_of(errors, *SETTINGS, "mode"),
         errors_of(errors, "panes", "model", "histories"),
     ]
+
+
+TAB = TabSpec("Playground", 4, build)

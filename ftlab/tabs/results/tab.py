@@ -65,6 +65,7 @@ from ftlab.tabs.results.html import (
     ticked_chip,
 )
 from ftlab.tabs.results.panel import Side, build_side, closed, facts, find, opened_run, wire_side
+from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, escape, field_error, live, plural
 
 EMPTY = blank(
@@ -673,3 +674,6 @@ def imported_html(store: RunStore, paths: list[str]) -> str:
     )
     listed = f'<ul class="notes">{refused}</ul>' if refused else ""
     return said_html(lambda: report.sentence) + listed
+
+
+TAB = TabSpec("Results", 2, build)

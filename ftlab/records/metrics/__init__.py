@@ -1,0 +1,26 @@
+"""The metrics of a run, one file a group: every module here with `METRICS` is found by itself.
+
+Table, charts, command line and exports all read `METRICS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from ftlab.records.metrics.spec import MetricSpec
+
+
+def metrics() -> dict[str, MetricSpec]:
+    """Every metric by its key, file by file."""
+    return {
+        metric.key: metric
+        for module in pkgutil.iter_modules(__path__, f"{__name__}.")
+        for metric in getattr(importlib.import_module(module.name), "METRICS", ())
+    }
+
+
+METRICS = metrics()
+
+HEADLINES = ("trainable_params", "net_peak_memory_bytes", "train_seconds", "adapter_bytes")
+"""The four measures that the savings charts compare with full fine-tuning."""
