@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from ftlab.basics.recent import Recent
 
 HIDDEN = "[hidden]"
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9_-]{6,}")
@@ -198,29 +199,6 @@ def _stack(error: BaseException) -> list[str]:
     """File, line and function of each frame; without the source's text or any value."""
     frames = traceback.extract_tb(error.__traceback__)[-_DEEPEST_STACK:]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
-
-class Recent(OrderedDict[_Key, _Value]):
-    """`most` entries at most: writing one more drops the one that was written longest ago.
-
-    Writing an entry anew makes it the last one. Several threads may write at once.
-    """
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
-        self._turn = threading.Lock()
-
-    def __setitem__(self, key: _Key, value: _Value) -> None:
-        with self._turn:
-            super().__setitem__(key, value)
-            self.move_to_end(key)
-            while len(self) > self._most:
-                self.popitem(last=False)
 
 
 ERROR_SECONDS = 300.0

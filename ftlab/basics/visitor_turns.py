@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 
 _MOST_REMEMBERED = 1_000
 _SECONDS_OF_PATIENCE = 2.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.basics.words import shown_name
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.resolve import ModelReach, local_folder

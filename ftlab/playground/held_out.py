@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Lock
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.tasks.reference import TaskReference, load
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import Example, ResultTables, TaskSpec

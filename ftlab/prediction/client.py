@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, cast, get_args
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent, note_refusal
+from ftlab.basics.log import note_refusal
 from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command
+from ftlab.basics.recent import Recent
 from ftlab.basics.visitor_turns import NOBODY, Places, Visitor, VisitorQueue
 from ftlab.prediction.question import (
     Ending,

@@ -20,7 +20,7 @@ from typing import Any
 
 from ftlab.basics import units
 from ftlab.basics.files import open_plain
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.records.result import is_sound
 from ftlab.records.run import MAX_LINES_BYTES
 from ftlab.records.store import Run

@@ -19,7 +19,7 @@ import gradio as gr
 from gradio.context import Context, get_render_context
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.models.hub import HubReach
 from ftlab.models.resolve import ModelReach

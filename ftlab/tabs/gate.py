@@ -42,7 +42,8 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ftlab.basics.files import json_values
-from ftlab.basics.log import Recent, RepeatedRefusals
+from ftlab.basics.log import RepeatedRefusals
+from ftlab.basics.recent import Recent
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.basics.words import plural
 from ftlab.jobs.inputs import DEMO_REFUSAL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 
 
 def test_what_was_written_longest_ago_is_dropped() -> None:

@@ -14,7 +14,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.jobs import inputs
 from ftlab.records.run import RunDirectory
 from ftlab.tabs import app

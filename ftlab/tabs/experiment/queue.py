@@ -19,7 +19,7 @@ from gradio.components.plot import PlotData
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.charts.loss import LossCurve, curve_of, curve_points, loss_figure
 from ftlab.jobs.control import ensure_dispatcher, request_cancel, requested_cancels
 from ftlab.methods.registry import BASE_METHOD, look_of

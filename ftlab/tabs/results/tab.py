@@ -14,7 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.records.progress import ProgressBook
 from ftlab.records.published import import_files
 from ftlab.records.result import OPEN

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import InvalidRequest
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.jobs import inputs
 from ftlab.jobs.inputs import check_inputs, look_at_inputs, must_ask
 from ftlab.methods.variant import Variant

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.basics.log import Recent
+from ftlab.basics.recent import Recent
 from ftlab.jobs import inputs
 from ftlab.jobs.control import request_cancel, requested_cancels
 from ftlab.methods.registry import METHODS

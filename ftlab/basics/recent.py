@@ -1,0 +1,29 @@
+"""A dictionary that keeps what was written last, and no more than so many entries."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TypeVar
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Recent(OrderedDict[_Key, _Value]):
+    """`most` entries at most: writing one more drops the one that was written longest ago.
+
+    Writing an entry anew makes it the last one. Several threads may write at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._turn = threading.Lock()
+
+    def __setitem__(self, key: _Key, value: _Value) -> None:
+        with self._turn:
+            super().__setitem__(key, value)
+            self.move_to_end(key)
+            while len(self) > self._most:
+                self.popitem(last=False)
