@@ -39,13 +39,13 @@ bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (
 	$(BIN)/python -m tests.benchmarks.quality --update-readme
 
 specialists: .venv/installed  ## train anew the adapters in assets/adapters (about 10 minutes)
-	$(BIN)/python -m ftlab specialists
+	$(BIN)/python -m ftlab.maintain specialists
 
 recorded: .venv/installed  ## measure the sample sweeps anew and ship them (about an hour)
 	$(BIN)/python -m ftlab sweep --task sql --methods full,last_layers,lora,dora,pissa,lora_plus,qlora,vera,miss,oft,ia3,prompt_tuning --eval-examples 64 --seeds 0,1,2 --runs-dir build/recorded/many
-	$(BIN)/python -m ftlab record --runs-dir build/recorded/many --replace
+	$(BIN)/python -m ftlab.maintain record --runs-dir build/recorded/many --replace
 	$(BIN)/python -m ftlab sweep --task sql --methods full,lora,qlora,prompt_tuning --steps 60 --eval-examples 100 --seeds 0,1,2 --runs-dir build/recorded/four
-	$(BIN)/python -m ftlab record --runs-dir build/recorded/four --replace
+	$(BIN)/python -m ftlab.maintain record --runs-dir build/recorded/four --replace
 
 rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md (about 2 hours)
 	$(BIN)/python -m ftlab tune --method all --task sql --runs-dir build/tuning --write docs/learning-rates.md

@@ -37,7 +37,6 @@ from ftlab.jobs.tuning import (
     tuned_of,
     tuning_settings,
 )
-from ftlab.maintain.learning_rates import write_document
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
 from ftlab.models.bundled import ensure_bundled
@@ -47,6 +46,7 @@ from ftlab.prediction.source import find_size
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
+from ftlab.share.learning_rates import write_document
 from ftlab.tasks.reference import parse_task, with_columns
 
 NAME = "tune"

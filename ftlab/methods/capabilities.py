@@ -1,5 +1,6 @@
-"""What each method was seen to do with the installed versions: the table that `ftlab probe` writes,
-and how it is shown.
+"""What each method was seen to do with the installed versions, and how the table is shown.
+
+`python -m ftlab.maintain probe --write` writes it.
 
 Nothing here is guessed: every entry comes from a short training on a tiny model.
 """
@@ -20,7 +21,7 @@ from ftlab.methods.registry import METHODS
 FILE = assets_folder() / "capabilities.json"
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
-BEGIN = "<!-- methods table: made by `python -m ftlab probe --write` -->"
+BEGIN = "<!-- methods table: made by `python -m ftlab.maintain probe --write` -->"
 END = "<!-- end of methods table -->"
 
 MARKS: dict[bool | None, tuple[str, str]] = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.__main__ import main
 from ftlab.basics import files
 from ftlab.basics.errors import FtlabError
+from ftlab.maintain.__main__ import main
 from ftlab.operations.doctor import check_versions
 from ftlab.operations.requirements import own_requirements, read_requirements, requirements_file
 from ftlab.records.recording import read_provenance

@@ -73,7 +73,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("grid --prompts bad.json", "is not valid JSON"),
         ("report nope", "There is no sweep 'nope'"),
         ("report ../..", "There is no sweep '../..'"),
-        ("record nope", "There is no sweep 'nope'"),
         ("merge nope", "There is no run 'nope'"),
         ("script nope", "There is no run 'nope'"),
         ("resume nope", "There is no run 'nope'"),

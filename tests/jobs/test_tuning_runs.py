@@ -10,7 +10,6 @@ import pytest
 
 from ftlab.jobs.launch import enqueue_sweep, plan_sweep, validate
 from ftlab.jobs.tuning import Point, ladders_of, latest_ladders, tuned_of
-from ftlab.maintain.learning_rates import document
 from ftlab.methods.variant import Variant
 from ftlab.records.comparability import comparability_of_runs
 from ftlab.records.result import Measures
@@ -18,6 +17,7 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
+from ftlab.share.learning_rates import document
 from ftlab.share.model_card import spec_rows
 from ftlab.tasks.reference import TaskReference, load, parse_task
 from ftlab.training.run import RunRecord, execute

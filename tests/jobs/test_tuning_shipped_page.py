@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ftlab.basics.words import rate_name
-from ftlab.maintain.learning_rates import sizes_section
 from ftlab.methods.rates import BY_WIDTH
 from ftlab.methods.registry import METHODS
+from ftlab.share.learning_rates import sizes_section
 
 PAGE = Path(__file__).parents[2] / "docs" / "learning-rates.md"
 

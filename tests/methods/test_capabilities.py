@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from ftlab.__main__ import main
 from ftlab.basics.errors import FtlabError
+from ftlab.maintain.__main__ import main as maintain
 from ftlab.methods import capabilities as table
 from ftlab.methods.capabilities import (
     BEGIN,
@@ -39,7 +40,7 @@ PROBED_AGAIN = (
     "last_layers", "layer_norm", "bitfit", "lora", "pissa", "lora_plus", "lora_fa",
     "qlora", "lora_int8", "vera", "loha", "miss", "ia3", "prompt_tuning", "prefix_tuning",
 )  # fmt: skip
-"""The quick ones; `python -m ftlab probe` tries them all."""
+"""The quick ones; `python -m ftlab.maintain probe` tries them all."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_the_table_says_what_a_new_probe_sees(method: str, probed: dict[str, Cap
     told, seen = capabilities()[method], probed[method]
     if made_with() != installed_versions():  # an adapter's config grows from version to version
         told = replace(told, adapter_bytes=seen.adapter_bytes)
-    assert seen == told, "python -m ftlab probe --write makes the table anew"
+    assert seen == told, "python -m ftlab.maintain probe --write makes the table anew"
 
 
 def test_the_table_has_the_methods_of_the_registry_in_its_order() -> None:
@@ -142,7 +143,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     level = bitsandbytes.level
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(table, "FILE", tmp_path / "assets" / table.FILE.name)
-        patch.setattr("ftlab.commands.probe.checkout_folder", lambda: tmp_path)
+        patch.setattr("ftlab.maintain.capabilities.checkout_folder", lambda: tmp_path)
         yield tmp_path
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity(verbosity)
@@ -159,7 +160,7 @@ def test_a_probe_of_one_method_writes_its_row_and_leaves_the_others(
     readme, methods = copied / "README.md", list(capabilities())
     wrong = readme.read_text(encoding="utf-8").replace("| Layer-norm tuning | ✓", "| Layer | ✗")
     readme.write_text(wrong, encoding="utf-8")
-    assert main(["probe", "--methods", "layer_norm", "--write"]) == 0
+    assert maintain(["probe", "--methods", "layer_norm", "--write"]) == 0
     assert "layer_norm" in capsys.readouterr().out
     text = readme.read_text(encoding="utf-8")
     assert "| Layer-norm tuning | ✓" in text

@@ -26,7 +26,7 @@ from ftlab.tabs.widgets import H, blank, escape, heading, named
 
 _EMPTY = blank(
     "No method was probed with these versions.",
-    "python -m ftlab probe --write tries each of them on a tiny model, and fills this table.",
+    "python -m ftlab.maintain probe --write tries each on a tiny model and fills the table.",
 )
 _HEADING = heading(
     "What each method can do",
@@ -129,7 +129,7 @@ def _legend(versions: Mapping[str, str]) -> str:
         f'<details class="able-legend"><summary>What a tick means</summary><ul class="notes">'
         f"{meanings}<li><b>file</b>: what has to be shipped for the tiny model, a Llama of 0.3 M "
         f'parameters</li></ul></details><p class="meta">Probed with {escape(made)}, by '
-        "<code>python -m ftlab probe</code>.</p>"
+        "<code>python -m ftlab.maintain probe</code>.</p>"
     )
 
 

@@ -48,4 +48,4 @@ def test_the_page_says_of_each_method_what_the_file_says() -> None:
 
 
 def test_without_a_table_the_panel_says_how_to_get_one() -> None:
-    assert "python -m ftlab probe --write" in view({}, {})
+    assert "python -m ftlab.maintain probe --write" in view({}, {})

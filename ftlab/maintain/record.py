@@ -20,7 +20,7 @@ SUMMARY = "keep a finished sweep as a sample that ships with ftlab"
 DESCRIPTION = """Copies the records of a finished sweep, without weights and logs, to a folder from
 which ftlab shows it read-only, with a file that says how, where and with what it was measured.
 
-  python -m ftlab record --runs-dir build/recorded --replace"""
+  python -m ftlab.maintain record --runs-dir build/recorded --replace"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ftlab.__main__ import main
 from ftlab.basics.errors import FtlabError
 from ftlab.commands import specialists
-from ftlab.commands.specialists import MAX_WEIGHTS_BYTES, publish, run_record
+from ftlab.maintain.__main__ import main
+from ftlab.maintain.specialists import MAX_WEIGHTS_BYTES, publish, run_record
 from ftlab.models.files import read_header
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.adapter_files import check_config

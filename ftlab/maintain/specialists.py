@@ -48,7 +48,7 @@ DESCRIPTION = """Trains one small LoRA adapter a bundled task on the bundled mod
 and puts it with the record of its run where the playground finds it (about 3 minutes a task on two
 cores).
 
-  python -m ftlab specialists --only sql"""
+  python -m ftlab.maintain specialists --only sql"""
 
 VARIANT = "lora:r=1,alpha=2"
 """Rank 1 on every linear layer. At 120 steps it beat rank 8 on query and value in score and loss

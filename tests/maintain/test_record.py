@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import main
-from ftlab.commands.record import code_commit
+from ftlab.maintain.__main__ import main as maintain
+from ftlab.maintain.record import code_commit
 from ftlab.records.published import read_published
 from ftlab.records.recording import read_provenance
 from tests.fakes import SWEEP, make_run, make_sweep
@@ -20,7 +21,7 @@ def test_record_takes_the_newest_sweep_and_the_command_that_made_it(
 ) -> None:
     make_sweep(tmp_path / "runs", seeds=(0, 1))
     out = tmp_path / "out"
-    assert main(["record", "--runs-dir", str(tmp_path / "runs"), "-o", str(out)]) == 0
+    assert maintain(["record", "--runs-dir", str(tmp_path / "runs"), "-o", str(out)]) == 0
     assert f"10 runs, 30 kB, in {out / SWEEP}" in _rounded(capsys.readouterr().out)
     command = read_provenance(out / SWEEP).command
     assert command.startswith("python -m ftlab sweep --task sql --methods full,lora,qlora,")
@@ -36,7 +37,7 @@ def test_record_says_which_runs_were_disturbed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_sweep(tmp_path / "runs", ("lora",), measures={"disturbed": True})
-    main(["record", SWEEP, "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "out")])
+    maintain(["record", SWEEP, "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "out")])
     assert f"{SWEEP}-01-lora was disturbed" in capsys.readouterr().err
 
 
@@ -44,7 +45,9 @@ def test_an_unfinished_sweep_is_one_line_and_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "runs", status="queued")
-    assert main(["record", "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "o")]) == 2
+    assert (
+        maintain(["record", "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "o")]) == 2
+    )
     err = capsys.readouterr().err
     assert "is queued; only a sweep" in err
     assert len(err.splitlines()) == 1
@@ -53,9 +56,9 @@ def test_an_unfinished_sweep_is_one_line_and_status_2(
 def test_the_commit_is_the_one_given_or_this_checkouts(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs")
     base = ["record", "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "o"), "--replace"]
-    main([*base, "--commit", "abc"])
+    maintain([*base, "--commit", "abc"])
     assert read_provenance(tmp_path / "o" / SWEEP).commit == "abc"
-    main(base)
+    maintain(base)
     assert read_provenance(tmp_path / "o" / SWEEP).commit == code_commit()
 
 
@@ -70,3 +73,10 @@ def test_import_counts_and_status_1_says_that_a_file_was_refused(
     assert err == "ftlab: x.json cannot be read: run_info: Field required.\n"
     assert main(["import", str(DATA), "--runs-dir", str(tmp_path / "runs")]) == 0
     assert len(read_published(tmp_path / "runs")[0]) == 5
+
+
+def test_a_sweep_that_there_is_not_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert maintain(["record", "nope", "--runs-dir", str(tmp_path)]) == 2
+    assert "There is no sweep 'nope'" in capsys.readouterr().err
