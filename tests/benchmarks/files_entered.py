@@ -2,7 +2,8 @@
 
 Run as: python -m tests.benchmarks.files_entered [--model FOLDER]
 
-A file counts once a function of it is called; what only runs while modules are imported does not.
+Every file counts of which a function is called, however small; what only runs while modules are
+imported does not count.
 
 - launch: from the press of the button, with the form as it stands, to the written run directories.
 - run: the worker of one LoRA run of two steps, from its spec to its result.
@@ -43,8 +44,6 @@ from ftlab.tasks.reference import parse_task
 from tests.waiting import wait_until
 
 PACKAGE = Path(ftlab.__file__).parent
-MOST = {"launch": 15, "run": 20, "prompt": 10}
-"""Files that each should enter at most (docs/architecture.md)."""
 
 
 class Entered:
@@ -57,7 +56,7 @@ class Entered:
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
         if code.co_name == "<module>":
-            if event not in ("call", "return") or frame.f_globals["__name__"] == "__main__":
+            if event not in ("call", "return") or frame.f_globals.get("__name__") == "__main__":
                 return
             step = 1 if event == "call" else -1
             self._importing.depth = getattr(self._importing, "depth", 0) + step
@@ -123,7 +122,10 @@ def run(folder: Path, model: str) -> tuple[RunDirectory, list[str]]:
     directory.write_spec(spec)
     file = folder / "run.json"
     command = traced_command(file, "ftlab.jobs.run_worker", str(directory.path))
-    subprocess.run(command, env=python_environment(), check=True)
+    subprocess.run(command, env=python_environment(), check=False)
+    result = directory.result()
+    if result is None or result.status != "done":
+        raise SystemExit(f"The run is not done: {directory.log_tail(1_000)}")
     return directory, json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -137,8 +139,9 @@ def prompt(folder: Path, model: str, run_id: str) -> list[str]:
         with entered() as found:
             for _ in ask(session, asked, False, client, HeldOut()):
                 pass
-        assert not session.errors
-        assert all(pane.answer for pane in session.panes if pane.source)
+        updates = [pane.update for pane in session.panes if pane.source]
+        if session.errors or any(update is None or update.kind == "error" for update in updates):
+            raise SystemExit(f"The prompt was not answered: {session.errors} {updates}")
         wait_until(file.exists)  # the worker writes it as it ends, after a second without a prompt
     return [*found.files, *json.loads(file.read_text(encoding="utf-8"))]
 
@@ -160,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for walk, names in files.items():
         names = list(dict.fromkeys(names))
         own = [name for name in names if not name.startswith("basics/")]
-        print(f"{walk}: {len(names)} files, {len(own)} but for basics (at most {MOST[walk]})")
+        print(f"{walk}: {len(names)} files, {len(own)} of them above basics")
         print("\n".join(f"  {name}" for name in names))
     return 0
 

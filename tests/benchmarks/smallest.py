@@ -84,6 +84,12 @@ SMALLEST = (
         without_rate="nothing is timed",
     ),
     SmallRun(
+        "tests.benchmarks.files_entered",
+        "--model {tiny}",
+        (r"^launch: \d+ files, ", r"^run: \d+ files, ", r"^prompt: \d+ files, "),
+        without_rate="nothing is timed",
+    ),
+    SmallRun(
         "tests.benchmarks.arithmetic",
         "--seeds 0 --steps 2 --held-out 4 --model {tiny} --json {folder}/arithmetic.json",
         (r"^fp32 .* seed 0  held-out loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),

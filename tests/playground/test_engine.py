@@ -130,16 +130,16 @@ def test_an_adapter_that_writes_into_the_base_unloads_everything_and_says_so(
 ) -> None:
     alone = texts(engine, ask)
     honest, sly = add_adapter("lora").name, add_adapter("lora").name
-    wear = engine_module.wear
+    attach = engine_module.attach
 
     def write(base: Any, source: PaneSource) -> Attached:
         if source.name == sly:
             with torch.no_grad():
                 base.model.norm.weight.mul_(2)
-        return wear(base, source)
+        return attach(base, source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "wear", write)
+        patch.setattr(engine_module, "attach", write)
         found = finals(engine, ask, "base", honest, sly, "no-such-run")
     assert [update.kind for update in found] == ["error"] * 4
     assert all("An adapter changed the base's own weights" in u.text for u in found[:3])
@@ -150,14 +150,14 @@ def test_an_adapter_that_writes_into_the_base_unloads_everything_and_says_so(
 def test_an_adapter_that_puts_other_weights_in_the_bases_place_is_noticed(
     engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wear = engine_module.wear
+    attach = engine_module.attach
 
     def swap(base: Any, source: PaneSource) -> Attached:
         weight = base.model.layers[0].self_attn.q_proj.weight
         weight.data = weight.data + 1  # as PiSSA's start does
-        return wear(base, source)
+        return attach(base, source)
 
-    monkeypatch.setattr(engine_module, "wear", swap)
+    monkeypatch.setattr(engine_module, "attach", swap)
     found = finals(engine, ask, "base", add_adapter("lora").name)
     assert all("An adapter changed the base's own weights" in update.text for update in found)
 

@@ -322,9 +322,9 @@ def test_a_grid_is_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[
 STUCK = """
 import sys, time
 from tests.playground.grid.fakes import FakeEngine, FakeEngines
-from ftlab.playground.grid import worker
+from ftlab.playground import grid_worker
 from ftlab.playground.requests import WAITING, PaneUpdate
-worker.PORTION_SECONDS = 0.5
+grid_worker.PORTION_SECONDS = 0.5
 
 class Stuck(FakeEngine):
     def answer_each(self, request, prompts, send, check):
@@ -332,8 +332,8 @@ class Stuck(FakeEngine):
         open(sys.argv[1] + "/stuck", "w").close()
         time.sleep(60)
 
-worker.Engines = lambda *_: FakeEngines(Stuck())
-sys.exit(worker.main(sys.argv[1:]))
+grid_worker.Engines = lambda *_: FakeEngines(Stuck())
+sys.exit(grid_worker.main(sys.argv[1:]))
 """
 
 
