@@ -24,12 +24,12 @@ test: .venv/installed-dev  ## ruff, mypy, contracts, and every test with coverag
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ftlab --cov-report=term
 
-check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests
+check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minute)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
-	$(BIN)/python -m pytest -m "not model and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --fast -m "not model and not browser"
 
 wheel-test: .venv/installed  ## install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
 	$(BIN)/python -m ftlab model

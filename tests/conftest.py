@@ -10,6 +10,7 @@ import pytest
 
 from ftlab.methods.peft_rules import match_without_backtracking
 from tests import promises
+from tests.slow import slow_files
 from tests.tiny import make_tiny_model
 
 
@@ -28,6 +29,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     promises.add_option(parser)
+    parser.addoption("--fast", action="store_true", help="leave out the files of tests/slow.txt")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--fast` a slow file is not even imported."""
+    if config.getoption("--fast") and collection_path.suffix == ".py":
+        is_slow = str(collection_path.relative_to(config.rootpath)) in slow_files()
+        return True if is_slow or "browser" in collection_path.parts else None
+    return None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

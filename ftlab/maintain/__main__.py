@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from ftlab.commands.program import Program
 from ftlab.maintain import capabilities, record, specialists
 
-COMMANDS = (capabilities, record, specialists)
+PROGRAM = Program(
+    name="python -m ftlab.maintain",
+    description="Makes anew what ships with ftlab: the table of methods, the recorded sweeps, and "
+    "the adapters of the bundled tasks.",
+    epilog="The tasks' examples: python -m ftlab.maintain.tasks FOLDER",
+    commands=(capabilities, record, specialists),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return Program(
-        name="python -m ftlab.maintain",
-        description="Makes anew what ships with ftlab: the table of methods, the recorded sweeps, "
-        "and the adapters of the bundled tasks.",
-        epilog="The tasks' examples: python -m ftlab.maintain.tasks FOLDER",
-        commands=COMMANDS,
-    ).main(arguments)
+    return PROGRAM.main(arguments)
 
 
 if __name__ == "__main__":

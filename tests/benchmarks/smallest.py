@@ -90,6 +90,12 @@ SMALLEST = (
         without_rate="nothing is timed",
     ),
     SmallRun(
+        "tests.slow",
+        "{folder}/load.json --write {folder}/slow.txt",
+        (r"^0 files take 0\.5 s or more$",),
+        without_rate="it reads what was timed",
+    ),
+    SmallRun(
         "tests.benchmarks.arithmetic",
         "--seeds 0 --steps 2 --held-out 4 --model {tiny} --json {folder}/arithmetic.json",
         (r"^fp32 .* seed 0  held-out loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError
-from ftlab.commands import specialists
+from ftlab.maintain import specialists
 from ftlab.maintain.__main__ import main
 from ftlab.maintain.specialists import MAX_WEIGHTS_BYTES, publish, run_record
 from ftlab.models.files import read_header

@@ -15,6 +15,7 @@ from ftlab.__main__ import build_parser
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import recorded_folder
 from ftlab.commands.sweep import request_from
+from ftlab.maintain.__main__ import PROGRAM
 from ftlab.methods.registry import CORE
 from ftlab.records.recording import (
     MAX_BYTES,
@@ -248,11 +249,11 @@ def test_the_make_target_runs_the_shipped_sweeps_and_records_them() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.split("\nrecorded:")[1].split("\n\n")[0].splitlines()[1:]
     arguments = [shlex.split(line)[3:] for line in recipe]
-    parser = build_parser()
+    parser, maintainers = build_parser(), PROGRAM.parser()
     measured = []
     for sweep, record_line in zip(arguments[::2], arguments[1::2], strict=True):
         request = request_from(parser.parse_args(sweep))
-        options = parser.parse_args(record_line)
+        options = maintainers.parse_args(record_line)
         assert options.runs_dir == parser.parse_args(sweep).runs_dir
         assert options.replace
         measured.append((list(request.variants), list(request.seeds), request.settings))
