@@ -1,8 +1,6 @@
 """ftlab: what fine-tuning really costs, measured side by side.
 
-Packages, in the order in which they build on each other:
-`methods` (what is compared), `models`, `tasks`, `runs` (the record), `training` (inside one run),
-`playground`, `charts` and `ui`.
+`docs/architecture.md` describes the packages and which of them may import which.
 """
 
 __version__ = "0.1.0"

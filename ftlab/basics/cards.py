@@ -1,4 +1,4 @@
-"""Graphics cards to plan for: their memory as the driver reports it, in one data file."""
+"""Table of graphics cards for planning, with their memory as the driver reports it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ftlab.basics.nvml import Capability
 from ftlab.basics.words import did_you_mean
 
 CONTEXT_BYTES = 500_000_000
-"""What CUDA itself takes of a card before the first tensor: about 150 MB on a T4, 500 on newer
-ones. It lies outside of torch's counters, so it is shown apart."""
+"""Memory of the CUDA context, before the first tensor: about 150 MB on a T4, 500 MB on newer cards.
+torch's counters do not include it, so it is shown separately."""
 
 HERE = "here"
 
 
 @dataclass(frozen=True)
 class Card:
-    """`memory_bytes` is all of it; `context_bytes` what is gone before a tensor is made.
+    """A graphics card: `memory_bytes` is its total memory, `context_bytes` the CUDA context's part.
 
-    `capability` is its compute capability, `None` where it has none or is not known.
+    `capability` is its compute capability; `None` if it has none or it is unknown.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Card:
 
 @lru_cache(maxsize=1)
 def cards() -> tuple[Card, ...]:
-    """Every card of the data file."""
+    """All cards of the data file."""
     rows = json.loads((assets_folder() / "cards.json").read_text(encoding="utf-8"))
     return tuple(
         Card(
@@ -57,9 +57,9 @@ def cards() -> tuple[Card, ...]:
 
 
 def find_card(name: str) -> Card:
-    """The card of that id or label, or this machine's first GPU ("here").
+    """The card with that id or label; "here" is this machine's first GPU.
 
-    Raises `FtlabError` with the nearest name.
+    Raises `FtlabError` with the closest match if there is none.
     """
     wanted = name.strip().lower()
     if wanted == HERE:
@@ -75,7 +75,7 @@ def find_card(name: str) -> Card:
 
 
 def this_machine() -> Card:
-    """This machine's first GPU; raises `FtlabError` where there is none."""
+    """This machine's first GPU; raises `FtlabError` if there is none."""
     device = next((device for device in list_devices() if device.is_gpu), None)
     if device is None:
         raise FtlabError("This machine has no GPU; name a card of the table, as in rtx-4090.")

@@ -1,4 +1,4 @@
-"""The devices of this machine and the memory in use on them, found without torch."""
+"""Lists the devices of this machine and their memory use, without importing torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MPS = "mps"
 Kind = Literal["cpu", "cuda", "rocm", "mps"]
 
 TRIED: tuple[Kind, ...] = ("cpu", "cuda")
-"""Kinds of devices that ftlab's own checks were written for; others are offered, and marked."""
+"""Kinds of devices that ftlab's own checks cover. Others are offered too, marked "not tried"."""
 
 _NAMES: dict[Kind, str] = {"cpu": "CPU", "cuda": "CUDA", "rocm": "ROCm", "mps": "MPS"}
 _LIST_SECONDS = 60.0
@@ -38,10 +38,10 @@ _LIST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Device:
-    """`id` is torch's name: "cpu", "cuda:0" (AMD's cards too), "mps". "cuda:0.1" is a MIG instance.
+    """`id` is torch's name: "cpu", "cuda:0" (also for AMD), "mps". "cuda:0.1" is a MIG instance.
 
-    `memory_bytes` is its whole memory. `uuid` is how `CUDA_VISIBLE_DEVICES` names it, "" where it
-    has none; `capability` is NVIDIA's, `None` for other makers and where the driver does not say.
+    `memory_bytes` is its total memory. `uuid` is its name in `CUDA_VISIBLE_DEVICES`, "" if it has
+    none. `capability` is NVIDIA's compute capability; `None` for other vendors or if unknown.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Device:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether torch calls it "cuda", as it does NVIDIA's and AMD's cards."""
+        """Whether torch calls it "cuda": cards of NVIDIA and of AMD."""
         return self.id.startswith("cuda")
 
     @property
@@ -68,7 +68,7 @@ class Device:
 
     @property
     def lacks_bf16(self) -> bool:
-        """Whether products in 16 bits are computed in fp16: NVIDIA's cards before sm80."""
+        """Whether 16-bit products are computed in fp16: on NVIDIA cards before sm80."""
         return self.capability is not None and self.capability < FIRST_WITH_BF16
 
     @property
@@ -77,28 +77,28 @@ class Device:
 
     @property
     def memory_must_be_given_back(self) -> bool:
-        """Whether a model that waits here takes memory from whoever works meanwhile.
+        """Whether an idle model on this device must be unloaded to free memory for other processes.
 
-        A GPU's memory is one for all. On a CPU each process's own is measured.
+        All processes share a GPU's memory. On a CPU the memory of each process is measured.
         """
         return self.is_gpu
 
 
 def kind_of(device_id: str) -> str:
-    """What two devices share that are alike: "cuda" of "cuda:0" and of "cuda:1"."""
+    """The device type without the index: "cuda" for "cuda:0" and "cuda:1"."""
     return device_id.partition(":")[0]
 
 
 @lru_cache(maxsize=1)
 def list_devices() -> tuple[Device, ...]:
-    """Every GPU that torch could use, then the CPU."""
+    """All GPUs that torch can use, then the CPU."""
     return (*_gpus(torch_build()), _cpu())
 
 
 def resolve_device(device_id: str) -> Device:
-    """The device of that id; "auto" is the first GPU that is tried, else the CPU.
+    """The device with that id; "auto" is the first GPU of a kind in `TRIED`, else the CPU.
 
-    Raises `FtlabError` that names the devices there are.
+    Raises `FtlabError` that lists the available devices if there is none with that id.
     """
     devices = list_devices()
     if device_id == AUTO:
@@ -113,7 +113,7 @@ def resolve_device(device_id: str) -> Device:
 
 
 def device_choices() -> list[tuple[str, str]]:
-    """(label, id) of every device; two cards of one name are told apart by their ids."""
+    """(label, id) of every device; labels of cards with equal names include the id."""
     devices = list_devices()
     labels = [device.label for device in devices]
     return [
@@ -128,10 +128,10 @@ def cpu_count() -> int:
 
 
 def free_bytes(device: Device) -> int | None:
-    """Memory that is free on the device now; `None` where nobody says without torch.
+    """Free memory of the device now; `None` if it cannot be read without torch.
 
-    On a CPU a container's own limit counts where it is the tighter one. Apple's GPUs share the
-    memory of the CPU.
+    On a CPU, the minimum of the free memory and the rest of the container's limit. Apple's GPUs
+    share the memory of the CPU.
     """
     if device.is_cuda:
         found = nvml.memory(device.uuid) if device.uuid else None
@@ -142,20 +142,20 @@ def free_bytes(device: Device) -> int | None:
 
 
 def show_only(device_id: str) -> None:
-    """Hides all other GPUs from this process, so that torch's number 0 is the one named.
+    """Hides all other GPUs from this process, so that torch's device 0 is the named one.
 
-    To be called before torch is imported. By UUID, because one number more or less is another card.
-    On the CPU all are hidden: some libraries compute otherwise as soon as there is a GPU.
+    Must be called before torch is imported. Uses UUIDs, because the meaning of an index can change.
+    For "cpu" all GPUs are hidden: some libraries compute differently if there is a GPU.
     """
     if device_id == CPU:
-        list_devices()  # asked before they are hidden, so that this process can still name them
+        list_devices()  # fills the cache before the GPUs are hidden
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = ""
         return
     if not device_id.startswith("cuda:"):
         return
     number = device_id.partition(":")[2].partition(".")[0]
     device = next((device for device in list_devices() if device.id == device_id), None)
-    if device is not None and device.is_rocm:  # torch counted within what is visible already
+    if device is not None and device.is_rocm:  # torch's index counts the visible devices only
         visible = _allowed(os.environ.get("HIP_VISIBLE_DEVICES")) or []
         place = int(number)
         os.environ["HIP_VISIBLE_DEVICES"] = visible[place] if place < len(visible) else number
@@ -166,7 +166,7 @@ def show_only(device_id: str) -> None:
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What the installed torch was built for: CUDA's version ("13.0") or ROCm's, `None` without."""
+    """The CUDA ("13.0") or ROCm version that the installed torch was built for, or `None`."""
 
     version: str = ""
     cuda: str | None = None
@@ -175,7 +175,7 @@ class TorchBuild:
 
 @lru_cache(maxsize=1)
 def torch_build() -> TorchBuild:
-    """Read from torch's own version file, which takes no import of torch."""
+    """Reads torch's version file, without importing torch."""
     found = find_spec("torch")
     folders = list(found.submodule_search_locations or ()) if found else []
     try:
@@ -191,9 +191,9 @@ def torch_build() -> TorchBuild:
 
 
 def why_driver_is_too_old() -> str:
-    """In a sentence, that NVIDIA's driver cannot run the CUDA that torch was built for; else "".
+    """A sentence if NVIDIA's driver is too old for the CUDA that torch was built for; else "".
 
-    Within one major version of CUDA newer libraries run on older drivers (NVIDIA, "CUDA
+    Within one major version of CUDA, newer libraries run on older drivers (NVIDIA, "CUDA
     Compatibility", minor version compatibility).
     """
     build, driver = torch_build(), nvml.driver()
@@ -226,15 +226,15 @@ def _gpus(build: TorchBuild) -> list[Device]:
 
 
 def marked(kind: Kind) -> str:
-    """How a device of that kind is marked where people read its name: "ROCm, not tried"."""
+    """The kind of device for a label, as in "ROCm, not tried"."""
     return _NAMES[kind] if kind in TRIED else f"{_NAMES[kind]}, not tried"
 
 
 def _cuda_devices() -> list[Device]:
-    """NVIDIA's cards, and the instances of those that are divided (MIG).
+    """NVIDIA's cards, and the MIG instances of those in MIG mode.
 
-    torch is asked where NVML tells of none (its Python package is missing, or the card is of a kind
-    that it says little of), and where a number means a card in CUDA's own order.
+    Falls back to torch if NVML lists no card (its Python package is missing, or it does not support
+    the card), and if `CUDA_VISIBLE_DEVICES` has an index in CUDA's own order.
     """
     allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
     cards = nvml.cards()
@@ -254,9 +254,9 @@ def _cuda_devices() -> list[Device]:
 
 
 def _allowed(visible: str | None) -> list[str] | None:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` leaves visible, by number or UUID; `None` for all.
+    """The entries of `CUDA_VISIBLE_DEVICES`, indices or UUIDs; `None` for all GPUs.
 
-    CUDA looks at nothing behind the first that is no card.
+    CUDA ignores everything after the first invalid entry.
     """
     if visible is None:
         return None
@@ -265,9 +265,9 @@ def _allowed(visible: str | None) -> list[str] | None:
 
 
 def _are_in_another_order(allowed: Sequence[str] | None, cards: Sequence[nvml.Card]) -> bool:
-    """Whether a number may mean another card to CUDA, which counts the fastest first, than to NVML.
+    """Whether an index may mean different cards to CUDA, which lists the fastest first, and NVML.
 
-    Equal cards are as fast as each other, and are counted by their place on the bus.
+    Equal cards are equally fast, so CUDA orders them by PCI bus, as NVML does.
     """
     if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({c.name for c in cards}) < 2:
         return False
@@ -275,9 +275,9 @@ def _are_in_another_order(allowed: Sequence[str] | None, cards: Sequence[nvml.Ca
 
 
 def _names(wanted: str, card: nvml.Card) -> bool:
-    """CUDA takes a card's number, or as much of a card's or an instance's UUID as tells it apart.
+    """Whether an entry of `CUDA_VISIBLE_DEVICES` (an index, or a prefix of a UUID) names the card.
 
-    The number of a divided card is its instances.
+    The index of a card in MIG mode names its instances.
     """
     return wanted == str(card.index) or (
         wanted.startswith(("GPU-", "MIG-")) and card.uuid.startswith(wanted)
@@ -285,12 +285,12 @@ def _names(wanted: str, card: nvml.Card) -> bool:
 
 
 def has_nvidia_driver(devices: Path = Path("/dev")) -> bool:
-    """Whether the kernel has NVIDIA's driver: of a card, of WSL, or of a Jetson."""
+    """Whether an NVIDIA driver is loaded: for a card, in WSL, or on a Jetson."""
     return any((devices / name).exists() for name in ("nvidiactl", "dxg", "nvmap"))
 
 
 def _named_by_torch() -> list[Device]:
-    """The cards as torch itself names them, in a process of its own."""
+    """The cards as torch lists them, in a separate process."""
     command = [sys.executable, "-m", "ftlab.basics.torch_devices"]
     try:
         done = subprocess.run(
@@ -303,7 +303,7 @@ def _named_by_torch() -> list[Device]:
 
 
 def _from_torch(index: int, card: dict[str, Any]) -> Device:
-    """Of an entry of `torch_devices`. AMD's have no capability there."""
+    """Converts an entry of `torch_devices`; AMD's cards have no capability there."""
     is_rocm = card["capability"] is None
     return Device(
         f"cuda:{index}",
@@ -316,7 +316,7 @@ def _from_torch(index: int, card: dict[str, Any]) -> Device:
 
 
 def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a cgroup (version 2) leaves of its limit; file pages that it can drop count as free."""
+    """Bytes left under the limit of the cgroup (v2); reclaimable file pages count as free."""
     try:
         limit = (group / "memory.max").read_text().strip()
         if limit == "max":
@@ -329,9 +329,9 @@ def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def memory_in_use(device_id: str, pid: int) -> int | None:
-    """Bytes: on a CPU the process's resident size, on a GPU what is in use on the whole card.
+    """Bytes in use: on a CPU the process's resident size, on a GPU the memory in use on the card.
 
-    `None` where it cannot be read.
+    `None` if it cannot be read.
     """
     if not device_id.startswith("cuda"):
         return resident_bytes(pid)

@@ -1,8 +1,8 @@
-"""Errors that are meant for people.
+"""Errors that are shown to users.
 
-A `FtlabError` carries one sentence that names the value, the rule and the way out. Page, command
-line and API show that sentence alone; everything else is a bug and goes to the log with its
-traceback.
+The message of an `FtlabError` is one sentence with the value, the rule and the fix. The page, the
+command line and the API show only that sentence. Every other exception is a bug and is logged with
+its traceback.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 
 class FtlabError(Exception):
-    """Something a person can put right; `str(error)` is the sentence to show."""
+    """An error that the user can fix; `str(error)` is the sentence to show."""
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One wrong field of a request: `field` is its dotted name, `message` the sentence to show."""
+    """One invalid field of a request: `field` is its dotted name, `message` the text to show."""
 
     field: str
     message: str
 
 
 class InvalidRequest(FtlabError):
-    """A request with at least one wrong field; `errors` lists them all."""
+    """A request with at least one invalid field; `errors` lists all of them."""
 
     def __init__(self, errors: list[FieldError]) -> None:
         self.errors = tuple(errors)
@@ -31,15 +31,15 @@ class InvalidRequest(FtlabError):
 
 
 class Diverged(FtlabError):
-    """A training that went astray: its loss is no number, or far above where it began."""
+    """A training diverged: its loss is not a number, or far above its first value."""
 
 
 class NotEnoughMemory(FtlabError):
-    """A device on which too little is free for a run to begin."""
+    """The device has too little free memory to start a run."""
 
 
 class NotApplicable(FtlabError):
-    """A method that a model, or the installed versions, cannot be trained with."""
+    """A method that does not work with the model or the installed library versions."""
 
 
 def one_line(error: BaseException) -> str:

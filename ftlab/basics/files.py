@@ -1,10 +1,10 @@
-"""Where files lie on disk; reading them under limits, and replacing one as a whole.
+"""Paths of the app's folders, reading files with size limits, and atomic writes.
 
-The files of a runs folder may have been put there by others than this app, and a page that reads
-them must neither wait for ever nor fill the memory.
+Files in a runs folder may come from outside of this app, so a page that reads them must neither
+block forever nor run out of memory.
 
-A hundred megabytes of `{},` become gigabytes of objects, and Python's parser holds all threads of
-the process until it is done.
+For example, 100 MB of `{},` become gigabytes of objects, and Python's JSON parser blocks all
+threads of the process until it is done.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def cache_folder() -> Path:
-    """Folder for the bundled model, known hashes of weights and device locks (`FTLAB_HOME`)."""
+    """Folder of the bundled model, cached weight hashes and device locks (`FTLAB_HOME`)."""
     return Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
 
 
 def locks_folder() -> Path:
-    """Folder of the machine-wide device locks (`FTLAB_LOCKS`, else in the cache folder)."""
+    """Folder of the machine-wide device locks (`FTLAB_LOCKS`; default: in the cache folder)."""
     named = os.environ.get("FTLAB_LOCKS")
     return Path(named).expanduser() if named else cache_folder() / "locks"
 
 
 def default_runs_folder() -> Path:
-    """Folder of run directories where none is named (`FTLAB_RUNS`, else `runs` here)."""
+    """Default runs folder (`FTLAB_RUNS`, else `runs` in the working directory)."""
     return Path(os.environ.get("FTLAB_RUNS", "runs")).expanduser().resolve()
 
 
 def is_checkout() -> bool:
-    """Whether this code is a checkout of the repository; else it was installed from a wheel."""
+    """Whether this code runs from a checkout of the repository, not from an installed wheel."""
     return not _assets_of_wheel().is_dir()
 
 
 def need_checkout() -> None:
-    """Raises `FtlabError` where ftlab was installed from a wheel.
+    """Raises `FtlabError` if ftlab was installed from a wheel.
 
     For commands that write files of the repository.
     """
@@ -60,15 +60,15 @@ def need_checkout() -> None:
 
 
 def checkout_folder() -> Path:
-    """The repository's root. Raises `FtlabError` where ftlab was installed from a wheel."""
+    """The repository's root. Raises `FtlabError` if ftlab was installed from a wheel."""
     need_checkout()
     return _PACKAGE.parent
 
 
 def assets_folder() -> Path:
-    """Folder of the stylesheets and adapters that come with ftlab.
+    """Folder of the stylesheets and adapters that are shipped with ftlab.
 
-    In a checkout it lies beside the package, in a wheel inside it (see setup.py).
+    In a checkout it is beside the package, in a wheel inside it (see setup.py).
     """
     return _PACKAGE.parent / "assets" if is_checkout() else _assets_of_wheel()
 
@@ -78,14 +78,14 @@ def _assets_of_wheel() -> Path:
 
 
 def recorded_folder() -> Path:
-    """Folder of the sweeps that come recorded with ftlab, one folder a sweep."""
+    """Folder of the recorded sweeps that are shipped with ftlab, one folder per sweep."""
     return assets_folder() / "recorded"
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """What this process may still write there; `None` where it cannot be told.
+    """Free bytes on the folder's disk for this process; `None` if unknown.
 
-    A folder that is not there yet is judged by the nearest one above it.
+    If the folder does not exist, its nearest existing parent is used.
     """
     for place in (folder, *folder.parents):
         try:
@@ -99,10 +99,10 @@ def free_disk_bytes(folder: Path) -> int | None:
 
 
 class UnsuitableFile(FtlabError, OSError):
-    """No ordinary file, or a larger one than is read.
+    """Not a regular file, or larger than the limit.
 
-    Whoever deals with files that cannot be opened (`OSError`) deals with these too; `strerror` is
-    the reason as a clause.
+    A subclass of `OSError`, so handlers for files that cannot be opened also catch it; `strerror`
+    is the reason as a clause.
     """
 
     def __init__(self, path: Path, reason: str, way_out: str) -> None:
@@ -111,12 +111,12 @@ class UnsuitableFile(FtlabError, OSError):
 
 
 def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
-    """The file, opened for reading its bytes.
+    """Opens a regular file for reading bytes.
 
-    Raises `UnsuitableFile` for a link (unless it is to be followed), a pipe, a device, a socket or
-    a folder, and `OSError` as `open` does.
+    Raises `UnsuitableFile` for a symbolic link (unless `follow_link`), a pipe, a device, a socket
+    or a folder, and `OSError` as `open` does.
     """
-    # A pipe that nobody writes to would be waited for in `open` itself.
+    # Without O_NONBLOCK, `open` itself blocks on a pipe without a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     try:
         handle = os.open(path, flags | (0 if follow_link else getattr(os, "O_NOFOLLOW", 0)))
@@ -134,7 +134,7 @@ def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
 
 
 def read_plain(path: Path, most_bytes: int, *, follow_link: bool = False) -> bytes:
-    """The content of an ordinary file.
+    """The content of a regular file.
 
     Raises `UnsuitableFile` for anything else and for a file of more than `most_bytes`, and
     `OSError` as `open` does.
@@ -149,9 +149,9 @@ def read_plain(path: Path, most_bytes: int, *, follow_link: bool = False) -> byt
 
 
 def person_path(text: str) -> Path:
-    """The path that somebody wrote, with `~` for a home; nothing needs to be there.
+    """The path that a user entered, with `~` expanded; it need not exist.
 
-    Raises `FtlabError` for a text that can be no path at all.
+    Raises `FtlabError` for a text that is not a valid path.
     """
     try:
         path = Path(text).expanduser()
@@ -174,15 +174,15 @@ def person_path(text: str) -> Path:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file as a whole: a reader sees the old content or the new, never a part.
+    """Replaces the file atomically: a reader sees the old content or the new, never a part.
 
-    It holds through a power cut: content and name are on the disk when this returns. Raises
-    `OSError`, and then the old content stays.
+    Survives a power failure: content and name are synced to disk before this returns. Raises
+    `OSError`, and then the old content is kept.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(handle, 0o644)  # mkstemp's own 0600 would shut out the rest of the team
+            os.fchmod(handle, 0o644)  # mkstemp's default 0600 would block other users
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -194,7 +194,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Brings the names in the folder to the disk; some network file systems cannot."""
+    """Syncs the folder's entries to disk; ignores file systems that do not support it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -204,14 +204,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-"""The end may be missing: else a search would begin again at every quotation mark."""
+"""The closing quote is optional: else a search would restart at every quotation mark."""
 
 _BEFORE_A_VALUE = "[{,:"
 
 
 def json_values(text: str, enough: int) -> int:
-    """At least as many as the JSON text has values; counted on to `enough` only."""
-    if _marks(text) <= enough:  # most texts: in prose, those within strings are few as well
+    """An upper bound of the number of values in the JSON text; stops counting above `enough`."""
+    if _marks(text) <= enough:  # fast path for most texts, counting marks within strings too
         return _marks(text)
     found = begin = 0
     for string in _STRING.finditer(text):
@@ -227,7 +227,7 @@ def _marks(text: str) -> int:
 
 
 def inner_values(value: Any) -> Iterator[Any]:
-    """What stands in a list, or under the names of an object; nothing in any other value."""
+    """The items of a list or the values of an object; nothing for any other value."""
     if isinstance(value, dict):
         yield from value.values()
     elif isinstance(value, list):
@@ -235,7 +235,7 @@ def inner_values(value: Any) -> Iterator[Any]:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects nest in more than so many levels; it is not followed further."""
+    """Whether lists and objects nest deeper than `levels`; deeper levels are not visited."""
     level = [value]
     for _ in range(levels):
         level = [inner for item in level for inner in inner_values(item)]

@@ -1,6 +1,6 @@
-"""File locks: one worker a device, one dispatcher a runs folder, one worker a run.
+"""File locks: one worker per device, one dispatcher per runs folder, one worker per run.
 
-A lock is an flock on an open file: the kernel lets go of it when its process ends, however it ends.
+A lock is an flock on an open file: the kernel releases it when its process exits or crashes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ftlab.basics.system import try_lock
 
 SECONDS_BETWEEN_TRIES = 0.5
 SECONDS_OF_A_LOOK = 0.005
-"""Longer than anybody holds a place in line without waiting."""
+"""Longer than `try_acquire` holds the line's lock."""
 
 
 class FileLock:
@@ -48,11 +48,11 @@ class FileLock:
 
 
 class DeviceLock:
-    """A turn on a device: training, prompts and prompt grids use it one at a time.
+    """The exclusive lock of a device: training, prompts and prompt grids use it one at a time.
 
-    Who waits `in_line` holds a second lock while waiting; whoever has the turn and calls `give_way`
-    sees that and steps back. Training never steps back. A turn that is not in line (a grid's) is
-    taken only while nobody waits.
+    A process that waits with `in_line` holds a second lock, the line, while it waits. A holder of
+    the device that calls `give_way` sees this and yields; training never yields. Without `in_line`
+    (prompt grids) the device is taken only while no process waits in line.
     """
 
     def __init__(self, device_id: str, in_line: bool = True) -> None:
@@ -63,7 +63,7 @@ class DeviceLock:
         self._in_line = in_line
 
     def try_acquire(self) -> bool:
-        """Takes the turn if nobody has it or waits for it."""
+        """Takes the device if no process holds it or waits in line for it."""
         if not self._line.try_acquire():
             return False
         try:
@@ -72,7 +72,7 @@ class DeviceLock:
             self._line.release()
 
     def acquire(self, while_waiting: Callable[[], None] = lambda: None) -> None:
-        """Waits for the turn; `while_waiting` is called twice a second and may raise."""
+        """Waits for the device; `while_waiting` is called twice a second and may raise."""
         if not self._in_line:
             while not self.try_acquire():
                 while_waiting()
@@ -85,9 +85,9 @@ class DeviceLock:
             self._line.release()
 
     def is_wanted(self) -> bool:
-        """Whether somebody waits in line; for whoever has the turn to ask.
+        """Whether another process waits in line; to be called by the holder of the device.
 
-        Who only looks whether the device is free has the line for a moment, so it is asked twice.
+        Checks twice, because `try_acquire` of another process holds the line for a moment.
         """
         if self._nobody_is_in_line():
             return False
@@ -95,9 +95,9 @@ class DeviceLock:
         return not self._nobody_is_in_line()
 
     def give_way(self, while_waiting: Callable[[], None] = lambda: None) -> bool:
-        """Lets whoever waits in line go first and takes the turn back; `False` if nobody waited.
+        """Yields the device to the next in line and takes it back; `False` if nobody waited.
 
-        If `while_waiting` raises, the turn is not held any more.
+        If `while_waiting` raises, the device is not held any more.
         """
         if not self.is_wanted():
             return False

@@ -1,8 +1,8 @@
-"""The app's own log: JSON lines in files that rotate, without secrets and endless repeats.
+"""The app's log: JSON lines in rotating files, with secrets redacted and repeats counted.
 
-Whatever part of ftlab has something to tell calls `note` (or `note_error`); it is written only
-while an `app_log` is open, which is in the process of the app. A log that cannot be written is said
-once on stderr and stops nothing.
+Any part of ftlab calls `note` (or `note_error`). Events are written only while an `app_log` is
+open, which is the case in the app's process. If the log cannot be written, this is reported once on
+stderr, and the app continues.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _SECRET_NAME = re.compile(
     r"(?i)token(?!izers)|secret|passw|credential|(api|access|private)_?key|auth"
 )
 _SHORTEST = 6
-"""Characters; a shorter value ("1", "true") would hide half of every line."""
+"""Characters; shorter values ("1", "true") are not redacted, as they occur in ordinary text."""
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether an environment variable of that name holds what nobody else may know."""
+    """Whether the name of an environment variable looks like that of a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The values of variables that are named like a secret, longest first.
+    """The values of variables with a name like a secret, longest first.
 
-    Of "user:password" the password counts by itself as well.
+    For "user:password", the password alone is included too.
     """
     given = os.environ if environment is None else environment
     found = set()
@@ -52,16 +52,16 @@ def secrets_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without tokens of the Hugging Face Hub, HTTP credentials and the secrets."""
+    """Replaces Hugging Face tokens, HTTP credentials and the secrets in the text."""
     for secret in secrets:
         text = text.replace(secret, HIDDEN)
     return _BEARER.sub(rf"\1 {HIDDEN}", _TOKEN.sub(HIDDEN, text))
 
 
 def without_inputs(text: str, inputs: Any) -> str:
-    """The text without any word that a person sent: prompts, notes, rows of their data.
+    """Replaces all user input in the text: prompts, notes, rows of data.
 
-    `inputs` is an event's whole input as it came, lists and objects within each other.
+    `inputs` is the raw input of an event, possibly nested lists and objects.
     """
     for given in sorted(set(_texts(inputs)), key=len, reverse=True):
         for form in {given, repr(given)[1:-1]}:
@@ -83,7 +83,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 FILE_NAME = "app.log"
 FILE_BYTES = 2_000_000
-OLD_FILES = 4  # besides the one that is written, so 10 MB in all
+OLD_FILES = 4  # besides the current one, so 10 MB in total
 _LOGGER = "ftlab.app"
 _LONGEST_MESSAGE = 500  # characters
 _DEEPEST_STACK = 40  # frames, the innermost ones
@@ -92,22 +92,22 @@ logging.getLogger(_LOGGER).addHandler(logging.NullHandler())  # silence where no
 
 
 def note(event: str, **facts: Any) -> None:
-    """Notes that something was done, as in `note("runs deleted", runs=["…"])`.
+    """Logs that something was done, as in `note("runs deleted", runs=["…"])`.
 
-    Facts are ids, counts and names of ours: never what a person wrote.
+    Facts are ftlab's own ids, counts and names, never user input.
     """
     logging.getLogger(_LOGGER).info(event, extra={"facts": facts})
 
 
 def note_refusal(event: str, **facts: Any) -> None:
-    """Notes that something was asked for and not done."""
+    """Logs a rejected request."""
     logging.getLogger(_LOGGER).warning(event, extra={"facts": facts})
 
 
 def note_error(event: str, error: BaseException, inputs: Any = None, **facts: Any) -> None:
-    """Notes an error that nobody foresaw, with its stack.
+    """Logs an unexpected error with its stack.
 
-    `inputs` is what a person had sent: it is taken out of the error's message.
+    `inputs` is the user's input, which is removed from the error's message.
     """
     told = {
         "error": type(error).__name__,
@@ -119,7 +119,7 @@ def note_error(event: str, error: BaseException, inputs: Any = None, **facts: An
 
 @contextmanager
 def app_log(folder: Path) -> Iterator[None]:
-    """Writes what is noted to `app.log` in the folder, until it is left."""
+    """Writes events to `app.log` in the folder while the context is open."""
     logger = logging.getLogger(_LOGGER)
     handler = _open(folder)
     before = logger.level, logger.propagate
@@ -135,7 +135,7 @@ def app_log(folder: Path) -> Iterator[None]:
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON without secrets: time (UTC), level, pid, event, facts."""
+    """Formats a record as one JSON line without secrets: time (UTC), level, pid, event, facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -150,7 +150,7 @@ class JsonLines(logging.Formatter):
 
 
 class QuietFile(RotatingFileHandler):
-    """A rotating file; a disk that is full is said once, and again after it could be written."""
+    """A rotating file that reports a write error once, and again only after a successful write."""
 
     _broken = False
 
@@ -160,7 +160,7 @@ class QuietFile(RotatingFileHandler):
             _say(f"{self.baseFilename} cannot be written ({error}); the app goes on without it.")
         self._broken = True
         if self.stream is not None:
-            # What the disk refused stays in the buffer of the file and would be refused for ever.
+            # Unwritten data stays in the file's buffer, so every later write would fail too.
             stream, self.stream = self.stream, None
             with suppress(OSError):
                 stream.close()
@@ -174,7 +174,7 @@ class QuietFile(RotatingFileHandler):
 def _open(folder: Path) -> logging.Handler:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Opened at the first line, where an error is the handler's own affair.
+        # With delay=True the file is opened at the first line, where `handleError` gets the error.
         handler = QuietFile(
             folder / FILE_NAME, maxBytes=FILE_BYTES, backupCount=OLD_FILES,
             encoding="utf-8", delay=True,
@@ -191,25 +191,25 @@ def _say(sentence: str) -> None:
 
 
 def _in_json(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """The secrets as they stand in a line of JSON, where a quote or a backslash is escaped."""
+    """The secrets as escaped in a JSON string (quotes, backslashes)."""
     return tuple(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets)
 
 
 def _stack(error: BaseException) -> list[str]:
-    """File, line and function of each frame; without the source's text or any value."""
+    """File, line and function of each frame, without source text or values."""
     frames = traceback.extract_tb(error.__traceback__)[-_DEEPEST_STACK:]
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 ERROR_SECONDS = 300.0
 REFUSAL_SECONDS = 60.0
-"""How long one of a kind is counted after the first was written."""
+"""After an event is logged, repeats of the same kind are only counted for this long."""
 
 _MOST_KINDS = 10_000
 
 
 class Repeats:
-    """Tells the first of a kind from those that follow it. Safe to call from several threads."""
+    """Rate limiter per kind of event. Thread-safe."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -218,7 +218,7 @@ class Repeats:
         self._kinds: Recent[tuple[str, ...], tuple[float, int]] = Recent(_MOST_KINDS)
 
     def since_last(self, *kind: str) -> int | None:
-        """How many of the kind came since one was told; `None`: this one is counted, not told."""
+        """Number of repeats since the kind was last logged; `None` if this one is only counted."""
         with self._lock:
             now = self._clock()
             since, count = self._kinds.get(kind, (now - self._seconds, 0))
@@ -228,7 +228,7 @@ class Repeats:
 
 
 class RepeatedErrors:
-    """Notes the first error of a kind with its stack, and counts the next ones as `repeated`."""
+    """Logs the first error of a kind with its stack, and counts the next ones as `repeated`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._repeats = Repeats(ERROR_SECONDS, clock)
@@ -236,20 +236,20 @@ class RepeatedErrors:
     def note(
         self, event: str, error: BaseException, inputs: Any = None, *, place: str, **facts: Any
     ) -> None:
-        """As `note_error`, at that place of the app: a handler, a kind of request."""
+        """As `note_error`; `place` is the part of the app: a handler, a kind of request."""
         count = self._repeats.since_last(event, place, type(error).__name__)
         if count is not None:
             note_error(event, error, inputs, **facts, **_counted(count))
 
 
 class RepeatedRefusals:
-    """Notes the first refusal of a kind to a client, and counts the next ones as `repeated`."""
+    """Logs the first refusal of a kind per client, and counts the next ones as `repeated`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._repeats = Repeats(REFUSAL_SECONDS, clock)
 
     def note(self, event: str, *, client: str, status: int, **facts: Any) -> None:
-        """As `note_refusal`, of an answer with that HTTP status."""
+        """As `note_refusal`, for a response with that HTTP status."""
         count = self._repeats.since_last(event, client, str(status))
         if count is not None:
             note_refusal(event, status=status, client=client, **facts, **_counted(count))

@@ -1,8 +1,8 @@
-"""What NVIDIA's driver says of the cards of this machine, asked without torch (NVML).
+"""Queries NVIDIA's driver for the cards of this machine (NVML), without torch.
 
-A driver may refuse any question (MIG, WDDM, containers, a card that is lost). Then there is
-no answer: `None`, or nothing in the list. Cards and their MIG instances are named by UUID, because
-a number means another card as soon as `CUDA_VISIBLE_DEVICES` is set.
+A driver may reject any query (MIG, WDDM, containers, a lost card). Then the result is `None` or an
+empty list. Cards and MIG instances are identified by UUID, because `CUDA_VISIBLE_DEVICES` changes
+the meaning of an index.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 Capability = tuple[int, int]
-"""CUDA's compute capability: (7, 5) is a T4, (8, 0) an A100, (9, 0) an H100."""
+"""CUDA's compute capability: (7, 5) for a T4, (8, 0) for an A100, (9, 0) for an H100."""
 
 FIRST_WITH_BF16: Capability = (8, 0)
-"""Cards before it compute 16-bit products in fp16."""
+"""Older cards compute 16-bit products in fp16."""
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU, or one MIG instance of it: then `instance` is its number within the card `index`.
+    """A GPU, or a MIG instance of one; then `instance` is its number within the card `index`.
 
-    `is_divided`: the card is in MIG mode, so only its instances can be used. `name` is a whole
-    sentence's subject, as in "NVIDIA A100-SXM4-40GB MIG 1g.5gb"; bytes are all of its memory.
+    `is_divided`: the card is in MIG mode, so only its instances can be used. `name` is the full
+    name, as in "NVIDIA A100-SXM4-40GB MIG 1g.5gb"; `memory_bytes` is its total memory.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Driver:
-    """The driver's own version, and the newest CUDA that it runs, as in (13, 0)."""
+    """The driver's version, and the newest CUDA version that it supports, as in (13, 0)."""
 
     version: str
     cuda: tuple[int, int]
@@ -47,7 +47,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a card."""
+    """Memory of a card in bytes."""
 
     total: int
     used: int
@@ -56,14 +56,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Process:
-    """A process that computes on a card; `bytes` is `None` where the driver does not say."""
+    """A compute process on a card; `bytes` is `None` if the driver does not report it."""
 
     pid: int
     bytes: int | None
 
 
 def cards() -> tuple[Card, ...]:
-    """Every card that answers, each followed by its MIG instances. One that is lost is left out."""
+    """All cards, each followed by its MIG instances. A lost card is left out."""
     return tuple(_ask(lambda nvml: list(_cards(nvml)), []))
 
 
@@ -85,7 +85,7 @@ def memory(uuid: str) -> Memory | None:
 
 
 def processes(uuid: str) -> list[Process]:
-    """Those that compute on the card. In a container their numbers may be the host's."""
+    """The compute processes on the card. In a container the pids may be the host's."""
 
     def read(nvml: Any) -> list[Process]:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -100,11 +100,10 @@ def processes(uuid: str) -> list[Process]:
 
 
 def computing(uuid: str, since: int = 0) -> tuple[dict[int, int], int]:
-    """Processes that the card's multiprocessors worked for since that moment, and a later moment.
+    """The peak SM utilisation in percent per pid since a timestamp, and the newest timestamp.
 
-    Of each process the largest share, in percent; the moment, the driver's own microseconds, is for
-    the next call. A process that only holds memory is not among them. Empty where the driver does
-    not say.
+    The timestamp is in the driver's microseconds, for the next call. Processes that only hold
+    memory are not included. Empty if the driver does not report it.
     """
 
     def read(nvml: Any) -> tuple[dict[int, int], int]:
@@ -126,12 +125,12 @@ _SLOWED = {
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "its power supply asked for it",
     "nvmlClocksThrottleReasonHwSlowdown": "its hardware asked for it",
 }
-"""Why a card lowers its clocks below what a load like this has otherwise. A power limit that is met
-is no such reason: large cards compute at theirs."""
+"""Throttle reasons that count as slowed down. The power limit is not one of them: under load, large
+cards always run at theirs."""
 
 
 def why_slowed(uuid: str) -> str:
-    """Why the card computes at lowered clocks just now; "" where it does not, as far as known."""
+    """Why the card is throttled now; "" if it is not, or if unknown."""
 
     def read(nvml: Any) -> str:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -142,13 +141,13 @@ def why_slowed(uuid: str) -> str:
 
 
 def _ask(question: Callable[[Any], Answer], otherwise: Any) -> Any:
-    """The answer of the library `pynvml`, or `otherwise`."""
+    """Runs the query with `pynvml`; returns `otherwise` if it fails."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
         return question(pynvml)
-    except Exception:  # no driver, no library, no permission, no such question
+    except Exception:  # no driver, no library, no permission, query not supported
         return otherwise
 
 
@@ -169,7 +168,7 @@ def _instances(nvml: Any, handle: Any, index: int, capability: Capability | None
     for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
-        except nvml.NVMLError:  # the places are not all taken
+        except nvml.NVMLError:  # an empty slot
             continue
         yield _card(nvml, instance, index, capability, place, False)
 
@@ -196,7 +195,7 @@ def _card(
 def _is_divided(nvml: Any, handle: Any) -> bool:
     try:
         return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
-    except Exception:  # a card without MIG, a library that does not know it
+    except Exception:  # no MIG support in the card or in the library
         return False
 
 

@@ -1,4 +1,4 @@
-"""Reading a record's JSON into its type, with an error that a person can use."""
+"""Parses a JSON record into its type, with error messages for users."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ftlab.basics.files import read_plain
 Record = TypeVar("Record")
 
 MAX_RECORD_BYTES = 16 * 2**20
-"""Of a JSON record: one of 64 variants has some 10 kB."""
+"""Size limit of a JSON record; one of 64 variants has about 10 kB."""
 
 
 def read_record(adapter: TypeAdapter[Record], file: Path) -> Record | None:
-    """The record in the file, `None` where there is no such file; raises as `parse_json`."""
+    """The record in the file, `None` if the file does not exist; raises as `parse_json`."""
     try:
         return parse_json(adapter, read_plain(file, MAX_RECORD_BYTES), file.name)
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def read_record(adapter: TypeAdapter[Record], file: Path) -> Record | None:
 
 
 def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
-    """The record in `data`; raises `FtlabError` that names the file and its first wrong field."""
+    """The record in `data`; raises `FtlabError` with the file and its first invalid field."""
     try:
         record = adapter.validate_json(data)
         json.loads(data, parse_int=_in_bounds)
@@ -40,7 +40,7 @@ def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
 
 
 def _in_bounds(digits: str) -> int:
-    """Numbers beyond 64 bits make tables and divisions fail, far from where they were read."""
+    """Rejects numbers beyond 64 bits: they would make tables and divisions fail later."""
     if len(digits) > 20 or abs(int(digits)) >= 2**63:
         raise ValueError(digits)
     return int(digits)

@@ -1,12 +1,12 @@
-"""Starting this package's own processes, asking them, and ending a stuck one. No torch.
+"""Starts worker processes of this package, sends them requests, and ends stuck ones. No torch.
 
-Most workers read only what lies on this machine. One that asks the Hugging Face Hub, for a gated
-model perhaps, gets the Hub's token; no worker gets any other secret.
+Most workers only read local files. A worker that needs the Hugging Face Hub, for a gated model for
+example, gets the Hub's token. No worker gets any other secret.
 
-A worker that stays reads its requests from stdin and writes its answers to stdout, a `Line` of JSON
-each. Every request has a number, and the worker puts that number on each line of the answer, so
-several can be answered at once, and what is left of an answer that nobody reads any more cannot get
-into the next one. A worker that ends with its only answer is asked by `answer_once`.
+A persistent worker reads requests from stdin and writes answers to stdout, one JSON `Line` each.
+Every request has a number, and the worker repeats it in each line of the answer. So several
+requests can run at once, and the rest of an abandoned answer cannot get into the next one. A
+worker that exits after one answer is called with `answer_once`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ftlab.basics.log import is_secret_name
 from ftlab.basics.system import read_proc
 
 _OF_THE_HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE", "TRACKIO_")
-"""Begin the names of variables that huggingface_hub and trackio read."""
+"""Prefixes of the environment variables that huggingface_hub and trackio read."""
 
 WITHOUT_HUB = {
     "HF_HUB_OFFLINE": "1",
@@ -46,9 +46,9 @@ WITHOUT_HUB = {
 
 
 def python_environment(needs_hub: bool = False) -> dict[str, str]:
-    """This process's environment, in which `python -m ftlab…` finds this very package.
+    """A copy of this process's environment in which `python -m ftlab…` finds this package.
 
-    Variables that are named like a secret are left out; those of the Hub stay where `needs_hub`.
+    Variables with a name like a secret are removed; with `needs_hub`, those of the Hub are kept.
     """
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -65,28 +65,28 @@ def python_environment(needs_hub: bool = False) -> dict[str, str]:
 
 
 ALLOCATOR_SETTINGS = {
-    # glibc gives freed memory back early and asks for it again in the next step, a page fault for
-    # every 4 kB of it. A run that keeps up to 256 MB trained full fine-tuning 7 % faster, and its
-    # peak is no higher: what is kept is used again.
+    # By default glibc returns freed memory early and requests it again in the next step, with a
+    # page fault for every 4 kB. Keeping up to 256 MB made full fine-tuning 7 % faster without a
+    # higher peak, because the kept memory is reused.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""What glibc reads when a process starts, so whoever starts a worker must set it."""
+"""glibc reads these when a process starts, so they must be set before a worker is started."""
 
 
 def worker_environment(needs_hub: bool) -> dict[str, str]:
-    """The environment of a worker that trains or merges; the person's own allocator settings come
-    first."""
+    """The environment of a worker that trains or merges; the user's allocator settings win."""
     return ALLOCATOR_SETTINGS | python_environment(needs_hub)
 
 
 def start_detached(
     module: str, argument: Path, log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Starts `python -m module argument`, which outlives whoever started it.
+    """Starts `python -m module argument` as a process that outlives its parent.
 
-    It runs in the log's folder and says everything there. Raises `OSError` if it cannot be started.
+    It runs in the log's folder; stdout and stderr go to the log. Raises `OSError` if it cannot be
+    started.
     """
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -100,14 +100,14 @@ def start_detached(
         )
 
 
-GRACE_SECONDS = 4.0  # between the polite signal and the one that cannot be refused
-_TOLERANCE = 0.011  # seconds; the kernel counts in ticks of a hundredth
+GRACE_SECONDS = 4.0  # between SIGTERM and SIGKILL
+_TOLERANCE = 0.011  # seconds; the kernel counts in ticks of 0.01 s
 
 
 def start_time(pid: int) -> float | None:
-    """When the process started; `None` if there is none, or only its zombie.
+    """When the process started; `None` if it does not exist or is a zombie.
 
-    On Linux seconds since boot, which no change of the clock moves; elsewhere since the epoch.
+    On Linux in seconds since boot, which clock changes do not affect; elsewhere since the epoch.
     """
     try:
         process = psutil.Process(pid)
@@ -117,19 +117,19 @@ def start_time(pid: int) -> float | None:
         return process.create_time() if since_boot is None else since_boot
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    except (ValueError, OverflowError):  # of a damaged record: no process can have that number
+    except (ValueError, OverflowError):  # an invalid pid from a damaged record
         return None
 
 
 def is_alive(pid: int, started: float) -> bool:
-    """True only for the very process that started then, not for a later one of the same number."""
+    """Whether the process that started then still runs; False for a later one with the same pid."""
     now = start_time(pid)
     return now is not None and abs(now - started) <= _TOLERANCE
 
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """What tells this run of the machine from the one before; "" where the system does not say."""
+    """The kernel's id of the current boot; "" where the system does not provide one."""
     return (read_proc("sys/kernel/random/boot_id") or "").strip()
 
 
@@ -144,19 +144,19 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def end_process_group(pid: int, process: subprocess.Popen[Any] | None) -> None:
-    """Ends a worker with all that it started: politely, and after `GRACE_SECONDS` for certain."""
+    """Ends a worker and its children: SIGTERM, then SIGKILL after `GRACE_SECONDS`."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(pid, signal_number)
         except (ProcessLookupError, PermissionError):
             try:
-                os.kill(pid, signal_number)  # a worker started by hand leads no group
+                os.kill(pid, signal_number)  # a worker started by hand is not a group leader
             except ProcessLookupError:
                 return
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
-            # Of a process whose first thread has ended others may still hold memory and locks: a
-            # child is gone once it can be waited for.
+            # After the main thread has ended, other threads may still hold memory and locks. A
+            # child process is gone only when `poll` returns its exit status.
             if start_time(pid) is None if process is None else process.poll() is not None:
                 return
             time.sleep(0.05)
@@ -166,16 +166,15 @@ def _seconds_since_boot(pid: int) -> float | None:
     stat = read_proc(f"{pid}/stat")
     if stat is None:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    fields = stat.rpartition(")")[2].split()  # the process name before it may contain spaces
     return int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22, proc_pid_stat(5)
 
 
 STUCK_STATUS = 75
-"""The exit status of a process that was ended so."""
+"""The exit status of a process that its `Watchdog` ended."""
 
 STUCK_ENDS = (STUCK_STATUS, -signal.SIGALRM)
-"""How `subprocess` reports such an end: by the thread, or by the kernel where no thread could run.
-"""
+"""Return codes of such a process in `subprocess`: ended by the watchdog's thread, or by SIGALRM."""
 
 _LOG = 2
 _GRACE_SECONDS = 10.0
@@ -183,28 +182,28 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Signs:
-    """Takes signs of progress, and does nothing where none comes."""
+    """Receives signs of progress; this base class does nothing."""
 
     def expect(self, seconds: float) -> None:
-        """The next sign is to come within so many seconds, and so are those after it."""
+        """Starts the timeout: from now on, each sign must come within that many seconds."""
 
     def sign(self) -> None:
-        """Something was done. Nothing happens while nothing is expected."""
+        """Reports progress: restarts the timeout, if one is active."""
 
     def hurry(self, seconds: float) -> None:
-        """Nobody wants the work any more: a sign is to come soon, if one is expected."""
+        """The work was cancelled: shortens the timeout for the next sign, if one is active."""
 
     def rest(self) -> None:
-        """Nothing is expected: the process is idle, or waits for others."""
+        """Stops the timeout: the process is idle, or waits for others."""
 
 
 class Watchdog(Signs):
-    """Expects signs of progress, each within some seconds of the one before.
+    """Ends the process if it shows no progress within a timeout.
 
-    Where none comes a thread writes the tracebacks to the log, calls `at_end` with a sentence, and
-    ends the process with `STUCK_STATUS`. Where the thread does not get to run, because the work is
-    inside C code that holds the interpreter's lock, the kernel ends the process by SIGALRM ten
-    seconds later. Both clocks stand still while the machine is asleep.
+    On timeout a thread writes the tracebacks to the log, calls `at_end` with a sentence, and exits
+    the process with `STUCK_STATUS`. If the thread cannot run, because C code holds the interpreter
+    lock (GIL), the kernel ends the process with SIGALRM ten seconds later. Both clocks stop while
+    the machine is suspended.
     """
 
     def __init__(self, at_end: Callable[[str], None] = lambda sentence: None) -> None:
@@ -263,34 +262,34 @@ def _length(seconds: float) -> str:
 
 
 _SECONDS_TO_EXIT = 5.0
-"""How long a worker may take from closing its stdout to its end."""
+"""How long a worker may take to exit after it has closed its stdout."""
 
 _SECONDS_TO_READ = 180.0
-"""How long a worker may leave a line in its stdin unread that is larger than the pipe."""
+"""How long a write to a worker's stdin may block (on a line larger than the pipe's buffer)."""
 
 _LONGEST_REASON = 400  # characters
 
 
 @dataclass(frozen=True)
 class Line:
-    """What worker and client say to each other.
+    """One message between client and worker.
 
-    To the worker `content` is the request, or `None` once its answer is not wanted any more. From
-    the worker it is a part of the answer, or `None` where nothing more comes. Values of JSON, or a
-    dataclass of such values, which is read as a dictionary.
+    To the worker, `content` is the request, or `None` to cancel it. From the worker, it is a part
+    of the answer, or `None` at its end. `content` is a JSON value, or a dataclass of JSON values,
+    which is parsed as a dictionary.
     """
 
     number: int
     content: Any = None
 
     def dump(self) -> bytes:
-        """One line of ASCII, with its line end."""
+        """One line of ASCII, with a newline."""
         data = {"number": self.number, "content": self.content}
         return json.dumps(data, default=asdict).encode() + b"\n"
 
 
 def parse_line(data: str | bytes) -> Line:
-    """Raises `ValueError` for what is no such line."""
+    """Parses a line; raises `ValueError` if it is not a valid message."""
     fields = json.loads(data)
     if not isinstance(fields, dict) or not isinstance(fields.get("number"), int):
         raise ValueError(f"not a line of a worker: {data[:80]!r}")
@@ -298,10 +297,10 @@ def parse_line(data: str | bytes) -> Line:
 
 
 class WorkerEnded(Exception):
-    """A worker ended before its answer did; the message says how, as a clause.
+    """A worker exited before its answer was complete; the message is the reason, as a clause.
 
-    `is_unexpected` is false where `WorkerClient.close` ended it. `last` is the last line of its
-    stderr, "" where that is in a log.
+    `is_unexpected` is false if `WorkerClient.close` ended it. `last` is the last line of its
+    stderr, "" if stderr goes to a log.
     """
 
     def __init__(self, code: int, is_unexpected: bool = True, last: str = "") -> None:
@@ -325,10 +324,10 @@ def module_command(module: str, *arguments: str) -> list[str]:
 def answer_once(
     command: Sequence[str], asked: str = "", *, seconds: float, needs_hub: bool = False
 ) -> str:
-    """What the process writes to stdout, given that text at stdin.
+    """Runs the command with `asked` as its stdin, and returns its stdout.
 
-    Raises `OSError` if it cannot be started, `TimeoutError` (one of those) after so many seconds,
-    and `WorkerEnded` if it ends with another status than 0. It never outlives this call.
+    Raises `OSError` if it cannot be started, `TimeoutError` (a subclass of `OSError`) after
+    `seconds`, and `WorkerEnded` for a non-zero exit status. The process never outlives this call.
     """
     with subprocess.Popen(
         command,
@@ -354,10 +353,10 @@ def answer_once(
 
 
 class WorkerClient:
-    """Asks one worker process, which stays for the next request; safe to use from several threads.
+    """Sends requests to one persistent worker process; thread-safe.
 
-    It is started when it is first asked, and anew where it has ended: by itself after it had been
-    idle, or by an error. Its stderr goes to `log`, or nowhere.
+    The process is started with the first request, and restarted if it has exited: on its own after
+    an idle time, or by an error. Its stderr goes to `log`, or is discarded.
     """
 
     def __init__(
@@ -369,19 +368,19 @@ class WorkerClient:
 
     @property
     def process_id(self) -> int | None:
-        """`None` while there is no process."""
+        """The worker's pid; `None` while it does not run."""
         worker = self._worker
         return worker.process.pid if worker is not None and worker.is_alive else None
 
     def start(self) -> _Worker:
-        """The process, started unless it is there. Raises `OSError` where that cannot be done."""
+        """The worker, started if it does not run. Raises `OSError` if it cannot be started."""
         with self._guard:
             if self._worker is None or not self._worker.is_alive:
                 self._worker = _Worker(self._command, self._log, self._needs_hub)
             return self._worker
 
     def close(self) -> None:
-        """Ends the process with its children; the next request starts another."""
+        """Ends the process and its children; the next request starts a new one."""
         with self._guard:
             worker, self._worker = self._worker, None
         if worker is not None:
@@ -389,12 +388,11 @@ class WorkerClient:
             worker.end()
 
     def ask(self, content: Any, seconds: float) -> Generator[Any, None, None]:
-        """The parts of the answer as they come, and `None` after so many seconds without one.
+        """Yields the parts of the answer, and `None` after each `seconds` without a part.
 
-        A generator that is closed early tells the worker that nobody waits any more. Raises
-        `OSError` if the process cannot be started, and `WorkerEnded`. A worker that had been idle
-        and left just as it was asked, or was stuck in an answer that had been left, is no error of
-        this request: it is sent once more.
+        Closing the generator early cancels the request. Raises `OSError` if the process cannot be
+        started, and `WorkerEnded`. The request is sent a second time if the worker exited for
+        reasons unrelated to it: the idle exit, or the watchdog's end of a cancelled request.
         """
         is_heard = False
         try:
@@ -410,7 +408,7 @@ class WorkerClient:
 
 
 class _Worker:
-    """One process, and who waits for what it says."""
+    """One worker process, and the queues of those who wait for its answers."""
 
     def __init__(self, command: Sequence[str], log: Path | None, needs_hub: bool) -> None:
         if log is not None:
@@ -437,7 +435,7 @@ class _Worker:
         return self.process.poll() is None
 
     def ask(self, content: Any, seconds: float) -> Generator[Any, None, None]:
-        """As `WorkerClient.ask`, of this process alone."""
+        """As `WorkerClient.ask`, without a restart."""
         lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         with self._guard:
             number = next(self._numbers)
@@ -466,11 +464,11 @@ class _Worker:
 
     def end(self) -> None:
         _end(self.process)
-        with suppress(OSError):  # a request in it will be read by nobody
+        with suppress(OSError):  # an unread request in the buffer is dropped
             self.process.stdin.close()  # type: ignore[union-attr]
 
     def _tell(self, line: Line) -> None:
-        """A worker that is gone is noticed where its answer is read, so nothing is raised here."""
+        """Writes the line. Raises nothing: an exited worker is detected when its answer is read."""
         assert self.process.stdin is not None
         clock = Timer(_SECONDS_TO_READ, self.process.kill)
         clock.daemon = True
@@ -483,11 +481,11 @@ class _Worker:
             clock.cancel()
 
     def _read(self) -> None:
-        """Reads to the end whatever the readers do, so that the worker never waits for them."""
+        """Reads stdout to its end in a thread, so that the worker never blocks on slow readers."""
         assert self.process.stdout is not None
         with self.process.stdout as said:
             for data in said:
-                with suppress(ValueError, RecursionError):  # else no line of ours
+                with suppress(ValueError, RecursionError):  # skips other output
                     line = parse_line(data)
                     with self._guard:
                         if line.number in self._waiting:
@@ -502,9 +500,9 @@ class _Worker:
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """Returns when the process is gone; its children are killed."""
+    """Ends the process, waits for its exit, and kills its children."""
     if process.poll() is None:
         end_process_group(process.pid, process)
-    with suppress(OSError):  # none is left
+    with suppress(OSError):  # no children left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""A dictionary that keeps what was written last, and no more than so many entries."""
+"""A dictionary of limited size that drops its oldest entries."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _Value = TypeVar("_Value")
 
 
 class Recent(OrderedDict[_Key, _Value]):
-    """`most` entries at most: writing one more drops the one that was written longest ago.
+    """Holds at most `most` entries: writing one more drops the oldest one.
 
-    Writing an entry anew makes it the last one. Several threads may write at once.
+    Overwriting an entry makes it the newest. Writes are thread-safe.
     """
 
     def __init__(self, most: int) -> None:

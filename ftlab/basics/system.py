@@ -1,7 +1,7 @@
-"""What Linux is asked for that other systems have in another way, or not at all.
+"""Features of the operating system that differ between platforms: file locks and /proc.
 
-File locks are POSIX's, which Linux, macOS and the Linux of WSL have. What the kernel tells under
-/proc is Linux's alone: elsewhere the answer is `None`, and whoever asked shows a dash.
+File locks are POSIX's, which Linux, macOS and WSL have. /proc exists on Linux only: elsewhere these
+functions return `None`, and the caller shows a dash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PROC = Path("/proc")
 fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows itself
+except ImportError:  # Windows without WSL
     fcntl = None
 
 
@@ -31,9 +31,9 @@ def check_system() -> None:
 
 
 def try_lock(handle: int) -> bool:
-    """Takes the exclusive lock on an open file; `False` where another process holds it.
+    """Takes the exclusive lock on an open file; `False` if another process holds it.
 
-    The kernel lets go of it when the process ends, however it ends.
+    The kernel releases it when the process exits, even if it crashes.
     """
     check_system()
     assert fcntl is not None
@@ -45,7 +45,7 @@ def try_lock(handle: int) -> bool:
 
 
 def read_proc(name: str, proc: Path | None = None) -> str | None:
-    """What the kernel says under that name, as in "self/status"; `None` where it says nothing."""
+    """The content of a file of /proc, as in "self/status"; `None` if it cannot be read."""
     try:
         return ((PROC if proc is None else proc) / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -53,7 +53,7 @@ def read_proc(name: str, proc: Path | None = None) -> str | None:
 
 
 def status_bytes(key: str, pid: int | str = "self", proc: Path | None = None) -> int | None:
-    """A size of a process as /proc/PID/status gives it ("VmRSS", "VmHWM", "VmData"), in bytes."""
+    """A memory size of a process from /proc/PID/status ("VmRSS", "VmHWM", "VmData"), in bytes."""
     for line in (read_proc(f"{pid}/status", proc) or "").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -61,7 +61,7 @@ def status_bytes(key: str, pid: int | str = "self", proc: Path | None = None) ->
 
 
 def reset_peak_size(proc: Path | None = None) -> bool:
-    """Sets this process's VmHWM back to its size now (proc(5), clear_refs); whether it could."""
+    """Resets this process's VmHWM to its current size (proc(5), clear_refs); True on success."""
     try:
         ((PROC if proc is None else proc) / "self" / "clear_refs").write_text("5")
     except OSError:
@@ -70,7 +70,7 @@ def reset_peak_size(proc: Path | None = None) -> bool:
 
 
 def load_average() -> float | None:
-    """Processes that ran or waited over the last minute; `None` where the system does not count."""
+    """The load average of the last minute; `None` where the system does not provide it."""
     try:
         return os.getloadavg()[0]
     except (OSError, AttributeError):

@@ -1,8 +1,8 @@
-"""What torch says of a machine's cards; whoever calls these functions has imported it.
+"""Queries torch for the cards of this machine; the caller has already imported torch.
 
 Run as: python -m ftlab.basics.torch_devices
 
-Prints the cards that torch sees as one line of JSON, for those that nothing else names.
+Prints the cards that torch sees as one line of JSON, for cards that NVML does not list.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _WAYS_OUT = {
         "end the process that has the card to itself (see `nvidia-smi`), or choose another device"
     ),
 }
-"""What to do, by what is said of a card on which nothing can be computed from the start."""
+"""Fixes for a card that cannot compute at all, by a part of the error message."""
 
 
 def way_out(said: str) -> str:
-    """What to do about an error that says why a card cannot be used; "" of any other error."""
+    """The fix for an error message about an unusable card; "" for any other error."""
     return next((way for sign, way in _WAYS_OUT.items() if sign in said), "")
 
 
 def why_no_kernels(torch: Any) -> str:
-    """That the installed torch has no kernels for the first visible card; "" where it has.
+    """Reports that the installed torch has no kernels for the first visible card; else "".
 
-    Of torch's architectures "sm_80" is machine code for 8.0 and later cards of the same major
-    version, "compute_90" code that the driver translates for 9.0 and all later cards.
+    In torch's list of architectures, "sm_80" is machine code for 8.0 and later cards of the same
+    major version; "compute_90" is code (PTX) that the driver compiles for 9.0 and all later cards.
     """
     if torch.version.hip or not torch.cuda.is_available():
         return ""
@@ -48,10 +48,10 @@ def why_no_kernels(torch: Any) -> str:
 
 
 def torch_devices(cuda: Any, is_rocm: bool) -> list[dict[str, object]]:
-    """Of each card `name`, `memory_bytes`, `capability` and `uuid`, for `json.dumps`.
+    """`name`, `memory_bytes`, `capability` and `uuid` of each card, for `json.dumps`.
 
-    `cuda` is `torch.cuda`. AMD's capability is `None`, since its numbers mean something else;
-    `uuid` is "" of AMD's, and where torch does not say.
+    `cuda` is `torch.cuda`. For AMD, `capability` is `None`, since its numbers have another meaning,
+    and `uuid` is "". `uuid` is also "" if torch does not report it.
     """
     if not cuda.is_available():
         return []
@@ -68,7 +68,7 @@ def torch_devices(cuda: Any, is_rocm: bool) -> list[dict[str, object]]:
 
 
 def card_uuid(properties: Any) -> str:
-    """The card's UUID as NVML and `CUDA_VISIBLE_DEVICES` write it; "" where torch does not say."""
+    """The card's UUID in the format of NVML and `CUDA_VISIBLE_DEVICES`; "" if torch has none."""
     uuid = str(getattr(properties, "uuid", ""))
     return uuid if not uuid or uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
 

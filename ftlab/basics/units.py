@@ -1,4 +1,4 @@
-"""Numbers for people: units that are read at a glance. A missing number is a dash."""
+"""Formats numbers with units for display. A missing number is shown as a dash."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def format_count(value: float | None) -> str:
 
 
 _SIZES = ((1e9, 1e9, "GB", 2), (1e8, 1e6, "MB", 0), (1e6, 1e6, "MB", 1), (1e3, 1e3, "kB", 0))
-"""From how many bytes on, what is counted in, and with how many digits."""
+"""(minimum bytes, divisor, unit, decimal places)."""
 
 
 def format_bytes(value: float | None) -> str:
-    """Powers of ten, as disks and papers count: 269030000 -> "269 MB"."""
+    """Decimal units, as for disks and in papers: 269030000 -> "269 MB"."""
     if value is None or _missing(value):
         return DASH
     for limit, scale, suffix, digits in _SIZES:
@@ -36,7 +36,7 @@ def format_bytes(value: float | None) -> str:
 
 
 def format_part(done: float, total: float) -> str:
-    """Bytes of bytes, in the unit of the whole: "1.2 of 3.1 GB"."""
+    """Bytes of a total, in the unit of the total: "1.2 of 3.1 GB"."""
     for limit, scale, suffix, digits in _SIZES:
         if total >= limit:
             digits = min(digits, 1)
@@ -45,7 +45,7 @@ def format_part(done: float, total: float) -> str:
 
 
 def format_range(low: float, high: float) -> str:
-    """Sizes from one to another, the unit said once where it is the same: "640–702 MB"."""
+    """A range of sizes, with the unit once if both have the same: "640–702 MB"."""
     least, most = format_bytes(low), format_bytes(high)
     if least == most:
         return most
@@ -68,18 +68,18 @@ def format_seconds(value: float | None) -> str:
 
 
 def format_share(value: float | None) -> str:
-    """A share of 1 in per cent: 0.0182 -> "1.82 %"; 1.0 -> "100 %"."""
+    """A fraction in per cent: 0.0182 -> "1.82 %"; 1.0 -> "100 %"."""
     if value is None or _missing(value):
         return DASH
     percent = 100 * value
     if 0 < percent < 0.0005:
-        return "under 0.001 %"  # else it would read as nothing at all
+        return "under 0.001 %"  # else it would be rounded to zero
     digits = 0 if percent >= 99.95 else 1 if percent >= 10 else 2 if percent >= 0.1 else 3
     return f"{percent:.{digits}f} %"
 
 
 def format_signed(value: float | None, digits: int = 2) -> str:
-    """A difference: 0.1 -> "+0.10"; what rounds to nothing is "0.00"."""
+    """A difference with its sign: 0.1 -> "+0.10"; no sign if it is rounded to "0.00"."""
     if value is None or _missing(value):
         return DASH
     text = f"{value:+.{digits}f}"

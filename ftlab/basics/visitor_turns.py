@@ -1,4 +1,4 @@
-"""Whose turn is next: each visitor's in turn, so that nobody waits behind all of another's."""
+"""A fair queue: visitors are served round-robin, so that one visitor's requests block no other."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _SECONDS_OF_PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks. `name` is what a stranger cannot make many of, as the address or the login;
-    `session` tells the pages of one name apart."""
+    """The sender of a request. `name` is an IP address or a login, of which one person cannot
+    easily have many; `session` distinguishes the open pages of one name."""
 
     name: str = ""
     session: str = ""
 
 
 NOBODY = Visitor()
-"""Asks from a command line, where nobody else does."""
+"""The visitor of a command line, which has no others."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """How many are served at once, and how many may be waiting.
+    """Limits on how many requests run at once and how many may wait.
 
-    A session is served once at a time; several sessions of a name may be several people behind one
-    address.
+    A session has one running request at most. Several sessions of one name may be several people
+    behind one address.
     """
 
     all: int = 1
@@ -47,11 +47,11 @@ class Places:
 
 
 class VisitorQueue:
-    """Places that threads take for visitors.
+    """A queue in which threads wait on behalf of visitors.
 
-    The next one goes to the name that had its turn longest ago, of that name to the session that
-    had, and of that session to who came first. Who has not asked for two seconds whether the turn
-    has come holds up nobody.
+    The next turn goes to the name that was served longest ago, then to its session that was served
+    longest ago, then to that session's first request. A place that was not polled for two seconds
+    is skipped.
     """
 
     def __init__(self, places: Places) -> None:
@@ -64,9 +64,9 @@ class VisitorQueue:
 
     @contextmanager
     def line(self, visitor: Visitor) -> Iterator[Place]:
-        """A place in line until the end of the block; whoever has the turn then gives it up.
+        """A place in the queue until the end of the block, which also ends its turn.
 
-        Raises `FtlabError` where too many wait.
+        Raises `FtlabError` if too many wait.
         """
         with self._changed:
             self._check_room(visitor)
@@ -80,7 +80,7 @@ class VisitorQueue:
                 self._changed.notify_all()
 
     def take(self, place: Place, seconds: float) -> bool:
-        """Waits so many seconds for the turn of that place; whether it has come."""
+        """Waits up to `seconds` for the turn of that place; returns whether it has come."""
         with self._changed:
             place.asked = math.inf
             try:
@@ -133,7 +133,7 @@ class VisitorQueue:
 
 
 class Place:
-    """A place in a `VisitorQueue`; `asked`: when it was asked last whether its turn has come."""
+    """A place in a `VisitorQueue`; `asked` is when it was last polled for its turn."""
 
     def __init__(self, turns: VisitorQueue, visitor: Visitor, number: int) -> None:
         self._turns = turns
@@ -142,5 +142,5 @@ class Place:
         self.asked = time.monotonic()
 
     def has_come(self, seconds: float) -> bool:
-        """Waits so many seconds for the turn; whether this place has it."""
+        """Waits up to `seconds` for the turn; returns whether it has come."""
         return self._turns.take(self, seconds)

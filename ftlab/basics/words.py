@@ -1,4 +1,4 @@
-"""Small words for people, and cells that a spreadsheet shows and never runs."""
+"""Helpers for texts shown to users, and escaping of spreadsheet cells."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def plural(count: int, word: str) -> str:
 
 
 def printable(text: str, instead: str = "?", keep: str = "\n") -> str:
-    """The text without what a terminal would obey, or could not write: names come from files."""
+    """Replaces unprintable characters such as terminal escapes: names come from untrusted files."""
     return "".join(char if char.isprintable() or char in keep else instead for char in text)
 
 
 def shown_name(text: str, most: int = 80) -> str:
-    """The beginning of a name from elsewhere, for a sentence about it."""
+    """The start of an untrusted name, printable, for a message about it."""
     return printable(text[:most], keep="")
 
 
 def plain_line(text: str, most: int | None = None) -> str:
-    """One line of printable characters, so many at most."""
+    """One line of printable characters, at most `most`."""
     return " ".join(printable(text, " ", keep="").split())[:most].strip()
 
 
@@ -49,7 +49,7 @@ def some_names(names: Sequence[str], most: int = 4) -> str:
 
 
 def rate_name(rate: float | None) -> str:
-    """A learning rate as people write it: 0.0001 -> "1e-4"; 0.03 -> "0.03"; none is a dash."""
+    """A learning rate in common notation: 0.0001 -> "1e-4"; 0.03 -> "0.03"; None -> a dash."""
     if rate is None or math.isnan(rate):
         return units.DASH
     if rate >= 0.01 or rate <= 0:
@@ -59,15 +59,15 @@ def rate_name(rate: float | None) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " Did you mean 'lora'?" to end a sentence with; "" where nothing is near."""
-    near = get_close_matches(name[:80], list(known), n=1)  # of a long one it would take minutes
+    """ " Did you mean 'lora'?" to append to a message; "" if there is no close match."""
+    near = get_close_matches(name[:80], list(known), n=1)  # a long name would take minutes
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def unknown_name(kind: str, value: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is not in `known`: the value, the nearest name, and the choices.
+    """The message for a name that is not in `known`: the value, the closest name, the choices.
 
-    `kind` says what it names ("task", "metric").
+    `kind` is what it names ("task", "metric").
     """
     names = list(known)
     near = get_close_matches(value[:80].lower(), names, n=1)
@@ -80,10 +80,10 @@ _LINE_BREAKS = ("\t", "\r", "\n")
 
 
 def inert(value: Any) -> Any:
-    """The value; a text that a spreadsheet would take for a formula begins with an apostrophe.
+    """The value; a text that a spreadsheet may run as a formula gets an apostrophe in front.
 
-    Spaces and unseen characters before it are passed over, as some spreadsheets do, and wide or
-    small forms are taken for the plain ones, as they are in Japanese and Chinese.
+    Leading spaces and invisible characters are skipped, as some spreadsheets do. Full-width and
+    small forms of the signs count too, as in Japanese and Chinese spreadsheets.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""Runs as curves over the steps: one line a variant, the mean of its seeds in their range."""
+"""Runs as curves over the steps: one line per variant, the mean of its seeds with their range."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ POINT_COLUMNS = [
     "run_id", "label", "method", "seed", "emphasised", "settings", "origin", "created_at",
     "step", "tokens", "seconds", "loss",
 ]  # fmt: skip
-"""`tokens` (real ones, not padding) and `seconds` (of training steps) are summed up to the step.
+"""`tokens` (without padding) and `seconds` (of training steps) are summed up to the step.
 
-`loss` is in nats a token. A run that did not get to its end is not `emphasised`.
+`loss` is in nats a token. `emphasised` is false for a run that ended without being done.
 """
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-_MANY = 8  # from so many lines on each wears its method's marker: colour and dash do not do
+_MANY = 8  # from so many lines on, colour and dash are not enough: each has its method's marker
 _LABEL_PIXELS = 15
-_AXIS_PIXELS = 52  # what the x axis and the margins take of the height
+_AXIS_PIXELS = 52  # height of the x axis and the margins
 _BAND = 0.14  # opacity of the seeds' range
-_MOST_SEEDS = 6  # named one by one on hover
+_MOST_SEEDS = 6  # listed individually on hover
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: `points` are (step, x, loss), the loss as it is drawn (smoothed); NaN: a gap."""
+    """One run: `points` are (step, x, loss as drawn, so smoothed); a NaN loss is a gap."""
 
     run_id: str
     label: str
@@ -64,10 +64,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class At:
-    """The seeds of a variant at one step: their mean x and each one's loss, if it is a number.
+    """The seeds of a variant at one step: their mean x, and the finite losses by curve number.
 
-    For several neighbouring steps taken together, `losses` are means and `range` is their whole
-    range.
+    For several neighbouring steps combined, `losses` are means and `range` is their whole range.
     """
 
     x: float
@@ -89,7 +88,7 @@ class At:
 
 @dataclass(frozen=True)
 class Line:
-    """What is drawn as one line: a run, or the mean of a variant's seeds with their range."""
+    """One drawn line: a run, or the mean of a variant's seeds with their range."""
 
     label: str
     method: str
@@ -98,11 +97,11 @@ class Line:
 
     @cached_property
     def steps(self) -> list[At]:
-        """Every step that any seed has, with the seeds that have it; of very many, fewer.
+        """Every step of any seed, with the seeds that have it; thinned if there are very many.
 
-        One seed keeps the lowest and the highest of neighbouring steps, so that spikes stay. Of
-        several, neighbouring steps become their means in their whole range: seeds whose curves were
-        thinned share no steps.
+        For one seed, the lowest and the highest of neighbouring steps are kept, so that spikes
+        stay. For several seeds, neighbouring steps are averaged and keep their whole range, because
+        thinned curves share no steps.
         """
         steps = self._every_step
         if len(steps) <= 2 * MOST_BUCKETS + 2:
@@ -138,7 +137,7 @@ class Line:
 
 
 def _extremes(group: Sequence[At]) -> list[At]:
-    """The steps with the lowest and the highest mean, and one without any: a gap."""
+    """The steps with the lowest and the highest mean, and one without a loss (a gap)."""
     known = [at for at in group if at.losses]
     gap = [at for at in group if not at.losses][:1]
     if not known:
@@ -170,7 +169,7 @@ class _Look:
 
 
 def run_cells(facts: Mapping[Any, Any]) -> list[Any]:
-    """What every point of a run has in common: the first columns of `POINT_COLUMNS`."""
+    """The first columns of `POINT_COLUMNS`, which are equal for all points of a run."""
     return [
         facts["run_id"],
         facts["variant"],
@@ -194,10 +193,10 @@ def curves_figure(
     unlike: Comparability | None = None,
     most: float = math.inf,
 ) -> go.Figure:
-    """Curves of any measure over the steps, drawn as `loss_figure` says; `loss` holds its values.
+    """Curves of any measure over the steps, drawn as in `loss_figure`; `loss` has its values.
 
-    `title` is the y axis's, `nothing` what is said where there is no point. What lies above `most`
-    times the highest first value is drawn off the top.
+    `title` is the title of the y axis, `nothing` the text if there is no point. Values above `most`
+    times the highest first value are outside the plot.
     """
     drawn = [curve for curve in _curves(points, x, smoothing) if curve.finite]
     if not drawn:
@@ -226,13 +225,13 @@ def curves_figure(
 
 
 def height_for(points: pd.DataFrame, least: int) -> int:
-    """The height at which every line of the points has room for its label, but at least `least`."""
+    """The height at which the label of every line fits, but at least `least`."""
     lines = len(points[["method", "label"]].drop_duplicates())
     return max(least, _AXIS_PIXELS + _LABEL_PIXELS * lines)
 
 
 def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
-    """The runs in the order in which they come."""
+    """The runs as curves, in the order of the points."""
     facts: dict[str, tuple[str, str, Any, bool, str]] = {}
     steps: dict[str, list[tuple[int, float, float]]] = {}
     names = ["run_id", "label", "method", "seed", "emphasised", "settings", "step", x, "loss"]
@@ -252,7 +251,7 @@ def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
 def _smooth(
     points: Sequence[tuple[int, float, float]], over: int
 ) -> Sequence[tuple[int, float, float]]:
-    """Each loss as the mean of the last `over` ones that are numbers; a gap stays a gap."""
+    """Replaces each loss by the mean of the last `over` finite losses; a gap stays a gap."""
     if over <= 1:
         return points
     window: deque[float] = deque(maxlen=over)
@@ -291,7 +290,7 @@ def _looks(curves: Sequence[Curve]) -> dict[tuple[str, str], _Look]:
 
 
 def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
-    """The line; `meta` holds the ids of its runs, the first one being what a click opens."""
+    """The line; `meta` has the ids of its runs, and a click opens the first one."""
     colour, name = look_of(line.method).colour, plain(line.label)
     several = len(line.curves) > 1
     single = len(line.steps) == 1  # a line through one point is invisible
@@ -323,7 +322,7 @@ def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
 
 
 def _seeds(line: Line, at: At) -> str:
-    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; of many, their range."""
+    """As in "seed 0 1.310, seed 1 1.402": the seeds that have the step; their range if many."""
     if len(at.losses) > _MOST_SEEDS:
         low, high = min(at.losses.values()), max(at.losses.values())
         return f"{len(at.losses)} seeds, {low:.3f} to {high:.3f}"
@@ -331,7 +330,7 @@ def _seeds(line: Line, at: At) -> str:
 
 
 def _band(line: Line) -> dict[str, Any]:
-    """The range of the seeds as one outline for each stretch without a gap."""
+    """The range of the seeds, one outline per stretch without a gap."""
     x: list[float | None] = []
     y: list[float | None] = []
     for there, stretch in groupby(line.steps, key=lambda at: bool(at.losses)):
@@ -374,7 +373,7 @@ def _label_ends(
     high: float,
     height: int,
 ) -> None:
-    """Labels right of the plot, each at the height of its line's end, pushed apart."""
+    """Labels right of the plot, at the height of each line's end, moved apart if they overlap."""
     inner = max(1, height - _AXIS_PIXELS)
     ends: dict[tuple[str, str], float] = {}
     for line in sorted(lines, key=lambda line: not line.emphasised):
@@ -401,7 +400,7 @@ def _label_ends(
 
 
 def spread(values: Sequence[float], gap: float, top: float) -> list[float]:
-    """Ascending values moved as little as needed to lie `gap` apart and not above `top`."""
+    """Moves ascending values as little as needed to be `gap` apart and not above `top`."""
     placed: list[float] = []
     for value in values:
         placed.append(max(value, placed[-1] + gap) if placed else value)

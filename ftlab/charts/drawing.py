@@ -1,8 +1,8 @@
-"""The look of every figure: one plotly template, and axes whose ticks carry units.
+"""The look of every figure: one plotly template, and axes whose ticks have units.
 
-The template is transparent, with one ink and one grid colour. When the page turns dark, it
-recolours by CSS whatever has `INK` or `GRID`; a file that stands alone (the report) asks for the
-dark template instead. Titles and legends are HTML around a figure.
+The template is transparent, with one ink and one grid colour. In dark mode, the CSS of the page or
+of the report recolours everything that has `INK` or `GRID`. Titles and legends are HTML around a
+figure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HIDDEN_BUTTONS = [
     "toImage",
 ]  # fmt: skip
 HEIGHT = 330
-"""Of a figure where nothing else is asked for, in pixels."""
+"""Default height of a figure, in pixels."""
 
 _CHARACTER_PIXELS = 7
 _GLYPHS = {
@@ -37,7 +37,7 @@ _GLYPHS = {
 }  # fmt: skip
 
 LOG_RATIO = 30.0
-"""An axis is logarithmic where the largest value is more than this many times the smallest."""
+"""An axis is logarithmic if the largest value is more than this many times the smallest."""
 
 _NAMES = {
     "trainable_params": "trained parameters",
@@ -59,7 +59,7 @@ _NAMES = {
     "general_loss_change": "forgetting",
 }
 _UNITS_IN_TITLE = {"nats a token", "0 to 1", "-1 to 1"}
-_SPACE = 0.09  # of the span, beyond the outermost values
+_SPACE = 0.09  # share of the span that is added beyond the outermost values
 _SECOND_STEPS = (
     0.1,
     0.2,
@@ -93,7 +93,7 @@ def template(dark: bool = False) -> go.layout.Template:
         "ticks": "",
         "ticklabelstandoff": 5,
         "automargin": True,
-        "ticklabeloverflow": "allow",  # plotly measures every label for any other choice
+        "ticklabeloverflow": "allow",  # with any other value plotly measures each label
         "title": {"standoff": 8, "font": {"size": 12}},
     }
     return go.layout.Template(
@@ -124,7 +124,7 @@ def figure(height: int, **layout: Any) -> go.Figure:
 
 
 def empty_figure(words: str, height: int = HEIGHT) -> go.Figure:
-    """A figure without data that says why."""
+    """A figure without data that shows the reason."""
     fig = figure(height)
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
     return fig.add_annotation(text=words, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
@@ -133,10 +133,10 @@ def empty_figure(words: str, height: int = HEIGHT) -> go.Figure:
 def fix_margins(
     fig: go.Figure, left: Sequence[str], y_title: bool, x_ticks: bool = True
 ) -> go.Figure:
-    """Gives the axes the room that they need: where plotly finds it itself, it draws twice.
+    """Sets fixed margins that fit the axes: with automatic margins plotly draws twice.
 
-    `left` are the labels of the y axis; `y_title` says whether it has a title, `x_ticks` whether
-    the x axis has labels. There is room for the title of the x axis.
+    `left` are the labels of the y axis. `y_title` is whether it has a title, `x_ticks` whether the
+    x axis has labels. There is always space for the title of the x axis.
     """
     return fig.update_layout(
         margin_l=14 + _CHARACTER_PIXELS * max(map(len, left), default=0) + (24 if y_title else 0),
@@ -147,7 +147,7 @@ def fix_margins(
 
 
 def plain(text: str) -> str:
-    """Text from a record made safe for plotly, which reads tags and `%{…}` in its labels."""
+    """Escapes text from a record for plotly, which parses tags and `%{…}` in its labels."""
     return escape(text, quote=False).replace("%{", "%&#123;")
 
 
@@ -160,16 +160,16 @@ def short_name(variant: str, method: str, limit: int = 16) -> str:
 
 
 def glyph(method: str, marker: str | None = None) -> str:
-    """A method's colour as a square, or as a marker, before a label whose words are in ink.
+    """The method's colour as a square or marker symbol, to put before a label.
 
-    The colours are too pale to be read as text.
+    The label itself keeps the ink colour: the method colours are too pale for text.
     """
     return f'<span style="color:{look_of(method).colour}">{_GLYPHS.get(marker or "", "■")}</span>'
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`low`, `high` and `ticks` are values of the measure, whether or not the axis is a log one."""
+    """`low`, `high` and `ticks` are values of the measure, also on a logarithmic axis."""
 
     name: str
     title: str
@@ -180,12 +180,12 @@ class Axis:
     texts: tuple[str, ...]
 
     def share(self, value: float) -> float:
-        """Where a value lies on the axis, 0 at its beginning and 1 at its end."""
+        """The position of a value on the axis: 0 at its start, 1 at its end."""
         low, high = self.scaled(self.low), self.scaled(self.high)
         return (self.scaled(value) - low) / (high - low)
 
     def layout(self) -> dict[str, Any]:
-        """What plotly calls `xaxis` or `yaxis`."""
+        """The properties of a plotly `xaxis` or `yaxis`."""
         return {
             "title": {"text": self.title},
             "type": "log" if self.log else "linear",
@@ -196,28 +196,28 @@ class Axis:
         }
 
     def scaled(self, value: float) -> float:
-        """The value as plotly wants it in ranges and annotations: its logarithm on a log axis."""
+        """The value for plotly's ranges and annotations: its logarithm on a log axis."""
         return math.log10(value) if self.log else value
 
 
 def measure_name(metric: MetricSpec) -> str:
-    """What the measure is called in a sentence and on an axis."""
+    """The name of the measure in a sentence and on an axis."""
     return _NAMES.get(metric.key, metric.label.lower())
 
 
 def axis_title(metric: MetricSpec, name: str = "") -> str:
-    """As in "net peak memory, train phase (less is better)"."""
+    """The title of an axis, as in "net peak memory, train phase (less is better)"."""
     unit = f"{metric.unit}, " if metric.unit in _UNITS_IN_TITLE else ""
     return f"{name or measure_name(metric)} ({unit}{metric.better} is better)"
 
 
 def needs_log(values: Sequence[float]) -> bool:
-    """Whether the values span more than `LOG_RATIO`; only positive ones can."""
+    """Whether the values are positive and span more than `LOG_RATIO`."""
     return bool(values) and min(values) > 0 and max(values) / min(values) > LOG_RATIO
 
 
 def axis_of(metric: MetricSpec, values: Sequence[float], name: str = "") -> Axis:
-    """The axis on which those values of the measure lie, with some space around them."""
+    """The axis for those values of the measure, with some space around them."""
     title = axis_title(metric, name)
     least, most = min(values), max(values)
     if needs_log(values):
@@ -233,7 +233,7 @@ def axis_of(metric: MetricSpec, values: Sequence[float], name: str = "") -> Axis
 
 
 def bytes_axis(end: float) -> dict[str, Any]:
-    """What plotly calls `xaxis` or `yaxis`: bytes from nothing to `end`."""
+    """The properties of a plotly axis in bytes, from 0 to `end`."""
     axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, end])
     ticks = [tick for tick in zip(axis.ticks, axis.texts, strict=True) if 0 <= tick[0] <= end]
     return {
@@ -245,7 +245,7 @@ def bytes_axis(end: float) -> dict[str, Any]:
 
 
 def tick_text(metric: MetricSpec, value: float) -> str:
-    """A round value with its unit, as short as it can be said."""
+    """A round value with its unit, as short as possible."""
     if metric.unit == "seconds":
         return _seconds(value)
     if metric.unit == "of all parameters":

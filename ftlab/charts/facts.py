@@ -1,6 +1,6 @@
-"""The runs of a sweep as charts read them: by variant, which are left out, what is said of them.
+"""The runs of a sweep as charts use them: grouped by variant, filtered, and described.
 
-All of it reads the store's table (columns `ROW_KEYS`).
+Everything is read from the store's table (columns `ROW_KEYS`).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SETTINGS = (
     "run_id", "variant", "method", "seed", "hyperparameters", "learning_rate", "steps",
     "batch_size", "dtype_policy", "device", "machine",
 )  # fmt: skip
-"""Columns that a hover tells."""
+"""Columns shown on hover."""
 
-_MOST_VALUES = 6  # of a setting in which the runs differ
-_LINE_CHARACTERS, _LINE_PIXELS = 44, 14  # of a line of words above the narrowest figure
-_MOST_NAMES = 3  # of what differs, within a figure
+_MOST_VALUES = 6  # values shown of a setting in which the runs differ
+_LINE_CHARACTERS, _LINE_PIXELS = 44, 14  # of a text line above the narrowest figure
+_MOST_NAMES = 3  # differing settings named within a figure
 NOTE_PIXELS = 18
-"""Height of the line above a figure that says where its numbers come from."""
+"""Height of the line above a figure that shows the origin of its numbers."""
 
 
 @dataclass(frozen=True)
 class VariantRuns:
-    """The runs of one variant, one a seed; `rows` are rows of the table."""
+    """The runs of one variant, one per seed; `rows` are rows of the table."""
 
     variant: str
     method: str
@@ -49,7 +49,7 @@ class VariantRuns:
         return [float(row[key]) for row in self.rows if is_measured(row[key])]
 
     def mean(self, key: str) -> float:
-        """Mean over the runs; NaN where none has the measure."""
+        """Mean over the runs; NaN if none has the measure."""
         values = self.values(key)
         return sum(values) / len(values) if values else math.nan
 
@@ -60,9 +60,9 @@ class VariantRuns:
         return max(self.values(key), default=math.nan)
 
     def reach(self, metric: MetricSpec) -> tuple[float, float]:
-        """The ends of its bar: the range of the seeds; of one run its 95 % interval, if it has one.
+        """The ends of the error bar: the range of the seeds; for one run its 95 % interval, if any.
 
-        The rows must hold `metric.interval_keys`.
+        The rows must have `metric.interval_keys`.
         """
         if len(self.rows) == 1 and metric.interval:
             ends = [self.rows[0][key] for key in metric.interval_keys]
@@ -72,7 +72,7 @@ class VariantRuns:
 
     @property
     def run_ids(self) -> str:
-        """The ids of the runs with spaces between them, as a figure's `customdata` holds them."""
+        """The run ids, separated by spaces, as in the `customdata` of a figure."""
         return " ".join(str(row["run_id"]) for row in self.rows)
 
 
@@ -82,7 +82,7 @@ def is_measured(value: Any) -> bool:
 
 
 def left_out(table: pd.DataFrame, *keys: str) -> tuple[pd.DataFrame, int]:
-    """(the runs that are done and have all those measures, how many of the table are not)."""
+    """Returns (the finished runs that have all those measures, the number of the other runs)."""
     kept = table["status"] == "done"
     for key in keys:
         kept &= table[key].astype(float).map(math.isfinite)
@@ -91,7 +91,7 @@ def left_out(table: pd.DataFrame, *keys: str) -> tuple[pd.DataFrame, int]:
 
 
 def left_out_line(table: pd.DataFrame, *keys: str) -> str:
-    """As in "3 runs left out: 1 failed, 2 not measured."; empty where none is."""
+    """As in "3 runs left out: 1 failed, 2 not measured."; empty if none is left out."""
     rows, count = left_out(table, *keys)
     if not count:
         return ""
@@ -107,9 +107,9 @@ def left_out_line(table: pd.DataFrame, *keys: str) -> str:
 
 
 def by_variant(rows: pd.DataFrame, *keys: str) -> list[VariantRuns]:
-    """The rows by variant, in the order of the table.
+    """Groups the rows by variant, in the order of the table.
 
-    Only settings and the columns `keys` are kept, all of them where none is named.
+    Keeps only the settings and the columns `keys`; keeps all columns if no key is given.
     """
     if rows.empty:
         return []
@@ -122,13 +122,13 @@ def by_variant(rows: pd.DataFrame, *keys: str) -> list[VariantRuns]:
 
 
 def shared_reason(reasons: Iterable[str]) -> str:
-    """What follows "no difference is shown", after a colon; empty where reasons differ."""
+    """The text after "no difference is shown": a colon and the reason; empty if reasons differ."""
     different = set(reasons)
     return f": {different.pop()}" if len(different) == 1 else ""
 
 
 def unknown_spread(groups: Sequence[VariantRuns]) -> str:
-    """What follows a finding that rests on single runs, in brackets."""
+    """A remark in brackets for a finding that is based on single runs."""
     if all(len(group.rows) < 2 for group in groups):
         return " (one seed: no spread is known)"
     lone = [group.variant for group in groups if len(group.rows) < 2]
@@ -163,9 +163,9 @@ def click_hint(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def origin_words(table: pd.DataFrame) -> str:
-    """As in "recorded 25 Nov 2026", "imported"; empty where the table has no run.
+    """As in "recorded 25 Nov 2026", "imported"; empty if the table has no run.
 
-    Reads the columns `origin` and `created_at`; an import's date says nothing of its numbers.
+    Reads the columns `origin` and `created_at`; an import's date is not the date of its numbers.
     """
     known = list(zip(table["origin"].tolist(), table["created_at"].tolist(), strict=True))
     parts = []
@@ -180,23 +180,23 @@ def origin_words(table: pd.DataFrame) -> str:
 
 
 def day(timestamp: float) -> str:
-    """Seconds since 1970 as in "5 Nov 2026", in local time."""
+    """Formats seconds since 1970 as in "5 Nov 2026", in local time."""
     when = time.localtime(timestamp)
     return f"{when.tm_mday} {time.strftime('%b %Y', when)}"
 
 
 def add_facts(fig: go.Figure, rows: pd.DataFrame) -> go.Figure:
-    """Writes above the plot where the numbers of the rows come from, and why they do not compare.
+    """Writes the origin of the numbers above the plot, and why the rows are not comparable.
 
-    So a downloaded image says it too. `rows` are those drawn, with the columns of `ROW_KEYS`.
+    A downloaded image then shows it too. `rows` are the drawn rows, with the columns of `ROW_KEYS`.
     """
     return add_unlike(add_origin(fig, rows), comparability_of_rows(rows))
 
 
 def add_unlike(fig: go.Figure, found: Comparability) -> go.Figure:
-    """Writes in lines of their own above the plot what differs; makes the figure as much higher.
+    """Writes what differs above the plot, and makes the figure higher by these lines.
 
-    There is room for few names: the values are there on hover, and `assets/figures.js` writes them
+    There is space for few names. The values are shown on hover, and `assets/figures.js` writes them
     into an image.
     """
     if found.is_like:
@@ -225,9 +225,9 @@ def add_unlike(fig: go.Figure, found: Comparability) -> go.Figure:
 
 
 def add_origin(fig: go.Figure, table: pd.DataFrame) -> go.Figure:
-    """Writes above the plot, at the right, where the numbers come from: a downloaded image has it.
+    """Writes the origin of the numbers above the plot, at the right; a downloaded image shows it.
 
-    Makes the top margin `NOTE_PIXELS` high if it is less, and the figure as much higher.
+    Raises the top margin to `NOTE_PIXELS` if it is less, and the height of the figure by as much.
     """
     words = origin_words(table)
     if not words:
@@ -261,7 +261,7 @@ def _left(fig: go.Figure) -> int:
 
 
 def _cell(value: Any) -> str:
-    """A cell as text; empty for `None` and NaN. 60.0 is 60."""
+    """A cell as text; empty for `None` and NaN. 60.0 becomes "60"."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -275,7 +275,7 @@ def _named(
 
 
 def _value(rows: Sequence[Mapping[str, Any]], key: str, show: Callable[[Any], str] = _cell) -> str:
-    """The value that the rows share, or those they have, with "or" between them."""
+    """The shared value of the rows, or their different values joined by "or"."""
     there = dict.fromkeys(row.get(key) for row in rows if _cell(row.get(key)))
     values = [show(value) for value in there]
     more = [f"{len(values) - _MOST_VALUES} more"] if len(values) > _MOST_VALUES else []

@@ -1,4 +1,4 @@
-"""What a fine-tune has cost elsewhere: the rise of the loss on unrelated text against the gain."""
+"""Gain in score against forgetting: the rise of the loss on unrelated text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ftlab.records.differences import differences_of
 from ftlab.records.metrics import METRICS
 
 _GAIN, _FORGOT = METRICS["score_gain"], METRICS["general_loss_change"]
-_NAMED = 6  # of the best, where there are too many to name all
-_MOST_NAMES = 4  # in a sentence
+_NAMED = 6  # best variants that are named if there are too many
+_MOST_NAMES = 4  # names in a sentence
 
 
 def forgetting_figure(facts: Facts) -> go.Figure:
-    """Every variant as a point: across what it gained, up what it forgot; best is right and low."""
+    """Each variant as a point: gain on x, forgetting on y; the best are at the lower right."""
     shown = scatter_of(facts.table, _GAIN, _FORGOT, more_y=[0.0])
     if shown is None:
         return empty_figure("no run has a gain and a loss on unrelated text", facts.height)
@@ -31,7 +31,7 @@ def forgetting_figure(facts: Facts) -> go.Figure:
 
 
 def forgetting_finding(facts: Facts) -> str:
-    """Who gains most at what price, and who forgets least, as far as seeds or intervals tell."""
+    """Which variant gains most, which forgets least, and what seeds or intervals do not show."""
     rows = _drawn(facts).rows
     keys = [key for metric in (_GAIN, _FORGOT) for key in (metric.key, *metric.interval_keys)]
     groups = by_variant(rows, *keys)
@@ -53,9 +53,9 @@ def forgetting_finding(facts: Facts) -> str:
 
 
 def gain_words(table: pd.DataFrame, variant: str) -> str:
-    """What a variant gained, as in "+0.40 (+0.29 to +0.52)"; "" where it is not known.
+    """The gain of a variant, as in "+0.40 (+0.29 to +0.52)"; "" if it is unknown.
 
-    In brackets the range of the seeds, or the 95 % interval of a single run.
+    In brackets: the range of the seeds, or the 95 % interval of a single run.
     """
     rows, _ = left_out(table[table["variant"] == variant], _GAIN.key)
     groups = by_variant(rows, _GAIN.key, *_GAIN.interval_keys)
@@ -82,7 +82,7 @@ def _gained(group: VariantRuns, score: str = "") -> str:
 
 
 def _forgot(group: VariantRuns) -> str:
-    """As in "forgets 0.12 nats a token ...", by the whole bar; else "is not shown to forget"."""
+    """As in "forgets 0.12 nats a token ..."; "is not shown to forget" if the bar holds 0."""
     low, high = group.reach(_FORGOT)
     change = group.mean(_FORGOT.key)
     if low > 0:

@@ -1,4 +1,4 @@
-"""Pieces of HTML that page and report share; they take plain text and escape it."""
+"""HTML snippets that the page and the report share; they escape their text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from ftlab.methods.registry import label_of, look_of
 
 
 def chip(text: str, kind: str = "", title: str = "") -> str:
-    """A small label. `kind`: a status, "ok", "warn", "bad", "mute", "measured", "predicted" …"""
+    """A small label. `kind` is a status or "ok", "warn", "bad", "mute", "measured", "predicted"."""
     hint = f' title="{escape(title)}"' if title else ""
     return f'<span class="chip {escape(kind)}"{hint}>{escape(text)}</span>'
 
 
 def swatch(method_id: str) -> str:
-    """The small square in the method's colour that stands beside its name everywhere."""
+    """The small square in the method's colour that is shown next to its name."""
     return f'<i class="sw" style="--c:{look_of(method_id).colour}"></i>'
 
 
 def named(method_id: str, label: str | None = None) -> str:
-    """Swatch and name of a method; `label` where a variant or a run has a name of its own."""
+    """Swatch and name of a method; `label` replaces the name for a variant or a run."""
     return f"{swatch(method_id)}<b>{escape(label or label_of(method_id))}</b>"
 
 
@@ -31,5 +31,5 @@ _ORIGIN_HINTS: dict[str, str] = {
 
 
 def origin_chip(origin: str) -> str:
-    """The chip that says whose numbers these are."""
+    """The chip that shows the origin of the numbers."""
     return chip(origin, origin, _ORIGIN_HINTS.get(origin, ""))

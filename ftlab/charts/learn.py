@@ -17,10 +17,9 @@ from ftlab.methods.families.lora import LORA
 from ftlab.methods.families.prompts import PROMPT_TUNING
 from ftlab.methods.families.quantised import QLORA
 
-_GREY = "#7b8494"  # seen on light and on dark; the template's ink is only for text
+_GREY = "#7b8494"  # visible on light and on dark; the template's ink is only for text
 MARKS = {"nf4": ("x", "✖"), "bf16": ("circle-open", "○"), "fp32": ("circle", "●")}
-"""How each kind of merged matrix is drawn, the least exact one first (and so undermost), and the
-sign that stands for it in the legend."""
+"""Marker and legend sign of each merged matrix; the least exact first, so drawn lowest."""
 
 _COLOURS = {"nf4": QLORA.look.colour, "bf16": _GREY, "fp32": LORA.look.colour}
 _SIZES = {"nf4": 6, "bf16": 9, "fp32": 4}
@@ -33,7 +32,7 @@ _ROW_PIXELS = 19
 
 
 def change_figure(parts: pd.DataFrame, height: int = 250) -> go.Figure:
-    """A bar a part of the model, from `layer_changes`: change over base, in per cent."""
+    """One bar per part of the model, from `layer_changes`: relative change in per cent."""
     fig = figure(height)
     fig.add_bar(
         x=list(range(len(parts))),
@@ -68,7 +67,7 @@ def _short(part: str) -> str:
 
 
 def outputs_figure(outputs: pd.DataFrame, height: int = 340) -> go.Figure:
-    """A point an output (`apart`, and a column for each of `MARKS`); on the diagonal: the same."""
+    """One point per output (columns `apart` and `MARKS`); on the diagonal both are the same."""
     fig = figure(height)
     low, high = float(outputs.to_numpy().min()), float(outputs.to_numpy().max())
     space = 0.04 * (high - low) or 1.0
@@ -91,9 +90,9 @@ def outputs_figure(outputs: pd.DataFrame, height: int = 340) -> go.Figure:
 
 
 def block_figure(block: pd.DataFrame, levels: pd.DataFrame, height: int = 360) -> go.Figure:
-    """The weights of one block (`weight`, `restored`) over the lines of the levels (`value`).
+    """The weights of one block (`weight`, `restored`) over lines at the levels (`value`).
 
-    A line between the two points of a weight is its error.
+    The line between the two points of a weight is its error.
     """
     fig = figure(height)
     places = list(range(1, len(block) + 1))
@@ -136,7 +135,7 @@ def block_figure(block: pd.DataFrame, levels: pd.DataFrame, height: int = 360) -
 
 
 def levels_figure(used: pd.DataFrame, height: int = 180) -> go.Figure:
-    """A bar a level (`level`, `share`): how much of the weights take it."""
+    """One bar per level (`level`, `share`): the share of the weights at that level."""
     fig = figure(height)
     fig.add_bar(
         x=list(range(len(used))),
@@ -153,7 +152,7 @@ def levels_figure(used: pd.DataFrame, height: int = 180) -> go.Figure:
 
 @dataclass(frozen=True)
 class TokenBand:
-    """Cosines among real tokens: to the nearest other one (`low` to `high`), and of any `pair`."""
+    """Cosines of real tokens: to the nearest other (`low` to `high`), and of a typical `pair`."""
 
     low: float
     high: float
@@ -161,7 +160,7 @@ class TokenBand:
 
 
 def nearest_figure(vectors: pd.DataFrame, band: TokenBand, height: int = 250) -> go.Figure:
-    """A point a vector (`vector`, `cosine`, `token`), over what is usual among real tokens."""
+    """One point per vector (`vector`, `cosine`, `token`), over the usual range of real tokens."""
     fig = figure(height)
     last = len(vectors) + 0.5
     fig.add_shape(
@@ -188,10 +187,10 @@ def nearest_figure(vectors: pd.DataFrame, band: TokenBand, height: int = 250) ->
 
 
 def spectrum_rows(values: np.ndarray, rank: int, limit: int = 64) -> pd.DataFrame:
-    """One row for each of the first `limit` singular values (of all, in falling order).
+    """One row for each of the first `limit` singular values; `values` are all, in descending order.
 
-    `energy` is its share of the squared Frobenius norm, `cumulative` that share with all before
-    it, `kept` whether it is among the first `rank`.
+    `energy` is the share of the squared Frobenius norm, `cumulative` the sum of these shares up to
+    the value, `kept` whether the value is among the first `rank`.
     """
     squares = np.square(np.asarray(values, dtype=np.float64))
     total = squares.sum()
@@ -208,7 +207,7 @@ def spectrum_rows(values: np.ndarray, rank: int, limit: int = 64) -> pd.DataFram
 
 
 def spectrum_figure(rows: pd.DataFrame, colour: str, height: int = 150) -> go.Figure:
-    """Bars of singular values, those that are kept in `colour`; columns `SPECTRUM_COLUMNS`."""
+    """Bars of singular values, with the kept ones in `colour`; columns `SPECTRUM_COLUMNS`."""
     fig = figure(height, margin={"l": 8, "r": 8, "t": 6, "b": 8}, bargap=0.2)
     fig.add_bar(
         x=rows["direction"].tolist(),
@@ -224,10 +223,10 @@ def spectrum_figure(rows: pd.DataFrame, colour: str, height: int = 150) -> go.Fi
 
 
 def change_map(rows: pd.DataFrame, measure: str, chosen: str, colour: str) -> go.Figure:
-    """A cell for each weight matrix: layers across, matrices of a layer down.
+    """One cell per weight matrix: layers across, matrices of a layer down.
 
-    `rows` has the columns `MAP_COLUMNS`, in the order in which parts stand; `measure` is "size"
-    (Frobenius norm of the change) or "effective_rank"; the matrix named `chosen` wears a frame.
+    `rows` has the columns `MAP_COLUMNS`, in the display order of the parts. `measure` is "size"
+    (Frobenius norm of the change) or "effective_rank". The matrix named `chosen` has a frame.
     """
     parts = list(dict.fromkeys(rows["part"]))
     layers = list(dict.fromkeys(rows["layer"]))
@@ -265,7 +264,7 @@ def change_map(rows: pd.DataFrame, measure: str, chosen: str, colour: str) -> go
     )
     for row in rows[rows["name"] == chosen].itertuples():
         x, y = layers.index(row.layer), parts.index(row.part)
-        # A letter in the ink of the template follows the page from light to dark; a shape does not.
+        # A character in the template's ink follows light and dark mode; a shape does not.
         fig.add_annotation(
             x=x, y=y, text="□", showarrow=False, font={"size": 19, "color": INK}, yshift=1
         )

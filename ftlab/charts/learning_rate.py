@@ -35,22 +35,22 @@ from ftlab.settings.training import EVAL_SPLITS, EvalSplit
 
 _LOSS = METRICS["eval_loss_after"]
 _BEFORE = "eval_loss_before"
-_BELOW_TOP = 0.05  # of the axis: above it stands where the numbers come from
+_BELOW_TOP = 0.05  # share of the axis; above it is the origin of the numbers
 _MEAN = "mean of the seeds"
-_MOST_TICKS = 9  # named rates that have room on the axis
+_MOST_TICKS = 9  # rates that fit as labels on the axis
 _CHOOSE_ELSEWHERE = (
     "Choose a rate on the tuning split (python -m ftlab tune): one that is chosen here "
     "makes the held-out loss look better than it is"
 )
-_FAR = 3.0  # times the span of the losses: so far off, a line would press the ladder flat
+_FAR = 3.0  # times the span of the losses: a line further away would flatten the ladder
 
 
 @dataclass(frozen=True)
 class RateCurve:
     """The ladder of one variant, and the rate to mark, if there is one.
 
-    `table` has the columns `ROW_KEYS`, of runs that differ by learning rate and seed alone. `name`
-    is what the curve is called on hover.
+    `table` has the columns `ROW_KEYS`; its runs differ only by learning rate and seed. `name` is
+    the name of the curve on hover.
     """
 
     name: str
@@ -61,11 +61,10 @@ class RateCurve:
 def learning_rates_figure(
     curves: Sequence[RateCurve], name: str = "", height: int = HEIGHT
 ) -> go.Figure:
-    """The ladders of the variants of one sweep: the loss at each rate, mean and range of the seeds.
+    """The ladders of one sweep: the loss at each rate, with mean and range of the seeds.
 
-    Rates without a loss stand at the top. The untouched model's loss is a line, or words where it
-    lies far from all of them. `name` is what the loss is called ("tuning loss"); `height` is in
-    pixels.
+    Rates without a loss are at the top. The untouched model's loss is a line, or a text if it is
+    far from all losses. `name` is the name of the loss ("tuning loss"); `height` is in pixels.
     """
     table = pd.concat([curve.table for curve in curves])
     rows, _ = left_out(table, _LOSS.key)
@@ -111,19 +110,19 @@ def learning_rates_figure(
 
 
 def _groups(curve: RateCurve) -> list[VariantRuns]:
-    """The runs that have a loss, rate by rate, lowest first."""
+    """The runs that have a loss, grouped by rate, lowest rate first."""
     rows, _ = left_out(curve.table, _LOSS.key)
     return sorted(by_variant(rows, _LOSS.key, _BEFORE), key=_rate)
 
 
 def _losses_before(groups: Sequence[VariantRuns]) -> list[float]:
-    """The untouched model's loss, one for each precision that a base was held in."""
+    """The untouched model's losses, one for each precision of the base."""
     found = [row[_BEFORE] for group in groups for row in group.rows if is_measured(row[_BEFORE])]
     return list(dict.fromkeys(float(loss) for loss in found))
 
 
 def _apart(rates: Sequence[float]) -> list[float]:
-    """The rates that are named on the axis: those that are not too near to the one before."""
+    """The rates that are labelled on the axis: those far enough from the previous label."""
     if len(rates) <= _MOST_TICKS:
         return list(rates)
     shown = [rates[0]]
@@ -161,7 +160,7 @@ def _curve(groups: Sequence[VariantRuns], name: str) -> dict[str, Any]:
 
 
 def _undone(rows: pd.DataFrame, height: float) -> dict[str, Any]:
-    """Runs without a loss, all at one height with their status."""
+    """Runs without a loss, all at one height, labelled with their status."""
     words = [plain(status_label(str(status))) for status in rows["status"]]
     return {
         "type": "scatter",
@@ -209,7 +208,7 @@ def _ladders(data: SweepData) -> list[Tuned]:
 
 
 def _drawn(facts: Facts) -> Drawn:
-    """All runs, of a sweep each of whose variants has several rates."""
+    """All runs if each variant of the sweep has several rates; else none."""
     several = bool(facts.read) and all(len(ladder.points) > 1 for ladder in facts.read)
     return Drawn(facts.table if several else facts.table.iloc[:0], "")
 
@@ -225,8 +224,7 @@ def _figure(facts: Facts) -> go.Figure:
 
 
 def _finding(facts: Facts) -> str:
-    """The suggested rate, of several ladders that there are such. Only those that the tuning split
-    measured suggest one."""
+    """The rate suggested on the tuning split, else the best; a general title if several ladders."""
     ladders: Sequence[Tuned] = facts.read
     if len(ladders) != 1:
         suggests = any(map(_is_tuning, ladders))
@@ -241,7 +239,7 @@ def _finding(facts: Facts) -> str:
 
 
 def _reading(facts: Facts) -> str:
-    """Why that rate; of several ladders each variant in its colour with its rate, as HTML."""
+    """The reason for that rate; for several ladders, each variant with its rate, as HTML."""
     ladders: Sequence[Tuned] = facts.read
     if len(ladders) == 1:
         return ladders[0].suggestion.reason if _is_tuning(ladders[0]) else _CHOOSE_ELSEWHERE
@@ -270,7 +268,7 @@ def _suggested(ladder: Tuned) -> float | None:
 
 
 def _best(ladder: Tuned) -> float | None:
-    """The rate of the lowest loss."""
+    """The rate with the lowest loss."""
     known = [point for point in ladder.points if point.loss is not None]
     return min(known, key=lambda point: point.loss or 0.0).rate if known else None
 

@@ -1,4 +1,4 @@
-"""The training loss of every run as curves, and where the held-out loss ended."""
+"""The training loss of each run as curves, and the final held-out loss."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ftlab.records.differences import differences_of
 from ftlab.records.result import OPEN
 from ftlab.records.store import Run, SweepData
 
-_ROOM_FOR_NAME = 260  # pixels: a lower figure leaves the name of the measure to its heading
-_DIVERGED = 1.6  # a loss above this many times the first one is drawn off the top
-_MOST_NAMES = 4  # in a sentence
+_ROOM_FOR_NAME = 260  # pixels; in a lower figure only the heading names the measure
+_DIVERGED = 1.6  # a loss above this many times the first one is outside the plot
+_MOST_NAMES = 4  # names in a sentence
 
 
 @dataclass(frozen=True)
 class LossCurve:
-    """The training loss of one run that may still go on: `points` are (step, nats a token)."""
+    """The training loss of one run, finished or not: `points` are (step, nats a token)."""
 
     label: str
     method: str
@@ -35,13 +35,13 @@ class LossCurve:
 
 
 def curve_of(run: Run, losses: Sequence[tuple[int, float]]) -> LossCurve:
-    """The curve of a run; pale if the run did not get to its end."""
+    """The curve of a run; pale if the run ended without being done."""
     emphasised = run.status in ("done", *OPEN)
     return LossCurve(run.spec.label, run.spec.method, tuple(losses), emphasised, run.spec.seed)
 
 
 def curve_points(curves: Iterable[LossCurve]) -> pd.DataFrame:
-    """The points of curves as `loss_figure` takes them; of steps alone, without an origin."""
+    """The points of curves in the form of `loss_figure`; only with steps, without an origin."""
     rows = []
     for number, curve in enumerate(curves):
         run = [str(number), curve.label, curve.method, curve.seed, curve.emphasised, "", "", None]
@@ -50,9 +50,9 @@ def curve_points(curves: Iterable[LossCurve]) -> pd.DataFrame:
 
 
 def loss_points(data: SweepData) -> pd.DataFrame:
-    """The points of every run of a sweep that has any, with the columns `POINT_COLUMNS`.
+    """The points of each run of a sweep that has any, with the columns `POINT_COLUMNS`.
 
-    Tokens and seconds are NaN where they are not recorded: in imported runs.
+    Tokens and seconds are NaN if they are not recorded: in imported runs.
     """
     facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
     rows: list[list[Any]] = []
@@ -97,13 +97,13 @@ def loss_figure(
     steps: int | None = None,
     unlike: Comparability | None = None,
 ) -> go.Figure:
-    """One colour a method; further variants of a method differ in dash and wear markers.
+    """One colour per method; further variants of a method have another dash, and markers.
 
-    `points` has the columns `POINT_COLUMNS`. A variant with several seeds is the mean over the
-    seeds that have a step, in a band from the lowest to the highest; over tokens or seconds it
-    lies where the seeds are on average at that step. `smoothing` is over how many steps, up to the
-    one that is drawn, each run's loss is averaged first. `steps` is how far the axis of steps goes.
-    `unlike`: what the runs share, so that the figure says if they are not like for like.
+    `points` has the columns `POINT_COLUMNS`. Several seeds of a variant are drawn as the mean of
+    those that have a step, with a band from lowest to highest. Over tokens or seconds, the x of a
+    step is the mean over the seeds. `smoothing` is the number of steps, up to the drawn one, over
+    which each run's loss is averaged first. `steps` is the end of the axis of steps. `unlike` is
+    what the runs share; the figure shows if they are not like for like.
     """
     mean = f", mean of {smoothing} steps" if smoothing > 1 else ""
     title = f"nats a token{mean}, less is better"
@@ -114,7 +114,7 @@ def loss_figure(
 
 
 def loss_finding(facts: Facts) -> str:
-    """Where the held-out loss ended, best first, and which of them the seeds do not tell apart."""
+    """The final held-out loss, best first, and for which variants no difference is shown."""
     key = "eval_loss_after"
     groups = by_variant(left_out(facts.table, key)[0], key)
     if not groups:

@@ -1,6 +1,6 @@
-"""Where the memory goes: the peak of each phase, and what the peak of training is made of.
+"""Memory usage: the peak of each phase, and the breakdown of the training peak.
 
-Net peaks: above the process with no model in it, so that they compare across machines.
+Net peaks are measured above the process without a model, so they are comparable across machines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BREAKDOWN_COLOURS = {
     "weights": "#3d5a80", "gradients": "#7693b8", "optimizer": "#b3c7df",
     "activations": "#d9a441", "temporary": "#e8cf9f",
 }  # fmt: skip
-"""Colour of each part: they differ in lightness too, so that they are told apart without hue."""
+"""Colours of the parts; they also differ in lightness, so they are distinct without hue."""
 
 _KEYS = "".join(
     f'<span><i class="sw" style="--c:{colour}"></i>{part}</span>'
@@ -48,17 +48,17 @@ _LEGEND = (
 
 _DARK_PARTS = frozenset({"weights"})
 _PREDICTED_COLOUR = "#8b5cf6"
-_MEASURED_WIDTH, _PREDICTED_WIDTH, _PREDICTED_BELOW = 0.46, 0.24, 0.38  # of a row
+_MEASURED_WIDTH, _PREDICTED_WIDTH, _PREDICTED_BELOW = 0.46, 0.24, 0.38  # share of a row
 _INK, _PAPER = "#1b2129", "#ffffff"
-_TICK = "#8a929e"  # stands out from light and dark ground alike
+_TICK = "#8a929e"  # visible on light and on dark backgrounds
 _BAR_PIXELS, _ROW_PIXELS, _AXIS_PIXELS = 16, 46, 50
-_ROOM = 1.34  # of the longest bar, for the text at its end
+_ROOM = 1.34  # times the longest bar: leaves space for the text at its end
 
 
 @dataclass(frozen=True)
 class _Phase:
     name: str
-    done: str  # "…ing"
+    done: str  # as in "training"
     key: str
     pattern: str
 
@@ -75,9 +75,9 @@ _BREAKDOWN_COLUMNS = (*_BREAKDOWN_NEEDED, *_PREDICTED_PARTS, _NET)
 
 
 def phases_figure(facts: Facts) -> go.Figure:
-    """Net peak memory of each phase; one group of bars a variant, in its method's colour.
+    """Net peak memory of each phase, one group of bars per variant, in its method's colour.
 
-    The phase is told by a bar's place in its group, its pattern and its label. Means over seeds.
+    Place in the group, pattern and label of a bar identify the phase. Values are means over seeds.
     """
     rows = _phases_drawn(facts).rows
     groups = by_variant(rows, *_PHASE_COLUMNS)
@@ -98,7 +98,7 @@ def phases_figure(facts: Facts) -> go.Figure:
 
 
 def phases_finding(facts: Facts) -> str:
-    """Which phase sets each variant's peak, in every run of it or only in some."""
+    """Which phase sets each variant's peak, and whether this holds in every run."""
     groups = by_variant(_phases_drawn(facts).rows, *_PHASE_COLUMNS)
     if not groups:
         return "No run has its peak memory by phase"
@@ -128,10 +128,10 @@ def _breakdown_drawn(facts: Facts) -> Drawn:
 
 
 def memory_breakdown_figure(facts: Facts) -> go.Figure:
-    """What the peak of training was made of, one stacked bar a variant, means over seeds.
+    """The breakdown of the training peak: one stacked bar per variant, means over seeds.
 
-    A narrow bar in violet below it is what was predicted; a tick is the net peak of the process,
-    which on a CPU holds more than tensors.
+    A narrow violet bar below it is the prediction. A tick is the net peak of the process, which on
+    a CPU contains more than tensors.
     """
     rows = _breakdown_drawn(facts).rows
     groups = by_variant(rows, *_BREAKDOWN_COLUMNS)
@@ -163,7 +163,7 @@ def memory_breakdown_figure(facts: Facts) -> go.Figure:
 
 
 def memory_breakdown_finding(facts: Facts) -> str:
-    """The largest part of each variant's peak, and how far the prediction was off."""
+    """The largest part of each variant's peak, and the largest error of the predictions."""
     groups = by_variant(_breakdown_drawn(facts).rows, *_BREAKDOWN_COLUMNS)
     if not groups:
         return "No run says what its peak was made of"
@@ -244,7 +244,7 @@ def _predicted_bars(
 def _stacked(
     key: str, what: str, groups: Sequence[VariantRuns], lines: Sequence[float]
 ) -> dict[str, Any]:
-    """A part of the stack of every group."""
+    """The bars of one part, stacked in each group."""
     return {
         "type": "bar",
         "orientation": "h",
@@ -293,7 +293,7 @@ def _nets(group: VariantRuns, phase: _Phase) -> list[float]:
 
 
 def _peak_phase(group: VariantRuns) -> str:
-    """The phase with the highest peak in all runs of the variant; "" if they differ."""
+    """The phase with the highest peak in all runs of the variant; "" if the runs differ."""
 
     def height(row: Mapping[str, Any]) -> Callable[[_Phase], float]:
         return lambda phase: _net(row, phase) or 0.0
@@ -303,7 +303,7 @@ def _peak_phase(group: VariantRuns) -> str:
 
 
 def _total(group: VariantRuns, of: str) -> float:
-    """All parts together, `of` "anatomy" or "predicted"."""
+    """The sum of all parts; `of` is "anatomy" or "predicted"."""
     return sum(group.mean(f"{of}_{part}_bytes") for part in MEMORY_PARTS)
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front of any two measures: the variants that none beats on both."""
+"""The Pareto front of any two measures: the variants that no other beats on both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Y_USUAL = ("score_after", "eval_loss_after")
 
 
 def pareto_figure(facts: Facts) -> go.Figure:
-    """Every variant as a point over the two measures, the front named and joined by dashes."""
+    """Each variant as a point over the two measures; the front is labelled and dashed."""
     x, y = _measures(facts)
     shown = scatter_of(facts.table, x, y)
     if shown is None:
@@ -43,7 +43,7 @@ def pareto_figure(facts: Facts) -> go.Figure:
 
 
 def pareto_finding(facts: Facts) -> str:
-    """Which variants are the front, and which differences along it are not shown."""
+    """Which variants form the front, and which differences along it are not shown."""
     x, y = _measures(facts)
     rows = _drawn(facts).rows
     groups = by_variant(rows, x.key, y.key)
@@ -89,7 +89,7 @@ def _who_is_beaten(
 def _level(
     front: Sequence[VariantRuns], differences: Sequence[Differences], names: Sequence[str]
 ) -> str:
-    """What the front rests on that is not shown: the first neighbours without a difference."""
+    """Names the first neighbours on the front without a shown difference; "" if there are none."""
     for measure, name in zip(differences, names, strict=True):
         for one, other in pairwise(front):
             found = measure.between(one.variant, other.variant)
@@ -106,7 +106,7 @@ def _is(groups: Sequence[VariantRuns]) -> str:
 def _clearly_beaten(
     group: VariantRuns, front: Sequence[VariantRuns], differences: Sequence[Differences]
 ) -> bool:
-    """Whether one of the front is shown to be better in both measures (or equal in one)."""
+    """Whether a variant of the front is shown to be better in both measures (or equal in one)."""
     return any(
         all(
             _is_better_or_equal(measure.between(better.variant, group.variant))
@@ -123,8 +123,8 @@ def _is_better_or_equal(found: Difference) -> bool:
 def pareto_front(groups: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec) -> list[VariantRuns]:
     """The variants on the front, by ascending x, then y.
 
-    A variant is on it if no other is at least as good in both means and better in one (Pareto
-    efficiency); equal ones are all on it.
+    A variant is on the front if no other is at least as good in both means and better in one
+    (Pareto efficiency). Equal variants are all on it.
     """
     goods = [(_good(group, x), _good(group, y)) for group in groups]
     kept = [
@@ -140,7 +140,7 @@ def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def _good(group: VariantRuns, metric: MetricSpec) -> float:
-    """The mean, turned so that more is better."""
+    """The mean, with its sign changed if less is better."""
     mean = group.mean(metric.key)
     return mean if metric.better == "more" else -mean
 
@@ -152,13 +152,13 @@ def _names(groups: Sequence[VariantRuns]) -> str:
 
 
 def measure_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(name, key) of every measure that some run of the table has; of all where none has any."""
+    """(name, key) of each measure that some run of the table has; of all if there is none."""
     known = [key for key in METRICS if not left_out(table, key)[0].empty]
     return [(measure_name(METRICS[key]).capitalize(), key) for key in known or METRICS]
 
 
 def _measures(facts: Facts) -> tuple[MetricSpec, MetricSpec]:
-    """Those that were chosen, else net peak memory and quality."""
+    """The selected measures; default: net peak memory and quality."""
     x, y = facts.chosen.get("x", _X_USUAL[0]), facts.chosen.get("y")
     return METRICS[x], METRICS[y] if y else quality_measure(facts.table)
 

@@ -1,4 +1,4 @@
-"""Predicted peak memory against length, a line a method, with a card's limit."""
+"""Predicted peak memory against length, one line per method, with the memory limit of a card."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ftlab.charts.drawing import empty_figure, figure, fix_margins, plain
 from ftlab.methods.registry import look_of
 
 _LIMIT = "#d0433a"
-_SPACE = 1.12  # above the highest line that is drawn
-_MOST = 2.5  # times the card: what lies above it all along is named, not drawn
+_SPACE = 1.12  # times the highest value that is drawn
+_MOST = 2.5  # times the limit: a line that is always above it is named, not drawn
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PeakLine:
 def peak_length_figure(
     lines: Sequence[PeakLine], limit: int | None = None, card: str = "", height: int = 300
 ) -> go.Figure:
-    """`limit` is what the card has for tensors, in bytes. Lines far above it are left out."""
+    """Plots the lines and `limit`, the card's bytes for tensors; omits lines far above it."""
     drawn = [line for line in lines if line.peaks and not is_above(line, limit)]
     if not drawn:
         return empty_figure("no prediction yet", height)
@@ -71,13 +71,12 @@ def peak_length_figure(
 
 
 def is_above(line: PeakLine, limit: int | None) -> bool:
-    """Whether it lies so far above the card that it would press the others flat."""
+    """Whether the line is so far above the limit that it would flatten the others."""
     return limit is not None and bool(line.peaks) and min(line.peaks.values()) > _MOST * limit
 
 
 def leaves_at(line: PeakLine, limit: int) -> int | None:
-    """The length at which it leaves the card, between two predictions as if straight; `None` where
-    all fit, or none."""
+    """The length, by linear interpolation, where the line exceeds `limit`; else `None`."""
     points = sorted(line.peaks.items())
     for (short, low), (long, high) in pairwise(points):
         if low <= limit < high:

@@ -1,4 +1,4 @@
-"""Variants as points over two measures, each with its name where there is room for it."""
+"""Variants as points over two measures, with labels where there is space."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 
 _FRAME_PIXELS = 58 + NOTE_PIXELS  # ticks, titles and margins
-_NARROW, _TITLE_LINE_PIXELS = 42, 15  # longer titles of the x axis take two lines: phones
-_MOST_DOTS = 10  # of a variant, that no name may cover
-_ALL_NAMED = 32  # up to so many variants all are named, beyond it only those that matter
+_NARROW, _TITLE_LINE_PIXELS = 42, 15  # longer titles of the x axis take two lines, for phones
+_MOST_DOTS = 10  # per variant, which no label may cover
+_ALL_NAMED = 32  # up to this many variants all are labelled, above it only the important ones
 
 WIDTHS = (260, 560, 880)
-"""Widths of the plot in pixels for which places are found: phone, half a page, slide."""
+"""Plot widths in pixels for which labels are placed: phone, half a page, slide."""
 
 _CHARACTER, _LINE = 6.7, 15.0  # pixels of a label in the template's font
-_MARKER = 7.0  # half of a marker, with a little air
+_MARKER = 7.0  # half of a marker, with some padding
 _BAR, _DOT = 2.0, 3.0
 
 
@@ -53,7 +53,7 @@ class Scatter:
 def scatter_of(
     table: pd.DataFrame, x: MetricSpec, y: MetricSpec, more_y: Sequence[float] = ()
 ) -> Scatter | None:
-    """The runs that have both measures; `None` if there is none. `more_y`: values to show too."""
+    """The runs that have both measures; `None` if there is none. `more_y` extends the y axis."""
     rows, _ = left_out(table, x.key, y.key)
     if rows.empty:
         return None
@@ -68,7 +68,7 @@ def scatter_of(
 
 
 def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
-    """What the measure is called in those runs: the score as its task calls it, memory by kind."""
+    """The measure's name for those runs: the score by its task's name, memory with its kind."""
     if metric.key in ("score_after", "score_gain"):
         names = {str(name) for name in rows["metric"] if name}
         score = names.pop() if len(names) == 1 else "score"
@@ -76,14 +76,14 @@ def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
     name = measure_name(metric)
     if metric.key in ("net_peak_memory_bytes", "peak_memory_bytes"):
         kinds = {str(kind) for kind in rows["peak_memory_kind"] if kind}
-        if set(rows["origin"]) == {"imported"}:  # others measured other phases
+        if set(rows["origin"]) == {"imported"}:  # others may have measured other phases
             name = name.split(",")[0]
         return f"{name}, {kinds.pop().removeprefix('imported: ')}" if len(kinds) == 1 else name
     return name
 
 
 def quality_measure(table: pd.DataFrame) -> MetricSpec:
-    """The score after training; the held-out loss where no run has a score."""
+    """The score after training; the held-out loss if no run has a score."""
     rows, _ = left_out(table, "score_after")
     return METRICS["eval_loss_after" if rows.empty else "score_after"]
 
@@ -94,9 +94,9 @@ def scatter_figure(
     first: Sequence[VariantRuns],
     behind: Sequence[dict[str, Any]],
 ) -> go.Figure:
-    """The lines `behind`, then by method each seed and the means with bars from least to most.
+    """Draws the lines `behind`, then for each method its seeds, and its means with error bars.
 
-    The variants of `first` are named before the others, and no name crosses the first line.
+    The variants of `first` are labelled before the others. No label crosses the first line.
     """
     traces = [*behind]
     for method in dict.fromkeys(group.method for group in shown.groups):
@@ -124,7 +124,7 @@ def scatter_figure(
 def untouched_line(
     name: str, value: float, ends: list[float], metric: MetricSpec
 ) -> dict[str, Any]:
-    """A line across the plot at the untouched model's value; `ends` are those of the x axis."""
+    """A line across the plot at the untouched model's value; `ends` are the ends of the x axis."""
     return {
         "type": "scatter",
         "mode": "lines",
@@ -141,7 +141,7 @@ def _ids(shown: Scatter) -> list[str]:
 
 
 def _all(groups: Sequence[VariantRuns], metric: MetricSpec) -> list[float]:
-    """The values, and the ends of the bars."""
+    """The values, and the ends of the error bars."""
     return [
         value for group in groups for value in (*group.values(metric.key), *group.reach(metric))
     ]
@@ -184,7 +184,7 @@ def _means(shown: Scatter, groups: Sequence[VariantRuns]) -> dict[str, Any]:
 
 
 def spread_bars(groups: Sequence[VariantRuns], metric: MetricSpec, colour: str) -> dict[str, Any]:
-    """The error bars of the means: what each variant's runs `reach`."""
+    """The error bars of the means, from `VariantRuns.reach`."""
     means = [group.mean(metric.key) for group in groups]
     ends = [group.reach(metric) for group in groups]
     return {
@@ -220,7 +220,7 @@ def _name(
     first: Sequence[VariantRuns],
     line: Sequence[tuple[float, float]],
 ) -> None:
-    """Writes names beside points where there is room for them."""
+    """Labels the points where there is space."""
     chosen = {id(group) for group in first}
     others = [group for group in shown.groups if id(group) not in chosen]
     order = [*first, *others]
@@ -259,9 +259,9 @@ def _on_axis(share: Callable[[float], float], ends: tuple[float, float]) -> tupl
 
 @dataclass(frozen=True)
 class Spot:
-    """A point that wants its name beside it; all numbers are shares of the plot, y upwards.
+    """A point to label; all numbers are shares of the plot, y upwards.
 
-    The ranges are those of its bars, `dots` the small points that belong to it.
+    The ranges are those of its error bars; `dots` are the small points of its seeds.
     """
 
     x: float
@@ -274,9 +274,9 @@ class Spot:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a label stands relative to its point, in plotly's terms (shifts in pixels).
+    """The position of a label relative to its point, in plotly's terms (shifts in pixels).
 
-    One that is `far` needs a line to its point.
+    A `far` label needs a line to its point.
     """
 
     xanchor: Literal["left", "center", "right"]
@@ -286,7 +286,7 @@ class Place:
     far: bool = False
 
     def annotation(self) -> dict[str, Any]:
-        """What plotly needs beside position and text."""
+        """The annotation's properties except position and text."""
         anchors: dict[str, Any] = {"xanchor": self.xanchor, "yanchor": self.yanchor}
         if not self.far:
             return anchors | {"xshift": self.xshift, "yshift": self.yshift, "showarrow": False}
@@ -296,7 +296,7 @@ class Place:
         }  # fmt: skip
 
     def box(self, x: float, y: float, width: float) -> tuple[float, float, float, float]:
-        """Left, bottom, right and top of a label of that width beside the pixel (x, y)."""
+        """Left, bottom, right and top of a label of that width at the pixel (x, y)."""
         left = x + self.xshift - {"left": 0.0, "center": 0.5, "right": 1.0}[self.xanchor] * width
         low = y + self.yshift - {"bottom": 0.0, "middle": 0.5, "top": 1.0}[self.yanchor] * _LINE
         return left, low, left + width, low + _LINE
@@ -330,11 +330,11 @@ def place_labels(
     count: int,
     line: Sequence[tuple[float, float]] = (),
 ) -> list[Place | None]:
-    """A place for each of the first `count` names; `None` where all of them are taken.
+    """Finds a place for each of the first `count` labels; `None` if there is no free place.
 
-    The earlier of two names has the choice. Where none is free at every width, one that is free at
-    all but the least will do. `height` is that of the plot in pixels; `line` are the
-    corners, as shares of the plot, of a line that no name may cross.
+    Earlier labels choose first. If no place is free at all `WIDTHS`, a place is used that is free
+    at all but the smallest. `height` is the height of the plot in pixels. `line` has the corners,
+    as shares of the plot, of a line that no label may cross.
     """
     taken = [
         np.vstack([_obstacles(spots, width, height), _along(line, width, height)])
@@ -372,7 +372,7 @@ def _is_free(place: Place, spot: Spot, width: float, taken: Any, height: float) 
 
 
 def _obstacles(spots: Sequence[Spot], width: float, height: float) -> Any:
-    """The boxes of all markers and of their bars."""
+    """The boxes of all markers, error bars and dots."""
     boxes = []
     for spot in spots:
         x, y = spot.x * width, spot.y * height
@@ -388,7 +388,7 @@ def _obstacles(spots: Sequence[Spot], width: float, height: float) -> Any:
 
 
 def _along(line: Sequence[tuple[float, float]], width: float, height: float) -> Any:
-    """Small boxes along a line, close enough for no label to pass between two."""
+    """Small boxes along a line, so close that no label fits between two."""
     boxes = []
     for (x0, y0), (x1, y1) in pairwise(line):
         across, up = (x1 - x0) * width, (y1 - y0) * height

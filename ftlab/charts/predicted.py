@@ -1,4 +1,4 @@
-"""Predicted against measured peak memory, a point a run."""
+"""Measured against predicted peak memory, one point per run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SPACE = 1.08
 
 
 def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.Figure:
-    """Each run where it was predicted and where it was measured; between the dotted lines `band`.
+    """Plots the measured peak of each run over its predicted peak; dotted lines show `band`.
 
-    On the dashed line a run takes what was predicted.
+    A run on the dashed line took exactly what was predicted.
     """
     if not seen:
         return empty_figure("no run here has both yet", height)

@@ -1,7 +1,7 @@
-"""Savings against full fine-tuning: the numbers, what is missing for them, and the bars.
+"""Savings against full fine-tuning: the numbers, missing data, and the bars.
 
-All of it reads the store's table (columns `ROW_KEYS`) of one sweep, and only its runs that are
-done. Seeds of one variant are averaged.
+Everything is computed from the store's table (columns `ROW_KEYS`) of one sweep, and only from its
+finished runs. Seeds of one variant are averaged.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ BAR_NAMES = {
     "train_seconds": "Training time",
     "adapter_bytes": "File to ship",
 }
-"""What the bars of each headline measure are called."""
+"""The titles of the bars, by headline measure."""
 
 _MOST_LEVEL = 3
-_BAR_PIXELS = ((5, 37), (14, 27))  # height of a bar where there are up to so many
+_BAR_PIXELS = ((5, 37), (14, 27))  # (most bars, pixels of one bar)
 _MANY_BARS_PIXELS = 21
-_AXIS_PIXELS = 22  # the title below the bars
+_AXIS_PIXELS = 22  # space for the title below the bars
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The means of an adapter beside those of full fine-tuning; a value may be NaN."""
+    """The means of an adapter and of full fine-tuning; a value may be NaN."""
 
     adapter: pd.Series
     full: pd.Series
@@ -62,12 +62,12 @@ class Comparison:
         return float(self.full[key])
 
     def ratio(self, key: str) -> float:
-        """The adapter's value over that of full fine-tuning; NaN where it has no meaning."""
+        """The adapter's value divided by full fine-tuning's; NaN if that is undefined."""
         return _ratio(self.value(key), self.full_value(key))
 
 
 def variant_means(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a variant that has a run done: its means, and `count` runs; in the table's order."""
+    """One row per variant with a finished run: its means, and `count` runs; in table order."""
     done = table[table["status"] == "done"]
     numbers = list(METRICS)
     means = done.groupby(["variant", "method"], sort=False)[numbers].mean()
@@ -76,13 +76,13 @@ def variant_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def full_row(means: pd.DataFrame) -> pd.Series | None:
-    """Full fine-tuning; where it ran in several variants, the one with the best score."""
+    """The row of full fine-tuning; of several variants, the one with the best score."""
     full = means[means["method"] == FULL.id]
     return None if full.empty else full.iloc[_best(full)]
 
 
 def adapters(means: pd.DataFrame) -> pd.DataFrame:
-    """All that is not full fine-tuning, best first: by score, then the smaller net peak."""
+    """All variants except full fine-tuning, best first: by score, then by smaller net peak."""
     others = means[means["method"] != FULL.id]
     ranks = _ranks(others)
     order = sorted(range(len(others)), key=lambda i: ranks[i])
@@ -90,7 +90,7 @@ def adapters(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare(table: pd.DataFrame, variant: str | None = None) -> Comparison | None:
-    """The named adapter, or the best, beside full fine-tuning; `None` if one of them is missing."""
+    """The named (else the best) adapter and full fine-tuning; `None` if one of them is missing."""
     means = variant_means(table)
     full, others = full_row(means), adapters(means)
     if full is None or others.empty:
@@ -100,9 +100,9 @@ def compare(table: pd.DataFrame, variant: str | None = None) -> Comparison | Non
 
 
 def savings_rows(table: pd.DataFrame, key: str) -> pd.DataFrame:
-    """One row a variant with that measure: mean, mean over full fine-tuning's, runs, least, most.
+    """One row per variant: mean, ratio to full fine-tuning, number of runs, least and most.
 
-    `relative` is NaN where no full fine-tuning run is done.
+    `relative` is NaN if no full fine-tuning run is done.
     """
     return _rows(table, by_variant(left_out(table, key)[0], key), key)
 
@@ -121,7 +121,7 @@ def _rows(table: pd.DataFrame, groups: list[VariantRuns], key: str) -> pd.DataFr
 
 
 def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
-    """Bars of one measure, full fine-tuning = 1; without a full fine-tuning run, absolute."""
+    """Bars of one measure, full fine-tuning = 1; absolute if no full fine-tuning run is done."""
     measured, _ = left_out(table, metric.key)
     groups = by_variant(measured, metric.key)
     rows = _rows(table, groups, metric.key)
@@ -172,7 +172,7 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
 
 
 def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
-    """As in "Training time: QLoRA least, 0.88x"; those not shown to differ stand together."""
+    """As in "Training time: QLoRA least, 0.88x"; names all that are not shown to differ."""
     measured, _ = left_out(table, metric.key)
     groups = by_variant(measured, metric.key)
     name = BAR_NAMES[metric.key]
@@ -193,7 +193,7 @@ def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
 
 
 def nothing_to_compare(table: pd.DataFrame) -> str:
-    """What is missing for a comparison with full fine-tuning, as a sentence; "" if nothing is."""
+    """What is missing for a comparison with full fine-tuning, as a sentence; "" if nothing."""
     means = variant_means(table)
     if means.empty:
         if table["status"].isin(OPEN).any():
@@ -211,7 +211,7 @@ def nothing_to_compare(table: pd.DataFrame) -> str:
 
 
 def times(ratio: float) -> str:
-    """0.553 -> "0.55x"; what would round to nothing is given in per cent."""
+    """0.553 -> "0.55x"; a ratio that would round to 0 is given in per cent."""
     if math.isnan(ratio):
         return units.DASH
     return f"{ratio:.2f}x" if ratio >= 0.005 else units.format_share(ratio)
@@ -222,7 +222,7 @@ def _ratio(value: float, base: float) -> float:
 
 
 def _ranks(rows: pd.DataFrame) -> list[tuple[float, ...]]:
-    """For each row what it is sorted by, the best first; what is not measured comes last."""
+    """The sort keys of the rows, best first; values that were not measured come last."""
     scores, peaks, losses = (
         rows[key].tolist() for key in ("score_after", "net_peak_memory_bytes", "eval_loss_after")
     )
@@ -238,7 +238,7 @@ def _best(rows: pd.DataFrame) -> int:
 
 
 def _doubts(table: pd.DataFrame, groups: list[VariantRuns], key: str) -> list[str]:
-    """Why no difference from full fine-tuning is shown, by group; "" where one is."""
+    """Why no difference from full fine-tuning is shown, by group; "" if one is shown."""
     full = full_row(variant_means(table[table["method"] == FULL.id]))
     if full is None:
         return [""] * len(groups)
@@ -250,7 +250,7 @@ def _doubts(table: pd.DataFrame, groups: list[VariantRuns], key: str) -> list[st
 
 
 def _bar_text(row: Any, metric: MetricSpec, relative: bool, doubt: str) -> str:
-    """As in "0.63x  1 min 00 s"; a ratio that shows no difference is marked "≈"."""
+    """As in "0.63x  1 min 00 s"; "≈" marks a ratio that shows no difference."""
     value = metric.format(row.value)
     mark = "≈ " if doubt else ""
     return f"{mark}{times(row.relative)}  {value}" if relative else value

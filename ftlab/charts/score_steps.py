@@ -23,9 +23,9 @@ _TITLES: dict[Quality, str] = {
 
 
 def quality_points(data: SweepData) -> pd.DataFrame:
-    """One row an evaluation between steps, with the columns `CURVE_COLUMNS`; step 0 is the base.
+    """One row per evaluation between steps, with the columns `CURVE_COLUMNS`; step 0 is the base.
 
-    `loss` is in nats a token, `score` in [0, 1], both of a few of the held-out examples.
+    `loss` is in nats a token and `score` in [0, 1]; both are measured on a few held-out examples.
     """
     facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
     rows: list[list[Any]] = []
@@ -45,9 +45,9 @@ def score_steps_figure(
     points: pd.DataFrame, quality: Quality = "score", height: int = 228,
     unlike: Comparability | None = None,
 ) -> go.Figure:  # fmt: skip
-    """One line a variant over the steps: the mean of its seeds, in a band of their range.
+    """One line per variant over the steps: the mean of its seeds, with a band of their range.
 
-    `points` has the columns `CURVE_COLUMNS`, `height` is in pixels. `unlike`: what the runs share.
+    `points` has the columns `CURVE_COLUMNS`; `height` is in pixels; `unlike` is what runs share.
     """
     drawn = points.assign(loss=points[quality])
     return curves_figure(
@@ -60,7 +60,7 @@ def score_steps_figure(
 
 
 def score_steps_finding(points: pd.DataFrame, quality: Quality = "score") -> str:
-    """Which variant was best after which step; "" without a point."""
+    """Which variant was best after which step, or that nothing was measured."""
     known = points[points[quality].map(math.isfinite) & points["emphasised"]]
     if known.empty:
         return f"No {quality} was measured between the steps"

@@ -1,4 +1,4 @@
-"""What was reached after training, against the seconds that the training steps took."""
+"""Quality after training against training time (seconds of the training steps)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 
 _TIME = METRICS["train_seconds"]
-_NAMED = 6  # of the best, where there are too many to name all
+_NAMED = 6  # best variants that are named if there are too many
 _BEFORE = {"score_after": "score_before", "eval_loss_after": "eval_loss_before"}
 
 
 def score_time_figure(facts: Facts) -> go.Figure:
-    """Score (or held-out loss) over training time, with that of the untouched model as a line.
+    """Score (or held-out loss) over training time, with a line for the untouched model.
 
-    Where the untouched model differs by the precision in which the base is held, a line for each.
+    If the untouched model's value depends on the precision of the base, there is a line for each.
     """
     metric = quality_measure(facts.table)
     untouched = _untouched(
@@ -50,7 +50,7 @@ def score_time_figure(facts: Facts) -> go.Figure:
 
 
 def score_time_finding(facts: Facts) -> str:
-    """Which variant gets furthest, and whether a faster one is shown to fall behind it."""
+    """Which variant is best, and whether a faster one is shown to be worse."""
     metric = quality_measure(facts.table)
     rows = _drawn(facts).rows
     groups = by_variant(rows, _TIME.key, metric.key)
@@ -93,7 +93,7 @@ def _worst_first(group: VariantRuns, metric: MetricSpec) -> tuple[float, float]:
 
 
 def _untouched(groups: Sequence[VariantRuns], metric: MetricSpec) -> dict[str, float]:
-    """The untouched model's value by what the line is called; one line if they are alike."""
+    """The untouched model's value by the name of its line; one line if all values are equal."""
     found: dict[str, list[float]] = {}
     for group in groups:
         precision = group.rows[0]["base_precision"]

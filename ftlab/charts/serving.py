@@ -1,10 +1,10 @@
-"""What it takes to serve many customers: a full model for each, or one base and many adapters.
+"""Cost of serving many customers: a full model for each, or one base and many adapters.
 
-Sums of measured file sizes. The file of the base is taken to be as large as that of full
-fine-tuning, which holds the same weights in the same dtype; so the base counts in that dtype for a
-method too that trained on a 4-bit one, of which no file was measured. Weights take as many bytes in
-memory as in their file (the playground measured 10.5 MB for one more adapter of 9.8 MB). What an
-answer under way needs (activations, cache) is not in it.
+All values are sums of measured file sizes. The base's file is assumed to be as large as that of
+full fine-tuning: it holds the same weights in the same dtype. This also applies to a method that
+trained on a 4-bit base, because no 4-bit file was measured. Weights are assumed to take as much
+memory as their file (the playground measured 10.5 MB for one more adapter of 9.8 MB). Memory of
+running requests (activations, cache) is not included.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ COLUMNS = [
     "pays_from",
 ]  # fmt: skip
 FIRST, MOST = 100, 1000
-"""Customers: so many at first, and at most."""
+"""The number of customers: default and maximum."""
 
 MOST_BARS = 12
 _BAR_PIXELS = 30
-_FRAME_PIXELS = 34  # the x axis's title, and a little air
+_FRAME_PIXELS = 34  # the title of the x axis, and some padding
 
 
 def serving_rows(table: pd.DataFrame, customers: int) -> pd.DataFrame:
-    """One row a way to serve `customers` models at once; full fine-tuning first, then the best.
+    """One row per way to serve `customers` models at once; full fine-tuning first, then the best.
 
     `table` has the columns of `ROW_KEYS` and one sweep's runs. Sizes are in bytes: `file_bytes` of
     one model or adapter (mean over the runs), `base_bytes` of the shared base (0 for full models),
-    `disk_bytes` of all files, `memory_bytes` of all weights held at once. `relative` is the sum
-    over that of full models. `pays_from` is the least number of customers for whom the adapters
-    take less (NaN: never). No row where full fine-tuning's file was not measured.
+    `disk_bytes` of all files, `memory_bytes` of all weights in memory at once. `relative` is the
+    sum divided by that of full models. `pays_from` is the least number of customers for whom the
+    adapters take less (NaN: never). There are no rows if full fine-tuning's file was not measured.
     """
     if customers < 1:
         raise ValueError(f"customers is {customers}; it must be at least 1")
@@ -69,27 +69,26 @@ def serving_rows(table: pd.DataFrame, customers: int) -> pd.DataFrame:
 def pays_from(base: float, adapter: float) -> float:
     """The least n for which base + n adapters take less than n full models of the base's size.
 
-    That is the least whole n above base / (base - adapter); NaN if an adapter is as large as a
-    full model, or larger.
+    This is the least integer above base / (base - adapter); NaN unless adapter < base.
     """
     return math.nan if adapter >= base else math.floor(base / (base - adapter)) + 1
 
 
 def without_file(table: pd.DataFrame) -> list[str]:
-    """Variants that are done, but whose file was not measured."""
+    """Variants with a finished run whose file was not measured."""
     means = variant_means(table)
     return [str(name) for name in means[means["adapter_bytes"].isna()]["variant"]]
 
 
 def weights_dtype(table: pd.DataFrame, full: bool) -> str:
-    """The dtype of full fine-tuning's file, or of the adapters'; "" if unknown, or not one."""
+    """The dtype of full fine-tuning's file, or of the adapters'; "" if unknown or not unique."""
     rows = table[(table["status"] == "done") & ((table["method"] == FULL.id) == full)]
     found = {str(dtype) for dtype in rows["adapter_dtype"].dropna() if dtype}
     return found.pop() if len(found) == 1 else ""
 
 
 def serving_finding(facts: Facts) -> str:
-    """What full models and the best adapter's files come to; or what is missing to say so."""
+    """The total size of full models and of the best adapter's files; or what is missing for it."""
     table, customers = facts.table, _customers(facts)
     rows = serving_rows(table, customers)
     if rows.empty:
@@ -114,7 +113,7 @@ def serving_finding(facts: Facts) -> str:
 
 
 def break_even(row: Any) -> str:
-    """From how many customers on an adapter's row takes less than full models."""
+    """From how many customers the adapters of that row take less than full models."""
     if math.isnan(row["pays_from"]):
         return (
             f"One {row['variant']} file is not smaller than a full model, "
@@ -124,7 +123,7 @@ def break_even(row: Any) -> str:
 
 
 def serving_figure(facts: Facts) -> go.Figure:
-    """Stacked bars in bytes: one base, hatched grey, and the files for all customers."""
+    """Stacked bars in bytes: one base (hatched, grey), and the files of all customers."""
     table, customers = facts.table, _customers(facts)
     rows = serving_rows(table, customers).head(MOST_BARS)
     fig = figure(
@@ -222,7 +221,7 @@ def _hover(row: Any, customers: int) -> str:
 
 
 def _drawn(facts: Facts) -> Drawn:
-    """Nothing where there is no full model and no adapter to hold against it."""
+    """The measured runs; none unless there are a full model and an adapter to compare."""
     shown = measured(facts.table, "adapter_bytes")
     enough = len(serving_rows(facts.table, 1)) > 1
     return shown if enough else Drawn(shown.rows.iloc[:0], shown.left_out)

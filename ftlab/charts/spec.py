@@ -1,7 +1,7 @@
-"""What a chart of a sweep is, and which there are.
+"""Defines what a chart of a sweep is, and lists all charts.
 
-A chart is one file of this package, which ends with `CHARTS`. The Compare tab, the report and the
-tests loop over `charts()`, so that a further file is all that a further chart takes.
+A chart is one module of this package that ends with `CHARTS`. The Compare tab, the report and the
+tests loop over `charts()`, so a new chart needs only a new module.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ftlab.records.store import SweepData
 
 @dataclass(frozen=True)
 class Facts:
-    """What a chart is drawn from.
+    """The input of a chart.
 
-    `table` has the columns `ROW_KEYS` and one sweep's runs, `read` is what the chart's own `read`
-    found in them. `chosen` holds what a visitor chose by the id of the choice; a chart draws the
-    usual where it holds nothing. `height` is the least height of the figure in pixels.
+    `table` has the columns `ROW_KEYS` and the runs of one sweep. `read` is the result of the
+    chart's own `read` function. `chosen` has the user's values by the id of the choice; missing ids
+    use the default. `height` is the least height of the figure in pixels.
     """
 
     table: pd.DataFrame
@@ -40,14 +40,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The rows of the table that a chart draws, and the sentence on those that it leaves out."""
+    """The rows of the table that a chart draws, and a sentence on the rows that it leaves out."""
 
     rows: pd.DataFrame
     left_out: str
 
     @property
     def unlike(self) -> str:
-        """As in "Not like for like: steps (30, 60)."; empty where the rows compare."""
+        """As in "Not like for like: steps (30, 60)."; empty if the rows are comparable."""
         return comparability_of_rows(self.rows).sentence
 
 
@@ -57,7 +57,7 @@ def measured(table: pd.DataFrame, *keys: str) -> Drawn:
 
 
 def recorded(table: pd.DataFrame, run_ids: Sequence[str], lack: str) -> Drawn:
-    """The runs of those ids; `lack` is what the others lack, as in "no loss recorded"."""
+    """The runs with those ids; `lack` is what the others lack, as in "no loss recorded"."""
     rows = table[table["run_id"].isin(run_ids)]
     count = len(table) - len(rows)
     return Drawn(rows, f"{plural(count, 'run')} left out: {lack}." if count else "")
@@ -65,11 +65,11 @@ def recorded(table: pd.DataFrame, run_ids: Sequence[str], lack: str) -> Drawn:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several (name, value) options, by which a visitor changes a chart.
+    """Several (name, value) options, from which the user selects one for a chart.
 
-    `options` gives those that the runs of a table have. What stands first in `usual` is taken where
-    nothing was chosen, or something that is no option. `is_menu`: shown as a menu, which names the
-    options of the sweep; else all of them are beside each other.
+    `options` returns those that the runs of a table have. The default is the first available value
+    of `usual`; it is used if nothing was selected, or an unknown option. `is_menu`: shown as a
+    dropdown menu with the options of the sweep; else all options are shown side by side.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Choice:
     is_menu: bool = False
 
     def value(self, given: Any, table: pd.DataFrame) -> str:
-        """The option that was given, as far as there is such a one."""
+        """Returns the selected option if it is available, else the default."""
         known = [value for _, value in self.options(table)]
         wanted = [value for value in (given, *self.usual, *known) if value in known]
         return str(wanted[0]) if wanted else self.usual[0]
@@ -87,14 +87,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Amount:
-    """A whole number from 1 to `most`, by which a visitor changes a chart."""
+    """A whole number from 1 to `most` that the user sets for a chart."""
 
     id: str
     label: str
     most: int
 
     def value(self, given: Any, table: pd.DataFrame) -> int:
-        """The number nearest to what was given; gradio sends what was typed, also no number."""
+        """The nearest allowed number; 1 if gradio passes typed text that is not a number."""
         try:
             return max(1, min(self.most, round(float(given))))
         except (TypeError, ValueError, OverflowError):
@@ -103,7 +103,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a chart stands on the Compare tab: those of one `row` are beside each other.
+    """The position of a chart on the Compare tab: charts of one `row` are side by side.
 
     `height` is the least height of the figure in pixels.
     """
@@ -114,26 +114,26 @@ class Place:
 
 
 Text = str | Callable[[Facts], str]
-"""A text, or the function that words it for a sweep."""
+"""A text, or a function that returns it for a sweep."""
 
 
 @dataclass(frozen=True)
 class ChartSpec:
-    """One chart of a sweep: what it needs, draws, finds and says, and where it is shown.
+    """One chart of a sweep: its data, its figure, its texts, and where it is shown.
 
-    `name` says what is drawn over what, `finding` what the numbers show: the chart's title.
-    `reading` is how to read it, below the title on the page; `legend` is HTML below the figure
-    there.
+    `name` states what is plotted against what. `finding` states what the numbers show; it is the
+    title. `reading`, below the title on the page, explains the chart. `legend` is HTML below the
+    figure.
 
-    `drawn` says which runs have what the chart needs. Where none has it, the Compare tab shows the
-    figure, which says so, or nothing if the chart `hides`; the report has a sentence, or nothing if
-    the chart `is_extra`.
+    `drawn` returns the runs that have the data of the chart. If there are none, the Compare tab
+    shows an empty figure with the reason, or nothing if the chart `hides`; the report has a
+    sentence, or nothing if the chart `is_extra`.
 
-    `read` finds in the runs what the table does not hold; its result is kept to draw the chart
-    anew. `file` names the file of an image; it is the id where it is empty.
+    `read` reads data of the runs that the table does not have; its result is cached to draw the
+    chart again. `file` is the file name of an image; default: the id.
 
     `compare` and `report` are the places on the Compare tab and among the figures of the report;
-    with `None` it is not there. An `is_bar` chart is one of the small ones that stand together.
+    `None` hides the chart there. An `is_bar` chart is one of the small charts in one group.
     """
 
     id: str
@@ -159,7 +159,7 @@ def worded(text: Text, facts: Facts) -> str:
 
 
 def charts() -> list[ChartSpec]:
-    """Every chart of a sweep, file by file."""
+    """All charts of a sweep, module by module."""
     return [
         chart
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")

@@ -1,4 +1,4 @@
-"""`adapter`: what a run learnt as one zip with a model card."""
+"""`adapter`: write a run's trained weights as one zip with a model card."""
 
 from __future__ import annotations
 

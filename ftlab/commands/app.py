@@ -1,4 +1,4 @@
-"""`app`: the web page."""
+"""`app`: start the web app."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.memory_limit:  # of whatever this process queues, on whichever page
+    if options.memory_limit:  # applies to every run that this process queues
         os.environ[MEMORY_LIMIT_VARIABLE] = options.memory_limit
-    operator_limit()  # refused now, if it is no size
+    operator_limit()  # raises now if the limit is invalid
     from ftlab.tabs.app import launch
     from ftlab.tabs.serve import read_accounts, serving
 
@@ -81,5 +81,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Ends as Ctrl-C does: what was opened is closed."""
+    """Ends the app as Ctrl-C does, so that resources are closed."""
     raise KeyboardInterrupt

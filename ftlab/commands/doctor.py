@@ -1,4 +1,4 @@
-"""`doctor`: is this machine fit to run ftlab, and what is to be done where it is not."""
+"""`doctor`: check that this machine can run ftlab, and report how to fix problems."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def line(finding: Finding) -> str:
-    """As in "fail  port           127.0.0.1:7860 cannot be used (…)  ->  choose another …"."""
+    """Formats as "fail  port           127.0.0.1:7860 cannot be used (…)  ->  choose another …"."""
     fix = f"  ->  {finding.fix}" if finding.fix else ""
     return f"{finding.mark:<5} {finding.check:<14} {finding.found}{fix}"

@@ -1,4 +1,4 @@
-"""`generate`: one prompt, answered by the base and by finished runs."""
+"""`generate`: answer one prompt with the base and with finished runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`grid`: many prompts, answered by the base and by finished runs, as one job."""
+"""`grid`: answer many prompts with the base and with finished runs, as one job."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(options: argparse.Namespace) -> GridRequest:
-    """The request that the options ask for; raises `FtlabError` for what cannot be read."""
+    """Returns the request of the options; raises `FtlabError` for invalid input."""
     task = parse_task(options.task) if options.task is not None else None
     prompts = held_out_prompts(task, options.count) if task else prompts_of_file(options.prompts)
     settings = generation_request(options, prompt="")
@@ -66,7 +66,7 @@ def request_from(options: argparse.Namespace) -> GridRequest:
 
 
 def held_out_prompts(task: TaskReference, count: int) -> list[str]:
-    """The task's first held-out prompts; raises `FtlabError` where there are none."""
+    """Returns the task's first held-out prompts; raises `FtlabError` if there are none."""
     if count < 1:
         raise FtlabError(f"--count is {count}; give 1 or more.")
     prompts = HeldOut().prompts(task, count)
@@ -80,7 +80,7 @@ def held_out_prompts(task: TaskReference, count: int) -> list[str]:
 
 def run(options: argparse.Namespace) -> int:
     for path in filter(None, (options.csv, options.html)):
-        _check_folder(path)  # before minutes of work
+        _check_folder(path)  # check before minutes of work
     grid = start_grid(request_from(options), options.runs_dir.resolve())
     console = Console(stderr=True, quiet=options.json)
     try:
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def follow(grid: GridDirectory, console: Console) -> None:
-    """Shows the grid's way until it has ended; on a terminal the line is redrawn."""
+    """Shows the grid's progress until it ends; on a terminal the line is redrawn."""
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while grid.status() in OPEN:
             if console.is_terminal:

@@ -1,4 +1,4 @@
-"""`import`: look at published results beside one's own runs."""
+"""`import`: import published results to compare with your own runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`merge`: an adapter laid into its base for good, and scored again."""
+"""`merge`: merge an adapter into its base model, and score it again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def follow(merge: MergeDirectory, console: Console) -> None:
-    """Shows what the merge is at until it has ended: a line redrawn, or one line a change."""
+    """Shows the merge's progress until it ends: a redrawn line, or one line per change."""
     said = ""
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while merge.status() in OPEN:

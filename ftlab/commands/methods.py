@@ -1,4 +1,4 @@
-"""`methods`: what can be compared, and what each was seen to do."""
+"""`methods`: list the methods, and what each can do according to the probe."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def rows(known: Mapping[str, Capability], size: ModelSize = TUNED_ON) -> list[dict[str, Any]]:
-    """One object a method of the registry; its capabilities are null where it was not probed.
+    """Returns one object per registered method; its capabilities are null if it was not probed.
 
-    `learning_rate` is that for a model of the size, `tuned_rate` that of the bundled model.
+    `learning_rate` is for a model of the given size, `tuned_rate` for the bundled model.
     """
     unknown = {item.name: None for item in fields(Capability)} | {"reason": "", "note": ""}
     return [
@@ -101,9 +101,9 @@ def print_methods(
     methods: list[str] | None = None,
     size: ModelSize = TUNED_ON,
 ) -> None:
-    """The table family by family, and under it why something does not work.
+    """Prints a table grouped by family, and below it the reasons why something does not work.
 
-    `methods` are the ids to list, those of `known` if `None`; rates are for a model of the size.
+    `methods` are the ids to list (`None`: those in `known`); rates are for a model of `size`.
     """
     listed = list(known) if methods is None else methods
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -1,4 +1,4 @@
-"""`model`: fetch a base model, or say what it is."""
+"""`model`: download a base model if needed, and describe it."""
 
 from __future__ import annotations
 

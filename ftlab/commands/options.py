@@ -29,9 +29,9 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def named_methods(text: str | None, others: bool) -> list[Variant]:
-    """The methods of an option as in "lora,qlora" or "all", each with its defaults.
+    """Returns the methods of an option such as "lora,qlora" or "all", each with its defaults.
 
-    Where it is not given those to start with, or none if `others` are named by other options.
+    If the option is missing, returns the `CORE` methods, or none if other options name `others`.
     """
     if text is None:
         text = "" if others else ",".join(CORE)
@@ -64,10 +64,9 @@ def add_settings(
     names: Collection[str] = (),
     default: Any = None,
 ) -> None:
-    """An option for each setting of the type, or for those that are named alone.
+    """Adds an option for each setting of the type, or only for those in `names`.
 
-    `default` is an instance whose values count where an option is not given; without it those of
-    the type do.
+    `default` is an instance with the default values; without it the type's defaults apply.
     """
     for name, described in fields_of(settings).items():
         if names and name not in names:
@@ -88,9 +87,9 @@ def add_settings(
 
 
 def settings_from(options: argparse.Namespace, default: Settings) -> Settings:
-    """The settings that the options of `add_settings` give; the others are those of `default`.
+    """Returns the settings from the options of `add_settings`; the others come from `default`.
 
-    Raises `FtlabError` for what cannot be read.
+    Raises `FtlabError` for invalid values.
     """
     given = {}
     for name, described in fields_of(type(default)).items():
@@ -101,9 +100,9 @@ def settings_from(options: argparse.Namespace, default: Settings) -> Settings:
 
 
 def checked_inputs(request: SweepRequest) -> str:
-    """How many examples are scored, in a sentence where they are not as many as were asked for.
+    """Returns a sentence if fewer examples are scored than requested, else "".
 
-    Raises `InvalidRequest` for wrong fields, and for a model or data that cannot be used.
+    Raises `InvalidRequest` for invalid fields, and for a model or data that cannot be used.
     """
     errors = validate(request)
     if errors:
@@ -112,7 +111,7 @@ def checked_inputs(request: SweepRequest) -> str:
 
 
 def add_run(parser: argparse._ActionsContainer) -> None:
-    """One run, and the folder that it is in."""
+    """Adds the options for one run and its folder."""
     parser.add_argument(
         "run_id", metavar="RUN", help="a run's id, as `python -m ftlab runs` lists it"
     )
@@ -120,7 +119,7 @@ def add_run(parser: argparse._ActionsContainer) -> None:
 
 
 def add_generation(parser: argparse._ActionsContainer) -> None:
-    """Who answers, and how."""
+    """Adds the options for the models that answer, and for generation."""
     default = GenerateRequest((), "")
     parser.add_argument(
         "--runs",
@@ -148,9 +147,9 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
 
 
 def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
-    """The request of those options; a pane that is a path to an adapter is brought along first.
+    """Returns the request of those options; adapters given by a path are uploaded first.
 
-    Raises `FtlabError` for a path that holds no adapter, or one that cannot be on the base.
+    Raises `FtlabError` for a path without an adapter, or an adapter that does not fit the base.
     """
     folder = options.runs_dir.resolve()
     model = options.model or options.base_is

@@ -1,4 +1,4 @@
-"""`predict`: what methods would take on a model, before anything is loaded."""
+"""`predict`: predict parameters, file size and memory of methods, without loading a model."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str, Any]:
     fields = dataclasses.asdict(row) | {"learning_rate": rate}
-    del fields["scoring_bytes"]  # of a step alone
+    del fields["scoring_bytes"]  # not needed for a training step
     if card is not None:
         peak = row.peak_reserved_bytes
         found = None if peak is None else fit(peak, card)
@@ -149,7 +149,7 @@ def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str
 
 
 def variants_of(options: argparse.Namespace) -> list[Variant]:
-    """The variants that the options name; the four to start with where they name none."""
+    """Returns the variants that the options name; the `CORE` methods if they name none."""
     return [
         *named_methods(options.methods, bool(options.variant or options.peft_config)),
         *map(parse_variant, options.variant),
@@ -164,7 +164,7 @@ def print_predictions(
     card: Card | None = None,
     rates: Sequence[float | None] = (),
 ) -> None:
-    """A table for people, with a verdict on the card, and under it why a row is incomplete.
+    """Prints a table, with a verdict if there is a `card`, and why a row is incomplete.
 
     `rates` are the rows' learning rates.
     """

@@ -1,7 +1,7 @@
-"""A command line made of commands: how it is parsed, and how it ends.
+"""A command line with subcommands: parsing, error messages and exit status.
 
-A command that cannot do what was asked says so in one line and ends with status 2. A sweep of which
-not every run is done ends with status 1.
+A command that fails prints one line and exits with status 2. A sweep in which not every run is done
+exits with status 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ftlab.basics.words import printable
 
 
 class _OneLineParser(argparse.ArgumentParser):
-    """An error is one line and status 2, without the whole usage before it."""
+    """Prints an error as one line, without the usage text, and exits with status 2."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {printable(message)} (see {self.prog} --help)\n")
@@ -50,7 +50,7 @@ class Program:
         return parser
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
-        """Runs what the arguments say; returns the status of the process."""
+        """Runs the command in the arguments; returns the exit status."""
         options = self.parser().parse_args(arguments)
         try:
             check_system()
@@ -62,5 +62,5 @@ class Program:
             print("ftlab: stopped.", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            sys.stderr.close()  # the reader has gone (`| head`); nothing is left to tell it
+            sys.stderr.close()  # the reader has closed the pipe (`| head`)
             return 1

@@ -1,4 +1,4 @@
-"""`push`: what a run learnt, uploaded to the Hugging Face Hub."""
+"""`push`: upload a run's trained weights to the Hugging Face Hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report`: a sweep as one HTML file to send, and its savings card as a picture."""
+"""`report`: write a sweep as one HTML file, and its savings card as a picture."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    # Here, as plotly takes a while to import: every other command would wait for it.
+    # Imported here because plotly is slow to import and the other commands do not need it.
     from ftlab.share.card_content import card_of
     from ftlab.share.report import (
         check_card_target,

@@ -1,4 +1,4 @@
-"""`resume`: let runs that ended early go on."""
+"""`resume`: resume runs that ended early."""
 
 from __future__ import annotations
 

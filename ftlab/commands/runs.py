@@ -1,4 +1,4 @@
-"""`runs`: the results table of everything that was run."""
+"""`runs`: print the results table of all runs."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _cell(value: Any) -> Any:
-    """As a spreadsheet takes it for text, and the terminal that it is printed to."""
+    """Makes a text safe for spreadsheets (no formula) and terminals (no control characters)."""
     return printable(inert(value), keep="\n\t") if isinstance(value, str) else value

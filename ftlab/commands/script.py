@@ -1,4 +1,4 @@
-"""`script`: a run as a Python script on plain transformers and peft."""
+"""`script`: write a run as a Python script with plain transformers and peft."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     found = any_run(options.runs_dir, options.run_id)
-    # Here, as it imports torch: every other command would wait for it.
+    # Imported here because it imports torch, which is slow and not needed by other commands.
     from ftlab.share.script import SCRIPT_FILE, write_reproduction
 
     for path in write_reproduction(found, options.output):

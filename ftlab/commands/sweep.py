@@ -1,4 +1,4 @@
-"""`sweep`: run several methods on the same examples, and print what they cost and gave."""
+"""`sweep`: run several methods on the same examples, and print their costs and results."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def request_from(options: argparse.Namespace) -> SweepRequest:
-    """The request that the options ask for; raises `FtlabError` for what cannot be read."""
+    """Returns the request of the options; raises `FtlabError` for invalid input."""
     return SweepRequest(
         model=parse_model(options.model).name,
         task=with_columns(
@@ -119,7 +119,7 @@ def request_from(options: argparse.Namespace) -> SweepRequest:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Reads "prompt=q,completion=a"; raises `FtlabError` for anything of another form."""
+    """Parses "prompt=q,completion=a"; raises `FtlabError` for any other form."""
     columns = {}
     for part in filter(None, (part.strip() for part in (text or "").split(","))):
         role, equals, column = part.partition("=")
@@ -130,7 +130,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Reads "0,1,2"; raises `FtlabError` for anything that is no whole number."""
+    """Parses "0,1,2"; raises `FtlabError` for anything that is not a whole number."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
-    """The request with every variant near the budget; what was chosen is said on stderr."""
+    """Returns the request with every variant near the budget; prints the choices to stderr."""
     if not budget_text.strip():
         return request
     fetched_model(request.model)

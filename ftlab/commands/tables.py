@@ -23,16 +23,16 @@ from ftlab.records.spec import RunSpec
 from ftlab.records.store import Run, notes_of_runs
 
 _BAR = 40  # characters of the longest bar
-_WIDE = 170  # columns at which the run's id stands in the table instead of below it
+_WIDE = 170  # from this console width on the run id is a column, else it is below the table
 
 
 def rows_json(runs: Sequence[Run]) -> str:
-    """The runs as a JSON list of rows, and nothing else; what is not measured is null."""
+    """Returns the runs as a JSON list of rows; values that were not measured are null."""
     return json_text([_finite(run.row()) for run in runs])
 
 
 def json_text(value: Any) -> str:
-    """The value as JSON for a terminal too: what that would obey is written as an escape."""
+    """Returns the value as JSON that is safe for a terminal: control characters are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "".join(
         char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text
@@ -40,20 +40,20 @@ def json_text(value: Any) -> str:
 
 
 class PlainConsole(Console):
-    """A console to which all text is text: neither a terminal's sequences nor rich's markup."""
+    """A console that prints text literally, without terminal sequences or rich markup."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text), **(options | {"markup": False, "emoji": False}))
 
 
 def output_console() -> Console:
-    """stdout; as wide as the table needs where it is no terminal."""
+    """Returns a console on stdout; wide enough for the table if stdout is not a terminal."""
     console = PlainConsole()
     return console if console.is_terminal else PlainConsole(width=200)
 
 
 def print_table(runs: Sequence[Run], console: Console) -> None:
-    """The results table, and under it the reason of every run that is not done."""
+    """Prints the results table, and below it the reason of every run that is not done."""
     wide = console.width >= _WIDE
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Variant", "Seed", "Status"):
@@ -96,8 +96,7 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
 
 
 def rates_line(specs: Sequence[RunSpec]) -> str:
-    """The learning rates of a sweep's variants, and how they come about on a model that none was
-    tuned on."""
+    """Returns a line with the variants' learning rates, and how they were scaled to the model."""
     rates = {spec.label: _rate(spec) for spec in specs if not spec.is_base}
     line = f"learning rates: {', '.join(f'{label} {rate}' for label, rate in rates.items())}."
     if all(spec.default_rate is None for spec in specs) or is_bundled(specs[0].model):
@@ -113,7 +112,7 @@ def _rate(spec: RunSpec) -> str:
 
 
 def print_ladder(tuned: Tuned, console: Console) -> None:
-    """A ladder as a table with a bar a rate, and the suggestion below it."""
+    """Prints a ladder as a table with a bar per rate, and the suggestion below it."""
     losses = [point.loss for point in tuned.points if point.loss is not None]
     longest = max([*losses, tuned.base_loss or 0.0], default=0.0)
     table = Table(box=None, header_style="bold", pad_edge=False, title=tuned.variant.label,

@@ -1,4 +1,4 @@
-"""`tune`: try a short ladder of learning rates, and suggest one."""
+"""`tune`: try a short ladder (series) of learning rates, and suggest one."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
 def _ladders(
     variants: list[Variant], rates: tuple[float, ...] | None, points: int, model: str
 ) -> list[Ladder]:
-    """The rates that are asked for, else those around each method's own for the model."""
+    """The given rates, else rates around each method's default for the model."""
     if rates is not None:
         return [Ladder(variant, rates) for variant in variants]
     size = find_size(model)
@@ -139,7 +139,7 @@ def _ladders(
 
 
 def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console) -> Tuned:
-    """Runs the ladder, and what it is extended by, as one sweep."""
+    """Runs the ladder and its extensions as one sweep."""
     specs: list[RunSpec] = []
     for extended in range(EXTENSIONS + 1):
         known = [spec.run_id for spec in specs]
@@ -159,7 +159,7 @@ def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console)
 
 
 def _is_answered(tuned: Tuned) -> bool:
-    """Whether a rate is suggested, or there is nothing to suggest one for."""
+    """Whether a rate is suggested, or the method is not applicable."""
     return tuned.suggestion.rate is not None or all(
         point.status == "not_applicable" for point in tuned.points
     )
@@ -183,7 +183,7 @@ def _known(store: RunStore, variants: list[Variant], request: SweepRequest) -> l
 
 
 def _command(options: argparse.Namespace, request: SweepRequest) -> str:
-    """What asks for these runs; settings that a later version may choose otherwise are said."""
+    """The command for these runs, with all settings whose defaults may change in later versions."""
     ends = [("rates", options.rates), ("from", options.low), ("to", options.high)]
     model = [] if is_bundled(request.model) else [("model", options.model)]
     settings = [
@@ -218,7 +218,7 @@ def _variants(options: argparse.Namespace) -> list[Variant]:
 
 
 def _rates(options: argparse.Namespace) -> tuple[float, ...] | None:
-    """The ladder that is asked for; `None`: around each method's own rate."""
+    """The given rates; `None`: use rates around each method's default."""
     ends = options.low, options.high
     if options.rates and ends != (None, None):
         raise FtlabError("Give the rates themselves or the two ends of a ladder, not both.")

@@ -1,4 +1,4 @@
-"""What a command waits for, on stderr: a bar or a line that is redrawn, or lines now and then."""
+"""Progress on stderr while a command waits: a bar or a redrawn line, or occasional lines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 def fetched_model(name: str) -> ResolvedModel:
-    """The model, with all that is said of fetching it on stderr; raises as `resolve_model` does."""
+    """Downloads the model if needed, with progress on stderr; raises as `resolve_model` does."""
     with shown_progress(Console(stderr=True)) as progress:
         return resolve_model(name, say=lambda line: print(line, file=sys.stderr), progress=progress)
 
 
 @contextmanager
 def shown_progress(console: Console) -> Iterator[DownloadProgress]:
-    """Shows what it is told: on a terminal a bar, which is gone at the end; elsewhere lines."""
+    """Shows download progress: on a terminal as a bar, removed at the end; elsewhere as lines."""
     if not console.is_terminal:
         yield _Lines(console)
         return
@@ -57,9 +57,9 @@ def shown_progress(console: Console) -> Iterator[DownloadProgress]:
 
 @contextmanager
 def shown_status(console: Console) -> Iterator[Callable[[str], None]]:
-    """Shows what is being waited for: on a terminal one line, which is gone at the end.
+    """Shows the current status: on a terminal as one line, which is removed at the end.
 
-    Elsewhere each thing is said once, however far it has come.
+    Elsewhere each status is printed once, without its progress.
     """
     if not console.is_terminal:
         yield _Changes(console)
@@ -69,7 +69,7 @@ def shown_status(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 class _Changes:
-    """What comes after a colon is how far it is."""
+    """Prints each new status once; the text after a colon is its progress, which is ignored."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -83,7 +83,7 @@ class _Changes:
 
 
 class _Lines:
-    """The first report, the last, and one now and then between them."""
+    """Prints the first report, the last one, and some in between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

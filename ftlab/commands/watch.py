@@ -20,17 +20,17 @@ from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
 POLL_SECONDS = 0.5
-_RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is asked for again
+_RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is restarted
 
 _RESTARTS = 3
 
 
 def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()) -> None:
-    """Shows the sweep until its last run has ended.
+    """Shows the sweep's progress until its last run has ended.
 
-    On a terminal the picture is redrawn; elsewhere each run gets a line when it begins to fetch the
-    base model and one when it ends, but for those of the `known` ids. A dispatcher that was killed
-    is started again. Raises `FtlabError` if that does not help.
+    On a terminal the display is redrawn. Elsewhere each run gets a line when it starts to download
+    the base model and one when it ends, except the runs in `known`. Restarts a dispatcher that was
+    killed. Raises `FtlabError` if that does not help.
     """
     idle_since = time.monotonic()
     restarts = 0
@@ -55,7 +55,7 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
                         console.print(_line(run), markup=False, highlight=False)
             if not any(run.is_open for run in runs):
                 return
-            if any(run.status == "running" for run in folder):  # another sweep's may come first
+            if any(run.status == "running" for run in folder):  # may be another sweep's
                 idle_since, restarts = time.monotonic(), 0
             elif time.monotonic() - idle_since > _RESTART_AFTER:
                 if restarts == _RESTARTS:
@@ -72,7 +72,7 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
 def watch_or_cancel(
     store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()
 ) -> bool:
-    """`watch`; Ctrl-C cancels what is left and waits for it. `False` if it was cancelled."""
+    """Calls `watch`; Ctrl-C cancels the open runs and waits for them; then returns `False`."""
     try:
         watch(store, sweep_id, console, known)
         return True
@@ -84,7 +84,7 @@ def watch_or_cancel(
 
 
 def progress_of(runs: list[Run]) -> list[Progress]:
-    """Every run's way; evaluation is taken to last as long as it did in the base run."""
+    """Returns every run's progress; evaluation is assumed to take as long as in finished runs."""
     evaluations = [
         run.result.phases["evaluate"].seconds
         for run in runs

@@ -1,6 +1,6 @@
-"""What page and command line ask of the dispatcher: start working, and cancel a run.
+"""Requests from the web page and the command line to the dispatcher: start, and cancel a run.
 
-Requests are files under `.ftlab/` in the runs folder, so they outlive whoever asked.
+Requests are files under `.ftlab/` in the runs folder, so they outlive the process that made them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def control_folder(runs_folder: Path) -> Path:
 
 
 def start_dispatcher(runs_folder: Path) -> None:
-    """Starts a dispatcher that belongs to nobody; it ends at once if one is at work already.
+    """Starts a detached dispatcher, which exits at once if another one is already running.
 
     Raises `FtlabError` if the folder cannot be written, or is closed.
     """
@@ -34,7 +34,7 @@ def start_dispatcher(runs_folder: Path) -> None:
             "ftlab.jobs.dispatcher",
             runs_folder.resolve(),
             folder / "dispatcher.log",
-            python_environment(needs_hub=True),  # it passes the token on to runs that need it
+            python_environment(needs_hub=True),  # passes the token on to runs that need it
         )
     except OSError as error:
         raise FtlabError(
@@ -43,7 +43,7 @@ def start_dispatcher(runs_folder: Path) -> None:
 
 
 def ensure_dispatcher(runs_folder: Path) -> None:
-    """Starts a dispatcher if a run waits and none is at work (it was killed, or the machine was).
+    """Starts a dispatcher if a run is waiting and none is running (after a kill or a reboot).
 
     Raises `FtlabError` if the folder cannot be written.
     """
@@ -60,7 +60,7 @@ def ensure_dispatcher(runs_folder: Path) -> None:
 
 
 def dispatcher_lock(runs_folder: Path) -> FileLock:
-    """Held by the one dispatcher that works the folder."""
+    """Returns the lock that the folder's only dispatcher holds."""
     return FileLock(dispatcher_lock_file(runs_folder))
 
 
@@ -69,7 +69,7 @@ def dispatcher_lock_file(runs_folder: Path) -> Path:
 
 
 def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
-    """Asks for the runs to be ended; the dispatcher does it within seconds.
+    """Requests that the runs are cancelled; the dispatcher does it within seconds.
 
     Raises `FtlabError` for an unknown run.
     """
@@ -79,7 +79,7 @@ def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
 
 
 def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
-    """Leaves the request where the dispatcher looks, without starting one; gives the ids back."""
+    """Writes the cancel requests without starting a dispatcher; returns the run ids."""
     check_writable(runs_folder)
     folder = control_folder(runs_folder) / "cancel"
     names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
@@ -103,9 +103,9 @@ def requested_cancels(runs_folder: Path) -> set[str]:
 
 
 def settle_cancel(runs_folder: Path, run_id: str) -> None:
-    """Forgets a request that was carried out, or came too late.
+    """Deletes a cancel request that was carried out, or came too late.
 
-    One that cannot be forgotten (the folder was made read-only) is seen again, and does no harm.
+    If it cannot be deleted (read-only folder), it is read again later, which does no harm.
     """
     with suppress(OSError):
         (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""The dispatcher: starts queued runs, one at a time per device, each in a fresh process.
+"""The dispatcher: starts queued runs, one at a time per device, each in a new process.
 
-It also says why a worker ended without a result: killed, crashed, or out of memory.
+It also classifies workers that exited without a result: killed, crashed, or out of memory.
 
 Run as: python -m ftlab.jobs.dispatcher RUNS_FOLDER
 
-It is small, imports no torch, belongs to no app, and is gone when the queue is empty. One works a
-runs folder at a time, by a file lock; whoever queues a run starts one, and a second ends at once.
+It is small, does not import torch, is independent of the app, and exits when the queue is empty.
+Whoever queues a run starts one; a file lock allows one per runs folder, and a second exits at once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _LAST_LINE_CHARACTERS = 200  # characters
 
 
 def oom_kills(proc: Path = PROC, groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processes the kernel has ended for want of memory where this one runs.
+    """Returns how many processes the kernel's OOM killer has ended in this control group.
 
-    In its control group, of either version, which its workers share: what goes on elsewhere on the
-    machine is not theirs. Where that cannot be read, on the whole machine.
+    The workers share the control group (cgroup v1 or v2), so kills elsewhere on the machine are not
+    counted. If the group's counter cannot be read, returns the count of the whole machine.
     """
     for file in [*_group_files(proc, groups), proc / "vmstat"]:
         try:
@@ -54,7 +54,7 @@ def oom_kills(proc: Path = PROC, groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _group_files(proc: Path, groups: Path) -> list[Path]:
-    """Where the kernel counts for this process's group; in a container its root is the group."""
+    """The cgroup files with the OOM kill counter; in a container, the cgroup root is the group."""
     files = []
     for line in (read_proc("self/cgroup", proc) or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -69,12 +69,11 @@ def _group_files(proc: Path, groups: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class LastSeen:
-    """Where a run was when its metrics end: the phase ("" before the first), the step, and the
-    highest memory of a step, in bytes; `None` where none is known."""
+    """The last phase ("" before the first) and step in a run's metrics, and the peak memory."""
 
     phase: str = ""
     step: int = 0
-    bytes: int | None = None
+    bytes: int | None = None  # of the step that used most
 
 
 def last_seen(directory: RunDirectory) -> LastSeen:
@@ -96,7 +95,7 @@ def _size(event: dict[str, Any]) -> int | None:
 
 
 def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: bool) -> RunResult:
-    """The result of a worker that left none: `code` is what its process ended with."""
+    """Returns the result of a worker that wrote none; `code` is its exit code."""
     tail = directory.log_tail(2000).strip().splitlines()
     last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
     if code == -signal.SIGKILL and out_of_memory:
@@ -130,19 +129,19 @@ def _name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return f"signal {number}"  # a real-time signal has no name of its own
+        return f"signal {number}"  # a real-time signal has no name
 
 
 POLL_SECONDS = 0.4
-FIRST_WORD_SECONDS = 300.0  # a worker says its first line before it imports anything large
-START_SECONDS = 60.0  # how long a start is tried again where the system has no process to give
+FIRST_WORD_SECONDS = 300.0  # a worker writes its first line before its large imports
+START_SECONDS = 60.0  # how long a start is retried while the system is out of resources
 _FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
 
 
 def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
-    """Starts the worker of a run; the seam where another engine could take over."""
+    """Starts the worker of a run; another engine could be plugged in here."""
     return start_detached(
         "ftlab.jobs.run_worker",
         directory.path,
@@ -163,7 +162,7 @@ class Child:
 
 
 class Dispatcher:
-    """Works one runs folder; `step` is one look at the queue."""
+    """Processes the queue of one runs folder; `step` is one polling step."""
 
     def __init__(
         self,
@@ -180,10 +179,10 @@ class Dispatcher:
         self._given_up: set[str] = set()
 
     def work(self) -> None:
-        """Works until the queue is empty. Returns at once if another dispatcher is at work.
+        """Runs until the queue is empty. Returns at once if another dispatcher is running.
 
-        The queue is looked at once more after the lock is let go: a run queued in between was
-        queued by someone whose own dispatcher still found the lock taken.
+        The queue is checked once more after the lock is released: a run may have been queued just
+        before, when the dispatcher started for it still found the lock taken.
         """
         lock = dispatcher_lock(self._folder)
         while lock.try_acquire():
@@ -198,17 +197,17 @@ class Dispatcher:
         return any(run.is_open for run in self._waiting())
 
     def _waiting(self) -> list[Run]:
-        """Open runs, but for those whose result the disk refused: they are tried once."""
+        """The open runs, except those whose result could not be written: these are tried once."""
         runs = self._store.runs()
         return [run for run in runs if run.is_open and run.run_id not in self._given_up]
 
     def step(self) -> bool:
-        """One look: ends what is cancelled, notes what died, starts what can start.
+        """One polling step: ends cancelled runs, records dead workers, starts runs that can start.
 
         Returns whether there is still something to wait for.
         """
         self._reap()
-        cancels = requested_cancels(self._folder)  # read first: a run queued since is not in it
+        cancels = requested_cancels(self._folder)  # read first, so it names no newer run
         open_runs = self._waiting()
         for run in open_runs:
             if run.run_id in cancels:
@@ -223,7 +222,7 @@ class Dispatcher:
             if run.status == "queued" and run.spec.device not in busy:
                 busy.add(run.spec.device)
                 self._start_run(run)
-        return bool(open_runs or self._children)  # one that died just now is noted at the next look
+        return bool(open_runs or self._children)  # the next step records new deaths
 
     def _start_run(self, run: Run) -> None:
         device = run.spec.device
@@ -233,7 +232,7 @@ class Dispatcher:
         except OSError as error:
             since = self._refused_since.setdefault(run.run_id, time.monotonic())
             if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:
-                return  # it stays in the queue, for the next look
+                return  # stays queued until the next step
             reason = f"The worker could not be started: {error.strerror or error}."
             self._write(run.directory, RunResult("failed", reason, finished_at=time.time()))
             return
@@ -248,13 +247,13 @@ class Dispatcher:
             del self._children[run_id]
             worker = child.directory.worker()
             if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
-                continue  # another process has the run; ours found its lock taken and ended
+                continue  # another process has the run; ours found the lock taken and exited
             if not child.directory.result_file.exists():
                 killed = self._oom_kills() > child.oom_kills_before
                 self._write(child.directory, result_of_lost_worker(code, child.directory, killed))
 
     def _end_if_silent(self, child: Child) -> None:
-        """Ends a worker that hangs before its first line: nobody else would, and others wait."""
+        """Ends a worker that hangs before its first line; otherwise it would block the device."""
         if time.monotonic() - child.since < FIRST_WORD_SECONDS or child.directory.worker():
             return
         end_process_group(child.process.pid, child.process)
@@ -286,7 +285,7 @@ class Dispatcher:
         self._write(run.directory, result)
 
     def _write(self, directory: RunDirectory, result: RunResult) -> None:
-        """Writes the result, and gives the run up where the disk refuses it."""
+        """Writes the result; if that fails, the run is not tried again."""
         directory.clear()  # also makes room
         try:
             directory.write_result(result)
@@ -295,9 +294,9 @@ class Dispatcher:
 
 
 def _is_held(directory: RunDirectory) -> bool:
-    """Whether a worker has the run's lock, which it takes before its first line."""
+    """Whether a worker holds the run's lock, which it acquires before its first line."""
     if not directory.lock_file.exists():
-        return False  # never begun, or the folder was deleted and a lock would bring it back
+        return False  # not started, or the folder was deleted; a lock would create it again
     try:
         lock = FileLock(directory.lock_file)
         held = not lock.try_acquire()

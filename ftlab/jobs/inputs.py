@@ -1,10 +1,10 @@
-"""Model and data of a request before it is queued, and who may name which of them.
+"""Checks the model and data of a request before it is queued, and which of them a visitor may use.
 
-On loopback the visitor is the operator. Behind a login, visitors name local folders only where the
-operator lists them. A public demo trains nothing, takes nothing in, and asks nobody for anything.
+On loopback the visitor is the operator. Behind a login, visitors may use only the local folders
+that the operator lists. A public demo does not train, accepts no files and sends no requests.
 
-`Access` answers for what a visitor names. What would be written is refused again where it is
-written: a demo's runs folder is closed (`ftlab.records.run`), its uploads by the server's gate.
+`Access` checks what a visitor names. Writes are refused a second time where they happen: a demo's
+runs folder is closed (`ftlab.records.run`), and the server refuses uploads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Rows = list[dict[str, Any]]
 
 
 def formatter_of(model: str) -> PromptFormatter | None:
-    """The formatter of a model that is on this machine; `None` where its tokens are not known."""
+    """Returns the formatter of a local model; `None` if it has no usable tokenizer here."""
     try:
         folder = local_folder(parse_model(model))
         return None if folder is None else _formatter(folder)
@@ -62,9 +62,9 @@ _HUB_DATA: Recent[str, tuple[Rows, TaskData]] = Recent(4)
 
 
 def read_hub_rows(reference: TaskReference) -> Rows:
-    """Asks the Hub for the rows and keeps them for `kept_hub_rows`.
+    """Loads the rows from the Hub and caches them for `kept_hub_rows`.
 
-    Raises `FtlabError` if they cannot be had.
+    Raises `FtlabError` if they cannot be loaded.
     """
     _keep_torch_out()
     rows = load_hub_rows(reference.id, reference.config, reference.split)
@@ -73,7 +73,7 @@ def read_hub_rows(reference: TaskReference) -> Rows:
 
 
 def kept_hub_rows(reference: TaskReference) -> Rows | None:
-    """The rows of a data set that was read lately, whatever its columns are mapped to."""
+    """Returns the cached rows of a data set, for any column mapping; `None` if not cached."""
     return _HUB_ROWS.get(_hub_key(reference))
 
 
@@ -82,13 +82,13 @@ def _hub_key(reference: TaskReference) -> tuple[str, str | None, str | None]:
 
 
 def load_data(reference: TaskReference) -> tuple[str, str, TaskData]:
-    """Summary, metric and data; what was read lately is not read again for every model.
+    """Returns summary, metric and data; recent data is cached, so models share it.
 
     Raises `FtlabError` if the data cannot be read.
     """
     if reference.kind == "hub":
         rows = kept_hub_rows(reference) or read_hub_rows(reference)
-        # A data set that was read again is another list of rows.
+        # A data set that was loaded again is a new list of rows.
         known = _HUB_DATA.get(repr(reference))
         if known is None or known[0] is not rows:
             mapping = reference.mapping or guess_mapping(columns_of(rows), rows)
@@ -103,9 +103,9 @@ def load_data(reference: TaskReference) -> tuple[str, str, TaskData]:
 
 
 def _keep_torch_out() -> None:
-    """`datasets` imports torch to stream, for torch's own loaders, which nothing here uses.
+    """Stops `datasets` from importing torch for streaming; torch's data loaders are not used here.
 
-    Not by its variable USE_TORCH: the workers would inherit that and find no torch.
+    The variable USE_TORCH is not used, because the workers would inherit it and not find torch.
     """
     import datasets
 
@@ -113,7 +113,7 @@ def _keep_torch_out() -> None:
 
 
 def data_stamp(reference: TaskReference) -> str:
-    """Tells a reference from others, and the data behind it from what they were before."""
+    """Returns a cache key of the reference, which contains the file's modification time."""
     try:
         stamp = Path(reference.id).stat().st_mtime_ns if reference.kind == "file" else 0
     except OSError:
@@ -125,7 +125,7 @@ _KEPT = 6
 
 
 def scored_now(request: SweepRequest) -> Scored:
-    """How many examples the sweep will score, counted in the model's tokens where it is here.
+    """Returns how many examples the sweep will score; lengths in tokens if the model is local.
 
     Raises `FtlabError` if the data cannot be read, or no example is short enough.
     """
@@ -136,13 +136,13 @@ def scored_now(request: SweepRequest) -> Scored:
 
 
 def check_training_fits(request: SweepRequest) -> None:
-    """Raises `TooLong` if none is short enough, counted where the model is on this machine."""
+    """Raises `TooLong` if no training example is short enough; does nothing for a remote model."""
     formatter = formatter_of(request.model)
     if formatter is None:
         return
     _, _, data = load_data(request.task)
     length = request.settings.max_length
-    # One that fits is enough: in tokens all of them take seconds.
+    # One example that fits is enough; tokenizing all of them takes seconds.
     if not any(formatter.format(example).length <= length for example in data.train):
         training_examples(request)
 
@@ -154,7 +154,7 @@ def training_examples(request: SweepRequest) -> EncodedSet:
 
 
 def measured_examples(request: SweepRequest) -> EncodedSet:
-    """The examples that are scored: the first of their split, without those that are too long."""
+    """Returns the examples to score: the first of the split, without those that are too long."""
     _, _, data = load_data(request.task)
     settings = request.settings
     wanted = measured_split(data, settings)[: settings.eval_examples]
@@ -167,7 +167,7 @@ def measured_examples(request: SweepRequest) -> EncodedSet:
 def _formatted(
     model: str, task: TaskReference, stamp: str, split: str
 ) -> tuple[FormattedExample, ...]:
-    """All examples of a split in tokens; read anew where the data's `stamp` is another one."""
+    """Returns all examples of a split in tokens; a changed `stamp` makes it read them again."""
     formatter = formatter_of(model)
     assert formatter is not None
     _, _, data = load_data(task)
@@ -177,22 +177,22 @@ def _formatted(
 
 @dataclass(frozen=True)
 class Inputs:
-    """`scored` is `None` where the data are not known yet, or cannot be read."""
+    """`scored` is `None` if the data is not known yet, or cannot be read."""
 
     errors: tuple[FieldError, ...] = ()
     scored: Scored | None = None
 
     @property
     def words(self) -> str:
-        """How many examples are scored, in a sentence where they are not as many as asked for."""
+        """A sentence if fewer examples are scored than requested, else ""."""
         return scored_words(self.scored) if self.scored else ""
 
 
 def look_at_inputs(request: SweepRequest, models: ModelReach, *, ask: bool = False) -> Inputs:
-    """Looks at the model and the data of a request whose fields are right by themselves.
+    """Checks the model and the data of a request whose fields are valid on their own.
 
-    Only with `ask` the Hub is asked about either, and every training example is counted in tokens,
-    which takes seconds; without, what was found out before counts.
+    With `ask` it queries the Hub and checks the training lengths in tokens, which takes seconds.
+    Without `ask` it uses cached answers only.
     """
     why = models.why_not(request.model) if ask else models.known(request.model)
     errors = [FieldError("model", why)] if why else []
@@ -212,7 +212,7 @@ def look_at_inputs(request: SweepRequest, models: ModelReach, *, ask: bool = Fal
 
 
 def check_inputs(request: SweepRequest, models: ModelReach) -> Inputs:
-    """Asks whoever has to be asked; raises `InvalidRequest` if model or data cannot be used."""
+    """Queries the Hub if needed; raises `InvalidRequest` if model or data cannot be used."""
     found = look_at_inputs(request, models, ask=True)
     if found.errors:
         raise InvalidRequest(list(found.errors))
@@ -220,12 +220,12 @@ def check_inputs(request: SweepRequest, models: ModelReach) -> Inputs:
 
 
 def must_ask(request: SweepRequest, models: ModelReach) -> bool:
-    """Whether the answer depends on the Hub, and is not known yet."""
+    """Whether the Hub has to be queried: the answer is not cached."""
     unread = request.task.kind == "hub" and kept_hub_rows(request.task) is None
     return unread or models.known(request.model) is None
 
 
-_LONGEST_PATH = 4_096  # characters; no system opens a longer one
+_LONGEST_PATH = 4_096  # characters; no system opens a longer path
 _BUNDLED = ("bundled", BUNDLED_ID, BUNDLED_ID.split("/")[1])
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SHOWN_CHARACTERS = 120
@@ -242,12 +242,12 @@ DEMO_ASKS_NOBODY = (
 
 @dataclass(frozen=True)
 class Access:
-    """What visitors of one app may do.
+    """The permissions of an app's visitors.
 
-    `folders` are those in which a local model or file may be named; `None`: anywhere. `uploads` is
-    where the app keeps what visitors uploaded, which they may name as well. `space` is the id of
-    the Hugging Face Space that serves a demo, "" elsewhere. `logs_in`: they come with a password.
-    `answer_seconds` is how long the panes of one prompt may write (`None`: to their end).
+    `folders`: local models and files must be inside these; `None`: anywhere. `uploads`: the folder
+    of uploaded files, which is always allowed. `space`: the id of the Hugging Face Space of a demo,
+    else "". `logs_in`: visitors log in with a password. `answer_seconds`: time limit for all panes
+    of one prompt; `None`: no limit.
     """
 
     may_train: bool = True
@@ -264,17 +264,17 @@ class Access:
         return not self.may_train
 
     def check_training(self) -> None:
-        """Before anything is launched, ended, changed or removed. Raises `FtlabError`."""
+        """Call before launching, ending, changing or removing anything. Raises `FtlabError`."""
         if not self.may_train:
             raise FtlabError(DEMO_REFUSAL)
 
     def check_upload(self) -> None:
-        """Before a file of a visitor's is read. Raises `FtlabError`."""
+        """Call before reading a visitor's file. Raises `FtlabError`."""
         if not self.may_upload:
             raise FtlabError(DEMO_REFUSAL)
 
     def check_model(self, name: str) -> None:
-        """Raises `FtlabError` if a visitor may not name that model; nothing of it is opened."""
+        """Raises `FtlabError` if a visitor may not use that model; opens no file."""
         if not isinstance(name, str):
             raise FtlabError("The model's name is no text; give one as in 'bundled'.")
         if name.strip() in _BUNDLED:
@@ -285,14 +285,14 @@ class Access:
             raise FtlabError(DEMO_ASKS_NOBODY)
 
     def check_task(self, task: TaskReference) -> None:
-        """Raises `FtlabError` if a visitor may not name that data; nothing of it is opened."""
+        """Raises `FtlabError` if a visitor may not use that data; opens no file."""
         if task.kind == "hub" and not self.may_ask_hub:
             raise FtlabError(DEMO_ASKS_NOBODY)
         if task.kind == "file" and task.id and self.folders is not None:
             self._check_path(task.id)
 
     def check_task_text(self, text: str) -> None:
-        """`check_task` on a task as the command line and the API write it, before it is read."""
+        """`check_task` for the text form of the command line and the API, before it is parsed."""
         if not isinstance(text, str):
             raise FtlabError("The task is no text; name one as in 'sql'.")
         if text in TASKS:
@@ -303,7 +303,7 @@ class Access:
             self.check_task(TaskReference("file", text))
 
     def _check_path(self, text: str) -> None:
-        """Whether the path, with all links followed, lies in a folder that may be named."""
+        """Raises `FtlabError` if the path, with links resolved, is outside the allowed folders."""
         listed = tuple(self.folders or ())
         allowed = listed if self.uploads is None else (*listed, self.uploads)
         if lies_within(text, allowed):
@@ -321,22 +321,22 @@ class Access:
 
 
 EVERYTHING = Access()
-"""On loopback, where the visitor is the operator."""
+"""For loopback, where the visitor is the operator."""
 
 
 DEMO_ANSWER_SECONDS = 5.0
-"""Two cores write some hundred tokens in it."""
+"""Two CPU cores generate about a hundred tokens in this time."""
 
 
 def demo_access(space: str = "") -> Access:
-    """A public demo's: what ships with ftlab may be looked at and tried."""
+    """Returns the permissions of a public demo: view and try what ships with ftlab."""
     return Access(False, False, False, folders=(), space=space, answer_seconds=DEMO_ANSWER_SECONDS)
 
 
 def is_path(text: str) -> bool:
-    """Whether a name means something of this machine's disk, in any system's way of writing it.
+    """Whether a name is a local path in the syntax of any operating system.
 
-    What names an existing folder is a path however it is written, as `parse_model` takes it.
+    The name of an existing file or folder is always a path, as in `parse_model`.
     """
     name = text.strip()
     if not name:
@@ -347,19 +347,19 @@ def is_path(text: str) -> bool:
         return True
     try:
         return Path(name).exists()
-    except (OSError, ValueError):  # too long for a file's name
+    except (OSError, ValueError):  # too long for a file name
         return False
 
 
 def lies_within(text: str, folders: Iterable[Path]) -> bool:
-    """Whether the path leads into one of the folders once every link and `..` is followed.
+    """Whether the path is inside one of the folders after resolving all links and `..`.
 
-    A home folder by its "~", a NUL, links in a circle, and what is no path of this system never do.
+    `False` for "~", a NUL character, circular links, and paths in another system's syntax.
     """
     name = text.strip()
     if not name or name[0] == "~" or "\x00" in name or "\\" in name or _DRIVE.match(name):
         return False
-    if len(str(name)) > _LONGEST_PATH:  # following one of a million parts takes a minute
+    if len(str(name)) > _LONGEST_PATH:  # resolving a path of a million parts takes a minute
         return False
     try:
         try:

@@ -1,7 +1,7 @@
-"""From a request to queued runs: one check for page, command line and API alike.
+"""Validates a request and queues its runs; used by the web page, the command line and the API.
 
-The memory limit is written into the spec of each run: so it reaches the worker whoever's dispatcher
-starts it, outlives the app and the command line that asked, and stands in the record.
+The memory limit is stored in the spec of each run. It therefore reaches the worker from any
+dispatcher, outlives the process that queued the run, and is part of the record.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ftlab.tasks.reference import validate as validate_task
 
 
 def validate(request: SweepRequest) -> list[FieldError]:
-    """Every wrong field with a sentence that names the value, the rule and the way out."""
+    """Returns every invalid field with a message: the value, the rule and how to fix it."""
     return [
         *_model(request),
         *validate_task(request.task),
@@ -63,10 +63,10 @@ def _model(request: SweepRequest) -> Iterator[FieldError]:
 
 
 def incompatible_variants(request: SweepRequest) -> list[tuple[Variant, Incompatible]]:
-    """The variants that cannot be trained on the model under the settings, and why.
+    """Returns the variants that cannot be trained on the model with these settings, and why.
 
-    Those with a value that no model would take are left to `validate`. Of a model that is not on
-    this machine yet only what does not depend on its shape is known.
+    Variants with values that are invalid for every model are left to `validate`. For a model that
+    is not local yet, only checks that do not need its shape are made.
     """
     shape, device_id = shape_of_model(request.model), device_of(request)
     return [
@@ -78,7 +78,7 @@ def incompatible_variants(request: SweepRequest) -> list[tuple[Variant, Incompat
 
 
 def device_of(request: SweepRequest) -> str:
-    """The id of the device that is meant; one that is not there is said by `validate`."""
+    """Returns the id of the requested device; the CPU if missing (`validate` reports that)."""
     try:
         return resolve_device(request.device).id
     except FtlabError:
@@ -86,7 +86,7 @@ def device_of(request: SweepRequest) -> str:
 
 
 def not_applicable(request: SweepRequest) -> dict[str, str]:
-    """By label, why a variant is left out of the sweep, though nothing in the request is wrong."""
+    """Returns, by label, why a variant of a valid request is not applicable and not trained."""
     return {
         variant.label: found.message
         for variant, found in incompatible_variants(request)
@@ -136,7 +136,6 @@ def _seeds(request: SweepRequest) -> Iterator[FieldError]:
 
 
 def _repeated(seeds: list[int], times: int) -> str:
-    """As in "Seed 0 is given 3 times; give each seed once, as in 0 or 0,1,2."."""
     if len(seeds) > 1:
         named = join_names([str(seed) for seed in seeds])
         return f"Seeds {named} are given more than once; give each seed once, as in 0,1,2."
@@ -144,25 +143,26 @@ def _repeated(seeds: list[int], times: int) -> str:
     return f"Seed {seeds[0]} is given {often}; give each seed once, as in 0 or 0,1,2."
 
 
-_BYTES_A_STEP = 400  # its line in metrics.jsonl
-_BYTES_AN_ANSWER = 16_000  # its line in samples.jsonl
+_BYTES_A_STEP = 400  # one line of metrics.jsonl
+_BYTES_AN_ANSWER = 16_000  # one line of samples.jsonl
 _TOKENIZER_BYTES = 20_000_000  # saved with a whole model
 _COPIES = 3
-"""Of an adapter at most: one that changes the base keeps its start, and has twice its rank."""
+"""Size factor of an adapter, at most: if it changes the base, its initial weights are stored too
+and its rank is doubled."""
 _CHECKPOINTS = 3
-_MARGIN_BYTES = 10_000_000  # everything else, the log above all
+_MARGIN_BYTES = 10_000_000  # everything else, mainly the log
 
 
 def needed_bytes(spec: RunSpec) -> int:
-    """What the run may write at most, in bytes: what it saves, its checkpoints and its records."""
+    """Returns the most bytes that the run may write: saved weights, checkpoints and records."""
     return _saved_bytes(spec) + checkpoint_bytes(spec) + _record_bytes(spec)
 
 
 def checkpoint_bytes(spec: RunSpec) -> int:
-    """What the checkpoints of a run take while it goes: two are kept while a third is written.
+    """Returns the disk space in bytes for checkpoints: two are kept while a third is written.
 
-    Each holds what learns and AdamW's two moments of it, in the same precision. 0 where the number
-    of weights that learn is known only when they are made.
+    Each holds the trainable weights and AdamW's two moments of them, in the same precision. 0 if
+    the number of trainable weights is not known before training.
     """
     variant = spec.variant
     shape = None if variant is None else shape_of_model(spec.model)
@@ -173,7 +173,7 @@ def checkpoint_bytes(spec: RunSpec) -> int:
 
 
 def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
-    """Raises `FtlabError` if the runs, one after another, have no room where their folders lie."""
+    """Raises `FtlabError` if the folder's disk has not enough free space for all the runs."""
     needed, free = sum(map(needed_bytes, specs)), free_disk_bytes(folder)
     if free is not None and free < needed:
         raise FtlabError(
@@ -183,9 +183,9 @@ def check_space(specs: Iterable[RunSpec], folder: Path) -> None:
 
 
 def _saved_bytes(spec: RunSpec) -> int:
-    """An adapter at 4 bytes a number, or the model; 0 where its size is known only when it is made.
+    """Bytes of the adapter (4 per weight) or of the model; 0 if not known before training.
 
-    Those are configurations by hand, and models that are not on this machine yet.
+    Not known are PeftConfigs written by hand, and models that are not local yet.
     """
     variant = spec.variant
     shape = None if variant is None else shape_of_model(spec.model)
@@ -197,7 +197,7 @@ def _saved_bytes(spec: RunSpec) -> int:
 
 
 def _weight_bytes(spec: RunSpec) -> int:
-    """Of a base weight that learns: on a GPU without bf16 it is held in 32 bits."""
+    """Bytes of a trainable base weight; on a GPU without bf16 it is stored in 32 bits."""
     lacks_bf16 = any(device.id == spec.device and device.lacks_bf16 for device in list_devices())
     return 2 if spec.dtype_policy == "bf16" and not lacks_bf16 else 4
 
@@ -209,7 +209,7 @@ def _record_bytes(spec: RunSpec) -> int:
 
 
 MEMORY_LIMIT_VARIABLE = "FTLAB_MEMORY_LIMIT"
-"""The operator's own: no run that is queued from a process with it may take more."""
+"""The operator's limit, for every run that is queued by a process with this variable."""
 
 _LEAST = 64_000_000
 _UNITS = {
@@ -220,7 +220,7 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?I?B?)", re.IGNORECASE)
 
 
 def parse_memory_limit(text: str) -> int:
-    """Bytes of "2GB", "512 MB" or "1.5GiB"; raises `FtlabError` for anything else."""
+    """Parses "2GB", "512 MB" or "1.5GiB" to bytes; raises `FtlabError` for anything else."""
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].upper() if match else ""
     factor = _UNITS.get(unit) or _UNITS.get(f"{unit}B")  # "2G" is 2 GB
@@ -238,13 +238,13 @@ def parse_memory_limit(text: str) -> int:
 
 
 def operator_limit() -> int | None:
-    """The limit that the environment sets; raises `FtlabError` if it is no size."""
+    """Returns the limit from the environment; raises `FtlabError` if it is not a size."""
     text = os.environ.get(MEMORY_LIMIT_VARIABLE, "").strip()
     return parse_memory_limit(text) if text else None
 
 
 def least(*limits: int | None) -> int | None:
-    """The tightest of them; `None` where there is none."""
+    """Returns the smallest limit; `None` if there is none."""
     return min((limit for limit in limits if limit is not None), default=None)
 
 
@@ -254,20 +254,19 @@ _TRIES = 5
 def plan_sweep(
     request: SweepRequest, now: float | None = None, onto: Sequence[RunSpec] = ()
 ) -> list[RunSpec]:
-    """The specs of a valid request: first a base run for each base precision, then the variants.
+    """Returns the specs of a valid request: one base run per base precision, then the variants.
 
-    Every spec carries the same task, settings and seed, so all runs of one seed see the same
-    examples in the same order, and the learning rate that it will be trained with. The ids sort in
-    the order of the queue. A variant that is not applicable has its specs too, but no base run is
-    made for its sake. `onto` are the runs of a sweep that these go on: they share its id, and its
-    base runs where it has them.
+    All specs have the same task and settings, so all runs of one seed use the same examples in the
+    same order. Each spec also has its learning rate. The ids sort in queue order. A variant that
+    is not applicable gets specs too, but no base run. `onto` are the runs of an existing sweep to
+    extend: the new runs share its id, and its base runs if there are any.
     """
     created = time.time() if now is None else now
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
     device = resolve_device(request.device).id
     limit = least(request.memory_limit, operator_limit())
-    model = parse_model(request.model).name  # a worker's own folder is another one
+    model = parse_model(request.model).name  # resolved here: a worker has another working directory
     size = size_of_model(request.model)
     specs: list[RunSpec] = []
 
@@ -313,7 +312,7 @@ def plan_sweep(
 
 
 def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
-    """What is said beside a valid request that has no room in the folder."""
+    """Returns an error if the disk has no room for a valid request, else an empty list."""
     try:
         check_space(plan_sweep(request), folder)
     except FtlabError as error:
@@ -324,12 +323,12 @@ def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
 def enqueue_sweep(
     request: SweepRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
 ) -> list[RunSpec]:
-    """Checks the request and writes one run directory a run; the dispatcher takes it from there.
+    """Validates the request and writes a directory per run, which the dispatcher then starts.
 
-    A variant that is not applicable is a run that has ended, with the reason as its result.
+    A variant that is not applicable becomes a finished run, with the reason as its result.
     `onto` is as in `plan_sweep`.
-    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written or
-    the disk has no room for what is to be saved.
+    Raises `InvalidRequest` with every invalid field, and `FtlabError` if the folder cannot be
+    written or the disk is too full.
     """
     check_writable(runs_folder)
     errors = validate(request) or _errors_in_file(request.task)
@@ -344,7 +343,7 @@ def enqueue_sweep(
         try:
             _write(specs, runs_folder, left_out)
         except FileExistsError:
-            continue  # somebody drew the same id in the same second: once more, with another
+            continue  # another process got the same id: retry with a new one
         except OSError as error:
             raise FtlabError(
                 f"The runs folder '{runs_folder}' cannot be written ({error.strerror}); "
@@ -359,7 +358,7 @@ def enqueue_sweep(
 
 
 def _write(specs: Sequence[RunSpec], runs_folder: Path, left_out: Mapping[str, str]) -> None:
-    """Makes the run directories: all, or none, and those of others are left alone."""
+    """Creates all the run directories, or none; directories of other processes are not touched."""
     made: list[Path] = []
     try:
         for spec in specs:
@@ -368,21 +367,21 @@ def _write(specs: Sequence[RunSpec], runs_folder: Path, left_out: Mapping[str, s
             directory.write_spec(spec, _ended(spec, left_out))
     except OSError as error:
         if isinstance(error, FileExistsError):
-            made.pop()  # it is somebody else's
+            made.pop()  # another process made it
         for path in made:
             shutil.rmtree(path, ignore_errors=True)
         raise
 
 
 def _ended(spec: RunSpec, left_out: Mapping[str, str]) -> RunResult | None:
-    """The result of a run that is never started; `None` for one that is."""
+    """The result of a run that will not be started, else `None`."""
     if spec.label not in left_out:
         return None
     return RunResult("not_applicable", left_out[spec.label], finished_at=spec.created_at)
 
 
 def _errors_in_file(task: TaskReference) -> list[FieldError]:
-    """What is wrong inside a file of the user's own; found before anything is queued."""
+    """The errors inside a user's data file."""
     if task.kind != "file":
         return []
     try:
@@ -393,7 +392,7 @@ def _errors_in_file(task: TaskReference) -> list[FieldError]:
 
 
 def requests_of(specs: Iterable[RunSpec]) -> list[SweepRequest]:
-    """As few sweeps as ask for exactly these runs, each once; base runs follow by themselves.
+    """Returns the fewest requests that give exactly these runs; base runs are added automatically.
 
     Runs of one sweep share model, task, settings, dtype policy and device, and each of its
     variants is run with each of its seeds.
@@ -423,7 +422,7 @@ def requests_of(specs: Iterable[RunSpec]) -> list[SweepRequest]:
 
 
 def same_for_all(spec: RunSpec) -> SweepRequest:
-    """What the run shares with all others of its sweep, as a request without variants."""
+    """Returns what all runs of the run's sweep share, as a request without variants."""
     return SweepRequest(
         model=spec.model,
         task=spec.task,
@@ -436,10 +435,10 @@ def same_for_all(spec: RunSpec) -> SweepRequest:
 
 
 def enqueue_again(specs: Sequence[RunSpec], runs_folder: Path) -> list[list[RunSpec]]:
-    """Queues the runs anew and gives the specs of each new sweep, base runs first.
+    """Queues the runs again and returns the specs of each new sweep, base runs first.
 
-    Raises `FtlabError` before anything is queued where a request is no longer valid, say because
-    its model or its file is gone; a file that was changed for the worse is found as its turn comes.
+    Raises `FtlabError` before anything is queued if a request is no longer valid, for example
+    because its model or file is gone. Errors inside a data file are found when its sweep is queued.
     """
     requests = requests_of(specs)
     if not requests:

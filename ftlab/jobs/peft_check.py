@@ -1,7 +1,7 @@
-"""Asks PEFT about configurations written by hand, in a process that ends with its answer.
+"""Checks hand-written PeftConfigs with PEFT, in a subprocess that exits after its answer.
 
-torch and PEFT are imported there (`ftlab.jobs.peft_check_worker`), which takes some seconds: the
-page asks when a request is launched or its field is left, never on every key.
+The subprocess (`ftlab.jobs.peft_check_worker`) imports torch and PEFT, which takes some seconds.
+The page therefore checks when a request is launched or the field loses focus, not on every key.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ftlab.models.resolve import local_folder
 from ftlab.records.spec import SweepRequest
 
 FIELD = "peft_json"
-"""The name of the field that holds configurations, for whoever shows what is wrong with it."""
+"""The name of the form field with the configurations, used in error messages."""
 
 MODULE = "ftlab.jobs.peft_check_worker"
 SECONDS, SECONDS_EACH = 60, 20
-"""How long the answer is waited for: the imports, and each configuration."""
+"""The timeout: for the imports, and for each configuration."""
 
 _ASKING = Lock()
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What PEFT says of one variant.
+    """PEFT's result for one variant.
 
-    `variant` has nothing in it that is at its default; `trainable` is how many parameters would
-    learn on the model (`None`: the model is not here, or it cannot be told); `error` is a sentence,
-    "" where nothing is wrong.
+    `variant` is without default values; `trainable` is the number of trainable parameters on the
+    model (`None`: the model is not local, or the number is not known); `error` is a sentence, or ""
+    if the configuration is valid.
     """
 
     variant: Variant
@@ -46,14 +46,14 @@ class Checked:
 
 
 def by_hand(variants: Sequence[Variant]) -> list[Variant]:
-    """Those whose PeftConfig was written by hand."""
+    """Returns the variants with a hand-written PeftConfig."""
     return [variant for variant in variants if variant.method == PEFT.id]
 
 
 def check_request(request: SweepRequest) -> tuple[SweepRequest, list[FieldError]]:
-    """The request with PEFT's word on its configurations by hand, and what is wrong with them.
+    """Returns the request with its PeftConfigs normalised by PEFT, and their errors.
 
-    Returns at once where it has none. Raises `FtlabError` if PEFT cannot be asked.
+    Returns at once if it has no PeftConfig. Raises `FtlabError` if the check cannot run.
     """
     asked = by_hand(request.variants)
     if not asked:
@@ -73,9 +73,9 @@ def check_request(request: SweepRequest) -> tuple[SweepRequest, list[FieldError]
 
 
 def check_variants(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
-    """PEFT's word on each of these variants, all by hand, under the settings of the request.
+    """Checks these variants, all with hand-written PeftConfigs, with the request's settings.
 
-    Answers of late are remembered. Raises `FtlabError` if PEFT cannot be asked.
+    Answers are cached. Raises `FtlabError` if the check cannot run.
     """
     problems = [validate_variant(variant) for variant in variants]
     sound = [variant for variant, wrong in zip(variants, problems, strict=True) if not wrong]
@@ -93,7 +93,7 @@ def _ask(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
         "folder": str(folder or ""),
         "policy": request.dtype_policy,
         "checkpointing": request.settings.gradient_checkpointing,
-        # Only AdaLoRA's ranks go by it: another number of steps is no new question for the rest.
+        # Only AdaLoRA's ranks depend on the steps; the others can use the cached answer.
         "steps": request.settings.steps if any('"ADALORA"' in text for text in texts) else 1,
     }
     configs = [
@@ -101,7 +101,7 @@ def _ask(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
         for text, variant in zip(texts, variants, strict=True)
     ]
     question = json.dumps({"where": where, "configs": configs}, sort_keys=True)
-    with _ASKING:  # the same question, asked twice at once, is answered once
+    with _ASKING:  # so that two callers with the same question run one check
         answers = json.loads(_answer(question, _changed_at(folder)))
     return [
         Checked(
@@ -114,13 +114,13 @@ def _ask(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
 
 
 def seconds_for(configs: int) -> int:
-    """How long the answer on so many configurations is waited for."""
+    """Returns the timeout for this number of configurations."""
     return SECONDS + SECONDS_EACH * configs
 
 
 @lru_cache(maxsize=64)
 def _answer(question: str, changed_at: int) -> str:
-    """The helper's answer; `changed_at` makes it a new question where the model was changed."""
+    """The worker's answer; `changed_at` is part of the cache key, for when the model changes."""
     seconds = seconds_for(len(json.loads(question)["configs"]))
     try:
         return answer_once(module_command(MODULE), question, seconds=seconds)

@@ -1,15 +1,14 @@
-"""Checks PeftConfigs against the real classes and on the chosen model, before a run is queued.
+"""Checks PeftConfigs with the PEFT classes and on the chosen model, before a run is queued.
 
 Run as: python -m ftlab.jobs.peft_check_worker < QUESTION.json
 
-The question is what `ftlab.jobs.peft_check` asks: configurations, and the model, precision and
-settings under which they are to be trained. The answer is a JSON list on stdout, one object a
-configuration: `config` (without what is at its default), `trainable` (`null`: not counted) and
-`error` ("" where nothing is wrong).
+The question comes from `ftlab.jobs.peft_check`: the configurations, and the model, precision and
+settings to train them with. The answer is a JSON list on stdout with one object per configuration:
+`config` (without default values), `trainable` (`null`: not counted) and `error` ("": valid).
 
-Each configuration is laid over the whole model on torch's meta device, which has no weights, to
-find layers that are not there and to count; then over a model of its first layers with random
-weights, which is trained for one step, saved, and made to answer.
+Each configuration is applied to the whole model on torch's meta device (no weights), to find
+missing layers and count parameters. It is then applied to a model of the first layers with random
+weights, which is trained for one step, saved, and generates text.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from ftlab.jobs.peft_check import seconds_for
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 
 TRIAL_PARAMETERS = 150_000_000
-"""The most parameters that the model of a trial may have; 600 MB in fp32."""
+"""The most parameters of the trial model; 600 MB in fp32."""
 
 SPARE_MEMORY = 4 << 30
-"""What the check may take beyond what its imports took: a rank of a million ends here."""
+"""The memory limit in bytes on top of the imports; stops, for example, a rank of a million."""
 
 _TRIAL_VOCABULARY = 256
 _NEEDS_VOCABULARY = (
@@ -45,7 +44,7 @@ _NAMES_LAYERS = ("layers_to_transform", "layers_pattern", "adapter_layers", "tar
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where the configurations are to be trained. `folder` holds the model, "": it is not here."""
+    """How the configurations will be trained. `folder` is the model's, "" if it is not local."""
 
     folder: str
     policy: Any
@@ -62,9 +61,9 @@ class Answer:
 
 def main() -> int:
     answer_file = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # libraries print as they like
+    os.dup2(2, 1)  # libraries may print to stdout
     question = json.load(sys.stdin)
-    Watchdog().expect(2 * seconds_for(len(question["configs"])))  # whoever asked gives up before
+    Watchdog().expect(2 * seconds_for(len(question["configs"])))  # the caller times out earlier
     prepare_for_libraries("cpu")
     os.environ["HF_HUB_OFFLINE"] = "1"
     with lasting_imports():
@@ -84,7 +83,7 @@ def main() -> int:
 
 
 def check(text: str, base: Any, where: Circumstances) -> Answer:
-    """What is wrong with one canonical configuration on a base in that precision."""
+    """Checks one canonical configuration on a base in that precision."""
     from ftlab.methods.spec import RunPlan
     from ftlab.training.peft_config_fields import checked_config
 
@@ -115,9 +114,9 @@ def _kind(text: str) -> str:
 
 
 def _limit_memory() -> None:
-    """Lets a size beyond all bounds fail at once, and not the machine with it."""
+    """Makes an extreme allocation fail at once, before the machine runs out of memory."""
     data = status_bytes("VmData")
-    if data is None:  # no Linux
+    if data is None:  # not Linux
         return
     import resource
 
@@ -127,9 +126,9 @@ def _limit_memory() -> None:
 
 
 def _lay_over_whole_model(config: Any, folder: str) -> int | None:
-    """How many parameters would learn; `None` where that cannot be found without weights.
+    """Returns the number of trainable parameters; `None` if it cannot be found without weights.
 
-    Raises `FtlabError` for what PEFT refuses: layers that are not there, blocks that do not divide.
+    Raises `FtlabError` for what PEFT rejects: missing layers, block sizes that do not divide.
     """
     import copy
 
@@ -158,21 +157,21 @@ def _lay_over_whole_model(config: Any, folder: str) -> int | None:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:
-        traceback.print_exc()  # some start from the weights, which are not there
+        traceback.print_exc()  # some methods initialise from the weights, which are missing
         return None
 
 
 def _try_training(text: str, base: Any, where: Circumstances, plan: Any) -> None:
-    """One step on a small model of the same layers. Raises `FtlabError` if that does not work."""
+    """Trains one step on a small model of the same layers. Raises `FtlabError` if that fails."""
     given = json.loads(text)
     if any(given.get(name) is not None for name in _NAMES_LAYERS):
-        return  # the small model has too few layers to tell
+        return  # the small model has too few layers for this check
     with tempfile.TemporaryDirectory() as scratch:
         try:
             model = _small_model(given, base, where, Path(scratch) / "model")
         except (FtlabError, ValueError, KeyError, OSError, RuntimeError, AttributeError):
             traceback.print_exc()
-            return  # not a model of which a part can be made
+            return  # this model cannot be built with fewer layers
         if model is None:
             return
         try:
@@ -191,7 +190,7 @@ def _try_training(text: str, base: Any, where: Circumstances, plan: Any) -> None
 
 
 def _small_model(given: dict[str, Any], base: Any, where: Circumstances, folder: Path) -> Any:
-    """The model's first layers with random weights, loaded as a run loads it; `None`: too large."""
+    """The model's first layers with random weights, loaded as in a run; `None`: too large."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,9 +1,9 @@
-"""The unit of work: one run in a process of its own.
+"""The worker: executes one run in its own process.
 
 Run as: python -m ftlab.jobs.run_worker RUN_DIR
 
-Everything that the run finds goes to its directory. The process ends with status 0 if the run is
-done, 1 if it is not (the reason is in result.json), 2 if the directory cannot be run at all.
+All results are written to the run's directory. The exit status is 0 if the run is done, 1 if not
+(the reason is in result.json), and 2 if the directory cannot be run at all.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult | None:
-    """Fetches a model of the Hub that is not here yet; the run's result where that fails.
+    """Downloads a Hub model that is not local yet; returns the run's result if that fails.
 
-    It comes before the device is asked for, which others use meanwhile, and before torch: neither
-    its time nor its memory is part of what is measured.
+    It runs before the device lock, so other runs can use the device, and before the import of
+    torch. The run's measurements therefore include neither its time nor its memory.
     """
     from ftlab.models.resolve import resolve_model
 
@@ -109,7 +109,7 @@ def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult 
 def _wait_for_device(
     spec: RunSpec, directory: RunDirectory, report: Any, earlier: Earlier | None
 ) -> RunResult:
-    """Does the run when the device is free."""
+    """Executes the run when the device is free."""
     waiting = DeviceLock(spec.device)
     if not waiting.try_acquire():
         report({"event": "phase", "phase": "wait"})
@@ -123,7 +123,7 @@ def _wait_for_device(
 def _run(
     spec: RunSpec, directory: RunDirectory, report: Any, began: float, earlier: Earlier | None
 ) -> RunResult:
-    """Does the run; whatever happens comes back as a result, its traceback goes to the log."""
+    """Executes the run; every error becomes a result, with its traceback in the log."""
     with lasting_imports():
         from ftlab.prediction.of_run import with_prediction, with_remedies
         from ftlab.training import memory_limit
@@ -150,13 +150,13 @@ def _run(
         )
         result = record.result(*explain(error, phase, at_limit))
     memory_limit.let_go()
-    if result.status == "out_of_memory" and phase:  # else it says what is missing already
+    if result.status == "out_of_memory" and phase:  # otherwise the reason already has advice
         result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest)
 
 
 def _reporter(file: LineWriter, elapsed: float) -> Any:
-    began = time.monotonic() - elapsed  # what has gone by since, also where the clock is set
+    began = time.monotonic() - elapsed  # monotonic: changes of the system clock have no effect
 
     def report(event: dict[str, Any]) -> None:
         elapsed = time.monotonic() - began
@@ -166,7 +166,7 @@ def _reporter(file: LineWriter, elapsed: float) -> Any:
 
 
 def _log_to(file: Path) -> None:
-    """Sends stdout and stderr of this process, and of what it starts, straight to the file."""
+    """Redirects stdout and stderr of this process and its children to the file."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -174,12 +174,12 @@ def _log_to(file: Path) -> None:
 
 
 def _set_environment(spec: RunSpec, runs_folder: Path) -> None:
-    """What libraries read when they are imported, so it must come before them."""
+    """Sets variables that libraries read on import; must be called before these imports."""
     prepare_for_libraries(spec.device)
     if "trackio" in spec.settings.report_to:
         os.environ.setdefault("TRACKIO_DIR", str(trackio_folder(runs_folder)))
     if not needs_hub(spec):
-        os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+        os.environ["HF_HUB_OFFLINE"] = "1"  # else saving an adapter queries the Hub
 
 
 if __name__ == "__main__":

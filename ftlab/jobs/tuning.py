@@ -1,8 +1,8 @@
-"""Tuning a learning rate: a ladder of runs, and the rate that is suggested.
+"""Tuning of a learning rate: a ladder (series of rates), one run per rate, and a suggestion.
 
-The rule: of the rates whose runs are all done, the lowest mean loss on the tuning split after the
-last step. Every rate within noise of it is as good, and the smallest of them is taken: a smaller
-rate is the safer one in a longer run.
+The rule: among the rates whose runs are all done, find the lowest mean loss on the tuning split
+after the last step. Rates within noise of it count as equal, and the smallest of these is
+suggested, because a smaller rate is safer in a longer run.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ftlab.records.store import Run
 from ftlab.settings.training import HIGHEST_RATE, TrainingSettings
 
 SPACING = 3.0
-"""How many times the rate below it a rate is, unless both ends are given."""
+"""The factor between neighbouring rates, unless both ends are given."""
 
 MOST_POINTS = 20
 
 
 def around(rate: float, points: int = 3, spacing: float = SPACING) -> tuple[float, ...]:
-    """So many rates with `rate` in the middle, or just below it where they are even in number."""
+    """Returns `points` rates around `rate`; if `points` is even, one more above than below."""
     below = (points - 1) // 2
     rates = [rate * spacing ** (i - below) for i in range(_checked(points))]
     return tuple(two_digits(rate) for rate in rates if two_digits(rate) <= HIGHEST_RATE)
 
 
 def between(low: float, high: float, points: int) -> tuple[float, ...]:
-    """So many rates from `low` to `high`, each the same multiple of the one below it."""
+    """Returns `points` rates from `low` to `high`, spaced geometrically."""
     if not 0 < low < high <= HIGHEST_RATE:
         raise FtlabError(
             f"A ladder from {low:g} to {high:g} cannot be made; the first rate must lie above 0 "
@@ -55,7 +55,7 @@ def between(low: float, high: float, points: int) -> tuple[float, ...]:
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
-    """Reads "1e-4,1e-3"; sorted, each once. Raises `FtlabError` for what is no learning rate."""
+    """Parses "1e-4,1e-3" to sorted, unique rates; raises `FtlabError` for invalid rates."""
     try:
         rates = sorted({float(part) for part in text.split(",") if part.strip()})
     except ValueError:
@@ -67,9 +67,9 @@ def parse_rates(text: str) -> tuple[float, ...]:
 
 
 def beyond(rates: Sequence[float], up: bool) -> float | None:
-    """The next rate beyond an end of the sorted ladder, as far as its neighbour is from that end.
+    """Returns the next rate beyond an end of the sorted ladder, with the spacing at that end.
 
-    `None` where it would be higher than any may be. A ladder of one rate goes on by `SPACING`.
+    Returns `None` above `HIGHEST_RATE`. A ladder of one rate is extended by `SPACING`.
     """
     end, neighbour = (rates[-1], rates[-2:][0]) if up else (rates[0], rates[:2][-1])
     factor = end / neighbour
@@ -86,16 +86,19 @@ def _checked(points: int) -> int:
 
 
 NOISE = 0.01
-"""Share of the lowest loss within which another loss is no worse, whatever the examples say."""
+"""Another loss within this share of the lowest loss counts as equal, without a paired test."""
 
 EXTENSIONS = 2
-"""A ladder whose suggestion lies at its end goes on by one rate, so many times at most."""
+"""A ladder whose suggestion is at its end is extended by one rate, at most this many times."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One rate. `losses` are in nats a token, one a seed; `examples` each example's own, means of
-    the seeds. `status` is "done" where every seed's run is, else the worst of them."""
+    """One rate of a ladder; its `losses` are in nats per token, one per seed.
+
+    `examples` are the mean losses per example over the seeds. `status` is "done" if all runs are
+    done, else the worst status.
+    """
 
     rate: float
     status: Status = "done"
@@ -104,20 +107,20 @@ class Point:
 
     @property
     def loss(self) -> float | None:
-        """The mean of the seeds; `None` where a run is not done."""
+        """The mean over the seeds; `None` if a run is not done."""
         return fmean(self.losses) if self.status == "done" and self.losses else None
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """`rate` is `None` where no rate can be suggested; `reason` says why in a sentence."""
+    """`rate` is `None` if no rate can be suggested; `reason` explains the choice in a sentence."""
 
     rate: float | None
     reason: str
 
 
 def suggest(points: Sequence[Point]) -> Suggestion:
-    """The rate to take of a sorted ladder."""
+    """Suggests a rate from a sorted ladder."""
     done = [point for point in points if point.loss is not None]
     if not done:
         return Suggestion(None, _nothing(points))
@@ -138,8 +141,9 @@ def suggest(points: Sequence[Point]) -> Suggestion:
 
 
 def extension(points: Sequence[Point]) -> float | None:
-    """The rate to try next: beyond the end at which the suggestion lies, or below rates that all
-    diverged; `None` where there is no need."""
+    """Returns the rate to try next; `None` if there is no need.
+
+    It lies beyond the end with the suggestion, or below the ladder if all rates diverged."""
     rates = [point.rate for point in points]
     rate = suggest(points).rate
     if rate is None:
@@ -150,18 +154,16 @@ def extension(points: Sequence[Point]) -> float | None:
 
 
 def _end(points: Sequence[Point], rate: float) -> str:
-    """ "lowest" or "highest" where the rate is that of the ladder, "" inside it."""
+    """ "lowest" or "highest" if the rate is at that end of the ladder, else ""."""
     if rate == points[0].rate:
         return "lowest"
     return "highest" if rate == points[-1].rate else ""
 
 
 def _within_noise(point: Point, best: Point) -> bool:
-    """Whether the loss is too close to the best to be called worse.
+    """Whether the loss is within `NOISE` of the best, or the difference is not significant.
 
-    Too close: by `NOISE`, or the 95 % interval of the difference, a bootstrap paired by example,
-    holds zero.
-    """
+    Not significant: its 95 % interval (bootstrap, paired by example) contains zero."""
     if _loss(point) - _loss(best) <= NOISE * _loss(best):
         return True
     if len(point.examples) != len(best.examples) or len(best.examples) < 2:
@@ -185,8 +187,10 @@ def _nothing(points: Sequence[Point]) -> str:
 
 @dataclass(frozen=True)
 class Tuned:
-    """One variant over learning rates. `variant` has none of its own; `points` go from the lowest
-    rate up. `base_loss` is the untouched model's on the same examples, in nats a token."""
+    """The ladder of one variant, with `points` sorted by rate; `variant` itself has no rate.
+
+    `base_loss` is the base model's loss on the same examples, in nats per token.
+    """
 
     variant: Variant
     points: tuple[Point, ...]
@@ -199,13 +203,13 @@ class Tuned:
 
     @property
     def default(self) -> float:
-        """The rate that the method starts from on the runs' model."""
+        """The method's default rate on the runs' model."""
         size = size_of_model(self.runs[0].spec.model)
         return self.variant.spec.rate_for(size or TUNED_ON)
 
     @property
     def reasons(self) -> list[str]:
-        """Why runs are not done, each reason once."""
+        """The unique reasons of runs that are not done."""
         return list(dict.fromkeys(run.reason for run in self.runs if run.reason))
 
     def to_json(self) -> dict[str, Any]:
@@ -233,13 +237,13 @@ class Tuned:
 
 
 def tuned_of(runs: Sequence[Run]) -> Tuned | None:
-    """The ladder of one sweep's runs; `None` where they are no ladder of one variant."""
+    """Returns the ladder of one sweep's runs; `None` if they have not exactly one variant."""
     ladders = ladders_of(runs)
     return ladders[0] if len(ladders) == 1 else None
 
 
 def ladders_of(runs: Sequence[Run]) -> list[Tuned]:
-    """The runs of one sweep by variant, whatever their rates, in the order of the queue."""
+    """Groups the runs of one sweep by variant without its rate, in queue order."""
     variants: dict[str, list[Run]] = {}
     for run in runs:
         if run.spec.variant is not None:
@@ -248,7 +252,6 @@ def ladders_of(runs: Sequence[Run]) -> list[Tuned]:
 
 
 def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
-    """Those runs of the sweep as a ladder."""
     rates = sorted({run.spec.learning_rate for run in own if run.spec.learning_rate})
     bases = [
         run.result.measures.eval_loss_before
@@ -270,7 +273,7 @@ def _same_base(base: Run, run: Run) -> bool:
 
 
 def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
-    """The newest ladder of each variant, model and task that was measured on the tuning split."""
+    """Returns the newest ladder of each variant, model and task measured on the tuning split."""
     sweeps: dict[str, list[Run]] = {}
     for run in runs:
         if run.spec.settings.eval_split == "tuning" and run.status not in OPEN:
@@ -300,7 +303,7 @@ def _worst(undone: Sequence[Status]) -> Status:
 
 
 def _examples(runs: Sequence[Run]) -> tuple[float, ...]:
-    """Each example's loss, mean of the runs; empty where one of them lacks it."""
+    """Each example's mean loss over the runs; empty if a run has no such losses."""
     each: list[list[float]] = []
     for run in runs:
         try:
@@ -315,27 +318,24 @@ def _examples(runs: Sequence[Run]) -> tuple[float, ...]:
 
 
 POINTS = 3
-"""Rates of a ladder, unless somebody asks for more."""
+"""The default number of rates in a ladder."""
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """A variant, and the rates that it is to be trained at."""
+    """A variant, and the learning rates to train it with."""
 
     variant: Variant
     rates: tuple[float, ...]
 
 
 def starting_ladder(variant: Variant, size: ModelSize, points: int = POINTS) -> Ladder:
-    """So many rates around the method's own for a model of that size.
-
-    Raises `FtlabError` for a number of rates that makes no sense.
-    """
+    """Returns `points` rates around the method's default for that size; may raise `FtlabError`."""
     return Ladder(variant, around(variant.spec.rate_for(size), points))
 
 
 def tuning_settings(settings: TrainingSettings) -> TrainingSettings:
-    """The settings for runs of a ladder: the loss on tuning examples is all that is measured."""
+    """Returns the settings for runs of a ladder: they measure only the loss on tuning examples."""
     return replace(
         settings,
         learning_rate=None,
@@ -347,7 +347,7 @@ def tuning_settings(settings: TrainingSettings) -> TrainingSettings:
 
 
 def ladder_request(request: SweepRequest, ladders: Iterable[Ladder]) -> SweepRequest:
-    """The request with each variant of the ladders at each of its rates in place of its own."""
+    """Returns the request with the ladders' variants, each at each of its rates."""
     rungs = [
         replace(ladder.variant, learning_rate=rate) for ladder in ladders for rate in ladder.rates
     ]
@@ -362,12 +362,12 @@ def enqueue_ladders(
 ) -> list[RunSpec]:
     """Queues the ladders as one sweep, or as more runs of the sweep `onto`.
 
-    Raises as `enqueue_sweep`.
+    Raises the errors of `enqueue_sweep`.
     """
     return enqueue_sweep(ladder_request(request, ladders), runs_folder, onto=onto)
 
 
 def further_ladders(tuned: Iterable[Tuned]) -> list[Ladder]:
-    """One more rate for each ladder whose best rate is at its end, or whose runs all diverged."""
+    """Returns one more rate for each ladder whose best rate is at its end, or that diverged."""
     found = [(ladder.variant, extension(ladder.points)) for ladder in tuned]
     return [Ladder(variant, (rate,)) for variant, rate in found if rate is not None]

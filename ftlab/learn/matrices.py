@@ -1,13 +1,12 @@
-"""Weight matrices of a base and of its fine-tunings, read and compared by numpy alone.
+"""Reads and compares weight matrices of a base and its fine-tunings, with numpy only.
 
 Hu et al. 2021 (arXiv 2106.09685): a frozen W of shape (out, in) becomes W + s·B·A, with A of (r,
 in), B of (out, r) and s = alpha / r, or alpha / sqrt(r) in rsLoRA (arXiv 2312.03732).
 
-Of all matrices of rank r none is nearer to a given one, by the Frobenius norm, than the first r
-terms of its singular value decomposition (Eckart & Young 1936, doi:10.1007/BF02288367).
+The first r terms of a matrix's singular value decomposition are its best approximation of rank r in
+the Frobenius norm (Eckart & Young 1936, doi:10.1007/BF02288367).
 
-numpy has no bfloat16, but a bfloat16 number is the upper half of the float32 with the same value,
-so its bits moved up by 16 are that float32.
+numpy has no bfloat16. Its bits, shifted left by 16, are those of the float32 with the same value.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LowRank:
-    """The first terms of the SVD of an m x n matrix, and all its min(m, n) singular values.
+    """The first k terms of the SVD of an m x n matrix, and all its min(m, n) singular values.
 
-    `left` is m x k, `right` is k x n; `values` are in falling order.
+    `left` is m x k, `right` is k x n; `values` are in descending order.
     """
 
     left: Matrix
@@ -53,28 +52,28 @@ class LowRank:
 
     @property
     def top(self) -> int:
-        """The largest rank that can be asked for."""
+        """The largest available rank."""
         return self.left.shape[1]
 
     def factors(self, rank: int) -> tuple[Matrix, Matrix]:
-        """B (m x rank) and A (rank x n); the singular values are shared equally by both."""
+        """B (m x rank) and A (rank x n); each contains the square roots of the singular values."""
         root = np.sqrt(self.values[:rank]).astype(np.float32)
         return self.left[:, :rank] * root, root[:, None] * self.right[:rank]
 
     def product(self, rank: int) -> Matrix:
-        """B·A (m x n), the nearest matrix of that rank."""
+        """B·A (m x n), the best approximation of that rank."""
         b, a = self.factors(rank)
         return b @ a
 
 
 def decompose(matrix: Matrix, top: int | None = None) -> LowRank:
-    """The SVD of a matrix with its first `top` terms kept (`None`: all)."""
+    """Computes the SVD of a matrix and keeps its first `top` terms (`None`: all)."""
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     return LowRank(left[:, :top].copy(), values.astype(np.float64), right[:top].copy())
 
 
 def energies(values: Values) -> Values:
-    """Share of the squared Frobenius norm that each singular value has; all 0 for a zero matrix."""
+    """Each singular value's share of the squared Frobenius norm; all 0 for a zero matrix."""
     squares = np.square(values, dtype=np.float64)
     total = float(squares.sum())
     return squares / total if total > 0 else np.zeros_like(squares)
@@ -88,13 +87,13 @@ def kept(values: Values, rank: int) -> float:
 def missed(values: Values, rank: int) -> float:
     """Relative error of the best approximation of that rank: ‖X − B·A‖ / ‖X‖, Frobenius norms.
 
-    By Eckart & Young the root of the sum of the squared singular values that are left out.
+    By Eckart & Young ‖X − B·A‖ is the root of the sum of the squared omitted singular values.
     """
     return float(np.sqrt(energies(values)[rank:].sum()))
 
 
 def rank_for(values: Values, share: float) -> int:
-    """How many terms hold that share (0 to 1) of the energy; 0 for a zero matrix."""
+    """The smallest number of terms with that share (0 to 1) of the energy; 0 for a zero matrix."""
     if not values.any():
         return 0
     reached = np.cumsum(energies(values)) >= share * (1 - 1e-9)
@@ -102,9 +101,9 @@ def rank_for(values: Values, share: float) -> int:
 
 
 def effective_rank(values: Values) -> float:
-    """How many directions a matrix uses, as a number between 1 and its rank; 0 for a zero matrix.
+    """The effective rank of a matrix, a number between 1 and its rank; 0 for a zero matrix.
 
-    e to the entropy of the singular values divided by their sum (Roy & Vetterli 2007, "The
+    exp of the entropy of the singular values divided by their sum (Roy & Vetterli 2007, "The
     effective rank", EUSIPCO).
     """
     total = float(values.sum())
@@ -115,7 +114,7 @@ def effective_rank(values: Values) -> float:
 
 
 def product_values(b: Matrix, a: Matrix) -> Values:
-    """Singular values of B·A (m x r times r x n) from its r x r core; m x n is never formed.
+    """Singular values of B·A (m x r times r x n), computed without forming the m x n product.
 
     B = Q₁R₁ and Aᵀ = Q₂R₂ with orthonormal Q, so B·A has the singular values of R₁R₂ᵀ.
     """
@@ -125,7 +124,7 @@ def product_values(b: Matrix, a: Matrix) -> Values:
 
 
 def stored(shape: tuple[int, int], rank: int) -> int:
-    """Numbers in B and A of an m x n matrix: r(m + n)."""
+    """Count of numbers in B and A of an m x n matrix: r(m + n)."""
     return rank * sum(shape)
 
 
@@ -134,7 +133,7 @@ _STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: its numbers begin at byte `offset` of the file."""
+    """A tensor's location: its data begins at byte `offset` of the file."""
 
     path: Path
     dtype: str
@@ -144,7 +143,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of one file or of all shards of a model; none is read before it is asked for."""
+    """The tensors of one file or of all shards of a model; each is read only on request."""
 
     place: Path
     entries: Mapping[str, Entry]
@@ -154,7 +153,7 @@ class Tensors:
         return tuple(self.entries)
 
     def entry(self, name: str) -> Entry:
-        """Raises `FtlabError` with some of the names there are for an unknown one."""
+        """Returns a tensor's entry; raises `FtlabError` with some known names if it is unknown."""
         if name not in self.entries:
             some = ", ".join(list(self.entries)[:3])
             raise FtlabError(
@@ -167,11 +166,11 @@ class Tensors:
         return self.entry(name).shape
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The whole tensor, a copy. Raises `FtlabError` if it is not of F32, F16 or BF16."""
+        """Returns a copy of the whole tensor; raises `FtlabError` if not F32, F16 or BF16."""
         return _to_float32(self._mapped(name))
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to `stop` (left out) of the tensor; no others are read from the disk."""
+        """Returns rows `start` to `stop` (exclusive); reads only these rows from the disk."""
         return _to_float32(self._mapped(name)[start:stop])
 
     def _mapped(self, name: str) -> NDArray[np.generic]:
@@ -183,7 +182,7 @@ class Tensors:
             )
         dtype = np.dtype(_STORED[entry.dtype])
         if 0 in entry.shape:
-            return np.zeros(entry.shape, dtype)  # nothing that could be mapped
+            return np.zeros(entry.shape, dtype)  # an empty tensor cannot be mapped
         try:
             return np.memmap(entry.path, dtype, "r", entry.offset, entry.shape)
         except (OSError, ValueError) as error:
@@ -191,9 +190,9 @@ class Tensors:
 
 
 def open_tensors(place: Path) -> Tensors:
-    """The tensors of a .safetensors file, or of all those in a folder.
+    """Opens the tensors of a .safetensors file, or of all such files in a folder.
 
-    Raises `FtlabError` if there are none, or a file is no whole safetensors file.
+    Raises `FtlabError` if there are none, or a file is not a complete safetensors file.
     """
     files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
     if not files:
@@ -241,7 +240,7 @@ _NOT_PLAIN = (
     "use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out",
     "alora_invocation_tokens", "monteclora_config", "velora_config",
 )  # fmt: skip
-"""Settings of PEFT's LoraConfig under which the change is more, or other, than s·B·A."""
+"""Settings of PEFT's LoraConfig with which the change is not just s·B·A."""
 
 
 @dataclass(frozen=True)
@@ -263,14 +262,14 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class Lora:
-    """`weights` are the base's tensors that it changes, "model.layers.0.mlp.up_proj.weight"."""
+    """A LoRA; `weights` names the base's changed tensors: "model.layers.0.mlp.up_proj.weight"."""
 
     tensors: Tensors
     config: Mapping[str, Any]
     weights: tuple[str, ...]
 
     def pair(self, weight: str) -> LoraPair:
-        """Raises `FtlabError` if the adapter leaves that tensor alone, or the shapes do not fit."""
+        """Reads B and A of a tensor; raises `FtlabError` if missing or if shapes do not match."""
         module = weight.removesuffix(".weight")
         down = self.tensors.read(f"{_PREFIX}{module}{_DOWN}")
         up = self.tensors.read(f"{_PREFIX}{module}{_UP}")
@@ -283,7 +282,7 @@ class Lora:
 
 
 def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """s of the module. Raises `FtlabError` if the configuration's alpha is no number."""
+    """Returns s of the module; raises `FtlabError` if the configured alpha is not a number."""
     alpha = _alpha(module, config)
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise FtlabError(
@@ -294,10 +293,10 @@ def scale_of(module: str, rank: int, config: Mapping[str, Any]) -> float:
 
 
 def open_lora(folder: Path) -> Lora:
-    """The LoRA in PEFT's own files in the folder.
+    """Opens the LoRA in the folder (PEFT's file format).
 
-    Raises `FtlabError` for another kind of adapter, a variant that is more than s·B·A, or files
-    that are missing or broken.
+    Raises `FtlabError` for another kind of adapter, a variant whose change is not s·B·A, or files
+    that are missing or damaged.
     """
     try:
         data = (folder / CONFIG_FILE).read_bytes()
@@ -326,10 +325,10 @@ def open_lora(folder: Path) -> Lora:
 
 
 def _alpha(module: str, config: Mapping[str, Any]) -> Any:
-    """The first entry of `alpha_pattern` that ends the module's name, as PEFT looks it up.
+    """The first value of `alpha_pattern` whose key matches the end of the name, as in PEFT.
 
-    PEFT reads keys as regular expressions. One of a stranger's adapter can take Python for ever, so
-    here a key is a plain name; raises `FtlabError` for any other.
+    PEFT treats keys as regular expressions. An untrusted one can keep Python busy for ever, so
+    only plain names are accepted here; raises `FtlabError` for any other key.
     """
     pattern = config.get("alpha_pattern")
     for key, value in (pattern if isinstance(pattern, dict) else {}).items():
@@ -346,7 +345,7 @@ def _alpha(module: str, config: Mapping[str, Any]) -> Any:
 _LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks|layer)\.(\d+)\.(.+)")
 
 OUTSIDE = -1
-"""The layer of a matrix that stands outside the layers, such as the one before the vocabulary."""
+"""The layer number of a matrix that belongs to no layer, such as the output head."""
 
 
 @dataclass(frozen=True)
@@ -369,13 +368,13 @@ class MatrixChange:
 
     @property
     def part(self) -> str:
-        """What it is within its layer, as in "q_proj"."""
+        """Its name within the layer, such as "q_proj"."""
         match = _LAYER.fullmatch(self.module)
         return (match[2] if match else self.module).rpartition(".")[2]
 
     @property
     def name(self) -> str:
-        """Short, as in "layers.12.q_proj"."""
+        """A short name such as "layers.12.q_proj"."""
         return self.part if self.layer == OUTSIDE else f"layers.{self.layer}.{self.part}"
 
     @property
@@ -389,15 +388,16 @@ class MatrixChange:
 
     @property
     def numbers(self) -> int:
-        """Numbers in B and A."""
+        """Count of numbers in B and A."""
         return stored(self.shape, self.rank)
 
 
 @dataclass(frozen=True)
 class AdapterChange:
-    """The matrices that an adapter changes, layer by layer; `number_bytes` is what one number of
-    its file takes. Of two matrices that a layer calls the same (attention and cross-attention) the
-    second is among the `left_out`."""
+    """The matrices that an adapter changes, by layer.
+
+    `number_bytes` is the size of one number in its file. If two matrices of a layer have the same
+    name (attention and cross-attention), the second is omitted and counted in `left_out`."""
 
     matrices: tuple[MatrixChange, ...]
     number_bytes: int = 4
@@ -405,7 +405,7 @@ class AdapterChange:
     rank_stabilised: bool = False
 
     def find(self, layer: int, part: str) -> MatrixChange:
-        """The matrix of that name in that layer; else another of the layer; else the first."""
+        """Returns that part of that layer; else the layer's first matrix; else the first of all."""
         same_layer = [m for m in self.matrices if m.layer == layer]
         named = [m for m in same_layer if m.part == part]
         return (named or same_layer or list(self.matrices))[0]
@@ -419,9 +419,9 @@ class AdapterChange:
 
 
 def read_adapter(folder: Path) -> AdapterChange:
-    """The change of every matrix that the adapter in that folder lays something over.
+    """Reads the change of every matrix that the adapter in that folder changes.
 
-    Raises `FtlabError` if it is no LoRA, or a file of it is missing or broken.
+    Raises `FtlabError` if it is not a LoRA, or a file is missing or damaged.
     """
     lora = open_lora(folder)
     matrices = [_matrix(lora, weight) for weight in lora.weights]
@@ -454,22 +454,22 @@ def _matrix(lora: Lora, weight: str) -> MatrixChange:
 
 
 MAX_SIDE = 2048
-"""The SVD takes the cube of the shorter side: above this it would be waited for."""
+"""Maximum shorter side. The SVD's time grows with its cube; larger matrices would be too slow."""
 
 
 @dataclass(frozen=True)
 class FullChange:
-    """All singular values of the change, in falling order; `bits` of a number in the tuned file."""
+    """All singular values of the change, descending; `bits` per number in the tuned file."""
 
     values: Values
     bits: int
 
 
 def full_change(base: Path, tuned: Path, module: str) -> FullChange:
-    """tuned − base for the weight of one module, taken apart.
+    """Computes the singular values of tuned − base for the weight of one module.
 
     `base` and `tuned` are folders of safetensors. Only that matrix is read, by memory map. Raises
-    `FtlabError` if one of them lacks it, they differ in shape, or it is too large to take apart.
+    `FtlabError` if it is missing in one of them, the shapes differ, or it is too large for an SVD.
     """
     name = f"{module}.weight"
     before, after = open_tensors(base), open_tensors(tuned)
@@ -498,14 +498,14 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(f"{side:,}" for side in shape)
 
 
-_AT_ONCE = 2**20  # numbers of a tensor that are held as float32 at a time
+_AT_ONCE = 2**20  # numbers of a tensor that are in memory as float32 at a time
 _DECODER_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-_EIGHT_BIT = 1 + 4 / 256  # bitsandbytes: a byte each, and one float32 for every 256 of them
+_EIGHT_BIT = 1 + 4 / 256  # bitsandbytes: one byte per number, and one float32 per 256 numbers
 
 
 @dataclass(frozen=True)
 class TrainingBytes:
-    """Bytes held for each weight that learns, from forward pass to the optimizer's step."""
+    """Bytes in memory for each trainable weight, from forward pass to the optimizer's step."""
 
     weight: float
     gradient: float
@@ -520,11 +520,11 @@ class TrainingBytes:
 def training_bytes(
     policy: DtypePolicy, optimizer: Optimizer = "adamw", adapter: bool = False
 ) -> TrainingBytes:
-    """By the dtype policy: weight, gradient and AdamW's two moments (arXiv 1711.05101).
+    """Bytes by dtype policy: weight, gradient and AdamW's two moments (arXiv 1711.05101).
 
-    Weights that learn are bf16 only in full fine-tuning under `bf16`; adapters always have fp32
-    masters. A gradient has its weight's type, and so have torch's moments; 8-bit AdamW (arXiv
-    2110.02861) holds a moment in a byte plus its share of a block's scale.
+    Trainable weights are bf16 only in full fine-tuning under `bf16`; adapters always have fp32
+    masters. Gradients and torch's moments have the weight's dtype. 8-bit AdamW (arXiv 2110.02861)
+    stores a moment in one byte plus its share of a block's scale.
     """
     size = 2.0 if policy == "bf16" and not adapter else 4.0
     moment = size if optimizer == "adamw" else _EIGHT_BIT
@@ -532,11 +532,11 @@ def training_bytes(
 
 
 def tensor_changes(base: Tensors, tuned: Tensors) -> pd.DataFrame:
-    """One row a tensor: `tensor`, `layer` (NaN: none), `numbers`, `changed`, `moved`, `size`.
+    """One row per tensor: `tensor`, `layer` (NaN: none), `numbers`, `changed`, `moved`, `size`.
 
-    `changed` counts the numbers that differ at all as they are stored; `moved` and `size` are the
-    squared Frobenius norms of the change and of the base's tensor. Never more than a few MB of a
-    tensor are held. Raises `FtlabError` if the two are not of one shape.
+    `changed` counts the stored numbers that differ at all; `moved` and `size` are the squared
+    Frobenius norms of the change and of the base's tensor. At most a few MB of a tensor are in
+    memory. Raises `FtlabError` if the shapes differ or there is no common tensor.
     """
     shared = [name for name in base.names if name in tuned.entries]
     if not shared:
@@ -562,10 +562,10 @@ def tensor_changes(base: Tensors, tuned: Tensors) -> pd.DataFrame:
 
 
 def layer_changes(tensors: pd.DataFrame) -> pd.DataFrame:
-    """One row a part of the model, first to last: `part`, `numbers`, `share`, `relative`.
+    """One row per part of the model, first to last: `part`, `numbers`, `share`, `relative`.
 
-    `share` of the numbers changed at all; `relative` is the Frobenius norm of the change over that
-    of the base. Parts are the embeddings, every layer, and what stands outside of them.
+    `share` is the share of numbers that changed at all; `relative` is the Frobenius norm of the
+    change divided by that of the base. Parts: the embeddings, every layer, and all other tensors.
     """
     outside = np.where(tensors["tensor"].str.contains("embed|wte|wpe"), -1.0, np.inf)
     place = tensors["layer"].where(tensors["layer"].notna(), pd.Series(outside, tensors.index))
@@ -608,9 +608,9 @@ _MATRIX = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+_proj)\.weig
 
 
 def base_folder(model: str) -> Path:
-    """The folder of a model that is already on this machine; nothing is fetched.
+    """Returns the folder of a model that is already on this machine; downloads nothing.
 
-    Raises `FtlabError` with what to do if it is not there.
+    Raises `FtlabError` with a solution if it is not there.
     """
     reference = parse_model(model)
     if reference.kind == "bundled":
@@ -623,7 +623,7 @@ def base_folder(model: str) -> Path:
 
 
 def matrices(names: tuple[str, ...]) -> dict[tuple[int, str], str]:
-    """(layer, module) -> tensor name of each projection, as in (12, "q_proj"), layer by layer."""
+    """Maps (layer, module), such as (12, "q_proj"), to each projection's tensor name, by layer."""
     found = {}
     for name in names:
         match = _MATRIX.fullmatch(name)
@@ -637,7 +637,7 @@ def _in_hub_cache(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # whatever is wrong with the cache, the way out is the same
+    except Exception:  # the solution is the same for every cache problem
         raise FtlabError(
             f"The weights of '{model_label(name)}' are not on this machine; train on it once, or "
             "choose a run of another model."

@@ -1,7 +1,7 @@
-"""Weights in 4 bits as QLoRA holds them (Dettmers et al. 2023, arXiv 2305.14314).
+"""Weights in 4 bits as QLoRA stores them (Dettmers et al. 2023, arXiv 2305.14314).
 
-Weights come in blocks of 64. A block keeps one float32, its largest magnitude ("absmax"), and for
-each weight the number of the nearest of 16 levels between -1 and 1, which absmax stretches.
+Weights are split into blocks of 64. A block stores one float32, its largest magnitude ("absmax"),
+and for each weight the index of the nearest of 16 levels between -1 and 1, scaled by absmax.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ NF4 = np.array(
 )  # fmt: skip
 """The levels of NormalFloat4, as in bitsandbytes (`functional.get_4bit_type`).
 
-Quantiles of the normal distribution divided by the largest: 7 below zero, zero, 8 above it
+Quantiles of the normal distribution divided by the largest one: 7 below zero, zero, 8 above zero
 (section 3 of the paper; `create_normal_map` of bitsandbytes).
 """
 
 EVEN = (np.arange(-7, 8) / 7).astype(np.float32)
-"""A plain signed 4-bit integer, -7 to 7: evenly spaced. The 16th code would be a second zero."""
+"""A plain signed 4-bit integer: evenly spaced, -7 to 7. The 16th code would be a second zero."""
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """`codes` number the levels, one a weight; `absmax` is one a block; `restored` is read back."""
+    """`codes`: level indices, one per weight; `absmax`: one per block; `restored`: dequantised."""
 
     codes: NDArray[np.uint8]
     absmax: NDArray[np.float32]
@@ -47,8 +47,9 @@ class Quantised:
 
 @dataclass(frozen=True)
 class QuantisationError:
-    """`rms` and `largest` of the differences, in the weights' unit; `relative` is the root of the
-    squared differences over that of the squared weights (0: exact, NaN: all weights are 0)."""
+    """Root mean square (`rms`) and `largest` of the differences, in the weights' unit.
+
+    `relative` is `rms` divided by that of the weights (0: exact, NaN: all weights are 0)."""
 
     rms: float
     largest: float
@@ -58,9 +59,9 @@ class QuantisationError:
 def quantise(
     weights: NDArray[np.float32], levels: NDArray[np.float32] = NF4, block: int = BLOCK
 ) -> Quantised:
-    """Weights of any shape, in blocks along their rows, to the nearest levels and back.
+    """Quantises weights of any shape to the nearest levels, in blocks along rows, and dequantises.
 
-    The same arithmetic in float32 as bitsandbytes' own on a CPU, so the same codes and values.
+    Uses the same float32 arithmetic as bitsandbytes on a CPU, so codes and values are the same.
     `codes` and `restored` have the weights' shape; the last block may be shorter.
     """
     flat = weights.reshape(-1)
@@ -78,7 +79,7 @@ def quantise(
 
 
 def error_of(weights: NDArray[np.float32], restored: NDArray[np.float32]) -> QuantisationError:
-    """How far the restored weights are from the weights; both of one shape."""
+    """Returns the error of the restored weights; both arrays have the same shape."""
     difference = (restored - weights).astype(np.float64)
     size = float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
     rms = float(np.sqrt(np.mean(difference**2)))
@@ -88,40 +89,40 @@ def error_of(weights: NDArray[np.float32], restored: NDArray[np.float32]) -> Qua
 
 
 def bits_per_weight(block: int = BLOCK, double: bool = False) -> float:
-    """4 bits and the weight's share of its block's absmax: 32 bits, so 4.5.
+    """4 bits plus the weight's share of its block's absmax (32 bits): 4.5.
 
-    Double quantisation keeps absmax in 8 bits with one float32 for each 256 of them: 4.127
+    Double quantisation stores absmax in 8 bits, plus one float32 per 256 absmax values: 4.127
     (section 3 of the paper).
     """
     return 4 + (8 / block + 32 / (block * 256) if double else 32 / block)
 
 
 def levels_used(codes: NDArray[np.uint8], count: int = 16) -> NDArray[np.int64]:
-    """How often each level is taken, (count,)."""
+    """Returns how often each level is used, (count,)."""
     return np.bincount(codes.reshape(-1), minlength=count)
 
 
 def normal_error(levels: NDArray[np.float32], blocks: int = 2048) -> float:
-    """The relative error on numbers drawn from the normal distribution, which NF4 is made for."""
+    """The relative error on samples of the normal distribution, for which NF4 is designed."""
     drawn = np.random.default_rng(0).standard_normal((blocks, BLOCK)).astype(np.float32)
     return error_of(drawn, quantise(drawn, levels).restored).relative
 
 
 MERGED = ("fp32", "bf16", "nf4")
-"""What the merged matrix is held in, most exact first."""
+"""Formats of the merged matrix, most exact first."""
 
 MAX_SEED = 2**32 - 1
 
 
 def to_bf16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Finite numbers rounded to bfloat16 (8 significant bits, ties to even), held as float32."""
+    """Rounds finite numbers to bfloat16 (8 significant bits, ties to even), stored as float32."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def merged_weights(weight: NDArray[np.float32], pair: LoraPair) -> dict[str, NDArray[np.float32]]:
-    """W + s·B·A, (out, in), as it is held in each of `MERGED`.
+    """W + s·B·A, (out, in), in each of the formats of `MERGED`.
 
     Raises `FtlabError` if the adapter was made for a matrix of another shape.
     """
@@ -141,10 +142,9 @@ def compare_outputs(
     merged: dict[str, NDArray[np.float32]],
     seed: int,
 ) -> pd.DataFrame:
-    """One row an output: `apart` is y = W·x + s·B·(A·x), and one column for each merged matrix.
+    """One row per output: `apart` is y = W·x + s·B·(A·x), and one column for each merged matrix.
 
-    x has as many numbers as the matrix has columns, drawn from the normal distribution by the seed.
-    Raises `FtlabError` for a seed out of range.
+    x is sampled with `seed` from the normal distribution. Raises `FtlabError` for an invalid seed.
     """
     if not 0 <= seed <= MAX_SEED:
         raise FtlabError(f"The seed {seed} must lie between 0 and {MAX_SEED:,}.")
@@ -156,11 +156,11 @@ def compare_outputs(
 def differences(
     outputs: pd.DataFrame, weight: NDArray[np.float32], merged: dict[str, NDArray[np.float32]]
 ) -> pd.DataFrame:
-    """One row for each of `MERGED`: `held`, `largest`, `relative`, `lost`.
+    """One row for each of `MERGED`: `held` (the format), `largest`, `relative`, `lost`.
 
-    `largest` difference of an output from `apart`; `relative` to the outputs' root mean square;
-    `lost` is the rounding of the matrix over the size of the adapter's change (Frobenius norms;
-    NaN: the adapter changes nothing).
+    `largest` is the largest difference of an output from `apart`; `relative` is `largest` divided
+    by the outputs' root mean square. `lost` is the rounding error of the matrix divided by the size
+    of the adapter's change (Frobenius norms; NaN: the adapter changes nothing).
     """
     apart = outputs["apart"].to_numpy()
     size = float(np.sqrt(np.mean(apart**2)))
@@ -181,5 +181,5 @@ def differences(
 
 
 def multiplications(out: int, width: int, rank: int) -> tuple[int, int]:
-    """For one token through one matrix: (base and adapter apart, merged)."""
+    """Multiplications for one token and one matrix: (base and adapter separate, merged)."""
     return out * width + rank * (out + width), out * width

@@ -1,4 +1,4 @@
-"""A photo, a filter, and the filter's change as one matrix that is cut down to a low rank."""
+"""A photo, a filter, and the filter's change as one matrix, approximated at a low rank."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Picture = NDArray[np.float32]
 _SEPIA = np.array(
     [[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], dtype=np.float32
 )
-"""The mix of red, green and blue that is widely used for sepia."""
+"""The colour matrix that is widely used for sepia."""
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""How bright red, green and blue look (ITU-R BT.601)."""
+"""Perceived brightness of red, green and blue (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
 class PhotoFilter:
-    """`why` says in a sentence or two what the filter's change is like as a matrix."""
+    """A filter; `why` explains in one or two sentences how its change looks as a matrix."""
 
     id: str
     label: str
@@ -39,7 +39,7 @@ class PhotoFilter:
     change: Callable[[Picture], Picture]
 
     def __call__(self, photo: Picture) -> Picture:
-        """The filtered picture, kept within 0 to 255."""
+        """Returns the filtered picture, clipped to 0 to 255."""
         return np.clip(self.change(photo), 0, 255).astype(np.float32)
 
 
@@ -147,16 +147,16 @@ FILTERS: dict[str, PhotoFilter] = {
 }
 
 MAX_SIDE = 300
-"""Pixels of a photo's longer side: its change is then taken apart in about 50 ms."""
+"""Maximum pixels of a photo's longer side; the SVD of its change then takes about 50 ms."""
 
 MAX_RANK = 64
 """The largest rank on the slider."""
 
 MAX_PIXELS = 50_000_000
-"""What a photo may have before it is scaled down; more would fill the memory."""
+"""Maximum pixels of a photo before it is scaled down; more would fill the memory."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow knows others, some of which start a program of the machine (EPS)."""
+"""Allowed formats. Pillow reads others too, but for some it starts another program (EPS)."""
 
 _NO_PHOTO = "choose a photo as JPEG, PNG, WebP or GIF"
 _TOO_LARGE = f"at most {MAX_PIXELS // 10**6} million are read, so scale it down first"
@@ -166,52 +166,53 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Filtered:
-    """One photo under one filter: both pictures h x w x 3 of float32 from 0 to 255, and the
-    decomposition of `filtered − original` as a matrix of h x 3w."""
+    """One photo with one filter; both pictures are h x w x 3, float32, 0 to 255.
+
+    `change` is the decomposition of `filtered − original` as a matrix of h x 3w."""
 
     original: Picture
     filtered: Picture
     change: LowRank
 
     def laid_over(self, rank: int) -> Bytes:
-        """The untouched original with the change of that rank on top, h x w x 3 in grey levels."""
+        """The original plus the change at that rank, h x w x 3 in grey levels."""
         return grey_levels(self.original + as_picture(self.change.product(rank)))
 
     def mean_error(self, rank: int) -> float:
-        """Mean difference to the filtered picture in grey levels (0 to 255), as both are shown."""
+        """Mean absolute difference to the filtered picture in grey levels (0 to 255), as shown."""
         wanted = grey_levels(self.filtered).astype(np.int16)
         return float(np.abs(self.laid_over(rank).astype(np.int16) - wanted).mean())
 
 
 def take_apart(original: Picture, filtered: Picture, top: int | None = MAX_RANK) -> Filtered:
-    """The decomposition of the change between two pictures of one size; `top` ranks are kept."""
+    """Decomposes the change between two pictures of the same size; keeps `top` ranks."""
     return Filtered(original, filtered, decompose(as_matrix(filtered - original), top))
 
 
 def as_matrix(picture: Picture) -> Matrix:
     """h x w x 3 -> h x 3w: all of red, then green, then blue, side by side.
 
-    The order of the columns does not matter to singular values; this one can be looked at.
+    The column order does not affect the singular values; this order can be viewed as a picture.
     """
     height, width, colours = picture.shape
     return picture.transpose(0, 2, 1).reshape(height, colours * width)
 
 
 def as_picture(matrix: Matrix) -> Picture:
-    """h x 3w -> h x w x 3, the other way round."""
+    """h x 3w -> h x w x 3, the inverse of `as_matrix`."""
     height, columns = matrix.shape
     return matrix.reshape(height, 3, columns // 3).transpose(0, 2, 1)
 
 
 def grey_levels(picture: Picture) -> Bytes:
-    """Whole numbers from 0 to 255, as a screen shows them."""
+    """Rounds and clips to integers from 0 to 255, as a screen shows them."""
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
 def read_photo(path: Path) -> Picture:
-    """The photo upright and in RGB, scaled down to `MAX_SIDE`; see-through parts become white.
+    """Reads a photo: upright, RGB, scaled down to `MAX_SIDE`; transparent parts become white.
 
-    Raises `FtlabError` if the file is no picture that can be read, or is too large.
+    Raises `FtlabError` if the file is not a readable picture, or is too large.
     """
     name = shown_name(path.name)
     try:
@@ -219,7 +220,7 @@ def read_photo(path: Path) -> Picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check` is stricter
             with Image.open(path, formats=_FORMATS) as image:
                 _check(image, name)
-                image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # a large JPEG is read reduced
+                image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # decodes a large JPEG reduced
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 small = _in_rgb(upright)
@@ -231,7 +232,7 @@ def read_photo(path: Path) -> Picture:
 
 
 def shipped_photos(folder: Path, names: Sequence[tuple[str, str]]) -> dict[str, Path]:
-    """Label to path for each (label, file name) that is in the folder."""
+    """Maps label to path for each (label, file name) that exists in the folder."""
     found = {label: folder / name for label, name in names}
     return {label: path for label, path in found.items() if path.is_file()}
 
@@ -243,7 +244,7 @@ def _check(image: Image.Image, name: str) -> None:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would cut them at 255
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow would clip them at 255
         values = np.asarray(image, dtype=np.float64)
         values = np.nan_to_num(values)
         low, high = min(0.0, float(values.min())), float(values.max())
@@ -259,23 +260,22 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 
 LESS, MORE = (39, 119, 224), (215, 96, 42)
-"""Blue takes away, orange adds: told apart by every kind of colour vision, on light and dark."""
-
+"""Blue is negative, orange positive: distinguishable with any colour vision, on light and dark."""
 
 HEAT_SIDES = (128, 480)
-"""Most rows and columns of a heat picture."""
+"""Maximum rows and columns of a heat map."""
 
 
 def photo_address(picture: Bytes) -> str:
-    """An h x w x 3 picture as a JPEG address."""
-    # No subsampling: it would blur the very colours that a filter changes.
+    """An h x w x 3 picture as a JPEG data URL."""
+    # No subsampling: it would blur the colours that a filter changes.
     return _address(Image.fromarray(picture, "RGB"), "jpeg", quality=92, subsampling=0)
 
 
 def heat_address(matrix: Matrix, scale: float) -> str:
-    """A matrix as a see-through PNG address: colour is the sign, opacity the size up to `scale`.
+    """A matrix as a transparent PNG data URL: colour is the sign, opacity the size up to `scale`.
 
-    Sides longer than `HEAT_SIDES` are averaged down: no more could be seen.
+    Sides longer than `HEAT_SIDES` are reduced by averaging: more detail would not be visible.
     """
     rows, columns = (min(side, most) for side, most in zip(matrix.shape, HEAT_SIDES, strict=True))
     small = Image.fromarray(matrix).resize((columns, rows), Image.Resampling.BOX)
@@ -288,7 +288,7 @@ def heat_address(matrix: Matrix, scale: float) -> str:
 
 
 def heat_scale(matrix: Matrix) -> float:
-    """What 99 % of a matrix's numbers stay below in size; a few large ones would hide the rest."""
+    """The 99th percentile of the absolute values, so that a few large ones do not hide the rest."""
     return float(np.percentile(np.abs(matrix), 99)) or float(np.abs(matrix).max())
 
 

@@ -1,6 +1,6 @@
-"""Which real tokens the vectors of a learnt prompt are nearest to.
+"""Finds the real tokens that are nearest to the vectors of a learnt soft prompt.
 
-Lester et al. 2021 (arXiv 2104.08691) look at the nearest tokens by cosine in section 7.
+Lester et al. 2021 (arXiv 2104.08691) examine the nearest tokens by cosine in section 7.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SAMPLE = 256
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of v vectors its k nearest tokens, nearest first; arrays of (v, k).
+    """The k nearest tokens of each of v vectors, nearest first; arrays of (v, k).
 
-    `distances` are Euclidean, to the tokens that are nearest by cosine.
+    `distances` are Euclidean distances to the tokens that are nearest by cosine.
     """
 
     tokens: NDArray[np.int64]
@@ -36,9 +36,9 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Typical:
-    """How near real tokens are to each other, from a sample of them: cosines.
+    """Cosines between real tokens, measured on a sample.
 
-    `pair` of two tokens at random, `nearest` of a token and the nearest other one.
+    `pair`: of two random tokens; `nearest`: of a token and its nearest other token.
     """
 
     pair: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Typical:
 
 
 def read_prompt(folder: Path) -> NDArray[np.float32]:
-    """The learnt vectors, (tokens, width). Raises `FtlabError` if the folder holds none."""
+    """Reads the learnt vectors, (tokens, width). Raises `FtlabError` if missing or not finite."""
     vectors = open_tensors(folder / WEIGHTS_FILE).read(PROMPT_TENSOR)
     if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
         raise FtlabError(
@@ -57,7 +57,7 @@ def read_prompt(folder: Path) -> NDArray[np.float32]:
 
 
 def embedding_name(model: Tensors, width: int) -> str:
-    """The tensor with one row of `width` numbers a token; raises `FtlabError` if there is none."""
+    """The name of the (tokens, `width`) embedding tensor; raises `FtlabError` if there is none."""
     for name in model.names:
         if name.endswith(_EMBEDDINGS) and model.shape(name)[1:] == (width,):
             return name
@@ -70,15 +70,15 @@ def embedding_name(model: Tensors, width: int) -> str:
 def nearest_tokens(
     vectors: NDArray[np.float32], model: Tensors, embeddings: str, top: int = 3
 ) -> Nearest:
-    """The nearest rows of the embedding matrix by cosine, read a few MB at a time.
+    """Finds the nearest rows of the embedding matrix by cosine; reads a few MB at a time.
 
-    A row of zeros, and a vector of zeros, is near nothing: its cosine is 0.
+    The cosine of a zero row or a zero vector is 0.
     """
     return _nearest(vectors, model, embeddings, top, None)
 
 
 def typical_cosines(model: Tensors, embeddings: str, seed: int = 0) -> Typical:
-    """Measured on tokens drawn at random, the same ones for the same seed."""
+    """Measures cosines on random tokens; the same seed gives the same tokens."""
     count = model.shape(embeddings)[0]
     drawn = np.random.default_rng(seed).choice(count, min(_SAMPLE, count), replace=False)
     rows = np.concatenate([model.rows(embeddings, int(i), int(i) + 1) for i in drawn])
@@ -89,7 +89,7 @@ def typical_cosines(model: Tensors, embeddings: str, seed: int = 0) -> Typical:
 
 
 def token_texts(tokenizer_file: Path) -> Callable[[int], str]:
-    """From a token's number to its text, with the space that it begins with.
+    """Returns a function from a token id to its text, including a leading space.
 
     Raises `FtlabError` if the tokenizer cannot be read.
     """
@@ -102,14 +102,14 @@ def token_texts(tokenizer_file: Path) -> Callable[[int], str]:
 
     def text(token: int) -> str:
         decoded = tokenizer.decode([token], skip_special_tokens=False)
-        # A token may be a part of a character only; then its stored form says more.
+        # A token may be only a part of a character; then show its form in the vocabulary.
         return tokenizer.id_to_token(token) or "" if "\ufffd" in decoded else decoded
 
     return text
 
 
 def visible(text: str, limit: int = 20) -> str:
-    """A token's text with its blanks made visible, cut to `limit` characters."""
+    """A token's text with visible white space, cut to `limit` characters."""
     shown = "".join(_MARKS.get(char, char if char.isprintable() else "�") for char in text)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
@@ -124,7 +124,7 @@ def _nearest(
     top: int,
     own: NDArray[np.int64] | None,
 ) -> Nearest:
-    """`own` are the tokens that the vectors themselves are; those are left out."""
+    """`own` are the token ids of the vectors themselves; they are excluded."""
     count = model.shape(embeddings)[0]
     unit, lengths = _unit(vectors), np.linalg.norm(vectors, axis=1)
     best: NDArray[np.float32] = np.empty((len(vectors), 0), np.float32)

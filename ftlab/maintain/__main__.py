@@ -1,4 +1,4 @@
-"""What those who maintain ftlab run, in a checkout. `python -m ftlab.maintain --help` lists it."""
+"""The commands for maintainers, run in a checkout; `python -m ftlab.maintain --help` lists them."""
 
 from __future__ import annotations
 

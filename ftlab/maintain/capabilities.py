@@ -1,4 +1,4 @@
-"""`probe`: try on a tiny model what each method can do, and write the table."""
+"""`probe`: test on a tiny model what each method can do, and write the table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _probe(methods: list[str]) -> dict[str, Capability]:
-    os.environ["HF_HUB_OFFLINE"] = "1"  # saving an adapter asks the Hub for the base otherwise
+    os.environ["HF_HUB_OFFLINE"] = "1"  # otherwise saving an adapter queries the Hub
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     import logging
 
@@ -54,8 +54,8 @@ def _probe(methods: list[str]) -> dict[str, Capability]:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says each int8 product is one
-    torch.set_num_threads(1)  # the model is too small for two
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs every int8 product
+    torch.set_num_threads(1)  # the model is too small for more
     with tempfile.TemporaryDirectory() as folder:
         return probe(methods, Path(folder))
 

@@ -2,9 +2,9 @@
 
     58F, tight chest x3d. BP 150/90; normal heart sounds. Imp: angina. Rx aspirin 75 mg OD. FU 2w.
 
-The style (abbreviations, order, units) is what is learnt; complaints, findings, conditions and
-drugs of the held-out notes appear nowhere in training. All is made up for practice in writing:
-nothing here is advice on treatment.
+The model learns the style (abbreviations, order, units). Complaints, findings, conditions and drugs
+of the held-out notes never appear in training. Everything is invented for a writing exercise;
+nothing here is medical advice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Case:
-    """A condition with the values a note about it can hold; a drug is "name dose unit"."""
+    """A condition with the possible values of its notes; a drug is "name dose unit"."""
 
     condition: str
     complaints: tuple[str, ...]
@@ -32,9 +32,9 @@ class Case:
 
 @cache
 def cases(split: Split) -> tuple[Case, ...]:
-    """The split's own conditions.
+    """Returns the split's own conditions.
 
-    One line of the file a condition: name; complaints; examination findings; drugs with a dose.
+    The file has one line per condition: name; complaints; examination findings; drugs with a dose.
     """
     file = Path(__file__).with_name("medical_words.json")
     rows = [line.split("; ") for line in json.loads(file.read_bytes())[split]]

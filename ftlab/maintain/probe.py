@@ -1,7 +1,7 @@
-"""What each method can do with the installed versions: tried on a tiny model, never guessed.
+"""Tests on a tiny model what each method can do with the installed versions.
 
-A method is trained, saved, loaded in a fresh process, merged, and tried on a base in 4 and 8 bits
-and with gradient checkpointing. Whatever fails is an answer with its reason; nothing ends a probe.
+A method is trained, saved, loaded in a new process, merged, and tried on 4-bit and 8-bit bases and
+with gradient checkpointing. A failed check is recorded with its reason; the probe continues.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ CPU = torch.device("cpu")
 END, START = "<|end|>", "<|start|>"
 NEW_TOKENS = 8
 _PROMPT, _ANSWER, _ROWS, _LETTERS = 6, 18, 4, 12
-_SPREAD = 0.1  # wide enough that what a layer computes shows in the logits
+_SPREAD = 0.1  # large enough that every layer affects the logits
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes as tokens, 258 in all; it pads with its end token, as SmolLM2's does."""
+    """Returns a byte tokenizer with 258 tokens; it pads with its end token, as SmolLM2's does."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -77,13 +77,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A random Llama of two layers in a folder, with every size a multiple of 64."""
+    """A Llama with two layers and random weights in a folder; every size is a multiple of 64."""
 
     folder: Path
 
     @classmethod
     def make(cls, folder: Path, biases: bool = False) -> TinyModel:
-        """Writes the model; `biases` gives its attention biases, which Llama has none of."""
+        """Writes the model; `biases` adds attention biases, which Llama does not have."""
         torch.manual_seed(0)
         config = LlamaConfig(
             hidden_size=128,
@@ -105,13 +105,13 @@ class TinyModel:
         return cls(folder)
 
     def load(self, precision: BasePrecision | None = None) -> Any:
-        """The model in eval mode and fp32, or with its linear layers in 4 or 8 bits."""
+        """Loads the model in eval mode, in fp32 or with linear layers in 4 or 8 bits."""
         source = ResolvedModel(ModelReference("folder", "/tiny-llama"), self.folder)
         return load_base_model(source, "fp32", precision, CPU).eval()
 
 
 def fixed_batch() -> Batch:
-    """Questions of random tokens, and answers of a few letters: (4, 24), the same every time."""
+    """Returns a fixed batch of shape (4, 24): prompts of random tokens, answers of few letters."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(2, 258, (_ROWS, _PROMPT), generator=generator)
     answers = torch.randint(60, 60 + _LETTERS, (_ROWS, _ANSWER), generator=generator)
@@ -122,7 +122,7 @@ def fixed_batch() -> Batch:
 
 
 def fixed_prompts() -> dict[str, Tensor]:
-    """The questions of the batch, as inputs of `generate`."""
+    """Returns the prompts of the batch, as inputs of `generate`."""
     ids = fixed_batch()["input_ids"][:, :_PROMPT]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -133,7 +133,7 @@ def greedy() -> GenerationConfig:
 
 @torch.no_grad()
 def logits_of(model: nn.Module) -> Tensor:
-    """The logits on the fixed batch, (4, 24, vocabulary), without those of soft tokens."""
+    """Returns the logits on the fixed batch, (4, 24, vocabulary), without those of soft tokens."""
     ids = fixed_batch()["input_ids"]
     logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
     return logits
@@ -141,7 +141,7 @@ def logits_of(model: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def answers_of(model: Any) -> Tensor:
-    """What the app has the model answer to the fixed prompts: (4, `NEW_TOKENS`) token ids."""
+    """Generates answers to the fixed prompts as the app does: (4, `NEW_TOKENS`) token ids."""
     callee, inputs = generation_inputs(model, fixed_prompts())
     output = callee.generate(**inputs, generation_config=greedy())
     return new_tokens(output[:, _PROMPT:] if "input_ids" in inputs else output)
@@ -149,7 +149,7 @@ def answers_of(model: Any) -> Tensor:
 
 @torch.no_grad()
 def likeliest_answers(model: nn.Module) -> Tensor:
-    """The same by the whole sequence anew for each token, with no cache and no `generate`."""
+    """Greedy answers from a full forward pass per token, without a cache and without `generate`."""
     ids = fixed_prompts()["input_ids"]
     done = torch.zeros(len(ids), dtype=torch.bool)
     for _ in range(NEW_TOKENS):
@@ -161,26 +161,26 @@ def likeliest_answers(model: nn.Module) -> Tensor:
 
 
 def new_tokens(tokens: Tensor) -> Tensor:
-    """Filled up to `NEW_TOKENS` where all rows ended early."""
+    """Pads the tokens to `NEW_TOKENS` if all rows ended early."""
     return nn.functional.pad(tokens, (0, NEW_TOKENS - tokens.shape[1]), value=0)
 
 
 STEPS = 20
 FALL = 0.05
-"""The share of its first value that the loss must lose for it to have fallen."""
+"""The relative decrease from its first value at which the loss counts as fallen."""
 
 LADDER = (1, 4, 16, 64)
-"""Multiples of a method's own learning rate, tried in this order until the loss falls."""
+"""Multiples of a method's default learning rate, tried in this order until the loss falls."""
 
 EARLY = 2
-"""The step whose gradients are kept: at the first one half of LoRA's are zero."""
+"""The step whose gradients are kept; at the first step, half of LoRA's gradients are zero."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model after its steps. `losses` are those before each step, and the one after the last.
+    """A trained model. `losses` are those before each step, and the one after the last step.
 
-    `gradients` are those of step `EARLY`, by the names of the parameters that learn.
+    `gradients` are those of step `EARLY`, by the names of the trainable parameters.
     """
 
     model: Any
@@ -207,9 +207,9 @@ def train_tiny(
     steps: int = STEPS,
     checkpointing: bool = False,
 ) -> Trained:
-    """Trains the variant on the fixed batch; `rate` is the learning rate, held constant.
+    """Trains the variant on the fixed batch; `rate` is the constant learning rate.
 
-    Raises what the parts raise, and `FtlabError` if a loss is no number.
+    Raises `NotANumber` if a loss is not finite, and any error of PEFT, torch or ftlab.
     """
     base = tiny.load(precision)
     torch.manual_seed(0)
@@ -217,7 +217,7 @@ def train_tiny(
         base, variant, "fp32", checkpointing, RunPlan(STEPS, str(tiny.folder))
     )
     initial = save_initial(model, scratch / "initial")
-    if checkpointing:  # as transformers' Trainer turns it on
+    if checkpointing:  # as in transformers' Trainer
         model.activation_checkpointing_enable(
             activation_checkpointing_kwargs={"use_reentrant": False}
         )
@@ -251,10 +251,10 @@ def train_tiny(
 def climb(
     tiny: TinyModel, variant: Variant, precision: BasePrecision | None, scratch: Path
 ) -> tuple[int, Trained]:
-    """The first rung of `LADDER` on which the loss falls, and what was trained there.
+    """Returns the first factor in `LADDER` at which the loss falls, and the model trained with it.
 
-    Where it falls on none, the lowest rung. A rung on which the loss is no number is passed over,
-    unless all are.
+    If the loss never falls, returns the smallest factor. Skips factors with a non-finite loss;
+    raises `NotANumber` if all have one.
     """
     tried: dict[int, Trained] = {}
     error: FtlabError | None = None
@@ -285,7 +285,7 @@ def _finite(loss: Tensor, step: int) -> float:
 
 
 def in_plain_words(error: BaseException) -> str:
-    """One short sentence without a full stop; what is not known is the error's first sentence."""
+    """Returns a known explanation of the error, else its first sentence, without a full stop."""
     text = one_line(error)
     for part, words in _KNOWN:
         if part in text:
@@ -301,7 +301,7 @@ _KNOWN = (
     ("must match the size of tensor b", "it turns off the cache, in which a prefix lies"),
     ("is invalid for input of size", "PEFT takes packed weights for ones of full size"),
 )
-"""Parts of messages of PEFT and torch as they were met, and what lies behind them."""
+"""Parts of observed error messages of PEFT and torch, and their causes."""
 
 _CHECKS = {
     "trains": "training",
@@ -320,7 +320,7 @@ _CHECKS = {
 
 
 def whole_reason(reasons: Mapping[str, str]) -> str:
-    """One text of the reasons by check; checks that failed for one reason share its sentence."""
+    """Joins the reasons by check to one text; checks with the same reason share a sentence."""
     shared: dict[str, list[str]] = {}
     for check, why in reasons.items():
         shared.setdefault(why, []).append(_CHECKS[check])
@@ -331,19 +331,19 @@ def whole_reason(reasons: Mapping[str, str]) -> str:
 SAME_MERGED = 1e-3
 SAME_GRADIENT = 1e-4
 SAME_START = 1e-3
-"""Largest differences that count as none: of logits of a size of about 10 after a merge, of a
-gradient as a share of its largest value, and of a loss in nats."""
+"""Tolerances: for logits (magnitude about 10) after a merge, for a gradient relative to its largest
+value, and for a loss in nats."""
 
 
 @dataclass
 class Findings:
-    """The answers so far, and in `reasons` a sentence for every check that failed."""
+    """The results so far; `reasons` has a sentence for every failed check."""
 
     found: dict[str, bool | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def ask(self, check: str, question: Callable[[], str]) -> bool:
-        """Answers the check; `question` returns why not, or "" where all is well."""
+        """Runs a check; `question` returns the reason of the failure, or "" on success."""
         try:
             why = question()
         except Exception as error:
@@ -356,7 +356,7 @@ class Findings:
 
 @dataclass
 class Probed:
-    """A method that was trained and saved here, and waits for its answers from a fresh process."""
+    """A method that was trained and saved here; the checks in a new process are still missing."""
 
     spec: MethodSpec
     findings: Findings
@@ -366,7 +366,7 @@ class Probed:
 
 
 def probe(methods: Iterable[str], folder: Path) -> dict[str, Capability]:
-    """Probes the methods of those ids; `folder` is scratch."""
+    """Probes the methods with these ids; `folder` is for temporary files."""
     plain = TinyModel.make(folder / "tiny-llama")
     biased = TinyModel.make(folder / "tiny-llama-with-biases", biases=True)
     probed = []
@@ -390,7 +390,7 @@ def _base_loss(tiny: TinyModel, precision: BasePrecision | None) -> float:
 
 
 class _Probe:
-    """All that is asked of one method in this process."""
+    """All checks of one method in this process."""
 
     def __init__(self, spec: MethodSpec, tiny: TinyModel, folder: Path) -> None:
         self._spec = spec
@@ -465,7 +465,7 @@ class _Probe:
         return ""
 
     def _ask_merge(self, ask: Callable[[str, Callable[[], str]], bool]) -> None:
-        """Whether the saved adapter can be laid into a base in 32 bits for good."""
+        """Checks that the saved adapter can be merged into a base in 32 bits."""
         soft = self._spec.is_adapter and virtual_tokens(self._trained.model)
         if not self._spec.is_adapter or soft:
             self._findings.found["merges"] = None
@@ -480,7 +480,7 @@ class _Probe:
         return _apart(before, after, SAME_MERGED)
 
     def _untouched(self, model: Any) -> str:
-        """Compares the base's weights, bit by bit, with the adapter off; the model is used up."""
+        """Removes the adapter and compares the base's weights exactly; do not use `model` again."""
         if not self._spec.is_adapter:
             return "its own weights learn"
         soft = virtual_tokens(model)
@@ -501,9 +501,9 @@ class _Probe:
             self._findings.found[check] = self._trained.fell if own == precision else None
 
     def _learns_on(self, precision: BasePrecision) -> str:
-        """A loss that falls is not enough: what starts as the base must do so on this one as well.
+        """Checks that the loss falls, and starts at the base's loss if it does in full precision.
 
-        PEFT may take the codes of quantised weights for the weights.
+        The second check fails where PEFT uses the codes of quantised weights as weights.
         """
         again = self._again(precision)
         base = _base_loss(self._tiny, precision)
@@ -518,7 +518,7 @@ class _Probe:
         )
 
     def _checkpoints(self) -> str:
-        """Compares the gradients of an early step with those that were had without."""
+        """Compares the gradients of step `EARLY` with and without gradient checkpointing."""
         again = self._again(self._spec.base_precision, steps=EARLY, checkpointing=True)
         wanted = self._trained.gradients
         if again.gradients.keys() != wanted.keys():
@@ -540,7 +540,7 @@ def _apart(one: Tensor, other: Tensor, tolerance: float) -> str:
 
 
 def _reload(requests: list[Request], folder: Path) -> dict[str, Reloaded]:
-    """What a fresh process says to all of them; an error for each where it did not end well."""
+    """The results of all requests from a new process; if it fails, an error for each."""
     rows = json.dumps([asdict(request) for request in requests])
     (folder / probe_reload.REQUESTS).write_text(rows, encoding="utf-8")
     done = subprocess.run(

@@ -1,10 +1,10 @@
-"""Loads what was saved in a process that has never seen it, with transformers and PEFT alone.
+"""Loads saved results in a new process, with transformers and PEFT only.
 
 Run as: python -m ftlab.maintain.probe_reload FOLDER
 
-The folder holds `requests.json`, a list of `Request`s; printed is one JSON object, `Reloaded` by
-method id. ftlab has a hand in two things: it puts in weights that are not in PEFT's format, and has
-a base in 4 bits compute in the precision that was asked for.
+The folder contains `requests.json`, a list of `Request`s. It prints one JSON object: `Reloaded` by
+method id. ftlab's own code does only two things: it loads weights that are not in PEFT's format,
+and makes a 4-bit base compute in the requested precision.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REQUESTS, EXPECTED = "requests.json", "expected.safetensors"
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` is "adapter", "model" or "weights"; `quantization` is the base's, as its config has
-    it, or `None`. In `folder` lie the result in `saved`, and `EXPECTED`: tensors `input_ids`,
-    `logits`, `prompts` and `answers`.
-    """
+    """A saved result; `kind` is "adapter", "model" or "weights".
+
+    `quantization` is that of the base's config, or `None`. `folder` contains the result in `saved`,
+    and the file `EXPECTED` with the tensors `input_ids`, `logits`, `prompts` and `answers`."""
 
     id: str
     kind: str
@@ -41,9 +41,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """`difference` is the largest of the logits; `same_answers` those of the model's `generate`.
+    """The largest `difference` of a logit, and whether `generate` returns the `same_answers`.
 
-    `error` is why there is neither, and `answer_error` why there are no answers.
+    `error` is the reason if both are missing, `answer_error` if only the answers are missing.
     """
 
     difference: float | None = None
@@ -53,7 +53,7 @@ class Reloaded:
 
 
 def reload(request: Request) -> Reloaded:
-    """One result, compared with what it gave when it was saved. Raises nothing."""
+    """Loads one result and compares its outputs with the saved ones. Never raises."""
     try:
         model = _load(request).eval()
         expected = load_file(Path(request.folder) / EXPECTED)

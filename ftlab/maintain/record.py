@@ -1,4 +1,4 @@
-"""`record`: keep a finished sweep as a sample that ships with ftlab."""
+"""`record`: save a finished sweep as a sample that ships with ftlab."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def code_commit() -> str | None:
-    """The commit of the checkout that this code is, marked where files differ from it.
+    """Returns the commit of this code's checkout, with a mark if files were changed.
 
-    `None` where there is none: ftlab from a wheel may lie inside another project's repository.
+    Returns `None` outside a checkout: a wheel may be installed inside another project's repository.
     """
     if not is_checkout():
         return None

@@ -1,8 +1,8 @@
 """Makes the examples of the Shakespeare task: plain sentences, and their Early Modern English.
 
-A sentence and its rewriting are built together from clause patterns over a lexicon. Each split has
-its own people, things, verbs and adjectives: the held-out sentences take most of them from words
-that training never uses. The grammar words are common to all, for they are what is learnt.
+A sentence and its rewriting are built together from clause patterns and a lexicon. Each split has
+its own people, things, verbs and adjectives: most of these words in the held-out sentences never
+appear in training. All splits share the grammar words, because these are what the model learns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VOWELS = "aeiou"
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb with its forms in both Englishes."""
+    """A verb with its forms in modern and Early Modern English."""
 
     base: str
     past: str
@@ -34,19 +34,19 @@ class Verb:
 
     @property
     def modern_third(self) -> str:
-        """ "she carries" """
+        """The form in "she carries"."""
         if self.base.endswith(("s", "sh", "ch", "x", "o")):
             return f"{self.base}es"
         return f"{_ies(self.base)}s"
 
     @property
     def eth(self) -> str:
-        """ "she carrieth" """
+        """The form in "she carrieth"."""
         return f"{_stem(self.base)}eth"
 
     @property
     def est(self) -> str:
-        """ "thou carriest" """
+        """The form in "thou carriest"."""
         return f"{_stem(self.base)}est"
 
 
@@ -86,9 +86,9 @@ class Lexicon:
 
 @cache
 def lexicon(split: Split) -> Lexicon:
-    """The split's own words: no word is in two splits.
+    """Returns the split's own words; no word is in two splits.
 
-    A verb is `base:past:participle` in the file, a regular one its base alone.
+    In the file, an irregular verb is `base:past:participle`; a regular verb is its base only.
     """
     file = Path(__file__).with_name("shakespeare_words.json")
     words = {kind: text.split() for kind, text in json.loads(file.read_bytes())[split].items()}
@@ -106,7 +106,7 @@ def article(word: str) -> str:
 
 
 def mine(word: str) -> str:
-    """ "mine answer", "my heart": mine and thine stand before a vowel."""
+    """Returns "mine" before a vowel ("mine answer"), else "my" ("my heart")."""
     return "mine" if word[0] in _VOWELS else "my"
 
 
@@ -115,13 +115,13 @@ def thine(word: str) -> str:
 
 
 OWN_WORD_SHARE = 0.75
-"""Share of a held-out or tuning sentence's content words from the split's own lexicon."""
+"""Share of the content words in a held-out or tuning sentence from the split's own lexicon."""
 
 _INSTRUCTIONS = ("Rewrite in Shakespeare's English:", "Say it as Shakespeare would:")
 
 
 class Words:
-    """Draws words for one sentence: from the split's own lexicon, else from training's."""
+    """Draws random words for one sentence, from the split's own lexicon or from training's."""
 
     def __init__(self, rng: random.Random, split: Split) -> None:
         self.rng = rng
@@ -151,7 +151,7 @@ class Words:
         return self.rng.choice(pairs)
 
     def subject(self) -> Pair:
-        """A third person: "the old king", "she", "my sister"."""
+        """A subject in the third person: "the old king", "she", "my sister"."""
         person = self.person()
         choice = self.rng.random()
         if choice < 0.25:
@@ -164,7 +164,7 @@ class Words:
         return described, described
 
     def object(self) -> Pair:
-        """What a verb acts on: "you", "your sword", "the lantern"."""
+        """An object of a verb: "you", "your sword", "the lantern"."""
         thing = self.thing() if self.rng.random() < 0.75 else self.person()
         choice = self.rng.random()
         if choice < 0.12:
@@ -181,7 +181,7 @@ class Words:
         return both, both
 
     def thing_of(self) -> Pair:
-        """An object that is not "you"."""
+        """An object other than "you"."""
         while True:
             pair = self.object()
             if pair[0] != "you":
@@ -330,7 +330,7 @@ def past(w: Words) -> Pair:
 
 
 def _reflexive(text: str) -> str:
-    """ "you" cannot act on itself: "yourself", "thyself"."""
+    """The reflexive form: "yourself" for "you", "thyself" for "thee"."""
     return {"you": "yourself", "thee": "thyself"}.get(text, text)
 
 
@@ -375,7 +375,7 @@ PATTERNS: tuple[Callable[[Words], Pair], ...] = (
 
 
 def _sentence(text: str) -> str:
-    """The text with its first letter as a capital, an apostrophe before it or not."""
+    """Capitalises the first letter, also after a leading apostrophe."""
     at = 1 if text.startswith("'") else 0
     return text[:at] + text[at].upper() + text[at + 1 :]
 

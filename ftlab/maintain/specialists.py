@@ -1,4 +1,4 @@
-"""`specialists`: train anew the adapters that ship with ftlab."""
+"""`specialists`: train the adapters that ship with ftlab again."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ cores).
   python -m ftlab.maintain specialists --only sql"""
 
 VARIANT = "lora:r=1,alpha=2"
-"""Rank 1 on every linear layer. At 120 steps it beat rank 8 on query and value in score and loss
-on SQL and Shakespeare, and its file is a third smaller."""
+"""Rank 1 on every linear layer. After 120 steps it had a better score and loss on SQL and
+Shakespeare than rank 8 on query and value, and its file is a third smaller."""
 
 STEPS = 300
-"""With batches of 8, each of a task's 2,400 training examples once."""
+"""With batches of 8, this is one epoch of a task's 2,400 training examples."""
 
 MAX_WEIGHTS_BYTES = 2_000_000
 RUN_RECORD_FILE = "record.json"
 
-# What tells a run apart within its own folder, or describes the machine and not the result.
+# Leaves out keys that identify a run within its folder, or describe the machine, not the result.
 _SPEC_KEYS = (
     "model", "task", "variant", "settings", "dtype_policy", "device", "seed", "base_precision",
 )  # fmt: skip
@@ -100,9 +100,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def train(task_id: str, steps: int, runs_folder: Path, console: Console) -> Run:
-    """The finished run of one task's specialist, scored on every held-out example.
+    """Trains one task's specialist, scored on every held-out example; returns the finished run.
 
-    Raises `FtlabError` if it, or the base run before it, does not get done.
+    Raises `FtlabError` if this run, or the base run before it, fails.
     """
     request = SweepRequest(
         model=BUNDLED_ID,
@@ -127,10 +127,10 @@ def train(task_id: str, steps: int, runs_folder: Path, console: Console) -> Run:
 
 
 def publish(run: Run, target: Path) -> Path:
-    """Puts a run's adapter into the folder `target`/<task>, with both its records.
+    """Writes a run's adapter and its two records to the folder `target`/<task>; returns the folder.
 
-    Raises `FtlabError` for one that is not fit to ship: too large, no better than the base, or
-    naming its base by a path. What was there before stays then.
+    Raises `FtlabError` for an adapter that must not ship: too large, no better than the base, or
+    with a path as its base's name. The old adapter is then kept.
     """
     _check(run)
     task = run.spec.task
@@ -163,7 +163,7 @@ def publish(run: Run, target: Path) -> Path:
 
 
 def run_record(run: Run) -> dict[str, Any]:
-    """What others need to judge and repeat the run, without its folder or its machine's paths."""
+    """Returns the data needed to judge and repeat the run, without local paths."""
     assert run.result is not None
     spec, environment = asdict(run.spec), run.result.environment
     return {
@@ -207,7 +207,7 @@ def _runs_folder(named: Path | None) -> Iterator[Path]:
             yield folder
         finally:
             with holding(dispatcher_lock(folder)):
-                pass  # the dispatcher, which writes here, is gone
+                pass  # wait until the dispatcher, which writes here, has exited
 
 
 def _line(run: Run, folder: Path) -> str:

@@ -1,9 +1,9 @@
-"""Makes the examples of the SQL task: a small table, a question about it, and its one query.
+"""Makes the examples of the SQL task: a small table, a question about it, and its only query.
 
-Training, tuning and held-out questions use tables, columns and labels of their own, so what is
-learnt is the form of the answer and not a table's name. Column names stand verbatim in the
-question, so the query never has to be guessed. The phrasings of a form are in three groups: for all
-splits, for training and tuning, for the held-out set alone.
+Each split (training, tuning, held-out) has its own tables, columns and labels, so the model learns
+the form of the answer and not a table's name. The question contains the exact column names, so the
+query never has to be guessed. The phrasings of a form are in three groups: for all splits, for
+training and tuning, and for the held-out split only.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Rows = list[list[Cell]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column: a number in [low, high] where `values` is empty, else text.
+    """A column: numbers in [low, high] if `values` is empty, else text.
 
-    `unique` says that a value of the text occurs in one row only.
+    `unique`: each text value occurs in one row only.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with all columns it may be shown with."""
+    """A table with all its possible columns."""
 
     name: str
     columns: tuple[Column, ...]
@@ -50,7 +50,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tables of one split, and which of them can be joined on which column."""
+    """The tables of one split, and the possible joins with their key column."""
 
     tables: tuple[Table, ...]
     joins: tuple[tuple[Table, Table, str], ...]
@@ -67,7 +67,7 @@ def _column(text: str, labels: Mapping[str, str]) -> Column:
 
 
 def _columns(text: str, labels: Mapping[str, str]) -> tuple[Column, ...]:
-    """The columns of one line; a space inside a category belongs to its value."""
+    """Parses the columns of one line; the values of a category may contain spaces."""
     parts: list[str] = []
     for word in text.split():
         if "=" in word:
@@ -79,17 +79,16 @@ def _columns(text: str, labels: Mapping[str, str]) -> tuple[Column, ...]:
 
 @cache
 def vocabulary(split: Split) -> Vocabulary:
-    """The tables and joins of a split; no table or column name is in two splits.
+    """Returns the tables and joins of a split; no table or column name is in two splits.
 
-    One line of the file a table: `table: column=kind ...`. A kind is
+    The file has one line per table: `table: column=kind ...`. A kind is
 
     - `18-70`: whole numbers in that range, all different within one example,
     - `@person`, `@place`, `@title`, `@firm`: a label, different in each row, from the split's own
-      `labels`, so that no name of a held-out row was seen in training,
-    - `a|b|c`: a category, which repeats.
+      `labels`, so that no name in a held-out row appears in training,
+    - `a|b|c`: a category, whose values repeat.
 
-    One line a join: `parent child key`; both tables get the column `key` when they are asked
-    together.
+    One line per join: `parent child key`; in a question on both tables, both have the column `key`.
     """
     words = json.loads(Path(__file__).with_name("sql_words.json").read_bytes())[split]
     tables = {}
@@ -105,21 +104,21 @@ def vocabulary(split: Split) -> Vocabulary:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as one example shows it: some of its columns, in some order, with rows of values."""
+    """A table as shown in one example: a subset of its columns in random order, with rows."""
 
     table: Table
     columns: tuple[Column, ...]
     rows: Rows
 
     def values(self, column: Column) -> list[Any]:
-        """The cells of one column, from the first row to the last."""
+        """Returns the cells of one column, in row order."""
         position = self.columns.index(column)
         return [row[position] for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Asker:
-    """The random choices of one example about one sheet, in the phrasings of its split."""
+    """Makes the random choices of one example about one sheet, with the split's phrasings."""
 
     rng: random.Random
     sheet: Sheet
@@ -150,7 +149,7 @@ def literal(value: Cell) -> str:
 
 
 def _comparison(ask: Asker, column: Column, row: int) -> tuple[str, str]:
-    """Words and SQL of a condition on `column` that is true of that row, and not of all rows."""
+    """The words and SQL of a condition on `column` that is true for that row, not for all rows."""
     values = ask.sheet.values(column)
     value = values[row]
     if not column.is_number:
@@ -177,7 +176,7 @@ def _comparison(ask: Asker, column: Column, row: int) -> tuple[str, str]:
 
 
 def _condition(ask: Asker, column: Column, row: int | None = None) -> tuple[str, str]:
-    """A whole clause: "whose age is above 30" and `age > 30`."""
+    """A complete clause, such as "whose age is above 30" and `age > 30`."""
     row = ask.rng.randrange(len(ask.sheet.rows)) if row is None else row
     words, sql = _comparison(ask, column, row)
     link = ask.say(["whose", "where"], ["if the"], ["for which"])
@@ -443,7 +442,7 @@ FORMS: dict[Form, int] = {
     between: 5,
     against_average: 2,
 }
-"""The forms on one table, with their share."""
+"""The forms for questions on one table, with their weights."""
 
 JOIN_SHARE = 0.06
 _FORMS = list(FORMS)
@@ -452,18 +451,18 @@ _WEIGHTS = list(FORMS.values())
 
 def _cells(rng: random.Random, column: Column, count: int) -> list[Cell]:
     if column.is_number:
-        # All different, so that an ORDER BY has one right answer.
+        # Unique values, so that an ORDER BY has only one correct answer.
         return list(rng.sample(range(column.low, column.high + 1), count))
     if column.unique:
         return list(rng.sample(column.values, count))
-    # Each category once before any repeats: a condition on it then always divides the rows.
+    # Use every category value once before repeating, so that a condition never matches all rows.
     cells = [*column.values, *rng.choices(column.values, k=count)][:count]
     rng.shuffle(cells)
     return list(cells)
 
 
 def _sheet(rng: random.Random, table: Table, size: int, columns: tuple[Column, ...] = ()) -> Sheet:
-    """A sheet of `size` columns of the table in random order, always with a number and a text."""
+    """A sheet of `size` columns in random order, with at least one number and one category."""
     chosen = columns
     while not chosen:
         sample = rng.sample(table.columns, min(size, len(table.columns)))

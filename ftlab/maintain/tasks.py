@@ -2,9 +2,9 @@
 
 Run as: python -m ftlab.maintain.tasks FOLDER
 
-Writes one file a task and prints its SHA-256, which the task's spec has to name. The shipped files,
-`assets/tasks/<id>.jsonl`, are those of seed 0. Another file is another task: results on it do not
-compare with earlier ones, and the shipped recordings and adapters have to be made again.
+Writes one file per task and prints its SHA-256, which the task's spec must contain. The shipped
+files, `assets/tasks/<id>.jsonl`, use seed 0. A changed file is a new task: its results cannot be
+compared with earlier ones, and the shipped recordings and adapters must be made again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ GENERATORS: dict[str, Callable[[random.Random, Split], Example]] = {
     "shakespeare": shakespeare_examples.make,
     "medical": medical_examples.make,
 }
-"""By task id: makes one example of a split from a random generator."""
+"""By task id: a function that makes one example of a split from a random generator."""
 
 
 def example_file(task_id: str, seed: int = 0) -> bytes:
-    """The content of a task's file: a JSON object a line, no prompt twice."""
+    """Returns the content of a task's file: one JSON object per line, with unique prompts."""
     rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(task_id, seed))
     return "".join(rows).encode()
 
@@ -39,7 +39,7 @@ def example_file(task_id: str, seed: int = 0) -> bytes:
 def _rows(task_id: str, seed: int) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
     for split, size in SIZES.items():
-        # `random.Random` hashes a text by SHA-512, which no PYTHONHASHSEED changes.
+        # `random.Random` hashes a string with SHA-512, independent of PYTHONHASHSEED.
         rng = random.Random(f"{task_id}/{split}/{seed}")
         made = 0
         while made < size:

@@ -1,7 +1,7 @@
-"""Any kind of adapter that PEFT has, by its PeftConfig written as JSON.
+"""Any adapter type of PEFT, given as a PeftConfig in JSON.
 
-Here the text is read, judged without PEFT, and brought into one form; the real class and a small
-model judge the rest in a process of their own (`ftlab.jobs.peft_check_worker`).
+This module parses, validates and normalises the text without PEFT. The rest is validated with the
+real config class and a small model in a separate process (`ftlab.jobs.peft_check_worker`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 CONFIG = "config"
-"""The one hyperparameter of the method: the configuration as canonical JSON text."""
+"""The method's only hyperparameter: the configuration as canonical JSON text."""
 
 TASK_TYPE = "CAUSAL_LM"
 MAX_CHARACTERS = 200_000
@@ -59,7 +59,7 @@ _NOT_HERE = {
     "lora_ga_config": "starts from gradients that would have to be collected first",
     "loftq_config": "starts from a base that is quantised anew; use base=nf4 instead",
 }
-"""Fields that must be empty, and why."""
+"""Fields that must be empty, with the reason."""
 
 _NEEDS_DATA = {
     "eva": "activations",
@@ -68,15 +68,14 @@ _NEEDS_DATA = {
     "loftq": "a base quantised anew",
 }
 _PATTERNS = ("_modules", "_pattern", "_parameters", "modules_to_save")
-"""How the names of fields end that hold patterns of layers' names, in which a backslash may stand.
-"""
+"""Suffixes of fields with patterns of layer names, which may contain a backslash."""
 
 _FREE_TEXT = ("prompt_tuning_init_text",)
 
 
 @lru_cache(maxsize=256)
 def canonical_config(text: str) -> str:
-    """The configuration in its one form: sorted keys, and nothing that says nothing.
+    """The configuration in canonical form: sorted keys, without fields that have no effect.
 
     Raises `FtlabError` with the first reason why it cannot be trained.
     """
@@ -98,12 +97,12 @@ def canonical_config(text: str) -> str:
 
 
 def canonical_text(config: Mapping[str, Any]) -> str:
-    """The object in the one form in which it is kept and compared."""
+    """The object as JSON in the canonical form that is stored and compared."""
     return json.dumps(config, sort_keys=True, separators=(",", ":"))
 
 
 def _judged(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what says nothing. Raises `FtlabError`."""
+    """The validated configuration without fields that have no effect. Raises `FtlabError`."""
     peft_type = config.get("peft_type")
     unknown = unknown_type(peft_type)
     if unknown:
@@ -169,10 +168,10 @@ def _refuse(what: str, way_out: str) -> NoReturn:
 
 
 def config_label(values: Values) -> str:
-    """The kind and its settings, as in "C3A block_size=64".
+    """The adapter type and its settings, as in "C3A block_size=64".
 
-    Only letters, digits and a few signs: a label stands in pages, figures and terminals. What
-    cannot be said in them, or in so much room, is told apart by a short mark of the whole text.
+    Contains only letters, digits and a few signs, because labels are shown in pages, figures and
+    terminals. If settings had to be left out or the label was cut, a short hash is appended.
     """
     text = str(values[CONFIG])
     try:
@@ -195,7 +194,7 @@ def config_label(values: Values) -> str:
 
 
 def _word(value: Any) -> str:
-    """A value for a label; "" where it cannot be said in one."""
+    """A value formatted for a label; "" if it contains other characters or is too long."""
     if isinstance(value, list) and value and all(isinstance(item, str | int) for item in value):
         words = [_word(item) for item in value]
         return "+".join(words) if all(words) else ""
@@ -204,7 +203,7 @@ def _word(value: Any) -> str:
 
 
 def build_config(values: Values, plan: RunPlan) -> PeftConfig:
-    """PEFT's own object of the configuration, completed with what only the run knows."""
+    """PEFT's config object, completed with values of the run (steps, tokenizer)."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     given = json.loads(str(values[CONFIG])) | {"task_type": TASK_TYPE}
@@ -242,4 +241,4 @@ PEFT = MethodSpec(
     peft_config=build_config,
     names=config_label,
 )
-"""Not one of `METHODS`: it is many, and each must be described first."""
+"""Not in `METHODS`: it needs a configuration before it can be used."""

@@ -1,8 +1,8 @@
-"""What each method was seen to do with the installed versions, and how the table is shown.
+"""The measured capabilities of each method, and their table for the README.
 
-`python -m ftlab.maintain probe --write` writes it.
+`python -m ftlab.maintain probe --write` writes the data file.
 
-Nothing here is guessed: every entry comes from a short training on a tiny model.
+Every entry was measured in a short training on a tiny model.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ MARKS: dict[bool | None, tuple[str, str]] = {
     False: ("✗", "no"),
     None: ("–", "does not apply"),
 }
-"""Sign and word of an answer."""
+"""Symbol and word for each result."""
 
 
 @dataclass(frozen=True)
 class Capability:
-    """One method. `None`: not asked (a prompt cannot be merged, say).
+    """Results of one method. `None`: does not apply (for example, a prompt cannot be merged).
 
-    `generates` and `changes_output` are about the app's own way to have a model answer,
-    `plain_generate` says whether PEFT's `generate` gives the same text. `on_4bit` and `on_8bit` are
-    about a base held in so many bits, `adapter_bytes` about the tiny model. The loss was seen to
-    fall at `rate_factor` times the method's learning rate, which is tuned for larger models.
-    `reason` says what does not work and why, "" where all does; `note` what was done otherwise.
+    `generates` and `changes_output` were measured with the app's own generation code;
+    `plain_generate`: PEFT's `generate` gives the same text. `on_4bit` and `on_8bit`: it learns on a
+    quantised base. `adapter_bytes` is for the tiny model. The loss fell at `rate_factor` times the
+    method's learning rate, which is tuned for larger models. `reason` is what does not work and
+    why, "" if everything works; `note` is what the probe did differently.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Capability:
 
 @cache
 def capabilities() -> dict[str, Capability]:
-    """By method id; empty before the table was written."""
+    """The table by method id; empty if it was not written yet."""
     if not FILE.is_file():
         return {}
     rows = json.loads(FILE.read_text(encoding="utf-8"))["methods"]
@@ -80,19 +80,19 @@ def capabilities() -> dict[str, Capability]:
 
 @cache
 def made_with() -> dict[str, str]:
-    """The versions of the packages that the table was made with, by name."""
+    """Package versions that the table was measured with, by name."""
     if not FILE.is_file():
         return {}
     return dict(json.loads(FILE.read_text(encoding="utf-8"))["made_with"])
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions that a probe made now would be made with; a build's own mark is left out."""
+    """The installed package versions, without the build suffix (+cpu)."""
     return {package: version(package).partition("+")[0] for package in _PACKAGES}
 
 
 def write_capabilities(rows: Iterable[Capability]) -> None:
-    """Writes the table, with the versions that are installed now."""
+    """Writes the table with the installed package versions."""
     held = {"made_with": installed_versions(), "methods": [asdict(row) for row in rows]}
     text = json.dumps(held, indent=2, ensure_ascii=False)
     FILE.write_text(text + "\n", encoding="utf-8")
@@ -101,7 +101,7 @@ def write_capabilities(rows: Iterable[Capability]) -> None:
 
 
 def is_offered(capability: Capability | None) -> bool:
-    """Whether a method can be chosen: it learns, and what it learnt can be used again.
+    """Whether a method can be chosen: it trains, and its result can be reloaded and used.
 
     A method that was not probed is offered.
     """
@@ -114,14 +114,14 @@ def is_offered(capability: Capability | None) -> bool:
 
 
 def why_not_offered(method_id: str) -> str:
-    """The sentence that says why the method cannot be chosen; "" where it can."""
+    """The reason why the method cannot be chosen, as a sentence; "" if it can."""
     capability = capabilities().get(method_id)
     return "" if capability is None or is_offered(capability) else capability.reason
 
 
 @dataclass(frozen=True)
 class Column:
-    """One question: a short head, and what a tick means."""
+    """A column of the table: its short heading, and what a tick means."""
 
     key: str
     head: str
@@ -146,7 +146,7 @@ def answer(capability: Capability, column: Column) -> bool | None:
 
 
 def footnotes(table: Mapping[str, Capability]) -> dict[str, str]:
-    """By method id what does not work, and what was done otherwise, for those with either."""
+    """By method id, its `reason` and `note`; only for methods that have one."""
     texts = {
         method: " ".join(filter(None, (capability.reason, capability.note)))
         for method, capability in table.items()
@@ -155,12 +155,12 @@ def footnotes(table: Mapping[str, Capability]) -> dict[str, str]:
 
 
 def numbered(notes: Mapping[str, str]) -> dict[str, int]:
-    """By text the number of its footnote: methods with the same text share one."""
+    """The footnote number of each text; methods with the same text share one."""
     return {text: i for i, text in enumerate(dict.fromkeys(notes.values()), start=1)}
 
 
 def readme_table(table: Mapping[str, Capability], made_with: Mapping[str, str]) -> str:
-    """Markdown: a row a method of the registry, and under it the numbered footnotes."""
+    """The table in Markdown, one row per method, followed by the numbered footnotes."""
     notes = footnotes(table)
     numbers = numbered(notes)
     heads = ["method", *(column.head for column in COLUMNS), "file"]
@@ -183,7 +183,7 @@ def readme_table(table: Mapping[str, Capability], made_with: Mapping[str, str]) 
 
 
 def put_into(readme: str, table: str) -> str:
-    """The README's text with the table between its markers; raises `FtlabError` without them."""
+    """Inserts the table between the README's markers; raises `FtlabError` if they are missing."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

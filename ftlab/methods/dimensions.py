@@ -1,4 +1,4 @@
-"""The shape of a model: the names and sizes of its weights, without torch and without weights."""
+"""The shape of a model: the names and sizes of its tensors, without torch or loaded weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 _EMBEDDINGS = re.compile(r"embed|^(wte|wpe|lm_head)$")
 _LAYER = re.compile(r"\.(\d+)\.")
 _TRANSPOSED = {"gpt2": ("c_attn", "c_proj", "c_fc")}
-"""Layers whose weight is stored as (inputs, outputs): transformers' Conv1D."""
+"""Layers whose weight is stored as (inputs, outputs), as transformers' Conv1D does."""
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
-"""Names of the layers that choose the experts of a token."""
+"""Names of the layers that route a token to experts."""
 
 _ONE_EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(\w+)\.weight")
 _ALL_EXPERTS = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)")
@@ -24,17 +24,17 @@ _FUSED_INTO = {
     "w1": "gate_up_proj", "w3": "gate_up_proj", "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj", "w2": "down_proj", "down_proj": "down_proj",
 }  # fmt: skip
-"""The matrix in memory that each of an expert's on disk is a part of, in transformers 5."""
+"""Maps an expert's matrix on disk to the fused matrix in memory, in transformers 5."""
 
 PASSED_OVER: dict[str, tuple[str, ...]] = {
     "mamba": ("x_proj", "dt_proj", "out_proj"),
     "falcon_mamba": ("x_proj", "dt_proj", "out_proj"),
 }
-"""Layers whose weight the model hands to a kernel instead of calling the layer, by architecture:
-an adapter on one would get no gradient, and bits of a packed weight would be taken for numbers."""
+"""By architecture, layers whose weight the model passes to a kernel without calling the layer. An
+adapter on one would get no gradient, and a quantised weight would be read as plain numbers."""
 
 _FUSED = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss")
-"""Architectures of which it was seen that their experts are such matrices in memory."""
+"""Architectures whose experts were verified to be fused matrices in memory."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class Experts(Linear):
-    """A layer that each of a block's `number` experts has, held together as one parameter.
+    """One layer of all `number` experts of a block, fused into one parameter.
 
-    The full name is the parameter's: "model.layers.0.mlp.experts.down_proj".
+    `name` is the parameter's full name: "model.layers.0.mlp.experts.down_proj".
     """
 
     number: int = 1
@@ -64,10 +64,10 @@ class Experts(Linear):
 
 @dataclass(frozen=True)
 class ModelShape:
-    """`weights` are the model's tensors by name, as its safetensors files hold them.
+    """`weights` maps the names of the model's tensors, as in its safetensors files, to shapes.
 
-    `hidden` is the width of a token's vector, `key_width` that of the keys of one layer, all heads
-    together; `positions` how many tokens the model can tell apart, `None` where it does not say.
+    `hidden` is the hidden size, `key_width` the width of one layer's keys over all heads,
+    `positions` the maximum number of tokens (`None` if the config does not give it).
     """
 
     weights: Mapping[str, tuple[int, ...]]
@@ -78,9 +78,9 @@ class ModelShape:
 
     @cached_property
     def linears(self) -> tuple[Linear, ...]:
-        """Every linear layer of the blocks, without those of experts held as one matrix.
+        """All linear layers of the blocks, without those of fused experts.
 
-        A router that is no `nn.Linear` in memory is among them: its weight looks the same.
+        Includes routers that are not an `nn.Linear` in memory: their weight looks the same.
         """
         transposed = _TRANSPOSED.get(self.architecture, ())
         return tuple(
@@ -94,11 +94,11 @@ class ModelShape:
 
     @cached_property
     def adaptable(self) -> tuple[Linear, ...]:
-        """The linear layers that an adapter may be laid over.
+        """The linear layers that an adapter can be attached to.
 
-        Not routers, which choose experts and are learnt with a loss of their own. Not layers whose
-        weight the model multiplies with by itself, so that an adapter is passed over. Not the
-        feed-forward layers beside fused experts: PEFT takes their names for those of the experts
+        Excludes routers, which select experts and are trained with a separate loss; layers in
+        `PASSED_OVER`, where an adapter has no effect; and the feed-forward layers beside fused
+        experts, because PEFT confuses their names with those of the experts
         (`_convert_peft_config_moe` in peft/utils/transformers_weight_conversion.py).
         """
         passed_over = PASSED_OVER.get(self.architecture, ())
@@ -113,7 +113,7 @@ class ModelShape:
 
     @cached_property
     def experts(self) -> tuple[Experts, ...]:
-        """The matrices of experts, as they are in memory: on disk each expert has its own."""
+        """The fused expert matrices as in memory; on disk each expert may have its own."""
         found: dict[str, list[int]] = {}
         for key, shape in self.weights.items():
             one, all_ = _ONE_EXPERT.fullmatch(key), _ALL_EXPERTS.fullmatch(key)
@@ -125,7 +125,7 @@ class ModelShape:
                     entry[1] += shape[0]
             elif all_ and len(shape) == 3:
                 number, outputs, inputs = shape
-                if self.architecture == "gpt_oss":  # its matrices are stored the other way round
+                if self.architecture == "gpt_oss":  # its matrices are stored transposed
                     outputs, inputs = inputs, outputs
                 found[key] = [number, outputs, inputs]
         return tuple(
@@ -135,7 +135,7 @@ class ModelShape:
 
     @cached_property
     def layers(self) -> int:
-        """How many blocks the model has."""
+        """The number of blocks of the model."""
         return max((block_of(key) for key in self.weights), default=-1) + 1
 
     @cached_property
@@ -144,34 +144,31 @@ class ModelShape:
 
     @cached_property
     def total(self) -> int:
-        """Parameters of the model; tied weights are in the file once."""
+        """The model's parameter count; tied weights count once, as in the file."""
         return self.size_of(self.weights)
 
     @cached_property
     def has_experts(self) -> bool:
-        """Whether blocks hold experts."""
+        """Whether the model is a mixture of experts."""
         return any(".experts." in key for key in self.weights)
 
     def _is_fused(self, key: str) -> bool:
-        """Whether a tensor on disk is a part of a matrix of all experts in memory."""
+        """Whether a tensor on disk is part of a fused expert matrix in memory."""
         one = _ONE_EXPERT.fullmatch(key)
         return self.architecture in _FUSED and one is not None and one[3] in _FUSED_INTO
 
     @property
     def is_known(self) -> bool:
-        """Whether layers and experts in memory can be told from the files."""
+        """Whether the layers and experts in memory can be derived from the files."""
         return not self.has_experts or self.architecture in _FUSED
 
     @cached_property
     def is_transposed(self) -> bool:
-        """Whether its layers are transformers' Conv1D, which many PEFT types do not take."""
+        """Whether its layers are transformers' Conv1D, which many PEFT types do not support."""
         return self.architecture in _TRANSPOSED
 
     def sizes(self, names: tuple[str, ...] | None) -> Mapping[tuple[int, int], int]:
-        """How often each `(outputs, inputs)` comes up in the adaptable layers of those names.
-
-        `None`: all.
-        """
+        """The number of adaptable layers with those names per `(outputs, inputs)`; `None`: all."""
         if names not in self._sizes:
             layers = self.adaptable_of(names)
             self._sizes[names] = Counter((layer.outputs, layer.inputs) for layer in layers)
@@ -182,37 +179,37 @@ class ModelShape:
         return {}
 
     def adaptable_of(self, names: tuple[str, ...] | None) -> tuple[Linear, ...]:
-        """The adaptable layers whose name ends in one of those; `None`: all."""
+        """The adaptable layers whose name ends with one of `names`; `None`: all."""
         if names is None:
             return self.adaptable
         named = {linear.name for linear in self.named(names)}
         return tuple(linear for linear in self.adaptable if linear.name in named)
 
     def size_of(self, names: Iterable[str]) -> int:
-        """Parameters in the tensors of those names."""
+        """The parameter count of the named tensors."""
         return sum(math.prod(self.weights[name]) for name in names)
 
     def named(self, names: Iterable[str]) -> tuple[Linear, ...]:
-        """The linear layers whose name ends in one of those, as `target_modules` picks them."""
+        """The linear layers whose name ends with one of `names`, as in `target_modules`."""
         ends = tuple(f".{name}" for name in names)
         return tuple(linear for linear in self.linears if f".{linear.name}".endswith(ends))
 
 
 def is_router(name: str) -> bool:
-    """Whether the layer of that full name chooses among experts."""
+    """Whether the layer with that full name is a router of experts."""
     return not _ROUTERS.isdisjoint(name.split("."))
 
 
 def block_of(name: str) -> int:
-    """The number of the block that a tensor belongs to, from 0; -1 for one outside the blocks."""
+    """The index of a tensor's block, from 0; -1 if it is outside of the blocks."""
     found = _LAYER.search(name)
     return int(found[1]) if found else -1
 
 
 def shape_from(weights: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> ModelShape:
-    """The shape of the weights of a model with that config.json.
+    """The shape of a model with these weights and this config.json.
 
-    The widths are read as PEFT's `_prepare_prompt_learning_config` reads them.
+    Reads the widths in the same way as PEFT's `_prepare_prompt_learning_config`.
     """
     inner = config.get("text_config")
     inner = inner if isinstance(inner, Mapping) and inner else config
@@ -232,6 +229,6 @@ def shape_from(weights: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:
-    """The first of those that the config holds as a whole number, else 0."""
+    """The first of these config values that is an integer, else 0."""
     found = (config.get(name) for name in names)
     return next((value for value in found if type(value) is int), 0)

@@ -1,6 +1,6 @@
-"""What keeps a variant from being trained, and how variants get equally many parameters.
+"""Checks whether a variant can be trained, and matches variants to a parameter budget.
 
-Both are found before a run starts, from the model's dimensions alone.
+Both are computed before a run starts, from the model's dimensions only.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _QUANTISERS = ("bitsandbytes",)
 
 @dataclass(frozen=True)
 class Incompatible:
-    """Why a variant cannot run. `field` is what to change ("lora.r"), "" where nothing would help.
+    """Why a variant cannot run. `field` is the field to change ("lora.r"), "" if none would help.
 
-    `not_applicable` says that no value of the variant's own is wrong: the method does not go with
-    the model, the installed versions or what holds for the whole sweep, so a sweep leaves it out
-    and says so. Else a value is wrong, and the request is refused.
+    If `not_applicable`, no value of the variant itself is invalid: the method does not work with
+    the model, the installed versions or the sweep's settings, so a sweep skips it and reports
+    that. Otherwise a value is invalid, and the request is rejected.
     """
 
     message: str
@@ -48,17 +48,17 @@ class Incompatible:
     not_applicable: bool = True
 
     def refuse(self) -> NoReturn:
-        """Raises `NotApplicable` or `FtlabError` with the sentence."""
+        """Raises `NotApplicable` or `FtlabError` with the message."""
         raise (NotApplicable if self.not_applicable else FtlabError)(self.message)
 
 
 def incompatible(
     variant: Variant, shape: ModelShape | None, settings: TrainingSettings, device_id: str = CPU
 ) -> Incompatible | None:
-    """The first thing that keeps a valid variant from being trained under the settings.
+    """The first reason why a valid variant cannot be trained with the settings; `None` if none.
 
-    `shape` is `None` for a model that is not here yet; then only the rest is looked at. `None`:
-    nothing is known to be in the way.
+    `shape` is `None` for a model that is not downloaded yet; then the checks that need it are
+    skipped.
     """
     return (
         _not_offered(variant)
@@ -71,7 +71,7 @@ def incompatible(
 
 
 def incompatible_with_model(variant: Variant, shape: ModelShape) -> Incompatible | None:
-    """What about the model alone keeps the variant from being trained on it."""
+    """The first reason why the variant cannot be trained on the model, whatever the settings."""
     method, values = variant.spec, variant.values()
     reason = method.applies(shape, values)
     if reason:
@@ -83,8 +83,8 @@ def incompatible_with_model(variant: Variant, shape: ModelShape) -> Incompatible
 
 
 def _dropout_on_experts(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | None:
-    """PEFT lays LoRA over a matrix of experts by adding B·A to it, where no input can be dropped
-    (`ParamWrapper` in peft/tuners/lora/layer.py)."""
+    """PEFT applies LoRA to an expert matrix by adding B·A to the weight, so dropout on the inputs
+    is impossible (`ParamWrapper` in peft/tuners/lora/layer.py)."""
     if not values.get("dropout") or not reached_experts(method, shape, values):
         return None
     return Misfit(
@@ -111,7 +111,7 @@ def _not_installed(variant: Variant) -> Incompatible | None:
 
 
 def failed_on_base(variant: Variant) -> bool:
-    """Whether the method was seen not to learn on a base in so few bits, when it was probed."""
+    """Whether the probe found that the method does not learn on the variant's quantised base."""
     seen, base = capabilities().get(variant.method), variant.base_precision
     if seen is None or base is None:
         return False
@@ -119,8 +119,8 @@ def failed_on_base(variant: Variant) -> bool:
 
 
 def _not_on_base(variant: Variant, device_id: str) -> Incompatible | None:
-    """Bases in few bits are computed by other code on each kind of device, so what was seen on a
-    CPU binds a CPU alone."""
+    """Each kind of device has its own code for quantised bases. The probe ran on a CPU, so its
+    result is used for CPUs only."""
     if kind_of(device_id) != CPU or not failed_on_base(variant):
         return None
     base = variant.base_precision
@@ -131,7 +131,7 @@ def _not_on_base(variant: Variant, device_id: str) -> Incompatible | None:
 
 
 def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | None:
-    """Settings of the whole sweep that the method cannot be trained under."""
+    """Checks the sweep's settings: gradient checkpointing and the optimizer."""
     seen, label = capabilities().get(variant.method), variant.spec.label
     if settings.gradient_checkpointing and seen is not None and seen.with_checkpointing is False:
         return Incompatible(
@@ -152,7 +152,7 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | N
 def _too_long(
     variant: Variant, shape: ModelShape, settings: TrainingSettings
 ) -> Incompatible | None:
-    """Soft tokens stand before the text and take up positions as well."""
+    """Soft tokens precede the text and use positions too."""
     name = variant.spec.soft_tokens
     if name is None or shape.positions is None:
         return None
@@ -171,10 +171,10 @@ def _too_long(
 
 
 TOLERANCE = 0.1
-"""How far from the budget, as a share of it, still counts as matched."""
+"""Maximum deviation from the budget, as a fraction of it, that counts as matched."""
 
 FIELD = "match"
-"""Name of the field of a request that holds the budget; empty: nothing is matched."""
+"""Name of the request's field for the budget; if it is empty, nothing is matched."""
 
 _NUMBER = re.compile(
     r"((?:\d{1,3}(?:,\d{3})+|\d{1,15})(?:\.\d{1,15})?(?:e\d{1,2})?)\s*([kmb]?)", re.IGNORECASE
@@ -184,9 +184,9 @@ _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 @dataclass(frozen=True)
 class Match:
-    """A variant with its size chosen. `parameters` learn, `None` where no formula tells.
+    """A variant with its matched size. `parameters` is its trainable count, `None` if unknown.
 
-    `reason` says why they are not within `TOLERANCE` of the budget, "" where they are.
+    `reason` says why the count is not within `TOLERANCE` of the budget; "" if it is.
     """
 
     variant: Variant
@@ -195,10 +195,10 @@ class Match:
 
 
 def read_budget(text: str, shape: ModelShape | None) -> int | None:
-    """Trainable parameters meant by "2.4M", "500k", "1200000", or by a variant as "lora:r=16".
+    """Parses a parameter budget: "2.4M", "500k", "1200000", or a variant such as "lora:r=16".
 
-    `None` for an empty text. Raises `FtlabError` for anything else, and where the model's shape is
-    not known: then nothing can be matched.
+    `None` for an empty text. Raises `FtlabError` for anything else, and if `shape` is `None`,
+    because matching needs the model's shape.
     """
     text = text.strip()
     if not text:
@@ -242,10 +242,10 @@ def _budget_of(text: str, shape: ModelShape) -> int:
 
 
 def match_parameters(variants: Sequence[Variant], shape: ModelShape, budget: int) -> list[Match]:
-    """Each variant with the size that brings its trainable parameters nearest to the budget.
+    """Sets each variant's size so that its trainable parameters are closest to the budget.
 
-    A size that a variant sets itself is replaced: the budget is the same for all. What a method
-    keeps in proportion to its size (alpha, say) goes with it.
+    A size that the variant sets itself is replaced. Hyperparameters that the method keeps in
+    proportion to its size (such as alpha) are scaled with it.
     """
     return [_match(variant, shape, budget) for variant in variants]
 
@@ -279,7 +279,7 @@ def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
 
 
 def _fits(method: MethodSpec, shape: ModelShape, values: Values) -> bool:
-    """Whether every chosen layer bears the values: a match leaves none out, and narrows none."""
+    """Whether the values fit every chosen layer: a match skips no layer and reduces no rank."""
     if misfit(method, shape, values) is not None:
         return False
     if method.limit is None:
@@ -292,7 +292,7 @@ def _near(count: int, budget: int) -> bool:
 
 
 def _sizes(size: Hyperparameter, values: Values) -> list[int]:
-    """The sizes to try: every one at first, then in steps of a hundredth."""
+    """The sizes to try: small ones in steps of 1, larger ones in steps of 1 %."""
     high = int(size.maximum or 1)
     tried = {int(values[size.name]), high}
     value = int(size.minimum or 1)
@@ -305,7 +305,7 @@ def _sizes(size: Hyperparameter, values: Values) -> list[int]:
 def _at_size(
     method: MethodSpec, values: Values, size: Hyperparameter, value: int
 ) -> dict[str, Value]:
-    """The size at that value, and what keeps its ratio to it, each within its range."""
+    """The size set to `value`, and the proportional hyperparameters, each within its range."""
     result: dict[str, Value] = {size.name: value}
     for name in method.in_proportion:
         partner = method.hyperparameter(name)
@@ -325,7 +325,7 @@ def _without_size(variant: Variant, own: int, shape: ModelShape) -> str:
 def _limit(
     size: Hyperparameter, candidates: Sequence[tuple[Mapping[str, Value], int]], budget: int
 ) -> str:
-    """Why the nearest is still too far: beyond the end of the range, or between two steps."""
+    """Why the closest size does not match: the range ends, or the steps are too coarse."""
     counts = [count for _, count in candidates]
     low, high = min(counts), max(counts)
     if budget > high:

@@ -1,14 +1,14 @@
-"""What a PeftConfig in JSON may say, judged without PEFT, and how its patterns are matched.
+"""Validates a PeftConfig in JSON without PEFT, and matches its patterns without backtracking.
 
-It may be an adapter that somebody brings along or a variant. Neither is taken on trust: no code to
-import, no second model to load, no number that is none. Each judgement gives the middle of a
-sentence; whoever asks knows whose text it is and the way out.
+The configuration is untrusted: it comes from an uploaded adapter or from a variant. It may not
+import code, load a second model or hold NaN or infinity. Each check returns the middle of a
+sentence; the caller adds the subject and the fix.
 
-PEFT hands several fields of a configuration to `re`, where a short pattern can take years over one
-name. RE2 takes time in proportion to the name and to the compiled pattern. What it cannot take
-(backreferences, most look-arounds, large counted repeats) is refused where a configuration arrives.
-Every module of PEFT that uses `re` gets `MATCHING` in its place as it is imported, so that no
-pattern of a stranger's configuration is ever run by a matcher that backtracks.
+PEFT passes several fields of a configuration to `re`, where a short pattern can take years on one
+name (catastrophic backtracking). RE2 takes time proportional to the length of the name and to the
+size of the compiled pattern. Patterns that RE2 cannot run (backreferences, most look-arounds,
+large counted repeats) are rejected when a configuration is read. When a module of PEFT is imported,
+its `re` is replaced by `MATCHING`, so untrusted patterns never run in a backtracking matcher.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PEFT_TYPES = (
     "DELORA", "GRALORA", "CARTRIDGE", "TINYLORA", "PSOFT", "PEANUT", "SHADOW", "SUPERTUNING",
     "DEFT",
 )  # fmt: skip
-"""Every kind of adapter of PEFT 0.21, as `peft.utils.peft_types.PeftType` names them."""
+"""All adapter types of PEFT 0.21, as named in `peft.utils.peft_types.PeftType`."""
 
 _WANTS_TASK = "it wants the number of a task with every prompt"
 CANNOT_ANSWER = {
@@ -45,21 +45,20 @@ CANNOT_ANSWER = {
     "MULTITASK_PROMPT_TUNING": _WANTS_TASK,
     "POLY": _WANTS_TASK,
 }
-"""Kinds that give no answer of their own, and why."""
+"""Adapter types that cannot generate on their own, with the reason."""
 
 BASE_CHANGING_INITS = ("pissa", "corda", "olora", "lora_ga", "loftq")
-"""What `init_lora_weights` begins with where the base's weights are overwritten as well
-(`update_layer` in peft/tuners/lora/layer.py). The others (gaussian, eva, orthogonal, mica) set the
-adapter alone."""
+"""Prefixes of `init_lora_weights` that also overwrite weights of the base model (`update_layer` in
+peft/tuners/lora/layer.py). The others (gaussian, eva, orthogonal, mica) only set the adapter."""
 
 CONVERTED_INITS = tuple(start for start in BASE_CHANGING_INITS if start != "loftq")
-"""Those whose adapter PEFT can save as plain LoRA on the base as it was."""
+"""Those whose adapter PEFT can save as plain LoRA on the unchanged base."""
 
 MAX_DEPTH = 32
 
 
 class Refused(Exception):
-    """`what` is wrong with a text, as the middle of a sentence: "is not valid JSON in UTF-8"."""
+    """A rejected text; `what` is the middle of a sentence, as in "is not valid JSON in UTF-8"."""
 
     def __init__(self, what: str) -> None:
         super().__init__(what)
@@ -75,10 +74,10 @@ def read_object(data: bytes) -> dict[str, Any]:
 
 
 def read_json(data: bytes) -> Any:
-    """What the JSON in `data` says; raises `Refused` for what is none, or goes too far.
+    """The parsed JSON of `data`.
 
-    No key stands twice in an object, no number is infinite or none, and it nests `MAX_DEPTH`
-    levels at most.
+    Raises `Refused` for invalid JSON, duplicate keys in an object, NaN or infinity, and more than
+    `MAX_DEPTH` levels of nesting.
     """
     try:
         value = json.loads(
@@ -109,8 +108,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key of an inner object and every value that is neither object nor list, each with the
-    outermost key that it stands under."""
+    """Yields (top-level key, item) for each key of a nested object and each scalar value."""
     for key, value in config.items():
         open_values = [value]
         while open_values:
@@ -125,7 +123,7 @@ def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _inner(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, those of inner objects too."""
+    """Every key with its value, including those of nested objects."""
     open_values: list[Any] = [config]
     while open_values:
         item = open_values.pop()
@@ -137,14 +135,14 @@ def _inner(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def unknown_type(peft_type: Any) -> str:
-    """Why PEFT does not know this kind; "" where it does."""
+    """Why PEFT does not know this adapter type; "" if it does."""
     if isinstance(peft_type, str) and peft_type in PEFT_TYPES:
         return ""
     return f"has the peft_type {shown(peft_type)}, which PEFT 0.21 does not know"
 
 
 def foreign_part(config: Mapping[str, Any]) -> str:
-    """The code, or the other model, that the configuration asks for; "" if it does not."""
+    """Describes foreign code or a second model that the configuration requests; "" if none."""
     for key, value in config.items():
         hook = key in ("auto_map", "megatron_config") or key.startswith("custom")
         if hook and value:
@@ -162,7 +160,7 @@ def foreign_part(config: Mapping[str, Any]) -> str:
 
 
 def base_changes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The fields by which the base's own weights would become others, each with what it does."""
+    """The fields that would change the weights of the base model, each with its effect."""
     start = str(config.get("init_lora_weights")).lower()
     if start.startswith(BASE_CHANGING_INITS):
         yield (
@@ -179,36 +177,37 @@ def base_changes(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def shown(value: Any) -> str:
-    """A value of the text for a sentence: short, and with nothing that a terminal obeys."""
+    """A value formatted for a message: short, and without terminal control characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 MAX_CHARACTERS = 20_000
-"""Of one pattern. The names of all attention layers of a large model have 10,000."""
+"""Limit for one pattern. The names of all attention layers of a large model take 10,000."""
 
 MAX_PROGRAM = 5_000
-"""Instructions of all patterns of a configuration together; one that people write has some 300,
-and one that writes out every layer of a large model 4,000. The worst so large took 5 ms a name."""
+"""Limit of RE2 instructions of all patterns of a configuration; the slowest took 5 ms per name. A
+hand-written one has about 300, one that lists every layer of a large model 4,000."""
 
 MAX_STRINGS = 5_000
-"""Of one field, since PEFT matches each with every layer. `target_modules` may be a list of all
-experts, which are names that PEFT only compares."""
+"""Limit of strings in one field, since PEFT matches each one against every layer. `target_modules`
+is exempt: it may list all experts, and PEFT only compares those names."""
 
 WAY_OUT = "name the layers in a list"
 
-_MEMORY_BYTES = 2 << 20  # RE2 keeps its states there; with less it is 300 times as slow
-_LOOK_FACTOR = 30  # a pattern with a look-around is run from every place of a name
+_MEMORY_BYTES = 2 << 20  # for RE2's state cache; with less it is 300 times slower
+_LOOK_FACTOR = 30  # a pattern with a look-around runs from every position of a name
 _FREE_TEXT = frozenset({
     "base_model_name_or_path", "revision", "tokenizer_name_or_path", "peft_version",
     "prompt_tuning_init_text",
 })  # fmt: skip
-"""Fields that name models or hold people's text. A pattern in any other is judged."""
+"""Fields that hold model names or free text. All other fields are checked for patterns."""
 
 _PLAIN = re.compile(r"[\w.-]*", re.ASCII)
 _NAMED = re.compile(r"\(\.\*\\\.\)\?\([\w.-]*\)\$", re.ASCII)
-"""A name as PEFT looks it up in rank_pattern. `re` has one place there to go back to, and is ten
-times as fast as RE2 from Python; a config that gives every layer a rank asks thousands of times."""
+"""The pattern that PEFT builds from a name to look it up in rank_pattern. Here `re` has only one
+position to backtrack to, and is ten times faster than RE2 from Python. A config with a rank for
+every layer causes thousands of such look-ups."""
 
 _LOOKS = {"(?=": False, "(?!": True}
 _OF_THE_PLACE = re.compile(r"\\[bBA]|(?<!\[)\^")
@@ -216,15 +215,16 @@ _FLAGS = re.compile(r"\(\?[A-Za-z-]+\)")
 
 
 class BadPattern(ValueError):
-    """A pattern that is not taken; the text says why, as the rest of a sentence."""
+    """A pattern that is rejected; the message is the reason as the rest of a sentence."""
 
 
 @dataclass(frozen=True)
 class Pattern:
     """A compiled pattern.
 
-    With a look-around it is three: `regex` before it, `after` behind it, and `looks` between, each
-    with whether it forbids what it matches. Such a pattern is matched with whole names alone.
+    A pattern with look-aheads is split: `regex` is the part before them, `after` the part behind
+    them, and `looks` holds the look-aheads, each with True if it is negative. Such a pattern only
+    supports `fullmatch`.
     """
 
     text: str
@@ -234,14 +234,14 @@ class Pattern:
 
     @property
     def program(self) -> int:
-        """Instructions, a look-around's as often as they are run."""
+        """Number of RE2 instructions; times `_LOOK_FACTOR` if there is a look-ahead."""
         if self.after is None:
             return int(getattr(self.regex, "programsize", len(self.text)))
         parts = (self.regex, self.after, *(look for look, _ in self.looks))
         return _LOOK_FACTOR * sum(part.programsize for part in parts)
 
     def fullmatch(self, name: str) -> Any:
-        """The match with the whole name, or `True` after a look-around; false where it is none."""
+        """A match object, or `True` for a pattern with look-aheads; a false value if no match."""
         if self.after is None:
             return self.regex.fullmatch(name)
         return any(
@@ -252,7 +252,7 @@ class Pattern:
         )
 
     def match(self, name: str) -> Any:
-        """The match with the beginning of the name, or `None`."""
+        """The match at the start of the name, or `None`."""
         return self._without_looks().match(name)
 
     def search(self, name: str) -> Any:
@@ -276,9 +276,9 @@ _LOOK_AROUND = (
 
 @lru_cache(maxsize=8192)
 def compiled(text: str) -> Pattern:
-    """The pattern for RE2. Raises `BadPattern` for one that is not taken.
+    """Compiles the pattern with RE2. Raises `BadPattern` if it is not supported.
 
-    One look-ahead, or several in one place, may stand outside of all groups and alternatives, as in
+    One look-ahead, or several in a row, is supported outside of all groups and alternatives, as in
     "^(?!.*vision).*q_proj".
     """
     if len(text) > MAX_CHARACTERS:
@@ -302,11 +302,11 @@ def compiled(text: str) -> Pattern:
 
 
 def wrong_pattern(config: Mapping[str, Any]) -> str:
-    """What is wrong with the first pattern of a configuration, as the middle of a sentence; "" if
-    every text in it can be matched without backtracking.
+    """What is wrong with the first unsupported pattern of a configuration, as the middle of a
+    sentence; "" if all can be matched without backtracking.
 
-    All fields are looked at, whatever their name: which ones PEFT compiles differs by its version
-    and by the kind of adapter.
+    Checks all fields but free text, because the fields that PEFT compiles differ between its
+    versions and adapter types.
     """
     program = 0
     for field, texts in _texts(config).items():
@@ -317,7 +317,7 @@ def wrong_pattern(config: Mapping[str, Any]) -> str:
                 continue
             try:
                 pattern = compiled(text)
-                if pattern.looks and text != config[field]:  # PEFT puts others into a group
+                if pattern.looks and text != config[field]:  # PEFT wraps list items in a group
                     raise BadPattern(_LOOK_AROUND)
                 program += pattern.program
             except BadPattern as error:
@@ -330,7 +330,7 @@ def wrong_pattern(config: Mapping[str, Any]) -> str:
 
 
 def _texts(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The different texts of each field that is no free text."""
+    """The distinct strings of each field that is not free text."""
     found: dict[str, dict[str, None]] = {}
     for field, value in leaves(config):
         if isinstance(value, str) and field not in _FREE_TEXT:
@@ -361,7 +361,7 @@ def _explained(said: str) -> str:
 
 
 def _split(text: str) -> tuple[str, list[str], str]:
-    """What stands before the look-arounds, these, and what stands behind them."""
+    """Splits the pattern into the part before the look-aheads, these, and the part after them."""
     pieces = list(_outermost(text))
     places = [place for place, piece in enumerate(pieces) if piece.startswith(tuple(_LOOKS))]
     inner = "".join(piece for piece in pieces if not piece.startswith(tuple(_LOOKS)))
@@ -380,7 +380,7 @@ def _split(text: str) -> tuple[str, list[str], str]:
 
 
 def _outermost(text: str) -> Iterator[str]:
-    """The pattern in pieces: groups as a whole, everything else character by character."""
+    """Splits the pattern into pieces: each top-level group as a whole, the rest by character."""
     depth = start = 0
     in_class = False
     place = 0
@@ -428,19 +428,19 @@ MATCHING = SimpleNamespace(
     search=_search,
     compile=compiled,
     escape=re.escape,
-    # What is replaced is given by PEFT and transformers, with look-arounds, never by a field of a
-    # configuration; tests/methods/test_peft_matching.py looks for a call that is otherwise.
+    # Patterns for `sub` come from PEFT and transformers (with look-arounds), never from a field of
+    # a configuration; tests/methods/test_peft_matching.py checks all calls for this.
     sub=re.sub,
     subn=re.subn,
     error=BadPattern,
     Match=re.Match,
     Pattern=re.Pattern,
 )
-"""What of the module `re` PEFT uses."""
+"""The part of the `re` API that PEFT uses."""
 
 
 def match_without_backtracking() -> None:
-    """Lets PEFT match by RE2 from here on: what is imported of it, and what will be."""
+    """Makes PEFT match with RE2: patches its imported modules and those imported later."""
     for name, module in list(sys.modules.items()):
         if _is_peft(name):
             _replace_re(module)
@@ -449,7 +449,7 @@ def match_without_backtracking() -> None:
 
 
 class _PeftFinder(MetaPathFinder):
-    """Finds the modules of PEFT as Python does, and has each handed its matcher."""
+    """Finds modules of PEFT with Python's default finder, and loads them with `_PeftLoader`."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if not _is_peft(name):

@@ -1,8 +1,8 @@
-"""Starting learning rates for models of another size than the one they were tuned on.
+"""Default learning rates for models of a different size than the bundled model.
 
 Every method's rate was tuned on the bundled model. For another model it is scaled: tuned rate x
-rule(size) / rule(size of the bundled model), to two significant digits. One published rule serves
-all methods, unless a method's paper has its own. What people are told of it is here as well.
+rule(size) / rule(size of the bundled model), to two significant digits. One published rule is used
+for all methods, unless a method's paper has its own. The texts for users are here too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 from ftlab.basics.words import join_names
 from ftlab.settings.training import HIGHEST_RATE
 
-_WIDEST = 10_000_000  # a width beyond it is no width of a model
+_WIDEST = 10_000_000  # a larger hidden size is treated as invalid
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a rule looks at: the config's `model_type`, and the width of a token's vector.
+    """The input of a rule: the config's `model_type` and hidden size.
 
-    `hidden` is 0 where the config does not say it.
+    `hidden` is 0 if the config does not give it.
     """
 
     family: str
@@ -29,14 +29,14 @@ class ModelSize:
 
 
 TUNED_ON = ModelSize("llama", 576)
-"""The bundled model, SmolLM2-135M: a Llama by its architecture."""
+"""The bundled model, SmolLM2-135M, which has the Llama architecture."""
 
 
 def size_of(config: Mapping[str, Any]) -> ModelSize:
-    """The size that a model's config.json gives; of a model with an encoder, its text part's."""
+    """The size from a model's config.json; for a multimodal model, that of its text part."""
     inner = config.get("text_config")
     text = inner if isinstance(inner, Mapping) and inner else config
-    names = ("hidden_size", "n_embd", "d_model")  # GPT-2 and MPT have names of their own
+    names = ("hidden_size", "n_embd", "d_model")  # GPT-2 and MPT use their own names
     widths = (text.get(name) for name in names)
     hidden = next((width for width in widths if type(width) is int and 0 < width <= _WIDEST), 0)
     return ModelSize(str(text.get("model_type") or config.get("model_type") or ""), hidden)
@@ -44,10 +44,10 @@ def size_of(config: Mapping[str, Any]) -> ModelSize:
 
 @dataclass(frozen=True)
 class RateRule:
-    """How a method's learning rate goes with the size of the model.
+    """How a method's learning rate depends on the size of the model.
 
-    `at(size)` is what the rule says for a size, up to a factor that is the same for all sizes.
-    `words` say it for people, after "the rate"; `source` and `url` say who published it.
+    `at(size)` is the rule's value for a size, up to a constant factor. `words` describes the rule
+    to users, after "the rate"; `source` and `url` are its publication.
     """
 
     words: str
@@ -56,10 +56,9 @@ class RateRule:
     at: Callable[[ModelSize], float]
 
     def rate(self, tuned: float, size: ModelSize) -> float:
-        """The starting rate for a model of that size; `tuned` is the bundled model's.
+        """The default rate for a model of that size; `tuned` is the bundled model's.
 
-        It is the tuned one, digit for digit, where the rule asks for no change, and where the
-        width is not known.
+        Returns `tuned` unrounded if the rule gives no change, or if the hidden size is unknown.
         """
         factor = self.at(size) / self.at(TUNED_ON) if size.hidden else 1.0
         return tuned if factor == 1 else min(two_digits(tuned * factor), HIGHEST_RATE)
@@ -80,7 +79,7 @@ def exponent_of(family: str) -> float:
 
 def _by_width(size: ModelSize) -> float:
     """(2000 / hidden size)^P. The published LR = 5e-5 * M * (2000 / hidden size)^P has M = 10 for
-    LoRA and 1 for full fine-tuning, which cancels: a method is scaled by its own tuned rate.
+    LoRA and 1 for full fine-tuning. M cancels out, since each method scales its own tuned rate.
     """
     return (2000 / size.hidden) ** exponent_of(size.family)
 
@@ -93,39 +92,39 @@ BY_WIDTH = RateRule(
     url="https://thinkingmachines.ai/blog/lora/",
     at=_by_width,
 )
-"""The published rule for all methods that have none of their own.
+"""The published rule for all methods without a rule of their own.
 
 Schulman et al. 2025, "LoRA Without Regret", Thinking Machines Lab: Connectionism, 29 September
 2025, swept rates for 14 models of the Llama and the Qwen family and fitted
-LR = M (2000 / hidden size)^P, with one P a family that LoRA and full fine-tuning share. The
+LR = M (2000 / hidden size)^P, with one P per family for both LoRA and full fine-tuning. The
 constants are those of `tinker_cookbook/hyperparam_utils.py`, `get_lr`, in
 github.com/thinking-machines-lab/tinker-cookbook (commits cf00c2d of 5 October 2025 to 9dfcc3a of
 19 August 2026, unchanged): 5e-5, 10, 2000, 0.781 for Llama, 0.0775 for Qwen. The bundled model is
-narrower than any published model of the two families, so the step from it is an extrapolation.
+narrower than any published model of the two families, so scaling from it is an extrapolation.
 
-`get_lr` refuses all other families, because nobody fitted them. They are scaled by Llama's
-exponent: the rates were tuned on a Llama, so that curve changes nothing at the tuned width.
+`get_lr` rejects all other families, because no fit exists. Here they are scaled with Llama's
+exponent: the rates were tuned on a Llama, so at the tuned width they do not change.
 """
 
 
 def unscaled(source: str, url: str) -> RateRule:
-    """The rule of a paper whose rate does not fall from small models to large ones."""
+    """The rule of a paper that uses the same rate for all model sizes."""
     return RateRule("stays the same for every size", source, url, lambda size: 1.0)
 
 
 TUNED_MODEL = "SmolLM2-135M"
 
 NOT_TUNED = f"Learning rates were tuned on {TUNED_MODEL}, not on this model"
-"""The sentence without its end: what was done instead follows, or what to do."""
+"""The first half of a sentence; the caller adds what was done instead, or what to do."""
 
 
 def what_is_done(size: ModelSize) -> str:
-    """In a few words what becomes of the tuned rates on a model of that size."""
+    """A short phrase on how the tuned rates are used for a model of that size."""
     return "used unchanged" if BY_WIDTH.rate(1.0, size) == 1 else "scaled to its size"
 
 
 def how_scaled(size: ModelSize, kept: list[str]) -> str:
-    """By which rule the rates come about on a model of that size, and whose it is.
+    """Explains to users how the rates are scaled to a model of that size, with the source.
 
     `kept` are the labels of the methods whose rate stays the same (`registry.rates_kept`).
     """

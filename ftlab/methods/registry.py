@@ -1,7 +1,7 @@
-"""The methods that can be compared: those of `ftlab.methods.families`, and of other packages.
+"""The registry of methods: those of `ftlab.methods.families`, and of plugin packages.
 
-A file there, and a module that an entry point of the group `ftlab.methods` names, is found by
-itself; it defines `METHODS`.
+Files in that folder, and modules named by an entry point of the group `ftlab.methods`, are found
+automatically; each defines `METHODS`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from ftlab.methods.rates import BY_WIDTH
 from ftlab.methods.spec import FAMILIES, BasePrecision, Look, LoopHooks, MethodSpec
 
 CORE = ("full", "lora", "qlora", "prompt_tuning")
-"""What is compared unless somebody chooses: the whole, the overlay, the overlay on 4 bits, and the
-prompt."""
+"""The default selection: full fine-tuning, LoRA, LoRA on a 4-bit base, and prompt tuning."""
 
 BASE_METHOD = "base"
-"""Method id in the record of a base run: the untouched model, measured once a sweep."""
+"""Method id in the record of a base run: the original model, evaluated once per sweep."""
 
 ENTRY_POINTS = "ftlab.methods"
-"""The group of entry points by which other packages add methods."""
+"""The entry point group with which other packages add methods."""
 
 
 def _sources() -> Iterator[tuple[str, tuple[MethodSpec, ...]]]:
-    """The modules that hold methods, by name."""
+    """(name, methods) of each module that defines methods."""
     for found in pkgutil.iter_modules(families.__path__):
         module = import_module(f"{families.__name__}.{found.name}")
         yield module.__name__, module.METHODS
@@ -45,10 +44,10 @@ def _sources() -> Iterator[tuple[str, tuple[MethodSpec, ...]]]:
 
 
 def find_methods() -> dict[str, MethodSpec]:
-    """Every method by id, in the order of the families, of the files and in each file.
+    """All methods by id, ordered by family, then by file, then as in the file.
 
-    A module of another package that cannot be imported, and a method with the id of another one or
-    of no known family, are left out with a warning.
+    Skips, with a warning, plugin modules that cannot be imported, and methods with a duplicate id
+    or an unknown family.
     """
     found: dict[str, MethodSpec] = {}
     order = list(FAMILIES)
@@ -68,7 +67,7 @@ def _leave_out(why: str) -> None:
 
 
 METHODS = find_methods()
-"""By id, family by family; in a family file by file."""
+"""All methods by id, in the order of `find_methods`."""
 
 _BY_ID = METHODS | {PEFT.id: PEFT}
 
@@ -76,7 +75,7 @@ BASE_LOOK = Look(colour="#8a94a3", marker="x", dash="dot")
 
 
 def get_method(method_id: str) -> MethodSpec:
-    """The method of that id; raises `FtlabError` that names the known ones."""
+    """The method with that id; raises `FtlabError` with the known ones if there is none."""
     if method_id in _BY_ID:
         return _BY_ID[method_id]
     hint = did_you_mean(method_id, METHODS)
@@ -84,24 +83,24 @@ def get_method(method_id: str) -> MethodSpec:
 
 
 def label_of(method_id: str) -> str:
-    """A method's label for people, also for a base run and for a method no longer known."""
+    """A method's label, also for a base run; the id itself if the method is unknown."""
     if method_id == BASE_METHOD:
         return "Base"
     return _BY_ID[method_id].label if method_id in _BY_ID else method_id
 
 
 def look_of(method_id: str) -> Look:
-    """The one colour, marker and dash of a method, the same in every figure and table."""
+    """The colour, marker and dash of a method, the same in all figures and tables."""
     return _BY_ID[method_id].look if method_id in _BY_ID else BASE_LOOK
 
 
 def rates_kept() -> list[str]:
-    """Labels of the methods whose learning rate does not go with the size of the model."""
+    """Labels of the methods whose learning rate does not depend on the size of the model."""
     return [method.label for method in METHODS.values() if method.rate_rule is not BY_WIDTH]
 
 
 def on_base(method_id: str, precision: BasePrecision) -> str:
-    """The id of the method that is that one on a base in so few bits; "" where none is."""
+    """The id of the method that equals `method_id` on a base quantised so; "" if there is none."""
     found = (
         method.id
         for method in METHODS.values()
@@ -111,7 +110,7 @@ def on_base(method_id: str, precision: BasePrecision) -> str:
 
 
 def hooks_of(peft_type: str) -> LoopHooks | None:
-    """What adapters of that type of PEFT do in the training loop; `None` for nothing."""
+    """The training loop hooks of adapters with that PEFT type; `None` if there are none."""
     found = (
         method.hooks
         for method in METHODS.values()
@@ -121,10 +120,10 @@ def hooks_of(peft_type: str) -> LoopHooks | None:
 
 
 def named_by(peft_type: str, feature: str = "", start: str = "", optimizer: str = "") -> str:
-    """The id of the method whose configuration this is, by its `PeftTraits`; "" where none is.
+    """The id of the method whose `PeftTraits` match a PEFT configuration; "" if there is none.
 
-    Of what is given beside the type, all else is plain. A method on a base in fewer bits is not
-    found: see `on_base`.
+    All settings that are not given here are at PEFT's plain values. Methods on a quantised base
+    are not returned: see `on_base`.
     """
     for method in METHODS.values():
         traits = method.peft_traits

@@ -1,4 +1,4 @@
-"""The types of a method: what is compared, and what a person can set on it."""
+"""The types that define a method and its hyperparameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAMILIES: dict[Family, str] = {
     "scaling": "Scales on what layers compute",
     "prompt": "Vectors before the question",
 }
-"""What a method changes, in the order in which families are shown."""
+"""Families and their headings (what a method changes), in display order."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Paper:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One setting of a method, with the range in which it makes sense.
+    """One setting of a method, with its valid range.
 
-    `kind` is "int", "float", "choice" or "text"; `minimum` and `maximum` are inclusive, of a text
-    they are its length in characters. `read` brings a text into its one form, and raises
-    `FtlabError` where it cannot be used; a setting that has it must be given.
+    `minimum` and `maximum` are inclusive; for a text they limit its length in characters. `read`
+    parses a text into its canonical form, and raises `FtlabError` if it is invalid; a setting with
+    `read` is required.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Look:
-    """How a method looks in every figure and table: colour, marker symbol and line dash."""
+    """A method's style in all figures and tables: colour, marker symbol and line dash."""
 
     colour: str
     marker: str
@@ -71,7 +71,7 @@ class Look:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a method may need to know of its run: optimizer steps, and the tokenizer's folder."""
+    """Values of a run that a method may need: optimizer steps and the tokenizer's folder."""
 
     steps: int
     tokenizer: str
@@ -79,14 +79,14 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class Misfit:
-    """A hyperparameter whose value does not fit a model: its name, and why, with the way out."""
+    """A hyperparameter whose value does not fit a model: its name, and the reason with a fix."""
 
     name: str
     why: str
 
 
 def whole(name: str) -> Callable[[Values], int]:
-    """Reads that hyperparameter as a whole number."""
+    """A function that returns that hyperparameter as an int."""
 
     def read(values: Values) -> int:
         return int(values[name])
@@ -95,7 +95,7 @@ def whole(name: str) -> Callable[[Values], int]:
 
 
 def real(name: str) -> Callable[[Values], float]:
-    """Reads that hyperparameter as a number."""
+    """A function that returns that hyperparameter as a float."""
 
     def read(values: Values) -> float:
         return float(values[name])
@@ -104,9 +104,9 @@ def real(name: str) -> Callable[[Values], float]:
 
 
 def peft_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftConfig]:
-    """A maker of PEFT's configuration class of that name.
+    """A factory for PEFT's configuration class of that name.
 
-    Each field is a value, or a function of the hyperparameters that gives it.
+    Each field is a value, or a function that computes it from the hyperparameters.
     """
 
     def make(values: Values, plan: RunPlan) -> PeftConfig:
@@ -121,18 +121,18 @@ def peft_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftCon
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Trained parameters of one layer, by its outputs and inputs and the hyperparameters."""
+    """The number of trained parameters of a layer: `of_layer(outputs, inputs, values)`."""
 
     of_layer: Callable[[int, int, Values], int]
 
 
 @dataclass(frozen=True)
 class LayerLimit:
-    """How large the hyperparameters of those names may be on a layer: `most(outputs, inputs)`.
+    """The maximum of the hyperparameters `names` on a layer: `most(outputs, inputs)`.
 
-    `label` is what a person calls them, `what` says in words what the limit is. A layer that cannot
-    bear them gets its `most` where PEFT takes a value by layer (`by_layer`), and is left out where
-    PEFT takes one for all.
+    `label` is their name in messages, `what` describes the limit. If a chosen value exceeds the
+    limit of a layer, the layer gets its `most` if PEFT supports a value per layer (`by_layer`), and
+    is skipped otherwise.
     """
 
     label: str
@@ -142,22 +142,22 @@ class LayerLimit:
     by_layer: bool = False
 
     def holds(self, outputs: int, inputs: int, values: Values) -> bool:
-        """Whether a layer of that size can bear them."""
+        """Whether the hyperparameters are within the limit on a layer of that size."""
         most = self.most(outputs, inputs)
         return all(int(values[name]) <= most for name in self.names)
 
 
 @dataclass(frozen=True)
 class OwnOptimizer:
-    """An optimizer of the method's own.
+    """A method's own optimizer.
 
-    `make(model, optimizer_class, options, values)` makes it of the optimizer that was chosen for
-    the sweep; `options` are that one's keyword arguments, `lr` and `weight_decay` among them. Where
-    it replaces the chosen one, `replaces` is the only one that may be chosen, and `what` names the
-    method's own.
+    `make(model, optimizer_class, options, values)` builds it from the sweep's optimizer class and
+    its keyword arguments `options`, which include `lr` and `weight_decay`. If it replaces the
+    sweep's optimizer, `replaces` is the only one that the sweep may use, and `what` is the name of
+    the method's optimizer.
 
-    In a reproduction script it is `script_import` and `script_method`, a method of the Trainer with
-    the hyperparameters as `{name}`.
+    Reproduction scripts contain `script_import` and `script_method`, a method of the Trainer with
+    hyperparameters as `{name}`.
     """
 
     make: Callable[[Any, Any, dict[str, Any], Values], Optimizer]
@@ -169,15 +169,15 @@ class OwnOptimizer:
 
 @dataclass(frozen=True)
 class LoopHooks:
-    """What a kind of adapter, one `peft_type`, does in the training loop, by hand or by a method.
+    """Training loop hooks of one `peft_type`, for methods and for custom PeftConfigs.
 
-    Each takes the model as PEFT made it. `added_loss(model)` is a term that is added to the loss,
-    `None` for none. `after_step(model, step, skipped)` comes once the weights are updated, while
-    the gradients are still there; `step` counts from 1, and `skipped()` says whether the gradients
-    overflowed, so that no weight changed.
+    The model is the one that PEFT returned. `added_loss(model)` returns a term to add to the loss,
+    or `None`. `after_step(model, step, skipped)` is called after the weights are updated, before
+    the gradients are cleared; `step` counts from 1, and `skipped()` returns whether the step was
+    skipped because gradients overflowed.
 
-    In a reproduction script they are what `script_added_loss(config)` gives, which continues the
-    expression of the loss ("" for none), and `script_after_step`, a method of the callback.
+    Reproduction scripts contain `script_added_loss(config)`, which is appended to the expression of
+    the loss ("" for none), and `script_after_step`, a method of the callback.
     """
 
     added_loss: Callable[[Any], Tensor | None]
@@ -188,10 +188,10 @@ class LoopHooks:
 
 @dataclass(frozen=True)
 class PeftTraits:
-    """How a PEFT configuration of others shows that it is the method's, and plain.
+    """The features by which an uploaded PEFT configuration is recognised as this method.
 
-    `type` is its `peft_type`. Beyond what is plain for that type it sets nothing but the field
-    `feature`, or an `init_lora_weights` that begins with `start`, or it was trained with one of
+    `type` is its `peft_type`. It differs from a plain configuration of that type only by the field
+    `feature`, by an `init_lora_weights` that starts with `start`, or by training with one of
     `optimizers` (in lower case, words joined by "-").
     """
 
@@ -203,10 +203,11 @@ class PeftTraits:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """How the method is tried on a tiny model, where its defaults or that model do not do.
+    """Special settings for the probe on a tiny model, where the defaults are not suitable.
 
-    `settings` are hyperparameters as in "layers=1". `needs_biases` asks for a model with biases.
-    Logits of a saved and loaded model may differ by `same_logits`. `note` tells people of it.
+    `settings` are hyperparameters as in "layers=1". `needs_biases` requests a model with biases.
+    `same_logits` is the tolerance for logits of a saved and reloaded model. `note` is a text for
+    users about it.
     """
 
     settings: str = ""
@@ -216,42 +217,41 @@ class ProbePlan:
 
 
 def every_parameter(model: nn.Module, values: Values) -> None:
-    """Lets every weight of the model learn."""
+    """Makes all weights of the model trainable."""
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 
 
 def always_applies(shape: ModelShape, values: Values) -> str:
-    """Of a method that any causal language model can be trained with."""
+    """`applies` of a method that works with any causal language model."""
     return ""
 
 
 def always_fits(shape: ModelShape, values: Values) -> Misfit | None:
-    """Of a method whose hyperparameters fit every model."""
+    """`fits` of a method whose hyperparameters fit every model."""
     return None
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One way to fine-tune.
+    """A fine-tuning method.
 
-    Adding a method is adding one of these to a file of `ftlab.methods.families`: page, command
-    line, validation, report and tests follow from it. `short` is what it is called where there is
-    little room ("": as `label`). `base_precision` is how the frozen base is held (`None`: as the
-    dtype policy says), and `quantises` the id of the method that it is on such a base.
-    `peft_config(hyperparameters, plan)` builds PEFT's configuration; `None` means that no adapter
-    is laid over the model, and then `select_trainable` says which weights learn.
+    To add a method, add a `MethodSpec` to a file of `ftlab.methods.families`: page, command line,
+    validation, report and tests use it. `short` is a short label ("": use `label`).
+    `base_precision` is the precision of the frozen base (`None`: set by the dtype policy), and
+    `quantises` the id of the same method on an unquantised base. `peft_config(hyperparameters,
+    plan)` builds PEFT's configuration; if it is `None` there is no adapter, and `select_trainable`
+    selects the trainable weights.
 
-    `optimizer` is an optimizer of the method's own, `hooks` what else it does in the training loop.
-    `applies` says in a sentence why a model cannot be trained with it, or "" where it can. `limit`
-    is how large its hyperparameters may be on a layer. `reaches_experts` says whether PEFT lays it
-    over experts that are held as one parameter, and keeps that right. `count` is how many
-    parameters it trains, of one layer or of a model (`None`: not known before the run). `size`
-    names the hyperparameter that these grow with, `soft_tokens` the one that counts vectors which
-    take up positions of the model. `names` says what a variant is called (`None`: by the label, and
-    what differs from the defaults).
+    `optimizer` is the method's own optimizer, `hooks` its other code in the training loop.
+    `applies` returns why the method does not work with a model, or "". `limit` is the maximum of
+    its hyperparameters on a layer. `reaches_experts`: PEFT can adapt fused experts with it, and
+    does so correctly. `count` is the number of trained parameters, per layer or per model (`None`:
+    unknown before the run). `size` is the hyperparameter that this number grows with; `soft_tokens`
+    is the hyperparameter for the number of vectors that use positions of the model. `names` returns
+    the label of a variant (`None`: the label and the non-default values).
 
-    `learning_rate` was tuned on the bundled model; `rate_rule` says what it becomes on another.
+    `learning_rate` was tuned on the bundled model; `rate_rule` scales it to other models.
     """
 
     id: str
@@ -285,21 +285,21 @@ class MethodSpec:
 
     @property
     def short_label(self) -> str:
-        """What it is called where there is little room."""
+        """The label for small spaces."""
         return self.short or self.label
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it is laid over the model by PEFT; else weights of the model itself learn."""
+        """Whether it is a PEFT adapter; otherwise weights of the model itself are trained."""
         return self.peft_config is not None
 
     @property
     def ships_whole_model(self) -> bool:
-        """Whether its result is a whole model; else the weights that learnt are enough."""
+        """Whether its result is a full model; otherwise only the trained weights are saved."""
         return not self.is_adapter and self.select_trainable is every_parameter
 
     def rate_for(self, size: ModelSize) -> float:
-        """The starting rate for a model of that size: on the bundled model the tuned one."""
+        """The default learning rate for a model of that size."""
         return self.rate_rule.rate(self.learning_rate, size)
 
     def defaults(self) -> dict[str, Value]:

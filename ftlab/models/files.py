@@ -1,13 +1,12 @@
-"""The files of a model's folder: read under limits, hashed once, headers read without torch.
+"""Reads the files of a model folder: size limits, cached hashes, and headers without torch.
 
-Hashes of large files are kept: what is known lies in the cache folder, a small file for each file
-that was read, so that several processes never wait for each other there: an entry is written whole
-or not at all. An entry that cannot be read, or is about another state of the file, is as good as
-none.
+Hashes of large files are cached in the cache folder, one small entry file per hashed file. Entries
+are written atomically, so several processes need no lock. An entry that cannot be read, or
+describes another state of the file, is ignored.
 
 The format (https://github.com/huggingface/safetensors#format): 8 bytes with the length N of the
-header, little endian; N bytes of JSON, tensor names to dtype, shape and byte range; then the bytes
-themselves, one tensor after the other without gaps.
+header, little endian; N bytes of JSON that maps tensor names to dtype, shape and byte range; then
+the tensors' bytes, one tensor after the other without gaps.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import cache_folder, read_plain, write_atomically
 
 MAX_TEXT_BYTES = 32 * 2**20
-"""The most that is read of a configuration, an index of weights or a chat template."""
+"""Maximum size of a configuration, an index of weights or a chat template."""
 
 
 def read_model_text(path: Path) -> str:
     """The text of the file, which may be a link, as in the Hub's cache.
 
-    Raises `OSError` or `ValueError` where it cannot be read; one that is too large stays unread.
+    Raises `OSError` or `ValueError` if it cannot be read; a file that is too large is not read.
     """
     return read_plain(path, MAX_TEXT_BYTES, follow_link=True).decode("utf-8")
 
@@ -51,11 +50,11 @@ def read_model_json(path: Path) -> dict[str, Any]:
 
 
 MOST_ENTRIES = 1000
-"""Of some 300 bytes each; the weights of a model of 70 billion parameters are 30 files."""
+"""Entries of some 300 bytes each; the weights of a model of 70 billion parameters are 30 files."""
 
 _MAX_ENTRY_BYTES = 20_000
 _SETTLED_SECONDS = 2.0
-"""The coarsest clock of a file system: what is written twice within it keeps its time."""
+"""The coarsest time resolution of a file system: two writes within it may have the same time."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -64,9 +63,9 @@ def hashes_folder() -> Path:
 
 
 def file_sha256(path: Path) -> bytes:
-    """The file's digest, 32 bytes; no byte of it is read where it is known already.
+    """The file's digest, 32 bytes; cached, so an unchanged file is not read again.
 
-    Raises `OSError` as `open` does, and for nothing that is wrong with the cache folder.
+    Raises `OSError` as `open` does; problems with the cache folder are ignored.
     """
     real = os.path.realpath(path)
     entry = hashes_folder() / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
@@ -78,8 +77,8 @@ def file_sha256(path: Path) -> bytes:
         before = os.fstat(file.fileno())
         digest = hashlib.file_digest(file, "sha256").digest()
         after = os.fstat(file.fileno())
-    # A file that changed while it was read, or so shortly before that another change might leave
-    # its times as they are, is hashed anew the next time.
+    # A file that changed during reading, or so recently that another change might not alter its
+    # times, is not cached.
     settled = began - before.st_ctime > _SETTLED_SECONDS
     if settled and _state(before) == _state(after):
         _keep(entry, real, _state(before), digest)
@@ -87,11 +86,11 @@ def file_sha256(path: Path) -> bytes:
 
 
 def _state(status: os.stat_result) -> list[int]:
-    """What tells this content of a file from another.
+    """Identifies the content of a file.
 
-    Every write sets the time of change (ctime) too, which no program can set back, as it can the
-    time of modification. The device's number is left out: that of a network disk or a container's
-    may be another one after each start of the machine.
+    Every write also sets the change time (ctime), which a program cannot set back, unlike the
+    modification time. The device number is left out: for a network disk or in a container it may
+    change with each boot.
     """
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
@@ -110,7 +109,7 @@ def _read(entry: Path, real: str, state: list[int]) -> bytes | None:
 
 
 def _keep(entry: Path, real: str, state: list[int], digest: bytes) -> None:
-    """A folder that cannot be written keeps nothing."""
+    """Stores a cache entry; ignores a folder that cannot be written."""
     text = json.dumps({"path": real, "state": state, "sha256": digest.hex()})
     with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def _forget_oldest(folder: Path) -> None:
 
 
 MAX_HEADER_BYTES = 16 * 2**20
-"""An adapter of a 100-layer model has a header of about half a megabyte."""
+"""Maximum header size; an adapter of a 100-layer model has about half a megabyte."""
 
 DTYPE_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1,
@@ -137,12 +136,12 @@ DTYPE_BYTES = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-"""Bytes of one number; complex numbers and those of fewer than 8 bits are in no adapter."""
+"""Bytes per number; adapters have no complex numbers and no types of fewer than 8 bits."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """`raw` are the header's own bytes with their length in front; the rest is of the tensors."""
+    """A parsed header; `raw` is its bytes including the length field."""
 
     raw: bytes
     shapes: Mapping[str, tuple[int, ...]]
@@ -155,10 +154,10 @@ class Header:
 
 
 def read_header(stream: BinaryIO, name: str) -> Header:
-    """Reads the header from the start of the stream and leaves it at the tensors' bytes.
+    """Reads the header from the start of the stream and stops at the first tensor byte.
 
-    Raises `FtlabError` that names the file for anything but a header whose tensors lie one after
-    the other from the first byte on.
+    Raises `FtlabError` with the file name unless the header is valid and its tensors follow each
+    other without gaps from the first byte on.
     """
     start = stream.read(8)
     length = int.from_bytes(start, "little")
@@ -193,7 +192,7 @@ def _object(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two entries of one name they take, so there must be one."""
+    """Rejects duplicate keys, because readers differ in which of the two entries they use."""
     result = dict(pairs)
     if len(result) < len(pairs):
         raise ValueError("a name stands twice")

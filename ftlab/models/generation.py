@@ -1,4 +1,4 @@
-"""Greedy and sampled answers from a base model or any PEFT model on it."""
+"""Generates greedy and sampled answers with a base model or any PEFT model on it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
 
 
 def virtual_tokens(model: nn.Module) -> int:
-    """Soft tokens that a prompt method puts before the input; 0 for everything else."""
+    """The number of soft tokens that a prompt method prepends to the input; else 0."""
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         return int(model.active_peft_config.num_virtual_tokens)
     return 0
 
 
 def soft_outputs(model: nn.Module) -> int:
-    """Those of the soft tokens that the model computes outputs for; a prefix lies in its cache."""
+    """The soft tokens that the model computes outputs for; 0 for a prefix, which is cached."""
     soft = virtual_tokens(model)
     config: Any = model.active_peft_config if isinstance(model, PeftModel) else None
     return 0 if soft and config.peft_type in PREFIXES else soft
@@ -46,10 +46,10 @@ def generation_inputs(
 ) -> tuple[Any, dict[str, Any]]:
     """The module to call `generate` on, and its inputs.
 
-    For a prompt method the soft tokens are laid right before each row's first real token: PEFT's
-    own `generate` puts them before the padding, at positions that training never used. With
-    transformers 5.24 it also puts them before every further token, and hands a prefix over under a
-    name that is passed over. A prefix is the cache that the answer starts from.
+    For a prompt method the soft tokens are inserted right before each row's first real token:
+    PEFT's own `generate` puts them before the padding, at positions that training never used. With
+    transformers 5.24 it also inserts them before every further token, and passes a prefix under a
+    name that is ignored. A prefix is passed as the initial cache.
     """
     if not (isinstance(model, PeftModel) and virtual_tokens(model)):
         return model, batch
@@ -71,7 +71,7 @@ def generation_inputs(
 
 
 def greedy_config(max_new_tokens: int, stop_ids: Sequence[int], pad_id: int) -> GenerationConfig:
-    """Greedy decoding, whatever sampling or penalty the model's own defaults ask for."""
+    """Greedy decoding; overrides sampling and penalties in the model's own defaults."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -89,7 +89,7 @@ def answer_batch(
     config: GenerationConfig,
     **options: Any,
 ) -> list[str]:
-    """One answer a prompt, without the end-of-turn token. `options` go to `generate`."""
+    """One answer per prompt, without the end-of-turn token. `options` are passed to `generate`."""
     device = next(model.parameters()).device
     batch = left_padded(prompts, int(config.pad_token_id), device)
     callee, inputs = generation_inputs(model, batch)

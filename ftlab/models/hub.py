@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, and what it may answer instead of a file."""
+"""Access to the Hugging Face Hub: reachability, and error messages for failed requests."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from ftlab.basics.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID
 
 TIMEOUT_SECONDS = 5
-"""A short one, or a Hub out of reach is waited for by the minute."""
+"""A short timeout; otherwise an unreachable Hub blocks for minutes."""
 
-_TRUE = ("1", "on", "yes", "true")  # what huggingface_hub takes for true in its variables
+_TRUE = ("1", "on", "yes", "true")  # the values that huggingface_hub treats as true
 
 
 def is_offline() -> bool:
-    """Whether the machine was told to leave the Hub alone."""
+    """Whether environment variables disable access to the Hub."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return any(os.environ.get(name, "").lower() in _TRUE for name in names)
 
 
 def ask_hub() -> bool:
-    """Whether the Hub answers a question about a small file that everybody may read."""
+    """Whether the Hub answers a metadata request for a small public file."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
         get_hf_file_metadata(hf_hub_url(BUNDLED_ID, "config.json"), timeout=TIMEOUT_SECONDS)
-    except Exception:  # the errors of its transport are another library's in each release
+    except Exception:  # the transport library, and so its error types, vary by release
         return False
     return True
 
 
 class HubReach:
-    """Whether the Hub can be reached: asked once, by the first who wants to know.
+    """Whether the Hub can be reached; checked once, on the first call.
 
-    The question is asked in a thread of its own, so that nobody waits longer than he will.
+    The check runs in its own thread, so that callers wait no longer than their timeout.
     """
 
     def __init__(self, ask: Callable[[], bool] = ask_hub) -> None:
@@ -46,7 +46,7 @@ class HubReach:
         self._reached = False
 
     def is_reached(self, wait_seconds: float = TIMEOUT_SECONDS + 1) -> bool:
-        """The answer, waited for so long at most; never asked where the machine is offline."""
+        """The result, or `False` after the timeout; no request is made in offline mode."""
         if is_offline():
             return False
         with self._turn:
@@ -62,10 +62,10 @@ class HubReach:
 
 @contextmanager
 def hub_answers(name: str, what: str, otherwise: str) -> Iterator[None]:
-    """Says in a sentence why something of the model of that id cannot be had.
+    """Converts Hub errors for the model with that id into `FtlabError` with a readable message.
 
-    `what` is asked for ("The config of 'a/b'"); `otherwise` is what to do where the Hub is out of
-    reach. Raises `FtlabError`.
+    `what` is the requested item ("The config of 'a/b'"); `otherwise` is the advice to show if the
+    Hub cannot be reached.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -86,7 +86,7 @@ def hub_answers(name: str, what: str, otherwise: str) -> Iterator[None]:
         ) from None
     except FtlabError:
         raise
-    except Exception as error:  # the errors of its transport are another library's in each release
+    except Exception as error:  # the transport library, and so its error types, vary by release
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise FtlabError(f"{what} could not be had: the Hub has no such file of it.") from None
         raise FtlabError(

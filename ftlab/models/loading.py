@@ -1,8 +1,8 @@
-"""Loading base weights in the precision that a run asks for, and the weights that were trained.
+"""Loads base weights in a run's precision; saves and loads trained weights.
 
-What was trained of a model's own weights is saved as a folder with `trained_weights.safetensors`,
-tensors by their names in the model, and `trained_weights.json`, which names the base that they
-belong to.
+The trained part of a model's own weights is saved as a folder with `trained_weights.safetensors`
+(tensors by their names in the model) and `trained_weights.json` (the base model's id and the
+method).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ftlab.settings.training import DtypePolicy
 
 
 def load_tokenizer(model: ResolvedModel) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer; a missing padding token is taken from the end-of-text token."""
+    """The model's own tokenizer; the end-of-text token replaces a missing padding token."""
     tokenizer = AutoTokenizer.from_pretrained(
         model.folder, local_files_only=True, trust_remote_code=False
     )
@@ -47,7 +47,7 @@ def load_tokenizer(model: ResolvedModel) -> PreTrainedTokenizerBase:
 
 
 def compute_dtype(policy: DtypePolicy, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in: bf16 where the device has it, else fp16."""
+    """The dtype of matrix products: fp32 for that policy, else bf16 if supported, else fp16."""
     if policy == "fp32":
         return torch.float32
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -56,14 +56,14 @@ def compute_dtype(policy: DtypePolicy, device: torch.device) -> torch.dtype:
 
 
 def weight_dtype(policy: DtypePolicy, device: torch.device, weights_learn: bool) -> torch.dtype:
-    """What unquantised base weights are held in on the device."""
+    """The dtype in which unquantised base weights are stored on the device."""
     return held_dtype(policy, compute_dtype(policy, device), weights_learn)
 
 
 def held_dtype(policy: DtypePolicy, compute: torch.dtype, weights_learn: bool) -> torch.dtype:
-    """What unquantised base weights are held in where products are computed in `compute`.
+    """The dtype of stored unquantised base weights if products are computed in `compute`.
 
-    Weights that learn are never held in fp16: a gradient scaler refuses to unscale theirs.
+    Trained weights are never stored in fp16: a gradient scaler refuses to unscale fp16 gradients.
     """
     if policy != "bf16" or (weights_learn and compute is torch.float16):
         return torch.float32
@@ -77,17 +77,17 @@ def load_base_model(
     device: torch.device,
     weights_learn: bool = False,
 ) -> PreTrainedModel:
-    """The base model on the device: unquantised as the policy says, or in 4 or 8 bits.
+    """Loads the base model onto the device: unquantised as the policy says, or in 4 or 8 bits.
 
-    `weights_learn` says whether its own weights will be trained, as in full fine-tuning.
-    Raises `FtlabError` if the folder holds no causal language model that transformers knows.
+    With `weights_learn` the model's own weights will be trained, as in full fine-tuning.
+    Raises `FtlabError` if the folder has no causal language model that transformers supports.
     """
     options: dict[str, Any] = {"dtype": weight_dtype(policy, device, weights_learn)}
     if base_precision is not None:
         kept = kept_whole(model.config().get("model_type"))
         options["quantization_config"] = _quantization(base_precision, policy, device, kept)
     if base_precision is not None or device.type != "cpu":
-        options["device_map"] = {"": device}  # each weight goes from its file to the device
+        options["device_map"] = {"": device}  # loads each weight from its file onto the device
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.folder,
@@ -113,7 +113,7 @@ def load_base_model(
 
 
 def use_attention(device: torch.device) -> None:
-    """Has the models of this process compute attention in the way that suits the device."""
+    """Selects the attention implementation for the device, for all models of this process."""
     if device.type == "cpu":
         use_cpu_attention()
     elif device.type == "cuda":
@@ -121,16 +121,16 @@ def use_attention(device: torch.device) -> None:
 
 
 def capability_of(device: torch.device) -> Capability | None:
-    """The card's compute capability; `None` of AMD's, whose numbers mean something else."""
+    """The GPU's compute capability; `None` for AMD GPUs, whose numbers have another meaning."""
     return None if torch.version.hip else torch.cuda.get_device_capability(device)
 
 
 @contextmanager
 def one_sequence_a_row() -> Iterator[None]:
-    """Tells transformers that no row of a batch is packed with several texts.
+    """Disables transformers' check for rows packed with several texts.
 
-    It looks for that in the values of the positions, once a forward pass. A GPU would have to be
-    waited for, and of tensors without values (`prediction.simulation`) nothing can be known.
+    The check reads the position values in each forward pass. That forces a GPU synchronisation, and
+    it is impossible for tensors without values (`prediction.simulation`).
     """
     before = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
@@ -141,10 +141,10 @@ def one_sequence_a_row() -> Iterator[None]:
 
 
 def forbid_repacking(model: nn.Module) -> None:
-    """Keeps 4-bit weights in the layout that training can read.
+    """Keeps 4-bit weights in the layout that training supports.
 
-    On a CPU with AVX512-BF16 bitsandbytes repacks a `Linear4bit` in place at the first forward in
-    eval mode without gradient; from then on training gets no gradient, and no error either.
+    On a CPU with AVX512-BF16, bitsandbytes repacks a `Linear4bit` in place at the first forward
+    pass in eval mode without gradient. After that, training gets no gradient and no error.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -152,21 +152,21 @@ def forbid_repacking(model: nn.Module) -> None:
 
 
 def _let_go_of_file(model: nn.Module) -> None:
-    """Copies the weights that were not quantised, so that nothing refers to the file any longer.
+    """Copies the weights that were not quantised, so that the memory-mapped file is released.
 
-    On a CPU the file is mapped into memory, and one tensor that lies in it keeps all of it
-    resident: 212 MB of the bundled model's weights in 16 bits, beside the same in 4 bits.
+    On a CPU the file is mapped into memory, and a single tensor in it keeps the whole file
+    resident: 212 MB of the bundled model's 16-bit weights, in addition to the 4-bit weights.
     """
     for parameter in model.parameters():
-        if parameter.is_floating_point():  # 4 bits are held in bytes
+        if parameter.is_floating_point():  # 4-bit weights are stored as bytes
             parameter.data = parameter.data.clone()
 
 
 def _fold_last_position(model: PreTrainedModel) -> None:
-    """Keeps the first step of an answer from copying the output matrix once a row.
+    """Prevents the first generation step from copying the output matrix for each row.
 
-    It hands the output layer a strided slice (the last position of each prompt), and torch then
-    multiplies in batches: 16 prompts of the bundled model took 885 MB more, for a frozen matrix.
+    That step passes a strided slice (the last position of each prompt) to the output layer. torch
+    then uses a batched product: 16 prompts of the bundled model took 885 MB more (frozen matrix).
     """
     head = model.get_output_embeddings()
     if head is not None:
@@ -178,9 +178,9 @@ def _contiguous_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tu
 
 
 def kept_whole(architecture: Any) -> list[str] | None:
-    """The layers of an architecture that are not held in fewer bits; `None`: the output layer.
+    """The layers of an architecture that are not quantised; `None`: only the output layer.
 
-    Beside that one those whose weight the model multiplies with by itself, as numbers.
+    The others are layers whose weight the model multiplies with directly, without the layer.
     """
     layers = PASSED_OVER.get(str(architecture))
     return None if layers is None else ["lm_head", *layers]
@@ -201,10 +201,10 @@ def _quantization(
 
 
 def give_back_memory(device: torch.device) -> None:
-    """Hands what nothing uses any more to the device's driver, for other processes to take.
+    """Returns unused memory to the device's driver, so that other processes can use it.
 
-    Models refer to themselves here and there, so garbage is collected first; then torch lets go of
-    the blocks that it keeps for later. On a CPU it keeps none.
+    Models contain reference cycles, so garbage is collected first; then torch frees its cached
+    blocks. On a CPU torch caches none.
     """
     gc.collect()
     if device.type in ("cuda", "mps"):
@@ -213,7 +213,7 @@ def give_back_memory(device: torch.device) -> None:
 
 
 def packed_layers(model: nn.Module) -> Iterator[Any]:
-    """bitsandbytes' layers, by name: where none is asked for, it need not be installed."""
+    """The bitsandbytes layers, found by class name, so that bitsandbytes need not be installed."""
     kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
     return (
         module
@@ -223,18 +223,18 @@ def packed_layers(model: nn.Module) -> Iterator[Any]:
 
 
 def has_four_bits(layer: nn.Module) -> bool:
-    """Whether a packed layer holds 4 bits a weight; 8 otherwise."""
+    """Whether a packed layer has 4-bit weights; otherwise they have 8 bits."""
     return type(layer).__name__ == "Linear4bit"
 
 
 def scales_of(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors that belong to packed weights and are no parameters of the model."""
+    """The tensors that belong to packed weights but are not parameters of the model."""
     for layer in packed_layers(model):
         yield from scales_of_layer(layer)
 
 
 def scales_of_layer(layer: Any) -> Iterator[Tensor]:
-    """Those of one layer."""
+    """The same for one layer."""
     if not has_four_bits(layer):
         yield layer.weight.SCB
         return
@@ -249,7 +249,7 @@ FACTS = "trained_weights.json"
 
 
 def save_trained_weights(model: PreTrainedModel, method: str, folder: Path) -> None:
-    """Writes the parameters that require a gradient, and whose they are."""
+    """Writes the parameters that require a gradient, with the base model's id and the method."""
     learnt = {
         name: parameter.detach().contiguous()
         for name, parameter in model.named_parameters()
@@ -262,10 +262,10 @@ def save_trained_weights(model: PreTrainedModel, method: str, folder: Path) -> N
 
 
 def put_trained_weights(model: nn.Module, folder: Path) -> None:
-    """Gives the model new parameters with the saved values; those it had are not written into.
+    """Replaces parameters of the model with new ones that have the saved values.
 
-    So a clone that shares its parameters with another model changes alone. Raises `FtlabError` if
-    a name or a shape is not the model's, and then nothing is changed.
+    The old parameters are not modified, so a model that shares them is not affected. Raises
+    `FtlabError`, before any change, for an unknown name, another shape or a non-finite value.
     """
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

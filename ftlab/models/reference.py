@@ -1,4 +1,4 @@
-"""Naming a base model: the bundled one, a local folder, or a Hub id."""
+"""References to a base model: the bundled one, a local folder, or a Hub id."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import person_path
 
 BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""The public id of the bundled model: what an adapter's config names, never a cache path."""
+"""The public id of the bundled model; adapter configs contain it, never a cache path."""
 
 BUNDLED_LABEL = "SmolLM2-135M-Instruct (bundled)"
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """`name` is the bundled model's public id, the folder's absolute path, or the Hub id."""
+    """A base model; `name` is the bundled model's public id, an absolute path, or a Hub id."""
 
     kind: Literal["bundled", "folder", "hub"]
     name: str
@@ -28,17 +28,17 @@ class ModelReference:
 
 
 def model_label(name: str) -> str:
-    """A short name to show for the canonical name in a record; never raises."""
+    """The display name for the canonical name in a record; never raises."""
     if name in ("bundled", BUNDLED_ID):
         return BUNDLED_LABEL
     return Path(name).name if name.startswith("/") else name
 
 
 def parse_model(text: str) -> ModelReference:
-    """Reads "bundled", the bundled model's id, a path, or a Hub id.
+    """Parses "bundled", the bundled model's id, a path, or a Hub id.
 
-    A path is what begins with "/", "." or "~", or names a folder that exists. Raises `FtlabError`
-    for anything else, and for a path that holds no model.
+    Text is a path if it begins with "/", "." or "~", or names an existing folder. Raises
+    `FtlabError` for anything else, and for a path without a model.
     """
     name = text.strip()
     if name in ("bundled", BUNDLED_ID, BUNDLED_ID.split("/")[1]):
@@ -52,9 +52,9 @@ def parse_model(text: str) -> ModelReference:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether the Hub can have a repository of that name, of a model or of data.
+    """Whether the name is a valid Hub repository id, for a model or a data set.
 
-    The library's own rule, which the names of its cache folders ("models--a--b") break.
+    Uses the library's own rule, which rejects its cache folder names ("models--a--b").
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -72,7 +72,7 @@ def is_owned_hub_id(name: str) -> bool:
 
 
 def parse_hub_id(name: str) -> str:
-    """The Hub id; raises `FtlabError` for what cannot be one."""
+    """Returns the Hub id; raises `FtlabError` if it is not a valid one."""
     if not is_hub_id(name):
         raise FtlabError(
             f"'{name[:200]}' names no model: give 'bundled', a folder, or a Hub id such as "
@@ -82,7 +82,7 @@ def parse_hub_id(name: str) -> str:
 
 
 def names_hub_model(text: str) -> bool:
-    """Whether the name is that of a model of the Hub; never raises."""
+    """Whether the name refers to a Hub model; never raises."""
     try:
         return parse_model(text).kind == "hub"
     except FtlabError:

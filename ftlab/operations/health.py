@@ -1,4 +1,4 @@
-"""Whether the app does its work: its queue, its folders and its address."""
+"""Health checks of the app: its queue, its folders and its address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ftlab.jobs.control import dispatcher_lock, dispatcher_lock_file
 from ftlab.records.store import Run, RunStore
 
 STARTING_SECONDS = 15.0
-"""A run that waits for less has a dispatcher on its way: a Python process takes a moment."""
+"""While a run has waited for less, its dispatcher may still be starting."""
 
 _LOCKS = PROC / "locks"
 
@@ -29,10 +29,10 @@ Work = Literal["idle", "working", "starting", "missing"]
 
 @dataclass(frozen=True)
 class QueueState:
-    """`work`: "idle" if nothing waits; "missing" if runs wait and nobody sees to them.
+    """`work` is "idle" if no run is queued, "missing" if runs are queued but no dispatcher runs.
 
-    `dispatcher_pid` is `None` where the kernel does not say; `waited_seconds` is how long the
-    oldest queued run has waited.
+    `dispatcher_pid` is `None` if the kernel does not report it; `waited_seconds` is the waiting
+    time of the oldest queued run.
     """
 
     queued: int
@@ -43,7 +43,7 @@ class QueueState:
 
 
 def queue_state(runs_folder: Path, runs: Sequence[Run], now: float | None = None) -> QueueState:
-    """Raises `OSError` if the folder cannot be locked."""
+    """The state of the queue. Raises `OSError` if the folder cannot be locked."""
     waiting = [run for run in runs if run.status == "queued"]
     running = sum(run.status == "running" for run in runs)
     if not waiting:
@@ -59,7 +59,7 @@ def queue_state(runs_folder: Path, runs: Sequence[Run], now: float | None = None
 
 
 def _holder(lock: Path, locks: Path) -> int | None:
-    """The process that holds the lock, as Linux lists it; asking that disturbs nobody."""
+    """The pid that holds the lock, from Linux's /proc/locks; does not touch the lock itself."""
     try:
         stamp = lock.stat()
         lines = locks.read_text().splitlines()
@@ -74,8 +74,8 @@ def _holder(lock: Path, locks: Path) -> int | None:
 
 
 def _is_held(runs_folder: Path, lock: Path) -> bool:
-    """Asks by trying. Only where the kernel's list knows nothing: for that moment a dispatcher
-    that starts would find the lock taken."""
+    """Tests the lock by taking it. Only used if `_holder` finds nothing, because a dispatcher that
+    starts at this moment would find the lock taken."""
     if not lock.exists():
         return False
     own = dispatcher_lock(runs_folder)
@@ -86,7 +86,7 @@ def _is_held(runs_folder: Path, lock: Path) -> bool:
 
 
 def why_not_free(host: str, port: int) -> str:
-    """Why nothing can be served there, in the system's words; "" where it can."""
+    """Why the address cannot be bound, as the system's error message; "" if it can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -94,22 +94,22 @@ def why_not_free(host: str, port: int) -> str:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except (OSError, UnicodeError) as error:  # a name that is too long for one
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host name is too long
         return getattr(error, "strerror", None) or str(error)
     return ""
 
 
 def nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest existing parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def refusal(folder: Path) -> str | None:
-    """Why nothing can be written into the folder; `None` if it can.
+    """Why the folder is not writable; `None` if it is.
 
-    A folder that is not there yet is asked of the nearest one above it, and not made.
+    If the folder does not exist, its nearest existing parent is checked; nothing is created.
     """
     there = nearest(folder)
     if not there.is_dir():
@@ -117,7 +117,7 @@ def refusal(folder: Path) -> str | None:
     if there != folder:
         return None if os.access(there, os.W_OK | os.X_OK) else f"{there} may not be written"
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # tells a full disk as well
+        with tempfile.TemporaryFile(dir=folder) as file:  # also detects a full disk
             file.write(b"0" * 4096)
             file.flush()
     except OSError as error:
@@ -126,7 +126,7 @@ def refusal(folder: Path) -> str | None:
 
 
 def lock_refusal(folder: Path) -> str | None:
-    """Why files in the folder cannot be locked (some network disks); `None` if they can."""
+    """Why files in the folder cannot be locked (on some network disks); `None` if they can."""
     if not folder.is_dir():
         return None
     try:
@@ -144,12 +144,12 @@ def lock_refusal(folder: Path) -> str | None:
 
 
 FRESH_SECONDS = 2.0
-"""Within so much time all probes get the same answer, and the runs are looked at once."""
+"""How long a result is cached for all probes."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """No paths and no names: it is told to whoever asks. `queue` is `None` if it is unreadable."""
+    """A health report. Public, so without paths or names. `queue` is `None` if unreadable."""
 
     writable: bool
     queue: QueueState | None
@@ -174,7 +174,7 @@ class Health:
 
 
 class HealthProbe:
-    """Looks at one runs folder, at most once in `FRESH_SECONDS`."""
+    """Checks one runs folder, and caches the result for `FRESH_SECONDS`."""
 
     def __init__(self, store: RunStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -191,7 +191,7 @@ class HealthProbe:
 
 
 def look(runs_folder: Path, store: RunStore) -> Health:
-    """The health as it is now."""
+    """The current health, not cached."""
     writable = refusal(runs_folder) is None
     try:
         return Health(writable, queue_state(runs_folder, store.runs()))

@@ -1,10 +1,10 @@
-"""The bounds of requirements.txt, for the doctor and for the audit of known vulnerabilities.
+"""The version bounds of requirements.txt, for the doctor and for the vulnerability audit.
 
-A wheel carries them as its metadata.
+In a wheel they are part of its metadata.
 
 Run as: python -m ftlab.operations.requirements > FILE
 
-prints every requirement at its lowest version, which is what the bounds let in at worst.
+prints every requirement at its lowest allowed version, the worst case for the audit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ftlab.basics.files import checkout_folder, is_checkout
 
 
 def own_requirements() -> list[Requirement]:
-    """What this ftlab needs. Raises `FtlabError` if it cannot be read."""
+    """The requirements of this ftlab. Raises `FtlabError` if they cannot be read."""
     if is_checkout():
         return read_requirements(requirements_file())
     try:
@@ -31,12 +31,12 @@ def own_requirements() -> list[Requirement]:
 
 
 def requirements_file() -> Path:
-    """Raises `FtlabError` where ftlab was installed from a wheel, which has no such file."""
+    """The path of requirements.txt. Raises `FtlabError` in an installed wheel, which has none."""
     return checkout_folder() / "requirements.txt"
 
 
 def read_requirements(path: Path) -> list[Requirement]:
-    """Raises `FtlabError` if the file is missing or a line of it is no requirement."""
+    """Parses the file. Raises `FtlabError` if it is missing or has an invalid line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

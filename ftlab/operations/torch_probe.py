@@ -1,8 +1,8 @@
-"""Whether torch and bitsandbytes compute on a device, said as one line of JSON.
+"""Tests whether torch and bitsandbytes compute on a device; prints one line of JSON.
 
 Run as: python -m ftlab.operations.torch_probe DEVICE
 
-`error` and `bitsandbytes` are what went wrong with torch and with a 4-bit layer; "" is nothing.
+`error` and `bitsandbytes` are the errors of torch and of a 4-bit layer; "" if there was none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def probe(device_id: str) -> dict[str, str]:
         (x @ x.T).sum().backward()
         if x.grad is None or not torch.isfinite(x.grad).all():
             raise ArithmeticError("a product in bf16 has no gradient")
-    except Exception as error:  # whatever it is, it is what the doctor has to tell
+    except Exception as error:  # any error is reported by the doctor
         found["error"] = one_line(error)
         return found
     try:

@@ -1,10 +1,10 @@
-"""The two files of an adapter that somebody else made: read and checked without PEFT.
+"""Reads and checks the two files of an uploaded adapter, without PEFT.
 
-Nothing is unpacked: the two are opened as streams, and whoever reads them writes to names of his
-own. A link is never followed, a pickle never opened.
+Archives are not unpacked: both files are opened as streams, and the caller chooses the names under
+which it saves them. Links are never followed, pickles are never opened.
 
-The file comes from elsewhere, so nothing in it is taken on trust: it must name a kind of adapter
-that answers on its own, and neither code to import nor a base other than the one it names.
+An upload is untrusted. Its configuration must name a kind of adapter that can answer alone. It must
+not name code to import, and must not change or replace the base model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
 
 MAX_BYTES = {CONFIG_FILE: 2**20, WEIGHTS_FILE: 2 * 2**30}
-"""The most that either file may have."""
+"""Maximum size of each file."""
 
 OpenFile = Callable[[str], BinaryIO]
 
@@ -53,17 +53,17 @@ _FULL_MODEL = ("config.json", "model.safetensors", "model.safetensors.index.json
 _UNPACKABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can ask for gigabytes of memory
 _MAX_ENTRIES_BYTES = 2**20
 _ENCRYPTED = 0x1  # bit of an entry's flags
-_SMALL_BYTES = 2**24  # an entry of so much may be packed to whatever it can
-_MOST_TIMES = 50  # numbers that learnt hardly get smaller; a config is small anyway
+_SMALL_BYTES = 2**24  # up to this size an entry may have any compression ratio
+_MOST_TIMES = 50  # maximum ratio above that size; trained weights hardly compress
 
 
 @contextmanager
 def adapter_files(source: Path) -> Iterator[OpenFile]:
-    """Gives `open_file(name)`, for `CONFIG_FILE` and `WEIGHTS_FILE` of a folder or a .zip.
+    """Yields `open_file(name)`, for `CONFIG_FILE` and `WEIGHTS_FILE` of a folder or a .zip.
 
-    No stream of it is longer than the file claims to be, and none claims more than `MAX_BYTES`:
-    sizes are judged before either is opened. Raises `FtlabError` unless just one adapter is there,
-    also for damage found while reading.
+    A stream is never longer than its declared size, and that is at most `MAX_BYTES`; sizes are
+    checked before a file is opened. Raises `FtlabError` unless there is exactly one adapter, and
+    also for damage found during reading.
     """
     name = shown_name(source.name)
     try:
@@ -95,7 +95,7 @@ def _in_folder(folder: Path, name: str) -> OpenFile:
         raise _unreadable(name, error) from None
     _check_names(names, name)
     for wanted in MAX_BYTES:
-        with suppress(OSError):  # said when it is opened
+        with suppress(OSError):  # opening the file reports the error
             _check_size(wanted, (folder / wanted).lstat().st_size)
 
     def open_file(wanted: str) -> BinaryIO:
@@ -106,7 +106,7 @@ def _in_folder(folder: Path, name: str) -> OpenFile:
                 "the files themselves (cp -rL) and bring the copy."
             )
         try:
-            # Not to wait for a pipe's writer, and not to follow a link that has just come.
+            # Do not wait for a pipe's writer; do not follow a link created after the check above.
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             raise _unreadable(wanted, error) from None
@@ -124,10 +124,10 @@ def _in_folder(folder: Path, name: str) -> OpenFile:
 
 
 class _EntryReader(io.FileIO):
-    """A zip that is read in small parts only.
+    """A zip file that limits the size of each read.
 
-    `zipfile` reads the list of all entries at once and makes an object of each, so a zip of
-    nothing but entries would fill the memory before one of them could be looked at.
+    `zipfile` reads the central directory at once and creates an object per entry. A zip with a huge
+    number of entries would fill the memory before any entry could be checked.
     """
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -187,7 +187,7 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> OpenFile:
 
 
 def _check_sizes(entries: Collection[zipfile.ZipInfo], file: io.FileIO, name: str) -> None:
-    """Judges a zip by its list of entries alone: none of them is unpacked to find its size."""
+    """Checks sizes by the zip's central directory only; no entry is decompressed."""
     for info in entries:
         wanted = re.split(r"[/\\]", info.filename)[-1]
         if wanted not in MAX_BYTES:
@@ -205,7 +205,7 @@ def _check_sizes(entries: Collection[zipfile.ZipInfo], file: io.FileIO, name: st
 
 
 def _parts(path: str, name: str) -> tuple[str, ...]:
-    """The path's folders and its last name. A path that leads outside makes the zip suspect."""
+    """Splits a path; raises `FtlabError` if it is empty or leads outside the zip."""
     parts = tuple(part for part in re.split(r"[/\\]", path) if part not in ("", "."))
     if not parts or ".." in parts or re.match(r"[/\\]|[A-Za-z]:", path):
         raise FtlabError(
@@ -231,7 +231,7 @@ def _check_entry(info: zipfile.ZipInfo, wanted: str, name: str) -> None:
 
 
 def _check_names(names: Collection[str], where: str) -> None:
-    """Raises the sentence for what lies there instead of an adapter's two files."""
+    """Raises `FtlabError` with a fitting explanation if the adapter's two files are not there."""
     pickled = any(name.lower().endswith(_PICKLES) for name in names)
     if CONFIG_FILE not in names:
         if any(name in names for name in _FULL_MODEL):
@@ -304,12 +304,12 @@ _GENERATING_CLASS = re.compile(r"\w+(ForCausalLM|LMHeadModel|ForConditionalGener
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What is used of an adapter's configuration.
+    """The facts that are read from an adapter's configuration.
 
-    `model` is the base's public name, `place` the folder where it lay ("": it was given by name),
-    `method` a method of the registry or PEFT's own name in lower case, `rank` LoRA's largest and
-    `tokens` a prompt method's count (`None`: has none). `variant` is the method that a LoRA of a
-    kind of its own is, "dora" or "rslora".
+    `model` is the base's public name, `place` the base's folder path ("": it was given by name),
+    `method` a method of the registry or PEFT's type in lower case. `rank` is LoRA's largest rank,
+    `tokens` the token count of a prompt method (`None`: not applicable). `variant` is the method id
+    of a special kind of LoRA, "dora" or "rslora"; else "".
     """
 
     peft_type: str
@@ -321,25 +321,25 @@ class AdapterFacts:
 
     @property
     def method(self) -> str:
-        """The registry names the methods it shares with PEFT as PEFT does, in lower case."""
+        """The method id: for methods that PEFT has too, PEFT's type in lower case."""
         return self.variant or self.peft_type.lower()
 
     @property
     def kind(self) -> str:
-        """What people call it: the method's label, or PEFT's own name for one without."""
+        """The name to show: the method's label, or PEFT's type if it has none."""
         return METHODS[self.method].label if self.method in METHODS else self.peft_type
 
     @property
     def summary(self) -> str:
-        """Short, as in "LoRA r=8"."""
+        """A short description such as "LoRA r=8"."""
         if self.rank is not None:
             return f"{self.kind} r={self.rank}"
         return self.kind if self.tokens is None else f"{self.kind} {self.tokens} tokens"
 
     def describe(self, ranks: Sequence[int]) -> str:
-        """The summary, with the rank of each layer where they differ: "LoRA rank 8, 2 layers at 4".
+        """The summary, with the ranks if layers differ: "LoRA rank 8, 2 layers at 4".
 
-        `ranks` has one number a layer that is adapted. The rank that most layers have comes first.
+        `ranks` has one number per adapted layer. The most frequent rank comes first.
         """
         counted = Counter(ranks).most_common()
         if self.rank is None or len(counted) < 2:
@@ -352,7 +352,7 @@ class AdapterFacts:
 
 
 def check_config(data: bytes) -> AdapterFacts:
-    """Raises `FtlabError` with the first reason why the adapter cannot be worn."""
+    """Returns the adapter's facts; raises `FtlabError` with the first reason if it is unusable."""
     config = _object(data)
     peft_type = _peft_type(config)
     _check_task(config)
@@ -373,10 +373,10 @@ def check_config(data: bytes) -> AdapterFacts:
 
 
 def public_name(model: str) -> str:
-    """The name of a base model without the way to it: a path is reduced to its last part.
+    """Returns a base model's name without its local path: a path is reduced to its last part.
 
-    Hub ids stay as they are, a folder of the Hub's cache becomes the id it was fetched as, and the
-    folder in which ftlab keeps the bundled model becomes that model's id.
+    Hub ids are unchanged. A folder of the Hub's cache becomes its Hub id. The folder in which ftlab
+    keeps the bundled model becomes that model's id.
     """
     cached = _HUB_CACHE.search(model)
     if cached:
@@ -420,7 +420,7 @@ def _check_task(config: Mapping[str, Any]) -> None:
     mapping = config.get("auto_mapping")
     if not mapping:
         return
-    # PEFT notes the base's class where no task type was set; any other library would be imported.
+    # Without a task type PEFT stores the base's class here, and would import any library named.
     library = mapping.get("parent_library") if isinstance(mapping, dict) else None
     name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if not isinstance(library, str) or not re.fullmatch(r"transformers(\.\w+)*", library):
@@ -443,7 +443,7 @@ def _check_code(config: Mapping[str, Any]) -> None:
 
 
 def _check_base_untouched(config: Mapping[str, Any]) -> None:
-    """All panes share one base, so what changes the base itself cannot be one of them."""
+    """All panes share one base, so an adapter must not change the base's weights."""
     for field, what in base_changes(config):
         loftq = str(config.get(field)).lower().startswith("loftq")
         _refuse(what, _WAYS_OUT["loftq" if loftq else field])
@@ -466,14 +466,14 @@ def _base_model(config: Mapping[str, Any]) -> str:
 
 
 def _place(config: Mapping[str, Any], model: str) -> str:
-    """The folder that is named as the base, where the public name is no more than its last part."""
+    """The base's folder path if the public name is only its last part; else ""."""
     named = str(config.get("base_model_name_or_path")).strip()
     is_cached = model == BUNDLED_ID or _HUB_CACHE.search(named)
     return "" if is_cached or named.rstrip("/") == model else named
 
 
 def _variant(config: Mapping[str, Any]) -> str:
-    """The id of the method whose own feature of a LoRA is switched on; "" for plain LoRA."""
+    """The id of the LoRA variant whose feature is switched on; "" for plain LoRA."""
     features = {
         method.peft_traits.feature: method.id
         for method in METHODS.values()
@@ -549,14 +549,13 @@ _FIELDS = """
 """
 
 KEYS = frozenset(_FIELDS.split())
-"""The fields of all configurations of PEFT 0.21. One of another kind of adapter does no harm."""
+"""The fields of all configurations of PEFT 0.21. A field of another adapter kind does no harm."""
 
 
 def unknown_key(config: Mapping[str, Any]) -> str:
-    """What is wrong with the first key that PEFT does not know, as the middle of a sentence; "" if
-    there is none.
+    """Describes the first key that PEFT does not know, as a part of a sentence; "" if none.
 
-    An unknown key without a value is that of another version of PEFT, with its default.
+    An unknown key with an empty value is accepted: it is a default of another PEFT version.
     """
     for key, value in config.items():
         if key not in KEYS and value not in (None, False, "", [], {}):
@@ -573,13 +572,13 @@ _EXPONENTS = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
 }
-"""The bits of the exponent: all of them are set in NaN and infinity, and in nothing else."""
+"""Integer type and exponent bits by dtype; only NaN and infinity have all exponent bits set."""
 
 _BYTES_AT_ONCE = 2**24
 
 
 def no_numbers(file: Path, header: Header) -> str:
-    """The name of the first tensor that holds NaN or infinity; "" if none does."""
+    """Returns the name of the first tensor that contains NaN or infinity; "" if none does."""
     import numpy as np
 
     with file.open("rb") as stream:
@@ -597,7 +596,7 @@ def no_numbers(file: Path, header: Header) -> str:
 
 
 def _tensors(header: Header) -> Iterator[tuple[str, str, int, int]]:
-    """`(name, dtype, first byte in the file, bytes)` of each tensor of floats that has any."""
+    """Yields `(name, dtype, file offset, bytes)` of each float tensor that is not empty."""
     for name, entry in json.loads(header.raw[8:]).items():
         if name != "__metadata__" and entry["dtype"] in _EXPONENTS and math.prod(entry["shape"]):
             begin, end = entry["data_offsets"]

@@ -1,18 +1,18 @@
-"""Putting adapters on the resident base without copying or changing a weight of it.
+"""Attaches adapters to the base model in memory without copying or changing its weights.
 
-PEFT lays the adapter over a clone: a second module tree on the base's own parameters and buffers.
-What is plain LoRA arithmetic is then taken off again as pairs of small matrices, for rows of one
-batch; everything else keeps its clone.
+PEFT applies the adapter to a clone: a second module tree that shares the base's parameters and
+buffers. If the adapter is plain LoRA, its matrices are then extracted as pairs of small matrices
+for rows of one batch. All other adapters keep their clone.
 
-Each layer's base product is computed once for all rows. The adapters' ranks are laid side by side:
-h = x [A1 A2 …], everything but a row's own slice is masked to zero, and h [B1; B2; …] is added. Two
-small products a layer however many adapters there are; a row of the base has an empty slice.
+Each layer's base product is computed once for all rows. The adapters' matrices are concatenated:
+h = x [A1 A2 …], all of h except the row's own slice is masked to zero, and h [B1; B2; …] is added.
+This takes two small products per layer for any number of adapters; a base row has an empty slice.
 
 On a quantised base each adapter is multiplied with its own rows instead, in PEFT's order and
-precision. There a last bit that is rounded otherwise moved the first token's logits by 1 to 8 %
-(SmolLM2-135M in NF4), so what is added must be PEFT's to the bit. On a CPU that is done one row
-after another. On a GPU, where many small products take their time in being started and kernels
-choose by shape anyway, all rows are multiplied at once.
+precision. There, a difference in the last bit changed the first token's logits by 1 to 8 %
+(SmolLM2-135M in NF4), so the added values must be bit-identical to PEFT's. A CPU does this row by
+row. A GPU multiplies all rows at once: many small kernels take long to launch, and which kernel is
+used, and so its rounding, depends on the shape anyway.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, PaneSource
 _PLAIN_LAYERS = ("Linear", "Linear8bitLt", "Linear4bit")
 
 _PREFIXES = ("base_model.model.", "base_model.")
-"""What PEFT writes before a weight's name: the first for layers, the second for soft tokens."""
+"""PEFT's prefixes of weight names: the first for layers, the second for soft tokens."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
 Marks = dict[str, tuple[int, int]]
-"""Where each weight lies in memory, and how often it has been written."""
+"""Each weight's memory address and its version counter (number of in-place writes)."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Plain LoRA by the layer's name. Without layers it is the base."""
+    """Plain LoRA: a `Pair` by layer name. No layers means the base itself."""
 
     layers: dict[str, Pair] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What a pane answers with: rows of the shared batch, or a model of its own.
+    """The attached source of a pane: a LoRA for rows of the shared batch, or its own model.
 
-    `sha256` is that of the weights file(s), "" for the base.
+    `sha256` is the hash of the weights file(s), "" for the base.
     """
 
     low_rank: LowRank | None = None
@@ -84,7 +84,7 @@ class Attached:
 
 
 def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
-    """The adapter of the source on the base; the base stays as it is.
+    """Attaches the source's adapter to the base; the base is not changed.
 
     Raises `FtlabError` if the files are missing, damaged, or made for another shape.
     """
@@ -95,7 +95,7 @@ def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
         _refuse_what_changes_the_base(config)
         copies = _check_numbers(weights, base, config)
         with warnings.catch_warnings():
-            # To PEFT an adapter that lacks layers is worth a warning; the pane would lie.
+            # PEFT only warns if an adapter lacks layers; the pane would show wrong answers.
             warnings.filterwarnings("error", message=".*missing adapter keys")
             clone: Any = clone_on_same_weights(base)
             known = dict(getattr(clone, "_checkpoint_conversion_mapping", None) or {})
@@ -122,22 +122,22 @@ def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
 
 
 def clone_on_same_weights(model: Model) -> Model:
-    """A second module tree on the very same tensors; only Python objects are new."""
+    """Clones the module tree; all tensors are shared, only the Python objects are new."""
     memo: dict[int, object] = {id(tensor): tensor for tensor in _tensors(model)}
     for module in model.modules():
-        state = getattr(module, "quant_state", None)  # of 4 bits: scales beside the parameter
+        state = getattr(module, "quant_state", None)  # 4 bits: scales outside the parameter
         if state is not None:
             memo[id(state)] = state
     return copy.deepcopy(model, memo)
 
 
 def marks(model: nn.Module) -> Marks:
-    """Whatever replaces a weight of the base, or writes into it, changes these."""
+    """Marks that change when a weight of the model is replaced or written in place."""
     return {name: (p.data_ptr(), p._version) for name, p in model.named_parameters()}
 
 
 def as_low_rank(model: PeftModel, dtype: torch.dtype) -> LowRank | None:
-    """The adapter's matrices in that dtype; `None` unless it is plain LoRA on linear layers."""
+    """Returns the adapter's matrices in `dtype`; `None` if not plain LoRA on linear layers."""
     config = model.active_peft_config
     if not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA:
         return None
@@ -161,7 +161,7 @@ def as_low_rank(model: PeftModel, dtype: torch.dtype) -> LowRank | None:
 
 
 def adapter_dtype(base: PreTrainedModel) -> torch.dtype:
-    """The base's own, but fp32 on a quantised base, where PEFT computes adapters in it."""
+    """The base's dtype; fp32 on a quantised base, where PEFT computes adapters in fp32."""
     return torch.float32 if is_quantised(base) else base.dtype
 
 
@@ -184,7 +184,7 @@ def shares_a_batch(model: nn.Module) -> bool:
 
 
 def _mixes_rows(model: nn.Module) -> bool:
-    """A mixture of experts hands its layers tokens of all rows in one heap."""
+    """Whether it is a mixture of experts: its layers get tokens of all rows mixed together."""
     config: Any = getattr(model, "config", None)
     if config is not None:
         config = config.get_text_config()
@@ -205,7 +205,7 @@ def _complete(source: PaneSource) -> Path:
 
 
 def _refuse_what_changes_the_base(config: PeftConfig) -> None:
-    """PiSSA and its like subtract their start from the base's weights, which all panes share."""
+    """PiSSA and similar inits subtract their start from the base's weights, which panes share."""
     start = str(getattr(config, "init_lora_weights", "")).lower()
     if start.startswith(BASE_CHANGING_INITS):
         raise FtlabError(
@@ -220,10 +220,10 @@ def _refuse_what_changes_the_base(config: PeftConfig) -> None:
 
 
 def _check_numbers(weights: Path, base: nn.Module, config: PeftConfig) -> list[str]:
-    """The names of the saved weights that are mere copies of the base's own.
+    """Returns the names of the saved weights that are copies of the base's weights.
 
-    PEFT would write whatever carries the name of a base weight into the base of all panes, so one
-    that is no copy is refused here, before anything is loaded; so is what is no number.
+    PEFT would write a saved weight with the name of a base weight into the base of all panes.
+    Therefore one that is not a copy is refused here, before loading; so are NaN and infinity.
     """
     own = dict(base.named_parameters(remove_duplicate=False))
     replaced = tuple(getattr(config, "modules_to_save", None) or ())
@@ -250,25 +250,25 @@ def _check_numbers(weights: Path, base: nn.Module, config: PeftConfig) -> list[s
 
 
 def _is_in(name: str, modules: tuple[str, ...]) -> bool:
-    """Whether PEFT takes the weight of that name for one of the `modules_to_save`."""
+    """Whether PEFT treats the weight of that name as one of the `modules_to_save`."""
     parents = accumulate(name.split(".")[:-1], "{}.{}".format)
     return any(parent.endswith(modules) for parent in parents)
 
 
 def _names_in_base(key: str) -> Iterator[str]:
-    """The names under which the base may know what an adapter calls `key`."""
+    """Yields possible names in the base for the adapter's weight `key`."""
     inner = re.sub(r"\.(base_layer|original_module)\b", "", key)
     yield from (inner.removeprefix(prefix) for prefix in _PREFIXES if inner.startswith(prefix))
 
 
 def _passing_over(copies: Collection[str]) -> dict[str, str]:
-    """PEFT's `key_mapping` by which it finds no place for these."""
+    """A `key_mapping` that renames these weights, so that PEFT ignores them."""
     names = (key.removeprefix(_PREFIXES[0]) for key in copies)
     return {rf"^{re.escape(name)}$": f"a_copy_of.{name}" for name in names}
 
 
 def _check_every_weight_is_used(model: PeftModel, weights: Path, copies: Collection[str]) -> None:
-    """PEFT passes over weights that the model has no place for, without a word."""
+    """PEFT silently ignores weights that do not exist in the model."""
     worn = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(weights, framework="pt") as file:
         saved = set(file.keys())
@@ -294,7 +294,7 @@ def _is_plain(module: LoraLayer, name: str) -> bool:
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.parameters()
     yield from model.buffers()
-    for module in model.modules():  # LLM.int8 keeps its weights beside the parameter
+    for module in model.modules():  # LLM.int8 keeps its weights outside the parameter
         state = getattr(module, "state", None)
         for name in ("CB", "SCB"):
             tensor = getattr(state, name, None)
@@ -303,10 +303,10 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def put_part(base: PreTrainedModel, source: PaneSource) -> Attached:
-    """A clone that shares all weights with the base but those of the source.
+    """Clones the base and replaces the source's weights; all other weights are shared.
 
     Raises `FtlabError` if they are missing, damaged or made for another shape, and on a base in 4
-    bits: they are whole numbers of 16 bits that learnt beside others of 16.
+    bits: they are full 16-bit weights that were trained together with other 16-bit weights.
     """
     folder = _complete_clone(source)
     if is_quantised(base):
@@ -342,10 +342,10 @@ def _complete_clone(source: PaneSource) -> Path:
 
 @dataclass
 class _Batch:
-    """What each row of the coming forwards wears.
+    """The adapter number of each row in the next forward passes.
 
-    The hooks refer to this and not to the model that they are on: without that circle an adapter's
-    memory is free as soon as nobody wears it.
+    The hooks refer to this object, not to their model. This avoids a reference cycle, so an
+    adapter's memory is freed as soon as it is no longer used.
     """
 
     device: torch.device
@@ -359,7 +359,7 @@ class _Batch:
         self._masks.clear()
 
     def others(self, widths: tuple[int, ...], device: torch.device) -> Tensor:
-        """(rows, 1, all ranks): true where the rank is not of the row's own adapter."""
+        """Mask (rows, 1, all ranks): true where the rank belongs to another row's adapter."""
         if widths not in self._masks:
             mask = torch.ones(len(self.rows), 1, sum(widths), dtype=torch.bool)
             starts = list(accumulate(widths, initial=0))
@@ -371,24 +371,24 @@ class _Batch:
 
 
 Hook = Callable[..., Tensor]
-"""A forward hook, which gets the batch as well."""
+"""A forward hook that also receives the batch."""
 
 Way = Callable[[Sequence[Pair | None]], Sequence[Hook]]
-"""Makes a layer's hooks from what each adapter has for that layer."""
+"""Creates a layer's hooks from each adapter's pair for that layer (`None`: it has none)."""
 
 
 def way_of(base: PreTrainedModel) -> Way:
-    """How rows get what their adapters add on this base: decided here alone."""
+    """Chooses how the adapters' outputs are added on this base; decided only here."""
     if not is_quantised(base):
         return together
     return one_by_one if _device_of(base).type == "cpu" else at_once
 
 
 class RowAdapters:
-    """A clone of the base in which each row of a batch wears an adapter of its own, or none.
+    """A clone of the base in which each row of a batch uses its own adapter, or none.
 
-    `rows` says what each row wears: 0 is the base, i + 1 is `adapters[i]`. It is set for every lane
-    anew. `way` is the base's own where none is given.
+    `rows` gives each row's adapter: 0 is the base, i + 1 is `adapters[i]`. Every lane sets `rows`
+    again. `way` defaults to `way_of(base)`.
     """
 
     def __init__(
@@ -413,7 +413,7 @@ class RowAdapters:
         self._batch.set(rows)
 
     def wears(self, adapter: LowRank) -> int:
-        """The number of that adapter in `rows`."""
+        """Returns the number that stands for that adapter in `rows`."""
         if not adapter.layers:
             return 0
         return 1 + next(i for i, known in enumerate(self.adapters) if known is adapter)
@@ -439,13 +439,13 @@ def _add_together(
     up: Tensor,
     widths: tuple[int, ...],
 ) -> Tensor:
-    """A forward hook: the layer's output and each row's own low-rank product."""
+    """A forward hook: adds each row's own low-rank product to the layer's output."""
     x, rows = _checked(inputs[0], batch), len(batch.rows)
     low = x.reshape(-1, x.shape[-1]).to(down.dtype) @ down
-    # Not a product with zeros: what overflows in one adapter would be no number in every row.
+    # A mask, not a product with zeros: an overflow in one adapter would give NaN in every row.
     low = low.view(rows, -1, down.shape[1]).masked_fill(batch.others(widths, low.device), 0)
     flat = output.reshape(-1, output.shape[-1])
-    if flat.dtype != up.dtype:  # a layer that its model keeps in fp32
+    if flat.dtype != up.dtype:  # the model keeps this layer in fp32
         low, up = low.to(flat.dtype), up.to(flat.dtype)
     return torch.addmm(flat, low.view(-1, down.shape[1]), up).view_as(output)
 
@@ -461,7 +461,7 @@ def _add_one_by_one(
     batch: _Batch,
     pairs: Sequence[Pair | None],
 ) -> Tensor:
-    """The same, one row after another and rounded as PEFT rounds."""
+    """As `_add_together`, but row by row, with the same rounding as PEFT."""
     x = _checked(inputs[0], batch)
     sums = output.clone()
     for adapter, own, added in zip(
@@ -475,13 +475,13 @@ def _add_one_by_one(
 
 
 def at_once(pairs: Sequence[Pair | None]) -> list[Hook]:
-    """A hook for each rank: a product filled up with zeros to another rank is rounded otherwise."""
+    """One hook per rank: a product padded with zeros to another rank is rounded differently."""
     ranks = sorted({len(pair.a) for pair in pairs if pair})
     return [_of_one_rank([p if p and len(p.a) == rank else None for p in pairs]) for rank in ranks]
 
 
 def _of_one_rank(pairs: Sequence[Pair | None]) -> Hook:
-    """Place 0 of the stacked matrices is for rows that get nothing here."""
+    """Index 0 of the stacked matrices is for rows that get nothing from this hook."""
     worn = [pair for pair in pairs if pair]
     places = [0]
     for pair in pairs:
@@ -507,18 +507,18 @@ def _add_at_once(
     scaling: Tensor,
     places: Tensor,
 ) -> Tensor:
-    """The same for all rows, each rounded as PEFT rounds. Nothing here waits for the device."""
+    """As `_add_one_by_one`, but for all rows at once. Nothing here synchronises with the device."""
     x, rows = _checked(inputs[0], batch), len(batch.rows)
     place = places.index_select(0, batch.index)
     own, sums = x.reshape(rows, -1, x.shape[-1]), output.reshape(rows, -1, output.shape[-1])
     own, down = own.to(down.dtype), down.index_select(0, place)
     if down.shape[1] > 1:
         low = torch.bmm(own, down.transpose(1, 2))
-    else:  # in this order a product with one vector is summed up as PEFT's is
+    else:  # with rank 1, this operand order sums in the same order as PEFT
         low = torch.bmm(down, own.transpose(1, 2)).transpose(1, 2)
     added = torch.bmm(low, up.index_select(0, place).transpose(1, 2))
     added = (added * scaling.index_select(0, place)).to(sums.dtype)
-    # Not a sum with zeros: what is no number in the base's own row must not be made one.
+    # `where`, not a sum with zeros: in a base row, infinity * 0 would add NaN.
     return torch.where((place > 0).view(-1, 1, 1), sums + added, sums).view_as(output)
 
 
@@ -527,7 +527,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _checked(x: Tensor, batch: _Batch) -> Tensor:
-    """Some models lay rows end to end; (rows, length, width) is the rule."""
+    """Checks that `x` is (rows, length, width), or (rows * length, width) as in some models."""
     rows = len(batch.rows)
     if x.shape[0] != rows and (x.dim() != 2 or x.shape[0] % rows):
         raise RuntimeError(f"{x.shape[0]} rows where {rows} wear adapters")

@@ -1,4 +1,4 @@
-"""The playground's worker as seen from page, API and command line. Imports no torch."""
+"""Client of the playground's worker for the page, API and command line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ftlab.playground.requests import (
 BUSY = "Another prompt is being answered; visitors take turns, and this one waits for its own."
 STARTING = "Starting the worker …"
 SECONDS_BETWEEN_SIGNS = 1.0
-"""A silent wait is broken that often, so that a reader who has gone is noticed."""
+"""Interval of updates during a silent wait, so that a disconnected reader is noticed."""
 
 
 class PlaygroundClient:
-    """Asks one worker process, started on first use; safe to use from several threads.
+    """Sends requests to one worker process, started on first use; thread-safe.
 
-    One request is answered at a time; visitors take turns. `command` replaces the worker's command
-    line (for tests); `access` says what base models its visitors may name.
+    The worker answers one request at a time; visitors take turns. `command` replaces the worker's
+    command line (for tests). `access` limits which base models its visitors may choose.
     """
 
     def __init__(
@@ -58,27 +58,27 @@ class PlaygroundClient:
 
     @property
     def process_id(self) -> int | None:
-        """Of the worker process; `None` while there is none."""
+        """Id of the worker process; `None` if none is running."""
         return self._worker.process_id
 
     @property
     def is_loaded(self) -> bool:
-        """Whether a worker process is there, with its memory."""
+        """Whether a worker process is running."""
         return self.process_id is not None
 
     def resident_bytes(self) -> int | None:
-        """Memory that the worker process holds in RAM; `None` while there is none."""
+        """RAM that the worker process uses; `None` if none is running."""
         number = self.process_id
         return None if number is None else resident_bytes(number) or None
 
     def generate(
         self, request: GenerateRequest, visitor: Visitor = NOBODY
     ) -> Generator[PaneUpdate, None, None]:
-        """Streams updates until every pane had its "done" or "error".
+        """Streams updates until every pane has received "done" or "error".
 
-        `visitor` tells people apart who wait: one with many prompts lets the others in between.
-        Closing the iterator early stops the answer. Raises `InvalidRequest` here and now, before
-        anything is started, for a wrong form; what is wrong with one pane is said in that pane.
+        `visitor` identifies who waits: visitors take turns, so one with many prompts does not block
+        the others. Closing the iterator early stops the answer. Raises `InvalidRequest` for an
+        invalid request, before anything starts; a problem of one pane is reported in that pane.
         """
         return self._stream(request, self._line_up(request).problems, visitor)
 
@@ -88,9 +88,9 @@ class PlaygroundClient:
         tell: Callable[[str], None] = lambda status: None,
         visitor: Visitor = NOBODY,
     ) -> list[dict[str, Any]]:
-        """The final state of every pane as JSON; raises as `generate` does.
+        """Returns the final state of every pane as JSON; raises as `generate` does.
 
-        `tell` gets what is being waited for, about once a second or more often.
+        `tell` is called with the current status, at least about once a second.
         """
         lineup = self._line_up(request)
         final: dict[int, PaneUpdate] = {}
@@ -105,7 +105,7 @@ class PlaygroundClient:
         ]
 
     def close(self) -> None:
-        """Ends the worker; all its memory is given back. The next request starts a new one."""
+        """Ends the worker and frees its memory. The next request starts a new one."""
         self._worker.close()
 
     def _line_up(self, request: GenerateRequest) -> LineUp:
@@ -137,7 +137,7 @@ class PlaygroundClient:
             with closing(self._answers(request)) as updates:
                 for update in updates:
                     if update.pane in problems:
-                        continue  # said above
+                        continue  # reported above
                     if update.is_final:
                         unfinished.discard(update.pane)
                     yield update
@@ -184,7 +184,7 @@ class PlaygroundClient:
 def _cut(
     panes: int, latest: Mapping[int, PaneUpdate], seconds: float | None
 ) -> Iterator[PaneUpdate]:
-    """The end of panes that wrote for as long as they may."""
+    """Yields the final updates of panes that reached the time limit."""
     for pane in range(panes):
         update = latest.get(pane)
         if update is not None and update.is_final:
@@ -198,7 +198,7 @@ def _cut(
 
 
 def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:
-    """A pane's final update as JSON for command line and API; `error` is "" where there is none."""
+    """A pane's final update as JSON for command line and API; `error` is "" if it succeeded."""
     failed = update.kind == "error"
     told = update.next_token
     return {

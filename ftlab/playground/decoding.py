@@ -1,7 +1,7 @@
-"""Answers token by token: lanes that take turns, each carrying its rows one token on.
+"""Generates answers token by token: lanes (batches of rows of one model) take turns.
 
-Generation is ours here, not transformers' `generate`, because that runs one batch to its end: lanes
-take turns token by token, so that all panes stream at once.
+We do not use transformers' `generate`, because it runs one batch to its end. Here the lanes take
+turns after every token, so that all panes stream at the same time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.spec import Message
 
 _PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
-"""Prompt methods whose soft tokens are keys and values, not embeddings."""
+"""Prompt methods whose soft tokens are keys and values instead of embeddings."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the first forward of a lane is given."""
+    """The arguments of a lane's first forward pass."""
 
     model: Any
     inputs: dict[str, Tensor]
@@ -50,7 +50,7 @@ class Start:
 
 
 class Lane:
-    """Rows of one model and their cache. Positions that padding fills are masked throughout.
+    """A batch of rows of one model and its cache. Padding positions are always masked.
 
     `prefill` and `step` return fp32 logits of the next token, (rows, vocabulary).
     """
@@ -125,9 +125,9 @@ def _start(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Star
 
 
 def _start_with_prefix(model: PeftModel, batch: dict[str, Tensor]) -> Start:
-    """The prefix stands in the cache, and every row looks at it.
+    """Puts the prefix into the cache, where every row attends to it.
 
-    transformers 5.24 passes over a prefix that PEFT hands to `generate`; a forward takes it.
+    In transformers 5.24 `generate` ignores a prefix that PEFT passes; a forward pass uses it.
     """
     rows = batch["input_ids"].shape[0]
     soft = batch["attention_mask"].new_ones(rows, virtual_tokens(model))
@@ -143,7 +143,7 @@ def _parameters(model: Any) -> frozenset[str]:
 
 
 def _cache_name(parameters: Collection[str]) -> str:
-    """A model without a cache would take one without a word and forget all but the last token."""
+    """The name of the model's cache argument. Without one it would only see the last token."""
     for name in ("cache", "past_key_values"):
         if name in parameters:
             return name
@@ -154,9 +154,9 @@ def _cache_name(parameters: Collection[str]) -> str:
 
 
 class TokenChooser:
-    """Chooses one row's tokens. The seed is the row's own, so no answer depends on its neighbours.
+    """Chooses the tokens of one row. Each row has its own seed, so other rows have no effect on it.
 
-    Penalty, temperature and top-p are transformers' own and come in the order of its `generate`.
+    Penalty, temperature and top-p are transformers' classes, in the same order as in `generate`.
     """
 
     def __init__(self, request: GenerateRequest, device: torch.device) -> None:
@@ -173,11 +173,11 @@ class TokenChooser:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it takes the likeliest token, whatever came before."""
+        """Whether it always takes the token with the largest logit."""
         return not self._draws and not self._processors
 
     def choose(self, logits: Tensor, seen: Sequence[int]) -> int:
-        """The next token id; `logits` is (vocabulary,), `seen` prompt and answer so far."""
+        """Returns the next token id; `logits` is (vocabulary,), `seen` prompt and answer so far."""
         scores = logits[None]
         if self._processors:
             ids = torch.tensor(seen, device=logits.device)[None]
@@ -191,7 +191,7 @@ class TokenChooser:
 def divergence(logits: Tensor, base: Tensor) -> float:
     """KL(softmax(logits) || softmax(base)) in nats, of two rows of fp32 logits.
 
-    NaN where a model's logits are: that is not the base's distribution.
+    NaN if a model's logits contain NaN, so that this never counts as equal to the base.
     """
     own, other = logits.double().log_softmax(-1), base.double().log_softmax(-1)
     terms = torch.where(own == -torch.inf, 0.0, own.exp() * (own - other))
@@ -199,12 +199,12 @@ def divergence(logits: Tensor, base: Tensor) -> float:
 
 
 SECONDS_BETWEEN_TEXTS = 0.05
-"""A fast device makes more tokens than a page can show."""
+"""Minimum interval between text updates: a fast device is faster than a page can show."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What ends an answer: one of the stop ids, or the number of tokens."""
+    """The end conditions of an answer: a stop id, or the maximum number of tokens."""
 
     stop_ids: frozenset[int]
     limit: int
@@ -212,7 +212,7 @@ class Ending:
 
 @dataclass
 class Answer:
-    """A row of a lane. `send` gets its updates; `draft` holds what is known of its pane."""
+    """One answer, a row of a lane. `send` receives its updates; `draft` holds its pane's facts."""
 
     prompt_ids: list[int]
     ending: Ending
@@ -240,7 +240,7 @@ class Answer:
 
     @property
     def read(self) -> list[int]:
-        """What its lane has read before the coming turn: all but the token chosen last."""
+        """The tokens that its lane has read so far: all except the last chosen token."""
         return self.prompt_ids + self.ids[:-1]
 
     @property
@@ -249,7 +249,7 @@ class Answer:
         return self._has_ended
 
     def say(self, sentence: str) -> None:
-        """Sends what it waits for."""
+        """Sends a status."""
         self.send(self._update("status", sentence))
 
     def tell(self, next_token: NextToken) -> None:
@@ -261,21 +261,21 @@ class Answer:
         self.ids.append(token)
 
     def show(self) -> None:
-        """Sends the end, and now and then the text so far."""
+        """Sends the final update if finished, else the text so far, at a limited rate."""
         if self.is_finished:
             self._end(self._update("done", self.text()))
         elif self._last - self._sent >= SECONDS_BETWEEN_TEXTS:
             self._sent = self._last
-            # A character of several tokens decodes to U+FFFD until its last one is there.
+            # A character of several tokens decodes to U+FFFD until its last token is generated.
             self.send(self._update("text", self.text().rstrip("\ufffd")))
 
     def fail(self, sentence: str) -> None:
-        """Ends it with an error, unless it had ended."""
+        """Ends the answer with an error, unless it has already ended."""
         if not self._has_ended:
             self._end(replace(self._update("error", sentence), partial=self.text()))
 
     def shift(self, seconds: float) -> None:
-        """Moves the clock on: so long the device was somebody else's."""
+        """Excludes a pause from the measured times: other work used the device."""
         self.began += seconds
         if self.ids:
             self._first += seconds
@@ -305,18 +305,18 @@ class Answer:
 
 
 BaseLogits = Callable[[Sequence[Answer]], Tensor]
-"""The base's next-token logits for the prompts of these answers, fp32, (answers, vocabulary)."""
+"""Returns the base's next-token logits for these answers' prompts, fp32, (answers, vocabulary)."""
 
 
 @dataclass
 class LaneOfAnswers:
     """A lane and the answer in each of its rows.
 
-    What a pane's first distribution is held against comes from the lane itself where it carries
-    the base, so that both were rounded in the same way: `base_rows` says for each answer in which
-    row of the prefill the base reads the same prompt (`None`: it is the base's own answer). Rows
-    behind the answers are there for that alone and dropped after the prefill. A lane without the
-    base asks `base_logits`.
+    A pane's first next-token distribution is compared with the base's. If the lane contains the
+    base, both come from the same batch, so their rounding is the same: `base_rows` gives for each
+    answer the prefill row in which the base reads the same prompt (`None`: it is the base's own
+    answer). Rows after the answers serve only this purpose and are dropped after the prefill. A
+    lane without the base calls `base_logits`.
     """
 
     lane: Lane
@@ -327,13 +327,13 @@ class LaneOfAnswers:
     _has_begun: bool = False
 
     def advance(self) -> None:
-        """One token in each open answer."""
+        """Generates one token in each open answer."""
         if self._has_begun:
             self._take(self.lane.step([answer.ids[-1] for answer in self._open]))
         else:
             logits = self._begin()
             self._take(logits)
-            if self.base_logits is not None:  # after the first token has its time
+            if self.base_logits is not None:  # after the time of the first token is recorded
                 self._compare(logits, self.base_logits(self.answers))
             self._has_begun = True
         for answer in self._open:
@@ -344,7 +344,7 @@ class LaneOfAnswers:
             self.lane.keep(rows)
 
     def read_again(self) -> None:
-        """Brings a new lane to where these answers stood, if they had begun before it was made."""
+        """Prefills a new lane with the tokens so far, if its answers started before it was made."""
         if self.answers[0].ids:
             self._open = list(self.answers)
             self.lane.prefill()
@@ -355,7 +355,7 @@ class LaneOfAnswers:
         return self._has_begun and not self._open
 
     def paused(self, seconds: float) -> None:
-        """Leaves the time out that a training run had the device."""
+        """Excludes the time in which other work used the device."""
         for answer in self._open if self._has_begun else self.answers:
             answer.shift(seconds)
 
@@ -390,10 +390,10 @@ class LaneOfAnswers:
 def shared_lane(
     adapters: RowAdapters, worn: Sequence[LowRank], answers: Sequence[Answer], pad_id: int
 ) -> LaneOfAnswers:
-    """The lane of all answers that share the base; `worn` is what each of them wears.
+    """Creates the lane of all answers on the shared base; `worn` has each answer's adapter.
 
-    The base reads every prompt of an adapter too, in a row of its own where it does not answer it.
-    Answers that had begun were compared with it then.
+    The base also reads every prompt of an adapter, in an extra row if it does not answer that
+    prompt. Answers that started earlier were already compared, so they need no extra row.
     """
     wears = [adapters.wears(adapter) for adapter in worn]
     prompts = [answer.read for answer in answers]
@@ -416,10 +416,10 @@ def shared_lane(
 
 
 def read_again(lanes: Sequence[LaneOfAnswers]) -> list[LaneOfAnswers]:
-    """The lanes, each where its answers stood; an error of one is said in its panes.
+    """Prefills all lanes with the tokens so far; an error of a lane is reported in its panes.
 
-    Those whose turn was next come first: otherwise the first lane would be ahead after every
-    interruption, and the others slower by that.
+    The result is sorted by progress, least first. Otherwise every interruption would put the first
+    lane further ahead of the others.
     """
     ready = []
     for lane in lanes:
@@ -433,10 +433,10 @@ def read_again(lanes: Sequence[LaneOfAnswers]) -> list[LaneOfAnswers]:
 
 
 def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> GiveWay | None:
-    """Carries all lanes to their end. An error of one is said in its panes; the others go on.
+    """Runs all lanes to their end. An error of a lane is reported in its panes; others continue.
 
-    Ends early where the device is wanted with its memory: `check`'s word on how to give way to
-    that is returned, for when everything that this works on is let go.
+    Returns early if another process needs the device with its memory. It then returns the function
+    from `check` that yields the device; the caller frees the models and lanes before calling it.
     """
     open_lanes = list(lanes)
     while open_lanes:
@@ -475,7 +475,7 @@ SMALLER = "ask for fewer tokens, or shorten the prompt"
 
 
 def say(error: Exception, what: str, if_memory_is_out: str = SMALLER) -> str:
-    """The sentence for an error; one that is ours to put right goes to the log as well."""
+    """The sentence for an error; an unexpected error is also written to the log."""
     if isinstance(error, FtlabError):
         return one_line(error)
     traceback.print_exc()
@@ -485,11 +485,11 @@ def say(error: Exception, what: str, if_memory_is_out: str = SMALLER) -> str:
 
 
 SendEach = Callable[[int, PaneUpdate], None]
-"""Gets the prompt's place and the pane's update."""
+"""Receives the prompt's index and the pane's update."""
 
 
 class AnswerBuilder:
-    """Formats the prompts of one request for one base model."""
+    """Creates the answers of one request: formats its prompts for one base model."""
 
     def __init__(
         self,
@@ -510,9 +510,9 @@ class AnswerBuilder:
         self.pad_id = int(tokenizer.pad_token_id)
 
     def answers(self, pane: PaneUpdate, soft_tokens: int) -> list[Answer]:
-        """One answer a prompt, to go on from the pane's first update (its place, note, hash).
+        """Creates one answer per prompt, based on the pane's first update (its index, note, hash).
 
-        A prompt that the model has no room for is said in its pane.
+        A prompt that is too long for the model is reported in its pane.
         """
         answers = []
         for number, prompt in enumerate(self._prompts):
@@ -538,7 +538,7 @@ class AnswerBuilder:
         return answers
 
     def base_logits(self) -> BaseLogits:
-        """The base's first logits, computed once for the same prompts."""
+        """Returns a function for the base's first logits, cached by prompts."""
         known: dict[tuple[tuple[int, ...], ...], Tensor] = {}
 
         def logits(answers: Sequence[Answer]) -> Tensor:
@@ -558,7 +558,7 @@ class AnswerBuilder:
         return self._formatter.prompt_ids([*first, *history, Message("user", prompt)])
 
     def _room(self, prompt: int, soft: int) -> int:
-        """Tokens that still fit behind the prompt."""
+        """Number of tokens that fit in the context after the prompt."""
         context = getattr(self._base.config, "max_position_embeddings", None)
         if context is None:
             return self._request.max_new_tokens

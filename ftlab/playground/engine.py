@@ -1,7 +1,7 @@
-"""The models that answer: one base in memory, and each pane's adapter on those same weights.
+"""The engine: holds one base model in memory, attaches each pane's adapter to it, and answers.
 
-The base and all panes whose method is plain LoRA arithmetic are rows of one lane; every other pane
-is a lane of its own. The lanes take turns token by token.
+The base and all panes with a plain LoRA are rows of one batch, called a lane. Every other pane has
+its own lane. The lanes take turns token by token.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ from ftlab.playground.requests import (
 from ftlab.settings.training import DtypePolicy
 
 SPARE_BYTES = 256 << 20
-"""What must stay free beside a model: its cache of keys and values, and the rest of the machine."""
+"""Memory that must stay free besides a model: for its key-value cache and other programs."""
 
 FreeBytes = Callable[[], int | None]
 
 
 class FullModels:
-    """The models by their pane's name; the least recently used ones make room for others.
+    """A cache of full models by pane name; evicts the least recently used ones.
 
-    `free_bytes` says what the device has left, `limit` what all of them may hold together.
+    `free_bytes` returns the device's free memory; `limit` is the limit for all models together.
     """
 
     def __init__(self, device: torch.device, free_bytes: FreeBytes, limit: int) -> None:
@@ -85,9 +85,9 @@ class FullModels:
         self._held: OrderedDict[str, tuple[Attached, int]] = OrderedDict()
 
     def get(self, source: PaneSource, policy: DtypePolicy, in_use: Collection[str]) -> Attached:
-        """The model of the source, loaded unless it is there; `in_use` are not dropped for it.
+        """Returns the source's model, loaded if needed; models of `in_use` are not evicted.
 
-        Raises `FtlabError` if its weights are missing or damaged, or there is no memory for it.
+        Raises `FtlabError` if its weights are missing or damaged, or there is not enough memory.
         """
         if source.name in self._held:
             self._held.move_to_end(source.name)
@@ -103,7 +103,7 @@ class FullModels:
 
     @property
     def names(self) -> list[str]:
-        """Those that are loaded, least recently used first."""
+        """The names of the loaded models, least recently used first."""
         return list(self._held)
 
     def _size(self, source: PaneSource, policy: DtypePolicy) -> int:
@@ -160,16 +160,16 @@ class FullModels:
 LOADING_AGAIN = "Loading the base model again …"
 
 KEPT_FOR_LOADING = 1.0
-"""How long the device is kept after an interruption, as a share of what loading everything again
-took. Without it two prompts that wait for each other would only load, in turn and for ever."""
+"""How long the device is kept after an interruption, relative to the reload time. Without this
+minimum, two prompts that wait for each other would reload alternately and never generate."""
 
 
 @dataclass
 class Answering:
-    """The answers of a request by the pane's place, from when the pane's adapter was first put on.
+    """The answers of a request by pane index, created when the pane's adapter is first attached.
 
-    They keep tokens, random generators and proofs through an interruption; models, caches and
-    logits are made again. A pane that cannot answer at all has an empty list.
+    During an interruption they keep tokens, random generators and `NextToken` results; models,
+    caches and logits are recreated. A pane that cannot answer at all has an empty list.
     """
 
     request: GenerateRequest
@@ -182,7 +182,7 @@ class Answering:
 
     @property
     def open_places(self) -> list[int]:
-        """The panes that have an answer to give, begun or not."""
+        """The indices of panes whose answer has not ended, started or not."""
         places = range(len(self.request.panes))
         return [p for p in places if p not in self.answers or self.unfinished(p)]
 
@@ -190,7 +190,7 @@ class Answering:
         return [answer for answer in self.answers[place] if not answer.has_ended]
 
     def say(self, sentence: str) -> None:
-        """Says in every open pane what is being waited for."""
+        """Sends a status to every open pane."""
         for place in self.open_places:
             for answer in self.unfinished(place) if place in self.answers else ():
                 answer.say(sentence)
@@ -198,7 +198,7 @@ class Answering:
                 self._tell(PaneUpdate(place, "status", sentence))
 
     def fail(self, place: int, sentence: str) -> None:
-        """Ends what is open in a pane with an error; the text so far is kept."""
+        """Ends a pane's open answers with an error; the text so far is kept."""
         if place not in self.answers:
             self._tell(PaneUpdate(place, "error", sentence))
             self.answers[place] = []
@@ -210,7 +210,7 @@ class Answering:
             self.fail(place, sentence)
 
     def check_same(self, place: int, source: PaneSource, sha256: str) -> None:
-        """Raises `FtlabError` if other weights go by the name that had answered until now."""
+        """Raises `FtlabError` if the source's weights changed since the answer started."""
         answers = self.answers.get(place)
         if answers and answers[0].draft.adapter_sha256 != sha256:
             raise FtlabError(
@@ -219,16 +219,16 @@ class Answering:
             )
 
     def interrupt(self) -> None:
-        """From here on the time does not count, until `go_on`."""
+        """Stops counting time, until `go_on`."""
         self._interrupted = time.perf_counter()
 
     def come_back(self) -> None:
-        """The device is this request's again, and everything is to be loaded."""
+        """Marks that the request has the device again and that the models will be reloaded."""
         self._back = time.perf_counter()
         self.say(LOADING_AGAIN)
 
     def go_on(self) -> None:
-        """After an interruption: leaves out the time that it took, loading included."""
+        """Ends an interruption: excludes its time, loading included, from the answers' times."""
         if self._interrupted is None:
             return
         now = time.perf_counter()
@@ -245,17 +245,17 @@ class Answering:
 
 
 ADAPTERS_KEPT = 12
-"""Adapters and trained parts that stay loaded; each holds only its own weights."""
+"""Maximum number of adapters and trained parts kept loaded; each holds only its own weights."""
 
 FULL_MODELS_SHARE = 0.5
-"""Of the device's memory, for full fine-tunings with weights of their own."""
+"""Maximum share of the device memory for full fine-tunings, which have their own weights."""
 
 Send = Callable[[PaneUpdate], None]
 
 
 @dataclass(frozen=True)
 class LoadedPane:
-    """A pane of one request, dressed. `swap_seconds` is what that took; `None` for the base."""
+    """A pane of one request with its source attached, in `swap_seconds` (`None`: the base)."""
 
     place: int
     source: PaneSource
@@ -289,19 +289,18 @@ class Engine:
         self.full_models = FullModels(device, self._free_bytes, self._full_limit())
 
     def answer(self, request: GenerateRequest, send: Send, check: Check) -> None:
-        """Answers the prompt in every pane; `send` gets the updates.
+        """Answers the prompt in every pane; `send` receives the updates.
 
-        An error of one pane is said in that pane and the others go on. `check` is called between
-        tokens, and while a base model is downloaded; it raises `Stopped` to end the whole request.
-        Where it wants the device's memory, every model is let go first, and loaded again for the
-        answers to go on.
+        An error of one pane is reported in that pane; the others continue. `check` is called
+        between tokens and during a download. It raises `Stopped` to end the whole request. If it
+        requests the device memory, all models are unloaded, and reloaded afterwards to continue.
         """
         self.answer_each(request, [request.prompt], lambda _, update: send(update), check)
 
     def answer_each(
         self, request: GenerateRequest, prompts: Sequence[str], send: SendEach, check: Check
     ) -> None:
-        """Answers several prompts at once; `send` also gets the prompt's place.
+        """Answers several prompts at once; `send` also receives the prompt's index.
 
         Every pane of every prompt ends with one "done" or "error".
         """
@@ -311,7 +310,7 @@ class Engine:
             words = f"Downloading the base model: {format_part(done, total)} …"
             job.say(words if done < total else LOADING)
             give_way = check()
-            if callable(give_way):  # nothing of this request lies on the device yet
+            if callable(give_way):  # this request uses no device memory yet
                 give_way()
 
         try:
@@ -338,9 +337,9 @@ class Engine:
             give_way = self._answer_on(job, lineup, check)
 
     def _answer_on(self, job: Answering, lineup: LineUp, check: Check) -> GiveWay | None:
-        """Answers to the end, or until the device is wanted.
+        """Answers to the end, or until another process wants the device and its memory.
 
-        What lies on the device is held by this frame and by `unload`'s models: once both are gone
+        Only this frame and the models that `unload` drops hold device memory: after both are gone,
         the memory is free.
         """
         panes = self._dress(job, lineup)
@@ -368,7 +367,7 @@ class Engine:
             return take_turns(lanes, check_unless_kept)
 
     def _loaded_again(self, job: Answering, model: str) -> bool:
-        """Whether the base is there again after an interruption; if not, the panes say why."""
+        """Reloads the base after an interruption; if that fails, reports it and returns `False`."""
         try:
             self.load(model, job.request.precision)
         except Exception as error:
@@ -379,7 +378,7 @@ class Engine:
                 reason = say(error, what, "send the prompt again once its memory is free")
         else:
             return True
-        self.unload()  # of what had been loaded already
+        self.unload()  # frees a partly loaded model
         job.fail_all(reason)
         return False
 
@@ -389,7 +388,7 @@ class Engine:
         precision: Precision = "bf16",
         progress: DownloadProgress = lambda done, total: None,
     ) -> None:
-        """Makes this the resident base; everything on the one before is let go first."""
+        """Loads this base model; frees the previous one and all that is attached to it first."""
         self.unload()
         policy, base_precision = held_in(precision)
         source = resolve_model(name, say=print, progress=progress)
@@ -400,7 +399,7 @@ class Engine:
         self._resident = (same_name(name), precision)
 
     def unload(self) -> None:
-        """Lets go of every model."""
+        """Frees all models."""
         self._resident = self._base = self._tokenizer = self._rows = None
         self._adapters.clear()
         self.full_models.clear()
@@ -408,7 +407,7 @@ class Engine:
 
     @property
     def device_answers(self) -> bool:
-        """Whether the device still computes; after a failed kernel not for this process."""
+        """Whether the device still works; after a failed kernel it does not in this process."""
         if self.device.type == "cpu":
             return True
         try:
@@ -423,10 +422,10 @@ class Engine:
         return self._base
 
     def worn(self, source: PaneSource, in_use: Sequence[str] = ()) -> Attached:
-        """What the source answers with, loaded unless it is there already.
+        """Returns the source's model or adapter, attached to the base; cached.
 
         Raises `FtlabError` if its weights are missing, damaged, made for another shape, or too
-        large beside the full models of the panes `in_use`.
+        large in addition to the full models of the panes `in_use`.
         """
         assert self._resident is not None
         if source.name == BASE:
@@ -443,7 +442,7 @@ class Engine:
         return self._adapters[key]
 
     def _dress(self, job: Answering, lineup: LineUp) -> list[LoadedPane]:
-        """The panes that can answer; what is wrong with the others is said in them."""
+        """Attaches the sources; returns the panes that can answer, reports errors in the others."""
         sources = {place: lineup.sources[place] for place in job.open_places}
         in_use = [source.name for source in sources.values()]
         panes = []
@@ -460,7 +459,7 @@ class Engine:
         return panes
 
     def _lanes(self, job: Answering, panes: Sequence[LoadedPane]) -> list[LaneOfAnswers]:
-        """The lane of rows that share the base first, then one for every other pane."""
+        """The shared lane of all rows on the base, followed by one lane for every other pane."""
         assert self._tokenizer is not None
         together = shares_a_batch(self.base)
         rows, build_seconds = self._row_adapters([pane.worn for pane in panes])
@@ -487,13 +486,13 @@ class Engine:
         return [shared_lane(rows, worn, answers, desk.pad_id), *own]
 
     def _row_adapters(self, worn: Sequence[Attached]) -> tuple[RowAdapters, float]:
-        """What carries these as rows, kept while it fits, and the seconds that it took to make."""
+        """`RowAdapters` for these adapters, reused if the same, and the seconds to create it."""
         began = time.perf_counter()
         wanted = list(
             {id(w.low_rank): w.low_rank for w in worn if w.low_rank and w.low_rank.layers}.values()
         )
         if self._rows is None or not _are_the_same(self._rows.adapters, wanted):
-            self._rows = None  # before the next is made, so that two never lie in memory
+            self._rows = None  # freed first, so that memory never holds two
             self._rows = RowAdapters(self.base, wanted)
         return self._rows, time.perf_counter() - began
 
@@ -510,20 +509,20 @@ class Engine:
 
 
 def held_in(precision: Precision) -> tuple[DtypePolicy, BasePrecision | None]:
-    """The dtype policy and the base precision under which the base is loaded."""
+    """The dtype policy and the base precision for loading the base."""
     if precision == "nf4":
         return "bf16", "nf4"
     return precision, None
 
 
 def _changed(source: PaneSource) -> int:
-    """When the weights file was written: another file under the same name is another adapter."""
+    """The weights file's modification time, as a cache key: a replaced file is another adapter."""
     assert source.folder is not None
     try:
         name = WEIGHTS if source.is_part else WEIGHTS_FILE
         return (source.folder / name).stat().st_mtime_ns
     except OSError:
-        return 0  # said when it is loaded
+        return 0  # loading reports the error
 
 
 def _are_the_same(held: Sequence[LowRank], wanted: Sequence[LowRank]) -> bool:

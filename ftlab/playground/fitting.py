@@ -1,8 +1,8 @@
-"""Whether an adapter's tensors fit a base model: both by names and sizes alone, without torch.
+"""Checks by names and shapes whether an adapter's tensors fit a base model, without torch.
 
-What is compared is what PEFT would do with them: the layers that the configuration names, the
-tensors that the weights hold for each, and their shapes. Patterns are not run here: the names that
-they are meant for are those of the loaded model, which some files spell in another way.
+The checks follow PEFT: they compare the layers that the configuration names, each layer's tensors
+in the weights, and their shapes. Patterns (regular expressions) are not run: they are for the names
+in the loaded model, which differ in some files.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ftlab.models.resolve import ResolvedModel, local_folder
 Shape = tuple[int, ...]
 
 PREFIX = "base_model.model."
-"""What PEFT writes before the name of a layer."""
+"""PEFT's prefix of layer names."""
 
 _LAYERED = (
     "LORA", "ADALORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "FOURIERFT", "MISS",
     "C3A", "SHIRA", "RANDLORA", "HIRA",
 )  # fmt: skip
-"""Kinds that have tensors of their own for each layer that they adapt."""
+"""Adapter kinds that have their own tensors for each adapted layer."""
 
 _SOFT_TOKENS = ("PROMPT_TUNING", "P_TUNING", "CPT")
 
@@ -44,16 +44,16 @@ _SIDES = {
     "hada_w2_b": "ri", "vera_lambda_b": "o", "vera_lambda_d": "r", "boft_s": "o1", "hra_u": "ir",
     "miss_block": "ro",
 }  # fmt: skip
-"""The shapes of tensors beside a linear layer: its outputs, its inputs, a rank, and 1."""
+"""Shapes of a linear layer's adapter tensors: o = outputs, i = inputs, r = rank, and 1."""
 
 _SIDES_OF_EMBEDDINGS = {"lora_embedding_A": "ro", "lora_embedding_B": "ir"}
-"""Beside an embedding, whose weight is (tokens, width)."""
+"""The same for an embedding, whose weight is (tokens, width)."""
 
 _EITHER_WAY = ("c_attn", "c_proj", "c_fc")
 """Layers that some models store as (inputs, outputs) and others do not."""
 
 _OWN = ("", "base_layer.", "original_module.", "modules_to_save.", "ln_tuning_layers.")
-"""What stands before `weight` or `bias` where a tensor has the shape of the base's own."""
+"""Prefixes of `weight` or `bias` if a tensor has the same shape as the base's tensor."""
 
 _HEADS = ("lm_head", "embed_out", "output")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -62,19 +62,18 @@ _PLAIN = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True)
 class Tensors:
-    """What an adapter's two files say: its configuration, and its tensors' shapes by name."""
+    """The content of an adapter's two files: its configuration and its tensors' shapes by name."""
 
     config: Mapping[str, Any]
     shapes: Mapping[str, Shape]
 
 
 class _Misfit(Exception):
-    """The first thing that does not fit, as a clause."""
+    """The first mismatch, described as a clause."""
 
 
 def misfit(adapter: Tensors, base: ModelShape) -> str:
-    """Why the adapter cannot be on that base, as a clause: "its target_modules name …"; "" if
-    nothing is known against it."""
+    """The first mismatch as a clause, such as "its target_modules name …"; "" if there is none."""
     try:
         _Check(adapter, base).run()
     except _Misfit as found:
@@ -129,7 +128,7 @@ class _Check:
     # ---- the layers that the configuration names
 
     def _check_names(self, field: str) -> None:
-        """Each name must be that of a layer, or the end of one."""
+        """Each name must equal a layer's name or the end of one."""
         for name in self._names(field):
             if self._matches(name):
                 continue
@@ -152,7 +151,7 @@ class _Check:
                     )
 
     def _check_layers(self, adapted: set[str]) -> None:
-        """The layers that are asked for and those that there are tensors for must be the same."""
+        """The layers in the configuration must be exactly those with tensors in the weights."""
         config = self.adapter.config
         targets = config.get("target_modules")
         unknown = self.base.has_experts or config.get("target_parameters")
@@ -174,7 +173,7 @@ class _Check:
             raise _Misfit(f"the weights are for {over[0]} too, which its target_modules leave out")
 
     def _check_parts(self, adapted: Mapping[str, set[str]]) -> None:
-        """Both matrices must be there for each layer, and what the configuration adds to them."""
+        """Each layer must have both matrices, and the extra tensors of the configuration."""
         config = self.adapter.config
         if any(config.get(f"{name}_config") for name in ("velora", "monteclora")):
             return
@@ -197,7 +196,7 @@ class _Check:
                 )
 
     def _is_wanted(self, name: str, targets: set[str]) -> bool:
-        """As `check_target_module_exists` in peft/tuners/tuners_utils.py decides it."""
+        """Same decision as `check_target_module_exists` in peft/tuners/tuners_utils.py."""
         if not any(end in targets for end in self._ends_of(name)):
             return False
         if any(end in self._excluded for end in self._ends_of(name)):
@@ -218,7 +217,7 @@ class _Check:
         return set(self._names("modules_to_save"))
 
     def _names(self, field: str) -> Iterator[str]:
-        """The names that stand for themselves: those of a list, or a text without a pattern."""
+        """Yields the literal names: the items of a list, or a string that is not a pattern."""
         value = self.adapter.config.get(field)
         if isinstance(value, list):
             yield from (name for name in value if isinstance(name, str))
@@ -228,7 +227,7 @@ class _Check:
     # ---- the tensors
 
     def _place(self, key: str) -> tuple[str, str]:
-        """The layer that a tensor belongs to, "" for one of the whole model, and the rest."""
+        """Splits a tensor's name into its layer ("" if it belongs to no layer) and the rest."""
         if not key.startswith("base_model."):
             raise _Misfit(
                 f"the weights hold {shown(key)}, and PEFT's names begin with {PREFIX[:-1]}"
@@ -240,22 +239,22 @@ class _Check:
             )
         path = key.removeprefix("base_model.").removeprefix("model.")
         before, experts, rest = path.partition(".experts.")
-        if experts and self.base.has_experts:  # the module before has other names in the file
+        if experts and self.base.has_experts:  # the file uses other names for the parent module
             return f"{before}.experts", rest
         parts = path.split(".")
-        for first in (0, 1):  # files of some models leave out the outermost module
+        for first in (0, 1):  # some models' files omit the outermost module
             for last in range(len(parts) - 1, first, -1):
                 name = ".".join(parts[first:last])
                 if name in self._modules:
                     return self._inner(name, parts[last:], key)
         if len(parts) < 3:
-            return "", path  # vera_A, say: shared by all layers
+            return "", path  # for example vera_A, which all layers share
         raise _Misfit(
             f"the weights hold {_short(key)}, and the model has no {shown_name(parts[0], 60)}"
         )
 
     def _inner(self, name: str, rest: list[str], key: str) -> tuple[str, str]:
-        """A module that holds others has no tensor of its own, so the layer's name is wrong."""
+        """Raises `_Misfit` for a module that only holds others: it has no weight to adapt."""
         inner = len(rest) > 1 and rest[0] not in ("token_adapter", *[o[:-1] for o in _OWN])
         if self._modules[name] is None and inner and not self._is_expert(name):
             known = {m.rpartition(".")[2] for m in self._modules if m.startswith(f"{name}.")}
@@ -298,7 +297,7 @@ class _Check:
         if tensor == "ia3_l":
             return shape in ((own[0], 1), (1, own[1]))
         if tensor == "oft_R.weight" and len(shape) == 2:
-            size = (1 + math.isqrt(1 + 8 * shape[1])) // 2  # of a block with so many angles
+            size = (1 + math.isqrt(1 + 8 * shape[1])) // 2  # of a block with shape[1] angles
             return shape[0] == 1 or shape[0] * size == own[1]
         sides = _SIDES.get(tensor)
         return sides is None or self._fits(sides, shape, own)
@@ -311,7 +310,7 @@ class _Check:
         )
 
     def _rank_of(self, name: str) -> int | None:
-        """LoRA's rank in that layer; `None` where a pattern would have to be run."""
+        """LoRA's rank in that layer; `None` if it depends on a regular expression."""
         config = self.adapter.config
         pattern = config.get("rank_pattern") or {}
         if config.get("peft_type") != "LORA" or not all(map(_PLAIN.fullmatch, pattern)):
@@ -325,7 +324,7 @@ class _Check:
 
     @cached_property
     def _modules(self) -> dict[str, Shape | None]:
-        """Every module by its name, with its weight's shape; `None`: it has none of its own."""
+        """Weight shape by module name; `None` if the module has no weight of its own."""
         found: dict[str, Shape | None] = {}
         for key, shape in self.base.weights.items():
             name, _, last = key.rpartition(".")
@@ -365,13 +364,13 @@ class _Check:
         return any(module.endswith(name[:80]) for module in self._modules)
 
     def _near(self, name: str) -> str:
-        """The nearest layer's name, in brackets."""
+        """The most similar layer name, in brackets."""
         known = {end for end in self._ends if "." not in end and not end.isdigit()}
         near = did_you_mean(name.rpartition(".")[2], known).strip()
         return f" ({near[0].lower()}{near[1:]})" if near else ""
 
     def _is_expert(self, name: str) -> bool:
-        """Experts are one tensor in memory and many in the file, so nothing there is compared."""
+        """Experts are not checked: they are one tensor in memory but many in the file."""
         return ".experts" in name or (self.base.has_experts and ".mlp" in f".{name}")
 
 
@@ -396,8 +395,9 @@ _Files = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, eq=False)
 class _Base:
-    """A base's shape, as a key: `shape_of_model` keeps one of it as long as its files are the
-    same, and to compare two by all their weights would take longer than to ask anew."""
+    """A base's shape as a cache key, compared by identity (comparing all weights would be slow).
+
+    `shape_of_model` returns the same object while the files are unchanged."""
 
     shape: ModelShape
 
@@ -409,8 +409,9 @@ class _Base:
 
 
 def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
-    """Why the adapter of these two files (configuration, weights) cannot be on that base, as a
-    clause; "" if it can. `None` where that is not known: the base is not here, or a file is gone.
+    """The first mismatch of an adapter's files (configuration, weights) with a base, as a clause.
+
+    "" if they fit; `None` if unknown: the base is not on this machine, or a file is missing.
     """
     shape = shape_of_model(model)
     if shape is None:
@@ -418,11 +419,11 @@ def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
     try:
         return _misfit(_stamps(files), _Base(shape))
     except (FtlabError, Refused, OSError):
-        return None  # said when it is put on
+        return None  # attaching the adapter reports the error
 
 
 def count_tensors(files: tuple[Path, Path]) -> int:
-    """Of the adapter whose files these are; 0 where they cannot be read."""
+    """Returns the number of the adapter's tensors; 0 if its files cannot be read."""
     try:
         return len(_read(_stamps(files)).shapes)
     except (FtlabError, Refused, OSError):
@@ -440,7 +441,7 @@ def _misfit(stamps: _Files, base: _Base) -> str:
 
 @lru_cache(maxsize=64)
 def _read(stamps: _Files) -> Tensors:
-    """Cached by the files and the times of their last change."""
+    """Reads the two files; cached by path and modification time."""
     (config, _), (weights, _) = stamps
     with Path(config).open("rb") as stream:
         found = read_object(stream.read(_MAX_CONFIG_BYTES))
@@ -449,20 +450,20 @@ def _read(stamps: _Files) -> Tensors:
 
 
 def fitting_words(tensors: int, model: str) -> str:
-    """As in "its 210 tensors fit SmolLM2-135M-Instruct"."""
+    """A clause such as "its 210 tensors fit SmolLM2-135M-Instruct"."""
     fit = "fits" if tensors == 1 else "fit"
     return f"its {plural(tensors, 'tensor')} {fit} {base_name(model)}"
 
 
 def base_name(model: str) -> str:
-    """The base's name for a sentence: no folder of this machine, and no owner of ours."""
+    """The base's name to show: without a local folder path; without the bundled model's owner."""
     return BUNDLED_ID.rpartition("/")[2] if model in ("bundled", BUNDLED_ID) else model_label(model)
 
 
 def is_the_same(place: str, model: str) -> bool:
-    """Whether the folder at `place` is that of the base, or holds the very same weights.
+    """Whether the folder `place` is the base's folder or holds identical weights.
 
-    Both are hashed only if their files are of the same sizes.
+    The weights are hashed only if the files have the same sizes.
     """
     try:
         here = parse_model(place)
@@ -480,5 +481,4 @@ def is_the_same(place: str, model: str) -> bool:
 
 
 def _sizes(folder: Path) -> list[int]:
-    """Of the weight files, in the order of their names."""
     return [file.stat().st_size for file in sorted(folder.glob("*.safetensors"))]

@@ -1,4 +1,4 @@
-"""Lets whoever waits in line for the device go first, between two tokens of an answer. No torch."""
+"""Yields the device to waiting processes, between two tokens of an answer. No torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ftlab.basics.devices import Device
 from ftlab.basics.locks import DeviceLock
 
 GiveWay = Callable[[], object]
-"""Returns when it is this process's turn again; raises `Stopped` while it waits."""
+"""Yields the device and returns when this process has it again; may raise `Stopped` meanwhile."""
 
 Check = Callable[[], float | GiveWay | None]
-"""Called before each turn of a lane; raises `Stopped` to end the answer.
+"""Called before each step of a lane; raises `Stopped` to end the answer.
 
-Where others used the device meanwhile it returns the seconds that this took. Where the device's
-memory must be given back first it returns what is to be called once nothing lies there any more.
+If other processes used the device meanwhile, it returns how many seconds that took. If the device
+memory must be freed first, it returns a function to call after the memory is freed.
 """
 
 
 def make_way(turn: DeviceLock, device: Device, give_way: GiveWay) -> float | GiveWay:
-    """What a `Check` returns, for the holder of the turn."""
+    """Yields the device if another process waits for it; returns what a `Check` returns."""
     if not turn.is_wanted():
         return 0.0
     if device.memory_must_be_given_back:

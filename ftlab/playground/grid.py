@@ -1,10 +1,10 @@
-"""A prompt grid: its record, what it may ask, and starting it. No torch.
+"""A prompt grid: its folder, the validation of a request, and how it is started. No torch.
 
-grid.json      what was asked, written once
-process.json   the process that answers, and what it waits for
-cells.jsonl    one line a cell (one prompt in one pane), appended by that process alone
+grid.json      the request, written once
+process.json   the worker process, its progress and what it waits for
+cells.jsonl    one line per cell (one prompt in one pane), appended only by that process
 log.txt        its stdout and stderr
-cancel         there once somebody asked for the end
+cancel         exists after cancellation was requested
 result.json    written once, by atomic rename, at the end
 """
 
@@ -37,21 +37,21 @@ from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import validate as validate_task
 
 _SECONDS_TO_STOP = 5.0
-"""How long a process may take to notice a cancel; then it is ended, also while it loads."""
+"""Timeout for a process to react to a cancellation; then it is ended, even while it loads."""
 
 _ENOUGH = 3.0
-"""Answers' worth of tokens that carry an estimate."""
+"""Progress in answers that is enough for an estimate of the remaining time."""
 
 _GRID_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
 class GridRequest:
-    """Prompts times panes.
+    """The request of a grid: every prompt in every pane.
 
-    `request` holds panes and settings; its own prompt is "" and it has no histories. `task` is set
-    where the prompts are held-out examples of it, whose answers are scored. `labels` and `methods`
-    stand beside `request.panes`, for when a run is deleted later; `start_grid` fills them in.
+    `request` holds panes and settings; its prompt is "" and it has no histories. `task` is set if
+    the prompts are held-out examples of that task, so that answers are scored. `labels` and
+    `methods` run parallel to `request.panes`, in case a run is deleted; `start_grid` sets them.
     """
 
     request: GenerateRequest
@@ -77,12 +77,12 @@ class GridRequest:
 
 @dataclass(frozen=True)
 class Cell:
-    """One prompt in one pane, both by place. `error` is a sentence, "" where the pane answered.
+    """One prompt in one pane, both by index. `error` is a sentence, "" if the pane answered.
 
-    Under an error `answer` is what had been answered until then. `kl_nats` and `top1_changed`
-    compare the first token with the base's; `score` in [0, 1] is by `metric` (its label).
-    `worked_seconds` is the time on the device from the loaded base until this cell was done; what
-    was waited for others is not in it.
+    After an error, `answer` is the text generated before it. `kl_nats` and `top1_changed` compare
+    the first token with the base's. `score` in [0, 1] is measured by `metric` (its label).
+    `worked_seconds` is the time on the device from the loaded base until this cell was done,
+    without the time spent waiting for other work.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -106,10 +106,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridResult(JobResult):
-    """How a grid ended.
+    """The result of a grid.
 
-    `seconds` is wall time from start to end, of which `waited_seconds` for other work on the
-    device. `environment` has "device" and "versions".
+    `seconds` is wall time from start to end; `waited_seconds` is the part of it spent waiting for
+    other work on the device. `environment` has "device" and "versions".
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -121,10 +121,10 @@ class GridResult(JobResult):
 
 @dataclass(frozen=True)
 class GridProcess:
-    """The process that answers a grid, and its last word, at most a second old while it answers.
+    """A grid's worker process and its last status, at most a second old while it answers.
 
-    `waiting` is a sentence while it waits, else "". `reached` counts cells, one under way as its
-    share of the most tokens it may get; `worked_seconds` is as in a cell.
+    `waiting` is a sentence while it waits, else "". `reached` counts cells; an unfinished cell
+    counts as its share of `max_new_tokens`. `worked_seconds` is as in `Cell`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -164,21 +164,21 @@ class GridDirectory(StartedJob):
 
     @property
     def runs_folder(self) -> Path:
-        """The folder of the runs that answer: the inverse of `grids_folder`."""
+        """The folder of the runs that answer; the inverse of `grids_folder`."""
         return self.path.parents[2]
 
     @property
     def made_at(self) -> time.struct_time:
-        """Local time at which the grid was asked for."""
+        """Local time at which the grid was requested."""
         return time.strptime(self.grid_id[:15], "%Y%m%d-%H%M%S")
 
     def write_request(self, request: GridRequest) -> None:
-        """Makes the folder with its request; the grid is queued from here on."""
+        """Creates the folder and writes the request; the grid is then queued."""
         self.path.mkdir(parents=True)
         write_atomically(self.request_file, _REQUEST.dump_json(request, indent=2))
 
     def request(self) -> GridRequest:
-        """Raises `FtlabError` if the request is missing or cannot be read."""
+        """Reads the request; raises `FtlabError` if it is missing or cannot be read."""
         try:
             return parse_json(
                 _REQUEST, read_plain(self.request_file, MAX_RECORD_BYTES), "grid.json"
@@ -202,7 +202,7 @@ class GridDirectory(StartedJob):
         return None if process is None else (process.pid, process.started)
 
     def stop(self) -> None:
-        """Lets the process end by itself, so that its last numbers are kept."""
+        """Cancels the grid: first lets the process end by itself, so that its results are kept."""
         self.cancel_file.touch()
         worker = self.worker()
         deadline = time.monotonic() + _SECONDS_TO_STOP
@@ -211,12 +211,12 @@ class GridDirectory(StartedJob):
         super().stop()
 
     def add_cell(self, cell: Cell) -> None:
-        """Appends a cell, whole and at once."""
+        """Appends a cell in one write."""
         with LineWriter(self.cells_file) as file:
             file.append(asdict(cell))
 
     def cells(self) -> list[Cell]:
-        """Every cell so far in the order in which they were done; damaged lines are left out."""
+        """All finished cells in the order of completion; damaged lines are skipped."""
         cells = []
         for row in read_json_lines(self.cells_file):
             try:
@@ -226,7 +226,7 @@ class GridDirectory(StartedJob):
         return cells
 
     def write_result(self, result: GridResult) -> None:
-        """Writes the result unless there is one."""
+        """Writes the result unless one exists."""
         if not self.result_file.exists():
             write_atomically(self.result_file, _RESULT.dump_json(result, indent=2))
 
@@ -242,24 +242,24 @@ def grids_folder(runs_folder: Path) -> Path:
 
 
 def new_grid(runs_folder: Path) -> GridDirectory:
-    """A directory under a new id, which sorts by time; nothing is written yet."""
+    """Returns a directory with a new id, which sorts by time; writes nothing."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     return GridDirectory(grids_folder(runs_folder) / name)
 
 
 def list_grids(runs_folder: Path) -> list[GridDirectory]:
-    """Every grid of the folder, newest first."""
+    """Returns all grids of the folder, newest first."""
     folder = grids_folder(runs_folder)
     try:
         names = [name for name in os.listdir(folder) if _GRID_ID.fullmatch(name)]
-    except OSError:  # none was ever made
+    except OSError:  # no grid was ever created
         return []
     grids = [GridDirectory(folder / name) for name in sorted(names, reverse=True)]
     return [grid for grid in grids if grid.request_file.exists()]
 
 
 def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
-    """The grid of that id; raises `FtlabError` if the id is malformed or unknown."""
+    """Returns the grid with that id; raises `FtlabError` if the id is malformed or unknown."""
     if _GRID_ID.fullmatch(grid_id):
         grid = GridDirectory(grids_folder(runs_folder) / grid_id)
         if grid.request_file.exists():
@@ -272,12 +272,11 @@ def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
 
 @dataclass(frozen=True)
 class Progress:
-    """A grid's way: cells `done` of `total`, `errors` among them.
+    """A grid's progress: cells `done` of `total`; `errors` are included in `done`.
 
-    `reached` also counts what is under way, each answer as its share of the tokens it may get.
-    `eta_seconds` is the time on the device until the last cell (`None`: not known yet, 0 once it
-    has ended); it does not count what is waited for others. `waiting` is a sentence while nothing
-    is answered, else "".
+    `reached` also counts unfinished answers, each as its share of `max_new_tokens`. `eta_seconds`
+    is the remaining time on the device (`None`: not known yet; 0: the grid has ended), without the
+    time spent waiting for other work. `waiting` is a sentence while nothing is answered, else "".
     """
 
     done: int
@@ -289,12 +288,12 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """In [0, 1]."""
+        """Finished fraction in [0, 1]."""
         return self.reached / self.total if self.total else 0.0
 
 
 def read_progress(grid: GridDirectory) -> Progress:
-    """Raises `FtlabError` if the grid's request cannot be read."""
+    """Reads a grid's progress; raises `FtlabError` if its request cannot be read."""
     total = grid.request().cells
     cells = grid.cells()
     done, errors = len(cells), sum(bool(cell.error) for cell in cells)
@@ -310,8 +309,9 @@ def read_progress(grid: GridDirectory) -> Progress:
 
 
 def _eta(worked_seconds: float, reached: float, total: int) -> float | None:
-    """By the rate so far. It errs on the long side: prompts go from long to short, and an answer
-    under way is taken to need all the tokens that it may get."""
+    """Remaining seconds by the rate so far.
+
+    Rather too long: long prompts come first, and unfinished answers count as `max_new_tokens`."""
     if not worked_seconds or reached < min(_ENOUGH, total / 10):
         return None
     return worked_seconds / reached * (total - reached)
@@ -321,12 +321,12 @@ MAX_PROMPTS = 200
 
 
 def validate_grid(grid: GridRequest, runs_folder: Path) -> list[FieldError]:
-    """Every wrong field with a sentence that names the value, the rule and the way out.
+    """Returns every invalid field with a sentence: the value, the rule and how to correct it.
 
-    A pane that cannot answer is refused here: its whole row of errors would come minutes later.
+    A pane that cannot answer is refused here; otherwise all its cells would fail minutes later.
     """
     return [
-        # Its prompt is "", the grid has its own.
+        # The prompt of this request is "": the grid has its own prompts.
         *(error for error in validate_generate(grid.request) if error.field != "prompt"),
         *_panes(grid, runs_folder),
         *_prompts(grid.prompts),
@@ -373,9 +373,9 @@ def _beside_panes(name: str, values: tuple[str, ...], panes: int) -> Iterator[Fi
 
 
 def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
-    """Starts a process that answers the grid and belongs to nobody, so it outlives page and app.
+    """Starts a detached process that answers the grid; it continues if the page or app closes.
 
-    Raises `InvalidRequest` with every wrong field, `FtlabError` if the folder cannot be written.
+    Raises `InvalidRequest` with every invalid field, `FtlabError` if the folder cannot be written.
     """
     check_writable(runs_folder)
     errors = validate_grid(request, runs_folder)
@@ -401,15 +401,15 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
 
 
 def needs_hub(request: GridRequest) -> bool:
-    """Whether the grid's process asks the Hugging Face Hub for its base model or its prompts."""
+    """Whether the process loads its base model or its task from the Hugging Face Hub."""
     from_hub = request.task is not None and request.task.kind == "hub"
     return from_hub or names_hub_model(request.request.model or "")
 
 
 def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
-    """The request with what only today's runs can say: model, labels and methods."""
+    """The request with model, labels and methods, taken from the runs that exist now."""
     lineup = line_up(request.panes, request.request.model, runs_folder)
-    sources = list(lineup.sources.values())  # all of them: the validation saw to that
+    sources = list(lineup.sources.values())  # every pane has one: the request is validated
     return replace(
         request,
         request=replace(request.request, model=lineup.model),
@@ -419,6 +419,6 @@ def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
 
 
 def _labels(sources: list[PaneSource]) -> list[str]:
-    """Short labels; those that several panes share are told apart by their details."""
+    """Short labels; panes with the same label get their details added."""
     short = [source.label for source in sources]
     return [s.title if short.count(s.label) > 1 else s.label for s in sources]

@@ -1,4 +1,4 @@
-"""A grid's prompts out of text or a file, and its answers as a table. No torch."""
+"""Reads a grid's prompts from text or a file, and exports its answers as tables. No torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gain:
-    """Mean score of a pane minus that of `over`, paired by prompt, with its 95 % interval."""
+    """Mean score of a pane minus the mean of `over`, paired by prompt, with its 95 % interval."""
 
     over: str
     mean: float
@@ -52,12 +52,12 @@ class Gain:
 
 @dataclass(frozen=True)
 class PaneSummary:
-    """One pane over all prompts.
+    """The results of one pane over all prompts.
 
-    `score` is the mean of `scored` answers in [0, 1] and `interval` its 95 % interval (`None`
-    below two answers). `right` counts the answers of score 1 where every score of the grid is 0 or
-    1, else it is `None`. `gain` is over the base pane, or over the first pane where the base does
-    not answer; that pane itself has none. `tokens_per_second` is the median.
+    `score` is the mean of `scored` answers in [0, 1], `interval` its 95 % interval (`None` for
+    fewer than two answers). `right` counts the answers with score 1 if every score of the grid is 0
+    or 1, else it is `None`. `gain` is relative to the base pane, or to the first pane if there is
+    no base pane; it is `None` for that pane itself. `tokens_per_second` is the median.
     """
 
     pane: int
@@ -76,12 +76,12 @@ class PaneSummary:
 
 
 def by_place(cells: Sequence[Cell]) -> dict[tuple[int, int], Cell]:
-    """The cells by (prompt, pane)."""
+    """Maps (prompt, pane) to the cell."""
     return {(cell.prompt, cell.pane): cell for cell in cells}
 
 
 def pane_labels(request: GridRequest) -> list[str]:
-    """A label a pane, each another one: a second "LoRA" is "LoRA (2)"."""
+    """Returns one unique label per pane: a second "LoRA" becomes "LoRA (2)"."""
     labels: list[str] = []
     for pane in range(len(request.panes)):
         label, count = request.label(pane), 2
@@ -92,10 +92,10 @@ def pane_labels(request: GridRequest) -> list[str]:
 
 
 def to_table(grid: GridDirectory) -> pd.DataFrame:
-    """One row a prompt: "prompt", then for each pane "… answer", "… score" and "… verdict".
+    """One row per prompt: "prompt", then for each pane "… answer", "… score" and "… verdict".
 
-    An error stands in the answer's place, in brackets; what is not there yet is missing. Without
-    any score there are no columns for them. Raises `FtlabError` for a grid that cannot be read.
+    An error is shown in brackets as the answer; unfinished cells are missing. Without any score the
+    score and verdict columns are omitted. Raises `FtlabError` for a grid that cannot be read.
     """
     import pandas as pd
 
@@ -116,7 +116,7 @@ def to_table(grid: GridDirectory) -> pd.DataFrame:
 
 
 def summary(grid: GridDirectory) -> list[PaneSummary]:
-    """What became of each pane; raises `FtlabError` for a grid that cannot be read."""
+    """Returns the results per pane; raises `FtlabError` for a grid that cannot be read."""
     request, cells = grid.request(), grid.cells()
     labels = pane_labels(request)
     is_binary = all(cell.score in (0, 1) for cell in cells if cell.score is not None)
@@ -151,10 +151,10 @@ def summary(grid: GridDirectory) -> list[PaneSummary]:
 
 
 def headline(grid: GridDirectory) -> str:
-    """The grid in one sentence; a difference that its interval does not carry is not claimed.
+    """Describes the grid in one sentence; claims a difference only if its interval shows it.
 
-    "LoRA answers 14 of 20 held-out questions; Base 6.", with mean scores for a graded metric. Where
-    nothing is scored it says how much was answered.
+    Example: "LoRA answers 14 of 20 held-out questions; Base 6."; for a graded metric, mean scores.
+    Without scores it gives the number of answers.
     """
     panes = summary(grid)
     if not any(pane.scored for pane in panes):
@@ -178,7 +178,7 @@ def headline(grid: GridDirectory) -> str:
 
 
 def _part(pane: PaneSummary, first: PaneSummary) -> str:
-    """What one pane reached; the first one says of what."""
+    """One pane's part of the headline; the first pane's part also names the unit or metric."""
     if pane.right is None:
         score = f"{pane.label} {pane.score:.2f}"
         return f"{pane.label} scores {pane.score:.2f} ({pane.metric})" if pane is first else score
@@ -206,7 +206,7 @@ def _gain(base: Mapping[int, float], own: Mapping[int, float], over: str) -> Gai
 
 
 def _interval(values: Sequence[float], is_binary: bool) -> tuple[float, float] | None:
-    """Of a share by Wilson's score, as a bootstrap of 0 of 20 is sure of 0; else a bootstrap's."""
+    """Wilson's for 0/1 scores (a bootstrap of 0 of 20 would have width 0), else a bootstrap's."""
     if len(values) < 2:
         return None
     if is_binary:
@@ -224,18 +224,18 @@ CSV_COLUMNS = (
     "grid", "number", "prompt", "pane", "label",
     *(field.name for field in fields(Cell) if field.name not in ("prompt", "pane")),
 )  # fmt: skip
-"""`number` is the prompt's place from 1; `pane` the name asked for: "base", a run id, …"""
+"""`number` is the prompt's number from 1; `pane` is the requested name: "base", a run id, …"""
 
 
 def write_csv(grid: GridDirectory, path: Path) -> None:
-    """Writes one row a cell with the columns of `CSV_COLUMNS`, UTF-8, by atomic rename.
+    """Writes one row per cell with the columns of `CSV_COLUMNS`, UTF-8, by atomic rename.
 
-    A text that begins with =, +, -, @, a tab or a line end (after spaces or not) gets an apostrophe
-    before it, so that no answer of a model runs as a formula where the file is opened. Raises
-    `FtlabError` for a grid that cannot be read, `OSError` for a path that cannot be written.
+    A text that begins with =, +, -, @, a tab or a line end (also after spaces) gets an apostrophe
+    in front, so that a spreadsheet does not run a model's answer as a formula. Raises `FtlabError`
+    for a grid that cannot be read, `OSError` for a path that cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS)  # its line end \r\n also quotes a lone \r
+    writer = csv.DictWriter(text, CSV_COLUMNS)  # with the line end \r\n it also quotes a lone \r
     writer.writeheader()
     for row in _rows(grid):
         writer.writerow({key: inert(value) for key, value in row.items()})
@@ -243,7 +243,7 @@ def write_csv(grid: GridDirectory, path: Path) -> None:
 
 
 def as_record(grid: GridDirectory) -> dict[str, Any]:
-    """The grid as JSON takes it: status, headline, panes and cells with raw numbers."""
+    """The grid as a JSON-compatible dict: status, headline, panes and cells with raw numbers."""
     result = grid.result()
     return {
         "grid": grid.grid_id,
@@ -269,17 +269,17 @@ def _rows(grid: GridDirectory) -> Iterator[dict[str, Any]]:
 
 
 BORDER = "---"
-"""A line of its own between prompts of several lines."""
+"""Separator line between multi-line prompts."""
 
 _TEXT = ".txt"
 
 
 def read_prompts(text: str) -> list[str]:
-    """One prompt a line; or, if any line is only "---", one prompt between two of those.
+    """Splits text into prompts: one per line, or, if any line is only "---", one per block.
 
-    Blank prompts are left out, and so is white space around the others.
+    Blank prompts are skipped; white space around prompts is removed.
     """
-    # Not splitlines: a form feed or U+2028 inside a prompt ends no line.
+    # Not splitlines: a form feed or U+2028 inside a prompt must not end a line.
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not any(line.strip() == BORDER for line in lines):
         return [line.strip() for line in lines if line.strip()]
@@ -294,10 +294,10 @@ def read_prompts(text: str) -> list[str]:
 
 
 def prompts_of_file(path: Path) -> list[str]:
-    """The prompts of a text file, or of the column of prompts in CSV, JSON, JSONL or Parquet.
+    """Reads prompts from a text file, or from the prompt column of CSV, JSON, JSONL or Parquet.
 
-    The column is found by its name, as a task's is ("prompt", "question", …). Raises `FtlabError`
-    for a file that cannot be read, has no such column, or no prompt in it.
+    The column is found by its name, as for a task ("prompt", "question", …). Raises `FtlabError`
+    for a file that cannot be read, has no such column, or contains no prompt.
     """
     path = person_path(str(path))
     if path.suffix.lower() == _TEXT:
@@ -330,7 +330,7 @@ def _text(path: Path) -> str:
 def _column(path: Path) -> list[str]:
     rows = read_rows(path)
     columns = columns_of(rows)
-    column = guess_mapping(columns, []).prompt  # by name alone: a column of chats is no prompt
+    column = guess_mapping(columns, []).prompt  # by name only: a chat column is not a prompt
     if column is None:
         raise FtlabError(
             f"{path.name} has no column of prompts; call one 'prompt'. Its columns: "
@@ -340,4 +340,4 @@ def _column(path: Path) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None or value != value else str(value).strip()  # NaN differs from itself
+    return "" if value is None or value != value else str(value).strip()  # NaN != NaN

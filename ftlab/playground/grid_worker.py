@@ -2,10 +2,10 @@
 
 Run as: python -m ftlab.playground.grid_worker GRID_DIR
 
-Prompts are answered in portions, the panes of a portion together. The device is taken for a
-portion at a time (on a GPU for all of them, since the models stay in its memory), and given up
-between tokens whenever a training run or a prompt waits for it.
-The process ends with status 0 if the grid is done, 1 if not, 2 if it cannot be worked on at all.
+Prompts are answered in portions, all panes of a portion together. The device is locked for one
+portion at a time (on a GPU for all portions, because the models stay in its memory). Between
+tokens it yields the device if a training run or a prompt waits for it.
+The exit status is 0 if the grid is done, 1 if not, 2 if the grid cannot be processed at all.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from ftlab.playground.held_out import AnswerScore
 
 ROWS = 24
-"""Rows of one portion, prompts times panes: enough to fill a batch, few enough for memory."""
+"""Rows of one portion (prompts times panes): enough to fill a batch, few enough for memory."""
 
 PORTION_SECONDS = 7200.0
-"""Within which a portion's prompts are read, or a token comes in each of its answers."""
+"""Timeout for the prefill of a portion's prompts, and for one token in each of its answers."""
 
 WAITING_FOR_DEVICE = "Waiting for a training run or a prompt."
 WAITING_FOR_GRID = "Waiting for another prompt grid."
@@ -49,7 +49,7 @@ _SECONDS_BETWEEN_WORDS = 1.0
 
 
 class GridEngine(Protocol):
-    """What a grid needs of the playground's engine."""
+    """The part of the playground's engine that a grid uses."""
 
     def answer_each(
         self,
@@ -66,7 +66,7 @@ class GridEngine(Protocol):
 
 
 class GridEngines(Protocol):
-    """The engine, made when first asked for; `device` may then turn out to be another one."""
+    """Creates the engine on first use; `device` may change then."""
 
     device: Device
 
@@ -74,11 +74,11 @@ class GridEngines(Protocol):
 
 
 ScoreAnswer = Callable[[str, str], "AnswerScore | None"]
-"""`(prompt, answer)` to the answer's score; `None` where the prompt is no held-out example."""
+"""Maps `(prompt, answer)` to a score; `None` if the prompt is not a held-out example."""
 
 
 class _Clock:
-    """Seconds since the first `start`, without those between `pause` and `resume`."""
+    """Measures the seconds since the first `start`, without those between `pause` and `resume`."""
 
     def __init__(self) -> None:
         self._before = 0.0
@@ -99,13 +99,13 @@ class _Clock:
         self._before, self._since = self.seconds, None
 
     def resume(self) -> None:
-        """Goes on, unless it had not been started before the pause."""
+        """Continues, if it was running before the pause."""
         if self._is_paused:
             self.start()
 
 
 class GridJob:
-    """Answers a grid on an engine and writes each cell as it is done."""
+    """Answers a grid with an engine and writes each cell when it is done."""
 
     def __init__(
         self,
@@ -120,17 +120,17 @@ class GridJob:
         self._engines = engines
         self._score = score
         self._process = (os.getpid(), start_time(os.getpid()) or 0.0)
-        self._working = _Clock()  # from the loaded base on: that is paid once
+        self._working = _Clock()  # excludes loading the base, which happens once
         self._waited = _Clock()
         self._waiting = ""
-        self._loading = ""  # what is done before the first prompt is read
-        self._tokens: dict[tuple[int, int], int] = {}  # of the answers under way, by (prompt, pane)
+        self._loading = ""  # status before the first prompt is read
+        self._tokens: dict[tuple[int, int], int] = {}  # of unfinished answers, by (prompt, pane)
         self._done = 0
         self._told = 0.0
         self._disk: OSError | None = None
 
     def run(self) -> GridResult:
-        """Does the grid; whatever happens comes back as its result."""
+        """Answers the grid; errors and cancellation are returned as its result."""
         began = time.perf_counter()
         status, reason = self._run()
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -161,7 +161,7 @@ class GridJob:
         return "done", ""
 
     def _answer(self, left: list[list[int]]) -> None:
-        """Answers the first of the portions that are left, or all, under one turn on the device."""
+        """Answers the first remaining portion, or on a GPU all, while holding the device lock."""
         device = self._engines.device
         turn = DeviceLock(device.id, in_line=False)
         stopped = False
@@ -169,7 +169,7 @@ class GridJob:
             self._go_on()
             engine = self._engines.engine()
             if self._engines.device != device:
-                return  # torch cannot use it, so the turn is on the wrong one
+                return  # torch cannot use the locked device; the caller tries again on the CPU
             if not device.memory_must_be_given_back:
                 self._answer_portion(engine, left.pop(0), turn)
                 return
@@ -177,7 +177,7 @@ class GridJob:
                 while left:
                     self._answer_portion(engine, left.pop(0), turn)
             except Stopped:
-                stopped = True  # not passed on from here: its traceback would keep the lanes
+                stopped = True  # not re-raised here: its traceback would keep the lanes in memory
             engine.unload()
         if stopped:
             raise Stopped
@@ -213,7 +213,7 @@ class GridJob:
                 self._tokens[prompt, update.pane] = update.tokens
             if time.perf_counter() - self._told >= _SECONDS_BETWEEN_WORDS:
                 self._tell()
-        except OSError as error:  # the engine would take it for an error of the pane
+        except OSError as error:  # stored here: the engine would treat it as an error of the pane
             traceback.print_exc()
             self._disk = error
 
@@ -240,7 +240,7 @@ class GridJob:
         )
 
     def _scored(self, prompt: str, answer: str) -> AnswerScore | None:
-        """A score that cannot be had is missing; the answer itself is worth keeping."""
+        """The answer's score; `None` if scoring fails, so that the answer itself is kept."""
         if self._score is None:
             return None
         try:
@@ -250,7 +250,7 @@ class GridJob:
             return None
 
     def _check(self, turn: DeviceLock) -> float | GiveWay:
-        """Between tokens: lets others go first. Raises `Stopped` at the person's wish."""
+        """Called between tokens: yields the device. Raises `Stopped` if the grid was cancelled."""
         self._stop_if_told()
         self._watchdog.sign()
         return make_way(turn, self._engines.device, partial(self._give_way, turn))
@@ -279,7 +279,7 @@ class GridJob:
             self._tell()
 
     def _tell(self) -> None:
-        """Says how far it is and what it waits for."""
+        """Writes the progress and what the grid waits for."""
         most = self._request.request.max_new_tokens
         pid, started = self._process
         process = GridProcess(
@@ -298,9 +298,9 @@ class GridJob:
 
 
 def portions(request: GridRequest) -> list[list[int]]:
-    """Places of the prompts that are answered together, longest first.
+    """Groups prompt indices into portions that are answered together, longest prompts first.
 
-    Like lengths together pad little; what is too long for the device shows at once.
+    Similar lengths need little padding. If a prompt is too long for the device, it fails early.
     """
     size = max(1, ROWS // len(request.panes))
     places = sorted(range(len(request.prompts)), key=lambda place: -len(request.prompts[place]))
@@ -308,7 +308,7 @@ def portions(request: GridRequest) -> list[list[int]]:
 
 
 def held_out_scores(request: GridRequest) -> ScoreAnswer | None:
-    """Scores answers to held-out examples of the request's task; `None` where it names none."""
+    """Returns a function that scores answers to the task's held-out examples; `None` if no task."""
     task = request.task
     if task is None:
         return None

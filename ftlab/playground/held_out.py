@@ -1,6 +1,6 @@
-"""Whether a prompt is a held-out example of a known task, and what an answer to it scores.
+"""Finds the held-out example of a known task that equals a prompt, and scores answers to it.
 
-Nothing here goes to the network: a task of the Hub is passed over.
+Nothing here uses the network: tasks of the Hub are skipped.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import Example, ResultTables, TaskSpec
 
 _Version = tuple[int, int] | None
-"""Time of change in nanoseconds and bytes of a task's file; `None` where there is no file."""
+"""Modification time in nanoseconds and size in bytes of a task's file; `None` without a file."""
 
 
 @dataclass(frozen=True)
 class HeldOutExample:
-    """An example that training never saw. `label` is its task's name to show."""
+    """An example that is not used in training. `label` is its task's name to show."""
 
     task: TaskSpec
     example: Example
@@ -31,11 +31,11 @@ class HeldOutExample:
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """What one answer is worth.
+    """The score of one answer.
 
-    `score` is in [0, 1], more is better, by the measure that `metric` names. `verdict` says in a
-    few words what became of the answer, "" where its score says it all. `tables` has what reference
-    and answer give where the task runs them.
+    `score` is in [0, 1], higher is better; `metric` is the metric's label. `verdict` describes the
+    result in a few words, "" if the score is enough. `tables` holds the results of reference and
+    answer if the task executes them.
     """
 
     score: float
@@ -46,7 +46,7 @@ class AnswerScore:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A task's held-out examples by their last turn; its training examples are let go."""
+    """A task's held-out examples by their last turn; training examples are not kept."""
 
     version: _Version
     task: TaskSpec | None
@@ -54,9 +54,9 @@ class _Loaded:
 
 
 class HeldOut:
-    """The held-out examples of the tasks last asked for, `most` tasks at once.
+    """Caches the held-out examples of the `most` recently used tasks.
 
-    Made once for the app; its threads share it. A file is read again when it has changed.
+    The app creates one object; its threads share it. A file is read again if it has changed.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -64,10 +64,9 @@ class HeldOut:
         self._lock = Lock()
 
     def find(self, prompt: str, tasks: Sequence[TaskReference]) -> HeldOutExample | None:
-        """The example whose last turn is `prompt`, white space around it aside.
+        """Returns the example whose last turn equals `prompt`; outer white space is ignored.
 
-        The given tasks are searched in order, then the bundled ones; a task that cannot be loaded
-        is passed over.
+        Searches the given tasks in order, then the bundled ones; skips tasks that cannot be loaded.
         """
         bundled = [TaskReference("bundled", task_id) for task_id in TASKS]
         for reference in dict.fromkeys([*tasks, *bundled]):
@@ -78,7 +77,7 @@ class HeldOut:
         return None
 
     def prompts(self, task: TaskReference, count: int) -> list[str]:
-        """The first held-out prompts, at most `count`; none where the task cannot be loaded."""
+        """Returns the first `count` held-out prompts; empty if the task cannot be loaded."""
         return list(self._load(task).examples)[:count]
 
     @staticmethod

@@ -1,7 +1,6 @@
-"""Who can answer in a pane, found by name without torch.
+"""The sources that can answer in a pane (base, runs, adapters), found by name without torch.
 
-A name is "base", a run id, "shipped:<task>" for an adapter that comes with ftlab, or "adapter:<id>"
-for one that somebody brought along.
+A name is "base", a run id, "shipped:<task>" for an adapter of ftlab, or "adapter:<id>" if uploaded.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 
 BASE = "base"
-"""The pane of the untouched model."""
+"""The pane of the unchanged base model."""
 
 SHIPPED = "shipped:"
 UPLOADED = "adapter:"
@@ -46,13 +45,12 @@ _RUN_NUMBER = re.compile(r"\d{8}-\d{6}-(\w+-\d+)-\w+")
 
 @dataclass(frozen=True)
 class PaneSource:
-    """What a pane answers with.
+    """The model or adapter that answers in a pane.
 
-    `folder` holds the weights (`None`: the base's own). `is_adapter`: they are laid over the base;
-    `is_part`: they are some of the model's own; else they are a whole model. `label` is short
-    ("LoRA r=4"); `detail` tells it apart from others of the same label. `sweep_id` is "" for what
-    no sweep made. Of an adapter that was brought along, `named_by_folder`, `same_weights` and
-    `vouched` are those of its record.
+    `folder` holds the weights (`None`: the base's own). With `is_adapter` they are an adapter that
+    is applied to the base; with `is_part` they replace some of the model's weights; otherwise they
+    are a whole model. `label` is short ("LoRA r=4"); `detail` distinguishes equal labels.
+    `sweep_id` is "" if no sweep made it. The last three fields are from an upload's record.
     """
 
     name: str
@@ -83,18 +81,18 @@ class PaneSource:
         return self.folder / CONFIG_FILE, self.folder / WEIGHTS_FILE
 
     def is_vouched_for(self, model: str) -> bool:
-        """Whether a person said that this is the base it was trained on."""
+        """Whether a person confirmed that this is the base it was trained on."""
         return same_name(model) in self.vouched
 
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """`pane.json` beside an adapter that no run of this folder made.
+    """`pane.json` beside an adapter that was not made by a run of this folder.
 
-    `model` is the base's public id, `method` a method of the registry or PEFT's own name for it.
-    `named_by_folder`: the configuration names a folder, of which `model` is the last part alone.
-    `same_weights`: that folder held the weights of `model`. `vouched` are the other base models, in
-    the form of `same_name`, that a person said it was trained on.
+    `model` is the base's public id, or with `named_by_folder` the last part of the folder path that
+    the configuration names. `same_weights`: that folder held the weights of `model`. `method` is a
+    method of the registry or PEFT's name for it. `vouched` lists other bases that a person
+    confirmed, in the form of `same_name`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -119,7 +117,7 @@ def base_source() -> PaneSource:
 
 
 def find_source(runs_folder: Path, name: str) -> PaneSource:
-    """Raises `FtlabError` with the way out for a name that nobody answers to."""
+    """Finds a source by name; raises `FtlabError` with a solution if it is unknown or unusable."""
     if name == BASE:
         return base_source()
     if name.startswith(SHIPPED):
@@ -136,7 +134,7 @@ def find_source(runs_folder: Path, name: str) -> PaneSource:
 
 
 def all_sources(runs: Sequence[Run], runs_folder: Path) -> list[PaneSource]:
-    """Everyone who can answer: the base, finished runs (newest first), brought and shipped ones."""
+    """All usable sources: base, finished runs (newest first), uploaded and shipped adapters."""
     able = [run_source(run) for run in reversed(runs) if not cannot_answer(run)]
     return [base_source(), *able, *uploaded_sources(runs_folder), *shipped_sources()]
 
@@ -150,7 +148,7 @@ def uploaded_folder(runs_folder: Path) -> Path:
 
 
 def shipped_sources() -> list[PaneSource]:
-    """In the order of the tasks that they were trained on."""
+    """The shipped adapters, sorted by their training task in the order of `TASKS`."""
     order = list(TASKS)
     return sorted(
         _of_folder(SHIPPED, shipped_folder()),
@@ -163,7 +161,7 @@ def uploaded_sources(runs_folder: Path) -> list[PaneSource]:
 
 
 def cannot_answer(run: Run) -> str:
-    """Why the run has no pane of its own, as a sentence; "" if it has."""
+    """A sentence that says why the run cannot answer in a pane; "" if it can."""
     if run.spec.is_base:
         return f"Run '{run.run_id}' is a base run and has no adapter; choose '{BASE}' instead."
     if not run.has_weights:
@@ -177,7 +175,7 @@ def cannot_answer(run: Run) -> str:
 
 
 def run_source(run: Run) -> PaneSource:
-    """The time of the run id is said once, and its method is in the variant's name."""
+    """The source of a run. `detail` shows the time and the number of the run id, not all of it."""
     spec = run.spec
     method = None if spec.variant is None else spec.variant.spec
     number = _RUN_NUMBER.fullmatch(run.run_id)
@@ -199,7 +197,7 @@ def run_source(run: Run) -> PaneSource:
 
 
 def same_name(model: str) -> str:
-    """One name for one model, however it was written; the text itself if it names none."""
+    """Normalises a model name; returns the text unchanged if it is not a model name."""
     try:
         return parse_model(model).name
     except FtlabError:
@@ -207,10 +205,10 @@ def same_name(model: str) -> str:
 
 
 def wrong_base(source: PaneSource, model: str) -> str:
-    """The sentence for a pane that cannot answer on the base `model`; "" if it can.
+    """A sentence that says why the source cannot answer on the base `model`; "" if it can.
 
-    An adapter from elsewhere was held against the base that it names when it was brought. That may
-    be a mirror or a folder, so the name's last part counts; another name needs a person's word.
+    An uploaded adapter was compared with the base that it names when it was uploaded. That name may
+    be a mirror or a folder, so only its last part counts. A person must confirm any other name.
     """
     if source.name == BASE:
         return ""
@@ -230,8 +228,9 @@ def wrong_base(source: PaneSource, model: str) -> str:
 
 
 def base_doubt(source: PaneSource, model: str) -> str:
-    """What to say of an adapter whose tensors fit the base `model` while it names another, without
-    a full stop; "" for every other, and for one that somebody has vouched for."""
+    """A warning if an uploaded adapter fits the base `model` but names another one; else "".
+
+    It has no full stop. It is "" too if a person confirmed the base."""
     known = _is_named(source, model) or source.is_vouched_for(model)
     if known or not source.name.startswith(UPLOADED) or source.folder is None:
         return ""
@@ -239,7 +238,7 @@ def base_doubt(source: PaneSource, model: str) -> str:
 
 
 def misfit_words(source: PaneSource, model: str, why: str) -> str:
-    """The sentence for an adapter that cannot be on that base: `why` is a clause."""
+    """The error sentence for an adapter that does not fit that base; `why` is a clause."""
     name = base_name(model)
     way_out = "Correct its files, or choose the base model that it was made for"
     if not _is_named(source, model):
@@ -267,7 +266,7 @@ def _other_base(source: PaneSource, model: str) -> str:
 
 
 def _as_asked(model: str) -> str:
-    """The model as `--base-is` takes it, without telling a folder of this machine."""
+    """The model as `--base-is` accepts it, without showing a local folder path."""
     if same_name(model) == BUNDLED_ID:
         return "bundled"
     return "its folder" if model.startswith("/") else model
@@ -275,8 +274,9 @@ def _as_asked(model: str) -> str:
 
 @dataclass(frozen=True)
 class LineUp:
-    """Who answers one request: the base model, what was found by its pane's place, and, by place,
-    the sentence for each pane that cannot answer."""
+    """The base model and the sources of one request, `found` by pane index.
+
+    `problems` has an error sentence, by pane index, for each pane that cannot answer."""
 
     model: str
     found: dict[int, PaneSource]
@@ -284,16 +284,16 @@ class LineUp:
 
     @property
     def sources(self) -> dict[int, PaneSource]:
-        """Those that can answer."""
+        """The sources that can answer, by pane index."""
         return {place: s for place, s in self.found.items() if place not in self.problems}
 
     def label(self, place: int, name: str) -> str:
-        """What the pane of that name is called: the name itself for a lost run."""
+        """Returns the pane's label; `name` itself if its source was not found."""
         return self.found[place].label if place in self.found else name
 
 
 def line_up(panes: Sequence[str], model: str | None, runs_folder: Path) -> LineUp:
-    """Finds every pane's source; without a `model` it is the one that they share."""
+    """Finds every pane's source; without `model`, the base model is taken from the sources."""
     found: dict[int, PaneSource] = {}
     problems: dict[int, str] = {}
     for place, name in enumerate(panes):
@@ -310,8 +310,9 @@ def line_up(panes: Sequence[str], model: str | None, runs_folder: Path) -> LineU
 
 
 def _shared_model(sources: Iterable[PaneSource]) -> str:
-    """A run's model comes first, for this machine has it, then a shipped adapter's; what an adapter
-    from elsewhere names comes last. The base alone answers on the bundled model."""
+    """The base model if the request names none: the bundled model if only the base answers.
+
+    First a run's model (it is on this machine), then a shipped, then an uploaded adapter's."""
     named = []
     for source in sources:
         if source.name.startswith(UPLOADED):
@@ -322,8 +323,7 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
 
 
 def _likely_base(source: PaneSource) -> str:
-    """What a person vouched for, or what the adapter names; the bundled model where it names a
-    mirror of that, or a folder, which nothing can be loaded from."""
+    """The confirmed or else the named base; the bundled model for its mirrors and for folders."""
     if source.vouched:
         return source.vouched[-1]
     unnamed = source.named_by_folder or _is_named(source, BUNDLED_ID)
@@ -331,7 +331,7 @@ def _likely_base(source: PaneSource) -> str:
 
 
 def read_record(folder: Path) -> AdapterRecord:
-    """Raises `FtlabError` if the adapter's record is missing or cannot be read."""
+    """Reads an adapter's record; raises `FtlabError` if it is missing or cannot be read."""
     try:
         return parse_json(_RECORD, read_plain(folder / RECORD_FILE, MAX_RECORD_BYTES), RECORD_FILE)
     except OSError as error:
@@ -357,7 +357,7 @@ def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
             try:
                 yield _from_folder(prefix + folder.name, folder)
             except FtlabError:
-                continue  # a damaged record makes no choice; naming it says why
+                continue  # not listed; `find_source` with its name reports the error
 
 
 def _from_folder(name: str, folder: Path) -> PaneSource:
@@ -383,6 +383,6 @@ def _last_part(model: str) -> str:
 
 
 def parse_names(names: Any) -> list[str]:
-    """Pane names from a list, or from text as in "base, RUN_ID"."""
+    """Returns pane names from a list, or from text such as "base, RUN_ID"."""
     parts = names.split(",") if isinstance(names, str) else names
     return [name.strip() for name in map(str, parts) if name.strip()]

@@ -1,6 +1,6 @@
-"""What the playground's client and worker say to each other, and what a form may ask.
+"""Messages between the playground's client and worker, and the validation of a request.
 
-How requests are sent is in `ftlab.basics.processes`. No torch.
+`ftlab.basics.processes` sends them. No torch.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from ftlab.playground.panes import BASE, UPLOADED, PaneSource, line_up
 from ftlab.tasks.spec import Message
 
 WAITING = "Waiting for its turn …"
-"""Status of a pane whose answer has not begun."""
+"""Status of a pane whose answer has not started."""
 
 LOADING = "Loading the base model …"
-"""Status of every pane until the base model is there."""
+"""Status of every pane until the base model is loaded."""
 
 Precision = Literal["bf16", "fp32", "nf4"]
 PRECISIONS: dict[Precision, str] = {"bf16": "16 bits", "fp32": "32 bits", "nf4": "4 bits (NF4)"}
-"""How the resident base is held, and what people read."""
+"""Precision of the base in memory, and its label for users."""
 
 Mode = Literal["chat", "completion"]
 UpdateKind = Literal["status", "text", "done", "error"]
 
 
 class Stopped(Exception):
-    """Nobody waits for this answer any more."""
+    """The answer was cancelled."""
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One prompt for all panes; a pane is one of the names that `panes.find_source` knows.
+    """One prompt for all panes; a pane is a name that `panes.find_source` accepts.
 
-    `model` `None` is the panes' own base model, and the bundled one where only the base answers.
-    In "chat" the prompt is the user's turn, after the pane's own `histories` (one a pane; none at
-    all for a first turn) and the `system` message (empty: the template's own); in "completion" it
-    is plain text to go on from. `temperature` 0 is greedy; above it tokens are drawn with `seed`
-    from the likeliest ones that together have `top_p`. `repetition_penalty` 1 is none (Keskar et
-    al. 2019, CTRL, section 4.1).
+    If `model` is `None`, the panes' own base model is used, or the bundled model if only the base
+    answers. In "chat" the prompt is the user's turn. It follows the `system` message (empty: the
+    template's default) and the pane's entry in `histories` (one per pane; empty for a first turn).
+    In "completion" the prompt is plain text to continue. `temperature` 0 is greedy; above 0, tokens
+    are sampled with `seed` from the most likely tokens whose total probability is `top_p`.
+    `repetition_penalty` 1 means no penalty (Keskar et al. 2019, CTRL, section 4.1).
     """
 
     panes: tuple[str, ...]
@@ -66,10 +66,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class NextToken:
-    """How far a pane's first next-token distribution is from the base's on the same prompt.
+    """Difference between a pane's first next-token distribution and the base's, same prompt.
 
-    `kl_nats` is KL(pane || base), `None` where a model's logits are no numbers; `token` and
-    `base_token` are the likeliest of each as text.
+    `kl_nats` is KL(pane || base), `None` if a model's logits are not finite. `token` and
+    `base_token` are the most likely token of each, as text.
     """
 
     kl_nats: float | None
@@ -80,13 +80,13 @@ class NextToken:
 
 @dataclass(frozen=True)
 class PaneUpdate:
-    """What is new in one pane. `pane` is its place in the request.
+    """An update for one pane. `pane` is its index in the request.
 
-    `text` is a sentence for "status", and the whole answer so far for "text" and "done"; for
-    "error" it is the sentence, and `partial` what had been answered until then. `tokens` were
-    generated, the end token among them; `tokens_per_second` is the rate after the first token while
-    all panes took turns, `first_token_seconds` the time from prompt to first token, `swap_seconds`
-    the time to put on the adapter. `adapter_sha256` is that of the weights file the pane wears.
+    `text` is a sentence for "status" and "error", and the whole answer so far for "text" and
+    "done". For "error", `partial` is the answer generated before the error. `tokens` counts the
+    generated tokens, the end token included. `tokens_per_second` is the rate after the first token
+    while all panes take turns. `first_token_seconds` is the time from prompt to first token,
+    `swap_seconds` the time to attach the adapter. `adapter_sha256` is the hash of the weights file.
     """
 
     pane: int
@@ -107,13 +107,13 @@ class PaneUpdate:
 
     @property
     def changes_nothing(self) -> bool:
-        """An adapter that leaves the base's distribution as it was, within rounding."""
+        """Whether the adapter leaves the base's distribution unchanged, within rounding."""
         kl = self.next_token.kl_nats if self.next_token else None
         return kl is not None and kl < KL_OF_ROUNDING
 
 
 KL_OF_ROUNDING = 1e-6
-"""Nats. Rows of one batch differ by less where nothing is laid over the base."""
+"""In nats. Rows of one batch without an adapter differ by less than this."""
 
 
 def request_from_json(data: dict[str, Any]) -> GenerateRequest:
@@ -134,7 +134,7 @@ MAX_CHARACTERS = 100_000
 
 
 def validate_generate(request: GenerateRequest) -> list[FieldError]:
-    """Every wrong field with a sentence that names the value, the rule and the way out."""
+    """Returns every invalid field with a sentence: the value, the rule and how to correct it."""
     return [
         *_panes(request),
         *_model(request.model),
@@ -189,7 +189,7 @@ def _text(field: str, label: str, text: str) -> Iterator[FieldError]:
 
 
 def _choice(field: str, label: str, value: Any, choices: Any) -> Iterator[FieldError]:
-    if value not in tuple(choices):  # whatever JSON brought, a list too
+    if value not in tuple(choices):  # a value from JSON may be unhashable, for example a list
         yield FieldError(field, f"{label}: '{value}' is none of: {', '.join(choices)}.")
 
 
@@ -210,9 +210,9 @@ def _number(
 
 
 def check_named(panes: Sequence[str], model: str | None, runs_folder: Path, access: Access) -> None:
-    """Raises `InvalidRequest` for a base that `access` does not let a visitor name.
+    """Raises `InvalidRequest` if `access` does not allow the visitor to use that base model.
 
-    The base of a run in one of the panes was named by whoever launched it, and is open to all.
+    The base of a run in one of the panes is always allowed: whoever launched the run chose it.
     """
     if access.folders is None and access.may_ask_hub:
         return
@@ -227,13 +227,13 @@ def check_named(panes: Sequence[str], model: str | None, runs_folder: Path, acce
 
 
 def note_on(source: PaneSource, precision: Precision) -> str:
-    """A sentence for the pane; "" where nothing differs."""
+    """Returns a note if the run was trained in another precision; "" if not."""
     if source.name == BASE or source.name.startswith(UPLOADED):
-        return ""  # how an adapter from elsewhere was trained is not known
+        return ""  # the training precision of an uploaded adapter is unknown
     here = PRECISIONS[precision]
     if source.base_precision != (precision if precision == "nf4" else None):
         if source.is_part:
-            return ""  # it cannot answer there, and says so itself
+            return ""  # it cannot answer on such a base; its own error says so
         if not source.is_adapter:
             return "A full fine-tuning has weights of its own; they answer here in 16 bits."
         if source.base_precision is not None:

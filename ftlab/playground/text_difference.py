@@ -1,4 +1,4 @@
-"""Which words of one text differ from another's."""
+"""Finds the words that differ between two texts."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Literal
 
 Kind = Literal["same", "added", "removed"]
 Pair = tuple[int, int]
-"""Places of a word that both texts have: in the one, in the other."""
+"""Indices of a word that both texts contain: in the first text, in the second text."""
 
 MAX_FOR_BLOCKS = 200 * 200
-"""Words of the one text times words of the other up to which longest blocks are sought: 20 ms at
-worst. Two lists of 500 values that are alike in their commas alone take difflib 2 s."""
+"""Maximum product of both word counts for difflib's matching blocks: 20 ms at worst. Two lists of
+500 values in which only the commas are equal take difflib 2 s."""
 
 MAX_FOR_COMMON = 20_000 * 20_000
-"""The same for a longest common subsequence: that many bits are held at once, 50 MB."""
+"""The same for a longest common subsequence: it needs that many bits of memory, 50 MB."""
 
-# A word with its apostrophes, a run of one mark, or white space: every character is in one of them.
+# A word with its apostrophes, a run of one mark, or white space; every character is in a token.
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|([^\w\s])\1*|\s+")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of words: "same" in both texts, "added" in the one, "removed" from the other."""
+    """A run of words: "same" in both texts, "added" in the new or "removed" from the old text."""
 
     kind: Kind
     text: str
@@ -34,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class _Word:
-    """A word or mark with the white space before it. The last of a text is empty."""
+    """A word or mark with the white space before it. The last word of a text is empty."""
 
     space: str
     word: str
@@ -44,16 +44,16 @@ class _Word:
 
 
 def word_differences(text: str, against: str) -> list[Piece]:
-    """What must be removed from `against` and added to it to make `text`.
+    """Returns the removed, added and equal pieces that turn `against` into `text`.
 
-    The pieces that are not "removed", joined, are `text`; those not "added" are `against`. A
-    punctuation mark is a word of its own, and a word is the same whatever white space precedes it.
+    The joined pieces without "removed" are `text`; those without "added" are `against`. A
+    punctuation mark counts as a word. White space before a word is ignored in the comparison.
     """
     return list(_merged(_pieces(_words(text), _words(against))))
 
 
 def changed_share(pieces: Sequence[Piece]) -> float:
-    """Share in [0, 1] of the words and marks of both texts that only one of them has."""
+    """Share in [0, 1] of all words and marks of both texts that are in only one of them."""
     counts: dict[Kind, int] = {"same": 0, "added": 0, "removed": 0}
     for piece in pieces:
         counts[piece.kind] += len(_words(piece.text)) - 1
@@ -90,17 +90,17 @@ def _pieces(new: Sequence[_Word], old: Sequence[_Word]) -> Iterator[Piece]:
 
 
 def _merged(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Without empty pieces, and neighbours of one kind as one."""
+    """Drops empty pieces and joins neighbours of the same kind."""
     for kind, run in groupby(filter(lambda piece: piece.text, pieces), lambda piece: piece.kind):
         yield Piece(kind, "".join(piece.text for piece in run))
 
 
 def _common(new: Sequence[str], old: Sequence[str]) -> list[Pair]:
-    """Pairs of equal words, rising in both texts.
+    """Pairs of equal words, in increasing order in both texts.
 
-    Longest blocks first (difflib's way) read best, but their time grows with the cube of the length
-    where a word repeats. Longer texts get a longest common subsequence in a fixed number of steps;
-    texts too long even for that are compared up to their first difference.
+    difflib's longest blocks first read best, but its time grows with the cube of the length if
+    words repeat. Longer texts use a longest common subsequence, with a fixed number of steps. Texts
+    that are too long for it are compared only up to their first difference.
     """
     size = len(new) * len(old)
     if size > MAX_FOR_COMMON:
@@ -113,10 +113,10 @@ def _common(new: Sequence[str], old: Sequence[str]) -> list[Pair]:
 
 
 def _common_subsequence(new: Sequence[str], old: Sequence[str]) -> list[Pair]:
-    """A longest common subsequence, one row of its table in a few operations.
+    """A longest common subsequence; computes each row of its table in a few bit operations.
 
     Hyyrö 2004, "Bit-parallel LCS-length computation revisited": in the row of `new[:i + 1]` bit j
-    is 0 where `old[j]` makes the subsequence longer by one.
+    is 0 if `old[j]` makes the subsequence longer by one.
     """
     places: dict[str, int] = {}
     for j, word in enumerate(old):
@@ -132,9 +132,9 @@ def _common_subsequence(new: Sequence[str], old: Sequence[str]) -> list[Pair]:
     while i and j:
         bit = 1 << (j - 1)
         if rows[i - 1] & bit:
-            j -= 1  # as long without this word of the other text
+            j -= 1  # the same length without this word of `old`
         elif i > 1 and not rows[i - 2] & bit:
-            i -= 1  # as long without this word of the one
+            i -= 1  # the same length without this word of `new`
         else:
             i, j = i - 1, j - 1
             pairs.append((i, j))

@@ -1,4 +1,4 @@
-"""Adapters from elsewhere: checked, and kept beside the runs under a name of their own."""
+"""Uploaded adapters: checks them and stores each under its own name next to the runs."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def bring_adapter(
     access: Access = EVERYTHING,
     base: str | None = None,
 ) -> PaneSource:
-    """Keeps a PEFT adapter that lies in a folder or a .zip, and says by what name it answers.
+    """Stores a PEFT adapter from a folder or a .zip; returns its source, which has its pane name.
 
-    `label` "" is the name of the folder or the zip. What was brought before is found again; a
-    label given then takes the place of the old one. `base` is the model that it is to answer on;
-    without one it is the model that the adapter names. Raises `FtlabError` with the way out for
-    anything that is not one whole adapter fit to be laid over that base unchanged, and for one
-    whose base `access` does not let its bringer name.
+    An empty `label` means the name of the folder or zip. An adapter that was uploaded before is
+    reused; a new label replaces its old one. `base` is the model on which it will answer; the
+    default is the model that the adapter names. Raises `FtlabError` with a solution if it is not
+    one complete adapter that fits the base and leaves its weights unchanged, or if `access` does
+    not allow the base it names.
     """
     check_writable(runs_folder)
     access.check_upload()
@@ -99,9 +99,9 @@ def bring_adapter(
 
 
 def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
-    """Writes down that a person says `model` is the base of a brought adapter ("adapter:…").
+    """Records that a person confirms `model` as the base of an uploaded adapter ("adapter:…").
 
-    Raises `FtlabError` for an adapter that is not there, or whose tensors do not fit that base.
+    Raises `FtlabError` if the adapter does not exist or its tensors do not fit that base.
     """
     check_writable(runs_folder)
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
@@ -122,9 +122,9 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
 
 
 def forget_adapter(runs_folder: Path, name: str) -> None:
-    """Removes a brought adapter, named as its pane is ("adapter:…").
+    """Removes an uploaded adapter by its pane name ("adapter:…").
 
-    Raises `FtlabError` if there is none of that name or it cannot be removed.
+    Raises `FtlabError` if it does not exist or cannot be removed.
     """
     check_writable(runs_folder)
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
@@ -135,7 +135,7 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
         )
     gone = parent / f".gone-{secrets.token_hex(8)}"
     try:
-        os.rename(parent / wanted, gone)  # first out of sight, so nobody finds half of it
+        os.rename(parent / wanted, gone)  # hidden first, so nobody finds a half-removed folder
         shutil.rmtree(gone)
     except OSError as error:
         raise FtlabError(
@@ -157,7 +157,7 @@ def _check_base(model: str, access: Access) -> None:
 def _name_base(
     record: AdapterRecord, place: str, base: str | None, access: Access
 ) -> AdapterRecord:
-    """The record, naming `base` where the adapter names a folder that holds that base's weights."""
+    """The record, with `base` as its model if the adapter's base folder holds the same weights."""
     model = base or BUNDLED_ID
     if not _may_look(place, access) or not is_the_same(place, model):
         return record
@@ -166,7 +166,7 @@ def _name_base(
 
 
 def _may_look(place: str, access: Access) -> bool:
-    """A file that a stranger brings is not to say what lies on this machine."""
+    """Whether the visitor may read `place`: an upload must not reveal files of this machine."""
     try:
         access.check_model(place)
     except FtlabError:
@@ -175,15 +175,16 @@ def _may_look(place: str, access: Access) -> bool:
 
 
 def _base_of(record: AdapterRecord, place: str, access: Access) -> str:
-    """What an adapter is held against if nobody says: the base that it names, and for a folder that
-    is not here the bundled model."""
+    """The default base to compare an adapter with: the base that it names.
+
+    The bundled model if that is a folder that is not on this machine."""
     if not record.named_by_folder:
         return record.model
     return place if _may_look(place, access) and shape_of_model(place) else BUNDLED_ID
 
 
 def _check_fit(work: Path, record: AdapterRecord, model: str) -> None:
-    """Refuses unknown keys, and tensors that do not fit the base as far as that is known."""
+    """Refuses unknown keys, and tensors that do not fit the base if its shapes are known."""
     source = PaneSource(UPLOADED, record.label, model=record.model, folder=work)
     unknown = unknown_key(read_object((work / CONFIG_FILE).read_bytes()))
     if unknown:
@@ -203,7 +204,7 @@ def _read_config(open_file: OpenFile) -> bytes:
 
 @contextmanager
 def _work_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder whose name begins with a dot, so that no list shows it; gone at the end."""
+    """A temporary folder; its name begins with a dot, so that no list shows it."""
     work = parent / f".bring-{secrets.token_hex(8)}"
     try:
         work.mkdir(parents=True)
@@ -220,10 +221,10 @@ def _work_folder(parent: Path) -> Iterator[Path]:
 def _store(
     open_file: OpenFile, config: bytes, facts: AdapterFacts, work: Path
 ) -> tuple[str, list[int]]:
-    """Writes both files into `work`; gives back the SHA-256 of the weights and LoRA's ranks."""
+    """Writes both files into `work`; returns the SHA-256 of the weights and LoRA's ranks."""
     (work / CONFIG_FILE).write_bytes(config)
     with open_file(WEIGHTS_FILE) as stream:
-        # The header says how long the file is, so no more is written than an adapter can have.
+        # The header declares the file's size, so no more than the maximum is written.
         header = read_header(stream, WEIGHTS_FILE)
         if header.file_bytes > MAX_BYTES[WEIGHTS_FILE]:
             raise FtlabError(
@@ -269,7 +270,7 @@ def _copy(stream: BinaryIO, header: Header, target: Path) -> str:
 
 
 def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """A configuration that asks for more than the weights have would make PEFT fill the memory."""
+    """Checks rank or tokens against the weights: a larger value would make PEFT fill the memory."""
     if facts.rank is not None:
         asked, what = facts.rank, "r"
         held = _ranks(shapes)
@@ -287,7 +288,6 @@ def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) 
 
 
 def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
-    """LoRA's rank in each layer that it adapts."""
     return [
         shape[0]
         for name, shape in shapes.items()
@@ -296,7 +296,7 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
 
 
 def _keep(work: Path, parent: Path, record: AdapterRecord, config: bytes) -> Path:
-    """Gives the finished folder its name in one step, unless the same adapter is there already."""
+    """Renames the finished folder to its final name, unless the same adapter exists already."""
     write_record(work, record)
     base = f"{_slug(record.label)}-{record.sha256[:8]}"
     number = 1
@@ -333,7 +333,7 @@ def _names(parent: Path) -> list[str]:
 
 
 def _clean(label: str) -> str:
-    """One short line that a terminal and a page can show."""
+    """The label as one short line, safe for a terminal and a page."""
     return plain_line(label, MAX_LABEL_CHARACTERS)
 
 

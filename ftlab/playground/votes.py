@@ -1,7 +1,7 @@
-"""Blind votes on answers, kept with the sweeps of the runs that gave them.
+"""Blind votes on answers, stored by the sweep of the runs that gave the answers.
 
-`.ftlab/votes/<sweep id>.jsonl` in the runs folder has one vote a line, `no-sweep.jsonl` the votes
-between panes that no sweep made. A vote between runs of two sweeps is in both files.
+`.ftlab/votes/<sweep id>.jsonl` in the runs folder has one vote per line. `no-sweep.jsonl` has the
+votes between panes that belong to no sweep. A vote between runs of two sweeps is in both files.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NO_SWEEP = "no-sweep"
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """One choice between answers to the same prompt, made without seeing whose they are.
+    """One choice between answers to the same prompt, made without seeing which pane gave them.
 
     `panes` are names as in `panes.find_source`, in the order shown; `labels` and `answers` run
-    parallel to them, so the vote can be read when a run is gone. `winner` is a place in them,
-    `None` for "no difference". `at` is seconds since the epoch. `sweep_ids` are those of the
-    panes' sources, each once.
+    parallel to them, so the vote stays readable after a run is deleted. `winner` is an index into
+    them, `None` for "no difference". `at` is seconds since the epoch. `sweep_ids` are the unique
+    sweep ids of the panes' sources.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -54,12 +54,12 @@ class Vote:
 
 @dataclass(frozen=True)
 class Tally:
-    """How one pane fared in the votes it stood in.
+    """The results of one pane in the votes that include it.
 
-    `share` is its share of the wins and `low` to `high` that share's 95 % Wilson interval, all in
-    [0, 1]; a tie counts as an equal part of a win to each pane shown, with two panes as half a win.
-    `chance` is the share expected if nobody could tell the answers apart. `share` is `None`
-    without a vote.
+    `share` is its share of the wins and `low` to `high` the 95 % Wilson interval of `share`, all in
+    [0, 1]. A tie counts as an equal fraction of a win for each pane shown, so half a win with two
+    panes. `chance` is the share expected if the answers could not be told apart. `share` is `None`
+    without votes.
     """
 
     pane: str
@@ -74,10 +74,10 @@ class Tally:
 
     @property
     def shows_difference(self) -> bool:
-        """Whether the best of the panes would seldom (5 %) fare so well by chance alone.
+        """Whether the best pane would rarely (5 %) get such a share by chance alone.
 
-        Exactly, and for each of 1 / chance panes, since any of them could have been the best
-        (Dunn 1961, Multiple Comparisons Among Means); a tie's part of a win counts once it is one.
+        An exact binomial test, corrected for 1 / chance panes, since any of them could be the best
+        (Dunn 1961, Multiple Comparisons Among Means). Points from ties are rounded down.
         """
         if not self.votes:
             return False
@@ -89,24 +89,24 @@ _VOTE: TypeAdapter[Vote] = TypeAdapter(Vote)
 
 
 def shuffled(count: int, seed: int) -> tuple[int, ...]:
-    """The places 0 to `count` - 1 in the order in which a blind vote shows them."""
+    """Returns the indices 0 to `count` - 1 in the order in which a blind vote shows them."""
     places = list(range(count))
     random.Random(seed).shuffle(places)
     return tuple(places)
 
 
 def record_vote(runs_folder: Path, vote: Vote) -> None:
-    """Appends the vote to the file of each of its sweeps; several processes may do so at once.
+    """Appends the vote to the file of each of its sweeps; safe for several processes at once.
 
-    Raises `FtlabError` for a vote that contradicts itself, a sweep id that cannot be a file's name,
-    and a folder that cannot be written.
+    Raises `FtlabError` for an inconsistent vote, a sweep id that is not a valid file name, and a
+    folder that cannot be written.
     """
     check_writable(runs_folder)
     problem = _problem(vote)
     if problem:
         raise FtlabError(problem)
     files = _files(runs_folder, vote.sweep_ids)
-    line = json.dumps(asdict(vote)).encode() + b"\n"  # ASCII: no character in it ends a line
+    line = json.dumps(asdict(vote)).encode() + b"\n"  # ASCII, so it contains no other line end
     try:
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,10 +119,10 @@ def record_vote(runs_folder: Path, vote: Vote) -> None:
 
 
 def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
-    """The votes of those sweeps, oldest first, each once; without a sweep id those of no sweep.
+    """Returns the unique votes of those sweeps, oldest first; without sweep ids, of no sweep.
 
-    Lines that are torn or hold no vote are passed over. Raises `FtlabError` for a malformed sweep
-    id and for a file that is there but cannot be read.
+    Incomplete or invalid lines are skipped. Raises `FtlabError` for a malformed sweep id and for a
+    file that exists but cannot be read.
     """
     votes: dict[str, Vote] = {}
     for file in _files(runs_folder, sweep_ids):
@@ -143,10 +143,10 @@ def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
 
 
 def tally(votes: Iterable[Vote], panes: Iterable[str]) -> list[Tally]:
-    """One tally for each distinct pane name, largest share first, those without a vote last.
+    """Returns one tally per distinct pane name, largest share first, those without a vote last.
 
-    A run shown in two panes of one vote stood in it once, with two chances to win. A vote in which
-    all panes show the same run chose nothing and is left out.
+    A vote that shows a run in two panes counts once for the run, with twice the chance to win. A
+    vote in which all panes show the same run is ignored.
     """
     choices = [vote for vote in votes if len(set(vote.panes)) > 1]
     tallies = [_tally(choices, pane) for pane in dict.fromkeys(panes)]
@@ -154,9 +154,9 @@ def tally(votes: Iterable[Vote], panes: Iterable[str]) -> list[Tally]:
 
 
 def verdict(tallies: Sequence[Tally]) -> str:
-    """What sorted tallies say of the first, as a sentence for people.
+    """Describes the first of the sorted tallies in one sentence.
 
-    "No difference shown yet" compares its wins with chance, not with the runner-up's.
+    "No difference shown yet" compares its wins with chance, not with the second pane's wins.
     """
     heard = [one for one in tallies if one.share is not None]
     if not heard:
@@ -176,7 +176,7 @@ def verdict(tallies: Sequence[Tally]) -> str:
 
 
 def _problem(vote: Vote) -> str:
-    """The sentence for a vote whose parts do not fit each other; "" if they do."""
+    """An error sentence if the vote is inconsistent; else ""."""
     count = len(vote.panes)
     if not count or not count == len(vote.labels) == len(vote.answers):
         return (
@@ -194,7 +194,7 @@ def _problem(vote: Vote) -> str:
 def _files(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Path]:
     names = list(dict.fromkeys(sweep_ids)) or [NO_SWEEP]
     for name in names:
-        if not RUN_ID.fullmatch(name):  # the ids of its runs begin with it, so the same rule holds
+        if not RUN_ID.fullmatch(name):  # run ids begin with the sweep id: same allowed characters
             raise FtlabError(
                 f"'{name[:120]}' is no sweep id: it may have small letters, digits, '-' and '_' "
                 "alone; correct it in the run's spec.json."
@@ -203,12 +203,12 @@ def _files(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Path]:
 
 
 def _append(file: Path, line: bytes) -> None:
-    """One write to a file opened for appending goes whole to its end, whoever else writes."""
+    """Appends in a single write with O_APPEND, so lines of several processes do not mix."""
     handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
-            line = b"\n" + line  # the line before was cut off; it must not take this one with it
+            line = b"\n" + line  # the previous line was cut off: start a new line
         if os.write(handle, line) != len(line):
             raise OSError(0, "only a part could be written")
     finally:
@@ -221,7 +221,7 @@ def _tally(votes: Sequence[Vote], pane: str) -> Tally:
     wins = sum(vote.winner is not None and vote.panes[vote.winner] == pane for vote in own)
     ties = [chance for vote, chance in zip(own, chances, strict=True) if vote.winner is None]
     # As MT-bench does for two (FastChat's show_result.py: "each tie counts as 0.5 win + 0.5 loss").
-    # The parts of every vote add up to one, as they must to be compared with chance.
+    # The points of every vote add up to one, which the comparison with chance requires.
     points = wins + sum(ties)
     low, high = wilson_interval(points, len(own))
     return Tally(

@@ -1,10 +1,10 @@
-"""The process that generates: one base in memory, requests in, updates out.
+"""The worker process that generates answers with one base model in memory.
 
 Run as: python -m ftlab.playground.worker RUNS_FOLDER [--idle-seconds N]
 
-Requests come as JSON lines on stdin, updates go as JSON lines to stdout. It ends by itself when
-nothing was asked for a while, and at once when stdin closes: its memory is then given back. It also
-ends when an answer shows no progress, so that the next request is answered by another process.
+Requests are JSON lines on stdin, updates are JSON lines on stdout. The process exits when it has
+been idle for a while, and at once when stdin closes; both free its memory. It also exits when an
+answer makes no progress, so that a new process handles the next request.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ IDLE_SECONDS = 300.0
 SECONDS_BETWEEN_LOOKS = 2.0
 
 LOADING_SECONDS = 1800.0
-"""Within which libraries and a base model are loaded: 30 GB from a disk at 17 MB/s."""
+"""Timeout for loading the libraries and a base model: 30 GB from a disk at 17 MB/s."""
 
 ANSWER_SECONDS = 900.0
-"""Within which an adapter is put on, a prompt is read, or a token comes. A model of 7B reads 500
-tokens in that time at 8 billion operations a second, a fifth of what two old cores do."""
+"""Timeout for attaching an adapter, for prefill, and for each token. In that time a 7B model reads
+500 tokens at 8 billion operations a second, a fifth of the speed of two old cores."""
 
 LEFT_SECONDS = 60.0
-"""Within which the work on an answer stops that nobody waits for, unless a base is being loaded."""
+"""Timeout for stopping a cancelled answer. It does not apply while a base model is loaded."""
 
 Write = Callable[[Line], None]
-"""Takes a `PaneUpdate` of a request, or the end of its answer."""
+"""Writes a `PaneUpdate` of a request, or the end of its answer."""
 
 
 class Requests:
-    """Reads stdin in a thread of its own, so that a stop is heard while an answer is being made.
+    """Reads stdin in its own thread, so that a cancellation arrives while an answer is generated.
 
-    `heard_stop` is called in that thread with the number of a request that is no longer wanted.
+    `heard_stop` is called in that thread with the number of the cancelled request.
     """
 
     def __init__(self, heard_stop: Callable[[int], None] = lambda number: None) -> None:
@@ -67,7 +67,7 @@ class Requests:
         threading.Thread(target=self._read, daemon=True).start()
 
     def next(self, timeout: float) -> Line | None:
-        """The next request that was not stopped before its turn; `None` after so many seconds.
+        """Returns the next request that was not cancelled; `None` after `timeout` seconds.
 
         The line's content is a `GenerateRequest`.
         """
@@ -80,7 +80,7 @@ class Requests:
                 return line
 
     def check(self, number: int) -> None:
-        """Raises `Stopped` if that request is no longer wanted."""
+        """Raises `Stopped` if that request was cancelled."""
         if number in self._stopped:
             raise Stopped
 
@@ -95,13 +95,13 @@ class Requests:
                     self._waiting.put(Line(line.number, request_from_json(line.content)))
             except (ValueError, KeyError, TypeError):
                 traceback.print_exc()
-        os._exit(0)  # nobody is left to read; an answer half-way is not worth its memory
+        os._exit(0)  # the client has gone: drop a half-finished answer and free the memory
 
 
 class Engines:
-    """The engine, made when it is first asked for: importing torch would disturb a training run.
+    """Creates the engine on first use: importing torch earlier would disturb a training run.
 
-    `device` is the one whose lock the engine needs; torch may turn out not to be able to use it.
+    `device` is the device whose lock the engine needs. Torch may not be able to use it.
     """
 
     def __init__(self, runs_folder: Path, device: Device) -> None:
@@ -114,7 +114,7 @@ class Engines:
         return self._engine is not None
 
     def engine(self) -> Engine:
-        """To be called under the device's lock; `device` is the CPU from here on if it has to."""
+        """Call under the device's lock; sets `device` to the CPU if torch cannot use the GPU."""
         if self._engine is None:
             with lasting_imports():
                 import torch
@@ -130,7 +130,7 @@ class Engines:
 
 
 class Progress:
-    """What the watchdog expects of the answer under way, by what is done for it."""
+    """Sets the watchdog's timeout for the current answer according to its phase."""
 
     def __init__(self, watchdog: Signs) -> None:
         self.watchdog = watchdog
@@ -141,12 +141,12 @@ class Progress:
         self._number = number
 
     def load(self) -> None:
-        """Libraries or a base are loaded from here on."""
+        """Marks the start of loading libraries or a base model."""
         self._is_loading = True
         self.watchdog.expect(LOADING_SECONDS)
 
     def said(self, update: PaneUpdate) -> None:
-        """An update is a sign, and tells whether a base is being loaded."""
+        """Counts an update as progress; the update also shows whether a base is being loaded."""
         if update.kind == "status" and update.text != WAITING:
             self.load()
         else:
@@ -158,7 +158,7 @@ class Progress:
         self.watchdog.rest()
 
     def heard_stop(self, number: int) -> None:
-        """A request that was being answered is no longer wanted."""
+        """Shortens the timeout if the cancelled request is the current one."""
         if number == self._number and not self._is_loading:
             self.watchdog.hurry(LEFT_SECONDS)
 
@@ -170,10 +170,10 @@ def serve(
     idle: float,
     progress: Progress | None = None,
 ) -> None:
-    """Answers requests one after the other until none came for `idle` seconds.
+    """Answers requests one after the other until none arrived for `idle` seconds.
 
-    On a GPU it also ends while it is idle and a training run wants the memory that it holds, and
-    once the GPU answers this process no more: the next request gets a new one.
+    On a GPU it also returns when it is idle and a training run needs the memory that it holds, and
+    when the GPU no longer works in this process. The next request then gets a new process.
     """
     left = idle
     progress = progress or Progress(Signs())
@@ -197,7 +197,7 @@ def serve(
 
 
 def is_free(device: Device) -> bool:
-    """Whether nobody has the device or waits for it."""
+    """Whether no process holds the device or waits for it."""
     turn = DeviceLock(device.id)
     if not turn.try_acquire():
         return False
@@ -223,10 +223,10 @@ def _answer(
 
     try:
         while not _answered(engines, request, send, say, lambda: requests.check(number), progress):
-            pass  # torch cannot use the device whose turn was waited for
+            pass  # torch cannot use the locked device: try again on the CPU
     except Stopped:
         pass
-    except Exception as error:  # a lock file that cannot be written, say
+    except Exception as error:  # for example a lock file that cannot be written
         traceback.print_exc()
         say("error", f"The playground could not answer: {one_line(error)[:200]}")
 
@@ -239,7 +239,7 @@ def _answered(
     check: Callable[[], None],
     progress: Progress,
 ) -> bool:
-    """Answers when it is the playground's turn on the device; `False` if it is the wrong device."""
+    """Waits for the device and answers; `False` if torch cannot use that device."""
     device = engines.device
     name = "CPU" if device.id == CPU else device.label
     turn = DeviceLock(device.id)
@@ -252,7 +252,7 @@ def _answered(
         if not said:
             said = True
             if device.memory_must_be_given_back and engines.is_loaded:
-                engines.engine().unload()  # of an earlier prompt's models
+                engines.engine().unload()  # frees the models of an earlier prompt
             say(
                 "status",
                 f"A training run or a prompt grid is using the {name}; the answers go on after it.",
@@ -282,7 +282,7 @@ def _answered(
         try:
             engine.answer(request, tell, between_tokens)
         except Stopped:
-            stopped = True  # not passed on from here: its traceback would keep the lanes
+            stopped = True  # not re-raised here: its traceback would keep the lanes in memory
         if device.memory_must_be_given_back and turn.is_wanted():
             engine.unload()
     if stopped:
@@ -305,7 +305,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _writer() -> Write:
-    """Takes stdout for the updates alone; whatever libraries print goes to stderr, the log."""
+    """Reserves stdout for updates; output that libraries print goes to stderr, the log."""
     sys.stdout.flush()
     updates = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

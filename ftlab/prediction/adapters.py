@@ -1,7 +1,7 @@
-"""An adapter by its PeftConfig, as an adapter_config.json or a published result has it.
+"""An adapter from its PeftConfig, as in an adapter_config.json or a published result.
 
-A run refuses what it cannot honour: a base of the file's own, a start that needs data. Here nothing
-is trained, so what says nothing of shapes is left out instead.
+A run refuses fields that it cannot apply: the file's own base model, an initialisation from data.
+Here nothing is trained, so fields that do not affect shapes are ignored instead.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _NO_SHAPE = (
 
 
 def adapter_from(config: Mapping[str, Any], base: BasePrecision | None = None) -> Variant:
-    """The variant with that configuration.
+    """Returns the variant with that configuration.
 
-    Raises `FtlabError` for an unknown type, and for what names files or modules of its own.
+    Raises `FtlabError` for an unknown type, and for fields that name files or modules.
     """
     kind = str(config.get("peft_type", "")).upper()
     if kind not in PEFT_TYPES:
@@ -39,7 +39,7 @@ def adapter_from(config: Mapping[str, Any], base: BasePrecision | None = None) -
 
 
 def read_adapter(name: str) -> Variant:
-    """Reads the PeftConfig in that file; raises `FtlabError` that names it."""
+    """Reads a PeftConfig file; raises `FtlabError` with the file's name."""
     try:
         with Path(name).expanduser().open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)

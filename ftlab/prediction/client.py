@@ -1,7 +1,7 @@
-"""Asks for predictions, in a process that stays a while for the next ones.
+"""Requests predictions from a worker process, which stays alive for a while for later ones.
 
-torch and PEFT are imported there, which takes seconds; the web process never does. Answers are
-remembered by question.
+The worker imports torch and PEFT, which takes seconds; the web process never does. Answers are
+cached by question.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from ftlab.prediction.question import (
 
 MODULE = "ftlab.prediction.worker"
 SECONDS = 180
-"""How long one answer is waited for; the first one also for the imports. Computing time has a limit
-of its own (`Limits`): the process waits for runs on the same cores."""
+"""Timeout of one answer; the first one includes the imports. CPU time has a separate limit
+(`Limits`), because the worker yields to runs on the same cores."""
 
 IDLE_SECONDS = 120
-"""How long the process stays without a question: it holds half a gigabyte."""
+"""How long the idle worker stays alive: it uses half a gigabyte."""
 
 MOST_REMEMBERED = 2_000
 
 SECONDS_BETWEEN_LOOKS = 0.1
-"""How often is looked whether whoever asks is still there."""
+"""Interval of the check whether the caller is still there."""
 
 LEFT = "Nobody waits for the prediction any more."
 
@@ -50,7 +50,7 @@ PLACES = Places(all=3, of_a_name=2)
 
 
 class NobodyWaits(FtlabError):
-    """Whoever asked has gone."""
+    """The caller has left."""
 
 
 def _stays() -> bool:
@@ -58,7 +58,7 @@ def _stays() -> bool:
 
 
 class Predictor:
-    """Predictions by question; each is asked once. Shared by all visitors, who take turns."""
+    """Answers questions and caches the answers; shared by all visitors, who are queued."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Predictor:
         self.close()
 
     def known(self, question: Question) -> Prediction | None:
-        """The answer where it was given before."""
+        """Returns the cached answer, or `None`."""
         return self._known.get(_key(dump_question(question)))
 
     def ask(
@@ -93,10 +93,10 @@ class Predictor:
         visitor: Visitor = NOBODY,
         has_left: Callable[[], bool] = _stays,
     ) -> Iterator[tuple[int, Prediction]]:
-        """(place, answer) of each question as it is known, those remembered first.
+        """Yields (index, answer) of each question when it is known, cached answers first.
 
-        Raises `NobodyWaits` once the visitor has left, and `FtlabError` if the process cannot be
-        started, a question took more than its limits, or too many are waiting.
+        Raises `NobodyWaits` when the visitor has left, and `FtlabError` if the worker cannot be
+        started, a question exceeded its limits, or too many are queued.
         """
         remembered = [self.known(question) for question in questions]
         for place, answer in enumerate(remembered):
@@ -107,12 +107,12 @@ class Predictor:
                 yield place, self._answer(question, visitor, has_left)
 
     def close(self) -> None:
-        """Ends the process; the next question starts another."""
+        """Ends the worker; the next question starts another."""
         self._worker.close()
 
     @property
     def process_id(self) -> int | None:
-        """Of the process that predicts; `None` while there is none."""
+        """The process id of the worker; `None` while there is none."""
         return self._worker.process_id
 
     def _answer(
@@ -124,7 +124,7 @@ class Predictor:
             while not place.has_come(SECONDS_BETWEEN_LOOKS):
                 if has_left():
                     raise NobodyWaits(LEFT)
-            answer = self._known.get(key)  # somebody else may have asked it meanwhile
+            answer = self._known.get(key)  # another visitor may have asked it meanwhile
             if answer is None:
                 answer = self._ask_worker(line, self._limits_of(question.config), has_left)
                 with self._guard:
@@ -135,7 +135,7 @@ class Predictor:
         content = {
             "cpu_seconds": limits.cpu_seconds,
             "memory_bytes": limits.memory_bytes,
-            "question": line.decode(),  # as text: only who is held to the limits parses it
+            "question": line.decode(),  # as text: only the limited child process parses it
         }
         try:
             said = self._say(content, has_left)
@@ -155,7 +155,7 @@ class Predictor:
         raise FtlabError(sentence(cast(Ending, said), limits))
 
     def _say(self, content: dict[str, Any], has_left: Callable[[], bool]) -> str | None:
-        """The worker's answer; `None` where none came in time, and then the worker is ended."""
+        """Returns the worker's answer; on timeout ends the worker and returns `None`."""
         until = time.monotonic() + SECONDS
         with closing(self._worker.ask(content, SECONDS_BETWEEN_LOOKS)) as answer:
             for said in answer:
@@ -170,5 +170,5 @@ class Predictor:
 
 
 def _key(line: bytes) -> bytes:
-    """Of a question by which its answer is kept: a config alone may have 200,000 characters."""
+    """Returns the cache key of a question; a hash, as a config may have 200,000 characters."""
     return hashlib.sha256(line).digest()

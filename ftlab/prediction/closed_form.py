@@ -1,4 +1,4 @@
-"""Peak memory from sizes alone, for what cannot be simulated: rougher, and labelled as such."""
+"""Peak memory from formulas, for models that cannot be simulated; less exact, and labelled so."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ftlab.prediction.question import Step
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 _PACKED_BITS = {"nf4": 4.5, "nf4-double": 4.127, "int8": 8.0}
-"""A weight and its share of the scales (Dettmers et al. 2023, section 3)."""
+"""Bits per weight, including its share of the scales (Dettmers et al. 2023, section 3)."""
 
 _STATE_BYTES = {"adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 0}
-_RESERVED = 1.05  # of what lives, what the allocator holds: the median of published runs
+_RESERVED = 1.05  # ratio of reserved to allocated bytes: the median of published runs
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Of a decoder: what its activations grow with."""
+    """The sizes of a decoder that determine its activations."""
 
     hidden: int
     layers: int
@@ -29,7 +29,7 @@ class Dimensions:
 
 
 def dimensions(config: Mapping[str, Any]) -> Dimensions | None:
-    """`None` where the config does not say, and for a mixture of experts, which needs another."""
+    """Reads the sizes; `None` if the config lacks one, and for a mixture of experts."""
     inner = config.get("text_config") or config
     if any(inner.get(name) for name in _EXPERTS):
         return None
@@ -51,7 +51,7 @@ def dimensions(config: Mapping[str, Any]) -> Dimensions | None:
 def memory_breakdown(
     size: Dimensions, variant: Variant, step: Step, trainable: int, total: int
 ) -> dict[str, int]:
-    """Bytes of each part at the peak, which is taken to be the backward pass of the logits."""
+    """Returns the bytes of each part at the peak, assumed to be the backward pass of the logits."""
     width = _BYTES[step.weights]
     is_adapter = variant.spec.is_adapter
     base = total - trainable if is_adapter else total
@@ -79,9 +79,9 @@ def reserved(parts: Mapping[str, int]) -> int:
 
 
 def _activations(size: Dimensions, step: Step, tokens: int) -> int:
-    """34 s b h a layer in 16 bits, and 5 a s² b where attention keeps its scores.
+    """Returns 34 s b h bytes per layer in 16 bits, plus 5 a s² b if attention stores its scores.
 
-    After Korthikanti et al. 2022, equation 2; with checkpointing each layer keeps its input.
+    Source: Korthikanti et al. 2022, equation 2. With checkpointing each layer keeps its input.
     """
     scale = _BYTES[step.weights] / 2
     layer = 34 * tokens * size.hidden

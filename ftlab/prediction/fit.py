@@ -1,6 +1,6 @@
-"""Whether a step fits a card, what would make it fit, and what papers claim. No torch.
+"""Whether a step fits a card, which changes make it fit, and the claims of papers. No torch.
 
-Each number of a claim is arithmetic on sizes that the papers give; none is taken from them.
+Our numbers for the claims are computed from the model sizes in the papers, not copied from them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ftlab.prediction.question import Prediction, Question, Step, ask_about
 Verdict = Literal["fits", "tight", "does not fit"]
 
 BAND = 0.05
-"""How far a predicted reserved peak may be off: the worst of nearly all published runs."""
+"""Relative error of a predicted reserved peak; nearly all published runs are within it."""
 
 MOST_CHANGES = 3
 SHORTEST = 128
@@ -28,7 +28,7 @@ Ask = Callable[[Sequence[Question]], Iterator[tuple[int, Prediction]]]
 
 @dataclass(frozen=True)
 class Fit:
-    """`margin_bytes` is what is left of the card, less than nothing where it does not fit."""
+    """A verdict; `margin_bytes` is the memory left on the card, negative if it does not fit."""
 
     verdict: Verdict
     margin_bytes: int
@@ -36,7 +36,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Change:
-    """Something that makes a step smaller, and the question with it."""
+    """A change that makes a step smaller, and the changed question."""
 
     label: str
     costs: str
@@ -44,7 +44,7 @@ class Change:
 
 
 def fit(peak_bytes: int, card: Card, band: float = BAND) -> Fit:
-    """Whether a reserved peak fits: "tight" where it does as predicted, but not `band` above."""
+    """Whether a reserved peak fits; "tight" if it fits, but not with `band` added."""
     margin = card.usable_bytes - peak_bytes
     if margin < 0:
         return Fit("does not fit", margin)
@@ -52,9 +52,9 @@ def fit(peak_bytes: int, card: Card, band: float = BAND) -> Fit:
 
 
 def changes(question: Question) -> list[list[Change]]:
-    """What can be changed, kind by kind, the cheapest for the result first.
+    """Returns the possible changes by kind, those with the least effect on the result first.
 
-    The changes of a kind make the step smaller and smaller.
+    Within a kind, each change makes the step smaller than the one before.
     """
     step = question.step
     found: list[list[Change]] = []
@@ -74,9 +74,9 @@ def changes(question: Question) -> list[list[Change]]:
 def fitting(
     question: Question, card: Card, ask: Ask, most: int = MOST_CHANGES
 ) -> list[tuple[Change, Prediction]]:
-    """Up to `most` changes that make the step fit, one of each kind: the first that is enough.
+    """Returns up to `most` changes that make the step fit: per kind, the first that is enough.
 
-    Where none is enough alone, they are tried on top of each other, until they are.
+    If no single change is enough, they are combined one after another until the step fits.
     """
     kinds = changes(question)
     found: list[tuple[Change, Prediction]] = []
@@ -129,7 +129,7 @@ def _shorter(question: Question) -> list[Change]:
 
 
 def _together(question: Question, kinds: Sequence[Sequence[Change]]) -> list[Change]:
-    """The last change of each kind on top of those before it; of the last kind one by one."""
+    """Combines the last change of each kind with the earlier kinds; tries all of the last kind."""
     made: list[Change] = []
     now, labels = question, list[str]()
     for kind in kinds:
@@ -148,7 +148,7 @@ def _together(question: Question, kinds: Sequence[Sequence[Change]]) -> list[Cha
 
 
 def _on_top(question: Question, changed: Question) -> Question:
-    """The question with what makes the other one smaller taken over."""
+    """Returns the question with the reductions of the changed question applied."""
     step, other = question.step, changed.step
     kept = step.completion_tokens
     return replace(
@@ -167,7 +167,7 @@ def _on_top(question: Question, changed: Question) -> Question:
 
 
 def _packed(question: Question) -> Question | None:
-    """The same adapter on a base in 4 bits; `None` where it has one, or trains the base itself."""
+    """Returns the question on a 4-bit base; `None` if already quantised or not an adapter."""
     variant = question.variant
     if not variant.spec.is_adapter or variant.base_precision is not None:
         return None
@@ -178,21 +178,21 @@ def _packed(question: Question) -> Question | None:
 
 
 _FAMILIES_APART = 0.1
-"""How far two models of one size may differ in memory by their family: by their vocabulary, say."""
+"""Relative memory difference between models of one size, for example due to vocabulary size."""
 
 _WEIGHT_BYTES = {"nf4": 0.5, "int8": 1.0}
 
 
 @dataclass(frozen=True)
 class Largest:
-    """A model that fits, with what was predicted of it."""
+    """A model that fits, with its prediction."""
 
     model: KnownModel
     prediction: Prediction
 
 
 def on_hub(models: Iterable[KnownModel] | None = None) -> list[KnownModel]:
-    """The models that can be fetched from the Hub, the largest first; the catalogue's if `None`."""
+    """Returns the models on the Hub, largest first; `None` means the models of the catalogue."""
     found = catalogue() if models is None else models
     return sorted((m for m in found if m.is_on_hub), key=lambda m: m.parameters, reverse=True)
 
@@ -204,11 +204,11 @@ def largest_that_fits(
     fits: Callable[[Prediction], bool],
     usable_bytes: int,
 ) -> Largest | None:
-    """The first of the models, which are sorted largest first, whose step is predicted to fit.
+    """Returns the first model whose step is predicted to fit; `None` if none fits.
 
-    A model is passed over unasked where its weights alone do not fit, or where it would take more
-    than the card has if its memory were in proportion to that of a larger one that was asked: a
-    smaller model takes more than its share. `None` where none fits. Raises what `ask` raises.
+    The models must be sorted largest first. A model is skipped without a prediction if its weights
+    alone do not fit, or if the bytes per parameter of a larger model would already be too much: a
+    smaller model needs more bytes per parameter. Raises what `ask` raises.
     """
     per_parameter = 0.0
     for model in models:
@@ -226,7 +226,6 @@ def largest_that_fits(
 
 
 def _weight_bytes(question: Question) -> float:
-    """Bytes of a weight of the base."""
     variant: Variant = question.variant
     if variant.base_precision is not None:
         return _WEIGHT_BYTES[variant.base_precision]
@@ -240,7 +239,7 @@ _LLAMA_65B = 65_285_660_672
 
 @dataclass(frozen=True)
 class Claim:
-    """What a paper says, what its shapes give, and why the two differ where they do."""
+    """A paper's number, ours from the model's shapes, and the reason for a difference."""
 
     what: str
     paper: str
@@ -251,25 +250,25 @@ class Claim:
 
 
 def gpt3_parameters() -> int:
-    """12 L d² + 13 L d for the blocks, and the embeddings (Brown et al. 2020, table 2.1)."""
+    """Returns 12 L d² + 13 L d for the blocks, plus embeddings (Brown et al. 2020, table 2.1)."""
     width, layers = _GPT3_WIDTH, _GPT3_LAYERS
     blocks = layers * (12 * width * width + 13 * width)
     return blocks + (_GPT3_VOCABULARY + _GPT3_POSITIONS) * width + 2 * width
 
 
 def lora_on_gpt3(rank: int = 4) -> int:
-    """r (d + d) for query and value of each block (Hu et al. 2021, section 4.2)."""
+    """Returns r (d + d) for query and value of each block (Hu et al. 2021, section 4.2)."""
     return _GPT3_LAYERS * 2 * rank * 2 * _GPT3_WIDTH
 
 
 def full_training_bytes(parameters: int) -> int:
-    """Weights and gradients in 16 bits, and Adam's two moments in 32: 12 bytes a parameter."""
+    """Returns 12 bytes per parameter: 16-bit weights and gradients, Adam's two 32-bit moments."""
     return parameters * (2 + 2 + 4 + 4)
 
 
 def qlora_on_65b() -> Question:
-    """One step of QLoRA as its paper trained the 65B model: rank 64 on all layers, a row of 512
-    tokens, checkpointing and paged AdamW (Dettmers et al. 2023, appendix B.2)."""
+    """Returns one step of QLoRA on 65B as in its paper (Dettmers et al. 2023, appendix B.2)."""
+    # Rank 64 on all layers, one row of 512 tokens, checkpointing and paged AdamW.
     model = known_model("LLaMA 65B")
     assert model is not None
     step = Step(512, batch=1, checkpointing=True, optimizer="paged_adamw_8bit")
@@ -278,7 +277,7 @@ def qlora_on_65b() -> Question:
 
 
 def claims(qlora_65b_bytes: int | None = None) -> tuple[Claim, ...]:
-    """`qlora_65b_bytes` is the predicted reserved peak of QLoRA on a 65B model, where known."""
+    """Returns the claims; `qlora_65b_bytes` is the predicted reserved peak of `qlora_on_65b`."""
     full, lora = gpt3_parameters(), lora_on_gpt3()
     return (
         Claim(

@@ -1,4 +1,4 @@
-"""What would have been predicted of a run, laid beside what it measured."""
+"""Adds a prediction, and advice after out of memory, to the result of a run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ftlab.training.memory import CardMemory, card_memory
 
 
 def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
-    """The result with the peak that is predicted for its longest batch; never raises.
+    """Returns the result with the predicted peak of its longest batch; never raises.
 
-    To be called when all is measured: predicting takes memory and a second of its own, and patches
-    torch. Without a batch, or without a prediction, the result is as it was.
+    Call it after all measurements: a prediction takes memory and about a second, and patches torch.
+    Without a batch, or if the prediction fails, the result is unchanged.
     """
     if longest is None or spec.variant is None:
         return result
     try:
         found = predict(question_of(spec, longest))
     except Exception:
-        traceback.print_exc()  # to the run's log; the run is as good without
+        traceback.print_exc()  # to the run's log; the run does not need the prediction
         return result
     measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
     return replace(result, measures=measures, predicted_anatomy=found.anatomy)
@@ -43,10 +43,10 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
 def with_remedies(
     result: RunResult, spec: RunSpec, phase: str, longest: BatchSize | None
 ) -> RunResult:
-    """The result of a run that ran out of memory, saying when, at what size, and what would fit.
+    """Adds the reason to an out-of-memory result: when, at what size, and what would fit.
 
-    On a GPU it says as well what others hold of the card. To be called when the model is gone;
-    never raises.
+    On a GPU the reason includes the memory used by other processes. Call it after the model is
+    freed; never raises.
     """
     gc.collect()
     memory = _card_memory(spec)
@@ -73,13 +73,13 @@ _KEPT = " What it trained was saved before, and can be exported."
 
 
 def _card_memory(spec: RunSpec) -> CardMemory | None:
-    """Of the run's GPU, once torch has given back what it keeps; `None` on other devices."""
+    """Returns the memory of the run's GPU after emptying torch's cache; `None` without CUDA."""
     if not resolve_device(spec.device).is_cuda:
         return None
     try:
         give_back_memory(torch.device("cuda", 0))
         return card_memory(torch.device("cuda", 0))
-    except Exception:  # a device past answering; the run's own error says more
+    except Exception:  # the device failed; the run's own error is more useful
         traceback.print_exc()
         return None
 
@@ -99,7 +99,7 @@ def _predicted(
 
 
 def question_of(spec: RunSpec, longest: BatchSize) -> Question:
-    """What is asked of the predictor for the run's longest batch."""
+    """Returns the question to the predictor for the run's longest batch."""
     assert spec.variant is not None
     config = resolve_model(spec.model).config()
     return run_question(
@@ -113,6 +113,6 @@ def question_of(spec: RunSpec, longest: BatchSize) -> Question:
 
 
 def _ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
-    """Answers in this very process, which has its memory back."""
+    """Answers in this process, which has freed its memory."""
     for place, question in enumerate(questions):
         yield place, predict(question)

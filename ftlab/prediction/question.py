@@ -1,4 +1,4 @@
-"""What is predicted, what comes out, and what one question may take. No torch."""
+"""Questions to the predictor, its predictions, and the limits of a question. No torch."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Loop = Literal["usual", "comparison", "bare"]
 
 
 USUAL_CAPABILITY = (8, 0)
-"""Of a card that is not named, as most since 2020: with bf16 and flash attention."""
+"""Compute capability assumed for an unknown card, as most since 2020: bf16, flash attention."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Answers to `rows` held-out prompts at once: the longest prompt, and the most new tokens."""
+    """Answers to `rows` held-out prompts at once; longest prompt, and most new tokens."""
 
     rows: int
     prompt: int
@@ -44,17 +44,16 @@ class Scoring:
 class Step:
     """The training step whose memory is predicted.
 
-    `length` tokens in each of `batch` rows. `completion_tokens` of a row carry loss in the app's
-    own step; `None` is the standard loop, with the logits of all positions. Two kinds of it
-    (`loop`) are those of published runs: PEFT's comparison takes a loss without the adapter before
-    the first step; a bare one neither pads, clips nor empties its cache. `weights` is the type
-    of the base's weights; adapters are held in fp32, as PEFT does unless it is told to keep them in
-    the base's type (`adapters`). `mixed` is for the app's own step on weights
-    in fp32, with products in 16 bits. With an `accumulation` above 1 gradients of one batch are
-    there while the next is computed. On a CPU there is no caching allocator, so what is reserved
-    is what lives, and a process takes more than that (`calibration`). `capability` is the card's
-    compute capability: it decides which attention kernel is taken, and cuBLAS's workspace.
-    `scoring` is what follows the steps of a run, where that is to be predicted as well.
+    A batch has `batch` rows of `length` tokens. `completion_tokens` is the number per row with loss
+    in the app's own step; `None` means the standard loop, with the logits of all positions. `loop`
+    selects a variant of it from published runs: "comparison" (PEFT's) computes a loss without the
+    adapter before the first step; "bare" does not pad, clip or empty its cache. `weights` is the
+    dtype of the base. `adapters` is fp32, PEFT's default, or the dtype of the base. `mixed` is the
+    app's own step with fp32 weights and products in 16 bits. If `accumulation` is above 1, the
+    gradients of one batch exist while the next is computed. On a CPU there is no caching allocator:
+    reserved equals allocated, and the process uses more (`remedies.calibration`). `capability` is
+    the card's compute capability, which decides the attention kernel and cuBLAS's workspace.
+    `scoring` is the scoring after the steps, if it is predicted as well.
     """
 
     length: int
@@ -75,7 +74,7 @@ class Step:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the app's own step, else the standard loop."""
+        """Whether this is the app's own step, not the standard loop."""
         return self.completion_tokens is not None
 
 
@@ -90,12 +89,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bytes and counts; `None` where they are not known, and then `reason` says why.
+    """Bytes and counts; `None` if unknown, and then `reason` explains why.
 
-    `peak_allocated_bytes` is what lives at once, `peak_reserved_bytes` what torch's allocator asks
-    the driver for; the context of CUDA comes on top. `anatomy` are the parts of the first.
-    `scoring_bytes` lives at most while answers are scored. `how` says where they come from;
-    `seconds` is how long it took.
+    `peak_allocated_bytes` is the peak of live tensors and `anatomy` its memory breakdown.
+    `peak_reserved_bytes` is what torch's allocator requests from the driver, without the CUDA
+    context. `scoring_bytes` is the peak while answers are scored. `how` is the method of
+    prediction, `seconds` its duration.
     """
 
     method: str
@@ -116,41 +115,41 @@ _QUESTION, _PREDICTION = TypeAdapter(Question), TypeAdapter(Prediction)
 
 
 def dump_question(question: Question) -> bytes:
-    """One line, the same for the same question."""
+    """Returns the question as one line; equal questions give equal lines."""
     return _QUESTION.dump_json(question)
 
 
 def load_question(data: bytes) -> Question:
-    """Reads what `dump_question` wrote; raises `FtlabError` for anything else."""
+    """Parses the output of `dump_question`; raises `FtlabError` for anything else."""
     return parse_json(_QUESTION, data, "the question")
 
 
 def dump_prediction(prediction: Prediction) -> bytes:
-    """One line."""
+    """Returns the prediction as one line."""
     return _PREDICTION.dump_json(prediction)
 
 
 def load_prediction(data: bytes) -> Prediction:
-    """Reads what `dump_prediction` wrote; raises `FtlabError` for anything else."""
+    """Parses the output of `dump_prediction`; raises `FtlabError` for anything else."""
     return parse_json(_PREDICTION, data, "the prediction")
 
 
 MAX_LENGTH, MAX_BATCH, MAX_ACCUMULATION = 1_000_000, 4_096, 4_096
 
 _PACKED_AS: dict[BasePrecision, Packing] = {"nf4": "nf4-double", "int8": "int8"}
-"""How a run packs its base: in 4 bits with double quantisation."""
+"""How a run packs its base: 4 bits with double quantisation."""
 
 
 def ask_about(config: Mapping[str, Any], variants: Sequence[Variant], step: Step) -> list[Question]:
-    """A question for each variant, its base packed as it asks for itself, else as the step says.
+    """Returns a question per variant; a variant's own base precision overrides `step.packing`.
 
-    Raises `InvalidRequest` with every wrong value.
+    Raises `InvalidRequest` with every invalid value.
     """
     asked = [_on_base(variant, step.packing) for variant in variants]
     errors = validate_step(step) + [
         error
         for variant in asked
-        if variant.method != PEFT.id  # PEFT judges it as it is laid over the model
+        if variant.method != PEFT.id  # PEFT checks it when it is applied to the model
         for error in validate_variant(variant)
     ]
     if not variants:
@@ -161,7 +160,7 @@ def ask_about(config: Mapping[str, Any], variants: Sequence[Variant], step: Step
 
 
 def validate_step(step: Step) -> list[FieldError]:
-    """Every number of the step that makes no sense."""
+    """Returns an error for every invalid number of the step."""
     bounds = {
         "length": (step.length, 1, MAX_LENGTH, "tokens"),
         "batch": (step.batch, 1, MAX_BATCH, "rows"),
@@ -185,7 +184,7 @@ def validate_step(step: Step) -> list[FieldError]:
 
 
 def _on_base(variant: Variant, packing: Packing | None) -> Variant:
-    """The variant on a base in fewer bits where the step asks for it and it has none itself."""
+    """Returns the variant with the base precision of `packing`, unless it has its own."""
     if packing is None or variant.base_precision is not None:
         return variant
     base: BasePrecision = "int8" if packing == "int8" else "nf4"
@@ -193,10 +192,9 @@ def _on_base(variant: Variant, packing: Packing | None) -> Variant:
 
 
 def _step_of(variant: Variant, step: Step) -> Step:
-    """The step as a run of the variant takes it: its base packed, its weights of a type that the
-    card computes in.
+    """Returns the step as run for the variant: with its packing, and a dtype the card supports.
 
-    A card without bf16 computes ftlab's own step in fp16, and holds weights that learn in fp32
+    On a card without bf16, ftlab's own step computes in fp16 and keeps trainable weights in fp32
     (`models.loading.weight_dtype`).
     """
     step = replace(step, packing=_packing(variant, step.packing))
@@ -219,16 +217,15 @@ def _packing(variant: Variant, asked: Packing | None) -> Packing | None:
 
 
 Ending = Literal["time", "memory", "broken"]
-"""Why a question got no answer: computing time, memory, or an error of its own."""
+"""Why a question got no answer: CPU time, memory, or another error."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one question, whoever asks it.
+    """The limits of one question.
 
-    `cpu_seconds` are of computing time: a question waits for runs on the same cores, so the clock
-    on the wall says nothing of what it costs. `memory_bytes` come on top of what its process takes
-    before it reads the question.
+    `cpu_seconds` is CPU time, not wall time, because a question yields to runs on the same cores.
+    `memory_bytes` is the memory in addition to that of the process before it reads the question.
     """
 
     cpu_seconds: float
@@ -236,26 +233,26 @@ class Limits:
 
 
 LimitsOf = Callable[[Mapping[str, Any]], Limits]
-"""What a question may take, by the config of the model that it is about."""
+"""Returns the limits of a question by its model's config."""
 
 
 def usual(config: Mapping[str, Any]) -> Limits:
-    """On 80 layers (LLaMA 65B) QDoRA took 14 s on a busy machine, LoRA 7 s, and QDoRA 150 MB."""
+    """Default limits; LLaMA 65B (80 layers): QDoRA 14 s on a busy machine, 150 MB; LoRA 7 s."""
     return Limits(60.0)
 
 
 def of_a_demo(config: Mapping[str, Any]) -> Limits:
-    """As usual for the models of the catalogue, which are known to end, and less for others."""
+    """Limits in a demo: `usual` for models of the catalogue, which are known to end; else less."""
     return usual(config) if is_known_config(config) else Limits(8.0)
 
 
 def own(config: Mapping[str, Any]) -> Limits:
-    """Of a command line, where nobody else waits."""
+    """Limits on the command line, where no other user waits."""
     return Limits(180.0, 4_000_000_000)
 
 
 def sentence(ending: Ending, limits: Limits) -> str:
-    """What a person reads of a question that ended so."""
+    """Returns the error message for a question without an answer."""
     if ending == "time":
         return (
             f"The prediction took more than {limits.cpu_seconds:g} s of computing time and was "

@@ -1,7 +1,7 @@
-"""A run as a question to the predictor, and what would make it fit. No torch.
+"""A run as a question to the predictor, and changes that would make it fit. No torch.
 
-On a GPU torch counts the very bytes that are predicted. On a CPU the process is measured, which
-takes more than what lives in it: malloc's own room, what oneDNN packs, what loading left behind.
+On a GPU torch counts exactly the bytes that are predicted. On a CPU the process size is measured,
+which is more than the live tensors: malloc overhead, oneDNN's packed weights, leftovers of loading.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def run_question(
     device: Device,
     scoring: Scoring | None = None,
 ) -> Question:
-    """What a run of those settings takes on the device, in its longest batch and while it scores.
+    """Returns the question on a run's memory: in its longest batch, and with `scoring` in scoring.
 
-    Raises `InvalidRequest` where the settings make no sense.
+    Raises `InvalidRequest` for invalid settings.
     """
     step = Step(
         length=longest.length,
@@ -62,16 +62,16 @@ def run_question(
 
 FEWEST_OF_METHOD = 3
 FEWEST = 5
-"""Runs that a band is drawn from: of the same method, else of any."""
+"""Minimum number of runs for a band: FEWEST_OF_METHOD of the same method, else FEWEST of any."""
 
-_LEFT_OUT = 0.05  # of the runs at either end
+_LEFT_OUT = 0.05  # share of the runs at either end
 
 
 @dataclass(frozen=True)
 class Band:
-    """Measured peaks are `low` to `high` times what was predicted, in `runs` runs of `whose`.
+    """Measured peaks are `low` to `high` times the predicted ones, in `runs` runs of `whose`.
 
-    No run: a band to start with, from other machines.
+    With 0 runs it is a default band from other machines.
     """
 
     low: float
@@ -80,20 +80,20 @@ class Band:
     whose: str = ""
 
     def of(self, predicted_bytes: int) -> tuple[int, int]:
-        """What a run is expected to take, least and most."""
+        """Returns the expected minimum and maximum bytes of a run."""
         return round(self.low * predicted_bytes), round(self.high * predicted_bytes)
 
 
 ON_CUDA = Band(0.95, 1.05)
-"""Published reserved peaks lie within 5 % of their predictions, nearly all (docs/prediction.md)."""
+"""Nearly all published reserved peaks are within 5 % of their predictions (docs/prediction.md)."""
 
 ON_CPU = Band(1.1, 1.4)
-"""Of the shipped sweep of 12 methods 11 lie between 1.15 and 1.36 (docs/prediction.md)."""
+"""11 of the 12 methods in the shipped sweep are between 1.15 and 1.36 (docs/prediction.md)."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Net peak memory of a run, as it was predicted and as it was measured."""
+    """Net peak memory of a run, predicted and measured."""
 
     method: str
     label: str
@@ -107,24 +107,24 @@ class Seen:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was predicted and measured on one device; without enough of it, `start` is the band."""
+    """Predicted and measured runs on one device; with too few runs, `start` is the band."""
 
     seen: tuple[Seen, ...]
     start: Band
 
     def band(self, method: str) -> Band:
-        """The narrowest that enough runs stand behind: of the method, of all, else the start's."""
+        """Returns the most specific band with enough runs: of the method, of all, else `start`."""
         own = [run.ratio for run in self.seen if run.method == method]
         return self.whole() if len(own) < FEWEST_OF_METHOD else _band(own, "this method")
 
     def whole(self) -> Band:
-        """The band of any method."""
+        """Returns the band over all methods, else `start`."""
         every = [run.ratio for run in self.seen]
         return _band(every, "all methods") if len(every) >= FEWEST else self.start
 
 
 def calibration(runs: Iterable[Run], device: Device) -> Calibration:
-    """From the runs that were measured here, on the device or one that is equal."""
+    """Collects the runs measured on this machine, on the device or an equal one."""
     seen = [
         Seen(run.spec.variant.method, run.spec.label, predicted, measured)
         for run in runs
@@ -145,18 +145,18 @@ def _is_on(run: Run, device: Device) -> bool:
 
 
 def _band(ratios: Sequence[float], whose: str) -> Band:
-    """From the 5th to the 95th of a hundred runs; of few runs from the least to the most."""
+    """Returns the 5th to 95th percentile; for few runs the minimum to the maximum."""
     ordered = sorted(ratios)
     out = math.floor(_LEFT_OUT * len(ordered))
     return Band(ordered[out], ordered[-1 - out], len(ordered), whose)
 
 
 _MOST_ASKED = 12
-"""Each question takes a second or so, and the device waits."""
+"""Each question takes about a second, and the device is idle meanwhile."""
 
 
 def remedies(spec: RunSpec, phase: str) -> str:
-    """What makes the phase smaller, without a number: for when nothing can be predicted."""
+    """Returns advice without numbers for the phase, for when nothing can be predicted."""
     if spec.variant is not None and phase in ("train", ""):
         settings = spec.settings
         step = Step(
@@ -182,9 +182,9 @@ def remedies(spec: RunSpec, phase: str) -> str:
 
 
 def predicted_remedies(question: Question, room_bytes: int, ask: Ask) -> str:
-    """The changes with which the step is predicted to fit into the room; "" where none is found.
+    """Returns a sentence with the changes that are predicted to fit; "" if none is found.
 
-    `room_bytes` is what training may take on top of the process without a model.
+    `room_bytes` is what training may use in addition to the process without a model.
     """
     card = Card(HERE, "", room_bytes, context_bytes=0)
     found = fitting(question, card, _Budget(_as_measured(ask)))
@@ -193,7 +193,7 @@ def predicted_remedies(question: Question, room_bytes: int, ask: Ask) -> str:
 
 
 class _Budget:
-    """Asks so often and no more; what is asked after that has no answer."""
+    """Limits the number of questions; later ones get no answer."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask, self._left = ask, _MOST_ASKED
@@ -206,7 +206,7 @@ class _Budget:
 
 
 def _as_measured(ask: Ask) -> Ask:
-    """On a CPU a process takes more than what lives in it: as much more as has been seen."""
+    """Scales predictions for a CPU by `ON_CPU.high`, as the process uses more than its tensors."""
 
     def scaled(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
         for place, answer in ask(questions):

@@ -1,8 +1,8 @@
-"""From what a person names or pastes to a model's config.json, within limits.
+"""Finds a model's config.json from the user's input, and checks its sizes.
 
-Building a model takes time and memory for every module, so a config of a few bytes could ask for
-all there is of both. What is bounded is read from the names of the config's fields, which hundreds
-of architectures share. No torch: the web process checks before it asks.
+Building a model takes time and memory for every module, so a tiny config could use up all of both.
+The limits are applied by field names, which are common to hundreds of architectures. No torch: the
+web process checks a config before it sends a question.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id
 
 MOST_LAYERS = 512
-"""Models merged from others have 315 (BigLlama-3.1-1T), trained ones 126 (Llama 3.1 405B)."""
+"""Merged models have up to 315 (BigLlama-3.1-1T), trained ones up to 126 (Llama 3.1 405B)."""
 
 MOST_EXPERTS = 4_096
-"""Switch-C has 2,048 a layer, Kimi K2 384."""
+"""Per layer: Switch-C has 2,048, Kimi K2 384."""
 
 MOST_EXPERTS_OF_ALL_LAYERS = 100_000
 """Switch-C has 30,720 in 15 layers, Qwen3-Next 24,576 in 48."""
@@ -41,7 +41,7 @@ _BEYOND = 2**63 - 1
 
 @dataclass(frozen=True)
 class Bound:
-    """No field whose name matches `names` may be above `most`, as published models are not."""
+    """Fields whose name matches `names` must be at most `most`, as in published models."""
 
     what: str
     names: re.Pattern[str]
@@ -67,7 +67,7 @@ BOUNDS = (
     ),
     Bound("count", re.compile(r"^(num|n)_"), 65_536),
 )
-"""The first one whose names match holds."""
+"""The first bound whose `names` match applies."""
 
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -76,8 +76,8 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 def check_sizes(config: Mapping[str, Any]) -> None:
     """Raises `FtlabError` for a config that is larger than any published model's.
 
-    The sentence names field, value and bound. What remains after it can still be slow: time and
-    memory of a prediction have limits of their own (`ftlab.prediction.question`).
+    The message names field, value and bound. An accepted config can still be slow: a prediction has
+    its own limits of time and memory (`ftlab.prediction.question`).
     """
     by_name: dict[str, Bound | None] = {}
     for name, value, depth in _fields(config):
@@ -98,7 +98,7 @@ def check_sizes(config: Mapping[str, Any]) -> None:
 
 def _check_number(name: str, value: float, bound: Bound | None) -> None:
     if bound is None and isinstance(value, float):
-        return  # as an infinite limit of Mamba's time steps: nothing is made in its number
+        return  # for example Mamba's infinite time step limit: not a size
     most = _BEYOND if bound is None else bound.most
     if value == value and -most <= value <= most:
         return
@@ -110,7 +110,7 @@ def _check_number(name: str, value: float, bound: Bound | None) -> None:
 
 
 def _check_experts(config: Mapping[str, Any]) -> None:
-    """Layers and experts may each be as many as in one model, and not both at once."""
+    """Checks the product of layers and experts, each of which may be within its own bound."""
     sizes = [
         max((config[name] for name in names if type(config.get(name)) is int), default=1)
         for names in (_LAYERS, _EXPERTS)
@@ -124,7 +124,7 @@ def _check_experts(config: Mapping[str, Any]) -> None:
 
 
 def _fields(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
-    """(name, value, depth) of all that the config holds; entries of a list bear its name."""
+    """Yields (name, value, depth) of all values; entries of a list have the list's name."""
     left: list[tuple[str, Any, int]] = [("", config, 0)]
     while left:
         name, value, depth = left.pop()
@@ -140,7 +140,7 @@ def _shown(name: str) -> str:
 
 
 def _number(value: float) -> str:
-    """The number as people read it; one beyond all counting by its power of ten."""
+    """Formats the number; a very large one as a power of ten."""
     if isinstance(value, float) or abs(value) < _BEYOND:
         return f"{value:,}"
     return f"about 10^{int(abs(value).bit_length() * 0.30103)}"
@@ -154,14 +154,14 @@ _MAX_BYTES = 4 * MAX_CHARACTERS + 1
 
 @dataclass(frozen=True)
 class NamedConfig:
-    """A config.json, and what its model is called."""
+    """A config.json, and a label for its model."""
 
     label: str
     config: Mapping[str, Any]
 
 
 def find_config(text: str) -> NamedConfig:
-    """The config that is pasted, in a file or folder, in the catalogue, or on the Hub, tried so.
+    """Finds the config: pasted JSON, catalogue name, file or folder, or Hub id, in this order.
 
     Raises `FtlabError` with what was tried and what to do.
     """
@@ -182,9 +182,9 @@ def find_config(text: str) -> NamedConfig:
 
 
 def find_size(model: str) -> ModelSize:
-    """The size of a model, which names it as `find_config` reads it.
+    """Returns the size of a model, named as for `find_config`.
 
-    Raises `FtlabError` where its config cannot be had.
+    Raises `FtlabError` if its config is not available.
     """
     return size_of_model(model) or size_of(find_config(model).config)
 
@@ -219,7 +219,7 @@ def _from_hub(name: str) -> dict[str, Any]:
             f"The config of '{name}'",
             "Paste its config.json, or choose a model of the catalogue.",
         ):
-            # Asked first, because the download tries six times, for half a minute.
+            # Checked first, because the download retries six times, for half a minute.
             found = get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE), timeout=TIMEOUT_SECONDS)
             if (found.size or 0) > MAX_TEXT_BYTES:
                 raise FtlabError(

@@ -1,15 +1,15 @@
-"""Answers questions, each in a process of its own that is gone with its memory afterwards.
+"""Answers questions to the predictor, each in its own child process, which then exits.
 
 Run as: python -m ftlab.prediction.worker IDLE_SECONDS, with pipes as stdin and stdout
 
-This process imports torch and the predictor, which takes seconds, and answers nothing itself: for
-every question it forks a child, which is as ready as it is. The child is held to the `Limits` of
-its question and ended once nobody waits for its answer. The answer is a prediction as JSON, or the
-`Ending` of a question without one; how lines look is in `ftlab.basics.processes`. The process
-ends when no question came for a while. Simulating patches torch in places and sets its default
-dtype, so nothing else may run here.
+This process imports torch and the predictor, which takes seconds, and answers no questions itself:
+it forks a child with the same imports for every question. The child runs under the `Limits` of its
+question and is killed when nobody waits for its answer. The answer is a prediction as JSON, or an
+`Ending` if there is none; the line format is defined in `ftlab.basics.processes`. The process exits
+when it has been idle for a while. The simulation patches torch and sets its default dtype, so
+nothing else may run here.
 
-Without /proc, as on macOS, the limit of memory is not held; that of computing time is.
+Without /proc, as on macOS, the memory limit is not enforced; the CPU time limit is.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from ftlab.prediction.question import (
 Answer = Callable[[Question], Prediction]
 
 _READ_BYTES = 1 << 16
-_MOST_BYTES = 1 << 20  # of an answer
-_NO_MEMORY, _BROKEN = 3, 4  # how a child exits that has no answer
+_MOST_BYTES = 1 << 20  # maximum size of an answer
+_NO_MEMORY, _BROKEN = 3, 4  # exit codes of a child without an answer
 
 
 def main(arguments: list[str]) -> int:
     answers = os.dup(1)
-    os.dup2(2, 1)  # libraries print as they like
-    os.nice(19)  # a run that is timed on the same cores goes first
+    os.dup2(2, 1)  # libraries may print to stdout
+    os.nice(19)  # a timed run on the same cores has priority
     serve(_predictor(), 0, answers, float(arguments[0]))
     return 0
 
 
 def serve(answer: Answer, questions: int, answers: int, idle_seconds: float) -> None:
-    """Answers what comes in on one open file, on another, until the first is closed or idle."""
+    """Reads from file descriptor `questions`, answers on `answers`, until it is closed or idle."""
     with selectors.DefaultSelector() as ready:
         children: dict[int, _Child] = {}  # by number
         ready.register(questions, selectors.EVENT_READ)
@@ -92,7 +92,7 @@ def serve(answer: Answer, questions: int, answers: int, idle_seconds: float) -> 
 
 @dataclass
 class _Child:
-    """A process that answers one question; `said` is what has come of its answer."""
+    """A process that answers one question; `said` is the part of its answer read so far."""
 
     number: int
     pid: int
@@ -100,13 +100,13 @@ class _Child:
     said: bytearray = field(default_factory=bytearray)
 
     def end(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)  # it is nobody else: its end has not been waited for
+        os.kill(self.pid, signal.SIGKILL)  # the pid is not reused before waitpid
 
 
 def _hear(
     child: _Child, children: dict[int, _Child], ready: selectors.BaseSelector, answers: int
 ) -> None:
-    """Takes what a child says; passes it on once the child is gone."""
+    """Reads from a child; forwards its answer when the child has exited."""
     read = os.read(child.pipe, _READ_BYTES)
     child.said += read
     if len(child.said) > _MOST_BYTES:
@@ -124,7 +124,7 @@ def _hear(
 def _ending(code: int) -> Ending:
     if code == -signal.SIGPROF:
         return "time"
-    if code in (_NO_MEMORY, -signal.SIGKILL):  # the kernel kills where memory runs out
+    if code in (_NO_MEMORY, -signal.SIGKILL):  # SIGKILL: the OOM killer
         return "memory"
     return "broken"
 
@@ -137,7 +137,7 @@ def _start(line: Line, answer: Answer, ours: tuple[int, int]) -> _Child:
         return _Child(line.number, pid, reads)
     code = _BROKEN
     try:
-        for file in (reads, *ours):  # else nobody would see that this worker has gone
+        for file in (reads, *ours):  # else the client would not notice that this worker exited
             os.close(file)
         _hold_to(Limits(line.content["cpu_seconds"], line.content["memory_bytes"]))
         question = load_question(line.content["question"].encode())
@@ -152,10 +152,10 @@ def _start(line: Line, answer: Answer, ours: tuple[int, int]) -> _Child:
 
 
 def _hold_to(limits: Limits) -> None:
-    """From now on this process ends by SIGPROF above the time, and gets no memory above the size.
+    """Limits this process: SIGPROF kills it above the CPU time; allocations above the size fail.
 
-    The kernel counts time in whatever code is running, and no handler is asked. RLIMIT_DATA counts
-    what is private and can be written (`ftlab.training.memory_limit` says why not RLIMIT_AS).
+    The kernel counts the time in any code, and no handler is called. RLIMIT_DATA counts private
+    writable memory (`ftlab.training.memory_limit` explains why it is not RLIMIT_AS).
     """
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     data = status_bytes("VmData")
@@ -165,7 +165,7 @@ def _hold_to(limits: Limits) -> None:
         size, hard = data + limits.memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
         size = size if hard == resource.RLIM_INFINITY else min(size, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    gc.disable()  # the process ends before there is garbage worth a search
+    gc.disable()  # the process exits before garbage collection would pay off
 
 
 def _write(file: int, data: bytes) -> None:
@@ -174,7 +174,7 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _predictor() -> Answer:
-    """Imports the predictor, and what it imports itself at a first question."""
+    """Imports the predictor, and the modules that it imports at the first question."""
     prepare_for_libraries("cpu")
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.filterwarnings("ignore")
@@ -183,7 +183,7 @@ def _predictor() -> Answer:
 
         with patch.object(torch, "compile", _as_it_is):
             from ftlab.prediction.simulation.predict import answer, predict
-        torch.set_num_threads(1)  # a fork takes one thread along
+        torch.set_num_threads(1)  # fork copies only one thread
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -196,7 +196,7 @@ def _predictor() -> Answer:
 
 
 def _small_questions() -> list[Question]:
-    """What takes no time to answer and imports what others would import again and again."""
+    """Returns quick questions that trigger the imports which every child would repeat."""
     known = known_model(BUNDLED_ID)
     assert known is not None
     variants = [Variant(method) for method in ("lora", "qlora")]
@@ -204,8 +204,7 @@ def _small_questions() -> list[Question]:
 
 
 def _as_it_is(function: Any = None, **options: Any) -> Any:
-    """In place of `torch.compile`, which takes half a second for four kernels of bitsandbytes' as
-    that is imported; none of them ever runs here."""
+    """Replaces `torch.compile`: it takes 0.5 s for four unused kernels at bitsandbytes' import."""
     return (lambda later: later) if function is None else function
 
 

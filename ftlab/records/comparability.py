@@ -1,7 +1,7 @@
-"""Whether runs may be held against each other: what must be equal, and what differs.
+"""Whether runs can be compared: what must be equal, and what differs.
 
 Two runs are comparable only if every condition of `CONDITIONS` agrees and neither was disturbed.
-Table, figures, report and card all read this list.
+Table, figures, report and card all use this list.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ if TYPE_CHECKING:
 
 
 SCORED = "scored_examples"
-"""Where a run's environment says how many examples it scored."""
+"""Key in a run's environment for the number of examples that it scored."""
 
 _OWNERS = {"bundled": "task", "file": "file", "hub": "data set"}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """`count` examples of the split are scored. `reason` says why it is not the number asked for;
-    empty where it is."""
+    """`count` examples are scored; `reason` is why fewer than requested, "" if all are scored."""
 
     count: int
     reason: str = ""
 
 
 def measured_split(data: TaskData, settings: TrainingSettings) -> tuple[Example, ...]:
-    """All examples of the split that the settings score."""
+    """All examples of the split that the settings select for scoring."""
     return data.tuning if settings.eval_split == "tuning" else data.held_out
 
 
 def scored_of(request: SweepRequest, data: TaskData, too_long: int = 0) -> Scored:
-    """What a sweep will score; `too_long` of the examples asked for do not fit the length."""
+    """What a sweep will score; `too_long` is how many requested examples exceed the max length."""
     settings = request.settings
     split = EVAL_SPLITS[settings.eval_split]
     there = len(measured_split(data, settings))
@@ -66,7 +65,7 @@ def scored_of(request: SweepRequest, data: TaskData, too_long: int = 0) -> Score
 def scored_words(scored: Scored) -> str:
     """As in "6 examples are scored: the file has 6 held-out examples, not 8."
 
-    Empty where as many are scored as were asked for.
+    Empty if as many are scored as were requested.
     """
     if not scored.reason:
         return ""
@@ -75,7 +74,7 @@ def scored_words(scored: Scored) -> str:
 
 
 def scored_by(run: Run) -> int | None:
-    """How many examples the run scored; `None` of a run that did not come that far."""
+    """How many examples the run scored; `None` for a run that ended before scoring."""
     if run.result is None:
         return None
     known = run.result.environment.get(SCORED)
@@ -84,7 +83,7 @@ def scored_by(run: Run) -> int | None:
     if run.status != "done":
         return None
     asked = run.spec.settings.eval_examples
-    # Older records say it in a note alone, and only where the data had fewer than were asked for.
+    # Older records have it only in a note, and only if fewer were scored than requested.
     if not any("were scored, not" in note or "left out" in note for note in run.result.notes):
         return asked
     try:
@@ -94,7 +93,7 @@ def scored_by(run: Run) -> int | None:
 
 
 Conditions = Mapping[str, str]
-"""Key of a condition -> its value as text; what a record does not say is not in it."""
+"""Key of a condition -> its value as text; values that were not recorded are missing."""
 
 PACKAGES = "packages"
 
@@ -104,11 +103,11 @@ _VALUE_LENGTH = 60
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that runs must share. `read` gives its value as text, "" if it is not recorded.
+    """A property that runs must share. `read` returns its value, empty if it is not recorded.
 
-    `same` says a value that all share. One that depends on the seed (`by_seed`) is compared only
-    between runs of one seed. `follows`: what decides it; where that differs, so does this, and it
-    is not said twice. The values of one that is not `shown` (a hash) mean nothing to people.
+    `same` renders a value that all runs share. A condition that depends on the seed (`by_seed`) is
+    compared only between runs of one seed. `follows` lists the conditions that determine this one;
+    if one differs, this one is not reported too. Values are displayed if `shown` (hashes are not).
     """
 
     key: str
@@ -122,7 +121,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Difference:
-    """A condition in which runs differ: its name, and the values for people, or ""."""
+    """A condition in which runs differ: its name, and the values as text, or ""."""
 
     label: str
     values: str = ""
@@ -133,7 +132,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is compared of a run; `disturbed` is `None` where it is not recorded."""
+    """The compared properties of a run; `disturbed` is `None` if it is not recorded."""
 
     variant: str
     seed: Any
@@ -143,7 +142,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Comparability:
-    """What runs share (in words), what differs, and what is not recorded for all of them."""
+    """What runs share (as text), what differs, and what is not recorded for all of them."""
 
     runs: int = 0
     variants: int = 0
@@ -153,16 +152,16 @@ class Comparability:
 
     @property
     def is_like(self) -> bool:
-        """Whether nothing speaks against comparing the runs; a single run is like itself."""
+        """Whether the runs can be compared; always true for a single run."""
         return self.runs < 2 or not self.unlike
 
     def names(self, most: int = _MOST_NAMES) -> str:
-        """What differs, as in "steps, peft and 2 more"; empty where runs are like for like."""
+        """What differs, as in "steps, peft and 2 more"; empty if the runs can be compared."""
         return "" if self.is_like else some_names([found.label for found in self.unlike], most)
 
     @property
     def verdict(self) -> str:
-        """One line: how many conditions are equal, or which differ."""
+        """One line that tells how many conditions are equal, or which differ."""
         if not self.is_like:
             return f"not like for like: {self.names()}"
         if self.variants == 1:
@@ -178,17 +177,17 @@ class Comparability:
 
     @property
     def values(self) -> str:
-        """As in "steps (30, 60), peft (0.21.2, 0.22.0)"; empty where runs are like for like."""
+        """As in "steps (30, 60), peft (0.21.2, 0.22.0)"; empty if the runs can be compared."""
         return "" if self.is_like else _listed([*map(str, self.unlike)], most=_MOST_DIFFERENCES)
 
     @property
     def sentence(self) -> str:
-        """What a figure says of its runs, if they are not like for like."""
+        """The sentence that figures show if their runs cannot be compared; else ""."""
         return f"Not like for like: {self.values}." if self.values else ""
 
 
 def _recorded(key: str) -> Callable[[Run], Any]:
-    """Reads what the run's environment says of the key."""
+    """Returns a function that reads the key from a run's environment."""
     return lambda run: run.result.environment.get(key) if run.result else None
 
 
@@ -203,7 +202,7 @@ def _packages(run: Run) -> str:
 
 
 def _examples(run: Run) -> str:
-    """As in "64", of the held-out ones that were scored, or "64 tuning"; "" before that."""
+    """As in "64" for held-out examples, or "64 tuning"; "" before scoring."""
     count, split = scored_by(run), run.spec.settings.eval_split
     if count is None:
         return ""
@@ -274,17 +273,17 @@ CONDITIONS: tuple[Condition, ...] = (
     ),
     Condition(PACKAGES, "package versions", _packages, lambda _: "the same package versions"),
 )  # fmt: skip
-"""Every condition, in the order in which they are said."""
+"""Every condition, in display order."""
 
 
 def conditions_of(run: Run) -> dict[str, str]:
-    """What the run's record says of each condition, by its key."""
+    """The run's recorded value of each condition, by key."""
     values = {condition.key: condition.read(run) for condition in CONDITIONS}
     return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
 
 def comparability_of_runs(runs: Iterable[Run]) -> Comparability:
-    """What the runs share and what not. Base runs are none to compare: leave them out."""
+    """What the runs share and where they differ; the caller leaves base runs out."""
     return comparability_of(
         [
             Facts(
@@ -299,7 +298,7 @@ def comparability_of_runs(runs: Iterable[Run]) -> Comparability:
 
 
 def comparability_of_rows(rows: pd.DataFrame) -> Comparability:
-    """The same of rows of the store's table (columns `ROW_KEYS`), imported ones among them."""
+    """The same for rows of the store's table (columns `ROW_KEYS`), including imported ones."""
     columns = (rows[key].tolist() for key in ("variant", "seed", "disturbed", "conditions"))
     found = comparability_of(
         [
@@ -317,11 +316,11 @@ def comparability_of_rows(rows: pd.DataFrame) -> Comparability:
 def comparability_of(runs: Sequence[Facts]) -> Comparability:
     """What the runs share, what differs, and what is not recorded for all of them.
 
-    What a record does not say is unknown, never different.
+    A value that is not recorded counts as unknown, never as different.
     """
     if not runs:
         return Comparability()
-    # Of runs under the very same conditions one is enough: there are few others in a long table.
+    # Remove duplicates: most runs of a long table have identical conditions.
     unique = list({(run.seed, *run.conditions.items()): run for run in runs}.values())
     values = {condition.key: _values(condition, unique) for condition in CONDITIONS}
     unlike = {key for key, groups in values.items() if any(len(group) > 1 for group in groups)}
@@ -350,7 +349,7 @@ def comparability_of(runs: Sequence[Facts]) -> Comparability:
 
 
 def _values(condition: Condition, runs: Sequence[Facts]) -> list[list[str]]:
-    """The recorded values, each once: of all runs together, or of those of each seed."""
+    """The distinct recorded values: of all runs together, or for each seed."""
     groups: dict[Any, dict[str, None]] = {}
     for run in runs:
         value = run.conditions.get(condition.key)
@@ -370,7 +369,7 @@ def _differences(condition: Condition, groups: Sequence[Sequence[str]]) -> list[
 
 
 def _unlike_packages(values: Sequence[str]) -> list[Difference]:
-    """One difference for each package of which there are several versions."""
+    """One difference for each package with several versions."""
     versions: dict[str, dict[str, None]] = {}
     for value in values:
         for package in value.split(", "):
@@ -382,7 +381,7 @@ def _unlike_packages(values: Sequence[str]) -> list[Difference]:
 
 
 def _seeds(runs: Sequence[Facts]) -> str | Difference:
-    """As in "seeds 0 and 1"; different as in "0, 1 of Full fine-tuning and LoRA; 0 of QLoRA"."""
+    """As in "seeds 0 and 1"; a difference as in "0, 1 of Full fine-tuning and LoRA; 0 of QLoRA"."""
     seeds: dict[str, list[str]] = {}
     for run in runs:
         seeds.setdefault(run.variant, []).append(str(run.seed))
@@ -399,7 +398,7 @@ def _seeds(runs: Sequence[Facts]) -> str | Difference:
 
 
 def _disturbed(runs: Sequence[Facts]) -> str | Difference:
-    """ "" where it is not recorded for all of them."""
+    """The disturbed runs; "" if it is not recorded for all runs."""
     disturbed = [f"{run.variant} seed {run.seed}" for run in runs if run.disturbed is True]
     if disturbed:
         return Difference("disturbed runs", _listed(disturbed))

@@ -1,26 +1,26 @@
-"""Whether two variants of a sweep differ in a measure: the one rule of page, report and card.
+"""Decides whether two variants of a sweep differ in a measure; used by page, report and card.
 
-Counted measures (`EXACT`) do not scatter: values that differ are a difference.
+Counted measures (`EXACT`) have no variance: any two different values are a difference.
 
-Times, rates and peak memory scatter between runs of one spec, which differ by the seed alone. A
-ratio of two means over n and m runs is shown where it lies beyond
+Times, rates and peak memory vary between runs of one spec, which differ only in the seed. A ratio
+of two means over n and m runs counts as a difference if it, or its inverse, is larger than
 
     exp(t s sqrt(1 / n + 1 / m))
 
 Here s is the standard deviation of the logarithm within a variant, pooled over the variants of the
-sweep (so on its machine), and t the 97.5 % point of Student's t for its degrees of freedom: the
-least significant difference (Fisher 1935, The Design of Experiments). For two single runs and a
-known s it is the repeatability limit 2.8 s of ISO 5725-6, within which two runs of one spec lie in
-95 of 100 cases. A sweep with fewer than `FEWEST_FREEDOM` degrees of freedom says too little of s;
-it takes that of the recorded sweeps, `RECORDED_SPREAD`.
+sweep (so on its machine), and t is the 97.5 % point of Student's t for its degrees of freedom. This
+is the least significant difference (Fisher 1935, The Design of Experiments). For two single runs
+and a known s it is the repeatability limit 2.8 s of ISO 5725-6: two runs of one spec lie within it
+in 95 of 100 cases. A sweep with fewer than `FEWEST_FREEDOM` degrees of freedom gives no good s;
+the s of the recorded sweeps, `RECORDED_SPREAD`, is used instead.
 
-Scores and losses are compared example by example: shown is a mean difference over the held-out
-examples that both variants answered whose 95 % bootstrap interval excludes zero. Of the tests that
-there were this is the one with the most power: it leaves out how hard each example is, and it says
-something of a single run. Without the examples (results of others, old runs) the seeds decide; of
-single runs nothing is known then.
+Scores and losses are compared example by example. A mean difference over the held-out examples that
+both variants answered counts if its 95 % bootstrap interval excludes zero. This test has the most
+power of those available: it removes the difficulty of each example, and it works for a single run.
+Without the examples (imported results, old runs) the seeds decide; for single runs the outcome is
+then unknown.
 
-In each case variants whose seeds overlap, with two or more seeds each, show no difference.
+In all cases, variants with two or more seeds each whose values overlap show no difference.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def paired_interval(
     """`(mean, low, high)` of the gain `after - before`, paired by example.
 
     A percentile bootstrap over the examples (Efron & Tibshirani 1993, chapter 13) with a fixed
-    seed, so the same numbers give the same interval. `weights` (its tokens, say) make each mean a
-    weighted one. Raises `ValueError` for lists of unlike length or with fewer than two examples.
+    seed, so the same numbers give the same interval. With `weights` (such as the number of tokens)
+    each mean is weighted. Raises `ValueError` for different lengths or fewer than two examples.
     """
     import numpy as np
 
@@ -74,9 +74,9 @@ def paired_interval(
 
 
 def student_quantile(freedom: float) -> float:
-    """The 97.5 % point of Student's t; `freedom` is 4 or more, and infinite for the normal one.
+    """The 97.5 % point of Student's t; `freedom` is 4 or more, or infinite (normal distribution).
 
-    Abramowitz & Stegun 1964, 26.7.5: an expansion in 1 / freedom, right to 0.01 from 4 on.
+    Abramowitz & Stegun 1964, 26.7.5: an expansion in 1 / freedom, accurate to 0.01 from 4 on.
     """
     z = NormalDist().inv_cdf(0.975)
     terms = (
@@ -89,12 +89,12 @@ def student_quantile(freedom: float) -> float:
 
 
 def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """`(low, high)` of a share, within [0, 1]; without a trial every share is possible.
+    """`(low, high)` of a proportion, within [0, 1]; (0, 1) without a trial.
 
     The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical
-    inference", JASA 22, pages 209-212), without continuity correction: the shares p for which
-    |successes / trials - p| <= z sqrt(p (1 - p) / trials). `successes` need not be whole: half a
-    success is a tie. Raises `ValueError` for successes that are not within 0 to `trials`.
+    inference", JASA 22, pages 209-212), without continuity correction: the proportions p for which
+    |successes / trials - p| <= z sqrt(p (1 - p) / trials). `successes` may be fractional: a tie
+    counts as half a success. Raises `ValueError` if `successes` is not within 0 to `trials`.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} of {trials} is no share")
@@ -109,7 +109,7 @@ def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple
 
 
 def binomial_tail(successes: int, trials: int, probability: float) -> float:
-    """The chance of at least so many successes in independent trials of that probability each."""
+    """The probability of at least `successes` in independent trials with that `probability`."""
     return math.fsum(
         math.comb(trials, k) * probability**k * (1 - probability) ** (trials - k)
         for k in range(successes, trials + 1)
@@ -125,7 +125,7 @@ RECORDED_SPREAD = {
     "net_peak_memory_bytes": 0.0141,
     "peak_memory_bytes": 0.0080,
 }
-"""s of each measure that scatters, by `pooled_spread` over the 16 variants with three seeds in
+"""s of each measure that varies, by `pooled_spread` over the 16 variants with three seeds in
 `assets/recorded`, on two cores of a shared machine. Two single runs differ by up to 35 % in
 training time and 4 % in net peak memory."""
 
@@ -135,24 +135,24 @@ RULE = (
     "differ by up to 35 % in time and 4 % in net peak memory); where the 95 % interval of scores "
     "or losses, paired by example, excludes zero; never where seeds overlap"
 )
-"""The rule for people, as in "A difference is ..."."""
+"""The rule as text to show, as in "A difference is ..."."""
 
 FEWEST_FREEDOM = 4
 FEWEST_EXAMPLES = 10
-"""Fewer show no difference: their bootstrap interval is too narrow."""
+"""With fewer examples no difference is claimed: the bootstrap interval is too narrow."""
 
 _PER_EXAMPLE = {"score_after": "score_after", "eval_loss_after": "loss_after"}
-"""Measure of a run -> its value of one example, as `samples.jsonl` has it."""
+"""Measure of a run -> key of the value per example in `samples.jsonl`."""
 
 Outcome = Literal["better", "worse", "even", "unknown"]
 
 _Example = tuple[int, str, str]
-"""Number, prompt and wanted answer: what makes two examples the same."""
+"""Number, prompt and reference answer; two examples are equal if all three are."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """After less before (or one variant less another), paired: mean and 95 % interval."""
+    """After minus before (or one variant minus another), paired: mean and 95 % interval."""
 
     mean: float
     low: float
@@ -161,12 +161,12 @@ class PairedDifference:
 
     @property
     def rises(self) -> bool:
-        """Whether it is shown that the mean is above zero."""
+        """Whether the mean is significantly above zero."""
         return self.examples >= FEWEST_EXAMPLES and self.low > 0
 
     @property
     def falls(self) -> bool:
-        """Whether it is shown that the mean is below zero."""
+        """Whether the mean is significantly below zero."""
         return self.examples >= FEWEST_EXAMPLES and self.high < 0
 
     @property
@@ -181,9 +181,9 @@ class PairedDifference:
 def paired_difference(
     before: Sequence[Any], after: Sequence[Any], tokens: Sequence[int] | None = None
 ) -> PairedDifference | None:
-    """The difference paired by example; `None` where a value is missing, or there are too few.
+    """The difference paired by example; `None` if a value is missing or there are fewer than two.
 
-    With `tokens` (a number an example) it is that of the mean over all tokens.
+    With `tokens` (one count per example) the means are over all tokens.
     """
     if len(before) != len(after) or len(before) < 2:
         return None
@@ -194,9 +194,9 @@ def paired_difference(
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant against another in the measure `key`, means over `runs` and `other_runs` runs.
+    """A variant compared with another in the measure `key`: means of `runs` and `other_runs` runs.
 
-    `shown` is `None` where nothing is known of the spread. `why` says why none is shown.
+    `shown` is `None` if the spread is unknown. `why` is the reason if no difference is shown.
     """
 
     key: str
@@ -209,12 +209,12 @@ class Difference:
 
     @property
     def ratio(self) -> float:
-        """NaN where the other's mean is not above zero."""
+        """`value / other`; NaN if `other` is not above zero."""
         return self.value / self.other if self.other > 0 else math.nan
 
     @property
     def outcome(self) -> Outcome:
-        """What may be claimed of the variant."""
+        """What may be claimed about the variant."""
         if self.shown is None:
             return "unknown"
         if not self.shown:
@@ -223,7 +223,7 @@ class Difference:
 
     @property
     def doubt(self) -> str:
-        """As in "no difference shown (their seeds overlap)"; "" where there is no doubt."""
+        """As in "no difference shown (their seeds overlap)"; "" if there is no doubt."""
         is_doubted = self.shown is False and self.key not in EXACT
         return f"no difference shown ({self.why})" if is_doubted else ""
 
@@ -240,13 +240,13 @@ class Spread:
     freedom: float
 
     def limit(self, runs: int, other_runs: int) -> float:
-        """The ratio (above 1) within which two means over so many runs are not told apart."""
+        """The ratio (above 1) up to which two means over so many runs count as equal."""
         error = self.deviation * math.sqrt(1 / runs + 1 / other_runs)
         return math.exp(student_quantile(self.freedom) * error)
 
 
 def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
-    """The spread within groups of values, each of runs of one spec; values are above zero."""
+    """The spread within groups of values, each from runs of one spec; values are above zero."""
     squares, freedom = 0.0, 0
     for values in groups:
         logs = [math.log(value) for value in values]
@@ -257,7 +257,7 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The value of one run, and its folder; "" of results that others published."""
+    """The value of one run, and its folder; the folder is "" for imported results."""
 
     value: float
     run_dir: str
@@ -265,14 +265,14 @@ class _Measured:
 
 @dataclass(frozen=True)
 class Differences:
-    """Compares the variants of one sweep in the measure `key`; `differences_of` makes it."""
+    """Compares the variants of one sweep in the measure `key`; created by `differences_of`."""
 
     key: str
     runs: Mapping[str, Sequence[_Measured]]
     _read: dict[str, dict[_Example, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def between(self, variant: str, other: str) -> Difference:
-        """The variant against the other; values are NaN where one is not measured."""
+        """The variant compared with the other; a value that was not measured is NaN."""
         own, theirs = self._values(variant), self._values(other)
         if own and theirs:
             shown, why = self._by_values(own, theirs)
@@ -285,7 +285,7 @@ class Differences:
         return Difference(self.key, _mean(own), _mean(theirs), len(own), len(theirs), shown, why)
 
     def paired(self, variant: str, other: str) -> PairedDifference | None:
-        """By held-out example; `None` unless both answered the same ones, and enough of them."""
+        """Paired by held-out example; `None` unless both answered the same ones, and enough."""
         own, theirs = self._examples(variant), self._examples(other)
         if own.keys() != theirs.keys() or len(own) < FEWEST_EXAMPLES:
             return None
@@ -293,7 +293,7 @@ class Differences:
         return paired_difference([theirs[at] for at in places], [own[at] for at in places])
 
     def _by_values(self, own: Sequence[float], theirs: Sequence[float]) -> tuple[bool | None, str]:
-        """Whether a difference is shown by the means and the seeds alone, and why none is."""
+        """Whether means and seeds alone show a difference, and if not, the reason."""
         several = min(len(own), len(theirs)) > 1
         apart = max(own) < min(theirs) or max(theirs) < min(own)
         if self.key in EXACT:
@@ -307,7 +307,7 @@ class Differences:
     def _beyond_repeats(
         self, own: Sequence[float], theirs: Sequence[float]
     ) -> tuple[bool | None, str]:
-        """Whether the means differ by more than runs of one spec do."""
+        """Whether the means differ by more than runs of one spec do, and if not, the reason."""
         if min(_mean(own), _mean(theirs)) <= 0:
             return None, "a mean is not above zero"
         limit = self.spread.limit(len(own), len(theirs))
@@ -320,7 +320,7 @@ class Differences:
 
     @cached_property
     def spread(self) -> Spread:
-        """That of the sweep's own repeats, or where there are too few that of the recordings."""
+        """The spread of the sweep's own repeats, or of the recordings if there are too few."""
         values = [[run.value for run in runs] for runs in self.runs.values()]
         found = pooled_spread(group for group in values if min(group) > 0)
         if found.freedom < FEWEST_FREEDOM:
@@ -331,7 +331,7 @@ class Differences:
         return [run.value for run in self.runs.get(variant, ())]
 
     def _examples(self, variant: str) -> dict[_Example, float]:
-        """By example the mean over the seeds; empty unless all seeds have the same ones."""
+        """The mean over the seeds, by example; empty unless all seeds have the same examples."""
         if variant not in self._read:
             key = _PER_EXAMPLE.get(self.key)
             each = [_examples_of(run.run_dir, key) for run in self.runs.get(variant, ()) if key]
@@ -343,7 +343,7 @@ class Differences:
 
 
 def differences_of(table: pd.DataFrame, key: str) -> Differences:
-    """Of the runs of one sweep that are done and have the measure.
+    """Differences between the runs of one sweep that are done and have the measure.
 
     `table` has the columns of `ROW_KEYS`.
     """
@@ -356,7 +356,7 @@ def differences_of(table: pd.DataFrame, key: str) -> Differences:
 
 
 def _examples_of(run_dir: str, key: str) -> dict[_Example, float]:
-    """Example -> value; empty where a value is missing or the file cannot be read."""
+    """Example -> value; empty if a value is missing or the file cannot be read."""
     if not run_dir:
         return {}
     try:
@@ -379,7 +379,7 @@ def _interval_words(key: str, paired: PairedDifference) -> str:
 
 
 def _counts(runs: int, other_runs: int) -> str:
-    """How many runs there are of each, up to how much they differ by."""
+    """The numbers of runs, as the start of "... differ by up to"."""
     if runs == other_runs == 1:
         return "1 run each; two runs of one spec differ by up to"
     each = f"{runs} runs each" if runs == other_runs else f"{runs} against {other_runs} runs"
@@ -403,7 +403,7 @@ Row = Mapping[str, Any]
 
 
 def mean_of(values: Sequence[Any], weights: Sequence[float] | None = None) -> float | None:
-    """The (weighted) mean; `None` where a value is missing, or there is none."""
+    """The (weighted) mean; `None` if a value is missing or there are no values."""
     if not values or not _all_numbers(values):
         return None
     shares = [1.0] * len(values) if weights is None else weights
@@ -417,10 +417,10 @@ def why_score_fell(
     rows: Sequence[Row],
     learning_rate: float | None,
 ) -> str:
-    """What was seen of a score that lies below the untouched model's by more than its interval.
+    """Explains a score that is significantly below the base model's score.
 
-    `rows` are those of samples.jsonl. Says which answers got worse and how, what the losses did,
-    and what that points to.
+    `rows` are those of samples.jsonl. The text describes which answers got worse and how, how the
+    losses changed, and the likely cause.
     """
     worse = [row for row in rows if row["score_after"] < row["score_before"]]
     better = sum(row["score_after"] > row["score_before"] for row in rows)
@@ -433,7 +433,7 @@ def why_score_fell(
 
 
 def _what_became(worse: Sequence[Row]) -> str:
-    """As in "; of the worse ones 5 are empty"; empty where nothing is common to them."""
+    """As in "; 5 of the worse ones are empty"; "" if most of them have nothing in common."""
     empty = sum(not str(row.get("answer_after") or "").strip() for row in worse)
     verdicts = Counter(str(row.get("verdict_after") or "") for row in worse)
     del verdicts[""]
@@ -478,9 +478,9 @@ def _points_to(
 
 
 def score_against_whole(precision: str, score: PairedDifference | None) -> str:
-    """The sentence on a run whose own base is quantised: what it is compared with.
+    """The sentence that tells what a run with a quantised base is compared with.
 
-    `score`: the change against the base that is not; `None` where the sweep has none.
+    `score` is the change against the unquantised base; `None` if the sweep has no such base run.
     """
     before = f"Before is the untouched model in {precision}, as this run has it."
     if score is None:

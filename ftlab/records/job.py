@@ -1,7 +1,7 @@
-"""A job: work that a process of its own does in a folder, so that it outlives page and app.
+"""A job: work done by a separate process in a folder, so that it survives page and app restarts.
 
-Training runs, merges and prompt grids are jobs. A job's status is never stored: it follows from the
-files and the process table.
+Training runs, merges and prompt grids are jobs. A job's status is never stored: it is derived from
+the files and the process table.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ftlab.basics.processes import boot_id, end_process_group, is_alive, start_t
 from ftlab.records.result import OPEN, FinalStatus, JobResult, Status
 
 JobStatus = Status | Literal["none"]
-"""Of a job; "none": nobody asked for it."""
+"""Status of a job; "none": it was never requested."""
 
 CANCELLED = "Cancelled by the person."
 
 LARGEST_LOG = 32_000_000
 KEPT_OF_LOG = 1_000_000
-"""Bytes: a log that grows above the first is cut down to the second, its last ones."""
+"""In bytes: a log larger than the first is truncated to its last `KEPT_OF_LOG` bytes."""
 
 _FIRST_WORD_SECONDS = 30.0
-"""How long a process may take from its start to its first word, on a busy machine."""
+"""Timeout from the start of a process to its first event, on a busy machine."""
 
 
 class InFolder:
-    """A file or folder of a job, by its name in the job's folder."""
+    """Descriptor that returns the path of a file or folder in the job's folder."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -44,7 +44,7 @@ class InFolder:
 
 
 class Job(ABC):
-    """A folder with the files of a job. Reading never raises for a file that is not there yet."""
+    """A folder with the files of a job. Reading never raises for a file that does not exist yet."""
 
     log_file = InFolder("log.txt")
     """The worker's stdout and stderr."""
@@ -58,11 +58,11 @@ class Job(ABC):
 
     @abstractmethod
     def worker(self) -> tuple[int, float] | None:
-        """The worker's process id and start time, once it has begun."""
+        """The worker's process id and start time; `None` before it has started."""
 
     @abstractmethod
     def waiting_status(self, began: bool) -> JobStatus | None:
-        """The status of a job without result or process; `None` where no process will come."""
+        """The status of a job without result or process; `None` if no process will start."""
 
     def log_tail(self, characters: int = 20_000) -> str:
         with suppress(OSError), open_plain(self.log_file) as file:
@@ -72,11 +72,11 @@ class Job(ABC):
         return ""
 
     def left_overs(self) -> tuple[Path, ...]:
-        """Folders that a worker leaves behind when it is killed."""
+        """Folders that a killed worker leaves behind."""
         return ()
 
     def clear(self) -> None:
-        """Removes what was left half."""
+        """Removes incomplete folders."""
         for path in self.left_overs():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -91,19 +91,19 @@ class Job(ABC):
         waiting = self.waiting_status(began=worker is not None)
         if waiting is not None:
             return waiting
-        late = self.result()  # written between the two looks
+        late = self.result()  # written between the two reads
         return "interrupted" if late is None else late.status
 
 
 class StartedJob(Job):
-    """A job that whoever asks for it starts at once, without the dispatcher."""
+    """A job that the caller starts immediately, without the dispatcher."""
 
     request_file: ClassVar[InFolder]
-    """What was asked, written before the process is started."""
+    """The request, written before the process is started."""
 
     @abstractmethod
     def write_worker(self, pid: int, started: float) -> None:
-        """Writes what `worker` reads."""
+        """Writes the record that `worker` reads."""
 
     @abstractmethod
     def end(self, status: FinalStatus, reason: str = "") -> None:
@@ -111,7 +111,7 @@ class StartedJob(Job):
 
     @property
     def lock(self) -> FileLock:
-        """Held while the job is asked for, begins, or is cancelled: each looks at the status."""
+        """Held while the job is requested, started or cancelled: each of them checks the status."""
         return FileLock(self.folder / "lock")
 
     def waiting_status(self, began: bool) -> JobStatus | None:
@@ -124,7 +124,7 @@ class StartedJob(Job):
 
     @property
     def reason(self) -> str:
-        """Why the job did not get to its end; "" where it did, or is not over."""
+        """Why the job did not finish; "" if it did, or is still open."""
         result = self.result()
         if result is not None:
             return result.reason
@@ -133,8 +133,7 @@ class StartedJob(Job):
         return ""
 
     def begin(self) -> bool:
-        """Says that this process does the job; `False` if it is over, another process does it, or
-        nobody asked for it."""
+        """Makes this process the worker; `False` if the job ended, has one or was not requested."""
         with holding(self.lock):
             if self.result() or self.worker() or not self.request_file.exists():
                 return False
@@ -142,7 +141,7 @@ class StartedJob(Job):
             return True
 
     def cancel(self) -> None:
-        """Ends the worker within seconds; nothing happens if the job has ended.
+        """Stops the worker within seconds; does nothing if the job has ended.
 
         Raises `FtlabError` if the folder cannot be written.
         """
@@ -157,23 +156,23 @@ class StartedJob(Job):
             ) from None
 
     def give_up(self, status: FinalStatus, reason: str) -> None:
-        """Ends the job for that reason, unless it has ended, and removes what was left half."""
+        """Ends the job with that reason, unless it has ended, and removes incomplete folders."""
         self.clear()
         if self.result() is None:
             self.end(status, reason)
 
     def stop(self) -> None:
-        """Ends the worker, if there is one, with all that it started."""
+        """Kills the worker, if there is one, and its child processes."""
         worker = self.worker()
         if worker is not None and is_alive(*worker):
             end_process_group(worker[0], None)
 
 
 def worker_of(line: Any) -> tuple[int, float] | None:
-    """Process id and start time of the line with which a worker began; `None` for a damaged one.
+    """Process id and start time from a worker's first line; `None` for an invalid line.
 
-    `None` also for one that began before the machine was started anew: another process may have its
-    number and, as both are counted from the boot, even its start time.
+    Also `None` for a worker that started before the last reboot: another process may have the same
+    id and, because start times count from the boot, even the same start time.
     """
     try:
         if line.get("boot") not in (None, boot_id()):
@@ -184,8 +183,7 @@ def worker_of(line: Any) -> tuple[int, float] | None:
 
 
 def age_seconds(file: Path) -> float | None:
-    """How long ago the file was written, above 0 also where the clock was set back; `None`: no
-    such file."""
+    """Seconds since the file was written, never negative (clock set back); `None` if no file."""
     try:
         return abs(time.time() - file.stat().st_mtime)
     except OSError:
@@ -193,9 +191,9 @@ def age_seconds(file: Path) -> float | None:
 
 
 def bound_log(log: Path, largest: int = LARGEST_LOG, kept: int = KEPT_OF_LOG) -> None:
-    """Cuts a log that is too large while its worker writes on: it appends, wherever the end is.
+    """Truncates a log that is too large while its worker keeps writing (in append mode).
 
-    What the worker says within the cut may be lost; never raises for a log that cannot be cut.
+    Output written during the truncation may be lost. Never raises `OSError`.
     """
     try:
         if log.stat().st_size <= largest:

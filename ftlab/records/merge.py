@@ -1,12 +1,12 @@
-"""The record of a run's merge into its base, and the only place where its files are named.
+"""The record of merging a run's adapter into its base. Only this module defines its file names.
 
 merged/              the merged model: safetensors, config and tokenizer
-merged.json          its numbers, written when the model is whole
-.merge/request.json  where the model is to be saved
+merged.json          its numbers, written when the model is complete
+.merge/request.json  where to save the model
 .merge/events.jsonl  the process, its phases and its end
 .merge/log.txt       its stdout and stderr
 
-All of it lies in the run directory, so it goes when the run is deleted.
+All files are in the run directory, so they are deleted with the run.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _PHASES = {
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """What a merge gave, beside what the run had measured before.
+    """The measurements of a merged model, next to those of the run before merging.
 
-    Losses in nats a token, scores in [0, 1], both on the run's own held-out examples; `None` where
-    they could not be had, and `note` then says why. `score_gain` is the mean of after minus before
-    with its 95 % interval, paired by example. `seconds` is from loading to the end, `bytes` the
-    size of the saved folder, `at` seconds since the epoch.
+    Losses in nats per token, scores in [0, 1], both on the run's own held-out examples; `None` if
+    they could not be measured, and `note` then gives the reason. `score_gain` is the mean of after
+    minus before with its 95 % interval, paired by example. `seconds` is from loading to the end,
+    `bytes` the size of the saved folder, `at` seconds since the epoch.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -84,7 +84,7 @@ class MergeDirectory(StartedJob):
 
     @property
     def target(self) -> Path:
-        """Where the merged model is, or is to be, saved."""
+        """Where the merged model is, or will be, saved."""
         try:
             asked = json.loads(read_plain(self.request_file, MAX_RECORD_BYTES))["target"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -93,7 +93,7 @@ class MergeDirectory(StartedJob):
 
     @property
     def partial(self) -> Path:
-        """Where it is written before it appears whole."""
+        """Where the model is written before it is renamed to `target`."""
         return self.target.with_name(f".{self.target.name}.partial")
 
     def left_overs(self) -> tuple[Path, ...]:
@@ -104,7 +104,7 @@ class MergeDirectory(StartedJob):
         write_atomically(self.request_file, json.dumps({"target": str(target)}).encode())
 
     def report(self, event: dict[str, Any]) -> None:
-        """Appends an event, whole and at once."""
+        """Appends an event immediately."""
         with LineWriter(self.events_file) as file:
             file.append(event | {"at": round(time.time(), 3)})
 
@@ -126,7 +126,7 @@ class MergeDirectory(StartedJob):
         return worker_of(starts[0]) if starts else None
 
     def progress(self) -> str:
-        """What an open merge is at, as in "evaluating, 12 of 64"."""
+        """The current step of an open merge, as in "evaluating, 12 of 64"."""
         events = self._events()
         phases = [str(event["phase"]) for event in events if event.get("event") == "phase"]
         if not phases:
@@ -140,7 +140,7 @@ class MergeDirectory(StartedJob):
         write_atomically(self.record_file, _RECORD.dump_json(record, indent=2))
 
     def record(self) -> MergeRecord | None:
-        """Raises `FtlabError` for a record that cannot be read."""
+        """The merge record, or `None`; raises `FtlabError` if it cannot be read."""
         return read_record(_RECORD, self.record_file)
 
     def _events(self) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def check_not_merging(run: RunDirectory) -> None:
 
 
 def record_words(record: MergeRecord) -> list[str]:
-    """Score and loss before and after merging, what the model is, and what is to be said."""
+    """Sentences on score and loss before and after merging, on the model, and the note."""
     words = []
     if record.score_after_merge is not None:
         words.append(

@@ -1,8 +1,8 @@
-"""How far an open run is, read from its metrics; and curves of a bounded number of points.
+"""The progress of an open run, read from its metrics; and curves with a bounded number of points.
 
-For a curve the steps are cut into buckets of equal width. Each keeps its lowest and its highest
-point, which is what a line through all of them would fill on the screen. When there are too many
-buckets, each two neighbours become one.
+A curve divides the steps into buckets of equal width. Each bucket keeps its lowest and its highest
+point, which covers the same area on the screen as a line through all points. When there are too
+many buckets, each pair of neighbours is merged.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ftlab.records.run import MAX_LINES_BYTES
 from ftlab.records.store import Run
 
 MOST_BUCKETS = 300
-"""Twice as many points at most: about one a pixel of the page's figures."""
+"""At most twice as many points: about one per pixel of the page's figures."""
 
 Point = tuple[int, float]
 
 
 class ThinCurve:
-    """Takes the points of a run one by one, in the order of its steps.
+    """Collects the points of a run one by one, in the order of its steps.
 
-    The first and the last point are always kept. A step that comes again takes the place of the
-    first one and of all after it: a run that was resumed did these steps anew.
+    The first and the last point are always kept. A repeated step replaces its first occurrence and
+    all later points, because a resumed run does these steps again.
     """
 
     def __init__(self, most_buckets: int = MOST_BUCKETS) -> None:
@@ -56,10 +56,10 @@ class ThinCurve:
             self._merge()
 
     def points(self, whole: bool = True) -> tuple[Point, ...]:
-        """What is kept, by step: at most two points a bucket, one more for a gap, and both ends.
+        """The kept points by step: two per bucket at most, one more for a gap, and both ends.
 
-        Not `whole`: without the bucket that is still being filled, if it is wider than a step, so
-        that what is drawn of a long run changes once a bucket and not at every step.
+        If not `whole`, the bucket that is still being filled is left out if it is wider than one
+        step, so that the figure of a long run changes once per bucket and not at every step.
         """
         kept = {point[0]: point for bucket in self._buckets.values() for point in bucket.points()}
         for end in (self._first, self._last):
@@ -87,7 +87,7 @@ class ThinCurve:
 
 
 class _Bucket:
-    """The lowest and the highest point of some neighbouring steps, and one that is no number."""
+    """The lowest and the highest point of neighbouring steps, and the first non-finite one."""
 
     __slots__ = ("gap", "high", "low")
 
@@ -110,10 +110,10 @@ class _Bucket:
 
 
 MOST_FOLLOWED = 200
-"""Runs whose place in their metrics is remembered; each takes about 0.1 MB."""
+"""Number of runs whose read position in the metrics is cached; each takes about 0.1 MB."""
 
-_RECENT_STEPS = 10  # whose median is how long a step takes
-_RECENT_REPORTS = 40  # of a download, about 20 s, whose mean is how fast it is
+_RECENT_STEPS = 10  # the median of these is the step time
+_RECENT_REPORTS = 40  # download reports, about 20 s; their mean is the download speed
 
 PHASE_LABELS = {
     "": "queued",
@@ -129,9 +129,9 @@ PHASE_LABELS = {
 
 @dataclass(frozen=True)
 class Download:
-    """Of the base model: bytes `done` of `total`, and the seconds until all are there.
+    """The base model's download: `done` of `total` bytes, and the estimated remaining seconds.
 
-    `eta_seconds` is `None` where nothing has come in lately.
+    `eta_seconds` is `None` if no bytes arrived recently.
     """
 
     done: int
@@ -151,10 +151,10 @@ class Download:
 
 @dataclass(frozen=True)
 class Progress:
-    """One run's way: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: not known yet).
+    """One run's progress: `fraction` in [0, 1], `eta_seconds` until it ends (`None`: unknown).
 
-    `losses` are (step, nats a token), thinned to a bounded number as `ThinCurve` says. `download`
-    is there while the base model is fetched, which is no part of the two: the run has not begun.
+    `losses` are (step, nats per token), reduced to a bounded number by `ThinCurve`. `download` is
+    set while the base model is downloaded; `fraction` and `eta_seconds` do not include it.
     """
 
     phase: str
@@ -173,26 +173,26 @@ class Progress:
 
     @property
     def left_seconds(self) -> float | None:
-        """Until the download ends where there is one, else until the run does."""
+        """Seconds until the download ends if there is one, else until the run ends."""
         return self.eta_seconds if self.download is None else self.download.eta_seconds
 
 
 def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
-    """The run's way so far; `evaluation_seconds` is what evaluation took in a like run."""
+    """The run's progress; `evaluation_seconds` is the evaluation time of a similar run."""
     way = _Way()
     MetricsTail(run.directory.metrics_file).read_into(way)
     return way.progress(run, evaluation_seconds)
 
 
 class ProgressBook:
-    """Remembers how far each run's metrics were read, for a page that asks every two seconds."""
+    """Caches how far each run's metrics were read, for a page that polls every two seconds."""
 
     def __init__(self, most: int = MOST_FOLLOWED) -> None:
         self._followed: Recent[Path, tuple[MetricsTail, _Way]] = Recent(most)
         self._turn = threading.Lock()
 
     def read(self, run: Run, evaluation_seconds: float | None = None) -> Progress:
-        """As `read_progress`; only lines that were appended since are parsed."""
+        """Like `read_progress`, but parses only the lines appended since the last call."""
         path = run.directory.metrics_file
         with self._turn:
             tail, way = self._followed.get(path) or (MetricsTail(path), _Way())
@@ -204,7 +204,7 @@ class ProgressBook:
 
 
 class MetricsTail:
-    """A file of JSON lines that only grows; a torn last line waits for its end."""
+    """Reads an append-only JSON Lines file; an incomplete last line is read once it is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -212,7 +212,7 @@ class MetricsTail:
         self._file_id: tuple[int, int] | None = None
 
     def was_replaced(self) -> bool:
-        """Whether the file is another one than was read, or has become shorter."""
+        """Whether the file was replaced by another one, or has become shorter."""
         if self._file_id is None:
             return False
         try:
@@ -222,7 +222,7 @@ class MetricsTail:
         return (stamp.st_dev, stamp.st_ino) != self._file_id or stamp.st_size < self._offset
 
     def read_into(self, way: _Way) -> None:
-        """Gives every whole line since the last time to the way."""
+        """Passes every complete line since the last call to `way`."""
         try:
             with open_plain(self._path) as file:
                 stamp = os.fstat(file.fileno())
@@ -246,7 +246,7 @@ class MetricsTail:
 
 @dataclass
 class _Way:
-    """What is kept of the events so far."""
+    """The state accumulated from the events so far."""
 
     began: bool = False
     phase: str = ""
@@ -254,9 +254,9 @@ class _Way:
     loss: float | None = None
     elapsed: float = 0.0
     evaluation_began: float | None = None
-    evaluated: tuple[int, int, float] | None = None  # examples done, of how many, when
+    evaluated: tuple[int, int, float] | None = None  # examples done, total, elapsed time
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
-    downloads: deque[tuple[float, int, int]] = field(  # when, bytes done, of how many
+    downloads: deque[tuple[float, int, int]] = field(  # elapsed time, bytes done, total
         default_factory=lambda: deque(maxlen=_RECENT_REPORTS)
     )
     curve: ThinCurve = field(default_factory=ThinCurve)
@@ -302,7 +302,7 @@ class _Way:
         return Download(done, total, (total - done) / rate if rate > 0 else None)
 
     def _fraction(self, total: int, finished: bool) -> float:
-        """Training fills the first 80 %, evaluation the rest; a base run is evaluation alone."""
+        """Training is the first 80 %, evaluation the rest; a base run is evaluation only."""
         if finished:
             return 1.0
         evaluated = self.evaluated[0] / max(1, self.evaluated[1]) if self.evaluated else 0.0
@@ -322,7 +322,7 @@ class _Way:
 
 
 def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
-    """Seconds until the last run of the sweep ends, from the runs that ended; `None`: unknown."""
+    """Seconds until the sweep's last run ends, estimated from finished runs; `None`: unknown."""
     ended = [
         run.result.measures.total_seconds
         for run in runs

@@ -1,9 +1,9 @@
-"""Results that others published, imported to be looked at beside one's own; never compared with.
+"""Imported third-party results: shown next to the user's own runs, but never compared with them.
 
-They are result files of huggingface/peft, `method_comparison`, or rows of a CSV of them; what their
-numbers mean is read from that project's own scripts (`MetaMathQA/run.py` and `utils.py`;
-Apache-2.0). Each result lies as one file of that format in `published/` in the runs folder. They
-are sweeps of their own, with ids that no sweep of ours can have.
+The sources are result files of huggingface/peft, `method_comparison`, or rows of a CSV of them. The
+meaning of the numbers follows that project's own scripts (`MetaMathQA/run.py` and `utils.py`;
+Apache-2.0). Each result is stored as one file of that format in `published/` in the runs folder.
+They form separate sweeps, with ids that ftlab's own sweeps cannot have.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ftlab.records.run import check_writable, write_atomically
 from ftlab.records.table import ROW_KEYS
 
 MAX_BYTES = 5_000_000
-"""The largest file that is read; a result file has about 15 kB."""
+"""Maximum file size; a result file has about 15 kB."""
 _MAX_ROWS = 2000
 _SUFFIXES = (".json", ".csv")
 _PACKAGES = ("peft", "transformers", "torch")
 MEMORY_KIND = "imported: CUDA reserved, train and evaluation"
 _DUMMY_FILE_SIZE = 99_999_999
-"""What their script writes where the adapter could not be saved."""
+"""The value that their script writes if the adapter could not be saved."""
 
 
 # ---------------------------------------------------------------- the format
@@ -57,7 +57,7 @@ Share = Annotated[float, Field(allow_inf_nan=False, ge=-1, le=1)]
 
 
 class _Part(BaseModel):
-    """Types are strict and keys that are not needed are ignored: the file comes from anywhere."""
+    """Types are strict and unknown keys are ignored, because the file is untrusted."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, protected_namespaces=())
 
@@ -86,7 +86,7 @@ class _RunInfo(_Part):
 
 
 class _Point(_Part):
-    """One row of their log: every `eval_steps` steps, and once after the test."""
+    """One row of their log, written every `eval_steps` steps and once after the test."""
 
     step: Count
     train_loss: Real | None = Field(None, alias="train loss")
@@ -130,7 +130,7 @@ _STATUS: dict[str, Status] = {"success": "done", "failed": "failed", "canceled":
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """`score` and `side` name the fields of `_Point` with its score and its side effect."""
+    """`score` and `side` are the `_Point` fields of the benchmark's score and side effect."""
 
     task: str
     metric: str
@@ -156,10 +156,10 @@ _IMAGE = _Benchmark(
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """One result of others. `sweep_id` is shared by results of one benchmark, model and device.
+    """One imported result. Results of one benchmark, model and device share a `sweep_id`.
 
-    `values` has the keys of `ROW_KEYS`, `None` where nothing was published. `losses` are pairs of
-    step and mean loss; `facts` pairs of name and text, for people.
+    `values` has the keys of `ROW_KEYS`, `None` if a value was not published. `losses` are pairs of
+    step and mean loss; `facts` are pairs of name and text to show.
     """
 
     run_id: str
@@ -173,7 +173,7 @@ class PublishedRun:
 
 
 def parse_result(data: bytes, name: str) -> PublishedRun:
-    """Reads one result file; raises `FtlabError` that names the file and its first wrong field."""
+    """Parses one result file; raises `FtlabError` with the file name and the first wrong field."""
     document = parse_json(_DOCUMENT, data, name)
     run, train = document.run_info, document.train_info
     settings, points = run.train_config, train.metrics
@@ -227,7 +227,7 @@ def parse_result(data: bytes, name: str) -> PublishedRun:
 
 
 def _fingerprint(document: _Document, scores: Sequence[float]) -> str:
-    """The same for the same measurement, in whichever form it was published."""
+    """A hash that is the same for the same measurement, whether from JSON or CSV."""
     run, train = document.run_info, document.train_info
     measured = [
         run.experiment_name, run.train_config.model_id, document.meta_info.system_info.accelerator,
@@ -238,7 +238,7 @@ def _fingerprint(document: _Document, scores: Sequence[float]) -> str:
 
 
 def _facts(document: _Document, benchmark: _Benchmark) -> Iterator[tuple[str, str]]:
-    """What a person needs to judge the numbers; what was not published is left out."""
+    """Facts that explain the numbers; unpublished ones are left out."""
     run, train, meta = document.run_info, document.train_info, document.meta_info
     settings = run.train_config
     side, steps = _numbers(train.metrics, benchmark.side), _numbers(train.metrics, "train_time")
@@ -301,16 +301,16 @@ def _number(value: Any) -> float | None:
 
 
 def _seconds(created_at: str | None) -> float | None:
-    """Seconds since the epoch of an ISO 8601 date."""
+    """Converts an ISO 8601 date to seconds since the epoch."""
     try:
         return datetime.fromisoformat(created_at or "").timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 
 
-# ---------------------------------------------------------------- its method, in our words
+# ---------------------------------------------------------------- mapping to ftlab's methods
 
-# What a LoRA may set and still be plain LoRA: where it sits, how wide it is, how it is scaled.
+# Settings that keep a LoRA plain LoRA: target layers, rank and scaling.
 _PLAIN_LORA = frozenset({
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
     "inference_mode", "r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout",
@@ -324,9 +324,9 @@ _BITS: dict[str, BasePrecision] = {"int4": "nf4", "int8": "int8"}
 
 
 def method_of(config: Mapping[str, Any] | None, dtype: str, optimizer: str) -> str:
-    """Our id of the method where it is the very same, else a lower-case one of its own.
+    """ftlab's method id if the method is identical, else a separate lower-case id.
 
-    LoRA with a feature of its own (DoRA, rsLoRA, a special start or optimizer) is not LoRA here.
+    LoRA with an extra feature (DoRA, rsLoRA, special initialisation or optimizer) is not LoRA here.
     """
     if config is None:
         return "full"
@@ -358,7 +358,7 @@ def _lora_kind(config: Mapping[str, Any], optimizer: str) -> str:
 
 
 def _other(name: str) -> str:
-    """An id for what is none of our methods, and is not named like one of them either."""
+    """An id for a method that ftlab does not have; never equal to an ftlab method id."""
     made = _slug(name, 30) or "adapter"
     return f"{made}-variant" if made in (BASE_METHOD, *METHODS) else made
 
@@ -374,7 +374,7 @@ def _label(experiment: str, model: str, method: str) -> str:
 
 
 def _hyperparameters(config: Mapping[str, Any]) -> str:
-    """The few settings that say how large an adapter is, as in "r 32, alpha 64"."""
+    """The settings that determine the adapter's size, as in "r 32, alpha 64"."""
     sizes = {label: config.get(name) for name, label in _SIZES.items()}
     parts = [
         f"{label} {value}"
@@ -390,7 +390,7 @@ def _hyperparameters(config: Mapping[str, Any]) -> str:
 
 
 def _slug(text: str, most: int) -> str:
-    """Lower-case letters, digits, - and _ alone; empty where the text has none."""
+    """The text reduced to lower-case letters, digits, - and _; may be empty."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower())[:most].strip("-_")
 
 
@@ -401,15 +401,15 @@ _COLUMNS = (
     "num_trainable_params", "num_total_params", "file_size", "accelerator_memory_max",
     "train_time", "test_accuracy", "accelerator", "peft_config",
 )  # fmt: skip
-"""What a CSV needs, as `peft_metamathqa.csv` has it: one row a result file."""
+"""Required CSV columns, as in `peft_metamathqa.csv`: one row per result file."""
 _TEXTS = ("name", "peft_type", "model_id", "dtype", "optimizer_type")
 
 
 def documents_of(data: bytes, name: str) -> list[tuple[str, bytes]]:
     """(name of the row, its document as JSON) for each row of a CSV.
 
-    Raises `FtlabError` for a file that has other columns or cannot be read as CSV. A cell that is
-    no number stays text, so that reading the document says which one is wrong.
+    Raises `FtlabError` for missing columns or invalid CSV. A cell that is not a number stays text,
+    so that parsing the document reports the wrong field.
     """
     try:
         reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig")))
@@ -431,7 +431,7 @@ def documents_of(data: bytes, name: str) -> list[tuple[str, bytes]]:
 
 
 def _document(row: Mapping[str, str | None]) -> dict[str, Any]:
-    """The columns are named like the fields, whichever part of the document these are in."""
+    """Columns have the names of the fields, in whichever part of the document these are."""
     cells = {
         column: text if column in _TEXTS else _value(text)
         for column, text in row.items()
@@ -463,14 +463,14 @@ def _value(text: str) -> Any:
         return text
 
 
-# ---------------------------------------------------------------- those of a runs folder
+# ---------------------------------------------------------------- imports in a runs folder
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came of an import: run ids that are new, those that were there, and files refused.
+    """The outcome of an import: new run ids, run ids that existed already, and rejected files.
 
-    `refused` are pairs of file name and sentence.
+    `refused` are pairs of file name and error message.
     """
 
     imported: tuple[str, ...] = ()
@@ -489,15 +489,15 @@ class ImportReport:
 
 
 def published_folder(runs_folder: Path) -> Path:
-    """Where the imported results of a runs folder lie; it may not exist yet."""
+    """The folder of imported results in a runs folder; it may not exist yet."""
     return runs_folder / "published"
 
 
 def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport:
     """Imports result files, CSV files of them, and folders of both.
 
-    A file that is none, or has a wrong value, is refused in a sentence and nothing of it is kept.
-    Raises `FtlabError` only where the runs folder cannot be written.
+    An invalid file is rejected with an error message, and nothing of it is kept. Raises
+    `FtlabError` only if the runs folder cannot be written.
     """
     check_writable(runs_folder)
     imported: list[str] = []
@@ -521,9 +521,9 @@ def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport
 
 
 def remove_published(runs_folder: Path, run_ids: Iterable[str]) -> int:
-    """Takes imported results away again and says how many there were.
+    """Deletes imported results and returns how many were deleted.
 
-    Raises `FtlabError` if one cannot be removed. Ids of anything else are passed over.
+    Raises `FtlabError` if one cannot be deleted. Other ids are ignored.
     """
     check_writable(runs_folder)
     wanted, removed = set(run_ids), 0
@@ -538,9 +538,9 @@ def remove_published(runs_folder: Path, run_ids: Iterable[str]) -> int:
 
 
 def read_published(runs_folder: Path) -> tuple[list[PublishedRun], list[tuple[str, str]]]:
-    """The imported results of a runs folder, and (name, reason) of each file that is not one.
+    """The imported results of a runs folder, and (name, reason) of each invalid file.
 
-    A file that has not changed costs a look at its date.
+    Results are cached by modification time and size.
     """
     runs: dict[str, PublishedRun] = {}
     broken = []
@@ -553,7 +553,7 @@ def read_published(runs_folder: Path) -> tuple[list[PublishedRun], list[tuple[st
 
 
 def _told_apart(runs: list[PublishedRun]) -> list[PublishedRun]:
-    """Results of one sweep that would be named alike get the end of their id behind the name."""
+    """Appends the end of the run id to variant names that are not unique within a sweep."""
     named = Counter((run.sweep_id, run.values["variant"]) for run in runs)
     return [
         run
@@ -566,7 +566,7 @@ def _told_apart(runs: list[PublishedRun]) -> list[PublishedRun]:
 
 
 def _stored(folder: Path) -> Iterator[tuple[Path, PublishedRun | str]]:
-    """Each file of the folder with its result, or the sentence that says why it has none."""
+    """Each file of the folder with its result, or with the error message."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -577,13 +577,13 @@ def _stored(folder: Path) -> Iterator[tuple[Path, PublishedRun | str]]:
         try:
             stat = entry.stat()
         except OSError:
-            continue  # it has just gone
+            continue  # it was just deleted
         yield Path(entry.path), _read(entry.path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4096)
 def _read(path: str, changed_at: int, size: int) -> PublishedRun | str:
-    """`changed_at` and `size` tell one content of a path from the next."""
+    """`changed_at` and `size` are part of the cache key, so that a changed file is read again."""
     try:
         data = read_plain(Path(path), MAX_BYTES, follow_link=True)
         return parse_result(data, Path(path).name)
@@ -615,7 +615,7 @@ def _documents(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[str
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or the result files in a folder: in it, else in its `results` folders."""
+    """The file itself, or the result files in a folder, else in its `results` folders."""
     if not path.is_dir():
         return [path]
     for pattern in ("*", "results/*", "*/results/*"):

@@ -1,10 +1,9 @@
-"""A finished sweep as a recording that ships with ftlab: its records, and where they come from.
+"""Exports a finished sweep as a recording that ships with ftlab: its records and provenance.
 
 <folder>/<sweep id>/provenance.json   the command, versions, machine, and a SHA-256 of each file
 <folder>/<sweep id>/<run id>/         spec.json, result.json, metrics.jsonl, samples.jsonl
 
-Numbers, losses and answers are as they were measured. Weights and logs stay behind, and so does
-what would only tell of the machine's inside.
+Numbers, losses and answers are unchanged. Weights, logs and machine-internal details are left out.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from ftlab.tasks.reference import TaskReference
 
 PROVENANCE_FILE = "provenance.json"
 MAX_BYTES = 3_000_000
-"""What one recording may take: it is cloned with ftlab by everyone. Twelve methods with three seeds
-each and 64 answers a run are 2 MB; git keeps them in a fraction of that."""
+"""Maximum size of one recording, because everyone who clones ftlab gets it. Twelve methods with
+three seeds each and 64 answers per run are 2 MB; git stores them in a fraction of that."""
 
 LEFT_OUT = (
     "The trained weights and the logs.",
@@ -46,7 +45,7 @@ _Subject = tuple[frozenset[str], frozenset[TaskReference], frozenset[str]]
 
 _LOCAL_FACTS = ("platform",)
 _LOCAL_KEYS = ("pid", "process_started")
-# `/a/b` and `C:\a`, but not the middle of a web address or of a fraction.
+# `/a/b` and `C:\a`, but not the middle of a URL or of a fraction.
 _MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.+~-]+/[\w.+~/-]+|\b[A-Za-z]:\\\\?[\w.+-]+")
 
 
@@ -54,10 +53,10 @@ _MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.+~-]+/[\w.+~/-]+|\b[A-Za-z]:\\\\
 class Provenance:
     """Where a recording comes from.
 
-    `command` measures it anew. `commit` is the code's, if it was known. Times are dates in UTC,
-    ISO 8601. `disturbed` names the runs beside which other processes took a share of the cores.
-    `left_out` says in sentences what was not kept; `files` is the SHA-256 of each file by its path
-    below the recording's folder.
+    `command` reproduces the measurement. `commit` is the code's commit, if known. Times are UTC,
+    ISO 8601. `disturbed` lists the runs during which other processes used part of the cores.
+    `left_out` lists in sentences what was not kept; `files` maps each path below the recording's
+    folder to its SHA-256.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -82,7 +81,7 @@ _PROVENANCE = TypeAdapter(Provenance)
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """The provenance of the recording in that folder, which is named by its sweep.
+    """The provenance of the recording in that folder, which is named after its sweep.
 
     Raises `FtlabError` if it is missing or cannot be read.
     """
@@ -96,7 +95,7 @@ def read_provenance(folder: Path) -> Provenance:
 
 
 def newest_sweep(runs_folder: Path) -> str:
-    """The id of the sweep that was queued last; raises `FtlabError` if there is none."""
+    """The id of the most recently queued sweep; raises `FtlabError` if there is none."""
     runs = RunStore(runs_folder).runs()
     if not runs:
         raise FtlabError(f"There is no sweep in {runs_folder}; name its folder with --runs-dir.")
@@ -111,12 +110,11 @@ def record_sweep(
     commit: str | None = None,
     replace: bool = False,
 ) -> Path:
-    """Copies the records of a finished sweep to `target`/<sweep id>, and gives that folder back.
+    """Copies the records of a finished sweep to `target`/<sweep id>, and returns that folder.
 
-    `replace` takes the recordings in `target` away that measured the same: model, task and methods.
-    Raises `FtlabError` for a
-    sweep that is unknown, recorded already or not wholly done, for records that name folders of
-    this machine, and for more than `MAX_BYTES`; nothing has changed then.
+    `replace` deletes recordings in `target` of the same model, task and methods. Raises
+    `FtlabError` for a sweep that is unknown, already recorded or not completely done, for records
+    that contain local paths, and for more than `MAX_BYTES`; nothing is changed then.
     """
     runs = _finished(RunStore(runs_folder), sweep_id)
     folder = target / sweep_id
@@ -156,7 +154,7 @@ def _finished(store: RunStore, sweep_id: str) -> list[Run]:
 
 
 def _shipped_files(run: Run) -> dict[str, bytes]:
-    """What is kept of a run, by file name."""
+    """The exported files of a run: file name -> content."""
     assert run.result is not None
     environment = {
         name: value for name, value in run.result.environment.items() if name not in _LOCAL_FACTS
@@ -179,7 +177,7 @@ def _metrics(directory: RunDirectory) -> bytes:
 
 
 def machine_path(text: str) -> str | None:
-    """The first path of a machine's own folders that the text names."""
+    """The first local absolute path in the text, or `None`."""
     found = _MACHINE_PATH.search(text)
     return found.group() if found else None
 
@@ -230,7 +228,7 @@ def _date(seconds: float) -> str:
 
 
 def _recordings_of(target: Path, subject: _Subject) -> list[Path]:
-    """The recordings in that folder that measured this."""
+    """The recordings in `target` with that subject."""
     folders = [path.parent for path in target.glob(f"*/{PROVENANCE_FILE}")]
     return [
         folder
@@ -240,7 +238,7 @@ def _recordings_of(target: Path, subject: _Subject) -> list[Path]:
 
 
 def _subject(specs: Sequence[RunSpec]) -> _Subject:
-    """What a sweep measures, whatever its settings: models, tasks and methods."""
+    """What a sweep measures, regardless of settings: models, tasks and methods."""
     return (
         frozenset(spec.model for spec in specs),
         frozenset(spec.task for spec in specs),
@@ -249,7 +247,7 @@ def _subject(specs: Sequence[RunSpec]) -> _Subject:
 
 
 def _write(files: dict[str, bytes], folder: Path, old: Sequence[Path]) -> None:
-    """The folder appears whole, or not at all; the `old` ones are gone then."""
+    """Creates the folder atomically, after deleting the `old` ones."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent.parent, prefix=".recording-") as work:
         made = Path(work) / folder.name

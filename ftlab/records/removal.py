@@ -1,4 +1,4 @@
-"""Deleting runs for good, with all that lies in their folders."""
+"""Deletes runs permanently, with everything in their folders."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ftlab.records.run import RunDirectory, check_writable, find_run, run_direct
 from ftlab.records.spec import RunSpec
 
 _GONE = ".removed."
-"""Begins the name of a folder on its way out: no run id begins with a dot, so it is no run."""
+"""Name prefix of a folder that is being deleted; run ids never begin with a dot."""
 
 
 def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
-    """The folders that go when these runs are deleted: theirs, and base runs left without use.
+    """The run directories to delete: those of the given runs, and base runs no longer needed.
 
-    The base runs of a sweep go with its last run. Raises `FtlabError` for an unknown run, one that
-    is not over yet or is being merged, and a base run that others still need.
+    The base runs of a sweep are deleted with its last run. Raises `FtlabError` for an unknown run,
+    an open run, one that is being merged, and a base run that other runs still need.
     """
     wanted = {run_id: find_run(runs_folder, run_id) for run_id in run_ids}
     specs = _specs(runs_folder, {directory.spec().sweep_id for directory in wanted.values()})
@@ -50,11 +50,10 @@ def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
 
 
 def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
-    """Deletes the runs with adapters, logs and samples, and gives the ids of all that went.
+    """Deletes the runs with adapters, logs and samples, and returns the ids of all deleted runs.
 
-    Each folder is renamed first, so that nobody ever sees a run of which only a part is left.
-    Raises `FtlabError` as `removable` does, before anything is touched, or if a folder cannot be
-    changed.
+    Each folder is renamed first, so that no reader sees a partly deleted run. Raises `FtlabError`
+    as `removable` does, before anything is changed, or if a folder cannot be renamed.
     """
     check_writable(runs_folder)
     going = removable(runs_folder, run_ids)
@@ -88,10 +87,10 @@ def _specs(runs_folder: Path, sweep_ids: set[str]) -> dict[str, RunSpec]:
 
 
 def clear_removed(runs_folder: Path) -> None:
-    """Removes what was renamed, now or by an app that was killed while it did so."""
+    """Deletes renamed folders, including those of an app that was killed during deletion."""
     for path in _hidden(runs_folder):
         if path.is_symlink():
-            path.unlink(missing_ok=True)  # the run is gone; what it led to is not ours
+            path.unlink(missing_ok=True)  # removes the link; its target is not ours to delete
         else:
             shutil.rmtree(path, ignore_errors=True)
 

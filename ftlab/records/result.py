@@ -1,4 +1,4 @@
-"""What a run found out: the lines that its worker writes as it goes, and the result at the end."""
+"""The result of a run: the event lines that its worker appends, and the final result record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Phase = Literal["load", "train", "evaluate", "save"]
 PHASES: tuple[Phase, ...] = ("load", "train", "save", "evaluate")
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
-"""The parts of a training peak, in the order in which they are drawn."""
+"""The parts of the training peak, in drawing order."""
 
 FinalStatus = Literal["done", "cancelled", "out_of_memory", "diverged", "not_applicable", "failed"]
 Status = Literal[
@@ -40,7 +40,7 @@ STATUS_LABELS: dict[Status, str] = {
 
 
 def status_label(status: str) -> str:
-    """A status as people call it; one that is not known as it is."""
+    """The label of a status; an unknown status is returned unchanged."""
     return {str(known): label for known, label in STATUS_LABELS.items()}.get(status, status)
 
 
@@ -49,10 +49,10 @@ _IGNORE = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class PhaseMeasure:
-    """One phase of a run. Bytes are of the kind that `RunResult.memory_kind` names.
+    """One phase of a run. `RunResult.memory_kind` tells what the bytes measure.
 
-    `start_bytes` is the size when the phase began, `peak_bytes` the highest within it;
-    `reserved_bytes` (CUDA only) what the caching allocator held at most. `None`: not measurable.
+    `start_bytes` is the memory at the start of the phase, `peak_bytes` its peak; `reserved_bytes`
+    (CUDA only) is the peak of the caching allocator. `None`: not measurable.
     """
 
     __pydantic_config__ = _IGNORE
@@ -68,16 +68,16 @@ class PhaseMeasure:
 class Measures:
     """The numbers of a run; `None` is shown as a dash.
 
-    Times in seconds, sizes in bytes, loss in nats a token, score in [0, 1]. `before_model_bytes` is
-    the process without a model: net peaks are above it. `train_seconds` is the training steps
-    alone; `first_pass_seconds` the untimed pass before them, in which kernels are loaded;
-    `step_seconds` the median step after the first. `steps_done` is for a run that ended early.
-    `skipped_steps` overflowed in fp16 and changed nothing. `slowdown` is how many times as long
-    the training took as it should have; above `training.disturbance.SLOWER` it is `disturbed`.
+    Times in seconds, sizes in bytes, loss in nats per token, score in [0, 1]. `before_model_bytes`
+    is the process without a model; net peaks exclude it. `train_seconds` is the training steps
+    only; `first_pass_seconds` is the untimed pass before them, which loads the kernels;
+    `step_seconds` is the median of the steps after the first. `steps_done` is for a run that ended
+    early. `skipped_steps` overflowed in fp16 and changed nothing. `slowdown` is the training time
+    divided by the expected time; above `training.disturbance.SLOWER` the run is `disturbed`.
 
-    Gain and changes are after minus before, `_low` and `_high` the ends of their 95 % intervals
-    (bootstrap over the examples or passages, paired with the base run's). `general_loss` is that of
-    `ftlab.tasks.registry.general_passages`.
+    Gains and changes are after minus before; `_low` and `_high` are the ends of their 95 % interval
+    (bootstrap over the examples or passages, paired with the base run). `general_loss` is the loss
+    on `ftlab.tasks.registry.general_passages`.
     """
 
     __pydantic_config__ = _IGNORE
@@ -125,7 +125,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended; `reason` is one sentence for anything but "done"."""
+    """How a job ended; `reason` is one sentence for every status except "done"."""
 
     status: FinalStatus
     reason: str = ""
@@ -135,13 +135,12 @@ class JobResult:
 class RunResult(JobResult):
     """How a run ended, its numbers, and where they were measured.
 
-    `notes` are sentences to show beside the
-    numbers. `memory_kind` says what the bytes are ("CUDA allocated", "CPU resident").
-    `memory_at_end` holds bytes before and after the process was ended by a cancel. `anatomy` is
-    what the training peak was made of, bytes by part (`MEMORY_PARTS`), and `predicted_anatomy` what
-    it would have been predicted to be; both empty where they are not known.
-    `resumed` are the steps at which the run went on from a checkpoint.
-    `general_losses` is the loss of each passage of unrelated text, so that runs can be paired.
+    `notes` are sentences to show next to the numbers. `memory_kind` tells what the bytes measure
+    ("CUDA allocated", "CPU resident"). `memory_at_end` holds the bytes before and after a cancel
+    ended the process. `anatomy` is the memory breakdown of the training peak, bytes by part
+    (`MEMORY_PARTS`), and `predicted_anatomy` the predicted breakdown; both are empty if unknown.
+    `resumed` lists the steps at which the run resumed from a checkpoint. `general_losses` is the
+    loss of each passage of unrelated text, so that runs can be paired.
     """
 
     __pydantic_config__ = _IGNORE
@@ -172,11 +171,11 @@ def load_result(data: bytes) -> RunResult:
 
 
 class LineWriter:
-    """A file of JSON lines, open at its end; each line goes to the system whole and at once.
+    """A JSON Lines file opened for appending; each line is written immediately, without a buffer.
 
-    Nothing is held back in a buffer, so closing a file on a full disk fails over nothing. A last
-    line that was torn, by an earlier writer or by this one, is ended before the next begins: it
-    spoils no other.
+    There is no buffer to flush, so closing cannot fail on a full disk. If the last line is
+    incomplete (from an earlier writer or this one), a newline is written before the next line, so
+    that only the incomplete line is lost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -197,7 +196,7 @@ class LineWriter:
         os.close(self._handle)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Raises `OSError` if the disk is full; the line may then be torn."""
+        """Raises `OSError` if the disk is full; the line may then be incomplete."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         left = memoryview(b"\n" + line if self._torn else line)
         self._torn = True
@@ -218,13 +217,13 @@ _MUST_HAVE = {
     "phase": ("phase",),
 }
 _MOST = 2**53
-"""Whole numbers up to it are the same as integer and as float."""
+"""Integers up to this value are exact as floats."""
 
 
 def is_sound(event: Mapping[str, Any]) -> bool:
-    """Whether the event has what its kind must have, and numbers where numbers belong.
+    """Whether the event has the required fields of its kind, with numbers of the right types.
 
-    A loss may be no number (the run went astray); a step, and what is counted, is a whole one.
+    A loss may be NaN or infinite (the run diverged); steps and counts are integers.
     """
     if any(event.get(name) is None for name in _MUST_HAVE.get(str(event.get("event")), ())):
         return False

@@ -1,8 +1,8 @@
-"""Checkpoints of a run, which of them can be trusted, and going on with a run that was cut off.
+"""Checkpoints of a run, how they are verified, and how an interrupted run is resumed.
 
-The worker records each once it is whole, with the SHA-256 of its files, in `checkpoint-STEP.json`
-beside it: optimizer and random state are torch's own files, and only those that the run itself
-wrote are ever opened.
+When a checkpoint is complete, the worker records the SHA-256 of its files in `checkpoint-STEP.json`
+next to it. Optimizer and random state are torch's own files; only files that the run itself wrote
+are ever opened.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
 
 
 def checkpoint_interval(settings: TrainingSettings) -> int:
-    """Steps between checkpoints; 0 is never."""
+    """Steps between checkpoints; 0 means no checkpoints."""
     if settings.checkpoint_every is not None:
         return settings.checkpoint_every
     return AUTOMATIC_EVERY if settings.steps >= AUTOMATIC_FROM else 0
@@ -40,10 +40,10 @@ def checkpoint_interval(settings: TrainingSettings) -> int:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint, and what the run had measured by then.
+    """One checkpoint, and the run's measurements up to it.
 
-    `files` are SHA-256 by path within the folder of checkpoints. `run_seconds` are since the run
-    began, without waiting; bytes are those of the training phase.
+    `files` maps the path within the checkpoints folder to the SHA-256. `run_seconds` counts from
+    the start of the run, without waiting; byte values are of the training phase.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -66,7 +66,7 @@ _CHECKPOINT = TypeAdapter(Checkpoint)
 
 
 def newest_checkpoint(directory: RunDirectory) -> Checkpoint | None:
-    """The last one whose files are all there; their content is not looked at."""
+    """The newest checkpoint whose files all exist; their content is not checked."""
     found = [
         checkpoint
         for path in directory.checkpoints.glob("checkpoint-*.json")
@@ -78,14 +78,14 @@ def newest_checkpoint(directory: RunDirectory) -> Checkpoint | None:
 
 
 def record_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Says in the folder of checkpoints that one is whole; raises `OSError` where it cannot."""
+    """Records that a checkpoint is complete; raises `OSError` if that cannot be written."""
     write_atomically(_record(folder, checkpoint.step), _CHECKPOINT.dump_json(checkpoint, indent=2))
 
 
 def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
-    """The newest checkpoint, read and found to be what the run wrote.
+    """The newest checkpoint, after its files were verified against the recorded SHA-256.
 
-    Raises `FtlabError` if there is none, or if a file of it was changed since.
+    Raises `FtlabError` if there is none, or if one of its files was changed.
     """
     found = newest_checkpoint(directory)
     if found is None:
@@ -105,14 +105,14 @@ def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
 
 
 def events_until(directory: RunDirectory, checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """What the run reported up to the checkpoint; what came after it is done again."""
+    """The run's events up to the checkpoint; later steps will be done again."""
     events = directory.metrics()
     within = [0 < event.get("step", 0) <= checkpoint.step for event in events]
     return events[: len(within) - within[::-1].index(True)] if any(within) else []
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of a checkpoint's files, by their path within the folder of checkpoints."""
+    """SHA-256 of a checkpoint's files, by their path within the checkpoints folder."""
     return {f"{folder.name}/{path.name}": file_hash(path) for path in sorted(folder.iterdir())}
 
 
@@ -127,7 +127,7 @@ def _record(folder: Path, step: int) -> Path:
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """`None` for a record that is none: its checkpoint is as good as not there."""
+    """`None` for an invalid record: its checkpoint is ignored."""
     try:
         return parse_json(_CHECKPOINT, read_plain(path, MAX_RECORD_BYTES), path.name)
     except (FtlabError, OSError):
@@ -143,10 +143,10 @@ Event = dict[str, Any]
 
 
 def ask_to_resume(directory: RunDirectory) -> None:
-    """Puts a run that ended early back into the queue; a dispatcher has to be started then.
+    """Puts a run that ended early back into the queue; the caller must start a dispatcher.
 
-    Its result, if it has one, is kept beside it under another name. Raises `FtlabError` if the run
-    is done, still going, or has no checkpoint.
+    A result, if there is one, is kept under another name in the same folder. Raises `FtlabError` if
+    the run is done, queued or running, or has no checkpoint.
     """
     check_writable(directory.path.parent)
     status = directory.status()
@@ -168,14 +168,14 @@ def ask_to_resume(directory: RunDirectory) -> None:
 
 @dataclass(frozen=True)
 class Earlier:
-    """The part of a run before it was cut off; `resumed` are the steps of all its resumptions."""
+    """The part of a run before it was interrupted; `resumed` are the steps at which it resumed."""
 
     checkpoint: Checkpoint
     events: tuple[Event, ...]
     resumed: tuple[int, ...]
 
     def steps(self, key: str) -> list[Any]:
-        """One value of each training step, as it was reported."""
+        """The reported value of `key` for each training step."""
         return [event[key] for event in self.events if event.get("event") == "step"]
 
     @property
@@ -193,9 +193,9 @@ class Earlier:
 
 
 def read_earlier(directory: RunDirectory) -> Earlier | None:
-    """What the run goes on from; `None` where it was not asked to.
+    """The part of the run to resume from; `None` if no resume was requested.
 
-    Raises `FtlabError` if its checkpoint is not one that it wrote.
+    Raises `FtlabError` if the run did not write the checkpoint itself.
     """
     if not (directory.resume_file.exists() and directory.metrics_file.exists()):
         return None
@@ -208,9 +208,9 @@ def read_earlier(directory: RunDirectory) -> Earlier | None:
 
 
 def begin_again(directory: RunDirectory, earlier: Earlier, start: Event) -> None:
-    """Puts the new process into the first line of the metrics, before what the first part reported.
+    """Rewrites the metrics: the new process in the first line, then the events of the first part.
 
-    What came after the checkpoint is left out: it is done once more. The run waits no longer.
+    Events after the checkpoint are dropped; their steps are done again. Removes the resume request.
     """
     first = earlier.events[0] | start | {"resumed": list(earlier.resumed)}
     write_json_lines(directory.metrics_file, [first, *earlier.events[1:]])

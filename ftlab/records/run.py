@@ -1,19 +1,19 @@
-"""The run directory: the record of one run, and the only place where its files are named.
+"""The run directory: the record of one run. Only this module defines its file names.
 
-spec.json       written before the run is queued; its worker adds the learning rate, where that
-                waits for the model
+spec.json       written before the run is queued; its worker adds the learning rate if that
+                depends on a model that was not on the machine yet
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
 result.json     written once, by atomic rename, at the end
 samples.jsonl   held-out prompts answered before and after training
 adapter/        PEFT's own format, or the full model
-merged/         the adapter laid into its base for good, where somebody asked for it
-checkpoints/    what the training needs to go on from, gone once the run is done; never exported
-resume          there while the run waits to go on from its last checkpoint
-annotations.json  what people add afterwards: tags, a note, whether it is put away
+merged/         the adapter merged into its base, if that was requested
+checkpoints/    the state to resume training from, deleted once the run is done; never exported
+resume          exists while the run waits to resume from its last checkpoint
+annotations.json  added by users afterwards: tags, a note, whether the run is archived
 
-A public demo's runs folder is read-only. The mark is a file in the folder, so that every handler,
-endpoint or process sees it; each function that writes for a person calls `check_writable` first.
+A public demo's runs folder is read-only. A marker file in the folder tells every handler, endpoint
+and process; each function that writes on behalf of a user calls `check_writable` first.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_
 from ftlab.records.spec import RunSpec, dump_spec, load_spec
 
 _FIRST_WORD_SECONDS = 10.0
-"""How long a worker may take from opening its metrics to their first line."""
+"""Timeout from opening the metrics file to writing its first line."""
 
 MAX_LINES_BYTES = 256 * 2**20
-"""Of a file of JSON lines: a run of a million steps writes about 200 MB."""
+"""Maximum size of a JSON Lines file: a run of a million steps writes about 200 MB."""
 
 _MAX_FIRST_LINE_BYTES = 2**16
 
@@ -63,7 +63,7 @@ class RunDirectory(Job):
     spec_file = InFolder("spec.json")
     metrics_file = InFolder("metrics.jsonl")
     lock_file = InFolder("log.txt")
-    """What a worker locks: the log, because no new file ever takes its place."""
+    """The file that a worker locks: the log, because it is never replaced by a new file."""
     result_file = InFolder("result.json")
     samples_file = InFolder("samples.jsonl")
     annotations_file = InFolder("annotations.json")
@@ -72,13 +72,13 @@ class RunDirectory(Job):
     checkpoints = InFolder("checkpoints")
     resume_file = InFolder("resume")
     partial_adapter = InFolder(".adapter.partial")
-    """Where the adapter is written before it appears whole."""
+    """Where the adapter is written before it is moved to `adapter`."""
     scratch = InFolder(".scratch")
-    """What a worker needs only while it goes; it lies here so that it goes with the run."""
+    """Temporary files of the worker; inside the run directory, so they are deleted with the run."""
 
     @property
     def is_waiting(self) -> bool:
-        """True until a worker has begun on it or it has ended, and where it is to be resumed."""
+        """True until a worker has started or the run has ended, and while it waits to resume."""
         if self.result_file.exists():
             return False
         return self.resume_file.exists() or not self.metrics_file.exists()
@@ -87,17 +87,17 @@ class RunDirectory(Job):
         return self.partial_adapter, self.scratch
 
     def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
-        """Makes the folder with its spec; the run is queued from here on, or has that result.
+        """Creates the folder with its spec; the run is then queued, or has the given result.
 
-        Raises `FileExistsError` before anything is written if there is such a folder.
+        Raises `FileExistsError`, before anything is written, if the folder exists.
         """
         self.path.mkdir(parents=True)
         if result is not None:
-            self.write_result(result)  # before the spec, or a dispatcher might start it
+            self.write_result(result)  # before the spec, else a dispatcher might start the run
         write_atomically(self.spec_file, dump_spec(spec))
 
     def complete_spec(self, spec: RunSpec) -> None:
-        """Writes the spec once more, with what was left to the worker."""
+        """Writes the spec again, with the values that the worker decided."""
         write_atomically(self.spec_file, dump_spec(spec))
 
     def spec(self) -> RunSpec:
@@ -117,7 +117,7 @@ class RunDirectory(Job):
         return spec
 
     def write_result(self, result: RunResult) -> None:
-        """Writes the result unless there is one: a finished run is never overwritten."""
+        """Writes the result unless one exists: a finished run is never overwritten."""
         if not self.result_file.exists():
             write_atomically(self.result_file, dump_result(result))
 
@@ -128,7 +128,7 @@ class RunDirectory(Job):
             return None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The events that are as a worker writes them; others are skipped."""
+        """The valid events; others are skipped."""
         return [event for event in read_json_lines(self.metrics_file) if is_sound(event)]
 
     def samples(self) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ class RunDirectory(Job):
 
     def status(self) -> Status:
         """Derived from the files and the process table, never stored."""
-        return cast(Status, super().status())  # a run has always been asked for
+        return cast(Status, super().status())  # a run is never "none"
 
     def waiting_status(self, began: bool) -> Status | None:
         if not began:
@@ -156,9 +156,9 @@ class RunDirectory(Job):
 
 
 def run_directories(folder: Path) -> list[RunDirectory]:
-    """Every run of the folder, oldest first; folders that are no runs are left out."""
+    """Every run of the folder, oldest first; other folders are left out."""
     try:
-        # A link is no run: what it leads to may be anything.
+        # Symbolic links are ignored: their target may be anything.
         entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
@@ -175,7 +175,7 @@ def run_directories(folder: Path) -> list[RunDirectory]:
 
 
 def find_run(folder: Path, run_id: str) -> RunDirectory:
-    """The run of that id; raises `FtlabError` if the id is malformed or unknown."""
+    """The run with that id; raises `FtlabError` if the id is malformed or unknown."""
     if RUN_ID.fullmatch(run_id):
         directory = RunDirectory(folder / run_id)
         if directory.spec_file.exists() and not directory.path.is_symlink():
@@ -192,16 +192,16 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a torn last line (the writer was killed) is skipped.
+    """All valid lines; an incomplete last line (the writer was killed) is skipped.
 
-    Raises `OSError` for what cannot be read, `UnsuitableFile` for more than `MAX_LINES_BYTES`.
+    Raises `OSError` if the file cannot be read, `UnsuitableFile` for more than `MAX_LINES_BYTES`.
     """
     try:
         data = read_plain(path, MAX_LINES_BYTES)
     except FileNotFoundError:
         return []
     rows = []
-    # Not splitlines: a line separator such as U+2028 may stand inside a text.
+    # Not splitlines: a line separator such as U+2028 may occur inside a text.
     for line in data.split(b"\n"):
         try:
             row = json.loads(line.decode("utf-8", errors="replace"))
@@ -213,14 +213,14 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def make_read_only(runs_folder: Path, why: str) -> None:
-    """From here on nothing is written to the folder; `why` is the sentence that is then said."""
+    """Makes the runs folder read-only; `why` is the error message of later write attempts."""
     mark = _mark(runs_folder)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(why, encoding="utf-8")
 
 
 def check_writable(runs_folder: Path) -> None:
-    """Raises `FtlabError` with the reason if the folder was closed."""
+    """Raises `FtlabError` with the reason if the folder was made read-only."""
     try:
         why = _mark(runs_folder).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
@@ -237,15 +237,15 @@ def _mark(runs_folder: Path) -> Path:
 TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
 
 _UNFIT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters; a note has lines and tabs
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn round what is written after them
-    "\ud800-\udfff]"  # halves of a character, which no file can hold
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, except tab and newline
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
+    "\ud800-\udfff]"  # lone surrogates, which no file can hold
 )
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """`archived` runs stay on disk and in every record, but out of sight until asked for."""
+    """User annotations; `archived` runs stay on disk and in every record, but hidden by default."""
 
     __pydantic_config__ = ConfigDict(extra="ignore")
 
@@ -258,7 +258,7 @@ _ANNOTATIONS = TypeAdapter(Annotations)
 
 
 def read_annotations(directory: RunDirectory) -> Annotations:
-    """The run's annotations; none where there is no file. Raises `FtlabError` for a broken one."""
+    """The run's annotations; the defaults if there is no file. Raises `FtlabError` if invalid."""
     try:
         return parse_json(
             _ANNOTATIONS,
@@ -270,9 +270,9 @@ def read_annotations(directory: RunDirectory) -> Annotations:
 
 
 def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:
-    """Replaces the run's annotations, without characters that no line of text can show.
+    """Replaces the run's annotations; characters that cannot be displayed are removed.
 
-    Raises `FtlabError` for what is too long or not writable.
+    Raises `FtlabError` if the note is too long or the file cannot be written.
     """
     check_writable(directory.path.parent)
     if len(annotations.note) > NOTE_LENGTH:
@@ -290,7 +290,7 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
 
 
 def parse_tags(text: str) -> tuple[str, ...]:
-    """Tags from "demo, for Ada"; each once. Raises `FtlabError` for too many or too long ones."""
+    """Distinct tags from "demo, for Ada"; raises `FtlabError` for too many or too long ones."""
     words = (" ".join(tag.split()) for tag in _UNFIT.sub(" ", text).split(","))
     tags = tuple(dict.fromkeys(filter(None, words)))
     if len(tags) > TAGS_MOST:
@@ -305,7 +305,7 @@ def parse_tags(text: str) -> tuple[str, ...]:
 
 
 def changed_at(path: Path) -> int:
-    """When the file was last written, in nanoseconds; 0 where there is none."""
+    """Modification time of the file in nanoseconds; 0 if there is no file."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

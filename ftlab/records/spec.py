@@ -1,8 +1,8 @@
-"""What a run is asked to do, its learning rate among it. Frozen, and JSON in and out.
+"""The specification of a run, including its learning rate. Frozen dataclasses, stored as JSON.
 
-The learning rate is decided as the sweep is planned, from the model's config
-(`MethodSpec.rate_for`). A Hub model that is not on this machine yet leaves it to the run's worker,
-which has the config by then.
+The learning rate is decided when the sweep is planned, from the model's config
+(`MethodSpec.rate_for`). For a Hub model that is not on this machine yet, the run's worker decides
+it after the download.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ftlab.tasks.reference import TaskReference
 
 DefaultRate = float | Literal["undecided"]
 UNDECIDED: Literal["undecided"] = "undecided"
-"""The rate of a run whose model was not here when it was planned; its worker decides it."""
+"""The rate of a run whose model was not on this machine at planning; its worker decides it."""
 
 _POLICIES = {policy: f"{policy}: {words}" for policy, words in DTYPE_POLICIES.items()}
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
-"""Of a run or a sweep. Files are named after them, so a record cannot hold just anything."""
+"""The id of a run or sweep; restricted, because it is used in file names."""
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a person asks for: every variant times every seed, on the same examples in order.
+    """A user's request: every variant with every seed, on the same examples in the same order.
 
-    `memory_limit` is what a run may take of its device, in bytes.
+    `memory_limit` is the device memory that a run may use, in bytes.
     """
 
     __pydantic_config__ = _STRICT
@@ -58,15 +58,15 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run. `variant` is `None` for a base run: the untouched model, only measured.
+    """One run. `variant` is `None` for a base run: the unmodified model, which is only measured.
 
-    `base_run_id` names the base run of the same sweep and base precision, which gives every
-    "before" number. `created_at` is seconds since the epoch; `memory_limit` is as in the request,
-    or the operator's where that is tighter.
+    `base_run_id` names the base run of the same sweep and base precision, which provides every
+    "before" number. `created_at` is in seconds since the epoch; `memory_limit` is the request's or
+    the operator's, whichever is lower.
 
-    `default_rate` is the method's own learning rate for the model, as it was planned. It is `None`
-    where variant or sweep sets a rate, of a base run, and in records of versions that trained
-    models of every size at the rate of the bundled one.
+    `default_rate` is the method's own learning rate for the model, as planned. It is `None` if the
+    variant or the sweep sets a rate, for a base run, and in records of versions that trained models
+    of every size at the rate of the bundled one.
     """
 
     __pydantic_config__ = _STRICT
@@ -102,9 +102,9 @@ class RunSpec:
 
     @property
     def learning_rate(self) -> float | None:
-        """The variant's, else the sweep's, else the method's own for the model.
+        """The variant's rate, else the sweep's, else the method's own for the model.
 
-        `None` for a base run, and while the method's own is undecided.
+        `None` for a base run, and while the method's own rate is undecided.
         """
         if self.variant is None:
             return None
@@ -119,8 +119,8 @@ class RunSpec:
 _RUN_SPEC = TypeAdapter(RunSpec)
 
 
-# Every version knows these. A later setting is left out where it stands at its default: a version
-# that does not know it refuses the record.
+# Every version knows these. A later setting is omitted if it has its default value, because
+# versions that do not know it reject the record.
 _FIRST_SETTINGS = frozenset((
     "steps", "batch_size", "accumulation", "max_length", "learning_rate", "schedule",
     "warmup_steps", "weight_decay", "max_grad_norm", "optimizer", "gradient_checkpointing",
@@ -150,7 +150,7 @@ def load_spec(data: bytes) -> RunSpec:
 
 
 def needs_hub(spec: RunSpec) -> bool:
-    """Whether a worker of the run asks the Hugging Face Hub for model or data, or logs there."""
+    """Whether the run's worker loads model or data from the Hugging Face Hub, or logs to it."""
     to_space = "trackio" in spec.settings.report_to and "TRACKIO_SPACE_ID" in os.environ
     return to_space or spec.task.kind == "hub" or names_hub_model(spec.model)
 
@@ -158,14 +158,14 @@ def needs_hub(spec: RunSpec) -> bool:
 def default_rate(
     variant: Variant | None, settings: TrainingSettings, size: ModelSize | None
 ) -> DefaultRate | None:
-    """What a new spec holds as `default_rate`; `size` is `None` where the config is not here."""
+    """The `default_rate` of a new spec; `size` is `None` if the config is not on this machine."""
     if variant is None or variant.learning_rate or settings.learning_rate:
         return None
     return UNDECIDED if size is None else variant.spec.rate_for(size)
 
 
 def rate_of(variant: Variant, settings: TrainingSettings, size: ModelSize | None) -> float | None:
-    """The rate that the variant would train with; `None` where it is not known yet."""
+    """The learning rate that the variant would train with; `None` if it is not known yet."""
     default = default_rate(variant, settings, size)
     if default is None:
         return variant.learning_rate or settings.learning_rate
@@ -173,17 +173,17 @@ def rate_of(variant: Variant, settings: TrainingSettings, size: ModelSize | None
 
 
 def decided(spec: RunSpec, config: Mapping[str, Any]) -> RunSpec:
-    """The spec with its rate, where that was left to whoever has the model's config.json."""
+    """The spec with its rate decided from the model's config.json, if it was undecided."""
     if spec.default_rate != UNDECIDED:
         return spec
     return replace(spec, default_rate=default_rate(spec.variant, spec.settings, size_of(config)))
 
 
 def asked_again(spec: RunSpec) -> Variant | None:
-    """The variant that a new request names to get this run's rate once more.
+    """The variant to put into a new request so that it gets the same learning rate as this run.
 
-    It is the run's own, with the rate set where the method's own would be another one today: the
-    run comes from another version of ftlab, or its model is no longer here to say.
+    It is the run's variant, with the rate set explicitly if the method's own rate would differ
+    today: the run is from another version of ftlab, or its model is no longer on this machine.
     """
     variant, rate = spec.variant, spec.learning_rate
     if variant is None or rate is None:
@@ -193,7 +193,7 @@ def asked_again(spec: RunSpec) -> Variant | None:
 
 
 def rate_words(spec: RunSpec) -> str:
-    """The run's rate for people, and whether it was tuned on the run's model."""
+    """The run's learning rate as text, with a remark if it was not tuned on the run's model."""
     rate = rate_name(spec.learning_rate)
     if spec.default_rate is None or is_bundled(spec.model):
         return rate

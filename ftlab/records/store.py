@@ -1,4 +1,4 @@
-"""The store: a view on a folder of run directories, as objects, as sweeps and as a pandas table."""
+"""The run store: reads a folder of run directories as objects, sweeps and a pandas table."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 
 RECENT_SECONDS = 1.0
-"""How old the runs may be that a page is shown which asks every few seconds."""
+"""Maximum age of cached runs for pages that poll every few seconds."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it is now. `result` is `None` until it ended, and for an interrupted run."""
+    """The current state of one run. `result` is `None` for open and interrupted runs."""
 
     directory: RunDirectory
     spec: RunSpec
@@ -62,14 +62,14 @@ class Run:
 
     @property
     def has_weights(self) -> bool:
-        """Whether what it learnt can be there: it is done, or ended only while it was scored."""
+        """Whether trained weights can exist: the run is done, or it ended during evaluation."""
         return self.status == "done" or (
             self.result is not None and self.directory.adapter.is_dir()
         )
 
     @property
     def reason(self) -> str:
-        """Why the run is not done, and the step at which it could go on."""
+        """Why the run is not done, and the step from which it can be resumed."""
         if self.result is not None:
             why = self.result.reason
         elif self.status == "interrupted":
@@ -81,7 +81,7 @@ class Run:
 
     @cached_property
     def resumes_from(self) -> int | None:
-        """The step that the run would go on from; `None` where it cannot or need not."""
+        """The step from which the run can be resumed; `None` if it cannot or need not be."""
         if self.is_open or self.status == "done":
             return None
         checkpoint = newest_checkpoint(self.directory)
@@ -89,13 +89,13 @@ class Run:
 
     @cached_property
     def conditions(self) -> Conditions:
-        """What must be equal for the run to be compared; read once, as a table is made often."""
+        """What must be equal for the run to be compared; cached, because tables are built often."""
         return conditions_of(self)
 
     def row(self) -> dict[str, Any]:
         """The run as one flat row with the keys of `ROW_KEYS`."""
         result, spec = self.result, self.spec
-        measures = vars(result.measures) if result else {}  # all flat: no need of a deep copy
+        measures = vars(result.measures) if result else {}  # flat, so no deep copy is needed
         environment = result.environment if result else {}
         phases = result.phases if result else {}
         anatomy = result.anatomy if result else {}
@@ -147,10 +147,10 @@ class UnreadableRun:
 
 
 class RunStore:
-    """All runs of a folder, and those that are only looked at: recorded and imported ones.
+    """All runs of a folder, and the read-only ones: recorded and imported.
 
-    Ended runs are read once; open ones anew each time. `recorded` is a folder of run directories
-    that come with ftlab, one folder a sweep.
+    Ended runs are cached; open runs are read again on each call. `recorded` is a folder of run
+    directories that ship with ftlab, with one folder per sweep.
     """
 
     def __init__(self, folder: Path, recorded: Path | None = None) -> None:
@@ -164,15 +164,15 @@ class RunStore:
         self._looked: tuple[float, list[Run]] | None = None
         self._table: tuple[list[Run | PublishedRun], pd.DataFrame] | None = None
         self.changes = 0
-        """How often a look found another state than the one before."""
+        """How many reads found a state different from the previous one."""
 
     def runs(self) -> list[Run]:
-        """Every readable run of the folder, oldest first; `unreadable` then names the others."""
-        with self._turn:  # a page that loads asks from all its tabs at once: files are read once
+        """Every readable run of the folder, oldest first; sets `unreadable` to the others."""
+        with self._turn:  # all tabs of a loading page call this at once; read the files once
             return self._runs()
 
     def recent_runs(self) -> list[Run]:
-        """As `runs`, up to `RECENT_SECONDS` old: however many pages poll, files are read once."""
+        """As `runs`, cached for `RECENT_SECONDS`, so many polling pages cause only one read."""
         with self._turn:
             if self._looked is None or time.monotonic() - self._looked[0] > RECENT_SECONDS:
                 return self._runs()
@@ -202,7 +202,7 @@ class RunStore:
         return list(runs)
 
     def shipped(self) -> list[Run]:
-        """The runs that come recorded with ftlab; they never change, so they are read once."""
+        """The recorded runs that ship with ftlab; they never change, so they are cached."""
         if self._shipped is None:
             folders = self.recorded.glob("*/") if self.recorded else ()
             self._shipped = [
@@ -213,16 +213,16 @@ class RunStore:
         return self._shipped
 
     def published(self) -> list[PublishedRun]:
-        """Results of others that were imported into the folder."""
+        """Third-party results that were imported into the folder."""
         self.runs()
         return self._published
 
     def sweep(self, sweep_id: str) -> list[Run]:
-        """The runs of a sweep, own or recorded; none for an imported one."""
+        """The runs of a sweep, own or recorded; an empty list for an imported sweep."""
         return [run for run in self._all() if run.spec.sweep_id == sweep_id]
 
     def find(self, run_id: str) -> Run:
-        """The run of that id, own or recorded; raises `FtlabError` if there is none."""
+        """The run with that id, own or recorded; raises `FtlabError` if there is none."""
         try:
             return read_run(find_run(self.folder, run_id))
         except FtlabError:
@@ -232,20 +232,20 @@ class RunStore:
             raise
 
     def table(self, with_base: bool = False, recent: bool = False) -> pd.DataFrame:
-        """One row a run, with the columns of `ROW_KEYS`: own ones first, newest sweep first.
+        """One row per run, with the columns of `ROW_KEYS`: own runs first, newest sweep first.
 
-        `recent` as in `recent_runs`.
+        With `recent`, the runs are those of `recent_runs`.
         """
         runs = self._all(recent)
         rows: list[Run | PublishedRun] = [run for run in runs if with_base or not run.spec.is_base]
         rows += self._published
         last = self._table
-        if last is None or last[0] != rows:  # the same runs are the same objects: quick to compare
+        if last is None or last[0] != rows:  # unchanged runs are the same objects: fast to compare
             last = self._table = (rows, to_table(rows))
         return last[1].copy(deep=False)
 
     def _all(self, recent: bool = False) -> list[Run]:
-        """Own runs, then the recorded ones; of a sweep that is both, one's own."""
+        """Own runs, then recorded ones; own runs win if a sweep exists as both."""
         own = self.recent_runs() if recent else self.runs()
         sweeps = {run.spec.sweep_id for run in own}
         return own + [run for run in self.shipped() if run.spec.sweep_id not in sweeps]
@@ -262,11 +262,11 @@ def read_run(directory: RunDirectory) -> Run:
     annotated, ended = _changed_at(directory)
     spec = directory.spec()
     if spec.variant is not None:
-        get_method(spec.variant.method)  # a record of a method that is no longer known
+        get_method(spec.variant.method)  # raises if the method no longer exists
     result = directory.result()
     status = result.status if result is not None else directory.status()
     if result is None and status not in OPEN:
-        result = directory.result()  # it ended between the two looks
+        result = directory.result()  # it ended between the two reads
     return Run(
         directory,
         spec,
@@ -279,21 +279,21 @@ def read_run(directory: RunDirectory) -> Run:
 
 
 def _changed_at(directory: RunDirectory) -> tuple[int, int]:
-    """When annotations and result were last written; a run that is resumed loses its result."""
+    """Modification times of annotations and result; resuming a run removes its result."""
     return changed_at(directory.annotations_file), changed_at(directory.result_file)
 
 
 def _named_values(spec: RunSpec) -> str:
-    """As in "r 16, alpha 32"; empty for a base run and a method with nothing to set."""
+    """As in "r 16, alpha 32"; empty for a base run and a method without hyperparameters."""
     values = spec.variant.values() if spec.variant else {}
     return shorten(", ".join(f"{name} {value}" for name, value in values.items()), 200)
 
 
 @dataclass(frozen=True)
 class SweepData:
-    """`table` has one row a run with the columns of `ROW_KEYS`, base runs left out.
+    """One sweep; `table` has one row per run with the columns of `ROW_KEYS`, without base runs.
 
-    `runs` are the run directories, base runs among them; an imported sweep has `published` instead.
+    `runs` includes the base runs; an imported sweep has `published` instead.
     """
 
     sweep_id: str
@@ -313,7 +313,7 @@ class SweepData:
 
 
 def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
-    """The sweep of that id; raises `FtlabError` if there is none."""
+    """The sweep with that id; raises `FtlabError` if there is none."""
     runs = store.sweep(sweep_id)
     if runs:
         own = [run for run in runs if not run.spec.is_base]
@@ -328,9 +328,9 @@ def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
 
 
 def notes_of_runs(runs: Sequence[Run]) -> list[str]:
-    """The sentences in order; one that not every trained run says begins with who says it.
+    """The distinct notes in order, prefixed with their variants if not all trained runs share them.
 
-    As in "QLoRA: Only the linear layers ..."; with the seed where other seeds do not say it.
+    As in "QLoRA: Only the linear layers ..."; with the seed if only some seeds have the note.
     """
     said: dict[str, list[Run]] = {}
     for run in runs:
@@ -346,7 +346,7 @@ def notes_of_runs(runs: Sequence[Run]) -> list[str]:
 
 
 def _names(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
-    """The variants of the runs, with the seed of those of which only some seeds are among them."""
+    """The variants of the runs, with the seed if only some seeds of a variant are included."""
     there = Counter(run.spec.label for run in all_runs)
     here = Counter(run.spec.label for run in runs)
     names = [

@@ -1,4 +1,4 @@
-"""Runs as a pandas table: one row a run, whoever measured it."""
+"""Runs as a pandas table: one row per run, whatever its origin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Origin = Literal["measured", "recorded", "imported"]
-"""Measured by this app in its runs folder; shipped with it; or published by others."""
+"""Measured by this app in its runs folder; shipped with ftlab; or published by third parties."""
 
 ORIGINS: tuple[Origin, ...] = ("measured", "recorded", "imported")
 
@@ -34,14 +34,14 @@ _FACTS = (
 )  # fmt: skip
 
 ROW_KEYS = (*_NAMES, *_NUMBERS, *_FACTS)
-"""The columns of the table. Texts, numbers (floats, NaN: not measured), and further facts.
+"""The columns of the table: texts, numbers (floats, NaN: not measured), and further facts.
 
-`conditions` is what must be equal for runs to be compared, as `ftlab.records.comparability` reads
-it; `None` of an imported result, which is never compared. `base_precision` is how the frozen base
-was held, "" where the dtype policy says it.
+`conditions` is what must be equal for runs to be compared, as read by
+`ftlab.records.comparability`; `None` for an imported result, which is never compared.
+`base_precision` is the precision of the frozen base, "" if the dtype policy determines it.
 
-Peaks of a phase are the size of the whole process (or what torch allocated, as
-`peak_memory_kind` says), so net peaks are theirs less `before_model_bytes`.
+The peak of a phase is the size of the whole process (or the bytes that torch allocated, see
+`peak_memory_kind`), so the net peak is this value minus `before_model_bytes`.
 """
 
 
@@ -51,7 +51,7 @@ class HasRow(Protocol):
 
 
 def to_table(runs: Iterable[HasRow]) -> pd.DataFrame:
-    """The runs as a DataFrame: own ones first, newest sweep first, in it the queue's order."""
+    """The runs as a DataFrame: own runs first, newest sweep first, then in queue order."""
     import pandas as pd
 
     rows = sorted((run.row() for run in runs), key=lambda row: str(row["run_id"]))

@@ -1,7 +1,7 @@
-"""How one setting is described, and what every surface makes of the description.
+"""Describes settings in one place for all interfaces, and parses and validates them.
 
 A settings type is a frozen dataclass. Each field is annotated with a `Setting`; the form, the
-command line, the API, the check, the fairness conditions and the panel all read it from there.
+command line, the API, the validation, the fairness conditions and the panel all read it from there.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ Place = Literal["main", "advanced", "command line"]
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What people are told of one setting.
+    """The description of one setting.
 
     `short` is the label on the form. `help` is one line without a full stop. `low` and `high` are
-    the smallest and the largest number, of which `unit` says what it counts, as in "step"; with
-    `above` the smallest is excluded. `choices` gives the label of each value. `empty` says what a
-    value that is left out means; only a setting that has it may be empty. `same` is said of runs
-    that share the value, with {} for it; a setting that has it must be equal in runs that are
-    compared. `parse` reads what is no number, choice or switch, and `check` gives a sentence for
-    each thing that is wrong with the value. `place` is where the form shows it, in a row with
-    others if it is `narrow`; nothing is shown there of one that is for the command line alone.
+    the bounds of a number; with `above`, `low` itself is excluded. `unit` is the noun of the
+    number, as in "step". `choices` maps each value to its label. `empty` describes what an empty
+    value means; only a setting with `empty` may be empty. `same` is the text for runs that share
+    the value, with {} for it; compared runs must have equal values of settings with `same`.
+    `parse` parses other kinds of values, and `check` yields an error message for each problem of
+    the value. `place` is the section of the form ("command line": not on the form). Settings with
+    `narrow` share a row.
     """
 
     label: str
@@ -62,10 +62,10 @@ class Field:
         return self.setting.short or self.setting.label
 
     def read(self, value: Any) -> Any:
-        """The value that a form, the API or a text means.
+        """Parses a value from a form, the API or a text.
 
-        Raises `FtlabError` that names label, value and rule. Numbers are not held against their
-        bounds, nor choices against those that there are: `problems` does that.
+        Raises `FtlabError` with the label, the value and the rule. Bounds of numbers and valid
+        choices are checked by `problems`, not here.
         """
         setting = self.setting
         if setting.parse is not None:
@@ -85,13 +85,13 @@ class Field:
         return read_number(setting.label, value, whole=self.kind == "whole")
 
     def written(self, value: Any) -> Any:
-        """The inverse of `read`: what a field of the form holds for the value."""
+        """The inverse of `read`: the value for a field of the form."""
         if self.setting.empty:
             return "" if value is None else repr(value)
         return list(value) if isinstance(value, tuple) else value
 
     def problems(self, value: Any) -> Iterator[str]:
-        """A sentence for each thing that is wrong with the value: value, rule and way out."""
+        """An error message for each problem of the value: value, rule and fix."""
         setting = self.setting
         if setting.check is not None:
             yield from setting.check(value)
@@ -112,7 +112,7 @@ class Field:
         return f"{rule}, or be left empty ({setting.empty})" if setting.empty else rule
 
     def shown(self, value: Any) -> str:
-        """The value for people, as in "AdamW (torch, fused)", "1,000 steps" or "on"."""
+        """The value for display, as in "AdamW (torch, fused)", "1,000 steps" or "on"."""
         setting = self.setting
         if value is None:
             return setting.empty
@@ -127,7 +127,7 @@ class Field:
 
 
 def fields_of(settings: type) -> Mapping[str, Field]:
-    """The settings of a frozen dataclass by name, in their order; other fields are left out."""
+    """The settings of a frozen dataclass by name, in field order; other fields are left out."""
     return _fields_of(settings)
 
 
@@ -144,7 +144,7 @@ def _fields_of(settings: type) -> Mapping[str, Field]:
 
 
 def _kind(annotation: Any) -> Kind:
-    """The kind of value that a type holds; `None` beside it says nothing."""
+    """The kind of an annotated type; `| None` is ignored."""
     origin = get_origin(annotation)
     if origin is Literal:
         return "choice"
@@ -159,10 +159,10 @@ def _kind(annotation: Any) -> Kind:
 def read_settings(
     settings: type, values: Mapping[str, Any], errors: list[FieldError], prefix: str = ""
 ) -> dict[str, Any]:
-    """What the values say of each setting, by its name; one that is not among them is left out.
+    """Parses the settings found in `values`; returns them by name.
 
-    `prefix` stands before the names in `values` and in errors. What cannot be read is put into
-    `errors`, and left out as well.
+    `prefix` precedes the names in `values` and in errors. A value that cannot be parsed is left out
+    and added to `errors`.
     """
     read = {}
     for name, field in fields_of(settings).items():
@@ -176,7 +176,7 @@ def read_settings(
 
 
 def errors_in(settings: Any, prefix: str = "") -> list[FieldError]:
-    """Every wrong setting of an instance, with a sentence for each; `prefix` is as in reading."""
+    """An error for each problem of an instance's settings; `prefix` as in `read_settings`."""
     return [
         FieldError(prefix + name, sentence)
         for name, field in fields_of(type(settings)).items()
@@ -185,7 +185,7 @@ def errors_in(settings: Any, prefix: str = "") -> list[FieldError]:
 
 
 def read_number(label: str, value: Any, *, whole: bool) -> float:
-    """A finite number; raises `FtlabError` naming label, value and rule."""
+    """Parses a finite number; raises `FtlabError` with the label, the value and the rule."""
     word = "a whole number" if whole else "a number"
     if is_empty(value):
         raise FtlabError(f"{label} is empty; it must be {word}.")

@@ -1,4 +1,4 @@
-"""The settings that all runs of a sweep share: each described once, for every surface."""
+"""The settings that all runs of a sweep share, described once for all interfaces."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ftlab.settings.schema import Setting
 Tracker = Literal["tensorboard", "trackio"]
 
 TRACKERS: dict[Tracker, str] = {"tensorboard": "TensorBoard", "trackio": "trackio"}
-"""The Trainer's name of each (which is also its package's), and what people call it."""
+"""Tracker names of the Trainer (also their package names) and their labels."""
 
 
 def is_installed(tracker: str) -> bool:
-    """Whether its package is there; nothing is imported to find out."""
+    """Whether the tracker's package is installed; does not import it."""
     return tracker in TRACKERS and find_spec(tracker) is not None
 
 
 def problems_of_trackers(names: Sequence[str]) -> Iterator[str]:
-    """A sentence for each name that is unknown, not installed or given twice."""
+    """An error message for each name that is unknown, not installed or given twice."""
     for i, name in enumerate(names):
         if name not in TRACKERS:
             yield f"'{str(name)[:40]}' is none of: {', '.join(TRACKERS)}."
@@ -36,9 +36,9 @@ def problems_of_trackers(names: Sequence[str]) -> Iterator[str]:
 
 
 def parse_trackers(given: object) -> tuple[Tracker, ...]:
-    """Reads "tensorboard,trackio", "none", or a list of names; unknown ones are left to the check.
+    """Parses "tensorboard,trackio", "none", or a list of names; does not reject unknown names.
 
-    Raises `FtlabError` for what is no list of names.
+    Raises `FtlabError` if it is not a list of names.
     """
     names = given.split(",") if isinstance(given, str) else given
     if names is None:
@@ -52,12 +52,12 @@ def parse_trackers(given: object) -> tuple[Tracker, ...]:
 
 
 def tensorboard_folder(run_folder: Path) -> Path:
-    """In the run's own folder, so that `tensorboard --logdir runs` finds it and it goes with it."""
+    """In the run's folder: `tensorboard --logdir runs` finds it, and it is deleted with the run."""
     return run_folder / "tensorboard"
 
 
 def trackio_folder(runs_folder: Path) -> Path:
-    """One database for all runs of a folder."""
+    """The folder of one database for all runs of a runs folder."""
     return runs_folder / "trackio"
 
 
@@ -72,7 +72,7 @@ DTYPE_POLICIES: dict[DtypePolicy, str] = {
     "fp32": "fp32 weights and compute",
 }
 EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "held-out", "tuning": "tuning"}
-"""The sets that a run may be measured on. Settings are chosen on "tuning", results reported on
+"""The data splits for evaluating a run. Settings are chosen on "tuning"; results are reported on
 "held_out"."""
 
 SCHEDULES: dict[Schedule, str] = {name: name for name in ("cosine", "linear", "constant")}
@@ -83,14 +83,14 @@ OPTIMIZERS: dict[Optimizer, str] = {
 }
 
 EVALUATION_BATCH = 16
-"""Examples that are scored at once; half as many where they run out of memory, and so on."""
+"""Batch size of evaluation; halved each time memory runs out."""
 
 CURVE_EXAMPLES = 32
-"""Held-out examples of an evaluation between the steps, at most: the first ones, the same at each
+"""Maximum of held-out examples per evaluation during training: the first ones, the same at each
 point of the curve."""
 
 AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
-"""Left to itself a run of at least so many steps is kept every so many."""
+"""By default a run of so many steps or more saves a checkpoint every so many steps."""
 
 HIGHEST_RATE = 10.0
 """No learning rate may be higher."""
@@ -98,12 +98,12 @@ HIGHEST_RATE = 10.0
 _MOST_STEPS = 1_000_000
 
 PREFIX = "settings."
-"""Of the names of these settings in a form and in errors."""
+"""Prefix of the names of these settings in a form and in errors."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What is the same for all runs of a sweep."""
+    """The settings that are the same for all runs of a sweep."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 

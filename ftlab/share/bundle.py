@@ -1,9 +1,9 @@
-"""What a run gives as one zip to take along, and its upload to the Hugging Face Hub.
+"""Packs a run's weights into one zip, and uploads them to the Hugging Face Hub.
 
-Nothing else of the run directory goes along: no log, no answers, no path of this machine.
+Nothing else of the run directory is included: no log, no answers, no local path.
 
-The token comes from the environment alone. It is handed to huggingface_hub and to nothing else, and
-taken out of whatever an error says.
+The token is read from the environment only. It is passed to huggingface_hub and to nothing else,
+and it is removed from error messages.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from ftlab.tasks.registry import TASKS
 CARD = "README.md"
 _TEMPLATE = "chat_template.jinja"
 _CONFIGS = ("adapter_config.json", "config.json", "tokenizer_config.json", "trained_weights.json")
-_KEPT_FREE = 2**28  # bytes, for all else that the machine does
+_KEPT_FREE = 2**28  # bytes that stay free on the disk for other programs
 _SCRIPT_SECONDS = 600.0
 _PATH_KEY = re.compile(r"_?(\w+_)?name_or_path")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files by name: `texts` are made here, `files` are taken from the run as they are.
+    """Files by name: `texts` are generated, `files` are copied unchanged from the run.
 
-    `name` is that of the folder in the zip.
+    `name` is the name of the folder in the zip.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Bundle:
 
 
 def run_bundle(run: Run, merged: bool = False) -> Bundle:
-    """What the run learnt, or the model it was merged to.
+    """Returns the bundle of the run's weights, or of its merged model if `merged`.
 
-    Raises `FtlabError` for a run without weights, or that was not merged.
+    Raises `FtlabError` if the run has no weights or was not merged.
     """
     folder = weights_of(run)
     record = None
@@ -78,7 +78,7 @@ def run_bundle(run: Run, merged: bool = False) -> Bundle:
 
 
 def bundle_name(run: Run, merged: bool = False) -> str:
-    """ "ftlab-lora-sql-ab12-03", from the run's own id alone where the task is a stranger's."""
+    """As in "ftlab-lora-sql-ab12-03"; contains the task only if it is a bundled one."""
     task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
     parts = run.run_id.split("-")
     number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
@@ -87,7 +87,7 @@ def bundle_name(run: Run, merged: bool = False) -> str:
 
 
 def write_zip(bundle: Bundle, target: Path) -> None:
-    """Writes the bundle; the file appears whole. Weights are copied in parts, never held.
+    """Writes the zip atomically. Weights are copied in chunks, never held in memory.
 
     Raises `FtlabError` if the file cannot be written.
     """
@@ -99,7 +99,7 @@ def write_zip(bundle: Bundle, target: Path) -> None:
                 for name, text in bundle.texts.items():
                     archive.writestr(f"{bundle.name}/{name}", text, zipfile.ZIP_DEFLATED)
                 for name, path in bundle.files.items():
-                    packs = path.suffix != ".safetensors"  # weights hardly get smaller
+                    packs = path.suffix != ".safetensors"  # weights hardly compress
                     how = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
                     archive.write(path, f"{bundle.name}/{name}", how)
             os.chmod(temporary, 0o644)
@@ -115,7 +115,7 @@ def write_zip(bundle: Bundle, target: Path) -> None:
 
 
 def _check_room(bundle: Bundle, folder: Path) -> None:
-    """A file may say that it is larger than the disk (a sparse one), and would fill it."""
+    """Checks the free space first: a sparse file can be larger than the disk and would fill it."""
     needed = sum(path.stat().st_size for path in bundle.files.values())
     free = shutil.disk_usage(folder).free
     if needed + _KEPT_FREE > free:
@@ -126,9 +126,9 @@ def _check_room(bundle: Bundle, folder: Path) -> None:
 
 
 def zip_script(run: Run, runs_folder: Path, target: Path) -> None:
-    """Writes the run's script with its examples as one zip, in a process, which takes some seconds.
+    """Writes the run's script and its examples as one zip, in a subprocess that takes some seconds.
 
-    Raises `FtlabError` with the sentence of the command where there is no script.
+    Raises `FtlabError` with the error message of the command if there is no script.
     """
     with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
         folder = Path(place)
@@ -149,7 +149,7 @@ def zip_script(run: Run, runs_folder: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def laid_out(bundle: Bundle) -> Iterator[Path]:
-    """The bundle as a folder for as long as it is needed; weights are links, not copies."""
+    """A temporary folder with the bundle's files; weights are symbolic links, not copies."""
     with tempfile.TemporaryDirectory(prefix="ftlab-") as place:
         folder = Path(place) / bundle.name
         folder.mkdir()
@@ -166,7 +166,7 @@ def _goes_along(path: Path) -> bool:
 
 
 def _without_paths(path: Path, base: str) -> str:
-    """The configuration with the base's public name wherever it names a folder of this machine."""
+    """The configuration, with local folders replaced by the base's public name."""
     try:
         config = read_model_json(path)
     except (OSError, ValueError) as error:
@@ -181,7 +181,7 @@ TOKEN = "HF_TOKEN"
 
 
 class HubApi(Protocol):
-    """What is asked of `huggingface_hub.HfApi`."""
+    """The methods of `huggingface_hub.HfApi` that are called here."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
 
@@ -198,7 +198,7 @@ def hub_api(token: str) -> HubApi:
 
 
 def token_of(environment: Mapping[str, str] = os.environ) -> str:
-    """Raises `FtlabError` without one."""
+    """Returns the token of the environment; raises `FtlabError` if there is none."""
     token = environment.get(TOKEN, "").strip()
     if not token:
         raise FtlabError(
@@ -209,17 +209,17 @@ def token_of(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def check_repo(repo: str) -> str:
-    """The name; raises `FtlabError` unless it is OWNER/NAME."""
+    """Returns `repo`; raises `FtlabError` unless it has the form OWNER/NAME."""
     if not is_owned_hub_id(repo):
         raise FtlabError(f"'{repo[:120]}' is no repository; write OWNER/NAME.")
     return repo
 
 
 def push(bundle: Bundle, repo: str, public: bool, token: str, api: HubApi | None = None) -> str:
-    """Uploads the bundle's files and gives the repository's address.
+    """Uploads the bundle's files and returns the repository's URL.
 
-    A repository is made private unless `public`. One that is there already keeps its visibility,
-    so a public one is refused unless `public`. Raises `FtlabError` for whatever the Hub refuses.
+    A new repository is private unless `public`. An existing one keeps its visibility, so an
+    existing public one is refused unless `public`. Raises `FtlabError` for any error of the Hub.
     """
     check_repo(repo)
     try:

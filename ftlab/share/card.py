@@ -1,7 +1,7 @@
-"""The savings card as a picture: where everything stands, drawn as SVG or PNG.
+"""The savings card as an image: computes the layout and renders it as SVG or PNG.
 
-The typeface is gradio's, which is looked for, never imported. Without its files Pillow's own
-typeface stands in.
+The font is the one that gradio ships. Its files are located without importing gradio. If they are
+missing, Pillow's default font is used.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FOLDER = Path("templates/frontend/static/fonts/IBMPlexSans")
 _ELLIPSIS = "…"
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMG]?B|[kMG]|s|min|h|x)(?:\W|$))")
-# Line breaks and controls, and the marks that turn the reading direction of what follows.
+# Line breaks, control characters, marks that change the reading direction, lone surrogates.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @cache
 def font(size: int, bold: bool) -> Font:
-    """The typeface at `size` pixels."""
+    """The font at `size` pixels."""
     path = font_file(bold)
     if path is not None:
         try:
             return ImageFont.truetype(str(path), size)
-        except OSError:  # a FreeType that does not read woff2
+        except OSError:  # this FreeType cannot read woff2
             pass
     return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=4096)
 def width(text: str, size: int, bold: bool = False) -> float:
-    """Pixels that the text takes."""
+    """The width of the text in pixels."""
     return float(font(size, bold).getlength(text))
 
 
 def clean(text: str) -> str:
-    """The text on one line, without what a picture cannot show; numbers keep their units."""
+    """Returns one line without unprintable characters; no-break spaces join numbers and units."""
     plain = " ".join(_INVISIBLE.sub(" ", text).split(" "))
     return _UNIT.sub("\u00a0", " ".join(plain.split()).replace("\ufffe", ""))
 
 
 def cut(text: str, room: float, size: int, bold: bool = False) -> str:
-    """The text, or as much of it as fits into `room` pixels with an ellipsis."""
+    """Returns the text, cut to `room` pixels with an ellipsis if it is too wide."""
     if width(text, size, bold) <= room:
         return text
     fitting, too_long = 0, len(text)
@@ -70,7 +70,7 @@ def cut(text: str, room: float, size: int, bold: bool = False) -> str:
 
 
 def wrap(text: str, room: float, size: int, lines: int, bold: bool = False) -> list[str]:
-    """At most so many lines of at most `room` pixels; the last one is cut if need be."""
+    """Splits the text into at most `lines` lines of `room` pixels; cuts the last one if needed."""
     rest = text.split(" ")
     done: list[str] = []
     while rest and len(done) < lines - 1:
@@ -90,7 +90,7 @@ def wrap(text: str, room: float, size: int, lines: int, bold: bool = False) -> l
 def fit(
     text: str, room: float, sizes: range, lines: int, bold: bool = False
 ) -> tuple[int, list[str]]:
-    """The largest of the sizes at which the text fits whole, and its lines; else the last, cut."""
+    """The largest of `sizes` at which the text fits uncut, and its lines; else the last, cut."""
     for size in sizes:
         split = wrap(text, room, size, lines, bold)
         if not split or not split[-1].endswith(_ELLIPSIS):
@@ -99,7 +99,7 @@ def fit(
 
 
 def balance(text: str, room: float, size: int, lines: int, bold: bool = False) -> list[str]:
-    """The text in as few lines as `wrap` needs, of like length."""
+    """Splits the text into as few lines as `wrap` does, but of similar length."""
     split = wrap(text, room, size, lines, bold)
     low, high = room / 2, room
     while high - low > 8:
@@ -112,7 +112,7 @@ def balance(text: str, room: float, size: int, lines: int, bold: bool = False) -
 
 
 def font_file(bold: bool) -> Path | None:
-    """Where gradio ships the typeface; `None` without it."""
+    """The path of the font file that gradio ships; `None` if it is missing."""
     spec = find_spec("gradio")
     for place in (spec.submodule_search_locations or []) if spec else []:
         path = Path(place) / _FOLDER / f"IBMPlexSans-{'Bold' if bold else 'Regular'}.woff2"
@@ -165,7 +165,7 @@ Shape = Box | Line | Words
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes in the order in which they are painted, and the sentence that says them."""
+    """Shapes in painting order, and a title that describes the drawing in words."""
 
     shapes: tuple[Shape, ...]
     title: str
@@ -213,7 +213,7 @@ DARK = Palette(
 
 
 def draw(card: Card, palette: Palette = LIGHT) -> Drawing:
-    """The card as shapes on `WIDTH` x `HEIGHT` pixels; no text is wider than its place."""
+    """Returns the card as shapes on `WIDTH` x `HEIGHT` pixels; no text exceeds its area."""
     shapes: list[Shape] = [
         *_top(card, palette),
         *_headline(card, palette),
@@ -227,7 +227,7 @@ def draw(card: Card, palette: Palette = LIGHT) -> Drawing:
 
 
 def _top(card: Card, palette: Palette) -> list[Shape]:
-    """The verdict at the left, where the numbers come from at the right."""
+    """The verdict at the left, the origin of the numbers at the right."""
     ink, fill = {
         "saving": (palette.good, palette.good_fill),
         "partial": (palette.warn, palette.warn_fill),
@@ -252,7 +252,7 @@ def _top(card: Card, palette: Palette) -> list[Shape]:
 
 
 def _origin_mark(card: Card, palette: Palette, x: float, y: float) -> list[Shape]:
-    """Measured: a full square; recorded: a hatched one; imported: an empty one."""
+    """Measured: a filled square; recorded: hatched; imported: empty."""
     side = 16
     if card.origin == "measured":
         return [Box(x, y, side, side, palette.ink)]
@@ -359,13 +359,13 @@ def _pair(pair: Pair, palette: Palette, x: float, room: float) -> list[Shape]:
 
 
 def _unlike(card: Card, palette: Palette) -> list[Shape]:
-    """Below the bars, where the runs of the two are not like for like: what differs."""
+    """What differs between the runs of the two variants, below the bars."""
     size, lines = fit(clean(card.unlike), _INNER, range(20, 15, -1), 1)
     return [Words(_MARGIN, _UNLIKE_LINE, line, size, palette.warn) for line in lines]
 
 
 def _foot(card: Card, palette: Palette) -> list[Shape]:
-    """Provenance, and whose card it is."""
+    """The provenance lines and the ftlab logo."""
     room = _INNER - 150
     shapes: list[Shape] = [
         Line(_MARGIN, _FOOT_TOP - 22, WIDTH - _MARGIN, _FOOT_TOP - 22, palette.line)
@@ -390,7 +390,7 @@ assert _FOOT_TOP + 14 + 32 < HEIGHT
 
 
 def card_svg(card: Card, palette: Palette = LIGHT) -> str:
-    """An `<svg>` element, fit for a file and for a page; everything in it is escaped."""
+    """Returns an `<svg>` element that works in a file and in a page; all text is escaped."""
     drawing = draw(card, palette)
     inside = "\n".join(_element(shape) for shape in drawing.shapes if not _is_empty(shape))
     return (
@@ -428,7 +428,7 @@ def _is_empty(shape: Shape) -> bool:
     return isinstance(shape, Words) and not shape.text.strip()
 
 
-_SMOOTH = 4  # shapes are drawn so many times larger, then made smaller: smooth edges
+_SMOOTH = 4  # antialiasing: shapes are drawn this many times larger, then scaled down
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 

@@ -1,7 +1,7 @@
-"""What card and Compare tab say of a sweep: a sentence, five numbers, bars, and their origin.
+"""The content of the card and of the Compare tab: a sentence, five numbers, bars, and their origin.
 
-Every number is taken from the runs. Where they show no saving, or no difference, or where full
-fine-tuning is missing, the card says so.
+Every number is taken from the runs. If they show no saving or no difference, or if full fine-tuning
+is missing, the card states this.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FACT_LENGTH = 48
 
 
 def facts_of(data: SweepData) -> tuple[str, str]:
-    """Two lines: on what it was measured, and how."""
+    """Two lines of provenance: what it was measured on, and how."""
     rows = data.table[data.table["status"] == "done"]
     where = [
         _named(rows["machine"].where(rows["machine"] != "", rows["device"]), "machines"),
@@ -63,7 +63,7 @@ def _is_time(value: object) -> bool:
 
 
 def _named(values: Iterable[object], several: str) -> str:
-    """The value all share, or a few of them, or how many there are."""
+    """The shared value, or a few different values, or their number."""
     names = list(dict.fromkeys(str(value) for value in values if isinstance(value, str) and value))
     if len(names) > _MOST_NAMED:
         return f"{len(names)} {several}"
@@ -103,7 +103,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 
 Mood = Literal["plain", "good", "even", "bad"]
-"""Of one number beside full fine-tuning's: less to pay, no difference shown, more to pay."""
+"""A value against full fine-tuning's: unknown, better, no difference shown, worse."""
 
 _MOODS: dict[Outcome, Mood] = {
     "better": "good", "worse": "bad", "even": "even", "unknown": "plain",
@@ -133,7 +133,7 @@ _QUALITIES = ("score_after", "eval_loss_after")
 
 @dataclass(frozen=True)
 class Tile:
-    """One big number; `mood` in words is what `note` says. For `more` the card has no room."""
+    """One large number. `note` states the `mood` in words; `more` has no space on the card."""
 
     value: str
     label: str
@@ -145,7 +145,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Bar:
-    """`length` is in [0, 1] of the longer one of its pair."""
+    """`length` is the share of the longer bar of the pair, in [0, 1]."""
 
     name: str
     method: str
@@ -155,7 +155,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Pair:
-    """The method's bar and full fine-tuning's, of one measure."""
+    """The bars of the method and of full fine-tuning, for one measure."""
 
     title: str
     bars: tuple[Bar, Bar]
@@ -165,7 +165,7 @@ class Pair:
 class Card:
     """`judgement` is the verdict in words; `facts` are two lines of provenance.
 
-    `unlike` says what differs between the runs of the two; "" where they are like for like.
+    `unlike` is what differs between the runs of the two variants; "" if they are like for like.
     `doubts` are sentences on why no difference is shown.
     """
 
@@ -186,7 +186,7 @@ class Card:
 
 @dataclass(frozen=True)
 class _Quality:
-    """The measure of quality that both have; `paired` is in its unit, by held-out example."""
+    """The quality measure that both variants have; `paired` is by held-out example, in its unit."""
 
     name: str
     difference: Difference
@@ -212,13 +212,13 @@ class _Quality:
 
 
 def card_variants(data: SweepData) -> list[str]:
-    """The variants that a card can be about, best first."""
+    """The variants that can be the subject of a card, best first."""
     means = variant_means(data.table)
     return [str(name) for name in adapters(means)["variant"]]
 
 
 def card_of(data: SweepData, variant: str | None = None) -> Card:
-    """The card of a sweep: about the named variant, else about the best one."""
+    """The card of a sweep, about the named variant or else the best one."""
     found = compare(data.table, variant)
     if found is None:
         return _incomplete(data, variant)
@@ -302,7 +302,7 @@ def _sentence(
 
 
 def _comparability(table: pd.DataFrame, found: Comparison) -> Comparability:
-    """Whether the runs of both are like for like."""
+    """Whether the runs of both variants are like for like."""
     names = [row["variant"] for row in (found.adapter, found.full)]
     return comparability_of_rows(table[(table["status"] == "done") & table["variant"].isin(names)])
 
@@ -376,7 +376,7 @@ def _beside_full(found: Comparison, key: str) -> str:
 
 
 def _smaller(ratio: float) -> str:
-    """What a ratio of sizes says: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
+    """A ratio of sizes in words: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
     if math.isnan(ratio):
         return "not measured for both"
     return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
@@ -440,7 +440,7 @@ def _pair(found: Comparison, key: str) -> Pair:
 
 
 def _incomplete(data: SweepData, variant: str | None) -> Card:
-    """What is missing, and the numbers of the one variant that there are."""
+    """A card without a comparison: what is missing, and the numbers of one variant."""
     means = variant_means(data.table)
     named = means[means["variant"] == variant]
     rows = named if not named.empty else adapters(means)

@@ -1,4 +1,4 @@
-"""The ladders as a Markdown page: what was tried, on which machine, and what is suggested."""
+"""Writes the learning rate ladders as a Markdown page: tried rates, machine and suggested rates."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ _OTHER_PAPERS = (
 
 
 def write_document(path: Path, ladders: Sequence[Tuned], command: str) -> None:
-    """Writes the page, whole or not at all. Raises `FtlabError` where the file cannot be written.
+    """Writes the page atomically; raises `FtlabError` if the file cannot be written.
 
-    `command` is what made the runs.
+    `command` is the command that made the runs.
     """
     try:
         write_atomically(path, document(ladders, command).encode())
@@ -84,7 +84,7 @@ def write_document(path: Path, ladders: Sequence[Tuned], command: str) -> None:
 
 
 def document(ladders: Sequence[Tuned], command: str) -> str:
-    """The page, its ladders in the order of the registry."""
+    """The page, with its ladders in the order of the registry."""
     order = list(METHODS)
     shown = sorted(ladders, key=lambda tuned: order.index(tuned.variant.method))
     parts = [
@@ -107,7 +107,7 @@ def document(ladders: Sequence[Tuned], command: str) -> str:
 
 
 def sizes_section() -> str:
-    """What the page says of models of another size than the one that the rates were tuned on."""
+    """The section on models of other sizes than the model that the rates were tuned on."""
     own: dict[RateRule, list[str]] = {}
     for spec in METHODS.values():
         if spec.rate_rule is not BY_WIDTH:
@@ -143,7 +143,7 @@ def _cell(point: Point, is_suggested: bool) -> str:
 
 
 def _conditions(runs: Sequence[Run]) -> list[str]:
-    """What the runs shared; where they did not, each value once."""
+    """The conditions of the runs; where runs differ, each value once."""
     settings = [run.spec.settings for run in runs]
     environments = [run.result.environment for run in runs if run.result]
     packages = [
@@ -173,7 +173,7 @@ def _conditions(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(ladders: Sequence[Tuned]) -> list[str]:
-    """Says of each default that is not the suggestion how far behind it lies."""
+    """Lists the defaults that are not suggested, and how far their loss is from the best one."""
     lines = []
     for tuned in ladders:
         default, rate = tuned.default, tuned.suggestion.rate

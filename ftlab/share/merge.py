@@ -1,4 +1,4 @@
-"""Laying what a run learnt into its base for good, and measuring what that changed."""
+"""Merges a run's trained weights into its base, and measures the effect."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from ftlab.training.step import Arithmetic
 
 
 def merge_run(merge: MergeDirectory, device: Device) -> None:
-    """Merges, saves, and scores what was saved; the folder and its record appear at the end.
+    """Merges, saves, and scores the saved model; creates the folder and its record at the end.
 
-    Raises `FtlabError` if the base is not the one that the run was trained on, or the adapter has
-    no place in it.
+    Raises `FtlabError` if the base is not the one that the run was trained on, or if the adapter
+    does not fit it.
     """
     began = time.perf_counter()
     run = read_run(merge.run)
@@ -79,10 +79,10 @@ def merge_run(merge: MergeDirectory, device: Device) -> None:
 def merged_model(
     run: Run, source: ResolvedModel, device: torch.device, loaded: Callable[[], None]
 ) -> PreTrainedModel:
-    """The base with what the run learnt in its weights, in the dtype that the policy gives them.
+    """Returns the base with the run's weights merged, in the dtype of the policy.
 
-    The base is never held in fewer than 16 bits, whatever it was trained on. Sums are taken in
-    fp32 and rounded once: PEFT would round the change to bf16 first and add it in bf16 then.
+    The base is always loaded in 16 bits or more, even if the run trained on a quantised one. Sums
+    are taken in fp32 and rounded once; PEFT would round the change to bf16 and add it in bf16.
     """
     folder = weights_of(run)
     base: Any = load_base_model(source, run.spec.dtype_policy, None, device)
@@ -108,7 +108,7 @@ def _merged(base: PreTrainedModel, folder: Path, spec: RunSpec) -> Any:
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a whole model that loads by itself: safetensors, configuration and tokenizer."""
+    """Saves a complete model that loads by itself: safetensors, configuration and tokenizer."""
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
 
@@ -125,7 +125,7 @@ def _check_base(run: Run, source: ResolvedModel) -> None:
 def _evaluation(
     run: Run, folder: Path, device: torch.device, report: Callable[[dict[str, Any]], None]
 ) -> tuple[Evaluation | None, str]:
-    """What was saved, measured as the run was; or `None` and the sentence that says why not."""
+    """Evaluates the saved model as the run was evaluated; or `None` and the reason."""
     spec = run.spec
     try:
         task, data = load_task(spec.task)
@@ -170,9 +170,9 @@ def _gain(run: Run, after: Evaluation | None) -> tuple[float, float, float] | No
 
 
 def _put_in_place(merge: MergeDirectory) -> None:
-    """The new model in place of the run's older one, whose record goes first.
+    """Moves the new model to the target; deletes the record of the older model first.
 
-    Of a folder that somebody named nothing is ever deleted: it must still be empty.
+    Only the run's own folder is replaced. A folder that the user named must still be empty.
     """
     merge.record_file.unlink(missing_ok=True)
     if merge.target == merge.run.merged:

@@ -1,4 +1,4 @@
-"""Starts a merge for page and command line, where the run can be merged. No torch."""
+"""Starts a merge for the page and the command line, if the run can be merged. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ UNMERGEABLE = {
     "POLY": _ROUTED,
     "SHADOW": _ROUTED,
 }
-"""PEFT's types that have nothing to merge, and why; the others raise where a layer cannot."""
+"""PEFT types without anything to merge, and why; for others PEFT raises if a layer cannot merge."""
 
 
 def why_not_mergeable(run: Run) -> str:
-    """A sentence on why the run cannot be merged into its base; "" where it can."""
+    """The reason why the run cannot be merged into its base; "" if it can."""
     try:
         folder = weights_of(run)
         kind = kind_of(folder)
@@ -44,11 +44,11 @@ def why_not_mergeable(run: Run) -> str:
 
 
 def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
-    """Starts a process that merges the run and belongs to nobody, so it outlives page and app.
+    """Starts a detached process that merges the run and outlives the page and the app.
 
-    `target` is a folder that does not exist yet, or an empty one; `None` is the run's own `merged`,
-    which is replaced. Raises `FtlabError` for a run that cannot be merged or is being merged, and
-    for a target that cannot be made.
+    `target` is a new or an empty folder; `None` is the run's own `merged` folder, which is
+    replaced. Raises `FtlabError` if the run cannot be merged or is being merged, or if the target
+    cannot be created.
     """
     check_writable(run.directory.path.parent)
     reason = why_not_mergeable(run)
@@ -73,7 +73,7 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
 
 
 def checked_target(target: Path) -> Path:
-    """The folder in full; raises `FtlabError` if nothing can be saved there without a loss."""
+    """The absolute path; raises `FtlabError` unless it is new or empty and its parent exists."""
     folder = target.expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FtlabError(

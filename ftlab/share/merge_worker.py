@@ -2,8 +2,8 @@
 
 Run as: python -m ftlab.share.merge_worker RUN_DIR
 
-It takes its turn on the device as a run does. The process ends with status 0 if the model is
-saved, 1 if it is not (the reason is the last event), 2 if there is nothing to do.
+It waits for the lock of the device, as a run does. The exit status is 0 if the model was saved, 1
+if not (the last event has the reason), and 2 if there was nothing to do.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ftlab.records.merge import MergeDirectory
 from ftlab.records.run import RunDirectory
 
 PHASE_SECONDS = 7200.0
-"""Within which the base is loaded, merged or saved (140 GB at 20 MB/s), or a batch is evaluated."""
+"""Timeout for loading, merging or saving (140 GB at 20 MB/s), or for evaluating one batch."""
 
 
 @dataclass(frozen=True)
 class WatchedMerge(MergeDirectory):
-    """A merge whose every event is a sign of progress."""
+    """A merge in which each event restarts the timeout of the watchdog."""
 
     watchdog: Signs
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         device = device_of(spec.device)
         prepare_for_libraries(device.id)
         if spec.task.kind != "hub":
-            os.environ["HF_HUB_OFFLINE"] = "1"  # the base was fetched when the run was made
+            os.environ["HF_HUB_OFFLINE"] = "1"  # the base was downloaded for the run
         turn = DeviceLock(device.id)
         if not turn.try_acquire():
             merge.report({"event": "phase", "phase": "wait"})
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def device_of(device_id: str) -> Device:
-    """The run's device, or where this machine has none of that name, its first."""
+    """The run's device; if this machine does not have it, its first device."""
     try:
         return resolve_device(device_id)
     except FtlabError:

@@ -1,4 +1,4 @@
-"""The README.md that goes with a run's weights: a model card as the Hugging Face Hub reads it.
+"""The README.md of a run's weights: a model card in the format of the Hugging Face Hub.
 
 https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then Markdown.
 """
@@ -35,9 +35,9 @@ from ftlab.share.weights import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_mode
 
 
 def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]:
-    """Method, hyperparameters and training settings, by the words that the form uses.
+    """Method, hyperparameters and training settings, with the labels of the form.
 
-    `scored` is how many examples were scored, where that is known.
+    `scored` is the number of scored examples, if it is known.
     """
     s = spec.settings
     kept = checkpoint_interval(s) if spec.variant else 0
@@ -74,7 +74,7 @@ def _measured_on(settings: TrainingSettings, scored: int | None) -> tuple[str, s
 
 
 LICENCES = {BUNDLED_ID: "apache-2.0"}
-"""Licences of bases that ftlab knows; of others their own page tells."""
+"""Licences of the bases that ftlab knows; for other bases their own page states it."""
 
 _COSTS = ("trainable_params", "trainable_share", "total_params", "net_peak_memory_bytes",
           "peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes")  # fmt: skip
@@ -91,7 +91,7 @@ _FORM: dict[Kind, str] = {
 
 
 def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
-    """The card of a finished run's weights; with `merged` that of the merged model.
+    """The model card of a finished run's weights, or of the merged model if `merged` is given.
 
     Raises `FtlabError` for a run without a result.
     """
@@ -160,7 +160,7 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
 
 
 def _gain(run: Run) -> str:
-    """The score's change with its interval, from the answers that were recorded; "" without."""
+    """The change of the score with its interval, from the recorded answers; "" without them."""
     rows = run.directory.samples()
     found = paired_difference(
         [row.get("score_before") for row in rows], [row.get("score_after") for row in rows]
@@ -293,7 +293,7 @@ def _machine(result: RunResult) -> str:
 
 
 def _has_page(spec: RunSpec) -> bool:
-    """Whether the base can be had from the Hub: a record may name anything."""
+    """Whether the base is available on the Hub: a record may contain any name."""
     return is_on_hub(spec.model) and is_hub_id(public_model(spec.model))
 
 
@@ -307,9 +307,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Text on one line that no table, tag, link, picture or code fence of Markdown begins or ends
-    in."""
+    """Escapes text to one line without Markdown tables, tags, links, images or code fences."""
     text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
     text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
-    # A bare address becomes a link too, unless something that nobody sees is in between.
+    # A bare URL becomes a link too, unless a zero-width space breaks it.
     return re.sub(r"(?i)(:(?=//)|www(?=\.))", "\\1\u200b", text)

@@ -1,6 +1,6 @@
-"""One HTML file that shows its sections anywhere: no network, light and dark, on paper.
+"""Builds one self-contained HTML file: no network, light and dark mode, printable.
 
-The file runs no script but those that it is made with, which are named by their hash.
+Only the scripts given to it can run; the content security policy lists their hashes.
 """
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
     "font-src data:; img-src data:"
 )
-"""Whatever a section holds, opening the file runs no script of it and fetches nothing."""
+"""Opening the file runs no script of a section and loads nothing from the network."""
 
 
 def standalone(
     title: str, sections: Sequence[str], style: str = "", scripts: Sequence[str] = ()
 ) -> str:
-    """The page as one self-contained document.
+    """Returns the page as one self-contained document.
 
-    `title` is plain text; each section is HTML as a function of this package makes it, with
-    everything that a model, a file or a person said escaped. `style` is further CSS. `scripts` are
-    run in their order once the sections are there; they hold nothing from a record.
+    `title` is plain text. Each section is HTML from a function of this package, in which all text
+    of models, files and people is escaped. `style` is extra CSS. `scripts` run in order, after the
+    sections; they contain nothing from a record.
     """
     body = "".join(f"<section>{section}</section>\n" for section in sections)
     run = "".join(f"<script>{script}</script>\n" for script in scripts)
@@ -112,7 +112,7 @@ def _digest(script: str) -> str:
 
 
 def stylesheet() -> str:
-    """The rules, and the card's typeface in them where it is at hand: the file loads nothing."""
+    """The CSS rules, with the card's font embedded if it is found: the file loads nothing."""
     return "".join(_face(bold) for bold in (False, True)) + _RULES
 
 

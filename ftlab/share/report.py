@@ -1,7 +1,7 @@
-"""The report of a sweep: one HTML file to send, with everything that the runs say.
+"""The report of a sweep: one HTML file with everything that the runs recorded.
 
-The finding and its card, what was held equal, all measures, figures, answers side by side, how each
-number was measured, on what, and the command that measures it anew.
+It has the finding and its card, what was held equal, all measures, figures, answers side by side,
+how each number was measured, the environment, and the command that repeats the sweep.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EMPTY = Markup("")
 
 
 def check_reportable(data: SweepData) -> None:
-    """Raises `FtlabError` for a sweep of which no run is done."""
+    """Raises `FtlabError` if no run of the sweep is done."""
     if (data.table["status"] == "done").any():
         return
     counts = data.table["status"].value_counts()
@@ -63,7 +63,7 @@ def unreadable_notes(store: RunStore, sweep_id: str) -> list[str]:
 
 
 def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[str] = ()) -> str:
-    """The report as one HTML document. `variant` is what the card is about, else the best one.
+    """Returns the report as one HTML document; the card is about `variant`, else the best one.
 
     `notes` are sentences to show near its top. Raises `FtlabError` if no run is done.
     """
@@ -89,7 +89,7 @@ def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[st
 
 
 def _card_section(data: SweepData, card: Card) -> Markup:
-    """The card for light and for dark; only one of them is shown."""
+    """The card in light and in dark colours; CSS shows only one of them."""
     pictures = Markup(
         '<div class="card light">{}</div><div class="card dark">{}</div>'
     ).format(Markup(card_svg(card, LIGHT)), Markup(card_svg(card, DARK)))  # fmt: skip
@@ -150,7 +150,7 @@ REPORT_KINDS = (".html", ".htm")
 
 
 def check_target(path: Path) -> None:
-    """Raises `FtlabError` where no file of that name can be made; costs nothing."""
+    """Raises `FtlabError` if no file can be created at `path`; a cheap check."""
     if path.is_dir():
         raise FtlabError(f"'{path}' is a folder; name a file in it, as in {path / 'report.html'}.")
     if path.exists() and not path.is_file():
@@ -163,7 +163,7 @@ def check_target(path: Path) -> None:
 
 
 def check_report_target(path: Path) -> None:
-    """As `check_target`; a report is an .html or .htm."""
+    """As `check_target`; a report needs the suffix .html or .htm."""
     check_target(path)
     if path.suffix.lower() not in REPORT_KINDS:
         raise FtlabError(
@@ -172,26 +172,26 @@ def check_report_target(path: Path) -> None:
 
 
 def check_card_target(path: Path) -> None:
-    """As `check_target`; a card is a .png or an .svg."""
+    """As `check_target`; a card needs the suffix .png or .svg."""
     if path.suffix.lower() not in CARD_KINDS:
         raise FtlabError(f"'{path}' is no name for a card: end it with {' or '.join(CARD_KINDS)}.")
     check_target(path)
 
 
 def write_report(path: Path, page: str) -> None:
-    """Writes the page as a whole; raises `FtlabError` if the file cannot be written."""
-    # A record may hold halves of characters that no file can.
+    """Writes the page atomically; raises `FtlabError` if the file cannot be written."""
+    # A record may contain lone surrogates, which UTF-8 cannot encode.
     _write(path, page.encode("utf-8", errors="replace"))
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Writes the card as its name asks for, .png or .svg; raises as `write_report` does."""
+    """Writes the card as .png or .svg, by the suffix of `path`; raises as `write_report` does."""
     is_png = path.suffix.lower() == ".png"
     _write(path, card_png(card) if is_png else card_svg(card).encode("utf-8", errors="replace"))
 
 
 def file_stem(kind: str, *names: str) -> str:
-    """A file's name without its ending, safe anywhere: "ftlab-card-20261125-120000-ab12-LoRA"."""
+    """A safe file name without suffix, as in "ftlab-card-20261125-120000-ab12-LoRA"."""
     text = "-".join(["ftlab", kind, *filter(None, names)])
     return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[:120]
 
@@ -199,7 +199,7 @@ def file_stem(kind: str, *names: str) -> str:
 def _write(path: Path, data: bytes) -> None:
     check_target(path)
     try:
-        write_atomically(path.resolve(), data)  # a link's target, not the link
+        write_atomically(path.resolve(), data)  # replaces the target of a link, not the link
     except OSError as error:
         raise FtlabError(
             f"'{path}' cannot be written ({error.strerror}); "

@@ -1,4 +1,4 @@
-"""The figures of a report: drawn by plotly in the reader's browser, from data in the file."""
+"""The figures of a report: plotly draws them in the browser, from data in the file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ftlab.charts.spec import ChartSpec, Facts, charts, worded
 from ftlab.records.store import Run, SweepData
 
 MOST_POINTS = 6_000
-"""Points of all loss curves together; beyond it steps are left out evenly."""
+"""Points of all loss curves together; above this number, steps are skipped evenly."""
 
 MOST_BYTES = 450_000
-"""Of the data of all figures: what plotly itself leaves free in a file of 6 MB."""
+"""Limit for the data of all figures: what plotly itself leaves free in a file of 6 MB."""
 
 _CLICK_HINT = re.compile(r"<br><i>click: [^<]*</i>")
 _EMPTY = Markup("")
@@ -32,9 +32,9 @@ _EMPTY = Markup("")
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """`title` states what the figure shows, `note` what is left out of it; `height` in pixels.
+    """`title` states what the figure shows, `note` what it leaves out; `height` is in pixels.
 
-    `json` holds its data and layout, and no `<`.
+    `json` contains its data and layout, and no `<`.
     """
 
     title: str
@@ -46,7 +46,7 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class Figures:
-    """`bars` belong together; `notes` are sentences on what could not be drawn."""
+    """`bars` are shown together; `notes` are sentences on what could not be drawn."""
 
     bars: tuple[ReportFigure, ...]
     others: tuple[ReportFigure, ...]
@@ -54,12 +54,12 @@ class Figures:
 
 
 def scripts() -> tuple[str, str]:
-    """Plotly and the script that draws with it: what a page with figures runs, and nothing else."""
+    """The only scripts of a page with figures: plotly, and the one that draws with it."""
     return get_plotlyjs(), Path(__file__).with_name("figures.js").read_text(encoding="utf-8")
 
 
 def figures_of(data: SweepData) -> Figures:
-    """The figures of a sweep for which at least one run has what they show."""
+    """The figures of a sweep for which at least one run has data."""
     notes: list[str] = []
     readable = replace(data, runs=tuple(_readable(data.runs, notes)))
     bars: list[ReportFigure] = []
@@ -83,7 +83,7 @@ def report_charts() -> list[ChartSpec]:
 
 
 def _too_large(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
-    """The largest ones, as many as must go for the rest to take `MOST_BYTES`."""
+    """The largest figures, which are dropped so that the others fit into `MOST_BYTES`."""
     by_size = sorted(figures, key=lambda part: len(part.json))
     room, dropped = MOST_BYTES, []
     for part in by_size:
@@ -94,7 +94,7 @@ def _too_large(figures: Sequence[ReportFigure]) -> list[ReportFigure]:
 
 
 def _drawn(chart: ChartSpec, data: SweepData, notes: list[str]) -> list[ReportFigure]:
-    """The figure, or a note that no run has what it shows."""
+    """The figure, or a note that no run has its data."""
     read, every = chart.read(data) if chart.read else None, 1
     if isinstance(read, pd.DataFrame):
         read, every = thinned(read)
@@ -118,7 +118,7 @@ def _drawn(chart: ChartSpec, data: SweepData, notes: list[str]) -> list[ReportFi
 
 
 def _readable(runs: Iterable[Run], notes: list[str]) -> Iterator[Run]:
-    """The runs whose losses can be read; a note on each of the others."""
+    """The runs with readable losses; adds a note on each of the others."""
     for run in runs:
         try:
             run.directory.metrics()
@@ -150,10 +150,10 @@ def figures_section(figures: Figures, table: pd.DataFrame, sweep_id: str) -> Mar
 
 
 def figure_json(figure: go.Figure) -> str:
-    """Data and layout as JSON that may stand in HTML: it holds no `<`."""
+    """Data and layout as JSON that is safe inside HTML: it contains no `<`."""
     whole = json.loads(figure.to_json())
     for trace in whole["data"]:
-        trace.pop("customdata", None)  # run ids, which only the page can open
+        trace.pop("customdata", None)  # run ids, which only the app can open
         texts = trace.get("hovertext")
         if isinstance(texts, list):
             trace["hovertext"] = [
@@ -164,7 +164,7 @@ def figure_json(figure: go.Figure) -> str:
 
 
 def thinned(points: pd.DataFrame, most: int = MOST_POINTS) -> tuple[pd.DataFrame, int]:
-    """At most about so many points, and the n of "every n-th step"; the last step is kept."""
+    """At most about `most` points, and n if every n-th step is kept; keeps the last step."""
     every = math.ceil(len(points) / most) if len(points) else 1
     if every <= 1:
         return points, 1
@@ -194,7 +194,7 @@ def _figure(part: ReportFigure, sweep_id: str, heading: str) -> Markup:
 
 
 def _key(table: pd.DataFrame) -> Markup:
-    """Which colour is which method, as text."""
+    """The legend: the colour of each method, with its variants."""
     done = table[table["status"] == "done"]
     names: dict[str, list[str]] = {}
     for row in done.to_dict("records"):

@@ -1,6 +1,6 @@
-"""The sections of a report: what was held equal, results, answers, and where numbers come from.
+"""The sections of a report: what was held equal, results, answers, and the origin of the numbers.
 
-Page and report show the same words.
+The page and the report show the same text.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ IMPORTED = (
 
 
 def likeness_chip(found: Comparability) -> str:
-    """The verdict as a chip, with the values that differ on hover; empty without a run."""
+    """The verdict as a chip, with the differing values on hover; empty without runs."""
     return chip(found.verdict, f"{found.kind} like", found.sentence) if found.runs else ""
 
 
 def fairness_html(runs: Sequence[Run]) -> str:
-    """What the runs that are done share, as HTML, everything escaped; empty if none is done."""
+    """What the finished runs share and what differs, as escaped HTML; empty if none is done."""
     done = [run for run in runs if run.status == "done" and not run.spec.is_base]
     if not done:
         return ""
@@ -85,13 +85,13 @@ def _by_method(done: Sequence[Run]) -> str:
     return "; ".join([words, *held.values()])
 
 
-# Said even where they are the defaults, which may be others in a later version.
+# Always part of the command, because the defaults may change in a later version.
 _ALWAYS = ("steps", "batch_size", "max_length", "eval_examples")
 
 
 @dataclass(frozen=True)
 class Command:
-    """`parts` are options with their values, quoted for a shell; `note`: what it cannot say."""
+    """`parts` are options with values, quoted for a shell; `note` is what no option can express."""
 
     parts: tuple[str, ...]
     note: str = ""
@@ -102,12 +102,12 @@ class Command:
 
     @property
     def lines(self) -> str:
-        """The command over several lines, as a shell takes it."""
+        """The command over several lines, in shell syntax."""
         return " \\\n  ".join(self.parts)
 
 
 def command_of(request: SweepRequest) -> Command:
-    """The `sweep` command that asks for the same."""
+    """The `sweep` command that makes the same request."""
     parts = [
         "python -m ftlab sweep",
         *([] if request.model in ("bundled", BUNDLED_ID) else [_option("model", request.model)]),
@@ -124,7 +124,7 @@ def command_of(request: SweepRequest) -> Command:
 
 def _option(name: str, value: object) -> str:
     text = shlex.quote(str(value))
-    # A value with a dash in front would be taken for an option of its own.
+    # A value with a leading dash would be parsed as an option.
     return f"--{name}={text}" if str(value).startswith("-") else f"--{name} {text}"
 
 
@@ -182,15 +182,15 @@ def _note(request: SweepRequest) -> str:
 
 
 COLUMNS = 6
-"""Variants beside each other; more of them make a further table, so that all fit on paper."""
+"""Variants side by side in one table; more go into further tables, so that all fit on paper."""
 
-_LABEL_LENGTH = 40  # of a variant's name where it stands in every cell, on a phone
+_LABEL_LENGTH = 40  # of a variant's name that is repeated in each cell, on a phone
 _DASH = Markup("")
 _PLAIN_STATUS = {"done": "ok", "queued": "", "running": ""}
 
 
 def results_section(table: pd.DataFrame) -> Markup:
-    """Every measure, means and spread over the runs that are done; the runs below it."""
+    """Every measure with mean and spread over the finished runs; below it a table of the runs."""
     groups = by_variant(table)
     blocks = [groups[start : start + COLUMNS] for start in range(0, len(groups), COLUMNS)]
     several = any(len(_done(group).rows) > 1 for group in groups)
@@ -209,7 +209,7 @@ def results_section(table: pd.DataFrame) -> Markup:
 
 
 def value_text(metric: MetricSpec, values: Sequence[float]) -> str:
-    """As in "1.29 GB ± 12.0 MB"; a dash for none."""
+    """Mean and standard deviation, as in "1.29 GB ± 12.0 MB"; a dash without values."""
     if not values:
         return units.DASH
     mean = sum(values) / len(values)
@@ -266,7 +266,7 @@ def _row(
 
 
 def runs_table(table: pd.DataFrame) -> Markup:
-    """One row a run: how it ended, why, and what people noted."""
+    """One row per run: its status, the reason, tags and notes."""
     rows = _DASH.join(_run(row) for row in table.to_dict("records"))
     return Markup(
         "<h3>{}</h3>"
@@ -276,7 +276,7 @@ def runs_table(table: pd.DataFrame) -> Markup:
 
 
 def _scroll(name: str) -> Markup:
-    """Opens a box that scrolls sideways where its table is too wide, also by keyboard."""
+    """Opens a box that scrolls sideways if its table is too wide, also by keyboard."""
     return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">').format(name)
 
 
@@ -371,7 +371,7 @@ def measuring_section(data: SweepData) -> Markup:
 
 
 def environment_section(data: SweepData) -> Markup:
-    """The machine and the versions; what differs between runs is said with its values."""
+    """The machine and the versions; where runs differ, the different values."""
     found: dict[str, list[Any]] = {}
     for run in data.runs:
         for name, value in (run.result.environment if run.result else {}).items():
@@ -384,7 +384,7 @@ def environment_section(data: SweepData) -> Markup:
 
 
 def reproduce_section(data: SweepData) -> Markup:
-    """The commands that measure the sweep anew."""
+    """The commands that run the sweep again."""
     commands = [command_of(request) for request in requests_of([run.spec for run in data.runs])]
     if not commands:
         return _EMPTY
@@ -404,7 +404,7 @@ def reproduce_section(data: SweepData) -> Markup:
 
 
 def provenance_section(data: SweepData) -> Markup:
-    """What a recorded sweep says of itself; empty for others."""
+    """The provenance of a recorded sweep; empty for other sweeps."""
     if data.origin != "recorded" or not data.runs:
         return _EMPTY
     mark = Markup(chip("recorded", "recorded"))
@@ -453,7 +453,7 @@ def _score_how(data: SweepData) -> Sequence[str]:
 
 
 def _distinct(values: Any) -> str:
-    """The value that all share, or the first few of them, counted."""
+    """The shared value, or the first few different values and the number of the others."""
     texts = list(dict.fromkeys(text for text in values if text))
     more = len(texts) - _MOST_VALUES
     words = "; ".join(texts[:_MOST_VALUES])
@@ -480,12 +480,12 @@ _PROMPT_LENGTH, _ANSWER_LENGTH, _VERDICT_LENGTH = 1500, 800, 60
 _NO_ANSWER = Markup("")
 
 Key = tuple[str, str]
-"""Prompt and wanted answer: what makes two examples the same."""
+"""Prompt and expected answer, which identify an example."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a prompt; `text` is `None` where it was not asked."""
+    """A model's answer to a prompt; `text` is `None` if the model did not get the prompt."""
 
     text: str | None
     verdict: str = ""
@@ -494,7 +494,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A base or a variant: the column of answers."""
+    """A base or a variant: one column of answers."""
 
     label: str
     method: str
@@ -503,7 +503,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Samples:
-    """`examples` are the first ones of `total`; `left_out` variants had no place."""
+    """`examples` are the first of `total`; `left_out` is the number of variants not shown."""
 
     examples: tuple[Key, ...]
     speakers: tuple[Speaker, ...]
@@ -513,9 +513,9 @@ class Samples:
 
 
 def samples_of(data: SweepData, first: str = "") -> Samples | None:
-    """The first examples of the record, answered by each base and one seed of each variant.
+    """The first recorded examples, answered by each base and by one seed of each variant.
 
-    Where there are too many variants, `first` and full fine-tuning have a place before the others.
+    If there are too many variants, `first` and full fine-tuning are kept before the others. Returns
     `None` if no run has samples.
     """
     notes: list[str] = []
@@ -584,7 +584,7 @@ def _answer_text(answer: Answer | None) -> Markup:
 
 
 def _verdict(answer: Answer | None) -> Markup:
-    """The task's own words for the answer; where it has none, the score."""
+    """The task's verdict on the answer; the score if there is no verdict."""
     if answer is None or answer.text is None:
         return _NO_ANSWER
     if not answer.verdict:
@@ -629,7 +629,7 @@ def _message(message: Any) -> str:
 
 
 def _one_each(runs: Sequence[Run]) -> list[Run]:
-    """Of each variant the run with the lowest seed, in the order of the runs."""
+    """The run with the lowest seed of each variant, in the order of the runs."""
     found: dict[str, Run] = {}
     for run in runs:
         known = found.get(run.spec.label)
@@ -653,14 +653,14 @@ _NO_CELL = Markup("")
 
 
 def grid_page(grid: GridDirectory) -> str:
-    """The section as one file to send."""
+    """The grid as one self-contained HTML file."""
     return standalone(headline(grid), [grid_section(grid)])
 
 
 def grid_section(grid: GridDirectory) -> str:
-    """The section's HTML, everything escaped; raises `FtlabError` for a grid that cannot be read.
+    """Returns the grid as escaped HTML; raises `FtlabError` if the grid cannot be read.
 
-    A grid that has not ended shows what it has so far.
+    An unfinished grid shows the answers so far.
     """
     request = grid.request()
     panes = summary(grid)
@@ -674,7 +674,7 @@ def grid_section(grid: GridDirectory) -> str:
 
 
 def settings_line(grid: GridDirectory) -> str:
-    """Everything that another grid must share to be compared with this one, as plain text."""
+    """The settings that another grid must share to be comparable with this one, as plain text."""
     request, result = grid.request(), grid.result()
     asked = request.request
     drawn = f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
@@ -779,7 +779,7 @@ def _answer(cell: Cell | None) -> Markup:
 
 
 def _cell_verdict(cell: Cell) -> Markup:
-    """The verdict in words, or the score where there are none; never by colour alone."""
+    """The verdict in words, or the score if there is none; never by colour alone."""
     if cell.score is None:
         return _NO_CELL
     kind = "ok" if cell.score == 1 else "bad" if cell.score == 0 else ""

@@ -1,10 +1,10 @@
-"""A run as a Python script: plain transformers and peft, and its examples beside it.
+"""Writes a run as a Python script with plain transformers and peft, and its examples as a file.
 
-The script is made of a template with the run's own values in it; torch is imported here, when it is
-made, for the adapter's real configuration and the examples' token ids.
+The script is a template filled with the run's values. torch is imported only when the script is
+made, for the adapter's actual configuration and the examples' token ids.
 
-Each part is written into `reproduce.py.template` where a run needs it, so that a script holds no
-line for what the run did not do.
+A part of `reproduce.py.template` is filled only if the run needs it, so the script has no unused
+lines.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ FIND_BUNDLED = """\
     home = Path(os.environ.get("FTLAB_HOME", "~/.cache/ftlab")).expanduser()
     copy = home / "models" / {folder}
     return str(copy) if (copy / "model.safetensors").is_file() else BASE_MODEL"""
-"""ftlab's own copy, where it is: the run was made on it, and no Hub is needed."""
+"""Uses ftlab's own copy if it exists: the run was made on it, and it needs no Hub access."""
 
 FIND_FOLDER = """\
     sys.exit(
@@ -131,9 +131,9 @@ CHECKPOINTING = """
 
 
 def literal(value: Any) -> str:
-    """The value as a formatter would write it in Python; a mapping or a long list over lines."""
+    """Formats the value as Python source; a mapping or a long list takes several lines."""
     if isinstance(value, str):
-        # Python reads JSON's escapes, but not its pairs of them for what lies beyond 16 bits.
+        # Python reads JSON escapes, except surrogate pairs for characters beyond 16 bits.
         return json.dumps(value) if max(map(ord, value), default=0) < 2**16 else ascii(value)
     if isinstance(value, Mapping):
         lines = [f"    {literal(key)}: {literal(one)},\n" for key, one in value.items()]
@@ -153,7 +153,7 @@ def load_model(
     checkpointing: bool,
     start_text: bool,
 ) -> str:
-    """The function that loads the base and puts the method on it."""
+    """The source of the function that loads the base and applies the method to it."""
     if base_precision is None:
         body = _PLAIN_BASE
     else:
@@ -172,15 +172,15 @@ def load_model(
 SCRIPT_FILE, EXAMPLES_FILE = "reproduce.py", "examples.jsonl"
 _TEMPLATE_FILE = Path(__file__).with_name("reproduce.py.template")
 _WITHOUT_POSITIONS = "PREFIX_TUNING"
-"""Its vectors are keys and values of every layer, and stand nowhere in the text."""
+"""Its vectors are keys and values of each layer and take no position in the text."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The script's text, the lines of the file that it reads, and modules that it imports.
+    """The script's text, the rows of `examples.jsonl`, and `modules` that the script imports.
 
-    There is one where the run computed attention with ftlab's own function (on a CPU in bf16, and
-    on a GPU), which rounds otherwise than transformers' own or takes less memory.
+    `modules` has one entry if the run used ftlab's own attention function (on a CPU in bf16, and on
+    a GPU). That function rounds differently from transformers' own or takes less memory.
     """
 
     script: str
@@ -189,12 +189,10 @@ class Reproduction:
 
 
 def write_reproduction(run: Run, folder: Path) -> tuple[Path, ...]:
-    """Writes `reproduce.py`, `examples.jsonl` and what the script imports into the folder.
+    """Writes `reproduce.py`, `examples.jsonl` and the script's modules into the folder.
 
-    The folder is made if need be; the paths come back in that order.
-
-    Raises `FtlabError` for a run that cannot be reproduced by a script, and for a folder that
-    cannot be written.
+    Creates the folder if needed and returns the paths in that order. Raises `FtlabError` if no
+    script can reproduce the run, or if the folder cannot be written.
     """
     made = reproduction(run)
     script, examples = folder / SCRIPT_FILE, folder / EXAMPLES_FILE
@@ -211,9 +209,9 @@ def write_reproduction(run: Run, folder: Path) -> tuple[Path, ...]:
 
 
 def reproduction(run: Run) -> Reproduction:
-    """The run as a script. Raises `FtlabError` where there is none, with the reason.
+    """Builds the script of the run, without training and without loading weights.
 
-    Nothing is trained and no weight is loaded.
+    Raises `FtlabError` with the reason if the run has no script.
     """
     spec = run.spec
     if spec.variant is None:
@@ -224,7 +222,7 @@ def reproduction(run: Run) -> Reproduction:
             f"{spec.variant.spec.label} trains with an optimizer of its own, which the script "
             "cannot write down yet."
         )
-    # The spec may have been written by others, and its values are written into a program.
+    # Validate: the spec may be third-party input, and its values are written into a program.
     wrong = [*validate_variant(spec.variant), *errors_in(spec.settings, PREFIX)]
     if wrong:
         raise InvalidRequest(wrong)
@@ -238,7 +236,7 @@ def reproduction(run: Run) -> Reproduction:
 
 
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
-    """The lines of the examples' file, and the token that batches are padded with."""
+    """The rows of `examples.jsonl`, and the id of the padding token."""
     from ftlab.models.loading import load_tokenizer
     from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
     from ftlab.tasks.order import training_order
@@ -279,7 +277,7 @@ def _row(example: Any) -> dict[str, Any]:
 
 
 def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
-    """What is put into the template, by name."""
+    """The values of the template by name."""
     from ftlab.training.trainer import OPTIMIZER_NAMES, SCHEDULE_NAMES, effective_warmup
 
     spec, settings = run.spec, run.spec.settings
@@ -346,7 +344,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
 
 
 def _peft_config(spec: RunSpec, source: ResolvedModel) -> dict[str, Any]:
-    """What PEFT is configured with, as plain values: the fields that are not PEFT's defaults."""
+    """The PEFT configuration as plain values: only fields that differ from PEFT's defaults."""
     assert spec.variant is not None
     method, values = spec.variant.spec, spec.variant.values()
     if not method.is_adapter:
@@ -360,7 +358,7 @@ def _peft_config(spec: RunSpec, source: ResolvedModel) -> dict[str, Any]:
             default = one.default_factory()
         if one.init and one.name not in ("peft_version", "peft_type") and value != default:
             found[one.name] = value
-    found.pop("tokenizer_name_or_path", None)  # a folder of this machine; the script has its own
+    found.pop("tokenizer_name_or_path", None)  # a local path; the script sets its own
     return {name: _plain(value) for name, value in found.items()}
 
 
@@ -375,7 +373,7 @@ def _plain(value: Any) -> Any:
 
 
 def _learns(spec: RunSpec, source: ResolvedModel) -> list[str] | None:
-    """The names of the weights that learn where only some do; else `None`."""
+    """The names of the trained weights if only some are trained; else `None`."""
     assert spec.variant is not None
     method = spec.variant.spec
     if method.is_adapter:
@@ -384,7 +382,7 @@ def _learns(spec: RunSpec, source: ResolvedModel) -> list[str] | None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-    with torch.device("meta"):  # names are wanted, not weights
+    with torch.device("meta"):  # only the names are needed, not the weights
         model: Any = AutoModelForCausalLM.from_config(config)
     method.select_trainable(model, spec.variant.values())
     learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -392,9 +390,9 @@ def _learns(spec: RunSpec, source: ResolvedModel) -> list[str] | None:
 
 
 def _dtypes(run: Run) -> tuple[str, str]:
-    """Of the base's weights and of the products, as the run's device had them.
+    """The dtypes of the base's weights and of the computation, as on the run's device.
 
-    A GPU whose compute capability was not recorded is taken for one with bf16.
+    A GPU whose compute capability was not recorded is assumed to have bf16.
     """
     import torch
 
@@ -425,7 +423,7 @@ def _constants(config: dict[str, Any], learns: list[str] | None) -> str:
 
 
 def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
-    """The import lines that this script needs, in the order that a formatter gives them."""
+    """The import lines of the script, in the order of a formatter."""
     assert spec.variant is not None
     lines = []
     if spec.variant.spec.is_adapter:
@@ -444,7 +442,7 @@ def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
 
 @dataclass(frozen=True)
 class _Attention:
-    """ftlab's own attention as the script has it: a module beside it, its import and its call."""
+    """ftlab's attention in the script: its module (file name, text), import line and call."""
 
     module: tuple[str, str]
     import_line: str
@@ -452,7 +450,7 @@ class _Attention:
 
 
 def _attention(run: Run) -> _Attention | None:
-    """`None` where the run used transformers' own."""
+    """`None` if the run used transformers' own attention."""
     kind = kind_of(run.spec.device)
     if kind == "cuda":
         found = run.result.environment.get("gpu_settings") if run.result else None
@@ -467,13 +465,13 @@ def _attention(run: Run) -> _Attention | None:
 
 
 def _module(name: str) -> tuple[str, str]:
-    """The name and text of a file to lie beside the script."""
+    """The name and text of a file that is put next to the script."""
     source = Path(__file__).parents[1] / "models" / f"{name}.py"
     return source.name, source.read_text(encoding="utf-8")
 
 
 def _find_base(spec: RunSpec) -> str:
-    """How the script finds a model that is not named."""
+    """The code that finds the base if no model is named."""
     if not is_on_hub(spec.model):
         return FIND_FOLDER
     if public_model(spec.model) == BUNDLED_ID:
@@ -482,7 +480,7 @@ def _find_base(spec: RunSpec) -> str:
 
 
 def _base_note(spec: RunSpec) -> str:
-    """The rest of the docstring's sentence on BASE_MODEL."""
+    """The rest of the sentence on BASE_MODEL in the script's docstring."""
     base = _words(public_model(spec.model))
     if not is_on_hub(spec.model):
         return f", that of {base},\non which the run was made: it has to be named."
@@ -498,7 +496,7 @@ def _base_note(spec: RunSpec) -> str:
 
 
 def _words(text: str) -> str:
-    """The text for the script's docstring, which nothing in it can end."""
+    """Makes text safe for the script's docstring: it cannot end the string."""
     return plain_line(text.replace("\\", "/").replace('"', "'"))
 
 

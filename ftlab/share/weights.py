@@ -1,4 +1,4 @@
-"""Which runs can be taken along, and what their weights are. No torch."""
+"""Which runs have weights to export, and of what kind. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ftlab.records.result import status_label
 from ftlab.records.store import Run, RunStore
 
 Kind = Literal["adapter", "weights", "model"]
-"""What a run's folder holds: PEFT's adapter, the weights that learnt, or a whole model."""
+"""The content of a run's folder: a PEFT adapter, the trained weights, or a whole model."""
 
 CONFIG_FILE = "adapter_config.json"
 
 WEIGHTS_OF_ITS_OWN = "trained_weights.safetensors"
-"""As `ftlab.models.loading` names it, which imports torch."""
+"""The same name as in `ftlab.models.loading`, which imports torch."""
 
 
 def any_run(runs_folder: Path, run_id: str) -> Run:
-    """The run of that id, own or recorded; raises `FtlabError` if there is none."""
+    """The run with that id, measured here or recorded; raises `FtlabError` if there is none."""
     return RunStore(runs_folder.resolve(), recorded_folder()).find(run_id)
 
 
 def why_no_weights(run: Run) -> str:
-    """A sentence on why the run has no weights to take along; "" where it has."""
+    """The reason why the run has no weights to export; "" if it has weights."""
     if run.origin != "measured":
         return (
             f"{run.run_id} comes recorded with ftlab, without its weights; clone it into "
@@ -49,7 +49,7 @@ def why_no_weights(run: Run) -> str:
 
 
 def weights_of(run: Run) -> Path:
-    """The folder with what the run learnt; raises `FtlabError` where there is none."""
+    """The folder with the run's weights; raises `FtlabError` if there is none."""
     reason = why_no_weights(run)
     if reason:
         raise FtlabError(reason)
@@ -63,10 +63,7 @@ def kind_of(folder: Path) -> Kind:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """The adapter's PEFT configuration as its file has it.
-
-    Raises `FtlabError` if it cannot be read.
-    """
+    """Reads the adapter's PEFT configuration; raises `FtlabError` if it cannot be read."""
     try:
         return read_model_json(folder / CONFIG_FILE)
     except (OSError, ValueError) as error:
@@ -76,7 +73,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def public_model(model: str) -> str:
-    """The name under which others know a record's model; of a folder its bare name."""
+    """The public name of a record's model; for a folder, its name without the path."""
     if model == "bundled":
         return BUNDLED_ID
     return Path(model).name if model.startswith("/") else model
@@ -88,15 +85,12 @@ def is_on_hub(model: str) -> bool:
 
 
 def script_command(model: str, script: str = "reproduce.py") -> str:
-    """What a person types to run the script of a run on that model: a folder is to be named."""
+    """The command that runs a run's script on that model; a local folder has to be named in it."""
     return f"python {script}" if is_on_hub(model) else f"python {script} FOLDER"
 
 
 def script_base(model: str) -> str:
-    """What the script loads where no base model is named, or what has to be named, in a sentence.
-
-    It ends without a full stop.
-    """
+    """A clause, without full stop, on the base that the script loads or that has to be named."""
     if not is_on_hub(model):
         return f"FOLDER is that of {public_model(model)}"
     if public_model(model) == BUNDLED_ID:

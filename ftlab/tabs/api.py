@@ -1,4 +1,4 @@
-"""The endpoints for programs, as `gradio_client` and the page's API documentation see them."""
+"""The endpoints for programs, as shown by `gradio_client` and the page's API documentation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DEFAULTS = TrainingSettings()
 
 
 def add_endpoints(context: AppContext) -> None:
-    """Adds `/launch_sweep`, `/cancel`, and `/runs`, also named `/results`, to the page."""
+    """Adds `/launch_sweep`, `/cancel` and `/runs` (alias `/results`) to the page."""
 
     def launch_sweep(
         model: str = "bundled",
@@ -42,24 +42,24 @@ def add_endpoints(context: AppContext) -> None:
         hub_config: str = "",
         hub_split: str = "",
     ) -> dict[str, Any]:
-        """Queues one run for each method and seed, and a base run for each base precision.
+        """Queues one run per method and seed, and one base run per base precision.
 
         Parameters:
             model: "bundled", a local folder, or a Hub id.
             task: "sql", "shakespeare", "medical", a file's path, or "hub:owner/name".
             methods: Variants, such as "lora" or "lora:r=4,alpha=8".
             steps: Optimizer steps of every run.
-            batch_size: Examples a step.
-            max_length: Tokens of prompt and completion together.
-            seeds: Whole numbers, as in "0" or "0,1,2".
-            eval_examples: Held-out examples that are scored.
-            settings: What else differs from its default, by the names that an unknown one is
-                answered with; and match, the number of parameters that each method's size is
-                chosen for, as in "2.4M" or "lora".
-            columns: For a file or a Hub data set, which column holds what, by role: prompt and
-                completion, or messages with a chat; and system. Guessed where empty.
-            metric: For a file or a Hub data set, what scores its answers; empty for chrF.
-            hub_config: Config of a Hub data set; empty for its only one.
+            batch_size: Examples per step.
+            max_length: Maximum tokens of prompt and completion together.
+            seeds: Whole numbers, for example "0" or "0,1,2".
+            eval_examples: Number of held-out examples to score.
+            settings: Other settings by name; the error for an unknown name lists all names. Also
+                "match": the number of trainable parameters to which each method's size is
+                matched, for example "2.4M" or "lora".
+            columns: For a file or a Hub data set, the column of each role: prompt and completion,
+                or messages with a chat; and system. Guessed if empty.
+            metric: For a file or a Hub data set, the metric of its answers; empty for chrF.
+            hub_config: Config of a Hub data set; empty if it has only one.
             hub_split: Split of a Hub data set; empty for "train".
         Returns:
             The sweep's id and the ids of its runs, base runs first.
@@ -83,13 +83,13 @@ def add_endpoints(context: AppContext) -> None:
         return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
 
     def cancel(run_ids: list[str] = [], sweep_id: str = "") -> list[str]:  # noqa: B006
-        """Ends runs within seconds; those that have ended already are left as they are.
+        """Cancels runs within seconds; runs that have already ended are not changed.
 
         Parameters:
             run_ids: Ids of single runs.
-            sweep_id: Id of a sweep whose open runs are ended.
+            sweep_id: Id of a sweep whose open runs are cancelled.
         Returns:
-            The ids of the open runs that are being ended.
+            The ids of the open runs that are being cancelled.
         """
         try:
             context.access.check_training()
@@ -117,11 +117,11 @@ def add_endpoints(context: AppContext) -> None:
         return open_ids
 
     def runs(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
-        """Every run but the base runs, newest sweep first, as one flat row of measures each.
+        """Returns all runs except base runs, newest sweep first, as one flat row per run.
 
         Parameters:
-            sweep: Id of a sweep; empty for all of them.
-            text: Words that a row has to hold, as in "done lora".
+            sweep: Id of a sweep; empty for all sweeps.
+            text: Words that a row must contain, for example "done lora".
         Returns:
             Rows; a number that was not measured is null.
         """
@@ -148,14 +148,14 @@ def _check_ids(values: Any) -> None:
 
 
 def _for_caller(sentence: str) -> gr.Error:
-    """An error that is the caller's to put right: told there, no traceback here."""
+    """Returns an error for the caller, without a traceback in the log."""
     return gr.Error(sentence, print_exception=False)
 
 
 def api_task(
     task: str, columns: Mapping[str, str], metric: str, config: str, split: str
 ) -> TaskReference:
-    """The task of plain values; raises `FtlabError` for one that is unknown or cannot have them."""
+    """Builds the task from plain values; raises `FtlabError` for an unknown task or bad values."""
     if not isinstance(columns, Mapping) or not all(isinstance(c, str) for c in columns.values()):
         raise FtlabError(
             'The columns must be an object of texts, as in {"prompt": "q", "completion": "a"}.'
@@ -172,7 +172,7 @@ def api_request(
     settings: dict[str, Any],
     access: Access = EVERYTHING,
 ) -> SweepRequest:
-    """The request of plain values; raises `FtlabError` with the sentences on what is wrong."""
+    """Builds the request from plain values; raises `FtlabError` with a sentence per problem."""
     outer = {"dtype_policy", "device", MATCH}
     known = outer | {
         name

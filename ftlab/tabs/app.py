@@ -1,12 +1,10 @@
-"""The web app: the header, the tabs, and how it is served.
+"""The web app: builds the page with header and tabs, and starts the server.
 
-The web process never imports torch: training, measuring and generation live in processes of their
-own.
+The web process never imports torch: training, measuring and generation run in separate processes.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from pathlib import Path
@@ -39,15 +37,15 @@ RESTORE_MODE = """() => {
     document.body.classList.toggle('dark', mode === 'dark');
   }
 }"""
-"""Run when the page has loaded: light or dark as it was chosen last."""
+"""JavaScript, run on page load: restores the last choice of light or dark mode."""
 
 FIT_FIGURES = "() => setTimeout(() => window.ft.fit(), 60)"
-"""Run when a tab is opened: a figure drawn in a hidden tab has a wrong width."""
+"""JavaScript, run when a tab is opened: a figure drawn in a hidden tab has a wrong width."""
 
 _SANS = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
 _MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700))
 
-# Light and dark value of the theme variables that have a twin for dark mode.
+# (light, dark) values of the theme variables that have a dark-mode variant.
 _PAIRS = {
     "body_background_fill": ("#f4f5f7", "#0d1015"),
     "background_fill_primary": ("#ffffff", "#14181f"),
@@ -59,7 +57,7 @@ _PAIRS = {
     "block_border_width": ("0px", "0px"),
     "block_title_text_color": ("*body_text_color_subdued", "*body_text_color_subdued"),
     "input_background_fill": ("#ffffff", "#0f1319"),
-    "input_border_color": ("#848e9b", "#616d7c"),  # 3:1: the border says where a field is
+    "input_border_color": ("#848e9b", "#616d7c"),  # contrast 3:1, to make fields visible
     "input_border_color_focus": ("#4f46e5", "#8f8cff"),
     "input_placeholder_color": ("#6b7482", "#8e99a8"),
     "slider_color": ("#4f46e5", "#818cf8"),
@@ -107,7 +105,7 @@ _SINGLES = {
 
 
 def make_theme() -> gr.themes.Base:
-    """Dense, grey, one accent; gradio's own fonts, so nothing comes from a network."""
+    """Returns the theme: dense, grey, one accent; uses local fonts, so nothing is downloaded."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.indigo,
         secondary_hue=gr.themes.colors.indigo,
@@ -125,9 +123,9 @@ def make_theme() -> gr.themes.Base:
 
 
 def page_head() -> str:
-    """Script and stylesheets for the page's head; `style.css` comes first, then each tab's own.
+    """Returns scripts and stylesheets for the page's head; `style.css` comes first.
 
-    Not `css=`: gradio rewrites that and drops `@container` and page rules inside `@media`.
+    `css=` is not used: gradio rewrites it and drops `@container` and page rules inside `@media`.
     """
     assets = assets_folder()
     scripts = "".join(f"<script>{_read(path)}</script>" for path in sorted(assets.glob("*.js")))
@@ -139,22 +137,14 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-# Before gradio is imported: nothing is reported to anybody.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# Gradio sums up its last 10,000 events in a pandas table after every single one, for a page of
-# statistics that is not served here; of 50 browsers' polls that alone took a whole core.
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
-os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
-
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7860
 _REFRESH_SECONDS = 3
-_HEADER_POLLS_A_SECOND = 6  # of all pages together
+_HEADER_POLLS_A_SECOND = 6  # all pages together
 
 
 def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
-    """The whole page on one folder of runs."""
+    """Builds the whole page for one runs folder."""
     return build_page(_context(runs_folder, access))
 
 
@@ -166,17 +156,17 @@ def _context(runs_folder: Path, access: Access) -> AppContext:
 
 
 _DELETE_UPLOADS = (3_600, 86_400)
-"""Every hour those of more than a day, in seconds; all of them when the app ends."""
+"""Interval and age in seconds: every hour, uploads older than a day are deleted; all at exit."""
 
 
 def build_page(context: AppContext) -> gr.Blocks:
-    """The whole page on what the context gives."""
+    """Builds the whole page from the context."""
     with NotedBlocks(
         title="ftlab", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
     ) as page:
         _header(page, context)
         row = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
-        links = Links.between(row)  # outside: gradio counts what is in the tabs as a tab
+        links = Links.between(row)  # outside: gradio counts each child of `gr.Tabs` as a tab
         with row:
             for spec in tabs():
                 with gr.Tab(spec.name, id=spec.id) as tab:
@@ -194,9 +184,9 @@ def launch(
     port: int = DEFAULT_PORT,
     served: Serving | None = None,
 ) -> None:
-    """Serves the app until it is interrupted; `served` says more than where: to whom.
+    """Serves the app until it is interrupted; `served` replaces the default: no login.
 
-    Raises `FtlabError` if the address cannot be listened on, or would be open to strangers.
+    Raises `FtlabError` if the address is not available, or if strangers would have access.
     """
     served = served or Serving(host, port)
     _check_address(host, port)
@@ -231,8 +221,8 @@ def _serve(runs_folder: Path, served: Serving) -> None:
 
 
 def _ensure_dispatcher(runs_folder: Path) -> None:
-    """Runs that were left in the queue go on; where they cannot, the page is served anyway."""
-    clear_removed(runs_folder)  # what an app left that was killed while it deleted
+    """Continues queued runs; if the dispatcher cannot start, the page is served anyway."""
+    clear_removed(runs_folder)  # left by an app that was killed during a deletion
     try:
         ensure_dispatcher(runs_folder)
     except FtlabError as error:
@@ -240,13 +230,13 @@ def _ensure_dispatcher(runs_folder: Path) -> None:
 
 
 def open_queue(page: gr.Blocks) -> None:
-    """Lets events wait for their turn; none of them can be called past the others."""
+    """Enables the event queue; no event can bypass it."""
     page.queue(default_concurrency_limit=8, api_open=False)
     calm(page)
 
 
 def launch_options() -> dict[str, Any]:
-    """What `Blocks.launch` needs for the page to look and behave as it should."""
+    """Returns the options of `Blocks.launch` for the look and behaviour of the page."""
     return {
         "theme": make_theme(),
         "head": page_head(),
@@ -254,7 +244,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
-        "state_session_capacity": 300,  # a megabyte each, which gradio keeps when a page is closed
+        "state_session_capacity": 300,  # a megabyte each, kept after the page is closed
         "max_file_size": "100mb",
     }
 

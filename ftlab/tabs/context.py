@@ -1,7 +1,7 @@
-"""What every tab shares: what it is given, when it shows anew, and how often pages may ask.
+"""What all tabs share: the context, refresh events, links between tabs, and rate limits.
 
-Drawing a card takes some 80 MB and a report a second of one core, so many at once would take the
-machine from everybody else.
+Drawing a card takes some 80 MB and a report a second of one core, so many at once would slow down
+all other visitors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ftlab.tabs.widgets import escape
 
 @dataclass(frozen=True)
 class AppContext:
-    """Shared by all visitors of one app; holds no visitor's state."""
+    """Shared by all visitors of one app; holds no state of a single visitor."""
 
     runs_folder: Path
     store: RunStore
@@ -49,7 +49,7 @@ _SPACE_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
 def banner_html(space: str) -> str:
-    """What can be done here and what cannot, and how to duplicate the Space of that id."""
+    """HTML: what a public demo allows, and a link that duplicates the Space with that id."""
     duplicate = "duplicate this Space"
     if _SPACE_ID.fullmatch(space):
         address = f"https://huggingface.co/spaces/{space}?duplicate=true"
@@ -68,7 +68,7 @@ QUIET: dict[str, Any] = {
     "concurrency_limit": None,
     "api_visibility": "private",
 }
-"""For events of the page itself: no veil over what is updated, no queue, no name in the API."""
+"""For events of the page itself: no progress overlay, no concurrency limit, not in the API."""
 
 DOWNLOAD = """(file) => {
   if (!file) return;
@@ -79,27 +79,26 @@ DOWNLOAD = """(file) => {
   link.click();
   link.remove();
 }"""
-"""Takes the file as the page's download buttons hold it, if there is one. Such a button itself
-gives what it held before it was pressed."""
+"""JavaScript: downloads a button's current file. A click would give the file from before it."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """A handler with what it reads and writes, to be hung on several events."""
+    """A handler with its inputs and outputs, to attach to several events."""
 
     handler: Callable[..., Any]
     inputs: list[Any]
     outputs: list[Any]
 
     def after(self, event: Any) -> Any:
-        """Runs it once the event's own handler has ended."""
+        """Runs the handler after the event's own handler."""
         return event.then(self.handler, self.inputs, self.outputs, **QUIET)
 
 
 def opened() -> Any:
-    """The event of the tab that is being built being opened; outside a tab, of the page loading.
+    """Returns the `select` event of the tab that is being built; outside a tab, the page's `load`.
 
-    An unvisited tab costs nothing that way, and one that is opened again is up to date.
+    So a tab computes nothing until it is opened, and is refreshed each time.
     """
     block = get_render_context()
     while block is not None:
@@ -116,11 +115,11 @@ RESULTS, EXPERIMENT = "results", "experiment"
 
 @dataclass(frozen=True)
 class Links:
-    """Written by the tab that leads, listened to (`.change`) by the one that is led to.
+    """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
-    `run` holds the id of the run to open in Results; `clone` a tuple of run ids whose settings
-    Experiment takes over. Whoever writes one also returns `gr.Tabs(selected=…)` to `tabs`. An
-    empty value asks for nothing: it lets the same run be asked for twice.
+    `run` is the id of the run to open in Results; `clone` is a tuple of run ids whose settings
+    Experiment copies. A handler that writes one also returns `gr.Tabs(selected=…)` to `tabs`. An
+    empty value does nothing; it resets the state, so that the same run can be opened twice.
     """
 
     tabs: gr.Tabs
@@ -133,12 +132,11 @@ class Links:
 
 
 _MOST_REMEMBERED = 10_000
-"""Sessions; a page makes up its own name. What a forgotten one has asked for is not shown any more.
-"""
+"""Maximum number of sessions; clients choose their ids. Results for a dropped one are not shown."""
 
 
 class Latest:
-    """Tells an answer on its way that the same page has asked for a newer one."""
+    """Tells a running handler whether the same page has sent a newer request."""
 
     def __init__(self) -> None:
         self._newest: Recent[str, int] = Recent(_MOST_REMEMBERED)
@@ -146,7 +144,7 @@ class Latest:
         self._turn = threading.Lock()
 
     def begin(self, session: str) -> int:
-        """The number of what the session asks for now; no other one has it."""
+        """Returns a unique number for the session's new request."""
         with self._turn:
             self._asked += 1
             self._newest[session] = self._asked
@@ -157,32 +155,32 @@ class Latest:
 
 
 def one_at_a_time(name: str) -> dict[str, Any]:
-    """For events of that name: one is answered at a time, and those that wait hold no thread."""
+    """Event options: events with that name run one at a time; waiting ones hold no thread."""
     return QUIET | {"concurrency_limit": 1, "concurrency_id": name}
 
 
 class FilesAVisitor:
-    """How many files one visitor may ask for: some at once, then one every few seconds.
+    """Rate limit for files per visitor: `at_once` files, then `per_second`.
 
-    So nobody waits long behind the files of another.
+    So no visitor waits long for the files of another.
     """
 
     def __init__(self, at_once: int = 10, per_second: float = 0.2) -> None:
         self._rate = Rate(per_second, at_once)
 
     def check(self, request: gr.Request) -> None:
-        """Counts one more file; raises `FtlabError` where the visitor has to wait for it."""
+        """Counts one more file; raises `FtlabError` if the visitor has to wait."""
         seconds = self._rate.wait(visitor_of(request).name)
         if seconds:
             raise FtlabError(f"You have asked for many files; ask for the next {when(seconds)}.")
 
 
 _OPEN_SECONDS = 40.0
-"""A page that has not asked for so long is closed, or its tab lies in the background."""
+"""A page that has not polled for so long counts as closed or in a background tab."""
 
 
 class Pace:
-    """Shares so many polls `a_second` among all pages that are open."""
+    """Divides `a_second` polls per second among all open pages."""
 
     def __init__(self, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._a_second = a_second
@@ -191,9 +189,9 @@ class Pace:
         self._heard: OrderedDict[str, float] = OrderedDict()
 
     def seconds(self, request: gr.Request, least: float) -> float:
-        """How long this page waits until its next poll: `least`, or more where many are open.
+        """Returns the seconds until this page's next poll: `least`, or more if many are open.
 
-        To be called at every poll. A whole number, so that it seldom changes.
+        Call it at every poll. It returns a whole number, or `least`, so that it seldom changes.
         """
         now = self._clock()
         with self._turn:

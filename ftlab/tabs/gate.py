@@ -1,15 +1,16 @@
-"""What no request gets past, and how much one visitor may ask for.
+"""Checks every request before gradio sees it, and limits rate and connections per visitor.
 
 A page on another site can send requests to an app on loopback, by its address or by a name that it
-has turned round to 127.0.0.1 (DNS rebinding); gradio keeps it from reading the answer, not from
-asking. Behind a login, a stranger's request is answered from its head: nothing of it is read.
+resolves to 127.0.0.1 (DNS rebinding). Gradio prevents that page from reading the response, but not
+from sending the request. With a login, a request without a session is refused from its headers
+alone: its body is not read.
 
-How much a visitor asked for lies in the memory of one process and is forgotten in time. A visitor
-is a person who has logged in, or else the address that a request comes from.
+Usage counts are kept in the memory of one process and expire. A visitor is the logged-in user, or
+else the client address.
 
-Somebody can open connections and never finish a request on them. When the process has no file
-descriptor left, nobody else is answered, and each attempt prints a traceback. So connections that
-ask for nothing are ended after a while, and sooner when their room is needed.
+A client can open connections and never finish a request on them. When the process has no file
+descriptor left, no other client is served, and each attempt prints a traceback. Therefore idle
+connections are closed after a timeout, and earlier when a new connection needs the slot.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ from ftlab.tabs.requests import (
 )
 
 _MOST_REMEMBERED = 10_000
-"""Visitors. One who is forgotten begins anew, as one who has not come for a while does."""
+"""Maximum number of visitors in memory. A visitor who was dropped starts with a full allowance."""
 
 
 def visitor_at(address: str) -> str:
-    """The visitor at an address; all addresses of an IPv6 network of 64 bits are one.
+    """Returns the visitor's name for an address; a whole IPv6 /64 network is one visitor.
 
-    One machine is given the whole of such a network, so it could come from a new address each time.
+    One machine usually gets a whole /64 network, so it could use a new address for each request.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -83,14 +84,14 @@ def visitor_at(address: str) -> str:
 
 
 def visitor_of(request: gr.Request) -> Visitor:
-    """The visitor of a page: by login, else by address, and by session."""
+    """Returns the visitor of a page: the login, else the address, and the session."""
     client = request.client
     name = request.username or visitor_at(client.host if client else "")
     return Visitor(str(name), str(request.session_hash))
 
 
 class Attempts:
-    """Failed log-ins of late, by the visitor who made them."""
+    """Recent failed logins per visitor."""
 
     def __init__(self, most: int = 10, most_in_all: int = 200, seconds: float = 300.0) -> None:
         self._seconds = seconds
@@ -99,10 +100,10 @@ class Attempts:
         self._all: deque[float] = deque()
 
     def wait(self, visitor: str) -> float:
-        """Seconds until the visitor may try again; 0.0: now.
+        """Returns the seconds until the visitor may try again; 0.0 means now.
 
-        Where too many fail at all, whoever has failed waits, and nobody else does: so others cannot
-        lock out somebody who knows the password.
+        When there are too many failures in total, only visitors with failures of their own wait.
+        So an attacker cannot lock out a user who knows the password.
         """
         now = time.monotonic()
         self._forget(now)
@@ -114,13 +115,13 @@ class Attempts:
         return 0.0
 
     def begin(self, visitor: str) -> None:
-        """Counts one as failed until it is `forgive`n, so that many at once are not let through."""
+        """Counts an attempt as failed until `forgive`, so that parallel attempts count at once."""
         now = time.monotonic()
         self._failed[visitor].append(now)
         self._all.append(now)
 
     def forgive(self, visitor: str) -> None:
-        """The last one from there was the right password."""
+        """Removes the visitor's last attempt: its password was right."""
         if self._failed.get(visitor):
             self._failed[visitor].pop()
             self._all.pop()
@@ -128,7 +129,7 @@ class Attempts:
     def _forget(self, now: float) -> None:
         while self._all and now - self._all[0] > self._seconds:
             self._all.popleft()
-        for visitor, times in list(self._failed.items()):  # as few as `_all` holds
+        for visitor, times in list(self._failed.items()):  # no more entries than `_all`
             while times and now - times[0] > self._seconds:
                 times.popleft()
             if not times:
@@ -136,9 +137,9 @@ class Attempts:
 
 
 class Rate:
-    """Requests a visitor: `burst` at once, then `per_second` of them, as a bucket that refills.
+    """Token bucket per visitor: `burst` requests at once, then `per_second`.
 
-    Safe to ask from several threads.
+    Thread-safe.
     """
 
     def __init__(self, per_second: float = 20.0, burst: float = 400.0) -> None:
@@ -147,9 +148,9 @@ class Rate:
         self._turn = threading.Lock()
 
     def wait(self, visitor: str, cost: float = 1.0) -> float:
-        """Seconds until the visitor's next request of that cost is answered; 0.0: it is now.
+        """Charges the visitor; returns the seconds to wait, or 0.0 if the request is allowed.
 
-        None costs more than all that a visitor may have at once.
+        The cost is capped at `burst`. A request that has to wait is not charged.
         """
         cost = min(cost, self._burst)
         with self._turn:
@@ -162,7 +163,7 @@ class Rate:
 
 
 class OpenRequests:
-    """Requests that are being answered, by visitor; a stream of events is one while it lasts."""
+    """Counts the open requests per visitor; an event stream counts as one while it is open."""
 
     def __init__(self, most: int = 200) -> None:
         self._most = most
@@ -183,7 +184,7 @@ class OpenRequests:
 
 
 class OneAtATime:
-    """Turns of a visitor's: of what takes the app long, one is done and the others wait."""
+    """One lock per visitor: expensive requests of one visitor run one after another."""
 
     def __init__(self) -> None:
         self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
@@ -202,7 +203,7 @@ class OneAtATime:
 
 
 def when(seconds: float) -> str:
-    """When to try again, as in "in 5 minutes"."""
+    """Returns when to try again as text, for example "in 5 minutes"."""
     if seconds < 60:
         return f"in {plural(max(1, math.ceil(seconds)), 'second')}"
     return f"in {plural(math.ceil(seconds / 60), 'minute')}"
@@ -211,7 +212,7 @@ def when(seconds: float) -> str:
 _LOGIN, _LOGOUT, _HEALTH = "/login", "/logout", "/healthz"
 _LOGIN_BODY = BodyLimits(16 * 1024)
 _UPLOAD_BODY = BodyLimits(250 * 2**20)
-"""All files of one upload; `max_file_size` bounds each."""
+"""Limit for all files of one upload together; `max_file_size` limits each file."""
 
 _UPLOAD = f"{API_PREFIX}/upload"
 _FETCHES = tuple(f"{API_PREFIX}/{name}" for name in ("proxy=", "file=http", "file/http"))
@@ -225,18 +226,18 @@ _UNUSED = (
         )
     ),
 )  # fmt: skip
-"""Routes of gradio's that this page does without (`deep_link` writes a visitor's state to disk)."""
+"""Gradio routes that this page does not use (`deep_link` writes a visitor's state to disk)."""
 
 _CALLS = tuple(
     f"{API_PREFIX}/{name}" for name in ("queue/join", "call/", "run/", "api/", "cancel", "reset")
 )
-"""What takes a JSON body. Nothing else of gradio's that this page uses does."""
+"""The gradio routes of this page that take a JSON body."""
 
 _STATIC = (
     "/assets/", "/static/", "/svelte/", "/favicon.ico", "/robots.txt", "/manifest.json",
     "/pwa_icon", "/theme.css", f"{API_PREFIX}/theme.css",
 )  # fmt: skip
-"""Files of gradio's own, the same for all."""
+"""Static files of gradio, the same for all visitors."""
 
 _FOR_THE_LOGIN_PAGE = (
     "/",
@@ -246,13 +247,13 @@ _FOR_THE_LOGIN_PAGE = (
     *(f"{API_PREFIX}/{name}" for name in ("user", "token", "login_check", "app_id")),
     f"{API_PREFIX}/startup-events",
 )
-"""What is answered without a session where one is needed; it tells a stranger nothing."""
+"""Routes served without a session even when a login is required; they reveal nothing private."""
 
 _COSTS = dict.fromkeys(("/", "/config", f"{API_PREFIX}/info", f"{API_PREFIX}/openapi.json"), 10.0)
-"""Requests that take the app as long as ten others."""
+"""Routes that cost as much as ten plain requests."""
 
 _BYTES_AS_ONE, _VALUES_AS_ONE = 10_000, 200
-"""So much of a body takes the app as long as one request more."""
+"""So many bytes or JSON values of a body cost as much as one plain request."""
 
 _LONGEST_PATH = 300  # characters, in the log
 
@@ -261,10 +262,10 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?", re.IGNOR
 
 @dataclass(frozen=True)
 class Gate:
-    """The rules of one app.
+    """The access rules of one app.
 
-    `any_host`: it is asked for by other names than this machine's own, as behind a login or in a
-    public demo. `framed`: another site shows the page in a frame, as the Hub shows a Space.
+    `any_host`: any Host header is accepted, as with a login or in a public demo. `framed`: another
+    site may show the page in a frame, as the Hub shows a Space.
     """
 
     any_host: bool = False
@@ -276,9 +277,9 @@ class Gate:
     def refusal(
         self, method: str, path: str, headers: Headers, user: str | None = None
     ) -> Refusal | None:
-        """Why the request is not answered, from its head alone; `None` if it is let through.
+        """Returns why the request is refused, from its headers alone; `None` if it is allowed.
 
-        `user`: who has logged in, where that is needed.
+        `user` is the logged-in user, or `None`.
         """
         host = headers.get("host", "")
         if not self.any_host and not is_this_machine(host):
@@ -303,7 +304,7 @@ class Gate:
         return self._refused_body(method, clean, headers)
 
     def _is_visit(self, method: str, path: str, headers: Headers) -> bool:
-        """Whether somebody follows a link to the page, or sees it in a frame where it may be."""
+        """True if a user follows a link to the page, or sees it in a frame that is allowed."""
         return (
             method in ("GET", "HEAD")
             and path == "/"
@@ -325,19 +326,19 @@ class Gate:
 
 
 def _is_open(method: str, clean: str) -> bool:
-    """Whether a stranger's request is let through to an app with a login."""
+    """True if an app with a login serves the request without a session."""
     if method == "POST":
         return clean == _LOGIN
     return clean in _FOR_THE_LOGIN_PAGE or clean.startswith(_STATIC)
 
 
 def plain_path(path: str) -> str:
-    """The path as the rules know it: decoded, in small letters, without a slash at its end."""
+    """Returns the path in the form that the rules use: decoded, lower case, no trailing slash."""
     return unquote(path).rstrip("/").lower() or "/"
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a Host header names loopback: localhost, 127.0.0.1, [::1], with a port or without."""
+    """True if a Host header names loopback: localhost, 127.0.0.1 or [::1], port optional."""
     found = _HOST.fullmatch(host)
     if found is None:
         return False
@@ -351,17 +352,17 @@ def is_this_machine(host: str) -> bool:
 
 
 def is_same_site(headers: Headers) -> bool:
-    """Whether a request comes from the app's own page, or from no page, as a program's does.
+    """True if a request comes from the app's own page, or from a program instead of a page.
 
-    A browser says so itself, in a header that no script can write; an older one, or one that was
-    given a plain http address, names the page's origin.
+    Browsers report this in `Sec-Fetch-Site`, a header that no script can set. Older browsers, and
+    pages on a plain http address, send only `Origin`.
     """
     fetch_site = headers.get("sec-fetch-site")
     if fetch_site is not None:
         return fetch_site in ("same-origin", "none")
     origin = headers.get("origin")
     if origin is None:
-        return True  # a program's, or that of a browser too old to say where it comes from
+        return True  # from a program, or from a browser too old to send either header
     try:
         return urlsplit(origin).netloc.lower() == headers.get("host", "").lower() != ""
     except ValueError:
@@ -369,7 +370,7 @@ def is_same_site(headers: Headers) -> bool:
 
 
 def user_of(app: App, headers: Headers) -> str | None:
-    """Who is logged in by gradio's own cookie; `None`: nobody."""
+    """Returns the user of gradio's login cookie; `None` without a login."""
     cookies = cookie_parser(headers.get("cookie", ""))
     for kind in ("access-token", "access-token-unsecure"):
         token = cookies.get(f"{kind}-{app.cookie_id}")
@@ -380,7 +381,7 @@ def user_of(app: App, headers: Headers) -> str | None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may do. `rate` is `None` where whoever reaches the app is its operator."""
+    """The limits per visitor. `rate` is `None` if only the operator can reach the app."""
 
     attempts: Attempts = field(default_factory=Attempts)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
@@ -388,7 +389,7 @@ class Limits:
     rate: Rate | None = field(default_factory=Rate)
 
     def refusal(self, visitor: str, clean: str, headers: Headers) -> Refusal | None:
-        """Why the visitor's request has to wait; `None` if it need not."""
+        """Returns why the visitor's request has to wait; `None` if it does not."""
         if clean == _HEALTH or clean.startswith(_STATIC):
             return None
         if self.open_requests.are_too_many(visitor):
@@ -400,7 +401,7 @@ class Limits:
 
     @asynccontextmanager
     async def taken(self, visitor: str, clean: str, headers: Headers) -> AsyncIterator[None]:
-        """While the request is answered; what takes long waits for the visitor's others of it."""
+        """Counts the request as open while it runs; expensive ones of a visitor run in sequence."""
         with self.open_requests.one_more(visitor):
             is_long = clean.startswith(_CALLS) and announced_bytes(headers) > _BYTES_AS_ONE
             if clean in _COSTS or is_long:
@@ -410,7 +411,7 @@ class Limits:
                 yield
 
     def charge(self, visitor: str, cost: float) -> Refusal | None:
-        """Why the visitor has to wait with what costs as much as so many plain requests."""
+        """Charges the visitor; returns a refusal if it has to wait. A plain request costs 1."""
         seconds = self.rate.wait(visitor, cost) if self.rate else 0.0
         if not seconds:
             return None
@@ -418,7 +419,7 @@ class Limits:
 
 
 class GatedApp(App):
-    """Gradio's server with the gate before everything else, its answers to preflights too."""
+    """Gradio's server with the gate before every route, CORS preflights included."""
 
     def __init__(
         self,
@@ -428,8 +429,8 @@ class GatedApp(App):
         routes: Sequence[Route] = (),
         middleware: Sequence[Middleware] = (),
     ) -> None:
-        """`calls`: what the page can be asked for. `middleware` sees what the gate lets through."""
-        # As gradio makes it, but without FastAPI's list of routes, which asks for no login.
+        """`calls` are the valid calls of the page. `middleware` sees only allowed requests."""
+        # As gradio creates it, but without FastAPI's list of routes, which needs no login.
         super().__init__(
             routes=list(routes),
             middleware=list(middleware),
@@ -447,7 +448,7 @@ class GatedApp(App):
         elif scope["type"] != "http":
             await super().__call__(scope, receive, send)
         else:
-            with suppress(h11.LocalProtocolError):  # it sent what is no HTTP, and was told so
+            with suppress(h11.LocalProtocolError):  # the client sent invalid HTTP, already answered
                 await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -467,7 +468,7 @@ class GatedApp(App):
                 await super().__call__(scope, unbroken(receive), send)
             elif clean == _LOGIN:
                 await self._log_in(address, scope, receive, send)
-            elif clean == _LOGOUT:  # a GET for gradio, which a link or a picture could send as well
+            elif clean == _LOGOUT:  # gradio expects a GET, which any link or image could send
                 await super().__call__({**scope, "method": "GET"}, receive, send)
             else:
                 await self._call(visitor, clean, scope, receive, send)
@@ -476,7 +477,7 @@ class GatedApp(App):
         self, visitor: str, clean: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         body = await self._gate.body.read(receive)
-        if body is None:  # whoever sent it has gone
+        if body is None:  # the client has disconnected
             return
         refused = body if isinstance(body, Refusal) else await self._judged(visitor, scope, body)
         if refused is not None:
@@ -499,7 +500,7 @@ class GatedApp(App):
         return Refusal(400, sentence) if sentence else None
 
     async def _log_in(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets nobody guess on: after some failures an address waits for minutes."""
+        """Limits password guessing: after some failures an address waits for minutes."""
         seconds = self._limits.attempts.wait(address)
         if seconds:
             sentence = f"Too many log-ins have failed; try again {when(seconds)}."
@@ -522,9 +523,9 @@ class GatedApp(App):
     async def _refuse(
         self, refused: Refusal, clean: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Sends the sentence, where the page's own script looks for it.
+        """Sends the sentence in the form that the page's script expects.
 
-        The connection is closed where a body was not read, so that it never is.
+        Closes the connection if there is a body, so that it is never read.
         """
         self._refusals.note("request refused", status=refused.status, **asked(scope))
         headers = {"Cache-Control": "no-store"}
@@ -540,7 +541,7 @@ class GatedApp(App):
 
 
 def asked(scope: Scope) -> dict[str, str]:
-    """Who asked for what; without the query, which may hold a token."""
+    """Returns method, path and client for the log, without the query, which may hold a token."""
     client = scope.get("client")
     return {
         "method": str(scope["method"]),
@@ -550,10 +551,10 @@ def asked(scope: Scope) -> dict[str, str]:
 
 
 HEAD_SECONDS = 15.0
-"""In which the head of a request has to arrive, once its connection is made."""
+"""Timeout for the headers of a request on an open connection."""
 
 MOST = 2_000
-_FOR_FILES = 256  # descriptors that the app itself needs, of those that its process may have
+_FOR_FILES = 256  # file descriptors reserved for the app itself
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"retry-after: 10\r\nconnection: close\r\ncontent-length: 80\r\n\r\n"
@@ -562,9 +563,8 @@ _FULL = (
 
 
 def bound_connections(page: gr.Blocks, most: int | None = None) -> None:
-    """Holds so many connections at most of a page that is served; by itself as many as there are
-    file descriptors for."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line each for what is no HTTP
+    """Limits the open connections of a running page to `most`, or by its file descriptors."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it logs every invalid request
     config = page.server.config
     config.http_protocol_class = partial(BoundProtocol, most=most or _room())  # type: ignore[assignment]
 
@@ -575,8 +575,7 @@ def _room() -> int:
 
 
 class BoundProtocol(H11Protocol):
-    """A connection that is ended where the head of a request does not come in time, or where
-    another one needs its room before that."""
+    """A connection that is closed on a timeout, or when a new connection needs its slot."""
 
     def __init__(self, *args: Any, most: int, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -586,7 +585,7 @@ class BoundProtocol(H11Protocol):
 
     @property
     def asks_nothing(self) -> bool:
-        """Whether no request of it is being read or answered."""
+        """True if no request on it is being read or answered."""
         is_answered = self.cycle is None or self.cycle.response_complete
         return is_answered and self.conn.their_state is h11.IDLE
 
@@ -607,7 +606,7 @@ class BoundProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _take_room(self) -> bool:
-        """Ends the oldest connection that asks for nothing; whether there is room afterwards."""
+        """Closes the oldest idle connection if needed; returns whether there is a free slot."""
         others = [
             other
             for other in self.connections

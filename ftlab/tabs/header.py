@@ -1,4 +1,4 @@
-"""The bar at the top: what runs, which model is at hand, and how much memory is free."""
+"""The bar at the top: running jobs, the bundled model, and free memory."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ _LOG_OUT = (
 
 
 def header_html(runs: Sequence[Run], logs_in: bool = False) -> str:
-    """The whole bar, as it is now; `logs_in`: its reader came with a password."""
+    """HTML: the whole bar; with `logs_in` it has a log-out button."""
     pills = f"{_activity(runs)}{_model()}{_memory(resolve_device(AUTO))}"
     buttons = f"{_TOGGLE}{_LOG_OUT if logs_in else ''}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{buttons}</header>'
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Weights in a folder's safetensors files, from their headers; `None` if there are none.
+    """Counts the weights in a folder's safetensors files from their headers; `None` without files.
 
-    A quantised file would be counted by its storage, so `None` for anything but floats.
+    Also `None` if any tensor is not a float: a quantised file has fewer stored values than weights.
     """
     total = 0
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""Asks for predictions on behalf of a page, as long as somebody looks at it."""
+"""Requests predictions for a page, as long as the page is open."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Prediction, Question
 
 SECONDS_BETWEEN_SIGNS = 1.0
-"""A silent wait is broken that often: gradio closes the handler of a page that has gone only where
-it gives something."""
+"""Longest time without a yield: gradio stops the handler of a closed page only at a yield."""
 
 _Item = TypeVar("_Item")
 
@@ -26,10 +25,10 @@ def while_there(
     make: Callable[[Ask], Iterable[_Item]],
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[_Item | None]:
-    """What `make` gives with the asking function that it is handed, and `None` while it is silent.
+    """Yields the items of `make(ask)`, and `None` while it waits for the next one.
 
-    Once this is closed, or is wanted no longer, what was asked is ended and no more is asked.
-    Raises what `make` raises.
+    `make` gets the function that requests predictions. When this generator is closed, or
+    `is_wanted` returns False, open requests are cancelled. Raises what `make` raises.
     """
     left = threading.Event()
     made: queue.SimpleQueue[_Item | _End] = queue.SimpleQueue()
@@ -49,11 +48,11 @@ def while_there(
                     break
         except NobodyWaits:
             pass
-        except BaseException as raised:  # it is raised again where it is waited for
+        except BaseException as raised:  # raised again in the consumer
             error = raised
         made.put(_End(error))
 
-    context = contextvars.copy_context()  # in which gradio knows whose page a warning is for
+    context = contextvars.copy_context()  # gradio finds the page for a warning in it
     threading.Thread(target=context.run, args=(produce,), daemon=True).start()
     try:
         while is_wanted():
@@ -73,7 +72,7 @@ def while_there(
 
 
 class _End:
-    """Nothing more is made, perhaps because of an error."""
+    """Marks the end of the items, with the error if there was one."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error

@@ -1,11 +1,10 @@
-"""What a request may hold and ask of the page's handlers, judged before any of them is called.
+"""Validates request bodies and handler calls before any handler runs.
 
-gradio reads a whole body and parses it on its event loop, so a long one would hold up everybody;
-and it fetches an address for whoever names one in place of an uploaded file.
+Gradio reads a whole body and parses it on its event loop, so a long body would block all visitors.
+It also fetches a URL for any client that sends one in place of an uploaded file.
 
-The page itself always sends a handler that it has, its session, and for each input a value of the
-kind that the component gives. Whatever else arrives was written by somebody: it is answered with
-one sentence and never reaches a handler.
+The page itself sends only existing handlers, its session, and values of each component's type. Any
+other request was written by hand: it is answered with one sentence and never reaches a handler.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ NO_FETCH = "This app fetches no address for a visitor; upload the file itself."
 MAX_VALUES = 20_000
 _MAX_DEPTH = 32
 _PARSED_AT_ONCE = 16 * 1024
-"""Characters that take less time to parse than to hand to a thread."""
+"""Up to so many characters, parsing is faster than a switch to a thread."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer instead of the app's: its HTTP status and the sentence.
+    """The response to a refused request: HTTP status and sentence.
 
-    `seconds`: after how long the same would be answered, if that is what is wrong.
+    `seconds` is the time after which a retry can succeed; 0.0 if waiting does not help.
     """
 
     status: int
@@ -48,19 +47,19 @@ class Refusal:
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Of one body: its bytes, and the seconds in which all of it has to be there."""
+    """Limits of one body: its size in bytes, and the timeout for reading it whole, in seconds."""
 
     max_bytes: int
     seconds: float = 30.0
 
     def refusal(self, headers: Headers) -> Refusal | None:
-        """Why a body with that head is not read; `None` if it is."""
+        """Returns why a body with these headers is not read; `None` if it is read."""
         if "transfer-encoding" in headers:
             return Refusal(411, "A request says how long it is (Content-Length); send it whole.")
         return self._too_long() if announced_bytes(headers) > self.max_bytes else None
 
     async def read(self, receive: Receive) -> bytes | Refusal | None:
-        """The whole body; `None` where whoever sent it has gone."""
+        """Returns the whole body; `None` if the client has disconnected."""
         parts: list[bytes] = []
         size = 0
         try:
@@ -85,17 +84,17 @@ class BodyLimits:
 
 
 def has_body(headers: Headers) -> bool:
-    """Whether the head says that a body follows."""
+    """True if the headers announce a body."""
     return announced_bytes(headers) > 0 or "transfer-encoding" in headers
 
 
 def announced_bytes(headers: Headers) -> int:
-    """The length that the head gives its body; the server has checked that it is a number."""
+    """Returns the Content-Length, or 0; the server has checked that it is a number."""
     return int(headers.get("content-length", "0")[:20])
 
 
 def text_of(body: bytes) -> str | Refusal:
-    """The text of a body of JSON, which no UTF-16 is: what is counted in it is what is parsed."""
+    """Decodes a JSON body; only UTF-8 is accepted, so that all checks see what the parser sees."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -104,8 +103,9 @@ def text_of(body: bytes) -> str | Refusal:
 
 
 def unbroken(receive: Receive, seconds: float = 30.0) -> Receive:
-    """The parts of an upload. One that breaks off, or stops for so many seconds, is an error of its
-    form: then gradio's reader removes the file that it has begun, which it else would keep.
+    """Wraps the stream of an upload; raises `MultiPartException` on a disconnect or a long pause.
+
+    On this error gradio's reader deletes the partial file; otherwise it would keep it.
     """
     is_whole = False
 
@@ -128,7 +128,7 @@ def unbroken(receive: Receive, seconds: float = 30.0) -> Receive:
 
 
 def given_again(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once more, then what comes after it (that the reader has gone, say)."""
+    """Replays the body once, then forwards later messages, such as a disconnect."""
     given = False
 
     async def replay() -> Message:
@@ -144,9 +144,9 @@ def given_again(body: bytes, receive: Receive) -> Receive:
 async def json_refusal(
     text: str, judge: Callable[[Any], Refusal | None] = lambda value: None
 ) -> Refusal | None:
-    """Why the JSON is not answered, of which `judge` has the last word.
+    """Returns why the JSON body is refused; `judge` makes the last check (`None`: invalid JSON).
 
-    It holds `MAX_VALUES` at most (`json_values`). What is no JSON is judged as `None`.
+    The caller has checked that it has at most `MAX_VALUES` values (`json_values`).
     """
     if len(text) <= _PARSED_AT_ONCE:
         return _refusal(text, judge)
@@ -170,7 +170,7 @@ TOO_MANY = Refusal(413, f"A request holds {MAX_VALUES:,} values at most; send fe
 
 
 def names_address(value: Any) -> bool:
-    """Whether, in place of an uploaded file, stands an address to fetch it from."""
+    """True if the value holds a URL in place of an uploaded file."""
     open_values = [value]
     while open_values:
         item = open_values.pop()
@@ -185,16 +185,16 @@ WRONG_CALL = "This request is not one that the page makes; reload the page and t
 UNKNOWN_NAME = "This app has no endpoint of that name; its API page lists those that it has."
 NO_SUCH_PART = "There is no such part of this page."
 
-_LARGEST = 2**63  # what JSON that gradio writes can hold
+_LARGEST = 2**63  # limit of integers in the JSON that gradio writes
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _ROUTES = (
     "queue", "run", "api", "call", "component_server", "cancel", "reset", "stream",
 )  # fmt: skip
-_UNUSED = ("component_server", "stream")  # no component here has functions or streams of its own
+_UNUSED = ("component_server", "stream")  # no component here has server functions or streams
 
 
 class WrongCall(gr.Error):
-    """A request that the page does not make. `reason` is for the log and holds nothing of it."""
+    """A request that the page never makes. `reason` is for the log and quotes no input."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(WRONG_CALL, print_exception=False)
@@ -203,10 +203,10 @@ class WrongCall(gr.Error):
 
 @dataclass(frozen=True)
 class PageCalls:
-    """What one page can be asked for.
+    """The valid calls of one page.
 
-    `handlers` are the numbers of its events that have a handler, `endpoints` the parameters of what
-    programs call by name, the required ones with `True`, and `parts` the ids of its components.
+    `handlers` are the numbers of its events with a handler. `endpoints` maps each API name to its
+    parameters, `True` for required ones. `parts` are the ids of its components.
     """
 
     handlers: frozenset[int]
@@ -214,9 +214,9 @@ class PageCalls:
     parts: frozenset[int]
 
     def wrong_call(self, path: str, body: Any) -> str:
-        """Why a POST with that JSON value is no call of the page's; "" if it is one.
+        """Returns why a POST with that JSON value is not a valid call; "" if it is valid.
 
-        Looks at what names the handler, not at its inputs; paths that call none are all right.
+        Checks which handler is called, not its inputs. Paths that call no handler are valid.
         """
         route, name = _route(path)
         if route in _UNUSED:
@@ -255,7 +255,7 @@ class PageCalls:
             simple_format=_none_or(_is_bool),
             oauth_token=_none_or(_is_text),
         )
-        # Several calls in one body are for handlers that take batches, which this page has none of.
+        # Several calls in one body are for batch handlers; this page has none.
         return "" if given and body.get("batched") in (None, False) else WRONG_CALL
 
     def _wrong_named(self, name: str, body: Any) -> str:
@@ -281,7 +281,7 @@ class PageCalls:
 
 
 def _route(path: str) -> tuple[str, str]:
-    """Which of gradio's routes that is, and what comes after it; "" for another path."""
+    """Splits a path into gradio's route and the rest; two empty strings for any other path."""
     if not path.startswith(f"{API_PREFIX}/"):
         return "", ""
     route, _, name = path.removeprefix(f"{API_PREFIX}/").strip("/").partition("/")
@@ -289,7 +289,7 @@ def _route(path: str) -> tuple[str, str]:
 
 
 def page_calls(page: gr.Blocks) -> PageCalls:
-    """What that page, which is built, can be asked for."""
+    """Returns the valid calls of a page that is already built."""
     endpoints = page.get_api_info()["named_endpoints"]
     return PageCalls(
         frozenset(number for number, function in page.fns.items() if function.fn is not None),
@@ -300,19 +300,19 @@ def page_calls(page: gr.Blocks) -> PageCalls:
             }
             for name, endpoint in endpoints.items()
         },
-        frozenset((page._id, *page.blocks)),  # the page itself is what is loaded
+        frozenset((page._id, *page.blocks)),  # load events name the page itself
     )
 
 
 def check_inputs(parts: Sequence[Any], values: Sequence[Any]) -> None:
-    """Raises `WrongCall` for values that those components of the page do not give.
+    """Raises `WrongCall` for values that these components cannot send.
 
-    Which choices a list offers, and which files were uploaded, gradio's components know themselves.
+    Choices of a list and uploaded files are not checked here: gradio's components check them.
     """
     if len(values) < len(parts):
         raise WrongCall(f"{len(values)} inputs instead of {len(parts)}")
     for part, value in zip(parts, values, strict=False):
-        if isinstance(part, gr.State):  # gradio takes the server's own, whatever is sent
+        if isinstance(part, gr.State):  # gradio ignores the sent value and uses the server's
             continue
         if not _is_plain(value):
             raise WrongCall(f"{type(part).__name__}: no value of JSON that is kept")
@@ -322,9 +322,9 @@ def check_inputs(parts: Sequence[Any], values: Sequence[Any]) -> None:
 
 
 def names_of_event(data: Any) -> Mapping[str, Any]:
-    """The names with values that an event tells of itself; a ticked box tells a value alone.
+    """Returns the event's data by name; empty if it is a single value, as from a checkbox.
 
-    Raises `WrongCall` for what no event of the page tells.
+    Raises `WrongCall` for data that no event of the page sends.
     """
     if not _is_plain(data):
         raise WrongCall(f"event: {type(data).__name__}")
@@ -332,7 +332,7 @@ def names_of_event(data: Any) -> Mapping[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether all of it is text that can be written, and numbers that JSON has."""
+    """True if all text can be encoded as UTF-8 and all numbers can be written as JSON."""
     open_values = [value]
     while open_values:
         item = open_values.pop()
@@ -355,7 +355,7 @@ def _is_plain(value: Any) -> bool:
 def _is_writable(text: str) -> bool:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError:  # half of a pair of UTF-16
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
 
@@ -413,4 +413,4 @@ _GIVEN: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
     (gr.Radio, lambda part, value: _is_choice(value)),
     (gr.CheckboxGroup, lambda part, value: _are_choices(value)),
 )
-"""By class of component, whether a value is of the kind that it gives."""
+"""For each component class, a check that a value has the type that the component sends."""

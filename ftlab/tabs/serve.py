@@ -1,7 +1,7 @@
-"""How the app is served and to whom, with `/healthz` and a note in the log of what goes wrong.
+"""Serves the app: accounts, access rules, `/healthz`, and logging of errors.
 
-Gradio prints errors of handlers and tells nobody; here they are noted where they pass, and whoever
-called reads a sentence: one for a request that the page does not make, another for our own error.
+Gradio only prints errors of handlers. Here they are logged, and the caller gets a sentence: one for
+a request that the page never makes, another for an error of the app.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ _LONGEST = 300  # characters of a path or a sentence
 
 
 def calm(page: gr.Blocks) -> None:
-    """Takes from gradio what it does over and over for nothing; to be called after `Blocks.queue`.
+    """Reduces gradio's idle work; call it after `Blocks.queue`.
 
-    It looks 1,100 times a second whether its queue holds an event, which is 3 % of a core on an
-    idle page: 60 looks do. And it searches the disk for matplotlib and bokeh at every event: where
-    they are not installed, an entry that is `None` says so at once.
+    Gradio polls its queue 1,100 times a second, which takes 3 % of a core on an idle page; 60 polls
+    are enough. It also searches the disk for matplotlib and bokeh at every event: if they are not
+    installed, a `None` entry in `sys.modules` makes that import fail at once.
     """
     page._queue.sleep_when_free = 0.02  # seconds
     page._queue.progress_update_sleep_when_free = 0.1
@@ -76,8 +76,7 @@ def calm(page: gr.Blocks) -> None:
 
 
 class NotedBlocks(gr.Blocks):
-    """The page: notes an error of a handler on its way to gradio, which shows it, and skips what a
-    handler skips."""
+    """The page: logs errors of handlers, validates inputs, and does not process skipped outputs."""
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -90,14 +89,14 @@ class NotedBlocks(gr.Blocks):
         try:
             event = kw.get("event_data")
             if event is not None:
-                event._data = dict(names_of_event(event._data))  # gradio looks for names in it
+                event._data = dict(names_of_event(event._data))  # gradio expects a mapping
             return await super().process_api(function, inputs, *args, **kw)
         except gr.Error as refusal:
             wrong = isinstance(refusal, WrongCall)
             said = refusal.reason if wrong else without_inputs(str(refusal.message), inputs)
             event_name = "wrong call" if wrong else "call refused"
             note_refusal(event_name, handler=_name(function), reason=said[:_LONGEST])
-            refusal.print_exception = False  # the caller's to put right, and noted above
+            refusal.print_exception = False  # an error of the caller, logged above
             _mark(kw.get("request"))
             raise
         except Exception as error:
@@ -112,21 +111,19 @@ class NotedBlocks(gr.Blocks):
         state: SessionState | None,
         explicit_call: bool = False,
     ) -> list[Any]:
-        """Lets only what the page could have sent reach a handler. Raises `WrongCall` for the rest,
-        and `gr.Error` where a component says itself what is wrong."""
+        """Raises `WrongCall` for inputs that the page cannot send, `gr.Error` from components."""
         check_inputs(block_fn.inputs, inputs)
         try:
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error:
             raise
-        except Exception as error:  # of a component that cannot read what was sent
+        except Exception as error:  # a component could not read the value
             raise WrongCall(type(error).__name__) from None
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: Any, state: SessionState | None
     ) -> list[Any]:
-        """Leaves out the outputs that are skipped: gradio would make each component anew, which is
-        most of what a poll that changes little would cost."""
+        """Ignores skipped outputs: constructing their components is the main cost of most polls."""
         outputs = list(block_fn.outputs)
         one_each = isinstance(predictions, list | tuple) and len(predictions) == len(outputs)
         if not one_each or len(outputs) < 2 or block_fn.batch or block_fn.is_validator_function:
@@ -138,7 +135,7 @@ class NotedBlocks(gr.Blocks):
             rest = copy(block_fn)
             rest.outputs = [outputs[place] for place in kept]
             values = [predictions[place] for place in kept]
-            given = values if len(values) > 1 else values[0]  # as of a handler with one output
+            given = values if len(values) > 1 else values[0]  # a single output is not in a list
             done = await super().postprocess_data(rest, given, state)
             for place, value in zip(kept, done, strict=True):
                 answer[place] = value
@@ -146,7 +143,7 @@ class NotedBlocks(gr.Blocks):
 
 
 def _mark(request: Any) -> None:
-    """Tells `NotedRefusals` that a call was refused; gradio answers that like an error of ours."""
+    """Marks a refused call for `NotedRefusals`: gradio answers it with 500, like an app error."""
     asked = getattr(request, "request", None)
     if isinstance(asked, Request):
         asked.state.refused = True
@@ -161,8 +158,7 @@ def _equals(value: Any, skip: dict[str, Any]) -> bool:
 
 
 class NotedRefusals:
-    """ASGI middleware: notes requests that were refused, and errors outside of any handler, for
-    which it answers with a sentence where nothing was answered yet."""
+    """ASGI middleware: logs refused requests; logs and answers errors outside handlers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -181,7 +177,7 @@ class NotedRefusals:
                 begun = True
                 status = int(message["status"])
                 if status == 500 and scope.get("state", {}).get("refused"):
-                    message["status"] = 400  # noted where it was refused
+                    message["status"] = 400  # already logged
                 elif _is_refusal(status):
                     self._refusals.note("request refused", status=status, **asked(scope))
             await send(message)
@@ -197,32 +193,32 @@ class NotedRefusals:
             if not begun:
                 await PlainTextResponse(FAILED, 500)(scope, receive, send)
                 return
-            with suppress(Exception):  # the answer was to be longer, and whoever reads it sees that
+            with suppress(Exception):  # ends the response early, which the client notices
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _is_no_path(error: Exception) -> bool:
-    """Whether gradio asked the system for a file by a name that no file can have."""
+    """True if gradio tried to open a file with a name longer than the system allows."""
     return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _is_of_lost_session(error: Exception) -> bool:
-    """Whether gradio ends the stream of a session that is gone that way, once it has said so."""
+    """True for the error with which gradio ends the stream of a session that no longer exists."""
     return isinstance(error.__cause__ or error, HTTPException)
 
 
 def _is_refusal(status: int) -> bool:
-    """503 is what `/healthz` says of itself."""
+    """True for a status to log; 503 is the regular answer of an unhealthy `/healthz`."""
     return status in _REFUSALS or (status >= 500 and status != 503)
 
 
 def _route(scope: Scope) -> str:
-    """The route that answered, by its own pattern; paths that people make up have no end."""
+    """Returns the pattern of the matched route: the number of different paths is unlimited."""
     return str(getattr(scope.get("route"), "path", ""))
 
 
 def health_route(store: RunStore) -> Route:
-    """`/healthz`: how the app is, in full for those whom the page would let in."""
+    """Returns the route `/healthz`; with a login, only logged-in users see details."""
     probe = HealthProbe(store)
 
     def healthz(request: Request) -> JSONResponse:
@@ -232,12 +228,12 @@ def health_route(store: RunStore) -> Route:
         status = 200 if health.is_ok else 503
         return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
 
-    return Route("/healthz", healthz)  # no coroutine: it reads files, so it runs in a thread
+    return Route("/healthz", healthz)  # not a coroutine: it reads files, so it runs in a thread
 
 
 VARIABLE = "FTLAB_AUTH"
 MIN_CHARACTERS = 8
-"""Of a password: at the rate that `visitors.Attempts` allows, fewer could be guessed."""
+"""Shortest password: at the rate that `gate.Attempts` allows, a shorter one could be guessed."""
 
 _MAX_BYTES = 64 * 1024
 _EXAMPLE = "one line each, as in ada:a-long-password"
@@ -245,7 +241,7 @@ _EXAMPLE = "one line each, as in ada:a-long-password"
 
 @dataclass(frozen=True)
 class Accounts:
-    """Passwords by user, neither shown nor passed on."""
+    """Passwords by user; they do not appear in the repr."""
 
     passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -253,17 +249,17 @@ class Accounts:
         return bool(self.passwords)
 
     async def check(self, user: str, password: str) -> bool:
-        """Whether that is the user's password; takes as long for a user that there is not."""
+        """True if the password is right; takes the same time for an unknown user."""
         known = self.passwords.get(user)
         wanted = secrets.token_hex() if known is None else known
         return hmac.compare_digest(_digest(wanted), _digest(password)) and known is not None
 
 
 def read_accounts(file: Path | None, environment: MutableMapping[str, str]) -> Accounts:
-    """The accounts of the file, or of `FTLAB_AUTH`, which is taken out of the environment.
+    """Reads the accounts of the file, or of `FTLAB_AUTH`, which is removed from the environment.
 
-    Taken out, so that no process that the app starts inherits a password. Raises `FtlabError`
-    where a line is none, or the file can be read by others of the machine.
+    It is removed so that no child process inherits a password. Raises `FtlabError` if a line is
+    invalid, or if other users of the machine can read the file.
     """
     text = environment.pop(VARIABLE, "")
     if file is None:
@@ -272,7 +268,7 @@ def read_accounts(file: Path | None, environment: MutableMapping[str, str]) -> A
 
 
 def _digest(password: str) -> bytes:
-    """Of one length for all, so that the comparison tells nothing of a password's length."""
+    """Hashes to a fixed length, so that the comparison does not reveal the password's length."""
     return hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -282,7 +278,7 @@ def _read(file: Path) -> str:
             mode = os.fstat(stream.fileno()).st_mode
             data = stream.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        if ":" in file.name:  # said without it: what was meant is a password
+        if ":" in file.name:  # the value is probably a password: do not repeat it in the message
             raise FtlabError(
                 "--auth names no file that can be read; it takes a file, never user:password, "
                 f"which others could read off the command line. Give {_EXAMPLE}."
@@ -305,7 +301,7 @@ def _read(file: Path) -> str:
 
 
 def _parse(text: str, where: str, must_have: bool = False) -> Accounts:
-    """Lines of `user:password`; blank ones, and those that begin with "#", say nothing."""
+    """Parses lines of `user:password`; ignores empty lines and lines that begin with "#"."""
     passwords: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -334,21 +330,21 @@ _NOT_ALONE = (
 
 
 _BODY_BYTES = 4 * 2**20
-"""Of what is not an upload: a form, with room for pasted text."""
+"""Size limit of a body that is not an upload: a form that may hold pasted text."""
 
 _DEMO_BODY_BYTES = 2**20
-"""A model's config.json is the longest text that can be pasted in a demo."""
+"""The same in a demo, where the longest text to paste is a model's config.json."""
 
 _SPACE_PROXIES = ("10.0.0.0/8",)
-"""The network from which the Hub's own proxy asks a Space; nobody else reaches it."""
+"""The network of the Hub's proxy in front of a Space; only that proxy can reach the Space."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Where the app is reached, who logs in, which local folders may be named.
+    """The address of the app, its accounts, and the local folders that visitors may name.
 
     `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
-    addresses and networks whose word on where a request comes from is taken (X-Forwarded-For).
+    trusted addresses and networks whose X-Forwarded-For header gives the client address.
     """
 
     host: str = "127.0.0.1"
@@ -362,12 +358,12 @@ class Serving:
 
     @property
     def is_demo(self) -> bool:
-        """A Space without a login: whoever comes may look, and nothing more."""
+        """True for a Space without a login: visitors have read-only access."""
         return bool(self.space) and not self.accounts
 
     @property
     def is_public(self) -> bool:
-        """Whether others than the people of this machine can reach it."""
+        """True if it can be reached from other machines."""
         return self.share or not is_loopback(self.host)
 
     def check(self) -> None:
@@ -379,7 +375,7 @@ class Serving:
         raise FtlabError(f"{what} without a login {_NOT_ALONE.format(where=where)}")
 
     def access(self, runs_folder: Path) -> Access:
-        """What its visitors may do. Behind a login they are not taken for the operator."""
+        """Returns what visitors may do; behind a login they are not assumed to be the operator."""
         if self.is_demo:
             return demo_access(self.space)
         if self.accounts or self.folders:
@@ -390,9 +386,9 @@ class Serving:
 
     @contextmanager
     def runs_folder(self, named: Path) -> Iterator[Path]:
-        """The folder that is served: the one named, but for a demo an empty one that is closed.
+        """Yields the runs folder: `named`, or for a demo a temporary empty, read-only folder.
 
-        So a demo shows nothing of what lies in the machine's own runs folder.
+        So a demo shows nothing of the machine's own runs folder.
         """
         if not self.is_demo:
             yield named
@@ -410,14 +406,14 @@ class Serving:
         routes: Sequence[Route] = (),
         **options: Any,
     ) -> None:
-        """Serves the page in a thread, behind the gate. Nothing is left to gradio's own variables.
+        """Serves the page in a thread, behind the gate; gradio's environment variables are ignored.
 
-        The page is built, and its queue open. `routes` come before gradio's own, and `options` are
-        further ones of `Blocks.launch`. Raises `OSError` if the port is taken.
+        The page must be built and its queue configured. `routes` come before gradio's own;
+        `options` are passed to `Blocks.launch`. Raises `OSError` if the port is in use.
         """
-        is_open = not self.accounts and not self.is_demo  # whoever reaches it is its operator
+        is_open = not self.accounts and not self.is_demo  # every visitor is the operator
         limits = replace(self.limits, rate=None) if is_open else self.limits
-        # What uvicorn takes for proxies, by default whoever asks from this machine.
+        # The proxies that uvicorn trusts; by default every client on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
         page.launch(
             server_name=f"[{self.host}]" if ":" in self.host else self.host,
@@ -426,10 +422,10 @@ class Serving:
             auth=self.accounts.check if self.accounts else None,  # type: ignore[arg-type]  # awaited
             mcp_server=False,
             enable_monitoring=False,
-            num_workers=0,  # further processes would serve files beside the gate
+            num_workers=0,  # further processes would serve files without the gate
             prevent_thread_lock=True,
             quiet=True,
-            _frontend=False,  # else it fails where the page takes 3 s, as on a busy machine
+            _frontend=False,  # otherwise launch fails if the page takes 3 s, as on a busy machine
             _app=GatedApp(self.gate, limits, page_calls(page), routes, [Middleware(NotedRefusals)]),
             **options,
         )
@@ -437,7 +433,7 @@ class Serving:
 
     @property
     def gate(self) -> Gate:
-        """What is let through to the app that is so served."""
+        """The gate with the access rules of this app."""
         return Gate(
             any_host=bool(self.accounts) or self.is_demo,
             may_upload=not self.is_demo,
@@ -456,7 +452,7 @@ def serving(
     proxies: tuple[str, ...],
     environment: Mapping[str, str],
 ) -> Serving:
-    """The serving of a command line; raises `FtlabError` if a listed folder or proxy is none."""
+    """Builds `Serving` from command-line values; raises `FtlabError` for a bad folder or proxy."""
     for proxy in proxies:
         try:
             ipaddress.ip_network(proxy)
@@ -481,7 +477,7 @@ def serving(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether every address of that name is this machine's own, out of reach for others."""
+    """True if every address of that host name is a loopback address."""
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError):

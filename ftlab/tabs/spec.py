@@ -1,4 +1,4 @@
-"""What a tab is, and which there are: every package here whose `tab.py` has a `TAB`."""
+"""Defines a tab, and finds all tabs: each package here has a `tab.py` with a `TAB`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftlab.tabs.context import AppContext, Links
 
 @dataclass(frozen=True)
 class TabSpec:
-    """A tab: its name, its place from the left, and what lays it out and wires it."""
+    """A tab: its name, its position from the left, and the function that builds it."""
 
     name: str
     place: int
@@ -21,12 +21,12 @@ class TabSpec:
 
     @property
     def id(self) -> str:
-        """By what links and scripts name the tab."""
+        """The id of the tab for links and scripts."""
         return self.name.lower()
 
 
 def tabs() -> list[TabSpec]:
-    """All tabs in their order."""
+    """Returns all tabs in display order."""
     found: list[TabSpec] = [
         importlib.import_module(f"{module.name}.tab").TAB
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")

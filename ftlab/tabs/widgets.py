@@ -1,8 +1,8 @@
-"""Small pieces of HTML that every tab is built from.
+"""Small HTML helpers that every tab uses.
 
-Whatever comes from a model, a file or a person goes through `escape` before it enters a string of
-HTML. Pieces that take plain text here do that themselves; where a title or subtitle has to hold
-HTML (a swatch, say), the caller says so by wrapping it in `Markup`.
+All text from a model, a file or a user must be escaped with `escape` before it enters HTML. The
+helpers here escape their plain text themselves. If a title or subtitle has to hold HTML (a colour
+swatch, for example), the caller wraps it in `Markup`.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ __all__ = [
 
 
 def note_html(words: str) -> str:
-    """HTML: a line in small letters; empty without words."""
+    """HTML: a line of small text; empty without words."""
     return f'<p class="meta">{escape(words)}</p>' if words else ""
 
 
 def H(value: str = "", **kw: Any) -> gr.HTML:
-    """A `gr.HTML` in the page's own style; further `elem_classes` are kept."""
+    """Returns a `gr.HTML` in the page's style; adds the given `elem_classes`."""
     extra = kw.pop("elem_classes", None) or []
     classes = ["ft", *([extra] if isinstance(extra, str) else extra)]
     return gr.HTML(value, apply_default_css=False, elem_classes=classes, **kw)
 
 
 def live(component: Callable[..., Any], *args: Any, **kw: Any) -> Any:
-    """The component, usable even while it is no event's input."""
+    """Creates an interactive component; gradio disables one that is no event's input."""
     return component(*args, interactive=True, **kw)
 
 
 def heading(title: str, *right: str, sub: str = "", number: int | None = None) -> str:
-    """A sheet's heading: title, one line below it, and HTML at the right.
+    """HTML: a section heading with title, a line below it, and HTML on the right.
 
-    `title` and `sub` are plain text unless they are `Markup`; `number` draws a step's number.
+    `title` and `sub` are plain text unless they are `Markup`; `number` is a step number.
     """
     badge = f'<i class="n">{number}</i>' if number is not None else ""
     words = escape(title).replace(" %", "\u00a0%")
@@ -70,23 +70,23 @@ def head(title: str, *right: str, sub: str = "", number: int | None = None) -> g
 
 
 def blank(title: str, what: str, *buttons: str) -> str:
-    """An empty state: what is not there yet, and what to do about it."""
+    """HTML: an empty state, with what is missing and what to do."""
     below = f'<div class="chips">{"".join(buttons)}</div>' if buttons else ""
     return f'<div class="blank"><b>{escape(title)}</b><p>{escape(what)}</p>{below}</div>'
 
 
 def field_error(messages: Iterable[str]) -> str:
-    """Sentences beside a field that is wrong; empty where there are none."""
+    """HTML: error messages beside a field; empty if there are none."""
     return "".join(f'<p class="wrong" role="alert">{escape(text)}</p>' for text in messages)
 
 
 def warn(sentence: str, **kw: Any) -> None:
-    """Shows the sentence in the corner of the page; gradio takes such a text for HTML."""
+    """Shows a warning in the corner of the page; escaped, as gradio renders it as HTML."""
     gr.Warning(str(escape(sentence)), **kw)
 
 
 def this_page() -> gr.Blocks:
-    """The page that is being built: a tab hangs its `load` event on it."""
+    """Returns the page that is being built, for its `load` event."""
     from gradio.context import Context
 
     if Context.root_block is None:

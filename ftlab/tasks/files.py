@@ -1,8 +1,8 @@
-"""Rows of a task file or a Hub data set, read within limits, as a task's examples.
+"""Reads rows of a task file or a Hub data set, with size limits, and converts them to examples.
 
 A file may be CSV, JSON, JSONL or Parquet.
 
-Each error is a FtlabError of one sentence that says where the file is wrong.
+Errors are raised as `FtlabError` with one sentence that tells where the file is wrong.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MAX_COLUMNS = 1_000
 MAX_COLUMN_NAME = 200
 # A small Parquet file can hold gigabytes of one repeated value.
 MAX_PARQUET_BYTES = 512 * 1024 * 1024
-# Of a table, or of anything within lists and objects: each costs some 100 bytes of memory.
+# Cells of a table, or values within lists and objects; each costs some 100 bytes of memory.
 MAX_VALUES = 4_000_000
 MAX_LINE_CHARACTERS = 10_000_000
-_MAX_BREAKS = 10_000_000  # commas or line ends of a text, those within cells included
+_MAX_BREAKS = 10_000_000  # commas or line ends of a text, including those within cells
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 
@@ -45,10 +45,10 @@ Row = dict[str, Any]
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file as dicts; the kind follows from the extension.
+    """The rows of a file as dicts; the extension determines the format.
 
-    Raises FtlabError for a file that is missing, too large, empty, broken, not UTF-8, or of
-    another kind.
+    Raises `FtlabError` for a file that is missing, too large, empty, invalid, not UTF-8, or of an
+    unknown format.
     """
     path = person_path(str(path))
     check_file(path)
@@ -74,7 +74,7 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def check_file(path: Path) -> None:
-    """The checks that need no reading: FtlabError for a missing, unknown, large or empty file."""
+    """Raises `FtlabError` for a missing, unknown, too large or empty file, without reading it."""
     if not path.is_file():
         raise FtlabError(f"There is no file '{path}'; check the path.")
     if path.suffix.lower() not in _READERS:
@@ -93,7 +93,7 @@ def check_file(path: Path) -> None:
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raises FtlabError for more columns, or a longer name of one, than a page can show."""
+    """Raises `FtlabError` for too many columns or a name that is too long or not valid text."""
     if len(columns) > MAX_COLUMNS:
         raise FtlabError(
             f"{path.name} has {len(columns):,} columns, more than {MAX_COLUMNS:,}; keep those with "
@@ -110,7 +110,7 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 def list_columns(columns: Sequence[str]) -> str:
-    """The columns for a sentence, the first twenty of many: "prompt, completion"."""
+    """The column names as text, at most the first twenty: "prompt, completion"."""
     shown = ", ".join(shorten(name, 40) for name in columns[:20])
     return shown + (f" and {len(columns) - 20:,} more" if len(columns) > 20 else "")
 
@@ -121,7 +121,7 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
 
 
 def _texts(cell: Any) -> Iterator[str | bytes]:
-    """All text in a cell, lists and dicts included (iteratively: they nest)."""
+    """All text in a cell, including nested lists and dicts (without recursion)."""
     stack = [cell]
     while stack:
         item = stack.pop()
@@ -134,7 +134,7 @@ def _texts(cell: Any) -> Iterator[str | bytes]:
 
 
 def _is_whole(text: str | bytes) -> bool:
-    """Whether the text can be written down: JSON may hold half of a surrogate pair."""
+    """Whether the text can be encoded: JSON may hold half of a surrogate pair."""
     if isinstance(text, bytes) or text.isascii():
         return True
     try:
@@ -145,7 +145,7 @@ def _is_whole(text: str | bytes) -> bool:
 
 
 def _text(path: Path) -> str:
-    """The text without a byte order mark; FtlabError names the byte that is not UTF-8."""
+    """The text without a byte order mark; `FtlabError` with the position if it is not UTF-8."""
     raw = path.read_bytes()
     try:
         text = raw.decode("utf-8")
@@ -182,7 +182,7 @@ def _limit_breaks(path: Path, text: str, breaks: str) -> None:
 def _read_csv(path: Path) -> list[Row]:
     text = _text(path)
     _limit_breaks(path, text, ",\n\r")
-    # Not a StringIO, which holds four bytes a character.
+    # Not a StringIO, which uses four bytes per character.
     reader = csv.reader(_csv_lines(path, text), strict=True)
     rows: list[Row] = []
     try:
@@ -209,7 +209,7 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[str]:
-    """The lines with their ends; a long one is refused, as the reader would hold all threads."""
+    """The lines with line ends; rejects long ones, on which csv.reader would block all threads."""
     begin = 0
     while begin < len(text):
         end = text.find("\n", begin) + 1 or len(text)
@@ -232,7 +232,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _parse(text: str, path: Path, line: int | None = None) -> Any:
-    """JSON of a whole file, or of one line of it."""
+    """Parses the JSON of a whole file, or of one line of it."""
     where = "" if line is None else f" line {line}"
     try:
         return json.loads(text)
@@ -288,7 +288,7 @@ def _read_jsonl(path: Path) -> list[Row]:
     text = _text(path)
     _limit_breaks(path, text, "\n")
     _limit_values(path, json_values(text, MAX_VALUES))
-    # Not splitlines: a line separator such as U+2028 may stand inside a JSON string.
+    # Not splitlines: a line separator such as U+2028 may occur inside a JSON string.
     for number, found in enumerate(re.finditer("[^\n]*\n?", text), 1):
         line = found.group()
         if not line.strip():
@@ -323,7 +323,7 @@ def _read_parquet(path: Path) -> list[Row]:
             leaves = [file.schema.column(index) for index in columns]
             texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         size = 0
-        # As a dictionary a text that is repeated is held once, until it is known how often.
+        # Dictionary encoding stores a repeated text once, until the unpacked size is checked.
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(batch_size=1_000):
                 size += sum(map(_unpacked_bytes, batch.columns))
@@ -332,7 +332,7 @@ def _read_parquet(path: Path) -> list[Row]:
                 _limit(path, len(rows))
     except FtlabError:
         raise
-    except Exception as error:  # pyarrow raises whatever Python's own dates, zones and numbers do
+    except Exception as error:  # pyarrow passes on errors of Python's dates, zones and numbers
         raise FtlabError(
             f"{path.name} cannot be read as Parquet ({one_line(error)[:120]}); write it again."
         ) from error
@@ -345,7 +345,7 @@ def _check_unpacked(path: Path, size: int) -> None:
 
 
 def _unpacked_bytes(array: pyarrow.Array) -> int:
-    """Bytes of all values of a column, each counted as often as it comes up."""
+    """Bytes of all values of a column; a repeated value counts each time."""
     import pyarrow
     import pyarrow.compute
 
@@ -372,12 +372,12 @@ EXTENSIONS = tuple(_READERS)
 def load_hub_rows(
     dataset_id: str, config: str | None, split: str | None, limit: int = MAX_HUB_ROWS
 ) -> list[dict[str, Any]]:
-    """The first `limit` rows of a split ("train" where None); no code of the data set runs.
+    """The first `limit` rows of a split ("train" if None); runs no code of the data set.
 
-    An id without an owner is refused: `datasets` has file readers under such names, one of them for
+    An id without an owner is rejected: `datasets` has file readers with such names, one of them for
     pickles.
 
-    Raises FtlabError where the id is malformed or the data set cannot be reached or read.
+    Raises `FtlabError` if the id is malformed or the data set cannot be reached or read.
     """
     if not is_owned_hub_id(dataset_id):
         raise FtlabError(f"'{dataset_id[:120]}' is no data set id; write it as owner/name.")
@@ -390,11 +390,11 @@ def load_hub_rows(
     split = split or "train"
     tried = f"data set '{dataset_id}'" + (f", config '{config}'" if config else "")
     try:
-        # Without a connection this fails at once, load_dataset after 20 seconds of retries.
+        # Without a connection this fails at once; load_dataset would retry for 20 seconds.
         HfApi().dataset_info(dataset_id, timeout=10)
         stream = load_dataset(dataset_id, config, split=split, streaming=True)
         rows = [dict(row) for row in stream.take(limit)]
-    except Exception as error:  # `datasets` raises whatever its HTTP and file layers raise
+    except Exception as error:  # `datasets` passes on any error of its HTTP and file layers
         raise FtlabError(
             f"Could not read {tried}, split '{split}', from the Hub ({one_line(error)[:160]}); "
             "check the names and the connection, or download it and use the file."
@@ -426,7 +426,7 @@ _ROLES: dict[str, Role] = {
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Which columns hold what: `prompt` and `completion`, or `messages` with a chat.
+    """The roles of columns: `prompt` and `completion`, or `messages` with a chat.
 
     `system` is a column with the system message, if there is one.
     """
@@ -440,9 +440,9 @@ class ColumnMapping:
 
 
 def guess_mapping(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ColumnMapping:
-    """The mapping that the names and the first rows suggest; None where nothing fits.
+    """Guesses the mapping from the names and the first rows; None for roles that match no column.
 
-    A column of chats wins over prompt and completion. Names that say nothing are not guessed at:
+    A column of chats has priority over prompt and completion. Unknown names are not guessed:
     training on the wrong column costs more than naming the right one.
     """
     by_name = {column.lower(): column for column in reversed(columns)}
@@ -460,7 +460,7 @@ def guess_mapping(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def check_mapping(mapping: ColumnMapping) -> str | None:
-    """The sentence for a mapping that says too little or two things; None if it is fine."""
+    """The error message for an incomplete or contradictory mapping; None if it is valid."""
     if mapping.messages and (mapping.prompt or mapping.completion):
         return "Columns are set for both messages and prompt or completion; keep one of the two."
     if mapping.messages or (mapping.prompt and mapping.completion):
@@ -470,10 +470,10 @@ def check_mapping(mapping: ColumnMapping) -> str | None:
 
 
 def to_task_data(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping, seed: int) -> TaskData:
-    """The three sets, shuffled by `seed`; a prompt is in one set only.
+    """The three sets, shuffled by `seed`; each prompt is in one set only.
 
     Tuning and held-out set each get a tenth, from 1 to 200 examples. Notes count the dropped rows.
-    Raises FtlabError for a column that is missing or empty, and for fewer than 3 usable rows.
+    Raises `FtlabError` for a column that is missing or empty, and for fewer than 3 usable rows.
     """
     sentence = check_mapping(mapping)
     if sentence:
@@ -544,7 +544,7 @@ def _check_columns(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping) ->
 
 
 def _example(row: Mapping[str, Any], mapping: ColumnMapping) -> Example | None:
-    """The example of a row, or None where prompt or completion is missing."""
+    """The example of a row, or None if prompt or completion is missing."""
     if mapping.messages:
         turns = _turns(row.get(mapping.messages))
         while turns and turns[-1].role != "assistant":
@@ -567,7 +567,7 @@ def _example(row: Mapping[str, Any], mapping: ColumnMapping) -> Example | None:
 def _turns(value: Any) -> list[Message]:
     """The turns of a chat: a list of {"role", "content"} or {"from", "value"}, or its JSON text.
 
-    Empty where it is no such chat, or a turn has an unknown role or no text.
+    Empty if the value is not such a chat, or a turn has an unknown role or no text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -590,7 +590,7 @@ def _turns(value: Any) -> list[Message]:
 
 def _cell(value: Any) -> str:
     """A cell as text without white space around it; "" for None and NaN."""
-    if value is None or value != value:  # NaN is the one value that differs from itself
+    if value is None or value != value:  # only NaN differs from itself
         return ""
     if isinstance(value, str):
         return value.strip()

@@ -1,8 +1,8 @@
-"""From an example to token ids: the model's own chat template, and the loss on the completion only.
+"""Formats examples as token ids: with the model's chat template, and loss on the completion only.
 
-Prompt and completion are tokenised apart, so that no token straddles the border, and nothing after
-the end-of-turn token is kept. An example that is too long is left out, never cut. Training,
-scoring, preview and playground all format through here. No torch.
+Prompt and completion are tokenised separately, so that no token spans both, and nothing after the
+end-of-turn token is kept. An example that is too long is left out, never truncated. Training,
+scoring, preview and playground all use this module. It does not import torch.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ftlab.tasks.spec import Example, Message
 
 
 class TextTokenizer(Protocol):
-    """What formatting needs of a tokenizer."""
+    """The tokenizer interface that formatting uses."""
 
     eos_token: str | None
     has_template: bool
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        """The chat template's text."""
+        """Renders the messages with the chat template."""
 
     def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
 
 
 @dataclass(frozen=True)
 class FormattedExample:
-    """One example as the model sees it; only the completion carries loss."""
+    """One example as the model receives it; only the completion contributes to the loss."""
 
     prompt_text: str
     completion_text: str
@@ -40,15 +40,15 @@ class FormattedExample:
 
     @property
     def length(self) -> int:
-        """Tokens of prompt and completion together."""
+        """The number of tokens of prompt and completion together."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
 class PromptFormatter:
     """Formats examples for one model.
 
-    A model without a chat template gets the turns as plain paragraphs, its own start token, and
-    its end-of-text token after the completion.
+    For a model without a chat template, the turns become plain paragraphs, with the model's start
+    token at the beginning and its end-of-text token after the completion.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
@@ -65,13 +65,13 @@ class PromptFormatter:
         return self._render(_as_dicts(prompt), add_generation_prompt=True)
 
     def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
-        """Token ids up to where the answer begins."""
+        """Token ids of the prompt, up to the start of the answer."""
         return self._tokenizer.encode(
             self.prompt_text(prompt), add_special_tokens=not self.has_template
         )
 
     def plain_ids(self, text: str) -> list[int]:
-        """Token ids of text that is to be gone on from, without a template."""
+        """Token ids of a text to continue, without a template."""
         return self._tokenizer.encode(text, add_special_tokens=True)
 
     def completion_text(self, completion: str) -> str:
@@ -93,7 +93,7 @@ class PromptFormatter:
         return [tokens[-1] for tokens in ids if tokens]
 
     def _find_end_of_turn(self) -> str:
-        """What the template writes after an assistant's turn; else the end-of-text token."""
+        """The text that the template adds after an assistant's turn, else the end-of-text token."""
         eos = self._tokenizer.eos_token or ""
         if not self.has_template:
             return eos
@@ -109,7 +109,7 @@ class PromptFormatter:
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         try:
             return self._tokenizer.render(messages, add_generation_prompt)
-        except Exception as error:  # whatever a template of others raises, it is the template's
+        except Exception as error:  # a model's template may raise anything
             roles = ", ".join(message["role"] for message in messages)
             raise FtlabError(
                 f"The model's chat template refuses these turns ({roles}): {error}"
@@ -152,7 +152,7 @@ class FileTokenizer:
 
 
 class TransformersTokenizer:
-    """The same for a tokenizer of transformers, as the training and generating processes use it."""
+    """Wraps a transformers tokenizer, for the training and generating processes."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -191,26 +191,26 @@ def _read_template(folder: Path, config: dict[str, Any]) -> str | None:
     if file.is_file():
         return read_model_text(file)
     template = config.get("chat_template")
-    if isinstance(template, list):  # several named templates, as some models carry them
+    if isinstance(template, list):  # some models have several named templates
         named = {entry.get("name"): entry.get("template") for entry in template}
         template = named.get("default")
     return template if isinstance(template, str) else None
 
 
 class TooLong(FtlabError):
-    """No example is short enough."""
+    """Raised if no example is short enough."""
 
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """The examples that fit, in their order; `dropped` counts the ones that are too long."""
+    """The examples that fit, in order; `dropped` is the number of those that are too long."""
 
     examples: tuple[Example, ...]
     formatted: tuple[FormattedExample, ...]
     dropped: int
 
     def note(self, name: str, max_length: int) -> str:
-        """A sentence on what was dropped, or "" where nothing was."""
+        """A sentence on the dropped examples, or "" if none were dropped."""
         if not self.dropped:
             return ""
         total = self.dropped + len(self.examples)
@@ -223,9 +223,9 @@ class EncodedSet:
 def encode(
     formatter: PromptFormatter, examples: Sequence[Example], max_length: int, name: str
 ) -> EncodedSet:
-    """Formats the examples and leaves out, never cuts, the ones longer than `max_length`.
+    """Formats the examples and leaves out, never truncates, those longer than `max_length`.
 
-    Raises `TooLong` if none is left, `FtlabError` if an answer comes out as no token at all.
+    Raises `TooLong` if none is left, `FtlabError` if an answer has no tokens.
     """
     return fitting(examples, [formatter.format(one) for one in examples], max_length, name)
 
@@ -233,7 +233,7 @@ def encode(
 def fitting(
     examples: Sequence[Example], formatted: Sequence[FormattedExample], max_length: int, name: str
 ) -> EncodedSet:
-    """`encode` for examples that were formatted before, at another maximum length, say."""
+    """Like `encode`, but for examples that are already formatted."""
     silent = [item for item in formatted if not item.completion_ids]
     if silent:
         raise FtlabError(

@@ -1,4 +1,4 @@
-"""The order in which all variants see the examples, and the batches that come of it. No torch."""
+"""The order of the training examples, equal for all variants, and its batches. No torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from ftlab.tasks.formatting import FormattedExample
 
 WINDOW_STEPS = 16
-"""Steps whose examples are sorted by length together. Few enough that a long run still meets the
-lengths mixed; 64 would cut the padding of the bundled tasks by less than another 1 %."""
+"""Number of steps whose examples are sorted by length together. Small, so that lengths stay mixed
+in a long run; 64 would reduce the padding of the bundled tasks by less than another 1 %."""
 
 
 def training_order(lengths: Sequence[int], steps: int, step_size: int, seed: int) -> list[int]:
-    """Indices of the examples of every step, `steps * step_size` of them, one step after another.
+    """The example indices of all steps, `steps * step_size` in total, one step after another.
 
-    Examples come in shuffled passes. The examples of `WINDOW_STEPS` steps are then dealt to them by
-    length, so that batches need little padding, and the steps shuffled; those of one pass are dealt
-    before those of the next, or a step would hold one example several times. `lengths` are in
-    tokens; with them, the seed alone decides. Which examples a step holds does not depend on how
-    its `step_size` is split into batches.
+    Examples are drawn in shuffled passes. The examples of `WINDOW_STEPS` steps are then assigned to
+    these steps by length, so that batches need little padding, and the steps are shuffled. Examples
+    of one pass are assigned before those of the next; otherwise a step could have one example
+    several times. `lengths` are in tokens. The result depends only on the arguments, and a step's
+    examples do not depend on how its `step_size` is split into batches.
     """
     generator = random.Random(seed)
     drawn: list[int] = []
@@ -43,19 +43,19 @@ def training_order(lengths: Sequence[int], steps: int, step_size: int, seed: int
 
 
 LENGTH_MULTIPLE = 8
-"""Batches are padded to a multiple of this: tensor cores want it, and on a CPU oneDNN keeps packed
-buffers for every shape it meets, so fewer shapes are less memory (LoRA, 30 steps of batch 4:
-801 MB instead of 1,065)."""
+"""Batches are padded to a multiple of this length. Tensor cores prefer it. On a CPU, oneDNN caches
+packed buffers for every shape, so fewer shapes use less memory (LoRA, 30 steps of batch 4: 801 MB
+instead of 1,065)."""
 
 
 def padded_length(lengths: Iterable[int]) -> int:
-    """Tokens of each row of a batch with examples of those lengths."""
+    """The padded row length, in tokens, of a batch with examples of those lengths."""
     return math.ceil(max(lengths) / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """`rows` of `length` tokens each, padding included; `completion_tokens` in all carry loss."""
+    """`rows` of `length` tokens each, with padding; `completion_tokens` in total have loss."""
 
     rows: int
     length: int
@@ -65,9 +65,9 @@ class BatchSize:
 def longest_batch(
     formatted: Sequence[FormattedExample], order: Sequence[int], batch_size: int
 ) -> tuple[BatchSize, Sequence[int]]:
-    """The batch that takes most memory, and the examples in it.
+    """The batch that takes the most memory, and the examples in it.
 
-    It is the one with most tokens, padding included, and of those the one with most loss.
+    It is the one with the longest padded rows, and among equals the most completion tokens.
     """
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     sized = [(_size([formatted[index] for index in batch]), batch) for batch in batches]

@@ -1,4 +1,4 @@
-"""A reference to a task: what a run's record keeps, and what page and command line pass on."""
+"""A reference to a task, as stored in run records and passed by page and command line."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ Kind = Literal["bundled", "file", "hub"]
 class TaskReference:
     """Where a task comes from.
 
-    `id` is a bundled task's id, a file's absolute path or a data set's id. `mapping` (guessed where
-    None), `metric` (chrF where None), `config` and `split` are for files and the Hub alone. `seed`
-    shuffles their rows; a bundled task has seed 0, the one that its examples were made with.
+    `id` is a bundled task's id, a file's absolute path or a data set's id. `mapping` (guessed if
+    None), `metric` (chrF if None), `config` and `split` are only for files and the Hub. `seed`
+    shuffles their rows; a bundled task has seed 0, which its examples were made with.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -51,14 +51,14 @@ class TaskReference:
 
     @property
     def label(self) -> str:
-        """A short name to show: "SQL", "questions.csv", "owner/name"."""
+        """The display name: "SQL", "questions.csv", "owner/name"."""
         if self.kind == "bundled":
             return TASKS[self.id].label if self.id in TASKS else self.id
         return Path(self.id).name if self.kind == "file" else self.id
 
 
 def validate(reference: TaskReference) -> list[FieldError]:
-    """The wrong fields of a reference, found without reading data or going to the network."""
+    """Returns the wrong fields of a reference; reads no data and makes no network request."""
     errors = []
     if reference.kind not in get_args(Kind):
         sentence = unknown_name("kind of task", str(reference.kind), get_args(Kind))
@@ -107,7 +107,7 @@ def _metrics(reference: TaskReference) -> list[str]:
 
 
 def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
-    """The task and its data. Raises FtlabError where it cannot be found, read or understood."""
+    """The task and its data. Raises `FtlabError` if it cannot be found, read or parsed."""
     errors = validate(reference)
     if errors:
         raise FtlabError(errors[0].message)
@@ -136,9 +136,9 @@ def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:
 
 
 def parse_task(text: str) -> TaskReference:
-    """The reference that a command line's word means: "sql", "questions.csv", "hub:owner/name".
+    """Parses a command line argument: "sql", "questions.csv", "hub:owner/name".
 
-    Raises FtlabError that lists the bundled tasks for anything else.
+    Raises `FtlabError` with a list of the bundled tasks for anything else.
     """
     if text in TASKS:
         return TaskReference("bundled", text)
@@ -158,9 +158,9 @@ def with_columns(
     config: str | None = None,
     split: str | None = None,
 ) -> TaskReference:
-    """The reference with columns named, as in {"prompt": "q", "completion": "a"}.
+    """The reference with `columns` set, as in {"prompt": "q", "completion": "a"}.
 
-    Raises `FtlabError` for an unknown role, and for a bundled task, whose columns are its own.
+    Raises `FtlabError` for an unknown role, and for a bundled task, whose columns are fixed.
     """
     given = [name for name in (*columns, metric, config, split) if name]
     if not given:

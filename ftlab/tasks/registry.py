@@ -1,9 +1,8 @@
-"""What ships with ftlab to train on and to measure with.
+"""The bundled tasks and general text that ship with ftlab.
 
-Each module in `ftlab.tasks.bundled` describes a task, its `TASK`. Their examples are JSON lines in
-`assets/tasks`, and so is general text: passages that have nothing to do with any of these tasks. A
-model's loss on them before and after a fine-tune says how much of its general language the
-fine-tune has cost.
+Each module in `ftlab.tasks.bundled` defines a task, `TASK`. The examples are JSON Lines files in
+`assets/tasks`, and so is the general text: passages unrelated to all of these tasks. A model's loss
+on them before and after fine-tuning shows how much general language ability it lost.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ TASKS: dict[str, TaskSpec] = {task.id: task for task in _found()}
 
 
 def get_task(task_id: str) -> TaskSpec:
-    """The bundled task of that id; FtlabError with the nearest and all known ids otherwise."""
+    """The bundled task with that id; otherwise `FtlabError` with the nearest and all known ids."""
     if task_id not in TASKS:
         raise FtlabError(unknown_name("task", task_id, TASKS))
     return TASKS[task_id]
 
 
 def shipped_file(name: str) -> Path:
-    """The file of the bundled task of that id, or of "general_text"."""
+    """The file of the bundled task with that id, or of "general_text"."""
     return assets_folder() / "tasks" / f"{name}.jsonl"
 
 
 def bundled_data(task: TaskSpec) -> TaskData:
     """The examples of a bundled task: 2,400 for training, 200 for tuning and 200 held out.
 
-    Raises `FtlabError` for a file that is missing or not the one that the task's spec names.
+    Raises `FtlabError` if the file is missing or its SHA-256 differs from the task's spec.
     """
     sets: dict[Split, list[Example]] = {"train": [], "tuning": [], "held_out": []}
     for row in _rows(task.id, task.sha256):
@@ -61,13 +60,13 @@ def bundled_data(task: TaskSpec) -> TaskData:
 def general_passages() -> tuple[str, ...]:
     """The passages of general text: facts, dialogue, instructions, and text with numbers.
 
-    They were written for ftlab and copied from nowhere. Raises `FtlabError` as `bundled_data` does.
+    They were written for ftlab, not copied. Raises `FtlabError` as `bundled_data` does.
     """
     return tuple(row["text"] for row in _rows("general_text", _GENERAL_TEXT_SHA256))
 
 
 def general_fingerprint() -> str:
-    """SHA-256 over the passages in order: losses on them compare only where it is the same."""
+    """SHA-256 over the passages in order; losses on them are comparable only if it is equal."""
     return hashlib.sha256("\x00".join(general_passages()).encode()).hexdigest()
 
 

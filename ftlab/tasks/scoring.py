@@ -32,7 +32,7 @@ def rouge_l_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[
 
 
 def exact_match_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
-    """1.0 where the answer is the reference, but for white space, else 0.0."""
+    """1.0 if the answer equals the reference, ignoring differences in white space, else 0.0."""
     return [
         float(answer.split() == example.completion.split())
         for example, answer in zip(examples, answers, strict=True)
@@ -64,11 +64,11 @@ EXACT_MATCH = TaskMetric(
 )
 
 TEXT_METRICS: dict[str, TaskMetric] = {m.key: m for m in (CHRF, EXACT_MATCH, ROUGE_L)}
-"""The metrics that need nothing but text: the choice for a file or a Hub data set."""
+"""The metrics that need only text; available for files and Hub data sets."""
 
 
 def get_text_metric(key: str | None) -> TaskMetric:
-    """The metric by its key, chrF for None; FtlabError that lists the keys for an unknown one."""
+    """The metric with that key, chrF for None; `FtlabError` with all keys for an unknown one."""
     if key is None:
         return CHRF
     if key not in TEXT_METRICS:

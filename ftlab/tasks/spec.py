@@ -1,4 +1,4 @@
-"""The types of a task: what is learnt, and how an answer is scored."""
+"""The types of a task: its examples, and how answers are scored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Message:
 class Example:
     """One prompt with the completion to learn.
 
-    `prompt` ends with a user's turn. `extra` holds what only the metric needs (for SQL the tables
-    to run the query on); it is JSON and is never shown to the model.
+    `prompt` ends with a user turn. `extra` holds data that only the metric needs (for SQL the
+    tables to run the query on); it is JSON and is never shown to the model.
     """
 
     prompt: tuple[Message, ...]
@@ -34,7 +34,7 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The last turn of the prompt: what a list of examples shows."""
+        """The last turn of the prompt, shown in lists of examples."""
         return self.prompt[-1].content
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The three sets of a task. `notes` are sentences to show (rows dropped, and why)."""
+    """The three sets of a task. `notes` are sentences to show (dropped rows, and the reason)."""
 
     train: tuple[Example, ...]
     tuning: tuple[Example, ...]
@@ -52,7 +52,7 @@ class TaskData:
     notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """SHA-256 over every example in order: two runs on the same data share it."""
+        """SHA-256 over all examples in order; equal for two runs on the same data."""
         digest = hashlib.sha256()
         for part in (self.train, self.tuning, self.held_out):
             for example in part:
@@ -62,12 +62,12 @@ class TaskData:
 
 
 SHOWN_ROWS = 8
-"""How many rows of a result are kept to show."""
+"""Maximum number of rows of a result that are kept to show."""
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """The first rows of what a query gave; `more` counts those left out."""
+    """The first rows of a query's result; `more` is the number of rows left out."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -82,10 +82,10 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class ResultTables:
-    """What the reference gave beside what the answer's `query` gave.
+    """The results of the reference query and of the answer's `query`.
 
-    `found` is `None` where the answer has no query or its query failed; `error` then says why in a
-    few words.
+    `found` is `None` if the answer has no query or its query failed; `error` is then a short
+    reason.
     """
 
     expected: ResultTable
@@ -98,10 +98,10 @@ class ResultTables:
 class TaskMetric:
     """How an answer is scored.
 
-    `score_each(examples, answers)` gives one score in [0, 1] an example, more is better; the task's
-    score is their mean. `describe(example, answer)` says in a few words what became of one answer
-    ("runs, equal"), or "" where there is nothing to say. `result_tables(example, answer)` runs both
-    again to show what they give, `None` where nothing is run.
+    `score_each(examples, answers)` returns one score in [0, 1] per example, higher is better; the
+    task's score is their mean. `describe(example, answer)` returns a short verdict on one answer
+    ("runs, equal"), or "". `result_tables(example, answer)` runs both queries again and returns
+    their results, or `None` if nothing is run.
     """
 
     key: str
@@ -113,16 +113,16 @@ class TaskMetric:
 
 
 MAX_NEW_TOKENS = 96
-"""Tokens of an answer, at most, where the task does not say."""
+"""Default maximum number of tokens of an answer."""
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """A task: its name, what it is about, and how its answers are scored.
+    """A task: its name, its summary, and how its answers are scored.
 
-    The examples of a bundled task are the file `assets/tasks/<id>.jsonl`, whose SHA-256 is
-    `sha256`; a task of a file or of the Hub has none. `place` orders the bundled tasks in lists,
-    the smallest first.
+    The examples of a bundled task are in `assets/tasks/<id>.jsonl`, whose SHA-256 is `sha256`; it
+    is empty for a task from a file or the Hub. `place` is the sort key of bundled tasks in lists,
+    smallest first.
     """
 
     id: str

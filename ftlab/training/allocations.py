@@ -1,13 +1,12 @@
-"""A record of allocations, and what PyTorch's CUDA caching allocator reserves for it.
+"""A log of allocations, and a model of PyTorch's CUDA caching allocator that replays it.
 
-The record works on real tensors and on fake ones alike: each operation's results are looked at, and
-a storage that was not seen before is an allocation, its end a release. What a kernel takes and
-gives back within itself is not seen; `quantised.py` and `Intermediates` say where that matters.
+The log works on real and on fake tensors. It inspects the results of each operation: a new storage
+is an allocation, and the end of a storage is a release. Memory that a kernel allocates and frees
+internally is not recorded; `prediction/simulation/interceptions.py` handles the cases that matter.
 
 The allocator is a model of `c10/cuda/CUDACachingAllocator.cpp` (torch 2.13) with its default
-settings and one stream: sizes are rounded up, small and large blocks come from pools of their own,
-the smallest free block that fits is taken and split, and freed neighbours are joined. No torch is
-needed.
+settings and one stream. Sizes are rounded up. Small and large blocks come from separate pools. The
+smallest free block that fits is taken and split. Freed neighbours are joined.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROUNDED_TO = 512
-"""Every size is a multiple of it (`kMinBlockSize`)."""
+"""Every block size is a multiple of this (`kMinBlockSize`)."""
 
 _MIB = 1 << 20
-_SMALL = 1 * _MIB  # kSmallSize: up to this a block comes from the small pool
-_SMALL_SEGMENT = 2 * _MIB  # kSmallBuffer: what the small pool asks the driver for
-_MIN_LARGE = 10 * _MIB  # kMinLargeAlloc: from this on a segment is as large as it must be
-_LARGE_SEGMENT = 20 * _MIB  # kLargeBuffer: what a smaller large block asks the driver for
+_SMALL = 1 * _MIB  # kSmallSize: largest block of the small pool
+_SMALL_SEGMENT = 2 * _MIB  # kSmallBuffer: segment size of the small pool
+_MIN_LARGE = 10 * _MIB  # kMinLargeAlloc: from this size on, a segment fits its block
+_LARGE_SEGMENT = 20 * _MIB  # kLargeBuffer: segment size of smaller large blocks
 _LARGE_ROUNDED_TO = 2 * _MIB  # kRoundLarge
-_APART = 1 << 30  # between segments, so that blocks of two are never neighbours
+_APART = 1 << 30  # gap between segments, so that blocks of two segments are never neighbours
 
 WORKSPACES = 2
-"""Forward and backward run in threads of their own, and each has a workspace."""
+"""Forward and backward pass run in separate threads, and each thread has a cuBLAS workspace."""
 
 _WORKSPACE, _LARGE_WORKSPACE = 8_519_680, 32 << 20
-_LARGE_WORKSPACE_SINCE = 9  # compute capability: Hopper, and Blackwell after it
+_LARGE_WORKSPACE_SINCE = 9  # compute capability: Hopper and Blackwell
 
 
 def cublas_workspace(capability: tuple[int, int]) -> int:
-    """Bytes that cuBLAS takes once a thread, from the same allocator.
+    """Bytes that cuBLAS allocates once per thread, from the same allocator.
 
     `:4096:2:16:8` by default, 32 MiB on Hopper and Blackwell (`parseChosenWorkspaceSize` in
     aten/src/ATen/cuda/CublasHandlePool.cpp).
@@ -52,17 +51,17 @@ def cublas_workspace(capability: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Some bytes handed out under a number, or given back: then `size` is `None`."""
+    """An allocation of `size` bytes, identified by `number`; a release if `size` is `None`."""
 
     number: int
     size: int | None
 
 
 EMPTY_CACHE = Allocation(-1, None)
-"""Stands for a call of `torch.cuda.empty_cache`."""
+"""Marks a call of `torch.cuda.empty_cache`."""
 
 FIRST_PRODUCT = Allocation(-1, None)
-"""Stands for a thread's first matrix product, at which cuBLAS takes its workspace."""
+"""Marks the first matrix product of a thread, when cuBLAS allocates its workspace."""
 
 
 @dataclass(eq=False)
@@ -77,7 +76,7 @@ class _Block:
 
 @dataclass
 class CachingAllocator:
-    """Bytes now and at most; `reserved` counts what the driver was asked for."""
+    """Current and peak bytes; `reserved` counts memory requested from the driver."""
 
     allocated: int = 0
     reserved: int = 0
@@ -110,14 +109,14 @@ class CachingAllocator:
         self._offer(block)
 
     def empty_cache(self) -> None:
-        """Gives the segments back that nothing lies in, as `torch.cuda.empty_cache` does."""
+        """Releases empty segments, as `torch.cuda.empty_cache` does."""
         for blocks in self._free.values():
             for item in [x for x in blocks if x[2].before is None and x[2].after is None]:
                 blocks.remove(item)
                 self.reserved -= item[0]
 
     def _take(self, size: int) -> _Block:
-        """The smallest free block that is large enough, else a new segment."""
+        """Returns the smallest free block that is large enough, else a new segment."""
         is_small = size <= _SMALL
         blocks = self._free[is_small]
         place = bisect.bisect_left(blocks, size, key=lambda item: item[0])
@@ -133,7 +132,7 @@ class CachingAllocator:
         return block
 
     def _split(self, block: _Block, size: int) -> None:
-        """Cuts off what is not needed, where the rest is large enough to be of use."""
+        """Splits off the unused rest of the block if it is large enough."""
         rest = block.size - size
         if rest < ROUNDED_TO if block.is_small else rest <= _SMALL:
             return
@@ -156,15 +155,15 @@ class CachingAllocator:
 
 
 def rounded(size: int) -> int:
-    """The size of the block that holds so many bytes."""
+    """Returns the size of the block for an allocation of `size` bytes."""
     return max(ROUNDED_TO, -(-size // ROUNDED_TO) * ROUNDED_TO)
 
 
 def replay(allocations: Iterable[Allocation], workspace: int = _WORKSPACE) -> CachingAllocator:
-    """The allocator after those allocations, one after another.
+    """Returns the allocator after it has replayed the allocations in order.
 
-    The workspaces are taken at their threads' first products and kept; first of all, where the
-    record does not say when those are.
+    Each workspace is allocated at the first product of its thread and never freed. If the log has
+    no mark for that product, the workspace is allocated at the start.
     """
     made = list(allocations)
     allocator = CachingAllocator()
@@ -205,14 +204,14 @@ PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "activations", "
 
 Phase = Literal["before", "forward", "backward", "optimizer"]
 _THREADS: tuple[Phase, ...] = ("forward", "backward")
-"""What runs in a thread of its own; the optimizer runs in that of the forward pass."""
+"""Phases with a thread of their own; the optimizer runs in the thread of the forward pass."""
 
 _DEVICE = torch.ops.prim.device.default  # `tensor.device`
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes that lived at one time, and the parts that they were."""
+    """The most bytes that were allocated at one time, and their breakdown by part."""
 
     bytes: int
     anatomy: dict[Part, int]
@@ -220,10 +219,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A part of the record, from `start` to `end`, that had happened once before `before`.
+    """A part of the log, from `start` to `end`, that is replayed once more before `before`.
 
-    All three are positions in the record. So the untimed first pass of a run, which allocates what
-    a step's forward and backward pass do, need not be computed as well.
+    All three are positions in the log. It stands for the untimed first pass of a run, which
+    allocates the same as the forward and backward pass of a step, so it is not simulated again.
     """
 
     before: int
@@ -232,7 +231,7 @@ class Rehearsal:
 
 
 class AllocationLog(TorchDispatchMode):
-    """Keeps every allocation and release in order. `phase` is to be set by whoever computes."""
+    """Records every allocation and release in order; the caller sets `phase`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,20 +247,20 @@ class AllocationLog(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled here, and torch's guard against it takes its time."""
+        """Returns False: nothing is compiled here, and torch's Dynamo guard is slow."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # two of three calls; the long way takes a third of the time
+            return args[0].fake_device  # two of three calls; dispatch takes a third of the time
         result = func(*args, **(kwargs or {}))
         self.see(result)
         return result
 
     def see(self, result: Any) -> None:
-        """Notes the storages of a result that are new."""
+        """Records the new storages of a result."""
         if isinstance(result, Tensor):
-            if result.layout is torch.sparse_coo:  # SHiRA's change of a weight
+            if result.layout is torch.sparse_coo:  # SHiRA's delta of a weight
                 self.see((result._indices(), result._values()))
             elif result.layout is torch.strided:
                 self._number(result)
@@ -270,31 +269,31 @@ class AllocationLog(TorchDispatchMode):
                 self.see(item)
 
     def name(self, tensors: Iterable[Tensor | None], part: Part) -> None:
-        """Says what the storages of those tensors are for."""
+        """Assigns the storages of the tensors to a part."""
         for tensor in tensors:
             if tensor is not None:
                 self._named.setdefault(self._number(tensor), part)
 
     def empty_cache(self) -> None:
-        """Notes that `torch.cuda.empty_cache` would be called now."""
+        """Records that `torch.cuda.empty_cache` would be called now."""
         self._emptied.add(len(self._order))
 
     def multiplies(self) -> None:
-        """Notes that a matrix product comes now, if it is the phase's first."""
+        """Records that a matrix product comes now, if it is the first of the phase."""
         self._products.setdefault(self.phase, len(self._order))
 
     @property
     def position(self) -> int:
-        """How much has happened so far, to name a part of it later."""
+        """The current position in the log, for a `Rehearsal`."""
         return len(self._order)
 
     @property
     def living(self) -> int:
-        """Bytes that live now."""
+        """Bytes allocated now."""
         return sum(self._sizes[number] for number, _ in self._living.values())
 
     def allocations(self, first: Rehearsal | None = None) -> list[Allocation]:
-        """All that happened, in order, with the `first` pass put in where it belongs."""
+        """Returns all events in order, with the `first` pass inserted at its position."""
         made: list[Allocation] = []
         threads = {place for phase, place in self._products.items() if phase in _THREADS}
         for place, (number, is_new) in enumerate(self._order):
@@ -309,7 +308,7 @@ class AllocationLog(TorchDispatchMode):
         return made
 
     def _rehearsed(self, part: Rehearsal, threads: set[int]) -> list[Allocation]:
-        """The part under numbers of its own, with all that it made given back at its end."""
+        """Returns the part with new numbers; everything it allocated is released at its end."""
         own, apart = set[int](), len(self._sizes)
         made: list[Allocation] = []
         for place, (number, is_new) in enumerate(self._order[part.start : part.end], part.start):
@@ -324,7 +323,7 @@ class AllocationLog(TorchDispatchMode):
         return made + [Allocation(number + apart, None) for number in sorted(own)]
 
     def peak(self, rounding: bool = True) -> Peak:
-        """When most bytes lived; `rounding` counts each as the CUDA allocator does."""
+        """Returns the peak; with `rounding` sizes are rounded as by the CUDA allocator."""
         sizes = [rounded(size) if rounding else size for size in self._sizes]
         now = most = at = 0
         for place, (number, is_new) in enumerate(self._order):
@@ -340,7 +339,7 @@ class AllocationLog(TorchDispatchMode):
         return Peak(most, anatomy)
 
     def _number(self, tensor: Tensor) -> int:
-        """The number of the tensor's storage, a new one where it was not seen before."""
+        """Returns the number of the tensor's storage; a new storage gets a new number."""
         storage = tensor.untyped_storage()
         key = id(storage)
         known = self._living.get(key)
@@ -360,7 +359,7 @@ class AllocationLog(TorchDispatchMode):
         return number
 
     def _part(self, number: int) -> Part:
-        """What was made in the forward pass and outlived it is an activation."""
+        """Returns the part; a storage from the forward pass that outlives it is an activation."""
         if number in self._named:
             return self._named[number]
         outlived = self._died.get(number) != "forward"

@@ -1,7 +1,7 @@
-"""What a training needs to go on from: written between two steps, read by the run that wrote it.
+"""Checkpoints of a training: written between two steps, read when the same run is resumed.
 
-The Trainer writes optimizer, schedule and random state; here are the weights that learn and what a
-method keeps beside them.
+The Trainer writes optimizer, schedule and random state. This module writes the trainable weights
+and AdaLoRA's state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WEIGHTS, ALLOCATION, PATTERN = "learner.safetensors", "allocation.safetensors", 
 
 
 def save_learner(model: nn.Module, folder: Path) -> None:
-    """Writes every weight that learns, as it is, and AdaLoRA's ranks with their scores."""
+    """Writes every trainable weight, and AdaLoRA's ranks with their scores."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_on_cpu(_learning(model)), folder / WEIGHTS)
     allocator = rank_allocator(model)
@@ -38,8 +38,8 @@ def save_learner(model: nn.Module, folder: Path) -> None:
 
 
 def load_learner(model: nn.Module, folder: Path) -> None:
-    """Puts the weights back in place; raises `FtlabError` where they are another model's."""
-    weights = dict(model.named_parameters())  # more than learn once LoRA-FA's optimizer is made
+    """Restores the weights; raises `FtlabError` if they do not match the model's."""
+    weights = dict(model.named_parameters())  # all: LoRA-FA's optimizer freezes some later
     saved = load_file(folder / WEIGHTS)
     if not saved or any(
         name not in weights

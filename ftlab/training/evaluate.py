@@ -1,6 +1,6 @@
-"""Held-out loss and the task's own score, measured the same way.
+"""Held-out loss and the task's score, measured the same way for the base and every method.
 
-Of every method and of the base it is measured before, between and after the steps.
+They are measured for the base (before), during the steps (the curve), and after the steps.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from ftlab.training.meters import PhaseMeter
 from ftlab.training.step import Arithmetic, collate, completion_losses, on_device
 
 Progress = Callable[[int, int], None]
-"""Called with the work done so far and the whole."""
+"""Called with the work done so far and the total."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """`loss` is the mean over all completion tokens, `score` the mean over the examples.
 
-    The lists are parallel to the examples; `losses` holds each example's own mean. Where no answers
-    were asked for, `score` is `None`, and `scores` and `answers` are empty. `general_loss` is the
-    mean over all tokens of the passages, `general_losses` each passage's own. `batch` is how many
-    examples were scored at once in the end.
+    The lists are parallel to the examples; `losses` holds the mean of each example. Without
+    answers, `score` is `None`, and `scores` and `answers` are empty. `general_loss` is the mean
+    over all tokens of the passages, `general_losses` the mean of each passage. `batch` is the final
+    batch size.
     """
 
     loss: float
@@ -71,9 +71,9 @@ def evaluate(
     with_answers: bool = True,
     passages: Sequence[FormattedExample] = (),
 ) -> Evaluation:
-    """Loss by teacher forcing, then greedy answers, both in batches of like length.
+    """Measures the loss by teacher forcing, then greedy answers, in batches of similar length.
 
-    Before the answers the loss of the `passages` (`as_passages`), if there are any.
+    Before the answers it measures the loss of the `passages` (`as_passages`), if there are any.
     """
     was_training = model.training
     model.eval()
@@ -112,17 +112,17 @@ def evaluate(
 
 
 class ShrinkingBatches:
-    """Works through examples in batches of like length, which shrink where memory runs out."""
+    """Processes examples in batches of similar length; halves a batch that runs out of memory."""
 
     def __init__(self, device: torch.device, size: int = EVALUATION_BATCH) -> None:
         self.size = size
         self._device = device
 
     def work(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
-        """Calls `do` with the places of each batch, shortest examples first.
+        """Calls `do` with the positions of each batch, shortest examples first.
 
-        A batch that runs out of memory is done again as two of half its size; a single example
-        that does ends it all with that error.
+        A batch that runs out of memory is retried at half the size. If a single example runs out
+        of memory, that error is raised.
         """
         order = sorted(range(len(lengths)), key=lambda place: (lengths[place], place))
         while order:
@@ -133,7 +133,7 @@ class ShrinkingBatches:
                 self.size = max(1, len(places) // 2)
 
     def _did(self, do: Callable[[list[int]], None], places: list[int]) -> bool:
-        """Whether there was memory enough; the error is let go of, since it holds what was made."""
+        """Returns False on out of memory; drops the error, because it keeps tensors alive."""
         try:
             do(places)
         except Exception as error:
@@ -146,10 +146,7 @@ class ShrinkingBatches:
 
 
 def as_passages(formatter: PromptFormatter, texts: Sequence[str]) -> list[FormattedExample]:
-    """Plain texts as the model reads them, without a template; every token carries loss.
-
-    All but the first of each, which nothing comes before.
-    """
+    """Encodes plain texts without a template; every token except the first carries loss."""
     return [FormattedExample("", text, (), tuple(formatter.plain_ids(text))) for text in texts]
 
 
@@ -160,7 +157,7 @@ def held_out_loss(
     done: Callable[[int], None],
     batches: ShrinkingBatches | None = None,
 ) -> tuple[float, list[float]]:
-    """The mean over all completion tokens, and each example's own, in nats."""
+    """Returns the mean over all completion tokens, and the mean of each example, in nats."""
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
     finished = 0
@@ -209,7 +206,7 @@ def _answers(
 
 
 def curve_examples(held_out: EncodedSet) -> EncodedSet:
-    """Those of the held-out examples that a point of the curve is of."""
+    """Returns the held-out examples that are used for the points of the curve."""
     return replace(
         held_out,
         examples=held_out.examples[:CURVE_EXAMPLES],
@@ -219,10 +216,10 @@ def curve_examples(held_out: EncodedSet) -> EncodedSet:
 
 @dataclass(frozen=True)
 class CurvePoints:
-    """Evaluates after every `every` steps and after the last, outside of the measured phase.
+    """Evaluates after every `every` steps (0: never) and after the last, outside the timing.
 
-    Neither its time nor its memory counts as training, and the random numbers of the steps that
-    follow are those they would have drawn anyway. `every` 0 is never.
+    Its time and memory do not count as training, and it does not change the random numbers of the
+    following steps.
     """
 
     every: int
@@ -233,7 +230,7 @@ class CurvePoints:
     device: torch.device
 
     def after_step(self, step: int) -> None:
-        """Reports one point, if the step has one."""
+        """Reports a point if one is due after this step."""
         if not self.every or (step % self.every and step != self.steps):
             return
         with self.meter.pause(), same_random_numbers(self.device):
@@ -242,7 +239,7 @@ class CurvePoints:
 
 
 def curve_event(step: int, loss: float, score: float | None) -> dict[str, Any]:
-    """A point as it stands in metrics.jsonl; step 0 is the untouched model."""
+    """Returns a point as written to metrics.jsonl; step 0 is the untrained model."""
     return {
         "event": "evaluation",
         "step": step,
@@ -252,12 +249,12 @@ def curve_event(step: int, loss: float, score: float | None) -> dict[str, Any]:
 
 
 GENERAL_TEXT_HASH = "general_text_hash"
-"""Where a run's environment says which unrelated text its loss is of."""
+"""The key in a run's environment for the hash of the unrelated text."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Fields of `Measures`, the rows of samples.jsonl, and sentences on them."""
+    """Fields of `Measures`, the rows of samples.jsonl, and notes on them."""
 
     measures: Mapping[str, float | None]
     rows: Sequence[dict[str, Any]]
@@ -265,7 +262,7 @@ class Quality:
 
 
 def base_quality(held_out: EncodedSet, evaluation: Evaluation, task: TaskSpec) -> Quality:
-    """Of a base run, which is the "before" of every other run."""
+    """Returns the quality of a base run, which is the "before" of every other run."""
     measures = {
         "eval_loss_before": evaluation.loss,
         "score_before": evaluation.score,
@@ -283,10 +280,10 @@ def run_quality(
     evaluation: Evaluation,
     task: TaskSpec,
 ) -> Quality:
-    """Of any other run, with its sweep's base run in the same precision as "before".
+    """Returns the quality of a trained run; "before" is the sweep's base run in its precision.
 
-    `general_text` is the hash of the text that the passages are of, `passage_tokens` the number of
-    tokens with loss in each.
+    `general_text` is the hash of the text of the passages, `passage_tokens` the number of tokens
+    with loss in each passage.
     """
     measures: dict[str, float | None] = {
         "eval_loss_after": evaluation.loss,
@@ -330,7 +327,7 @@ def report_untouched(
     some: EncodedSet,
     report: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Reports where the curve over the steps begins: the base run's numbers on those examples."""
+    """Reports the first point of the curve: the base run's numbers on the examples."""
     base = _base_of(RunDirectory(runs_folder / str(spec.base_run_id)) if spec.base_run_id else None)
     rows = [base[1].get(index, {}) for index in range(len(some.examples))] if base else []
     losses = [row.get("loss_before") for row in rows]
@@ -342,7 +339,7 @@ def report_untouched(
 
 
 def _against_whole(spec: RunSpec, runs_folder: Path, evaluation: Evaluation) -> str:
-    """How a run over a quantised base stands against the base that is not."""
+    """Returns a sentence that compares a run on a quantised base with the unquantised base."""
     assert spec.base_precision is not None
     whole = _base_of(_whole_base(spec, runs_folder))
     rows = whole[1] if whole else {}
@@ -373,7 +370,7 @@ def _rows(
 
 
 def _kept(before: Row, row: Row) -> dict[str, Any]:
-    """What the base run's row has and the run's own has not."""
+    """Returns the fields that only the base run's row has."""
     return {key: value for key, value in before.items() if key not in row}
 
 
@@ -385,7 +382,7 @@ def _paired(
 
 
 def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:
-    """A base run's result and its samples by index; `None` unless it is done."""
+    """Returns a base run's result and its samples by index; `None` unless it is done."""
     result = directory.result() if directory else None
     if directory is None or result is None or result.status != "done":
         return None
@@ -393,7 +390,7 @@ def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]]
 
 
 def _whole_base(spec: RunSpec, runs_folder: Path) -> RunDirectory | None:
-    """The sweep's base run that is not quantised; `None` if it has none."""
+    """Returns the sweep's base run that is not quantised; `None` if there is none."""
     for directory in run_directories(runs_folder):
         if directory.run_id.startswith(spec.sweep_id):
             other = directory.spec()

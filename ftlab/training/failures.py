@@ -1,4 +1,4 @@
-"""What stopped a run, in one sentence and one status."""
+"""Explains the error that stopped a run, as a status and a sentence."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _OUT_OF_MEMORY_SIGNS = (
 
 
 def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[FinalStatus, str]:
-    """The status and the sentence for an error that came up in that phase.
+    """Returns the status and the sentence for an error in that phase.
 
-    `at_limit`: the process had come up to its memory limit, so an error of no known kind is its.
+    `at_limit`: the process reached its memory limit, so an unknown error is attributed to it.
     """
     during = f" in the {phase} phase" if phase else ""
     if isinstance(error, KeyboardInterrupt):
@@ -67,7 +67,7 @@ _DEVICE_FAULTS = ("CUDA error", "HIP error", "CUDNN_STATUS_EXECUTION_FAILED", "c
 
 
 def is_device_fault(error: BaseException) -> bool:
-    """Whether a kernel failed on a GPU, after which its context answers nothing any more."""
+    """Whether a kernel failed on a GPU; the CUDA context is unusable afterwards."""
     kinds = tuple(filter(None, [getattr(torch, "AcceleratorError", None)]))
     text = str(error)
     return isinstance(error, kinds) or (
@@ -76,13 +76,13 @@ def is_device_fault(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """What follows in torch's message is advice on debugging it."""
+    """Returns the first line of the message; the rest of torch's is debugging advice."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200].rstrip(".")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error, or what it came of, is a want of memory."""
+    """Whether the error, or one of its causes, is an out-of-memory error."""
     seen: BaseException | None = error
     while seen is not None:
         if _wants_memory(seen):
@@ -103,4 +103,4 @@ def _wants_memory(error: BaseException) -> bool:
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC
-    return "No space left on device" in str(error)  # safetensors raises an error of its own
+    return "No space left on device" in str(error)  # safetensors raises its own error class

@@ -1,7 +1,7 @@
-"""The pass before the timed steps: whatever a device does only once is done in it.
+"""The warm-up pass before the timed steps, for work that a device does only once.
 
-A GPU loads each kernel when it is first called and asks the driver for its first memory; a CPU lays
-out weights for the shapes that it meets. On the first step that would count as time of the method.
+A GPU loads each kernel at its first call and requests its first memory from the driver. A CPU packs
+weights for each new shape. In the first step this would count as time of the method.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _KERNELS = {
     "ScaledDotProductAttentionMathForMpsBackward0": "math (MPS)",
     "SafeSoftmaxBackward0": "math",
 }
-"""Attention kernels by torch's name of their backward pass. "math" is torch's attention as single
-products, which holds every score."""
+"""Attention kernels by torch's name of their backward pass. "math" is torch's unfused attention,
+which stores every score."""
 
 _SOFTMAX = "SoftmaxBackward0"  # transformers' own attention, and routers
 
-_SCRATCH = 1 << 14  # numbers; 8-bit optimizers keep 32 bits for fewer than 4,096
+_SCRATCH = 1 << 14  # numbers; 8-bit optimizers keep 32-bit state for fewer than 4,096
 
 
 def first_pass(
     model: nn.Module, optimizer: Optimizer, batch: Batch, arithmetic: Arithmetic, clip: float
 ) -> str:
-    """One forward and backward pass over the batch, and a step of the optimizer beside the model.
+    """Runs one forward and backward pass over the batch, and `step_beside` of the optimizer.
 
-    Weights, optimizer state and random numbers are afterwards what they were; gradients are
-    dropped. Returns the attention kernel that was used, as `attention_kernel` names it.
+    Weights, optimizer state and random state are unchanged; gradients are dropped. Returns the
+    attention kernel that was used, as named by `attention_kernel`.
     """
     device = arithmetic.device
     model.train()
@@ -62,9 +62,9 @@ def first_pass(
 
 
 def attention_kernel(loss: Tensor) -> str:
-    """The attention kernels that a loss was computed with, read off its graph: "flash".
+    """Returns the attention kernels in the autograd graph of a loss, for example "flash".
 
-    Several are named together, as in "flash, math"; "" where no attention is in the graph.
+    Several are joined, as in "flash, math"; "" if the graph has no attention.
     """
     names = _names_in_graph(loss)
     found = {label for name, label in _KERNELS.items() if name in names}
@@ -75,7 +75,7 @@ def attention_kernel(loss: Tensor) -> str:
 
 @contextmanager
 def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Has the code after the block draw the random numbers that it would have drawn without it."""
+    """Restores the random state after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     module: Any = getattr(torch, device.type, None)
     own = module.get_rng_state() if device.type in ("cuda", "mps") else None
@@ -90,14 +90,14 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
 
 
 def step_beside(optimizer: Optimizer) -> None:
-    """One step of an optimizer like this one on small tensors of its own.
+    """Runs one step of a copy of the optimizer on small scratch tensors.
 
-    So its kernels and tables are there, and the state of the weights is not: that is made in the
-    first step, as it would be without. LoRA-FA computes with pairs of matrices, so its groups keep
-    the shapes of the first pair.
+    This loads its kernels and tables, but creates no state for the weights: the first training step
+    does that. LoRA-FA computes with pairs of matrices, so its groups keep the shapes of the first
+    pair.
     """
     inner: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-    beside = object.__new__(type(inner))  # an optimizer copies its state alone
+    beside = object.__new__(type(inner))  # copying an optimizer copies only its state
     beside.__dict__.update(inner.__dict__)
     beside.state = defaultdict(dict)
     beside.param_groups = [_scratch(group) for group in inner.param_groups if group["params"]]

@@ -1,13 +1,13 @@
-"""Where a run was measured: device, packages and threads, and what else slowed the machine down.
+"""The machine of a run: device, packages, threads, and slowdowns caused by other processes.
 
-A busy neighbour alone is no disturbance, and a quiet page beside a run may be one: what counts is
-the time that it cost. A training is held against its own quiet steps, against what the same step
-took on this machine before, and against the time that its threads waited for a core.
+A busy process beside the run is not a disturbance in itself; only the time that it cost counts. The
+training time is compared with three references: the quiet steps of the same run, earlier runs of
+the same step on this machine, and the time that its threads waited for a core.
 
-A run beside which something works all the time has no quiet step of its own. So the rate of every
-run beside which nothing is known to have worked is kept with the machine's device locks, and later
-runs of the same step are held against it. It counts while the machine is up: a restarted one may be
-another. A machine that has become slower for good is known as such after three runs.
+If another process works during the whole run, the run has no quiet steps of its own. So the rate of
+every quiet run is stored beside the device locks, and later runs of the same step are
+compared with it. A rate is valid until the next reboot, because the machine may be another one
+afterwards. If a machine becomes permanently slower, this is recognised after three runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PACKAGES = (
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """What two runs must share to be compared, as JSON."""
+    """Returns what two runs must have in common to be comparable, as JSON."""
     load = load_average()
     return {
         "device": device_name(device),
@@ -64,7 +64,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """The card's or the processor's own name."""
+    """Returns the name of the GPU or of the processor."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     for line in (read_proc("cpuinfo") or "").splitlines():
@@ -74,7 +74,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _describe_card(device: torch.device) -> dict[str, Any]:
-    """What decides how a card computes, beside torch's own version; `None` is not known."""
+    """Returns what affects a card's results besides torch's version; `None` is unknown."""
     driver, capability = nvml.driver(), capability_of(device)
     return {
         "gpus_visible": torch.cuda.device_count(),
@@ -88,7 +88,7 @@ def _describe_card(device: torch.device) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of those that are installed: a GPU machine may lack what a run does not need."""
+    """Returns the versions of the installed packages; some may be missing on a GPU machine."""
     found = {}
     for name in PACKAGES:
         try:
@@ -99,20 +99,20 @@ def _versions() -> dict[str, str]:
 
 
 SLOWER = 1.10
-"""A training that takes so many times as long as it should is disturbed."""
+"""A training that takes more than this many times its expected time is disturbed."""
 
 QUIET_LOAD = 0.05
-"""Others' share of the cores up to which a machine counts as quiet. It was 0 on an idle one, and
-7 % of two cores beside a process that wants 25 % of one."""
+"""A machine is quiet if other processes use at most this share of the cores. It was 0 on an idle
+machine, and 7 % of two cores beside a process that uses 25 % of one."""
 
-FEWEST_STEPS = 8  # to tell quiet steps from others
+FEWEST_STEPS = 8  # to distinguish quiet steps from others
 _SECONDS_BETWEEN_LOOKS = 0.5
-_LEAST_SHARE = 5  # percent of a card's multiprocessors: a desktop takes less
+_LEAST_SHARE = 5  # percent of a card's multiprocessors: a desktop uses less
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How many times as long the training took as it should have, and `by` what that is known."""
+    """The training took `times` its expected time; `by` names the reference."""
 
     times: float
     by: str
@@ -125,10 +125,10 @@ BY_WAITING = "it would have without waiting for cores"
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What is recorded of a training's surroundings.
+    """What disturbed a training, as recorded in its result.
 
-    `own` and `others` are shares of the cores that this process may use. `card` is what else went
-    on on a GPU, in a sentence; "" where nothing did.
+    `own` and `others` are shares of the cores that this process may use. `card` is a sentence about
+    other work on the GPU; "" if there was none.
     """
 
     own: float
@@ -138,7 +138,7 @@ class Disturbance:
 
     @property
     def worst(self) -> Slowdown | None:
-        """The estimate that shows most; `None` where nothing could be estimated."""
+        """The largest estimate; `None` if nothing could be estimated."""
         return max(self.slowdowns, key=lambda found: found.times, default=None)
 
     @property
@@ -147,16 +147,16 @@ class Disturbance:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing beside the training is known to have slowed it.
+        """Whether nothing besides the training is known to have slowed it.
 
-        It may have been slower than earlier ones all the same: then the machine is.
+        It may still be slower than earlier runs; then the machine itself is slower.
         """
         inside = [found.times for found in self.slowdowns if found.by != BY_OTHER_RUNS]
         return not self.card and self.others <= QUIET_LOAD and max(inside, default=1) <= SLOWER
 
     @property
     def sentence(self) -> str:
-        """For the notes of a disturbed run; "" for one that is not."""
+        """The sentence for the notes of a disturbed run, else ""."""
         if not self.is_disturbed:
             return ""
         parts = []
@@ -176,11 +176,11 @@ def slowdowns_of(
     waited: Sequence[float | None],
     kept_rate: float | None,
 ) -> tuple[Slowdown, ...]:
-    """How much longer the steps took than they should have, by each estimate that can be made.
+    """Returns how much slower the steps were than expected, by each available reference.
 
-    Of each step: `seconds`, `work` (tokens with padding), and the seconds that the process's
-    threads waited for a core (`None` where the kernel does not count). `kept_rate` is seconds a
-    token of the same step on this machine before. The first step is left out.
+    Per step: `seconds`, `work` (tokens with padding), and `waited`, the seconds that the process's
+    threads waited for a core (`None` if the kernel does not count them). `kept_rate` is the earlier
+    rate of the same step on this machine, in seconds per token. The first step is ignored.
     """
     seconds, work, waited = seconds[1:], work[1:], waited[1:]
     if not seconds:
@@ -199,11 +199,11 @@ def slowdowns_of(
 
 
 def _as_quiet(seconds: Sequence[float], work: Sequence[int]) -> float:
-    """What all steps would have taken had each been as quick as the quieter half of them.
+    """Returns the expected seconds of all steps if each were as fast as the faster half.
 
-    A line through the steps, seconds against work, fitted once more to the half that lies lowest.
-    Undisturbed steps differ too, so as much as that half scatters is added: by itself it would call
-    an idle machine's noise of 8 % a slowdown of 7 %.
+    Fits a line of seconds against work to the steps, and again to the half that lies lowest.
+    The standard deviation of that half is added, because undisturbed steps vary too: without it,
+    the noise of 8 % on an idle machine would count as a slowdown of 7 %.
     """
     y, x = np.asarray(seconds, dtype=float), np.asarray(work, dtype=float)
     design = np.stack([np.ones_like(x), x], axis=1)
@@ -218,7 +218,7 @@ def _as_quiet(seconds: Sequence[float], work: Sequence[int]) -> float:
 
 
 class LoadMeter:
-    """How busy the machine was with other things while this process worked."""
+    """Measures how much other processes used the cores while this process worked."""
 
     def __init__(self) -> None:
         self._wall = time.perf_counter()
@@ -226,7 +226,7 @@ class LoadMeter:
         self._all = _busy_seconds()
 
     def read(self) -> tuple[float, float]:
-        """`(own, others)`: shares of the cores it may use, of this process and of others."""
+        """Returns `(own, others)`: shares of the allowed cores used by this process and others."""
         wall = (time.perf_counter() - self._wall) * cpu_count()
         own = time.process_time() - self._own
         busy = _busy_seconds() - self._all
@@ -234,10 +234,10 @@ class LoadMeter:
 
 
 def waited_seconds() -> float | None:
-    """Seconds that this process's threads were ready to run and had no core, so far.
+    """Returns the seconds so far that threads of this process waited for a free core.
 
-    The longest of any thread: those of one product wait for each other. `None` where the kernel
-    does not count (Linux does, in /proc/PID/task/TID/schedstat).
+    This is the maximum over the threads, because the threads of one matrix product wait for each
+    other. `None` if the kernel does not count it (Linux: /proc/PID/task/TID/schedstat).
     """
     try:
         threads = os.listdir("/proc/self/task")
@@ -252,12 +252,12 @@ def waited_seconds() -> float | None:
 
 
 def since(before: float | None, now: float | None) -> float | None:
-    """What was added; `None` where either is not known."""
+    """Returns the increase; `None` if either value is unknown."""
     return None if before is None or now is None else max(0.0, now - before)
 
 
 class CardWatch:
-    """Looks between the steps at what else a GPU does; of other devices there is nothing to see."""
+    """Checks between the steps what else a GPU does; does nothing on other devices."""
 
     def __init__(
         self, uuid: str, driver: Any = nvml, clock: Callable[[], float] = time.monotonic
@@ -266,7 +266,7 @@ class CardWatch:
         self._others: set[int] = set()
         self._slowed = ""
         self._looks = self._slowed_looks = 0
-        # From now on: what was computed on the card before does not disturb this run.
+        # Ignores what was computed on the card before this run.
         self._seen = driver.computing(uuid)[1] if uuid else 0
         self._last = clock()
 
@@ -275,7 +275,7 @@ class CardWatch:
         return cls(device_uuid(torch.cuda, device) if device.type == "cuda" else "")
 
     def look(self) -> None:
-        """Twice a second at most, so that it may be called after every step."""
+        """Checks at most twice a second, so that it can be called after every step."""
         if not self._uuid or self._clock() - self._last < _SECONDS_BETWEEN_LOOKS:
             return
         self._last = self._clock()
@@ -288,7 +288,7 @@ class CardWatch:
 
     @property
     def sentence(self) -> str:
-        """What was seen, without a full stop; "" for nothing."""
+        """What was observed, without a full stop; "" if nothing was."""
         parts = []
         if self._others:
             count = len(self._others)
@@ -307,9 +307,9 @@ class CardWatch:
 
 
 def _without_own(busy: dict[int, int]) -> set[int]:
-    """Those that took a share worth speaking of, but for this process.
+    """Returns the other processes with a relevant share.
 
-    A container may know it by another number; then the busiest is taken for it.
+    In a container this process may have another id; then the busiest one is assumed to be it.
     """
     own = os.getpid()
     if busy and own not in busy:
@@ -318,7 +318,7 @@ def _without_own(busy: dict[int, int]) -> set[int]:
 
 
 def _busy_seconds() -> float:
-    """Busy time of the cores that this process may use, whoever used them."""
+    """Returns the busy time of the cores that this process may use, by any process."""
     allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
     cores = psutil.cpu_times(percpu=True)
     chosen = cores if allowed is None else [cores[i] for i in allowed if i < len(cores)]
@@ -327,11 +327,11 @@ def _busy_seconds() -> float:
 
 def _busy(times: Any) -> float:
     idle = times.idle + getattr(times, "iowait", 0.0)
-    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time holds guest time
+    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time includes guest time
 
 
 MOST_STEPS = 500
-"""Different steps that are remembered, the latest."""
+"""How many different steps are stored; the oldest are dropped."""
 
 RATES_OF_A_STEP = 5
 _MOST_BYTES = 1 << 20
@@ -339,18 +339,18 @@ _FACTS = ("device", "uuid", "threads", "packages", "model_hash", "data_hash", "a
 
 
 class KeptRates:
-    """Seconds a token, padding counted, by step. What cannot be read is not known."""
+    """Stored rates by step, in seconds per token with padding; an unreadable file is empty."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = locks_folder() / "step-rates.json" if file is None else file
 
     def rate(self, step: str) -> float | None:
-        """The middle one of the last rates of that step; `None` where there is none."""
+        """Returns the median of the step's last rates; `None` if there are none."""
         rates = self._read().get(step, [])
         return statistics.median(rates) if rates else None
 
     def keep(self, step: str, rate: float) -> None:
-        """Adds a rate; a folder that cannot be written remembers nothing."""
+        """Adds a rate; does nothing if the folder cannot be written."""
         try:
             with holding(FileLock(self._file.with_suffix(".lock"))):
                 known = self._read()
@@ -371,9 +371,9 @@ class KeptRates:
 
 
 def same_step(spec: RunSpec, environment: Mapping[str, Any]) -> str:
-    """A name that only runs share whose steps take equally long on this machine.
+    """Returns a key that runs share if their steps take equally long on this machine.
 
-    Seed and number of steps are not in it: they choose among the same examples.
+    Seed and number of steps are not part of it: they choose among the same examples.
     """
     settings = spec.settings
     facts = {

@@ -1,8 +1,8 @@
-"""Memory of a run on its device: what is free before it, and what its peak is made of.
+"""Memory of a run on its device: free memory before the run, and the breakdown of its peak.
 
-The breakdown is one more step on the longest batch. It comes after the timed steps, with the
-optimizer's state as they left it, and changes no weight: gradients are made and dropped, the
-optimizer is not asked.
+The breakdown is measured in one more step on the longest batch, after the timed steps and with
+their optimizer state. It changes no weight: gradients are computed and dropped, and the optimizer
+is not called.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from ftlab.training.meters import device_uuid
 from ftlab.training.model import added_loss, rank_allocator, rank_scores, state_of
 from ftlab.training.step import Arithmetic, Batch, completion_losses, on_device
 
-_WORTH_SAYING = 0.02  # of the card: a desktop takes some hundred megabytes
+_WORTH_SAYING = 0.02  # share of the card: a desktop uses a few hundred megabytes
 _MOST_NAMED = 3
 _PACKED_BYTES = {"nf4": 0.5, "int8": 1.0}
 
 
 @dataclass(frozen=True)
 class CardMemory:
-    """Bytes of a card: all of it, what a run may have, and what other processes hold.
+    """Bytes of a card: in total, available to a run, and used by other processes.
 
-    `holders` are those processes, the largest first, as far as the driver names them.
+    `holders` are those processes, the largest first, as far as the driver lists them.
     """
 
     name: str
@@ -50,7 +50,7 @@ class CardMemory:
 
     @property
     def sentence(self) -> str:
-        """That others hold some of it; "" where they hold next to nothing."""
+        """A sentence on the memory used by other processes; "" if it is negligible."""
         if self.others < _WORTH_SAYING * self.total:
             return ""
         named = [
@@ -66,9 +66,9 @@ class CardMemory:
 
 
 def card_memory(device: torch.device, cuda: Any = torch.cuda, driver: Any = nvml) -> CardMemory:
-    """What this process could have of the card now: what is free, and what torch keeps unused.
+    """Returns the card's memory available to this process: free, or reserved by torch and unused.
 
-    What is neither that nor CUDA's own context of this process is held by others. `cuda` and
+    The rest, except the CUDA context of this process, is used by other processes. `cuda` and
     `driver` are fakes in tests.
     """
     free, total = cuda.mem_get_info(device)
@@ -85,9 +85,9 @@ def card_memory(device: torch.device, cuda: Any = torch.cuda, driver: Any = nvml
 
 
 def check_room(spec: RunSpec, memory: CardMemory) -> None:
-    """Raises `NotEnoughMemory` if the weights alone, and what they need to learn, have no room.
+    """Raises `NotEnoughMemory` if the weights, and their training state, alone do not fit.
 
-    Less is asked for than a run takes: one that is refused here could not have run.
+    `least_bytes` is a lower bound: a run that is refused here could not have succeeded.
     """
     least = least_bytes(spec)
     room = memory.room if spec.memory_limit is None else min(memory.room, spec.memory_limit)
@@ -106,7 +106,7 @@ def check_room(spec: RunSpec, memory: CardMemory) -> None:
 
 
 def least_bytes(spec: RunSpec) -> int | None:
-    """Bytes that the run holds on its device at the least; `None` where the model is not known."""
+    """Returns a lower bound of the run's bytes on its device; `None` for an unknown model."""
     shape = shape_of_model(spec.model)
     if shape is None:
         return None
@@ -126,10 +126,10 @@ def measure_memory_breakdown(
     batches: Sequence[Batch],
     arithmetic: Arithmetic,
 ) -> dict[str, int]:
-    """Bytes that live at the step's peak, by part; their sum is the peak.
+    """Returns the bytes allocated at the step's peak, by part; their sum is the peak.
 
-    `batches` are accumulated, as those of one optimizer step are. On CUDA sizes are as the caching
-    allocator rounds them, and what a kernel takes within itself counts as temporary.
+    `batches` are accumulated, as in one optimizer step. On CUDA sizes are rounded as by the caching
+    allocator, and memory used inside a kernel counts as temporary.
     """
     device = arithmetic.device
     is_cuda = device.type == "cuda"
@@ -159,7 +159,7 @@ def measure_memory_breakdown(
 
 
 def _rank_scores(model: PreTrainedModel | PeftModel) -> list[Tensor]:
-    """AdaLoRA's scores; as many bytes where its last ranks are handed out and they are gone."""
+    """Returns AdaLoRA's scores; tensors of the same size if it has already dropped them."""
     allocator = rank_allocator(model)
     if allocator is None:
         return []

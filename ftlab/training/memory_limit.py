@@ -1,5 +1,6 @@
-"""Holding a worker to the memory that a person lets it have, so that one allocation too many is an
-error of its own and not the kernel's kill of whatever process comes in handy.
+"""Enforces the user's memory limit in a worker.
+
+An allocation above it fails with an error; otherwise the OOM killer could kill any process.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ _STACK_BYTES = 2**20
 
 
 def hold_to(limit: int, device: torch.device) -> str:
-    """From now on an allocation above the limit fails in this process.
+    """Makes every later allocation above the limit fail in this process.
 
-    On a GPU torch's allocator refuses it. On a CPU the kernel does: `limit` is of the resident
-    size, and the kernel limits the size of private data (RLIMIT_DATA), which counts a gigabyte of
-    torch's that is mapped and never touched; so what may still be added is what is limited. (Tried
-    on runs of 600 to 1,500 MB: a run whose peak is 40 MB below the limit gets to its end, and one
-    that meets it has a peak up to 35 MB above it: code that is first used in training comes on top.
-    RLIMIT_AS counts mapped files and reserved addresses too, several times the resident size; a
-    thread that watches the size sees a leap only after it.)
+    On a GPU torch's allocator enforces it, on a CPU the kernel. `limit` is the resident size, but
+    RLIMIT_DATA limits private data, including a gigabyte that torch maps and never touches. So it
+    is set to the current data size plus what may be added. Tested on runs of 600 to 1,500 MB: a run
+    whose peak is 40 MB below the limit completes; a run that reaches it has a peak up to 35 MB
+    above it, due to code first used in training. Rejected: RLIMIT_AS also counts mapped files and
+    reserved addresses, several times the resident size; a polling thread sees a jump too late.
 
-    Returns a sentence where the limit cannot be held, else "". Raises `FtlabError` if the process
-    is above it already.
+    Returns a sentence if the limit cannot be enforced, else "". Raises `FtlabError` if the process
+    is already above it.
     """
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -49,17 +49,17 @@ def hold_to(limit: int, device: torch.device) -> str:
             f"The memory limit is {format_bytes(limit)}, and the process takes "
             f"{format_bytes(resident)} before a model is loaded; allow more."
         )
-    threading.stack_size(_STACK_BYTES)  # of 8 MB otherwise, all of which count and few are touched
+    threading.stack_size(_STACK_BYTES)  # the default of 8 MB counts in full, but is hardly used
     _set_soft_limit(data + room)
     return ""
 
 
 def is_met(limit: int, error: BaseException, device_id: str) -> bool:
-    """Whether the process has come up to the limit, so that an odd error is likely of its making.
+    """Whether the process reached the limit, so that it is the likely cause of an unclear error.
 
-    Not every library says why it failed: oneDNN "could not create a primitive". A thread that has
-    no room for its stack is known by its words. On a GPU never: torch's allocator says itself that
-    it met the limit, and the size of the process tells nothing of the card.
+    Not every library reports the reason: oneDNN "could not create a primitive". A thread without
+    memory for its stack is recognised by its message. Always False on a GPU: there torch's
+    allocator reports the limit itself, and the process size does not include GPU memory.
     """
     if device_id != CPU:
         return False
@@ -70,13 +70,13 @@ def is_met(limit: int, error: BaseException, device_id: str) -> bool:
 
 
 def let_go() -> None:
-    """Takes the limit on a CPU away, so that a run that met it can still be described."""
+    """Removes the limit on a CPU, so that a run that reached it can still write its result."""
     _set_soft_limit(None)
 
 
 def _set_soft_limit(size: int | None) -> None:
-    """The hard limit stays as it was, so that the soft one can be raised again."""
-    import resource  # not on every system; where it is missing, nothing was limited
+    """Leaves the hard limit unchanged, so that the soft one can be raised again."""
+    import resource  # missing on some systems; there no limit was set
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if size is None or (hard != resource.RLIM_INFINITY and size > hard):

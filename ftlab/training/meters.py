@@ -1,4 +1,4 @@
-"""What a phase of a run costs: time and memory."""
+"""Meters for the time and memory of each phase of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ftlab.records.result import Phase, PhaseMeasure
 
 @dataclass(frozen=True)
 class PeakReading:
-    """Bytes; `None` is not measurable here."""
+    """Bytes; `None` if not measurable on this system."""
 
     peak: int | None
     reserved: int | None = None
@@ -30,7 +30,7 @@ class PeakReading:
 
 
 class MemoryMeter(Protocol):
-    """Reads the highest memory use since `start`, or since `restart`."""
+    """Reads the peak memory use since `start` or `restart`."""
 
     kind: str
 
@@ -38,9 +38,9 @@ class MemoryMeter(Protocol):
         """Frees what can be freed, resets the peak, and returns the bytes in use now."""
 
     def restart(self) -> PeakReading:
-        """Resets the peak between two steps, and returns what is in use now.
+        """Resets the peak between two steps, and returns the memory in use now.
 
-        Unlike `start` it takes nothing from an allocator that the next step would ask for again.
+        Unlike `start` it does not empty the allocator's cache, which the next step uses.
         """
 
     def read(self) -> PeakReading: ...
@@ -49,14 +49,14 @@ class MemoryMeter(Protocol):
         """Bytes in use at this moment."""
 
     def peak(self) -> int | None:
-        """The peak so far; unlike `read` it waits for nothing."""
+        """The peak so far; unlike `read` it does not synchronise the device."""
 
 
 class CpuMemoryMeter:
-    """Resident size of this process and its high-water mark, as the kernel keeps them.
+    """Resident size of this process and its high-water mark, from the kernel.
 
-    `VmHWM` is reset by writing 5 to `clear_refs` (proc(5)). Where there is no /proc the reading is
-    `None`: the mark cannot be reset elsewhere, and a peak that holds earlier phases is no measure.
+    `VmHWM` is reset by writing 5 to `clear_refs` (proc(5)). Without /proc the reading is `None`:
+    other systems cannot reset the mark, so the peak would include earlier phases.
     """
 
     kind = "CPU resident"
@@ -85,10 +85,10 @@ class CpuMemoryMeter:
 
 
 class CudaMemoryMeter:
-    """Bytes allocated and reserved by torch on one GPU, and NVML's figure for this process.
+    """Bytes allocated and reserved by torch on one GPU, and NVML's value for this process.
 
-    The cache is emptied before the peak is reset, or a phase's reserved peak would hold what the
-    phase before it had reserved. `cuda` is torch.cuda, or a fake in tests.
+    `start` empties the cache before it resets the peak; otherwise the reserved peak of a phase
+    would include memory reserved by the previous phase. `cuda` is torch.cuda, or a fake in tests.
     """
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
@@ -125,10 +125,10 @@ class CudaMemoryMeter:
 
 
 class MpsMemoryMeter:
-    """Bytes of an Apple GPU, as torch counts them; it keeps no peak, so each look may raise ours.
+    """Bytes on an Apple GPU; torch keeps no peak there, so this class keeps the highest reading.
 
-    `read` and `now` are called at the end of every step. What a step takes and gives back in
-    between is seen only in what the driver has handed out, which torch keeps: `reserved`.
+    `read` and `now` are called at the end of every step. Memory that is allocated and freed within
+    a step appears only in `reserved`, the driver's memory that torch caches.
     """
 
     kind = "MPS allocated"
@@ -173,16 +173,17 @@ def memory_meter(device: torch.device) -> MemoryMeter:
 
 
 def nvml_process_bytes(cuda: Any, device: torch.device) -> int | None:
-    """What the driver counts for this process now, context included; often not to be had."""
+    """Returns the driver's bytes for this process, with the context; often not available."""
     uuid = device_uuid(cuda, device)
     own = (process for process in nvml.processes(uuid) if process.pid == os.getpid())
     return next((process.bytes for process in own if process.bytes), None)
 
 
 def device_uuid(cuda: Any, device: torch.device) -> str:
-    """The card's UUID as NVML writes it; "" where torch does not say.
+    """Returns the card's UUID in NVML's format; "" if torch does not provide it.
 
-    A worker sees one card alone, by its UUID. torch's own of a MIG instance may be its card's.
+    A worker sees only one card, selected by its UUID. For a MIG instance torch may return the UUID
+    of the whole card.
     """
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if shown.startswith(("GPU-", "MIG-")) and "," not in shown:
@@ -191,7 +192,7 @@ def device_uuid(cuda: Any, device: torch.device) -> str:
 
 
 def _return_freed_memory() -> None:
-    """Makes glibc give back what was freed, so that one phase does not count for the next."""
+    """Makes glibc return freed memory, so that it does not count in the next phase."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -206,16 +207,16 @@ class PhaseMeter:
     report: Callable[[dict[str, Any]], None]
     phases: dict[str, PhaseMeasure] = field(default_factory=dict)
     current: str = ""
-    _parts: list[PeakReading] = field(default_factory=list)  # of this phase, up to each pause
+    _parts: list[PeakReading] = field(default_factory=list)  # of this phase, one per pause
     _paused_seconds: float = 0.0
-    _left_behind: PeakReading = PeakReading(0, 0)  # bytes that pauses have left in use
+    _left_behind: PeakReading = PeakReading(0, 0)  # bytes left in use by pauses
 
     @contextmanager
     def measure(self, phase: Phase) -> Iterator[None]:
-        """Times the block and takes its memory peak, also when it raises.
+        """Measures time and memory peak of the block, also when it raises.
 
-        A device whose kernel failed raises that error again at every question; then the peak is
-        not known, and the block's own error is the one that goes on.
+        After a kernel failure the device raises that error at every call. Then the peak is `None`,
+        and the block's own error is propagated.
         """
         self.current = phase
         self.report({"event": "phase", "phase": phase})
@@ -235,16 +236,16 @@ class PhaseMeter:
 
     @property
     def peak_so_far(self) -> int | None:
-        """Bytes of the phase up to the last pause; `None` where there was none, or no measure."""
+        """The peak of the phase up to the last pause; `None` without a pause or a reading."""
         return _highest(part.peak for part in self._parts) if self._parts else None
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Keeps the block out of the phase that is being measured: its time and its memory.
+        """Excludes the time and memory of the block from the current phase.
 
-        What the block leaves in use (buffers that a library keeps for shapes it has met, say) is
-        taken off the peaks that come after it. A GPU's cache is left as it is: if it were emptied,
-        the next timed step would have to ask the driver for all of its memory again.
+        Memory that the block leaves in use (buffers that a library keeps per shape, for example) is
+        subtracted from later peaks. The GPU cache is not emptied: otherwise the next timed step
+        would have to request all of its memory from the driver again.
         """
         began = time.perf_counter()
         self._parts.append(self._reading())
@@ -252,7 +253,7 @@ class PhaseMeter:
         try:
             yield
         finally:
-            with suppress(RuntimeError):  # of a device past answering; the next step says so
+            with suppress(RuntimeError):  # after a device failure; the next step raises it
                 after = self.memory.restart()
                 self._left_behind = PeakReading(
                     _added(self._left_behind.peak, before.peak, after.peak),
@@ -273,10 +274,9 @@ class PhaseMeter:
         )
 
     def _reading(self) -> PeakReading:
-        """The reading without what pauses have left behind.
+        """Returns the reading without the memory left in use by pauses.
 
-        Steps may well use what a pause left reserved; they reserve as much as is allocated at
-        least.
+        Steps may use memory that a pause left reserved, so `reserved` is at least the peak.
         """
         reading, left = self.memory.read(), self._left_behind
         peak = None if reading.peak is None else reading.peak - (left.peak or 0)
@@ -287,13 +287,13 @@ class PhaseMeter:
 
 
 def _added(so_far: int | None, before: int | None, after: int | None) -> int:
-    """Bytes left behind so far, and what the last pause left; where nothing is known, none."""
+    """Returns the bytes left in use after the last pause; an unknown increase counts as 0."""
     grown = 0 if before is None or after is None else max(0, after - before)
     return (so_far or 0) + grown
 
 
 def _highest(values: Iterable[int | None]) -> int | None:
-    """`None` unless every value is known: a peak of some parts is no peak of the whole."""
+    """Returns the maximum; `None` if any value is unknown, as the maximum would be too low."""
     known = list(values)
     numbers = [value for value in known if value is not None]
     return max(numbers) if len(numbers) == len(known) else None

@@ -1,7 +1,7 @@
-"""Putting a method on a base model, its own part in the training loop, and saving it.
+"""Applies a method to a base model, calls its hooks in the training loop, and saves the result.
 
-Which hooks apply is read off the model that is trained, so an adapter that somebody configured by
-hand gets the same as one of the registry.
+The trained model determines the hooks, so an adapter that was configured by hand gets the same
+hooks as one from the registry.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def apply_method(
     plan: RunPlan,
     adapters_in_fp32: bool = True,
 ) -> PreTrainedModel | PeftModel:
-    """The model ready to train: an adapter laid over the base, or some of its weights free.
+    """Returns the model ready to train: with an adapter, or with some base weights trainable.
 
     Raises `NotApplicable` if the model cannot be trained with the method, `FtlabError` if a
-    setting does not fit it (layers that it lacks, say).
+    setting does not fit the model (layers that it lacks, for example).
     """
     method, values = variant.spec, variant.values()
     shape = shape_of(base)
@@ -60,9 +60,9 @@ def apply_method(
             base.enable_input_require_grads()
         _hold_learning_weights_in_fp32(base)
         return base
-    # No prepare_model_for_kbit_training: it turns a 4-bit base's embeddings and norms to fp32, but
-    # LoRA's stay as the dtype policy says: the two would differ in more than the quantisation. On a
-    # GPU without bf16 both have fp16 between their layers; `mixed` has fp32.
+    # No prepare_model_for_kbit_training: it converts embeddings and norms of a 4-bit base to fp32.
+    # With LoRA they follow the dtype policy, so LoRA and QLoRA would differ in more than the
+    # quantisation. On a GPU without bf16 both use fp16 between layers; `mixed` uses fp32.
     if gradient_checkpointing:
         base.enable_input_require_grads()
     config: Any = config_on(method, values, plan, shape)
@@ -72,7 +72,7 @@ def apply_method(
     except (ValueError, TypeError) as error:
         raise FtlabError(f"{variant.label} does not fit this model: {error}") from error
     if getattr(config, "tokenizer_name_or_path", None):
-        config.tokenizer_name_or_path = base.name_or_path  # what is saved names no path
+        config.tokenizer_name_or_path = base.name_or_path  # saved files contain no path
     _hold_soft_tokens_on_device(model)
     if policy != "fp32":
         compute_adapters_in_low_precision(model)
@@ -82,9 +82,9 @@ def apply_method(
 
 
 def _hold_soft_tokens_on_device(model: PeftModel) -> None:
-    """Puts the numbers of the soft tokens where their vectors are.
+    """Moves the soft tokens' ids to the device of their embeddings.
 
-    PEFT holds them on the CPU and copies them in every forward pass, and a GPU is waited for there.
+    PEFT keeps them on the CPU and copies them in every forward pass, which synchronises the GPU.
     """
     numbers: dict[str, torch.Tensor] = getattr(model, "prompt_tokens", {})
     for name, encoder in dict(getattr(model, "prompt_encoder", {})).items():
@@ -92,9 +92,9 @@ def _hold_soft_tokens_on_device(model: PeftModel) -> None:
 
 
 def _hold_learning_weights_in_fp32(model: nn.Module) -> None:
-    """Turns every weight that learns and is in fp16 to fp32.
+    """Converts every trainable fp16 weight to fp32.
 
-    A gradient scaler refuses to unscale gradients in fp16. PEFT turns its own matrices to fp32, but
+    A gradient scaler refuses to unscale fp16 gradients. PEFT converts its own matrices to fp32, but
     not the layers of the model that some methods copy (layer-norm tuning).
     """
     for parameter in model.parameters():
@@ -103,7 +103,7 @@ def _hold_learning_weights_in_fp32(model: nn.Module) -> None:
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
-    """The loaded model's shape; a weight in fewer bits counts with the size that it stands for."""
+    """Returns the loaded model's shape; a quantised weight counts with its logical shape."""
     layers = {
         f"{name}.weight": (module.out_features, module.in_features)
         for name, module in model.named_modules()
@@ -117,7 +117,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
 
 
 def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
-    """`(trainable, total)`; a 4-bit weight counts its logical size, two values a stored byte."""
+    """Returns `(trainable, total)`; a 4-bit weight counts two values per stored byte."""
     trainable = total = 0
     for parameter in model.parameters():
         count = parameter.numel()
@@ -130,10 +130,10 @@ def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
 
 
 def save_initial(model: PreTrainedModel | PeftModel, folder: Path) -> Path | None:
-    """Keeps the adapter as it starts where the base's weights were changed to go with it.
+    """Saves the initial adapter if its initialisation changed the base's weights.
 
-    With it PEFT can save the trained one as plain LoRA, which goes with the base as it was.
-    Returns the folder, or `None` where the base was left alone.
+    PEFT needs it to save the trained adapter as plain LoRA for the unchanged base. Returns the
+    folder, or `None` if the base was not changed.
     """
     if not isinstance(model, PeftModel):
         return None
@@ -152,9 +152,9 @@ def save_result(
     target: Path,
     initial: Path | None = None,
 ) -> None:
-    """Writes what the run gave as safetensors: the adapter, the weights that learnt, or the model.
+    """Writes the result as safetensors: the adapter, the trained weights, or the whole model.
 
-    The folder appears complete. `initial` is what `save_initial` returned.
+    The folder is renamed into place when complete. `initial` is the result of `save_initial`.
     """
     temporary = target.with_name(f".{target.name}.partial")  # RunDirectory.partial_adapter
     shutil.rmtree(temporary, ignore_errors=True)
@@ -167,14 +167,14 @@ def save_result(
             tokenizer.save_pretrained(temporary)
         else:
             save_trained_weights(model, variant.method, temporary)
-        shutil.rmtree(target, ignore_errors=True)  # of a run killed after this, and resumed
+        shutil.rmtree(target, ignore_errors=True)  # left by a run that was killed and resumed
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def shipped_bytes(folder: Path) -> int:
-    """Size on disk of what must be shipped to reuse the result: weights and their config."""
+    """Returns the size on disk of the files needed to reuse the result: weights and config."""
     return sum(
         path.stat().st_size
         for path in folder.iterdir()
@@ -183,7 +183,7 @@ def shipped_bytes(folder: Path) -> int:
 
 
 def saved_dtype(folder: Path) -> str:
-    """The dtype of the saved weights, as "fp32" or "bf16"; the first one's where they differ."""
+    """Returns the dtype of the first saved weight, for example "fp32" or "bf16"."""
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -198,9 +198,9 @@ def _short(dtype: str) -> str:
 
 
 def torch_device(device_id: str) -> torch.device:
-    """torch's device; the worker sees only its own GPU, as number 0.
+    """Returns torch's device; the worker sees only its own GPU, as number 0.
 
-    Raises `FtlabError` that says why torch cannot use it, and what to do.
+    Raises `FtlabError` with the reason and a way out if torch cannot use it.
     """
     if device_id == CPU:
         return torch.device(CPU)
@@ -215,7 +215,7 @@ def torch_device(device_id: str) -> torch.device:
 
 
 def _why_unusable(kind: str) -> str:
-    """What the driver, or torch itself, says of it, and the way out; "" where it is usable."""
+    """Returns the reason from the driver or torch, and a way out; "" if usable."""
     usable = torch.backends.mps.is_available() if kind == MPS else torch.cuda.is_available()
     if usable:
         lacks = "" if kind == MPS else why_no_kernels(torch)
@@ -235,18 +235,18 @@ def _why_unusable(kind: str) -> str:
 def own_optimizer(
     variant: Variant, model: nn.Module, optimizer_class: type[Optimizer], options: dict[str, Any]
 ) -> Optimizer | None:
-    """The optimizer of the method's own, made of the chosen one; `None` where it has none.
+    """Returns the method's own optimizer, based on the chosen one; `None` if it has none.
 
-    `options` are the chosen optimizer's keyword arguments, `lr` and `weight_decay` among them.
+    `options` are the chosen optimizer's keyword arguments, including `lr` and `weight_decay`.
     """
     own = variant.spec.optimizer
     return None if own is None else own.make(model, optimizer_class, options, variant.values())
 
 
 def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
-    """What a method does once the weights are updated and the gradients are still there.
+    """Calls the method's hook after the weight update, while the gradients still exist.
 
-    `step` counts from 1; `skipped` says whether its gradients overflowed.
+    `step` counts from 1; `skipped` returns whether its gradients overflowed.
     """
     hooks = _hooks(model)
     if hooks is not None:
@@ -254,7 +254,7 @@ def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool
 
 
 def added_loss(model: nn.Module) -> Tensor | None:
-    """The term that a method adds to the loss, `None` for none."""
+    """Returns the term that the method adds to the loss; `None` if there is none."""
     hooks = _hooks(model)
     return None if hooks is None else hooks.added_loss(model)
 
@@ -267,18 +267,18 @@ def _hooks(model: nn.Module) -> LoopHooks | None:
 
 
 def rank_allocator(model: nn.Module) -> RankAllocator | None:
-    """What hands out AdaLoRA's ranks, by scores that it keeps of each weight; `None` without it."""
+    """Returns AdaLoRA's rank allocator, which keeps scores per weight; `None` for others."""
     tuner: Any = adalora(model)
     return None if tuner is None else tuner.rankallocator
 
 
 def rank_scores(allocator: RankAllocator) -> dict[str, dict[str, Tensor]]:
-    """The scores by kind and weight, each of the weight's shape; those that it works with."""
+    """Returns the allocator's own score dictionaries by kind; a score has its weight's shape."""
     return {kind: getattr(allocator, kind) for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
 
 
 def adalora(model: nn.Module) -> Any:
-    """AdaLoRA's tuner where the model wears one that hands out ranks."""
+    """Returns AdaLoRA's tuner if the model has one, else `None`."""
     if isinstance(model, PeftModel):
         config: Any = model.active_peft_config
         if config.peft_type == PeftType.ADALORA:
@@ -287,6 +287,6 @@ def adalora(model: nn.Module) -> Any:
 
 
 def state_of(optimizer: Optimizer) -> Iterable[Tensor]:
-    """The tensors of an optimizer's state."""
+    """Yields the tensors of an optimizer's state."""
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))

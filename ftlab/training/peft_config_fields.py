@@ -1,4 +1,4 @@
-"""A PeftConfig's fields against the real class: their names, their kinds, what PEFT itself says."""
+"""Checks a PeftConfig against PEFT's class: field names, value types, and PEFT's own checks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _WORDS: dict[Any, str] = {
     type(None): "null",
 }
 _NEEDED = ("num_virtual_tokens", "adapter_len", "adapter_layers")
-"""Fields without a default, which PEFT misses only later and without naming them."""
+"""Fields without a default; PEFT fails on a missing one only later, and does not name it."""
 
 
 def checked_config(text: str, plan: RunPlan) -> tuple[PeftConfig, str]:
-    """PEFT's own object of a canonical configuration, and its text without what is at its default.
+    """Returns PEFT's object for a canonical configuration, and its text without default values.
 
-    Raises `FtlabError` for a field that the class lacks, a value of the wrong kind, and whatever
-    the class itself refuses.
+    Raises `FtlabError` for an unknown field, a value of the wrong type, and anything that the class
+    itself refuses.
     """
     given: dict[str, Any] = json.loads(text)
     peft_type = given["peft_type"]
@@ -66,13 +66,13 @@ def checked_config(text: str, plan: RunPlan) -> tuple[PeftConfig, str]:
 
 
 def said_by_peft(peft_type: str, error: Exception) -> str:
-    """What PEFT raised, as a sentence of its own."""
+    """Returns PEFT's error as a sentence."""
     words = " ".join(str(error).split())[:300].rstrip(" .") or type(error).__name__
     return f"PEFT refuses this {peft_type}: {words}."
 
 
 def _fields(kind: type[Any]) -> dict[str, Any]:
-    """The names of the class's fields with their defaults."""
+    """Returns the class's field names with their defaults."""
     return {
         field.name: field.default_factory()
         if field.default_factory is not dataclasses.MISSING
@@ -85,7 +85,7 @@ def _fields(kind: type[Any]) -> dict[str, Any]:
 def _hints(kind: type[Any]) -> Mapping[str, Any]:
     try:
         return get_type_hints(kind)
-    except (NameError, TypeError):  # a name that is imported for type checkers alone
+    except (NameError, TypeError):  # a name that is imported only for type checkers
         return {}
 
 
@@ -93,7 +93,7 @@ def _is_default(value: Any, default: Any) -> bool:
     plain = default.value if isinstance(default, Enum) else default
     try:
         return json.dumps(value, sort_keys=True) == json.dumps(plain, sort_keys=True)
-    except TypeError:  # a default that is no JSON
+    except TypeError:  # a default that is not JSON
         return False
 
 
@@ -101,12 +101,12 @@ def _check_kind(peft_type: str, name: str, value: Any, hint: Any) -> None:
     wanted = _wanted(hint)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except TypeError:  # pydantic has its own settings in the class
+    except TypeError:  # the class has its own pydantic config
         adapter = TypeAdapter(hint)
     try:
         adapter.validate_json(json.dumps(value), strict=True)
         named = [member.value for kind in _enums(hint) for member in kind]
-        if isinstance(value, str) and named and value not in named:  # PEFT takes it for the default
+        if isinstance(value, str) and named and value not in named:  # PEFT uses the default then
             choice = f"one of {', '.join(map(json.dumps, named))}"
             raise FtlabError(f"{peft_type}: {name} is {shown(value)}; it must be {choice}.")
     except (ValidationError, PydanticCustomError):
@@ -118,7 +118,7 @@ def _check_kind(peft_type: str, name: str, value: Any, hint: Any) -> None:
 
 
 def _begins_like_a_choice(value: str, hint: Any) -> bool:
-    """PEFT writes "pissa_niter_[number of iters]" for a choice with a number in it."""
+    """Matches choices such as "pissa_niter_[number of iters]", which contain a number."""
     return any(
         isinstance(choice, str) and "[" in choice and value.startswith(choice.partition("[")[0])
         for choice in _choices(hint)
@@ -138,11 +138,11 @@ def _choices(hint: Any) -> list[Any]:
 
 
 def _wanted(hint: Any) -> list[str]:
-    """The kinds that a hint allows, in words."""
+    """Returns the types that a hint allows, in words."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         words = {word for part in get_args(hint) for word in _wanted(part)}
-        # typing remembers unions in whatever order it met them first
+        # typing caches unions in the order of their first use
         return sorted(words, key=lambda word: (word == "null", word))
     if origin is Literal:
         return [f"one of {', '.join(json.dumps(choice) for choice in get_args(hint))}"]

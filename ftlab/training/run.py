@@ -1,4 +1,4 @@
-"""One run from spec to result: load, train, evaluate, save, each measured apart."""
+"""One run from spec to result: load, train, save, evaluate, each measured separately."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ from ftlab.training.trainer import (
 
 
 def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic, skipped: int = 0) -> list[str]:
-    """Sentences on settings that do less, or other, than their name says.
+    """Returns sentences on settings whose effect differs from what their name suggests.
 
-    `skipped` is how many steps overflowed in fp16.
+    `skipped` is the number of steps that overflowed in fp16.
     """
     settings, device = spec.settings, arithmetic.device.type
     notes = []
@@ -130,7 +130,7 @@ def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic, skipped: int = 0) -
 
 
 def steps_of(earlier: Earlier) -> StepMeter:
-    """The steps so far, as if they had been taken by this process."""
+    """Returns the steps before the resume as if this process had run them."""
     skipped = sum(bool(event.get("skipped")) for event in earlier.events)
     return StepMeter(
         earlier.steps("seconds"), earlier.steps("tokens"), earlier.steps("loss"), skipped=skipped
@@ -139,7 +139,7 @@ def steps_of(earlier: Earlier) -> StepMeter:
 
 @dataclass(frozen=True)
 class KeptPeak:
-    """The highest memory of the training phase, and the process without a model; bytes."""
+    """Peak memory of the training phase, and memory of the process before the model; bytes."""
 
     peak_bytes: int | None
     before_model_bytes: int | None
@@ -152,7 +152,7 @@ class KeptPeak:
 
 
 def higher(peak: KeptPeak, earlier: Earlier | None) -> KeptPeak:
-    """The higher one of this part's and the earlier ones', above what each began with."""
+    """Returns the higher net peak: of this process, or of the parts before a resume."""
     if earlier is None:
         return peak
     before = KeptPeak(earlier.checkpoint.peak_bytes, earlier.checkpoint.before_model_bytes)
@@ -166,7 +166,7 @@ def keep_training(
     earlier: Earlier | None,
     note: Callable[[str], None],
 ) -> CheckpointHandling:
-    """Records each checkpoint of the training phase with what the run has measured so far."""
+    """Returns the handlers that record each checkpoint with the measurements so far."""
 
     def kept(trainer: FairTrainer, folder: Path) -> None:
         peak = higher(KeptPeak(meter.peak_so_far, before_model_bytes), earlier)
@@ -193,7 +193,7 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass
 class RunRecord:
-    """What is known of a run so far; it outlives an error, so a failed run keeps its numbers."""
+    """The measurements of a run so far; kept after an error, so a failed run has numbers."""
 
     measures: Measures = field(default_factory=Measures)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -230,7 +230,7 @@ class RunRecord:
 
 
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
-    """Does the run and fills the record. Raises whatever stops it."""
+    """Executes the run and fills the record; raises the error that stops it."""
     directory.scratch.mkdir(parents=True, exist_ok=True)
     try:
         _execute(spec, directory, record, report, directory.scratch)
@@ -248,15 +248,15 @@ def _execute(
     record.meter = meter = PhaseMeter(memory_meter(device), report)
     record.environment = describe_environment(device)
 
-    # Everything that is no model comes first, so that "before the model" holds it.
+    # Everything except the model is loaded first, so that `before_model_bytes` includes it.
     source = resolve_model(spec.model, say=print)
     planned, spec = spec, decided(spec, source.config())
-    if spec != planned:  # its model was not here then
+    if spec != planned:  # the model was not on this machine when the run was planned
         directory.complete_spec(spec)
     if spec.variant is not None:
         shape = shape_of_model(spec.model)
         found = incompatible(spec.variant, shape, spec.settings, spec.device)
-        if found:  # a model that was not here when the run was queued
+        if found:  # only for a model that was not on this machine when the run was queued
             found.refuse()
         if shape is not None:
             record.note(reach_words(spec.variant.spec, shape, spec.variant.values()))
@@ -391,9 +391,9 @@ def _save(
     directory: RunDirectory,
     initial: Path | None,
 ) -> Exception | None:
-    """Saves what was trained, before it is scored: an error there takes no training with it.
+    """Saves the result before it is scored, so that an error in scoring does not lose it.
 
-    An error here is given back, not raised: the trained model is still there to be scored.
+    Returns an error instead of raising it, so that the model is still scored.
     """
     assert record.meter is not None
     assert spec.variant is not None
@@ -482,7 +482,7 @@ def _train(
                 ),
             )
             model.zero_grad(set_to_none=True)
-    except Exception:  # what was measured until then belongs to the record, whatever it was
+    except Exception:  # the record keeps what was measured before any error
         _record_size(record, model)
         record.set(
             steps_done=len(steps.losses),
@@ -496,7 +496,7 @@ def _train(
         record.anatomy = measure_memory_breakdown(
             model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
         )
-    except Exception as error:  # a look at the peak takes no run with it
+    except Exception as error:  # a failed memory breakdown does not fail the run
         record.note(f"What the peak was made of could not be measured: {one_line(error)}")
         model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
@@ -524,9 +524,9 @@ def _train(
 def _disturbance(
     spec: RunSpec, record: RunRecord, steps: StepMeter, load: LoadMeter, card: CardWatch
 ) -> Disturbance:
-    """What went on beside the steps of this process; the rate of a quiet run is kept."""
+    """Returns how other processes disturbed the steps; stores the rate of a quiet run."""
     rates, step = KeptRates(), same_step(spec, record.environment)
-    seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without those before a resume
+    seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without steps before a resume
     slowdowns = slowdowns_of(seconds, steps.work, steps.waited, rates.rate(step))
     found = Disturbance(*load.read(), slowdowns, card.sentence)
     if found.is_quiet and len(seconds) > FEWEST_STEPS:
@@ -535,13 +535,13 @@ def _disturbance(
 
 
 def _record_size(record: RunRecord, model: Any) -> None:
-    """Parameters and the peak of the training phase, once that is over.
+    """Records parameters and peak memory after the training phase.
 
-    Not before, because some methods freeze weights only when the optimizer is made.
+    Not before, because some methods freeze weights only when the optimizer is created.
     """
     assert record.meter is not None
     trainable, total = count_parameters(model)
-    phase = record.meter.phases.get("train")  # missing where the device failed before it began
+    phase = record.meter.phases.get("train")  # missing if the device failed before the phase
     own = KeptPeak(phase.peak_bytes if phase else None, record.measures.before_model_bytes)
     peak = higher(own, record.earlier)
     record.set(

@@ -1,9 +1,9 @@
-"""One training step: its precision, its batch, and the loss on the completion alone.
+"""One training step: its precision, its batch, and the loss on the completion tokens only.
 
 A language model's logits are the largest tensor of a small fine-tune: (rows, length, vocabulary).
-Only the positions before a completion token are projected on the vocabulary, and where even those
-are many, some at a time (Wijmans et al. 2024, "Cut your losses in large-vocabulary language
-models", avoid the same tensor with a kernel of their own).
+Only the positions before a completion token are projected to the vocabulary. If there are many,
+they are processed in chunks (Wijmans et al. 2024, "Cut your losses in large-vocabulary language
+models", avoid the same tensor with a custom kernel).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from ftlab.tasks.order import padded_length
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The precision of forward and backward under one dtype policy.
+    """The precision of forward and backward pass under one dtype policy.
 
-    Under `bf16` and `mixed` products are computed in 16 bits over weights of any type, so fp32
-    adapters stay fp32 masters. fp16 (CUDA without bf16) is left to the Trainer, which scales the
-    gradients.
+    Under `bf16` and `mixed` matrix products use autocast to 16 bits, whatever the dtype of the
+    weights, so fp32 adapters stay fp32 master weights. For fp16 (CUDA without bf16) the Trainer
+    scales the gradients.
     """
 
     policy: DtypePolicy
@@ -56,9 +56,9 @@ class Arithmetic:
 
 
 def compute_adapters_in_low_precision(model: nn.Module) -> None:
-    """Stops PEFT from raising every layer's input to the fp32 of the adapter's masters.
+    """Stops PEFT from casting every layer's input to the fp32 of the adapter's weights.
 
-    Autocast then computes the adapter's two products in 16 bits, as it does the base's.
+    Autocast then computes the adapter's two products in 16 bits, like the base's products.
     """
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
@@ -66,19 +66,19 @@ def compute_adapters_in_low_precision(model: nn.Module) -> None:
 
 
 IGNORED = -100
-"""The label of a position that carries no loss, as torch's cross entropy has it."""
+"""The label of a position without loss, as in torch's cross entropy."""
 
 Batch = dict[str, Any]
-"""Tensors of one batch, and facts about it as plain numbers, so that no step asks the device:
+"""Tensors of one batch, and counts as plain numbers, so that a step need not synchronise.
 
-`input_ids`, `attention_mask` and `labels` are (rows, length). `kept` holds the places before each
-completion token, counted through all rows, `targets` those tokens and `rows` the row of each, all
-(tokens with loss,). `tokens` is how many are no padding.
+`input_ids`, `attention_mask` and `labels` are (rows, length). `kept` holds the position before each
+completion token in the flattened batch, `targets` those tokens and `rows` the row of each, all of
+shape (tokens with loss,). `tokens` is the number of tokens without padding.
 """
 
 
 class OrderedExamples(Dataset[FormattedExample]):
-    """The training set in the order in which it is seen."""
+    """The training set in the order of training."""
 
     def __init__(self, formatted: Sequence[FormattedExample], order: Sequence[int]) -> None:
         self._formatted = formatted
@@ -91,10 +91,10 @@ class OrderedExamples(Dataset[FormattedExample]):
         return self._formatted[self._order[position]]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the tokens of the examples in order: equal where a model sees the same.
+        """Returns a SHA-256 over the examples' tokens in order: equal for equal training data.
 
-        Hashed are the SHA-256 of each example, one after another: the number of its prompt's tokens
-        and all its token ids, as 32-bit little-endian numbers. The seed is not in it.
+        It hashes the concatenated SHA-256 of each example. That covers the number of prompt tokens
+        and all token ids, as 32-bit little-endian numbers. The seed is not included.
         """
         each = {index: _digest(self._formatted[index]) for index in dict.fromkeys(self._order)}
         return hashlib.sha256(b"".join(each[index] for index in self._order)).hexdigest()
@@ -106,9 +106,9 @@ def _digest(example: FormattedExample) -> bytes:
 
 
 def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
-    """Pads on the right.
+    """Builds a batch, padded on the right.
 
-    Padding is masked by attention, never by token id: some models pad with their end token.
+    Padding is masked by `attention_mask`, never by token id: some models pad with their end token.
     """
     length = padded_length(example.length for example in examples)
     shape = (len(examples), length)
@@ -124,7 +124,7 @@ def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
 
 
 def make_batch(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Batch:
-    """The batch of those tensors on the CPU. The first token of a row has none before it."""
+    """Returns the batch on the CPU; the first token of a row never has a loss."""
     carries = labels[:, 1:] != IGNORED
     rows, places = carries.nonzero().unbind(1)
     return {
@@ -139,7 +139,7 @@ def make_batch(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Bat
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on the device."""
+    """Returns the batch with its tensors on the device."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
@@ -147,14 +147,14 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 
 LOGITS_AT_ONCE = 1 << 25
-"""Logits computed at a time: 134 MB in fp32. With a vocabulary of 128k, those of 256 tokens."""
+"""Logits per chunk: 134 MB in fp32, or 256 tokens with a vocabulary of 128k."""
 
 
 def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The loss of every completion token.
+    """Computes the loss of every completion token.
 
-    Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of the
-    batch that each token belongs to. Raises `FtlabError` if no token of the batch carries loss.
+    Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of each
+    token in the batch. Raises `FtlabError` if no token of the batch carries loss.
     """
     targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
@@ -164,7 +164,7 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         )
     soft = soft_outputs(model)
     kept = batch["kept"] + (rows + 1) * soft if soft else batch["kept"]
-    # No attention mask: a causal model's tokens never see the padding, which is on their right.
+    # No attention mask: in a causal model tokens do not attend to the padding on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
     causal_lm = _causal_lm(model)
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
@@ -184,16 +184,16 @@ def _losses(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _causal_lm(model: nn.Module) -> Any:
-    """The causal language model without PEFT's wrapper around it."""
+    """Returns the causal language model without PEFT's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @contextmanager
 def _only_at(head: nn.Module, kept: Tensor) -> Iterator[None]:
-    """Hands the output layer the hidden states of those places alone, (places, width).
+    """Passes only the hidden states at the `kept` positions to the output layer, (kept, width).
 
-    `kept` counts places through all rows. transformers' own `logits_to_keep` takes a mask for as
-    much, and a GPU has to be waited for to count what a mask picks.
+    `kept` holds positions in the flattened batch. transformers' `logits_to_keep` would need a mask
+    for this, and indexing with a mask synchronises the GPU.
     """
 
     def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -209,7 +209,7 @@ def _only_at(head: nn.Module, kept: Tensor) -> Iterator[None]:
 def _losses_by_part(
     causal_lm: Any, backbone_output: ModelOutput, kept: Tensor, targets: Tensor, at_once: int
 ) -> Tensor:
-    """The losses of `at_once` tokens at a time; their logits are computed again backwards."""
+    """Returns the losses, `at_once` tokens at a time; the backward pass recomputes the logits."""
 
     def losses(hidden: Tensor, part: Tensor) -> Tensor:
         with _backbone_returning(causal_lm, backbone_output, hidden[None]):
@@ -224,10 +224,10 @@ def _losses_by_part(
 def _run_backbone(
     model: nn.Module, causal_lm: Any, inputs: dict[str, Any], nowhere: Tensor
 ) -> ModelOutput | None:
-    """What the layers below the output layer return; `None` where they cannot be told apart.
+    """Returns the output of the layers below the output layer; `None` if it cannot be captured.
 
-    The whole model is run, since PEFT puts soft tokens in at the top, but for no logits at all.
-    OPT and its like, where this is in vain, have small vocabularies and seldom come here.
+    It runs the whole model, because PEFT inserts soft tokens there, but computes no logits. It
+    fails for OPT and similar models, but they have small vocabularies and are rarely chunked.
     """
     outputs: list[Any] = []
     backbone = causal_lm.base_model
@@ -242,7 +242,7 @@ def _run_backbone(
 
 
 class _Given(nn.Module):
-    """Stands in for the backbone and returns what it is given."""
+    """Replaces the backbone and returns a fixed output."""
 
     def __init__(self, output: ModelOutput) -> None:
         super().__init__()
@@ -254,9 +254,9 @@ class _Given(nn.Module):
 
 @contextmanager
 def _backbone_returning(causal_lm: Any, output: ModelOutput, hidden: Tensor) -> Iterator[None]:
-    """Lets the model turn some hidden states into logits in its own way.
+    """Makes the backbone return the given hidden states, so that the model computes the logits.
 
-    So whatever an architecture does to its logits (a soft cap, a scale) is done.
+    This includes the architecture's own changes of the logits (a soft cap, a scale).
     """
     name = causal_lm.base_model_prefix
     backbone = getattr(causal_lm, name)

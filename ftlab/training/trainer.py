@@ -1,8 +1,8 @@
 """The training loop: transformers' Trainer with our loss, our order of examples and our meters.
 
-The callbacks that log to other programs are made here, and not by the Trainer, so that what they
-import is in memory before the meter starts, and so that no error of theirs ends a run. They hear of
-a run's begin, logs and end alone, which all lie outside the timed steps.
+The callbacks that log to other programs are created here and not by the Trainer, for two reasons:
+their imports are in memory before the meter starts, and their errors do not end a run. They receive
+only the events for begin, log and end of a run, which are outside the timed steps.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from ftlab.training.model import added_loss, after_optimizer_step, own_optimizer
 from ftlab.training.step import Arithmetic, Batch, OrderedExamples, completion_losses
 
 PROJECT = "ftlab"
-"""trackio's name for all our runs."""
+"""The trackio project of all runs."""
 
 
 def make_trackers(
     names: Sequence[Tracker], run_folder: Path, note: Callable[[str], None]
 ) -> list[CarefulTracker]:
-    """A callback for each name; one that cannot be made says so in a note and is left out."""
+    """Returns a callback per name; one that cannot be created is skipped, with a note."""
     trackers = []
     for name in names:
         try:
@@ -79,7 +79,7 @@ _MAKERS: dict[str, Callable[[Path], TrainerCallback]] = {
 
 
 class CarefulTracker(TrainerCallback):
-    """Passes events on to a callback until one raises; then there is a note, and silence."""
+    """Forwards events to a callback; after its first error it adds a note and stops."""
 
     def __init__(self, label: str, callback: TrainerCallback, note: Callable[[str], None]) -> None:
         self._label = label
@@ -99,7 +99,7 @@ class CarefulTracker(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
-        """May be called again; the callback hears of it once."""
+        """May be called again; the callback is called once."""
         self._pass_on("on_train_end", args, state, control, more)
         self._callback = None
 
@@ -134,11 +134,11 @@ SCHEDULE_NAMES = {
 
 @dataclass(frozen=True)
 class CheckpointHandling:
-    """How the training is kept while it goes on.
+    """How checkpoints are written during training.
 
-    A checkpoint is written within `pause()`, and told to `kept(trainer, folder)` once it is whole,
-    or to `lost(error)`: a training goes on without. It begins at the checkpoint `resume`, where
-    there is one, which lies in the Trainer's output folder.
+    A checkpoint is written within `pause()`. Then `kept(trainer, folder)` is called if it is
+    complete, else `lost(error)`, and the training continues. If `resume` is given, training starts
+    from that checkpoint, which is in the Trainer's output folder.
     """
 
     pause: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -148,10 +148,10 @@ class CheckpointHandling:
 
 
 class FairTrainer(Trainer):
-    """Sees the examples in the given order, and takes the loss over completion tokens alone.
+    """Uses the examples in the given order, and computes the loss only on completion tokens.
 
-    The loss of a step is the mean over all completion tokens of its batches, so accumulating 4
-    batches of 2 gives the gradient of one batch of 8.
+    The loss of a step is the mean over all completion tokens of its batches, so 4 accumulated
+    batches of 2 give the same gradient as one batch of 8.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class FairTrainer(Trainer):
         self.real_tokens = resume.real_tokens if resume else 0
         self.padded_tokens = resume.padded_tokens if resume else 0
         self._added = resume.added_loss if resume else 0.0
-        self._added_since: list[Tensor] = []  # on the device, which a step does not wait for
+        self._added_since: list[Tensor] = []  # on the device, so that a step need not synchronise
         self._scale_before = 0.0
 
     @property
@@ -181,7 +181,7 @@ class FairTrainer(Trainer):
 
     @property
     def added_loss(self) -> float:
-        """What the method itself has added to the loss of all steps so far."""
+        """The sum of the method's own loss terms over all steps so far."""
         self._added += sum(map(float, self._added_since))
         self._added_since.clear()
         return self._added
@@ -190,21 +190,21 @@ class FairTrainer(Trainer):
         after_optimizer_step(self._learner, step, self.was_skipped)
 
     def note_scale(self) -> None:
-        """To be called before a step, for `was_skipped` after it."""
+        """Stores the scale before a step, for `was_skipped` after it."""
         scaler = self.accelerator.scaler
         self._scale_before = 0.0 if scaler is None else float(scaler.get_scale())
 
     def was_skipped(self) -> bool:
         """Whether the step's gradients overflowed in fp16, so that it changed no weight.
 
-        The scaler then lowers its scale. accelerate does not hear of it where the optimizer is a
-        fused one, which skips by itself. Waits for the device.
+        The scaler then lowers its scale. accelerate does not notice this with a fused optimizer,
+        which skips the step itself. Waits for the device.
         """
         scaler = self.accelerator.scaler
         return scaler is not None and float(scaler.get_scale()) < self._scale_before
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """The method's own optimizer where it has one; else the Trainer's."""
+        """Creates the method's own optimizer if it has one, else the Trainer's."""
         if self.optimizer is None:
             chosen, options = self.get_optimizer_cls_and_kwargs(self.args)
             options |= {"weight_decay": self.args.weight_decay}
@@ -220,7 +220,7 @@ class FairTrainer(Trainer):
             try:
                 super()._save_checkpoint(model, trial)
                 self._keeping.kept(self, folder)
-            except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer: Runtime
+            except (OSError, RuntimeError, SafetensorError) as error:  # torch: RuntimeError
                 shutil.rmtree(folder, ignore_errors=True)
                 self._keeping.lost(error)
 
@@ -254,10 +254,10 @@ class FairTrainer(Trainer):
 
 @dataclass
 class StepMeter:
-    """Times of the training steps, device synchronised, and their losses.
+    """Times of the training steps, with the device synchronised, and their losses.
 
-    `tokens` are real ones, `work` counts padding as well. `waited` are seconds that threads waited
-    for a core (`disturbance.waited_seconds`).
+    `tokens` excludes padding, `work` includes it. `waited` is the seconds that threads waited for a
+    core (`machine.waited_seconds`).
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -274,19 +274,19 @@ class StepMeter:
 
     @property
     def step_seconds(self) -> float:
-        """The median step after the first; the first where there is only one."""
+        """The median of the steps after the first; the first step if there is only one."""
         later = sorted(self.seconds[1:] or self.seconds)
         return later[len(later) // 2]
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens over the steps after the first; over all where there is only one."""
+        """Tokens without padding per second after the first step, or of the only step."""
         first = 1 if len(self.seconds) > 1 else 0
         return sum(self.tokens[first:]) / sum(self.seconds[first:])
 
 
 class MeteringCallback(TrainerCallback):
-    """Times every step, reports it, and stops at a loss that is no number."""
+    """Times and reports every step; raises `Diverged` if the loss is not a number or too high."""
 
     def __init__(
         self,
@@ -311,7 +311,7 @@ class MeteringCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        assert self.trainer is not None  # where it is resumed, its counts do not begin at 0
+        assert self.trainer is not None  # in a resumed run its counts do not start at 0
         self._tokens_before = self.trainer.real_tokens
         self._padded_before = self.trainer.padded_tokens
         self._added_before = self.trainer.added_loss
@@ -361,7 +361,7 @@ class MeteringCallback(TrainerCallback):
         self._added_before = self.trainer.added_loss
         loss, rate = float(logs["loss"]) - added, float(logs["learning_rate"])
         step = state.global_step
-        # A gradient scaler finds its scale by overflowing, and skips those steps.
+        # A gradient scaler finds its scale through overflows, and skips those steps.
         norm = 0.0 if self._was_skipped else float(logs.get("grad_norm") or 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
@@ -392,25 +392,25 @@ class MeteringCallback(TrainerCallback):
 
 
 DIVERGED_FACTOR, DIVERGED_NATS, DIVERGED_STEPS = 2.0, 2.0, 5
-"""A run has diverged where the mean loss of so many steps is so many times that of the first step,
-and so many nats above it as well: a single batch may well be twice as hard as another."""
+"""A run has diverged if the mean loss of the last DIVERGED_STEPS steps is more than DIVERGED_FACTOR
+times the first loss and DIVERGED_NATS above it: one batch may be twice as hard as another."""
 
 
 def has_diverged(losses: Sequence[float]) -> bool:
-    """Whether the last losses lie far above the first one."""
+    """Whether the mean of the last losses is far above the first loss."""
     if len(losses) <= DIVERGED_STEPS:
         return False
     return is_astray(sum(losses[-DIVERGED_STEPS:]) / DIVERGED_STEPS, losses[0])
 
 
 def is_astray(loss: float, start: float) -> bool:
-    """Whether a mean loss is no number, or so far above where it began that the run diverged."""
+    """Whether a mean loss is not finite, or so far above `start` that the run diverged."""
     far = loss > DIVERGED_FACTOR * start and loss > start + DIVERGED_NATS
     return far or not math.isfinite(loss)
 
 
 def effective_warmup(settings: TrainingSettings) -> int:
-    """Warm-up takes a quarter of the steps at most, or a short run would hardly learn."""
+    """Returns the warm-up steps, at most a quarter of all: else a short run would hardly learn."""
     return min(settings.warmup_steps, settings.steps // 4)
 
 
@@ -423,12 +423,12 @@ def training_arguments(
     run_name: str | None = None,
     checkpoint_every: int = 0,
 ) -> TrainingArguments:
-    """Our settings in the Trainer's words; nothing is evaluated by it.
+    """Returns our settings as arguments of the Trainer, which evaluates nothing itself.
 
-    Every `checkpoint_every` steps (0: never) it keeps in `folder` what it needs to go on; two such
-    are kept, so that one is whole while the next is written.
+    It writes a checkpoint to `folder` every `checkpoint_every` steps (0: never). Two checkpoints
+    are kept, so that one is complete while the next is written.
 
-    `report_to` stays empty: `ftlab.training.trainer` makes the callbacks that it would make.
+    `report_to` is empty, because `make_trackers` creates the logging callbacks.
     """
     on_cpu = arithmetic.device.type == "cpu"
     return TrainingArguments(
@@ -478,11 +478,11 @@ def train(
     after_step: Callable[[int], None] = lambda step: None,
     keeping: CheckpointHandling | None = None,
 ) -> tuple[FairTrainer, StepMeter]:
-    """Runs the steps. Raises `Diverged` if a loss or gradient is no number, or far too high.
+    """Runs the steps; raises `Diverged` if a loss or gradient is not finite, or a loss too high.
 
-    `meter` is filled step by step, so that one's own survives an error. `before_steps(trainer)` is
-    called once the optimizer is made, `after_step(step)` between the steps; neither is part of
-    their time.
+    `meter` is filled step by step, so a meter passed by the caller has the values after an error.
+    `before_steps(trainer)` is called after the optimizer is created, `after_step(step)` after each
+    step; neither counts in the time of the steps.
     """
     meter = StepMeter() if meter is None else meter
     keeping = CheckpointHandling() if keeping is None else keeping
@@ -506,13 +506,13 @@ def train(
                 resume_from_checkpoint=f"{arguments.output_dir}/{resume.folder}" if resume else None
             )
     finally:
-        for tracker in trackers:  # of a run that fails, the Trainer does not say that it ended
+        for tracker in trackers:  # the Trainer does not call this for a failed run
             tracker.on_train_end(trainer.args, trainer.state, trainer.control)
     return trainer, meter
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done what was asked of it, so that a clock tells the truth."""
+    """Waits until the device has finished its queued work, so that times are correct."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

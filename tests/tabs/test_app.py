@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -61,6 +62,20 @@ print(sorted(at_start), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[] False"
+
+
+def test_no_library_of_the_page_sends_telemetry() -> None:
+    """They read it from the environment as they are imported."""
+    code = """
+import ftlab.tabs.app, gradio.analytics, huggingface_hub.constants
+print(gradio.analytics.analytics_enabled(), huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)
+"""
+    names = ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_the_pages_own_styles_come_before_those_of_a_tab() -> None:

@@ -1,7 +1,7 @@
-"""The methods, one file a close family.
+"""The methods, one file per group of related families.
 
-A new method is a new file here, or a module of another package that its entry point of the group
-`ftlab.methods` names. Either defines `METHODS`, a tuple of `MethodSpec` in the order in which they
-are shown, and imports torch and peft inside functions only. `ftlab.methods.registry` finds it, and
-everything else reads the registry.
+To add a method, add a file here, or a module of another package with an entry point of the group
+`ftlab.methods`. It defines `METHODS`, a tuple of `MethodSpec` in display order, and imports torch
+and peft inside functions only. `ftlab.methods.registry` finds it, and everything else uses the
+registry.
 """

@@ -38,24 +38,24 @@ NORM_LAYERS: dict[str, tuple[str, ...]] = {
     "bloom": ("input_layernorm", "post_attention_layernorm", "ln_f"),
     "falcon": ("input_layernorm", "post_attention_layernorm", "ln_f"),
 }
-"""The norms that PEFT picks by itself, by architecture: a copy of those for causal language models
-in `TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING`, because importing PEFT takes seconds
-and torch. A test holds it against the original."""
+"""PEFT's default norm layers by architecture, copied for causal language models from
+`TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING`, because importing PEFT imports torch and
+takes seconds. A test compares the copy with the original."""
 
 
 def _every_weight(shape: ModelShape, values: Values) -> int:
-    """All of them; tied ones once."""
+    """All weights; tied weights count once."""
     return shape.total
 
 
 def _learns_in_last(name: str, dimensions: int, first: int) -> bool:
-    """Whether a tensor learns where the blocks from `first` on do, and the norm after them."""
+    """Whether a tensor is in a block from `first` on, or in the norm after the blocks."""
     block = block_of(name)
     return block >= first if block >= 0 else dimensions == 1
 
 
 def _last_layers(model: nn.Module, values: Values) -> None:
-    """Lets the last blocks learn, and the norm after them; the output matrix stays frozen."""
+    """Makes the last blocks and the norm after them trainable; the output matrix stays frozen."""
     sizes = {name: parameter.dim() for name, parameter in model.named_parameters()}
     first = max(map(block_of, sizes), default=-1) + 1 - int(values["layers"])
     for name, parameter in model.named_parameters():
@@ -63,7 +63,7 @@ def _last_layers(model: nn.Module, values: Values) -> None:
 
 
 def _count_last_layers(shape: ModelShape, values: Values) -> int:
-    """The last blocks and the norm after them, as `_last_layers` frees them."""
+    """Parameters of the last blocks and the norm after them, as in `_last_layers`."""
     first = shape.layers - int(values["layers"])
     return shape.size_of(
         name for name, size in shape.weights.items() if _learns_in_last(name, len(size), first)
@@ -71,7 +71,7 @@ def _count_last_layers(shape: ModelShape, values: Values) -> int:
 
 
 def _blocks_of_model(shape: ModelShape, values: Values) -> Misfit | None:
-    """No more blocks can learn than the model has."""
+    """The number of trained blocks may not exceed the number of blocks."""
     wanted = int(values["layers"])
     if wanted <= shape.layers:
         return None
@@ -93,12 +93,12 @@ def _needs_biases(shape: ModelShape, values: Values) -> str:
 
 
 def _count_biases(shape: ModelShape, values: Values) -> int:
-    """All biases (Ben Zaken et al. 2021, section 3)."""
+    """All biases are trained (Ben Zaken et al. 2021, section 3)."""
     return shape.size_of(shape.biases)
 
 
 def _count_norms(shape: ModelShape, values: Values) -> int:
-    """Weight and bias of the norms that PEFT picks (Zhao et al. 2023; `LNTuningLayer`)."""
+    """Weights and biases of PEFT's default norms (Zhao et al. 2023; `LNTuningLayer`)."""
     ends = tuple(f".{name}" for name in NORM_LAYERS.get(shape.architecture, ()))
     return (
         shape.size_of(

@@ -1,7 +1,7 @@
-"""LoRA and its kin: a product B·A of low rank beside each frozen linear layer.
+"""LoRA and related methods: a low-rank product B·A beside each frozen linear layer.
 
-Each count is read off the layer that PEFT 0.21 makes, and named with the place; o and i are the
-outputs and inputs of a layer.
+Each parameter count follows the layer of PEFT 0.21, with the source named; o and i are the outputs
+and inputs of a layer.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ DROPOUT = Hyperparameter(
 )
 
 RANK_OF_WEIGHT = LayerLimit("rank", min, "the full rank", ("r",))
-"""A product of rank min(inputs, outputs) is any matrix; PiSSA has no more singular vectors, and
+"""At rank min(inputs, outputs), B·A can be any matrix; PiSSA has no more singular vectors, and
 RandLoRA no wider products."""
 
 RANK_BY_LAYER = replace(RANK_OF_WEIGHT, by_layer=True)
-"""Of methods whose configuration has a `rank_pattern` and an `alpha_pattern`."""
+"""For methods whose configuration has a `rank_pattern` and an `alpha_pattern`."""
 
 LORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i))
 """r(o + i): A and B (Hu et al. 2021, section 4.1; `LoraLayer.update_layer`)."""
 
 _DORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i) + o)
-"""LoRA's, and a length for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)."""
+"""LoRA's count plus a magnitude for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)."""
 
 _LORA_FA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * o)
-"""r·o: B alone, as A is frozen by the optimizer (`create_lorafa_optimizer`)."""
+"""r·o: only B, since the optimizer freezes A (`create_lorafa_optimizer`)."""
 
 _ADALORA_COUNT = LayerCount(
     lambda o, i, values: max(int(values["init_r"]), int(values["r"])) * (o + i + 1)
 )
-"""R(o + i + 1) at the first rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
-`AdaLoraLayer.update_layer`). Ranks that are taken away stay as zeros, so as many are trained."""
+"""R(o + i + 1) with the initial rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
+`AdaLoraLayer.update_layer`). Pruned ranks stay as zeros, so the count does not fall."""
 
 
 def _lora_config(**options: Any) -> Callable[[Values, RunPlan], PeftConfig]:
-    """A maker of LoRA configurations with these options of PEFT's `LoraConfig` set."""
+    """A factory for PEFT's `LoraConfig` with these options."""
     usual: dict[str, Any] = {
         "r": whole("r"), "lora_alpha": whole("alpha"), "lora_dropout": real("dropout")
     }  # fmt: skip
@@ -142,7 +142,7 @@ PISSA = replace(
     reaches_experts=False,
     peft_traits=PeftTraits("LORA", start="pissa"),
     probe=ProbePlan(
-        same_logits=1e-3,  # its weights were taken apart and put together again
+        same_logits=1e-3,  # the weights were decomposed and recombined
         note="Saved as plain LoRA of twice the rank, it goes with the unchanged base.",
     ),
 )
@@ -244,10 +244,10 @@ LORA_FA = replace(
 
 
 def _adalora_config(values: Values, plan: RunPlan) -> PeftConfig:
-    """The budget falls from `init_r` to `r` in the middle of the run.
+    """Configures the rank budget, which falls from `init_r` to `r` during the run.
 
-    Zhang et al. 2023, section 3.3: constant for a first part, cubic in between, and constant in
-    the last part, a tenth, six and three tenths of the steps here.
+    Zhang et al. 2023, section 3.3: constant in the first part, a cubic decrease, and constant in
+    the last part; here 10 %, 60 % and 30 % of the steps.
     """
     from peft import AdaLoraConfig
 
@@ -268,9 +268,9 @@ def _adalora_config(values: Values, plan: RunPlan) -> PeftConfig:
 
 
 def _after_adalora_step(model: Any, step: int, skipped: Callable[[], bool]) -> None:
-    """Hands out the ranks by gradients (Zhang et al. 2023, section 3.2).
+    """Reallocates the ranks by gradient scores (Zhang et al. 2023, section 3.2).
 
-    While it does, a step that was skipped tells it nothing, and an infinite score would stay.
+    Ignores skipped steps until the final phase: their infinite gradients would stay in the scores.
     """
     tuner = model.base_model
     config = tuner.peft_config[tuner.trainable_adapter_name]
@@ -280,10 +280,10 @@ def _after_adalora_step(model: Any, step: int, skipped: Callable[[], bool]) -> N
 
 
 def _orthogonality(model: Any) -> Tensor | None:
-    """Keeps the directions orthogonal: the mean over the matrices A and B of ||A Aᵀ - I|| and
-    ||Bᵀ B - I||, times its weight (Zhang et al. 2023, equation 4).
+    """The orthogonality loss: the mean over the matrices A and B of ||A Aᵀ - I|| and ||Bᵀ B - I||,
+    times its weight (Zhang et al. 2023, equation 4).
 
-    PEFT adds it only where the model itself returns the loss.
+    PEFT adds it only if the model itself computes the loss.
     """
     import torch
 
@@ -322,7 +322,7 @@ def orthogonality(model):
 
 
 def _script_orthogonality(config: Mapping[str, Any]) -> str:
-    """Of a configuration without what stands at PEFT's defaults."""
+    """`config` contains only values that differ from PEFT's defaults."""
     return "" if config.get("orth_reg_weight") == 0 else _ORTHOGONALITY_SCRIPT
 
 

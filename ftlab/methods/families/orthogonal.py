@@ -1,4 +1,4 @@
-"""Methods that turn the weights: what they learn is orthogonal, so lengths and angles are kept."""
+"""Methods that rotate the weights with an orthogonal matrix, which keeps lengths and angles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REFLECTIONS = LayerLimit("the number of reflections", lambda o, i: i, "the inpu
 
 
 def _blocks_divide(shape: ModelShape, values: Values) -> Misfit | None:
-    """A block size must divide the inputs of every layer that is turned."""
+    """The block size must divide the inputs of every adapted layer."""
     block = int(values["block"])
     odd = next((x for x in targeted(shape, values) if x.inputs > block and x.inputs % block), None)
     if odd is None:
@@ -35,9 +35,9 @@ def _blocks_divide(shape: ModelShape, values: Values) -> Misfit | None:
 
 
 def _reflections_in_pairs(shape: ModelShape, values: Values) -> Misfit | None:
-    """As many as there are inputs, in pairs that cancel out at the start.
+    """The number must be even: reflections are initialised in pairs that cancel out.
 
-    An odd number begins as a random turn of every weight (`HRALayer.reset_hra_parameters`).
+    With an odd number, all weights start randomly reflected (`HRALayer.reset_hra_parameters`).
     """
     number = int(values["r"])
     if number % 2 == 0:
@@ -99,8 +99,8 @@ BOFT = MethodSpec(
         Hyperparameter("block", "Block size", "int", 4, "Inputs that are turned together.", 2, 256),
         LAYERS,
     ),
-    # One butterfly factor: PEFT takes no more where it cannot build its CUDA kernel, and says so
-    # in a warning alone.
+    # One butterfly factor: if PEFT cannot build its CUDA kernel, it falls back to one with only a
+    # warning.
     peft_config=layer_config("BOFTConfig", boft_block_size=whole("block")),
     applies=needs_plain_layers,
     fits=_blocks_divide,

@@ -1,4 +1,4 @@
-"""Prompt methods: learnt vectors stand before the question, and no weight changes."""
+"""Prompt methods: they train vectors that are prepended to the question; no weight changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _TEXT = Hyperparameter(
 def _prompt_tuning_config(values: Values, plan: RunPlan) -> PeftConfig:
     from peft import PromptTuningConfig
 
-    # Lester et al. 2021, figure 3b: starting from words of the vocabulary beats random numbers.
+    # Lester et al. 2021, figure 3b: initialising from vocabulary words beats random numbers.
     start = str(values["start"])
     of_text: dict[str, Any] = {
         "prompt_tuning_init_text": str(values["text"]),
@@ -61,10 +61,10 @@ def _count_prompt(shape: ModelShape, values: Values) -> int:
 
 
 def _count_p_tuning(shape: ModelShape, values: Values) -> int:
-    """The vectors, and the network of three layers that they come out of (`PromptEncoder`).
+    """The input vectors and the network with three layers that encodes them (`PromptEncoder`).
 
-    tokens · h + (hH + H) + (H² + H) + (Hh + h), with h the model's width and H the network's. All
-    that is trained: the tokens · h vectors that come out are all that is shipped.
+    tokens · h + (hH + H) + (H² + H) + (Hh + h), with h the model's hidden size and H the network's.
+    All of these are trained; only the tokens · h output vectors are saved.
     """
     width, inner = shape.hidden, int(values["hidden"])
     network = width * inner + inner + inner * inner + inner + inner * width + width
@@ -72,7 +72,7 @@ def _count_p_tuning(shape: ModelShape, values: Values) -> int:
 
 
 def _count_prefix(shape: ModelShape, values: Values) -> int:
-    """tokens · layers · 2 · width of the keys (Li & Liang 2021, section 4.2; `PrefixEncoder`)."""
+    """tokens · layers · 2 · key width (Li & Liang 2021, section 4.2; `PrefixEncoder`)."""
     return int(values["tokens"]) * shape.layers * 2 * shape.key_width
 
 

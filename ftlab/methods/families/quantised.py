@@ -1,4 +1,4 @@
-"""LoRA and DoRA on a base that is held in fewer bits."""
+"""LoRA and DoRA on a quantised base."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Overlays of another form than B·A: random projections, products, spectra, a few entries, scales.
+"""Adapters of a form other than B·A: random projections, products, spectra, sparse, scales.
 
-Each count is read off the layer that PEFT 0.21 makes, and named with the place; o and i are the
-outputs and inputs of a layer.
+Each parameter count follows the layer of PEFT 0.21, with the source named; o and i are the outputs
+and inputs of a layer.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _ROWS_OF_BLOCK = LayerLimit("rank", lambda o, i: i, "the inputs", ("r",))
 """`MissLayer.update_layer` refuses more."""
 
 _FOURIERFT_COUNT = LayerCount(lambda o, i, values: int(values["n"]))
-"""n spectral entries a layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)."""
+"""n spectral entries per layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)."""
 
 _FREQUENCIES = LayerLimit(
     "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", ("n",)
 )
 
 _SHIRA_COUNT = LORA_COUNT
-"""As many entries as a LoRA of rank r has (`ShiraLayer.update_layer`)."""
+"""As many entries as LoRA of rank r has (`ShiraLayer.update_layer`)."""
 
 _ENTRIES = LayerLimit(
     "rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", ("r",)
 )
-"""r(outputs + inputs) entries cannot be more than there are (`ShiraLayer.update_layer`)."""
+"""r(outputs + inputs) cannot exceed the weight's entries (`ShiraLayer.update_layer`)."""
 
 
 def _randlora_layer(o: int, i: int, values: Values) -> int:
@@ -68,8 +68,8 @@ def _randlora_layer(o: int, i: int, values: Values) -> int:
 
 
 _RANDLORA_COUNT = LayerCount(_randlora_layer)
-"""N(r + m), with m = min(o, i) and N = ceil(m / r) products: Λ of r and Γ of m numbers each (Albert
-et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
+"""N(r + m), with m = min(o, i) and N = ceil(m / r) products, each with Λ of r and Γ of m numbers
+(Albert et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
 
 
 def _lokr_layer(o: int, i: int, values: Values) -> int:
@@ -80,14 +80,14 @@ def _lokr_layer(o: int, i: int, values: Values) -> int:
 
 
 def _factors(number: int) -> tuple[int, int]:
-    """The two factors nearest to each other, the smaller first (PEFT's `factorization`)."""
+    """The two closest factors of a number, the smaller first (PEFT's `factorization`)."""
     smaller = next(n for n in range(math.isqrt(number), 0, -1) if number % n == 0)
     return smaller, number // smaller
 
 
 _LOKR_COUNT = LayerCount(_lokr_layer)
-"""o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; from r = max(o₂, i₂) / 2
-on the second matrix is whole: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.update_layer`)."""
+"""o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; for r ≥ max(o₂, i₂) / 2
+the second matrix is full: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.update_layer`)."""
 
 VERA = MethodSpec(
     id="vera",
@@ -286,15 +286,15 @@ IA3_LAYERS: dict[str, tuple[str, ...]] = {
     "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
     "falcon": ("query_key_value", "dense_4h_to_h"),
 }
-"""The layers that IA3 scales, which PEFT picks by itself: a copy of those for causal language
-models in `TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING`, as in `families/full.py`."""
+"""The layers that IA3 scales: PEFT's defaults for causal language models, copied from
+`TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING`, for the reason in `families/full.py`."""
 
 IA3_INPUTS = ("down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h")
-"""Last names of those whose inputs it scales (PEFT's `feedforward_modules`); else the outputs."""
+"""Last names of layers with scaled inputs (PEFT's `feedforward_modules`); others: outputs."""
 
 
 def _count_ia3(shape: ModelShape, values: Values) -> int | None:
-    """i for a feed-forward layer, o for another (Liu et al. 2022, section 3.3; `IA3Layer`)."""
+    """i per feed-forward layer, o per other layer (Liu et al. 2022, section 3.3; `IA3Layer`)."""
     if shape.has_experts:
         return None
     layers = shape.named(IA3_LAYERS.get(shape.architecture, ()))

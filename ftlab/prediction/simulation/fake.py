@@ -1,12 +1,12 @@
 """A model without weights: built on torch's meta device, then given fake tensors on the CPU.
 
-Fake tensors have shape, stride and dtype but no memory, and every operation on them gives fake
-tensors again. Those on `meta` will not do: a cache of keys and values fails on them; those on
-`cuda` end the process where torch is built for the CPU.
+Fake tensors have shape, stride and dtype but no memory, and operations on them return fake tensors.
+They cannot be on `meta`, because a key-value cache fails there, and not on `cuda`, because that
+ends the process if torch is built for the CPU.
 
-PEFT moves an adapter's weights to the base's device, but leaves some tensors on the host. Fake
-tensors all lie on one device, so those are marked by a type of their own: each use copies them.
-FRoD's are saved in their own type; `decompositions` copies them.
+PEFT moves an adapter's weights to the base's device, but leaves some tensors on the host. All fake
+tensors are on one device, so host tensors are marked by a special dtype: each use copies them.
+FRoD's tensors keep their dtype, because they are saved; `starts.py` copies them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) -> Any:
-    """The causal language model of that config on the meta device, its weights in that dtype.
+    """Returns the causal language model of the config on the meta device, with weights in `dtype`.
 
-    "sdpa" is left to transformers, which takes eager attention where a model has no other.
+    For "sdpa" transformers chooses, and falls back to eager attention if the model has no other.
     """
     chosen = None if attention == "sdpa" else attention
     with default_dtype(dtype), torch.device("meta"):
@@ -66,10 +66,10 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype, attention: str) ->
 
 
 def make_fake(model: nn.Module) -> None:
-    """Puts fake tensors in the place of all that the model holds; to be called in a fake mode.
+    """Replaces all tensors of the model by fake tensors; call it in a fake mode.
 
-    A tensor that is held in several places stays one, and a part of a larger one keeps all of it.
-    PEFT keeps some outside parameters and buffers, in attributes and dictionaries.
+    A shared tensor stays shared, and a view stays a view of its whole storage. PEFT keeps some
+    tensors outside parameters and buffers, in attributes and dictionaries.
     """
     made: dict[int, tuple[Tensor, Tensor]] = {}
     wholes: dict[int, Tensor] = {}
@@ -77,7 +77,7 @@ def make_fake(model: nn.Module) -> None:
     def fake(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
             twin = _fake(tensor, wholes)
-            made[id(tensor)] = (twin, tensor)  # the old one is kept, so its id is its own
+            made[id(tensor)] = (twin, tensor)  # keeps the old one, so that its id is not reused
         return made[id(tensor)][0]
 
     for module in model.modules():
@@ -94,7 +94,7 @@ def make_fake(model: nn.Module) -> None:
 
 
 def _fake(tensor: Tensor, wholes: dict[int, Tensor]) -> Tensor:
-    """`wholes` are those made so far of which tensors are a part, by their storage."""
+    """Returns the fake tensor; `wholes` holds the full storages of views so far."""
     storage, size = tensor.untyped_storage(), tensor.element_size()
     if storage.nbytes() > tensor.numel() * size:
         whole = wholes.setdefault(
@@ -110,13 +110,14 @@ def _fake(tensor: Tensor, wholes: dict[int, Tensor]) -> Tensor:
 
 
 class Guesses(TorchFunctionMode):
-    """Answers questions on values, which fake tensors have not.
+    """Answers operations that need values, which fake tensors lack.
 
-    LoHa and LoKr ask whether a random number lies above a dropout that is 0: it does. bitsandbytes
-    writes a number of its own down. VB-LoRA looks for infinite logits: there are none. WaveFT
-    leaves out entries beyond the edge: none lies there. A mask over rows and positions picks as
-    many of them as `picked` says, and those of a step that carry loss are known. AdaLoRA's rank
-    pattern is a list of truth values, whose places are known.
+    - LoHa and LoKr check whether a random number is above a dropout of 0: True.
+    - bitsandbytes reads one number with `item`: 0.
+    - VB-LoRA checks for infinite logits: none.
+    - WaveFT drops entries outside the matrix: none.
+    - A mask over rows and positions selects `picked` of them, the known number with loss in a step.
+    - AdaLoRA's rank pattern is a list of booleans, whose indices are known.
     """
 
     def __init__(self, picked: int) -> None:
@@ -125,7 +126,7 @@ class Guesses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.isinf:
-            return torch.tensor(False)  # as a constant, which can be asked
+            return torch.tensor(False)  # a constant, whose value is known
         if func is Tensor.__getitem__ and _has_truths(args[1]):
             return args[0][_with_places_of_truths(args[1])]
         if func is Tensor.__getitem__ and _picks_entries(args[1]):
@@ -168,18 +169,17 @@ def _picks_entries(index: Any) -> bool:
 
 
 def _with_places(index: Any) -> Any:
-    """The index with the places of all entries instead of the mask."""
+    """Returns the index with the indices of all entries instead of the mask."""
     if isinstance(index, tuple):
         return tuple(_with_places(part) for part in index)
     return torch.arange(len(index)) if _is_mask(index) else index
 
 
 def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
-    """The config of a causal language model.
+    """Returns the config of a causal language model.
 
-    Raises `FtlabError` for a model that needs code of its own, one that is already quantised, one
-    larger than any published, one that transformers does not know, and one that is no causal
-    language model.
+    Raises `FtlabError` for a model that needs its own code, is already quantised, is larger than
+    any published model, is unknown to transformers, or is not a causal language model.
     """
     check_sizes(config)
     if "auto_map" in config:
@@ -203,7 +203,7 @@ def read_config(config: Mapping[str, Any]) -> PretrainedConfig:
         raise FtlabError(f"transformers has no model_type '{kind[:60]}'.{nearest}")
     try:
         made = CONFIG_MAPPING[kind].from_dict(dict(config))
-    except Exception as error:  # a config class may refuse in any way
+    except Exception as error:  # a config class may raise any error
         raise FtlabError(
             f"The config of this {kind} model cannot be read: {one_line(error)[:200].rstrip('.')}."
         ) from error
@@ -220,7 +220,7 @@ _COPIED = frozenset({"frod_V", "frod_U", "frod_s_indices", "frod_s_size"})
 
 
 def put_on_host(model: nn.Module) -> None:
-    """Marks the buffers of a model in a fake mode."""
+    """Marks the buffers that stay on the host, by dtype float64; call it in a fake mode."""
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name in _MARKED:
@@ -228,7 +228,7 @@ def put_on_host(model: nn.Module) -> None:
 
 
 def on_device(model: nn.Module, device: DeviceKind) -> Iterator[Tensor]:
-    """Parameters and buffers that are in the device's memory all the time."""
+    """Yields the parameters and buffers that are permanently in the device's memory."""
     away = _sent_away(model) if device == "cuda" else frozenset()
     yield from (parameter for parameter in model.parameters() if id(parameter) not in away)
     for name, buffer in model.named_buffers():
@@ -238,7 +238,7 @@ def on_device(model: nn.Module, device: DeviceKind) -> Iterator[Tensor]:
 
 
 def _sent_away(model: nn.Module) -> frozenset[int]:
-    """Weights of the base that FRoD needs no more in a step, and sends to the host, by their id."""
+    """Returns the ids of base weights that FRoD does not need in a step and moves to the host."""
     layers = (module for module in model.modules() if isinstance(module, FrodLayer))
     return frozenset(
         id(layer.get_base_layer().weight)
@@ -247,14 +247,14 @@ def _sent_away(model: nn.Module) -> frozenset[int]:
     )
 
 
-_STATE, _NO_KEY = _CacheKeyState(None), _DispatchCacheKey(())  # of tensors without symbols
+_STATE, _NO_KEY = _CacheKeyState(None), _DispatchCacheKey(())  # for tensors without symbolic sizes
 
 
 class QuickFakeMode(FakeTensorMode):
     """torch's mode for dense tensors of known sizes, with one default dtype and no inference mode.
 
-    torch remembers what an operation returned under a key that also tells sparse, conjugate and
-    symbolic tensors apart; making these keys is a third of the time of a simulated step.
+    torch caches the result of an operation under a key that also covers sparse, conjugate and
+    symbolic tensors. Building these keys takes a third of the time of a simulated step.
     """
 
     def __init__(self) -> None:
@@ -263,12 +263,13 @@ class QuickFakeMode(FakeTensorMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled here, and torch's guard against it takes its time."""
+        """Returns False: nothing is compiled here, and torch's Dynamo guard is slow."""
         return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = MappingProxyType({})
     ) -> Any:
+        # torch would process each of a thousand tensors: half of the time of a deep model's step.
         if _gives_nothing(func) and not any(map(_has_value, args[0])):
             return None
         if func in _DISPATCH_META_HANDLERS or func in _DISPATCH_HANDLE_DIRECTLY:
@@ -279,7 +280,7 @@ class QuickFakeMode(FakeTensorMode):
         try:
             key = func, _key(args), _key(kwargs.items())
             is_known = key in self._known
-        except TypeError:  # something without a hash, or a tensor that is not fake
+        except TypeError:  # an unhashable value, or a tensor that is not fake
             return super()._cached_dispatch_impl(func, types, args, kwargs)
         if is_known:
             known = self._known[key]
@@ -291,7 +292,7 @@ class QuickFakeMode(FakeTensorMode):
         return result
 
     def _remembered(self, func: Any, args: Any, kwargs: Any) -> _DispatchCacheValidEntry | None:
-        """What torch has remembered; `None` of an operation that it always does anew."""
+        """Returns torch's cache entry; `None` for an operation that torch does not cache."""
         try:
             entry = self.cache.get(self._cache_key(_STATE, func, args, kwargs))
         except _BypassDispatchCache:
@@ -301,19 +302,18 @@ class QuickFakeMode(FakeTensorMode):
 
 @cache
 def _gives_nothing(func: Any) -> bool:
-    """Whether it changes a list of tensors in place, as optimizers do, and no more: torch would
-    look at each of a thousand tensors, which takes half of the time of a deep model's step."""
+    """Whether it only changes a list of tensors in place, as optimizers do."""
     is_of_lists = func.__name__.startswith(("_foreach_", "_fused_"))
     return is_of_lists and not func._schema.returns
 
 
 def _has_value(tensor: Any) -> bool:
-    """Whether it is known what stands in it, as in Adam's count of its steps."""
+    """Whether its value is known, as for Adam's step counter."""
     return not isinstance(tensor, FakeTensor) or tensor.constant is not None
 
 
 def _key(values: Iterable[Any]) -> Hashable:
-    """All that tells arguments apart; raises `TypeError` for a tensor with values."""
+    """Returns a cache key of the arguments; raises `TypeError` for a tensor with values."""
     return tuple([_key_of(value) for value in values])
 
 
@@ -329,4 +329,4 @@ def _key_of(value: Any) -> Hashable:
         raise TypeError("it is not fake")
     if isinstance(value, list | tuple):
         return _key(value)
-    return type(value), value  # 1 and 1.0 have one hash, and give different types
+    return type(value), value  # 1 and 1.0 are equal, but give different result types

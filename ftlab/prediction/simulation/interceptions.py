@@ -1,7 +1,7 @@
-"""What CUDA's kernels take within themselves, made visible to the log.
+"""Makes memory that CUDA kernels allocate internally visible to the allocation log.
 
-A dispatch mode sees what an operation returns, not what its kernel takes and gives back. Two take
-much, and fake operations leave both out. One takes less than on a CPU.
+A dispatch mode sees the results of an operation, not what its kernel allocates and frees. Two
+kernels allocate much, and fake operations omit both. One kernel allocates less than on a CPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 
 
 class CudaAllocationLog(AllocationLog):
-    """Records a step on fake CPU tensors as its kernels on CUDA would take memory."""
+    """Logs a step on fake CPU tensors with the allocations of CUDA kernels."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._softmax_backward_data.default:
@@ -46,7 +46,7 @@ class CudaAllocationLog(AllocationLog):
 
 
 class PackedAllocationLog(CudaAllocationLog):
-    """The same over a base in fewer bits."""
+    """The same for a quantised base."""
 
     def __init__(self) -> None:
         from bitsandbytes.backends.default.ops import _gemm_4bit_default_impl
@@ -59,13 +59,13 @@ class PackedAllocationLog(CudaAllocationLog):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is self._gemm:
-            with self:  # for many rows the weight is first unpacked, into 16 bits
+            with self:  # for many rows the weight is first unpacked to 16 bits
                 return self._by_parts(*args, **(kwargs or {}))
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 class _WideSoftmax(torch.autograd.Function):
-    """The softmax in fp32 of an input in 16 bits, without a copy of the input in 32."""
+    """The fp32 softmax of a 16-bit input, without an fp32 copy of the input."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
@@ -84,10 +84,10 @@ class _WideSoftmax(torch.autograd.Function):
 
 
 class HalfSoftmax(TorchFunctionMode):
-    """Has fp16 turned to fp32 within the kernel, as on CUDA; bf16 is copied there as well.
+    """Converts fp16 to fp32 inside the softmax kernel, as on CUDA; bf16 would be copied there.
 
-    `softmax` of aten/src/ATen/native/SoftMax.cpp asks for it of CUDA's fp16 alone. The app's own
-    step holds bf16 in the place of fp16.
+    `softmax` in aten/src/ATen/native/SoftMax.cpp does this only for fp16 on CUDA. The app's own
+    step is simulated with bf16 instead of fp16, so bf16 is converted here too.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,7 +101,7 @@ class HalfSoftmax(TorchFunctionMode):
 
 @contextmanager
 def kernels_of(step: Step) -> Iterator[AllocationLog]:
-    """A log, with the kernels in place that a run of the step takes on its device."""
+    """Yields a log, and installs the kernels that the step uses on its device."""
     with ExitStack() as stack:
         stack.enter_context(_attention_of(step))
         stack.enter_context(one_sequence_a_row())
@@ -118,9 +118,9 @@ def kernels_of(step: Step) -> Iterator[AllocationLog]:
 
 @contextmanager
 def _attention_of(step: Step) -> Iterator[None]:
-    """Has models take the attention that a run on the step's device takes.
+    """Makes models use the attention that a run uses on the step's device.
 
-    The standard loop takes transformers' own on a GPU, whatever that costs there.
+    The standard loop uses transformers' own attention on a GPU, whatever its cost.
     """
     function: Any = sdpa_attention_forward
     if step.device == "cpu":
@@ -137,7 +137,7 @@ def _attention_of(step: Step) -> Iterator[None]:
 
 @contextmanager
 def eight_bits_as_on_cuda() -> Iterator[None]:
-    """Has int8 layers multiply as on CUDA; on a CPU bitsandbytes takes another way in training."""
+    """Makes int8 layers multiply as on CUDA; on a CPU bitsandbytes trains with other code."""
     import bitsandbytes as bnb
     from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
 

@@ -1,4 +1,4 @@
-"""One question answered: built, simulated, counted; what cannot be is said in a sentence."""
+"""Answers one question: builds the model, simulates the step, counts; failures give a reason."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ftlab.prediction.simulation.step import Sizes, build, count, simulate
 
 
 def predict(question: Question) -> Prediction:
-    """What the method would take on the model; raises nothing but `MemoryError`.
+    """Predicts the memory of the method on the model; raises nothing but `MemoryError`.
 
-    Where the step cannot be simulated, parameters and file are still counted.
+    If the step cannot be simulated, parameters and file size are still counted.
     """
-    gc.disable()  # so that what nothing refers to is gone at once, and nothing else at odd times
+    gc.disable()  # so that tensors are freed only by reference counting, at defined times
     try:
         return answer(question)
     finally:
@@ -34,7 +34,7 @@ def predict(question: Question) -> Prediction:
 
 
 def answer(question: Question) -> Prediction:
-    """What `predict` gives, for a process that searches no garbage."""
+    """Same as `predict`, for a process with garbage collection disabled."""
     began = time.perf_counter()
     variant = question.variant
     known = Prediction(variant.method, variant.label)
@@ -81,7 +81,7 @@ def _with_sizes(known: Prediction, sizes: Sizes) -> Prediction:
 
 
 def _in_closed_form(question: Question, known: Prediction) -> Prediction:
-    """The memory by formula, where the model is one that it holds for."""
+    """Adds the memory from formulas, if they apply to the model."""
     size = dimensions(question.config)
     if size is None or known.trainable_params is None or known.total_params is None:
         return known
@@ -98,7 +98,7 @@ def _in_closed_form(question: Question, known: Prediction) -> Prediction:
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
-    """Libraries say in words of their own that the system gave them none."""
+    """Raises `MemoryError`; some libraries report it only in the message of another error."""
     if isinstance(error, MemoryError) or "allocate memory" in str(error):
         raise MemoryError from error
 
@@ -111,7 +111,7 @@ def _not_simulated(error: Exception) -> str:
 
 
 def check_length(config: Any, length: int) -> None:
-    """Refuses more tokens than the model can tell apart."""
+    """Raises `FtlabError` if the length is above the model's number of positions."""
     most = getattr(config.get_text_config(), "max_position_embeddings", None)
     if isinstance(most, int) and length > most:
         raise FtlabError(

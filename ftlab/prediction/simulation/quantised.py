@@ -1,4 +1,4 @@
-"""Bases in 4 and 8 bits under fake tensors: bitsandbytes' layers around weights of no memory."""
+"""4-bit and 8-bit bases with fake tensors: bitsandbytes' layers around weights without memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ftlab.training.allocations import AllocationLog
 Precision = Literal["nf4", "nf4-double", "int8"]
 
 _BLOCK, _NESTED_BLOCK = 64, 256
-"""Weights that share a scale, and scales that share one (Dettmers et al. 2023, section 3)."""
+"""Weights per scale, and scales per outer scale (Dettmers et al. 2023, section 3)."""
 
 
 def quantisation(precision: Precision, compute: torch.dtype) -> BitsAndBytesConfig:
-    """As transformers loads it. Outliers in 8 bits depend on values, so none are looked for."""
+    """Returns transformers' config; without 8-bit outliers, because they depend on values."""
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
     return BitsAndBytesConfig(
@@ -32,7 +32,7 @@ def quantisation(precision: Precision, compute: torch.dtype) -> BitsAndBytesConf
 
 
 def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
-    """The model on the meta device with bitsandbytes' layers; the output layer stays as it is."""
+    """Replaces the layers of a meta-device model by bitsandbytes', except the output layer."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
     config = quantisation(precision, compute)
@@ -55,8 +55,8 @@ def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
 
 
 def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
-    """Gives every layer its packed weight and its scales; to be called in a fake mode."""
-    shared = torch.empty(256)  # the map of 8-bit scales, which bitsandbytes keeps once
+    """Gives every layer its packed weight and its scales; call it in a fake mode."""
+    shared = torch.empty(256)  # the code of 8-bit scales, which all layers share
     for layer in packed_layers(model):
         if has_four_bits(layer):
             _four_bits(layer, dtype, shared)
@@ -65,7 +65,7 @@ def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def unpacked(layer: Any) -> Tensor:
-    """The weight in its own type, as DoRA asks for it; a plain layer's is handed out itself."""
+    """Returns the unpacked weight, as DoRA needs it; a plain layer's weight is returned as is."""
     weight: Any = layer.weight
     state = getattr(weight, "quant_state", None)
     if state is None:
@@ -76,7 +76,7 @@ def unpacked(layer: Any) -> Tensor:
 
 
 def logical_size(parameter: Any) -> int:
-    """Numbers that it stands for: a packed one holds two in each byte."""
+    """Returns the number of logical values; a packed weight holds two per byte."""
     state = getattr(parameter, "quant_state", None)
     return int(parameter.numel() if state is None else state.shape.numel())
 
@@ -119,14 +119,14 @@ _NUMBER = re.compile(r"(\d+)")
 
 
 def log_loading(model: nn.Module, loaded: torch.dtype, log: AllocationLog) -> None:
-    """Records it for a model in a fake mode, whose weights were in `loaded` in the file."""
+    """Logs the allocations of loading a model in a fake mode; `loaded` is the file's dtype."""
     packed = {id(layer.weight): layer for layer in packed_layers(model)}
     frozen = list(_frozen(model))
     room = sum(
         weight.numel() * (weight.element_size() if id(weight) in packed else loaded.itemsize)
         for weight in frozen
     )
-    log.name([torch.empty(room, dtype=torch.uint8)], "temporary")  # given back at once
+    log.name([torch.empty(room, dtype=torch.uint8)], "temporary")  # released at once
     copies: list[tuple[Tensor, Tensor]] = []
     for weight in frozen:
         if id(weight) in packed:
@@ -145,7 +145,7 @@ def log_loading(model: nn.Module, loaded: torch.dtype, log: AllocationLog) -> No
 
 
 def _frozen(model: nn.Module) -> Iterator[Any]:
-    """The weights that do not learn, in the order of a checkpoint's names."""
+    """Yields the frozen weights in the order of names in a checkpoint."""
     named = ((name, weight) for name, weight in model.named_parameters())
     for _, weight in sorted(named, key=lambda item: _order(item[0])):
         if not weight.requires_grad:

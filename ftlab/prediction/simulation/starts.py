@@ -1,7 +1,7 @@
-"""Adapters that start from a decomposition of the base's weights, or from a draw over all of them.
+"""Patches for adapters that are initialised from a decomposition of the base, or by random draws.
 
-Neither can be computed without weights, and only its sizes matter to memory: each is replaced by
-tensors of those sizes. What PEFT then computes with them is left as it is.
+Neither can be computed without weights, and memory depends only on sizes. So each result is
+replaced by empty tensors of the same sizes. What PEFT computes with them is unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ftlab.prediction.simulation.quantised import unpacked
 
 @contextmanager
 def known_decompositions(on_cuda: bool) -> Iterator[None]:
-    """To be entered while an adapter is laid over a model on the meta device."""
+    """Patches the decompositions while an adapter is applied to a model on the meta device."""
     with ExitStack() as stack:
         stack.enter_context(_NoHost())
         stack.enter_context(patch.object(UniLoraModel, "_assign_unilora_indices_and_scales", _draw))
@@ -48,7 +48,7 @@ def known_decompositions(on_cuda: bool) -> Iterator[None]:
         stack.enter_context(patch.object(adamss, "slice_pca", _slice_pca))
         stack.enter_context(patch.object(adamss, "clustering_Z", _even_clusters))
         stack.enter_context(patch.object(adamss, "seg_locations", _locations))
-        if find_spec("sklearn") is None:  # AdaMSS's configuration asks for it, its shapes do not
+        if find_spec("sklearn") is None:  # AdaMSS's config requires it, its shapes do not
             stack.enter_context(patch.dict(sys.modules, {"sklearn": ModuleType("sklearn")}))
         if on_cuda:
             stack.enter_context(patch.object(torch.linalg, "svd", _by_rows(torch.linalg.svd)))
@@ -56,7 +56,7 @@ def known_decompositions(on_cuda: bool) -> Iterator[None]:
 
 
 class _NoHost(TorchFunctionMode):
-    """What would be copied to the host stays on the meta device, from which nothing can be copied.
+    """Ignores copies to the host, which are not possible from the meta device.
 
     FRoD keeps its factors on the host.
     """
@@ -75,9 +75,9 @@ def _is_host(value: Any) -> bool:
 
 
 def _by_rows(svd: Any) -> Any:
-    """On CUDA the last factor lies by rows (`linalg_svd` of BatchLinearAlgebra.cpp, with cuSOLVER).
+    """Makes the last factor row-major, as CUDA (`linalg_svd` in BatchLinearAlgebra.cpp, cuSOLVER).
 
-    The first rows of it are then contiguous as they are, and who keeps them keeps all.
+    A slice of its first rows is then contiguous, so it keeps the storage of the whole factor alive.
     """
 
     def decomposed(matrix: Tensor, *args: Any, **options: Any) -> Any:
@@ -89,7 +89,7 @@ def _by_rows(svd: Any) -> Any:
 
 
 def _draw(self: Any, adapter: str) -> None:
-    """UniLoRA's numbers of a bank's entries stay as they were made; each gets a scale."""
+    """Leaves UniLoRA's bank indices as created, and gives each a scale."""
     for layer in self._iter_unilora_layers():
         if adapter in layer.unilora_indices_A:
             parts = (layer.unilora_indices_A[adapter], layer.unilora_indices_B[adapter])
@@ -97,7 +97,7 @@ def _draw(self: Any, adapter: str) -> None:
 
 
 def _projections(self: Any, config: Any, adapter: str) -> None:
-    """FRoD's shared matrix and the places of its sparse entries, one of each a kind of layer."""
+    """Creates FRoD's shared matrix and the indices of its sparse entries, per kind of layer."""
     found = self._prepare_adapter_config(config, self.get_model_config(self.model))
     found = _maybe_include_all_linear_layers(found, self.model)
     if not hasattr(self, "frod_V"):
@@ -136,9 +136,9 @@ def _slice_pca(
 
 
 def _even_clusters(rows: Tensor, clusters: int, iterations: int) -> tuple[tuple[Tensor, ...], int]:
-    """Rows in clusters of one size.
+    """Splits the rows into clusters of equal size.
 
-    Their sizes do not change what is learnt, unless one has fewer rows than its rank.
+    Cluster sizes do not change the trainable parameters, unless one has fewer rows than its rank.
     """
     count = min(clusters, rows.shape[0])
     return torch.tensor_split(torch.arange(rows.shape[0]), count), count
@@ -150,9 +150,9 @@ def _locations(clusters: tuple[Tensor, ...]) -> dict[int, Tensor]:
 
 @contextmanager
 def frod_without_values(on_cuda: bool) -> Iterator[None]:
-    """To be entered while a step is computed: FRoD's factors of a weight, the sparse one densely.
+    """Replaces FRoD's factors during a step by tensors without values, the sparse one as dense.
 
-    PEFT leaves them in the host's memory, so on CUDA every use of one copies it.
+    PEFT leaves them in host memory, so on CUDA every use copies them.
     """
 
     def tensors(
@@ -180,9 +180,9 @@ def frod_without_values(on_cuda: bool) -> Iterator[None]:
 
 
 class _Dense(torch.autograd.Function):
-    """A sparse matrix as a dense one, with what its making keeps for the backward pass.
+    """A dense stand-in for a sparse matrix, with the tensors it saves for the backward pass.
 
-    Those are the places, and places and values once more after they were put in order.
+    These are the indices, and a sorted copy of indices and values.
     """
 
     @staticmethod
@@ -197,11 +197,12 @@ class _Dense(torch.autograd.Function):
 
 @contextmanager
 def known_starts(on_cuda: bool) -> Iterator[None]:
-    """Has adapters start without asking for values.
+    """Patches the initialisation of adapters, so that it needs no values.
 
-    BOFT's permutation matrices are identities with one butterfly factor; SHiRA draws at random
-    which entries of a weight it learns, and `complete` gives it places of no value; DoRA unpacks a
-    packed weight for the length of its rows; a prompt from text starts from that text's tokens.
+    - BOFT: permutation matrices are identities with one butterfly factor.
+    - SHiRA draws random entries of a weight; `complete` gives it empty indices instead.
+    - DoRA unpacks a packed weight to compute row norms.
+    - A text prompt is initialised from the vocabulary instead of the text's tokens.
     """
     start = PromptEmbedding.__init__
 
@@ -212,7 +213,7 @@ def known_starts(on_cuda: bool) -> Iterator[None]:
         return torch.zeros(len(indices), len(indices))
 
     def empty(layer: Any) -> Tensor:
-        if isinstance(layer, Conv1D):  # never packed, and with inputs first
+        if isinstance(layer, Conv1D):  # never packed; inputs are the first dimension
             return torch.empty(layer.weight.shape)
         return torch.empty(layer.out_features, layer.in_features)
 
@@ -231,7 +232,7 @@ def known_starts(on_cuda: bool) -> Iterator[None]:
 
 
 class _Placed(torch.autograd.Function):
-    """The sum of values that keeps what a sparse tensor of them keeps for the backward pass."""
+    """The sum of values, with the tensors that a sparse tensor saves for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, places: Tensor) -> Tensor:
@@ -246,10 +247,10 @@ class _Placed(torch.autograd.Function):
 
 @contextmanager
 def known_changes(on_cuda: bool) -> Iterator[None]:
-    """Has SHiRA add its entries to a weight without a sparse tensor, which has no storage.
+    """Makes SHiRA add its entries without a sparse tensor, which has no storage.
 
-    What that holds is kept all the same; the sum and its gradient are as large as the weight. DoRA
-    knows a packed weight by its class, which a fake tensor has not.
+    The saved tensors are the same; the sum and its gradient are as large as the weight. DoRA
+    recognises a packed weight by its class, which a fake tensor lacks, so it is patched too.
     """
 
     def change(self: Any, adapter: str) -> Tensor:
@@ -267,10 +268,9 @@ def known_changes(on_cuda: bool) -> Iterator[None]:
 
 
 def complete(model: nn.Module) -> None:
-    """Gives SHiRA the places of its entries, two numbers each.
+    """Gives SHiRA the indices of its entries, two numbers each.
 
-    AdaLoRA's current rank is turned from a constant into a weight that learns where PEFT casts it,
-    which it does on a base in 16 bits.
+    It also makes AdaLoRA's current rank trainable if PEFT casts it, which happens on a 16-bit base.
     """
     for module in model.modules():
         if isinstance(module, AdaLoraLayer):

@@ -1,10 +1,10 @@
-"""One training step and scoring of a model without weights, and the memory that they would take.
+"""Simulates one training step and scoring of a model without weights, and predicts their memory.
 
-The step is that of the app (`ftlab.training`), or the standard loop that published measurements
-were made with: the model's own loss over the logits of all positions, AdamW, gradients clipped.
+The step is that of the app (`ftlab.training`), or the standard loop of published measurements: the
+model's own loss over the logits of all positions, AdamW, clipped gradients.
 
-Scoring: the prompts of a batch are read at once, and their keys and values kept for every token
-that follows: on a small training batch that can be more than the training itself took.
+Scoring reads all prompts of a batch at once and caches their keys and values for later tokens. With
+a small training batch this can take more memory than the training.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ from ftlab.training.model import (
 from ftlab.training.step import IGNORED, Arithmetic, Batch, completion_losses
 
 _RATE = 1e-4
-_BLOCK = 256  # numbers that share a scale (Dettmers et al. 2022, section 2.1)
-_SMALLEST = 4_096  # parameters of fewer numbers keep fp32 state (bitsandbytes' min_8bit_size)
+_BLOCK = 256  # numbers per scale (Dettmers et al. 2022, section 2.1)
+_SMALLEST = 4_096  # smaller parameters keep fp32 state (bitsandbytes' min_8bit_size)
 
 
 class EightBitAdamW(Optimizer):
-    """State as bitsandbytes' 8-bit AdamW lays it out; its kernel takes nothing beside it.
+    """Creates the state of bitsandbytes' 8-bit AdamW, whose kernel allocates nothing else.
 
-    Paged state lies in memory that torch's allocator does not count. `in_32_bits` are parameters,
-    by their id, whose state is not packed.
+    Paged state is in memory that torch's allocator does not count. `in_32_bits` holds the ids of
+    parameters with 32-bit state.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class EightBitAdamW(Optimizer):
 
 
 def make_optimizer(model: nn.Module, variant: Variant, step: Step) -> Optimizer:
-    """The method's own where it has one, else the chosen one, over what learns.
+    """Returns the method's own optimizer, else the chosen one, over the trainable parameters.
 
-    AdamW of the standard loop computes on all parameters at once (`foreach`, torch's default on
-    CUDA); the app's own step takes the fused one.
+    In the standard loop AdamW is the `foreach` implementation, torch's default on CUDA, which
+    computes on all parameters at once; in the app's own step it is the fused one.
     """
     options: dict[str, Any] = {"lr": _RATE}
     chosen: Any = EightBitAdamW
@@ -128,7 +128,7 @@ def make_optimizer(model: nn.Module, variant: Variant, step: Step) -> Optimizer:
 
 
 def _embeddings(model: nn.Module) -> frozenset[int]:
-    """Whose 8-bit state the Trainer keeps in 32 bits (`Trainer.create_optimizer`)."""
+    """Returns the ids of embeddings, whose state is in 32 bits (`Trainer.create_optimizer`)."""
     layers = (module for module in model.modules() if isinstance(module, nn.Embedding))
     return frozenset(id(parameter) for layer in layers for parameter in layer.parameters())
 
@@ -136,11 +136,11 @@ def _embeddings(model: nn.Module) -> frozenset[int]:
 def scoring_bytes(
     model: Any, scoring: Scoring, arithmetic: Arithmetic, log: AllocationLog, step: Step
 ) -> int:
-    """Bytes that live at most, weights among them; in a fake mode, on a log that is new.
+    """Returns the peak bytes of scoring, including weights; call it in a fake mode with a new log.
 
-    The longest prompts are read for real. The end of the answers is computed from what was kept
-    of them: a cache that has grown by the new tokens, and one layer's part of it twice, because it
-    grows by copying.
+    The pass over the longest prompts is simulated. The memory at the end of the answers is computed
+    from their cache: it grows by the new tokens, and one layer's part counts twice, because growing
+    copies it.
     """
     log.name(scales_of(model), "weights")
     log.name(on_device(model, step.device), "weights")
@@ -168,7 +168,7 @@ def scoring_bytes(
 
 
 def _last_logits(causal_lm: Any) -> dict[str, int]:
-    """As `generate` asks for them, of models that take it."""
+    """Returns the argument with which `generate` requests the last logits, if it is accepted."""
     known = "logits_to_keep" in inspect.signature(causal_lm.forward).parameters
     return {"logits_to_keep": 1} if known else {}
 
@@ -178,14 +178,14 @@ _NAMES = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.int32: "I32", torch.float32: "F32",
     torch.complex64: "C64", torch.float64: "F64", torch.int64: "I64",
 }  # fmt: skip
-"""In safetensors' own order, from the last of which it writes the tensors."""
+"""In the order of safetensors, which writes tensors of the last dtype first."""
 
 _ORDER = list(_NAMES)
 _ALIGNED_TO = 8
 
 
 def saved_tensors(model: Any, variant: Variant) -> Mapping[str, Tensor]:
-    """What a run would save: the adapter, the weights that learn, or the whole model."""
+    """Returns what a run would save: the adapter, the trainable weights, or the whole model."""
     if isinstance(model, PeftModel):
         found: Mapping[str, Tensor] = get_peft_model_state_dict(model)
         start = str(getattr(model.active_peft_config, "init_lora_weights", "")).lower()
@@ -194,13 +194,13 @@ def saved_tensors(model: Any, variant: Variant) -> Mapping[str, Tensor]:
         return {name: p for name, p in model.named_parameters() if p.requires_grad}
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     held = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    # Under the names of its published files, which have each expert apart.
+    # Uses the names of the published files, which store each expert separately.
     as_saved: Mapping[str, Tensor] = revert_weight_conversion(model, held)
     return as_saved
 
 
 def _as_plain_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Twice the rank: what was learnt beside what it started from, which the base has lost."""
+    """Doubles the rank: trained and initial adapter, which was subtracted from the base."""
     return {
         name: torch.cat([tensor, tensor], dim=0 if "lora_A" in name else 1)
         for name, tensor in tensors.items()
@@ -208,9 +208,9 @@ def _as_plain_lora(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """The size of a safetensors file with those tensors, header included.
+    """Returns the size of a safetensors file with those tensors, including its header.
 
-    The header is JSON after eight bytes of length, filled up with blanks to a multiple of eight
+    The header is JSON after eight bytes of length, padded with spaces to a multiple of eight
     (github.com/huggingface/safetensors, "Format").
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -227,14 +227,14 @@ def safetensors_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_CLIP = 1.0  # PEFT's comparison and the Trainer both clip the gradients at it
-_FIRST = 64  # tokens of the step before
+_CLIP = 1.0  # gradient norm limit of PEFT's comparison and of the Trainer
+_FIRST = 64  # tokens of the short step before the measured one
 _PLAN = RunPlan(1_000, "none")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters that learn and in all, and the bytes of the file that is saved."""
+    """Trainable and total parameters, and the bytes of the saved file."""
 
     trainable: int
     total: int
@@ -243,9 +243,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Simulated:
-    """`live` is what tensors take; `allocated` and `reserved` are torch's own counters on CUDA.
+    """`live` is the peak of tensors; `allocated` and `reserved` are torch's counters on CUDA.
 
-    `scoring` lives at most while answers are scored, where that was asked for.
+    `scoring` is the peak while answers are scored; `None` if it was not requested.
     """
 
     sizes: Sizes
@@ -256,16 +256,16 @@ class Simulated:
 
 
 def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
-    """The model on the meta device with the method on it, ready to train.
+    """Returns the model on the meta device with the method applied, ready to train.
 
-    Raises `FtlabError` where the method does not go with the model.
+    Raises `FtlabError` if the method does not fit the model.
     """
     dtype = _dtype(step)
     model = empty_model(config, dtype, step.attention)
-    model.config.use_cache = not step.is_own  # a loop that does not forbid it keeps keys and values
+    model.config.use_cache = not step.is_own  # the default: the model caches keys and values
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
-        if not step.is_own:  # as published runs on a packed base were made
+        if not step.is_own:  # as in published runs on a packed base
             model = peft.prepare_model_for_kbit_training(
                 model, use_gradient_checkpointing=step.checkpointing
             )
@@ -285,7 +285,7 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 
 
 def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
-    """The step of a model on the meta device, as it would take memory on the step's device."""
+    """Simulates the step of a model on the meta device, with the memory use of its device."""
     loss_positions = step.batch * (step.completion_tokens or step.length)
     on_cuda = step.device == "cuda"
     with (
@@ -307,22 +307,22 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
 
 
 def _scoring(model: Any, step: Step, scoring: Scoring) -> int:
-    """After the steps: the gradients are dropped, and the optimizer is gone."""
+    """Returns the peak of scoring after the steps, without gradients and optimizer."""
     model.zero_grad(set_to_none=True)
     with kernels_of(step) as log:
         return scoring_bytes(model, scoring, _arithmetic(step), log, step)
 
 
 def count(model: Any, variant: Variant, step: Step) -> Sizes:
-    """What is known without a step, of a model that `build` made."""
+    """Counts the sizes of a model from `build` without simulating a step."""
     with QuickFakeMode(), Guesses(0):
         hold_fake(model, step, AllocationLog())
-        make_optimizer(model, variant, step)  # some freeze weights there
+        make_optimizer(model, variant, step)  # some methods freeze weights there
         return _sizes(model, variant)
 
 
 def _sizes(model: Any, variant: Variant) -> Sizes:
-    """Of a model in a fake mode whose optimizer was made."""
+    """Returns the sizes of a model in a fake mode, after its optimizer was created."""
     sizes = [(p.requires_grad, logical_size(p)) for p in model.parameters()]
     return Sizes(
         sum(size for learns, size in sizes if learns),
@@ -332,7 +332,7 @@ def _sizes(model: Any, variant: Variant) -> Sizes:
 
 
 def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
-    """Gives the model fake tensors, which the log knows as weights; in a fake mode."""
+    """Gives the model fake tensors and logs them as weights; call it in a fake mode."""
     make_fake(model)
     if step.device == "cuda":
         put_on_host(model)
@@ -347,22 +347,22 @@ def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
 
 
 def _dtype(step: Step) -> torch.dtype:
-    """ftlab's own step computes under autocast, on a CPU to bf16: fp16 is simulated as it."""
+    """Returns bf16 for fp16 in ftlab's own step, because autocast on a CPU uses bf16."""
     return torch.bfloat16 if step.is_own and step.weights == "fp16" else _DTYPES[step.weights]
 
 
 def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> Rehearsal:
-    """One whole step, with the optimizer's state there as after any step before it.
+    """Runs one full step, with the optimizer state already allocated as after an earlier step.
 
-    State as large as the model lies where a real step before left room for it, so there is a short
-    one; an adapter's is small, and made without. Returns the step's first forward and backward
-    pass, as a run rehearses them before all others.
+    The state of a full model is placed in memory that an earlier step left free, so a short step
+    runs first. An adapter's state is small and is created without one. Returns the step's first
+    forward and backward pass, which a run executes once before all steps.
     """
     before = log.position
     optimizer = make_optimizer(model, variant, step)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     if step.loop == "comparison" and isinstance(model, PeftModel):
-        with model.disable_adapter():  # as PEFT switches it on again, LoRA-FA's A learns too
+        with model.disable_adapter():  # when re-enabled by PEFT, LoRA-FA's A is trainable too
             pass
     if step.loop == "bare" and not step.is_own:
         _optimizer_step(model, optimizer, step, 1, log)
@@ -378,7 +378,7 @@ def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> R
         log.empty_cache()  # PEFT's comparison does so after each step
     start, end = _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
     for parameter in frozen:
-        parameter.requires_grad_(False)  # what learns is counted as the optimizer had it
+        parameter.requires_grad_(False)  # trainable weights are counted as in the optimizer
     return Rehearsal(before, start, end)
 
 
@@ -393,8 +393,8 @@ def _shortened(step: Step) -> Step:
 def _optimizer_step(
     model: Any, optimizer: Optimizer, step: Step, batches: int, log: AllocationLog
 ) -> tuple[int, int]:
-    """Where in the record the first batch's forward pass begins and its backward pass ends."""
-    optimizer.zero_grad()  # not before: a loop empties its cache while the last gradients live
+    """Returns the log positions of the first batch's forward start and backward end."""
+    optimizer.zero_grad()  # not earlier: a loop empties its cache while the last gradients exist
     start, ends = log.position, []
     for _ in range(batches):
         log.phase = "forward"
@@ -418,18 +418,18 @@ def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
 
 
 def _standard_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
-    """The loss, and the outputs that a loop holds on to while it goes backward."""
+    """Returns the loss, and the outputs that a loop keeps during the backward pass."""
     ids = torch.zeros(step.batch, step.length, dtype=torch.long)
     mask = None
     if step.loop != "bare":
         mask = torch.ones_like(ids)
-        mask[:1, -1:] = 0  # nearly every batch is padded, and one that is not needs no mask
+        mask[:1, -1:] = 0  # nearly every batch is padded; others need no mask
     outputs = model(input_ids=ids, attention_mask=mask, labels=ids)
     return outputs.loss, outputs
 
 
 def _own_loss(model: Any, step: Step) -> tuple[Tensor, Any]:
-    """The app's own: completion tokens alone, under the dtype policy."""
+    """Returns the app's own loss, on completion tokens only and under the dtype policy."""
     ids = torch.zeros(step.batch, step.length, dtype=torch.long)
     kept = torch.zeros(step.batch * (step.completion_tokens or step.length), dtype=torch.long)
     batch: Batch = {
@@ -458,7 +458,7 @@ def _policy(step: Step) -> DtypePolicy:
 
 
 def _importances(model: Any) -> list[Tensor]:
-    """What AdaLoRA keeps of each weight to hand out its ranks, made as it makes it."""
+    """Creates and returns the scores that AdaLoRA keeps per weight to allocate ranks."""
     allocator = rank_allocator(model)
     if allocator is None:
         return []

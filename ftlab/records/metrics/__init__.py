@@ -1,4 +1,4 @@
-"""The metrics of a run, one file a group: every module here with `METRICS` is found by itself.
+"""The metrics of a run, one module per group; every module here with `METRICS` is discovered.
 
 Table, charts, command line and exports all read `METRICS`.
 """
@@ -12,7 +12,7 @@ from ftlab.records.metrics.spec import MetricSpec
 
 
 def metrics() -> dict[str, MetricSpec]:
-    """Every metric by its key, file by file."""
+    """Every metric by its key, module by module."""
     return {
         metric.key: metric
         for module in pkgutil.iter_modules(__path__, f"{__name__}.")

@@ -1,4 +1,4 @@
-"""What a run costs: parameters, memory, time, and the file that is shipped."""
+"""Cost metrics of a run: parameters, memory, time, and the size of the file to ship."""
 
 from __future__ import annotations
 

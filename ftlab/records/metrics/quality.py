@@ -1,4 +1,4 @@
-"""What a run has learnt, and what it has forgotten: loss and score before and after."""
+"""Quality metrics of a run: loss and score before and after, and forgetting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _loss(value: float | None) -> str:
 
 
 def _signed(digits: int) -> Callable[[float | None], str]:
-    """0.1 -> "+0.10": a difference; its spread is no difference and has no sign."""
+    """Formats a difference with its sign: 0.1 -> "+0.10"."""
     return lambda value: units.format_signed(value, digits)
 
 

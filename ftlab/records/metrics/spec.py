@@ -1,4 +1,4 @@
-"""What a metric is: one measure of a run, described once for every surface."""
+"""The definition of a metric: one measure of a run, described once for page, CLI and exports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ftlab.records.result import RunResult
 class MetricSpec:
     """One column of the table. `key` is the column's name in the store's DataFrame.
 
-    `read` takes the value out of a run's result, `None` where it was not measured; by default it is
-    the field of `Measures` with that key. `how` says how it is measured, in half a sentence.
-    `in_table` says whether the results table shows it at first. `interval`: it is a difference that
-    has a 95 % interval, in the columns `interval_keys`. `is_counted`: it is counted, not measured,
-    so it is the same in every run of a spec and one run is enough.
+    `read` returns the value from a run's result, `None` if it was not measured; the default is the
+    field of `Measures` with that key. `how` describes the measurement in half a sentence. With
+    `in_table` the results table shows it by default. `interval`: it is a difference with a 95 %
+    interval, in the columns `interval_keys`. `is_counted`: it is counted, not measured, so it is
+    the same in every run of a spec and one run is enough.
     """
 
     key: str
@@ -33,7 +33,7 @@ class MetricSpec:
     is_counted: bool = False
 
     def value(self, result: RunResult) -> float | None:
-        """The value of that run."""
+        """The metric's value for that run; `None` if it was not measured."""
         if self.read is not None:
             return self.read(result)
         value: float | None = getattr(result.measures, self.key)
@@ -41,18 +41,18 @@ class MetricSpec:
 
     @property
     def interval_keys(self) -> tuple[str, ...]:
-        """The columns of the lower and the upper end; none where it has no interval."""
+        """The columns of the lower and the upper end; empty without an interval."""
         return (f"{self.key}_low", f"{self.key}_high") if self.interval else ()
 
     def text(self, value: float | None, low: Any = None, high: Any = None) -> str:
-        """As in "+0.32 (+0.20 to +0.44)"; without the ends of the interval the value alone."""
+        """As in "+0.32 (+0.20 to +0.44)"; only the value if the interval is missing."""
         shown = self.format(value)
         if not (_is_number(low) and _is_number(high)):
             return shown
         return f"{shown} ({self.format(low)} to {self.format(high)})"
 
     def spread_text(self, spread: float) -> str:
-        """A standard deviation of the measure."""
+        """The metric's standard deviation as text, without a sign."""
         return self.format(spread).removeprefix("+")
 
 

@@ -1,1 +1,1 @@
-"""The Compare tab: a sweep's figures, the savings card, the report, and serving's arithmetic."""
+"""The Compare tab: a sweep's figures, the savings card, the report, and the cost of serving."""

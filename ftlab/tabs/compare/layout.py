@@ -1,4 +1,4 @@
-"""The components of the Compare tab; `tab` wires them."""
+"""The components of the Compare tab; `tab` adds the event handlers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftlab.records.table import to_table
 from ftlab.tabs.compare.view import FIRST_ROW, Picture, View, bar_charts, chart_rows, reading_legend
 from ftlab.tabs.widgets import H, live
 
-_RUNS_BELOW = 3  # rows of charts: after it stand the buttons that open a run
+_RUNS_BELOW = 3  # the buttons that open a run come after this row of charts
 _OPEN_RUN = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-open]');
   if (button) trigger('select', {run: button.dataset.open});
@@ -24,9 +24,9 @@ element.addEventListener('ft-open', (event) => trigger('select', {run: event.det
 
 @dataclass(frozen=True)
 class Section:
-    """Components, and what each of them shows of a sweep: `show` gives one update a component.
+    """Components of one section; `show` returns one update per component for a sweep.
 
-    Compare calls `show` as the tab is opened and whenever another sweep is chosen.
+    Compare calls `show` when the tab is opened and when another sweep is chosen.
     """
 
     outputs: tuple[Any, ...]
@@ -35,9 +35,9 @@ class Section:
 
 @dataclass(frozen=True)
 class ChartParts:
-    """Where a chart is shown: its sheet, a control for each of its choices, and its picture.
+    """The components of a chart: its container, a control for each of its choices, its picture.
 
-    `read` keeps what the chart has read of the sweep, to draw it anew.
+    `read` stores the data that the chart has read from the sweep, for redrawing.
     """
 
     chart: ChartSpec
@@ -51,7 +51,7 @@ class ChartParts:
         return [self.sheet, *self.controls, self.read, *self.picture]
 
     def updates(self, shown: Picture | None) -> list[Any]:
-        """One update an output; without a picture the sheet is hidden."""
+        """Returns one update per output; without a picture the chart is hidden."""
         if shown is None:
             return [gr.Column(visible=False), *[gr.skip()] * (len(self.outputs) - 1)]
         return [
@@ -63,12 +63,12 @@ class ChartParts:
 
 
 def drawn(shown: Picture) -> list[Any]:
-    """What shows a picture in its components."""
+    """Returns the updates of a picture's components."""
     return [shown.heading, shown.figure, shown.note]
 
 
 def _options(choice: Choice | Amount, shown: Picture) -> Any:
-    """The update of a menu, which names the options of the sweep; other controls stay."""
+    """Returns the update of a control: menus get the options of the sweep, others stay."""
     if not isinstance(choice, Choice) or not choice.is_menu:
         return gr.skip()
     options = list(choice.options(shown.facts.table))
@@ -77,7 +77,7 @@ def _options(choice: Choice | Amount, shown: Picture) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tab's components, from top to bottom. `runs` also hears clicks on points of figures.
+    """The tab's components, from top to bottom. `runs` also receives clicks on points of figures.
 
     `first` are the charts of the first screen, `further` those below it.
     """
@@ -100,7 +100,7 @@ class Layout:
 
     @property
     def controls(self) -> dict[str, Any]:
-        """The controls of all charts by the id of what they choose."""
+        """The controls of all charts by the id of their choice."""
         return {
             choice.id: control
             for parts in self.charts
@@ -109,7 +109,7 @@ class Layout:
 
     @property
     def outputs(self) -> list[Any]:
-        """What shows the first screen of a sweep."""
+        """The components of the first screen."""
         charts = [output for parts in self.first for output in parts.outputs]
         return [
             self.top, self.adapter, self.fair, self.bars_heading, *self.bar_titles, *self.bars,
@@ -118,11 +118,11 @@ class Layout:
 
     @property
     def further_outputs(self) -> list[Any]:
-        """What shows the rest of it."""
+        """The components below the first screen."""
         return [*(output for parts in self.further for output in parts.outputs), self.runs]
 
     def updates(self, shown: View) -> list[Any]:
-        """One update an output, in the order of `outputs`."""
+        """Returns one update per output, in the order of `outputs`."""
         several = len(shown.adapters) > 1
         return [
             shown.headline,
@@ -133,7 +133,7 @@ class Layout:
         ]  # fmt: skip
 
     def further_updates(self, pictures: Sequence[Picture | None], runs: str) -> list[Any]:
-        """One update an output, in the order of `further_outputs`."""
+        """Returns one update per output, in the order of `further_outputs`."""
         return [*_updates(self.further, pictures), runs]
 
 
@@ -146,7 +146,7 @@ def _updates(charts: Sequence[ChartParts], pictures: Sequence[Picture | None]) -
 
 
 def build_layout() -> Layout:
-    """Lays the tab out, from top to bottom."""
+    """Builds the components of the tab, from top to bottom."""
     with gr.Row(elem_classes="ft-tools ft-choose"):
         sweep = live(
             gr.Dropdown, [], label="Sweep", show_label=False, container=False, scale=0,
@@ -174,7 +174,7 @@ def build_layout() -> Layout:
 
 
 def build_legend() -> None:
-    """The line that closes the tab."""
+    """Builds the last line of the tab: the legend."""
     H(reading_legend())
 
 
@@ -187,7 +187,7 @@ def _rows(rows: Sequence[Sequence[ChartSpec]]) -> tuple[ChartParts, ...]:
 
 
 def _sheet(visible: bool) -> gr.Column:
-    """The surface on which a chart lies; two stand side by side where there is room."""
+    """Builds the container of a chart; two are side by side if the page is wide enough."""
     return gr.Column(scale=1, min_width=340, elem_classes="ft-sheet ft-picture", visible=visible)
 
 
@@ -203,7 +203,7 @@ def _bars() -> tuple[gr.HTML, tuple[gr.HTML, ...], tuple[gr.Plot, ...], gr.HTML]
 
 
 def _chart(chart: ChartSpec) -> ChartParts:
-    """A sheet with empty components for the chart."""
+    """Builds the container of the chart with empty components."""
     with _sheet(visible=not chart.hides) as sheet:
         head = H()
         controls: tuple[Any, ...] = ()

@@ -1,4 +1,4 @@
-"""Storage and serving, in the Compare tab: what many customers take, as a slider and bars."""
+"""Storage and serving in the Compare tab: file sizes for many customers, with slider and bars."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STOPS = (
     1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400,
     500, 600, 800, 1000,
 )  # fmt: skip
-"""Where the slider stops: each step is about a fifth more, so that few and many can be chosen."""
+"""The values of the slider: each is about a fifth larger, to cover small and large numbers."""
 
 _SEND = """const range = element.querySelector('input[type=range]');
 const number = element.querySelector('input[type=number]');
@@ -50,7 +50,7 @@ say();"""
 
 
 def build(context: AppContext) -> Section:
-    """The sheet with its slider, which redraws from what was last shown, not from the store."""
+    """Builds the section with its slider; a move redraws from the last data, not from the store."""
     shown = gr.State(None)  # (table, origin) of the sweep
     customers = gr.State(FIRST)
     with gr.Column(elem_classes="ft-sheet ft-picture"):
@@ -82,7 +82,7 @@ def build(context: AppContext) -> Section:
         "trigger_mode": "multiple",  # always_last would send the number of an earlier move
     }
     drawn = [title, figure, notes]
-    # One at a time: answers to two moves must not overtake each other.
+    # One at a time, so that results of two moves arrive in order.
     chooser.input(choose, shown, [customers, wrong, *drawn], concurrency_limit=1, **quiet)
     shown.change(draw, [shown, customers], drawn, concurrency_limit=None, **quiet)
 
@@ -93,7 +93,7 @@ def build(context: AppContext) -> Section:
 
 
 def read_customers(given: Any) -> tuple[int | None, str]:
-    """The number in the field, or `None` and the sentence that says what is wrong with it."""
+    """Returns the number in the field and "", or `None` and an error message."""
     try:
         value = float(str(given))
     except ValueError:
@@ -105,7 +105,7 @@ def read_customers(given: Any) -> tuple[int | None, str]:
 
 
 def chooser_html(customers: int) -> str:
-    """The slider over `STOPS`, and a field for any number beside it."""
+    """HTML: the slider over `STOPS`, and a field for any number beside it."""
     place = STOPS.index(customers)
     return (
         '<div class="customers"><label for="serving-range">Customers or tasks, '
@@ -118,17 +118,17 @@ def chooser_html(customers: int) -> str:
 
 
 def facts_of(table: pd.DataFrame, customers: int) -> Facts:
-    """What the chart draws for so many customers."""
+    """Returns the data of the chart for that number of customers."""
     return Facts(table, chosen={"customers": customers})
 
 
 def has_figure(table: pd.DataFrame) -> bool:
-    """Whether there is a full model and an adapter to hold against it."""
+    """True if there is a fully fine-tuned model and an adapter to compare with it."""
     return not SERVING.drawn(Facts(table)).rows.empty
 
 
 def title_html(table: pd.DataFrame, origin: str, customers: int) -> str:
-    """The finding as the sheet's heading, with where its sizes come from."""
+    """HTML: the finding as the section's heading, with the origin of the sizes."""
     facts = facts_of(table, customers)
     source = chip(f"from {origin} sizes", origin, "Sums of file sizes of this sweep")
     finding = SERVING.finding(facts)
@@ -141,7 +141,7 @@ def title_html(table: pd.DataFrame, origin: str, customers: int) -> str:
 
 
 def notes_html(table: pd.DataFrame, customers: int) -> str:
-    """What is added up, from what, and what is left out; empty where nothing is added up."""
+    """HTML: the sizes that are added up and what is left out; empty if there is no sum."""
     rows = serving_rows(table, customers)
     if len(rows) < 2:
         return ""

@@ -1,6 +1,6 @@
-"""Sharing a sweep, in the Compare tab: the savings card, and the report as one file.
+"""Sharing a sweep in the Compare tab: the savings card, and the report as one file.
 
-Files are made when they are asked for: a report has 5 MB, and most visitors want none.
+Files are created only on request: a report has 5 MB, and most visitors do not need it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "ht
 
 
 def build(context: AppContext) -> Section:
-    """The sheet with the card, a choice of what it is about, and the files to take along."""
+    """Builds the section with the card, its choice of method, and the download buttons."""
     shown = gr.State("")  # id of the sweep
     with gr.Column(elem_classes="ft-sheet ft-share"):
         title = H()
@@ -74,7 +74,7 @@ def build(context: AppContext) -> Section:
 
 
 def title_html() -> str:
-    """The sheet's heading."""
+    """HTML: the section's heading."""
     return heading(
         "Show it to others",
         sub="The card fits a slide. The report is one file: it opens without a network, prints to "
@@ -83,7 +83,7 @@ def title_html() -> str:
 
 
 def picture_html(card: Card) -> str:
-    """The card for the light and for the dark page; the stylesheet shows one of them."""
+    """HTML: the card in light and dark colours; the stylesheet shows one of them."""
     return (
         f'<div class="card-picture light">{card_svg(card, LIGHT)}</div>'
         f'<div class="card-picture dark">{card_svg(card, DARK)}</div>'
@@ -93,7 +93,7 @@ def picture_html(card: Card) -> str:
 def share_file(context: AppContext, kind: str, sweep: str, variant: str | None) -> Path:
     """Writes the card ("png", "svg") or the report ("html") of a sweep for download.
 
-    Raises `FtlabError` for a sweep that is gone or has no run done.
+    Raises `FtlabError` if the sweep no longer exists or has no finished run.
     """
     data = sweep_data(context.store, sweep)
     card = card_of(data, variant)
@@ -122,5 +122,5 @@ def _maker(
 
 
 def _shown_error(error: FtlabError) -> gr.Error:
-    """The sentence in the corner of the page, which takes texts for HTML."""
+    """Returns the error for the corner of the page; escaped, as gradio renders it as HTML."""
     return gr.Error(str(escape(str(error))), print_exception=False)

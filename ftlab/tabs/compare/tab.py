@@ -30,14 +30,14 @@ from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, this_page, warn
 
 Given = tuple[tuple[str, str | int | float], ...]
-"""What a visitor chose of the charts: (id of the choice, what its control holds)."""
+"""A visitor's choices for the charts: (id of the choice, value of its control)."""
 
 _SECTIONS = (share.build, serving.build)
-# Further figures wait until those of the first screen are painted: both at once take twice as long.
+# Further figures wait until the first screen is painted: both at once take twice as long.
 _PAINTED = "() => new Promise((done) => setTimeout(done, 300))"
-# The usual sweep is made ready once the page has loaded, so that no tab that is open waits for it.
+# The default sweep is prepared after the page has loaded, so that no open tab waits for it.
 _AT_REST = "() => new Promise((done) => setTimeout(done, 1500))"
-_FIRST_SCREENS = 16  # kept, so that a sweep that was looked at comes at once
+_FIRST_SCREENS = 16  # cached, so that a sweep that was shown before appears at once
 _NO_SWEEP = blank(
     "No sweep to compare yet.",
     "Open Experiment, tick full fine-tuning and at least one other method, and press Launch. "
@@ -46,16 +46,16 @@ _NO_SWEEP = blank(
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Lays the tab out and wires it."""
+    """Builds the tab and its events."""
     store = context.store
     empty = H(_NO_SWEEP)
     with gr.Column(visible=False, elem_classes="ft-compare") as page:
         parts = build_layout()
         sections = [build_section(context) for build_section in _SECTIONS]
         build_legend()
-    by_hand = gr.State(False)  # whether the visitor chose the sweep; else the newest is shown
-    seen = gr.State("")  # what of the store is on the page
-    due = gr.State("")  # the sweep of which only the first screen is on the page
+    by_hand = gr.State(False)  # True if the visitor chose the sweep; else the default is shown
+    seen = gr.State("")  # digest of the sweep on the page
+    due = gr.State("")  # the sweep whose charts below the first screen are still missing
     controls = list(parts.controls.values())
     views = FirstScreens(store)
     below = [*parts.further_outputs, *(part for section in sections for part in section.outputs)]
@@ -66,7 +66,7 @@ def build(context: AppContext, links: Links) -> None:
     def enter(
         shown: str | None, chosen: bool, before: str, adapter: str | None, *values: Any
     ) -> list[Any]:
-        """As the tab is opened: the sweep that was chosen, else the usual one."""
+        """Runs when the tab is opened: shows the chosen sweep, else the default one."""
         table = store.table()
         options = sweep_options(table)
         known = shown in [value for _, value in options]
@@ -99,7 +99,7 @@ def build(context: AppContext, links: Links) -> None:
         return [True, now, data.sweep_id, *parts.updates(first)]
 
     def fill(sweep: str, *values: Any) -> list[Any]:
-        """What lies below the first screen, once that is on the page."""
+        """Updates everything below the first screen, after the first screen is shown."""
         data = _data(context, sweep) if sweep else None
         if data is None:
             return [gr.skip()] * len(below)
@@ -133,18 +133,18 @@ def build(context: AppContext, links: Links) -> None:
 
 
 class FirstScreens:
-    """What fills the first screen, kept for sweeps that were looked at."""
+    """Cache of the first screens of sweeps that were shown."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._kept = lru_cache(_FIRST_SCREENS)(self._make)
 
     def show(self, sweep: str, now: str, adapter: str | None = None, given: Given = ()) -> View:
-        """`now` is the sweep's digest: another one is looked at anew."""
+        """Returns the first screen, cached by `now`, the sweep's digest, and the choices."""
         return self._kept(sweep, now, adapter, given)
 
     def warm(self) -> None:
-        """Makes the usual sweep ready, so that the tab opens with it at once."""
+        """Prepares the default sweep, so that the tab shows it at once."""
         table = self._store.table()
         sweep = default_sweep(table)
         if sweep is not None:
@@ -155,7 +155,7 @@ class FirstScreens:
 
 
 def read_given(ids: Sequence[str], values: Sequence[Any]) -> Given:
-    """What the controls of those ids hold, as far as it is text or a number."""
+    """Returns the values of the controls with those ids; ignores all but text and numbers."""
     return tuple(
         (name, value)
         for name, value in zip(ids, values, strict=True)
@@ -164,18 +164,18 @@ def read_given(ids: Sequence[str], values: Sequence[Any]) -> Given:
 
 
 def digest(table: pd.DataFrame, sweep: str) -> str:
-    """Changes with everything that the page shows of a sweep that has ended."""
+    """Returns a hash of the sweep's rows, which cover all that the page shows of an ended sweep."""
     rows = table[table["sweep_id"] == sweep]
     return hashlib.sha256(rows.to_csv().encode()).hexdigest()[:24]
 
 
 def is_open(table: pd.DataFrame, sweep: str) -> bool:
-    """Whether runs of the sweep still go on, so that its loss changes without its rows."""
+    """True if runs of the sweep are still open: then the loss changes while the rows do not."""
     return bool(table["status"][table["sweep_id"] == sweep].isin(OPEN).any())
 
 
 def _data(context: AppContext, sweep: str | None) -> SweepData | None:
-    """The sweep; `None`, and a sentence in the corner of the page, if it is gone."""
+    """Returns the sweep; `None`, with a warning in the corner of the page, if it is missing."""
     try:
         return sweep_data(context.store, sweep or "")
     except FtlabError as error:
@@ -184,7 +184,7 @@ def _data(context: AppContext, sweep: str | None) -> SweepData | None:
 
 
 def _draw_anew(context: AppContext, parts: Layout, chart: ChartParts) -> None:
-    """Draws a chart anew as one of its controls is used."""
+    """Redraws a chart when one of its controls is used."""
 
     def redraw(shown: str | None, read: Any, *values: Any) -> list[Any]:
         data = _data(context, shown)
@@ -209,7 +209,7 @@ def _draw_anew(context: AppContext, parts: Layout, chart: ChartParts) -> None:
 
 
 def _lead_to_run(runs: gr.HTML, links: Links) -> None:
-    """A click on a point, or on a run's button, opens the run in Results."""
+    """Opens a run in Results on a click on its point or button."""
 
     def lead(event: gr.EventData) -> tuple[str, Any]:
         return str(getattr(event, "run", "")), gr.Tabs(selected=RESULTS)

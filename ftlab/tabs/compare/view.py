@@ -1,7 +1,7 @@
-"""What the Compare tab shows of which sweep, as plain functions: sentences, HTML and charts.
+"""Content of the Compare tab as plain functions: sentences, HTML and charts.
 
-A picture is one chart: its heading says what the numbers show, where they come from, and has the
-buttons for an image of it; a line below says which runs it leaves out.
+A picture is one chart. Its heading shows the finding, the origin of the numbers, and buttons that
+export an image. A line below lists the runs that it leaves out.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ftlab.tabs.widgets import chip, escape, heading, named, note_html, plural
 
 _HIGHEST = 640
 FIRST_ROW = 1
-"""Of the charts: what fills the first screen, beside the bars."""
+"""The row of charts on the first screen, beside the bars."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """A chart of a sweep with the HTML above and below it.
 
-    `facts` are what it is drawn from, so that it can be drawn anew.
+    `facts` is its data, kept for redrawing.
     """
 
     heading: str
@@ -45,7 +45,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class BarsView:
-    """The bar charts with a title each, their common heading, and the line below all."""
+    """The bar charts, each with a title, their common heading, and the line below them."""
 
     heading: str
     titles: tuple[str, ...]
@@ -54,13 +54,13 @@ class BarsView:
 
 
 def bar_charts() -> list[ChartSpec]:
-    """The bars of the Compare tab, in their order."""
+    """Returns the bar charts of the Compare tab, in display order."""
     shown = [chart for chart in charts() if chart.is_bar and chart.compare]
     return sorted(shown, key=lambda chart: chart.report or 0)
 
 
 def chart_rows() -> dict[int, list[ChartSpec]]:
-    """The other charts of the Compare tab, by row from the top, each row from the left."""
+    """Returns the other charts of the Compare tab by row, each row from left to right."""
     placed = [
         (chart.compare.row, chart.compare.column, chart)
         for chart in charts()
@@ -73,7 +73,7 @@ def chart_rows() -> dict[int, list[ChartSpec]]:
 
 
 def bars_view(data: SweepData) -> BarsView:
-    """What each variant costs, against full fine-tuning."""
+    """Returns the bars: the cost of each variant compared with full fine-tuning."""
     facts = Facts(data.table)
     bars = bar_charts()
     return BarsView(
@@ -85,14 +85,14 @@ def bars_view(data: SweepData) -> BarsView:
 
 
 def bar_title(key: str, title: str) -> str:
-    """HTML: what stands above the bars of a measure."""
+    """HTML: the title above the bars of one measure."""
     return f'<div class="named"><h4>{escape(title)}</h4>{image_buttons(key, title)}</div>'
 
 
 def read_picture(chart: ChartSpec, data: SweepData, given: Mapping[str, Any]) -> Picture | None:
-    """The chart of a sweep; `None` where it hides, as no run has what it shows.
+    """Returns the chart of a sweep; `None` if no run has its data and the chart hides then.
 
-    `given` is what a visitor chose, by the id of the choice.
+    `given` holds the visitor's choices by id.
     """
     facts = Facts(data.table, chart.read(data) if chart.read else None)
     if chart.hides and chart.drawn(facts).rows.empty:
@@ -101,7 +101,7 @@ def read_picture(chart: ChartSpec, data: SweepData, given: Mapping[str, Any]) ->
 
 
 def picture_of(chart: ChartSpec, data: SweepData, read: Any, given: Mapping[str, Any]) -> Picture:
-    """The chart with what it has read of the sweep."""
+    """Returns the chart, drawn from the data in `read`."""
     chosen = {choice.id: choice.value(given.get(choice.id), data.table) for choice in chart.choices}
     facts = Facts(data.table, read, chosen, _height(chart, data.table))
     words = chart.finding(facts)
@@ -116,7 +116,7 @@ def picture_of(chart: ChartSpec, data: SweepData, read: Any, given: Mapping[str,
 
 
 def _height(chart: ChartSpec, table: pd.DataFrame) -> int:
-    """Least height of the figure: in the first row it stands beside the two rows of bars."""
+    """Returns the minimum height of the figure; the first row is beside two rows of bars."""
     assert chart.compare is not None, f"{chart.id} has no place on the Compare tab"
     if chart.compare.row != FIRST_ROW:
         return chart.compare.height
@@ -124,12 +124,12 @@ def _height(chart: ChartSpec, table: pd.DataFrame) -> int:
 
 
 def notes_html(drawn: Drawn) -> str:
-    """HTML: which runs a chart leaves out, and whether the others compare."""
+    """HTML: the runs that a chart leaves out, and whether the others are comparable."""
     return note_html(drawn.left_out) + unlike_html(drawn.unlike)
 
 
 def runs_fold(data: SweepData) -> str:
-    """HTML: a button for every run, for those who cannot click a point of a figure."""
+    """HTML: a button for every run, for users who cannot click a point of a figure."""
     rows = "".join(
         f"<dt>{named(group.method, group.variant)}</dt>"
         f"<dd>{''.join(_run_button(run) for run in group.rows)}</dd>"
@@ -143,10 +143,10 @@ def runs_fold(data: SweepData) -> str:
 
 
 def image_buttons(name: str, title: str) -> str:
-    """HTML: buttons that give an image of the figure in the same `.ft-picture`.
+    """HTML: buttons that export an image of the figure in the same `.ft-picture`.
 
-    `assets/figures.js` draws it with the title; the file's name says figure and, from the
-    `data-sweep` of the page, sweep.
+    `assets/figures.js` draws it with the title. The file name contains the figure's name, and the
+    sweep from the page's `data-sweep`.
     """
     given = f'data-title="{escape(title)}" data-file="ftlab-{escape(name.replace("_", "-"))}"'
     buttons = "".join(
@@ -158,7 +158,7 @@ def image_buttons(name: str, title: str) -> str:
 
 
 def reading_legend() -> str:
-    """HTML: how the kinds of numbers are marked."""
+    """HTML: the legend of the marks for measured, recorded, imported and predicted numbers."""
     parts = [
         (chip("measured", "measured"), "by this app, in its runs folder"),
         (chip("recorded", "recorded"), "comes with ftlab, run on another machine"),
@@ -178,7 +178,7 @@ def _run_button(run: Mapping[str, Any]) -> str:
 
 
 def _note_of_bars(drawn: Mapping[str, Drawn]) -> str:
-    """HTML: what is left out of each bar chart by its name; once if it is the same of all."""
+    """HTML: what each bar chart leaves out, by name; shown once if it is the same for all."""
     left_out = {name: of.left_out for name, of in drawn.items()}
     unlike = {name: of.unlike for name, of in drawn.items()}
     return "".join(
@@ -194,7 +194,7 @@ def _said_once(lines: Mapping[str, str]) -> list[str]:
 
 
 def unlike_html(words: str) -> str:
-    """HTML: the line below a figure that says why its runs do not compare; empty without words."""
+    """HTML: the line below a figure on why its runs are not comparable; empty without words."""
     return f'<p class="meta unlike">{escape(words)}</p>' if words else ""
 
 
@@ -203,7 +203,7 @@ _ORIGIN_WORDS = {"recorded": "Recorded", "imported": "Imported"}
 
 @dataclass(frozen=True)
 class View:
-    """What fills the first screen; `pictures` are those of the charts of the first row."""
+    """The content of the first screen; `pictures` are the charts of the first row."""
 
     fairness: str
     headline: str
@@ -215,9 +215,9 @@ class View:
 
 
 def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View:
-    """The first screen of a sweep. What was chosen counts as far as the sweep has it.
+    """Returns the first screen of a sweep; ignores choices that the sweep does not have.
 
-    `adapter` is the variant in the headline, `given` what was chosen of the charts, by id.
+    `adapter` is the variant in the headline; `given` holds the charts' choices by id.
     """
     found = compare(data.table, adapter)
     return View(
@@ -232,7 +232,7 @@ def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View
 
 
 def further(data: SweepData, given: Mapping[str, Any]) -> list[Picture | None]:
-    """The charts below the first row."""
+    """Returns the charts below the first row."""
     rows = chart_rows()
     return [
         read_picture(chart, data, given) for row in rows if row > FIRST_ROW for chart in rows[row]
@@ -240,12 +240,12 @@ def further(data: SweepData, given: Mapping[str, Any]) -> list[Picture | None]:
 
 
 def adapter_choices(table: pd.DataFrame) -> list[str]:
-    """Variants that can stand in the headline, best first."""
+    """Returns the variants that the headline can show, best first."""
     return [str(name) for name in adapters(variant_means(table))["variant"]]
 
 
 def fairness(data: SweepData) -> str:
-    """HTML: what was the same for all runs that are done, and what differs."""
+    """HTML: what all finished runs have in common, and what differs."""
     if data.origin == "imported":
         return (
             f'<div class="fair">{chip("not compared", "warn")}<p class="meta">{IMPORTED}.</p></div>'
@@ -254,7 +254,7 @@ def fairness(data: SweepData) -> str:
 
 
 def unfinished(data: SweepData) -> str:
-    """HTML: the runs that no number of this tab holds, and why; empty if there is none."""
+    """HTML: the runs that are not included in this tab's numbers, and why; empty without any."""
     missing = data.table[data.table["status"] != "done"]
     if missing.empty:
         return ""
@@ -273,7 +273,7 @@ def unfinished(data: SweepData) -> str:
 
 
 def headline(data: SweepData, variant: str | None = None) -> str:
-    """HTML: the sentence of the card, and its five tiles if there is something to compare."""
+    """HTML: the card's sentence, and its five tiles if there is something to compare."""
     card = card_of(data, variant)
     title = escape(card.sentence).replace(" %", "\u00a0%")
     tiles = _tiles(card) if card.verdict != "incomplete" else ""
@@ -305,9 +305,9 @@ def _provenance(data: SweepData) -> str:
 
 
 def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(label, sweep id) of every sweep: own ones, then recorded, then imported, newest first.
+    """Returns (label, sweep id) of every sweep: own, then recorded, then imported, newest first.
 
-    `table` is in that order, as `to_table` makes it.
+    `table` is already in that order, as `to_table` returns it.
     """
     options = []
     for sweep, rows in _sweeps(table):
@@ -321,10 +321,10 @@ def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def default_sweep(table: pd.DataFrame) -> str | None:
-    """The newest own sweep that ended with a run done, else the newest own with one done.
+    """Returns the newest own sweep that has ended with a finished run, else with any finished run.
 
-    Without either a recorded sweep, so that the page is not empty at first: the one of the fewest
-    variants, as the easiest to read. Else any sweep.
+    Without one, returns a recorded sweep, so that the page is not empty at first: the one with the
+    fewest variants, as it is the easiest to read. Else any sweep; `None` if there is none.
     """
     for origin in ("measured", "recorded"):
         rows = table[table["origin"] == origin]
@@ -341,7 +341,7 @@ def default_sweep(table: pd.DataFrame) -> str | None:
 
 
 def _variants(rows: pd.DataFrame) -> Callable[[str], int]:
-    """How many variants a sweep of those rows holds."""
+    """Returns a function that counts the variants of a sweep."""
     counts = rows.groupby("sweep_id")["variant"].nunique()
     return lambda sweep: int(counts[sweep])
 

@@ -1,1 +1,1 @@
-"""The Experiment tab: base model, data, methods, what each will cost; launch, and the queue."""
+"""The Experiment tab: base model, data, methods, predicted costs, launch, and the queue."""

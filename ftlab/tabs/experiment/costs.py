@@ -1,4 +1,4 @@
-"""What the chosen runs will take, predicted before Launch: beside each method, and at the most."""
+"""Predicted costs of the chosen runs, shown before Launch: per method, and the highest peak."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import MAX_NEW_TOKENS
 
 CPU_CONTEXT_BYTES = 560_000_000
-"""What a run's process takes on a CPU before it holds a model: `before_model_bytes` of the shipped
-sweeps."""
+"""Memory of a run's process on a CPU before the model is loaded; `before_model_bytes` of the
+shipped sweeps."""
 
 _ASKING = "…"
 
 
 @dataclass(frozen=True)
 class Longest:
-    """`is_known`: counted in the model's tokens; else every example is taken for the longest that
-    the settings let through."""
+    """The longest batch. `is_known`: counted with the model's tokenizer. Otherwise every example is
+    assumed to have the maximum length that the settings allow."""
 
     batch: BatchSize
     is_known: bool
 
 
 def model_config(model: str) -> Mapping[str, Any]:
-    """The config.json of a model on this machine, or of one that the catalogue knows.
+    """The config.json of a model on this machine or in the catalogue.
 
-    Raises `FtlabError` if it is neither.
+    Raises `FtlabError` if the model is in neither.
     """
     reference = parse_model(model)
     folder = local_folder(reference)
@@ -57,7 +57,7 @@ def model_config(model: str) -> Mapping[str, Any]:
 
 
 def longest_of(request: SweepRequest) -> Longest:
-    """The largest of all seeds' longest batches.
+    """The largest of the longest batches of all seeds.
 
     Raises `FtlabError` if the data cannot be read, or no example is short enough.
     """
@@ -81,7 +81,7 @@ def longest_of(request: SweepRequest) -> Longest:
 
 
 def scoring_of(request: SweepRequest) -> Scoring | None:
-    """The answers that the sweep's runs score at once; `None` where they answer nothing.
+    """The batch of answers that the sweep's runs score at once; `None` if they generate no answers.
 
     Raises `FtlabError` if the data cannot be read, or no example is short enough.
     """
@@ -100,7 +100,7 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
 
 @dataclass(frozen=True)
 class Costing:
-    """What is asked of the predictor for a sweep: a question a variant, in the same order."""
+    """The questions to the predictor for a sweep: one per variant, in the same order."""
 
     variants: tuple[Variant, ...]
     questions: tuple[Question, ...]
@@ -109,7 +109,7 @@ class Costing:
 
     @property
     def card(self) -> Card:
-        """The device as it is now: what is free on it, less what a run takes beside tensors."""
+        """The device with its free memory, and what a run's process takes besides tensors."""
         free = free_bytes(self.device)
         context = CONTEXT_BYTES if self.device.is_gpu else CPU_CONTEXT_BYTES
         size = self.device.memory_bytes if free is None else free
@@ -118,7 +118,7 @@ class Costing:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the browser writes into the table (`assets/methods.js`): texts by method, and in sum."""
+    """Texts that the browser writes into the table (`assets/methods.js`), and the highest peak."""
 
     methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     most: str = ""
@@ -131,9 +131,9 @@ class Costs:
 
 
 def costing(request: SweepRequest) -> Costing:
-    """What to ask for the request's variants.
+    """Builds the questions for the request's variants.
 
-    Raises `FtlabError` where the model's config or the data cannot be had, or a setting is wrong.
+    Raises `FtlabError` if the model's config or data are unavailable, or a setting is invalid.
     """
     config, longest, scoring = (
         model_config(request.model), longest_of(request), scoring_of(request)
@@ -149,7 +149,7 @@ def costing(request: SweepRequest) -> Costing:
 
 
 def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
-    """The costs as they come in, row by row; what goes wrong is a note, and stops nothing."""
+    """Yields the costs as HTML as predictions arrive. Errors are shown as a note, not raised."""
     try:
         asked = costing(request)
     except FtlabError as error:
@@ -169,7 +169,7 @@ def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Itera
 
 
 def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) -> Costs:
-    """What is known so far of each method; of a method with several variants, of its first."""
+    """The costs known so far. A method with several variants shows its first one."""
     card = asked.card
     methods: dict[str, dict[str, str]] = {}
     highest: tuple[int, int] | None = None
@@ -210,9 +210,9 @@ def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
 
 
 def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
-    """Whether a run fits whose memory was predicted, as far as the band lets it be told.
+    """Whether the run fits into the card's memory, within the uncertainty given by the band.
 
-    The band is of training steps; scoring holds no surprise beyond what is predicted.
+    The band applies to training steps only. The prediction for scoring is used as it is.
     """
     reserved, scoring = answer.peak_reserved_bytes, answer.scoring_bytes
     assert reserved is not None
@@ -221,7 +221,6 @@ def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
 
 
 def _source(band: Band) -> str:
-    """Where the band comes from, in a sentence."""
     times = f"{band.low:.2f} to {band.high:.2f} times"
     if not band.runs:
         return f"Runs elsewhere took {times} that."
@@ -254,7 +253,7 @@ _METHOD = "lora"
 
 @dataclass(frozen=True)
 class Proposal:
-    """The model that is proposed, and the device that it fits."""
+    """The proposed model, and the device that it fits."""
 
     largest: Largest
     band: Band
@@ -262,17 +261,17 @@ class Proposal:
 
 
 def may_propose(access: Access) -> bool:
-    """Whether a page of this machine ever proposes a model: it takes a GPU and a way to the Hub."""
+    """Whether this machine can propose models, which needs a GPU and access to the Hub."""
     may_use = access.may_train and access.may_ask_hub
     return may_use and any(device.is_cuda for device in list_devices())
 
 
 def propose(request: SweepRequest, context: AppContext, ask: Ask) -> Proposal | None:
-    """The largest model of the catalogue whose LoRA fits what is free on the form's device.
+    """The largest catalogue model whose LoRA training fits into the device's free memory.
 
-    LoRA is the form's first variant of it, else with its defaults, under the form's settings.
-    `None` without a GPU, without the Hub, where no model fits, or nothing can be predicted. May
-    take seconds.
+    Uses the form's device, settings and first LoRA variant, or the LoRA defaults if it has none.
+    Returns `None` without a GPU, without the Hub, if no model fits, or if the prediction fails.
+    May take seconds.
     """
     try:
         device = resolve_device(request.device)
@@ -290,14 +289,14 @@ def propose(request: SweepRequest, context: AppContext, ask: Ask) -> Proposal | 
 
         found = largest_that_fits(models, question, ask, fits, card.usable_bytes)
     except FtlabError:
-        return None  # what is wrong is said where the chosen model's own costs are predicted
+        return None  # `predict_costs` reports the error
     return None if found is None else Proposal(found, band, card)
 
 
 def proposal_html(proposal: Proposal | None, chosen: str) -> str:
-    """The proposal, and the button that chooses it; empty where there is none.
+    """The proposal with a button that selects it; empty if there is none.
 
-    `chosen` is the model that the form names.
+    `chosen` is the model currently in the form.
     """
     if proposal is None or proposal.largest.model.id == chosen:
         return ""
@@ -314,12 +313,12 @@ def proposal_html(proposal: Proposal | None, chosen: str) -> str:
 
 
 def proposable(model_id: str) -> bool:
-    """Whether it is a model that could have been proposed."""
+    """Whether the model is one that `propose` may return."""
     return any(model.id == model_id and model.is_on_hub for model in catalogue())
 
 
 def _costing(request: SweepRequest, model: KnownModel) -> Costing:
-    """What a run of the form's LoRA on that model is asked to take."""
+    """The costing of the form's LoRA variant on that model."""
     variants = [variant for variant in request.variants if variant.method == _METHOD]
     variant = variants[0] if variants else Variant(_METHOD)
     return costing(replace(request, model=model.id, variants=(variant,)))

@@ -1,8 +1,8 @@
-"""The fields of the experiment's form, by name, and where their errors are shown.
+"""The fields of the experiment form, by name, and the places for their errors.
 
-A field's name is the one that `ftlab.tabs.experiment.request` reads and that a `FieldError`
-carries: `settings.steps`, `seeds`, `lora.r`. A slot is the place beside a group of fields that
-holds the sentences on whichever of them are wrong.
+Field names are those that `ftlab.tabs.experiment.request` reads and that a `FieldError` contains:
+`settings.steps`, `seeds`, `lora.r`. A slot is the place beside a group of fields that shows their
+error messages.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from ftlab.tabs.experiment.request import one_sentence
 from ftlab.tabs.widgets import H, escape, field_error, live, plural, swatch
 
 METHOD_SETTINGS = "method_settings"
-"""Name of the component that holds the settings of all methods: a dict of field name to value."""
+"""Name of the component with the settings of all methods: a dict from field name to value."""
 
 
 @dataclass
 class Form:
-    """Components and error slots, filled while the page is built."""
+    """Components and error slots, registered while the page is built."""
 
     components: dict[str, Any] = field(default_factory=dict)
     slots: dict[str, gr.HTML] = field(default_factory=dict)
 
     def add(self, name: str, component: Any, *args: Any, **kw: Any) -> Any:
-        """Makes the component, live and under its own element id, and keeps it by name."""
+        """Creates a live component with its own element id and registers it by name."""
         made = live(component, *args, elem_id=element_id(name), **kw)
         self.components[name] = made
         return made
 
     def number(self, name: str, label: str, value: float | None, **kw: Any) -> gr.Number:
-        """A number without limits of gradio's own, so that each wrong value gets our sentence."""
+        """Adds a number field without gradio's limits, so that our error messages are shown."""
         kw.setdefault("min_width", 58)
         number: gr.Number = self.add(name, gr.Number, value, label=label, **kw)
         return number
 
     def setting(self, name: str, described: Field) -> Any:
-        """The component of a setting, without limits of gradio's own, so that each wrong value
-        gets our sentence."""
+        """Adds the component of a setting, without gradio's limits, so that our error messages are
+        shown."""
         setting, value = described.setting, described.default
         offered, sentences = _offered(setting)
         kind, own = _component(described, offered)
@@ -65,17 +65,17 @@ class Form:
         return self.add(name, kind, value=value, label=described.label, **own)
 
     def slot(self, name: str) -> gr.HTML:
-        """The place for errors beside the fields that were added last."""
+        """Adds a place for errors beside the fields that were added last."""
         self.slots[name] = H("")
         return self.slots[name]
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
-        """Values in the order of the components, by name; the methods' own settings among them."""
+        """Maps values in component order to field names, with the methods' settings merged in."""
         values = dict(zip(self.components, given, strict=True))
         return values | dict(values.pop(METHOD_SETTINGS, None) or {})
 
     def slot_html(self, errors: Iterable[FieldError]) -> list[str]:
-        """One string a slot, in the order of the slots; empty where nothing is wrong."""
+        """One HTML string per slot, in slot order; empty if there is no error."""
         found: dict[str, list[FieldError]] = {}
         for error in errors:
             found.setdefault(slot_of(error.field), []).append(error)
@@ -83,7 +83,7 @@ class Form:
 
 
 def _offered(setting: Setting) -> tuple[list[tuple[str, Any]], list[str]]:
-    """(label, value) of the choices that can be made here, and why the others cannot."""
+    """(label, value) of the choices available on this machine, and why the others are not."""
     offered, sentences = [], []
     for value, label in (setting.choices or {}).items():
         wrong = list(setting.check((value,))) if setting.check else []
@@ -96,8 +96,8 @@ def _offered(setting: Setting) -> tuple[list[tuple[str, Any]], list[str]]:
 def _component(
     described: Field, choices: Sequence[tuple[str, Any]]
 ) -> tuple[type[Any], dict[str, Any]]:
-    """The kind of component for a kind of setting, and what only that kind has."""
-    if described.setting.empty:  # gradio turns an empty number into 0 when it is drawn
+    """The component class for a setting, and the arguments specific to that class."""
+    if described.setting.empty:  # gradio renders an empty number as 0
         return gr.Textbox, {"placeholder": described.setting.empty, "max_lines": 1}
     if described.kind == "choice":
         return gr.Dropdown, {"choices": choices}
@@ -114,7 +114,7 @@ def element_id(name: str) -> str:
 
 
 def slot_of(name: str) -> str:
-    """The slot beside which a field stands."""
+    """The name of the slot that shows a field's errors."""
     head, _, rest = name.partition(".")
     if name.startswith(PREFIX):
         is_main = fields_of(TrainingSettings)[rest].setting.place == "main"
@@ -127,7 +127,7 @@ def slot_of(name: str) -> str:
 
 
 def _slot_html(errors: Sequence[FieldError]) -> str:
-    """The sentences, and a red frame around the fields that they are about."""
+    """The error messages, and a style that draws a red frame around their fields."""
     if not errors:
         return ""
     fields = ", ".join(
@@ -140,11 +140,11 @@ def _slot_html(errors: Sequence[FieldError]) -> str:
 _MOST_SWATCHES = 12
 
 ASKING_HUB = '<p class="sum">Asking the Hub …</p>'
-"""While it is found out whether what is named there can be had."""
+"""Shown while the app checks whether the model or data set is available on the Hub."""
 
 
 def advanced_summary(request: SweepRequest) -> str:
-    """The accordion's label: the settings that differ least often, at their current values."""
+    """The accordion's label: the rarely changed settings with their current values."""
     settings = request.settings
     rate = "each method's own" if settings.learning_rate is None else f"{settings.learning_rate:g}"
     parts = [
@@ -167,10 +167,10 @@ def launch_line(
     reasons: Mapping[str, str] | None = None,
     scored: Scored | None = None,
 ) -> str:
-    """What the press on Launch will do, or the sentence that keeps it from doing so.
+    """Summary of what Launch will do, or the error that prevents it.
 
-    `reasons` says by method why one does not go with the model: a row then says so, and no more.
-    `scored` is how many examples are scored; `None` where the data are not known yet.
+    `reasons` gives, by method, why it is not applicable to the model; these are only counted.
+    `scored` is the number of scored examples; `None` if the data are not known yet.
     """
     if errors:
         return f'<p class="sum wrong" role="alert">{escape(one_sentence(errors))}</p>'
@@ -195,7 +195,7 @@ def launch_line(
 
 
 def _scored(request: SweepRequest, scored: Scored | None) -> str:
-    """As in "6 held-out examples scored"; "up to 64" where nobody knows how many there are."""
+    """E.g. "6 held-out examples scored"; "up to 64 ..." if the number is unknown."""
     if scored is None:
         return f"up to {plural(request.settings.eval_examples, 'held-out example')} scored"
     count = f"{plural(scored.count, 'held-out example')} scored"
@@ -205,25 +205,25 @@ def _scored(request: SweepRequest, scored: Scored | None) -> str:
 
 
 def blocks_launch(errors: Sequence[FieldError]) -> bool:
-    """Whether Launch waits for a field to be put right; what the form cannot say anything about
-    (a full disk) may be over at the next press."""
+    """Whether an invalid field disables Launch. An error without a field (a full disk) does not: it
+    may be gone at the next press."""
     return any(error.field for error in errors)
 
 
 def first_sentence(error: FtlabError) -> str:
-    """What is said of a refused launch: of several wrong fields the first."""
+    """The message for a refused launch; the first one if several fields are invalid."""
     if isinstance(error, InvalidRequest) and error.errors:
         return one_sentence(error.errors)
     return str(error)
 
 
 def demo_line() -> str:
-    """What stands beside the button where nothing is launched."""
+    """The text beside the button on a demo server, where launching is disabled."""
     return f'<p class="sum">{escape(DEMO_REFUSAL)}</p>'
 
 
 def launch_button(request: SweepRequest, errors: Sequence[FieldError]) -> str:
-    """The button's words."""
+    """The label of the Launch button."""
     if errors:
         return "Launch"
     return f"Launch {plural(len(request.variants) * len(request.seeds), 'run')}"

@@ -1,7 +1,7 @@
-"""The table of methods and what is said of the chosen model and its examples, as HTML.
+"""The methods table, the model line and the task preview, as HTML.
 
-Ticks and settings are the browser's (`assets/methods.js`); the server is told of them and never
-writes them back, so no answer that comes late can undo what somebody did meanwhile.
+The browser holds the ticks and settings (`assets/methods.js`). It sends them to the server, which
+never writes them back, so a late response cannot overwrite newer input.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from ftlab.tasks.spec import Example, TaskData
 
 _AUTHORS_AND_YEAR = re.compile(r"^.*?\b\d{4}")
 _BASE_NAMES: dict[str, str] = {"nf4": "4-bit NF4", "int8": "8-bit"}
-_MOST_TEXT = 2000  # of one setting that the browser sends
+_MOST_TEXT = 2000  # maximum length of one setting sent by the browser
 _COLUMNS = ("Trains", "Rate", "Peak memory", "File", "This device", "Paper")
 _WIDTHS = ("count", "rate", "peak", "file", "fit", "paper", "own")
 
 
 def method_table(ticked: Collection[str], values: Mapping[str, Any] | None = None) -> str:
-    """Every method with its tick, and its settings folded below it.
+    """Every method with its tick box, and its settings collapsed below it.
 
-    `values` are settings by field name, as in `lora.r`; what is not there stands at its default.
+    `values` are settings by field name, e.g. `lora.r`. Missing ones have their default.
     """
     own = values or {}
     rest = [method for method in METHODS.values() if method.id not in CORE]
@@ -71,14 +71,14 @@ def method_table(ticked: Collection[str], values: Mapping[str, Any] | None = Non
 
 
 def known_ticks(ticks: Any) -> list[str]:
-    """What the browser says is ticked, in the order of the registry."""
+    """The ticked methods sent by the browser, in registry order."""
     given = ticks if isinstance(ticks, list) else []
     found = {tick for tick in given if isinstance(tick, str)}
     return [method_id for method_id in METHODS if method_id in found]
 
 
 def known_settings(settings: Any) -> dict[str, str]:
-    """What the browser says is set, by field name; what is no field of a method is dropped."""
+    """The settings sent by the browser, by field name. Unknown fields are ignored."""
     if not isinstance(settings, Mapping):
         return {}
     return {
@@ -89,14 +89,14 @@ def known_settings(settings: Any) -> dict[str, str]:
 
 
 def range_of(parameter: Hyperparameter) -> str:
-    """The help text with the range in which the value makes sense."""
+    """The help text with the range of sensible values."""
     if parameter.kind == "text" or parameter.minimum is None or parameter.maximum is None:
         return parameter.help
     return f"{parameter.help} {parameter.minimum:g} to {parameter.maximum:g}."
 
 
 def has_base_choice(method: MethodSpec) -> bool:
-    """Whether it can be laid over a base in any precision; some have theirs by definition."""
+    """Whether the base precision can be chosen. Some methods define their own."""
     return method.is_adapter and method.base_precision is None
 
 
@@ -107,7 +107,7 @@ def _fields() -> Iterable[str]:
 
 
 FIELDS = frozenset(_fields())
-"""Every setting that a method has, as `lora.r`."""
+"""Names of all settings of all methods, e.g. `lora.r`."""
 
 
 def _tools() -> str:
@@ -148,7 +148,7 @@ def _table(
     values: Mapping[str, Any],
     heads: bool,
 ) -> str:
-    """Heads that are not shown are still read out."""
+    """A table of methods. Without `heads`, the headers are visible to screen readers only."""
     hide = "" if heads else ' class="vh"'
     columns = "".join(f"<th><span{hide}>{name}</span></th>" for name in _COLUMNS)
     widths = "".join(f'<col class="{name}">' for name in _WIDTHS)
@@ -161,7 +161,7 @@ def _table(
 
 
 def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
-    """The method's line, and below it its settings, which the line's button shows."""
+    """The method's row, and below it a hidden row of settings, which the button shows."""
     paper, label = escape(method.paper.title), escape(method.label)
     found = _AUTHORS_AND_YEAR.match(method.paper.title)
     short = escape(found.group() if found else method.paper.title)
@@ -191,7 +191,7 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
 
 
 def _rate_hint(method: MethodSpec) -> str:
-    """What the rate is on the model that it was tuned on, and how it goes with the size."""
+    """Tooltip: the rate on the model it was tuned on, and how it scales with model size."""
     rule = method.rate_rule
     return (
         f"Learning rate: {rate_name(method.learning_rate)} on {TUNED_MODEL}, where it was tuned. "
@@ -245,7 +245,7 @@ def _select(
 def _text_box(
     name: str, default: Value, values: Mapping[str, Any], is_number: bool = True, hint: str = ""
 ) -> str:
-    """For numbers too, so that each wrong one gets a sentence of ours."""
+    """A text box, for numbers too, so that our error messages are shown."""
     value = _typed(values.get(name, default))
     kind = 'inputmode="decimal"' if is_number else "data-text"
     return (
@@ -262,17 +262,17 @@ def _about(name: str, default: Value) -> str:
 
 
 def _typed(value: Any) -> str:
-    """A value as somebody would type it: 0.0 is "0"."""
+    """A value as a user would type it: 0.0 -> "0"."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """By method id: trainable parameters for people, and a sentence where it does not go.
+    """Facts by method id. `counts`: trainable parameters; `reasons`: why it is not applicable.
 
-    `reach` says what of the model it is laid over, where that is not plain. `rates` is the learning
-    rate that it would be trained with, `own` the one that it has where nobody sets any.
+    `reach` describes the adapted parts of the model where that is not obvious. `rates` is the
+    learning rate that training would use; `own` is the method's own default for the model.
     """
 
     counts: dict[str, str]
@@ -282,15 +282,15 @@ class MethodFacts:
     own: dict[str, str]
 
     def html(self) -> str:
-        """What the browser writes into the table (`assets/methods.js`)."""
+        """The data that the browser writes into the table (`assets/methods.js`)."""
         facts = json.dumps(asdict(self), sort_keys=True)
         return f'<span id="method-facts" data-facts="{escape(facts)}"></span>'
 
 
 def method_facts(request: SweepRequest) -> MethodFacts:
-    """Of every method: as the request has it, or as its defaults are.
+    """Facts about every method, with its settings from the request, else its defaults.
 
-    What is wrong with a value of the request is not among the reasons: that is said at its field.
+    `reasons` does not include invalid values of the request: those are reported at their fields.
     """
     shape, size = shape_of_model(request.model), size_of_model(request.model)
     device_id = device_of(request)
@@ -317,7 +317,7 @@ def method_facts(request: SweepRequest) -> MethodFacts:
 
 
 def _beside(label: str, message: str) -> str:
-    """The sentence without the method's name, beside which it stands."""
+    """The message without the method's name, which is shown beside it."""
     rest = message.removeprefix(f"{label}: ")
     return rest[:1].upper() + rest[1:]
 
@@ -326,7 +326,7 @@ ASKING = '<p class="meta" role="status">Asking PEFT about it, which takes some s
 
 
 def more_summary(values: Mapping[str, Any]) -> str:
-    """The label of the accordion: what is filled in there, or what could be."""
+    """The label of the accordion: what is filled in, or what can be."""
     lines = [line for line in str(values.get(EXTRA) or "").splitlines() if line.strip()]
     parts = [plural(len(lines), "further variant")] if lines else []
     budget = str(values.get(MATCH) or "").strip()
@@ -339,7 +339,7 @@ def more_summary(values: Mapping[str, Any]) -> str:
 
 
 def matches_html(matches: Sequence[Match], budget: int) -> str:
-    """One line a variant: the size that was chosen for it, and why it is off where it is."""
+    """One line per variant: its chosen size, and why it misses the budget, if it does."""
     lines = "".join(
         f'<li class="{"off" if match.reason else ""}">{escape(describe(match, budget))}</li>'
         for match in matches
@@ -348,15 +348,15 @@ def matches_html(matches: Sequence[Match], budget: int) -> str:
 
 
 def has_config(values: Mapping[str, Any]) -> bool:
-    """Whether there is a PeftConfig that PEFT can be asked about."""
+    """Whether the form has a PeftConfig that PEFT can check."""
     try:
         return bool(read_variants(str(values.get(PEFT_JSON) or "")))
     except FtlabError:
-        return False  # said by the form's own check
+        return False  # reported by the form's check
 
 
 def peft_html(values: Mapping[str, Any], access: Access = EVERYTHING) -> str:
-    """What PEFT says of the form's configurations by hand. Takes seconds; remembered after."""
+    """PEFT's verdict on the PeftConfigs entered in the form. Takes seconds; then cached."""
     if not has_config(values):
         return ""
     variants = read_variants(str(values[PEFT_JSON]))
@@ -383,9 +383,9 @@ _ESCAPED_TOKEN = re.compile(r"&lt;\|[^|]{1,40}\|&gt;|&lt;/?s&gt;")
 
 
 def model_line(model: str) -> str:
-    """One line on the model: architecture, layers, context, parameters, and where it comes from.
+    """One line on the model: architecture, layers, context, parameters, or its download source.
 
-    Raises `FtlabError` if the name names no model.
+    Raises `FtlabError` if the name is not a model.
     """
     reference = parse_model(model)
     folder = local_folder(reference)
@@ -402,7 +402,7 @@ def model_line(model: str) -> str:
 
 
 def task_preview(model: str, reference: TaskReference) -> str:
-    """Sizes of the three sets, and the first examples as the model sees them.
+    """Sizes of the three splits, and the first examples as the model sees them.
 
     Raises `FtlabError` if the data cannot be read.
     """
@@ -427,7 +427,7 @@ def _sizes(data: TaskData) -> str:
 
 
 def _examples(formatter: PromptFormatter | None, examples: Sequence[Example]) -> str:
-    """The examples as a list; the template around every prompt stands above it, once."""
+    """The examples as a list. The chat template around the prompts is shown once, above it."""
     if formatter is None:
         texts = ["\n\n".join(turn.content for turn in example.prompt) for example in examples]
         items = [_item(f"{text}\n", e.completion) for text, e in zip(texts, examples, strict=True)]
@@ -462,9 +462,9 @@ def _item(prompt: str, completion: str, tokens: int | None = None) -> str:
 
 
 def _frame(texts: Sequence[str]) -> tuple[str, str]:
-    """What all texts begin with, in whole lines, and end with, from a special token on.
+    """The common prefix of all texts in whole lines, and the common suffix from a special token on.
 
-    Both are "" where a text would have nothing left, or where there is only one text.
+    Both are "" if nothing would remain of a text, or if all texts are the same.
     """
     if len(set(texts)) < 2:
         return "", ""
@@ -483,7 +483,7 @@ def _common_prefix(texts: Sequence[str]) -> str:
 
 
 def _dimmed(text: str) -> str:
-    """The text with its special tokens in a paler ink."""
+    """The escaped text with its special tokens in a paler colour."""
     return _ESCAPED_TOKEN.sub(r'<span class="special">\g<0></span>', str(escape(text)))
 
 

@@ -1,7 +1,7 @@
-"""Queue and loss curves of one sweep, drawn once a second for all pages that show it.
+"""Queue and loss curves of one sweep, rendered at most once a second for all pages that poll.
 
-Nothing here holds a run: each tick reads the runs folder, so a reload or a second browser shows the
-same.
+No run state is held here: each tick reads the runs folder, so a reload or a second browser shows
+the same.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ from ftlab.tabs.widgets import (
 )
 
 NEWEST = "newest"
-"""Value of the sweep dropdown that follows whatever was launched last."""
+"""Dropdown value that always shows the sweep launched last."""
 
 ReadProgress = Callable[[Run, float | None], Progress]
 
-_SHORT_PHASES = {"wait": "waiting"}  # the chip is narrow; its tooltip has the whole label
+_SHORT_PHASES = {"wait": "waiting"}  # the chip is narrow; its tooltip has the full label
 
 
 @dataclass(frozen=True)
 class SweepView:
-    """One sweep as it is now: its runs in the order of the queue, each with its progress."""
+    """The current state of one sweep: its runs in queue order, each with its progress."""
 
     sweep_id: str
     runs: tuple[Run, ...]
@@ -70,7 +70,7 @@ class SweepView:
         return [run.run_id for run in self.runs if run.is_open]
 
     def curves(self) -> tuple[LossCurve, ...]:
-        """The training loss of each run that has any."""
+        """The loss curve of each run that has losses."""
         return tuple(
             curve_of(run, way.losses)
             for run, way in zip(self.runs, self.progress, strict=True)
@@ -84,7 +84,7 @@ def view_sweep(
     cancelling: Collection[str] = (),
     read: ReadProgress = read_progress,
 ) -> SweepView | None:
-    """The wanted sweep of all runs, the newest where it is `NEWEST` or gone; `None` if no run."""
+    """The wanted sweep, or the newest one for `NEWEST` or a deleted sweep; `None` without runs."""
     if not runs:
         return None
     newest = max(runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id)).spec.sweep_id
@@ -99,7 +99,7 @@ def view_sweep(
 
 
 def evaluation_seconds(runs: Sequence[Run]) -> dict[str, float]:
-    """What evaluation took last, by base precision; "" is the last of any precision."""
+    """Duration of the latest evaluation by base precision; key "" is the latest of all."""
     seconds: dict[str, float] = {}
     for run in runs:
         if run.result is not None and run.status == "done" and "evaluate" in run.result.phases:
@@ -109,7 +109,7 @@ def evaluation_seconds(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Label and value of each sweep, newest first, after the entry that follows the newest."""
+    """(label, value) of each sweep, newest first, after the `NEWEST` entry."""
     sweeps: dict[str, list[Run]] = {}
     for run in runs:
         sweeps.setdefault(run.spec.sweep_id, []).append(run)
@@ -123,7 +123,7 @@ def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def queue_heading(view: SweepView | None) -> str:
-    """How far the sweep is, and the button that ends all of it."""
+    """The sweep's progress, and the button that cancels all its runs."""
     if view is None:
         return heading("Queue", sub="one run at a time on each device")
     title = "Queue" if view.is_open else "Queue: all runs have ended"
@@ -132,7 +132,7 @@ def queue_heading(view: SweepView | None) -> str:
 
 
 def queue_html(view: SweepView | None) -> str:
-    """One row a run; an empty state where there is no sweep."""
+    """One row per run; a placeholder if there is no sweep."""
     if view is None:
         what = "Tick the methods to compare, then press Launch. Their progress is shown here."
         return blank("Nothing is running.", what)
@@ -173,7 +173,7 @@ def _status(run: Run, way: Progress) -> str:
 def _bar(run: Run, way: Progress) -> str:
     fraction = way.fraction if run.is_open or run.status == "done" else _reached(way)
     label, colour = run.spec.label, look_of(run.spec.method).colour
-    if way.download is not None:  # another bar than the run's own, which begins after it
+    if way.download is not None:  # a separate bar; the run's own starts after the download
         fraction, colour = way.download.fraction, "var(--info)"
         label += ": download of the base model"
     percent = round(100 * fraction)
@@ -185,7 +185,7 @@ def _bar(run: Run, way: Progress) -> str:
 
 
 def _reached(way: Progress) -> float:
-    """How far a run was that ended early."""
+    """The progress fraction of a run that ended early."""
     return 0.8 * way.step / way.steps if way.steps else 0.0
 
 
@@ -208,7 +208,7 @@ def _loss(run: Run, way: Progress) -> str:
 
 
 def _peak(run: Run) -> str:
-    """The net peak, which is what was predicted; on hover what the whole process took."""
+    """The net peak, which is comparable to the prediction; the tooltip has the process total."""
     measures = run.result.measures if run.result is not None else None
     if measures is None or measures.peak_memory_bytes is None or run.result is None:
         return "<span></span>"
@@ -261,37 +261,37 @@ def _precision(run: Run) -> str:
 
 
 _DISPATCHER_SECONDS = 10
-_MOST_SWEEPS = 20  # looked at by pages at about the same time
+_MOST_SWEEPS = 20  # cached sweeps: different ones viewed at about the same time
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The loss curves of a sweep, and how far their axis of steps goes."""
+    """The loss curves of a sweep, and the length of the step axis."""
 
     curves: tuple[LossCurve, ...] = ()
     steps: int = 0
 
     @cached_property
     def figure(self) -> PlotData:
-        """As the browser gets them; drawn once, for all pages."""
+        """The plot as sent to the browser; rendered once for all pages."""
         drawn = loss_figure(curve_points(self.curves), steps=self.steps)
         return PlotData(type="plotly", plot=str(drawn.to_json()))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a visitor's page shows at this moment: parts that are the same are not sent again."""
+    """The current content of a visitor's page. Unchanged parts are not sent again."""
 
     heading: str = ""
     queue: str = ""
     choices: tuple[tuple[str, str], ...] = ()
     drawing: Drawing | None = None
     busy: bool | None = None
-    seconds: float = 0.0  # until the page asks again
+    seconds: float = 0.0  # until the page polls again
 
 
 class Keeper:
-    """Sees to it that a queued run has a dispatcher; one for all visitors, who all tick."""
+    """Ensures that a dispatcher runs while runs are queued. One instance serves all visitors."""
 
     def __init__(self, runs_folder: Path) -> None:
         self.runs_folder = runs_folder
@@ -300,11 +300,11 @@ class Keeper:
         self._problem = ""
 
     def keep(self, runs: Sequence[Run]) -> str:
-        """Looks after the dispatcher if a run waits; the sentence on why that failed, or ""."""
+        """Ensures that a dispatcher runs if a run is queued. Returns an error message or ""."""
         if not any(run.status == "queued" for run in runs):
             return ""
         with self._turn:
-            if time.monotonic() < self._next:  # the last one started may not be up yet
+            if time.monotonic() < self._next:  # a dispatcher just started may not be up yet
                 return self._problem
             self._next = time.monotonic() + _DISPATCHER_SECONDS
             try:
@@ -316,7 +316,7 @@ class Keeper:
 
 
 class QueueWatch:
-    """Looks at the queue for all pages of one app."""
+    """Reads the queue once for all pages of one app."""
 
     def __init__(self, store: RunStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -328,12 +328,12 @@ class QueueWatch:
         self._looks: Recent[str, tuple[float, Shown]] = Recent(_MOST_SWEEPS)
 
     def look(self, wanted: str) -> Shown:
-        """The wanted sweep as it is now."""
+        """The current state of the wanted sweep."""
         with self._turn:
             return self._look(wanted, self._store.runs())
 
     def glance(self, wanted: str) -> Shown:
-        """As `look`, up to `RECENT_SECONDS` old: for pages that ask every few seconds."""
+        """As `look`, but up to `RECENT_SECONDS` old: for pages that poll every few seconds."""
         with self._turn:
             last = self._looks.get(wanted)
             if last is not None and self._clock() - last[0] < RECENT_SECONDS:
@@ -355,7 +355,7 @@ class QueueWatch:
         return now
 
     def _suggested(self, view: SweepView | None) -> str:
-        """What the ladders of an ended sweep suggest; read once, as it reads what runs wrote."""
+        """The suggested rates of an ended tuning sweep; cached, since it reads the runs' files."""
         if view is None or view.is_open or not is_tuning(view.runs):
             return ""
         known = tuple((run.run_id, run.ended_at) for run in view.runs)
@@ -364,7 +364,7 @@ class QueueWatch:
         return self._last_suggested[1]
 
     def _drawing(self, wanted: str, view: SweepView | None) -> Drawing:
-        """The one from before where it is the same: it has its figure already."""
+        """Returns the previous drawing if it is equal, because its figure is already rendered."""
         if view is None:
             return Drawing()
         now = Drawing(view.curves(), max((way.steps for way in view.progress), default=0))
@@ -374,7 +374,7 @@ class QueueWatch:
 
 _BUSY_SECONDS = 2
 _IDLE_SECONDS = 10
-_POLLS_A_SECOND = 12  # of all pages together
+_POLLS_A_SECOND = 12  # total for all pages
 _SEND_PRESS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-run], [data-further], [data-rates]');
   if (!button) return;
@@ -396,7 +396,7 @@ _EXPLANATION = (
 
 @dataclass(frozen=True)
 class Panel:
-    """What the tab needs to refresh the queue after a launch."""
+    """The components and handler that the tab uses to refresh the queue after a launch."""
 
     sweep: gr.Dropdown
     refresh: Callable[..., Any]
@@ -405,7 +405,7 @@ class Panel:
 
 
 def build(context: AppContext) -> Panel:
-    """Builds queue and figure and starts their timer."""
+    """Builds queue and plot and starts their timer."""
     with gr.Row(equal_height=True, elem_classes="ft-watch"):
         with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
             with gr.Row(elem_classes="ft-queue-head"):
@@ -466,7 +466,7 @@ def build(context: AppContext) -> Panel:
 
 
 def cancel_runs(context: AppContext, run_id: str, wanted: str) -> list[str]:
-    """Asks for one run to be ended, or with "all" for every open run of the wanted sweep."""
+    """Requests cancellation of one run or, with "all", of every open run of the wanted sweep."""
     run_ids = [run_id]
     if run_id == "all":
         view = view_sweep(context.store.runs(), wanted)
@@ -476,7 +476,7 @@ def cancel_runs(context: AppContext, run_id: str, wanted: str) -> list[str]:
 
 
 def _changes(before: Shown, now: Shown) -> tuple[Any, ...]:
-    """One update an output, `gr.skip()` for what is shown already."""
+    """One update per output, `gr.skip()` if unchanged."""
     if now == before:
         return (gr.skip(),) * 7
     appear = _has_curves(now) != _has_curves(before) or before.drawing is None

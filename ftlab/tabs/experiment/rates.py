@@ -1,7 +1,7 @@
-"""Learning rates on Experiment: what is said where they were not tuned, and how they are tuned.
+"""Learning rates in Experiment: the hint for untuned rates, and how to tune them.
 
-Tuning queues a short ladder of rates for each variant as one sweep, measured on the task's tuning
-examples. What the ladders say is shown in the queue once they have ended (`suggested_html`).
+Tuning queues a short ladder of rates for each variant as one sweep, evaluated on the task's tuning
+examples. When the ladders have ended, the queue shows the suggested rates (`suggested_html`).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from ftlab.tabs.widgets import escape, named, plural
 
 
 def untuned_html(request: SweepRequest, access: Access) -> str:
-    """That the rates were not tuned on the model, and the button that tunes them; empty for the
-    model that they were tuned on."""
+    """A hint that the rates were not tuned on this model, and the button that tunes them; empty for
+    the model that they were tuned on."""
     if is_bundled(request.model) or not is_model(request.model):
         return ""
     size = size_of_model(request.model)
@@ -63,7 +63,7 @@ _TUNE_HINT = (
 
 
 def variants_to_tune(request: SweepRequest) -> list[Variant]:
-    """The request's variants without rates of their own, each once, that go with the model."""
+    """The request's variants that fit the model, without their own rates and without duplicates."""
     left_out = not_applicable(request)
     fit = [variant for variant in request.variants if variant.label not in left_out]
     found: list[Variant] = []
@@ -74,10 +74,10 @@ def variants_to_tune(request: SweepRequest) -> list[Variant]:
 
 
 def tune(request: SweepRequest, context: AppContext) -> list[RunSpec]:
-    """Queues a ladder of each variant as one sweep, with the first of the request's seeds.
+    """Queues a ladder for each variant as one sweep, with the first of the request's seeds.
 
-    Raises `FtlabError` where nothing may be launched or the model's config cannot be had, and
-    `InvalidRequest` as launching does.
+    Raises `FtlabError` if launching is not allowed or the model's config is not available, and
+    `InvalidRequest` like a launch does.
     """
     context.access.check_training()
     variants = variants_to_tune(request)
@@ -92,9 +92,9 @@ def tune(request: SweepRequest, context: AppContext) -> list[RunSpec]:
 
 
 def tune_further(sweep_id: str, context: AppContext) -> list[RunSpec]:
-    """Adds a rate to each ladder of the sweep whose best rate is at its end, as more runs of it.
+    """Adds a rate to each ladder whose best rate is at its end, as further runs of the sweep.
 
-    Raises `FtlabError` for a sweep that is no ladder, is still going, or needs no more rates.
+    Raises `FtlabError` if the sweep is not a ladder, is still running, or needs no more rates.
     """
     context.access.check_training()
     runs = [run for run in context.store.runs() if run.spec.sweep_id == sweep_id]
@@ -115,12 +115,12 @@ def tune_further(sweep_id: str, context: AppContext) -> list[RunSpec]:
 
 
 def is_tuning(runs: Sequence[Run]) -> bool:
-    """Whether the runs are a sweep that was measured on tuning examples."""
+    """Whether the runs are a sweep that was evaluated on tuning examples."""
     return bool(runs) and all(run.spec.settings.eval_split == "tuning" for run in runs)
 
 
 def suggested_html(runs: Sequence[Run]) -> str:
-    """What the ladders of an ended sweep suggest, and buttons that use it; else empty."""
+    """The suggested rates of an ended tuning sweep, with buttons to apply them; else empty."""
     if not is_tuning(runs) or any(run.is_open for run in runs):
         return ""
     ladders = ladders_of(runs)
@@ -141,8 +141,8 @@ def suggested_html(runs: Sequence[Run]) -> str:
 
 
 def rates_of_form(ladders: Sequence[Tuned]) -> dict[str, str]:
-    """The suggested rates by field name, as in `lora.learning_rate`: each method's first variant,
-    which is the one of the table."""
+    """The suggested rates by field name, e.g. `lora.learning_rate`: those of each method's first
+    variant, which is the one in the table."""
     found: dict[str, str] = {}
     for tuned in ladders:
         rate, method = tuned.suggestion.rate, tuned.variant.method

@@ -1,6 +1,6 @@
-"""From the values of a form, or of an API call, to a sweep request, and back. No gradio.
+"""Converts values of the form or an API call to a sweep request, and back. No gradio.
 
-Every value may be missing, empty, text, or not a number: each becomes a sentence for its field.
+A value may be missing, empty, text, or not a number. Invalid values become errors of their field.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 
 EXTRA = "extra"
-"""Name of the field that holds further variants, one a line."""
+"""Name of the field for further variants, one per line."""
 
 NAMED_KINDS = ("folder", "hub")
-"""The kinds of model that are named in a field of their own."""
+"""The kinds of model whose name is entered in a separate field."""
 
 MAPPING_FIELDS = ("prompt", "completion", "messages", "system")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a form amounts to: the request as far as it could be read, and every wrong field.
+    """The parsed form: the request as far as it could be parsed, and all invalid fields.
 
-    `matches` says how each variant's size was chosen for `budget` trainable parameters; empty where
-    nothing is matched.
+    `matches` holds how each variant's size was chosen for `budget` trainable parameters; empty
+    without parameter matching.
     """
 
     request: SweepRequest
@@ -62,24 +62,24 @@ class Reading:
     budget: int = 0
 
     def checked(self) -> SweepRequest:
-        """The request; raises `InvalidRequest` if any field is wrong."""
+        """Returns the request. Raises `InvalidRequest` if any field is invalid."""
         if self.errors:
             raise InvalidRequest(list(self.errors))
         return self.request
 
 
 def read_form(values: Mapping[str, Any], access: Access = EVERYTHING) -> Reading:
-    """`read_request` on the page's form: it also says which model, task and methods are meant."""
+    """Calls `read_request` with the model, task and methods from the page's form."""
     methods = values.get("methods") or []
     methods = methods if isinstance(methods, list | tuple) else [methods]
-    named = [str(method)[:80] for method in methods]  # what is no name is said to be no method
+    named = [str(method)[:80] for method in methods]  # any other type is an unknown method
     return read_request(read_model(values), read_task(values), named, values, access)
 
 
 def read_model(values: Mapping[str, Any]) -> str:
-    """The model's name as `parse_model` reads it.
+    """The model's name, as input of `parse_model`.
 
-    The field of its kind takes a name of its own too: what is typed there is no kind but the model.
+    The dropdown for the kind of model also accepts a model name: any other text is the name.
     """
     kind, name = values.get("model", "bundled"), str(values.get("model_name") or "").strip()
     if kind == "bundled":
@@ -87,12 +87,12 @@ def read_model(values: Mapping[str, Any]) -> str:
     if kind not in NAMED_KINDS:
         return kind.strip() if isinstance(kind, str) else ""
     if kind == "folder" and name and name[0] not in "/.~":
-        return f"./{name}"  # a folder beside the app, and no Hub id that looks like one
+        return f"./{name}"  # relative folder, else it would be read as a Hub id
     return name
 
 
 def read_task(values: Mapping[str, Any]) -> TaskReference:
-    """The task that the form's task fields mean; an unknown one is left to `validate`."""
+    """The task from the form's task fields. `validate` reports an unknown task."""
     kind = str(values.get("task") or "")
     if kind in TASKS or kind not in ("file", "hub"):
         return TaskReference("bundled", kind)
@@ -118,11 +118,11 @@ def read_request(
     values: Mapping[str, Any],
     access: Access = EVERYTHING,
 ) -> Reading:
-    """Reads `values`, whose keys are `settings.steps`, `seeds`, `lora.r`, `extra` and the like.
+    """Parses `values`, with keys such as `settings.steps`, `seeds`, `lora.r` and `extra`.
 
-    A key that is missing means the default; a field that is there but empty is wrong, unless
-    empty has a meaning (learning rates, say). The rest is checked even where one field is wrong:
-    with a bundled model or task in place of one that `access` does not let a visitor name.
+    A missing key means the default. An empty field is invalid, unless empty has a meaning (e.g. for
+    learning rates). An invalid field does not stop the checks of the others. If `access` forbids
+    the model or the task, a bundled one replaces it for these checks.
     """
     errors = _nothing_named(model, task, str(values.get("file_error") or ""))
     model, task = allowed(model, task, access, errors)
@@ -155,9 +155,9 @@ def read_request(
 def allowed(
     model: str, task: TaskReference, access: Access, errors: list[FieldError]
 ) -> tuple[str, TaskReference]:
-    """Model and task as far as they may be named; what may not is one bundled, and an error.
+    """Replaces a forbidden model or task by a bundled one and adds an error.
 
-    Nothing of what is refused is looked for, so that not even its existence is told.
+    Does not look up a forbidden path or id, so that not even its existence is disclosed.
     """
     try:
         access.check_model(model)
@@ -173,7 +173,7 @@ def allowed(
 
 
 def allowed_values(values: Mapping[str, Any], access: Access) -> dict[str, Any]:
-    """The form's values without a model or data that may not be named: nothing is shown of it."""
+    """The form's values without a forbidden model or data set, so that nothing of it is shown."""
     errors: list[FieldError] = []
     allowed(read_model(values), read_task(values), access, errors)
     wrong = {error.field for error in errors}
@@ -183,14 +183,14 @@ def allowed_values(values: Mapping[str, Any], access: Access) -> dict[str, Any]:
 
 
 def one_sentence(errors: Sequence[FieldError]) -> str:
-    """The first error, and how many more there are."""
+    """The first error, and the number of further errors."""
     more = len(errors) - 1
     tail = f" ({more} more field{'s' if more > 1 else ''} to put right.)" if more > 0 else ""
     return errors[0].message + tail
 
 
 def _nothing_named(model: str, task: TaskReference, file_error: str) -> list[FieldError]:
-    """What a form still waits for: a model's name, a file (or a better one), a data set's id."""
+    """Errors for required input: a model's name, a valid file, a data set's id."""
     errors = []
     if not model:
         errors.append(FieldError("model", "No model is named; give a folder or a Hub id."))
@@ -249,7 +249,7 @@ def _with_form_values(
 
 
 def _by_hand(text: str, errors: list[FieldError]) -> list[Variant]:
-    """Variants by their PeftConfig; PEFT itself is asked when they are launched."""
+    """Variants given by their PeftConfig. PEFT itself checks them at launch."""
     try:
         return read_variants(text)
     except FtlabError as error:
@@ -260,7 +260,7 @@ def _by_hand(text: str, errors: list[FieldError]) -> list[Variant]:
 def _matched(
     text: str, model: str, variants: Sequence[Variant], errors: list[FieldError]
 ) -> tuple[int, list[Match]]:
-    """The budget of the field, and the variants with their sizes chosen for it."""
+    """The parameter budget from the field, and the variants with sizes chosen for it."""
     if not text.strip():
         return 0, []
     try:
@@ -275,7 +275,7 @@ def _matched(
 
 
 def _extra(text: str, errors: list[FieldError]) -> list[Variant]:
-    """Further variants, one a line; what is wrong with one is said at the field that holds it."""
+    """Further variants, one per line. Their errors are reported at the field `extra`."""
     variants = []
     for line in filter(None, (line.strip() for line in text.splitlines())):
         try:
@@ -291,19 +291,18 @@ def _extra(text: str, errors: list[FieldError]) -> list[Variant]:
 
 
 def alike(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """The runs that fit into one form: those that share all settings with the first of them."""
+    """The runs that fit into one form: those with the same settings as the first run."""
     own = [spec for spec in specs if not spec.is_base]
     return [spec for spec in own if same_for_all(spec) == same_for_all(own[0])]
 
 
 def form_values(specs: Sequence[RunSpec]) -> dict[str, Any]:
-    """Values by field name with which the form asks for these runs; they share their settings.
+    """Form values by field name that reproduce these runs, which must share their settings.
 
-    The first variant of a method fills the method's own fields, each further one becomes a line of
-    the field `extra`; methods without a run are not ticked and stand at their defaults. Sizes that
-    were matched are set as they were chosen, and so is a rate that would be another one today. A
-    data seed other than 0 has no field, nor has a run
-    that was scored on the tuning split, or not scored at all.
+    The first variant of a method fills the method's own fields; each further one becomes a line of
+    the field `extra`. Methods without a run are not ticked and keep their defaults. Matched sizes
+    are set explicitly, and so is a learning rate that would differ today. These have no field: a
+    data seed other than 0, scoring on the tuning split, and no scoring at all.
     """
     first = specs[0]
     variants: list[Variant] = []

@@ -1,4 +1,4 @@
-"""The Experiment form takes over the settings of runs that were cloned in Results."""
+"""The Experiment tab: checks, launches and tunes the form, and fills it from cloned runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ from ftlab.tasks.files import columns_of
 def listen(
     form: Form, task: TaskBlocks, table: gr.HTML, check: Action, context: AppContext, links: Links
 ) -> None:
-    """Fills the form as `links.clone` names runs; then it is checked as if it had been typed."""
+    """Fills the form from the runs in `links.clone`, then checks it like typed input."""
     outputs = [
         links.clone, table, task.file_group, task.hub_group, task.mapping_row,
         *form.components.values(),
@@ -102,7 +102,7 @@ def listen(
 
 
 def taken_over(specs: Sequence[RunSpec]) -> str:
-    """The sentence on whose settings the form now holds."""
+    """Tells which runs' settings are now in the form."""
     kept = alike(specs)
     names = f"{kept[0].label} ({run_name(kept[0].run_id)})"
     if len(kept) > 1:
@@ -113,7 +113,7 @@ def taken_over(specs: Sequence[RunSpec]) -> str:
 
 
 def fitting(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values that this machine can offer, and a sentence for each that it cannot."""
+    """The values available on this machine, and a sentence for each replaced value."""
     fit, missing = dict(values), []
     devices = [device.id for device in list_devices()]
     if fit["device"] not in (*devices, AUTO):
@@ -129,7 +129,7 @@ def fitting(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def updates(
     values: Mapping[str, Any], names: Sequence[str], access: Access = EVERYTHING
 ) -> list[Any]:
-    """Updates for the table of methods, the three blocks of the task, and each field by name."""
+    """Updates for the methods table, the three task containers, and each field in `names`."""
     kind = values["task"]
     mapped = [values[f"map.{name}"] for name in MAPPING_FIELDS]
     columns = columns_of(rows_at_hand(allowed_values(values, access))) or list(filter(None, mapped))
@@ -141,7 +141,7 @@ def updates(
     special["model_name"] = name_field(values["model"], value=values["model_name"])
     own = kind in ("file", "hub")
     special["metric"] = gr.update(visible=own, **({"value": values["metric"]} if own else {}))
-    # The comment makes it another value, so that it is drawn even where only ticks differ.
+    # The random comment changes the value, so that it is redrawn even if only ticks differ.
     settings = {name: value for name, value in values.items() if name in FIELDS}
     special[METHOD_SETTINGS] = settings
     table = f"{method_table(values['methods'], settings)}<!--{secrets.token_hex(4)}-->"
@@ -165,19 +165,19 @@ _TUNE = """element.addEventListener('click', ({ target }) => {
   trigger('select', window.ftMethods.now());
 })"""
 _FILL_COSTS = "watch('value', () => window.ftMethods.price());"
-# The press itself says what is chosen: a change that is still on its way counts.
+# The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
 _SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
-_CHOICE = ("methods", METHOD_SETTINGS)  # what the table of methods holds, told by its own event
+_CHOICE = ("methods", METHOD_SETTINGS)  # held by the methods table, sent by its own event
 _SAME_PRESS_SECONDS = 2.0
-# What reads the form is handled one at a time, as it came: no older answer replaces a newer one.
+# Handlers that read the form run one at a time, in order: no older answer replaces a newer one.
 _IN_ORDER: dict[str, Any] = {
     "concurrency_id": "form",
     "concurrency_limit": 1,
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-# PEFT is asked in a process of its own, which takes seconds; meanwhile everybody's form goes on.
+# PEFT checks run in a separate process and take seconds. They must not block the form handlers.
 _BESIDE = QUIET | {"trigger_mode": "always_last"}
 
 
@@ -212,7 +212,7 @@ def build(context: AppContext, links: Links) -> None:
 
     def choose(event: gr.EventData, known_at: float, *given: Any) -> list[Any]:
         at = getattr(event, "at", 0.0)
-        if not isinstance(at, int | float) or at < known_at:  # overtaken on its way by a later one
+        if not isinstance(at, int | float) or at < known_at:  # a later event has arrived first
             return [gr.skip()] * (len(said) + 3)
         ticked, settings = _chosen(event)
         values = form.values(given) | settings | {"methods": ticked}
@@ -228,7 +228,7 @@ def build(context: AppContext, links: Links) -> None:
         model = read_model({"model": kind, "model_name": name})
         try:
             access.check_model(model)
-        except FtlabError:  # said by the form's own check
+        except FtlabError:  # reported by the form's check
             return
         context.models.why_not(model)
 
@@ -236,7 +236,7 @@ def build(context: AppContext, links: Links) -> None:
         session = str(request.session_hash)
         mine = latest.begin(session)
         reading = read_form(form.values(given), access)
-        if reading.errors:  # said at their fields; what is known stays
+        if reading.errors:  # shown at their fields; keeps the last result
             return
         for shown in while_there(
             context.predictor,
@@ -284,7 +284,7 @@ def build(context: AppContext, links: Links) -> None:
 
     latest = Latest()
     known_at = gr.State(0.0)
-    # Every tick counts: the default drops those made while one is being handled.
+    # Handles every tick. The default drops events while a handler is running.
     blocks.table.select(
         choose,
         [known_at, *fields],
@@ -311,7 +311,7 @@ def build(context: AppContext, links: Links) -> None:
     )
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
     by_name = form.components
-    # Not at every letter of a name: the Hub is asked for what the person has typed to the end.
+    # Not at every keystroke: the Hub is queried only for a completely typed name.
     reached = gr.on(
         [by_name["model"].change, by_name["model_name"].submit, by_name["model_name"].blur],
         reach,
@@ -336,7 +336,7 @@ def build(context: AppContext, links: Links) -> None:
 
 
 def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: AppContext) -> None:
-    """Keeps the proposal of a model up to date beside the form, and takes it over when pressed."""
+    """Refreshes the proposed model when the form changes, and puts it into the form on click."""
     fields = list(form.components.values())
     latest = Latest()
 
@@ -344,7 +344,7 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
         session = str(request.session_hash)
         mine = latest.begin(session)
         reading = read_form(form.values(given), context.access)
-        if reading.errors:  # said at their fields; what is known stays
+        if reading.errors:  # shown at their fields; keeps the last result
             return
         wanted = reading.request
         for shown in while_there(
@@ -368,14 +368,14 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
 
 
 def _chosen(event: gr.EventData) -> tuple[list[str], dict[str, str]]:
-    """The ticks and settings that the browser tells of."""
+    """The ticks and settings sent by the browser."""
     return known_ticks(getattr(event, "on", None)), known_settings(getattr(event, "settings", None))
 
 
 def chosen_as_pressed(chosen: str) -> dict[str, Any]:
-    """Ticks and settings as the browser had them when Launch was pressed, by field name.
+    """Ticks and settings in the browser when Launch was pressed, by field name.
 
-    Empty where the press came from elsewhere: then what was last told counts.
+    Empty if the press did not send any: then the values received last are used.
     """
     try:
         said = json.loads(chosen or "")
@@ -388,7 +388,7 @@ def chosen_as_pressed(chosen: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MethodBlocks:
-    """What stands around the fields of step 3."""
+    """The components of step 3 that are not form fields."""
 
     table: gr.HTML
     facts: gr.HTML
@@ -400,7 +400,7 @@ class MethodBlocks:
 
 
 def _build_methods(form: Form) -> MethodBlocks:
-    """Step 3: the table of methods with their settings, and further variants."""
+    """Builds step 3: the methods table with settings, and further variants."""
     head("Methods and variants", number=3, sub="Each ticked method becomes a run for each seed")
     table = H(method_table(CORE), js_on_load=_SEND_CHOICE)
     form.components["methods"] = gr.State(list(CORE))
@@ -452,7 +452,7 @@ def _build_methods(form: Form) -> MethodBlocks:
 def _say(
     form: Form, values: Mapping[str, Any], context: AppContext, failure: FtlabError | None = None
 ) -> list[Any]:
-    """Errors beside their fields, the launch bar, and the labels that repeat the settings."""
+    """Updates for field errors, the launch bar, and the labels that summarise settings."""
     access = context.access
     reading = read_form(values, access)
     errors = list(reading.errors)
@@ -460,7 +460,7 @@ def _say(
     if not errors and not access.is_demo:
         found = look_at_inputs(reading.request, context.models)
         errors = list(found.errors)
-    if isinstance(failure, InvalidRequest):  # what only the attempt has found out
+    if isinstance(failure, InvalidRequest):  # errors found only by the launch attempt
         errors = errors or list(failure.errors)
     elif failure is not None:
         errors = [FieldError("", str(failure))]

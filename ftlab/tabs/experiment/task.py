@@ -1,4 +1,4 @@
-"""Where a visitor's task file is kept."""
+"""Steps 1 and 2 of the form: model, task and settings. Also stores an uploaded task file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ftlab.tasks.scoring import TEXT_METRICS
 
 
 def keep_upload(path: Path, runs_folder: Path) -> Path:
-    """Copies an upload to where the runs are: gradio's own copy is temporary, a record is not.
+    """Copies an upload into the runs folder: gradio's copy is temporary, but run records stay.
 
     Raises `FtlabError` if the folder cannot be written.
     """
@@ -62,7 +62,7 @@ def keep_upload(path: Path, runs_folder: Path) -> Path:
 
 
 _MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
-_SHORT_NAMES = {"medical": "Medical"}  # the row of tasks has to fit into the rail
+_SHORT_NAMES = {"medical": "Medical"}  # the row of tasks must fit into the left column
 _COLUMN_LABELS = {
     "prompt": "Prompt",
     "completion": "Completion",
@@ -79,9 +79,9 @@ _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 
 @dataclass(frozen=True)
 class TaskBlocks:
-    """What stands around the fields of step 1; `preview` draws what their values amount to.
+    """The containers of step 1. `preview` renders the model line and the task preview.
 
-    `largest` proposes a model; there is none on a machine that proposes no model.
+    `largest` shows the proposed model; `None` on a machine that proposes no model.
     """
 
     file_group: gr.Column
@@ -92,7 +92,7 @@ class TaskBlocks:
 
 
 def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
-    """Step 1. Adds its fields to the form and keeps the preview up to date."""
+    """Builds step 1: adds its fields to the form and refreshes the preview on changes."""
     access = context.access
     head("Model and task", number=1)
     form.add(
@@ -101,7 +101,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         model_kinds(access),
         value="bundled",
         label="Base model",
-        allow_custom_value=True,  # a name that is typed here counts; else it would vanish
+        allow_custom_value=True,  # accepts a typed model name, which is lost otherwise
     )
     form.add(
         "model_name", gr.Textbox, label="Folder or Hub id", visible=False, max_lines=1, lines=1
@@ -143,7 +143,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
                 value="",
                 label=_COLUMN_LABELS[name],
                 min_width=130,
-                # gradio raises for a column of the file before; the form's check says it instead
+                # else gradio raises for a column of the previous file; the form's check does
                 allow_custom_value=True,
             )
     metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
@@ -208,7 +208,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         show_progress="minimal",
         api_visibility="private",
     )
-    # The columns of one data set are not those of the next. (`input` is deaf to a paste.)
+    # Another data set has other columns. (`input` does not fire on paste.)
     changed = gr.on(
         [by_name[f"hub.{name}"].change for name in ("id", "config", "split")],
         show_columns,
@@ -239,8 +239,8 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
 
 
 def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
-    """Step 2; gives back the accordion, which is labelled with its own current values, and the
-    place for what is said of the number of examples."""
+    """Builds step 2. Returns the accordion, whose label shows its current values, and the
+    placeholder for the note on the number of examples."""
     head("Settings, the same for all", number=2)
     main, further = _settings_at("main"), _settings_at("advanced")
     _add_settings(form, main[:3])
@@ -270,7 +270,7 @@ def _settings_at(place: Place) -> list[Field]:
 
 
 def _add_settings(form: Form, settings: Iterable[Field]) -> None:
-    """Narrow ones three in a row, each other in a row of its own."""
+    """Adds narrow settings three per row, and each other setting in its own row."""
     for is_narrow, group in groupby(settings, lambda described: described.setting.narrow):
         shown = list(group)
         for start in range(0, len(shown), 3 if is_narrow else 1):
@@ -280,20 +280,20 @@ def _add_settings(form: Form, settings: Iterable[Field]) -> None:
 
 
 def model_kinds(access: Access) -> list[tuple[str, str]]:
-    """The ways of naming a model that a visitor has."""
+    """(label, kind) of the model sources that the visitor may use."""
     folders = access.folders is None or len(access.folders) > 0
     open_to = {"bundled": True, "folder": folders, "hub": access.may_ask_hub}
     return [(label, kind) for label, kind in _MODELS if open_to[kind]]
 
 
 def own_tasks(access: Access) -> list[tuple[str, str]]:
-    """The tasks beside the bundled ones that a visitor can bring."""
+    """(label, kind) of the custom task sources that the visitor may use."""
     upload = [("File", "file")] if access.may_upload else []
     return [*upload, *([("Hub", "hub")] if access.may_ask_hub else [])]
 
 
 def name_field(kind: str, **more: Any) -> dict[str, Any]:
-    """How the field for a model's name looks for a kind of model; hidden for the bundled one."""
+    """Update of the model name field for a kind of model; hidden for the bundled model."""
     return gr.update(
         visible=kind in NAMED_KINDS,
         label="Hub id" if kind == "hub" else "Folder with config.json and safetensors",
@@ -303,9 +303,9 @@ def name_field(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def model_html(values: Mapping[str, Any], models: ModelReach) -> str:
-    """The line below the model's name; its error is shown by the form's own check."""
+    """The line below the model's name; empty on errors, which the form's check reports."""
     model = read_model(values)
-    if models.known(model):  # it cannot be had, and the form's own check says why
+    if models.known(model):  # not available; the form's check reports why
         return ""
     try:
         return model_line(model)
@@ -314,9 +314,9 @@ def model_html(values: Mapping[str, Any], models: ModelReach) -> str:
 
 
 def preview_html(values: Mapping[str, Any]) -> str:
-    """The task's examples, or what keeps them from being read; the Hub is not asked for any.
+    """The task's examples, or the error of reading them. Does not query the Hub.
 
-    Empty where a field is wrong: the form's own check says so.
+    Empty if a field is invalid, which the form's check reports.
     """
     reference = read_task(values)
     if not reference.id or validate(reference):
@@ -330,9 +330,9 @@ def preview_html(values: Mapping[str, Any]) -> str:
 
 
 def read_hub(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Asks the Hub for the form's data set: its examples, and the column dropdowns.
+    """Queries the Hub for the form's data set. Returns its preview and the dropdown updates.
 
-    Columns that were chosen before are kept where the data set has them.
+    Selected columns are kept if the data set has all of them.
     """
     reference = read_task(values)
     if not reference.id or validate(replace(reference, mapping=None)):
@@ -347,7 +347,7 @@ def read_hub(values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def rows_at_hand(values: Mapping[str, Any]) -> Rows:
-    """The rows of the form's file, or of its data set if it was read before; else none."""
+    """The rows of the form's file, or the cached rows of its data set; else empty."""
     reference = read_task(values)
     if reference.kind == "hub":
         return kept_hub_rows(reference) or []
@@ -360,7 +360,7 @@ def rows_at_hand(values: Mapping[str, Any]) -> Rows:
 
 
 def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMapping:
-    """What was chosen if the rows have those columns, else what their names suggest."""
+    """`chosen` if the rows have those columns, else a guess from the column names."""
     columns = columns_of(rows)
     if chosen is not None and set(filter(None, asdict(chosen).values())) <= set(columns):
         return chosen
@@ -368,7 +368,7 @@ def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMap
 
 
 def column_choices(rows: Rows, chosen: ColumnMapping | None = None) -> tuple[Any, ...]:
-    """Updates for the row of column dropdowns and each of them; hidden where there are no rows."""
+    """Updates for the row of column dropdowns and each dropdown; hidden if there are no rows."""
     columns = columns_of(rows)
     values = asdict(column_mapping(rows, chosen)) if rows else {}
     choices = [_NO_COLUMN, *((column, column) for column in columns)]
@@ -377,7 +377,7 @@ def column_choices(rows: Rows, chosen: ColumnMapping | None = None) -> tuple[Any
 
 
 def read_upload(path: str | None, runs_folder: Path) -> tuple[Any, ...]:
-    """What an uploaded file fills in: its kept path, an error, and the column dropdowns."""
+    """Values after an upload: the stored path, an error message, and the dropdown updates."""
     if path is None:
         return None, "", *column_choices([])
     try:

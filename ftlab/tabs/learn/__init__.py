@@ -1,1 +1,1 @@
-"""The Learn tab: the ideas behind the methods, on numbers that move."""
+"""The Learn tab: the ideas behind the methods, with interactive numbers."""

@@ -1,4 +1,4 @@
-"""Learn: what a LoRA changes in each weight matrix, as its singular values."""
+"""Learn: what a LoRA changes in each weight matrix, shown by singular values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from ftlab.tabs.learn.parts import QUIET, plot, table
 from ftlab.tabs.widgets import H, blank, chip, escape, field_error, heading, live
 
 MAX_RANK = 64
-"""The largest rank on the slider over the full change."""
+"""The largest rank on the slider for the full change."""
 
 _FIRST_PART = "q_proj"
 _LORA_METHODS = ("lora", "qlora")
@@ -55,10 +55,10 @@ _NO_FULL = blank(
 
 @dataclass(frozen=True)
 class Chosen:
-    """One matrix of one adapter, beside the same matrix of a full fine-tuning.
+    """One matrix of one adapter, and the same matrix of a full fine-tuning run.
 
-    `full_runs` are those of the same base, newest first, and `full_run` the one of them that is
-    held against it; then either `full` is its change or `why_not` says why it cannot be computed.
+    `full_runs` are the full fine-tuning runs of the same base, newest first. `full_run` is the one
+    to compare with; then `full` is its change, or `why_not` says why it cannot be computed.
     """
 
     source: PaneSource
@@ -75,7 +75,7 @@ class Chosen:
 
 
 def sources(store: RunStore) -> list[PaneSource]:
-    """Adapters that can be looked into: own LoRA runs, newest first, then all others."""
+    """Returns the adapters that can be shown: LoRA and QLoRA, newest first, then all others."""
     found = [s for s in all_sources(store.runs(), store.folder) if s.is_adapter and s.folder]
     return sorted(found, key=lambda s: s.method not in _LORA_METHODS)
 
@@ -88,11 +88,11 @@ def choose(
     part: str | None = None,
     full_name: str | None = None,
 ) -> Chosen:
-    """The matrix of that adapter, where one is not there the nearest to it: first the middle
-    layer's `q_proj`, against the newest full fine-tuning.
+    """Returns a matrix of that adapter, compared with a full fine-tuning run.
 
-    `before` spares reading the same adapter again. Raises `FtlabError` if the adapter is gone, is
-    no LoRA or is broken.
+    Defaults: the middle layer, `q_proj`, and the newest run; also if a choice does not exist. With
+    `before`, the same adapter is not read again. Raises `FtlabError` if the adapter is missing,
+    broken or not a LoRA.
     """
     source = find_source(store.folder, source_name)
     is_read = before is not None and before.source.name == source.name
@@ -119,7 +119,7 @@ def choose(
 
 
 def map_figure(chosen: Chosen, measure: str) -> go.Figure:
-    """The map of all matrices with the chosen one framed; `measure` is a key of `MEASURES`."""
+    """Draws the map of all matrices, the chosen one framed; `measure` is a key of `MEASURES`."""
     rows = [
         [m.layer, m.part, m.name, m.size, m.effective_rank, m.rank] for m in chosen.change.matrices
     ]
@@ -128,13 +128,13 @@ def map_figure(chosen: Chosen, measure: str) -> go.Figure:
 
 
 def spectrum(chosen: Chosen) -> go.Figure:
-    """The singular values of the adapter's change of the matrix."""
+    """Draws the singular values of the adapter's change of the matrix."""
     matrix = chosen.matrix
     return spectrum_figure(spectrum_rows(matrix.values, matrix.rank), chosen.colour)
 
 
 def finding(matrix: MatrixChange) -> str:
-    """A sentence on what the adapter changes in the matrix, from its singular values."""
+    """Returns a sentence on the adapter's change of the matrix, from its singular values."""
     if not matrix.values.any():
         return f"Nothing is changed in {matrix.name}: its B or A is still zero"
     if matrix.rank == 1:
@@ -154,7 +154,7 @@ def scale_words(change: AdapterChange, matrix: MatrixChange) -> str:
 
 
 def source_chip(source: PaneSource) -> str:
-    """Where the adapter comes from."""
+    """HTML: a chip with the origin of the adapter."""
     if source.name.startswith(SHIPPED):
         return chip("ships with ftlab", "mute", "Trained by the app itself, and shipped with it")
     if source.name.startswith(UPLOADED):
@@ -163,7 +163,7 @@ def source_chip(source: PaneSource) -> str:
 
 
 def matrix_html(chosen: Chosen) -> str:
-    """What B·A takes against the full change: of this matrix, and of all that are changed."""
+    """HTML: the size of B·A against the full change, for this matrix and for all matrices."""
     change, matrix = chosen.change, chosen.matrix
     m, n = matrix.shape
     counts = [
@@ -192,7 +192,7 @@ def matrix_html(chosen: Chosen) -> str:
 
 
 def full_finding(chosen: Chosen, rank: int) -> str:
-    """How much of the full change of that matrix a rank would hold, as a sentence."""
+    """Returns a sentence on how much of the matrix's full change a rank would hold."""
     name = chosen.matrix.name
     if chosen.full is None:
         return ""
@@ -206,7 +206,7 @@ def full_finding(chosen: Chosen, rank: int) -> str:
 
 
 def full_html(chosen: Chosen, rank: int) -> str:
-    """The heading over the figure of the full change, or why there is none."""
+    """HTML: the heading above the figure of the full change, or why there is none."""
     if chosen.full_run is None:
         return _NO_FULL
     if chosen.full is None:
@@ -237,7 +237,7 @@ def full_figure(chosen: Chosen, rank: int) -> go.Figure | None:
 
 
 def rank_within(rank: float | None) -> int:
-    """The rank asked for over the full change, within the slider's ends."""
+    """Returns the rank for the full change, clamped to the slider's range."""
     asked = 8 if rank is None or not np.isfinite(rank) else round(rank)
     return int(min(max(asked, 1), MAX_RANK))
 
@@ -263,7 +263,7 @@ _PAPERS = (
 
 
 def build(context: AppContext, entered: list[Any]) -> None:
-    """Lays the panel out; the lists are filled, and an adapter read, at the `entered` events."""
+    """Builds the panel; the `entered` events fill the lists and read an adapter."""
     head = H(heading(_TITLE))
     with gr.Row(elem_classes="ft-tools ft-matrix-tools"):
         name = live(gr.Dropdown, [], label="Adapter", scale=4, min_width=220)
@@ -362,7 +362,7 @@ def build(context: AppContext, entered: list[Any]) -> None:
         asked = rank_within(r)
         return [full_html(chosen, asked), full_figure(chosen, asked)]
 
-    # "always_last": a choice made while one is being answered is answered too, not dropped.
+    # "always_last": a choice made while another one is handled is not dropped.
     inputs = [state, name, layer, part, measure, full_name, rank]
     gr.on(entered, enter, inputs, [name, *shown], **QUIET)
     gr.on(

@@ -1,4 +1,4 @@
-"""Learn: full fine-tuning, which repaints every pixel: what it changes, and what that costs."""
+"""Learn: full fine-tuning. Shows how much of each weight tensor it changes, and the cost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Changes = Callable[[Path, Path], pd.DataFrame]
 
 @dataclass(frozen=True)
 class View:
-    """All that the panel shows. `figure` is `None` where there are no weights to compare."""
+    """The panel's content. `figure` is `None` if there are no weights to compare."""
 
     options: list[tuple[str, str]]
     chosen: str | None
@@ -62,13 +62,13 @@ class View:
 
 
 def own_full_runs(store: RunStore) -> list[Run]:
-    """The visitor's full fine-tunings that are done, newest first."""
+    """Returns the finished full fine-tuning runs of this app, newest first."""
     done = [run for run in store.runs() if run.status == "done" and run.spec.method == FULL.id]
     return done[::-1]
 
 
 def view(store: RunStore, chosen: str | None, changes: Changes) -> View:
-    """What is shown for the run of that id, or the newest one; without any, the recorded one."""
+    """Returns the content for the run with that id, else the newest, else the recorded one."""
     own = own_full_runs(store)
     options = [(run_source(run).title, run.run_id) for run in own]
     name = choice(options, chosen)
@@ -78,7 +78,7 @@ def view(store: RunStore, chosen: str | None, changes: Changes) -> View:
 
 
 def measure_changes(base: Path, tuned: Path) -> pd.DataFrame:
-    """Every tensor of the model in `tuned` against that in `base`, as `tensor_changes` counts."""
+    """Compares every tensor of the model in `tuned` with `base`; see `tensor_changes`."""
     return tensor_changes(open_tensors(base), open_tensors(tuned))
 
 
@@ -106,7 +106,7 @@ def _change(run: Run, changes: Changes) -> tuple[str, go.Figure | None]:
 
 
 def cost_html(run: Run | None, store: RunStore) -> str:
-    """The arithmetic of bytes per weight, and what the run measured of it."""
+    """HTML: computed bytes per weight in training, and the run's measured memory."""
     optimizer = run.spec.settings.optimizer if run else "adamw"
     parts = [training_bytes(policy, optimizer) for policy in DTYPE_POLICIES]
     own = run.spec.dtype_policy if run else None
@@ -147,7 +147,7 @@ def _measured(run: Run) -> str:
 
 
 def _beside(run: Run, store: RunStore) -> str:
-    """The same arithmetic for a LoRA of the same sweep; empty where there is none."""
+    """HTML: the same arithmetic for a LoRA run of the same sweep; empty without one."""
     lora = next(
         (
             other
@@ -188,7 +188,7 @@ def _bytes(value: float) -> str:
 
 
 def build(context: AppContext) -> None:
-    """Lays the panel out and wires it."""
+    """Builds the panel and its events."""
     changes = lru_cache(maxsize=8)(measure_changes)
     with gr.Row(equal_height=True):
         with gr.Column(scale=3, min_width=340, elem_classes="ft-sheet"):

@@ -1,4 +1,4 @@
-"""Learn: merging. Base and adapter apart give the output of one merged matrix, live on numbers."""
+"""Learn: merging. Shows on real numbers that merged and separate weights give the same output."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from ftlab.tabs.learn.parts import (
 from ftlab.tabs.widgets import H, blank, field_error, heading, live
 
 FIRST = (12, "q_proj")
-"""Layer and module that are shown first, where the adapter has them."""
+"""Default layer and module, if the adapter has them."""
 
 _NAMES = {"fp32": "32 bits", "bf16": "16 bits (bf16)", "nf4": "4 bits (NF4)"}
-_DRAWN = 160  # outputs at most, evenly spaced, or the points hide each other
+_DRAWN = 160  # most outputs drawn, evenly spaced, so that points do not hide each other
 _NO_ADAPTER = blank(
     "No LoRA to merge.",
     "Open Experiment, tick LoRA and press Launch. Its adapter is then merged here.",
@@ -44,7 +44,7 @@ _NO_ADAPTER = blank(
 
 @dataclass(frozen=True)
 class Opened:
-    """An adapter with its base: `places` are the matrices that it changes, by layer and module."""
+    """An adapter with its base; `places` maps (layer, module) to the matrices that it changes."""
 
     source: PaneSource
     lora: Lora
@@ -52,7 +52,7 @@ class Opened:
     places: dict[tuple[int, str], str]
 
     def nearest(self, layer: float | None, module: str | None) -> tuple[int, str]:
-        """The place asked for, or what comes nearest: its layer first, then any module there."""
+        """Returns the nearest layer that the adapter changes, and the module or else any in it."""
         wanted = FIRST[0] if layer is None else int(layer)
         at = min({place[0] for place in self.places}, key=lambda known: abs(known - wanted))
         modules = [name for known, name in self.places if known == at]
@@ -61,14 +61,14 @@ class Opened:
 
 
 def sources(context: AppContext) -> list[PaneSource]:
-    """LoRA before QLoRA: own runs, newest first, then brought and shipped adapters."""
+    """Returns LoRA before QLoRA adapters: own runs, newest first, then uploaded and shipped."""
     everyone = all_sources(context.store.runs(), context.runs_folder)
     able = [source for source in everyone if source.method in (LORA.id, QLORA.id)]
     return sorted(able, key=lambda source: source.method != LORA.id)
 
 
 def open_source(source: PaneSource) -> Opened:
-    """Raises `FtlabError` if adapter or base is missing, broken, or of another shape of model."""
+    """Opens adapter and base; raises `FtlabError` if one is missing, broken, or they do not fit."""
     assert source.folder is not None
     base = open_tensors(base_folder(source.model))
     lora = open_lora(source.folder)
@@ -81,7 +81,7 @@ def open_source(source: PaneSource) -> Opened:
 
 
 def shown_html(found: pd.DataFrame) -> str:
-    """The differences of each merged matrix from adapter and base apart, and what they mean."""
+    """HTML: how each merged matrix differs from separate base and adapter, with an explanation."""
     rows = [
         [
             f"{MARKS[row.held][1]} {_NAMES[row.held]}",
@@ -112,14 +112,14 @@ def shown_html(found: pd.DataFrame) -> str:
 
 
 def _rounding(lost: float) -> str:
-    """What rounding the matrix takes away, against the adapter's change."""
+    """Returns the loss from rounding the matrix, relative to the adapter's change."""
     if lost == 0:
         return "none"
     return f"{lost:.1f} times" if lost >= 1 else units.format_share(lost)
 
 
 def cost_html(opened_: Opened) -> str:
-    """Multiplications for a token and bytes on disk, apart and merged, over the whole adapter."""
+    """HTML: multiplications per token and bytes on disk, separate and merged, whole adapter."""
     apart = merged = 0
     for name in opened_.places.values():
         out, width = opened_.base.shape(name)
@@ -157,7 +157,7 @@ def _remark(source: PaneSource) -> str:
 
 
 def draw(opened_: Opened, place: tuple[int, str], seed: int) -> tuple[go.Figure, str]:
-    """The figure and the table of differences for one matrix and one input."""
+    """Returns the figure and the table of differences for one matrix and one input."""
     name = opened_.places[place]
     weight, pair = opened_.base.read(name), opened_.lora.pair(name)
     merged = merged_weights(weight, pair)
@@ -168,7 +168,7 @@ def draw(opened_: Opened, place: tuple[int, str], seed: int) -> tuple[go.Figure,
 
 
 def build(context: AppContext) -> None:
-    """Lays the panel out and wires it."""
+    """Builds the panel and its events."""
     with gr.Row(equal_height=True):
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet"):
             H(

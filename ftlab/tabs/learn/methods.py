@@ -1,4 +1,4 @@
-"""Learn: what each method can do, as it was seen on a tiny model."""
+"""Learn: what each method can do, as observed on a tiny model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _HEADING = heading(
 
 
 def view(known: Mapping[str, Capability], versions: Mapping[str, str]) -> str:
-    """The table with its legend and footnotes, or what to do where there is none yet."""
+    """HTML: the table with its legend and footnotes, or how to create it if it is empty."""
     listed = {method: known[method] for method in METHODS if method in known}
     if not listed:
         return _EMPTY
@@ -134,7 +134,7 @@ def _legend(versions: Mapping[str, str]) -> str:
 
 
 def build(context: AppContext) -> None:
-    """Lays the panel out; the table is made as it is opened."""
+    """Builds the panel; the table is filled when the panel is opened."""
     with gr.Column(elem_classes="ft-sheet"):
         H(_HEADING)
         table = H()

@@ -1,4 +1,4 @@
-"""Learn: QLoRA's 16 levels, on a block of the bundled model's own weights."""
+"""Learn: QLoRA's 16 levels, shown on a block of the bundled model's weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ftlab.tabs.learn.parts import QUIET, moved, papers, plot, said, stack, tabl
 from ftlab.tabs.widgets import H, Markup, blank, heading, live, named
 
 FIRST = (12, "q_proj")
-"""Layer and module that are shown first, where the model has them."""
+"""Default layer and module, if the model has them."""
 
 _ROUNDED_BEFORE = (
     "The bundled weights were rounded to 4 bits once before (Q4_1: 16 evenly spaced values for "
@@ -53,9 +53,9 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight matrix in 16 bits and, in blocks, to the levels of NF4 and to even ones.
+    """A weight matrix in 16 bits, and quantised in blocks to NF4 and to evenly spaced levels.
 
-    `errors` of the two are relative, on the whole matrix; `normal` the same on random numbers.
+    `errors` are relative, (NF4, even), on the whole matrix; `normal` are those of random numbers.
     """
 
     weights: NDArray[np.float32]
@@ -69,7 +69,7 @@ class Matrix:
         return len(self.nf4.absmax)
 
     def block(self, number: int) -> tuple[NDArray[np.float32], ...]:
-        """Weights, NF4 and even of the block of that number, counted from 1; each (64,)."""
+        """Returns the block's weights, NF4 and even values, each (64,); blocks count from 1."""
         cut = slice((number - 1) * BLOCK, number * BLOCK)
         return tuple(
             values.reshape(-1)[cut]
@@ -79,7 +79,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class View:
-    """All that the panel shows of one block of one matrix."""
+    """The panel's content for one block of one matrix."""
 
     block: int
     blocks: int
@@ -94,12 +94,12 @@ ReadMatrix = Callable[[int, str], Matrix]
 
 
 def bundled_tensors() -> Tensors:
-    """Raises `FtlabError` with what to run if the model is not on this machine."""
+    """Opens the bundled model; raises `FtlabError` with the command to run if it is missing."""
     return open_tensors(base_folder(BUNDLED_ID))
 
 
 def read_matrix(layer: int, module: str) -> Matrix:
-    """Raises `FtlabError` if the bundled model has no such matrix, or is not there."""
+    """Reads and quantises a matrix; raises `FtlabError` if the matrix or the model is missing."""
     tensors = bundled_tensors()
     name = matrices(tensors.names).get((layer, module))
     if name is None:
@@ -111,7 +111,7 @@ def read_matrix(layer: int, module: str) -> Matrix:
 
 
 def view(layer: int, module: str, block: float | None, read: ReadMatrix) -> View:
-    """What is shown of that block, counted from 1; one out of range becomes the nearest."""
+    """Returns the content for that block, counted from 1; clamps a number out of range."""
     matrix = read(layer, module)
     number = int(min(max(block or 1, 1), matrix.blocks))
     weights, restored, even = matrix.block(number)
@@ -150,7 +150,7 @@ def _numbers(weights: NDArray[np.float32], restored: NDArray[np.float32], absmax
 
 
 def levels_words(used: NDArray[np.float64]) -> str:
-    """How evenly the levels are taken, from their shares."""
+    """Returns a sentence on how many levels are used and how evenly, from their shares."""
     taken = int((used > 0).sum())
     least, most = units.format_share(used.min()), units.format_share(used.max())
     if taken == len(used):
@@ -165,7 +165,7 @@ def errors_html(
     even: NDArray[np.float32],
     module: str,
 ) -> str:
-    """The errors of NF4 and of evenly spaced levels, and a sentence on which is smaller."""
+    """HTML: the errors of NF4 and of evenly spaced levels, and which is smaller."""
 
     def pair(name: str, nf4: float, plain: float) -> list[str]:
         return [name, units.format_share(nf4), units.format_share(plain)]
@@ -190,7 +190,7 @@ def errors_html(
 
 
 def model_html(tensors: Tensors, store: RunStore) -> str:
-    """What 4 bits make of the bundled model: by arithmetic, and measured where runs did."""
+    """HTML: the size of the bundled model in 4 bits, computed, and measured if runs exist."""
     linear = sum(int(np.prod(tensors.shape(n))) for n in matrices(tensors.names).values())
     total = sum(int(np.prod(tensors.shape(name))) for name in tensors.names)
     small = linear * bits_per_weight(double=True) / 8
@@ -207,7 +207,7 @@ def model_html(tensors: Tensors, store: RunStore) -> str:
 
 
 def _measured(store: RunStore) -> str:
-    """Net peaks of LoRA and QLoRA of the newest sweep that has both; own ones come first."""
+    """HTML: net peaks of LoRA and QLoRA from the newest sweep with both; own sweeps first."""
     runs = store.table()
     key = "net_peak_memory_bytes"
     done = runs[(runs["status"] == "done") & runs[key].notna() & (runs["origin"] != "imported")]
@@ -233,7 +233,7 @@ def _measured(store: RunStore) -> str:
 
 
 def build(context: AppContext) -> None:
-    """Lays the panel out and wires it."""
+    """Builds the panel and its events."""
     read = lru_cache(maxsize=4)(read_matrix)
     missing = H(visible=False)
     with gr.Row(equal_height=True, visible=False) as page:
@@ -280,7 +280,7 @@ def build(context: AppContext) -> None:
         module_shown = name if name in names else names[0]
         seen = view(layer_shown, module_shown, number, read)
         return [
-            # gradio takes no slider of one place
+            # gradio does not accept a slider with a single value
             gr.Slider(maximum=max(1, layers), **moved(at, layer_shown)),
             gr.Dropdown(choices=names, value=module_shown),
             gr.Slider(

@@ -1,4 +1,4 @@
-"""Pieces that the panels of the Learn tab share."""
+"""HTML helpers that the panels of the Learn tab share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ftlab.tabs import context
 from ftlab.tabs.widgets import Markup, escape
 
 QUIET: dict[str, Any] = context.QUIET | {"trigger_mode": "always_last"}
-"""How every event of a panel is wired: at once, for all visitors, no API, the last choice counts.
+"""Options of every event of a panel: no concurrency limit, not in the API, the last choice counts.
 
-Gradio's default drops a choice that is made while one is being handled.
+Gradio's default drops a choice that is made while another one is being handled.
 """
 
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> str:
-    """Big numbers side by side: (number, what it counts)."""
+    """HTML: large numbers side by side, from (number, label) pairs."""
     cells = "".join(
         f"<div><b>{escape(number)}</b><span>{escape(words)}</span></div>"
         for number, words in numbers
@@ -35,10 +35,10 @@ def table(
     strong_last: bool = False,
     tall: bool = False,
 ) -> str:
-    """A small table called `label`; its first column is text, the others are numbers.
+    """HTML: a small table with the caption `label`; the first column is text, others are numbers.
 
-    Cells are plain text unless they are `Markup`. `strong_last` sets off the last row as a sum; a
-    `tall` one scrolls within the page, by keyboard too.
+    Cells are plain text unless they are `Markup`. `strong_last` styles the last row as a sum; a
+    `tall` table scrolls within the page, also by keyboard.
     """
     first, *others = heads
     head = f'<th class="l" scope="col">{escape(first)}</th>' + "".join(
@@ -60,18 +60,18 @@ def table(
 
 
 def said(*sentences: str) -> str:
-    """Paragraphs of the lesson; plain text unless they are `Markup`. Empty ones are left out."""
+    """HTML: paragraphs of the lesson; plain text unless they are `Markup`. Ignores empty ones."""
     words = "".join(f"<p>{escape(text)}</p>" for text in sentences if text)
     return f'<div class="lesson">{words}</div>' if words else ""
 
 
 def stack(*parts: str) -> str:
-    """Pieces of HTML below each other with the panel's own gap; empty ones are left out."""
+    """HTML: joins pieces of HTML vertically, with the panel's gap between them."""
     return f'<div class="stack">{"".join(parts)}</div>'
 
 
 def papers(*sources: Paper) -> str:
-    """Links to the papers, in one line."""
+    """HTML: links to the papers, in one line."""
     links = ", ".join(
         f'<a href="{escape(paper.url)}" target="_blank" rel="noopener">{escape(paper.title)}</a>'
         for paper in sources
@@ -84,13 +84,13 @@ def code(text: str) -> Markup:
 
 
 def choice(options: Sequence[tuple[str, str]], chosen: str | None) -> str | None:
-    """The value to show in a list: what was chosen while it is there, else the first."""
+    """Returns the chosen value if it is among the options, else the first one, else `None`."""
     values = [value for _, value in options]
     return chosen if chosen in values else (values[0] if values else None)
 
 
 def whole_number(value: Any, name: str, most: int) -> int:
-    """What a number field holds, from 0 to `most`; raises `FtlabError` if it is no such number."""
+    """Returns a field's whole number from 0 to `most`; raises `FtlabError` for any other value."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if number and value % 1 == 0 and 0 <= value <= most:
         return int(value)
@@ -99,7 +99,7 @@ def whole_number(value: Any, name: str, most: int) -> int:
 
 
 def moved(slider_at: float | None, place: int) -> dict[str, Any]:
-    """The slider's update where it stands beside the place shown; a hand on it is not disturbed."""
+    """Returns the slider's update; empty if it is already there, so as not to disturb a drag."""
     return {} if slider_at == place else {"value": place}
 
 

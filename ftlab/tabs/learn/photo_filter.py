@@ -1,4 +1,4 @@
-"""Learn: LoRA as a photo filter. A change, cut down to rank r, is laid over an untouched photo."""
+"""Learn: LoRA as a photo filter. A change, reduced to rank r, is added to the original photo."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ PHOTOS = (
     ("Tower", "tower.jpg"),
     ("Bus, tiny", "bus.png"),
 )
-"""Label and file of the photos that the gradio package ships."""
+"""(label, file) of the photos that ship with the gradio package."""
 
 OWN = "Your photo"
 _FEW = QUIET | {"concurrency_limit": 2, "concurrency_id": "photo filter"}
-"""Taking a photo's change apart keeps every core busy for a second."""
+"""Concurrency limit: the decomposition of a photo's change keeps every core busy for a second."""
 
 DEFAULT_RANK = 8
 _TITLE = "A filter is a change laid over a photo. How much of that change do you need?"
@@ -58,7 +58,7 @@ _LESSON = (
 
 @dataclass(frozen=True)
 class Lesson:
-    """A photo under a filter; `name` is the photo's, as alternative text."""
+    """A photo with a filter applied; `name` is the photo's name, used as alternative text."""
 
     name: str
     filter_id: str
@@ -71,17 +71,17 @@ class Lesson:
 
 
 def photos() -> dict[str, Path]:
-    """Label to path of the photos that can be chosen; empty if gradio ships none any more."""
+    """Returns the paths of the photos by label; empty if gradio no longer ships them."""
     return shipped_photos(Path(gr.__file__).parent / "media_assets" / "images", PHOTOS)
 
 
 def make_lesson(name: str, photo: Picture, filter_id: str) -> Lesson:
-    """Applies the filter and takes its change apart, once for all ranks."""
+    """Applies the filter and decomposes its change, once for all ranks."""
     return Lesson(name, filter_id, take_apart(photo, FILTERS[filter_id](photo)))
 
 
 def rank_within(lesson: Lesson, rank: float | None) -> int:
-    """The rank asked for, within those that this photo has; the default where none is given."""
+    """Returns the rank, clamped to those of this photo; the default if none is given."""
     asked = DEFAULT_RANK if rank is None or not np.isfinite(rank) else round(rank)
     return int(min(max(asked, 1), lesson.top))
 
@@ -95,7 +95,7 @@ def subtitle(lesson: Lesson) -> str:
 
 
 def finding(lesson: Lesson, rank: int) -> str:
-    """A sentence on the spectrum, from its numbers."""
+    """Returns a sentence on the spectrum, from its numbers."""
     values = lesson.pictures.change.values
     if not values.any():
         return "This filter does not change this photo: there is nothing to store."
@@ -107,7 +107,7 @@ def finding(lesson: Lesson, rank: int) -> str:
 
 
 def figure_heading(lesson: Lesson, rank: int) -> str:
-    """The finding over the figure, and how energy and the error of the tile belong together."""
+    """HTML: the finding above the figure, and how energy relates to the error in the tile."""
     values = lesson.pictures.change.values
     held, error = kept(values, rank), missed(values, rank)
     words = (
@@ -119,7 +119,7 @@ def figure_heading(lesson: Lesson, rank: int) -> str:
 
 
 def numbers_html(lesson: Lesson, rank: int) -> str:
-    """What is stored for the change and what is missed, as tiles."""
+    """HTML: tiles with the stored numbers and the error."""
     change = lesson.pictures.change
     m, n = change.shape
     small, full = stored(change.shape, rank), m * n
@@ -138,7 +138,7 @@ def numbers_html(lesson: Lesson, rank: int) -> str:
 
 
 def before_html(lesson: Lesson) -> str:
-    """The original and the filtered photo."""
+    """HTML: the original and the filtered photo."""
     name = FILTERS[lesson.filter_id].label.lower()
     pictures = lesson.pictures
     return (
@@ -150,14 +150,14 @@ def before_html(lesson: Lesson) -> str:
 
 
 def after_html(lesson: Lesson, rank: int) -> str:
-    """The original with the change of that rank laid over it."""
+    """HTML: the original with the change of that rank added."""
     picture = lesson.pictures.laid_over(rank)
     words = f"{lesson.name} with the change of rank {rank}"
     return f'<div class="photos">{_photo(picture, f"Original + rank {rank}", words)}</div>'
 
 
 def factors_html(lesson: Lesson, rank: int) -> str:
-    """B, A and their product as heat pictures, laid out as a product of matrices is written."""
+    """HTML: B, A and their product as heat maps, arranged like a written matrix product."""
     change = lesson.pictures.change
     m, n = change.shape
     b, a = change.factors(rank)
@@ -184,7 +184,7 @@ def spectrum(lesson: Lesson, rank: int) -> go.Figure:
 
 
 def build(entered: list[Any], access: Access = EVERYTHING) -> None:
-    """Lays the panel out; the first photo is taken apart at one of the `entered` events."""
+    """Builds the panel; the first of the `entered` events decomposes the first photo."""
     shipped = photos()
     top = H(heading(_TITLE, sub="filtered = original + change"))
     with gr.Row(elem_classes="ft-tools ft-photo-tools"):
@@ -297,7 +297,7 @@ def _known(filter_id: str | None) -> str:
 
 
 def _share(value: float) -> str:
-    """A share in per cent; "0 %" for what is left by rounding in the arithmetic."""
+    """Formats a share in per cent; "0 %" for values that are only floating-point error."""
     return units.format_share(value) if value >= 1e-5 else "0 %"
 
 

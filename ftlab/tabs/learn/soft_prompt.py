@@ -1,4 +1,4 @@
-"""Learn: prompt tuning, words put before the question, and the real tokens they are nearest to."""
+"""Learn: prompt tuning. Shows the learnt vectors and the real tokens nearest to them."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ _NO_RUN = blank(
     "Open Experiment, tick Prompt tuning and press Launch. The vectors that it learns are then "
     "held against the model's real tokens here.",
 )
-_SHOWN_CHIPS = 5  # of the vectors before the question; the last one is shown as well
+_SHOWN_CHIPS = 5  # first vectors shown before the question; the last one is shown too
 _QUESTION_CHARACTERS = 220
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A learnt prompt beside real tokens; `texts` are those of `nearest.tokens`."""
+    """A learnt prompt compared with real tokens; `texts` are the texts of `nearest.tokens`."""
 
     shape: tuple[int, int]
     nearest: Nearest
@@ -64,13 +64,13 @@ class Prompt:
 
     @property
     def median(self) -> float:
-        """The middle of the vectors' cosines to their nearest tokens."""
+        """The median of the vectors' cosines to their nearest tokens."""
         return float(np.median(self.nearest.cosines[:, 0]))
 
 
 @dataclass(frozen=True)
 class View:
-    """All that the panel shows; `figure` is `None` where there is no prompt to draw."""
+    """The panel's content; `figure` is `None` if there is no prompt to draw."""
 
     options: list[tuple[str, str]]
     chosen: str | None
@@ -83,9 +83,9 @@ ReadPrompt = Callable[[Path, Path], Prompt]
 
 
 def measure_prompt(folder: Path, base: Path) -> Prompt:
-    """Reads the prompt in `folder` and looks for its nearest tokens in the model in `base`.
+    """Reads the prompt in `folder` and finds its nearest tokens in the model in `base`.
 
-    Raises `FtlabError` if a file of either is missing or broken, or they do not fit together.
+    Raises `FtlabError` if a file of either is missing or broken, or their shapes do not fit.
     """
     vectors = read_prompt(folder)
     model = open_tensors(base)
@@ -104,7 +104,7 @@ def measure_prompt(folder: Path, base: Path) -> Prompt:
 
 
 def view(context: AppContext, chosen: str | None, read: ReadPrompt) -> View:
-    """What is shown for the run or adapter of that name, or for the newest there is."""
+    """Returns the content for the run or adapter of that name, else for the newest one."""
     everyone = all_sources(context.store.runs(), context.runs_folder)
     sources = [source for source in everyone if source.method == PROMPT_TUNING.id]
     options = [(source.title, source.name) for source in sources]
@@ -122,7 +122,7 @@ def view(context: AppContext, chosen: str | None, read: ReadPrompt) -> View:
 
 
 def finding(prompt: Prompt) -> tuple[str, str]:
-    """What the cosines say of how near the vectors are to words, from their numbers."""
+    """Returns two sentences on how near the vectors are to real tokens, from the cosines."""
     cosines = prompt.nearest.cosines[:, 0]
     far = int((cosines < prompt.usual).sum())
     verdict = (
@@ -183,7 +183,7 @@ def _before_the_question(source: PaneSource, runs_folder: Path, prompt: Prompt) 
 
 
 def _question(source: PaneSource, runs_folder: Path) -> str:
-    """A held-out prompt of the run; for an adapter from elsewhere none is known."""
+    """Returns a held-out prompt of the run, or a placeholder for an uploaded adapter."""
     samples = [] if source.name.startswith(UPLOADED) else _samples(runs_folder / source.name)
     for sample in samples:
         turns = sample.get("prompt")
@@ -224,7 +224,7 @@ _LEGEND = (
 
 
 def build(context: AppContext) -> None:
-    """Lays the panel out and wires it."""
+    """Builds the panel and its events."""
     read = lru_cache(maxsize=8)(measure_prompt)
     with gr.Row(equal_height=True):
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet"):

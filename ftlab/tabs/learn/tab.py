@@ -1,4 +1,4 @@
-"""The Learn tab: what each method does, on something that can be looked at and moved."""
+"""The Learn tab: shows what each method does, with interactive examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHERS = (
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Lays the tab out, one inner tab a lesson; nothing is computed before one is opened."""
+    """Builds the tab, with one inner tab per lesson; a lesson is computed when it is opened."""
     entered = [opened()]
     with gr.Tabs(elem_classes="ft-lessons", overflow_behavior="wrap"):
         with gr.Tab(_LORA) as first:

@@ -1,1 +1,1 @@
-"""The Plan tab: what any model would cost to fine-tune, by its config alone."""
+"""The Plan tab: predicts the cost of fine-tuning any model from its config alone."""

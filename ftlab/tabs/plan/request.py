@@ -1,4 +1,4 @@
-"""From the fields of the Plan tab to what is asked."""
+"""Turns the fields of the Plan tab into questions for the predictor."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ftlab.prediction.source import NamedConfig, find_config
 from ftlab.settings.training import OPTIMIZERS
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-"""Where the peak is predicted for the chart, as far as the model's positions reach."""
+"""Sequence lengths of the chart, up to the model's maximum number of positions."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`chosen` is the question of the headline; `others` are the methods beside it, by id."""
+    """What the fields ask for: `chosen` is the headline's question, `others` those by method id."""
 
     model: NamedConfig
     card: Card
@@ -37,7 +37,7 @@ class Plan:
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """(id, label) of every method asked about, the chosen one first."""
+        """(id, label) of every method in the plan, the chosen one first."""
         return [(method, METHODS[method].label) for method in self.questions]
 
     @property
@@ -46,12 +46,12 @@ class Plan:
 
 
 def model_choices() -> list[tuple[str, str]]:
-    """(label, id) of the models of the catalogue."""
+    """Returns (label, id) of the models in the catalogue."""
     return [(model.label, model.id) for model in catalogue()]
 
 
 def card_choices() -> list[tuple[str, str]]:
-    """(label, id) of this machine's GPU, where it has one, and of every card, newest first."""
+    """Returns (label, id) of this machine's GPU, if any, then of all cards by kind and year."""
     gpus = [device for device in list_devices() if device.is_gpu]
     here = [(f"This machine: {device.label}", HERE) for device in gpus[:1]]
     table = sorted(cards(), key=lambda card: (card.kind, -(card.year or 0), card.label))
@@ -65,11 +65,11 @@ def method_choices() -> list[tuple[str, str]]:
 
 
 PREFIX = "plan_"
-"""Of the names of the tab's fields, which are those of Experiment else."""
+"""Prefix of this tab's field names; without it they equal those of Experiment."""
 
 
 def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
-    """The plan that the fields ask for; raises `InvalidRequest` with every wrong field."""
+    """Builds the plan from the fields; raises `InvalidRequest` with every invalid field."""
     values = {name.removeprefix(PREFIX): value for name, value in given.items()}
     errors: list[FieldError] = []
 
@@ -103,7 +103,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
 
 
 def _named_config(text: str, access: Access) -> NamedConfig:
-    """What `find_config` finds, if the visitor may name it; no file is looked for before that."""
+    """Calls `find_config` if the visitor may name that model; checks access before any file."""
     name = str(text).strip()
     if name and not name.startswith("{") and known_model(name) is None:
         access.check_model(name)
@@ -111,7 +111,7 @@ def _named_config(text: str, access: Access) -> NamedConfig:
 
 
 def curve_questions(plan: Plan) -> list[tuple[str, int, Question]]:
-    """(method, length, question) for the chart, all methods at one length after another."""
+    """Returns (method, length, question) for the chart, ordered by length, then by method."""
     most = _positions(plan.model)
     lengths = [length for length in LENGTHS if length <= most] or [min(LENGTHS[0], most)]
     return [
@@ -164,8 +164,7 @@ def _one_of(value: Any, choices: Sequence[Any], name: str) -> Any:
 
 
 def changed_fields(question: Question, names: Sequence[str]) -> dict[str, Any]:
-    """The values of those fields that ask this question; its method is LoRA's on 4 bits, QLoRA,
-    where a base was packed."""
+    """Returns the values of those fields for this question; LoRA on a 4-bit base becomes QLoRA."""
     step, variant = question.step, question.variant
     method = variant.method
     if variant.base is not None:

@@ -1,4 +1,4 @@
-"""The Plan tab: any model's config, a method and a card; does it fit, and what would make it."""
+"""The Plan tab: whether a model and a method fit on a card, and which changes make them fit."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _NO_CURVE = heading(
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Builds the tab and wires it."""
+    """Builds the tab and its events."""
     form = Form()
     with gr.Row(elem_classes="ft-work"):
         with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
@@ -107,7 +107,7 @@ def build(context: AppContext, links: Links) -> None:
     def recompute(request: gr.Request) -> Iterator[Sequence[Any]]:
         yield from _shown(context, request, 2, lambda ask: [recompute_claims(ask)])
 
-    # Before the plan: the handlers of one event wait for each other, in the order of these lines.
+    # Before the plan: the handlers of one event run one after another, in the order of these lines.
     opened()(lambda: show_seen(context), None, [seen_head, seen_figure], **QUIET)
     gr.on(
         [opened(), *(field.change for field in fields)],
@@ -129,7 +129,7 @@ def _shown(
     make: Callable[[Ask], Iterable[Sequence[Any]]],
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[Sequence[Any]]:
-    """What is made for the page, which stays as it is between."""
+    """Yields the updates from `make`; while there are none, the page stays unchanged."""
     for shown in while_there(context.predictor, visitor_of(request), make, is_wanted):
         yield [gr.skip()] * outputs if shown is None else shown
 
@@ -137,7 +137,7 @@ def _shown(
 def make_plan(
     context: AppContext, form: Form, values: dict[str, Any], ask: Ask
 ) -> Iterator[list[Any]]:
-    """What the tab shows while its predictions come in: slots, verdict, methods, fixes."""
+    """Yields the tab's updates as predictions arrive: slots, verdict, methods, fixes."""
     try:
         plan = read_plan(values, context.access)
     except InvalidRequest as error:
@@ -160,7 +160,7 @@ def make_plan(
 
 
 def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterator[tuple[Any, Any]]:
-    """Heading and figure of the peak against length, point by point."""
+    """Yields heading and figure of peak memory against length, point by point."""
     try:
         plan = read_plan(values, context.access)
         asked = curve_questions(plan)
@@ -178,7 +178,7 @@ def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterato
 
 
 def recompute_claims(ask: Ask) -> tuple[Any, Any]:
-    """The claims with the one that has to be simulated, and the button that asked for it."""
+    """Simulates the claim that needs it; returns the updates of the table and of its button."""
     try:
         ((_, answer),) = ask([qlora_on_65b()])
     except FtlabError as error:
@@ -188,7 +188,7 @@ def recompute_claims(ask: Ask) -> tuple[Any, Any]:
 
 
 def show_seen(context: AppContext) -> tuple[str, Any]:
-    """Heading and figure of what was predicted and then measured on this machine."""
+    """Returns heading and figure that compare predictions with measurements on this machine."""
     device = resolve_device(AUTO)
     known = calibration(context.store.runs(), device)
     if not known.seen:
@@ -204,7 +204,7 @@ def show_seen(context: AppContext) -> tuple[str, Any]:
 
 
 def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) -> str:
-    """What the figure shows, in a sentence, once all of it is there."""
+    """HTML: the finding of the figure as a sentence, or the progress until it is complete."""
     if done < total:
         return heading("Peak against length", PREDICTED, sub=f"{done} of {total} predictions")
     limit = plan.card.usable_bytes

@@ -1,4 +1,4 @@
-"""What the Plan tab shows, as HTML: the verdict, every method on the card, the famous claims."""
+"""HTML of the Plan tab: the verdict, every method on the card, the famous claims."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = {
     "temporary": ("temporary", "#e8cf9d"),
 }
 _DARK_INK = ("gradients", "activations", "temporary")
-_ROOM_FOR_NAME = 0.09  # of the gauge
+_ROOM_FOR_NAME = 0.09  # minimum share of the gauge that shows a name
 
 
 def empty_html() -> str:
@@ -31,14 +31,14 @@ def empty_html() -> str:
 
 
 def pending_html(label: str, model: str) -> str:
-    """While the first prediction is on its way."""
+    """HTML: shown until the first prediction arrives."""
     return heading(f"{label} on {model}", sub="One training step is being simulated …")
 
 
 def verdict_html(label: str, model: str, found: Prediction, card: Card, note: str = "") -> str:
-    """The headline, the parts of the peak laid along the card, and what is left of it.
+    """HTML: the headline, a bar with the parts of the peak, and the remaining memory.
 
-    `note` is a last sentence, on what would make it fit.
+    `note` is a last sentence on changes that would make it fit.
     """
     peak = found.peak_reserved_bytes
     if peak is None:
@@ -64,7 +64,7 @@ def predicted(text: str) -> Markup:
 def methods_html(
     rows: Sequence[tuple[str, str]], found: Mapping[str, Prediction], card: Card
 ) -> str:
-    """Every method asked about, (id, label), on the card; what is not known yet is an ellipsis."""
+    """HTML: a table of methods (id, label) on the card; a missing prediction is an ellipsis."""
     lines = [
         (Markup(named(method, label)), *_on_card(found.get(method), card)) for method, label in rows
     ]
@@ -72,13 +72,13 @@ def methods_html(
 
 
 def change_label(change: Change, found: Prediction, card: Card) -> str:
-    """What stands on the button of a change that makes the step fit."""
+    """Returns the button label of a change that makes the step fit."""
     peak = found.peak_reserved_bytes or 0
     return f"{change.label}: ≈ {format_bytes(peak)}, {fit(peak, card).verdict} ({change.costs})"
 
 
 def claims_html(claims: Sequence[Claim]) -> str:
-    """The papers' figures beside those of their shapes."""
+    """HTML: the papers' numbers beside those computed from the models' shapes."""
     lines = [(_claim(claim), claim.paper, _ours(claim)) for claim in claims]
     return Markup('<div class="claims">{}</div>').format(
         Markup(table(("Claim", "Paper", "Here"), lines, "The famous claims"))
@@ -106,7 +106,7 @@ def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
 
 
 def _gauge(found: Prediction, peak: int, card: Card) -> str:
-    """The parts of the live peak, then what the allocator holds beside them, against the card."""
+    """HTML: a bar with the parts of the peak, then other reserved memory, against the card."""
     whole = max(peak, card.usable_bytes)
     parts = [
         (name, colour, size)

@@ -34,18 +34,18 @@ def add_endpoint(client: PlaygroundClient) -> None:
         """Answers one prompt in one to six panes on one copy of the base model.
 
         Parameters:
-            prompt: The user's turn, or in the mode "completion" the text to go on from.
-            runs: Pane names: "base", run ids, "shipped:sql", "adapter:ID"; a list, or text as in
+            prompt: The user's turn, or in the mode "completion" the text to continue.
+            runs: Pane names: "base", run ids, "shipped:sql", "adapter:ID"; a list, or text such as
                 "base,RUN_ID"; at most 6.
-            max_new_tokens: Tokens of an answer at most, 1 to 1024.
-            temperature: 0 is greedy; above it, up to 2, the answer is sampled.
-            seed: Seed of the sampling; each pane starts from it anew.
-            model: Base model; empty for the runs' own, or the bundled one.
-            top_p: Sampling from the likeliest tokens that together have this probability.
-            repetition_penalty: 1 is none; up to 2 makes tokens that were there less likely.
-            system: System prompt; empty for the chat template's own.
+            max_new_tokens: Maximum tokens of an answer, 1 to 1024.
+            temperature: 0 is greedy; above 0, up to 2, the answer is sampled.
+            seed: Sampling seed; every pane starts from the same seed.
+            model: Base model; empty for that of the runs, or the bundled one.
+            top_p: Samples from the most likely tokens whose probabilities sum to this value.
+            repetition_penalty: 1 is none; up to 2 makes tokens that already occur less likely.
+            system: System prompt; empty for that of the chat template.
             mode: "chat" formats as in training, "completion" is plain text.
-            precision: How the base is held: "bf16", "fp32" or "nf4".
+            precision: Precision of the base weights: "bf16", "fp32" or "nf4".
         Returns:
             For each pane: pane, name, run_id, label, answer, tokens, tokens_per_second,
             first_token_seconds, swap_seconds, adapter_sha256, next_token (kl_nats, token,
@@ -73,7 +73,7 @@ def add_endpoint(client: PlaygroundClient) -> None:
 
 
 def _check_texts(**values: Any) -> None:
-    """JSON brings what it likes: numbers, lists."""
+    """Checks types, as JSON can hold any value."""
     for name, value in values.items():
         if not isinstance(value, str | None):
             raise FtlabError(f"{name.capitalize()}: {value} is no text; put it in quotes.")

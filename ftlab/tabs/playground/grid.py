@@ -1,4 +1,4 @@
-"""What the prompt grid's sheet asks and shows, worked out by plain functions."""
+"""The prompt grid in the Playground tab: form, progress, results and downloads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NO_GRID = blank(
 
 
 def task_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """The bundled tasks, and the files that a run was trained on."""
+    """Returns (label, value) of the bundled tasks and of files that runs were trained on."""
     tasks = {task.label: task.id for task in TASKS.values()}
     for run in runs:
         reference = run.spec.task
@@ -62,12 +62,12 @@ def task_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def _as_choice(reference: TaskReference) -> str:
-    """A file's reference with its columns, as the text that a choice can hold."""
+    """Serialises a file's reference with its columns as JSON, as a choice holds only text."""
     return json.dumps(asdict(reference))
 
 
 def chosen_task(choice: str) -> TaskReference:
-    """Raises `FtlabError` for a choice that names no task."""
+    """Parses a choice; raises `FtlabError` if it names no task."""
     if not choice.startswith("{"):
         return parse_task(choice)
     return parse_json(_TASK, choice.encode(), "The task")
@@ -84,7 +84,7 @@ def grid_request(
     values: Sequence[Any],
     context: AppContext,
 ) -> GridRequest:
-    """The grid that the form asks for; raises `FtlabError` for what cannot be read."""
+    """Builds the grid request from the form; raises `FtlabError` for invalid input."""
     settings = make_request("", model, SINGLE, dict(zip(SETTINGS, values, strict=True)), panes)
     if source == TYPED:
         return GridRequest(settings, tuple(read_prompts(typed)))
@@ -109,7 +109,7 @@ def grid_request(
 
 
 def grid_choices(runs_folder: Path) -> list[tuple[str, str]]:
-    """Saved grids, newest first, as in "25 Nov 14:02 · SQL · 20 prompts x 4 panes · done"."""
+    """Returns (label, id) of saved grids, newest first, as "25 Nov 14:02 · SQL · 20 x 4 · done"."""
     choices = []
     for grid in list_grids(runs_folder):
         try:
@@ -127,7 +127,7 @@ def grid_choices(runs_folder: Path) -> list[tuple[str, str]]:
 
 
 def grid_html(grid: GridDirectory) -> str:
-    """A grid under way as a bar with what is left, one that ended with all its answers."""
+    """HTML: a running grid as a progress bar with remaining time, an ended one with all answers."""
     if grid.status() in OPEN:
         return _bar(read_progress(grid))
     problem = grid.result()
@@ -149,11 +149,11 @@ def _bar(way: Progress) -> str:
 
 
 def export_files(grid: GridDirectory) -> list[str | None]:
-    """Paths of the CSV and of the report of a grid that has ended, written once for download."""
+    """Returns the paths of CSV and report of an ended grid; writes the files once, for download."""
     folder = Path(get_upload_folder()) / "ftlab" / grid.grid_id
     folder.mkdir(parents=True, exist_ok=True)
     csv, report = (folder / f"ftlab-grid-{grid.grid_id}.{kind}" for kind in ("csv", "html"))
-    if not (csv.exists() and report.exists()):  # after a day both are deleted, not at once
+    if not (csv.exists() and report.exists()):  # gradio may have deleted only one after a day
         write_csv(grid, csv)
         write_atomically(report, grid_page(grid).encode())
     return [str(csv), str(report)]
@@ -170,7 +170,7 @@ def build(
     model: gr.Dropdown,
     settings: Sequence[Any],
 ) -> None:
-    """Lays out the sheet and wires it. The panes and settings above it are the grid's own."""
+    """Builds the section and its events. The grid uses the panes and settings above it."""
     folder = context.runs_folder
     with gr.Column(elem_classes="ft-sheet", elem_id="pg-grid", visible=context.access.may_train):
         head("Prompt grid", sub="Many prompts in the panes and settings above, run as one job")
@@ -234,7 +234,7 @@ def build(
         return ["", *look(grid.grid_id)]
 
     def look(grid_id: str | None) -> list[Any]:
-        """The grid as it is now: choices, HTML, buttons, and whether to look again."""
+        """Returns updates for the grid's current state: choices, HTML, buttons and timer."""
         choices = grid_choices(folder)
         known = [value for _, value in choices]
         chosen = grid_id if grid_id in known else next(iter(known), None)
@@ -256,7 +256,7 @@ def build(
     def tick(grid_id: str | None) -> list[Any]:
         new = look(grid_id)
         if new[-1].active and grid_id in [grid.grid_id for grid in list_grids(folder)]:
-            new[0] = gr.skip()  # a list of choices that is open is left alone
+            new[0] = gr.skip()  # does not disturb an open dropdown
         return new
 
     def end(grid_id: str | None) -> None:

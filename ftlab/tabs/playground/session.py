@@ -1,6 +1,6 @@
-"""What one visitor's playground holds between two clicks, and its panes as HTML.
+"""The state of one visitor's playground, and its panes as HTML.
 
-Plain functions and data without components: the tab keeps a `Session` and shows its panes.
+Plain functions and data without components: the tab stores a `Session` and shows its panes.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _TAGS = {"same": "span", "added": "ins", "removed": "del"}
 
 @dataclass(frozen=True)
 class Pane:
-    """What one pane shows. `letter` stands for its name while the panes are blind.
+    """The content of one pane. `letter` replaces its name during a blind vote.
 
-    `update` is the last one with an answer or its end, `status` what is being waited for. `doubt`
-    says that its adapter names another base, `is_vouched` that a person has vouched for it.
-    `history` is what was said before `question`, the turn of a chat that is being answered.
+    `update` is the last one that is not a status; `status` describes what the pane waits for.
+    `doubt` says that its adapter names another base; `is_vouched`: the user has confirmed the base.
+    `history` holds the earlier turns of a chat, `question` the turn that is being answered.
     """
 
     source: PaneSource | None = None
@@ -54,7 +54,7 @@ class Pane:
 
     @property
     def name(self) -> str:
-        """The source's name; "" where nobody answers."""
+        """The source's name; "" for an empty pane."""
         return self.source.name if self.source else ""
 
     @property
@@ -63,13 +63,13 @@ class Pane:
 
     @property
     def answer(self) -> str:
-        """The text so far; of an answer that failed, what there was of it."""
+        """The text so far; the partial text if the answer failed."""
         if self.update is None:
             return ""
         return self.update.partial if self.update.kind == "error" else self.update.text
 
     def with_update(self, update: PaneUpdate) -> Pane:
-        """A status leaves the text that is there as it is, and so does an error without any."""
+        """Returns the pane after an update. A status, or an error without text, keeps the text."""
         if update.kind == "status":
             return replace(self, status=update.text)
         if update.kind == "error" and self.answer and not update.partial:
@@ -83,7 +83,7 @@ def pane_html(pane: Pane) -> str:
     if source is None:
         return '<div class="answer"><small>Choose who answers here.</small></div>'
     colour = "var(--line)" if pane.letter else look_of(source.method).colour
-    # Apart from what was said before, which scrolls, and which would tell who a nameless pane is.
+    # The question is separate from the history, which scrolls and would identify a blind pane.
     asked = (Message("user", pane.question),) if pane.question else ()
     head = _blind_head(pane.letter) if pane.letter else _head(source, pane)
     return (
@@ -109,7 +109,7 @@ def _head(source: PaneSource, pane: Pane) -> str:
 
 
 def _base_chip(source: PaneSource, pane: Pane) -> str:
-    """How it is known that the adapter was trained on this base, where its name does not say it."""
+    """HTML: why the adapter is taken to fit this base, if it names another one."""
     named = f"It names {source.model}; its tensors fit this base in names and shapes."
     if pane.doubt:
         return chip("base not vouched for", "warn", named)
@@ -160,7 +160,7 @@ def _answer(pane: Pane) -> str:
     update = pane.update
     text = _pieces(pane.pieces) if pane.pieces else str(escape(pane.answer))
     if update is not None and update.kind == "error":
-        # The sentence may name who answers.
+        # The message may contain the name of the pane.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
     if update is None and pane.doubt and not (pane.letter or pane.status):
         say_so = "If that is its base, say so with the button above."
@@ -184,7 +184,7 @@ def _note(pane: Pane) -> str:
 
 def _score(pane: Pane) -> str:
     score = pane.score
-    if score is None or pane.letter:  # a score would sway the vote
+    if score is None or pane.letter:  # a score would influence the vote
         return ""
     kind = "ok" if score.score >= 0.999 else "bad" if score.verdict.startswith("error") else "warn"
     words = score.verdict or f"{score.metric} {format_number(score.score)}"
@@ -256,7 +256,7 @@ def _speed(pane: Pane) -> str:
 
 
 SECONDS_BETWEEN_SCREENS = 0.1
-"""Text that comes faster is shown together: a page that is kept busy does not hear its Stop."""
+"""Minimum time between updates of the page: a busy page does not react to its Stop button."""
 
 SINGLE, CHAT, COMPLETION = "single", "chat", "completion"
 LETTERS = "ABCDEF"
@@ -264,13 +264,13 @@ LETTERS = "ABCDEF"
 
 @dataclass
 class Session:
-    """The panes as they are chosen, and the last prompt with its answers.
+    """The chosen panes, and the last prompt with its answers.
 
-    `order` says which pane each place of the page shows; blind panes are shuffled. `histories` are
-    what has been said in each pane's chat. The functions here change it in place: an answer under
-    way goes on in a thread of its own, and ends once the list of panes is another one. `doubts` are
-    the sentences on adapters that name another base than the page's, by the pane's name; `vouched`
-    are those that a person has vouched for.
+    `order` maps each position on the page to a pane; blind panes are shuffled. `histories` holds
+    the chat turns of each pane. `doubts` maps a pane's name to a sentence, if its adapter names
+    another base than the page's; `vouched` are the names whose base the user has confirmed. The
+    functions here change the session in place. A running answer continues in its own thread, and
+    ends when `panes` is replaced by another list.
     """
 
     panes: list[Pane] = field(default_factory=lambda: [Pane()] * MAX_PANES)
@@ -283,7 +283,7 @@ class Session:
     vouched: frozenset[str] = frozenset()
 
     def shown(self) -> list[Pane]:
-        """The panes in the order of the page."""
+        """Returns the panes in page order; during a blind vote with letters instead of names."""
         panes = [self._with_base(self.panes[pane]) for pane in self.order]
         if not self.is_blind:
             return panes
@@ -301,21 +301,21 @@ class Session:
 
     @property
     def can_vote(self) -> bool:
-        """Whether blind answers wait for a vote: two at least, and none is still on its way."""
+        """True if the vote is blind, at least two panes have answered, and none is running."""
         answered = [pane for pane in self.panes if pane.update and pane.update.kind == "done"]
         asked = [pane for pane in self.panes if pane.update or pane.status]
         return self.is_blind and len(answered) >= 2 and all(pane.is_final for pane in asked)
 
     def begin_anew(self, panes: list[Pane]) -> None:
-        """Shows these panes by name, as though nothing had been asked in them together."""
+        """Replaces the panes, and clears the last request, its errors and the shuffled order."""
         self.panes, self.request, self.errors = panes, None, ()
         in_order(self)
 
 
 def choose(session: Session, names: Sequence[str | None], runs_folder: Path) -> Session:
-    """The session with these panes; a pane that stays keeps its answer and its chat.
+    """Selects the panes; a pane that stays keeps its answer and its chat.
 
-    Another choice ends an answer under way: its panes are no longer those on the page.
+    A changed selection ends a running answer.
     """
     wanted = [name or "" for name in names]
     wanted += [""] * (MAX_PANES - len(wanted))
@@ -334,7 +334,7 @@ def choose(session: Session, names: Sequence[str | None], runs_folder: Path) -> 
 
 
 def judge_bases(session: Session, model: str) -> Session:
-    """Notes what is to be said of the panes' adapters on the base `model`."""
+    """Sets `doubts` and `vouched` for the panes' adapters on the base `model`."""
     sources = [pane.source for pane in session.panes if pane.source is not None]
     doubts = {source.name: base_doubt(source, model) for source in sources}
     session.doubts = {name: doubt for name, doubt in doubts.items() if doubt}
@@ -343,9 +343,9 @@ def judge_bases(session: Session, model: str) -> Session:
 
 
 def vouch(session: Session, place: int, model: str, runs_folder: Path) -> Session:
-    """A person says that `model` is the base of the adapter in that pane.
+    """Records the user's confirmation that `model` is the base of the adapter in that pane.
 
-    Raises `FtlabError` for what is no adapter from elsewhere, or does not fit that base.
+    Raises `FtlabError` if it is not an uploaded adapter, or does not fit that base.
     """
     source = vouch_for_base(runs_folder, session.panes[place].name, model)
     panes = stop(session).panes
@@ -354,7 +354,7 @@ def vouch(session: Session, place: int, model: str, runs_folder: Path) -> Sessio
 
 
 def new_chat(session: Session) -> Session:
-    """The same panes with nothing said yet."""
+    """Clears the answers and chats of all panes."""
     session.begin_anew([Pane(pane.source) for pane in session.panes])
     session.histories = {}
     return session
@@ -369,10 +369,10 @@ def ask(
     blind_seed: int | None = None,
     visitor: Visitor = NOBODY,
 ) -> Iterator[Session]:
-    """Streams the answers into the session's panes; yields it after each change worth showing.
+    """Streams the answers into the session's panes; yields the session when the page must update.
 
-    `request` names no panes: they are the session's own. With a `blind_seed` they are shuffled and
-    nameless until there is nothing to wait for and to vote on.
+    `request` has no panes: the session's panes are used. With a `blind_seed` they are shuffled and
+    their names hidden; the names return when all answers ended, if no vote is possible.
     """
     places = [place for place, pane in enumerate(session.panes) if pane.source is not None]
     names = [session.panes[place].name for place in places]
@@ -403,7 +403,7 @@ def ask(
     drawn = time.monotonic()
     with closing(updates):
         for update in updates:
-            if session.panes is not panes:  # stopped, or others were chosen
+            if session.panes is not panes:  # stopped, or the selection changed
                 break
             place = places[update.pane]
             pane = panes[place].with_update(update)
@@ -417,11 +417,11 @@ def ask(
                 drawn = time.monotonic()
     if session.panes is panes:
         _reveal_unless_voted(session)
-    yield session  # also when it was left: gradio shows what comes last once more
+    yield session  # also after a stop: gradio sends the last value once more at the end
 
 
 def stop(session: Session) -> Session:
-    """Ends the answer and marks what was not finished; text that is there stays."""
+    """Ends the running answer and marks unfinished panes as stopped; keeps their text."""
     session.panes = [
         replace(pane, was_stopped=True, status="")
         if (pane.status or pane.update) and not pane.is_final
@@ -433,32 +433,32 @@ def stop(session: Session) -> Session:
 
 
 def reveal(session: Session) -> Session:
-    """Shows who is who, in the places where they answered."""
+    """Shows the names; the panes keep their shuffled positions."""
     session.is_blind = False
     return session
 
 
 def in_order(session: Session) -> Session:
-    """Shows who is who, each under its own choice again."""
+    """Shows the names and restores the original order."""
     session.order = tuple(range(MAX_PANES))
     return reveal(session)
 
 
 def compare(session: Session, against: int | None) -> Session:
-    """Marks in each pane what differs from the pane at that place of the page, or nothing."""
+    """Marks in each pane the differences from the pane at that position; `None` clears them."""
     shown = session.order[against] if against is not None and 0 <= against < MAX_PANES else None
     other = session.panes[shown] if shown is not None else None
     for place, pane in enumerate(session.panes):
         pieces: tuple[Piece, ...] = ()
         if other is not None and place != shown and _has_text(pane) and _has_text(other):
             pieces = tuple(word_differences(pane.answer, other.answer))
-        if pieces != pane.pieces:  # a pane that still answers is left to its answer
+        if pieces != pane.pieces:  # does not overwrite a pane that is still answering
             session.panes[place] = replace(pane, pieces=pieces)
     return session
 
 
 def _reveal_unless_voted(session: Session) -> None:
-    """Panes on which no vote can be cast have no reason to be nameless."""
+    """Shows the names if no vote is possible."""
     if not session.can_vote:
         reveal(session)
 
@@ -471,11 +471,11 @@ def _source(runs_folder: Path, name: str) -> PaneSource:
     try:
         return find_source(runs_folder, name)
     except (FtlabError, OSError):
-        return PaneSource(name, name)  # said in its pane when it is asked
+        return PaneSource(name, name)  # the error is shown in its pane when a prompt is sent
 
 
 def _order(places: Sequence[int], blind_seed: int | None) -> tuple[int, ...]:
-    """Answering panes come first only when they are shuffled."""
+    """Returns the pane of each position; a blind order puts the answering panes first, shuffled."""
     if blind_seed is None:
         return tuple(range(MAX_PANES))
     mixed = [places[i] for i in shuffled(len(places), blind_seed)]
@@ -485,7 +485,7 @@ def _order(places: Sequence[int], blind_seed: int | None) -> tuple[int, ...]:
 def _example(
     request: GenerateRequest, held_out: HeldOut, panes: Sequence[Pane]
 ) -> HeldOutExample | None:
-    """The held-out example that the prompt is, if it is asked as training asked it."""
+    """Returns the held-out example with this prompt, if the request formats it as in training."""
     if request.mode == COMPLETION or request.histories or request.system.strip():
         return None
     tasks = [pane.source.task for pane in panes if pane.source and pane.source.task]

@@ -1,4 +1,4 @@
-"""The components of the Playground tab; `playground` wires them."""
+"""The Playground tab: its components and event handlers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class AskBar:
 
 @dataclass(frozen=True)
 class PanePool:
-    """The fixed pool of panes, and what chooses among them."""
+    """The fixed pool of panes and the components that select their sources."""
 
     count: gr.Radio
     bring: gr.UploadButton
@@ -150,7 +150,7 @@ def build_ask_bar(models: list[tuple[str, str]], model: str, may_vote: bool = Tr
 
 
 def _settings() -> list[Any]:
-    """One component for each of `SETTINGS`."""
+    """Builds one component for each of `SETTINGS`."""
     with gr.Row(elem_classes="ft-params"):
         precision = live(
             gr.Dropdown, [(label, key) for key, label in PRECISIONS.items()], value="bf16",
@@ -229,7 +229,7 @@ _NO_ROOM: dict[str, Any] = gr.update(value=None, visible=False)
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Lays out the tab and wires it; to be called inside the tab."""
+    """Builds the tab and its events; call it inside the tab."""
     start = setup(context.store.runs(), context.runs_folder)
     with gr.Column(elem_classes="ft-sheet"):
         ask_bar = build_ask_bar(start.models, start.model, context.access.may_train)
@@ -247,7 +247,7 @@ def build(context: AppContext, links: Links) -> None:
 def _wire_choice(
     context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
 ) -> None:
-    """Who answers: models, runs, adapters from elsewhere, and how many panes."""
+    """Events that select models, runs, uploaded adapters and the number of panes."""
 
     def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
         now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
@@ -296,7 +296,7 @@ def _wire_choice(
         return ["", count, _NO_ROOM, "", *_choosers(now)]
 
     def make_room(place: int | None, newcomer: str, model: str, *chosen: str | None) -> list[Any]:
-        """Puts the newcomer into the pane that was chosen for it, or into none."""
+        """Puts the new adapter into the chosen pane, or into none."""
         if place is None or not newcomer:
             return [gr.skip()] * (2 + MAX_PANES)
         wanted = [newcomer if n == place else pane for n, pane in enumerate(chosen)]
@@ -312,7 +312,7 @@ def _wire_choice(
         return ["", session, *_vouchers(context, session), *_shown(session)]
 
     def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
-        """Removes what was brought along and stands in an open pane."""
+        """Deletes the uploaded adapters in open panes."""
         gone = {pane for pane in chosen[:count] if pane and pane.startswith(UPLOADED)}
         try:
             for name in gone:
@@ -343,14 +343,14 @@ def _wire_choice(
     }
     page = this_page()
     opened = [block.select for block in [Context.block] if isinstance(block, gr.Tab)]
-    # What the page was built with is no choice of a visitor's.
+    # The initial values of the page are not a visitor's selection.
     page.load(lambda: refresh(False), **wiring).then(take, **taking)
     gr.on(
         [*opened, ask_bar.model.input],
         refresh,
         [had_runs, ask_bar.model, *panes.choosers],
         **wiring,
-    ).then(take, **taking)  # an adapter's base may be in doubt on one model and not on another
+    ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
     changes = [chooser.change for chooser in panes.choosers]
     gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
     panes.bring.upload(
@@ -400,7 +400,7 @@ def _wire_asking(
     vote: blind_vote.VoteSheet,
     session: gr.State,
 ) -> None:
-    """Send, Stop, a new chat, and the differences between the answers."""
+    """Events for Send, Stop, a new chat, and the differences between answers."""
     errors = [ask_bar.prompt_error, ask_bar.settings_error, panes.error]
     screen = [*errors, *panes.answers, *vote.outputs]
 
@@ -421,7 +421,7 @@ def _wire_asking(
         *rest: Any,
     ) -> Iterator[list[Any]]:
         chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
-        choose(session, chosen, context.runs_folder)  # what is said is by whom the page names
+        choose(session, chosen, context.runs_folder)  # the page's selection answers
         judge_bases(session, model)
         prompted = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
         seed = secrets.randbits(32) if blind else None
@@ -459,7 +459,7 @@ def _wire_asking(
             panes.count, *panes.choosers, *ask_bar.settings,
         ],
         screen,
-        concurrency_limit=16,  # the client lets them answer one at a time, and says who waits
+        concurrency_limit=16,  # the client queues them and reports who waits
         **_PRIVATE,
     )  # fmt: skip
     tell = {
@@ -507,7 +507,7 @@ def _wire_vote(
         return [session, *updates, *_shown(session)]
 
     def blinded(session: Session, blind: bool) -> list[Any]:
-        """Who is who must not be read from the choosers, so they are away while it is blind."""
+        """Hides the dropdowns during a blind vote, as they show the names."""
         choosers = [gr.update(visible=not blind) for _ in panes.choosers]
         buttons = [_HIDDEN] * MAX_PANES if blind else _vouchers(context, session)
         return [*shown(in_order(session)), gr.update(visible=blind), *choosers, *buttons]
@@ -542,13 +542,13 @@ def _choosers(now: Setup) -> list[Any]:
 
 
 def _vouchers(context: AppContext, session: Session) -> list[Any]:
-    """A button in each pane whose adapter names another base than the page's."""
+    """Shows the confirm button in each pane whose adapter names another base than the page's."""
     may = context.access.may_upload
     return [gr.update(visible=may and pane.name in session.doubts) for pane in session.panes]
 
 
 def _may_unload(context: AppContext) -> bool:
-    """In a demo the engine is everybody's: it leaves by itself once nobody asks it anything."""
+    """False in a demo: all visitors share the engine, which unloads by itself when idle."""
     return context.access.may_train and context.playground.is_loaded
 
 
@@ -562,7 +562,7 @@ def _shown(session: Session) -> list[Any]:
 
 
 def _errors(session: Session) -> list[str]:
-    """Sentences beside prompt, settings and panes."""
+    """HTML: the error messages beside prompt, settings and panes."""
     errors = session.errors
     return [
         errors_of(errors, "prompt"),

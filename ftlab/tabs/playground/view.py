@@ -1,4 +1,4 @@
-"""What the Playground tab offers and asks, worked out by plain functions without components."""
+"""Choices, requests and uploads of the Playground tab, as plain functions without components."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from ftlab.tabs.widgets import chip, field_error
 from ftlab.tasks.reference import TaskReference
 
 NOBODY = ""
-"""The value of a pane that nobody answers in."""
+"""The value of an empty pane."""
 
 EXAMPLES = 3
 LONG_TEXT = 120
-"""Characters from which a prompt's last line is the text that something is to be done with."""
+"""A longer last line of a prompt is its input text; the instruction is the first line."""
 FIRST_PANES = 4
-"""Panes that are open at first: the base and three others."""
+"""Number of open panes at first: the base and three others."""
 
 MODES = [("Single prompt", SINGLE), ("Chat", CHAT), ("Completion", COMPLETION)]
 _PLAIN_PROMPTS = (
@@ -54,12 +54,12 @@ _PLAIN_PROMPTS = (
 SETTINGS = (
     "precision", "max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed", "system",
 )  # fmt: skip
-"""The fields of the folded settings, in the order of their components."""
+"""The fields of the Settings accordion, in the order of their components."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the choices of the tab are, and what is chosen."""
+    """The choices of the tab and the current selection."""
 
     models: list[tuple[str, str]]
     model: str
@@ -74,10 +74,10 @@ def setup(
     model: str | None = None,
     panes: Sequence[str | None] = (),
 ) -> Setup:
-    """The choices for these runs; what was chosen is kept where it still can be.
+    """Returns the choices for these runs; keeps the current selection where it is still valid.
 
-    Without a model it is that of the newest finished run. Where nobody but the base is chosen, the
-    newest sweep's first runs are, and where there are none, the adapters that ship with ftlab.
+    The default model is that of the newest finished run. If only the base is selected, the panes
+    get the first runs of the newest sweep, or the shipped adapters if there are no runs.
     """
     sources = all_sources(runs, runs_folder)
     names = {same_name(s.model): s.model for s in sources if s.sweep_id}
@@ -103,9 +103,9 @@ def setup_again(
     model: str | None,
     panes: Sequence[str | None],
 ) -> Setup:
-    """The setup for a visitor who comes back: what was chosen is kept.
+    """Returns the setup when the tab is opened again; keeps the selection.
 
-    The adapters that ship stand in for runs, so the first ones that are done take their place.
+    Shipped adapters are placeholders for runs: the first finished runs replace them.
     """
     if not had_runs and all(not p or p == BASE or p.startswith(SHIPPED) for p in panes):
         now = setup(runs, runs_folder)
@@ -130,7 +130,7 @@ class ExamplePrompt:
 
 
 def example_prompts(sources: Sequence[PaneSource], held_out: HeldOut) -> list[ExamplePrompt]:
-    """Held-out prompts of the panes' tasks; one of each where there are several."""
+    """Returns held-out prompts of the panes' tasks; one per task if there are several tasks."""
     tasks = list(dict.fromkeys(source.task for source in sources if source.task))
     each = EXAMPLES if len(tasks) == 1 else 1
     prompts = [
@@ -142,7 +142,7 @@ def example_prompts(sources: Sequence[PaneSource], held_out: HeldOut) -> list[Ex
 
 
 def _short(task: TaskReference | None, prompt: str) -> str:
-    """What is wanted, cut to a button's width: the last sentence, or the line above a long text."""
+    """Shortens the instruction for a button: the last sentence, or the line above a long text."""
     lines = prompt.strip().splitlines() or [""]
     wanted = lines[0] if len(lines) > 1 and len(lines[-1]) > LONG_TEXT else lines[-1]
     sentence = re.split(r"(?<=[.!?])\s+", wanted)[-1]
@@ -150,7 +150,7 @@ def _short(task: TaskReference | None, prompt: str) -> str:
     return f"{task.label}: {words}" if task else words
 
 
-# ---- what is asked
+# ---- requests
 
 
 def make_request(
@@ -160,7 +160,7 @@ def make_request(
     values: dict[str, Any],
     panes: Sequence[str] = (),
 ) -> GenerateRequest:
-    """The request of a form or of the API; a value of the wrong kind is left to the validation."""
+    """Builds the request of a form or of the API; wrong types are left to the validation."""
     return GenerateRequest(
         panes=tuple(panes),
         prompt=prompt or "",
@@ -181,7 +181,7 @@ def _whole(value: Any) -> Any:
 
 
 def describe_settings(values: dict[str, Any]) -> str:
-    """As in "Base in 16 bits, greedy, 96 new tokens" or "…, temperature 0.8, seed 0"."""
+    """Returns, for example, "Base in 16 bits, greedy, 96 new tokens"."""
     parts = [f"Base in {PRECISIONS.get(values['precision'], '?')}"]
     temperature = values["temperature"]
     if temperature:
@@ -204,16 +204,16 @@ PRECISION_NOTE = (
 )
 
 
-# ---- what is shown
+# ---- display
 
 
 def errors_of(errors: Sequence[FieldError], *fields: str) -> str:
-    """The sentences on these fields, to stand beside them."""
+    """HTML: the error messages of these fields."""
     return field_error(error.message for error in errors if error.field in fields)
 
 
 def engine_html(client: PlaygroundClient) -> str:
-    """What the engine holds now."""
+    """HTML: the memory that the engine holds now."""
     held = client.resident_bytes()
     if held is None:
         return chip("engine not loaded", "mute", "It starts with the first prompt.")
@@ -221,16 +221,16 @@ def engine_html(client: PlaygroundClient) -> str:
     return chip(f"engine holds {format_bytes(held)}", "measured", hint)
 
 
-# ---- adapters from elsewhere
+# ---- uploaded adapters
 
 
 def bring_files(
     files: Sequence[str], runs_folder: Path, model: str, access: Access = EVERYTHING
 ) -> PaneSource:
-    """Keeps a zip, or an adapter's two files as they were chosen, to answer on `model`.
+    """Saves an uploaded zip, or the two files of an adapter, to use it on the base `model`.
 
-    Raises `FtlabError` for what is no adapter, and for one that does not fit the base. One that
-    fits and names another base is kept: a person may vouch for it.
+    Raises `FtlabError` if it is not an adapter or does not fit the base. An adapter that fits but
+    names another base is kept: the user may confirm that it belongs to this base.
     """
     source = _bring(files, runs_folder, access, model)
     problem = "" if base_doubt(source, model) else wrong_base(source, model)
@@ -240,22 +240,22 @@ def bring_files(
 
 
 def free_place(chosen: Sequence[str | None], count: int) -> tuple[int, int] | None:
-    """The pane for a newcomer, and how many are open with it: the first where nobody answers.
+    """Returns the pane for a new adapter (the first empty one) and the new number of open panes.
 
-    Where every open pane is taken one more is opened; where all are, somebody has to choose.
+    If all open panes are in use, one more is opened. `None` if all `MAX_PANES` are in use.
     """
     place = next((place for place in range(count) if not chosen[place]), count)
     return (place, max(count, place + 1)) if place < MAX_PANES else None
 
 
 NO_PANE = -1
-"""The choice of no pane at all, where six are taken."""
+"""The choice of no pane, offered if all six are in use."""
 
 
 def room_choices(
     chosen: Sequence[str | None], choices: Sequence[tuple[str, str]]
 ) -> list[tuple[str, int]]:
-    """Whom a newcomer may take the pane of, as in "2: SQL specialist"; or nobody's."""
+    """Returns the panes that a new adapter may replace, as "2: SQL specialist", and `NO_PANE`."""
     titles = {value: title.partition(" · ")[0] for title, value in choices}
     panes = [(f"{n + 1}: {titles.get(pane or '', pane)}", n) for n, pane in enumerate(chosen)]
     return [*panes, ("None, keep it in the lists", NO_PANE)]

@@ -1,4 +1,4 @@
-"""The blind vote: panes without names, one key a vote, and the tally of the sweep."""
+"""The blind vote: panes without names, one key per vote, and the tally of the sweep."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def build_sheet() -> VoteSheet:
 
 
 def sheet_updates(session: Session, runs_folder: Path) -> list[Any]:
-    """Values for `VoteSheet.outputs`."""
+    """Returns the updates for `VoteSheet.outputs`."""
     ready = session.can_vote
     if ready:
         keys = _keys(session.shown())
@@ -71,7 +71,7 @@ def sheet_updates(session: Session, runs_folder: Path) -> list[Any]:
 
 
 def cast(session: Session, winner: int | None, runs_folder: Path) -> Session:
-    """Records the vote for the pane at that place of the page (`None`: no difference), reveals."""
+    """Records a vote for the pane at that position (`None`: no difference) and shows the names."""
     if not session.can_vote or session.request is None:
         return session
     shown = [pane for pane in session.shown() if _has_answered(pane)]
@@ -95,7 +95,7 @@ def cast(session: Session, winner: int | None, runs_folder: Path) -> Session:
 
 
 def tally_html(session: Session, runs_folder: Path) -> str:
-    """The votes so far on the panes that are open."""
+    """HTML: the votes so far on the open panes."""
     sources = [pane.source for pane in session.panes if pane.source is not None]
     try:
         votes = read_votes(runs_folder, _sweeps(sources))
@@ -129,7 +129,7 @@ def _sweeps(sources: list[PaneSource]) -> tuple[str, ...]:
 
 
 def _keys(shown: Sequence[Pane]) -> str:
-    """As in "1, 2 or 4": those of the places that have an answer."""
+    """Returns the keys of the positions that have an answer, for example "1, 2 or 4"."""
     *keys, last = [str(n) for n, pane in enumerate(shown, 1) if _has_answered(pane)]
     return f"{', '.join(keys)} or {last}"
 

@@ -1,1 +1,1 @@
-"""The Results tab: every run as a row, and what can be done with one."""
+"""The Results tab: a table of all runs, and the actions on them."""

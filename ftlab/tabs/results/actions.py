@@ -1,6 +1,6 @@
-"""What is done to runs from the Results tab, each giving the sentence to show. No components.
+"""Actions on runs from the Results tab. Each returns the sentence to show. No components.
 
-Runs that come recorded with ftlab are never changed; results of others can only be taken away.
+Runs shipped with ftlab are read-only. Imported results can only be removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_NAMED = 6
 
 
 def own_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
-    """These runs of the store's folder; raises `FtlabError` if one is not of it."""
+    """Returns these runs. Raises `FtlabError` for an id that is not in the store's folder."""
     if not run_ids:
         raise FtlabError("No run is ticked; tick the rows that are meant.")
     known = {run.run_id: run for run in store.runs()}
@@ -34,7 +34,7 @@ def own_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
 
 
 def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
-    """What is asked before runs are deleted; raises `FtlabError` where they cannot be."""
+    """The confirmation question. Raises `FtlabError` if the runs cannot be deleted."""
     own, imported = _to_delete(store, run_ids)
     removable(store.folder, own)
     parts = []
@@ -52,7 +52,7 @@ def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
 
 
 def delete(store: RunStore, run_ids: Sequence[str]) -> str:
-    """Deletes own runs for good and takes imported results away."""
+    """Deletes own runs permanently and removes imported results."""
     own, imported = _to_delete(store, run_ids)
     gone = remove_runs(store.folder, own)
     if imported:
@@ -67,7 +67,7 @@ def delete(store: RunStore, run_ids: Sequence[str]) -> str:
 
 
 def archive(store: RunStore, run_ids: Sequence[str], archived: bool) -> str:
-    """Puts runs out of sight, or back; nothing on disk is lost."""
+    """Archives or unarchives runs. Deletes no files."""
     runs = own_runs(store, run_ids)
     for run in runs:
         _annotate(run, replace(run.annotations, archived=archived))
@@ -77,14 +77,14 @@ def archive(store: RunStore, run_ids: Sequence[str], archived: bool) -> str:
 
 
 def all_archived(store: RunStore, run_ids: Collection[str]) -> bool:
-    """Whether the runs are all archived, so that they can only be taken back."""
+    """Whether all runs are archived, so that only unarchiving makes sense."""
     wanted = set(run_ids)
     found = [run for run in store.runs() if run.run_id in wanted]
     return bool(found) and all(run.annotations.archived for run in found)
 
 
 def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool) -> str:
-    """Adds the tags in the text to the runs, or puts them `instead` of those they have."""
+    """Adds the tags in the text to the runs. With `instead`, replaces their tags."""
     tags = parse_tags(text or "")
     if not tags and not instead:
         raise FtlabError("No tag is given; write one or more, as in demo, for Ada.")
@@ -109,7 +109,7 @@ def save_notes(store: RunStore, run_id: str, tags: str, note: str) -> str:
 
 
 def run_again(store: RunStore, run_ids: Sequence[str]) -> str:
-    """Queues the same runs anew, as new sweeps, and sees to it that they are worked on."""
+    """Queues the same runs again as new sweeps and starts the dispatcher."""
     runs = own_runs(store, run_ids)
     try:
         sweeps = enqueue_again([run.spec for run in runs], store.folder)
@@ -124,7 +124,7 @@ def run_again(store: RunStore, run_ids: Sequence[str]) -> str:
 
 
 def resume(store: RunStore, run_ids: Sequence[str]) -> str:
-    """Lets runs that ended early go on from their checkpoints."""
+    """Queues runs that ended early, to resume from their checkpoints."""
     runs = own_runs(store, run_ids)
     for run in runs:
         ask_to_resume(run.directory)
@@ -133,9 +133,9 @@ def resume(store: RunStore, run_ids: Sequence[str]) -> str:
 
 
 def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:
-    """The ids whose settings Experiment can take over: own and recorded runs.
+    """The ids of own and shipped runs, whose settings can be copied into Experiment.
 
-    Raises `FtlabError` if there is none.
+    Raises `FtlabError` if there are none.
     """
     published = {run.run_id for run in store.published()}
     found = [run_id for run_id in run_ids if run_id not in published]
@@ -147,7 +147,7 @@ def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:
 
 
 def _to_delete(store: RunStore, run_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Own runs and imported results among the ids; raises `FtlabError` for anything else."""
+    """Returns (own runs, imported results). Raises `FtlabError` for any other id."""
     published = {run.run_id for run in store.published()}
     imported = [run_id for run_id in run_ids if run_id in published]
     others = [run_id for run_id in run_ids if run_id not in published]

@@ -1,4 +1,4 @@
-"""Rows and columns of the table of runs: filters, order, groups, and the table as CSV and JSON."""
+"""Rows and columns of the runs table: filters, sorting, grouping, CSV and JSON export."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SWEEP = re.compile(r"(\d{8}-\d{6})-([0-9a-z]+)")
 
 
 def sweep_name(sweep_id: str) -> str:
-    """20261125-120304-ab12 -> "25 Nov 12:03 ab12"; any other id as it is."""
+    """20261125-120304-ab12 -> "25 Nov 12:03 ab12"; other ids are returned unchanged."""
     match = _SWEEP.fullmatch(sweep_id)
     if match is None:
         return sweep_id
@@ -41,18 +41,18 @@ def sweep_name(sweep_id: str) -> str:
 
 
 def sweep_label(sweep_id: str, task: str, *more: str) -> str:
-    """A sweep in a list, as in "25 Nov 12:03 ab12, SQL, 4 runs"."""
+    """Label of a sweep in a list, e.g. "25 Nov 12:03 ab12, SQL, 4 runs"."""
     return ", ".join([sweep_name(sweep_id), task, *more])
 
 
 def run_name(run_id: str) -> str:
-    """20261125-120304-ab12-03-lora -> "ab12-03"; any other id as it is."""
+    """20261125-120304-ab12-03-lora -> "ab12-03"; other ids are returned unchanged."""
     match = re.fullmatch(_SWEEP.pattern + r"-(\d+)-.*", run_id)
     return f"{match[2]}-{match[3]}" if match else run_id
 
 
 Kind = Literal["text", "number", "measure"]
-"""Text; a number that was set, the same for all seeds; a number that was measured."""
+"""Text; a setting with a numeric value, equal for all seeds; a measured number."""
 
 GROUPS = ("Measures", "Settings", "The run")
 MEMORY_KEYS = ("peak_memory_bytes", "net_peak_memory_bytes")
@@ -64,10 +64,10 @@ KIND_WORDS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `key` is its name in the store's DataFrame, `format` its text for people.
+    """One column. `key` is its name in the store's DataFrame; `format` renders a value.
 
-    `unit` and `how` are for measures: the unit of the raw value, and how it is measured.
-    `interval_keys` are the columns of the ends of its 95 % interval.
+    `unit` and `how` are set for measures: the unit of the raw value, and how it is measured.
+    `interval_keys` are the columns with the bounds of its 95 % interval.
     """
 
     key: str
@@ -81,11 +81,11 @@ class Column:
     interval_keys: tuple[str, ...] = ()
 
     def text(self, value: Any) -> str:
-        """The value for people; a dash where there is none. Not escaped."""
+        """The value as display text; a dash if missing. Not HTML-escaped."""
         if is_missing(value):
             return units.DASH
         if self.kind != "text" and isinstance(value, str):
-            return value  # several values of a group, already written
+            return value  # several values of a group, already formatted
         return self.format(value)
 
 
@@ -172,7 +172,7 @@ def _columns() -> list[Column]:
 
 
 COLUMNS: dict[str, Column] = {column.key: column for column in _columns()}
-"""Every column, in the order in which they stand."""
+"""Every column, in display order."""
 
 MEASURES = tuple(column for column in COLUMNS.values() if column.kind == "measure")
 _USUAL = (
@@ -182,25 +182,25 @@ _USUAL = (
 
 
 def usual_columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Keys of the columns that are shown at first: tags only where a run has one."""
+    """Keys of the default columns. Tags are included only if a run has one."""
     tagged = bool((table["tags"] != "").any()) if len(table) else False
     return in_order([*_USUAL, "tags"] if tagged else _USUAL)
 
 
 def in_order(keys: Collection[str]) -> tuple[str, ...]:
-    """The known ones of the keys, in the order of the table."""
+    """The known keys, in display order."""
     return tuple(key for key in COLUMNS if key in keys)
 
 
 def column_label(column: Column, kinds: Collection[str]) -> str:
-    """The column's head; memory names its kind where all rows share one, as in "Peak, CPU"."""
+    """The column header. Memory columns add the kind if all rows share one, e.g. "Peak, CPU"."""
     if column.key in MEMORY_KEYS and len(kinds) == 1:
         return f"{column.label}, {next(iter(kinds)).split()[0].rstrip(':')}"
     return column.label
 
 
 def memory_kinds(rows: pd.DataFrame) -> list[str]:
-    """What the bytes of the rows are, as in ["CPU resident"]."""
+    """The kinds of memory that the rows measured, e.g. ["CPU resident"]."""
     return sorted({str(kind) for kind in rows["peak_memory_kind"] if kind})
 
 
@@ -217,7 +217,7 @@ _SIGNS: dict[str, Sign] = {
     "<": "<", "<=": "<=", "≤": "<=", ">": ">", ">=": ">=", "≥": ">=", "=": "=", "==": "=",
 }  # fmt: skip
 
-# Factor of each unit by the unit of the raw value; "" where a bare number says enough.
+# By unit of the raw value: the factor of each accepted unit. "" means that no unit is needed.
 _UNITS: dict[str, dict[str, float]] = {
     "bytes": {
         "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
@@ -239,12 +239,12 @@ _OTHER_NAMES = {
     "base score": "score_before",
 }
 _BY_UNIT = {("trainable_params", "%"): "trainable_share"}
-"""A name whose unit says that another number is meant: trainable < 1 % is a share."""
+"""(key, unit) pairs that select another column: "trainable < 1 %" means the share."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """`value` is in the raw unit of the column `key`: bytes, seconds, a share of 1."""
+    """One comparison. `value` is in the raw unit of column `key`: bytes, seconds, a share of 1."""
 
     key: str
     sign: Sign
@@ -252,15 +252,15 @@ class Condition:
 
 
 MAX_CHARACTERS = 2_000
-"""Of all conditions together."""
+"""Maximum length of all conditions together."""
 
 
 def parse_conditions(text: str) -> tuple[Condition, ...]:
-    """The conditions in the text, between commas; none for an empty one.
+    """Parses comma-separated conditions. Returns an empty tuple for an empty text.
 
-    Raises `FtlabError` with one sentence on the first that cannot be read.
+    Raises `FtlabError` with one sentence about the first condition that cannot be parsed.
     """
-    if len(text) > MAX_CHARACTERS:  # the search for numbers takes the square of it
+    if len(text) > MAX_CHARACTERS:  # the number search is quadratic in the length
         raise FtlabError(f"The conditions have more than {MAX_CHARACTERS:,} characters.")
     comma = re.search(r"\d+,\d+", text)
     if comma:
@@ -273,7 +273,7 @@ def parse_conditions(text: str) -> tuple[Condition, ...]:
 
 
 def matches(table: pd.DataFrame, conditions: Iterable[Condition]) -> pd.Series:
-    """Which rows meet every condition; a number that is missing meets none."""
+    """Mask of the rows that meet every condition. A missing number meets no condition."""
     found = pd.Series(True, index=table.index)
     for condition in conditions:
         numbers = pd.to_numeric(table[condition.key], errors="coerce").astype(float)
@@ -351,7 +351,7 @@ FACETS: dict[str, str] = {
     "model": "Model",
     "tags": "Tag",
 }
-"""The columns that are filtered by ticking values, and what each is called."""
+"""Columns that are filtered by ticking values, with their labels."""
 
 _SEARCHED = (
     "variant", "method", "hyperparameters", "task", "device", "machine", "origin", "sweep_id",
@@ -368,10 +368,10 @@ _LABELLED: dict[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True)
 class Filters:
-    """What a row has to meet. `facets` maps a column to the values of which it has to have one.
+    """The row filters. `facets` maps a column to its accepted values.
 
-    `text`: words that are all somewhere in a row's names, tags or note; `conditions`: text as
-    `parse_conditions` reads it; `archived`: whether runs that were put away are shown too.
+    `text`: words that must all occur in a row's names, tags or note; `conditions`: input of
+    `parse_conditions`; `archived`: also show archived runs.
     """
 
     sweep: str = ALL_SWEEPS
@@ -382,13 +382,13 @@ class Filters:
 
     @property
     def folded(self) -> int:
-        """How many filters are at work in the fold, where they may be out of sight."""
+        """Number of active filters inside the accordion, where they may be hidden."""
         ticked = sum(bool(values) for values in self.facets.values())
         return ticked + bool(self.conditions.strip()) + self.archived
 
 
 def apply_filters(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
-    """The rows that meet all filters, in their order; raises `FtlabError` for wrong conditions."""
+    """The rows that meet all filters, order kept. Raises `FtlabError` for invalid conditions."""
     found = matches(table, parse_conditions(filters.conditions))
     if not filters.archived:
         found &= table["archived"] != True  # noqa: E712 (an imported row may hold None)
@@ -410,16 +410,16 @@ def apply_filters(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
 
 
 def tags_of(tags: Any) -> list[str]:
-    """ "demo, for Ada" as the table holds it -> ["demo", "for Ada"]."""
+    """Splits a table value: "demo, for Ada" -> ["demo", "for Ada"]."""
     return [tag for tag in str(tags or "").split(", ") if tag]
 
 
 def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
-    """(value, label, how many rows have it) of a facet, in the order of first appearance."""
+    """(value, label, row count) for each value of a facet, in order of first appearance."""
     values = [str(value) for value in table[key].tolist() if value]
     if key == "tags":
         values = [tag for text in values for tag in tags_of(text)]
-    if key == "model":  # the bundled one has two names
+    if key == "model":  # the bundled model has two names
         values = [model_label(value) for value in values]
     counts = Counter(values)
     label = _LABELLED.get(key, str)
@@ -427,7 +427,7 @@ def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
 
 
 def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(label, value) of the dropdown: all, then the sweeps in the table's order."""
+    """(label, value) for the dropdown: "All sweeps", then the sweeps in table order."""
     sweeps = [str(sweep) for sweep in table["sweep_id"].tolist()]
     counts = Counter(sweeps)
     first: dict[str, tuple[str, str]] = {}
@@ -443,7 +443,7 @@ def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def known_facets(given: Any) -> dict[str, tuple[str, ...]]:
-    """What a browser says is ticked, by facet; anything else in it is left out."""
+    """The ticked values sent by the browser, by facet. Invalid entries are ignored."""
     if not isinstance(given, Mapping):
         return {}
     return {
@@ -454,7 +454,7 @@ def known_facets(given: Any) -> dict[str, tuple[str, ...]]:
 
 
 def _searchable(table: pd.DataFrame) -> list[str]:
-    """One line of lower-case text a row."""
+    """One line of lower-case text per row, for the text search."""
     columns: list[list[str]] = []
     for key in _SEARCHED:
         columns.append([str(value or "") for value in table[key].tolist()])
@@ -468,10 +468,10 @@ def _searchable(table: pd.DataFrame) -> list[str]:
 
 
 Group = Literal["runs", "sweeps", "seeds"]
-"""Each run by itself, runs below the heading of their sweep, or means over the seeds."""
+"""One row per run, rows grouped under sweep headings, or means over seeds."""
 
 PAGE = 100
-"""Rows that are drawn at first, and further ones at each press."""
+"""Number of rows drawn at first, and added by each press of "more"."""
 
 SPREAD, COUNT = "_sd", "_n"
 _KEPT = (
@@ -482,7 +482,7 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Query:
-    """What a visitor asks the table to show. No `columns`: the usual ones; no `sort`: as it is."""
+    """What the table should show. Empty `columns`: the default ones. Empty `sort`: unsorted."""
 
     filters: Filters = field(default_factory=Filters)
     columns: tuple[str, ...] = ()
@@ -494,11 +494,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Shown:
-    """The answer. `matched` has a row a run; `rows` is that, or a row for each group of seeds.
+    """Result of a query. `matched` has one row per run; `rows` has the same or one per seed group.
 
-    Rows of a group hold means, with columns `KEY_sd` (sample standard deviation, NaN for a single
-    value) and `KEY_n` (how many values) beside them, and `run_ids`. `of` counts all runs; `error`
-    says why the conditions were left out.
+    Rows of a group hold means, plus the columns `KEY_sd` (sample standard deviation, NaN for a
+    single value), `KEY_n` (number of values) and `run_ids`. `of` is the number of all runs. `error`
+    is the reason why the conditions were ignored.
     """
 
     rows: pd.DataFrame
@@ -527,7 +527,7 @@ def show(table: pd.DataFrame, query: Query) -> Shown:
 
 
 def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:
-    """The rows by one column; rows without a value come last either way, equal ones stay."""
+    """Stable sort by one column. Rows without a value come last in both directions."""
     if key == "run_ids" or key not in rows:
         return rows
     values = rows[key]
@@ -539,14 +539,14 @@ def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:
 
 
 def first_direction(key: str) -> bool:
-    """Whether a first press on the column's head sorts descending: the best comes first."""
+    """Whether the first click on the header sorts descending, so that the best comes first."""
     return COLUMNS[key].better == "more"
 
 
 def mean_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """One row for each variant of each sweep: means of the measures among `keys`, n and spread.
+    """One row per variant and sweep: mean, count and spread of the measures in `keys`.
 
-    What is the same for all runs of a group is kept; other values are listed.
+    A value shared by all runs of a group is kept; differing values are listed.
     """
     measures = [column.key for column in MEASURES if column.key in keys]
     shared = [key for key in dict.fromkeys((*_KEPT, *keys)) if key not in measures]
@@ -575,43 +575,43 @@ def _folded(value: Any) -> Any:
 
 
 def _together(key: str, values: Sequence[Any]) -> Any:
-    """The one value of a group, or all of them as people write them."""
+    """The value shared by a group, else its distinct values as display text."""
     different = list(dict.fromkeys(values))
     if len(different) == 1:
         return different[0]
     column = COLUMNS.get(key)
     if key == "run_id":
-        return ", ".join(different)  # whole, so that an export names each run
+        return ", ".join(different)  # full ids, so that an export identifies each run
     written = [column.text(value) if column else str(value) for value in different]
     return ", ".join(written)
 
 
 def _by_sweep(rows: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
-    """The rows sweep by sweep, in the order of the store; within one as they were."""
+    """Orders rows by sweep, sweeps in store order. The order within a sweep is kept."""
     rank = {sweep: i for i, sweep in enumerate(dict.fromkeys(matched["sweep_id"].tolist()))}
     order = rows["sweep_id"].map(rank).sort_values(kind="stable").index
     return rows.loc[order]
 
 
-_NOT_EXPORTED = ("run_dir",)  # a path on the server is nobody's business
+_NOT_EXPORTED = ("run_dir",)  # does not disclose server paths
 
 Row = Mapping[str, Any]
 
 
 def filtered(table: pd.DataFrame, sweep: str = ALL_SWEEPS, text: str = "") -> pd.DataFrame:
-    """The rows of a sweep (all: "") that hold every word of the text, archived ones too."""
+    """The rows of a sweep ("": all) that contain every word of `text`, including archived ones."""
     return apply_filters(table, Filters(sweep=sweep, text=text, archived=True))
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as JSON takes them: raw numbers, `None` where there is none."""
+    """The rows as JSON values: raw numbers, `None` if missing."""
     return _records(rows, [key for key in rows.columns if key not in _NOT_EXPORTED])
 
 
 def export_keys(shown: Shown) -> list[str]:
-    """The columns of an export: those shown; a mean is followed by its spread and its count.
+    """The columns of an export: the shown columns, each mean followed by its spread and count.
 
-    A run's own difference is followed by the ends of its interval.
+    A single run's difference is followed by its interval bounds.
     """
     keys: list[str] = []
     for column in shown.columns:
@@ -624,7 +624,7 @@ def export_keys(shown: Shown) -> list[str]:
 
 
 def shown_records(shown: Shown) -> list[dict[str, Any]]:
-    """Every row that matches, in the order of the table, with exactly the columns shown."""
+    """Every matching row in table order, with the columns of `export_keys`."""
     return _records(shown.rows, export_keys(shown))
 
 
@@ -633,15 +633,15 @@ def to_json(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Sequence[Row], keys: Sequence[str]) -> str:
-    """Raw numbers; a text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """CSV with raw numbers. Prefixes text that a spreadsheet would run as a formula with '."""
     safe = [{key: inert(value) for key, value in row.items()} for row in rows]
     table = pd.DataFrame(safe, columns=list(keys), dtype=object)
-    # A lone \r begins a new row for a spreadsheet; with this line end it is quoted too.
+    # Spreadsheets read a lone \r as a new row. With this line terminator pandas quotes it.
     return str(table.to_csv(index=False, lineterminator="\r\n"))
 
 
 def write_export(shown: Shown, kind: str, folder: Path) -> str:
-    """Writes "csv" or "json" into a folder of its own below `folder`; gives the file's path."""
+    """Writes "csv" or "json" into a new subfolder of `folder` and returns the file path."""
     rows = shown_records(shown)
     text = to_csv(rows, export_keys(shown)) if kind == "csv" else to_json(rows)
     path = folder / secrets.token_hex(8) / f"ftlab-results.{kind}"
@@ -661,7 +661,7 @@ def _plain_value(key: Any, value: Any) -> Any:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if key == "model" and str(value).startswith("/"):
-        return model_label(str(value))  # a folder of the server
+        return model_label(str(value))  # hides the server path
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value.item() if hasattr(value, "item") else value

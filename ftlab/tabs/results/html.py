@@ -1,10 +1,10 @@
-"""The table of runs as HTML, and what stands below it. No components.
+"""The runs table and its captions as HTML. No components.
 
-assets/results.js sends what is done in it: `data-open` a run's id, `data-sort` a column's key,
-`data-more`; a tick box's value is the ids of its row's runs.
+assets/results.js sends the user's actions: `data-open` (a run id), `data-sort` (a column key) and
+`data-more`. The value of a row's tick box is the ids of its runs.
 
-The browser holds the ticks; assets/results.js sends them. A new `data-set` makes it take over those
-that are drawn, as after Clear.
+The browser holds the ticks; assets/results.js sends them. When `data-set` changes, for example
+after Clear, the browser replaces its ticks by those in the HTML.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from ftlab.tabs.results.columns import (
 )
 from ftlab.tabs.widgets import chip, escape, plural, swatch
 
-_FEW = 2  # a facet with fewer values filters nothing
+_FEW = 2  # a facet with fewer values is useless as a filter
 
 
 def facets_html(table: pd.DataFrame, chosen: Mapping[str, Collection[str]], version: int) -> str:
-    """One group of tick boxes a facet, each value with the number of its runs."""
+    """One group of tick boxes per facet, with the number of runs for each value."""
     groups = "".join(
         _facet(table, key, label, chosen.get(key, ())) for key, label in FACETS.items()
     )
@@ -54,7 +54,7 @@ def facets_html(table: pd.DataFrame, chosen: Mapping[str, Collection[str]], vers
 
 
 def columns_html(chosen: Collection[str], version: str) -> str:
-    """One group of tick boxes a kind of column."""
+    """One group of tick boxes per column group."""
     groups = []
     for group in GROUPS:
         boxes = "".join(
@@ -89,15 +89,15 @@ def _box(name: str, value: str, label: str, on: bool, count: int | None = None) 
 
 
 def like_chip(rows: pd.DataFrame) -> str:
-    """The verdict on the rows that are done; empty where there are not two variants to compare.
+    """Comparability chip for the completed rows; empty for fewer than two variants.
 
-    Runs of one variant get it too if they are unlike: their mean then means little.
+    Runs of one variant get a chip too if they are not comparable: their mean then means little.
     """
     return _chip_and_values(rows)[0]
 
 
 def like_line(rows: pd.DataFrame) -> str:
-    """The verdict as a line above the table, with the values that differ; empty as `like_chip`."""
+    """The comparability line above the table, with the differing values; empty as `like_chip`."""
     mark, values = _chip_and_values(rows)
     if values:
         mark = chip("not like for like", "warn")
@@ -105,7 +105,7 @@ def like_line(rows: pd.DataFrame) -> str:
 
 
 def ticked_chip(store: RunStore, run_ids: Collection[str]) -> str:
-    """The verdict on the runs that are ticked."""
+    """The comparability chip for the ticked runs; empty for fewer than two."""
     if len(run_ids) < 2:
         return ""
     table = store.table()
@@ -129,7 +129,7 @@ _ENDED_EARLY = (
 
 
 def table_html(shown: Shown) -> str:
-    """The rows up to the limit, with tick boxes, sort buttons and the button for more."""
+    """The rows up to the limit, with tick boxes, sort buttons and a "more" button."""
     if shown.rows.empty:
         return ""
     kinds = memory_kinds(shown.matched)
@@ -147,7 +147,7 @@ def table_html(shown: Shown) -> str:
 
 
 def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
-    """Below the table: how many rows, what is left out of figures, what cannot be read."""
+    """Caption below the table: row count, runs excluded from comparisons, unreadable files."""
     rows = shown.matched
     counts = rows["status"].value_counts()
     lost = [
@@ -187,7 +187,7 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
 
 
 def how_measured(shown: Shown) -> str:
-    """Every measure that is shown: unit, direction, how; then what the bytes are."""
+    """For each shown measure: unit, direction, method. Also the kinds of memory."""
     items = "".join(
         f"<tr><th>{escape(column.label)}</th><td>{escape(column.how)} "
         f"<small>{escape(column.unit)}, {column.better} is better</small></td></tr>"
@@ -230,7 +230,7 @@ def _tick_all() -> str:
 
 
 def _body(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
-    """One `<tr>` a row, and one above each sweep where rows stand sweep by sweep."""
+    """One `<tr>` per row, plus a heading row above each sweep if rows are grouped by sweep."""
     cells = [_cells(rows, column) for column in shown.columns]
     seeds = "run_ids" in rows
     ids = rows["run_ids"].tolist() if seeds else [(run,) for run in rows["run_id"].tolist()]
@@ -250,12 +250,12 @@ def _body(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
 
 
 def _is_headed(shown: Shown) -> bool:
-    """Whether each sweep has a heading; means over seeds that are sorted stand mixed."""
+    """Whether each sweep has a heading. Sorted means over seeds mix the sweeps."""
     return shown.query.group == "sweeps" or (shown.query.group == "seeds" and not shown.query.sort)
 
 
 def _sweep_headings(shown: Shown, drawn: Collection[Any]) -> dict[Any, str]:
-    """The row above each sweep that is drawn: name, origin, and whether its runs compare."""
+    """The heading row of each drawn sweep: name, origin, and comparability of its runs."""
     headings = {}
     matched = shown.matched[shown.matched["sweep_id"].isin(list(drawn))]
     for sweep, rows in matched.groupby("sweep_id", sort=False):
@@ -272,7 +272,7 @@ def _sweep_headings(shown: Shown, drawn: Collection[Any]) -> dict[Any, str]:
 
 
 def _cells(rows: pd.DataFrame, column: Column) -> list[str]:
-    """The cells of one column; what they show is escaped here."""
+    """The cells of one column, HTML-escaped."""
     values = rows[column.key].tolist()
     if column.kind == "measure":
         texts = [str(escape(column.text(value))) for value in values]
@@ -335,7 +335,7 @@ def _variant(label: Any, method: Any, run_id: Any, opens: bool) -> str:
 
 
 def _runs(run_ids: Sequence[Any], opens: bool) -> str:
-    """Short names; those of a group are buttons, since its row stands for several."""
+    """Short run names. In a group row they are buttons, because the row holds several runs."""
     if not opens:
         return "".join(
             f'<code title="{escape(run_id)}">{escape(run_name(str(run_id)))}</code>'
@@ -354,7 +354,7 @@ def _tags(text: Any) -> str:
 
 
 def _spread(column: Column, spread: Any, count: Any) -> str:
-    """How far the seeds lie apart, and how many there are; nothing for a single one."""
+    """Standard deviation over seeds and their count; only the count for a single seed."""
     if not count or count < 2 or math.isnan(spread):
         return f" <small>n {int(count)}</small>" if count else ""
     written = column.format(spread).removeprefix("+") if spread else "0"
@@ -362,7 +362,7 @@ def _spread(column: Column, spread: Any, count: Any) -> str:
 
 
 def _interval(column: Column, text: str, low: Any, high: Any) -> str:
-    """A difference with its interval, and a mark on a score that the run has cost."""
+    """A difference with its interval. A significantly lower score gets a mark."""
     if is_missing(low) or is_missing(high):
         return text
     mark = f"{WORSE} " if column.key == "score_gain" and high < 0 else ""
@@ -381,7 +381,7 @@ def _more(shown: Shown) -> str:
 
 
 def _tools_of_cards(shown: Shown, labels: Sequence[str]) -> str:
-    """On a phone rows are cards without heads: what the heads do stands above them."""
+    """Sort and tick-all controls for phones, where rows are cards without a header row."""
     chosen = shown.query.sort
     options = "".join(
         f'<option value="{column.key}"{" selected" if column.key == chosen else ""}>'
@@ -396,7 +396,7 @@ def _tools_of_cards(shown: Shown, labels: Sequence[str]) -> str:
 
 
 def _labels_of_cards(labels: Sequence[str]) -> str:
-    """A style that names each value of a card by its column."""
+    """A style element that labels each value of a card with its column."""
     rules = "".join(
         f'.ft .runs td:nth-child({place})::before{{content:"{_css(label)}"}}'
         for place, label in enumerate(labels, start=2)
@@ -405,5 +405,5 @@ def _labels_of_cards(labels: Sequence[str]) -> str:
 
 
 def _css(text: str) -> str:
-    """Text that means nothing but itself in a string of CSS."""
+    """Escapes text for a CSS string."""
     return re.sub(r"[^A-Za-z0-9 ]", lambda found: f"\\{ord(found.group()):x} ", text)

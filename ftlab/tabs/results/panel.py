@@ -1,4 +1,4 @@
-"""One run opened beside the table: its numbers, settings, samples, log, and its actions."""
+"""Side panel of an opened run: its numbers, settings, samples, log and actions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PHASE_WORDS = {"load": "Load", "train": "Train", "evaluate": "Evaluate", "save"
 
 @dataclass(frozen=True)
 class Panel:
-    """The HTML of the panel's parts, in the order in which they stand: the top, then `PAGES`."""
+    """The HTML of the panel's parts, in display order: the top, then `PAGES`."""
 
     top: str
     samples: str
@@ -48,7 +48,7 @@ class Panel:
 
 
 def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
-    """`read` is how an open run's progress is read."""
+    """Renders the panel of a run. `read` returns the progress of an unfinished run."""
     return Panel(
         top=_head(run)
         + _state(run, read)
@@ -62,7 +62,7 @@ def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
 
 
 def published_panel(run: PublishedRun) -> Panel:
-    """A result of others: its numbers, and the facts that its file gives."""
+    """Renders an imported result: its numbers and the facts from its file."""
     row = run.row()
     numbers = _table(
         (column.label, f"<b>{escape(column.text(row.get(column.key)))}</b>")
@@ -96,7 +96,7 @@ def _head(run: Run) -> str:
 
 
 def _title(run_id: str, method: str, label: str, status: str, origin: str) -> str:
-    """The heading takes the focus as the panel opens, and names the run whose row is marked."""
+    """The panel heading. It gets the focus on opening; `data-run` selects the row to highlight."""
     return (
         f'<div class="hd" data-run="{escape(run_id)}"><div><h3 tabindex="-1">{swatch(method)}'
         f"{escape(label)}</h3></div>{status_chip(status)}{origin_chip(origin) if origin else ''}"
@@ -105,7 +105,7 @@ def _title(run_id: str, method: str, label: str, status: str, origin: str) -> st
 
 
 def _state(run: Run, read: Callable[[Run], Progress]) -> str:
-    """Why a run did not get to its end, or how far an open one is."""
+    """Why the run did not complete, or the progress of an unfinished run."""
     if run.is_open:
         way = read(run)
         step = f", step {way.step} of {way.steps}" if way.steps else ""
@@ -196,7 +196,7 @@ def _change(before: float | None, after: float | None, digits: int) -> str:
 
 
 def _interval(measures: Measures, key: str) -> str:
-    """The change with its 95 % interval, in small; empty where it is not known."""
+    """The change with its 95 % interval in small print; empty if unknown."""
     metric = METRICS[key]
     value, low, high = (getattr(measures, name) for name in (key, *metric.interval_keys))
     if value is None or low is None or high is None:
@@ -293,7 +293,7 @@ def _answer(row: Mapping[str, Any], when: str) -> str:
 
 
 def _verdict(row: Mapping[str, Any], when: str) -> str:
-    """The task's own words for the answer; where it has none, the score."""
+    """A chip with the task's verdict on the answer, or with the score if there is no verdict."""
     score = row.get(f"score_{when}")
     number = float(score) if isinstance(score, int | float) else None
     words = str(row.get(f"verdict_{when}") or "")
@@ -331,7 +331,7 @@ _PANEL = "window.ftRuns.panel(element, watch)"
 
 @dataclass(frozen=True)
 class Side:
-    """The panel's components; `chosen` holds the id of the run that is opened, or ""."""
+    """The panel's components. `chosen` holds the id of the opened run, or ""."""
 
     chosen: gr.State
     block: gr.Column
@@ -352,12 +352,12 @@ class Side:
 
     @property
     def facts(self) -> list[Any]:
-        """What changes while a run goes on."""
+        """The components that change while a run is in progress."""
         return [self.top, *self.pages]
 
     @property
     def outputs(self) -> list[Any]:
-        """What `opened_run` updates."""
+        """The components that `opened_run` updates."""
         return [
             self.chosen, self.block, *self.facts, self.edits, self.tags, self.note, self.saved,
             self.clone, self.again, self.resume, self.archive, self.delete,
@@ -365,7 +365,7 @@ class Side:
 
 
 def build_side() -> Side:
-    """Lays the panel out, hidden until a run is opened."""
+    """Builds the panel, hidden until a run is opened."""
     small: dict[str, Any] = {"size": "sm", "min_width": 60}
     with gr.Column(
         scale=1, min_width=340, elem_classes="ft-sheet ft-run", visible=False, elem_id="run-panel"
@@ -404,7 +404,7 @@ def build_side() -> Side:
 
 
 def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
-    """Close, Save and `Use it`; the other buttons belong to who confirms and reports."""
+    """Wires Close, Save and `Use it`. `wire_bar` wires the other buttons."""
 
     def save(run_id: str, tags: str, note: str) -> list[Any]:
         try:
@@ -426,7 +426,7 @@ def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
 
 
 def opened_run(store: RunStore, run_id: str) -> list[Any]:
-    """Updates for `Side.outputs`; a run that is gone says so in its place."""
+    """Updates for `Side.outputs`. If the run is gone, the panel shows an error."""
     found = find(store, run_id)
     run = found if isinstance(found, Run) else None
     own = run is not None and run.origin == "measured"
@@ -449,7 +449,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
 def facts(
     store: RunStore, run_id: str, read: Callable[[Run], Progress] = read_progress
 ) -> tuple[str, ...]:
-    """The HTML of `Side.facts`; `read` is how an open run's progress is read."""
+    """The HTML of `Side.facts`. `read` returns the progress of an unfinished run."""
     found = find(store, run_id)
     if isinstance(found, Run):
         return panel(found, read).parts()
@@ -465,7 +465,7 @@ def closed(side: Side) -> list[Any]:
 
 
 def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
-    """The run of that id, whatever the filters; or the sentence that says why there is none."""
+    """The run with that id, ignoring filters, or a sentence about why it was not found."""
     try:
         return store.find(run_id)
     except (FtlabError, OSError) as error:
@@ -478,7 +478,7 @@ def archive_label(run: Run | None) -> str:
 
 
 def edits_label(found: Run | PublishedRun | str) -> gr.Accordion:
-    """The fold's label says what is in it; it is there for own runs alone."""
+    """The accordion, with its content summarised in the label; visible only for own runs."""
     if not isinstance(found, Run) or found.origin != "measured":
         return gr.Accordion(visible=False)
     tags = ", ".join(found.annotations.tags)

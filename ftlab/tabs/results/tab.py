@@ -1,4 +1,4 @@
-"""The Results tab: every run as a row, one run opened beside it, and exports of what is shown."""
+"""The Results tab: the runs table, a side panel for one run, and exports of the shown rows."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _BOXES = "window.ftRuns.boxes(element, trigger, watch)"
 
 @dataclass(frozen=True)
 class Tools:
-    """What chooses and exports rows. `file` is out of sight: it hands an export to the browser."""
+    """Components that filter and export rows. `file` is hidden: it sends exports to the browser."""
 
     text: gr.Textbox
     sweep: gr.Dropdown
@@ -104,7 +104,7 @@ class Tools:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The table and what stands around it."""
+    """The table and its captions."""
 
     empty: gr.HTML
     table: gr.HTML
@@ -113,7 +113,7 @@ class Sheet:
 
 
 def build_tools(may_upload: bool = True) -> Tools:
-    """The row of tools, and the folds with filters and columns."""
+    """Builds the toolbar and the accordions for filters and columns."""
     bare: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(elem_classes="ft-tools ft-results-tools"):
         text = live(
@@ -197,7 +197,7 @@ def build_tools(may_upload: bool = True) -> Tools:
 
 
 def build_sheet() -> Sheet:
-    """The table with its captions."""
+    """Builds the table and its captions."""
     with gr.Column(scale=3, min_width=320, elem_classes="ft-sheet ft-flush ft-table"):
         empty = H(EMPTY)
         table = H(js_on_load=_TABLE, elem_id="runs")
@@ -208,13 +208,13 @@ def build_sheet() -> Sheet:
 
 
 _MOST = 10_000
-_LONGEST_ID = 300  # characters, of results of others
+_LONGEST_ID = 300  # characters, for ids of imported results
 _FOCUS = "() => setTimeout(() => document.getElementById('results-keep')?.focus(), 80)"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """`ticked` holds the ids of the ticked runs; `asked` those that a question is about."""
+    """Action bar. `ticked`: ids of the ticked runs; `asked`: ids awaiting confirmation."""
 
     ticked: gr.State
     asked: gr.State
@@ -235,7 +235,7 @@ class Bar:
 
 
 def build_bar() -> Bar:
-    """Lays the bar out, hidden until a row is ticked, and below it what came of an action."""
+    """Builds the bar, hidden until a row is ticked, and below it the outcome of an action."""
     small: dict[str, Any] = {"size": "sm", "scale": 0}
     with gr.Row(visible=False, elem_classes="ft-tools ft-ticked", elem_id="ticked") as block:
         words = H(min_width=110)
@@ -264,7 +264,7 @@ def build_bar() -> Bar:
 def wire_bar(
     bar: Bar, table: gr.HTML, side: Side, store: RunStore, links: Links, refresh: Action
 ) -> None:
-    """Hangs the actions on the buttons of bar and panel; every one ends in a sentence."""
+    """Wires the buttons of bar and panel. Each action displays a sentence as its outcome."""
 
     def tick(event: gr.EventData) -> list[Any]:
         ids = ticked_ids(getattr(event, "on", None))
@@ -276,7 +276,7 @@ def wire_bar(
             gr.Button(label),
         ]
 
-    # Every tick counts, in order: the default drops those made while one is being handled.
+    # Handles every tick in order. The default drops events while a handler is running.
     table.input(
         tick,
         None,
@@ -286,7 +286,7 @@ def wire_bar(
     )
 
     def hang(button: gr.Button, act: Callable[..., str], ids: gr.State, *more: Any) -> None:
-        """`act` takes the ids and the values of `more` and gives the sentence to show."""
+        """Wires a button. `act` gets the ids and the values of `more`; it returns a sentence."""
 
         def press(given: Any, opened: str, *values: Any) -> list[Any]:
             said = said_html(lambda: act(store, as_ids(given), *values))
@@ -341,30 +341,30 @@ def wire_bar(
 
 
 def ticked_ids(on: Any) -> tuple[str, ...]:
-    """What the browser says is ticked, as ids; anything else in it is left out."""
+    """The ticked ids sent by the browser. Invalid entries are ignored."""
     return tuple(filter(None, map(run_id_in, on[:_MOST]))) if isinstance(on, list) else ()
 
 
 def run_id_in(value: Any) -> str:
-    """The id that the browser names; "" for what can be none, which no session has to keep."""
+    """The id sent by the browser; "" if invalid, so that the session does not store it."""
     text = str(value) if isinstance(value, str | int) else ""
     return text if len(text) <= _LONGEST_ID else ""
 
 
 def as_ids(given: Any) -> tuple[str, ...]:
-    """The ids in a state: one as text, or several."""
+    """The ids in a `gr.State`, which holds one string or several."""
     if isinstance(given, str):
         return (given,) if given else ()
     return tuple(given or ())
 
 
 def ticked_words(ids: tuple[str, ...], like: str = "") -> str:
-    """How many are ticked; `like` is HTML that says whether they compare."""
+    """The number of ticked runs. `like` is the comparability chip as HTML."""
     return f'<p class="ticked" role="status"><b>{plural(len(ids), "run")}</b> ticked {like}</p>'
 
 
 def said_html(act: Callable[[], str]) -> str:
-    """The sentence that the action ends in, or the one that says why it could not be done."""
+    """Runs the action and returns its sentence, or its error message, as HTML."""
     try:
         return f'<p class="meta said" role="status">{escape(act())}</p>'
     except FtlabError as error:
@@ -376,7 +376,7 @@ def question_html(question: str) -> str:
 
 
 def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
-    """Updates for the panel after an action: as the run is now, or closed if it is gone."""
+    """Updates for the panel after an action: refreshed, or closed if the run is gone."""
     if not run_id:
         return [gr.skip()] * len(side.outputs)
     gone = isinstance(find(store, run_id), str)
@@ -384,15 +384,15 @@ def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
 
 
 _REFRESH_SECONDS = 3
-_MOST_DRAWN = 32  # answers kept, of about 0.1 MB each
+_MOST_DRAWN = 32  # cached answers, about 0.1 MB each
 _SAVE_FILE = "() => document.getElementById('results-file')?.click()"
 
 
 @dataclass(frozen=True)
 class View:
-    """How a visitor looks at the table, beyond what the fields above it hold.
+    """A visitor's view settings that are not held by the input fields above the table.
 
-    `version` counts how often Python set the tick boxes of filters and columns anew.
+    `version` counts how often the server reset the tick boxes of filters and columns.
     """
 
     facets: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -410,7 +410,7 @@ class View:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page shows of the table: the same answer is not sent again."""
+    """The rendered page content. An unchanged answer is not sent again."""
 
     table: str
     below: str
@@ -430,14 +430,14 @@ class Answer:
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Lays the tab out and wires it."""
+    """Builds and wires the tab."""
     store = context.store
     tools = build_tools(context.access.may_upload)
     bar = build_bar()
     with gr.Row(elem_classes="ft-work"):
         sheet = build_sheet()
         side = build_side()
-    view, seen = gr.State(View()), gr.State("")  # digest of what is on the page
+    view, seen = gr.State(View()), gr.State("")  # digest of the content on the page
     timer = gr.Timer(_REFRESH_SECONDS, active=False)
     fields = [tools.text, tools.sweep, tools.group, tools.archived]
     shown = [
@@ -480,7 +480,7 @@ def build(context: AppContext, links: Links) -> None:
 
 
 def _wire_view(tools: Tools, sheet: Sheet, view: gr.State, action: Action) -> None:
-    """Sorting, more rows, ticks of filters and columns: each changes the view, then the table."""
+    """Wires sorting, "more", filters and columns: each changes the view, then the table."""
 
     def hang(
         event: Callable[..., Any], change: Callable[..., View], *more: Any, quick: bool = False
@@ -517,7 +517,7 @@ def _wire_view(tools: Tools, sheet: Sheet, view: gr.State, action: Action) -> No
 def _wire_files(
     tools: Tools, bar: Bar, store: RunStore, view: gr.State, fields: list[Any], action: Action
 ) -> None:
-    """Exports, written when they are asked for, and results of others that are brought along."""
+    """Wires the exports, written on demand, and the upload of result files."""
     files = FilesAVisitor()
     for button, kind in ((tools.csv, "csv"), (tools.json, "json")):
 
@@ -539,7 +539,7 @@ def _wire_files(
 
 
 def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links) -> None:
-    """A row opens its run, and so does another tab; an open run is kept up to date."""
+    """Opens a run from a row or from another tab, and refreshes the opened run."""
 
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)))
@@ -563,12 +563,12 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
 
 
 def with_conditions(view: View, _: gr.EventData, text: str | None) -> View:
-    """The view with those conditions, of which a session keeps what says that they are too long."""
+    """Sets the conditions, cut at one character over the limit: still reported as too long."""
     return replace(view, conditions=(text or "")[: MAX_CHARACTERS + 1])
 
 
 def arranged(view: View, data: Any) -> View:
-    """The view after a press on a head (best first, then turned round, then as it was) or More."""
+    """The view after a click on a header (best first, then reversed, then unsorted) or on More."""
     asked = data if isinstance(data, dict) else {}
     if asked.get("more") is True:
         return replace(view, limit=view.limit + PAGE)
@@ -584,19 +584,19 @@ def arranged(view: View, data: Any) -> View:
 
 
 def with_facets(view: View, data: Any) -> View:
-    """The view with the filters that the browser says are ticked."""
+    """The view with the ticked filters sent by the browser."""
     return replace(view, facets=known_facets(data.get("on") if isinstance(data, dict) else None))
 
 
 def with_columns(view: View, data: Any) -> View:
-    """The view with the columns that the browser says are ticked; none: the usual ones."""
+    """The view with the ticked columns sent by the browser. None ticked: the default ones."""
     on = data.get("on") if isinstance(data, dict) else None
     keys = on.get("columns") if isinstance(on, dict) else None
     return replace(view, columns=in_order(keys) if isinstance(keys, list) else ())
 
 
 class Drawn:
-    """Answers that were drawn lately, for pages that ask every few seconds for the same."""
+    """Cache of recent answers, because many pages poll the same query every few seconds."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -604,17 +604,17 @@ class Drawn:
         self._turn = threading.Lock()
 
     def answer(self, query: Query, version: int) -> Answer:
-        """As `answer`, of runs that are up to a second old."""
+        """Like the function `answer`, but the runs may be up to a second old."""
         with self._turn:
             self._store.recent_runs()
-            key = repr((self._store.changes, query, version))  # a query has no hash
+            key = repr((self._store.changes, query, version))  # a query is not hashable
             now = self._known.get(key) or answer(self._store, query, version, recent=True)
             self._known[key] = now
             return now
 
 
 def answer(store: RunStore, query: Query, version: int = 0, recent: bool = False) -> Answer:
-    """The table as the query asks for it, drawn; `recent` as in `RunStore.recent_runs`."""
+    """Renders the table for the query. `recent` as in `RunStore.recent_runs`."""
     table = store.table(recent=recent)
     sweeps = sweep_choices(table)
     if query.filters.sweep not in [value for _, value in sweeps]:
@@ -639,12 +639,12 @@ def answer(store: RunStore, query: Query, version: int = 0, recent: bool = False
 
 
 def refreshed(store: RunStore, query: Query, version: int, digest: str) -> list[Any]:
-    """Updates for the table and all around it; nothing at all if the page shows just that."""
+    """Updates for the table and its surroundings; all skipped if the page is up to date."""
     return updates(answer(store, query, version), digest)
 
 
 def updates(now: Answer, digest: str) -> list[Any]:
-    """One update an output, as `refreshed` says."""
+    """One update per output; all `gr.skip()` if `digest` is unchanged."""
     if now.digest == digest:
         return [gr.skip()] * 11
     return [
@@ -663,7 +663,7 @@ def updates(now: Answer, digest: str) -> list[Any]:
 
 
 def imported_html(store: RunStore, paths: list[str]) -> str:
-    """Imports the files and says what came of it, with the reason of each that was refused."""
+    """Imports the files and returns a report as HTML, with the reason for each rejected file."""
     try:
         report = import_files(paths, store.folder)
     except FtlabError as error:

@@ -1,7 +1,7 @@
-"""Using a run that is opened: its zip, its merge, its script, and the command that uploads it.
+"""The "Use it" section of an opened run: zip, merge, script, and upload command.
 
-No field takes a token: whoever reaches the page could use one. The command is copied and run where
-the token lies in the environment.
+No field accepts a token, because anyone who can open the page could use it. The user copies the
+command and runs it where the token is in the environment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Use:
-    """The section's components; `file` is out of sight: it hands a file to the browser."""
+    """The section's components. `file` is hidden: it sends a file to the browser."""
 
     block: gr.Accordion
     zip: gr.Button
@@ -53,7 +53,7 @@ class Use:
 
     @property
     def view(self) -> list[Any]:
-        """What `use_view` updates."""
+        """The components that `use_view` updates."""
         return [
             self.block, self.zip, self.about_zip, self.merge, self.cancel, self.merged,
             self.about_merge, self.script, self.about_script, self.command, self.timer,
@@ -61,7 +61,7 @@ class Use:
 
 
 def build_use() -> Use:
-    """Lays the section out, hidden until a run is opened that it can serve."""
+    """Builds the section, hidden until a suitable run is opened."""
     small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 124}
     with gr.Accordion("Use it", open=False, visible=False, elem_classes="ft-fold ft-use") as block:
         with gr.Row(elem_classes="ft-use-row"):
@@ -96,7 +96,7 @@ def build_use() -> Use:
 
 
 def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
-    """`chosen` holds the id of the run that is opened, or ""."""
+    """Wires the section. `chosen` holds the id of the opened run, or ""."""
 
     def show(run_id: str) -> list[Any]:
         return [*use_view(store, run_id), ""]
@@ -143,10 +143,10 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
 
 
 def use_view(store: RunStore, run_id: str) -> list[Any]:
-    """Updates for `Use.view`: what this run can give, and why it cannot give the rest."""
+    """Updates for `Use.view`: what is available for the run, and why the rest is not."""
     try:
         run = store.find(run_id)
-    except (FtlabError, OSError):  # imported, deleted, or none is opened
+    except (FtlabError, OSError):  # imported, deleted, or no run is opened
         return [gr.Accordion(visible=False), *[gr.skip()] * 9, gr.Timer(active=False)]
     none, fixed = why_no_weights(run), why_not_mergeable(run)
     merge = MergeDirectory(run.directory)
@@ -175,7 +175,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
 
 
 def merge_html(run: Run, merge: MergeDirectory, fixed: str) -> str:
-    """What the merge is at, what it gave, or what it would do; `fixed`: why it cannot be."""
+    """Progress, result or description of the merge. `fixed`: why the run cannot be merged."""
     status = merge.status()
     if status in OPEN:
         return f'<p class="meta" role="status">{escape(merge.progress().capitalize())} …</p>'
@@ -192,7 +192,7 @@ def merge_html(run: Run, merge: MergeDirectory, fixed: str) -> str:
 
 
 def push_command(store: RunStore, run: Run) -> str:
-    """The command as a shell takes it; the owner and the name are the person's to write."""
+    """The shell command for the upload. The user fills in OWNER/NAME."""
     command = f"python -m ftlab push {shlex.quote(run.run_id)} --repo OWNER/NAME"
     if store.folder.resolve() == default_runs_folder():
         return command
@@ -221,7 +221,7 @@ def _zip_file(run: Run, merged: bool) -> Path:
 
 
 def _folder(run: Run) -> Path:
-    """Where gradio serves from; one a run, so that a file made again replaces the older one."""
+    """A folder that gradio serves, one per run, so that a new file overwrites the old one."""
     folder = Path(get_upload_folder()) / "ftlab" / "use" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder

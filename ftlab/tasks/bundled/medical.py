@@ -1,4 +1,4 @@
-"""The medical task: a short synthetic clinical note in, a one-line summary in house style out.
+"""The medical task: summarises a short synthetic clinical note in one line, in house style.
 
 58F, tight chest x3d. BP 150/90; normal heart sounds. Imp: angina. Rx aspirin 75 mg OD. FU 2w.
 """

@@ -1,4 +1,4 @@
-"""The Shakespeare task: a plain sentence in, the same in Early Modern English out."""
+"""The Shakespeare task: rewrites a plain sentence in Early Modern English."""
 
 from __future__ import annotations
 

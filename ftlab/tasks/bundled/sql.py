@@ -1,10 +1,10 @@
-"""The SQL task: a table's columns and a question in, one SQLite query out.
+"""The SQL task: the input is a table's columns and a question, the output one SQLite query.
 
-An answer is scored by running the reference's query and its own on a small table, and comparing the
-results. A query comes from a model, so it is treated as hostile. It runs on a database in memory
-that holds the example's rows and nothing else; an authorizer allows reading those tables with a
-list of plain functions; SQLite's limits bound text, rows, statement size and memory; a step count
-and a clock bound time.
+An answer is scored by running the reference query and the answer's query on a small table, and
+comparing the results. The query comes from a model, so it is untrusted. It runs on an in-memory
+database with only the example's rows. An authorizer allows only reading those tables and a list of
+plain functions. SQLite's limits bound text, rows, statement size and memory; a step count and a
+deadline bound the time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ftlab.basics.errors import FtlabError
 from ftlab.tasks.spec import Example, ResultTable, ResultTables, TaskMetric, TaskSpec
 
 MAX_SECONDS = 0.5
-MAX_STEPS = 250_000  # of SQLite's virtual machine; a right answer takes a few thousand
+MAX_STEPS = 250_000  # of SQLite's virtual machine; a correct answer takes a few thousand
 MAX_ROWS = 1_000
 MAX_QUERY_CHARACTERS = 2_000
 NO_QUERY = "no SQL"
 
-# A row or value of at most 1,000 bytes times the steps above bounds what a sort can hold in memory.
+# At most 1,000 bytes per row or value, times the steps above, limits the memory of a sort.
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 1_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_QUERY_CHARACTERS * 4,
@@ -86,7 +86,7 @@ _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?(.*?)(?:```|\Z)", re.S)
 def extract_query(answer: str) -> str | None:
     """The first SELECT statement of an answer without its semicolon, or None.
 
-    Looks inside a markdown fence where there is one; the statement must begin a line (or an inline
+    Searches inside a markdown fence if there is one. The statement must begin a line (or an inline
     code span) and ends at a semicolon outside quotes, a blank line or a backtick.
     """
     fence = _FENCE.search(answer)
@@ -112,7 +112,7 @@ def _first_statement(text: str) -> str:
 def run_query(example: Example, query: str) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
     """Column names and rows of one query on the example's tables.
 
-    Raises FtlabError, one short clause, where the query is refused, fails or does too much.
+    Raises `FtlabError` with a short message if the query is rejected, fails or exceeds a limit.
     """
     connection = _database(example.extra)
     try:
@@ -144,12 +144,12 @@ def _run(
 ) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
     if len(query) > MAX_QUERY_CHARACTERS:
         raise FtlabError(f"query longer than {MAX_QUERY_CHARACTERS} characters")
-    # Each reference to a WITH clause is expanded while SQLite compiles, where nothing can stop it:
-    # 30 clauses that each name the one before twice would fill the memory.
+    # SQLite expands references to WITH clauses during compilation, which cannot be interrupted:
+    # 30 clauses that each use the previous one twice would fill the memory.
     code = _NOT_CODE.sub(" ", query)
     if re.search(r"\bwith\b", code, re.I):
         raise FtlabError("WITH is not allowed")
-    if not re.match(r"\s*select\b", code, re.I):  # EXPLAIN too gives rows, of anything
+    if not re.match(r"\s*select\b", code, re.I):  # EXPLAIN also returns rows, for any statement
         raise FtlabError("not a SELECT")
     deadline = time.monotonic() + MAX_SECONDS
     connection.set_authorizer(_authorizer(extra, deadline))
@@ -172,7 +172,7 @@ def _authorizer(extra: Mapping[str, Any], deadline: float) -> Callable[..., int]
     tables = {table.lower() for table in extra["rows"]}
 
     def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        # SQLite asks while it compiles, where older versions call no progress handler.
+        # SQLite calls this during compilation, when older versions call no progress handler.
         if time.monotonic() > deadline:
             return sqlite3.SQLITE_DENY
         allowed = (
@@ -204,14 +204,14 @@ def _short(error: BaseException) -> str:
 
 
 def _rows_for_comparison(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Numbers rounded, so that AVG and SUM / COUNT agree; 3 and 3.0 are equal in Python."""
+    """Rounds numbers, so that AVG and SUM / COUNT agree; 3 and 3.0 are equal in Python."""
     return [
         tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row) for row in rows
     ]
 
 
 def describe(example: Example, answer: str) -> str:
-    """What became of an answer: "runs, equal", "runs, differs", "error: …" or "no SQL"."""
+    """The verdict on an answer: "runs, equal", "runs, differs", "error: …" or "no SQL"."""
     query = extract_query(answer)
     if query is None:
         return NO_QUERY
@@ -230,7 +230,7 @@ def describe(example: Example, answer: str) -> str:
 
 
 def execution_match_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
-    """1.0 where the answer's query gives the reference's rows (in its order if it has one)."""
+    """1.0 if the answer's query returns the reference's rows (in order with ORDER BY), else 0.0."""
     return [
         float(describe(example, answer) == "runs, equal")
         for example, answer in zip(examples, answers, strict=True)
@@ -238,9 +238,9 @@ def execution_match_scores(examples: Sequence[Example], answers: Sequence[str]) 
 
 
 def result_tables(example: Example, answer: str) -> ResultTables | None:
-    """What the reference's query and the answer's give on the example's rows, each run alone.
+    """The results of the reference query and the answer's query, each in its own database.
 
-    `None` where the reference's own query fails.
+    `None` if the reference query fails.
     """
     try:
         expected = ResultTable.of(*run_query(example, example.completion))
