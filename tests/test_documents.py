@@ -10,16 +10,20 @@ import shlex
 import pytest
 
 from ftlab.__main__ import COMMANDS, build_parser
+from ftlab.maintain.__main__ import PROGRAM
 from tests.documents import ROOT, Command, commands, documents, make_targets, with_variables
 
-TEXTS = documents() | {f"ftlab {each.NAME} --help": each.DESCRIPTION for each in COMMANDS}
+PARSERS = {"ftlab": build_parser(), "ftlab.maintain": PROGRAM.parser()}
+TEXTS = documents() | {
+    f"ftlab {each.NAME} --help": each.DESCRIPTION for each in (*COMMANDS, *PROGRAM.commands)
+}
 NAMED = list(commands(TEXTS))
-OF_FTLAB = [each for each in NAMED if each.module == "ftlab" and each.rest]
+OF_FTLAB = [each for each in NAMED if each.module in PARSERS and each.rest]
 
 
 @pytest.mark.parametrize("command", OF_FTLAB, ids=lambda c: f"{c.document}: {c}")
 def test_a_command_of_ftlab_has_the_options_that_a_document_gives_it(command: Command) -> None:
-    parsers = _subparsers()
+    parsers = _subparsers(PARSERS[command.module])
     name = command.rest.split()[0]
     if name.startswith("-") or not re.fullmatch(r"[a-z]+", name):
         return  # `python -m ftlab --help`, or a sentence about them all
@@ -32,7 +36,7 @@ def test_a_command_of_ftlab_has_the_options_that_a_document_gives_it(command: Co
     "command", [c for c in OF_FTLAB if c.document == "Makefile"], ids=lambda c: str(c)
 )
 def test_make_gives_ftlab_arguments_that_it_takes(command: Command) -> None:
-    build_parser().parse_args(shlex.split(command.rest))
+    PARSERS[command.module].parse_args(shlex.split(command.rest))
 
 
 def test_every_module_that_a_document_runs_is_there() -> None:
@@ -78,10 +82,8 @@ def test_commands_of_every_kind_of_document_are_found() -> None:
         assert pair in ours
 
 
-def _subparsers() -> dict[str, argparse.ArgumentParser]:
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
     (action,) = (
-        action
-        for action in build_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )
     return dict(action.choices)

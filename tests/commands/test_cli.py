@@ -11,6 +11,7 @@ from ftlab.__main__ import COMMANDS, main
 from ftlab.basics.errors import FtlabError
 from ftlab.commands import options, sweep
 from ftlab.commands.sweep import request_from
+from ftlab.maintain.__main__ import PROGRAM
 from ftlab.models.resolve import ModelReach
 from ftlab.records.result import RunResult
 from ftlab.records.run import run_directories
@@ -76,10 +77,17 @@ def test_several_wrong_options_are_all_named(
     assert "Batch size is 0" in err
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.NAME)
-def test_help_says_what_a_command_does(command, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = run(capsys, command.NAME, "--help")
-    assert status == 0
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [(main, command) for command in COMMANDS] + [(PROGRAM.main, it) for it in PROGRAM.commands],
+    ids=lambda given: getattr(given, "NAME", ""),
+)
+def test_help_says_what_a_command_does(
+    program, command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        program([command.NAME, "--help"])
+    out = capsys.readouterr().out
     assert command.DESCRIPTION.splitlines()[0][:40] in out
 
 
