@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from threading import Lock
-from types import TracebackType
 from typing import Any, cast, get_args
 
 from ftlab.basics.errors import FtlabError
@@ -75,12 +74,7 @@ class Predictor:
     def __enter__(self) -> Predictor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def known(self, question: Question) -> Prediction | None:
