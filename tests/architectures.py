@@ -230,18 +230,17 @@ class Trial:
     def _answers_side_by_side(self) -> str:
         base = self.tiny.load(self.variant.base_precision)
         of_base = [_likeliest(base, prompt) for prompt in _PROMPTS]
-        if not self.variant.spec.is_adapter:
-            lanes = [(base, of_base), (self._reloaded, self.wanted)]
-            return "".join(_differ(_in_lane(model, _PROMPTS), texts) for model, texts in lanes)
-        source = PaneSource("a", "a", self.method, folder=self.saved, is_adapter=True)
-        worn = attach(base, source)
-        if worn.low_rank is None:
-            assert worn.model is not None
-            lanes = [(base, of_base), (worn.model, self.wanted)]
-            return "".join(_differ(_in_lane(model, _PROMPTS), texts) for model, texts in lanes)
-        rows = RowAdapters(base, [worn.low_rank])
-        rows.rows = [0] * len(_PROMPTS) + [1] * len(_PROMPTS)
-        return _differ(_in_lane(rows, [*_PROMPTS, *_PROMPTS]), [*of_base, *self.wanted])
+        trained: Any = self._reloaded
+        if self.variant.spec.is_adapter:
+            source = PaneSource("a", "a", self.method, folder=self.saved, is_adapter=True)
+            attached = attach(base, source)
+            if attached.low_rank is not None:
+                rows = RowAdapters(base, [attached.low_rank])
+                rows.rows = [0] * len(_PROMPTS) + [1] * len(_PROMPTS)
+                return _differ(_in_lane(rows, [*_PROMPTS, *_PROMPTS]), [*of_base, *self.wanted])
+            trained = attached.model
+        lanes = [(base, of_base), (trained, self.wanted)]
+        return "".join(_differ(_in_lane(model, _PROMPTS), texts) for model, texts in lanes)
 
 
 _PROMPTS = ([17, 90, 33, 101, 64, 12], [99, 40, 7], [201, 55, 143, 80, 21])

@@ -170,15 +170,27 @@ def make_run(
     interrupted has no result; a running one has the first half of its losses and names this very
     process as its worker.
     """
-    directory = RunDirectory(folder / (run_id or _next_id(folder, sweep_id, method)))
-    spec = _spec(directory.run_id, folder, method, sweep_id, seed, hyperparameters, learning_rate)
-    spec = replace(
-        spec,
+    others = [run for run in run_directories(folder) if run.run_id.startswith(sweep_id)]
+    directory = RunDirectory(folder / (run_id or f"{sweep_id}-{len(others):02d}-{method}"))
+    variant = base = None
+    if method != BASE_METHOD:
+        variant = Variant(method, dict(hyperparameters or {}), learning_rate)
+        base_precision = get_method(method).base_precision
+        bases = (run.spec() for run in others if run.run_id.endswith(BASE_METHOD))
+        base = next((run.run_id for run in bases if run.base_precision == base_precision), None)
+    spec = RunSpec(
+        run_id=directory.run_id,
+        sweep_id=sweep_id,
         model=model,
         task=task or TaskReference(kind="bundled", id="sql"),
+        variant=variant,
         settings=settings or TrainingSettings(steps=steps),
+        dtype_policy="bf16",
         device=device,
-        base_precision=base_precision if method == BASE_METHOD else spec.base_precision,
+        seed=seed,
+        base_precision=base_precision,
+        base_run_id=base,
+        created_at=CREATED,
     )
     directory.write_spec(spec)
     if status == "queued":
@@ -250,51 +262,6 @@ def make_unreadable(folder: Path, run_id: str = "20261124-080000-dead-00-lora") 
     path.mkdir(parents=True)
     (path / "spec.json").write_text("{ torn", encoding="utf-8")
     return path
-
-
-def _next_id(folder: Path, sweep_id: str, method: str) -> str:
-    taken = sum(run.run_id.startswith(sweep_id) for run in run_directories(folder))
-    return f"{sweep_id}-{taken:02d}-{method}"
-
-
-def _spec(
-    run_id: str,
-    folder: Path,
-    method: str,
-    sweep_id: str,
-    seed: int,
-    hyperparameters: Mapping[str, Value] | None,
-    learning_rate: float | None,
-) -> RunSpec:
-    variant = None
-    precision = base = None
-    if method != BASE_METHOD:
-        variant = Variant(method, dict(hyperparameters or {}), learning_rate)
-        precision = get_method(method).base_precision
-        base = next(
-            (
-                run.run_id
-                for run in run_directories(folder)
-                if run.run_id.startswith(sweep_id)
-                and run.run_id.endswith(BASE_METHOD)
-                and run.spec().base_precision == precision
-            ),
-            None,
-        )
-    return RunSpec(
-        run_id=run_id,
-        sweep_id=sweep_id,
-        model="bundled",
-        task=TaskReference(kind="bundled", id="sql"),
-        variant=variant,
-        settings=TrainingSettings(),
-        dtype_policy="bf16",
-        device="cpu",
-        seed=seed,
-        base_precision=precision,
-        base_run_id=base,
-        created_at=CREATED,
-    )
 
 
 def _write_metrics(directory: RunDirectory, status: Status, losses: Sequence[float]) -> None:

@@ -72,15 +72,8 @@ class Device:
         return self.capability is not None and self.capability < FIRST_WITH_BF16
 
     @property
-    def kind_name(self) -> str:
-        return "CPU" if self.kind == "cpu" else "GPU"
-
-    @property
     def memory_must_be_given_back(self) -> bool:
-        """Whether an idle model on this device must be unloaded to free memory for other processes.
-
-        All processes share a GPU's memory. On a CPU the memory of each process is measured.
-        """
+        """Whether an idle model must be unloaded: on a GPU all processes share the memory."""
         return self.is_gpu
 
 
@@ -92,7 +85,10 @@ def kind_of(device_id: str) -> str:
 @lru_cache(maxsize=1)
 def list_devices() -> tuple[Device, ...]:
     """All GPUs that torch can use, then the CPU."""
-    return (*_gpus(torch_build()), _cpu())
+    cores = cpu_count()
+    label = f"CPU, {cores} core{'s' if cores != 1 else ''}"
+    cpu = Device(CPU, label, psutil.virtual_memory().total)
+    return (*_gpus(torch_build()), cpu)
 
 
 def resolve_device(device_id: str) -> Device:
@@ -128,10 +124,9 @@ def cpu_count() -> int:
 
 
 def free_bytes(device: Device) -> int | None:
-    """Free memory of the device now; `None` if it cannot be read without torch.
+    """Free memory of the device now, also within the container's limit; `None` if unknown.
 
-    On a CPU, the minimum of the free memory and the rest of the container's limit. Apple's GPUs
-    share the memory of the CPU.
+    Apple's GPUs share the memory of the CPU.
     """
     if device.is_cuda:
         found = nvml.memory(device.uuid) if device.uuid else None
@@ -208,12 +203,6 @@ def why_driver_is_too_old() -> str:
     )
 
 
-def _cpu() -> Device:
-    cores = cpu_count()
-    label = f"CPU, {cores} core{'s' if cores != 1 else ''}"
-    return Device(CPU, label, psutil.virtual_memory().total)
-
-
 def _gpus(build: TorchBuild) -> list[Device]:
     if build.hip is not None:
         return _named_by_torch()
@@ -233,8 +222,8 @@ def marked(kind: Kind) -> str:
 def _cuda_devices() -> list[Device]:
     """NVIDIA's cards, and the MIG instances of those in MIG mode.
 
-    Falls back to torch if NVML lists no card (its Python package is missing, or it does not support
-    the card), and if `CUDA_VISIBLE_DEVICES` has an index in CUDA's own order.
+    Falls back to torch if NVML lists no card, or if `CUDA_VISIBLE_DEVICES` has an index in CUDA's
+    own order.
     """
     allowed = _allowed(os.environ.get("CUDA_VISIBLE_DEVICES"))
     cards = nvml.cards()
@@ -329,10 +318,7 @@ def _left_in_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def memory_in_use(device_id: str, pid: int) -> int | None:
-    """Bytes in use: on a CPU the process's resident size, on a GPU the memory in use on the card.
-
-    `None` if it cannot be read.
-    """
+    """Bytes in use, of the process on a CPU, of all processes on a GPU; `None` if unknown."""
     if not device_id.startswith("cuda"):
         return resident_bytes(pid)
     device = next((device for device in list_devices() if device.id == device_id), None)

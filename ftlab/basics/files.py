@@ -1,9 +1,7 @@
 """Paths of the app's folders, reading files with size limits, and atomic writes.
 
-Files in a runs folder may come from outside of this app, so a page that reads them must neither
-block forever nor run out of memory.
-
-For example, 100 MB of `{},` become gigabytes of objects, and Python's JSON parser blocks all
+Files may come from outside of this app, so a page that reads them must neither block forever nor
+run out of memory: 100 MB of `{},` become gigabytes of objects, and Python's JSON parser blocks all
 threads of the process until it is done.
 """
 
@@ -48,10 +46,7 @@ def is_checkout() -> bool:
 
 
 def need_checkout() -> None:
-    """Raises `FtlabError` if ftlab was installed from a wheel.
-
-    For commands that write files of the repository.
-    """
+    """Raises `FtlabError` if ftlab was installed from a wheel."""
     if not is_checkout():
         raise FtlabError(
             "This writes files of ftlab's repository, and this ftlab was installed from a wheel; "
@@ -66,10 +61,7 @@ def checkout_folder() -> Path:
 
 
 def assets_folder() -> Path:
-    """Folder of the stylesheets and adapters that are shipped with ftlab.
-
-    In a checkout it is beside the package, in a wheel inside it (see setup.py).
-    """
+    """Folder of what ships with ftlab: beside the package, in a wheel inside it (see setup.py)."""
     return _PACKAGE.parent / "assets" if is_checkout() else _assets_of_wheel()
 
 
@@ -83,10 +75,7 @@ def recorded_folder() -> Path:
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """Free bytes on the folder's disk for this process; `None` if unknown.
-
-    If the folder does not exist, its nearest existing parent is used.
-    """
+    """Free bytes on the disk of the folder or its nearest existing parent; `None` if unknown."""
     for place in (folder, *folder.parents):
         try:
             status = os.statvfs(place)
@@ -99,11 +88,7 @@ def free_disk_bytes(folder: Path) -> int | None:
 
 
 class UnsuitableFile(FtlabError, OSError):
-    """Not a regular file, or larger than the limit.
-
-    A subclass of `OSError`, so handlers for files that cannot be opened also catch it; `strerror`
-    is the reason as a clause.
-    """
+    """Not a regular file, or larger than the limit; as for all `OSError`, `strerror` says why."""
 
     def __init__(self, path: Path, reason: str, way_out: str) -> None:
         super().__init__(f"{path.name} {reason}; {way_out}.")
@@ -126,7 +111,7 @@ def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
         raise
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UnsuitableFile(path, "is no ordinary file", "put the file itself there")
+            raise UnsuitableFile(path, "is not a regular file", "put the file itself there")
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -134,11 +119,7 @@ def open_plain(path: Path, *, follow_link: bool = False) -> BufferedReader:
 
 
 def read_plain(path: Path, most_bytes: int, *, follow_link: bool = False) -> bytes:
-    """The content of a regular file.
-
-    Raises `UnsuitableFile` for anything else and for a file of more than `most_bytes`, and
-    `OSError` as `open` does.
-    """
+    """The content of a file; raises as `open_plain`, also for more than `most_bytes`."""
     with open_plain(path, follow_link=follow_link) as file:
         size = os.fstat(file.fileno()).st_size
         data = file.read(most_bytes + 1) if size <= most_bytes else b""
@@ -149,35 +130,30 @@ def read_plain(path: Path, most_bytes: int, *, follow_link: bool = False) -> byt
 
 
 def person_path(text: str) -> Path:
-    """The path that a user entered, with `~` expanded; it need not exist.
-
-    Raises `FtlabError` for a text that is not a valid path.
-    """
+    """The path that a user entered, with `~` expanded; `FtlabError` if it cannot be a path."""
     try:
         path = Path(text).expanduser()
         path.lstat()
     except RuntimeError:
         raise FtlabError(
-            f"'{shown_name(text)}' names the home of somebody who is not known here; write the "
-            "whole path."
+            f"'{shown_name(text)}' names the home of an unknown user; write the whole path."
         ) from None
     except ValueError:  # a NUL, or half of a surrogate pair
         raise FtlabError(
-            f"'{shown_name(text)}' holds a character that no path can have; leave it out."
+            f"'{shown_name(text)}' contains a character that is not allowed in a path; remove it."
         ) from None
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
             raise FtlabError(
-                f"'{shown_name(text)}' can be no path ({error.strerror}); give a shorter one."
+                f"'{shown_name(text)}' cannot be a path ({error.strerror}); give a shorter one."
             ) from None
     return path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replaces the file atomically: a reader sees the old content or the new, never a part.
+    """Replaces the file atomically, and syncs it to disk, so that it survives a power failure.
 
-    Survives a power failure: content and name are synced to disk before this returns. Raises
-    `OSError`, and then the old content is kept.
+    Raises `OSError`, and then the old content is kept.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -50,9 +50,8 @@ class FileLock:
 class DeviceLock:
     """The exclusive lock of a device: training, prompts and prompt grids use it one at a time.
 
-    A process that waits with `in_line` holds a second lock, the line, while it waits. A holder of
-    the device that calls `give_way` sees this and yields; training never yields. Without `in_line`
-    (prompt grids) the device is taken only while no process waits in line.
+    A process that waits `in_line` holds a second lock meanwhile, so that a holder that calls
+    `give_way` yields. Without it (prompt grids) the device is taken only if none waits in line.
     """
 
     def __init__(self, device_id: str, in_line: bool = True) -> None:

@@ -59,10 +59,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def without_inputs(text: str, inputs: Any) -> str:
-    """Replaces all user input in the text: prompts, notes, rows of data.
-
-    `inputs` is the raw input of an event, possibly nested lists and objects.
-    """
+    """Replaces in the text the user's input of an event: nested lists and objects of texts."""
     for given in sorted(set(_texts(inputs)), key=len, reverse=True):
         for form in {given, repr(given)[1:-1]}:
             text = text.replace(form, "[given]")
@@ -73,11 +70,8 @@ def _texts(value: Any) -> Iterable[str]:
     if isinstance(value, str):
         if len(value) >= _SHORTEST:
             yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _texts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(part)
 
 
@@ -92,10 +86,7 @@ logging.getLogger(_LOGGER).addHandler(logging.NullHandler())  # silence where no
 
 
 def note(event: str, **facts: Any) -> None:
-    """Logs that something was done, as in `note("runs deleted", runs=["…"])`.
-
-    Facts are ftlab's own ids, counts and names, never user input.
-    """
+    """Logs an event, as in `note("runs deleted", runs=["…"])`; facts are never user input."""
     logging.getLogger(_LOGGER).info(event, extra={"facts": facts})
 
 
@@ -105,14 +96,13 @@ def note_refusal(event: str, **facts: Any) -> None:
 
 
 def note_error(event: str, error: BaseException, inputs: Any = None, **facts: Any) -> None:
-    """Logs an unexpected error with its stack.
-
-    `inputs` is the user's input, which is removed from the error's message.
-    """
+    """Logs an unexpected error with its stack; `inputs`, the user's, are removed from it."""
+    frames = traceback.extract_tb(error.__traceback__)[-_DEEPEST_STACK:]
     told = {
         "error": type(error).__name__,
         "message": without_inputs(str(error), inputs)[:_LONGEST_MESSAGE],
-        "stack": _stack(error),
+        # without source text or values
+        "stack": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
     logging.getLogger(_LOGGER).error(event, extra={"facts": facts | told})
 
@@ -146,7 +136,9 @@ class JsonLines(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "facts", {}),
         }
-        return redact(json.dumps(row, ensure_ascii=False, default=str), _in_json(secrets_of()))
+        text = json.dumps(row, ensure_ascii=False, default=str)
+        # as escaped in a JSON string: quotes, backslashes
+        return redact(text, [json.dumps(x, ensure_ascii=False)[1:-1] for x in secrets_of()])
 
 
 class QuietFile(RotatingFileHandler):
@@ -190,17 +182,6 @@ def _say(sentence: str) -> None:
     print(f"ftlab: {sentence}", file=sys.stderr)
 
 
-def _in_json(secrets: tuple[str, ...]) -> tuple[str, ...]:
-    """The secrets as escaped in a JSON string (quotes, backslashes)."""
-    return tuple(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in secrets)
-
-
-def _stack(error: BaseException) -> list[str]:
-    """File, line and function of each frame, without source text or values."""
-    frames = traceback.extract_tb(error.__traceback__)[-_DEEPEST_STACK:]
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-
-
 ERROR_SECONDS = 300.0
 REFUSAL_SECONDS = 60.0
 """After an event is logged, repeats of the same kind are only counted for this long."""
@@ -212,48 +193,44 @@ class Repeats:
     """Rate limiter per kind of event. Thread-safe."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
+        self._seconds, self._clock = seconds, clock
         self._lock = threading.Lock()
         self._kinds: Recent[tuple[str, ...], tuple[float, int]] = Recent(_MOST_KINDS)
 
-    def since_last(self, *kind: str) -> int | None:
-        """Number of repeats since the kind was last logged; `None` if this one is only counted."""
+    def since_last(self, *kind: str) -> dict[str, int] | None:
+        """The number `repeated` since the kind was last logged, if any; `None`: only counted."""
         with self._lock:
             now = self._clock()
             since, count = self._kinds.get(kind, (now - self._seconds, 0))
             is_told = now - since >= self._seconds
             self._kinds[kind] = (now, 0) if is_told else (since, count + 1)
-            return count if is_told else None
+        told = {"repeated": count} if count else {}
+        return told if is_told else None
 
 
-class RepeatedErrors:
+class RepeatedErrors(Repeats):
     """Logs the first error of a kind with its stack, and counts the next ones as `repeated`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._repeats = Repeats(ERROR_SECONDS, clock)
+        super().__init__(ERROR_SECONDS, clock)
 
     def note(
         self, event: str, error: BaseException, inputs: Any = None, *, place: str, **facts: Any
     ) -> None:
         """As `note_error`; `place` is the part of the app: a handler, a kind of request."""
-        count = self._repeats.since_last(event, place, type(error).__name__)
-        if count is not None:
-            note_error(event, error, inputs, **facts, **_counted(count))
+        counted = self.since_last(event, place, type(error).__name__)
+        if counted is not None:
+            note_error(event, error, inputs, **facts, **counted)
 
 
-class RepeatedRefusals:
+class RepeatedRefusals(Repeats):
     """Logs the first refusal of a kind per client, and counts the next ones as `repeated`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._repeats = Repeats(REFUSAL_SECONDS, clock)
+    def __init__(self) -> None:
+        super().__init__(REFUSAL_SECONDS)
 
     def note(self, event: str, *, client: str, status: int, **facts: Any) -> None:
         """As `note_refusal`, for a response with that HTTP status."""
-        count = self._repeats.since_last(event, client, str(status))
-        if count is not None:
-            note_refusal(event, status=status, client=client, **facts, **_counted(count))
-
-
-def _counted(count: int) -> dict[str, int]:
-    return {"repeated": count} if count else {}
+        counted = self.since_last(event, client, str(status))
+        if counted is not None:
+            note_refusal(event, status=status, client=client, **facts, **counted)

@@ -8,7 +8,7 @@ the meaning of an index.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 Capability = tuple[int, int]
@@ -32,7 +32,7 @@ class Card:
     uuid: str
     name: str
     memory_bytes: int
-    capability: Capability | None
+    capability: Capability | None = None
     instance: int | None = None
     is_divided: bool = False
 
@@ -89,22 +89,15 @@ def processes(uuid: str) -> list[Process]:
 
     def read(nvml: Any) -> list[Process]:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        return [
-            Process(
-                int(found.pid), None if found.usedGpuMemory is None else int(found.usedGpuMemory)
-            )
-            for found in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        ]
+        found = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        return [Process(int(one.pid), one.usedGpuMemory) for one in found]
 
     return _ask(read, [])
 
 
 def computing(uuid: str, since: int = 0) -> tuple[dict[int, int], int]:
-    """The peak SM utilisation in percent per pid since a timestamp, and the newest timestamp.
-
-    The timestamp is in the driver's microseconds, for the next call. Processes that only hold
-    memory are not included. Empty if the driver does not report it.
-    """
+    """The peak SM utilisation in percent per computing pid, and the timestamp for the next call,
+    in the driver's microseconds. Empty if the driver does not report it."""
 
     def read(nvml: Any) -> tuple[dict[int, int], int]:
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
@@ -155,41 +148,31 @@ def _cards(nvml: Any) -> Iterator[Card]:
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            divided = _is_divided(nvml, handle)
-            capability = _capability(nvml, handle)
-            yield _card(nvml, handle, index, capability, None, divided)
-            if divided:
-                yield from _instances(nvml, handle, index, capability)
+            card = replace(
+                _card(nvml, handle, index),
+                capability=_capability(nvml, handle),
+                is_divided=_is_divided(nvml, handle),
+            )
+            yield card
+            if card.is_divided:
+                yield from _instances(nvml, handle, card)
         except nvml.NVMLError:  # one card of several that fell off the bus
             continue
 
 
-def _instances(nvml: Any, handle: Any, index: int, capability: Capability | None) -> Iterator[Card]:
+def _instances(nvml: Any, handle: Any, card: Card) -> Iterator[Card]:
     for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
             instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)
         except nvml.NVMLError:  # an empty slot
             continue
-        yield _card(nvml, instance, index, capability, place, False)
+        own = _card(nvml, instance, card.index)
+        yield replace(own, capability=card.capability, instance=place)
 
 
-def _card(
-    nvml: Any,
-    handle: Any,
-    index: int,
-    capability: Capability | None,
-    instance: int | None,
-    divided: bool,
-) -> Card:
-    return Card(
-        index,
-        str(nvml.nvmlDeviceGetUUID(handle)),
-        str(nvml.nvmlDeviceGetName(handle)),
-        int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-        capability,
-        instance,
-        divided,
-    )
+def _card(nvml: Any, handle: Any, index: int) -> Card:
+    uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+    return Card(index, str(uuid), str(name), int(nvml.nvmlDeviceGetMemoryInfo(handle).total))
 
 
 def _is_divided(nvml: Any, handle: Any) -> bool:

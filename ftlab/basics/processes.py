@@ -46,10 +46,8 @@ WITHOUT_HUB = {
 
 
 def python_environment(needs_hub: bool = False) -> dict[str, str]:
-    """A copy of this process's environment in which `python -m ftlab…` finds this package.
-
-    Variables with a name like a secret are removed; with `needs_hub`, those of the Hub are kept.
-    """
+    """This process's environment without secrets, in which `python -m ftlab…` finds this package;
+    with `needs_hub`, variables of the Hub are kept."""
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {
@@ -83,11 +81,8 @@ def worker_environment(needs_hub: bool) -> dict[str, str]:
 def start_detached(
     module: str, argument: Path, log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Starts `python -m module argument` as a process that outlives its parent.
-
-    It runs in the log's folder; stdout and stderr go to the log. Raises `OSError` if it cannot be
-    started.
-    """
+    """Starts `python -m module argument` in the log's folder, as a process that outlives its
+    parent and writes to the log. Raises `OSError`."""
     with log.open("ab") as file:
         return subprocess.Popen(
             [sys.executable, "-m", module, str(argument)],
@@ -248,17 +243,16 @@ class Watchdog(Signs):
                     self._wake.wait()
 
     def _end(self) -> None:
-        sentence = f"It showed no progress for {_length(self._seconds)} and was ended."
+        waited = f"{self._seconds:.0f} seconds"
+        if self._seconds >= 120:
+            waited = f"{self._seconds / 60:.0f} minutes"
+        sentence = f"It showed no progress for {waited} and was ended."
         print(f"ftlab: {sentence}", file=sys.stderr, flush=True)
         try:
             faulthandler.dump_traceback(file=_LOG, all_threads=True)
             self._at_end(sentence)
         finally:
             os._exit(STUCK_STATUS)
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 _SECONDS_TO_EXIT = 5.0
@@ -355,8 +349,7 @@ def answer_once(
 class WorkerClient:
     """Sends requests to one persistent worker process; thread-safe.
 
-    The process is started with the first request, and restarted if it has exited: on its own after
-    an idle time, or by an error. Its stderr goes to `log`, or is discarded.
+    A request starts the process if it does not run. Its stderr goes to `log`, or is discarded.
     """
 
     def __init__(

@@ -25,8 +25,8 @@ def check_system() -> None:
     """Raises `FtlabError` on a system that ftlab cannot work on."""
     if fcntl is None:
         raise FtlabError(
-            "ftlab needs POSIX file locks, which this system has not; run it on Linux or macOS, on "
-            "Windows within WSL 2."
+            "ftlab needs POSIX file locks, which this system does not have; run it on Linux or "
+            "macOS, on Windows within WSL 2."
         )
 
 

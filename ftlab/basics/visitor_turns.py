@@ -33,10 +33,9 @@ NOBODY = Visitor()
 
 @dataclass(frozen=True)
 class Places:
-    """Limits on how many requests run at once and how many may wait.
+    """Limits on how many requests run at once (one of a session) and how many may wait.
 
-    A session has one running request at most. Several sessions of one name may be several people
-    behind one address.
+    Several sessions of one name may be several people behind one address.
     """
 
     all: int = 1

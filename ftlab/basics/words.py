@@ -65,10 +65,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, value: str, known: Iterable[str]) -> str:
-    """The message for a name that is not in `known`: the value, the closest name, the choices.
-
-    `kind` is what it names ("task", "metric").
-    """
+    """The message for a name of that kind ("task") that is not in `known`, with the closest."""
     names = list(known)
     near = get_close_matches(value[:80].lower(), names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
@@ -82,8 +79,7 @@ _LINE_BREAKS = ("\t", "\r", "\n")
 def inert(value: Any) -> Any:
     """The value; a text that a spreadsheet may run as a formula gets an apostrophe in front.
 
-    Leading spaces and invisible characters are skipped, as some spreadsheets do. Full-width and
-    small forms of the signs count too, as in Japanese and Chinese spreadsheets.
+    As in some spreadsheets, leading spaces are skipped, and full-width and small signs count too.
     """
     if not isinstance(value, str):
         return value

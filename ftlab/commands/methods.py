@@ -27,8 +27,7 @@ from ftlab.methods.capabilities import (
 from ftlab.methods.rates import NOT_TUNED, TUNED_ON, ModelSize, how_scaled
 from ftlab.methods.registry import METHODS, rates_kept
 from ftlab.methods.spec import MethodSpec
-from ftlab.models.dimensions import is_bundled
-from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.reference import BUNDLED_ID, is_bundled
 from ftlab.prediction.source import find_size
 
 NAME = "methods"

@@ -19,8 +19,7 @@ from ftlab.commands.tables import output_console
 from ftlab.methods.rates import NOT_TUNED, how_scaled, size_of
 from ftlab.methods.registry import CORE, METHODS, rates_kept
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.dimensions import is_bundled
-from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.reference import BUNDLED_ID, is_bundled
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit

@@ -16,7 +16,8 @@ from ftlab.basics.words import printable, rate_name
 from ftlab.jobs.tuning import Tuned
 from ftlab.methods.rates import NOT_TUNED, how_scaled
 from ftlab.methods.registry import rates_kept
-from ftlab.models.dimensions import is_bundled, size_of_model
+from ftlab.models.dimensions import size_of_model
+from ftlab.models.reference import is_bundled
 from ftlab.records.metrics import METRICS
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.spec import RunSpec

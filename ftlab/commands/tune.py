@@ -40,8 +40,7 @@ from ftlab.jobs.tuning import (
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
 from ftlab.models.bundled import ensure_bundled
-from ftlab.models.dimensions import is_bundled
-from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.reference import BUNDLED_ID, is_bundled, parse_model
 from ftlab.prediction.source import find_size
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore

@@ -87,7 +87,7 @@ def canonical_config(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         _refuse(
             f"has {len(text):,} characters, and {MAX_CHARACTERS:,} are taken",
-            "leave out what stands at its default",
+            "leave out what has its default value",
         )
     try:
         config = read_object(text.encode("utf-8", "surrogatepass"))
@@ -150,7 +150,7 @@ def _check_start(config: Mapping[str, Any]) -> None:
 
 def _check_leaf(key: str, value: Any) -> None:
     if isinstance(value, int | float) and abs(value) > _MAX_NUMBER:
-        _refuse(f"has {shown(key)} with {shown(value)}, beyond all sense", "choose a smaller one")
+        _refuse(f"has {shown(key)} with {shown(value)}, which is too large", "choose a smaller one")
     if not isinstance(value, str) or key in _FREE_TEXT:
         return
     if not value.isprintable():
@@ -168,10 +168,9 @@ def _refuse(what: str, way_out: str) -> NoReturn:
 
 
 def config_label(values: Values) -> str:
-    """The adapter type and its settings, as in "C3A block_size=64".
+    """The adapter type and its settings, as in "C3A block_size=64", safe for pages and terminals.
 
-    Contains only letters, digits and a few signs, because labels are shown in pages, figures and
-    terminals. If settings had to be left out or the label was cut, a short hash is appended.
+    A short hash is appended if settings with other characters were left out or the label was cut.
     """
     text = str(values[CONFIG])
     try:

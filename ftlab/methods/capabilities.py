@@ -1,8 +1,6 @@
-"""The measured capabilities of each method, and their table for the README.
+"""The capabilities of each method, measured in short trainings of a tiny model, and their table.
 
-`python -m ftlab.maintain probe --write` writes the data file.
-
-Every entry was measured in a short training on a tiny model.
+`python -m ftlab.maintain probe --write` writes the data file and the table of the README.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
@@ -72,18 +71,18 @@ class Capability:
 @cache
 def capabilities() -> dict[str, Capability]:
     """The table by method id; empty if it was not written yet."""
-    if not FILE.is_file():
-        return {}
-    rows = json.loads(FILE.read_text(encoding="utf-8"))["methods"]
-    return {row["id"]: Capability(**row) for row in rows}
+    return {row["id"]: Capability(**row) for row in _data().get("methods", ())}
 
 
 @cache
 def made_with() -> dict[str, str]:
     """Package versions that the table was measured with, by name."""
-    if not FILE.is_file():
-        return {}
-    return dict(json.loads(FILE.read_text(encoding="utf-8"))["made_with"])
+    return dict(_data().get("made_with", {}))
+
+
+def _data() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(FILE.read_bytes()) if FILE.is_file() else {}
+    return found
 
 
 def installed_versions() -> dict[str, str]:
@@ -105,12 +104,7 @@ def is_offered(capability: Capability | None) -> bool:
 
     A method that was not probed is offered.
     """
-    return capability is None or (
-        capability.trains
-        and capability.reloads
-        and capability.generates
-        and capability.changes_output
-    )
+    return capability is None or (capability.trains and capability.reloads and capability.answers)
 
 
 def why_not_offered(method_id: str) -> str:
@@ -132,11 +126,11 @@ COLUMNS = (
     Column("learns", "learns", "20 steps on one batch take 5 % or more off its loss"),
     Column("reloads", "reloads", "a fresh process loads the file and gets the same logits"),
     Column("answers", "answers", "it generates, and the text is another than the base's"),
-    Column("merges", "merges", "laid into the base for good, it gives the same logits"),
-    Column("on_4bit", "4 bits", "learns on a base held in NF4"),
-    Column("on_8bit", "8 bits", "learns on a base held in int8"),
+    Column("merges", "merges", "merged into the base, it gives the same logits"),
+    Column("on_4bit", "4 bits", "learns on a base in NF4"),
+    Column("on_8bit", "8 bits", "learns on a base in int8"),
     Column("with_checkpointing", "checkpointing", "gradient checkpointing gives the same gradient"),
-    Column("base_untouched", "base stays", "taken off, it leaves the base bit for bit as it was"),
+    Column("base_untouched", "base stays", "after its removal the base is unchanged, bit for bit"),
 )
 
 

@@ -1,6 +1,6 @@
 """Checks whether a variant can be trained, and matches variants to a parameter budget.
 
-Both are computed before a run starts, from the model's dimensions only.
+Both need only the model's dimensions.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ _QUANTISERS = ("bitsandbytes",)
 class Incompatible:
     """Why a variant cannot run. `field` is the field to change ("lora.r"), "" if none would help.
 
-    If `not_applicable`, no value of the variant itself is invalid: the method does not work with
-    the model, the installed versions or the sweep's settings, so a sweep skips it and reports
-    that. Otherwise a value is invalid, and the request is rejected.
+    If `not_applicable`, the method does not work with the model, the installed versions or the
+    sweep's settings, and a sweep skips it. Otherwise a value is invalid, and the request fails.
     """
 
     message: str
@@ -55,10 +54,9 @@ class Incompatible:
 def incompatible(
     variant: Variant, shape: ModelShape | None, settings: TrainingSettings, device_id: str = CPU
 ) -> Incompatible | None:
-    """The first reason why a valid variant cannot be trained with the settings; `None` if none.
+    """The first reason why a valid variant cannot be trained; `None` if there is none.
 
-    `shape` is `None` for a model that is not downloaded yet; then the checks that need it are
-    skipped.
+    Without `shape` (a model that is not downloaded yet) the checks that need it are skipped.
     """
     return (
         _not_offered(variant)
@@ -89,7 +87,7 @@ def _dropout_on_experts(method: MethodSpec, shape: ModelShape, values: Values) -
         return None
     return Misfit(
         "dropout",
-        f"dropout {values['dropout']} cannot be had on experts, which PEFT adapts as one matrix; "
+        f"dropout {values['dropout']} is not possible on experts, which PEFT adapts as one matrix; "
         "choose dropout 0, or the layers attention",
     )
 
@@ -125,7 +123,7 @@ def _not_on_base(variant: Variant, device_id: str) -> Incompatible | None:
         return None
     base = variant.base_precision
     return Incompatible(
-        f"{variant.spec.label} does not learn on a base held in {base} with the installed "
+        f"{variant.spec.label} does not learn on a base in {base} with the installed "
         "versions; choose LoRA."
     )
 
@@ -142,7 +140,7 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | N
     own = variant.spec.optimizer
     if own is not None and own.replaces not in ("", settings.optimizer):
         return Incompatible(
-            f"{label} brings its own {own.what} and cannot use '{settings.optimizer}'; "
+            f"{label} has its own optimizer, {own.what}, and cannot use '{settings.optimizer}'; "
             f"choose {own.replaces}, or leave {label} out.",
             "settings.optimizer",
         )
@@ -197,8 +195,7 @@ class Match:
 def read_budget(text: str, shape: ModelShape | None) -> int | None:
     """Parses a parameter budget: "2.4M", "500k", "1200000", or a variant such as "lora:r=16".
 
-    `None` for an empty text. Raises `FtlabError` for anything else, and if `shape` is `None`,
-    because matching needs the model's shape.
+    `None` for an empty text. Raises `FtlabError` for anything else, and without a `shape`.
     """
     text = text.strip()
     if not text:
@@ -242,10 +239,9 @@ def _budget_of(text: str, shape: ModelShape) -> int:
 
 
 def match_parameters(variants: Sequence[Variant], shape: ModelShape, budget: int) -> list[Match]:
-    """Sets each variant's size so that its trainable parameters are closest to the budget.
+    """Replaces each variant's size so that its trainable parameters are closest to the budget.
 
-    A size that the variant sets itself is replaced. Hyperparameters that the method keeps in
-    proportion to its size (such as alpha) are scaled with it.
+    Hyperparameters that the method keeps in proportion to its size (such as alpha) follow it.
     """
     return [_match(variant, shape, budget) for variant in variants]
 
@@ -255,13 +251,15 @@ def _match(variant: Variant, shape: ModelShape, budget: int) -> Match:
         return Match(variant, None, "it has a wrong value")
     method = variant.spec
     own = trainable_parameters(variant, shape)
-    if own is None or method.count is None:
+    if own is None:
         return Match(variant, None, "how many it trains is not known before it runs")
     if method.applies(shape, variant.values()):
         return Match(variant, own, "it cannot be trained on this model")
     size = method.hyperparameter(method.size) if method.size else None
     if size is None:
-        return Match(variant, own, "" if _near(own, budget) else _without_size(variant, own, shape))
+        whole = own == shape.total
+        why = "it trains every weight" if whole else "it has nothing to set its size with"
+        return Match(variant, own, "" if _near(own, budget) else why)
     values = variant.values()
     sized = [_at_size(method, values, size, value) for value in _sizes(size, values)]
     counted = [(sizes, trained_parameters(method, shape, values | sizes)) for sizes in sized]
@@ -316,24 +314,16 @@ def _at_size(
     return result
 
 
-def _without_size(variant: Variant, own: int, shape: ModelShape) -> str:
-    if own == shape.total:
-        return "it trains every weight"
-    return "it has nothing to set its size with"
-
-
 def _limit(
     size: Hyperparameter, candidates: Sequence[tuple[Mapping[str, Value], int]], budget: int
 ) -> str:
     """Why the closest size does not match: the range ends, or the steps are too coarse."""
     counts = [count for _, count in candidates]
     low, high = min(counts), max(counts)
-    if budget > high:
-        at = candidates[counts.index(high)][0][size.name]
-        return f"{size.label} {at} is as large as it gets here, with {units.format_count(high)}"
-    if budget < low:
-        at = candidates[counts.index(low)][0][size.name]
-        return f"{size.label} {at} is as small as it gets here, with {units.format_count(low)}"
+    if not low <= budget <= high:
+        end, word = (high, "large") if budget > high else (low, "small")
+        at = candidates[counts.index(end)][0][size.name]
+        return f"{size.label} {at} is as {word} as it gets here, with {units.format_count(end)}"
     below = max(count for count in counts if count <= budget)
     above = min(count for count in counts if count >= budget)
     return f"{size.label} goes in steps: {units.format_count(below)} or {units.format_count(above)}"

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 import re2
 
-from ftlab.basics.files import is_deeper
+from ftlab.basics.files import inner_values, is_deeper
 
 PEFT_TYPES = (
     "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA",
@@ -39,7 +39,7 @@ PEFT_TYPES = (
 )  # fmt: skip
 """All adapter types of PEFT 0.21, as named in `peft.utils.peft_types.PeftType`."""
 
-_WANTS_TASK = "it wants the number of a task with every prompt"
+_WANTS_TASK = "it needs the number of a task with every prompt"
 CANNOT_ANSWER = {
     "XLORA": "it mixes other LoRA adapters, which are not in its file",
     "MULTITASK_PROMPT_TUNING": _WANTS_TASK,
@@ -76,8 +76,7 @@ def read_object(data: bytes) -> dict[str, Any]:
 def read_json(data: bytes) -> Any:
     """The parsed JSON of `data`.
 
-    Raises `Refused` for invalid JSON, duplicate keys in an object, NaN or infinity, and more than
-    `MAX_DEPTH` levels of nesting.
+    Raises `Refused` for invalid JSON, duplicate keys, NaN, infinity, and too deep nesting.
     """
     try:
         value = json.loads(
@@ -90,7 +89,7 @@ def read_json(data: bytes) -> Any:
     if is_deeper(value, MAX_DEPTH):
         raise Refused(f"is nested more than {MAX_DEPTH} levels deep")
     if any(isinstance(v, float) and not math.isfinite(v) for _, v in leaves({"": value})):
-        raise Refused("holds a number beyond all bounds")
+        raise Refused("holds a number that is too large")
     return value
 
 
@@ -110,28 +109,20 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields (top-level key, item) for each key of a nested object and each scalar value."""
     for key, value in config.items():
-        open_values = [value]
-        while open_values:
-            item = open_values.pop()
+        for item in _nested(value):
             if isinstance(item, dict):
                 yield from ((key, inner) for inner in item)
-                open_values.extend(item.values())
-            elif isinstance(item, list):
-                open_values.extend(item)
-            else:
+            elif not isinstance(item, list):
                 yield key, item
 
 
-def _inner(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, including those of nested objects."""
-    open_values: list[Any] = [config]
+def _nested(value: Any) -> Iterator[Any]:
+    """The value, and all values inside of it."""
+    open_values = [value]
     while open_values:
         item = open_values.pop()
-        if isinstance(item, Mapping):
-            yield from item.items()
-            open_values.extend(item.values())
-        elif isinstance(item, list):
-            open_values.extend(item)
+        yield item
+        open_values.extend(inner_values(item))
 
 
 def unknown_type(peft_type: Any) -> str:
@@ -147,7 +138,7 @@ def foreign_part(config: Mapping[str, Any]) -> str:
         hook = key in ("auto_map", "megatron_config") or key.startswith("custom")
         if hook and value:
             return f"asks for code of its own ({shown(key)}), which is never run"
-    if any(key == "trust_remote_code" and value for key, value in _inner(config)):
+    if any(isinstance(x, dict) and x.get("trust_remote_code") for x in _nested(dict(config))):
         return "asks for code of the Hub (trust_remote_code), which is never run"
     for key, value in config.items():
         if key.endswith("_kwargs") and value:
@@ -212,6 +203,8 @@ every layer causes thousands of such look-ups."""
 _LOOKS = {"(?=": False, "(?!": True}
 _OF_THE_PLACE = re.compile(r"\\[bBA]|(?<!\[)\^")
 _FLAGS = re.compile(r"\(\?[A-Za-z-]+\)")
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\\\]])*+\]?|.", re.DOTALL)
+"""An escape, a class, or a character; the end of a class is optional, so it takes linear time."""
 
 
 class BadPattern(ValueError):
@@ -220,12 +213,8 @@ class BadPattern(ValueError):
 
 @dataclass(frozen=True)
 class Pattern:
-    """A compiled pattern.
-
-    A pattern with look-aheads is split: `regex` is the part before them, `after` the part behind
-    them, and `looks` holds the look-aheads, each with True if it is negative. Such a pattern only
-    supports `fullmatch`.
-    """
+    """A compiled pattern. One with look-aheads only supports `fullmatch` and is split: `regex` is
+    the part before them, `after` the part behind them; `looks` has True for each negative one."""
 
     text: str
     regex: Any
@@ -278,8 +267,7 @@ _LOOK_AROUND = (
 def compiled(text: str) -> Pattern:
     """Compiles the pattern with RE2. Raises `BadPattern` if it is not supported.
 
-    One look-ahead, or several in a row, is supported outside of all groups and alternatives, as in
-    "^(?!.*vision).*q_proj".
+    Look-aheads in a row are, outside of groups and alternatives: "^(?!.*vision).*q_proj".
     """
     if len(text) > MAX_CHARACTERS:
         raise BadPattern(f"it has {len(text):,} characters, and {MAX_CHARACTERS:,} are taken")
@@ -302,11 +290,9 @@ def compiled(text: str) -> Pattern:
 
 
 def wrong_pattern(config: Mapping[str, Any]) -> str:
-    """What is wrong with the first unsupported pattern of a configuration, as the middle of a
-    sentence; "" if all can be matched without backtracking.
+    """What is wrong with the first unsupported pattern, as the middle of a sentence; "" if none.
 
-    Checks all fields but free text, because the fields that PEFT compiles differ between its
-    versions and adapter types.
+    Checks all fields but free text: PEFT's versions and adapter types compile different ones.
     """
     program = 0
     for field, texts in _texts(config).items():
@@ -380,33 +366,18 @@ def _split(text: str) -> tuple[str, list[str], str]:
 
 
 def _outermost(text: str) -> Iterator[str]:
-    """Splits the pattern into pieces: each top-level group as a whole, the rest by character."""
-    depth = start = 0
-    in_class = False
-    place = 0
-    while place < len(text):
-        length = 2 if text[place] == "\\" else 1
-        sign = text[place] if length == 1 else ""
-        if in_class:
-            in_class = sign != "]" or text[place - 1] in "[^"
-        elif sign == "[":
-            in_class = True
-        elif sign == "(":
-            if not depth:
-                start = place
-            depth += 1
-        elif sign == ")":
-            depth -= 1
-            if depth < 0:
-                raise BadPattern("it closes a group that it does not open")
-            if not depth:
-                yield text[start : place + 1]
-                place += 1
-                continue
+    """Splits the pattern into pieces: each top-level group or class as a whole, the rest by
+    character."""
+    depth, piece = 0, ""
+    for token in _TOKEN.findall(text):
+        depth += (token == "(") - (token == ")")
+        if depth < 0:
+            raise BadPattern("it closes a group that it does not open")
+        piece += token
         if not depth:
-            yield text[place : place + length]
-        place += length
-    if depth or in_class:
+            yield piece
+            piece = ""
+    if depth:
         raise BadPattern("it opens a group that it does not close")
 
 

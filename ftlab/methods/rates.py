@@ -44,10 +44,9 @@ def size_of(config: Mapping[str, Any]) -> ModelSize:
 
 @dataclass(frozen=True)
 class RateRule:
-    """How a method's learning rate depends on the size of the model.
+    """How a learning rate depends on the size of the model, up to a constant factor: `at(size)`.
 
-    `at(size)` is the rule's value for a size, up to a constant factor. `words` describes the rule
-    to users, after "the rate"; `source` and `url` are its publication.
+    `words` describes it to users, after "the rate"; `source` and `url` are its publication.
     """
 
     words: str
@@ -56,10 +55,7 @@ class RateRule:
     at: Callable[[ModelSize], float]
 
     def rate(self, tuned: float, size: ModelSize) -> float:
-        """The default rate for a model of that size; `tuned` is the bundled model's.
-
-        Returns `tuned` unrounded if the rule gives no change, or if the hidden size is unknown.
-        """
+        """The rate for a model of that size; `tuned`, the bundled model's, if unknown."""
         factor = self.at(size) / self.at(TUNED_ON) if size.hidden else 1.0
         return tuned if factor == 1 else min(two_digits(tuned * factor), HIGHEST_RATE)
 

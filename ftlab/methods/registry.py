@@ -1,7 +1,5 @@
-"""The registry of methods: those of `ftlab.methods.families`, and of plugin packages.
-
-Files in that folder, and modules named by an entry point of the group `ftlab.methods`, are found
-automatically; each defines `METHODS`.
+"""The registry of methods: every file of `ftlab.methods.families`, and every module named by an
+entry point of the group `ftlab.methods`, defines `METHODS`.
 """
 
 from __future__ import annotations
@@ -44,10 +42,9 @@ def _sources() -> Iterator[tuple[str, tuple[MethodSpec, ...]]]:
 
 
 def find_methods() -> dict[str, MethodSpec]:
-    """All methods by id, ordered by family, then by file, then as in the file.
+    """All methods by id, ordered by family, file, and place in the file.
 
-    Skips, with a warning, plugin modules that cannot be imported, and methods with a duplicate id
-    or an unknown family.
+    Warns of plugins that cannot be imported and methods with a duplicate id or an unknown family.
     """
     found: dict[str, MethodSpec] = {}
     order = list(FAMILIES)
@@ -120,11 +117,8 @@ def hooks_of(peft_type: str) -> LoopHooks | None:
 
 
 def named_by(peft_type: str, feature: str = "", start: str = "", optimizer: str = "") -> str:
-    """The id of the method whose `PeftTraits` match a PEFT configuration; "" if there is none.
-
-    All settings that are not given here are at PEFT's plain values. Methods on a quantised base
-    are not returned: see `on_base`.
-    """
+    """The id of the method whose `PeftTraits` match a PEFT configuration, apart from the base's
+    precision (see `on_base`); "" if there is none."""
     for method in METHODS.values():
         traits = method.peft_traits
         if traits is None or method.quantises is not None or traits.type != peft_type:

@@ -24,12 +24,12 @@ Family = Literal[
 FAMILIES: dict[Family, str] = {
     "full": "Every weight",
     "part": "Some of the model's own weights",
-    "low rank": "A low-rank overlay, LoRA and its kin",
-    "quantised": "LoRA on a base held in fewer bits",
-    "structured": "An overlay of another form",
+    "low rank": "A low-rank adapter: LoRA and related methods",
+    "quantised": "LoRA on a quantised base",
+    "structured": "An adapter of another form",
     "orthogonal": "Rotations of the weights",
-    "scaling": "Scales on what layers compute",
-    "prompt": "Vectors before the question",
+    "scaling": "Scales of layer outputs",
+    "prompt": "Trained vectors before the prompt",
 }
 """Families and their headings (what a method changes), in display order."""
 
@@ -40,13 +40,17 @@ class Paper:
     url: str
 
 
+def arxiv(number: str, title: str) -> Paper:
+    """The paper of that number at arXiv; `title` begins with authors and year."""
+    return Paper(title, f"https://arxiv.org/abs/{number}")
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """One setting of a method, with its valid range.
 
-    `minimum` and `maximum` are inclusive; for a text they limit its length in characters. `read`
-    parses a text into its canonical form, and raises `FtlabError` if it is invalid; a setting with
-    `read` is required.
+    `minimum` and `maximum` are inclusive; for a text they limit its characters. `read` parses a
+    text to its canonical form or raises `FtlabError`; a setting with `read` is required.
     """
 
     name: str
@@ -104,10 +108,7 @@ def real(name: str) -> Callable[[Values], float]:
 
 
 def peft_config(name: str, **fields: Any) -> Callable[[Values, RunPlan], PeftConfig]:
-    """A factory for PEFT's configuration class of that name.
-
-    Each field is a value, or a function that computes it from the hyperparameters.
-    """
+    """A factory for PEFT's configuration class; a field may be a function of the values."""
 
     def make(values: Values, plan: RunPlan) -> PeftConfig:
         import peft
@@ -151,13 +152,10 @@ class LayerLimit:
 class OwnOptimizer:
     """A method's own optimizer.
 
-    `make(model, optimizer_class, options, values)` builds it from the sweep's optimizer class and
-    its keyword arguments `options`, which include `lr` and `weight_decay`. If it replaces the
-    sweep's optimizer, `replaces` is the only one that the sweep may use, and `what` is the name of
-    the method's optimizer.
-
-    Reproduction scripts contain `script_import` and `script_method`, a method of the Trainer with
-    hyperparameters as `{name}`.
+    `make(model, optimizer_class, options, values)` builds it; `options` are the keyword arguments
+    of the sweep's optimizer class. If it replaces the sweep's optimizer, `replaces` is the only one
+    that the sweep may use, and `what` the name of its own. Reproduction scripts contain
+    `script_import` and `script_method`, a method of the Trainer with hyperparameters as `{name}`.
     """
 
     make: Callable[[Any, Any, dict[str, Any], Values], Optimizer]
@@ -171,13 +169,10 @@ class OwnOptimizer:
 class LoopHooks:
     """Training loop hooks of one `peft_type`, for methods and for custom PeftConfigs.
 
-    The model is the one that PEFT returned. `added_loss(model)` returns a term to add to the loss,
-    or `None`. `after_step(model, step, skipped)` is called after the weights are updated, before
-    the gradients are cleared; `step` counts from 1, and `skipped()` returns whether the step was
-    skipped because gradients overflowed.
-
-    Reproduction scripts contain `script_added_loss(config)`, which is appended to the expression of
-    the loss ("" for none), and `script_after_step`, a method of the callback.
+    `added_loss(model)` returns a term to add to the loss, or `None`. `after_step(model, step,
+    skipped)` is called after the weights are updated, before the gradients are cleared; `step`
+    counts from 1, `skipped()` tells whether gradients overflowed. Reproduction scripts append
+    `script_added_loss(config)` to the loss, and `script_after_step` is a method of their callback.
     """
 
     added_loss: Callable[[Any], Tensor | None]
@@ -203,11 +198,10 @@ class PeftTraits:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """Special settings for the probe on a tiny model, where the defaults are not suitable.
+    """Settings of the probe on a tiny model, where the defaults do not suit.
 
-    `settings` are hyperparameters as in "layers=1". `needs_biases` requests a model with biases.
-    `same_logits` is the tolerance for logits of a saved and reloaded model. `note` is a text for
-    users about it.
+    `settings` are hyperparameters ("layers=1"), `same_logits` is the tolerance for the logits of a
+    reloaded model, and `note` tells users about it.
     """
 
     settings: str = ""

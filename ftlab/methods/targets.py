@@ -35,8 +35,8 @@ LAYERS = Hyperparameter(
     "Layers",
     "choice",
     ALL_LINEAR,
-    "Which layers get an overlay: all linear ones, experts with them; attention's four; or query "
-    "and value only.",
+    "Which layers get an adapter: all linear layers, with experts; the four of attention; or only "
+    "query and value.",
     choices=tuple(_NAMES),
 )
 
@@ -83,7 +83,6 @@ def fitted(method: MethodSpec, outputs: int, inputs: int, values: Values) -> Val
 def trained_parameters(method: MethodSpec, shape: ModelShape, values: Values) -> int | None:
     """The number of trained parameters; 0 if the model has no weights for the method.
 
-    A layer narrower than the rank counts with its reduced rank; each expert counts as a layer.
     `None` if there is no formula: for custom PeftConfigs and unknown kinds of experts.
     """
     count = method.count
@@ -128,11 +127,11 @@ def _above_limit(limit: LayerLimit, shape: ModelShape, values: Values) -> Misfit
 def config_on(
     method: MethodSpec, values: Values, plan: RunPlan, shape: ModelShape | None
 ) -> PeftConfig:
-    """PEFT's configuration of the method for a model; `shape` is `None` if unknown.
+    """The configuration of a method that has one, for a model; `shape` is `None` if unknown.
 
     PEFT's "all-linear" is kept if it selects the same layers as the setting. Otherwise the layers
     are listed by name (fused experts by parameter), and narrower layers get their rank and alpha in
-    PEFT's patterns. Raises `AssertionError` for a method without a PEFT configuration.
+    PEFT's patterns.
     """
     assert method.peft_config is not None
     config: Any = method.peft_config(values, plan)
@@ -164,7 +163,8 @@ def _set_patterns(
     rank = int(values["r"])
     alpha = config.lora_alpha if hasattr(config, "lora_alpha") else config.alpha
     is_rooted = getattr(config, "use_rslora", False)
-    ranks = {layer: _rank_on(method, layer, values) for layer in reached}
+    fits = {x: fitted(method, x.outputs, x.inputs, values) or values for x in reached}
+    ranks = {layer: int(own["r"]) for layer, own in fits.items()}
     by_name: dict[str, set[int]] = {}
     for layer, own in ranks.items():
         by_name.setdefault(layer.short_name, set()).add(own)
@@ -177,17 +177,10 @@ def _set_patterns(
         config.alpha_pattern[name] = alpha * (math.sqrt(share) if is_rooted else share)
 
 
-def _rank_on(method: MethodSpec, layer: Linear, values: Values) -> int:
-    own = fitted(method, layer.outputs, layer.inputs, values)
-    assert own is not None  # a rank by layer fits every layer
-    return int(own["r"])
-
-
 def reach_words(method: MethodSpec, shape: ModelShape, values: Values) -> str:
-    """Describes the adapted layers if they are not simply all layers that the setting names.
+    """Describes the adapted layers; "" if they are simply all layers that the setting names.
 
-    This is so for a mixture of experts, for a model with layers in `PASSED_OVER`, and for layers
-    narrower than the rank; "" in all other cases.
+    Needed for experts, layers in `PASSED_OVER`, and layers narrower than the rank.
     """
     if method.hyperparameter(LAYERS.name) is None:
         return ""
@@ -246,7 +239,7 @@ def _part_of(layer: Linear) -> str:
 
 def needs_layers(shape: ModelShape, values: Values) -> str:
     """Why a model without linear layers is not supported; "" if it has some."""
-    return "" if shape.adaptable else "this model has no linear layers that PEFT could be laid over"
+    return "" if shape.adaptable else "this model has no linear layers that PEFT can adapt"
 
 
 def needs_plain_layers(shape: ModelShape, values: Values) -> str:
@@ -254,7 +247,7 @@ def needs_plain_layers(shape: ModelShape, values: Values) -> str:
     if shape.is_transposed:
         return (
             f"the layers of a {shape.architecture} model are transformers' Conv1D, "
-            "which PEFT does not take for this method"
+            "which PEFT does not support for this method"
         )
     return needs_layers(shape, values)
 

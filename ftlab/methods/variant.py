@@ -257,7 +257,7 @@ def _number(method: str, name: str, text: Value, kind: type) -> float:
     try:
         value = float(text)
     except (TypeError, ValueError):
-        raise FtlabError(f"{method}.{name} is '{text}', which is not {word}.") from None
+        value = math.nan
     if not math.isfinite(value) or (kind is int and value != int(value)):
         raise FtlabError(f"{method}.{name} is '{text}', which is not {word}.")
     return value
@@ -267,8 +267,15 @@ def _out_of_range(spec: MethodSpec, parameter: Hyperparameter, value: Value) -> 
     if parameter.read is not None:
         parameter.read(str(value))
         return None
+    low, high = parameter.minimum, parameter.maximum
     if parameter.kind == "text":
-        return _wrong_text(spec, parameter, str(value))
+        size = len(str(value).strip())
+        if (low or 0) <= size <= (high or 0):
+            return None
+        return (
+            f"{spec.label}: {parameter.label} has {size} characters; it must have {low:g} to "
+            f"{high:g}."
+        )
     where = f"{spec.label}: {parameter.label} is {value}"
     if parameter.kind == "choice":
         if value in parameter.choices:
@@ -276,20 +283,9 @@ def _out_of_range(spec: MethodSpec, parameter: Hyperparameter, value: Value) -> 
         return f"{where}, which is none of: {', '.join(parameter.choices)}."
     if isinstance(value, str | bool):
         return f"{where}, which is not a number."
-    low, high = parameter.minimum, parameter.maximum
     if (low is not None and value < low) or (high is not None and value > high):
         return f"{where}; it must lie between {low:g} and {high:g} (default {parameter.default})."
     return None
-
-
-def _wrong_text(spec: MethodSpec, parameter: Hyperparameter, text: str) -> str | None:
-    low, high = int(parameter.minimum or 0), int(parameter.maximum or 0)
-    if low <= len(text.strip()) <= high:
-        return None
-    return (
-        f"{spec.label}: {parameter.label} has {len(text.strip())} characters; "
-        f"it must have {low} to {high}."
-    )
 
 
 MAX_VARIANTS = 16
@@ -297,11 +293,10 @@ _MAX_BYTES = 4 * MAX_CHARACTERS
 
 
 def read_variants(text: str) -> list[Variant]:
-    """Parses the text of a field: one PeftConfig as a JSON object, or a list of them.
+    """Parses the text of a field: no PeftConfig, one as a JSON object, or a list of them.
 
-    In addition to the configuration's fields, each may have `learning_rate` and `base` ("nf4",
-    "int8"). Empty text gives an empty list. Raises `FtlabError` with the first problem; PEFT's own
-    validation runs later (`ftlab.jobs.peft_check`).
+    Each may also have `learning_rate` and `base` ("nf4", "int8"). Raises `FtlabError` with the
+    first problem; PEFT's own validation runs later (`ftlab.jobs.peft_check`).
     """
     if not text.strip():
         return []
@@ -309,7 +304,7 @@ def read_variants(text: str) -> list[Variant]:
     if len(text) > most:
         raise FtlabError(
             f"The PeftConfigs have {len(text):,} characters, and {most:,} are taken; leave out "
-            "what stands at its default."
+            "what has its default value."
         )
     try:
         value = read_json(text.encode("utf-8", "surrogatepass"))
@@ -371,8 +366,8 @@ def _variant(value: Any) -> Variant:
     config = {key: item for key, item in value.items() if key not in (LEARNING_RATE, BASE)}
     variant = with_setting(Variant(PEFT.id), CONFIG, canonical_text(config))
     for name in (LEARNING_RATE, BASE):
-        if value.get(name) is not None:
-            given = value[name]
+        given = value.get(name)
+        if given is not None:
             variant = with_setting(variant, name, given if isinstance(given, float) else str(given))
     return variant
 

@@ -2,7 +2,7 @@
 
 torch's CPU flash kernel is made for long sequences: on SmolLM2-135M at batch 8 and 72 tokens its
 backward pass alone took 4.1 ms a layer, 17 % of a LoRA step. Batched bf16 products do forward and
-backward in a third of that, and still save less for the backward pass: the probabilities are
+backward in a third of that, and also save less for the backward pass: the probabilities are
 computed again, as flash attention does (Dao et al. 2022, section 3.1), and grouped-query keys and
 values are never repeated (Ainslie et al. 2023).
 """
@@ -26,9 +26,9 @@ UNSUPPORTED = ("softcap", "position_bias", "s_aux", "output_attentions")
 
 
 def use_cpu_attention() -> None:
-    """Has the models of this process take this attention where they would take torch's on a CPU.
+    """Makes the models of this process use this attention on a CPU instead of torch's.
 
-    It keeps the name "sdpa": some architectures ask for that name before they build their masks.
+    It keeps the name "sdpa": some architectures check for that name before they build their masks.
     """
     AttentionInterface.register("sdpa", cpu_attention)
 
@@ -44,7 +44,7 @@ def cpu_attention(
     is_causal: bool | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function as transformers' `AttentionInterface` asks for one.
+    """An attention function for transformers' `AttentionInterface`.
 
     `query` is (batch, heads, length, width), `key` and `value` (batch, key heads, length, width);
     returns (batch, length, heads, width). Whole causal sequences in bf16 are computed here;

@@ -92,20 +92,3 @@ def size_of_model(name: str) -> ModelSize | None:
         return None  # reported when the model is checked and loaded
     known = known_model(reference.name)
     return None if known is None else size_of(known.config)
-
-
-def is_bundled(name: str) -> bool:
-    """Whether the name is the bundled model, on which the learning rates were tuned."""
-    try:
-        return parse_model(name).kind == "bundled"
-    except FtlabError:
-        return False
-
-
-def is_model(name: str) -> bool:
-    """Whether the name is a valid model reference, local or on the Hub."""
-    try:
-        parse_model(name)
-    except FtlabError:
-        return False
-    return True

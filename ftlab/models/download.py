@@ -51,11 +51,7 @@ def snapshot(name: str, patterns: Sequence[str], progress: DownloadProgress) -> 
     `progress` is called only if files are missing, in the caller's thread; an exception in it
     aborts the download. Raises `FtlabError` with cause and advice.
     """
-    with hub_answers(
-        name,
-        f"The model '{name}'",
-        "Use the bundled model, a local folder, or a machine with a way to the Hub.",
-    ):
+    with hub_answers(name):
         found = _in_cache(name, patterns)
     if isinstance(found, Path):
         return found
@@ -157,7 +153,9 @@ def _why(name: str, part: str, said: dict[str, Any], code: int) -> str:
     again = "run it again: files that came in whole are kept."
     if "error" not in said:
         killed = code == -signal.SIGKILL
-        how = "was killed, perhaps for want of memory" if killed else f"ended with status {code}"
+        how = (
+            "was killed, perhaps because memory ran out" if killed else f"ended with status {code}"
+        )
         return f"{began}, as its process {how}; {again}"
     if said["disk"]:
         return (
@@ -165,7 +163,7 @@ def _why(name: str, part: str, said: dict[str, Any], code: int) -> str:
             f"name another folder in HF_HOME, and {again}"
         )
     return (
-        f"{began}: the Hugging Face Hub could not be reached any more ({said['error']}); look to "
+        f"{began}: the Hugging Face Hub could no longer be reached ({said['error']}); check "
         f"the connection and {again}"
     )
 

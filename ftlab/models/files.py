@@ -88,9 +88,8 @@ def file_sha256(path: Path) -> bytes:
 def _state(status: os.stat_result) -> list[int]:
     """Identifies the content of a file.
 
-    Every write also sets the change time (ctime), which a program cannot set back, unlike the
-    modification time. The device number is left out: for a network disk or in a container it may
-    change with each boot.
+    Unlike the modification time, a program cannot set back the change time (ctime). The device
+    number is left out: it may change with each boot for a network disk or in a container.
     """
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
@@ -156,8 +155,7 @@ class Header:
 def read_header(stream: BinaryIO, name: str) -> Header:
     """Reads the header from the start of the stream and stops at the first tensor byte.
 
-    Raises `FtlabError` with the file name unless the header is valid and its tensors follow each
-    other without gaps from the first byte on.
+    Raises `FtlabError` with the file name if the header is invalid or its tensors have gaps.
     """
     start = stream.read(8)
     length = int.from_bytes(start, "little")
@@ -168,7 +166,8 @@ def read_header(stream: BinaryIO, name: str) -> Header:
         _refuse(name, "it ends within its header")
     tensors = _object(text, name)
     notes = tensors.pop("__metadata__", None)
-    if notes is not None and not _are_texts(notes):
+    is_text_map = isinstance(notes, dict) and all(isinstance(x, str) for x in notes.values())
+    if notes is not None and not is_text_map:
         _refuse(name, "its __metadata__ holds more than texts")
     if not tensors:
         raise FtlabError(f"{name} holds no tensors; save the adapter again after training.")
@@ -222,10 +221,6 @@ def _are_sizes(value: Any) -> bool:
         and len(value) <= 16
         and all(type(size) is int and 0 <= size < 2**48 for size in value)
     )
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -1,11 +1,10 @@
 """Attention on a GPU in memory that grows with the length, never with its square.
 
-With grouped queries a model has fewer key heads than query heads, and transformers hands them to
-torch as they are where there is no mask (`enable_gqa`). Of torch's kernels flash attention takes
-them so. Where it cannot be used only the plain kernel ("math") does, which holds every score of
-every head: Llama 3.2 1B at 4 x 1,024 tokens in 16 bits takes 20.2 GB on a T4 instead of 9.6 GB. So
-there keys and values are repeated, one for each query head, and torch takes its memory-efficient
-kernel.
+With grouped queries a model has fewer key heads than query heads. Without a mask, transformers
+passes them to torch unchanged (`enable_gqa`), and only flash attention and the plain kernel
+("math") support that. The plain kernel keeps all scores of all heads: Llama 3.2 1B at 4 x 1,024
+tokens in 16 bits takes 20.2 GB on a T4 instead of 9.6 GB. So where flash attention cannot be used,
+keys and values are repeated for each query head, and torch uses its memory-efficient kernel.
 """
 
 from __future__ import annotations
@@ -26,11 +25,10 @@ _FLASH_WIDTH = 256
 
 
 def use_gpu_attention(capability: Capability | None) -> None:
-    """Has the models of this process take this attention where they would take torch's own.
+    """Makes the models of this process use this attention instead of torch's.
 
-    `capability` is the card's compute capability; `None` of a card that has none (AMD's), where
-    keys and values are always repeated. It keeps the name "sdpa": some architectures ask for that
-    name before they build their masks.
+    `capability` is the card's; with `None` (AMD) keys and values are always repeated. It keeps the
+    name "sdpa": some architectures check for that name before they build their masks.
     """
     AttentionInterface.register("sdpa", GpuAttention(capability))
 
@@ -38,10 +36,10 @@ def use_gpu_attention(capability: Capability | None) -> None:
 def flash_takes_groups(
     capability: Capability | None, dtype: torch.dtype, width: int, value_width: int, learns: bool
 ) -> bool:
-    """Whether torch's flash attention takes fewer key heads than query heads, without a mask.
+    """Whether torch's flash attention supports fewer key heads than query heads, without a mask.
 
     `width` and `value_width` are those of a head of queries and of values; `learns` says whether a
-    gradient is wanted. After `can_use_flash_attention` of torch 2.13
+    gradient is needed. Follows `can_use_flash_attention` of torch 2.13
     (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp).
     """
     if capability is None or not _FLASH_SINCE <= capability <= _FLASH_UNTIL:
@@ -53,7 +51,7 @@ def flash_takes_groups(
 
 
 class GpuAttention:
-    """An attention function as transformers' `AttentionInterface` asks for one."""
+    """An attention function for transformers' `AttentionInterface`."""
 
     def __init__(self, capability: Capability | None) -> None:
         self._capability = capability
@@ -111,10 +109,8 @@ def _repeated(tensor: Tensor, times: int) -> Tensor:
 def _one_token(
     query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
 ) -> Tensor:
-    """The next token of an answer: the queries of a key head stand in for a length of their own.
-
-    So no key is copied for each token. Returns (batch, 1, heads, width).
-    """
+    """The next token of an answer: the queries of a key head become positions, so that no key is
+    copied for each token. Returns (batch, 1, heads, width)."""
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
     output = F.scaled_dot_product_attention(packed, key, value, dropout_p=dropout, scale=scaling)

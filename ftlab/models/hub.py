@@ -34,10 +34,7 @@ def ask_hub() -> bool:
 
 
 class HubReach:
-    """Whether the Hub can be reached; checked once, on the first call.
-
-    The check runs in its own thread, so that callers wait no longer than their timeout.
-    """
+    """Whether the Hub can be reached; checked once, in a thread, so that no caller waits long."""
 
     def __init__(self, ask: Callable[[], bool] = ask_hub) -> None:
         self._ask = ask
@@ -61,10 +58,14 @@ class HubReach:
 
 
 @contextmanager
-def hub_answers(name: str, what: str, otherwise: str) -> Iterator[None]:
+def hub_answers(
+    name: str,
+    part: str = "model",
+    otherwise: str = "Use the bundled model, a local folder, or a machine with a way to the Hub.",
+) -> Iterator[None]:
     """Converts Hub errors for the model with that id into `FtlabError` with a readable message.
 
-    `what` is the requested item ("The config of 'a/b'"); `otherwise` is the advice to show if the
+    `part` is what was requested ("model", "config of"); `otherwise` is the advice to show if the
     Hub cannot be reached.
     """
     from huggingface_hub.errors import (
@@ -74,6 +75,7 @@ def hub_answers(name: str, what: str, otherwise: str) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
+    what = f"The {part} '{name}'"
     try:
         yield
     except GatedRepoError:

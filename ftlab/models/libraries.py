@@ -34,28 +34,26 @@ GPU_SETTINGS = {
 
 def cpu_settings() -> dict[str, str]:
     """This process's environment variables that affect CPU computation, for a run's record."""
-    prefixes = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES")
-    names = {*CPU_SETTINGS, "THP_MEM_ALLOC_ENABLE", "LD_PRELOAD"}
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name in names or name.startswith(prefixes)
-    }
+    return _environment((
+        "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "MALLOC_", "GLIBC_TUNABLES",
+        "THP_MEM_ALLOC_ENABLE", "LD_PRELOAD", *CPU_SETTINGS,
+    ))  # fmt: skip
 
 
 def gpu_settings() -> dict[str, str]:
     """This process's environment variables that affect GPU computation, for a run's record."""
-    prefixes = (
+    settings = _environment((
         "CUDA_", "CUBLAS", "CUDNN_", "HIP_", "ROCM_", "NVIDIA_TF32_OVERRIDE", "TORCH_CUDNN_",
         "TORCH_CUBLAS", "TORCH_ALLOW_TF32", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
         "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    )  # fmt: skip
-    hidden = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")  # only select among equal cards
-    return {
-        name: value
-        for name, value in sorted(os.environ.items())
-        if name.startswith(prefixes) and name not in hidden
-    }
+    ))  # fmt: skip
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):  # only select among equal cards
+        settings.pop(name, None)
+    return settings
+
+
+def _environment(prefixes: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
 def prepare_for_libraries(device_id: str) -> None:

@@ -154,8 +154,7 @@ def forbid_repacking(model: nn.Module) -> None:
 def _let_go_of_file(model: nn.Module) -> None:
     """Copies the weights that were not quantised, so that the memory-mapped file is released.
 
-    On a CPU the file is mapped into memory, and a single tensor in it keeps the whole file
-    resident: 212 MB of the bundled model's 16-bit weights, in addition to the 4-bit weights.
+    A single tensor in it keeps the whole file resident: 212 MB for the bundled model.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():  # 4-bit weights are stored as bytes
@@ -165,8 +164,8 @@ def _let_go_of_file(model: nn.Module) -> None:
 def _fold_last_position(model: PreTrainedModel) -> None:
     """Prevents the first generation step from copying the output matrix for each row.
 
-    That step passes a strided slice (the last position of each prompt) to the output layer. torch
-    then uses a batched product: 16 prompts of the bundled model took 885 MB more (frozen matrix).
+    For its strided input (the last position of each prompt) torch would use a batched product: 16
+    prompts of the bundled model took 885 MB more.
     """
     head = model.get_output_embeddings()
     if head is not None:
@@ -203,8 +202,7 @@ def _quantization(
 def give_back_memory(device: torch.device) -> None:
     """Returns unused memory to the device's driver, so that other processes can use it.
 
-    Models contain reference cycles, so garbage is collected first; then torch frees its cached
-    blocks. On a CPU torch caches none.
+    Models contain reference cycles, so garbage is collected first. On a CPU torch caches nothing.
     """
     gc.collect()
     if device.type in ("cuda", "mps"):
@@ -273,8 +271,8 @@ def put_trained_weights(model: nn.Module, folder: Path) -> None:
     for name, tensor in saved.items():
         if name not in own or own[name].shape != tensor.shape:
             raise FtlabError(
-                f"The saved weight {name} of shape {tuple(tensor.shape)} has no place in this "
-                "model; it is made for another model, so choose another."
+                f"The saved weight {name} of shape {tuple(tensor.shape)} does not fit this "
+                "model; it belongs to another model, so choose another."
             )
         if not tensor.isfinite().all():
             raise FtlabError(
@@ -287,7 +285,3 @@ def put_trained_weights(model: nn.Module, folder: Path) -> None:
         module: Any = model.get_submodule(path)
         parameter = nn.Parameter(tensor.to(held.device, held.dtype), requires_grad=False)
         setattr(module, last, parameter)
-
-
-def is_trained_weights(folder: Path) -> bool:
-    return (folder / FACTS).is_file()

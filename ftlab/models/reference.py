@@ -15,11 +15,14 @@ BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BUNDLED_LABEL = "SmolLM2-135M-Instruct (bundled)"
 
 
+ModelKind = Literal["bundled", "folder", "hub"]
+
+
 @dataclass(frozen=True)
 class ModelReference:
     """A base model; `name` is the bundled model's public id, an absolute path, or a Hub id."""
 
-    kind: Literal["bundled", "folder", "hub"]
+    kind: ModelKind
     name: str
 
     @property
@@ -81,12 +84,21 @@ def parse_hub_id(name: str) -> str:
     return name
 
 
-def names_hub_model(text: str) -> bool:
-    """Whether the name refers to a Hub model; never raises."""
+def kind_of_name(text: str) -> ModelKind | None:
+    """The kind of model that the name refers to; `None` if `parse_model` rejects the name."""
     try:
-        return parse_model(text).kind == "hub"
+        return parse_model(text).kind
     except FtlabError:
-        return False
+        return None
+
+
+def names_hub_model(text: str) -> bool:
+    return kind_of_name(text) == "hub"
+
+
+def is_bundled(name: str) -> bool:
+    """Whether the name is the bundled model, on which the learning rates were tuned."""
+    return kind_of_name(name) == "bundled"
 
 
 def _model_folder(path: Path) -> Path:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.recent import Recent
 from ftlab.models.bundled import Say, bundled_folder, ensure_bundled, is_fetched
 from ftlab.models.download import DownloadProgress, snapshot
 from ftlab.models.files import file_sha256, read_model_json
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
-from ftlab.models.reference import ModelReference, parse_model
+from ftlab.models.reference import ModelReference, names_hub_model, parse_model
 
 _ALLOWED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 _SHAPE_KEYS = {
@@ -71,8 +71,8 @@ def resolve_model(
 ) -> ResolvedModel:
     """The local model; it is downloaded first if necessary.
 
-    `progress` receives the bytes done and the total while a Hub model is downloaded; an exception
-    in it aborts the download. Raises `FtlabError` with cause and advice if there is no such model.
+    `say` and `progress` are those of `ensure_bundled` and `snapshot`. Raises `FtlabError` with
+    cause and advice if there is no such model.
     """
     reference = parse_model(text)
     if reference.kind == "bundled":
@@ -99,12 +99,16 @@ def describe_shape(config: dict[str, Any]) -> str:
 
 def _from_hub(name: str, progress: DownloadProgress) -> Path:
     folder = snapshot(name, _ALLOWED, progress)
-    if not any(folder.glob("*.safetensors")):
+    _need_safetensors(name, [path.name for path in folder.iterdir()])
+    return folder
+
+
+def _need_safetensors(name: str, files: Iterable[str]) -> None:
+    if not any(file.endswith(".safetensors") for file in files):
         raise FtlabError(
             f"The model '{name}' has no safetensors weights; other formats can run code when they "
             "are opened and are not read."
         )
-    return folder
 
 
 def _without_remote_code(model: ResolvedModel) -> ResolvedModel:
@@ -127,16 +131,12 @@ _MOST = 64
 
 
 def why_out_of_reach(model: str) -> str:
-    """Why the model with that name is not available; "" if it is.
-
-    A local model needs no request. Invalid names return "", because `parse_model` reports them.
-    """
-    try:
-        reference = parse_model(model)
-        folder = local_folder(reference)
-    except FtlabError:
+    """Why the Hub model is not available; "" if it is, and for all other names."""
+    if not names_hub_model(model):
         return ""
-    if reference.kind != "hub" or (folder is not None and any(folder.glob("*.safetensors"))):
+    reference = parse_model(model)
+    folder = local_folder(reference)
+    if folder is not None and any(folder.glob("*.safetensors")):
         return ""
     try:
         _ask(reference.name)
@@ -148,19 +148,11 @@ def why_out_of_reach(model: str) -> str:
 def _ask(name: str) -> None:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-    with hub_answers(
-        name,
-        f"The model '{name}'",
-        "Use the bundled model, a local folder, or a machine with a way to the Hub.",
-    ):
+    with hub_answers(name):
         # Request a file: the file list of a gated model is public, its files are not.
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=TIMEOUT_SECONDS)
         files = HfApi().model_info(name, timeout=TIMEOUT_SECONDS).siblings or []
-    if not any(file.rfilename.endswith(".safetensors") for file in files):
-        raise FtlabError(
-            f"The model '{name}' has no safetensors weights; other formats can run code when they "
-            "are opened and are not read."
-        )
+    _need_safetensors(name, [file.rfilename for file in files])
 
 
 class ModelReach:
@@ -172,13 +164,11 @@ class ModelReach:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask, self._clock = ask, clock
-        self._turn = threading.Lock()
-        self._kept: dict[str, tuple[float, str]] = {}
+        self._kept: Recent[str, tuple[float, str]] = Recent(_MOST)
 
     def known(self, model: str) -> str | None:
         """The cached result, or `None`; makes no request."""
-        with self._turn:
-            asked_at, answer = self._kept.get(model, (0.0, None))
+        asked_at, answer = self._kept.get(model, (0.0, None))
         if answer is None:
             return None
         age = self._clock() - asked_at
@@ -189,9 +179,5 @@ class ModelReach:
         answer = self.known(model)
         if answer is None:
             answer = self._ask(model)
-            with self._turn:
-                self._kept.pop(model, None)
-                self._kept[model] = (self._clock(), answer)
-                for old in list(self._kept)[:-_MOST]:
-                    self._kept.pop(old)
+            self._kept[model] = (self._clock(), answer)
         return answer

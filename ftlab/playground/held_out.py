@@ -85,7 +85,7 @@ class HeldOut:
         """Scores one answer as a run's evaluation does."""
         metric, example = found.task.metric, found.example
         return AnswerScore(
-            score=metric.score_each([example], [answer])[0],
+            score=metric.score(example, answer),
             metric=metric.label,
             verdict=metric.describe(example, answer),
             tables=metric.result_tables(example, answer),

@@ -214,11 +214,8 @@ def _from_hub(name: str) -> dict[str, Any]:
 
     file = try_to_load_from_cache(name, CONFIG_FILE)
     if not isinstance(file, str):
-        with hub_answers(
-            name,
-            f"The config of '{name}'",
-            "Paste its config.json, or choose a model of the catalogue.",
-        ):
+        otherwise = "Paste its config.json, or choose a model of the catalogue."
+        with hub_answers(name, "config of", otherwise):
             # Checked first, because the download retries six times, for half a minute.
             found = get_hf_file_metadata(hf_hub_url(name, CONFIG_FILE), timeout=TIMEOUT_SECONDS)
             if (found.size or 0) > MAX_TEXT_BYTES:

@@ -20,8 +20,8 @@ from ftlab.methods.rates import ModelSize, size_of
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
-from ftlab.models.dimensions import is_bundled, size_of_model
-from ftlab.models.reference import names_hub_model
+from ftlab.models.dimensions import size_of_model
+from ftlab.models.reference import is_bundled, names_hub_model
 from ftlab.settings.schema import Setting, fields_of
 from ftlab.settings.training import DTYPE_POLICIES, DtypePolicy, TrainingSettings
 from ftlab.tasks.reference import TaskReference

@@ -1,8 +1,5 @@
-"""Reads rows of a task file or a Hub data set, with size limits, and converts them to examples.
-
-A file may be CSV, JSON, JSONL or Parquet.
-
-Errors are raised as `FtlabError` with one sentence that tells where the file is wrong.
+"""Reads rows of a task file (CSV, JSON, JSONL or Parquet) or a Hub data set, with size limits, and
+converts them to examples. An `FtlabError` tells where the file is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.files import json_values, person_path
-from ftlab.basics.words import shorten
+from ftlab.basics.words import plural, shorten
 from ftlab.models.reference import is_owned_hub_id
 from ftlab.tasks.spec import Example, Message, Role, TaskData
 
@@ -45,11 +42,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file as dicts; the extension determines the format.
-
-    Raises `FtlabError` for a file that is missing, too large, empty, invalid, not UTF-8, or of an
-    unknown format.
-    """
+    """The rows of a file, in the format of its extension; `FtlabError` if it is not usable."""
     path = person_path(str(path))
     check_file(path)
     reader = _READERS[path.suffix.lower()]
@@ -115,7 +108,7 @@ def list_columns(columns: Sequence[str]) -> str:
     return shown + (f" and {len(columns) - 20:,} more" if len(columns) > 20 else "")
 
 
-def columns_of(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """All column names of the rows, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
@@ -159,29 +152,20 @@ def _text(path: Path) -> str:
     return text
 
 
-def _limit(path: Path, rows: int) -> None:
-    if rows > MAX_ROWS:
-        raise FtlabError(f"{path.name} has more than {MAX_ROWS:,} rows; take fewer.")
+def _limit(path: Path, number: int, most: int, what: str = "rows", way_out: str = "") -> None:
+    if number > most:
+        way_out = way_out or "take fewer rows"
+        raise FtlabError(f"{path.name} has more than {most:,} {what}; {way_out}.")
 
 
 def _limit_values(path: Path, values: int) -> None:
-    if values > MAX_VALUES:
-        raise FtlabError(
-            f"{path.name} has more than {MAX_VALUES:,} cells or values; take fewer rows, or only "
-            "the columns with prompts and completions."
-        )
-
-
-def _limit_breaks(path: Path, text: str, breaks: str) -> None:
-    if max(map(text.count, breaks)) > _MAX_BREAKS:
-        raise FtlabError(
-            f"{path.name} has more than {_MAX_BREAKS:,} commas or lines; take fewer rows."
-        )
+    only = "take fewer rows, or only the columns with prompts and completions"
+    _limit(path, values, MAX_VALUES, "cells or values", only)
 
 
 def _read_csv(path: Path) -> list[Row]:
     text = _text(path)
-    _limit_breaks(path, text, ",\n\r")
+    _limit(path, max(map(text.count, ",\n\r")), _MAX_BREAKS, "commas or lines")
     # Not a StringIO, which uses four bytes per character.
     reader = csv.reader(_csv_lines(path, text), strict=True)
     rows: list[Row] = []
@@ -197,7 +181,7 @@ def _read_csv(path: Path) -> list[Row]:
                     f"{len(header)}; quote cells that hold a comma."
                 )
             rows.append(dict(zip(header, cells, strict=True)))
-            _limit(path, len(rows))
+            _limit(path, len(rows), MAX_ROWS)
             _limit_values(path, len(rows) * len(header))
     except csv.Error as error:
         raise FtlabError(
@@ -247,16 +231,17 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
         raise FtlabError(f"{path.name}{where} holds a number that is too long.") from error
 
 
-def _objects(path: Path, items: Iterable[Any]) -> list[Row]:
+def _objects(path: Path, items: Iterable[tuple[str, Any]]) -> list[Row]:
+    """The items, which must be objects; each comes with its place for the message ("line 3")."""
     rows = []
-    for number, item in enumerate(items, 1):
+    for place, item in items:
         if not isinstance(item, dict):
             raise FtlabError(
-                f"{path.name} item {number} is {_kind(item)}, not an object; make each item "
-                'one like {"prompt": …, "completion": …}.'
+                f"{path.name} {place} is {_kind(item)}, not an object; write each one as "
+                '{"prompt": …, "completion": …}.'
             )
         rows.append(item)
-        _limit(path, number)
+        _limit(path, len(rows), MAX_ROWS)
     return rows
 
 
@@ -280,28 +265,18 @@ def _read_json(path: Path) -> list[Row]:
         content = lists[0]
     if not isinstance(content, list):
         raise FtlabError(f"{path.name} holds {_kind(content)}; give a list of objects.")
-    return _objects(path, content)
+    return _objects(path, ((f"item {number}", item) for number, item in enumerate(content, 1)))
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
     text = _text(path)
-    _limit_breaks(path, text, "\n")
+    _limit(path, text.count("\n"), _MAX_BREAKS, "commas or lines")
     _limit_values(path, json_values(text, MAX_VALUES))
     # Not splitlines: a line separator such as U+2028 may occur inside a JSON string.
-    for number, found in enumerate(re.finditer("[^\n]*\n?", text), 1):
-        line = found.group()
-        if not line.strip():
-            continue
-        item = _parse(line, path, number)
-        if not isinstance(item, dict):
-            raise FtlabError(
-                f"{path.name} line {number} is {_kind(item)}, not an object; write one object a "
-                "line."
-            )
-        rows.append(item)
-        _limit(path, len(rows))
-    return rows
+    lines = enumerate((found.group() for found in re.finditer("[^\n]*\n?", text)), 1)
+    return _objects(
+        path, ((f"line {n}", _parse(line, path, n)) for n, line in lines if line.strip())
+    )
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -312,7 +287,7 @@ def _read_parquet(path: Path) -> list[Row]:
         size = 0
         with pyarrow.parquet.ParquetFile(path) as file:
             metadata = file.metadata
-            _limit(path, metadata.num_rows)
+            _limit(path, metadata.num_rows, MAX_ROWS)
             check_columns(path, file.schema_arrow.names)
             groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
             size = sum(group.total_byte_size for group in groups)
@@ -329,7 +304,7 @@ def _read_parquet(path: Path) -> list[Row]:
                 size += sum(map(_unpacked_bytes, batch.columns))
                 _check_unpacked(path, size)
                 rows += batch.to_pylist()
-                _limit(path, len(rows))
+                _limit(path, len(rows), MAX_ROWS)
     except FtlabError:
         raise
     except Exception as error:  # pyarrow passes on errors of Python's dates, zones and numbers
@@ -374,10 +349,8 @@ def load_hub_rows(
 ) -> list[dict[str, Any]]:
     """The first `limit` rows of a split ("train" if None); runs no code of the data set.
 
-    An id without an owner is rejected: `datasets` has file readers with such names, one of them for
-    pickles.
-
-    Raises `FtlabError` if the id is malformed or the data set cannot be reached or read.
+    Raises `FtlabError` if it cannot be reached or read, and for an id without an owner: `datasets`
+    has file readers with such names, one of them for pickles.
     """
     if not is_owned_hub_id(dataset_id):
         raise FtlabError(f"'{dataset_id[:120]}' is no data set id; write it as owner/name.")
@@ -440,10 +413,9 @@ class ColumnMapping:
 
 
 def guess_mapping(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> ColumnMapping:
-    """Guesses the mapping from the names and the first rows; None for roles that match no column.
+    """Guesses the mapping from the names and the first rows; a column of chats has priority.
 
-    A column of chats has priority over prompt and completion. Unknown names are not guessed:
-    training on the wrong column costs more than naming the right one.
+    Unknown names are not guessed: to train on the wrong column costs more than to name it.
     """
     by_name = {column.lower(): column for column in reversed(columns)}
 
@@ -472,8 +444,8 @@ def check_mapping(mapping: ColumnMapping) -> str | None:
 def to_task_data(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping, seed: int) -> TaskData:
     """The three sets, shuffled by `seed`; each prompt is in one set only.
 
-    Tuning and held-out set each get a tenth, from 1 to 200 examples. Notes count the dropped rows.
-    Raises `FtlabError` for a column that is missing or empty, and for fewer than 3 usable rows.
+    Tuning and held-out set each get a tenth, from 1 to 200 examples. Raises `FtlabError` for a
+    column that is missing or empty, and for fewer than 3 usable rows.
     """
     sentence = check_mapping(mapping)
     if sentence:
@@ -509,29 +481,25 @@ def _too_few(usable: int, rows: int) -> str:
         "some."
     )
     if usable == rows:
-        return f"The data have only {_count(rows)}; {needed}"
+        return f"The data have only {plural(rows, 'row')}; {needed}"
     if not usable:
-        return f"None of the {_count(rows)} has both a prompt and a completion; {needed}"
+        return f"None of the {plural(rows, 'row')} has both a prompt and a completion; {needed}"
     what = "has a prompt of its own" if usable == 1 else "have prompts of their own"
-    return f"Only {usable:,} of the {_count(rows)} {what} and a completion; {needed}"
+    return f"Only {usable:,} of the {plural(rows, 'row')} {what} and a completion; {needed}"
 
 
 def _notes(mapping: ColumnMapping, unusable: int, repeated: int) -> tuple[str, ...]:
     notes = []
     if unusable:
         what = "a chat that ends with an answer" if mapping.messages else "a prompt or a completion"
-        notes.append(f"{_count(unusable)} without {what} left out.")
+        notes.append(f"{plural(unusable, 'row')} without {what} left out.")
     if repeated:
-        notes.append(f"{_count(repeated)} with a prompt that came before left out.")
+        notes.append(f"{plural(repeated, 'row')} with a prompt that came before left out.")
     return tuple(notes)
 
 
-def _count(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows:,} rows"
-
-
 def _check_columns(rows: Sequence[Mapping[str, Any]], mapping: ColumnMapping) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = columns_of(rows)
     for column in (mapping.prompt, mapping.completion, mapping.messages, mapping.system):
         if column is None:
             continue

@@ -47,8 +47,7 @@ class FormattedExample:
 class PromptFormatter:
     """Formats examples for one model.
 
-    For a model without a chat template, the turns become plain paragraphs, with the model's start
-    token at the beginning and its end-of-text token after the completion.
+    Without a chat template the turns are paragraphs between the start and end-of-text tokens.
     """
 
     def __init__(self, tokenizer: TextTokenizer) -> None:
@@ -62,7 +61,8 @@ class PromptFormatter:
     def prompt_text(self, prompt: Sequence[Message]) -> str:
         if not self.has_template:
             return "\n\n".join(message.content for message in prompt) + "\n\n"
-        return self._render(_as_dicts(prompt), add_generation_prompt=True)
+        turns = [{"role": message.role, "content": message.content} for message in prompt]
+        return self._render(turns, add_generation_prompt=True)
 
     def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
         """Token ids of the prompt, up to the start of the answer."""
@@ -126,7 +126,8 @@ class FileTokenizer:
         if not file.is_file():
             raise FtlabError(f"'{folder.name}' has no tokenizer.json; no preview of its tokens.")
         self._tokenizer = Tokenizer.from_file(str(file))
-        config = _read_json(folder / "tokenizer_config.json")
+        config_file = folder / "tokenizer_config.json"
+        config = read_model_json(config_file) if config_file.is_file() else {}
         self._special = {
             name: _token_text(config.get(name))
             for name in ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -169,17 +170,6 @@ class TransformersTokenizer:
     def encode(self, text: str, add_special_tokens: bool) -> list[int]:
         encoded = self._tokenizer(text, add_special_tokens=add_special_tokens)
         return list(encoded["input_ids"])
-
-
-def _as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_model_json(path)
-    except FileNotFoundError:
-        return {}
 
 
 def _token_text(token: Any) -> str | None:

@@ -71,9 +71,9 @@ def validate(reference: TaskReference) -> list[FieldError]:
         sentence = unknown_name("metric", reference.metric, metrics)
         errors.append(FieldError("task.metric", sentence))
     if reference.mapping is not None and reference.kind != "bundled":
-        sentence = check_mapping(reference.mapping) or ""
-        if sentence:
-            errors.append(FieldError("task.mapping", sentence))
+        wrong = check_mapping(reference.mapping)
+        if wrong:
+            errors.append(FieldError("task.mapping", wrong))
     if reference.seed < 0:
         sentence = f"The data seed is {reference.seed}; give 0 or more."
         errors.append(FieldError("task.seed", sentence))

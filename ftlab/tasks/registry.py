@@ -1,8 +1,7 @@
-"""The bundled tasks and general text that ship with ftlab.
+"""The bundled tasks, one in each module of `ftlab.tasks.bundled`, and general text.
 
-Each module in `ftlab.tasks.bundled` defines a task, `TASK`. The examples are JSON Lines files in
-`assets/tasks`, and so is the general text: passages unrelated to all of these tasks. A model's loss
-on them before and after fine-tuning shows how much general language ability it lost.
+The general text consists of passages unrelated to these tasks: a model's loss on them before and
+after fine-tuning shows how much general language ability it lost.
 """
 
 from __future__ import annotations

@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import unknown_name
 from ftlab.tasks.spec import Example, TaskMetric
 
 
-def chrf_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
-    """Sentence chrF (Popović 2015; sacrebleu's defaults: characters up to 6, beta 2), over 100."""
+@cache
+def _chrf() -> Any:
     from sacrebleu.metrics import CHRF
 
-    chrf = CHRF()
-    return [
-        chrf.sentence_score(answer.strip(), [example.completion]).score / 100
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return CHRF()
 
 
-def rouge_l_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
-    """ROUGE-L F1 (Lin 2004; rouge-score without stemming): the longest common word sequence."""
+@cache
+def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    return [
-        float(scorer.score(example.completion, answer)["rougeL"].fmeasure)
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
-def exact_match_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+def chrf(example: Example, answer: str) -> float:
+    """Sentence chrF (Popović 2015; sacrebleu's defaults: characters up to 6, beta 2), over 100."""
+    return float(_chrf().sentence_score(answer.strip(), [example.completion]).score) / 100
+
+
+def rouge_l(example: Example, answer: str) -> float:
+    """ROUGE-L F1 (Lin 2004; rouge-score without stemming): the longest common word sequence."""
+    return float(_rouge().score(example.completion, answer)["rougeL"].fmeasure)
+
+
+def exact_match(example: Example, answer: str) -> float:
     """1.0 if the answer equals the reference, ignoring differences in white space, else 0.0."""
-    return [
-        float(answer.split() == example.completion.split())
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return float(answer.split() == example.completion.split())
 
 
 def _describe_exact_match(example: Example, answer: str) -> str:
-    return "equal" if exact_match_scores([example], [answer])[0] else "differs"
+    return "equal" if exact_match(example, answer) else "differs"
 
 
 CHRF = TaskMetric(
     key="chrf",
     label="chrF",
     how="Sentence chrF by sacrebleu (character n-grams up to 6, beta 2), from 0 to 1, averaged.",
-    score_each=chrf_scores,
+    score=chrf,
 )
 ROUGE_L = TaskMetric(
     key="rouge_l",
     label="ROUGE-L",
     how="ROUGE-L F1 by rouge-score (longest common word sequence, no stemming), averaged.",
-    score_each=rouge_l_scores,
+    score=rouge_l,
 )
 EXACT_MATCH = TaskMetric(
     key="exact_match",
     label="Exact match",
     how="Share of answers that are the reference word for word, white space aside.",
-    score_each=exact_match_scores,
+    score=exact_match,
     describe=_describe_exact_match,
 )
 

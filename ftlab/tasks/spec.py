@@ -22,10 +22,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with the completion to learn.
+    """One prompt, which ends with a user turn, with the completion to learn.
 
-    `prompt` ends with a user turn. `extra` holds data that only the metric needs (for SQL the
-    tables to run the query on); it is JSON and is never shown to the model.
+    `extra` is JSON for the metric only (for SQL the tables to run the query on).
     """
 
     prompt: tuple[Message, ...]
@@ -82,11 +81,7 @@ class ResultTable:
 
 @dataclass(frozen=True)
 class ResultTables:
-    """The results of the reference query and of the answer's `query`.
-
-    `found` is `None` if the answer has no query or its query failed; `error` is then a short
-    reason.
-    """
+    """The results of the reference query and of the answer's `query`; `None` with an `error`."""
 
     expected: ResultTable
     found: ResultTable | None
@@ -98,18 +93,20 @@ class ResultTables:
 class TaskMetric:
     """How an answer is scored.
 
-    `score_each(examples, answers)` returns one score in [0, 1] per example, higher is better; the
-    task's score is their mean. `describe(example, answer)` returns a short verdict on one answer
-    ("runs, equal"), or "". `result_tables(example, answer)` runs both queries again and returns
-    their results, or `None` if nothing is run.
+    `score(example, answer)` is in [0, 1], higher is better; a task's score is the mean over its
+    examples. `describe(example, answer)` returns a short verdict ("runs, equal"), or "".
+    `result_tables(example, answer)` runs both queries again and returns their results, or `None`.
     """
 
     key: str
     label: str
     how: str
-    score_each: Callable[[Sequence[Example], Sequence[str]], list[float]]
+    score: Callable[[Example, str], float]
     describe: Callable[[Example, str], str] = lambda example, answer: ""
     result_tables: Callable[[Example, str], ResultTables | None] = lambda example, answer: None
+
+    def score_each(self, examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+        return [self.score(*pair) for pair in zip(examples, answers, strict=True)]
 
 
 MAX_NEW_TOKENS = 96
@@ -120,9 +117,8 @@ MAX_NEW_TOKENS = 96
 class TaskSpec:
     """A task: its name, its summary, and how its answers are scored.
 
-    The examples of a bundled task are in `assets/tasks/<id>.jsonl`, whose SHA-256 is `sha256`; it
-    is empty for a task from a file or the Hub. `place` is the sort key of bundled tasks in lists,
-    smallest first.
+    The examples of a bundled task are in `assets/tasks/<id>.jsonl`, whose SHA-256 is `sha256`.
+    `place` sorts bundled tasks in lists, smallest first.
     """
 
     id: str

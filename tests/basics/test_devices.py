@@ -34,37 +34,47 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     use_cards(monkeypatch, *cards)
 
 
-def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cards(monkeypatch, built=None)
-    assert [device.id for device in devices.list_devices()] == ["cpu"]
-    assert devices.resolve_device("auto").id == "cpu"
+DIVIDED = FakeCard(
+    "A100", "GPU-a100", 40 * GB, capability=(8, 0),
+    instances=[FakeCard("A100 MIG 1g.5gb", f"MIG-{i}", 5 * GB, 4 * GB) for i in (0, 1)],
+)  # fmt: skip
+TWO = (FakeCard("Card", "GPU-000-abc"), FakeCard("Card", "GPU-111-abc"))
+LOST = FakeCard("Card", "GPU-000-abc", is_lost=True)
+WITH_DIVIDED = (DIVIDED, FakeCard("L4", "GPU-l4"))
 
 
-@pytest.mark.usefixtures("two_gpus")
-def test_every_gpu_is_listed_before_the_cpu_and_auto_is_the_first() -> None:
-    assert [device.id for device in devices.list_devices()] == ["cuda:0", "cuda:1", "cpu"]
-    assert devices.resolve_device("auto").label == "Card 0"
-    assert devices.resolve_device("cuda").id == "cuda:0"
-
-
-@pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
-    ("visible", "ids"),
+    ("cards", "visible", "ids"),
     [
-        ("1", ["cuda:1", "cpu"]),
-        ("", ["cpu"]),
-        ("-1", ["cpu"]),
-        ("GPU-111", ["cuda:1", "cpu"]),
-        ("0,1", ["cuda:0", "cuda:1", "cpu"]),
-        ("0,-1,1", ["cuda:0", "cpu"]),
+        ((), None, ["cpu"]),
+        (TWO, None, ["cuda:0", "cuda:1", "cpu"]),
+        (TWO, "1", ["cuda:1", "cpu"]),
+        (TWO, "", ["cpu"]),
+        (TWO, "-1", ["cpu"]),
+        (TWO, "GPU-111", ["cuda:1", "cpu"]),
+        (TWO, "0,1", ["cuda:0", "cuda:1", "cpu"]),
+        (TWO, "0,-1,1", ["cuda:0", "cpu"]),
+        ((LOST, TWO[1]), None, ["cuda:1", "cpu"]),
+        (WITH_DIVIDED, None, ["cuda:0.0", "cuda:0.1", "cuda:1", "cpu"]),
+        (WITH_DIVIDED, "MIG-1", ["cuda:0.1", "cpu"]),
+        (WITH_DIVIDED, "0", ["cuda:0.0", "cuda:0.1", "cpu"]),
+        (WITH_DIVIDED, "GPU-l4", ["cuda:1", "cpu"]),
     ],
 )
-def test_hidden_gpus_are_not_offered(
-    visible: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
+def test_visible_gpus_and_mig_instances_are_listed_before_the_cpu_and_auto_is_the_first(
+    cards: tuple[FakeCard, ...],
+    visible: str | None,
+    ids: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    use_cards(monkeypatch, *cards)
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [device.id for device in devices.list_devices()] == ids
+    assert devices.resolve_device("auto").id == ids[0]
+    if ids[0] != "cpu":
+        assert devices.resolve_device("cuda").id == ids[0]
 
 
 def test_a_torch_that_cannot_use_a_gpu_is_not_offered_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,10 +88,22 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
         devices.resolve_device("cuda:5")
 
 
-def test_a_process_sees_only_its_own_gpu(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cards", "device_id", "shown"),
+    [
+        (TWO, "cuda:1", "GPU-111-abc"),
+        ((LOST, TWO[1]), "cuda:1", "GPU-111-abc"),
+        ((DIVIDED,), "cuda:0.1", "MIG-1"),
+        ((), "cuda:3", "3"),
+    ],
+)
+def test_a_process_sees_only_its_own_gpu_by_uuid_if_it_has_one(
+    cards: tuple[FakeCard, ...], device_id: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_cards(monkeypatch, *cards)
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    devices.show_only("cuda:1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-111-abc", "a number may be another card"
+    devices.show_only(device_id)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == shown, "a number may be another card"
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
@@ -123,43 +145,8 @@ def test_a_torch_without_kernels_for_a_card_is_said_with_both_numbers(
     assert why_no_kernels(torch) == "", "AMD's architectures have names of their own"
 
 
-def test_without_a_driver_the_number_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cards(monkeypatch, built=None)
-    devices.show_only("cuda:3")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-
-
-DIVIDED = FakeCard(
-    "A100", "GPU-a100", 40 * GB, capability=(8, 0),
-    instances=[FakeCard("A100 MIG 1g.5gb", f"MIG-{i}", 5 * GB, 4 * GB) for i in (0, 1)],
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("visible", "ids"),
-    [
-        (None, ["cuda:0.0", "cuda:0.1", "cuda:1", "cpu"]),
-        ("MIG-1", ["cuda:0.1", "cpu"]),
-        ("0", ["cuda:0.0", "cuda:0.1", "cpu"]),
-        ("GPU-l4", ["cuda:1", "cpu"]),
-    ],
-)
-def test_of_a_divided_card_its_instances_are_offered(
-    visible: str | None, ids: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_cards(monkeypatch, DIVIDED, FakeCard("L4", "GPU-l4"))
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = devices.list_devices()
-    assert [device.id for device in found] == ids
-    assert devices.resolve_device("auto") == found[0], "never silently the CPU"
-
-
-def test_an_instance_is_shown_to_torch_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mig_instance_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     use_cards(monkeypatch, DIVIDED)
-    devices.show_only("cuda:0.1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "MIG-1"
     instance = devices.resolve_device("cuda:0.1")
     assert (instance.memory_bytes, devices.free_bytes(instance)) == (5 * GB, 4 * GB)
     assert instance.capability == (8, 0)
@@ -200,7 +187,7 @@ def test_where_the_kernel_has_no_driver_torch_is_not_started_to_look_for_cards(
         ("PCI_BUS_ID", "1", ["cuda:1"]),
     ],
 )
-def test_of_unlike_cards_a_number_means_what_cuda_takes_it_for(
+def test_an_index_of_different_cards_has_the_meaning_of_cuda(
     order: str | None, visible: str, ids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_cards(monkeypatch, FakeCard("L4", "GPU-000"), FakeCard("A100", "GPU-111"))
@@ -211,14 +198,6 @@ def test_of_unlike_cards_a_number_means_what_cuda_takes_it_for(
     found = devices.list_devices()[0]
     assert [found.id] == ids
     assert found.label.startswith("fastest") == (order is None and visible == "0")
-
-
-def test_one_broken_card_of_several_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = FakeCard("Card 1", "GPU-1")
-    use_cards(monkeypatch, FakeCard("Card 0", "GPU-0", is_lost=True), good)
-    assert [device.id for device in devices.list_devices()] == ["cuda:1", "cpu"]
-    devices.show_only("cuda:1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1"
 
 
 @pytest.mark.parametrize(
@@ -304,16 +283,6 @@ def test_two_cards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -
     assert labels[:2] == ["L4 (cuda:0)", "L4 (cuda:1)"]
 
 
-CPU = devices.Device("cpu", "CPU, 2 cores", 8 * 10**9)
-
-
-@pytest.fixture
-def free_on_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 GB, whatever this machine has."""
-    memory = SimpleNamespace(available=6 * 10**9, total=8 * 10**9)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-
-
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("device_id", "free"), [("cuda:0", 5 * 10**9), ("cuda:1", 4 * 10**9)])
 def test_what_is_free_on_a_gpu_is_what_its_driver_says(device_id: str, free: int) -> None:
@@ -321,7 +290,9 @@ def test_what_is_free_on_a_gpu_is_what_its_driver_says(device_id: str, free: int
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_driver_that_does_not_say_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_unknown_if_the_driver_does_not_report_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(handle: int) -> None:
         raise RuntimeError("not supported under MIG")
 
@@ -330,15 +301,16 @@ def test_a_driver_that_does_not_say_leaves_it_open(monkeypatch: pytest.MonkeyPat
     assert devices.free_bytes(card) is None
 
 
-@pytest.mark.usefixtures("free_on_machine")
 @pytest.mark.parametrize(
     ("left", "free"), [(None, 6 * 10**9), (2 * 10**9, 2 * 10**9), (9 * 10**9, 6 * 10**9), (0, 0)]
 )
-def test_on_a_cpu_the_tighter_of_machine_and_container_counts(
+def test_free_memory_of_a_cpu_is_the_smaller_of_machine_and_container(
     left: int | None, free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    memory = SimpleNamespace(available=6 * 10**9, total=8 * 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(devices, "_left_in_container", lambda: left)
-    assert devices.free_bytes(CPU) == free
+    assert devices.free_bytes(devices.Device("cpu", "CPU", 8 * 10**9)) == free
 
 
 @pytest.mark.parametrize(
@@ -350,16 +322,14 @@ def test_on_a_cpu_the_tighter_of_machine_and_container_counts(
         ("max", "300", "", None),
         ("1000", "much", "", None),
         ("1000", "300", "torn line of three\n", None),
+        (None, "300", "", None),
     ],
 )
-def test_a_container_leaves_its_limit_less_what_cannot_be_dropped(
-    limit: str, used: str, stat: str, left: int | None, tmp_path: Path
+def test_memory_left_in_a_container_counts_file_pages_as_free(
+    limit: str | None, used: str, stat: str, left: int | None, tmp_path: Path
 ) -> None:
-    (tmp_path / "memory.max").write_text(limit)
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text(used)
     (tmp_path / "memory.stat").write_text(stat)
     assert devices._left_in_container(tmp_path) == left
-
-
-def test_without_a_container_nothing_is_known_of_it(tmp_path: Path) -> None:
-    assert devices._left_in_container(tmp_path) is None

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,15 +26,26 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.005)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.002)
+@pytest.fixture
+def log() -> list[str]:
+    """The names of those who got the device, in order."""
+    return []
+
+
+@pytest.fixture
+def holder() -> DeviceLock:
+    """A lock that has the device."""
+    return held()
+
+
+def held(in_line: bool = True) -> DeviceLock:
+    lock = DeviceLock(CPU, in_line)
+    assert lock.try_acquire()
+    return lock
 
 
 class Waiter:
-    """Somebody who takes a turn in a thread of his own and keeps it until `release`."""
+    """Waits for the device in a thread, and keeps it until `release`."""
 
     def __init__(self, log: list[str], name: str, in_line: bool = True) -> None:
         self._turn = DeviceLock(CPU, in_line)
@@ -52,6 +62,12 @@ class Waiter:
 
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
+        assert self.waits.wait(5)
+
+    def release_once_it_has_the_device(self) -> None:
+        """To be called while another waits for the device."""
+        if self.has_it.is_set():
+            threading.Thread(target=self.release).start()
 
     def release(self) -> None:
         self._goes.set()
@@ -59,101 +75,71 @@ class Waiter:
         assert not self._thread.is_alive()
 
 
-def test_one_turn_excludes_the_other_on_the_same_device_alone() -> None:
-    first, second = DeviceLock(CPU), DeviceLock(CPU)
-    assert first.try_acquire()
+def test_one_turn_excludes_the_other_on_the_same_device_alone(holder: DeviceLock) -> None:
+    second = DeviceLock(CPU)
     assert not second.try_acquire()
     assert DeviceLock("cuda:0").try_acquire()
-    first.release()
+    holder.release()
     assert second.try_acquire()
 
 
-def test_nobody_in_line_nobody_to_give_way_to() -> None:
-    turn = DeviceLock(CPU)
-    assert turn.try_acquire()
-    assert turn.give_way() is False
+def test_nobody_waits_so_the_device_is_kept(holder: DeviceLock) -> None:
+    assert holder.give_way() is False
     assert not DeviceLock(CPU).try_acquire(), "the turn was lost"
 
 
-def test_a_look_whether_the_device_is_free_is_not_taken_for_somebody_in_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_check_whether_the_device_is_free_is_not_mistaken_for_waiting_in_line(
+    holder: DeviceLock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A base would be unloaded and loaded again for nothing."""
-    turn, line = DeviceLock(CPU), FileLock(tmp_path / "locks" / "device-cpu.next.lock")
-    assert turn.try_acquire()
-    assert not turn.is_wanted()
+    line = FileLock(tmp_path / "locks" / "device-cpu.next.lock")
+    assert not holder.is_wanted()
     assert line.try_acquire()
-    assert turn.is_wanted()
+    assert holder.is_wanted()
     monkeypatch.setattr(locks.time, "sleep", lambda seconds: line.release())
-    assert not turn.is_wanted(), "it was gone a moment later"
+    assert not holder.is_wanted(), "it was gone a moment later"
 
 
-def test_training_in_line_makes_a_playground_give_way_and_it_gets_the_turn_back() -> None:
-    log: list[str] = []
-    playground = DeviceLock(CPU)
-    assert playground.try_acquire()
+@pytest.mark.parametrize(
+    "in_line", [pytest.param(True, id="playground"), pytest.param(False, id="grid")]
+)
+def test_the_device_is_given_to_who_waits_in_line_and_taken_back(
+    log: list[str], in_line: bool
+) -> None:
+    turn = held(in_line)
     training = Waiter(log, "training")
-    assert training.waits.wait(5)
     assert not training.has_it.is_set()
-
-    def while_waiting() -> None:
-        if training.has_it.is_set():
-            threading.Thread(target=training.release).start()
-
-    assert playground.give_way(while_waiting) is True
-    log.append("playground")
-    assert log == ["training", "playground"]
-    assert not DeviceLock(CPU).try_acquire()
+    assert turn.give_way(training.release_once_it_has_the_device) is True
+    assert log == ["training"]
+    assert not DeviceLock(CPU).try_acquire(), "it is held again"
     training.release()
 
 
-def test_whoever_waits_in_line_goes_before_one_who_comes_later() -> None:
-    log: list[str] = []
-    holder = DeviceLock(CPU)
-    assert holder.try_acquire()
+def test_whoever_waits_in_line_goes_before_one_who_comes_later(
+    log: list[str], holder: DeviceLock
+) -> None:
     first = Waiter(log, "first")
-    assert first.waits.wait(5)
     holder.release()
     assert not DeviceLock(CPU).try_acquire(), "somebody waits"
-    until(first.has_it.is_set)
+    assert first.has_it.wait(5)
     first.release()
     assert DeviceLock(CPU).try_acquire()
 
 
-def test_a_grid_waits_while_anyone_has_the_turn_or_waits_for_it() -> None:
-    log: list[str] = []
-    holder = DeviceLock(CPU)
-    assert holder.try_acquire()
+def test_a_grid_waits_while_anyone_has_the_turn_or_waits_for_it(
+    log: list[str], holder: DeviceLock
+) -> None:
     grid = Waiter(log, "grid", in_line=False)
-    assert grid.waits.wait(5)
     assert holder.give_way() is False, "a grid that waits does not stand in line"
     training = Waiter(log, "training")
-    assert training.waits.wait(5)
     holder.release()
-    until(training.has_it.is_set)
+    assert training.has_it.wait(5)
     time.sleep(0.05)
     assert log == ["training"]
     training.release()
-    until(grid.has_it.is_set)
+    assert grid.has_it.wait(5)
     assert log == ["training", "grid"]
     grid.release()
-
-
-def test_a_grid_gives_way_to_a_prompt_in_line() -> None:
-    log: list[str] = []
-    grid = DeviceLock(CPU, in_line=False)
-    grid.acquire()
-    prompt = Waiter(log, "prompt")
-    assert prompt.waits.wait(5)
-
-    def while_waiting() -> None:
-        if prompt.has_it.is_set():
-            threading.Thread(target=prompt.release).start()
-
-    assert grid.give_way(while_waiting) is True
-    assert log == ["prompt"]
-    assert not DeviceLock(CPU).try_acquire(), "the grid has its turn back"
-    prompt.release()
 
 
 def _stop() -> None:
@@ -161,26 +147,23 @@ def _stop() -> None:
 
 
 @pytest.mark.parametrize("in_line", [True, False])
-def test_who_stops_waiting_leaves_neither_turn_nor_place_behind(in_line: bool) -> None:
-    holder, stopped = DeviceLock(CPU), DeviceLock(CPU, in_line)
-    assert holder.try_acquire()
+def test_who_stops_waiting_leaves_neither_turn_nor_place_behind(
+    in_line: bool, holder: DeviceLock
+) -> None:
     with pytest.raises(Stop):
-        stopped.acquire(_stop)
+        DeviceLock(CPU, in_line).acquire(_stop)
     assert holder.give_way() is False, "the place in line was left behind"
     holder.release()
     assert DeviceLock(CPU).try_acquire()
 
 
 @pytest.mark.parametrize("in_line", [True, False])
-def test_who_stops_while_giving_way_does_not_hold_the_turn(in_line: bool) -> None:
-    log: list[str] = []
-    turn = DeviceLock(CPU, in_line)
-    assert turn.try_acquire()
+def test_who_stops_while_giving_way_does_not_hold_the_turn(log: list[str], in_line: bool) -> None:
+    turn = held(in_line)
     training = Waiter(log, "training")
-    assert training.waits.wait(5)
     with pytest.raises(Stop):
         turn.give_way(_stop)
-    until(training.has_it.is_set)
+    assert training.has_it.wait(5)
     turn.release()  # what `holding` does; it must not take the other's turn away
     assert not DeviceLock(CPU).try_acquire()
     training.release()
@@ -194,9 +177,8 @@ def test_holding_gives_the_turn_back_whatever_happens() -> None:
         assert not DeviceLock(CPU).try_acquire()
 
 
-def test_what_is_done_while_waiting_is_done_again_and_again() -> None:
-    holder, calls = DeviceLock(CPU), []
-    assert holder.try_acquire()
+def test_what_is_done_while_waiting_is_done_again_and_again(holder: DeviceLock) -> None:
+    calls = []
 
     def count() -> None:
         calls.append(1)

@@ -42,6 +42,20 @@ def test_the_assets_of_a_wheel_lie_inside_the_package(wheel: Path) -> None:
     assert files.recorded_folder() == wheel / "assets" / "recorded"
 
 
+@pytest.mark.parametrize(
+    ("named", "folder"), [(None, "runs"), ("mine", "mine"), ("~/a", "/home/a")]
+)
+def test_the_runs_folder_is_the_one_named_by_ftlab_runs(
+    named: str | None, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home")
+    monkeypatch.delenv("FTLAB_RUNS", raising=False)
+    if named is not None:
+        monkeypatch.setenv("FTLAB_RUNS", named)
+    assert files.default_runs_folder() == tmp_path.resolve() / folder
+
+
 @pytest.mark.parametrize("command", ["record", "specialists", "probe --write --methods lora"])
 def test_what_writes_into_the_repository_needs_a_checkout(
     wheel: Path, capsys: pytest.CaptureFixture[str], command: str

@@ -65,12 +65,11 @@ def test_a_run_without_proc_is_done_and_its_memory_is_a_dash(
     assert result.measures.disturbed is not None
 
 
-@pytest.mark.parametrize("command", [["doctor", "--help"], ["runs"], ["methods"], ["doctor"]])
-def test_the_command_line_works_without_proc(
-    command: list[str], like_macos: dict[str, str], tmp_path: Path
-) -> None:
-    told = run(like_macos | {"FTLAB_RUNS": str(tmp_path / "runs")}, "-m", "ftlab", *command)
-    assert told.returncode in (0, 1)
+def test_the_command_line_works_without_proc(like_macos: dict[str, str], tmp_path: Path) -> None:
+    code = "import sys; from ftlab.__main__ import main; print([main([x]) for x in sys.argv[1:]])"
+    environment = like_macos | {"FTLAB_RUNS": str(tmp_path / "runs")}
+    told = run(environment, "-c", code, "runs", "methods", "doctor")
+    assert told.stdout.splitlines()[-1] in ("[0, 0, 0]", "[0, 0, 1]"), "the doctor may find faults"
     assert "Traceback" not in told.stdout + told.stderr
 
 

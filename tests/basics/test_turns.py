@@ -53,7 +53,7 @@ def test_of_one_name_the_sessions_take_turns_too() -> None:
     assert order_of(ANN, ANN, SAME_NAME, BEN) == [BEN, SAME_NAME, ANN, ANN]
 
 
-def test_of_several_places_one_name_never_holds_all() -> None:
+def test_one_name_never_holds_all_places() -> None:
     turns = VisitorQueue(Places(all=3, of_a_name=2))
     with ExitStack() as held:
         for session in ("1", "2"):
@@ -72,7 +72,7 @@ def test_a_session_is_served_once_at_a_time() -> None:
 
 
 @pytest.mark.hostile("floods of requests")
-def test_who_joins_too_often_is_refused_and_others_are_not() -> None:
+def test_too_many_requests_of_a_session_are_refused_and_others_are_not() -> None:
     turns = VisitorQueue(Places(waiting_of_a_session=2))
     with ExitStack() as waiting:
         for _ in range(2):
@@ -82,7 +82,7 @@ def test_who_joins_too_often_is_refused_and_others_are_not() -> None:
         waiting.enter_context(turns.line(BEN))
 
 
-def test_who_no_longer_asks_holds_up_nobody_and_is_not_counted() -> None:
+def test_a_place_that_is_not_polled_blocks_nobody_and_is_not_counted() -> None:
     turns = VisitorQueue(Places(waiting_of_a_session=1))
     with ExitStack() as gone:
         holder = gone.enter_context(turns.line(ANN))
@@ -102,7 +102,7 @@ def test_who_no_longer_asks_holds_up_nobody_and_is_not_counted() -> None:
         turns._held.append(holder)
 
 
-def test_a_place_is_given_up_also_by_who_leaves_while_waiting() -> None:
+def test_a_place_is_also_given_up_by_leaving_while_waiting() -> None:
     turns = VisitorQueue(Places())
     with turns.line(ANN) as first:
         assert first.has_come(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import json
 import signal
 import sys
@@ -44,7 +45,7 @@ def lay_over(config_class: Any, field: str, pattern: str, model: Any) -> float:
         if "target_modules" in names:
             given["target_modules"] = ["q_proj"]
         given |= _BESIDE.get(field, {}) | {field: value}
-        body = copy.deepcopy(model)
+        body = copy.deepcopy(model, {id(model.config): model.config})  # the config is shared
         began = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, LIMIT_SECONDS)
         try:
@@ -80,6 +81,7 @@ def main(out: Path, backtracking: bool) -> None:
             num_key_value_heads=1, vocab_size=32,
         )
     )  # fmt: skip
+    gc.freeze()  # else each garbage collection visits all objects of the libraries
     found = [
         (str(kind.value), field.name, pattern, lay_over(config_class, field.name, pattern, model))
         for kind, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()

@@ -34,7 +34,7 @@ def main(runs: Path, files: str) -> None:
     from tests.fakes import make_sweep
     from tests.share.fakes import data_of
 
-    make_sweep(runs, ("full", "my_lora"))
+    make_sweep(runs, ("full", "my_lora", "our_lora"))
     surfaces = {
         "page": method_table([]),
         "command line": printed("methods"),

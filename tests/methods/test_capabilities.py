@@ -91,37 +91,30 @@ def all_is_well(**changes: object) -> Capability:
 
 
 @pytest.mark.parametrize("check", ["trains", "reloads", "generates", "changes_output"])
-def test_a_method_whose_result_is_of_no_use_is_not_offered(
+def test_a_method_whose_result_is_of_no_use_is_not_offered_others_and_unprobed_ones_are(
     check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = all_is_well(**{check: False, "reason": "It does not."})
     assert is_offered(all_is_well(merges=None, on_4bit=False))
+    assert is_offered(None)
     assert not is_offered(broken)
     monkeypatch.setattr(table, "capabilities", lambda: {"lora": broken})
     assert why_not_offered("lora") == "It does not."
-    assert why_not_offered("full") == ""
-
-
-def test_a_method_that_was_never_probed_is_offered() -> None:
-    assert is_offered(None)
-    assert why_not_offered("mine") == ""
-
-
-def test_footnotes_tell_the_reason_and_what_was_done_otherwise() -> None:
-    rows = {"a": all_is_well(reason="No.", note="But."), "b": all_is_well()}
-    assert footnotes(rows) == {"a": "No. But."}
+    assert why_not_offered("full") == why_not_offered("mine") == ""
 
 
 def test_methods_with_the_same_footnote_share_it() -> None:
     rows = {
-        "lora": all_is_well(reason="One."),
+        "lora": all_is_well(reason="One.", note="But."),
         "full": all_is_well(reason="Two."),
-        "dora": all_is_well(reason="One."),
+        "vera": all_is_well(),
+        "dora": all_is_well(reason="One.", note="But."),
     }
+    assert footnotes(rows) == {"lora": "One. But.", "full": "Two.", "dora": "One. But."}
     text = readme_table(rows, {})
     assert "DoRA <sup>1</sup>" in text
     assert "Full fine-tuning <sup>2</sup>" in text
-    assert text.endswith("1. One.\n2. Two.")
+    assert text.endswith("1. One. But.\n2. Two.")
 
 
 def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
@@ -185,15 +178,13 @@ def test_the_list_as_json_has_every_method_with_its_capabilities(
     assert lora["learning_rate"] == METHODS["lora"].learning_rate
 
 
-def test_the_list_for_people_names_every_method_and_says_what_fails(
+def test_the_list_on_the_terminal_names_every_method_and_says_what_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["methods"]) == 0
     text = capsys.readouterr().out
-    for spec in METHODS.values():
-        assert f" {spec.id} " in text
-    for reason in footnotes(capabilities()).values():
-        assert reason in text
+    for shown in (*(f" {id} " for id in METHODS), *footnotes(capabilities()).values()):
+        assert shown in text
 
 
 def test_what_was_not_probed_is_null_and_a_question_mark(

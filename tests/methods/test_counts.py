@@ -10,6 +10,7 @@ import torch
 from peft.utils import constants
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.families.full import NORM_LAYERS
 from ftlab.methods.families.structured import IA3_INPUTS, IA3_LAYERS
 from ftlab.methods.registry import METHODS
@@ -36,22 +37,23 @@ def counted(model: Any, variant: Variant, tokenizer: Path) -> int:
     return count_parameters(trained)[0]
 
 
-@pytest.mark.parametrize("text", [TINY_DEFAULTS.get(id, id) for id in METHODS if id != "bitfit"])
-def test_the_formula_of_every_method_is_what_peft_trains(text: str, tiny_model: Path) -> None:
-    check(text, tiny_model)
+DEFAULTS = [TINY_DEFAULTS.get(id, id) for id in METHODS if id != "bitfit"]
 
 
-@pytest.mark.parametrize("text", OTHERS)
-def test_the_formula_holds_for_other_hyperparameters(text: str, tiny_model: Path) -> None:
-    check(text, tiny_model)
-
-
-def check(text: str, folder: Path) -> None:
-    variant = parse_variant(text)
-    shape = shape_of_model(str(folder))
+@pytest.fixture
+def tiny_shape(tiny_model: Path) -> ModelShape:
+    shape = shape_of_model(str(tiny_model))
     assert shape is not None
-    expected = trainable_parameters(variant, shape)
-    assert expected == counted(AutoModelForCausalLM.from_pretrained(folder), variant, folder)
+    return shape
+
+
+@pytest.mark.parametrize("text", [*DEFAULTS, *OTHERS])
+def test_the_formula_of_every_method_is_what_peft_trains(
+    text: str, tiny_model: Path, tiny_shape: ModelShape
+) -> None:
+    variant = parse_variant(text)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert trainable_parameters(variant, tiny_shape) == counted(model, variant, tiny_model)
 
 
 @pytest.mark.parametrize(
@@ -66,23 +68,17 @@ def test_the_formula_holds_where_layers_are_stored_the_other_way_round(
     model = GPT2LMHeadModel(config)
     variant = parse_variant(text)
     model.save_pretrained(tmp_path)
-    shape = shape_of_model(str(tmp_path))
-    assert shape is not None
-    assert shape == shape_of(model)
+    shape = shape_of(model)
+    assert shape == shape_of_model(str(tmp_path))
     assert trainable_parameters(variant, shape) == counted(model, variant, tmp_path)
 
 
-def test_bitfit_has_nothing_to_train_where_there_is_no_bias(tiny_model: Path) -> None:
-    shape = shape_of_model(str(tiny_model))
-    assert shape is not None
-    assert trainable_parameters(Variant("bitfit"), shape) == 0
-
-
-def test_layers_over_experts_are_not_counted(tiny_model: Path) -> None:
-    shape = shape_of_model(str(tiny_model))
-    assert shape is not None
-    experts = type(shape)({**shape.weights, "model.layers.0.mlp.experts.0.w1.weight": (8, 8)})
-    assert trainable_parameters(Variant("lora"), experts) is None
+def test_a_model_without_biases_has_none_to_train_and_unknown_experts_have_no_count(
+    tiny_shape: ModelShape,
+) -> None:
+    assert trainable_parameters(Variant("bitfit"), tiny_shape) == 0
+    experts = {**tiny_shape.weights, "model.layers.0.mlp.experts.0.w1.weight": (8, 8)}
+    assert trainable_parameters(Variant("lora"), ModelShape(experts)) is None
 
 
 @pytest.mark.model

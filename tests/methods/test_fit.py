@@ -16,6 +16,7 @@ from ftlab.methods import capabilities, limits
 from ftlab.methods.dimensions import ModelShape, shape_from
 from ftlab.methods.limits import incompatible
 from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, parse_variant, validate_variant
 from ftlab.models.dimensions import shape_of_model
 from ftlab.records.spec import RunSpec
@@ -46,6 +47,15 @@ def nothing_was_probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(capabilities, "capabilities", lambda: table)
     monkeypatch.setattr(limits, "capabilities", lambda: table)
     return table
+
+
+def found_in(
+    text: str, shape: ModelShape | None = None, settings: TrainingSettings = SETTINGS
+) -> limits.Incompatible:
+    """The reason why the variant cannot be trained."""
+    found = incompatible(parse_variant(text), shape, settings)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("method", [id for id in METHODS if id not in ("bitfit", "vera")])
@@ -81,8 +91,7 @@ def test_a_size_that_the_model_cannot_have_names_value_rule_and_way_out(
 ) -> None:
     variant = parse_variant(text)
     assert validate_variant(variant) == []
-    found = incompatible(variant, SMALL, SETTINGS)
-    assert found is not None
+    found = found_in(text, SMALL)
     assert (found.field, found.not_applicable) == (field, False)
     assert part in found.message
     assert found.message.startswith(f"{variant.spec.label}: ")
@@ -104,8 +113,7 @@ def test_the_largest_size_that_the_model_can_have_is_taken(text: str) -> None:
 
 def test_layers_that_the_model_lacks_are_named_with_those_it_has() -> None:
     shape = make_shape({"query_key_value": (192, 64)}, "bloom")
-    found = incompatible(parse_variant("lora:targets=query-value"), shape, SETTINGS)
-    assert found is not None
+    found = found_in("lora:targets=query-value", shape)
     assert found.field == "lora.targets"
     assert "none of the layers q_proj, v_proj; it has query_key_value; choose all-linear" in (
         found.message
@@ -122,11 +130,10 @@ def test_layers_that_the_model_lacks_are_named_with_those_it_has() -> None:
         ("layer_norm", make_shape({"q_proj": (64, 64)}, "new"), "PEFT does not know the norms"),
     ],
 )
-def test_a_method_that_no_setting_brings_onto_the_model_is_not_applicable(
+def test_a_method_that_cannot_work_with_the_model_is_not_applicable(
     method: str, shape: ModelShape, part: str
 ) -> None:
-    found = incompatible(Variant(method), shape, SETTINGS)
-    assert found is not None
+    found = found_in(method, shape)
     assert (found.field, found.not_applicable) == ("", True)
     assert part in found.message
     with pytest.raises(NotApplicable):
@@ -141,8 +148,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(
     monkeypatch.setattr(
         limits, "find_spec", lambda name: None if name == "bitsandbytes" else whole(name)
     )
-    found = incompatible(parse_variant(text), None, SETTINGS)
-    assert found is not None
+    found = found_in(text)
     assert "needs the package bitsandbytes" in found.message
     assert "pip install bitsandbytes" in found.message
     assert incompatible(Variant("lora"), None, SETTINGS) is None
@@ -158,8 +164,8 @@ def a_capability(method: str, **changes: Any) -> capabilities.Capability:
     ("text", "changes", "part"),
     [
         ("hra", {"changes_output": False, "reason": "generate ignores it"}, "generate ignores it"),
-        ("qlora", {"on_4bit": False}, "does not learn on a base held in nf4"),
-        ("lora_int8", {"on_8bit": False}, "does not learn on a base held in int8"),
+        ("qlora", {"on_4bit": False}, "does not learn on a base in nf4"),
+        ("lora_int8", {"on_8bit": False}, "does not learn on a base in int8"),
         ("lora", {"with_checkpointing": False}, "under gradient checkpointing"),
     ],
 )
@@ -171,14 +177,13 @@ def test_what_the_probe_saw_fail_is_not_applicable(
     nothing_was_probed[text] = a_capability(text)
     assert incompatible(variant, None, checkpointing) is None
     nothing_was_probed[text] = a_capability(text, **changes)
-    found = incompatible(variant, None, checkpointing)
-    assert found is not None
+    found = found_in(text, None, checkpointing)
     assert found.not_applicable
     assert part in found.message
 
 
 @pytest.mark.parametrize("text", ["dora:base=int8", "qlora"])
-def test_what_was_seen_on_packed_weights_of_a_cpu_binds_a_cpu_alone(
+def test_a_failed_probe_on_quantised_weights_excludes_cpus_only(
     text: str, nothing_was_probed: dict[str, Any]
 ) -> None:
     variant = parse_variant(text)
@@ -194,7 +199,7 @@ def test_what_was_seen_on_packed_weights_of_a_cpu_binds_a_cpu_alone(
     assert "on this device nobody has tried" in notes
 
 
-def test_checkpointing_is_in_the_way_only_where_it_is_on(
+def test_checkpointing_excludes_a_method_only_if_it_is_on(
     nothing_was_probed: dict[str, Any],
 ) -> None:
     nothing_was_probed["lora"] = a_capability("lora", with_checkpointing=False)
@@ -202,34 +207,30 @@ def test_checkpointing_is_in_the_way_only_where_it_is_on(
 
 
 def test_lora_fa_cannot_use_another_optimizer_than_its_own() -> None:
-    found = incompatible(Variant("lora_fa"), None, replace(SETTINGS, optimizer="adamw_8bit"))
-    assert found is not None
+    settings = replace(SETTINGS, optimizer="adamw_8bit")
+    found = found_in("lora_fa", None, settings)
     assert (found.field, found.not_applicable) == ("settings.optimizer", True)
     assert "choose adamw, or leave LoRA-FA out" in found.message
-    assert incompatible(Variant("lora"), None, replace(SETTINGS, optimizer="adamw_8bit")) is None
+    assert incompatible(Variant("lora"), None, settings) is None
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prompt_tuning_text", "prefix_tuning"])
 def test_soft_tokens_take_up_positions_beside_the_text(method: str) -> None:
     settings = replace(SETTINGS, max_length=492)
     assert incompatible(Variant(method), SMALL, settings) is None
-    found = incompatible(parse_variant(f"{method}:tokens=21"), SMALL, settings)
-    assert found is not None
+    found = found_in(f"{method}:tokens=21", SMALL, settings)
     assert (found.field, found.not_applicable) == (f"{method}.tokens", False)
     assert "the model's 512 positions; choose 20 or fewer" in found.message
-    found = incompatible(Variant(method), SMALL, replace(SETTINGS, max_length=512))
-    assert found is not None
+    found = found_in(method, SMALL, replace(SETTINGS, max_length=512))
     assert "choose a shorter maximum length" in found.message
 
 
-def test_of_a_model_that_is_not_here_nothing_is_said_about_its_layers() -> None:
+def test_layers_are_not_checked_without_the_shape_of_the_model() -> None:
     assert incompatible(parse_variant("lora:r=512"), None, SETTINGS) is None
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10, 100])
 def test_adalora_finds_room_for_its_budget_in_a_run_of_any_length(steps: int) -> None:
-    from ftlab.methods.spec import RunPlan
-
     spec = METHODS["adalora"]
     assert spec.peft_config is not None
     spec.peft_config(spec.defaults(), RunPlan(steps, ""))  # PEFT raises where there is none

@@ -17,6 +17,7 @@ from ftlab.methods.limits import (
 )
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, parse_variant, trainable_parameters, validate_variant
+from ftlab.models.dimensions import shape_of_model
 
 CANNOT = {
     "full": "it trains every weight",
@@ -102,7 +103,7 @@ def matched(texts: list[str], shape: ModelShape) -> list[Match]:
     return match_parameters([parse_variant(text) for text in texts], shape, budget)
 
 
-def test_a_size_that_was_set_otherwise_gives_way_but_all_else_stays(shape: ModelShape) -> None:
+def test_a_size_that_was_set_is_replaced_and_other_values_stay(shape: ModelShape) -> None:
     (match,) = matched(["lora:r=2,dropout=0.1,targets=attention,learning_rate=1e-4"], shape)
     values = match.variant.values()
     assert (values["dropout"], values["targets"]) == (0.1, "attention")
@@ -110,21 +111,27 @@ def test_a_size_that_was_set_otherwise_gives_way_but_all_else_stays(shape: Model
     assert values["r"] > 32
 
 
-def test_a_size_beyond_the_layers_is_not_chosen(shape: ModelShape) -> None:
-    budget = 100_000_000
+@pytest.mark.parametrize(
+    ("budget", "rank", "reason"),
+    [
+        (100_000_000, 192, "Rank r 192 is as large as it gets here, with 58.6 M"),
+        (450_000, 1, "Rank r goes in steps: 305.3 k or 610.6 k"),
+    ],
+)
+def test_where_no_size_fits_the_nearest_is_taken_with_the_reason(
+    budget: int, rank: int, reason: str, shape: ModelShape
+) -> None:
     (match,) = match_parameters([Variant("lora")], shape, budget)
-    assert match.variant.values()["r"] == 192
-    assert match.reason == "Rank r 192 is as large as it gets here, with 58.6 M"
+    assert (match.variant.values()["r"], match.reason) == (rank, reason)
+    assert f", not within 10 %: {reason}" in describe(match, budget)
 
 
-def test_between_two_steps_both_are_named(shape: ModelShape) -> None:
+def test_the_description_of_a_match_has_its_label_and_both_counts(shape: ModelShape) -> None:
     (match,) = match_parameters([Variant("lora")], shape, 450_000)
-    assert match.reason == "Rank r goes in steps: 305.3 k or 610.6 k"
-    line = describe(match, 450_000)
-    assert line.startswith("LoRA alpha=2 r=1: 305.3 k trainable of 450.0 k, not within 10 %: Rank")
+    assert describe(match, 450_000).startswith("LoRA alpha=2 r=1: 305.3 k trainable of 450.0 k, ")
 
 
-def test_what_nobody_can_count_is_left_as_it_is(shape: ModelShape) -> None:
+def test_a_variant_of_unknown_size_is_not_changed(shape: ModelShape) -> None:
     variant = parse_variant(BY_HAND)
     (match,) = match_parameters([variant], shape, 1000)
     assert match == Match(variant, None, "how many it trains is not known before it runs")
@@ -170,8 +177,6 @@ def test_nothing_is_matched_on_a_model_that_is_not_here() -> None:
 
 
 def test_a_tiny_model_is_matched_as_well(tiny_model: Path) -> None:
-    from ftlab.models.dimensions import shape_of_model
-
     shape = shape_of_model(str(tiny_model))
     assert shape is not None
     matches = match_parameters([Variant(id) for id in METHODS if id != "bitfit"], shape, 4000)

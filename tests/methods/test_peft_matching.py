@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,7 @@ WORKERS = (
 """The processes that lay PEFT over a model."""
 
 EVERYTHING = """
-import importlib, pkgutil, re, sys
-if "{before}":
-    importlib.import_module("{before}")
-from ftlab.models.libraries import prepare_for_libraries
-prepare_for_libraries("cpu")
-import ftlab.playground.engine, ftlab.training.model, ftlab.share.merge
-import ftlab.prediction.simulation.fake, peft
+import importlib, pkgutil, re, sys, peft
 for found in pkgutil.walk_packages(peft.__path__, "peft."):
     try:
         importlib.import_module(found.name)
@@ -35,24 +30,31 @@ for found in pkgutil.walk_packages(peft.__path__, "peft."):
         pass  # of a library that is not installed
 modules = [m for n, m in sys.modules.items() if n.partition(".")[0] == "peft"]
 left = [m.__name__ for m in modules if any(value is re for value in vars(m).values())]
-print(len(modules), left)
-assert len(modules) > 150 and not left
+assert len(modules) > 150 and not left, left
 from peft.tuners import tuners_utils
 from ftlab.methods.peft_rules import MATCHING
 assert tuners_utils.re is MATCHING
 """
+PREPARE = "from ftlab.models.libraries import prepare_for_libraries; prepare_for_libraries('cpu')"
+ENGINES = "import ftlab.playground.engine, ftlab.training.model, ftlab.share.merge"
 
 
-def _peft_files() -> list[Path]:
+@cache
+def _peft_trees() -> dict[Path, ast.Module]:
     import peft
 
-    return sorted(Path(peft.__path__[0]).rglob("*.py"))
+    files = sorted(Path(peft.__path__[0]).rglob("*.py"))
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in files}
 
 
-@pytest.mark.parametrize("before", ["", "peft.tuners.lora"])
-def test_no_module_of_peft_has_the_matcher_that_backtracks(before: str) -> None:
+@pytest.mark.parametrize("first", [[PREPARE, ENGINES], ["import peft.tuners.lora", PREPARE]])
+def test_no_module_of_peft_has_the_matcher_that_backtracks(first: list[str]) -> None:
     """Whether it was imported before the process was prepared, or afterwards."""
-    _runs(EVERYTHING.format(before=before))
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*first, EVERYTHING])],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("worker", WORKERS)
@@ -67,17 +69,13 @@ def test_every_process_that_puts_a_configuration_on_a_model_is_in_the_list() -> 
         for path in (ROOT / "ftlab").rglob("*.py")
         if "prepare_for_libraries(" in path.read_text(encoding="utf-8")
     }
-    others = {
-        "ftlab/models/libraries.py",
-        "ftlab/operations/torch_probe.py",
-    }  # its home; torch alone
-    assert started == {*WORKERS, *others}
+    its_home, torch_alone = "ftlab/models/libraries.py", "ftlab/operations/torch_probe.py"
+    assert started == {*WORKERS, its_home, torch_alone}
 
 
 def test_peft_compiles_patterns_with_nothing_but_the_module_re_as_a_whole() -> None:
     """So that whatever it compiles goes by the name that is replaced."""
-    for path in _peft_files():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for path, tree in _peft_trees().items():
         at_top = [node for node in tree.body if isinstance(node, ast.Import)]
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
@@ -90,8 +88,8 @@ def test_peft_compiles_patterns_with_nothing_but_the_module_re_as_a_whole() -> N
 
 def test_what_peft_uses_of_re_is_there_and_only_its_own_patterns_are_replaced() -> None:
     given = []
-    for path in _peft_files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in _peft_trees().items():
+        for node in ast.walk(tree):
             if _is_re(node):
                 assert hasattr(MATCHING, node.attr), f"{path}: re.{node.attr}"  # type: ignore[attr-defined]
             if isinstance(node, ast.Call) and _is_re(node.func):
@@ -130,10 +128,3 @@ def test_no_field_of_any_kind_of_adapter_takes_a_pattern_for_longer_than_a_momen
     assert len(found) > 2_000
     assert {pattern for *_, pattern, _ in found} == set(EVIL)
     record_property("hostile inputs", 3 * len(found))
-
-
-def _runs(program: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]

@@ -35,7 +35,7 @@ METHODS = (
         LORA,
         id="my_lora",
         label="My LoRA",
-        short="Mine",
+        short="My LoRA",
         look=Look("#123456", "circle", "solid"),
     ),
 )
@@ -50,35 +50,35 @@ NAMES = {
 """What each surface calls it."""
 
 
-@pytest.fixture(scope="module", params=["a file", "an entry point"])
-def surfaces(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """What each surface shows where one new file is in the folder of the methods, or is named by
-    the entry point of another package."""
-    runs, folder, none = (tmp_path_factory.mktemp(name) for name in ("runs", "new", "none"))
-    (folder / "new_method.py").write_text(NEW_FILE, encoding="utf-8")
-    files, environment = folder, python_environment()
-    if request.param == "an entry point":
-        package = folder / "other_package-1.0.dist-info"
-        package.mkdir()
-        (package / "METADATA").write_text("Name: other_package\nVersion: 1.0\n")
-        (package / "entry_points.txt").write_text("[ftlab.methods]\nnew = new_method\n")
-        files, environment = none, environment | {"PYTHONPATH": str(folder)}
+@pytest.fixture(scope="module")
+def surfaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each surface shows if "my_lora" is a new file in the folder of the methods, and
+    "our_lora" a module named by the entry point of another package."""
+    runs, files, others = (tmp_path_factory.mktemp(name) for name in ("runs", "new", "others"))
+    (files / "new_method.py").write_text(NEW_FILE, encoding="utf-8")
+    ours = NEW_FILE.replace("my_lora", "our_lora").replace("My LoRA", "Our LoRA")
+    (others / "module_of_others.py").write_text(ours, encoding="utf-8")
+    package = others / "other_package-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: other_package\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[ftlab.methods]\nnew = module_of_others\n")
     done = subprocess.run(
         [sys.executable, "-m", see_new_method.__name__, str(runs), str(files)],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=environment,
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env=python_environment() | {"PYTHONPATH": str(others)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     shown: dict[str, str] = json.loads(done.stdout)
     return shown
 
 
+@pytest.mark.parametrize("owner", ["My", "Our"])
 @pytest.mark.parametrize("surface", NAMES)
 def test_a_new_method_is_there_without_another_file_touched(
-    surface: str, surfaces: dict[str, str]
+    surface: str, owner: str, surfaces: dict[str, str]
 ) -> None:
-    assert NAMES[surface] in surfaces[surface]
+    name = NAMES[surface].replace("My", owner).replace("my", owner.lower())
+    assert name in surfaces[surface]
 
 
 def test_methods_stand_family_by_family() -> None:

@@ -36,6 +36,7 @@ def test_a_value_equal_to_the_default_leaves_no_trace() -> None:
         ("lora:r=nan", "which is not a whole number."),
         ("lora:r", "not of the form name=value"),
         ("prompt_tuning:tokns=3", "Did you mean 'tokens'?"),
+        ("full:base=nf4", "has no hyperparameter 'base'"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(text: str, sentence: str) -> None:
@@ -53,6 +54,9 @@ def test_what_cannot_be_read_is_said_in_a_sentence(text: str, sentence: str) -> 
         (Variant("full", {}, -1.0), "full.learning_rate", "must be above 0"),
         (Variant("full", {}, float("nan")), "full.learning_rate", "must be above 0"),
         (Variant("nope"), "variants", "There is no method 'nope'"),
+        (Variant("full", base="nf4"), "full.base", "trains weights of the base itself"),
+        (Variant("qlora", base="int8"), "qlora.base", "has its base in nf4 by definition"),
+        (Variant("lora", base="nf5"), "lora.base", "none of: nf4, int8"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_values_name_their_field_and_rule(variant: Variant, field: str, part: str) -> None:
@@ -61,10 +65,18 @@ def test_wrong_values_name_their_field_and_rule(variant: Variant, field: str, pa
     assert part in error.message
 
 
-def test_a_setting_reaches_every_variant_of_its_method_that_has_no_own() -> None:
-    variants = [parse_variant("lora"), parse_variant("lora:r=4"), parse_variant("full")]
-    ranks = [v.values().get("r") for v in apply_settings(variants, ["lora.r=16"])]
-    assert ranks == [16, 4, None]
+@pytest.mark.parametrize(
+    ("texts", "setting", "changed"),
+    [
+        (["lora", "lora:r=4", "full"], "lora.r=16", ["lora:r=16", "lora:r=4", "full"]),
+        (["lora", "lora:base=int8"], "lora.base=nf4", ["lora:base=nf4", "lora:base=int8"]),
+    ],
+)
+def test_a_setting_reaches_every_variant_of_its_method_that_has_no_own(
+    texts: list[str], setting: str, changed: list[str]
+) -> None:
+    variants = apply_settings([parse_variant(text) for text in texts], [setting])
+    assert variants == [parse_variant(text) for text in changed]
 
 
 def test_a_setting_of_a_method_outside_the_sweep_is_refused() -> None:
@@ -89,25 +101,3 @@ def test_an_adapter_can_be_laid_over_a_base_in_fewer_bits() -> None:
     assert Variant("lora").base_precision is None
     assert parse_variant("qlora:base=nf4") == Variant("qlora")
     assert validate_variant(variant) == []
-
-
-@pytest.mark.parametrize(
-    ("variant", "part"),
-    [
-        (Variant("full", base="nf4"), "trains weights of the base itself"),
-        (Variant("qlora", base="int8"), "has its base in nf4 by definition"),
-        (Variant("lora", base="nf5"), "none of: nf4, int8"),  # type: ignore[arg-type]
-    ],
-)
-def test_a_base_that_a_method_cannot_have_is_refused(variant: Variant, part: str) -> None:
-    (error,) = validate_variant(variant)
-    assert error.field == f"{variant.method}.base"
-    assert part in error.message
-
-
-def test_a_setting_gives_every_variant_of_its_method_a_base() -> None:
-    variants = [parse_variant("lora"), parse_variant("lora:base=int8"), parse_variant("full")]
-    bases = [variant.base for variant in apply_settings(variants, ["lora.base=nf4"])]
-    assert bases == ["nf4", "int8", None]
-    with pytest.raises(FtlabError, match="has no hyperparameter 'base'"):
-        parse_variant("full:base=nf4")

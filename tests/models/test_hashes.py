@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,9 @@ from ftlab.models.resolve import resolve_model
 
 COUNTING = """
 import sys
+from ftlab.models import files
 from ftlab.models.resolve import resolve_model
+files._SETTLED_SECONDS = -1
 opened = []
 sys.addaudithook(
     lambda event, given: opened.append(given[0])
@@ -33,14 +34,18 @@ for _ in range(2):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, where files that are a moment old are remembered too."""
     monkeypatch.setenv("FTLAB_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "_SETTLED_SECONDS", -1.0)
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of this test may be a moment old."""
-    monkeypatch.setattr(files, "_SETTLED_SECONDS", -1.0)
+def path(tmp_path: Path) -> Path:
+    """A file to hash."""
+    path = tmp_path / "a.safetensors"
+    path.write_text("one")
+    return path
 
 
 @pytest.fixture
@@ -65,6 +70,10 @@ def weights(folder: Path, **contents: str) -> Path:
     return folder
 
 
+def sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
 def plain_fingerprint(folder: Path) -> str:
     """As it has always been: the digests of the files, in the order of their names."""
     files = sorted(folder.glob("*.safetensors"))
@@ -78,7 +87,6 @@ def fingerprint(folder: Path) -> str:
 
 def test_a_second_look_opens_no_file_of_the_weights(tmp_path: Path) -> None:
     folder = weights(tmp_path / "model", a="one", b="two")
-    time.sleep(2.1)  # a file that was written just now may be written again within the clock's tick
     done = subprocess.run(
         [sys.executable, "-c", COUNTING, str(folder)], capture_output=True, text=True, check=True
     )
@@ -86,7 +94,6 @@ def test_a_second_look_opens_no_file_of_the_weights(tmp_path: Path) -> None:
     assert lines == [[plain_fingerprint(folder), "2"], [plain_fingerprint(folder), "0"]]
 
 
-@pytest.mark.usefixtures("settled")
 def test_of_several_files_only_the_changed_one_is_read_again(
     tmp_path: Path, read: list[str]
 ) -> None:
@@ -98,40 +105,32 @@ def test_of_several_files_only_the_changed_one_is_read_again(
     assert read[2:] == ["b.safetensors"]
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
+def test_a_file_that_was_changed_and_given_its_old_time_is_read_again(path: Path) -> None:
     file_sha256(path)
     before = path.stat()
     with path.open("r+") as file:  # the same inode, the same size
         file.write("ONE")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     after = path.stat()
-    assert (after.st_mtime_ns, after.st_size, after.st_ino) == (
-        before.st_mtime_ns,
-        before.st_size,
-        before.st_ino,
-    )
-    assert file_sha256(path) == hashlib.sha256(b"ONE").digest()
+    for same in ("st_mtime_ns", "st_size", "st_ino"):
+        assert getattr(after, same) == getattr(before, same)
+    assert file_sha256(path) == sha256("ONE")
 
 
-def test_a_file_of_this_very_moment_is_not_remembered(tmp_path: Path, read: list[str]) -> None:
+def test_a_file_written_a_moment_ago_is_not_remembered(
+    path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second write within one tick of the file system's clock would leave its times the same."""
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
+    monkeypatch.setattr(files, "_SETTLED_SECONDS", 2.0)
     file_sha256(path)
     file_sha256(path)
     assert len(read) == 2
     assert not hashes_folder().exists()
 
 
-@pytest.mark.usefixtures("settled")
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
     real = hashlib.file_digest
 
     def slow(*given: object) -> object:
@@ -142,14 +141,12 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     with monkeypatch.context() as patch:
         patch.setattr(hashlib, "file_digest", slow)
         file_sha256(path)
-    assert file_sha256(path) == hashlib.sha256(b"three").digest()
+    assert file_sha256(path) == sha256("three")
 
 
-@pytest.mark.usefixtures("settled")
-def test_two_names_of_one_file_are_one_file(tmp_path: Path, read: list[str]) -> None:
+def test_two_names_of_one_file_are_one_file(path: Path, read: list[str]) -> None:
     """A snapshot of the Hub is a folder of links."""
-    path, link = tmp_path / "blob", tmp_path / "a.safetensors"
-    path.write_text("one")
+    link = path.with_name("link.safetensors")
     link.symlink_to(path)
     assert file_sha256(path) == file_sha256(link)
     assert len(read) == 1
@@ -192,43 +189,41 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.hostile("hashes in the cache folder")
-@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_entry_is_as_good_as_none(tmp_path: Path, read: list[str], kind: str) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
+def test_a_damaged_entry_is_ignored_and_replaced(path: Path, read: list[str], kind: str) -> None:
     file_sha256(path)
     (entry,) = hashes_folder().iterdir()
     DAMAGE[kind](entry)
-    assert file_sha256(path) == hashlib.sha256(b"one").digest()
+    assert file_sha256(path) == sha256("one")
     assert len(read) == 2, "what was damaged was believed"
     file_sha256(path)
     assert len(read) == 2, "the entry was not put right"
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_cache_folder_that_cannot_be_written_only_costs_the_time(
-    tmp_path: Path, own_cache: Path, read: list[str]
-) -> None:
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
-    own_cache.write_text("a file where the folder should be")
-    assert file_sha256(path) == file_sha256(path) == hashlib.sha256(b"one").digest()
-    assert len(read) == 2
+def _no_folder(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.write_text("a file where the folder should be")
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_full_disk_only_costs_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(files, "write_atomically", full)
-    path = tmp_path / "a.safetensors"
-    path.write_text("one")
-    assert file_sha256(path) == hashlib.sha256(b"one").digest()
 
 
-@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("fault", [_no_folder, _full_disk])
+def test_a_cache_that_cannot_be_written_only_costs_the_time(
+    fault: Callable[[Path, pytest.MonkeyPatch], None],
+    path: Path,
+    own_cache: Path,
+    read: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault(own_cache, monkeypatch)
+    assert file_sha256(path) == file_sha256(path) == sha256("one")
+    assert len(read) == 2
+
+
 def test_the_oldest_entries_are_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ) -> None:
@@ -248,22 +243,18 @@ def test_the_oldest_entries_are_forgotten(
     assert read == ["0.safetensors"]
 
 
-@pytest.mark.usefixtures("settled")
 def test_processes_that_hash_at_once_agree_and_leave_whole_entries(tmp_path: Path) -> None:
     names = [f"{number:02}" for number in range(12)]
     folder = weights(tmp_path / "model", **dict.fromkeys(names, "x" * 100_000))
-    time.sleep(2.1)
-    script = "import sys; from ftlab.models.resolve import resolve_model as r; "
-    script += "print(r(sys.argv[1]).fingerprint())"
-    command = [sys.executable, "-c", script, str(folder)]
+    command = [sys.executable, "-c", COUNTING, str(folder)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    found = {process.communicate(timeout=60)[0].strip() for process in processes}
+    found = {process.communicate(timeout=60)[0].split()[0] for process in processes}
     assert found == {plain_fingerprint(folder)}
     entries = list(hashes_folder().iterdir())
     assert len(entries) == len(names)
     assert all(len(json.loads(entry.read_text())["sha256"]) == 64 for entry in entries)
 
 
-def test_a_file_that_is_gone_is_the_error_that_it_always_was(tmp_path: Path) -> None:
+def test_a_file_that_is_gone_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         file_sha256(tmp_path / "a.safetensors")

@@ -40,7 +40,7 @@ def test_a_persons_own_settings_come_first_and_are_recorded_too() -> None:
     assert settings["OMP_NUM_THREADS"] == "1"
 
 
-def test_a_persons_own_way_of_waiting_is_not_overruled() -> None:
+def test_the_users_omp_wait_policy_is_kept() -> None:
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     prepare_for_libraries("cpu")
     assert cpu_settings()["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -1,4 +1,4 @@
-"""What a loaded base model holds on to."""
+"""Loading a base model: what stays in memory, and the dtypes of weights and products."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
 from ftlab.models import loading
-from ftlab.models.loading import give_back_memory, load_base_model
+from ftlab.models.loading import compute_dtype, give_back_memory, load_base_model, weight_dtype
 from ftlab.models.resolve import resolve_model
+from ftlab.training.step import Arithmetic
 from tests.tiny import make_tiny_model
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def mapped_files() -> str:
@@ -78,7 +79,7 @@ def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way
 
 
 @pytest.mark.parametrize(("kind", "told"), [("cuda", ["cuda"]), ("mps", ["mps"]), ("cpu", [])])
-def test_memory_is_given_back_to_every_device_that_torch_keeps_some_of(
+def test_the_cache_of_torch_is_emptied_on_every_gpu(
     kind: str, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -86,3 +87,39 @@ def test_memory_is_given_back_to_every_device_that_torch_keeps_some_of(
         monkeypatch.setattr(f"torch.{module}.empty_cache", partial(asked.append, module))
     give_back_memory(torch.device(kind))
     assert asked == told
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A T4: torch says that it can do bf16 only if emulation counts."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
+
+
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+
+
+def test_the_cpu_computes_in_bf16_but_for_fp32() -> None:
+    assert compute_dtype("bf16", CPU) is torch.bfloat16
+    assert compute_dtype("mixed", CPU) is torch.bfloat16
+    assert compute_dtype("fp32", CPU) is torch.float32
+    assert weight_dtype("bf16", CPU, weights_learn=True) is torch.bfloat16
+    assert weight_dtype("mixed", CPU, weights_learn=True) is torch.float32
+
+
+@pytest.mark.usefixtures("with_bf16")
+def test_a_gpu_with_bf16_needs_no_gradient_scaler() -> None:
+    assert compute_dtype("bf16", CUDA) is torch.bfloat16
+    assert not Arithmetic("mixed", CUDA).needs_grad_scaler
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_a_gpu_without_bf16_computes_in_fp16_and_trains_no_fp16_weight() -> None:
+    assert compute_dtype("bf16", CUDA) is torch.float16
+    assert Arithmetic("bf16", CUDA).needs_grad_scaler
+    assert weight_dtype("bf16", CUDA, weights_learn=False) is torch.float16
+    assert weight_dtype("bf16", CUDA, weights_learn=True) is torch.float32
+    assert not Arithmetic("fp32", CUDA).needs_grad_scaler

@@ -12,9 +12,9 @@ import pytest
 
 from ftlab.basics.errors import FtlabError
 from ftlab.tasks.bundled.sql import (
+    EXECUTION_MATCH,
     MAX_SECONDS,
     describe,
-    execution_match_scores,
     extract_query,
     result_tables,
     run_query,
@@ -273,7 +273,7 @@ def test_no_answer_of_a_model_scores_by_trickery(
         assert tables is not None
         query = extract_query(answer)
         assert query is None or ";" not in query.replace("';'", "").rstrip(";") or "'" in query
-    assert sum(execution_match_scores([EXAMPLE] * len(answers), answers)) == 0
+    assert sum(EXECUTION_MATCH.score_each([EXAMPLE] * len(answers), answers)) == 0
     assert list(tmp_path.iterdir()) == []
     record_property("hostile inputs", len(answers))
 

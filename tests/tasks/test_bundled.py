@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -40,17 +40,21 @@ def parts(task: TaskData) -> tuple[tuple[Example, ...], ...]:
 
 def memorised(task: TaskData) -> list[str]:
     """The completion of the training prompt that shares most words with each held-out prompt."""
-    train = [(Counter(re.findall(r"\w+", e.question.lower())), e.completion) for e in task.train]
+    train = [Counter(re.findall(r"\w+", example.question.lower())) for example in task.train]
+    sizes = [words.total() for words in train]
+    containing: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for place, words in enumerate(train):
+        for word, count in words.items():
+            containing[word].append((place, count))
     answers = []
     for example in task.held_out:
         words = Counter(re.findall(r"\w+", example.question.lower()))
-
-        def overlap(item: tuple[Counter[str], str], words: Counter[str] = words) -> float:
-            other = item[0]
-            common = sum(min(n, other[w]) for w, n in words.items() if w in other)
-            return common / max(words.total(), other.total())
-
-        answers.append(max(train, key=overlap)[1])
+        common = [0] * len(train)
+        for word, count in words.items():
+            for place, other in containing[word]:
+                common[place] += min(count, other)
+        shares = [n / max(words.total(), size) for n, size in zip(common, sizes, strict=True)]
+        answers.append(task.train[shares.index(max(shares))].completion)
     return answers
 
 

@@ -161,34 +161,17 @@ DOUBLING = "WITH a0 AS (SELECT 1 x)" + "".join(
     f", a{i + 1} AS (SELECT p.x FROM a{i} p, a{i} q)" for i in range(30)
 )
 CROSS = ", ".join(f"singers s{i}" for i in range(16))
+# tests/security/test_sql_hostile.py tries many more
 HOSTILE = [
-    "ATTACH DATABASE '/tmp/ftlab-hostile.db' AS x",
-    "PRAGMA query_only = OFF",
-    "SELECT * FROM pragma_database_list",
-    "SELECT sql FROM sqlite_master",
-    "DROP TABLE singers",
-    "DELETE FROM singers",
-    "INSERT INTO singers VALUES ('X', 1)",
-    "CREATE TABLE other (x)",
     "VACUUM INTO '/tmp/ftlab-hostile.db'",
-    "SELECT load_extension('/tmp/x.so')",
-    "SELECT readfile('/etc/passwd')",
-    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c",
+    "SELECT sql FROM sqlite_master",
     f"SELECT COUNT(*) FROM {CROSS}",
     f"SELECT s0.name FROM {CROSS} ORDER BY s1.age * s2.age",
-    f"SELECT group_concat(s0.name) FROM {CROSS}",
     f"SELECT s0.name FROM {', '.join(f'singers s{i}' for i in range(6))}",
     f"{DOUBLING} SELECT COUNT(*) FROM a30",
     f"SELECT * FROM ({DOUBLING} SELECT COUNT(*) FROM a30)",
     f"/* ' */ {DOUBLING} SELECT COUNT(*) FROM a30 -- '",
-    "SELECT zeroblob(1000000000)",
-    "SELECT randomblob(1000000000)",
     "SELECT printf('%*d', 1000000000, 1)",
-    "SELECT hex(zeroblob(500000000))",
-    "SELECT replace(replace(replace(name, 'n', '" + "n" * 300 + "'), 'n', '"
-    + "n" * 300 + "'), 'n', 'nnnn') FROM singers",
-    "SELECT " + "(" * 500 + "1" + ")" * 500,
-    "SELECT " + "+".join(["1"] * 900),
     "SELECT '" + "x" * 100_000 + "'",
     "SELECT 1; DROP TABLE singers",
     "SELECT '\x00'",

@@ -10,10 +10,10 @@ from ftlab.methods.spec import (
     Look,
     MethodSpec,
     Misfit,
-    Paper,
     PeftTraits,
     ProbePlan,
     Values,
+    arxiv,
     peft_config,
 )
 from ftlab.methods.targets import known_architecture
@@ -114,10 +114,10 @@ FULL = MethodSpec(
     label="Full fine-tuning",
     short="Full",
     family="full",
-    summary="Every weight learns: the baseline the others are held against.",
-    paper=Paper(
+    summary="Trains every weight: the baseline for all other methods.",
+    paper=arxiv(
+        "1801.06146",
         "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification",
-        "https://arxiv.org/abs/1801.06146",
     ),
     look=Look(colour="#707b8c", marker="square", dash="solid"),
     learning_rate=3e-4,
@@ -128,16 +128,16 @@ LAST_LAYERS = MethodSpec(
     id="last_layers",
     label="Last layers",
     family="part",
-    summary="Only the last blocks learn; what lies below them stays as it was.",
-    paper=Paper(
+    summary="Trains only the last blocks; all others stay frozen.",
+    paper=arxiv(
+        "1911.03090",
         "Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning",
-        "https://arxiv.org/abs/1911.03090",
     ),
     look=Look(colour="#78633f", marker="square-open", dash="solid"),
     learning_rate=9e-4,
     hyperparameters=(
         Hyperparameter(
-            "layers", "Blocks", "int", 4, "How many blocks, from the top, learn.", 1, 512
+            "layers", "Blocks", "int", 4, "Number of trained blocks, counted from the last.", 1, 512
         ),
     ),
     select_trainable=_last_layers,
@@ -152,11 +152,11 @@ LAYER_NORM = MethodSpec(
     label="Layer-norm tuning",
     short="Norms",
     family="part",
-    summary="Only the scales of the normalisation layers learn.",
-    paper=Paper(
+    summary="Trains only the scales of the normalisation layers.",
+    paper=arxiv(
+        "2312.11420",
         "Zhao et al. 2023, Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM "
         "Finetuning",
-        "https://arxiv.org/abs/2312.11420",
     ),
     look=Look(colour="#ba8258", marker="diamond-open", dash="dot"),
     learning_rate=3e-3,
@@ -170,11 +170,11 @@ BITFIT = MethodSpec(
     id="bitfit",
     label="BitFit",
     family="part",
-    summary="Only the biases learn, where a model has any.",
-    paper=Paper(
+    summary="Trains only the biases, if the model has any.",
+    paper=arxiv(
+        "2106.10199",
         "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning for "
         "Transformer-based Masked Language-models",
-        "https://arxiv.org/abs/2106.10199",
     ),
     look=Look(colour="#a58c7e", marker="triangle-down", dash="dash"),
     learning_rate=3e-3,

@@ -18,11 +18,11 @@ from ftlab.methods.spec import (
     LoopHooks,
     MethodSpec,
     OwnOptimizer,
-    Paper,
     PeftTraits,
     ProbePlan,
     RunPlan,
     Values,
+    arxiv,
     real,
     whole,
 )
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 RANK = Hyperparameter(
-    "r", "Rank r", "int", 8, "Width of B and A: parameters and file grow with it.", 1, 512
+    "r", "Rank r", "int", 8, "Width of B and A; parameters and file size grow with it.", 1, 512
 )
-ALPHA = Hyperparameter("alpha", "Alpha", "int", 16, "The overlay is scaled by alpha / r.", 1, 1024)
+ALPHA = Hyperparameter("alpha", "Alpha", "int", 16, "The adapter is scaled by alpha / r.", 1, 1024)
 DROPOUT = Hyperparameter(
     "dropout", "Dropout", "float", 0.0, "Share of inputs to B·A dropped in training.", 0, 0.9
 )
@@ -50,18 +50,6 @@ RANK_BY_LAYER = replace(RANK_OF_WEIGHT, by_layer=True)
 
 LORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i))
 """r(o + i): A and B (Hu et al. 2021, section 4.1; `LoraLayer.update_layer`)."""
-
-_DORA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * (o + i) + o)
-"""LoRA's count plus a magnitude for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)."""
-
-_LORA_FA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * o)
-"""r·o: only B, since the optimizer freezes A (`create_lorafa_optimizer`)."""
-
-_ADALORA_COUNT = LayerCount(
-    lambda o, i, values: max(int(values["init_r"]), int(values["r"])) * (o + i + 1)
-)
-"""R(o + i + 1) with the initial rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
-`AdaLoraLayer.update_layer`). Pruned ranks stay as zeros, so the count does not fall."""
 
 
 def _lora_config(**options: Any) -> Callable[[Values, RunPlan], PeftConfig]:
@@ -77,10 +65,7 @@ LORA = MethodSpec(
     label="LoRA",
     family="low rank",
     summary="Adds a product B·A of rank r beside each frozen linear layer, and trains only that.",
-    paper=Paper(
-        "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models",
-        "https://arxiv.org/abs/2106.09685",
-    ),
+    paper=arxiv("2106.09685", "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"),
     look=Look(colour="#2777e0", marker="circle", dash="solid"),
     learning_rate=2e-3,
     hyperparameters=(RANK, ALPHA, DROPOUT, LAYERS),
@@ -99,9 +84,9 @@ RSLORA = replace(
     id="rslora",
     label="rsLoRA",
     summary="LoRA scaled by alpha / √r, so that a higher rank does not learn more slowly.",
-    paper=Paper(
+    paper=arxiv(
+        "2312.03732",
         "Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
-        "https://arxiv.org/abs/2312.03732",
     ),
     look=Look(colour="#5d69ad", marker="circle-open", dash="dash"),
     learning_rate=1e-3,
@@ -114,15 +99,13 @@ DORA = replace(
     LORA,
     id="dora",
     label="DoRA",
-    summary="LoRA for a weight's direction, and a length of its own for each of its rows.",
-    paper=Paper(
-        "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation",
-        "https://arxiv.org/abs/2402.09353",
-    ),
+    summary="LoRA for each weight's direction, and a separately trained length for each row.",
+    paper=arxiv("2402.09353", "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation"),
     look=Look(colour="#6c6ff3", marker="star", dash="solid"),
     peft_config=_lora_config(use_dora=True),
     reaches_experts=False,
-    count=_DORA_COUNT,
+    # LoRA's count plus a magnitude for each of o rows (Liu et al. 2024, eq. 5; `DoraLinearLayer`)
+    count=LayerCount(lambda o, i, values: int(values["r"]) * (o + i) + o),
     peft_traits=PeftTraits("LORA", feature="use_dora"),
 )
 
@@ -131,9 +114,9 @@ PISSA = replace(
     id="pissa",
     label="PiSSA",
     summary="LoRA that starts from each weight's largest singular directions instead of zero.",
-    paper=Paper(
+    paper=arxiv(
+        "2404.02948",
         "Meng et al. 2024, PiSSA: Principal Singular Values and Singular Vectors Adaptation",
-        "https://arxiv.org/abs/2404.02948",
     ),
     look=Look(colour="#279abe", marker="pentagon", dash="dot"),
     learning_rate=3.3e-4,
@@ -172,17 +155,16 @@ LORA_PLUS = replace(
     LORA,
     id="lora_plus",
     label="LoRA+",
-    summary="LoRA whose B learns faster than its A.",
-    paper=Paper(
-        "Hayou et al. 2024, LoRA+: Efficient Low Rank Adaptation of Large Models",
-        "https://arxiv.org/abs/2402.12354",
+    summary="LoRA with a higher learning rate for B than for A.",
+    paper=arxiv(
+        "2402.12354", "Hayou et al. 2024, LoRA+: Efficient Low Rank Adaptation of Large Models"
     ),
     look=Look(colour="#306c98", marker="cross", dash="dash"),
     learning_rate=5e-4,
     hyperparameters=(
         *LORA.hyperparameters,
         Hyperparameter(
-            "ratio", "B over A", "float", 8.0, "B's learning rate is so many times A's.", 1, 64
+            "ratio", "B over A", "float", 8.0, "B's learning rate divided by A's.", 1, 64
         ),
     ),
     optimizer=OwnOptimizer(
@@ -221,11 +203,11 @@ LORA_FA = replace(
     LORA,
     id="lora_fa",
     label="LoRA-FA",
-    summary="LoRA whose A stays as it was drawn; only B learns.",
-    paper=Paper(
+    summary="LoRA with a frozen random A; only B is trained.",
+    paper=arxiv(
+        "2308.03303",
         "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language "
         "Models Fine-tuning",
-        "https://arxiv.org/abs/2308.03303",
     ),
     look=Look(colour="#6944ea", marker="triangle-up-open", dash="dot"),
     hyperparameters=(RANK, ALPHA, LAYERS),
@@ -238,7 +220,8 @@ LORA_FA = replace(
         what="AdamW in 32 bits",
     ),
     reaches_experts=False,
-    count=_LORA_FA_COUNT,
+    # r·o: only B, since the optimizer freezes A (`create_lorafa_optimizer`)
+    count=LayerCount(lambda o, i, values: int(values["r"]) * o),
     peft_traits=PeftTraits("LORA", optimizers=("lora-fa", "lorafa")),
 )
 
@@ -335,21 +318,22 @@ ADALORA = replace(
     LORA,
     id="adalora",
     label="AdaLoRA",
-    summary="LoRA that hands its ranks to the layers that need them while it trains.",
-    paper=Paper(
-        "Zhang et al. 2023, Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning",
-        "https://arxiv.org/abs/2303.10512",
+    summary="LoRA that moves rank to the layers that need it during training.",
+    paper=arxiv(
+        "2303.10512",
+        "Zhang et al. 2023, Adaptive Budget Allocation for Parameter-Efficient "
+        "Fine-Tuning",
     ),
     look=Look(colour="#3b96de", marker="hexagon", dash="dashdot"),
     learning_rate=1.5e-2,
     hyperparameters=(
         replace(RANK, help="Mean rank of a layer at the end."),
-        Hyperparameter("init_r", "First rank", "int", 12, "Rank of every layer at first.", 1, 512),
+        Hyperparameter("init_r", "First rank", "int", 12, "Initial rank of all layers.", 1, 512),
         replace(ALPHA, default=16),
         DROPOUT,
         Hyperparameter(
             "orthogonality", "Orthogonality", "float", 0.1,
-            "Weight of the term that keeps the directions apart.", 0, 10,
+            "Weight of the loss that keeps the directions orthogonal.", 0, 10,
         ),
         LAYERS,
     ),
@@ -359,7 +343,11 @@ ADALORA = replace(
     ),
     limit=replace(RANK_OF_WEIGHT, names=("init_r", "r")),
     reaches_experts=False,
-    count=_ADALORA_COUNT,
+    # R(o + i + 1) with the initial rank R: P, Q and the diagonal Λ (Zhang et al. 2023, eq. 3;
+    # `AdaLoraLayer.update_layer`). Pruned ranks stay as zeros, so the count does not fall.
+    count=LayerCount(
+        lambda o, i, values: max(int(values["init_r"]), int(values["r"])) * (o + i + 1)
+    ),
     size="init_r",
     in_proportion=("r", "alpha"),
     peft_traits=PeftTraits("ADALORA"),

@@ -10,15 +10,14 @@ from ftlab.methods.spec import (
     Look,
     MethodSpec,
     Misfit,
-    Paper,
     PeftTraits,
     Values,
+    arxiv,
     whole,
 )
 from ftlab.methods.targets import LAYERS, layer_config, needs_plain_layers, targeted
 
 _BLOCK = LayerLimit("block size", lambda o, i: i, "the inputs", ("block",))
-_REFLECTIONS = LayerLimit("the number of reflections", lambda o, i: i, "the inputs", ("r",))
 
 
 def _blocks_divide(shape: ModelShape, values: Values) -> Misfit | None:
@@ -48,38 +47,27 @@ def _reflections_in_pairs(shape: ModelShape, values: Values) -> Misfit | None:
     )
 
 
-_OFT_COUNT = LayerCount(lambda o, i, values: i * (int(values["block"]) - 1) // 2)
-"""i / b blocks of b(b - 1) / 2 (Qiu et al. 2023, section 3.3; `OFTLayer.update_layer`)."""
-
-_BOFT_COUNT = LayerCount(lambda o, i, values: i * int(values["block"]) + o)
-"""i·b + o: i / b blocks of b², and a scale for each of o rows (Liu et al. 2023, section 4;
-`BOFTLayer.update_layer`, one butterfly factor)."""
-
-_HRA_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * i)
-"""r reflections of i numbers (Yuan et al. 2024, eq. 4; `HRALayer.update_layer`)."""
-
 OFT = MethodSpec(
     id="oft",
     label="OFT",
     family="orthogonal",
     summary="Rotates the inputs of each frozen layer, block by block.",
-    paper=Paper(
+    paper=arxiv(
+        "2306.07280",
         "Qiu et al. 2023, Controlling Text-to-Image Diffusion by Orthogonal Finetuning",
-        "https://arxiv.org/abs/2306.07280",
     ),
     look=Look(colour="#639e97", marker="square", dash="dot"),
     learning_rate=2.2e-4,
     hyperparameters=(
-        Hyperparameter(
-            "block", "Block size", "int", 32, "Inputs that are turned together.", 2, 1024
-        ),
+        Hyperparameter("block", "Block size", "int", 32, "Inputs rotated together.", 2, 1024),
         LAYERS,
     ),
     peft_config=layer_config("OFTConfig", r=0, oft_block_size=whole("block")),
     applies=needs_plain_layers,
     fits=_blocks_divide,
     limit=_BLOCK,
-    count=_OFT_COUNT,
+    # i / b blocks of b(b - 1) / 2 (Qiu et al. 2023, section 3.3; `OFTLayer.update_layer`)
+    count=LayerCount(lambda o, i, values: i * (int(values["block"]) - 1) // 2),
     size="block",
     peft_traits=PeftTraits("OFT"),
 )
@@ -88,15 +76,15 @@ BOFT = MethodSpec(
     id="boft",
     label="BOFT",
     family="orthogonal",
-    summary="Rotates small blocks of inputs, and scales what each layer puts out.",
-    paper=Paper(
+    summary="Rotates small blocks of inputs, and scales the outputs of each layer.",
+    paper=arxiv(
+        "2311.06243",
         "Liu et al. 2023, Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization",
-        "https://arxiv.org/abs/2311.06243",
     ),
     look=Look(colour="#1f707d", marker="diamond", dash="dash"),
     learning_rate=2e-3,
     hyperparameters=(
-        Hyperparameter("block", "Block size", "int", 4, "Inputs that are turned together.", 2, 256),
+        Hyperparameter("block", "Block size", "int", 4, "Inputs rotated together.", 2, 256),
         LAYERS,
     ),
     # One butterfly factor: if PEFT cannot build its CUDA kernel, it falls back to one with only a
@@ -105,7 +93,9 @@ BOFT = MethodSpec(
     applies=needs_plain_layers,
     fits=_blocks_divide,
     limit=_BLOCK,
-    count=_BOFT_COUNT,
+    # i·b + o: i / b blocks of b², and a scale for each of o rows (Liu et al. 2023, section 4;
+    # `BOFTLayer.update_layer`, one butterfly factor)
+    count=LayerCount(lambda o, i, values: i * int(values["block"]) + o),
     size="block",
     peft_traits=PeftTraits("BOFT"),
 )
@@ -114,25 +104,24 @@ HRA = MethodSpec(
     id="hra",
     label="HRA",
     family="orthogonal",
-    summary="Turns by a chain of r reflections (Householder).",
-    paper=Paper(
+    summary="Rotates the weights by a chain of r Householder reflections.",
+    paper=arxiv(
+        "2405.17484",
         "Yuan et al. 2024, Bridging The Gap between Low-rank and Orthogonal Adaptation via "
         "Householder Reflection Adaptation",
-        "https://arxiv.org/abs/2405.17484",
     ),
     look=Look(colour="#107663", marker="triangle-down", dash="dashdot"),
     learning_rate=2e-3,
     hyperparameters=(
-        Hyperparameter(
-            "r", "Reflections r", "int", 8, "Length of the chain, an even number.", 2, 256
-        ),
+        Hyperparameter("r", "Reflections r", "int", 8, "Length of the chain; even.", 2, 256),
         LAYERS,
     ),
     peft_config=layer_config("HRAConfig", r=whole("r")),
     applies=needs_plain_layers,
     fits=_reflections_in_pairs,
-    limit=_REFLECTIONS,
-    count=_HRA_COUNT,
+    limit=LayerLimit("the number of reflections", lambda o, i: i, "the inputs", ("r",)),
+    # r reflections of i numbers (Yuan et al. 2024, eq. 4; `HRALayer.update_layer`)
+    count=LayerCount(lambda o, i, values: int(values["r"]) * i),
     size="r",
     peft_traits=PeftTraits("HRA"),
 )

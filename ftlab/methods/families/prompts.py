@@ -11,10 +11,10 @@ from ftlab.methods.spec import (
     Hyperparameter,
     Look,
     MethodSpec,
-    Paper,
     PeftTraits,
     RunPlan,
     Values,
+    arxiv,
     peft_config,
     whole,
 )
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 _STARTS = {"vocabulary": "SAMPLE_VOCAB", "random": "RANDOM", "text": "TEXT"}
 TOKENS = Hyperparameter(
-    "tokens", "Soft tokens", "int", 20, "Learnt vectors put before the question.", 1, 200
+    "tokens", "Soft tokens", "int", 20, "Number of trained vectors before the prompt.", 1, 200
 )
 _START = Hyperparameter(
     "start", "Start", "choice", "vocabulary",
-    "What the vectors are at first: words of the vocabulary, random numbers, or the text.",
+    "Initial values of the vectors: words of the vocabulary, random numbers, or the text.",
     choices=tuple(_STARTS),
 )  # fmt: skip
 _TEXT = Hyperparameter(
     "text", "Text", "text",
     "Read the task below and answer with nothing but what it asks for in the form it asks for",
-    "The words that the vectors start from where the start is text.", 1, 500,
+    "The words that initialise the vectors if the start is text.", 1, 500,
 )  # fmt: skip
 
 
@@ -81,10 +81,9 @@ PROMPT_TUNING = MethodSpec(
     label="Prompt tuning",
     short="Prompt",
     family="prompt",
-    summary="Learns a few vectors that stand before the question; no weight changes.",
-    paper=Paper(
-        "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning",
-        "https://arxiv.org/abs/2104.08691",
+    summary="Trains a few vectors before the prompt; no weight changes.",
+    paper=arxiv(
+        "2104.08691", "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
     ),
     look=Look(colour="#d7602a", marker="triangle-up", dash="dot"),
     learning_rate=3e-2,
@@ -105,7 +104,7 @@ PROMPT_TUNING_TEXT = replace(
     id="prompt_tuning_text",
     label="Prompt tuning from text",
     short="Prompt text",
-    summary="Prompt tuning whose vectors start as the words of an instruction.",
+    summary="Prompt tuning with vectors initialised from the words of an instruction.",
     look=Look(colour="#985e0d", marker="triangle-up-open", dash="dash"),
     hyperparameters=(TOKENS, replace(_START, default="text"), _TEXT),
 )
@@ -114,8 +113,8 @@ P_TUNING = MethodSpec(
     id="p_tuning",
     label="P-tuning",
     family="prompt",
-    summary="Prompt tuning whose vectors come out of a small network that learns with them.",
-    paper=Paper("Liu et al. 2021, GPT Understands, Too", "https://arxiv.org/abs/2103.10385"),
+    summary="Prompt tuning with vectors computed by a small network that is trained too.",
+    paper=arxiv("2103.10385", "Liu et al. 2021, GPT Understands, Too"),
     look=Look(colour="#f81f42", marker="pentagon", dash="dot"),
     learning_rate=3e-3,
     hyperparameters=(
@@ -138,10 +137,9 @@ PREFIX_TUNING = MethodSpec(
     label="Prefix tuning",
     short="Prefix",
     family="prompt",
-    summary="Learns keys and values that every layer attends to before the question.",
-    paper=Paper(
-        "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation",
-        "https://arxiv.org/abs/2101.00190",
+    summary="Trains keys and values that every layer attends to before the prompt.",
+    paper=arxiv(
+        "2101.00190", "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
     ),
     look=Look(colour="#ab8b07", marker="diamond-open", dash="dashdot"),
     learning_rate=9e-2,

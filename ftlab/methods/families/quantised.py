@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ftlab.methods.families.lora import DORA, LORA
-from ftlab.methods.spec import Look, Paper
+from ftlab.methods.spec import Look, arxiv
 
 QLORA = replace(
     LORA,
@@ -13,9 +13,8 @@ QLORA = replace(
     label="QLoRA",
     family="quantised",
     summary="LoRA on a base stored in 4-bit NF4 with double quantisation.",
-    paper=Paper(
-        "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs",
-        "https://arxiv.org/abs/2305.14314",
+    paper=arxiv(
+        "2305.14314", "Dettmers et al. 2023, QLoRA: Efficient Finetuning of Quantized LLMs"
     ),
     look=Look(colour="#3ba57c", marker="diamond", dash="dash"),
     base_precision="nf4",
@@ -29,9 +28,9 @@ LORA_INT8 = replace(
     label="LoRA on int8",
     short="LoRA int8",
     summary="LoRA on a base stored in 8 bits (LLM.int8).",
-    paper=Paper(
+    paper=arxiv(
+        "2208.07339",
         "Dettmers et al. 2022, LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale",
-        "https://arxiv.org/abs/2208.07339",
     ),
     look=Look(colour="#789f16", marker="square-cross", dash="dash"),
     base_precision="int8",

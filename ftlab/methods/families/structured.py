@@ -18,9 +18,9 @@ from ftlab.methods.spec import (
     LayerLimit,
     Look,
     MethodSpec,
-    Paper,
     PeftTraits,
     Values,
+    arxiv,
     peft_config,
     real,
     whole,
@@ -34,45 +34,18 @@ from ftlab.methods.targets import (
     needs_plain_layers,
 )
 
-_VERA_COUNT = LayerCount(lambda o, i, values: o + int(values["r"]))
-"""o + r: the vectors b and d (Kopiczko et al. 2023, eq. 2; `VeraLayer.update_layer`)."""
 
-_LOHA_COUNT = LayerCount(lambda o, i, values: 2 * int(values["r"]) * (o + i))
-"""2r(o + i): two products (Hyeon-Woo et al. 2021, prop. 2; `LoHaLayer`)."""
-
-_MISS_COUNT = LayerCount(lambda o, i, values: int(values["r"]) * o)
-"""r·o: one block (Kang & Yin 2024, section 3; `MissLayer.update_layer`)."""
-
-_ROWS_OF_BLOCK = LayerLimit("rank", lambda o, i: i, "the inputs", ("r",))
-"""`MissLayer.update_layer` refuses more."""
-
-_FOURIERFT_COUNT = LayerCount(lambda o, i, values: int(values["n"]))
-"""n spectral entries per layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)."""
-
-_FREQUENCIES = LayerLimit(
-    "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", ("n",)
-)
-
-_SHIRA_COUNT = LORA_COUNT
-"""As many entries as LoRA of rank r has (`ShiraLayer.update_layer`)."""
-
-_ENTRIES = LayerLimit(
-    "rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", ("r",)
-)
-"""r(outputs + inputs) cannot exceed the weight's entries (`ShiraLayer.update_layer`)."""
-
-
-def _randlora_layer(o: int, i: int, values: Values) -> int:
+def _count_randlora(o: int, i: int, values: Values) -> int:
+    """N(r + m), with m = min(o, i) and N = ceil(m / r) products, each with Λ of r and Γ of m
+    numbers (Albert et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
     rank, small = int(values["r"]), min(o, i)
     return math.ceil(small / rank) * (rank + small)
 
 
-_RANDLORA_COUNT = LayerCount(_randlora_layer)
-"""N(r + m), with m = min(o, i) and N = ceil(m / r) products, each with Λ of r and Γ of m numbers
-(Albert et al. 2025, section 4; `RandLoraLayer.update_layer`). It falls as r grows."""
-
-
-def _lokr_layer(o: int, i: int, values: Values) -> int:
+def _count_lokr(o: int, i: int, values: Values) -> int:
+    """o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; for
+    r ≥ max(o₂, i₂) / 2 the second matrix is full: o₂i₂ (Yeh et al. 2023, section 3;
+    `LoKrLayer.update_layer`)."""
     rank = int(values["r"])
     (o1, o2), (i1, i2) = _factors(o), _factors(i)
     second = rank * (o2 + i2) if rank < max(o2, i2) / 2 else o2 * i2
@@ -85,19 +58,12 @@ def _factors(number: int) -> tuple[int, int]:
     return smaller, number // smaller
 
 
-_LOKR_COUNT = LayerCount(_lokr_layer)
-"""o₁i₁ + r(o₂ + i₂), with o = o₁o₂ and i = i₁i₂ near their square roots; for r ≥ max(o₂, i₂) / 2
-the second matrix is full: o₂i₂ (Yeh et al. 2023, section 3; `LoKrLayer.update_layer`)."""
-
 VERA = MethodSpec(
     id="vera",
     label="VeRA",
     family="structured",
-    summary="One frozen random B·A for all layers; only two vectors a layer learn.",
-    paper=Paper(
-        "Kopiczko et al. 2023, VeRA: Vector-based Random Matrix Adaptation",
-        "https://arxiv.org/abs/2310.11454",
-    ),
+    summary="One frozen random B·A for all layers; trains only two vectors per layer.",
+    paper=arxiv("2310.11454", "Kopiczko et al. 2023, VeRA: Vector-based Random Matrix Adaptation"),
     look=Look(colour="#c022fe", marker="circle", dash="dot"),
     learning_rate=6e-2,
     hyperparameters=(
@@ -110,7 +76,8 @@ VERA = MethodSpec(
     peft_config=layer_config("VeraConfig", r=whole("r"), d_initial=real("d_initial")),
     applies=needs_layers,
     fits=has_targets,
-    count=_VERA_COUNT,
+    # o + r: the vectors b and d (Kopiczko et al. 2023, eq. 2; `VeraLayer.update_layer`)
+    count=LayerCount(lambda o, i, values: o + int(values["r"])),
     peft_traits=PeftTraits("VERA"),
     size="r",
 )
@@ -119,10 +86,10 @@ RANDLORA = replace(
     VERA,
     id="randlora",
     label="RandLoRA",
-    summary="Sums of frozen random low-rank products, weighted by vectors that learn: full rank.",
-    paper=Paper(
+    summary="Sums of frozen random low-rank products, weighted by trained vectors: full rank.",
+    paper=arxiv(
+        "2502.00987",
         "Albert et al. 2025, RandLoRA: Full-rank Parameter-efficient Fine-tuning of Large Models",
-        "https://arxiv.org/abs/2502.00987",
     ),
     look=Look(colour="#b67ec1", marker="circle-open", dash="dash"),
     learning_rate=3.3e-4,
@@ -131,15 +98,13 @@ RANDLORA = replace(
         "https://arxiv.org/abs/2502.00987",
     ),
     hyperparameters=(
-        replace(
-            RANK, default=32, help="Width of one random product: the smaller, the more of them."
-        ),
-        replace(ALPHA, default=640, maximum=4096, help="The overlay is scaled by alpha / r."),
+        replace(RANK, default=32, help="Width of one random product: smaller means more of them."),
+        replace(ALPHA, default=640, maximum=4096, help="The adapter is scaled by alpha / r."),
         LAYERS,
     ),
     peft_config=layer_config("RandLoraConfig", r=whole("r"), randlora_alpha=whole("alpha")),
     limit=RANK_OF_WEIGHT,
-    count=_RANDLORA_COUNT,
+    count=LayerCount(_count_randlora),
     peft_traits=PeftTraits("RANDLORA"),
     in_proportion=("alpha",),
 )
@@ -149,10 +114,10 @@ LOHA = replace(
     id="loha",
     label="LoHa",
     summary="Two low-rank products multiplied entry by entry: rank r² from rank r.",
-    paper=Paper(
-        "Hyeon-Woo et al. 2021, FedPara: Low-Rank Hadamard Product for Communication-Efficient "
-        "Federated Learning",
-        "https://arxiv.org/abs/2108.06098",
+    paper=arxiv(
+        "2108.06098",
+        "Hyeon-Woo et al. 2021, FedPara: Low-Rank Hadamard Product for "
+        "Communication-Efficient Federated Learning",
     ),
     look=Look(colour="#8a5ec1", marker="square", dash="dash"),
     learning_rate=1.8e-2,
@@ -160,7 +125,8 @@ LOHA = replace(
     peft_config=layer_config("LoHaConfig", r=whole("r"), alpha=whole("alpha")),
     applies=needs_plain_layers,
     limit=RANK_BY_LAYER,
-    count=_LOHA_COUNT,
+    # 2r(o + i): two products (Hyeon-Woo et al. 2021, prop. 2; `LoHaLayer`)
+    count=LayerCount(lambda o, i, values: 2 * int(values["r"]) * (o + i)),
     peft_traits=PeftTraits("LOHA"),
     in_proportion=("alpha",),
 )
@@ -170,16 +136,16 @@ LOKR = replace(
     id="lokr",
     label="LoKr",
     summary="A Kronecker product of a small and a low-rank matrix.",
-    paper=Paper(
-        "Yeh et al. 2023, Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to "
-        "Model Evaluation",
-        "https://arxiv.org/abs/2309.14859",
+    paper=arxiv(
+        "2309.14859",
+        "Yeh et al. 2023, Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning "
+        "to Model Evaluation",
     ),
     look=Look(colour="#c053e6", marker="diamond", dash="dot"),
     learning_rate=9e-3,
     peft_config=layer_config("LoKrConfig", r=whole("r"), alpha=whole("alpha")),
     limit=None,
-    count=_LOKR_COUNT,
+    count=LayerCount(_count_lokr),
     peft_traits=PeftTraits("LOKR"),
 )
 
@@ -187,18 +153,19 @@ MISS = replace(
     LOHA,
     id="miss",
     label="MiSS",
-    summary="One small matrix a layer, repeated along the weight (formerly Bone).",
-    paper=Paper(
+    summary="One small matrix per layer, repeated along the weight (formerly Bone).",
+    paper=arxiv(
+        "2409.15371",
         "Kang & Yin 2024, MiSS: Revisiting the Trade-off in LoRA with an Efficient "
         "Shard-Sharing Structure",
-        "https://arxiv.org/abs/2409.15371",
     ),
     look=Look(colour="#fd23d5", marker="cross", dash="solid"),
     learning_rate=3.3e-4,
     hyperparameters=(replace(RANK, default=16, help="Rows of the small matrix."), LAYERS),
     peft_config=layer_config("MissConfig", r=whole("r")),
-    limit=_ROWS_OF_BLOCK,
-    count=_MISS_COUNT,
+    limit=LayerLimit("rank", lambda o, i: i, "the inputs", ("r",)),
+    # r·o: one block (Kang & Yin 2024, section 3; `MissLayer.update_layer`)
+    count=LayerCount(lambda o, i, values: int(values["r"]) * o),
     peft_traits=PeftTraits("MISS"),
     in_proportion=(),
 )
@@ -207,10 +174,10 @@ FOURIERFT = replace(
     VERA,
     id="fourierft",
     label="FourierFT",
-    summary="A few entries of the change's spectrum learn; a Fourier transform spreads them out.",
-    paper=Paper(
+    summary="Trains a few entries of the change's spectrum; a Fourier transform gives the change.",
+    paper=arxiv(
+        "2405.03003",
         "Gao et al. 2024, Parameter-Efficient Fine-Tuning with Discrete Fourier Transform",
-        "https://arxiv.org/abs/2405.03003",
     ),
     look=Look(colour="#bd349f", marker="triangle-up", dash="dash"),
     learning_rate=5e-2,
@@ -221,22 +188,19 @@ FOURIERFT = replace(
     ),
     hyperparameters=(
         Hyperparameter(
-            "n",
-            "Frequencies",
-            "int",
-            1000,
-            "Entries of the spectrum that learn, a layer.",
-            1,
-            200_000,
+            "n", "Frequencies", "int", 1000, "Trained spectrum entries per layer.", 1, 200_000
         ),
         Hyperparameter(
-            "scaling", "Scaling", "float", 150.0, "The overlay's factor.", 0.001, 10_000
+            "scaling", "Scaling", "float", 150.0, "Factor of the adapter's output.", 0.001, 10_000
         ),
         LAYERS,
     ),
     peft_config=layer_config("FourierFTConfig", n_frequency=whole("n"), scaling=real("scaling")),
-    limit=_FREQUENCIES,
-    count=_FOURIERFT_COUNT,
+    limit=LayerLimit(
+        "the number of frequencies", lambda o, i: o * i, "the size of the spectrum", ("n",)
+    ),
+    # n spectral entries per layer (Gao et al. 2024, table 1; `FourierFTLayer.update_layer`)
+    count=LayerCount(lambda o, i, values: int(values["n"])),
     peft_traits=PeftTraits("FOURIERFT"),
     size="n",
 )
@@ -245,23 +209,19 @@ SHIRA = replace(
     VERA,
     id="shira",
     label="SHiRA",
-    summary="A few entries of each weight, drawn at random, learn; the rest stays.",
-    paper=Paper(
-        "Bhardwaj et al. 2024, Sparse High Rank Adapters",
-        "https://arxiv.org/abs/2406.13175",
-    ),
+    summary="Trains a few random entries of each weight; the rest stays frozen.",
+    paper=arxiv("2406.13175", "Bhardwaj et al. 2024, Sparse High Rank Adapters"),
     look=Look(colour="#8f5778", marker="star", dash="dashdot"),
     learning_rate=3e-3,
-    hyperparameters=(
-        replace(RANK, help="As many entries learn as a LoRA of this rank has."),
-        LAYERS,
-    ),
+    hyperparameters=(replace(RANK, help="Trains as many entries as a LoRA of this rank."), LAYERS),
     peft_config=layer_config("ShiraConfig", r=whole("r"), random_seed=0),
     applies=needs_plain_layers,
-    limit=_ENTRIES,
-    count=_SHIRA_COUNT,
+    # r(o + i) entries, as in LoRA, at most those of the weight (`ShiraLayer.update_layer`)
+    limit=LayerLimit(
+        "rank", lambda o, i: o * i // (o + i), "the most that the entries allow,", ("r",)
+    ),
+    count=LORA_COUNT,
     peft_traits=PeftTraits("SHIRA"),
-    size="r",
 )
 
 _QUERY_VALUE_DOWN = ("q_proj", "v_proj", "down_proj")
@@ -305,11 +265,11 @@ IA3 = MethodSpec(
     id="ia3",
     label="IA3",
     family="scaling",
-    summary="One learnt scale for each key, value and hidden feature.",
-    paper=Paper(
-        "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than "
-        "In-Context Learning",
-        "https://arxiv.org/abs/2205.05638",
+    summary="One trained scale for each key, value and hidden feature.",
+    paper=arxiv(
+        "2205.05638",
+        "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper "
+        "than In-Context Learning",
     ),
     look=Look(colour="#8b8d43", marker="hexagon", dash="dot"),
     learning_rate=2e-2,

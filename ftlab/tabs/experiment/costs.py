@@ -245,7 +245,7 @@ def _note(asked: Costing, seen: Calibration) -> str:
 
 
 def _kind(device: Device) -> str:
-    return device.kind_name
+    return "GPU" if device.is_gpu else "CPU"
 
 
 _METHOD = "lora"

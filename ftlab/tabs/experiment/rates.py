@@ -26,8 +26,8 @@ from ftlab.jobs.tuning import (
 from ftlab.methods.rates import NOT_TUNED, how_scaled, what_is_done
 from ftlab.methods.registry import METHODS, rates_kept
 from ftlab.methods.variant import Variant
-from ftlab.models.dimensions import is_bundled, is_model, size_of_model
-from ftlab.models.reference import model_label
+from ftlab.models.dimensions import size_of_model
+from ftlab.models.reference import kind_of_name, model_label
 from ftlab.prediction.source import find_size
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
@@ -38,7 +38,7 @@ from ftlab.tabs.widgets import escape, named, plural
 def untuned_html(request: SweepRequest, access: Access) -> str:
     """A hint that the rates were not tuned on this model, and the button that tunes them; empty for
     the model that they were tuned on."""
-    if is_bundled(request.model) or not is_model(request.model):
+    if kind_of_name(request.model) in ("bundled", None):
         return ""
     size = size_of_model(request.model)
     if size is None:

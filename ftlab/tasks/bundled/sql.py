@@ -40,42 +40,12 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-_FUNCTIONS = frozenset(
-    [
-        "abs",
-        "avg",
-        "coalesce",
-        "count",
-        "date",
-        "dense_rank",
-        "glob",
-        "group_concat",
-        "ifnull",
-        "iif",
-        "instr",
-        "julianday",
-        "length",
-        "like",
-        "lower",
-        "ltrim",
-        "max",
-        "min",
-        "nullif",
-        "rank",
-        "replace",
-        "round",
-        "row_number",
-        "rtrim",
-        "strftime",
-        "substr",
-        "substring",
-        "sum",
-        "total",
-        "trim",
-        "typeof",
-        "upper",
-    ]
-)
+_FUNCTIONS = frozenset({
+    "abs", "avg", "coalesce", "count", "date", "dense_rank", "glob", "group_concat", "ifnull",
+    "iif", "instr", "julianday", "length", "like", "lower", "ltrim", "max", "min", "nullif", "rank",
+    "replace", "round", "row_number", "rtrim", "strftime", "substr", "substring", "sum", "total",
+    "trim", "typeof", "upper",
+})  # fmt: skip
 _START = re.compile(r"(?:^|\n|`)[ \t]*(?=select\b|with\s+\w+(?:\s*\([^)]*\))?\s+as\b)", re.I)
 _NOT_CODE = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)""", re.S
@@ -229,12 +199,9 @@ def describe(example: Example, answer: str) -> str:
     return "runs, equal" if equal else "runs, differs"
 
 
-def execution_match_scores(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+def execution_match(example: Example, answer: str) -> float:
     """1.0 if the answer's query returns the reference's rows (in order with ORDER BY), else 0.0."""
-    return [
-        float(describe(example, answer) == "runs, equal")
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return float(describe(example, answer) == "runs, equal")
 
 
 def result_tables(example: Example, answer: str) -> ResultTables | None:
@@ -259,7 +226,7 @@ EXECUTION_MATCH = TaskMetric(
     key="execution_match",
     label="SQL score",
     how="Share of answers whose query returns the reference's rows from a small SQLite table.",
-    score_each=execution_match_scores,
+    score=execution_match,
     describe=describe,
     result_tables=result_tables,
 )
