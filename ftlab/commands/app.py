@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from ftlab.commands.options import add_memory_limit, add_runs_folder
-from ftlab.jobs.launch import MEMORY_LIMIT_VARIABLE, operator_limit
+from ftlab.commands.options import add_runs_folder, add_settings
+from ftlab.jobs.launch import operator_limit
+from ftlab.records.spec import SweepRequest
+from ftlab.settings.request import MEMORY_LIMIT_VARIABLE
 
 NAME = "app"
 SUMMARY = "start the web app"
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     share = os.environ.get("GRADIO_SHARE", "").lower() == "true"
     parser.add_argument("--host", default=host, help="address to bind (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
-    add_memory_limit(parser)
+    add_settings(parser, SweepRequest, ["memory_limit"])
     parser.add_argument(
         "--share",
         action="store_true",

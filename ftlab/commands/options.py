@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import default_runs_folder
-from ftlab.jobs import launch
-from ftlab.jobs.inputs import check_inputs
-from ftlab.jobs.launch import validate
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.resolve import ModelReach
 from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
 from ftlab.playground.requests import PRECISIONS, GenerateRequest
 from ftlab.playground.uploaded import bring_adapter, vouch_for_base
-from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def named_methods(text: str | None, others: bool) -> list[Variant]:
@@ -49,13 +38,8 @@ def add_runs_folder(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_memory_limit(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
-        "--memory-limit",
-        metavar="2GB",
-        help="what a run may take of its device, its process on a CPU included; one that needs "
-        f"more is out of memory (default: ${launch.MEMORY_LIMIT_VARIABLE}, else no limit)",
-    )
+WHAT = ("model", "task", "seeds")
+"""The settings of a request that say what is trained; the others say how."""
 
 
 def add_settings(
@@ -63,51 +47,46 @@ def add_settings(
     settings: type,
     names: Collection[str] = (),
     default: Any = None,
+    without: Collection[str] = (),
 ) -> None:
     """Adds an option for each setting of the type, or only for those in `names`.
 
     `default` is an instance with the default values; without it the type's defaults apply.
     """
     for name, described in fields_of(settings).items():
-        if names and name not in names:
+        if name in without or (names and name not in names):
             continue
         setting, value = described.setting, getattr(default or settings, name)
         shown = value if described.kind == "choice" else described.shown(value)
         usual = setting.empty or shown or "none"
-        option = "--" + name.replace("_", "-")
-        help_text = f"{setting.help} ({usual})".strip().replace("%", "%%")
-        kind: dict[str, Any] = {"type": {"whole": int, "real": float}.get(described.kind, str)}
+        about = described.about
+        number = None if setting.parse else {"whole": int, "real": float}.get(described.kind)
+        kind: dict[str, Any] = {"type": number or str, "metavar": setting.example or None}
         if described.kind == "switch":
             kind = {"action": argparse.BooleanOptionalAction}
         elif described.kind == "choice":
             kind = {"choices": tuple(setting.choices or ())}
         elif described.kind == "names":
-            help_text = f"{', '.join(setting.choices or ())}, by commas: {help_text}"
-        parser.add_argument(option, default=value, help=help_text, **kind)
+            about = f"{', '.join(setting.choices or ())}, by commas: {about}"
+        elif described.kind == "text" and value is not None:
+            value = described.written(value)
+        help_text = f"{about} ({usual})".replace("%", "%%")
+        parser.add_argument(
+            f"--{described.option}", dest=name, default=value, help=help_text, **kind
+        )
 
 
-def settings_from(options: argparse.Namespace, default: Settings) -> Settings:
-    """Returns the settings from the options of `add_settings`; the others come from `default`.
+def read_options(options: argparse.Namespace, settings: type) -> dict[str, Any]:
+    """Returns the values of the options of `add_settings` by the names of the settings.
 
-    Raises `FtlabError` for invalid values.
+    Raises `FtlabError` for a text that cannot be parsed.
     """
-    given = {}
-    for name, described in fields_of(type(default)).items():
-        if hasattr(options, name):
-            value = getattr(options, name)
-            given[name] = described.read(value) if isinstance(value, str) else value
-    return replace(default, **given)
-
-
-def checked_inputs(request: SweepRequest) -> str:
-    """Returns a sentence if fewer examples are scored than requested, else "".
-
-    Raises `InvalidRequest` for invalid fields, and for a model or data that cannot be used.
-    """
-    errors = validate(request)
-    if errors:
-        raise InvalidRequest(errors)
-    return check_inputs(request, ModelReach()).words
+    return {
+        name: described.read(value) if isinstance(value, str) else value
+        for name, described in fields_of(settings).items()
+        if hasattr(options, name)
+        for value in [getattr(options, name)]
+    }
 
 
 def add_run(parser: argparse._ActionsContainer) -> None:

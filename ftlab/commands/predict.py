@@ -6,37 +6,34 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ftlab.basics import units
-from ftlab.basics.cards import HERE, Card, cards, find_card
+from ftlab.basics.cards import Card
 from ftlab.basics.words import rate_name
-from ftlab.commands.options import named_methods
+from ftlab.commands.options import add_settings, named_methods, read_options
 from ftlab.commands.tables import output_console
 from ftlab.methods.rates import NOT_TUNED, how_scaled, size_of
 from ftlab.methods.registry import CORE, METHODS, rates_kept
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.reference import BUNDLED_ID, is_bundled
+from ftlab.models.reference import is_bundled
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
-    AdapterType,
-    Attention,
-    Packing,
     Prediction,
     Step,
-    WeightType,
+    Target,
     ask_about,
     own,
 )
 from ftlab.prediction.source import find_config
 from ftlab.records.spec import rate_of
-from ftlab.settings.training import OPTIMIZERS, TrainingSettings
+from ftlab.settings.training import TrainingSettings
 
 NAME = "predict"
 SUMMARY = "what methods would take on any model: parameters, file, peak memory"
@@ -54,12 +51,7 @@ methods: {", ".join(METHODS)}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = Step(length=256)
-    parser.add_argument(
-        "--model",
-        default=BUNDLED_ID,
-        help="a model of the catalogue, a Hub id, a folder or its config.json",
-    )
+    add_settings(parser, Target)
     parser.add_argument(
         "--methods", metavar="A,B", help=f"methods, or all (default: {','.join(CORE)})"
     )
@@ -71,53 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peft-config", action="append", default=[], metavar="FILE.json",
         help="an adapter by its PeftConfig as JSON; repeatable",
     )  # fmt: skip
-    parser.add_argument("--length", type=int, default=default.length, help="tokens of a row (256)")
-    parser.add_argument("--batch", type=int, default=default.batch, help="rows of a batch (4)")
-    parser.add_argument("--accumulation", type=int, default=default.accumulation, help="(1)")
-    parser.add_argument(
-        "--completion-tokens", type=int, metavar="N",
-        help="tokens of a row that carry loss: ftlab's own step instead of the standard loop",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=get_args(WeightType), default=default.weights,
-        help="of the base's weights (bf16)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--adapter-dtype", choices=get_args(AdapterType), default=default.adapters,
-        help="of adapters: fp32, or the base's (PEFT's autocast_adapter_dtype off)",
-    )  # fmt: skip
-    parser.add_argument("--attention", choices=get_args(Attention), default=default.attention)
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default=default.optimizer)
-    parser.add_argument(
-        "--base-precision", choices=get_args(Packing),
-        help="hold the frozen base in 4 or 8 bits (default: as the method does)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--device", metavar="CARD",
-        help=f"say whether it fits: {', '.join(card.id for card in cards())}, or {HERE} for this "
-        "machine's GPU",
-    )  # fmt: skip
+    add_settings(parser, Step)
     parser.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
 
 
 def run(options: argparse.Namespace) -> int:
-    card = find_card(options.device) if options.device else None
-    found = find_config(options.model)
+    target = Target(**read_options(options, Target))
+    card, found = target.card, find_config(target.model)
     size = size_of(found.config)
-    step = Step(
-        length=options.length,
-        batch=options.batch,
-        completion_tokens=options.completion_tokens,
-        weights=options.dtype,
-        attention=options.attention,
-        checkpointing=options.checkpointing,
-        optimizer=options.optimizer,
-        packing=options.base_precision,
-        accumulation=options.accumulation,
-        adapters=options.adapter_dtype,
-        capability=(card and card.capability) or USUAL_CAPABILITY,
-    )
+    capability = (card and card.capability) or USUAL_CAPABILITY
+    step = Step(**read_options(options, Step), capability=capability)
     questions = ask_about(found.config, variants_of(options), step)
     with Predictor(limits_of=own) as predictor:
         rows = dict(predictor.ask(questions))

@@ -11,30 +11,31 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import (
-    add_memory_limit,
+    WHAT,
     add_runs_folder,
     add_settings,
-    checked_inputs,
     named_methods,
-    settings_from,
+    read_options,
 )
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
-from ftlab.jobs.launch import enqueue_sweep, parse_memory_limit, validate
+from ftlab.jobs.inputs import check_inputs
+from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.limits import describe, match_parameters, read_budget
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, apply_settings, parse_variant, read_option
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.dimensions import shape_of_model
-from ftlab.models.reference import BUNDLED_ID, parse_model
+from ftlab.models.reference import parse_model
+from ftlab.models.resolve import ModelReach
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
-from ftlab.tasks.reference import parse_task, with_columns
+from ftlab.tasks.reference import TaskReference, with_columns
 
 NAME = "sweep"
 SUMMARY = "fine-tune with several methods and compare what they cost"
@@ -51,19 +52,13 @@ methods: {", ".join(METHODS)}"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is compared")
-    what.add_argument("--model", default=BUNDLED_ID, help="'bundled', a folder or a Hub id")
-    what.add_argument(
-        "--task", default="sql",
-        help="sql, shakespeare, medical, a CSV/JSON/JSONL/Parquet file, or hub:OWNER/NAME",
-    )  # fmt: skip
+    add_settings(what, SweepRequest, WHAT)
     what.add_argument(
         "--columns", metavar="prompt=q,completion=a",
         help="columns of a file or Hub data set: prompt, completion, messages, system "
         "(default: guessed)",
     )  # fmt: skip
-    what.add_argument("--metric", help="of a file or Hub data set: chrf, rouge_l, exact_match")
-    what.add_argument("--hub-config", metavar="NAME", help="configuration of a Hub data set")
-    what.add_argument("--hub-split", metavar="NAME", help="split of a Hub data set (train)")
+    add_settings(what, TaskReference)
     what.add_argument(
         "--methods",
         metavar="A,B",
@@ -87,12 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose each method's rank, tokens or blocks so that trainable parameters are within "
         "10 %% of a number, or of what a method trains; a size set otherwise is replaced",
     )  # fmt: skip
-    what.add_argument("--seeds", default="0", metavar="0,1,2", help="each variant runs once a seed")
     how = parser.add_argument_group("settings, the same for all")
     add_settings(how, TrainingSettings)
-    add_settings(how, SweepRequest)
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
-    add_memory_limit(how)
+    add_settings(how, SweepRequest, without=WHAT)
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
     add_runs_folder(out)
@@ -100,22 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_from(options: argparse.Namespace) -> SweepRequest:
     """Returns the request of the options; raises `FtlabError` for invalid input."""
-    return SweepRequest(
-        model=parse_model(options.model).name,
-        task=with_columns(
-            parse_task(options.task),
-            parse_columns(options.columns),
-            options.metric,
-            options.hub_config,
-            options.hub_split,
-        ),
-        variants=tuple(_variants(options)),
-        settings=settings_from(options, TrainingSettings()),
-        dtype_policy=options.dtype_policy,
-        device=options.device,
-        seeds=parse_seeds(options.seeds),
-        memory_limit=parse_memory_limit(options.memory_limit) if options.memory_limit else None,
-    )
+    given = read_options(options, SweepRequest)
+    given["model"] = parse_model(given["model"]).name
+    columns = parse_columns(options.columns)
+    given["task"] = with_columns(given["task"], columns, **read_options(options, TaskReference))
+    settings = TrainingSettings(**read_options(options, TrainingSettings))
+    return SweepRequest(**given, variants=tuple(_variants(options)), settings=settings)
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -129,24 +111,16 @@ def parse_columns(text: str | None) -> dict[str, str]:
     return columns
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parses "0,1,2"; raises `FtlabError` for anything that is not a whole number."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise FtlabError(f"Seeds '{text}' must be whole numbers by commas, as in 0,1,2.") from None
-
-
 def run(options: argparse.Namespace) -> int:
     folder: Path = options.runs_dir.resolve()
     request = request_from(options)
     if parse_model(request.model).kind == "bundled":
         ensure_bundled(lambda line: print(line, file=sys.stderr))
-    request = _matched(request, options.match_parameters)
-    if by_hand(request.variants) and not validate(request):
+    valid = checked(_matched(request, options.match_parameters))
+    if by_hand(valid.variants):
         print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
-    scored = checked_inputs(request)
-    specs = enqueue_sweep(request, folder)
+    scored = check_inputs(valid, ModelReach()).words
+    specs = enqueue_sweep(valid, folder)
     print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
     if scored:
         print(f"ftlab: {scored}", file=sys.stderr)

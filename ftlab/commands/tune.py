@@ -13,16 +13,18 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import (
+    WHAT,
     add_runs_folder,
     add_settings,
-    checked_inputs,
     named_methods,
-    settings_from,
+    read_options,
 )
-from ftlab.commands.sweep import parse_columns, parse_seeds
+from ftlab.commands.sweep import parse_columns
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.inputs import check_inputs
+from ftlab.jobs.launch import checked
 from ftlab.jobs.tuning import (
     EXTENSIONS,
     POINTS,
@@ -40,13 +42,14 @@ from ftlab.jobs.tuning import (
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant, apply_settings
 from ftlab.models.bundled import ensure_bundled
-from ftlab.models.reference import BUNDLED_ID, is_bundled, parse_model
+from ftlab.models.reference import is_bundled, parse_model
+from ftlab.models.resolve import ModelReach
 from ftlab.prediction.source import find_size
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.share.learning_rates import write_document
-from ftlab.tasks.reference import parse_task, with_columns
+from ftlab.tasks.reference import with_columns
 
 NAME = "tune"
 SUMMARY = "find a learning rate: a short ladder on the tuning examples"
@@ -71,10 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="lora.r=16", dest="settings",
         help="a hyperparameter of a method; repeatable",
     )  # fmt: skip
-    what.add_argument("--model", default=BUNDLED_ID, help="'bundled', a folder or a Hub id")
-    what.add_argument("--task", default="sql", help="as of sweep (%(default)s)")
+    add_settings(what, SweepRequest, WHAT)
     what.add_argument("--columns", metavar="prompt=q,completion=a", help="as of sweep")
-    what.add_argument("--seeds", default="0", metavar="0,1,2", help="each rate runs once a seed")
     ladder = parser.add_argument_group(
         "the ladder",
         "Without these, rates around the method's own for the model, three times apart.",
@@ -88,8 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("settings, the same for all")
     tuned = ("steps", "batch_size", "max_length", "eval_examples")
     add_settings(how, TrainingSettings, tuned, _DEFAULTS)
-    add_settings(how, SweepRequest)
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda:0 … (%(default)s)")
+    add_settings(how, SweepRequest, without=WHAT)
     out = parser.add_argument_group("output")
     out.add_argument(
         "--show", action="store_true", help="run nothing: show what the runs of the folder say"
@@ -109,7 +109,8 @@ def run(options: argparse.Namespace) -> int:
         if parse_model(request.model).kind == "bundled":
             ensure_bundled(lambda line: print(line, file=sys.stderr))
         settings = tuning_settings(request.settings)
-        checked_inputs(replace(request, variants=tuple(variants), settings=settings))
+        valid = checked(replace(request, variants=tuple(variants), settings=settings))
+        check_inputs(valid, ModelReach())
         console = Console(stderr=True, quiet=options.json)
         found = []
         for ladder in _ladders(variants, rates, options.points, request.model):
@@ -198,15 +199,11 @@ def _command(options: argparse.Namespace, request: SweepRequest) -> str:
 
 
 def _request(options: argparse.Namespace) -> SweepRequest:
-    return SweepRequest(
-        model=parse_model(options.model).name,
-        task=with_columns(parse_task(options.task), parse_columns(options.columns)),
-        variants=(),
-        settings=settings_from(options, _DEFAULTS),
-        dtype_policy=options.dtype_policy,
-        device=options.device,
-        seeds=parse_seeds(options.seeds),
-    )
+    given = read_options(options, SweepRequest)
+    given["model"] = parse_model(given["model"]).name
+    given["task"] = with_columns(given["task"], parse_columns(options.columns))
+    settings = replace(_DEFAULTS, **read_options(options, TrainingSettings))
+    return SweepRequest(**given, settings=settings)
 
 
 def _variants(options: argparse.Namespace) -> list[Variant]:

@@ -7,22 +7,19 @@ dispatcher, outlives the process that queued the run, and is part of the record.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
-from ftlab.basics.devices import CPU, list_devices, resolve_device, why_driver_is_too_old
+from ftlab.basics.devices import CPU, list_devices, resolve_device
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import free_disk_bytes
 from ftlab.basics.log import note
 from ftlab.basics.units import format_bytes
-from ftlab.basics.words import join_names
 from ftlab.jobs.peft_check import check_request
 from ftlab.methods.limits import Incompatible, incompatible
 from ftlab.methods.registry import BASE_METHOD
@@ -34,6 +31,7 @@ from ftlab.records.result import RunResult
 from ftlab.records.resume import checkpoint_interval
 from ftlab.records.run import RunDirectory, check_writable
 from ftlab.records.spec import RunSpec, SweepRequest, asked_again, default_rate
+from ftlab.settings.request import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.settings.schema import errors_in
 from ftlab.settings.training import PREFIX
 from ftlab.tasks.files import MAX_EVALUATION
@@ -45,21 +43,23 @@ from ftlab.tasks.reference import validate as validate_task
 def validate(request: SweepRequest) -> list[FieldError]:
     """Returns every invalid field with a message: the value, the rule and how to fix it."""
     return [
-        *_model(request),
+        *errors_in(request),
         *validate_task(request.task),
         *_variants(request),
         *errors_in(request.settings, PREFIX),
-        *errors_in(request),
-        *_device(request),
-        *_seeds(request),
     ]
 
 
-def _model(request: SweepRequest) -> Iterator[FieldError]:
-    try:
-        parse_model(request.model)
-    except FtlabError as error:
-        yield FieldError("model", str(error))
+ValidRequest = NewType("ValidRequest", SweepRequest)
+"""A request in which `validate` finds nothing wrong."""
+
+
+def checked(request: SweepRequest) -> ValidRequest:
+    """Returns the request; raises `InvalidRequest` with every invalid field."""
+    errors = validate(request)
+    if errors:
+        raise InvalidRequest(errors)
+    return ValidRequest(request)
 
 
 def incompatible_variants(request: SweepRequest) -> list[tuple[Variant, Incompatible]]:
@@ -110,37 +110,6 @@ def _variants(request: SweepRequest) -> Iterator[FieldError]:
     for why in found:
         if none_left or not why.not_applicable:
             yield FieldError(why.field or "variants", why.message)
-
-
-def _device(request: SweepRequest) -> Iterator[FieldError]:
-    try:
-        device = resolve_device(request.device)
-    except FtlabError as error:
-        yield FieldError("device", str(error))
-        return
-    too_old = why_driver_is_too_old() if device.is_cuda else ""
-    if too_old:
-        yield FieldError("device", f"{device.id}: {too_old} Or choose the device cpu.")
-
-
-def _seeds(request: SweepRequest) -> Iterator[FieldError]:
-    seeds = request.seeds
-    if not seeds:
-        yield FieldError("seeds", "No seed is given; give at least one, as in 0 or 0,1,2.")
-    repeated = [seed for seed, times in Counter(seeds).items() if times > 1]
-    if repeated:
-        yield FieldError("seeds", _repeated(repeated, Counter(seeds)[repeated[0]]))
-    for seed in seeds:
-        if not 0 <= seed < 2**32:
-            yield FieldError("seeds", f"Seed {seed} must lie between 0 and {2**32 - 1}.")
-
-
-def _repeated(seeds: list[int], times: int) -> str:
-    if len(seeds) > 1:
-        named = join_names([str(seed) for seed in seeds])
-        return f"Seeds {named} are given more than once; give each seed once, as in 0,1,2."
-    often = "twice" if times == 2 else f"{times} times"
-    return f"Seed {seeds[0]} is given {often}; give each seed once, as in 0 or 0,1,2."
 
 
 _BYTES_A_STEP = 400  # one line of metrics.jsonl
@@ -206,35 +175,6 @@ def _record_bytes(spec: RunSpec) -> int:
     settings = spec.settings
     answers = min(settings.eval_examples, MAX_EVALUATION) * _BYTES_AN_ANSWER
     return settings.steps * _BYTES_A_STEP + answers + _MARGIN_BYTES
-
-
-MEMORY_LIMIT_VARIABLE = "FTLAB_MEMORY_LIMIT"
-"""The operator's limit, for every run that is queued by a process with this variable."""
-
-_LEAST = 64_000_000
-_UNITS = {
-    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?I?B?)", re.IGNORECASE)
-
-
-def parse_memory_limit(text: str) -> int:
-    """Parses "2GB", "512 MB" or "1.5GiB" to bytes; raises `FtlabError` for anything else."""
-    match = _SIZE.fullmatch(text.strip())
-    unit = match[2].upper() if match else ""
-    factor = _UNITS.get(unit) or _UNITS.get(f"{unit}B")  # "2G" is 2 GB
-    if match is None or factor is None:
-        raise FtlabError(
-            f"The memory limit '{text[:40]}' is no size; give a number with its unit, as in 2GB."
-        )
-    size = round(float(match[1]) * factor)
-    if size < _LEAST:
-        raise FtlabError(
-            f"The memory limit '{text[:40]}' is below 64 MB, in which nothing can be trained; "
-            "give more, as in 2GB."
-        )
-    return size
 
 
 def operator_limit() -> int | None:
@@ -321,24 +261,22 @@ def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
 
 
 def enqueue_sweep(
-    request: SweepRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
+    request: ValidRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
 ) -> list[RunSpec]:
-    """Validates the request and writes a directory per run, which the dispatcher then starts.
+    """Writes a directory per run, which the dispatcher then starts.
 
     A variant that is not applicable becomes a finished run, with the reason as its result.
     `onto` is as in `plan_sweep`.
-    Raises `InvalidRequest` with every invalid field, and `FtlabError` if the folder cannot be
+    Raises `InvalidRequest` if PEFT rejects a PeftConfig, and `FtlabError` if the folder cannot be
     written or the disk is too full.
     """
     check_writable(runs_folder)
-    errors = validate(request) or _errors_in_file(request.task)
-    if not errors:
-        request, errors = check_request(request)
+    normalised, errors = check_request(request)
     if errors:
         raise InvalidRequest(errors)
-    left_out = not_applicable(request)
+    left_out = not_applicable(normalised)
     for _ in range(_TRIES):
-        specs = plan_sweep(request, onto=onto)
+        specs = plan_sweep(normalised, onto=onto)
         check_space(specs, runs_folder)
         try:
             _write(specs, runs_folder, left_out)
@@ -438,15 +376,19 @@ def enqueue_again(specs: Sequence[RunSpec], runs_folder: Path) -> list[list[RunS
     """Queues the runs again and returns the specs of each new sweep, base runs first.
 
     Raises `FtlabError` before anything is queued if a request is no longer valid, for example
-    because its model or file is gone. Errors inside a data file are found when its sweep is queued.
+    because its model or file is gone.
     """
     requests = requests_of(specs)
     if not requests:
         raise FtlabError("Nothing to run again: base runs follow from the runs of their sweep.")
-    errors = [error for request in requests for error in validate(request)]
+    errors = [
+        error
+        for request in requests
+        for error in validate(request) or _errors_in_file(request.task)
+    ]
     if errors:
         raise InvalidRequest(list(dict.fromkeys(errors)))
-    return [enqueue_sweep(request, runs_folder) for request in requests]
+    return [enqueue_sweep(ValidRequest(request), runs_folder) for request in requests]
 
 
 def _identity(variant: Variant) -> Any:

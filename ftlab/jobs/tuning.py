@@ -17,7 +17,7 @@ from typing import Any
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, rate_name
-from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.rates import TUNED_ON, ModelSize, two_digits
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import size_of_model
@@ -362,9 +362,9 @@ def enqueue_ladders(
 ) -> list[RunSpec]:
     """Queues the ladders as one sweep, or as more runs of the sweep `onto`.
 
-    Raises the errors of `enqueue_sweep`.
+    Raises the errors of `checked` and `enqueue_sweep`.
     """
-    return enqueue_sweep(ladder_request(request, ladders), runs_folder, onto=onto)
+    return enqueue_sweep(checked(ladder_request(request, ladders)), runs_folder, onto=onto)
 
 
 def further_ladders(tuned: Iterable[Tuned]) -> list[Ladder]:

@@ -23,7 +23,7 @@ from ftlab.basics.files import need_checkout
 from ftlab.basics.locks import holding
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import dispatcher_lock, start_dispatcher
-from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.variant import parse_variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
@@ -110,7 +110,7 @@ def train(task_id: str, steps: int, runs_folder: Path, console: Console) -> Run:
         variants=(parse_variant(VARIANT),),
         settings=TrainingSettings(steps=steps, batch_size=8, eval_examples=200),
     )
-    sweep_id = enqueue_sweep(request, runs_folder)[0].sweep_id
+    sweep_id = enqueue_sweep(checked(request), runs_folder)[0].sweep_id
     store = RunStore(runs_folder)
     start_dispatcher(runs_folder)
     console.print(f"{TASKS[task_id].label}, {steps} steps …", highlight=False)

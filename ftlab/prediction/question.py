@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import TypeAdapter
 
+from ftlab.basics.cards import HERE, Card, cards, find_card
 from ftlab.basics.errors import FieldError, InvalidRequest
 from ftlab.basics.nvml import FIRST_WITH_BF16
 from ftlab.basics.parsing import parse_json
@@ -16,7 +17,9 @@ from ftlab.methods.by_hand import PEFT
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.catalogue import is_known_config
-from ftlab.settings.training import Optimizer
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.settings.schema import Setting, errors_in
+from ftlab.settings.training import OPTIMIZERS, Optimizer
 
 WeightType = Literal["fp32", "fp16", "bf16"]
 AdapterType = Literal["fp32", "base"]
@@ -27,8 +30,28 @@ DeviceKind = Literal["cuda", "cpu"]
 Loop = Literal["usual", "comparison", "bare"]
 
 
+def _parse_card(given: object) -> Card:
+    return find_card("" if given is None else str(given))
+
+
 USUAL_CAPABILITY = (8, 0)
 """Compute capability assumed for an unknown card, as most since 2020: bf16, flash attention."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model of a prediction, and the card that it has to fit on."""
+
+    model: Annotated[
+        str, Setting("Model", help="a model of the catalogue, a Hub id, a folder or its "
+                     "config.json"),
+    ] = BUNDLED_ID  # fmt: skip
+    card: Annotated[
+        Card | None, Setting("Card", parse=_parse_card, option="device", example="CARD",
+                             help="say whether it fits: "
+                             f"{', '.join(card.id for card in cards())}, or {HERE} for this "
+                             "machine's GPU"),
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,11 @@ class Scoring:
     rows: int
     prompt: int
     new_tokens: int
+
+
+_PACKINGS: dict[Packing, str] = {
+    "nf4": "4-bit NF4", "nf4-double": "4-bit NF4, double quantisation", "int8": "8-bit",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,18 +84,43 @@ class Step:
     `scoring` is the scoring after the steps, if it is predicted as well.
     """
 
-    length: int
-    batch: int = 4
-    completion_tokens: int | None = None
-    weights: WeightType = "bf16"
-    attention: Attention = "sdpa"
-    checkpointing: bool = False
-    optimizer: Optimizer = "adamw"
-    packing: Packing | None = None
-    accumulation: int = 1
+    length: Annotated[
+        int, Setting("Longest example", help="tokens of a row", low=1, high=1_000_000, narrow=True)
+    ] = 256
+    batch: Annotated[
+        int, Setting("Batch", help="rows of a batch", low=1, high=4_096, narrow=True)
+    ] = 4
+    accumulation: Annotated[
+        int, Setting("Accumulation", "Accumulated", "batches in a step", low=1, high=4_096,
+                     narrow=True),
+    ] = 1  # fmt: skip
+    completion_tokens: Annotated[
+        int | None, Setting("Tokens with loss", help="tokens of a row that carry loss: ftlab's own "
+                            "step instead of the standard loop", empty="all", high=1_000_000,
+                            narrow=True, example="N"),
+    ] = None  # fmt: skip
+    weights: Annotated[
+        WeightType, Setting("Weights", help="of the base's weights", option="dtype", narrow=True,
+                            choices={name: name for name in ("bf16", "fp16", "fp32")}),
+    ] = "bf16"  # fmt: skip
+    optimizer: Annotated[Optimizer, Setting("Optimizer", choices=OPTIMIZERS)] = "adamw"
+    checkpointing: Annotated[bool, Setting("Gradient checkpointing")] = False
+    attention: Annotated[
+        Attention, Setting("Attention", choices={"sdpa": "sdpa", "eager": "eager"},
+                           place="command line"),
+    ] = "sdpa"  # fmt: skip
+    packing: Annotated[
+        Packing | None, Setting("Base precision", help="hold the frozen base in 4 or 8 bits",
+                                choices=_PACKINGS, empty="as the method does",
+                                option="base-precision", place="command line"),
+    ] = None  # fmt: skip
     mixed: bool = False
     device: DeviceKind = "cuda"
-    adapters: AdapterType = "fp32"
+    adapters: Annotated[
+        AdapterType, Setting("Adapters", option="adapter-dtype", place="command line",
+                             help="of adapters: fp32, or the base's (PEFT's autocast_adapter_dtype "
+                             "off)", choices={"fp32": "fp32", "base": "as the base"}),
+    ] = "fp32"  # fmt: skip
     capability: tuple[int, int] = USUAL_CAPABILITY
     scoring: Scoring | None = None
     loop: Loop = "usual"
@@ -134,8 +187,6 @@ def load_prediction(data: bytes) -> Prediction:
     return parse_json(_PREDICTION, data, "the prediction")
 
 
-MAX_LENGTH, MAX_BATCH, MAX_ACCUMULATION = 1_000_000, 4_096, 4_096
-
 _PACKED_AS: dict[BasePrecision, Packing] = {"nf4": "nf4-double", "int8": "int8"}
 """How a run packs its base: 4 bits with double quantisation."""
 
@@ -160,26 +211,14 @@ def ask_about(config: Mapping[str, Any], variants: Sequence[Variant], step: Step
 
 
 def validate_step(step: Step) -> list[FieldError]:
-    """Returns an error for every invalid number of the step."""
-    bounds = {
-        "length": (step.length, 1, MAX_LENGTH, "tokens"),
-        "batch": (step.batch, 1, MAX_BATCH, "rows"),
-        "accumulation": (step.accumulation, 1, MAX_ACCUMULATION, "batches"),
-    }
-    errors = [
-        FieldError(name, f"{name} is {value}; it must be {low} to {high:,} {unit}.")
-        for name, (value, low, high, unit) in bounds.items()
-        if not low <= value <= high
-    ]
-    kept = step.completion_tokens
-    if kept is not None and not 1 <= kept <= max(1, step.length - 1):
-        errors.append(
-            FieldError(
-                "completion_tokens",
-                f"completion tokens are {kept}; of {step.length} tokens a row 1 to "
-                f"{max(1, step.length - 1)} can carry loss.",
-            )
+    """Returns an error for every invalid setting of the step."""
+    errors, kept, most = errors_in(step), step.completion_tokens, max(1, step.length - 1)
+    if not errors and kept is not None and not 1 <= kept <= most:
+        message = (
+            f"Tokens with loss is {kept}; of a row's {step.length} tokens, 1 to {most} can carry "
+            "loss."
         )
+        errors.append(FieldError("completion_tokens", message))
     return errors
 
 

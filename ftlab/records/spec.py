@@ -8,12 +8,14 @@ it after the download.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
+from ftlab.basics.devices import AUTO
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.parsing import parse_json
 from ftlab.basics.words import rate_name
 from ftlab.methods.rates import ModelSize, size_of
@@ -21,10 +23,19 @@ from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import size_of_model
-from ftlab.models.reference import is_bundled, names_hub_model
+from ftlab.models.reference import is_bundled, names_hub_model, parse_model
+from ftlab.settings.request import (
+    MEMORY_LIMIT_VARIABLE,
+    parse_memory_limit,
+    parse_seeds,
+    problems_of_device,
+    problems_of_seeds,
+)
 from ftlab.settings.schema import Setting, fields_of
 from ftlab.settings.training import DTYPE_POLICIES, DtypePolicy, TrainingSettings
-from ftlab.tasks.reference import TaskReference
+from ftlab.tasks.files import EXTENSIONS
+from ftlab.tasks.reference import TaskReference, parse_task
+from ftlab.tasks.registry import TASKS
 
 DefaultRate = float | Literal["undecided"]
 UNDECIDED: Literal["undecided"] = "undecided"
@@ -37,6 +48,16 @@ Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,80}$")]
 """The id of a run or sweep; restricted, because it is used in file names."""
 
 
+_SQL = TaskReference("bundled", "sql")
+
+
+def _problems_of_model(name: str) -> Iterator[str]:
+    try:
+        parse_model(name)
+    except FtlabError as error:
+        yield str(error)
+
+
 @dataclass(frozen=True)
 class SweepRequest:
     """A user's request: every variant with every seed, on the same examples in the same order.
@@ -44,16 +65,32 @@ class SweepRequest:
     `memory_limit` is the device memory that a run may use, in bytes.
     """
 
-    __pydantic_config__ = _STRICT
-
-    model: str
-    task: TaskReference
-    variants: tuple[Variant, ...]
+    model: Annotated[
+        str, Setting("Base model", help="'bundled', a folder or a Hub id",
+                     check=_problems_of_model, place="own"),
+    ] = "bundled"  # fmt: skip
+    task: Annotated[
+        TaskReference, Setting("Task", parse=parse_task, place="own",
+                               help=f"{', '.join(TASKS)}, a file ({', '.join(EXTENSIONS)}) or "
+                               "hub:OWNER/NAME"),
+    ] = _SQL  # fmt: skip
+    variants: tuple[Variant, ...] = ()
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     dtype_policy: Annotated[DtypePolicy, Setting("Dtype policy", choices=_POLICIES)] = "bf16"
-    device: str = "auto"
-    seeds: tuple[int, ...] = (0,)
-    memory_limit: int | None = None
+    device: Annotated[
+        str, Setting("Device", example="auto|cpu|cuda:0", check=problems_of_device)
+    ] = AUTO
+    seeds: Annotated[
+        tuple[int, ...], Setting("Seeds", "Seeds, as in 0,1,2", "each variant runs once for each",
+                                 parse=parse_seeds, check=problems_of_seeds, place="main",
+                                 narrow=True, example="0,1,2"),
+    ] = (0,)  # fmt: skip
+    memory_limit: Annotated[
+        int | None, Setting("Memory limit", help="what a run may take of its device, its process "
+                            "on a CPU included; one that needs more is out of memory",
+                            parse=parse_memory_limit, place="command line", example="2GB",
+                            empty=f"${MEMORY_LIMIT_VARIABLE}, else no limit"),
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ftlab.basics.errors import FieldError, FtlabError
 
-Kind = Literal["whole", "real", "switch", "choice", "names"]
-Place = Literal["main", "advanced", "command line"]
+Kind = Literal["whole", "real", "switch", "choice", "names", "text"]
+Place = Literal["main", "advanced", "own", "command line"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +28,9 @@ class Setting:
     value means; only a setting with `empty` may be empty. `same` is the text for runs that share
     the value, with {} for it; compared runs must have equal values of settings with `same`.
     `parse` parses other kinds of values, and `check` yields an error message for each problem of
-    the value. `place` is the section of the form ("command line": not on the form). Settings with
-    `narrow` share a row.
+    the value. `place` is the section of the form ("own": with components of its own; "command
+    line": not on the form). Settings with `narrow` share a row. `option` is the name of the
+    command line's option if it is not the field's name, and `example` stands for its value.
     """
 
     label: str
@@ -46,6 +47,13 @@ class Setting:
     check: Callable[[Any], Iterator[str]] | None = None
     place: Place = "advanced"
     narrow: bool = False
+    option: str = ""
+    example: str = ""
+
+    @property
+    def is_on_form(self) -> bool:
+        """Whether the form has a component for it, made from this description."""
+        return self.place in ("main", "advanced")
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,16 @@ class Field:
     def label(self) -> str:
         return self.setting.short or self.setting.label
 
+    @property
+    def about(self) -> str:
+        """Its help, else its label, as the middle of a sentence."""
+        return self.setting.help or self.setting.label[:1].lower() + self.setting.label[1:]
+
+    @property
+    def option(self) -> str:
+        """The name of its option, as in "batch-size"."""
+        return self.setting.option or self.name.replace("_", "-")
+
     def read(self, value: Any) -> Any:
         """Parses a value from a form, the API or a text.
 
@@ -72,6 +90,8 @@ class Field:
             return setting.parse(value)
         if setting.empty and is_empty(value):
             return None
+        if self.kind == "text":
+            return "" if value is None else value
         if self.kind == "choice":
             return value or self.default
         if self.kind == "switch":
@@ -86,6 +106,8 @@ class Field:
 
     def written(self, value: Any) -> Any:
         """The inverse of `read`: the value for a field of the form."""
+        if self.kind == "text":
+            return self.shown(value) if value is not None else ""
         if self.setting.empty:
             return "" if value is None else repr(value)
         return list(value) if isinstance(value, tuple) else value
@@ -93,12 +115,14 @@ class Field:
     def problems(self, value: Any) -> Iterator[str]:
         """An error message for each problem of the value: value, rule and fix."""
         setting = self.setting
+        if value is None and setting.empty:
+            return
         if setting.check is not None:
             yield from setting.check(value)
         elif setting.choices is not None:
             if not isinstance(value, str) or value not in setting.choices:
                 yield f"'{value}' is none of: {', '.join(setting.choices)}."
-        elif self.kind in ("whole", "real") and not (value is None and setting.empty):
+        elif self.kind in ("whole", "real"):
             over = value > setting.low if setting.above else value >= setting.low
             if not (math.isfinite(value) and over and value <= setting.high):
                 yield f"{setting.label} is {plain_number(value)}; it must {self._rule()}."
@@ -119,9 +143,9 @@ class Field:
         if isinstance(value, bool):
             return "on" if value else "off"
         if isinstance(value, tuple):
-            return ", ".join((setting.choices or {}).get(item, item) for item in value)
-        if isinstance(value, str):
-            return (setting.choices or {}).get(value) or value
+            return ", ".join(str((setting.choices or {}).get(item, item)) for item in value)
+        if self.kind in ("choice", "text"):
+            return (setting.choices or {}).get(value) or str(value)
         number = plain_number(value)
         return f"{number} {setting.unit}{'' if value == 1 else 's'}" if setting.unit else number
 
@@ -149,24 +173,26 @@ def _kind(annotation: Any) -> Kind:
     if origin is Literal:
         return "choice"
     if origin is tuple:
-        return "names"
+        return "names" if get_origin(get_args(annotation)[0]) is Literal else "text"
+    if any(get_origin(part) is Literal for part in get_args(annotation)):
+        return "choice"
     for kind, of in (("switch", bool), ("whole", int), ("real", float)):
         if annotation is of or of in get_args(annotation):
             return kind  # type: ignore[return-value]  # a literal of the table above
-    raise TypeError(f"{annotation} is the type of no setting")
+    return "text"
 
 
 def read_settings(
     settings: type, values: Mapping[str, Any], errors: list[FieldError], prefix: str = ""
 ) -> dict[str, Any]:
-    """Parses the settings found in `values`; returns them by name.
+    """Parses the settings of a form found in `values`; returns them by name.
 
     `prefix` precedes the names in `values` and in errors. A value that cannot be parsed is left out
     and added to `errors`.
     """
     read = {}
     for name, field in fields_of(settings).items():
-        if prefix + name not in values:
+        if not field.setting.is_on_form or prefix + name not in values:
             continue
         try:
             read[name] = field.read(values[prefix + name])

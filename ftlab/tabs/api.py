@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import gradio as gr
@@ -11,7 +12,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shown_name
 from ftlab.jobs.control import request_cancel, start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access, check_inputs
-from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launch import ValidRequest, enqueue_sweep
 from ftlab.methods.limits import FIELD as MATCH
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
@@ -22,19 +23,32 @@ from ftlab.tabs.results.columns import filtered, records
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 
 _DEFAULTS = TrainingSettings()
+_REQUEST, _SETTINGS = fields_of(SweepRequest), fields_of(TrainingSettings)
+_DESCRIBED = {
+    field.option.replace("-", "_"): field
+    for field in (*_SETTINGS.values(), *_REQUEST.values(), *fields_of(TaskReference).values())
+}
+_OTHER_PARAMETERS = {
+    "methods": 'variants, such as "lora" or "lora:r=4,alpha=8"',
+    "settings": "other settings by name; the error for an unknown name lists all names; also "
+    '"match": the number of trainable parameters to which each method\'s size is matched, for '
+    'example "2.4M" or "lora"',
+    "columns": "for a file or a Hub data set, the column of each role: prompt and completion, or "
+    "messages with a chat; and system; guessed if empty",
+}
 
 
 def add_endpoints(context: AppContext) -> None:
     """Adds `/launch_sweep`, `/cancel` and `/runs` (alias `/results`) to the page."""
 
     def launch_sweep(
-        model: str = "bundled",
-        task: str = "sql",
+        model: str = _REQUEST["model"].default,
+        task: str = str(_REQUEST["task"].default),  # a text
         methods: list[str] = ["full", "lora", "qlora", "prompt_tuning"],  # noqa: B006
         steps: float = _DEFAULTS.steps,
         batch_size: float = _DEFAULTS.batch_size,
         max_length: float = _DEFAULTS.max_length,
-        seeds: str = "0",
+        seeds: str = _REQUEST["seeds"].shown(_REQUEST["seeds"].default),  # a text
         eval_examples: float = _DEFAULTS.eval_examples,
         settings: dict[str, Any] = {},  # noqa: B006
         columns: dict[str, str] = {},  # noqa: B006
@@ -42,28 +56,6 @@ def add_endpoints(context: AppContext) -> None:
         hub_config: str = "",
         hub_split: str = "",
     ) -> dict[str, Any]:
-        """Queues one run per method and seed, and one base run per base precision.
-
-        Parameters:
-            model: "bundled", a local folder, or a Hub id.
-            task: "sql", "shakespeare", "medical", a file's path, or "hub:owner/name".
-            methods: Variants, such as "lora" or "lora:r=4,alpha=8".
-            steps: Optimizer steps of every run.
-            batch_size: Examples per step.
-            max_length: Maximum tokens of prompt and completion together.
-            seeds: Whole numbers, for example "0" or "0,1,2".
-            eval_examples: Number of held-out examples to score.
-            settings: Other settings by name; the error for an unknown name lists all names. Also
-                "match": the number of trainable parameters to which each method's size is
-                matched, for example "2.4M" or "lora".
-            columns: For a file or a Hub data set, the column of each role: prompt and completion,
-                or messages with a chat; and system. Guessed if empty.
-            metric: For a file or a Hub data set, the metric of its answers; empty for chrF.
-            hub_config: Config of a Hub data set; empty if it has only one.
-            hub_split: Split of a Hub data set; empty for "train".
-        Returns:
-            The sweep's id and the ids of its runs, base runs first.
-        """
         given = {
             "steps": steps,
             "batch_size": batch_size,
@@ -81,6 +73,12 @@ def add_endpoints(context: AppContext) -> None:
         except FtlabError as error:
             raise _for_caller(str(error)) from None
         return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
+
+    launch_sweep.__doc__ = _documented(
+        launch_sweep,
+        "Queues one run per method and seed, and one base run per base precision.",
+        "The sweep's id and the ids of its runs, base runs first.",
+    )
 
     def cancel(run_ids: list[str] = [], sweep_id: str = "") -> list[str]:  # noqa: B006
         """Cancels runs within seconds; runs that have already ended are not changed.
@@ -136,6 +134,18 @@ def add_endpoints(context: AppContext) -> None:
         gr.api(endpoint, api_name=name, concurrency_limit=None)
 
 
+def _documented(endpoint: Callable[..., Any], what: str, returns: str) -> str:
+    """A docstring in gradio's form, with the parameters as their settings describe them."""
+    lines = [f"{what}\n\nParameters:"]
+    for name in signature(endpoint).parameters:
+        field = _DESCRIBED.get(name)
+        about = _OTHER_PARAMETERS[name] if field is None else field.about
+        if field is not None and field.setting.empty:
+            about += f"; empty: {field.setting.empty}"
+        lines.append(f"    {name}: {about}")
+    return "\n".join([*lines, f"Returns:\n    {returns}"])
+
+
 def _check_texts(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, str):
@@ -171,14 +181,10 @@ def api_request(
     given: dict[str, Any],
     settings: dict[str, Any],
     access: Access = EVERYTHING,
-) -> SweepRequest:
+) -> ValidRequest:
     """Builds the request from plain values; raises `FtlabError` with a sentence per problem."""
-    outer = {"dtype_policy", "device", MATCH}
-    known = outer | {
-        name
-        for name, described in fields_of(TrainingSettings).items()
-        if described.setting.place != "command line"
-    }
+    outer = {MATCH} | {name for name, found in _REQUEST.items() if found.setting.is_on_form}
+    known = outer | {name for name, found in _SETTINGS.items() if found.setting.is_on_form}
     for name in settings:
         if name not in known:
             raise FtlabError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from ftlab.basics.errors import FieldError, FtlabError
 from ftlab.basics.files import person_path
 from ftlab.basics.words import unknown_name
 from ftlab.models.reference import is_owned_hub_id
+from ftlab.settings.schema import Setting
 from ftlab.tasks.files import (
     EXTENSIONS,
     ColumnMapping,
@@ -44,9 +45,18 @@ class TaskReference:
     kind: Kind
     id: str
     mapping: ColumnMapping | None = None
-    metric: str | None = None
-    config: str | None = None
-    split: str | None = None
+    metric: Annotated[
+        str | None, Setting("Scored with", help="metric of a file or a Hub data set: "
+                            f"{', '.join(TEXT_METRICS)}", empty="chrf", place="own"),
+    ] = None  # fmt: skip
+    config: Annotated[
+        str | None, Setting("Config", help="config of a Hub data set", empty="none", place="own",
+                            option="hub-config", example="NAME"),
+    ] = None  # fmt: skip
+    split: Annotated[
+        str | None, Setting("Split", help="split of a Hub data set", empty="train", place="own",
+                            option="hub-split", example="NAME"),
+    ] = None  # fmt: skip
     seed: int = 0
 
     @property
@@ -55,6 +65,10 @@ class TaskReference:
         if self.kind == "bundled":
             return TASKS[self.id].label if self.id in TASKS else self.id
         return Path(self.id).name if self.kind == "file" else self.id
+
+    def __str__(self) -> str:
+        """The text that `parse_task` reads."""
+        return f"hub:{self.id}" if self.kind == "hub" else self.id
 
 
 def validate(reference: TaskReference) -> list[FieldError]:

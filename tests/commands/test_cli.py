@@ -9,7 +9,7 @@ import pytest
 
 from ftlab.__main__ import COMMANDS, main
 from ftlab.basics.errors import FtlabError
-from ftlab.commands import options, sweep
+from ftlab.commands import sweep
 from ftlab.commands.sweep import request_from
 from ftlab.maintain.__main__ import PROGRAM
 from ftlab.models.resolve import ModelReach
@@ -186,7 +186,7 @@ def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
 ) -> None:
     monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
-    monkeypatch.setattr(options, "ModelReach", lambda: ModelReach(ask=lambda model: ""))
+    monkeypatch.setattr(sweep, "ModelReach", lambda: ModelReach(ask=lambda model: ""))
     given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
     _, _, err = run(capsys, "sweep", *given)
     assert "learning rates: LoRA known once the model is here." in err

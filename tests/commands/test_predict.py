@@ -132,7 +132,7 @@ def test_a_card_is_judged_with_the_margin(
     [
         (["--model", "no/such\x00"], "NUL"),
         (["--methods", "nothing"], "nothing"),
-        (["--length", "0"], "length is 0"),
+        (["--length", "0"], "Longest example is 0"),
         (["--device", "rtx-409"], "rtx-4090"),
         (["--base-precision", "nf4", "--methods", "full"], "cannot be held in nf4"),
         (["--completion-tokens", "300", "--length", "64"], "can carry loss"),

@@ -12,12 +12,12 @@ from ftlab.basics.errors import FtlabError
 from ftlab.commands.sweep import request_from
 from ftlab.commands.tables import output_console, print_table
 from ftlab.jobs.dispatcher import Dispatcher, oom_kills
-from ftlab.jobs.launch import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.prediction.remedies import remedies
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import dump_spec, load_spec
 from ftlab.records.store import read_run
+from ftlab.settings.request import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.tabs.results.panel import panel
 from tests.faults.conftest import Enqueue, patched_worker
 from tests.workers import PRELUDE, step_until, worker

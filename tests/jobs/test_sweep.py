@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.jobs.launch import enqueue_sweep, plan_sweep
+from ftlab.jobs.launch import enqueue_again, enqueue_sweep, plan_sweep
 from ftlab.methods import limits
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import BUNDLED_ID
@@ -132,14 +132,14 @@ def test_the_bundled_model_has_one_name_in_every_record() -> None:
         ("latin.csv", "prompt,completion\nä,b\n".encode("latin-1"), "UTF-8"),
     ],
 )
-def test_what_is_wrong_inside_a_file_is_said_before_anything_is_queued(
+def test_what_is_wrong_inside_a_file_is_said_before_anything_is_queued_again(
     name: str, content: bytes, part: str, tmp_path: Path
 ) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     request = replace(REQUEST, task=TaskReference("file", str(file)))
     with pytest.raises(InvalidRequest) as caught:
-        enqueue_sweep(request, tmp_path / "runs")
+        enqueue_again(plan_sweep(request), tmp_path / "runs")
     (error,) = caught.value.errors
     assert error.field == "task.id"
     assert part in error.message

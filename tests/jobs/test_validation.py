@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.basics.errors import InvalidRequest
-from ftlab.jobs.launch import enqueue_sweep, not_applicable, validate
+from ftlab.jobs.launch import checked, enqueue_sweep, not_applicable, validate
 from ftlab.methods.variant import Variant
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
@@ -69,7 +69,7 @@ def test_a_wrong_request_names_its_field(change: dict, field: str, part: str) ->
 def test_a_wrong_request_queues_nothing(tmp_path: Path) -> None:
     request = replace(GOOD, device="tpu", settings=TrainingSettings(steps=-3))
     with pytest.raises(InvalidRequest) as caught:
-        enqueue_sweep(request, tmp_path)
+        enqueue_sweep(checked(request), tmp_path)
     assert {error.field for error in caught.value.errors} == {"device", "settings.steps"}
     assert list(tmp_path.iterdir()) == []
 

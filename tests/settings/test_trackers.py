@@ -18,7 +18,7 @@ from ftlab.records.spec import SweepRequest, dump_spec, load_spec
 from ftlab.settings import training
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import TRACKERS, TrainingSettings, parse_trackers
-from ftlab.tabs.experiment.fields import Form, slot_of
+from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.experiment.request import read_request
 from ftlab.tasks.reference import TaskReference
 
@@ -94,7 +94,6 @@ def test_what_is_no_name_is_refused(given: object) -> None:
         parse_trackers(given)
     reading = read_request("bundled", SQL, ["lora"], {"settings.report_to": given})
     assert [error.field for error in reading.errors] == ["settings.report_to"]
-    assert slot_of("settings.report_to") == "advanced"
 
 
 @pytest.mark.usefixtures("installed")

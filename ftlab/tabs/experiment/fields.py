@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -17,13 +18,9 @@ import gradio as gr
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.jobs.inputs import DEMO_REFUSAL
 from ftlab.jobs.launch import plan_sweep
-from ftlab.jobs.peft_check import FIELD as PEFT_JSON
-from ftlab.methods.by_hand import PEFT
-from ftlab.methods.registry import METHODS
 from ftlab.records.comparability import Scored, scored_words
 from ftlab.records.spec import SweepRequest
-from ftlab.settings.schema import Field, Setting, fields_of
-from ftlab.settings.training import PREFIX, TrainingSettings
+from ftlab.settings.schema import Field, Setting
 from ftlab.tabs.experiment.request import one_sentence
 from ftlab.tabs.widgets import H, escape, field_error, live, plural, swatch
 
@@ -37,6 +34,7 @@ class Form:
 
     components: dict[str, Any] = field(default_factory=dict)
     slots: dict[str, gr.HTML] = field(default_factory=dict)
+    _slot_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, component: Any, *args: Any, **kw: Any) -> Any:
         """Creates a live component with its own element id and registers it by name."""
@@ -44,30 +42,43 @@ class Form:
         self.components[name] = made
         return made
 
-    def number(self, name: str, label: str, value: float | None, **kw: Any) -> gr.Number:
-        """Adds a number field without gradio's limits, so that our error messages are shown."""
-        kw.setdefault("min_width", 58)
-        number: gr.Number = self.add(name, gr.Number, value, label=label, **kw)
-        return number
-
-    def setting(self, name: str, described: Field) -> Any:
+    def setting(self, name: str, described: Field, **more: Any) -> Any:
         """Adds the component of a setting, without gradio's limits, so that our error messages are
-        shown."""
-        setting, value = described.setting, described.default
+        shown. `more` is for the component; with choices it is a dropdown."""
+        setting = described.setting
         offered, sentences = _offered(setting)
-        kind, own = _component(described, offered)
+        kind, own = (gr.Dropdown, {}) if "choices" in more else _component(described, offered)
         if setting.narrow:
             own |= {"min_width": 58}
         elif setting.help or sentences:
             hint = setting.help[:1].upper() + setting.help[1:]
             own |= {"info": " ".join([f"{hint}.", *sentences]) if sentences else hint}
-        value = list(value) if isinstance(value, tuple) else value
-        return self.add(name, kind, value=value, label=described.label, **own)
+        usual = {"value": described.written(described.default), "label": described.label}
+        return self.add(name, kind, **usual | own | more)
 
-    def slot(self, name: str) -> gr.HTML:
-        """Adds a place for errors beside the fields that were added last."""
+    def settings(
+        self, described: Mapping[str, Field], more: Mapping[str, Mapping[str, Any]] = {}
+    ) -> None:
+        """Adds settings by name: narrow ones three per row, each other one in its own row.
+
+        `more` is as in `setting`, by name.
+        """
+        for is_narrow, group in groupby(described, lambda name: described[name].setting.narrow):
+            names, size = list(group), 3 if is_narrow else 1
+            for start in range(0, len(names), size):
+                with gr.Row(elem_classes="ft-quad" if is_narrow else None):
+                    for name in names[start : start + size]:
+                        self.setting(name, described[name], **more.get(name, {}))
+
+    def slot(self, name: str, *others: str) -> gr.HTML:
+        """Adds a place for the errors of the fields since the last slot, and of `others`."""
+        self._slot_of |= dict.fromkeys((*self.components, *others), name) | self._slot_of
         self.slots[name] = H("")
         return self.slots[name]
+
+    def slot_of(self, name: str) -> str:
+        """The slot of a field; of "task.id" or "lora.r" the slot of "task" or "lora"."""
+        return self._slot_of.get(name) or self._slot_of.get(name.partition(".")[0], "")
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:
         """Maps values in component order to field names, with the methods' settings merged in."""
@@ -78,7 +89,7 @@ class Form:
         """One HTML string per slot, in slot order; empty if there is no error."""
         found: dict[str, list[FieldError]] = {}
         for error in errors:
-            found.setdefault(slot_of(error.field), []).append(error)
+            found.setdefault(self.slot_of(error.field), []).append(error)
         return [_slot_html(found.get(name, [])) for name in self.slots]
 
 
@@ -97,7 +108,7 @@ def _component(
     described: Field, choices: Sequence[tuple[str, Any]]
 ) -> tuple[type[Any], dict[str, Any]]:
     """The component class for a setting, and the arguments specific to that class."""
-    if described.setting.empty:  # gradio renders an empty number as 0
+    if described.setting.empty or described.kind == "text":  # gradio shows an empty number as 0
         return gr.Textbox, {"placeholder": described.setting.empty, "max_lines": 1}
     if described.kind == "choice":
         return gr.Dropdown, {"choices": choices}
@@ -111,19 +122,6 @@ def _component(
 def element_id(name: str) -> str:
     """`settings.steps` -> `f-settings-steps`."""
     return "f-" + re.sub(r"[^a-z0-9]+", "-", name.lower())
-
-
-def slot_of(name: str) -> str:
-    """The name of the slot that shows a field's errors."""
-    head, _, rest = name.partition(".")
-    if name.startswith(PREFIX):
-        is_main = fields_of(TrainingSettings)[rest].setting.place == "main"
-        return "settings" if is_main else "advanced"
-    if head in METHODS:
-        return "methods"
-    elsewhere = {"seeds": "settings", "variants": "methods"}
-    elsewhere |= dict.fromkeys(("dtype_policy", "device"), "advanced")
-    return (elsewhere | {PEFT.id: PEFT_JSON}).get(head, head)
 
 
 def _slot_html(errors: Sequence[FieldError]) -> str:

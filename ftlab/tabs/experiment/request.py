@@ -6,13 +6,12 @@ A value may be missing, empty, text, or not a number. Invalid values become erro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ftlab.basics.devices import AUTO
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.jobs.inputs import EVERYTHING, Access
-from ftlab.jobs.launch import same_for_all, validate
+from ftlab.jobs.launch import ValidRequest, same_for_all, validate
 from ftlab.jobs.peft_check import FIELD as PEFT_JSON
 from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.limits import FIELD as MATCH
@@ -33,7 +32,7 @@ from ftlab.methods.variant import (
 from ftlab.models.dimensions import shape_of_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.records.spec import RunSpec, SweepRequest, asked_again
-from ftlab.settings.schema import fields_of, is_empty, read_number, read_settings
+from ftlab.settings.schema import fields_of, is_empty, read_settings
 from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tasks.files import EXTENSIONS, ColumnMapping
 from ftlab.tasks.reference import TaskReference
@@ -61,11 +60,11 @@ class Reading:
     matches: tuple[Match, ...] = ()
     budget: int = 0
 
-    def checked(self) -> SweepRequest:
+    def checked(self) -> ValidRequest:
         """Returns the request. Raises `InvalidRequest` if any field is invalid."""
         if self.errors:
             raise InvalidRequest(list(self.errors))
-        return self.request
+        return ValidRequest(self.request)
 
 
 def read_form(values: Mapping[str, Any], access: Access = EVERYTHING) -> Reading:
@@ -127,7 +126,6 @@ def read_request(
     errors = _nothing_named(model, task, str(values.get("file_error") or ""))
     model, task = allowed(model, task, access, errors)
     settings = TrainingSettings(**read_settings(TrainingSettings, values, errors, PREFIX))
-    seeds = _read_seeds(values.get("seeds", "0"), errors)
     variants = [
         *_ticked(methods, values, errors),
         *_extra(str(values.get(EXTRA) or ""), errors),
@@ -141,8 +139,6 @@ def read_request(
         variants=tuple(variants),
         settings=settings,
         **read_settings(SweepRequest, values, errors),
-        device=values.get("device") or AUTO,
-        seeds=tuple(seeds),
     )
     wrong = {error.field for error in errors}
     for error in validate(request):
@@ -201,15 +197,6 @@ def _nothing_named(model: str, task: TaskReference, file_error: str) -> list[Fie
         message = "No data set is named; give its id, as in owner/name."
         errors.append(FieldError("task.id", message))
     return errors
-
-
-def _read_seeds(value: Any, errors: list[FieldError]) -> list[int]:
-    parts = [part for part in str("" if value is None else value).replace(",", " ").split() if part]
-    try:
-        return [int(read_number("Seed", part, whole=True)) for part in parts]
-    except FtlabError as error:
-        errors.append(FieldError("seeds", f"{error} Give seeds as in 0 or 0,1,2."))
-        return [0]
 
 
 def _ticked(
@@ -314,17 +301,16 @@ def form_values(specs: Sequence[RunSpec]) -> dict[str, Any]:
     for variant in variants:
         if variant.method in METHODS and ticked.setdefault(variant.method, variant) is not variant:
             further.append(format_variant(variant))
+    seeds = tuple(dict.fromkeys(spec.seed for spec in specs))
     values = {
         "methods": [method_id for method_id in METHODS if method_id in ticked],
-        "seeds": ", ".join(map(str, dict.fromkeys(spec.seed for spec in specs))),
-        "dtype_policy": first.dtype_policy,
-        "device": first.device,
         EXTRA: "\n".join(further),
         MATCH: "",
         PEFT_JSON: write_variants(by_hand(variants)),
+        **_settings(first.settings, PREFIX),
+        **_settings(replace(same_for_all(first), seeds=seeds)),
         **_model(first.model),
         **_task(first.task),
-        **_settings(first.settings),
     }
     for method_id in METHODS:
         values |= _method(ticked.get(method_id) or Variant(method_id))
@@ -354,10 +340,11 @@ def _task(task: TaskReference) -> dict[str, Any]:
     return values
 
 
-def _settings(settings: TrainingSettings) -> dict[str, Any]:
+def _settings(settings: Any, prefix: str = "") -> dict[str, Any]:
     return {
-        PREFIX + name: described.written(getattr(settings, name))
-        for name, described in fields_of(TrainingSettings).items()
+        prefix + name: described.written(getattr(settings, name))
+        for name, described in fields_of(type(settings)).items()
+        if described.setting.is_on_form
     }
 
 

@@ -18,8 +18,9 @@ from ftlab.jobs.inputs import EVERYTHING, Access, Inputs, check_inputs, look_at_
 from ftlab.jobs.launch import enqueue_sweep, space_errors
 from ftlab.jobs.peft_check import FIELD as PEFT_JSON
 from ftlab.jobs.peft_check import by_hand
+from ftlab.methods.by_hand import PEFT
 from ftlab.methods.limits import FIELD as MATCH
-from ftlab.methods.registry import CORE
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.records.spec import RunSpec
 from ftlab.settings.training import is_installed
 from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links
@@ -405,7 +406,7 @@ def _build_methods(form: Form) -> MethodBlocks:
     table = H(method_table(CORE), js_on_load=_SEND_CHOICE)
     form.components["methods"] = gr.State(list(CORE))
     form.components[METHOD_SETTINGS] = gr.State({})
-    form.slot("methods")
+    form.slot("methods", "variants", *METHODS)
     facts = H("", elem_classes="ft-carrier", js_on_load=_FILL_TABLE)
     untuned = H("", js_on_load=_TUNE)
     costs = H("", js_on_load=_FILL_COSTS)
@@ -444,7 +445,7 @@ def _build_methods(form: Form) -> MethodBlocks:
             max_lines=16,
             elem_classes="ft-mono",
         )
-        form.slot(PEFT_JSON)
+        form.slot(PEFT_JSON, PEFT.id)
         asked = H("")
     return MethodBlocks(table, facts, untuned, costs, more, matched, asked)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from ftlab.tabs.experiment.request import (
 )
 from ftlab.tabs.widgets import H, field_error, head, live, this_page
 from ftlab.tasks.files import EXTENSIONS, ColumnMapping, columns_of, guess_mapping, read_rows
-from ftlab.tasks.reference import validate
+from ftlab.tasks.reference import TaskReference, validate
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.scoring import TEXT_METRICS
 
@@ -61,6 +60,7 @@ def keep_upload(path: Path, runs_folder: Path) -> Path:
     return target.resolve()
 
 
+REQUEST, TASK = dict(fields_of(SweepRequest)), fields_of(TaskReference)
 _MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
 _SHORT_NAMES = {"medical": "Medical"}  # the row of tasks must fit into the left column
 _COLUMN_LABELS = {
@@ -100,7 +100,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         gr.Dropdown,
         model_kinds(access),
         value="bundled",
-        label="Base model",
+        label=REQUEST["model"].label,
         allow_custom_value=True,  # accepts a typed model name, which is lost otherwise
     )
     form.add(
@@ -115,7 +115,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         gr.Radio,
         [*tasks, *own_tasks(access)],
         value="sql",
-        label="Task",
+        label=REQUEST["task"].label,
         elem_classes="ft-seg",
     )
     with gr.Column(visible=False, min_width=0) as file_group:
@@ -131,8 +131,8 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     with gr.Column(visible=False, min_width=0) as hub_group:
         with gr.Row():
             form.add("hub.id", gr.Textbox, label="Data set id", placeholder="owner/name", scale=2)
-            form.add("hub.config", gr.Textbox, label="Config", placeholder="none", min_width=70)
-            form.add("hub.split", gr.Textbox, label="Split", placeholder="train", min_width=70)
+            for name in ("config", "split"):
+                form.setting(f"hub.{name}", TASK[name], info=None, min_width=70)
         look_up = gr.Button("Read its first rows", size="sm")
     with gr.Row(visible=False) as mapping_row:
         for name in MAPPING_FIELDS:
@@ -147,8 +147,9 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
                 allow_custom_value=True,
             )
     metrics = [(metric.label, key) for key, metric in TEXT_METRICS.items()]
-    first = metrics[0][1]
-    form.add("metric", gr.Dropdown, metrics, value=first, label="Scored with", visible=False)
+    form.setting(
+        "metric", TASK["metric"], choices=metrics, value=metrics[0][1], info=None, visible=False
+    )
     form.slot("task")
     preview = H("")
 
@@ -242,41 +243,19 @@ def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
     """Builds step 2. Returns the accordion, whose label shows its current values, and the
     placeholder for the note on the number of examples."""
     head("Settings, the same for all", number=2)
-    main, further = _settings_at("main"), _settings_at("advanced")
-    _add_settings(form, main[:3])
-    with gr.Row(elem_classes="ft-quad"):
-        form.add("seeds", gr.Textbox, "0", label="Seeds, as in 0,1,2", max_lines=1, min_width=58)
-        for described in main[3:]:
-            form.setting(PREFIX + described.name, described)
+    form.settings(_settings_at("main"))
     form.slot("settings")
     scored = H("")
     with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
-        _add_settings(form, further)
-        policies = fields_of(SweepRequest)["dtype_policy"]
-        form.setting("dtype_policy", policies)
-        form.add(
-            "device",
-            gr.Dropdown,
-            [(f"auto: {resolve_device(AUTO).label}", AUTO), *device_choices()],
-            value=AUTO,
-            label="Device",
-        )
+        devices = [(f"auto: {resolve_device(AUTO).label}", AUTO), *device_choices()]
+        form.settings(_settings_at("advanced"), {"device": {"choices": devices}})
         form.slot("advanced")
     return advanced, scored
 
 
-def _settings_at(place: Place) -> list[Field]:
-    return [found for found in fields_of(TrainingSettings).values() if found.setting.place == place]
-
-
-def _add_settings(form: Form, settings: Iterable[Field]) -> None:
-    """Adds narrow settings three per row, and each other setting in its own row."""
-    for is_narrow, group in groupby(settings, lambda described: described.setting.narrow):
-        shown = list(group)
-        for start in range(0, len(shown), 3 if is_narrow else 1):
-            with gr.Row(elem_classes="ft-quad" if is_narrow else None):
-                for described in shown[start : start + (3 if is_narrow else 1)]:
-                    form.setting(PREFIX + described.name, described)
+def _settings_at(place: Place) -> dict[str, Field]:
+    named = {PREFIX + name: described for name, described in fields_of(TrainingSettings).items()}
+    return {name: one for name, one in (named | REQUEST).items() if one.setting.place == place}
 
 
 def model_kinds(access: Access) -> list[tuple[str, str]]:

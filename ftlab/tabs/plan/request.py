@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from ftlab.basics.cards import HERE, Card, cards, find_card
+from ftlab.basics.cards import HERE, Card, cards
 from ftlab.basics.devices import list_devices
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.units import format_bytes
@@ -14,9 +14,15 @@ from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.methods.registry import CORE, METHODS, on_base
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
-from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, WeightType, ask_about
+from ftlab.prediction.question import (
+    USUAL_CAPABILITY,
+    Question,
+    Step,
+    Target,
+    ask_about,
+)
 from ftlab.prediction.source import NamedConfig, find_config
-from ftlab.settings.training import OPTIMIZERS
+from ftlab.settings.schema import fields_of, read_settings
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 """Sequence lengths of the chart, up to the model's maximum number of positions."""
@@ -70,41 +76,31 @@ PREFIX = "plan_"
 
 def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     """Builds the plan from the fields; raises `InvalidRequest` with every invalid field."""
-    values = {name.removeprefix(PREFIX): value for name, value in given.items()}
     errors: list[FieldError] = []
-
-    def read(name: str, reader: Any) -> Any:
-        try:
-            return reader(values)
-        except FtlabError as error:
-            errors.append(FieldError(PREFIX + name, str(error)))
-            return None
-
-    model = read(
-        "model",
-        lambda v: _named_config(
-            str(v.get("config") or "").strip() or str(v["model"] or ""), access
-        ),
-    )
-    card = read("card", lambda v: find_card(str(v["card"] or "")))
-    step = read("step", _step)
-    if model is None or card is None or step is None:
+    target = Target(**read_settings(Target, given, errors, PREFIX))
+    step = Step(**read_settings(Step, given, errors, PREFIX))
+    model = None
+    try:
+        model = _named_config(str(given.get(f"{PREFIX}config") or "") or str(target.model), access)
+    except FtlabError as error:
+        errors.append(FieldError(f"{PREFIX}model", str(error)))
+    if model is None or target.card is None or errors:
         raise InvalidRequest(errors)
-    step = replace(step, capability=card.capability or USUAL_CAPABILITY)
-    methods = list(dict.fromkeys([str(values["method"]), *CORE]))
+    step = replace(step, capability=target.card.capability or USUAL_CAPABILITY)
+    methods = list(dict.fromkeys([str(given[f"{PREFIX}method"]), *CORE]))
     try:
         questions = ask_about(model.config, [Variant(method) for method in methods], step)
     except InvalidRequest as error:
         raise InvalidRequest(
-            [FieldError(f"{PREFIX}step", e.message) for e in error.errors]
+            [FieldError(PREFIX + wrong.field, wrong.message) for wrong in error.errors]
         ) from None
     asked = dict(zip(methods, questions, strict=True))
-    return Plan(model, card, asked.pop(methods[0]), asked)
+    return Plan(model, target.card, asked.pop(methods[0]), asked)
 
 
 def _named_config(text: str, access: Access) -> NamedConfig:
     """Calls `find_config` if the visitor may name that model; checks access before any file."""
-    name = str(text).strip()
+    name = text.strip()
     if name and not name.startswith("{") and known_model(name) is None:
         access.check_model(name)
     return find_config(name)
@@ -136,42 +132,19 @@ def _positions(model: NamedConfig) -> int:
     return LENGTHS[-1]
 
 
-def _step(values: Mapping[str, Any]) -> Step:
-    kept = values.get("completion_tokens") or None
-    return Step(
-        length=_whole(values["length"], "Longest example"),
-        batch=_whole(values["batch"], "Batch"),
-        completion_tokens=None if kept is None else _whole(kept, "Tokens with loss"),
-        weights=_one_of(values["weights"], get_args(WeightType), "Type of the weights"),
-        checkpointing=bool(values["checkpointing"]),
-        optimizer=_one_of(values["optimizer"], tuple(OPTIMIZERS), "Optimizer"),
-        accumulation=_whole(values["accumulation"], "Accumulation"),
-    )
+STEP, TARGET = fields_of(Step), fields_of(Target)
+CHANGED_BY_A_FIX = (
+    "method", "length", "batch", "accumulation", "checkpointing", "completion_tokens",
+)  # fmt: skip
 
 
-def _whole(value: Any, name: str) -> int:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and value % 1 == 0 and value >= 1:
-        return int(value)
-    held = "is empty" if value is None else f"is {str(value)[:40]}"
-    raise FtlabError(f"{name} {held}; give a whole number from 1.")
-
-
-def _one_of(value: Any, choices: Sequence[Any], name: str) -> Any:
-    if isinstance(value, str) and value in choices:
-        return value
-    raise FtlabError(f"{name} is '{str(value)[:40]}'; choose one of: {', '.join(choices)}.")
-
-
-def changed_fields(question: Question, names: Sequence[str]) -> dict[str, Any]:
-    """Returns the values of those fields for this question; LoRA on a 4-bit base becomes QLoRA."""
-    step, variant = question.step, question.variant
+def changed_fields(question: Question) -> dict[str, Any]:
+    """Returns `CHANGED_BY_A_FIX` for this question; LoRA on a 4-bit base becomes QLoRA."""
+    variant = question.variant
     method = variant.method
     if variant.base is not None:
         method = on_base(method, variant.base) or method
-    found = {
-        "method": method, "length": step.length, "batch": step.batch,
-        "accumulation": step.accumulation, "checkpointing": step.checkpointing,
-        "completion_tokens": step.completion_tokens or 0,
-    }  # fmt: skip
-    return {name: found[name] for name in names if name in found}
+    step = {name: STEP[name] for name in CHANGED_BY_A_FIX if name in STEP}
+    return {"method": method} | {
+        name: described.written(getattr(question.step, name)) for name, described in step.items()
+    }

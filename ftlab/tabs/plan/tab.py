@@ -14,17 +14,18 @@ from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
-from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.fit import Ask, Change, claims, fit, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
-from ftlab.settings.training import OPTIMIZERS
 from ftlab.tabs.context import QUIET, AppContext, Latest, Links, opened
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.learn.parts import plot
 from ftlab.tabs.plan.request import (
+    CHANGED_BY_A_FIX,
     PREFIX,
+    STEP,
+    TARGET,
     Plan,
     card_choices,
     changed_fields,
@@ -47,9 +48,6 @@ from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, head, heading, warn
 
 MOST_FIXES = 3
-_FIELDS_OF_A_FIX = (
-    "method", "length", "batch", "accumulation", "checkpointing", "completion_tokens",
-)  # fmt: skip
 _SEARCHING = "Looking for what would make it fit …"
 _NOTHING = "None of what can be changed here makes it fit."
 _NO_CURVE = heading(
@@ -117,7 +115,7 @@ def build(context: AppContext, links: Links) -> None:
     simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
         recompute, None, [claimed, simulate], **QUIET
     )
-    targets = [form.components[PREFIX + name] for name in _FIELDS_OF_A_FIX]
+    targets = [form.components[PREFIX + name] for name in CHANGED_BY_A_FIX]
     for place, button in enumerate(fixes):
         button.click(_taking(place), offered, targets, **QUIET)
 
@@ -221,8 +219,8 @@ def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) 
 def _taking(place: int) -> Any:
     def take(offered: list[dict[str, Any]]) -> list[Any]:
         if place >= len(offered):
-            return [gr.skip()] * len(_FIELDS_OF_A_FIX)
-        return [gr.update(value=offered[place][name]) for name in _FIELDS_OF_A_FIX]
+            return [gr.skip()] * len(CHANGED_BY_A_FIX)
+        return [gr.update(value=offered[place][name]) for name in CHANGED_BY_A_FIX]
 
     return take
 
@@ -234,7 +232,7 @@ def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]
 
 
 def _fixes(changes: Sequence[tuple[Change, Prediction]], plan: Plan) -> list[Any]:
-    offered = [changed_fields(change.question, _FIELDS_OF_A_FIX) for change, _ in changes]
+    offered = [changed_fields(change.question) for change, _ in changes]
     buttons = [
         gr.update(value=change_label(change, answer, plan.card), visible=True)
         for change, answer in changes
@@ -270,9 +268,9 @@ def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
 def _build_fields(form: Form, access: Access) -> None:
     names = "One of the list, a Hub id, or a folder" if access.may_ask_hub else "One of the list"
     head("Will it fit?", sub="From the model's shape alone: no weights, no GPU")
-    form.add(
-        "plan_model", gr.Dropdown, model_choices(), value=BUNDLED_ID,
-        allow_custom_value=access.may_ask_hub, label="Model", info=names,
+    form.setting(
+        "plan_model", TARGET["model"], choices=model_choices(), info=names,
+        allow_custom_value=access.may_ask_hub,
     )  # fmt: skip
     with gr.Accordion("Paste a config.json", open=False, elem_classes="ft-fold"):
         form.add(
@@ -280,23 +278,13 @@ def _build_fields(form: Form, access: Access) -> None:
             placeholder='{"model_type": "llama", …}', elem_classes="ft-mono",
         )  # fmt: skip
     form.slot("plan_model")
-    form.add("plan_card", gr.Dropdown, card_choices(), value=card_choices()[0][1], label="Card")
+    known = card_choices()
+    form.setting("plan_card", TARGET["card"], choices=known, value=known[0][1], info=None)
     form.slot("plan_card")
     form.add("plan_method", gr.Dropdown, method_choices(), value="lora", label="Method")
-    with gr.Row(elem_classes="ft-quad"):
-        form.number("plan_length", "Longest example", 1024)
-        form.number("plan_batch", "Batch", 4)
-        form.number("plan_accumulation", "Accumulated", 1)
-    with gr.Row(elem_classes="ft-quad"):
-        form.number("plan_completion_tokens", "Tokens with loss (0: all)", 0, min_width=140)
-        form.add(
-            "plan_weights", gr.Dropdown, ["bf16", "fp16", "fp32"], value="bf16", label="Weights",
-            min_width=90,
-        )  # fmt: skip
-    optimizers = [(label, name) for name, label in OPTIMIZERS.items()]
-    form.add("plan_optimizer", gr.Dropdown, optimizers, value="adamw", label="Optimizer")
-    form.add("plan_checkpointing", gr.Checkbox, label="Gradient checkpointing")
-    form.slot("plan_step")
+    step = {PREFIX + name: one for name, one in STEP.items() if one.setting.is_on_form}
+    form.settings(step, {"plan_length": {"value": 1024}})
+    form.slot("plan_step", "plan_variants")
 
 
 TAB = TabSpec("Plan", 5, build)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
@@ -23,7 +24,7 @@ from ftlab.tabs.context import AppContext
 from ftlab.tabs.experiment import fields, method_view, queue, request
 from ftlab.tabs.experiment import tab as experiment
 from ftlab.tabs.experiment import task as experiment_task
-from ftlab.tabs.experiment.fields import Form, element_id, slot_of
+from ftlab.tabs.experiment.fields import Form, element_id
 from ftlab.tabs.experiment.queue import (
     NEWEST,
     SweepView,
@@ -35,6 +36,7 @@ from ftlab.tabs.experiment.queue import (
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run, make_sweep
+from tests.tabs.page_fakes import page_context
 
 SQL = TaskReference("bundled", "sql")
 NUMBERS = [
@@ -191,6 +193,24 @@ def test_a_form_says_what_it_waits_for(values: dict[str, Any], words: str) -> No
 # ---------------------------------------------------------------- errors beside fields
 
 
+@pytest.fixture(scope="module")
+def form(tmp_path_factory: pytest.TempPathFactory) -> Form:
+    """The form as the page has it."""
+    made, context = Form(), page_context(tmp_path_factory.mktemp("runs"))
+    with gr.Blocks():
+        experiment_task.build_model_and_task(made, context)
+        experiment_task.build_settings(made)
+        experiment._build_methods(made)
+    return made
+
+
+PLACES = {
+    PREFIX + name: described.setting.place == "main"
+    for name, described in fields_of(TrainingSettings).items()
+    if described.setting.is_on_form
+}
+
+
 @pytest.mark.parametrize(
     ("field", "slot"),
     [
@@ -207,24 +227,24 @@ def test_a_form_says_what_it_waits_for(values: dict[str, Any], words: str) -> No
         ("peft_json", "peft_json"),
         ("peft.config", "peft_json"),
         ("peft.learning_rate", "peft_json"),
+        *((name, "settings" if is_main else "advanced") for name, is_main in PLACES.items()),
     ],
 )
-def test_each_field_has_a_slot(field: str, slot: str) -> None:
-    assert slot_of(field) == slot
+def test_each_field_has_a_slot(field: str, slot: str, form: Form) -> None:
+    assert form.slot_of(field) == slot
 
 
-def test_an_error_stands_in_its_slot_and_frames_its_field() -> None:
-    form = Form(slots=dict.fromkeys(["settings", "extra"]))  # type: ignore[arg-type]
-    settings, extra = form.slot_html(read(settings__steps=-3).errors)
-    assert "Steps is -3" in settings
-    assert f"#{element_id('settings.steps')} " in settings
-    assert extra == ""
+def test_an_error_stands_in_its_slot_and_frames_its_field(form: Form) -> None:
+    slots = dict(zip(form.slots, form.slot_html(read(settings__steps=-3).errors), strict=True))
+    assert "Steps is -3" in slots["settings"]
+    assert f"#{element_id('settings.steps')} " in slots["settings"]
+    assert slots["extra"] == ""
 
 
-def test_what_was_typed_cannot_break_out_of_an_error() -> None:
-    form = Form(slots=dict.fromkeys(["extra"]))  # type: ignore[arg-type]
-    (extra,) = form.slot_html(read(extra="</style><script>").errors)
-    assert "<script>" not in extra
+def test_text_of_a_field_is_escaped_in_its_error(form: Form) -> None:
+    html = "".join(form.slot_html(read(extra="</style><script>").errors))
+    assert "&lt;script&gt;" in html
+    assert "<script>" not in html
 
 
 # ---------------------------------------------------------------- launch bar

@@ -20,7 +20,7 @@ from tests.tabs.page_fakes import page_context
 
 FIELDS: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B", "config": "", "card": "rtx-4090", "method": "lora",
-    "length": 1024, "batch": 4, "accumulation": 1, "completion_tokens": 0, "weights": "bf16",
+    "length": 1024, "batch": 4, "accumulation": 1, "completion_tokens": "", "weights": "bf16",
     "optimizer": "adamw", "checkpointing": False,
 }  # fmt: skip
 
@@ -78,11 +78,15 @@ def test_a_prediction_that_fails_is_one_sentence_and_no_markup(tmp_path: Path) -
         ({"config": "{broken"}, "plan_model", "not valid JSON"),
         ({"card": "abacus"}, "plan_card", "no card 'abacus'"),
         ({"card": None}, "plan_card", "no card"),
-        ({"length": None}, "plan_step", "Longest example is empty"),
-        ({"batch": 1.5}, "plan_step", "Batch is 1.5"),
-        ({"accumulation": "x"}, "plan_step", "Accumulation is x"),
-        ({"completion_tokens": 2_000}, "plan_step", "can carry loss"),
-        ({"length": 10**9}, "plan_step", "it must be 1 to"),
+        ({"method": "lorra"}, "plan_variants", "There is no method 'lorra'"),
+        ({"length": None}, "plan_length", "Longest example is empty"),
+        ({"batch": 1.5}, "plan_batch", "Batch is '1.5'"),
+        ({"accumulation": "x"}, "plan_accumulation", "Accumulation is 'x'"),
+        ({"completion_tokens": 2_000}, "plan_completion_tokens", "can carry loss"),
+        ({"length": 10**9}, "plan_length", "it must lie between 1 and 1,000,000"),
+        ({"weights": "fp8"}, "plan_weights", "'fp8' is none of: bf16, fp16, fp32"),
+        ({"optimizer": ["sgd"]}, "plan_optimizer", "is none of: adamw"),
+        ({"checkpointing": 1}, "plan_checkpointing", "it must be true or false"),
     ],
 )
 def test_every_wrong_field_is_said_beside_it(
@@ -130,9 +134,9 @@ def test_a_curve_of_wrong_fields_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_a_change_is_put_into_the_fields() -> None:
     plan = read_plan(values())
-    names = ("method", "length", "checkpointing", "completion_tokens")
-    assert changed_fields(plan.chosen, names) == {
-        "method": "lora", "length": 1024, "checkpointing": False, "completion_tokens": 0,
+    assert changed_fields(plan.chosen) == {
+        "method": "lora", "length": 1024, "batch": 4, "accumulation": 1, "checkpointing": False,
+        "completion_tokens": "",
     }  # fmt: skip
 
 
