@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:
-        launch(folder, host=served.host, port=served.port, served=served)
+        launch(folder, served)
     return 0
 
 

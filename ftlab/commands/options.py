@@ -12,8 +12,9 @@ from ftlab.basics.files import default_runs_folder
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
-from ftlab.playground.requests import PRECISIONS, GenerateRequest
+from ftlab.playground.requests import GenerateRequest
 from ftlab.playground.uploaded import bring_adapter, vouch_for_base
+from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import fields_of
 
 
@@ -99,7 +100,6 @@ def add_run(parser: argparse._ActionsContainer) -> None:
 
 def add_generation(parser: argparse._ActionsContainer) -> None:
     """Adds the options for the models that answer, and for generation."""
-    default = GenerateRequest((), "")
     parser.add_argument(
         "--runs",
         default=BASE,
@@ -112,17 +112,8 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
         help="vouch that the adapters of --runs were trained on that model ('bundled', a folder or "
         "a Hub id), whatever name they give it; they answer on it",
     )
-    parser.add_argument("--system", default="", help="system prompt (default: the template's own)")
-    parser.add_argument("--mode", choices=("chat", "completion"), default=default.mode)
     parser.add_argument("--model", help="base model (default: the runs' own)")
-    parser.add_argument(
-        "--precision", choices=list(PRECISIONS), default=default.precision, help="of the base"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=default.max_new_tokens, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps every token (default)")
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="1 is none (default)")
-    parser.add_argument("--seed", type=int, default=0)
+    add_settings(parser, GenerationSettings)
 
 
 def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
@@ -151,16 +142,5 @@ def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequ
             f"--base-is {options.base_is} vouches for nothing: --runs names no adapter that was "
             "brought along; name its folder or zip there, or leave --base-is out."
         )
-    return GenerateRequest(
-        panes=tuple(names),
-        prompt=prompt,
-        model=model,
-        precision=options.precision,
-        mode=options.mode,
-        system=options.system,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
-    )
+    settings = read_options(options, GenerationSettings)
+    return GenerateRequest(tuple(names), prompt, model, **settings)

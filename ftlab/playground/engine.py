@@ -60,10 +60,10 @@ from ftlab.playground.requests import (
     WAITING,
     GenerateRequest,
     PaneUpdate,
-    Precision,
     Stopped,
     note_on,
 )
+from ftlab.settings.generation import Precision
 from ftlab.settings.training import DtypePolicy
 
 SPARE_BYTES = 256 << 20

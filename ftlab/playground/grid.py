@@ -29,10 +29,11 @@ from ftlab.basics.processes import is_alive, python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
 from ftlab.playground.panes import PaneSource, line_up
-from ftlab.playground.requests import MAX_CHARACTERS, GenerateRequest, validate_generate
+from ftlab.playground.requests import GenerateRequest, validate_generate
 from ftlab.records.job import InFolder, StartedJob
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter
 from ftlab.records.run import check_writable, read_json_lines, write_atomically
+from ftlab.settings.generation import MAX_CHARACTERS
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import validate as validate_task
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.jobs.inputs import Access
 from ftlab.models.reference import parse_model
 from ftlab.playground.panes import BASE, UPLOADED, PaneSource, line_up
+from ftlab.settings.generation import MAX_CHARACTERS, PRECISIONS, GenerationSettings, Precision
+from ftlab.settings.schema import errors_in
 from ftlab.tasks.spec import Message
 
 WAITING = "Waiting for its turn …"
@@ -23,11 +24,6 @@ WAITING = "Waiting for its turn …"
 LOADING = "Loading the base model …"
 """Status of every pane until the base model is loaded."""
 
-Precision = Literal["bf16", "fp32", "nf4"]
-PRECISIONS: dict[Precision, str] = {"bf16": "16 bits", "fp32": "32 bits", "nf4": "4 bits (NF4)"}
-"""Precision of the base in memory, and its label for users."""
-
-Mode = Literal["chat", "completion"]
 UpdateKind = Literal["status", "text", "done", "error"]
 
 
@@ -36,29 +32,19 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class GenerateRequest:
+class GenerateRequest(GenerationSettings):
     """One prompt for all panes; a pane is a name that `panes.find_source` accepts.
 
     If `model` is `None`, the panes' own base model is used, or the bundled model if only the base
     answers. In "chat" the prompt is the user's turn. It follows the `system` message (empty: the
     template's default) and the pane's entry in `histories` (one per pane; empty for a first turn).
-    In "completion" the prompt is plain text to continue. `temperature` 0 is greedy; above 0, tokens
-    are sampled with `seed` from the most likely tokens whose total probability is `top_p`.
-    `repetition_penalty` 1 means no penalty (Keskar et al. 2019, CTRL, section 4.1).
+    In "completion" the prompt is plain text to continue.
     """
 
     panes: tuple[str, ...]
     prompt: str
     model: str | None = None
-    precision: Precision = "bf16"
-    mode: Mode = "chat"
-    system: str = ""
     histories: tuple[tuple[Message, ...], ...] = ()
-    max_new_tokens: int = 96
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
 
     def history(self, pane: int) -> tuple[Message, ...]:
         return self.histories[pane] if self.histories else ()
@@ -129,8 +115,6 @@ def update_from_json(data: dict[str, Any]) -> PaneUpdate:
 
 
 MAX_PANES = 6
-MAX_NEW_TOKENS = 1024
-MAX_CHARACTERS = 100_000
 
 
 def validate_generate(request: GenerateRequest) -> list[FieldError]:
@@ -138,17 +122,9 @@ def validate_generate(request: GenerateRequest) -> list[FieldError]:
     return [
         *_panes(request),
         *_model(request.model),
-        *_choice("precision", "Base held in", request.precision, PRECISIONS),
-        *_choice("mode", "Mode", request.mode, ("chat", "completion")),
         *_prompt(request.prompt),
-        *_text("system", "The system prompt", request.system),
-        *_whole("max_new_tokens", "New tokens", request.max_new_tokens, 1, MAX_NEW_TOKENS),
-        *_number("temperature", "Temperature", request.temperature, 0, 2, "0 is greedy"),
-        *_number("top_p", "Top-p", request.top_p, 0.01, 1, "1 keeps every token"),
-        *_number("repetition_penalty", "Repetition penalty", request.repetition_penalty, 1, 2,
-                 "1 is none"),
-        *_whole("seed", "Seed", request.seed, 0, 2**32 - 1),
-    ]  # fmt: skip
+        *errors_in(request),
+    ]
 
 
 def _panes(request: GenerateRequest) -> Iterator[FieldError]:
@@ -176,36 +152,11 @@ def _model(asked: str | None) -> Iterator[FieldError]:
 def _prompt(prompt: str) -> Iterator[FieldError]:
     if not prompt.strip():
         yield FieldError("prompt", "The prompt is empty; write one or choose a held-out example.")
-    yield from _text("prompt", "The prompt", prompt)
-
-
-def _text(field: str, label: str, text: str) -> Iterator[FieldError]:
-    if len(text) > MAX_CHARACTERS:
+    if len(prompt) > MAX_CHARACTERS:
         yield FieldError(
-            field,
-            f"{label} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read, "
+            "prompt",
+            f"The prompt has {len(prompt):,} characters; at most {MAX_CHARACTERS:,} are read, "
             "so shorten it.",
-        )
-
-
-def _choice(field: str, label: str, value: Any, choices: Any) -> Iterator[FieldError]:
-    if value not in tuple(choices):  # a value from JSON may be unhashable, for example a list
-        yield FieldError(field, f"{label}: '{value}' is none of: {', '.join(choices)}.")
-
-
-def _whole(field: str, label: str, value: Any, low: int, high: int) -> Iterator[FieldError]:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        message = f"{label}: {value} is no whole number between {low} and {high}; give one."
-        yield FieldError(field, message)
-
-
-def _number(
-    field: str, label: str, value: Any, low: float, high: float, hint: str
-) -> Iterator[FieldError]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        yield FieldError(
-            field, f"{label}: {value} is no number between {low:g} and {high:g}; {hint}."
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ftlab.basics.errors import FieldError, FtlabError
 
-Kind = Literal["whole", "real", "switch", "choice", "names", "text"]
+Kind = Literal["whole", "real", "text", "switch", "choice", "names"]
 Place = Literal["main", "advanced", "own", "command line"]
 
 
@@ -23,10 +23,11 @@ class Setting:
     """The description of one setting.
 
     `short` is the label on the form. `help` is one line without a full stop. `low` and `high` are
-    the bounds of a number; with `above`, `low` itself is excluded. `unit` is the noun of the
-    number, as in "step". `choices` maps each value to its label. `empty` describes what an empty
-    value means; only a setting with `empty` may be empty. `same` is the text for runs that share
-    the value, with {} for it; compared runs must have equal values of settings with `same`.
+    the bounds of a number; with `above`, `low` itself is excluded. `high` of a text is its maximum
+    length. `unit` is the noun of the number, as in "step". `choices` maps each value to its label.
+    `empty` describes what an empty value means; only a setting with `empty` may be empty. `same` is
+    the text for runs that share the value, with {} for it; compared runs must have equal values of
+    settings with `same`.
     `parse` parses other kinds of values, and `check` yields an error message for each problem of
     the value. `place` is the section of the form ("own": with components of its own; "command
     line": not on the form). Settings with `narrow` share a row. `option` is the name of the
@@ -88,10 +89,12 @@ class Field:
         setting = self.setting
         if setting.parse is not None:
             return setting.parse(value)
+        if self.kind == "text":
+            if not isinstance(value, str | None):
+                raise FtlabError(f"{setting.label}: {value} is no text; put it in quotes.")
+            return value or ""
         if setting.empty and is_empty(value):
             return None
-        if self.kind == "text":
-            return "" if value is None else value
         if self.kind == "choice":
             return value or self.default
         if self.kind == "switch":
@@ -122,6 +125,10 @@ class Field:
         elif setting.choices is not None:
             if not isinstance(value, str) or value not in setting.choices:
                 yield f"'{value}' is none of: {', '.join(setting.choices)}."
+        elif self.kind == "text":
+            if isinstance(value, str) and len(value) > setting.high:
+                most = plain_number(setting.high)
+                yield f"{setting.label} has {len(value):,} characters; at most {most} are read."
         elif self.kind in ("whole", "real"):
             over = value > setting.low if setting.above else value >= setting.low
             if not (math.isfinite(value) and over and value <= setting.high):
@@ -217,7 +224,7 @@ def read_number(label: str, value: Any, *, whole: bool) -> float:
         raise FtlabError(f"{label} is empty; it must be {word}.")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or (whole and number != int(number)):
         raise FtlabError(f"{label} is '{str(value)[:40]}'; it must be {word}.")

@@ -29,7 +29,6 @@ from ftlab.methods.variant import Variant, format_variant
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest
 from ftlab.playground.grid_table import PaneSummary, by_place, headline, pane_labels, summary
-from ftlab.playground.requests import PRECISIONS
 from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
@@ -38,6 +37,7 @@ from ftlab.records.recording import Provenance, read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, SweepData
+from ftlab.settings.generation import PRECISIONS
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
 from ftlab.share.page import standalone
 from ftlab.tasks.reference import TaskReference

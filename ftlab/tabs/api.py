@@ -17,7 +17,7 @@ from ftlab.methods.limits import FIELD as MATCH
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
-from ftlab.tabs.context import AppContext
+from ftlab.tabs.context import AppContext, check_texts, errors_for_caller
 from ftlab.tabs.experiment.request import EXTRA, read_request
 from ftlab.tabs.results.columns import filtered, records
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
@@ -62,7 +62,7 @@ def add_endpoints(context: AppContext) -> None:
             "max_length": max_length,
             "eval_examples": eval_examples,
         }
-        try:
+        with errors_for_caller():
             context.access.check_training()
             context.access.check_task_text(task)
             reference = api_task(task, columns, metric, hub_config, hub_split)
@@ -70,8 +70,6 @@ def add_endpoints(context: AppContext) -> None:
             check_inputs(request, context.models)
             specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
-        except FtlabError as error:
-            raise _for_caller(str(error)) from None
         return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
 
     launch_sweep.__doc__ = _documented(
@@ -89,29 +87,25 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             The ids of the open runs that are being cancelled.
         """
-        try:
+        with errors_for_caller():
             context.access.check_training()
-            _check_texts(sweep_id=sweep_id)
-            _check_ids(run_ids)
-        except FtlabError as error:
-            raise _for_caller(str(error)) from None
-        runs = context.store.runs()
-        known = {run.run_id for run in runs}
-        unknown = [run_id for run_id in run_ids if run_id not in known]
-        if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
-            unknown.append(sweep_id)
-        if unknown:
-            named = shown_name(unknown[0])
-            raise _for_caller(f"There is no run or sweep '{named}' in {context.runs_folder}.")
-        open_ids = [
-            run.run_id
-            for run in runs
-            if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
-        ]
-        try:
+            check_texts(sweep_id=sweep_id)
+            if not isinstance(run_ids, list) or not all(isinstance(run, str) for run in run_ids):
+                raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
+            runs = context.store.runs()
+            known = {run.run_id for run in runs}
+            unknown = [run_id for run_id in run_ids if run_id not in known]
+            if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
+                unknown.append(sweep_id)
+            if unknown:
+                named = shown_name(unknown[0])
+                raise FtlabError(f"There is no run or sweep '{named}' in {context.runs_folder}.")
+            open_ids = [
+                run.run_id
+                for run in runs
+                if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
+            ]
             request_cancel(context.runs_folder, open_ids)
-        except FtlabError as error:
-            raise _for_caller(str(error)) from None
         return open_ids
 
     def runs(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
@@ -123,10 +117,8 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             Rows; a number that was not measured is null.
         """
-        try:
-            _check_texts(sweep=sweep, text=text)
-        except FtlabError as error:
-            raise _for_caller(str(error)) from None
+        with errors_for_caller():
+            check_texts(sweep=sweep, text=text)
         return records(filtered(context.store.table(), sweep, text))
 
     endpoints = {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs, "results": runs}
@@ -144,22 +136,6 @@ def _documented(endpoint: Callable[..., Any], what: str, returns: str) -> str:
             about += f"; empty: {field.setting.empty}"
         lines.append(f"    {name}: {about}")
     return "\n".join([*lines, f"Returns:\n    {returns}"])
-
-
-def _check_texts(**values: Any) -> None:
-    for name, value in values.items():
-        if not isinstance(value, str):
-            raise FtlabError(f"'{name}' must be a text; put it in quotes.")
-
-
-def _check_ids(values: Any) -> None:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
-
-
-def _for_caller(sentence: str) -> gr.Error:
-    """Returns an error for the caller, without a traceback in the log."""
-    return gr.Error(sentence, print_exception=False)
 
 
 def api_task(

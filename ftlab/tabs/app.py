@@ -137,8 +137,6 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 7860
 _REFRESH_SECONDS = 3
 _HEADER_POLLS_A_SECOND = 6  # all pages together
 
@@ -178,18 +176,12 @@ def build_page(context: AppContext) -> gr.Blocks:
     return page
 
 
-def launch(
-    runs_folder: Path,
-    host: str = DEFAULT_HOST,
-    port: int = DEFAULT_PORT,
-    served: Serving | None = None,
-) -> None:
-    """Serves the app until it is interrupted; `served` replaces the default: no login.
+def launch(runs_folder: Path, served: Serving) -> None:
+    """Serves the app until it is interrupted.
 
     Raises `FtlabError` if the address is not available, or if strangers would have access.
     """
-    served = served or Serving(host, port)
-    _check_address(host, port)
+    _check_address(served.host, served.port)
     served.check()
     with app_log(control_folder(runs_folder)):
         _serve(runs_folder, served)
@@ -202,7 +194,8 @@ def _serve(runs_folder: Path, served: Serving) -> None:
     _ensure_dispatcher(runs_folder)
     try:
         served.launch(page, [health_route(context.store)], **launch_options())
-        address = page.share_url or f"http://{_reachable(served.host)}:{served.port}"
+        host = "127.0.0.1" if served.host in ("0.0.0.0", "::") else served.host
+        address = page.share_url or f"http://{host}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
         threading.Event().wait()
@@ -272,13 +265,8 @@ def _check_address(host: str, port: int) -> None:
         raise FtlabError(
             f"Port {port} must lie between 1 and 65535; choose another with --port or --host."
         )
-    reason = why_not_free(host, port)
-    if reason:
+    if reason := why_not_free(host, port):
         raise FtlabError(
             f"The app cannot be served on {host}:{port} ({reason}); "
             "choose another with --port or --host."
         )
-
-
-def _reachable(host: str) -> str:
-    return DEFAULT_HOST if host in ("0.0.0.0", "::") else host

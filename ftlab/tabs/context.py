@@ -10,7 +10,8 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,22 @@ class FilesAVisitor:
         seconds = self._rate.wait(visitor_of(request).name)
         if seconds:
             raise FtlabError(f"You have asked for many files; ask for the next {when(seconds)}.")
+
+
+@contextmanager
+def errors_for_caller() -> Iterator[None]:
+    """Turns an `FtlabError` into an error for the page or program that called."""
+    try:
+        yield
+    except FtlabError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def check_texts(**values: Any) -> None:
+    """Raises `FtlabError` for a parameter that is no text: JSON can hold any value."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise FtlabError(f"'{name}' must be a text; put it in quotes.")
 
 
 _OPEN_SECONDS = 40.0

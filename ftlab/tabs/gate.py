@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from weakref import WeakValueDictionary
 
 import gradio as gr
 import h11
@@ -67,20 +68,27 @@ _MOST_REMEMBERED = 10_000
 """Maximum number of visitors in memory. A visitor who was dropped starts with a full allowance."""
 
 
+def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Parses an address, with or without a zone; `None` if the text is not an address.
+
+    An IPv4 address that is mapped to IPv6 is returned as IPv4.
+    """
+    try:
+        ip = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
 def visitor_at(address: str) -> str:
     """Returns the visitor's name for an address; a whole IPv6 /64 network is one visitor.
 
     One machine usually gets a whole /64 network, so it could use a new address for each request.
     """
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+    ip = ip_of(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+    return str(ip or address)
 
 
 def visitor_of(request: gr.Request) -> Visitor:
@@ -187,19 +195,11 @@ class OneAtATime:
     """One lock per visitor: expensive requests of one visitor run one after another."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def turn(self, visitor: str) -> AsyncIterator[None]:
-        lock, wanted = self._turns.get(visitor, (asyncio.Lock(), 0))
-        self._turns[visitor] = lock, wanted + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, wanted = self._turns.pop(visitor)
-            if wanted > 1:
-                self._turns[visitor] = lock, wanted - 1
+    def turn(self, visitor: str) -> asyncio.Lock:
+        """Returns the visitor's lock, which exists as long as a request holds or awaits it."""
+        return self._locks.setdefault(visitor, asyncio.Lock())
 
 
 def when(seconds: float) -> str:
@@ -343,12 +343,9 @@ def is_this_machine(host: str) -> bool:
     if found is None:
         return False
     name = found["name"].lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    ip = ip_of(name.strip("[]"))
+    is_local_name = name == "localhost" or name.endswith(".localhost")
+    return is_local_name or (ip is not None and ip.is_loopback)
 
 
 def is_same_site(headers: Headers) -> bool:

@@ -42,7 +42,7 @@ from ftlab.jobs.inputs import DEMO_REFUSAL, Access, demo_access
 from ftlab.operations.health import HealthProbe
 from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
-from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
+from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, ip_of, user_of
 from ftlab.tabs.requests import (
     NO_SUCH_PART,
     BodyLimits,
@@ -97,7 +97,9 @@ class NotedBlocks(gr.Blocks):
             event_name = "wrong call" if wrong else "call refused"
             note_refusal(event_name, handler=_name(function), reason=said[:_LONGEST])
             refusal.print_exception = False  # an error of the caller, logged above
-            _mark(kw.get("request"))
+            request = getattr(kw.get("request"), "request", None)
+            if isinstance(request, Request):  # gradio answers with 500, like an app error
+                request.state.refused = True  # for `NotedRefusals`
             raise
         except Exception as error:
             name = _name(function)
@@ -129,7 +131,11 @@ class NotedBlocks(gr.Blocks):
         if not one_each or len(outputs) < 2 or block_fn.batch or block_fn.is_validator_function:
             return await super().postprocess_data(block_fn, predictions, state)
         skip = gr.skip()
-        kept = [place for place, value in enumerate(predictions) if not _equals(value, skip)]
+        kept = [
+            place
+            for place, value in enumerate(predictions)
+            if not (isinstance(value, dict) and value == skip)
+        ]
         answer = [None if block.stateful else gr.skip() for block in outputs]
         if kept:
             rest = copy(block_fn)
@@ -142,19 +148,8 @@ class NotedBlocks(gr.Blocks):
         return answer
 
 
-def _mark(request: Any) -> None:
-    """Marks a refused call for `NotedRefusals`: gradio answers it with 500, like an app error."""
-    asked = getattr(request, "request", None)
-    if isinstance(asked, Request):
-        asked.state.refused = True
-
-
 def _name(function: BlockFunction) -> str:
     return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
-
-
-def _equals(value: Any, skip: dict[str, Any]) -> bool:
-    return isinstance(value, dict) and value == skip
 
 
 class NotedRefusals:
@@ -178,43 +173,28 @@ class NotedRefusals:
                 status = int(message["status"])
                 if status == 500 and scope.get("state", {}).get("refused"):
                     message["status"] = 400  # already logged
-                elif _is_refusal(status):
+                elif status in _REFUSALS or (status >= 500 and status != 503):
+                    # 503 is the regular answer of an unhealthy `/healthz`
                     self._refusals.note("request refused", status=status, **asked(scope))
             await send(message)
 
         try:
             await self._app(scope, receive, noted)
         except Exception as error:
-            if not begun and _is_no_path(error):
+            if not begun and getattr(error, "errno", 0) == errno.ENAMETOOLONG:
+                # gradio tried to open a file with a name longer than the system allows
                 await PlainTextResponse(NO_SUCH_PART, 404)(scope, receive, send)
                 return
-            if not _is_of_lost_session(error):
-                self._errors.note("request failed", error, place=_route(scope), **asked(scope))
+            # With an HTTPException gradio ends the stream of a session that no longer exists.
+            if not isinstance(error.__cause__ or error, HTTPException):
+                # The pattern of the route: the number of different paths is unlimited.
+                route = str(getattr(scope.get("route"), "path", ""))
+                self._errors.note("request failed", error, place=route, **asked(scope))
             if not begun:
                 await PlainTextResponse(FAILED, 500)(scope, receive, send)
                 return
             with suppress(Exception):  # ends the response early, which the client notices
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _is_no_path(error: Exception) -> bool:
-    """True if gradio tried to open a file with a name longer than the system allows."""
-    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
-
-
-def _is_of_lost_session(error: Exception) -> bool:
-    """True for the error with which gradio ends the stream of a session that no longer exists."""
-    return isinstance(error.__cause__ or error, HTTPException)
-
-
-def _is_refusal(status: int) -> bool:
-    """True for a status to log; 503 is the regular answer of an unhealthy `/healthz`."""
-    return status in _REFUSALS or (status >= 500 and status != 503)
-
-
-def _route(scope: Scope) -> str:
-    """Returns the pattern of the matched route: the number of different paths is unlimited."""
-    return str(getattr(scope.get("route"), "path", ""))
 
 
 def health_route(store: RunStore) -> Route:
@@ -482,13 +462,5 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, ValueError):
         return False
-    return all(_is_own(str(address[0])) for *_, address in found)
-
-
-def _is_own(address: str) -> bool:
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return bool((mapped or ip).is_loopback)
+    addresses = [ip_of(str(address[0])) for *_, address in found]
+    return all(ip is not None and ip.is_loopback for ip in addresses)

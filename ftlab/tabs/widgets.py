@@ -17,6 +17,7 @@ from ftlab.basics.words import plural
 from ftlab.charts.html import chip, named, origin_chip, swatch
 
 __all__ = [
+    "BARE",
     "H",
     "Markup",
     "blank",
@@ -27,17 +28,46 @@ __all__ = [
     "heading",
     "live",
     "named",
+    "note_html",
     "origin_chip",
     "plural",
+    "small_button",
     "swatch",
+    "table",
     "this_page",
     "warn",
 ]
 
 
-def note_html(words: str) -> str:
-    """HTML: a line of small text; empty without words."""
-    return f'<p class="meta">{escape(words)}</p>' if words else ""
+BARE: dict[str, Any] = {"show_label": False, "container": False}
+"""Options of a field whose label only a screen reader says."""
+
+
+def note_html(words: str, role: str = "") -> str:
+    """HTML: a line of small text; empty without words. With a `role`, e.g. "status"."""
+    named_role = f' role="{role}"' if role else ""
+    return f'<p class="meta"{named_role}>{escape(words)}</p>' if words else ""
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "t") -> str:
+    """HTML: a table that scrolls. Cells are plain text unless they are `Markup`.
+
+    In a table of kind "t" the first column is text, the others are numbers.
+    """
+
+    first = ' class="l"' if kind.split()[0] == "t" else ""
+
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{'' if place else first}>{escape(cell)}</{tag}>"
+            for place, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{row(heads, "th")}'
+        f"</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def H(value: str = "", **kw: Any) -> gr.HTML:
@@ -50,6 +80,10 @@ def H(value: str = "", **kw: Any) -> gr.HTML:
 def live(component: Callable[..., Any], *args: Any, **kw: Any) -> Any:
     """Creates an interactive component; gradio disables one that is no event's input."""
     return component(*args, interactive=True, **kw)
+
+
+def small_button(label: str, min_width: int, **kw: Any) -> gr.Button:
+    return gr.Button(label, size="sm", scale=0, min_width=min_width, **kw)
 
 
 def heading(title: str, *right: str, sub: str = "", number: int | None = None) -> str:

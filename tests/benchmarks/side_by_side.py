@@ -37,7 +37,8 @@ from ftlab.playground.attach import RowAdapters, at_once, clone_on_same_weights,
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine, held_in
 from ftlab.playground.panes import BASE, find_source, shipped_sources
-from ftlab.playground.requests import GenerateRequest, PaneUpdate, Precision
+from ftlab.playground.requests import GenerateRequest, PaneUpdate
+from ftlab.settings.generation import Precision
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.tasks.spec import Message

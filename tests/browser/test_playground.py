@@ -183,10 +183,10 @@ def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
     forget = page.get_by_role("button", name="Forget it")
     expect(forget).to_be_hidden()
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Bring an adapter").click()
+        page.get_by_role("button", name="Upload an adapter").click()
     files = (shipped_folder() / "sql" / name for name in (CONFIG_FILE, WEIGHTS_FILE))
     chooser.value.set_files([str(file) for file in files])
-    expect(pane(page, 5)).to_contain_text("Adapter brought along")
+    expect(pane(page, 5)).to_contain_text("Uploaded adapter")
     assert len(uploaded_sources(app.runs)) == 1
     forget.click()
     expect(pane(page, 5)).to_contain_text("Choose who answers here")
@@ -196,7 +196,7 @@ def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
 
 def bring(page: Page, *files: Path) -> None:
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Bring an adapter").click()
+        page.get_by_role("button", name="Upload an adapter").click()
     chooser.value.set_files([str(file) for file in files])
 
 
@@ -251,8 +251,8 @@ def test_an_adapter_that_does_not_fit_is_refused_as_it_is_brought(
 def test_wrong_numbers_are_said_and_nothing_is_asked(page: Page) -> None:
     fill(page, "Temperature (0: greedy)", "9")
     ask(page, "Name three colours.", 0)
-    expect(page.get_by_text("New tokens: 0 is no whole number")).to_be_visible()
-    expect(page.get_by_text("Temperature: 9 is no number between 0 and 2")).to_be_visible()
+    expect(page.get_by_text("New tokens is 0; it must lie between 1")).to_be_visible()
+    expect(page.get_by_text("Temperature is 9; it must lie between 0 and 2")).to_be_visible()
     expect(pane(page, 1)).to_contain_text("nothing asked yet")
     page.locator("#pg-prompt textarea").fill("")
     page.locator("#pg-send").click()

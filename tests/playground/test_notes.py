@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from ftlab.playground.panes import PaneSource, base_source
-from ftlab.playground.requests import PRECISIONS, Precision, note_on
+from ftlab.playground.requests import note_on
+from ftlab.settings.generation import PRECISIONS, Precision
 
 LORA = PaneSource("a-run", "LoRA", model="bundled", is_adapter=True)
 QLORA = replace(LORA, base_precision="nf4")

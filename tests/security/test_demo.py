@@ -173,7 +173,7 @@ def test_controls_that_would_be_refused_are_not_offered(client: httpx.Client) ->
     assert by_id["pg-grid"]["visible"] is False
     offered = [part.get("value") for part in parts if part.get("visible") is not False]
     assert "Use my photo" not in offered
-    assert "Bring an adapter …" not in offered
+    assert "Upload an adapter …" not in offered
     kinds = [choice[1] for choice in by_id["f-model"]["choices"]]
     assert kinds == ["bundled"]
     assert [choice[1] for choice in by_id["f-task"]["choices"]] == ["sql", "shakespeare", "medical"]

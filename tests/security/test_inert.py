@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -25,7 +25,7 @@ from ftlab.playground.grid_table import write_csv
 from ftlab.playground.requests import GenerateRequest
 from ftlab.records.run import Annotations, RunDirectory, write_annotations
 from ftlab.records.spec import SweepRequest
-from ftlab.records.store import RunStore, SweepData, read_run, sweep_data
+from ftlab.records.store import RunStore, SweepData, UnreadableRun, read_run, sweep_data
 from ftlab.share.card import card_svg
 from ftlab.share.card_content import card_of
 from ftlab.share.model_card import model_card
@@ -34,8 +34,8 @@ from ftlab.share.report_sections import command_of
 from ftlab.share.script import _words, literal
 from ftlab.tabs.experiment.queue import NEWEST, queue_html, view_sweep
 from ftlab.tabs.playground.grid import grid_html
-from ftlab.tabs.results.columns import Query, show, shown_records, to_csv
-from ftlab.tabs.results.html import caption, table_html
+from ftlab.tabs.results.columns import COLUMNS, Group, Query, show, shown_records, to_csv
+from ftlab.tabs.results.html import caption, facets_html, how_measured, table_html
 from ftlab.tabs.results.panel import panel
 from ftlab.tabs.widgets import blank, chip, field_error, heading
 from ftlab.tasks.files import ColumnMapping
@@ -147,9 +147,11 @@ def test_the_table_the_side_panel_and_the_queue_show_text_as_text(
     directory = hostile_run(tmp_path, "lora", text)
     failed = hostile_run(tmp_path, "full", text, status="failed", reason=text)
     store = RunStore(tmp_path)
-    for group in ("runs", "variants"):
-        shown = show(store.table(), Query(columns=tuple(store.table().columns), group=group))
-        assert_inert(table_html(shown) + caption(shown, store.unreadable))
+    for group in get_args(Group):
+        shown = show(store.table(), Query(columns=tuple(COLUMNS), group=group))
+        table = table_html(shown)
+        assert_inert(table + caption(shown, [UnreadableRun(text, text)]) + how_measured(shown))
+    assert_inert(facets_html(store.table(), {"method": [text]}, 0))
     for run in map(read_run, (directory, failed)):
         assert_inert("".join(str(part) for part in vars(panel(run)).values()))
     assert_inert(queue_html(view_sweep(store.runs(), NEWEST)))

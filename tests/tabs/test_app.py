@@ -19,11 +19,16 @@ from ftlab.basics.recent import Recent
 from ftlab.jobs import inputs
 from ftlab.records.run import RunDirectory
 from ftlab.tabs import app
+from ftlab.tabs.serve import Serving
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run
 
-TINY = {"steps": 2, "eval_examples": 4, "settings": {"learning_rate": 1e-3, "device": "cpu"}}
+TINY = {
+    "steps": 2,
+    "eval_examples": 4,
+    "settings": {"learning_rate": 1e-3, "device": "cpu", "eval_every": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +51,14 @@ def client(folder: Path) -> Iterator[Client]:
         patch.undo()
 
 
-def test_serving_the_page_does_not_import_torch(tmp_path: Path) -> None:
+def test_serving_the_page_imports_no_torch_and_sends_no_telemetry(tmp_path: Path) -> None:
+    """The libraries read whether to send telemetry from the environment, as they are imported."""
     code = f"""
 import sys
 from pathlib import Path
 from ftlab.tabs import app
+import gradio.analytics, huggingface_hub.constants
+from ftlab.tabs.serve import Serving
 from ftlab.tabs.experiment import method_view
 from ftlab.tasks.reference import TaskReference
 page = app.build_app(Path({str(tmp_path)!r}))
@@ -58,38 +66,20 @@ page.launch(prevent_thread_lock=True, quiet=True, **app.launch_options())
 at_start = {{"torch", "transformers", "peft", "datasets"}} & set(sys.modules)
 method_view.task_preview("bundled", TaskReference("bundled", "sql"))
 page.close(verbose=False)
-print(sorted(at_start), "torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == "[] False"
-
-
-def test_no_library_of_the_page_sends_telemetry() -> None:
-    """They read it from the environment as they are imported."""
-    code = """
-import ftlab.tabs.app, gradio.analytics, huggingface_hub.constants
-print(gradio.analytics.analytics_enabled(), huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)
+print(sorted(at_start), "torch" in sys.modules, gradio.analytics.analytics_enabled(),
+      huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY)
 """
     names = ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["False", "True"]
+    assert done.stdout.strip().splitlines()[-1] == "[] False False True"
 
 
 def test_the_pages_own_styles_come_before_those_of_a_tab() -> None:
     head = app.page_head()
     assert head.index("#launch {") < head.index("#runs {")
-
-
-def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(FtlabError, match=f"cannot be served on 127.0.0.1:{port}"):
-            app.launch(tmp_path, "127.0.0.1", port)
 
 
 def test_runs_that_nobody_works_on_get_a_dispatcher_as_the_app_starts(
@@ -108,20 +98,23 @@ def test_runs_that_nobody_works_on_get_a_dispatcher_as_the_app_starts(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(Served):
-        app.launch(tmp_path, "127.0.0.1", port)
+        app.launch(tmp_path, Serving(port=port))
     assert started == []
     make_run(tmp_path, "lora", "queued")
     with pytest.raises(Served):
-        app.launch(tmp_path, "127.0.0.1", port)
+        app.launch(tmp_path, Serving(port=port))
     assert started == [tmp_path]
 
 
-@pytest.mark.parametrize(("host", "port"), [("no.such.host.invalid", 7999), ("127.0.0.1", 70000)])
-def test_an_address_that_cannot_be_had_is_one_sentence(
-    tmp_path: Path, host: str, port: int
-) -> None:
-    with pytest.raises(FtlabError, match="choose another with --port or --host"):
-        app.launch(tmp_path, host, port)
+def test_an_address_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        used = ("127.0.0.1", other.getsockname()[1])
+        for host, port in (used, ("no.such.host.invalid", 7999), ("127.0.0.1", 70000)):
+            sentence = f"{port}.*choose another with --port or --host"
+            with pytest.raises(FtlabError, match=sentence):
+                app.launch(tmp_path, Serving(host, port))
 
 
 def test_only_the_named_endpoints_are_offered(client: Client) -> None:
@@ -139,21 +132,19 @@ def test_a_sweep_is_launched_and_cancelled_by_a_program(client: Client, folder: 
     assert [row["variant"] for row in rows] == ["LoRA", "QLoRA r=4"] * 2
     assert {row["status"] for row in rows} == {"queued"}
     one = made["run_ids"][2]
+    assert RunDirectory(folder / one).spec().settings.eval_every == 1
     assert client.predict(run_ids=[one], api_name="/cancel") == [one]
     assert client.predict(sweep_id=made["sweep_id"], api_name="/cancel") == made["run_ids"]
 
 
-def test_rows_of_ended_runs_hold_numbers(client: Client, folder: Path) -> None:
+def test_rows_have_two_names_and_can_be_filtered(client: Client, folder: Path) -> None:
     run = make_run(folder, "lora", measures={"tokens_per_second": None})
-    (row,) = [row for row in client.predict(api_name="/runs") if row["run_id"] == run.run_id]
+    make_run(folder, "qlora", "failed", sweep_id="20260101-000000-aaaa")
+    rows = client.predict(api_name="/runs")
+    (row,) = [row for row in rows if row["run_id"] == run.run_id]
     assert row["trainable_params"] == 2_442_240
     assert row["tokens_per_second"] is None
     assert str(folder) not in str(row)
-
-
-def test_rows_have_two_names_and_can_be_filtered(client: Client, folder: Path) -> None:
-    make_run(folder, "qlora", "failed", sweep_id="20260101-000000-aaaa")
-    rows = client.predict(api_name="/runs")
     assert client.predict(api_name="/results") == rows
     found = client.predict(sweep="20260101-000000-aaaa", text="failed", api_name="/results")
     assert [row["method"] for row in found] == ["qlora"]
@@ -228,6 +219,17 @@ def test_a_wrong_call_is_told_why(client: Client, wrong: dict[str, Any], sentenc
     assert len(client.predict(api_name="/runs")) == before
 
 
-def test_an_unknown_run_cannot_be_cancelled(client: Client) -> None:
-    with pytest.raises(AppError, match="There is no run or sweep"):
-        client.predict(run_ids=["../x"], api_name="/cancel")
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"run_ids": ["../x"]}, "There is no run or sweep"),
+        ({"sweep_id": "nope"}, "There is no run or sweep 'nope'"),
+        ({"run_ids": "all"}, "'run_ids' must be a list of ids"),
+        ({"sweep_id": 3}, "'sweep_id' must be a text"),
+    ],
+)
+def test_what_is_no_run_cannot_be_cancelled(
+    client: Client, wrong: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(AppError, match=sentence):
+        client.predict(api_name="/cancel", **wrong)

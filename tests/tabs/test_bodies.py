@@ -46,24 +46,26 @@ async def all_of(receive: Receive) -> list[Message]:
 END = {"type": "http.request", "body": b"", "more_body": False}
 
 
-def test_a_body_is_put_together() -> None:
-    assert read([b"abc", b"def"], END) == b"abcdef"
-
-
-def test_a_body_that_goes_on_and_on_is_left_at_the_limit() -> None:
-    refused = read([b"a" * 6, b"a" * 6, b"never read"])
-    assert isinstance(refused, Refusal)
-    assert refused.status == 413
-
-
-def test_a_body_that_does_not_come_is_not_waited_for() -> None:
-    refused = read([b"a"])
-    assert isinstance(refused, Refusal)
-    assert refused.status == 408
-    assert "0.05 s" in refused.sentence
-
-
 GONE = {"type": "http.disconnect"}
+
+
+def test_a_body_is_read_whole_and_a_sender_who_has_gone_is_not_answered() -> None:
+    assert read([b"abc", b"def"], END) == b"abcdef"
+    assert read([b"a"], GONE) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "sentence"),
+    [([b"a" * 6, b"a" * 6, b"never read"], 413, ""), ([b"a"], 408, "0.05 s")],
+    ids=["too long", "stopped"],
+)
+def test_a_body_is_read_to_its_limit_of_size_and_time(
+    parts: list[bytes], status: int, sentence: str
+) -> None:
+    refused = read(parts)
+    assert isinstance(refused, Refusal)
+    assert refused.status == status
+    assert sentence in refused.sentence
 
 
 def test_an_upload_that_stops_or_breaks_off_is_an_error_of_its_form() -> None:
@@ -88,10 +90,6 @@ def test_a_whole_upload_is_passed_on_with_what_comes_after_it() -> None:
     first, *rest = run(slowly())
     assert first["body"] == b"a"
     assert rest == [END, GONE]
-
-
-def test_a_sender_who_has_gone_is_not_answered() -> None:
-    assert read([b"a"], GONE) is None
 
 
 @pytest.mark.hostile("request bodies")

@@ -46,8 +46,12 @@ def test_what_the_page_and_its_clients_send_is_let_through(path: str, body: Any)
     assert wrong(path, body) == ""
 
 
-def test_every_event_of_the_page_is_let_through_from_all_that_fires_it(tmp_path: Path) -> None:
-    page = build_app(tmp_path)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> gr.Blocks:
+    return build_app(tmp_path_factory.mktemp("runs"))
+
+
+def test_every_event_of_the_page_is_let_through_from_all_that_fires_it(page: gr.Blocks) -> None:
     calls, sent = page_calls(page), 0
     for event in page.get_config_file()["dependencies"]:
         for part, _ in event["targets"] or [(None, "")]:
@@ -103,10 +107,9 @@ def test_a_parameter_that_there_is_not_and_one_that_is_missing_are_named() -> No
 
 
 def test_no_component_of_the_page_has_functions_that_are_called_past_its_events(
-    tmp_path: Path,
+    page: gr.Blocks,
 ) -> None:
     """So that the routes for those can be closed."""
-    page = build_app(tmp_path)
     calls = page_calls(page)
     assert {"launch_sweep", "cancel", "runs", "generate"} <= set(calls.endpoints)
     assert len(calls.handlers) > 100

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.methods.registry import METHODS, look_of
+from ftlab.methods.registry import METHODS
 from ftlab.models.files import DTYPE_BYTES
 from ftlab.records.store import RunStore
 from ftlab.tabs import header, widgets
@@ -26,6 +26,8 @@ HOSTILE = '<img src=x onerror=alert(1)>"'
         widgets.heading(HOSTILE, sub=HOSTILE),
         widgets.blank(HOSTILE, HOSTILE),
         widgets.field_error([HOSTILE]),
+        widgets.note_html(HOSTILE, "status"),
+        widgets.table([HOSTILE], [[HOSTILE]]),
     ],
 )
 def test_text_from_outside_stays_text(piece: str) -> None:
@@ -33,15 +35,10 @@ def test_text_from_outside_stays_text(piece: str) -> None:
     assert "&lt;img" in piece
 
 
-def test_names_wear_the_methods_colour() -> None:
-    assert look_of("lora").colour in widgets.named("lora", "mine")
-
-
-def test_a_heading_keeps_the_markup_it_is_given() -> None:
-    assert "<i>kept</i>" in widgets.heading(widgets.Markup("<i>kept</i>"))
-
-
-def test_a_heading_keeps_number_and_percent_sign_together() -> None:
+def test_heading_and_table_keep_markup_and_number_and_percent_sign_stay_together() -> None:
+    kept = widgets.Markup("<i>kept</i>")
+    assert kept in widgets.heading(kept)
+    assert f'<td class="l">{kept}</td><td>1</td>' in widgets.table(["a", "n"], [[kept, "1"]])
     assert "5\u00a0%" in widgets.heading("5 % of all")
 
 
@@ -56,10 +53,11 @@ def test_a_warning_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_swatch_has_the_colour_of_its_method(method: str) -> None:
     assert METHODS[method].look.colour in widgets.swatch(method)
+    assert METHODS[method].look.colour in widgets.named(method, "mine")
 
 
-def test_no_wrong_field_leaves_nothing_behind() -> None:
-    assert widgets.field_error([]) == ""
+def test_without_words_there_is_no_element() -> None:
+    assert widgets.field_error([]) == widgets.note_html("") == ""
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0 runs"), (1, "1 run"), (1200, "1,200 runs")])
@@ -68,6 +66,7 @@ def test_plural(count: int, words: str) -> None:
 
 
 def test_the_header_says_what_runs_and_what_waits(tmp_path: Path) -> None:
+    assert "nothing running" in header.header_html([])
     make_run(tmp_path, "lora", "running")
     make_run(tmp_path, "full", "queued")
     bar = header.header_html(RunStore(tmp_path).runs())
@@ -75,10 +74,6 @@ def test_the_header_says_what_runs_and_what_waits(tmp_path: Path) -> None:
     assert "1 queued" in bar
     assert "GB" in bar
     assert "SmolLM2-135M-Instruct (bundled)" in bar
-
-
-def test_the_header_of_an_idle_machine() -> None:
-    assert "nothing running" in header.header_html([])
 
 
 def _write_safetensors(path: Path, dtype: str, shape: list[int]) -> None:
@@ -92,14 +87,8 @@ def test_parameters_are_counted_from_the_files_headers(tmp_path: Path) -> None:
     _write_safetensors(tmp_path / "a.safetensors", "BF16", [3, 5])
     _write_safetensors(tmp_path / "b.safetensors", "F32", [7])
     assert header.count_parameters(tmp_path) == 22
-
-
-@pytest.mark.parametrize("dtype", ["U8", "I8"])
-def test_packed_weights_are_not_counted(tmp_path: Path, dtype: str) -> None:
-    _write_safetensors(tmp_path / "a.safetensors", dtype, [3, 5])
-    assert header.count_parameters(tmp_path) is None
-
-
-def test_a_broken_weight_file_has_no_count(tmp_path: Path) -> None:
-    (tmp_path / "a.safetensors").write_bytes(b"torn")
+    for packed in ("U8", "I8"):
+        _write_safetensors(tmp_path / "b.safetensors", packed, [7])
+        assert header.count_parameters(tmp_path) is None
+    (tmp_path / "b.safetensors").write_bytes(b"torn")
     assert header.count_parameters(tmp_path) is None

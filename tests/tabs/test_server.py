@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from copy import deepcopy
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -34,17 +35,23 @@ with patch("gradio.component_meta.create_or_modify_pyi"):  # it writes a file be
             return "textbox"
 
 
-def answers(kind: type[gr.Blocks], *values: Any) -> tuple[list[Any], Any]:
-    """What a page of that kind sends for what a handler gave to two texts and a state."""
+@cache
+def page_of(kind: type[gr.Blocks]) -> gr.Blocks:
+    """A page with a handler whose outputs are two texts and a state."""
     with kind() as page:
-        outputs = [Made(), Made(), gr.State("")]
-        gr.Button().click(lambda: None, None, outputs)
+        gr.Button().click(lambda: None, None, [Made(), Made(), gr.State("")])
+    return page
+
+
+def answers(kind: type[gr.Blocks], *values: Any) -> tuple[list[Any], Any]:
+    """What a page of that kind sends when its handler returns the values; and its state."""
+    page = page_of(kind)
     state = SessionState(page)
     Made.count = 0
     (function,) = page.fns.values()
-    given = deepcopy(list(values))  # gradio takes things out of an update
+    given = deepcopy(list(values))  # gradio takes values out of an update
     sent = run(page.postprocess_data(function, given, state))
-    return sent, state[outputs[2]._id]
+    return sent, state[function.outputs[2]._id]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,12 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.visitor_turns import NOBODY
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.panes import parse_names
+from ftlab.settings.generation import GenerationSettings
+from ftlab.tabs.context import check_texts, errors_for_caller
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground.view import make_request
+
+_DEFAULTS = GenerationSettings()
 
 
 def add_endpoint(client: PlaygroundClient) -> None:
@@ -20,15 +24,15 @@ def add_endpoint(client: PlaygroundClient) -> None:
     def generate(
         prompt: str,
         runs: list[str] | str = "base",
-        max_new_tokens: float = 96,
-        temperature: float = 0.0,
-        seed: float = 0,
+        max_new_tokens: float = _DEFAULTS.max_new_tokens,
+        temperature: float = _DEFAULTS.temperature,
+        seed: float = _DEFAULTS.seed,
         model: str = "",
-        top_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        system: str = "",
-        mode: str = "chat",
-        precision: str = "bf16",
+        top_p: float = _DEFAULTS.top_p,
+        repetition_penalty: float = _DEFAULTS.repetition_penalty,
+        system: str = _DEFAULTS.system,
+        mode: str = _DEFAULTS.mode,
+        precision: str = _DEFAULTS.precision,
         request: gr.Request | None = None,
     ) -> list[dict[str, Any]]:
         """Answers one prompt in one to six panes on one copy of the base model.
@@ -60,25 +64,14 @@ def add_endpoint(client: PlaygroundClient) -> None:
             "seed": seed,
             "system": system,
         }
-        try:
-            _check_texts(prompt=prompt, model=model, system=system)
-            _check_runs(runs)
+        with errors_for_caller():
+            check_texts(prompt=prompt, model=model)
+            if not isinstance(runs, str | list):
+                raise FtlabError(
+                    f"Runs: {runs} names no pane; give a list, or text as in 'base,RUN_ID'."
+                )
             asked = make_request(prompt, model, mode, values, parse_names(runs))
             visitor = visitor_of(request) if request is not None else NOBODY
             return client.generate_all(asked, visitor=visitor)
-        except FtlabError as error:
-            raise gr.Error(str(error), print_exception=False) from None
 
     gr.api(generate, api_name="generate", concurrency_limit=16)
-
-
-def _check_texts(**values: Any) -> None:
-    """Checks types, as JSON can hold any value."""
-    for name, value in values.items():
-        if not isinstance(value, str | None):
-            raise FtlabError(f"{name.capitalize()}: {value} is no text; put it in quotes.")
-
-
-def _check_runs(runs: Any) -> None:
-    if not isinstance(runs, str | list):
-        raise FtlabError(f"Runs: {runs} names no pane; give a list, or text as in 'base,RUN_ID'.")

@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
-from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.parsing import parse_json
 from ftlab.basics.units import format_seconds
 from ftlab.playground.grid import (
@@ -35,7 +35,19 @@ from ftlab.share.report_sections import grid_page, grid_section
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.playground.session import SINGLE
 from ftlab.tabs.playground.view import SETTINGS, make_request
-from ftlab.tabs.widgets import H, blank, chip, escape, field_error, head, live, this_page, warn
+from ftlab.tabs.widgets import (
+    BARE,
+    H,
+    blank,
+    chip,
+    escape,
+    field_error,
+    head,
+    live,
+    small_button,
+    this_page,
+    warn,
+)
 from ftlab.tasks.reference import TaskReference, parse_task
 from ftlab.tasks.registry import TASKS
 
@@ -57,13 +69,9 @@ def task_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         reference = run.spec.task
         if reference.kind == "file":
-            tasks.setdefault(reference.label, _as_choice(reference))
+            # With its columns, as JSON: a choice holds only text.
+            tasks.setdefault(reference.label, json.dumps(asdict(reference)))
     return list(tasks.items())
-
-
-def _as_choice(reference: TaskReference) -> str:
-    """Serialises a file's reference with its columns as JSON, as a choice holds only text."""
-    return json.dumps(asdict(reference))
 
 
 def chosen_task(choice: str) -> TaskReference:
@@ -175,23 +183,20 @@ def build(
     with gr.Column(elem_classes="ft-sheet", elem_id="pg-grid", visible=context.access.may_train):
         head("Prompt grid", sub="Many prompts in the panes and settings above, run as one job")
         with gr.Row(elem_classes="ft-tools"):
-            bare: dict[str, Any] = {"show_label": False, "container": False, "scale": 0}
             source = live(
                 gr.Radio, SOURCES, value=HELD_OUT, label="Prompts from", elem_classes="ft-seg",
-                min_width=290, **bare,
+                scale=0, min_width=290, **BARE,
             )  # fmt: skip
             task = live(
-                gr.Dropdown, task_choices(context.store.runs()), value="sql", label="Task",
-                min_width=170, **bare,
+                gr.Dropdown, task_choices(context.store.runs()), value="sql", label="Task", scale=0,
+                min_width=170, **BARE,
             )  # fmt: skip
-            number = live(gr.Number, 20, label="Examples", min_width=80, **bare)
-            run = gr.Button("Run grid", variant="primary", size="sm", scale=0, min_width=96,
-                            elem_id="pg-grid-run")  # fmt: skip
-            cancel = gr.Button("Cancel", variant="stop", size="sm", scale=0, min_width=80,
-                               visible=False)  # fmt: skip
+            number = live(gr.Number, 20, label="Examples", scale=0, min_width=80, **BARE)
+            run = small_button("Run grid", 96, variant="primary", elem_id="pg-grid-run")
+            cancel = small_button("Cancel", 80, variant="stop", visible=False)
         typed = live(
-            gr.Textbox, "", label="Prompts", show_label=False, container=False, visible=False,
-            lines=4, max_lines=12, elem_id="pg-grid-prompts",
+            gr.Textbox, "", label="Prompts", visible=False, lines=4, max_lines=12,
+            elem_id="pg-grid-prompts", **BARE,
             placeholder="One prompt a line; with lines of --- between them, one a block",
         )  # fmt: skip
         upload = live(
@@ -201,36 +206,29 @@ def build(
         error = H("")
         with gr.Row(elem_classes="ft-tools"):
             saved = live(
-                gr.Dropdown, [], label="Saved grids", show_label=False, container=False, scale=1,
-                min_width=260, visible=False,
-            )  # fmt: skip
+                gr.Dropdown, [], label="Saved grids", scale=1, min_width=260, visible=False, **BARE
+            )
             csv = gr.DownloadButton("CSV", size="sm", scale=0, min_width=64, visible=False)
             report = gr.DownloadButton("Report", size="sm", scale=0, min_width=76, visible=False)
         shown = H(NO_GRID)
     timer = gr.Timer(_SECONDS, active=False)
 
     def choose_source(source: str) -> list[Any]:
-        return [
-            gr.update(visible=source == HELD_OUT),
-            gr.update(visible=source == HELD_OUT),
-            gr.update(visible=source == TYPED),
-            gr.update(visible=source == UPLOADED),
-        ]
+        places = (HELD_OUT, HELD_OUT, TYPED, UPLOADED)
+        return [gr.update(visible=source == place) for place in places]
 
-    def start(source: str, task: str, number: Any, typed: str, upload: str | None, *rest: Any
-              ) -> list[Any]:  # fmt: skip
-        model, count, values = rest[0], rest[1], rest[2 + len(choosers) :]
-        panes = [pane for pane in rest[2 : 2 + len(choosers)][:count] if pane]
+    def start(source: str, task: str, number: Any, typed: str, upload: str | None,
+              model: str | None, count: int, *rest: Any) -> list[Any]:  # fmt: skip
+        panes = [pane for pane in rest[: len(choosers)][:count] if pane]
         try:
+            values = rest[len(choosers) :]
             request = grid_request(
                 source, task, number, typed, upload, model, panes, values, context
             )
             check_named(request.panes, request.request.model, folder, context.access)
             grid = start_grid(request, folder)
-        except InvalidRequest as error:
-            return [field_error(e.message for e in error.errors), *[gr.skip()] * 6]
         except FtlabError as error:
-            return [field_error([str(error)]), *[gr.skip()] * 6]
+            return [field_error([str(error)]), *[gr.skip()] * len(view)]
         return ["", *look(grid.grid_id)]
 
     def look(grid_id: str | None) -> list[Any]:

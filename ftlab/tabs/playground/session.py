@@ -22,7 +22,7 @@ from ftlab.playground.requests import MAX_PANES, WAITING, GenerateRequest, PaneU
 from ftlab.playground.text_difference import Piece, changed_share, word_differences
 from ftlab.playground.uploaded import vouch_for_base
 from ftlab.playground.votes import shuffled
-from ftlab.tabs.widgets import chip, escape, field_error, named
+from ftlab.tabs.widgets import chip, escape, field_error, named, note_html, table
 from ftlab.tasks.spec import Message, ResultTable, ResultTables
 
 _HELD_BACK = "This pane could not answer; why is said after the vote."
@@ -126,7 +126,7 @@ def _proof(update: PaneUpdate | None) -> str:
     parts = []
     sha = update.adapter_sha256
     if sha:
-        hint = f"SHA-256 of the weights file that this pane wears: {sha}"
+        hint = f"SHA-256 of this pane's weights file: {sha}"
         parts.append(chip(f"sha {sha[:4]}…{sha[-4:]}", "seal", hint))
     told = update.next_token
     if told is not None:
@@ -162,15 +162,14 @@ def _answer(pane: Pane) -> str:
     if update is not None and update.kind == "error":
         # The message may contain the name of the pane.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
-    if update is None and pane.doubt and not (pane.letter or pane.status):
-        say_so = "If that is its base, say so with the button above."
-        return f'<p class="meta">{escape(pane.doubt)}. {say_so}</p>'
-    if update is None or (update.kind == "status"):
-        return f'<small class="status">{escape(pane.status)}</small>' if pane.status else ""
-    if update.kind == "done":
+    if update is not None and update.kind == "done":
         return text or "<small>The answer is empty.</small>"
-    waiting = f'<br><small class="status">{escape(pane.status)}</small>' if pane.status else ""
-    return f"{text}{'' if pane.was_stopped else _CARET}{waiting}"
+    status = f'<small class="status">{escape(pane.status)}</small>' if pane.status else ""
+    if update is not None:
+        return f"{text}{'' if pane.was_stopped else _CARET}{status and f'<br>{status}'}"
+    if pane.doubt and not (pane.letter or status):
+        return note_html(f"{pane.doubt}. If that is its base, say so with the button above.")
+    return status
 
 
 def _pieces(pieces: Sequence[Piece]) -> str:
@@ -178,8 +177,7 @@ def _pieces(pieces: Sequence[Piece]) -> str:
 
 
 def _note(pane: Pane) -> str:
-    note = pane.update.note if pane.update and not pane.letter else ""
-    return f'<p class="meta">{escape(note)}</p>' if note else ""
+    return note_html(pane.update.note if pane.update and not pane.letter else "")
 
 
 def _score(pane: Pane) -> str:
@@ -201,29 +199,18 @@ def _tables(tables: ResultTables) -> str:
     return f"<small>its rows</small>{_table(tables.found)}{'' if same else wanted}"
 
 
-def _table(table: ResultTable) -> str:
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{escape(_cell(cell))}</td>' for cell in row)}</tr>"
-        for row in table.rows
-    )
-    more = f"<small>{table.more:,} more rows</small>" if table.more else ""
-    none = "<small>no rows</small>" if not table.rows else ""
-    return (
-        f'<div class="scroll" tabindex="0"><table class="rows"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{none}{more}"
-    )
-
-
-def _cell(value: object) -> str:
-    return "NULL" if value is None else str(value)[:80]
+def _table(found: ResultTable) -> str:
+    rows = [["NULL" if cell is None else str(cell)[:80] for cell in row] for row in found.rows]
+    more = f"<small>{found.more:,} more rows</small>" if found.more else ""
+    none = "" if rows else "<small>no rows</small>"
+    return f"{table(map(str, found.columns), rows, 'rows')}{none}{more}"
 
 
 def _state(pane: Pane) -> str:
     update = pane.update
     if pane.was_stopped:
         return chip("stopped", "mute")
-    if update is None or update.kind == "status":
+    if update is None:
         return chip("waiting", "running") if pane.status else chip("nothing asked yet", "mute")
     if update.kind == "error":
         return chip("no answer", "bad")
@@ -407,10 +394,11 @@ def ask(
                 break
             place = places[update.pane]
             pane = panes[place].with_update(update)
-            if update.kind == "done":
-                pane = _finished(pane, example)
-                if keeps_history:
-                    _remember(session, place, request.prompt, update)
+            if update.kind == "done" and example is not None:
+                pane = replace(pane, score=HeldOut.score(example, pane.answer))
+            if update.kind == "done" and keeps_history:
+                turns = Message("user", request.prompt), Message("assistant", update.text)
+                session.histories[place] = (*session.histories.get(place, ()), *turns)
             panes[place] = pane
             if update.kind != "text" or time.monotonic() - drawn >= SECONDS_BETWEEN_SCREENS:
                 yield session
@@ -491,15 +479,3 @@ def _example(
     tasks = [pane.source.task for pane in panes if pane.source and pane.source.task]
     found = held_out.find(request.prompt, list(dict.fromkeys(tasks)))
     return found if found is not None and len(found.example.prompt) == 1 else None
-
-
-def _finished(pane: Pane, example: HeldOutExample | None) -> Pane:
-    if example is None:
-        return pane
-    return replace(pane, score=HeldOut.score(example, pane.answer))
-
-
-def _remember(session: Session, place: int, prompt: str, update: PaneUpdate) -> None:
-    before = session.histories.get(place, ())
-    turns = Message("user", prompt), Message("assistant", update.text)
-    session.histories[place] = (*before, *turns)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
 
-from ftlab.basics.errors import FtlabError
+from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.playground.panes import UPLOADED
-from ftlab.playground.requests import MAX_PANES, PRECISIONS
+from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
-from ftlab.tabs.context import AppContext, Links
+from ftlab.settings.generation import GenerationSettings
+from ftlab.settings.schema import Field, fields_of
+from ftlab.tabs.context import AppContext, Links, opened
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground import api, grid
 from ftlab.tabs.playground import vote as blind_vote
@@ -40,7 +40,6 @@ from ftlab.tabs.playground.view import (
     PRECISION_NOTE,
     SETTINGS,
     Setup,
-    bring_files,
     describe_settings,
     engine_html,
     errors_of,
@@ -50,173 +49,115 @@ from ftlab.tabs.playground.view import (
     room_choices,
     setup,
     setup_again,
+    upload_files,
 )
 from ftlab.tabs.spec import TabSpec
-from ftlab.tabs.widgets import H, field_error, live, this_page
+from ftlab.tabs.widgets import BARE, H, field_error, live, note_html, small_button, this_page
 
 AGAINST = [("Differences: off", -1)] + [(f"Against pane {n + 1}", n) for n in range(MAX_PANES)]
 
 
-@dataclass(frozen=True)
 class AskBar:
     """The components above the panes."""
 
-    prompt: gr.Textbox
-    send: gr.Button
-    stop: gr.Button
-    prompt_error: gr.HTML
-    examples: list[gr.Button]
-    mode: gr.Radio
-    model: gr.Dropdown
-    against: gr.Dropdown
-    blind: gr.Checkbox
-    fresh: gr.Button
-    folded: gr.Accordion
-    settings: list[Any]
-    settings_error: gr.HTML
+    def __init__(self, models: list[tuple[str, str]], model: str, may_vote: bool = True) -> None:
+        with gr.Row(elem_classes="ft-ask"):
+            self.prompt = live(
+                gr.Textbox, label="Prompt", lines=3, max_lines=8, scale=1, min_width=240,
+                placeholder="One prompt for all panes; Shift+Enter sends it",
+                elem_id="pg-prompt", **BARE,
+            )  # fmt: skip
+            with gr.Column(scale=0, min_width=92):
+                self.send = gr.Button("Send", variant="primary", elem_id="pg-send")
+                self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="pg-stop")
+        self.prompt_error = H("")
+        with gr.Row(elem_classes="ft-tools"):
+            self.examples = [small_button("…", 290, visible=False) for _ in range(EXAMPLES)]
+        with gr.Row(elem_classes="ft-tools"):
+            self.mode = live(
+                gr.Radio, MODES, value=SINGLE, label="Mode", elem_classes="ft-seg", scale=0,
+                min_width=270, **BARE,
+            )  # fmt: skip
+            self.model = live(
+                gr.Dropdown, models, value=model, label="Base model", visible=len(models) > 1,
+                scale=0, min_width=240, **BARE,
+            )  # fmt: skip
+            self.against = live(
+                gr.Dropdown, AGAINST, value=-1, label="Differences against", scale=0,
+                min_width=170, **BARE,
+            )  # fmt: skip
+            self.blind = live(
+                gr.Checkbox, False, label="Blind vote", container=False, scale=0, min_width=110,
+                visible=may_vote,
+            )  # fmt: skip
+            self.fresh = small_button("New chat", 90, visible=False)
+        with gr.Accordion("Settings", open=False, elem_classes="ft-fold") as self.folded:
+            fields = fields_of(GenerationSettings)
+            with gr.Row(elem_classes="ft-params"):
+                self.settings = [_component(fields[name]) for name in SETTINGS if name != "system"]
+            self.settings.append(_component(fields["system"]))
+            H(note_html(PRECISION_NOTE))
+        self.settings_error = H("")
 
 
-@dataclass(frozen=True)
+def _component(field: Field) -> Any:
+    """The component of one of `SETTINGS`."""
+    common = {"value": field.default, "label": field.label, "min_width": 110}
+    if field.kind == "choice":
+        choices = [(label, value) for value, label in (field.setting.choices or {}).items()]
+        return live(gr.Dropdown, choices, **common)
+    if field.kind == "text":
+        return live(gr.Textbox, lines=1, max_lines=4, **common)
+    return live(gr.Number, step=1 if field.kind == "whole" else 0.05, **common)
+
+
 class PanePool:
     """The fixed pool of panes and the components that select their sources."""
 
-    count: gr.Radio
-    bring: gr.UploadButton
-    forget: gr.Button
-    engine: gr.HTML
-    unload: gr.Button
-    error: gr.HTML
-    columns: list[gr.Column]
-    choosers: list[gr.Dropdown]
-    vouchers: list[gr.Button]
-    answers: list[gr.HTML]
-    room: gr.Radio
-    newcomer: gr.State
+    def __init__(
+        self, choices: list[tuple[str, str]], chosen: Sequence[str], may_upload: bool = True
+    ) -> None:
+        with gr.Row(elem_classes="ft-tools"):
+            self.count = live(
+                gr.Radio, [(str(n), n) for n in range(1, MAX_PANES + 1)], value=FIRST_PANES,
+                label="Panes", elem_classes="ft-seg", scale=0, min_width=200, elem_id="pg-count",
+                **BARE,
+            )  # fmt: skip
+            self.upload = gr.UploadButton(
+                "Upload an adapter …", size="sm", scale=0, min_width=140, file_count="multiple",
+                file_types=[".zip", ".json", ".safetensors"], visible=may_upload,
+            )  # fmt: skip
+            self.forget = small_button("Forget it", 80, visible=False)
+            self.engine = H("", min_width=150)
+            self.unload = small_button("Unload", 76, visible=False)
+        self.error = H("")
+        self.room = live(gr.Radio, [], label="Who makes room?", visible=False, elem_id="pg-room")
+        self.newcomer = gr.State("")
+        self.columns: list[gr.Column] = []
+        self.choosers: list[gr.Dropdown] = []
+        self.vouchers: list[gr.Button] = []
+        self.answers: list[gr.HTML] = []
+        with gr.Row(equal_height=True, elem_classes="ft-panes"):
+            for place in range(MAX_PANES):
+                self._add_pane(place, choices, chosen[place])
 
-
-def build_ask_bar(models: list[tuple[str, str]], model: str, may_vote: bool = True) -> AskBar:
-    with gr.Row(elem_classes="ft-ask"):
-        prompt = live(
-            gr.Textbox,
-            label="Prompt",
-            show_label=False,
-            container=False,
-            placeholder="One prompt for all panes; Shift+Enter sends it",
-            lines=3,
-            max_lines=8,
-            scale=1,
-            min_width=240,
-            elem_id="pg-prompt",
-        )
-        with gr.Column(scale=0, min_width=92):
-            send = gr.Button("Send", variant="primary", elem_id="pg-send")
-            stop_button = gr.Button("Stop", variant="stop", size="sm", elem_id="pg-stop")
-    prompt_error = H("")
-    with gr.Row(elem_classes="ft-tools"):
-        examples = [
-            gr.Button("…", size="sm", scale=0, min_width=290, visible=False)
-            for _ in range(EXAMPLES)
-        ]
-    with gr.Row(elem_classes="ft-tools"):
-        bare: dict[str, Any] = {"show_label": False, "container": False, "scale": 0}
-        mode = live(
-            gr.Radio,
-            MODES,
-            value=SINGLE,
-            label="Mode",
-            elem_classes="ft-seg",
-            min_width=270,
-            **bare,
-        )
-        model_choice = live(
-            gr.Dropdown, models, value=model, label="Base model", visible=len(models) > 1,
-            min_width=240, **bare,
-        )  # fmt: skip
-        against = live(
-            gr.Dropdown, AGAINST, value=-1, label="Differences against", min_width=170, **bare
-        )
-        blind = live(
-            gr.Checkbox, False, label="Blind vote", container=False, scale=0, min_width=110,
-            visible=may_vote,
-        )  # fmt: skip
-        fresh = gr.Button("New chat", size="sm", scale=0, min_width=90, visible=False)
-    with gr.Accordion("Settings", open=False, elem_classes="ft-fold") as folded:
-        settings = _settings()
-    settings_error = H("")
-    return AskBar(
-        prompt, send, stop_button, prompt_error, examples, mode, model_choice, against, blind,
-        fresh, folded, settings, settings_error,
-    )  # fmt: skip
-
-
-def _settings() -> list[Any]:
-    """Builds one component for each of `SETTINGS`."""
-    with gr.Row(elem_classes="ft-params"):
-        precision = live(
-            gr.Dropdown, [(label, key) for key, label in PRECISIONS.items()], value="bf16",
-            label="Base held in", min_width=110,
-        )  # fmt: skip
-        numbers = [
-            live(gr.Number, value, label=label, min_width=110, step=step)
-            for value, label, step in (
-                (96, "New tokens at most", 1),
-                (0, "Temperature (0: greedy)", 0.1),
-                (1, "Top-p (1: all tokens)", 0.05),
-                (1, "Repetition penalty (1: none)", 0.05),
-                (0, "Seed of the sampling", 1),
-            )
-        ]
-    system = live(
-        gr.Textbox, "", label="System prompt (empty: the template's own)", lines=1, max_lines=4
-    )
-    H(f'<p class="meta">{PRECISION_NOTE}</p>')
-    return [precision, *numbers, system]
-
-
-def build_pane_pool(
-    choices: list[tuple[str, str]], chosen: Sequence[str], may_bring: bool = True
-) -> PanePool:
-    with gr.Row(elem_classes="ft-tools"):
-        count = live(
-            gr.Radio, [(str(n), n) for n in range(1, MAX_PANES + 1)], value=FIRST_PANES,
-            label="Panes", show_label=False, container=False, elem_classes="ft-seg", scale=0,
-            min_width=200, elem_id="pg-count",
-        )  # fmt: skip
-        bring = gr.UploadButton(
-            "Bring an adapter …", size="sm", scale=0, min_width=140, file_count="multiple",
-            file_types=[".zip", ".json", ".safetensors"], visible=may_bring,
-        )  # fmt: skip
-        forget = gr.Button("Forget it", size="sm", scale=0, min_width=80, visible=False)
-        engine = H("", min_width=150)
-        unload = gr.Button("Unload", size="sm", scale=0, min_width=76, visible=False)
-    error = H("")
-    room = live(
-        gr.Radio, [], label="Who makes room?", visible=False, elem_id="pg-room",
-    )  # fmt: skip
-    columns, choosers, vouchers, answers = [], [], [], []
-    with gr.Row(equal_height=True, elem_classes="ft-panes"):
-        for place in range(MAX_PANES):
-            with gr.Column(
-                min_width=210, elem_classes="ft-sheet ft-pane", visible=place < FIRST_PANES
-            ) as column:
-                choosers.append(
-                    live(
-                        gr.Dropdown, choices, value=chosen[place], label=f"Pane {place + 1}",
-                        show_label=False, container=False, elem_id=f"pg-pane-{place + 1}",
-                    )
-                )  # fmt: skip
-                vouchers.append(
-                    gr.Button(
-                        "It was trained on this base", size="sm", visible=False,
-                        elem_id=f"pg-vouch-{place + 1}",
-                    )
-                )  # fmt: skip
-                answers.append(H(elem_id=f"pg-answer-{place + 1}"))
-            columns.append(column)
-    return PanePool(
-        count, bring, forget, engine, unload, error, columns, choosers, vouchers, answers, room,
-        gr.State(""),
-    )  # fmt: skip
+    def _add_pane(self, place: int, choices: list[tuple[str, str]], chosen: str) -> None:
+        number = place + 1
+        with gr.Column(
+            min_width=210, elem_classes="ft-sheet ft-pane", visible=place < FIRST_PANES
+        ) as column:
+            chooser = live(
+                gr.Dropdown, choices, value=chosen, label=f"Pane {number}",
+                elem_id=f"pg-pane-{number}", **BARE,
+            )  # fmt: skip
+            voucher = gr.Button(
+                "It was trained on this base", size="sm", visible=False,
+                elem_id=f"pg-vouch-{number}",
+            )  # fmt: skip
+            self.answers.append(H(elem_id=f"pg-answer-{number}"))
+        self.columns.append(column)
+        self.choosers.append(chooser)
+        self.vouchers.append(voucher)
 
 
 _FIRST_STEPS = (
@@ -224,7 +165,6 @@ _FIRST_STEPS = (
     "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
 )
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_HIDDEN: dict[str, Any] = gr.update(visible=False)
 _NO_ROOM: dict[str, Any] = gr.update(value=None, visible=False)
 
 
@@ -232,10 +172,10 @@ def build(context: AppContext, links: Links) -> None:
     """Builds the tab and its events; call it inside the tab."""
     start = setup(context.store.runs(), context.runs_folder)
     with gr.Column(elem_classes="ft-sheet"):
-        ask_bar = build_ask_bar(start.models, start.model, context.access.may_train)
+        ask_bar = AskBar(start.models, start.model, context.access.may_train)
     empty = H(_FIRST_STEPS, visible=not start.has_runs)
-    panes = build_pane_pool(start.choices, start.panes, context.access.may_upload)
-    vote = blind_vote.build_sheet()
+    panes = PanePool(start.choices, start.panes, context.access.may_upload)
+    vote = blind_vote.VoteSheet()
     session = gr.State(Session())
     _wire_choice(context, ask_bar, panes, empty, session)
     _wire_asking(context, ask_bar, panes, vote, session)
@@ -257,7 +197,7 @@ def _wire_choice(
             gr.update(visible=not now.has_runs),
             engine_html(context.playground),
             gr.update(visible=_may_unload(context)),
-            *[gr.update(choices=now.choices, value=pane) for pane in now.panes],
+            *_choosers(now),
         ]
 
     def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
@@ -268,18 +208,19 @@ def _wire_choice(
         buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
         buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
         columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
-        brought = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
+        uploaded = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
         texts = [prompt.text for prompt in found]
-        return [
-            session, texts, brought, *buttons, *columns, *_vouchers(context, session),
-            *_shown(session),
-        ]  # fmt: skip
+        judged = [*_vouchers(context, session), *_shown(session)]
+        return [session, texts, uploaded, *buttons, *columns, *judged]
 
-    def bring(files: list[str] | None, model: str, count: int, *chosen: str | None) -> list[Any]:
+    def chosen_again(model: str, wanted: Sequence[str | None]) -> list[Any]:
+        return _choosers(setup(context.store.runs(), context.runs_folder, model, wanted))
+
+    def upload(files: list[str] | None, model: str, count: int, *chosen: str | None) -> list[Any]:
         if not files:
             return [gr.skip()] * (4 + MAX_PANES)
         try:
-            source = bring_files(files, context.runs_folder, model, context.access)
+            source = upload_files(files, context.runs_folder, model, context.access)
         except FtlabError as error:
             return [field_error([str(error)]), *[gr.skip()] * (3 + MAX_PANES)]
         found = free_place(chosen, count)
@@ -292,16 +233,14 @@ def _wire_choice(
             return ["", gr.skip(), room, source.name, *_choosers(now)]
         place, count = found or (chosen.index(source.name), count)
         wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
-        now = setup(context.store.runs(), context.runs_folder, model, wanted)
-        return ["", count, _NO_ROOM, "", *_choosers(now)]
+        return ["", count, _NO_ROOM, "", *chosen_again(model, wanted)]
 
     def make_room(place: int | None, newcomer: str, model: str, *chosen: str | None) -> list[Any]:
         """Puts the new adapter into the chosen pane, or into none."""
         if place is None or not newcomer:
             return [gr.skip()] * (2 + MAX_PANES)
         wanted = [newcomer if n == place else pane for n, pane in enumerate(chosen)]
-        now = setup(context.store.runs(), context.runs_folder, model, wanted)
-        return [_NO_ROOM, "", *_choosers(now)]
+        return [_NO_ROOM, "", *chosen_again(model, wanted)]
 
     def vouched(session: Session, place: int, model: str) -> list[Any]:
         try:
@@ -320,42 +259,35 @@ def _wire_choice(
         except FtlabError as error:
             return [field_error([str(error)]), *[gr.skip()] * MAX_PANES]
         wanted = ["" if pane in gone else pane for pane in chosen]
-        now = setup(context.store.runs(), context.runs_folder, model, wanted)
-        return ["", *_choosers(now)]
+        return ["", *chosen_again(model, wanted)]
 
     texts, had_runs = gr.State([]), gr.State(False)
     wiring: dict[str, Any] = {
         "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
         **_PRIVATE,
     }
+    chosen = [ask_bar.model, panes.count, *panes.choosers]
+    judged = [*panes.vouchers, *panes.answers]
     taking: dict[str, Any] = {
-        "inputs": [session, ask_bar.model, panes.count, *panes.choosers],
+        "inputs": [session, *chosen],
         "outputs": [
-            session,
-            texts,
-            panes.forget,
-            *ask_bar.examples,
-            *panes.columns,
-            *panes.vouchers,
-            *panes.answers,
+            session, texts, panes.forget, *ask_bar.examples, *panes.columns, *judged,
         ],
         **_PRIVATE,
-    }
-    page = this_page()
-    opened = [block.select for block in [Context.block] if isinstance(block, gr.Tab)]
+    }  # fmt: skip
     # The initial values of the page are not a visitor's selection.
-    page.load(lambda: refresh(False), **wiring).then(take, **taking)
+    this_page().load(lambda: refresh(False), **wiring).then(take, **taking)
     gr.on(
-        [*opened, ask_bar.model.input],
+        [opened(), ask_bar.model.input],
         refresh,
         [had_runs, ask_bar.model, *panes.choosers],
         **wiring,
     ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
     changes = [chooser.change for chooser in panes.choosers]
     gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
-    panes.bring.upload(
-        bring,
-        [panes.bring, ask_bar.model, panes.count, *panes.choosers],
+    panes.upload.upload(
+        upload,
+        [panes.upload, *chosen],
         [panes.error, panes.count, panes.room, panes.newcomer, *panes.choosers],
         **_PRIVATE,
     )
@@ -369,15 +301,10 @@ def _wire_choice(
         button.click(
             lambda session, model, place=place: vouched(session, place, model),
             [session, ask_bar.model],
-            [panes.error, session, *panes.vouchers, *panes.answers],
+            [panes.error, session, *judged],
             **_PRIVATE,
         )
-    panes.forget.click(
-        forget,
-        [ask_bar.model, panes.count, *panes.choosers],
-        [panes.error, *panes.choosers],
-        **_PRIVATE,
-    )
+    panes.forget.click(forget, chosen, [panes.error, *panes.choosers], **_PRIVATE)
     for place, button in enumerate(ask_bar.examples):
         button.click(
             lambda texts, place=place: texts[place] if place < len(texts) else gr.skip(),
@@ -385,7 +312,7 @@ def _wire_choice(
             ask_bar.prompt,
             **_PRIVATE,
         )
-    panes.unload.click(lambda: _unload(context), None, None, **_PRIVATE).then(
+    panes.unload.click(lambda: unload(context), None, None, **_PRIVATE).then(
         lambda: [engine_html(context.playground), gr.update(visible=False)],
         None,
         [panes.engine, panes.unload],
@@ -423,7 +350,12 @@ def _wire_asking(
         chosen, values = rest[:MAX_PANES][:count], rest[MAX_PANES:]
         choose(session, chosen, context.runs_folder)  # the page's selection answers
         judge_bases(session, model)
-        prompted = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        try:
+            prompted = make_request(prompt, model, mode, dict(zip(SETTINGS, values, strict=True)))
+        except InvalidRequest as error:
+            session.errors = error.errors
+            yield [*_errors(session), *[gr.skip()] * (len(screen) - len(errors))]
+            return
         seed = secrets.randbits(32) if blind else None
         last: list[Any] = [None] * len(screen)
         answers = ask(
@@ -509,7 +441,8 @@ def _wire_vote(
     def blinded(session: Session, blind: bool) -> list[Any]:
         """Hides the dropdowns during a blind vote, as they show the names."""
         choosers = [gr.update(visible=not blind) for _ in panes.choosers]
-        buttons = [_HIDDEN] * MAX_PANES if blind else _vouchers(context, session)
+        hidden = [gr.update(visible=False) for _ in panes.vouchers]
+        buttons = hidden if blind else _vouchers(context, session)
         return [*shown(in_order(session)), gr.update(visible=blind), *choosers, *buttons]
 
     outputs = [session, *vote.outputs, *panes.answers]
@@ -519,21 +452,12 @@ def _wire_vote(
         [*outputs, vote.sheet, *panes.choosers, *panes.vouchers],
         **_PRIVATE,
     )
-    for place, button in enumerate(vote.letters):
-        button.click(
-            lambda session, place=place: shown(
-                blind_vote.cast(session, place, context.runs_folder)
-            ),
-            session,
-            outputs,
-            **_PRIVATE,
-        )
-    vote.tie.click(
-        lambda session: shown(blind_vote.cast(session, None, context.runs_folder)),
-        session,
-        outputs,
-        **_PRIVATE,
-    )
+    for place, button in (*enumerate(vote.letters), (None, vote.tie)):
+
+        def cast(session: Session, place: int | None = place) -> list[Any]:
+            return shown(blind_vote.cast(session, place, context.runs_folder))
+
+        button.click(cast, session, outputs, **_PRIVATE)
     vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
 
 
@@ -552,7 +476,7 @@ def _may_unload(context: AppContext) -> bool:
     return context.access.may_train and context.playground.is_loaded
 
 
-def _unload(context: AppContext) -> None:
+def unload(context: AppContext) -> None:
     if _may_unload(context):
         context.playground.close()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftlab.basics.errors import FieldError, FtlabError
+from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.units import format_bytes
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.models.reference import BUNDLED_ID, model_label
@@ -28,9 +28,11 @@ from ftlab.playground.panes import (
     same_name,
     wrong_base,
 )
-from ftlab.playground.requests import MAX_PANES, PRECISIONS, GenerateRequest
+from ftlab.playground.requests import MAX_PANES, GenerateRequest
 from ftlab.playground.uploaded import bring_adapter
 from ftlab.records.store import Run
+from ftlab.settings.generation import PRECISIONS, GenerationSettings
+from ftlab.settings.schema import fields_of, plain_number, read_settings
 from ftlab.tabs.playground.session import CHAT, COMPLETION, SINGLE
 from ftlab.tabs.widgets import chip, field_error
 from ftlab.tasks.reference import TaskReference
@@ -51,9 +53,7 @@ _PLAIN_PROMPTS = (
     "Write one sentence about the sea.",
 )
 
-SETTINGS = (
-    "precision", "max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed", "system",
-)  # fmt: skip
+SETTINGS = tuple(name for name in fields_of(GenerationSettings) if name != "mode")
 """The fields of the Settings accordion, in the order of their components."""
 
 
@@ -160,24 +160,16 @@ def make_request(
     values: dict[str, Any],
     panes: Sequence[str] = (),
 ) -> GenerateRequest:
-    """Builds the request of a form or of the API; wrong types are left to the validation."""
-    return GenerateRequest(
-        panes=tuple(panes),
-        prompt=prompt or "",
-        model=model or None,
-        precision=values["precision"],
-        mode="chat" if mode in (SINGLE, CHAT) else mode,
-        system=values["system"] or "",
-        max_new_tokens=_whole(values["max_new_tokens"]),
-        temperature=values["temperature"],
-        top_p=values["top_p"],
-        repetition_penalty=values["repetition_penalty"],
-        seed=_whole(values["seed"]),
-    )
+    """Builds the request of a form or of the API; its bounds are checked when it is sent.
 
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    Raises `InvalidRequest` for values of a wrong type.
+    """
+    errors: list[FieldError] = []
+    given = {**values, "mode": "chat" if mode in (SINGLE, CHAT) else mode}
+    settings = read_settings(GenerationSettings, given, errors)
+    if errors:
+        raise InvalidRequest(errors)
+    return GenerateRequest(tuple(panes), prompt or "", model or None, **settings)
 
 
 def describe_settings(values: dict[str, Any]) -> str:
@@ -187,12 +179,13 @@ def describe_settings(values: dict[str, Any]) -> str:
     if temperature:
         parts.append(f"temperature {temperature:g}")
         parts += [f"top-p {values['top_p']:g}"] if values["top_p"] not in (None, 1) else []
-        parts.append(f"seed {_whole(values['seed'])}")
+        parts.append(f"seed {values['seed'] or 0:g}")
     else:
         parts.append("greedy")
     if values["repetition_penalty"] not in (None, 1):
         parts.append(f"repetition penalty {values['repetition_penalty']:g}")
-    parts.append(f"{_whole(values['max_new_tokens'])} new tokens")
+    tokens = values["max_new_tokens"]
+    parts.append(f"{'?' if tokens is None else plain_number(tokens)} new tokens")
     if (values["system"] or "").strip():
         parts.append("own system prompt")
     return ", ".join(parts)
@@ -224,7 +217,7 @@ def engine_html(client: PlaygroundClient) -> str:
 # ---- uploaded adapters
 
 
-def bring_files(
+def upload_files(
     files: Sequence[str], runs_folder: Path, model: str, access: Access = EVERYTHING
 ) -> PaneSource:
     """Saves an uploaded zip, or the two files of an adapter, to use it on the base `model`.
@@ -232,7 +225,7 @@ def bring_files(
     Raises `FtlabError` if it is not an adapter or does not fit the base. An adapter that fits but
     names another base is kept: the user may confirm that it belongs to this base.
     """
-    source = _bring(files, runs_folder, access, model)
+    source = _uploaded(files, runs_folder, access, model)
     problem = "" if base_doubt(source, model) else wrong_base(source, model)
     if problem:
         raise FtlabError(problem)
@@ -261,7 +254,7 @@ def room_choices(
     return [*panes, ("None, keep it in the lists", NO_PANE)]
 
 
-def _bring(files: Sequence[str], runs_folder: Path, access: Access, model: str) -> PaneSource:
+def _uploaded(files: Sequence[str], runs_folder: Path, access: Access, model: str) -> PaneSource:
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
         return bring_adapter(paths[0], runs_folder, access=access, base=model)
@@ -274,5 +267,4 @@ def _bring(files: Sequence[str], runs_folder: Path, access: Access, model: str) 
                 f"{missing[0]} is not among the files; choose {CONFIG_FILE} and {WEIGHTS_FILE} "
                 "together, or a .zip with both."
             )
-        label = "Adapter brought along"
-        return bring_adapter(Path(folder), runs_folder, label, access, model)
+        return bring_adapter(Path(folder), runs_folder, "Uploaded adapter", access, model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,42 @@ from ftlab.playground.panes import PaneSource
 from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.votes import Tally, Vote, read_votes, record_vote, tally, verdict
 from ftlab.tabs.playground.session import LETTERS, Pane, Session, reveal
-from ftlab.tabs.widgets import H, blank, escape, field_error, heading, named, warn
+from ftlab.tabs.widgets import (
+    H,
+    Markup,
+    blank,
+    escape,
+    field_error,
+    heading,
+    named,
+    small_button,
+    table,
+    warn,
+)
 
 _HOW = "Panes are shuffled and unnamed until you vote."
 
 
-@dataclass(frozen=True)
 class VoteSheet:
     """The components under the panes; `sheet` is hidden unless the vote is blind."""
 
-    sheet: gr.Column
-    said: gr.HTML
-    letters: list[gr.Button]
-    tie: gr.Button
-    skip: gr.Button
+    def __init__(self) -> None:
+        with gr.Column(visible=False, elem_classes="ft-sheet", elem_id="pg-vote") as self.sheet:
+            self.said = H(_waiting_html())
+            with gr.Row(elem_classes="ft-tools"):
+                self.letters = [
+                    small_button(
+                        f"{LETTERS[place]} is best", 110, visible=False,
+                        elem_id=f"pg-vote-{place + 1}",
+                    )
+                    for place in range(MAX_PANES)
+                ]  # fmt: skip
+                self.tie = small_button("No difference", 110, visible=False, elem_id="pg-vote-0")
+                self.skip = small_button("Reveal without a vote", 150, visible=False)
 
     @property
     def outputs(self) -> list[Any]:
         return [self.said, *self.letters, self.tie, self.skip]
-
-
-def build_sheet() -> VoteSheet:
-    with gr.Column(visible=False, elem_classes="ft-sheet", elem_id="pg-vote") as sheet:
-        said = H(_waiting_html())
-        with gr.Row(elem_classes="ft-tools"):
-            letters = [
-                gr.Button(
-                    f"{LETTERS[place]} is best", size="sm", visible=False, scale=0, min_width=110,
-                    elem_id=f"pg-vote-{place + 1}",
-                )
-                for place in range(MAX_PANES)
-            ]  # fmt: skip
-            tie = gr.Button(
-                "No difference", size="sm", visible=False, scale=0, min_width=110,
-                elem_id="pg-vote-0",
-            )  # fmt: skip
-            skip = gr.Button(
-                "Reveal without a vote", size="sm", visible=False, scale=0, min_width=150
-            )
-    return VoteSheet(sheet, said, letters, tie, skip)
 
 
 def sheet_updates(session: Session, runs_folder: Path) -> list[Any]:
@@ -105,23 +101,17 @@ def tally_html(session: Session, runs_folder: Path) -> str:
     if not any(t.votes for t in tallies):
         return heading("No vote yet", sub="Send a prompt, then press the key of the best answer.")
     by_name = {source.name: source for source in sources}
-    rows = "".join(_row(t, by_name) for t in tallies)
-    return (
-        heading(verdict(tallies), sub="Blind votes on these panes, stored with their sweep")
-        + '<div class="scroll"><table class="t"><thead><tr><th class="l">Pane</th><th>Wins</th>'
-        "<th>Ties</th><th>Of votes</th><th>Share</th><th>95 % interval</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    heads = ("Pane", "Wins", "Ties", "Of votes", "Share", "95 % interval")
+    return heading(
+        verdict(tallies), sub="Blind votes on these panes, stored with their sweep"
+    ) + table(heads, [_row(t, by_name.get(t.pane)) for t in tallies])
 
 
-def _row(t: Tally, by_name: dict[str, PaneSource]) -> str:
-    source = by_name.get(t.pane)
+def _row(t: Tally, source: PaneSource | None) -> list[str]:
     who = named(source.method, source.label) if source else f"<b>{escape(t.label)}</b>"
-    share = "–" if t.share is None else f"{t.share:.0%}"
-    return (
-        f'<tr><td class="l">{who}</td><td>{t.wins}</td><td>{t.ties}</td><td>{t.votes}</td>'
-        f"<td><b>{share}</b></td><td>{t.low:.0%} to {t.high:.0%}</td></tr>"
-    )
+    share = Markup("<b>{}</b>").format("–" if t.share is None else f"{t.share:.0%}")
+    interval = f"{t.low:.0%} to {t.high:.0%}"
+    return [Markup(who), str(t.wins), str(t.ties), str(t.votes), share, interval]
 
 
 def _sweeps(sources: list[PaneSource]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.words import some_names
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.launch import enqueue_again
 from ftlab.records.published import remove_published
@@ -40,8 +41,7 @@ def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
     parts = []
     if own:
         goes = "Its adapter goes with it" if len(own) == 1 else "Their adapters go with them"
-        named = ", ".join(run_name(run_id) for run_id in own[:_MOST_NAMED])
-        named += f" and {len(own) - _MOST_NAMED} more" if len(own) > _MOST_NAMED else ""
+        named = some_names([run_name(run_id) for run_id in own], _MOST_NAMED)
         parts.append(f"Delete {plural(len(own), 'run')} ({named})? {goes}; this cannot be undone.")
     if imported:
         parts.append(
@@ -83,17 +83,15 @@ def all_archived(store: RunStore, run_ids: Collection[str]) -> bool:
     return bool(found) and all(run.annotations.archived for run in found)
 
 
-def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool) -> str:
+def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool = False) -> str:
     """Adds the tags in the text to the runs. With `instead`, replaces their tags."""
     tags = parse_tags(text or "")
     if not tags and not instead:
         raise FtlabError("No tag is given; write one or more, as in demo, for Ada.")
     runs = own_runs(store, run_ids)
-    changed = [
-        (run, tags if instead else parse_tags(", ".join((*run.annotations.tags, *tags))))
-        for run in runs
-    ]
-    for run, new in changed:
+    kept = [() if instead else run.annotations.tags for run in runs]
+    changed = [parse_tags(", ".join((*own, *tags))) for own in kept]  # all checked before a write
+    for run, new in zip(runs, changed, strict=True):
         _annotate(run, replace(run.annotations, tags=new))
     if not tags:
         return f"Tags taken from {plural(len(runs), 'run')}."

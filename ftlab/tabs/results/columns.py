@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.words import inert, rate_name
+from ftlab.basics.words import did_you_mean, inert, rate_name
 from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
 from ftlab.records.metrics import METRICS
@@ -102,57 +102,54 @@ def _moment(seconds: float) -> str:
     return time.strftime("%d %b %Y %H:%M", time.localtime(seconds))
 
 
-def _further(key: str, label: str, unit: str, how: str, written: Callable[[Any], str]) -> Column:
-    return Column(key, label, "Measures", written, "measure", "less", unit, how)
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    "bytes": units.format_bytes,
+    "seconds": units.format_seconds,
+}
+_FURTHER = (
+    ("total_seconds", "In all", "seconds", "from load to save"),
+    ("step_seconds", "Step", "seconds", "median step after the first"),
+    *(
+        (f"{phase}_peak_bytes", f"Peak, {phase}", "bytes", f"highest memory of the {phase} phase")
+        for phase in ("load", "evaluate", "save")
+    ),
+    (
+        "predicted_net_peak_bytes",
+        "Net peak, predicted",
+        "bytes",
+        "worked out before the run; never measured",
+    ),
+    *(
+        (
+            f"anatomy_{part}_bytes",
+            f"Peak: {part}",
+            "bytes",
+            f"{part} at the training peak, from one step under a memory tracker",
+        )
+        for part in MEMORY_PARTS
+    ),
+)
+"""(key, label, unit, how it is measured) of measures that are no metric; less is better."""
 
 
 def _columns() -> list[Column]:
-    about, settings = "The run", "Settings"
-    sizes, times = ("bytes", units.format_bytes), ("seconds", units.format_seconds)
-    measures = [
-        Column(
-            m.key,
-            m.label,
-            "Measures",
-            m.format,
-            "measure",
-            m.better,
-            m.unit,
-            m.how,
-            m.interval_keys,
-        )
-        for m in METRICS.values()
-    ]
-    further = [
-        _further("total_seconds", "In all", times[0], "from load to save", times[1]),
-        _further("step_seconds", "Step", times[0], "median step after the first", times[1]),
-        *(
-            _further(
-                f"{phase}_peak_bytes", f"Peak, {phase}", sizes[0],
-                f"highest memory of the {phase} phase", sizes[1],
-            )
-            for phase in ("load", "evaluate", "save")
-        ),
-        _further(
-            "predicted_net_peak_bytes", "Net peak, predicted", sizes[0],
-            "worked out before the run; never measured", sizes[1],
-        ),
-        *(
-            _further(
-                f"anatomy_{part}_bytes", f"Peak: {part}", sizes[0],
-                f"{part} at the training peak, from one step under a memory tracker", sizes[1],
-            )
-            for part in MEMORY_PARTS
-        ),
-    ]  # fmt: skip
+    about, settings, measures = "The run", "Settings", "Measures"
     return [
         Column("status", "Status", about, status_label),
         Column("variant", "Variant", about, str),
         Column("method", "Method", settings, label_of),
         Column("task", "Task", settings, str),
         Column("seed", "Seed", settings, str, "number"),
-        *measures,
-        *(column for column in further if column.key not in METRICS),
+        *(
+            Column(key, m.label, measures, m.format, "measure", m.better, m.unit, m.how,
+                   m.interval_keys)
+            for key, m in METRICS.items()
+        ),
+        *(
+            Column(key, label, measures, _FORMATS[unit], "measure", "less", unit, how)
+            for key, label, unit, how in _FURTHER
+            if key not in METRICS
+        ),
         Column("learning_rate", "Learning rate", settings, rate_name, "number"),
         Column("hyperparameters", "Hyperparameters", settings, str),
         Column("steps", "Steps", settings, _whole, "number"),
@@ -168,7 +165,7 @@ def _columns() -> list[Column]:
         Column("created_at", "Queued", about, _moment, "number"),
         Column("sweep_id", "Sweep", about, sweep_name),
         Column("run_id", "Run", about, run_name),
-    ]
+    ]  # fmt: skip
 
 
 COLUMNS: dict[str, Column] = {column.key: column for column in _columns()}
@@ -204,7 +201,15 @@ def memory_kinds(rows: pd.DataFrame) -> list[str]:
     return sorted({str(kind) for kind in rows["peak_memory_kind"] if kind})
 
 
-Sign = Literal["<", "<=", ">", ">=", "="]
+def _is_about(numbers: pd.Series, value: float) -> pd.Series:
+    return (numbers - value).abs() <= 1e-9 * max(1.0, abs(value))
+
+
+Comparison = Callable[[pd.Series, float], pd.Series]
+_SIGNS: dict[str, Comparison] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": _is_about,
+}  # fmt: skip
+_SPELLINGS = {"≤": "<=", "≥": ">=", "==": "="}
 
 EXAMPLE = "net peak < 1 GB, train >= 30 s, score > 0.3, trainable < 1 %"
 
@@ -213,9 +218,6 @@ _CONDITION = re.compile(
     r"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?P<unit>[^\d\s].*)?",
     re.IGNORECASE,
 )
-_SIGNS: dict[str, Sign] = {
-    "<": "<", "<=": "<=", "≤": "<=", ">": ">", ">=": ">=", "≥": ">=", "=": "=", "==": "=",
-}  # fmt: skip
 
 # By unit of the raw value: the factor of each accepted unit. "" means that no unit is needed.
 _UNITS: dict[str, dict[str, float]] = {
@@ -247,7 +249,7 @@ class Condition:
     """One comparison. `value` is in the raw unit of column `key`: bytes, seconds, a share of 1."""
 
     key: str
-    sign: Sign
+    sign: str
     value: float
 
 
@@ -277,38 +279,34 @@ def matches(table: pd.DataFrame, conditions: Iterable[Condition]) -> pd.Series:
     found = pd.Series(True, index=table.index)
     for condition in conditions:
         numbers = pd.to_numeric(table[condition.key], errors="coerce").astype(float)
-        found &= _compared(numbers, condition.sign, condition.value)
+        found &= _SIGNS[condition.sign](numbers, condition.value)
     return found
-
-
-def _numbers() -> list[Column]:
-    return [column for column in COLUMNS.values() if column.kind != "text"]
 
 
 def _condition(text: str) -> Condition:
     found = _CONDITION.fullmatch(text)
     if found is None:
         raise FtlabError(
-            f"'{text[:60]}' is no condition; write a name, one of {', '.join(get_args(Sign))} "
+            f"'{text[:60]}' is no condition; write a name, one of {', '.join(_SIGNS)} "
             "and a number, as in net peak < 1 GB."
         )
     column, unit = _column(found["name"]), (found["unit"] or "").strip()
     column = COLUMNS[_BY_UNIT.get((column.key, unit), column.key)]
-    return Condition(
-        column.key, _SIGNS[found["sign"]], float(found["number"]) * _factor(column, unit)
-    )
+    sign = _SPELLINGS.get(found["sign"], found["sign"])
+    return Condition(column.key, sign, float(found["number"]) * _factor(column, unit))
 
 
 def _column(name: str) -> Column:
-    names = {_plain(column.label): column.key for column in _numbers()}
-    keys = {_plain(column.key): column.key for column in _numbers()}
-    every = keys | _OTHER_NAMES | names
+    numbers = [column for column in COLUMNS.values() if column.kind != "text"]
+    names = {_plain(column.label): column.key for column in numbers}
+    every = {_plain(column.key): column.key for column in numbers} | _OTHER_NAMES | names
     plain = _plain(name)
     if plain in every:
         return COLUMNS[every[plain]]
-    near = get_close_matches(plain, every, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise FtlabError(f"There is no number '{name.strip()[:40]}'; names: {', '.join(names)}.{hint}")
+    raise FtlabError(
+        f"There is no number '{name.strip()[:40]}'; names: {', '.join(names)}."
+        f"{did_you_mean(plain, every)}"
+    )
 
 
 def _factor(column: Column, unit: str) -> float:
@@ -323,18 +321,6 @@ def _factor(column: Column, unit: str) -> float:
         raise FtlabError(f"A number for '{name}' needs a unit, as in 1 GB; units: {named}.")
     rule = f"units: {named}" if named else "it takes a bare number"
     raise FtlabError(f"'{unit[:20]}' is no unit of '{name}'; {rule}.")
-
-
-def _compared(numbers: pd.Series, sign: Sign, value: float) -> pd.Series:
-    if sign == "<":
-        return numbers < value
-    if sign == "<=":
-        return numbers <= value
-    if sign == ">":
-        return numbers > value
-    if sign == ">=":
-        return numbers >= value
-    return (numbers - value).abs() <= 1e-9 * max(1.0, abs(value))
 
 
 def _plain(name: str) -> str:
@@ -366,12 +352,21 @@ _LABELLED: dict[str, Callable[[str], str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Filters:
-    """The row filters. `facets` maps a column to its accepted values.
+Group = Literal["runs", "sweeps", "seeds"]
+"""One row per run, rows grouped under sweep headings, or means over seeds."""
 
-    `text`: words that must all occur in a row's names, tags or note; `conditions`: input of
-    `parse_conditions`; `archived`: also show archived runs.
+PAGE = 100
+"""Number of rows drawn at first, and added by each press of "more"."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the table shows.
+
+    `text`: words that must all occur in a row's names, tags or note; `facets`: the accepted values
+    of a column; `conditions`: input of `parse_conditions`; `archived`: also show archived runs.
+    Empty `columns`: the default ones. Empty `sort`: unsorted. `version` counts how often the server
+    has reset the tick boxes of filters and columns.
     """
 
     sweep: str = ALL_SWEEPS
@@ -379,6 +374,12 @@ class Filters:
     facets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     conditions: str = ""
     archived: bool = False
+    columns: tuple[str, ...] = ()
+    sort: str = ""
+    descending: bool = False
+    group: Group = "runs"
+    limit: int = PAGE
+    version: int = 0
 
     @property
     def folded(self) -> int:
@@ -387,21 +388,18 @@ class Filters:
         return ticked + bool(self.conditions.strip()) + self.archived
 
 
-def apply_filters(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+def apply_filters(table: pd.DataFrame, query: Query) -> pd.DataFrame:
     """The rows that meet all filters, order kept. Raises `FtlabError` for invalid conditions."""
-    found = matches(table, parse_conditions(filters.conditions))
-    if not filters.archived:
+    found = matches(table, parse_conditions(query.conditions))
+    if not query.archived:
         found &= table["archived"] != True  # noqa: E712 (an imported row may hold None)
-    if filters.sweep != ALL_SWEEPS:
-        found &= table["sweep_id"] == filters.sweep
-    for key, wanted in filters.facets.items():
-        if wanted and key == "tags":
-            found &= table[key].map(lambda tags, wanted=wanted: bool({*tags_of(tags)} & {*wanted}))
-        elif wanted and key == "model":
-            found &= table[key].map(model_label).isin(wanted)
-        elif wanted:
-            found &= table[key].isin(wanted)
-    words = filters.text.lower().split()
+    if query.sweep != ALL_SWEEPS:
+        found &= table["sweep_id"] == query.sweep
+    for key, wanted in query.facets.items():
+        if wanted:
+            ticked = [not {*wanted}.isdisjoint(values) for values in _facet(table, key)]
+            found &= pd.Series(ticked, table.index, dtype=bool)
+    words = query.text.lower().split()
     if words and len(table):
         found &= pd.Series(
             [all(word in line for word in words) for line in _searchable(table)], table.index
@@ -414,31 +412,33 @@ def tags_of(tags: Any) -> list[str]:
     return [tag for tag in str(tags or "").split(", ") if tag]
 
 
-def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
-    """(value, label, row count) for each value of a facet, in order of first appearance."""
-    values = [str(value) for value in table[key].tolist() if value]
+def _facet(table: pd.DataFrame, key: str) -> list[list[str]]:
+    """For each row, the values by which a facet filters it."""
+    values = [str(value or "") for value in table[key].tolist()]
     if key == "tags":
-        values = [tag for text in values for tag in tags_of(text)]
+        return [tags_of(value) for value in values]
     if key == "model":  # the bundled model has two names
         values = [model_label(value) for value in values]
-    counts = Counter(values)
+    return [[value] for value in values]
+
+
+def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
+    """(value, label, row count) for each value of a facet, in order of first appearance."""
+    counts = Counter(value for values in _facet(table, key) for value in values if value)
     label = _LABELLED.get(key, str)
     return [(value, str(label(value)), count) for value, count in counts.items()]
 
 
 def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(label, value) for the dropdown: "All sweeps", then the sweeps in table order."""
-    sweeps = [str(sweep) for sweep in table["sweep_id"].tolist()]
-    counts = Counter(sweeps)
-    first: dict[str, tuple[str, str]] = {}
-    for sweep, task, origin in zip(
-        sweeps, table["task"].tolist(), table["origin"].tolist(), strict=True
-    ):
-        first.setdefault(sweep, (str(task), str(origin)))
+    sweeps = table.drop_duplicates("sweep_id")
+    counts = table["sweep_id"].value_counts()
     named = []
-    for sweep, (task, origin) in first.items():
-        more = [plural(counts[sweep], "run"), *([] if origin == "measured" else [origin])]
-        named.append((sweep_label(sweep, task, *more), sweep))
+    for sweep, task, origin in zip(
+        sweeps["sweep_id"], sweeps["task"], sweeps["origin"], strict=True
+    ):
+        more = [plural(counts[sweep], "run"), *([] if origin == "measured" else [str(origin)])]
+        named.append((sweep_label(str(sweep), str(task), *more), str(sweep)))
     return [("All sweeps", ALL_SWEEPS), *named]
 
 
@@ -455,41 +455,18 @@ def known_facets(given: Any) -> dict[str, tuple[str, ...]]:
 
 def _searchable(table: pd.DataFrame) -> list[str]:
     """One line of lower-case text per row, for the text search."""
-    columns: list[list[str]] = []
-    for key in _SEARCHED:
-        columns.append([str(value or "") for value in table[key].tolist()])
+    columns = [[str(value or "") for value in table[key].tolist()] for key in _SEARCHED]
     for key, label in _LABELLED.items():
-        known: dict[Any, str] = {}
-        for value in table[key].tolist():
-            if value not in known:
-                known[value] = str(label(value))
+        known = {value: str(label(value)) for value in table[key].unique()}
         columns.append([known[value] for value in table[key].tolist()])
     return [" ".join(parts).lower() for parts in zip(*columns, strict=True)]
 
-
-Group = Literal["runs", "sweeps", "seeds"]
-"""One row per run, rows grouped under sweep headings, or means over seeds."""
-
-PAGE = 100
-"""Number of rows drawn at first, and added by each press of "more"."""
 
 SPREAD, COUNT = "_sd", "_n"
 _KEPT = (
     "run_id", "sweep_id", "origin", "model", "task", "method", "variant", "status", "disturbed",
     "peak_memory_kind",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Query:
-    """What the table should show. Empty `columns`: the default ones. Empty `sort`: unsorted."""
-
-    filters: Filters = field(default_factory=Filters)
-    columns: tuple[str, ...] = ()
-    sort: str = ""
-    descending: bool = False
-    group: Group = "runs"
-    limit: int = PAGE
 
 
 @dataclass(frozen=True)
@@ -513,15 +490,16 @@ def show(table: pd.DataFrame, query: Query) -> Shown:
     """Filters, groups and sorts the store's table."""
     error = ""
     try:
-        matched = apply_filters(table, query.filters)
+        matched = apply_filters(table, query)
     except FtlabError as wrong:
         error = str(wrong)
-        matched = apply_filters(table, replace(query.filters, conditions=""))
+        matched = apply_filters(table, replace(query, conditions=""))
     keys = in_order(query.columns) or usual_columns(table)
     rows = mean_over_seeds(matched, keys) if query.group == "seeds" else matched
     rows = sorted_rows(rows, query.sort, query.descending) if query.sort in keys else rows
-    if query.group == "sweeps":
-        rows = _by_sweep(rows, matched)
+    if query.group == "sweeps":  # in the order of the store, each in the order of its rows
+        rank = {sweep: place for place, sweep in enumerate(matched["sweep_id"].unique())}
+        rows = rows.loc[rows["sweep_id"].map(rank).sort_values(kind="stable").index]
     columns = tuple(COLUMNS[key] for key in keys)
     return Shown(rows.reset_index(drop=True), matched, columns, query, len(table), error)
 
@@ -532,7 +510,10 @@ def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:
         return rows
     values = rows[key]
     if not pd.api.types.is_numeric_dtype(values):
-        words = [None if is_missing(value) else _folded(value) for value in values.tolist()]
+        words = [
+            None if is_missing(v) else v.casefold() if isinstance(v, str) else f"{v:020.4f}"
+            for v in values.tolist()
+        ]
         values = pd.Series(words, index=rows.index, dtype=object)
     order = values.sort_values(ascending=not descending, na_position="last", kind="stable").index
     return rows.loc[order]
@@ -555,11 +536,14 @@ def mean_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     data: dict[str, list[Any]] = {}
     for key in shared:
         values = rows[key].tolist()
-        data[key] = [_together(key, [values[i] for i in group]) for group in members]
-    ids = rows["run_id"].tolist()
-    data["run_ids"] = [tuple(ids[i] for i in group) for group in members]
-    disturbed = rows["disturbed"].tolist()
-    data["disturbed"] = [any(disturbed[i] is True for i in group) for group in members]
+        grouped_values = [[values[i] for i in group] for group in members]
+        if key == "run_id":
+            data["run_ids"] = [tuple(ids) for ids in grouped_values]
+        data[key] = (
+            [True in marks for marks in grouped_values]
+            if key == "disturbed"
+            else [_together(key, of_group) for of_group in grouped_values]
+        )
     grouped = pd.DataFrame(data)
     means, spreads = groups[measures].mean(), groups[measures].std(ddof=1)
     counts = groups[measures].count()
@@ -570,42 +554,31 @@ def mean_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return grouped
 
 
-def _folded(value: Any) -> Any:
-    return value.casefold() if isinstance(value, str) else f"{value:020.4f}"
-
-
 def _together(key: str, values: Sequence[Any]) -> Any:
     """The value shared by a group, else its distinct values as display text."""
     different = list(dict.fromkeys(values))
     if len(different) == 1:
         return different[0]
-    column = COLUMNS.get(key)
-    if key == "run_id":
-        return ", ".join(different)  # full ids, so that an export identifies each run
-    written = [column.text(value) if column else str(value) for value in different]
-    return ", ".join(written)
-
-
-def _by_sweep(rows: pd.DataFrame, matched: pd.DataFrame) -> pd.DataFrame:
-    """Orders rows by sweep, sweeps in store order. The order within a sweep is kept."""
-    rank = {sweep: i for i, sweep in enumerate(dict.fromkeys(matched["sweep_id"].tolist()))}
-    order = rows["sweep_id"].map(rank).sort_values(kind="stable").index
-    return rows.loc[order]
+    if key == "run_id" or key not in COLUMNS:
+        return ", ".join(map(str, different))  # full ids, so that an export identifies each run
+    return ", ".join(COLUMNS[key].text(value) for value in different)
 
 
 _NOT_EXPORTED = ("run_dir",)  # does not disclose server paths
 
-Row = Mapping[str, Any]
-
 
 def filtered(table: pd.DataFrame, sweep: str = ALL_SWEEPS, text: str = "") -> pd.DataFrame:
     """The rows of a sweep ("": all) that contain every word of `text`, including archived ones."""
-    return apply_filters(table, Filters(sweep=sweep, text=text, archived=True))
+    return apply_filters(table, Query(sweep=sweep, text=text, archived=True))
 
 
-def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as JSON values: raw numbers, `None` if missing."""
-    return _records(rows, [key for key in rows.columns if key not in _NOT_EXPORTED])
+def records(rows: pd.DataFrame, keys: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows as JSON values: raw numbers, `None` if missing. Without `keys`, every column."""
+    kept = list(keys) or [key for key in rows.columns if key not in _NOT_EXPORTED]
+    return [
+        {str(key): _plain_value(key, value) for key, value in row.items()}
+        for row in rows[kept].to_dict(orient="records")
+    ]
 
 
 def export_keys(shown: Shown) -> list[str]:
@@ -625,14 +598,14 @@ def export_keys(shown: Shown) -> list[str]:
 
 def shown_records(shown: Shown) -> list[dict[str, Any]]:
     """Every matching row in table order, with the columns of `export_keys`."""
-    return _records(shown.rows, export_keys(shown))
+    return records(shown.rows, export_keys(shown))
 
 
-def to_json(rows: Sequence[Row]) -> str:
+def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_csv(rows: Sequence[Row], keys: Sequence[str]) -> str:
+def to_csv(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
     """CSV with raw numbers. Prefixes text that a spreadsheet would run as a formula with '."""
     safe = [{key: inert(value) for key, value in row.items()} for row in rows]
     table = pd.DataFrame(safe, columns=list(keys), dtype=object)
@@ -648,13 +621,6 @@ def write_export(shown: Shown, kind: str, folder: Path) -> str:
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8", newline="")
     return str(path)
-
-
-def _records(rows: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {key: _plain_value(key, value) for key, value in row.items()}
-        for row in rows[list(keys)].to_dict(orient="records")
-    ]
 
 
 def _plain_value(key: Any, value: Any) -> Any:

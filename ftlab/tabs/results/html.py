@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import pandas as pd
@@ -40,44 +41,45 @@ from ftlab.tabs.results.columns import (
     sweep_label,
     tags_of,
 )
-from ftlab.tabs.widgets import chip, escape, plural, swatch
+from ftlab.tabs.widgets import chip, escape, named, note_html, plural
 
 _FEW = 2  # a facet with fewer values is useless as a filter
 
 
 def facets_html(table: pd.DataFrame, chosen: Mapping[str, Collection[str]], version: int) -> str:
     """One group of tick boxes per facet, with the number of runs for each value."""
-    groups = "".join(
-        _facet(table, key, label, chosen.get(key, ())) for key, label in FACETS.items()
-    )
-    return f'<div class="facets" data-set="{version}">{groups}</div>'
+    groups = []
+    for key, label in FACETS.items():
+        values, ticked = facet_values(table, key), chosen.get(key, ())
+        if len(values) < _FEW and not ticked and key != "tags":
+            continue
+        known = {value for value, _, _ in values}
+        values += [(value, value, 0) for value in ticked if value not in known]
+        boxes = [_box(key, value, name, value in ticked, n) for value, name, n in values]
+        groups.append(_fieldset(label, boxes))
+    return f'<div class="facets" data-set="{version}">{"".join(groups)}</div>'
 
 
 def columns_html(chosen: Collection[str], version: str) -> str:
     """One group of tick boxes per column group."""
-    groups = []
-    for group in GROUPS:
-        boxes = "".join(
-            _box("columns", column.key, column.label, column.key in chosen)
-            for column in COLUMNS.values()
-            if column.group == group
+    groups = [
+        _fieldset(
+            group,
+            [
+                _box("columns", column.key, column.label, column.key in chosen)
+                for column in COLUMNS.values()
+                if column.group == group
+            ],
         )
-        groups.append(_fieldset(group, boxes))
+        for group in GROUPS
+    ]
     return f'<div class="facets" data-set="{version}">{"".join(groups)}</div>'
 
 
-def _facet(table: pd.DataFrame, key: str, label: str, chosen: Collection[str]) -> str:
-    values = facet_values(table, key)
-    if len(values) < _FEW and not chosen and key != "tags":
+def _fieldset(title: str, boxes: Sequence[str]) -> str:
+    if not boxes:
         return ""
-    known = {value for value, _, _ in values}
-    values += [(value, value, 0) for value in chosen if value not in known]
-    boxes = "".join(_box(key, value, name, value in chosen, count) for value, name, count in values)
-    return _fieldset(label, boxes) if boxes else ""
-
-
-def _fieldset(title: str, boxes: str) -> str:
-    return f"<fieldset><legend>{escape(title)}</legend><div>{boxes}</div></fieldset>"
+    return f"<fieldset><legend>{escape(title)}</legend><div>{''.join(boxes)}</div></fieldset>"
 
 
 def _box(name: str, value: str, label: str, on: bool, count: int | None = None) -> str:
@@ -96,20 +98,18 @@ def like_chip(rows: pd.DataFrame) -> str:
     return _chip_and_values(rows)[0]
 
 
-def like_line(rows: pd.DataFrame) -> str:
+def ticked_chip(store: RunStore, run_ids: Collection[str]) -> str:
+    """The comparability chip for the ticked runs; empty for fewer than two."""
+    table = store.table()
+    return like_chip(table[table["run_id"].isin(list(run_ids))]) if len(run_ids) > 1 else ""
+
+
+def _like_line(rows: pd.DataFrame) -> str:
     """The comparability line above the table, with the differing values; empty as `like_chip`."""
     mark, values = _chip_and_values(rows)
     if values:
         mark = chip("not like for like", "warn")
     return f'<p class="like-line">{mark}<small>{escape(values)}</small></p>' if mark else ""
-
-
-def ticked_chip(store: RunStore, run_ids: Collection[str]) -> str:
-    """The comparability chip for the ticked runs; empty for fewer than two."""
-    if len(run_ids) < 2:
-        return ""
-    table = store.table()
-    return like_chip(table[table["run_id"].isin(list(run_ids))])
 
 
 def _chip_and_values(rows: pd.DataFrame) -> tuple[str, str]:
@@ -136,12 +136,13 @@ def table_html(shown: Shown) -> str:
     labels = [column_label(column, kinds) for column in shown.columns]
     rows = shown.rows.iloc[: shown.query.limit]
     body = "".join(_body(rows, shown))
-    like = "" if _is_headed(shown) else like_line(shown.matched)
+    heads = "".join(map(_head, shown.columns, labels, repeat(shown.query)))
+    like = "" if _is_headed(shown) else _like_line(shown.matched)
     return (
         f"{_labels_of_cards(labels)}{_tools_of_cards(shown, labels)}{like}"
         '<div class="run-rows" role="region" aria-label="Runs" tabindex="0">'
         f'<table class="t runs" role="table"><thead role="rowgroup"><tr role="row">'
-        f'<th class="box" role="columnheader">{_tick_all()}</th>{_heads(shown, labels)}</tr>'
+        f'<th class="box" role="columnheader">{_TICK_ALL}</th>{heads}</tr>'
         f'</thead><tbody role="rowgroup">{body}</tbody></table></div>{_more(shown)}'
     )
 
@@ -176,13 +177,13 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
         )
     if len(rows) and (rows["origin"] == "recorded").all():
         parts.append("Recorded on another machine; launch a sweep in Experiment for your own.")
-    lines = f'<p class="meta">{" ".join(parts)}</p>'
+    lines = note_html(" ".join(parts))
     if unreadable:
         items = "".join(
             f"<li><code>{escape(run.run_id)}</code> {escape(run.reason)}</li>" for run in unreadable
         )
         title = f"{len(unreadable):,} of the folders and files cannot be read:"
-        lines += f'<p class="meta">{title}</p><ul class="notes">{items}</ul>'
+        lines += f'{note_html(title)}<ul class="notes">{items}</ul>'
     return f'<div class="caption">{lines}</div>'
 
 
@@ -196,21 +197,14 @@ def how_measured(shown: Shown) -> str:
     )
     kinds = memory_kinds(shown.matched)
     words = "; ".join(f"{kind}: {KIND_WORDS.get(kind, kind)}" for kind in kinds)
-    memory = f'<p class="meta">Memory here is {escape(words)}.</p>' if words else ""
+    memory = note_html(f"Memory here is {words}." if words else "")
     if len(kinds) > 1:
-        memory += '<p class="meta">Compare memory only between rows of one device.</p>'
+        memory += note_html("Compare memory only between rows of one device.")
     return f'{memory}<table class="t kv">{items}</table>'
 
 
 def status_chip(status: str) -> str:
     return chip(status_label(status), status)
-
-
-def _heads(shown: Shown, labels: Sequence[str]) -> str:
-    return "".join(
-        _head(column, label, shown.query)
-        for column, label in zip(shown.columns, labels, strict=True)
-    )
 
 
 def _head(column: Column, label: str, query: Query) -> str:
@@ -225,28 +219,32 @@ def _head(column: Column, label: str, query: Query) -> str:
     )
 
 
-def _tick_all() -> str:
-    return '<input type="checkbox" data-all aria-label="Tick all rows that are drawn">'
+_TICK_ALL = '<input type="checkbox" data-all aria-label="Tick all rows that are drawn">'
 
 
 def _body(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
     """One `<tr>` per row, plus a heading row above each sweep if rows are grouped by sweep."""
-    cells = [_cells(rows, column) for column in shown.columns]
+    cells = zip(*(_cells(rows, column) for column in shown.columns), strict=True)
     seeds = "run_ids" in rows
-    ids = rows["run_ids"].tolist() if seeds else [(run,) for run in rows["run_id"].tolist()]
-    names = rows["variant"].tolist()
     sweeps = rows["sweep_id"].tolist()
     headings = _sweep_headings(shown, set(sweeps)) if _is_headed(shown) else {}
-    for i, row in enumerate(zip(*cells, strict=True)):
-        if headings and (i == 0 or sweeps[i] != sweeps[i - 1]):
-            yield headings[sweeps[i]]
-        runs = " ".join(map(str, ids[i]))
-        about = f"{names[i]}, {plural(len(ids[i]), 'run') if seeds else run_name(ids[i][0])}"
+    last = None
+    for ids, name, sweep, row in zip(_ids(rows), rows["variant"], sweeps, cells, strict=True):
+        if headings and sweep != last:
+            yield headings[sweep]
+        last = sweep
+        runs = " ".join(map(str, ids))
+        about = f"{name}, {plural(len(ids), 'run') if seeds else run_name(ids[0])}"
         opens = "" if seeds else f' data-run="{escape(runs)}"'
         yield (
             f'<tr role="row"{opens}><td class="box" role="cell"><input type="checkbox" '
             f'value="{escape(runs)}" aria-label="Tick {escape(about)}"></td>{"".join(row)}</tr>'
         )
+
+
+def _ids(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The ids of each row's runs: several in a row of means over seeds."""
+    return list(rows["run_ids"] if "run_ids" in rows else zip(rows["run_id"], strict=True))
 
 
 def _is_headed(shown: Shown) -> bool:
@@ -273,51 +271,40 @@ def _sweep_headings(shown: Shown, drawn: Collection[Any]) -> dict[Any, str]:
 
 def _cells(rows: pd.DataFrame, column: Column) -> list[str]:
     """The cells of one column, HTML-escaped."""
-    values = rows[column.key].tolist()
+    values, seeds = rows[column.key].tolist(), "run_ids" in rows
+    side = ' class="l"' if column.kind == "text" else ""
     if column.kind == "measure":
-        texts = [str(escape(column.text(value))) for value in values]
-        if column.key in TIME_KEYS:
-            marked = rows["disturbed"].tolist()
-            texts = [
-                f"{DISTURBED} {text}" if mark is True and text != units.DASH else text
-                for text, mark in zip(texts, marked, strict=True)
-            ]
-        if column.key + SPREAD not in rows and column.interval_keys:
-            ends = (rows[key].tolist() for key in column.interval_keys)
-            texts = [
-                _interval(column, text, *pair) for text, *pair in zip(texts, *ends, strict=True)
-            ]
-        if column.key + SPREAD in rows:
-            texts = [
-                text + _spread(column, spread, count)
-                for text, spread, count in zip(
-                    texts,
-                    rows[column.key + SPREAD].tolist(),
-                    rows[column.key + COUNT].tolist(),
-                    strict=True,
-                )
-            ]
+        texts = _measures(rows, column)
     elif column.key == "status":
-        texts = [_status(*pair) for pair in zip(values, rows["origin"].tolist(), strict=True)]
+        texts = list(map(_status, values, rows["origin"]))
     elif column.key == "variant":
-        methods, seeds = rows["method"].tolist(), "run_ids" in rows
-        texts = [
-            _variant(*row, opens=not seeds)
-            for row in zip(values, methods, rows["run_id"].tolist(), strict=True)
-        ]
+        side = ' class="l name"'
+        runs = repeat("") if seeds else rows["run_id"]
+        texts = list(map(_variant, values, rows["method"], runs))
     elif column.key == "run_id":
-        ids = rows["run_ids"].tolist() if "run_ids" in rows else [(value,) for value in values]
-        texts = [_runs(runs, opens="run_ids" in rows) for runs in ids]
+        texts = [_runs(ids, opens=seeds) for ids in _ids(rows)]
     elif column.key == "tags":
         texts = [_tags(value) for value in values]
     elif column.key == "origin":
         texts = [origin_chip(str(value)) for value in values]
     else:
         texts = [str(escape(column.text(value))) for value in values]
-    side = ' class="l"' if column.kind == "text" else ""
-    if column.key == "variant":
-        side = ' class="l name"'
     return [f'<td{side} role="cell">{text}</td>' for text in texts]
+
+
+def _measures(rows: pd.DataFrame, column: Column) -> list[str]:
+    """The numbers of a measure: disturbed times are marked, with spread or interval if known."""
+    texts = [str(escape(column.text(value))) for value in rows[column.key].tolist()]
+    if column.key in TIME_KEYS:
+        texts = [
+            f"{DISTURBED} {text}" if mark is True and text != units.DASH else text
+            for text, mark in zip(texts, rows["disturbed"].tolist(), strict=True)
+        ]
+    if column.key + SPREAD in rows:
+        spreads = (rows[column.key + SPREAD], rows[column.key + COUNT])
+        return list(map(_spread, repeat(column), texts, *spreads))
+    ends = [rows[key] for key in column.interval_keys]
+    return list(map(_interval, repeat(column), texts, *ends)) if ends else texts
 
 
 def _status(status: Any, origin: Any) -> str:
@@ -327,24 +314,22 @@ def _status(status: Any, origin: Any) -> str:
     return mark if status == "done" else f"{status_chip(str(status))} {mark}"
 
 
-def _variant(label: Any, method: Any, run_id: Any, opens: bool) -> str:
-    name = f"{swatch(str(method))}<b>{escape(label)}</b>"
-    if not opens:
+def _variant(label: Any, method: Any, run_id: Any) -> str:
+    """The variant's name; a button that opens the run, unless `run_id` is ""."""
+    name = named(str(method), str(label))
+    if not run_id:
         return f'<span class="who">{name}</span>'
     return f'<button class="who" data-open="{escape(run_id)}">{name}</button>'
 
 
 def _runs(run_ids: Sequence[Any], opens: bool) -> str:
     """Short run names. In a group row they are buttons, because the row holds several runs."""
+    names = [(escape(str(run_id)), escape(run_name(str(run_id)))) for run_id in run_ids]
     if not opens:
-        return "".join(
-            f'<code title="{escape(run_id)}">{escape(run_name(str(run_id)))}</code>'
-            for run_id in run_ids
-        )
+        return "".join(f'<code title="{run_id}">{name}</code>' for run_id, name in names)
     return " ".join(
-        f'<button class="link" data-open="{escape(run_id)}" title="{escape(run_id)}">'
-        f"{escape(run_name(str(run_id)))}</button>"
-        for run_id in run_ids
+        f'<button class="link" data-open="{run_id}" title="{run_id}">{name}</button>'
+        for run_id, name in names
     )
 
 
@@ -353,12 +338,12 @@ def _tags(text: Any) -> str:
     return " ".join(chip(tag, "mute") for tag in tags) if tags else units.DASH
 
 
-def _spread(column: Column, spread: Any, count: Any) -> str:
-    """Standard deviation over seeds and their count; only the count for a single seed."""
-    if not count or count < 2 or math.isnan(spread):
-        return f" <small>n {int(count)}</small>" if count else ""
+def _spread(column: Column, text: str, spread: float, count: int) -> str:
+    """A mean with the standard deviation over seeds and their count; no deviation of one seed."""
+    if math.isnan(spread):
+        return f"{text} <small>n {count}</small>" if count else text
     written = column.format(spread).removeprefix("+") if spread else "0"
-    return f" <small>± {escape(written)}, n {int(count)}</small>"
+    return f"{text} <small>± {escape(written)}, n {count}</small>"
 
 
 def _interval(column: Column, text: str, low: Any, high: Any) -> str:

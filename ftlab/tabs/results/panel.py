@@ -24,13 +24,23 @@ from ftlab.tabs.context import QUIET, Action
 from ftlab.tabs.results.actions import save_notes
 from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
 from ftlab.tabs.results.html import status_chip
-from ftlab.tabs.results.use import Use, build_use, wire_use
-from ftlab.tabs.widgets import H, blank, chip, escape, field_error, live, swatch
+from ftlab.tabs.results.use import Use, wire_use
+from ftlab.tabs.widgets import (
+    H,
+    Markup,
+    blank,
+    chip,
+    escape,
+    field_error,
+    live,
+    note_html,
+    swatch,
+    table,
+)
 
 PAGES = ("Samples", "Config", "Environment", "Log")
 SAMPLES_SHOWN = 12
 LOG_CHARACTERS = 8000
-_PHASE_WORDS = {"load": "Load", "train": "Train", "evaluate": "Evaluate", "save": "Save"}
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,19 @@ class Panel:
 
 def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
     """Renders the panel of a run. `read` returns the progress of an unfinished run."""
-    return Panel(
-        top=_head(run)
-        + _state(run, read)
-        + (_numbers(run.result) if run.result else "")
-        + _notes(run),
-        samples=_samples(run),
-        config=_pairs(_settings(run)),
-        environment=_environment(run),
-        log=_log(run),
-    )
+    spec, result = run.spec, run.result
+    origin = run.origin if result or run.origin != "measured" else ""
+    top = _title(run.run_id, spec.method, spec.label, run.status, origin) + _state(run, read)
+    if result is not None:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes if note)
+        top += _numbers(result) + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    settings = [
+        *spec_rows(spec, scored_by(run)),
+        ("Sweep", spec.sweep_id),
+        ("Base run", spec.base_run_id or units.DASH),
+        ("Queued", time.strftime("%d %b %Y %H:%M:%S", time.localtime(spec.created_at))),
+    ]
+    return Panel(top, _samples(run), _pairs(settings), _environment(run), _log(run))
 
 
 def published_panel(run: PublishedRun) -> Panel:
@@ -78,21 +91,10 @@ def published_panel(run: PublishedRun) -> Panel:
         for column in COLUMNS.values()
         if column.group == "Settings" and not is_missing(row.get(column.key))
     ]
+    top = _title(run.run_id, str(row.get("method")), str(row.get("variant")), status, "imported")
     return Panel(
-        top=_title(run.run_id, str(row.get("method")), str(row.get("variant")), status, "imported")
-        + wrong
-        + numbers
-        + _pairs(run.facts),
-        samples=nothing,
-        config=_pairs(settings),
-        environment=nothing,
-        log=nothing,
+        top + wrong + numbers + _pairs(run.facts), nothing, _pairs(settings), nothing, nothing
     )
-
-
-def _head(run: Run) -> str:
-    origin = run.origin if run.result or run.origin != "measured" else ""
-    return _title(run.run_id, run.spec.method, run.spec.label, run.status, origin)
 
 
 def _title(run_id: str, method: str, label: str, status: str, origin: str) -> str:
@@ -112,8 +114,7 @@ def _state(run: Run, read: Callable[[Run], Progress]) -> str:
         if way.download is not None:
             step = f" the base model, {way.download.label}"
         left = f"; about {units.format_seconds(way.left_seconds)} left" if way.left_seconds else ""
-        where = f"{way.label.capitalize()}{step}{left}. Numbers come when it ends."
-        return f'<p class="meta">{escape(where)}</p>'
+        return note_html(f"{way.label.capitalize()}{step}{left}. Numbers come when it ends.")
     if run.status == "done" or not run.reason:
         return ""
     return f'<p class="wrong">{escape(run.reason)}</p>'
@@ -131,13 +132,12 @@ def _numbers(result: RunResult) -> str:
         f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
     )
     disturbed = f" {chip('disturbed', 'warn')}" if m.disturbed else ""
+    parts = units.format_share(share)
     lines: list[tuple[str, Any, str]] = [
         (
             "Trainable",
             m.trainable_params,
-            _strong(
-                count(m.trainable_params), f"{units.format_share(share)} of {count(m.total_params)}"
-            ),
+            _strong(count(m.trainable_params), f"{parts} of {count(m.total_params)}"),
         ),
         (
             "Net peak, train",
@@ -147,28 +147,11 @@ def _numbers(result: RunResult) -> str:
                 f"above the process with no model, {size(m.before_model_bytes)}",
             ),
         ),
-        (
-            "Held-out loss",
-            _first(m.eval_loss_before, m.eval_loss_after),
-            _change(m.eval_loss_before, m.eval_loss_after, 3) + _interval(m, "loss_change"),
-        ),
-        (
-            metric,
-            _first(m.score_before, m.score_after),
-            _change(m.score_before, m.score_after, 2) + _interval(m, "score_gain"),
-        ),
-        (
-            "Loss on unrelated text",
-            _first(m.general_loss_before, m.general_loss_after),
-            _change(m.general_loss_before, m.general_loss_after, 3)
-            + _interval(m, "general_loss_change"),
-        ),
+        _change(m, "Held-out loss", "eval_loss", "loss_change", 3),
+        _change(m, metric, "score", "score_gain", 2),
+        _change(m, "Loss on unrelated text", "general_loss", "general_loss_change", 3),
         ("Steps done", m.steps_done, str(m.steps_done)),
-        (
-            "Training steps",
-            m.train_seconds,
-            _strong(seconds(m.train_seconds), steps, disturbed),
-        ),
+        ("Training steps", m.train_seconds, _strong(seconds(m.train_seconds), steps, disturbed)),
         ("In all", m.total_seconds, seconds(m.total_seconds)),
         (
             "Tokens",
@@ -178,72 +161,49 @@ def _numbers(result: RunResult) -> str:
         ("File to ship", m.adapter_bytes, _strong(size(m.adapter_bytes), m.adapter_dtype or "")),
         *((f"Memory {when}", value, size(value)) for when, value in result.memory_at_end.items()),
     ]
-    table = _table((name, text) for name, value, text in lines if value is not None)
-    return table + _phases(result.phases, result.memory_kind)
+    known = _table((name, text) for name, value, text in lines if value is not None)
+    return known + _phases(result.phases, result.memory_kind)
 
 
 def _strong(value: str, detail: str, extra: str = "") -> str:
     return f"<b>{escape(value)}</b>{extra} <small>{escape(detail)}</small>"
 
 
-def _first(*values: float | None) -> float | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _change(before: float | None, after: float | None, digits: int) -> str:
+def _change(
+    measures: Measures, name: str, key: str, difference: str, digits: int
+) -> tuple[str, float | None, str]:
+    """The line of a measure before and after training, with the interval of the difference."""
+    before = getattr(measures, f"{key}_before")
+    after = getattr(measures, f"{key}_after")
     shown = units.format_number(before, digits)
-    return shown if after is None else f"{shown} → <b>{units.format_number(after, digits)}</b>"
-
-
-def _interval(measures: Measures, key: str) -> str:
-    """The change with its 95 % interval in small print; empty if unknown."""
-    metric = METRICS[key]
-    value, low, high = (getattr(measures, name) for name in (key, *metric.interval_keys))
-    if value is None or low is None or high is None:
-        return ""
-    return f" <small>{escape(metric.text(value, low, high))}, 95 % interval</small>"
+    if after is None:
+        return name, before, shown
+    line = f"{shown} → <b>{units.format_number(after, digits)}</b>"
+    metric = METRICS[difference]
+    values = [getattr(measures, part) for part in (difference, *metric.interval_keys)]
+    if None not in values:
+        line += f" <small>{escape(metric.text(*values))}, 95 % interval</small>"
+    return name, after, line
 
 
 def _phases(phases: Mapping[str, PhaseMeasure], kind: str) -> str:
     if not phases:
         return ""
     reserved = any(phase.reserved_bytes is not None for phase in phases.values())
-    rows = "".join(
-        f'<tr><td class="l">{escape(_PHASE_WORDS.get(name, name))}</td>'
-        f"<td>{units.format_seconds(phase.seconds)}</td>"
-        f"<td>{units.format_bytes(phase.start_bytes)}</td>"
-        f"<td><b>{units.format_bytes(phase.peak_bytes)}</b></td>"
-        + (f"<td>{units.format_bytes(phase.reserved_bytes)}</td>" if reserved else "")
-        + "</tr>"
-        for name, phase in sorted(phases.items(), key=lambda item: _phase_order(item[0]))
-    )
-    head = "<th>Reserved</th>" if reserved else ""
-    title = escape(kind or "memory")
-    return (
-        '<div class="scroll"><table class="t phases"><thead><tr><th class="l">Phase</th>'
-        f"<th>Time</th><th>At start</th><th>Peak, {title}</th>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _phase_order(name: str) -> int:
-    return list(PHASES).index(name) if name in PHASES else len(PHASES)
-
-
-def _notes(run: Run) -> str:
-    notes = run.result.notes if run.result else ()
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes if note)
-    return f'<ul class="notes">{items}</ul>' if items else ""
-
-
-def _settings(run: Run) -> list[tuple[str, Any]]:
-    spec = run.spec
-    return [
-        *spec_rows(spec, scored_by(run)),
-        ("Sweep", spec.sweep_id),
-        ("Base run", spec.base_run_id or units.DASH),
-        ("Queued", time.strftime("%d %b %Y %H:%M:%S", time.localtime(spec.created_at))),
+    order = {str(name): place for place, name in enumerate(PHASES)}
+    size = units.format_bytes
+    rows = [
+        (
+            name.capitalize(),
+            units.format_seconds(phase.seconds),
+            size(phase.start_bytes),
+            Markup("<b>{}</b>").format(size(phase.peak_bytes)),
+            *([size(phase.reserved_bytes)] if reserved else []),
+        )
+        for name, phase in sorted(phases.items(), key=lambda item: order.get(item[0], len(order)))
     ]
+    heads = ("Phase", "Time", "At start", f"Peak, {kind or 'memory'}")
+    return table((*heads, "Reserved") if reserved else heads, rows, "t phases")
 
 
 def _environment(run: Run) -> str:
@@ -268,7 +228,7 @@ def _samples(run: Run) -> str:
     if not rows:
         return blank("No samples.", "They are written when a run has been evaluated.")
     shown = "".join(_sample(row) for row in rows[:SAMPLES_SHOWN])
-    more = f'<p class="meta">{min(len(rows), SAMPLES_SHOWN)} of {len(rows)} held-out prompts.</p>'
+    more = note_html(f"{min(len(rows), SAMPLES_SHOWN)} of {len(rows)} held-out prompts.")
     return f'<div class="samples" tabindex="0">{shown}</div>{more}'
 
 
@@ -329,26 +289,41 @@ def _table(rows: Iterable[tuple[str, str]]) -> str:
 _PANEL = "window.ftRuns.panel(element, watch)"
 
 
-@dataclass(frozen=True)
 class Side:
-    """The panel's components. `chosen` holds the id of the opened run, or ""."""
+    """The panel, hidden until a run is opened. `chosen` holds the id of the opened run, or ""."""
 
-    chosen: gr.State
-    block: gr.Column
-    close: gr.Button
-    top: gr.HTML
-    pages: tuple[gr.HTML, ...]
-    edits: gr.Accordion
-    tags: gr.Textbox
-    note: gr.Textbox
-    save: gr.Button
-    saved: gr.HTML
-    clone: gr.Button
-    again: gr.Button
-    resume: gr.Button
-    archive: gr.Button
-    delete: gr.Button
-    use: Use
+    def __init__(self) -> None:
+        small: dict[str, Any] = {"size": "sm", "min_width": 60}
+        self.chosen = gr.State("")
+        with gr.Column(
+            scale=1, min_width=340, elem_classes="ft-sheet ft-run", visible=False,
+            elem_id="run-panel",
+        ) as self.block:  # fmt: skip
+            self.close = gr.Button("Close", size="sm", elem_classes="ft-close")
+            self.top = H(js_on_load=_PANEL, elem_id="run-top")
+            with gr.Row(elem_classes="ft-run-buttons"):
+                self.clone = gr.Button("Clone", elem_id="run-clone", **small)
+                self.again = gr.Button("Re-run", elem_id="run-again", **small)
+                self.resume = gr.Button("Resume", elem_id="run-resume", **small)
+                self.archive = gr.Button("Archive", elem_id="run-archive", **small)
+                self.delete = gr.Button("Delete", variant="stop", elem_id="run-delete", **small)
+            with gr.Accordion("Tags and note", open=False, elem_classes="ft-fold") as self.edits:
+                self.tags = live(
+                    gr.Textbox, label="Tags, between commas", max_lines=1, elem_id="run-tags"
+                )
+                self.note = live(
+                    gr.Textbox, label="Note", lines=2, max_lines=10, max_length=NOTE_LENGTH,
+                    elem_id="run-note",
+                )  # fmt: skip
+                with gr.Row(elem_classes="ft-run-buttons"):
+                    self.save = gr.Button("Save", elem_id="run-save", **small)
+                    self.saved = H("")
+            self.use = Use()
+            self.pages = []
+            with gr.Tabs(elem_classes="ft-inner"):
+                for name in PAGES:
+                    with gr.Tab(name):
+                        self.pages.append(H())
 
     @property
     def facts(self) -> list[Any]:
@@ -364,51 +339,12 @@ class Side:
         ]  # fmt: skip
 
 
-def build_side() -> Side:
-    """Builds the panel, hidden until a run is opened."""
-    small: dict[str, Any] = {"size": "sm", "min_width": 60}
-    with gr.Column(
-        scale=1, min_width=340, elem_classes="ft-sheet ft-run", visible=False, elem_id="run-panel"
-    ) as block:
-        close = gr.Button("Close", size="sm", elem_classes="ft-close")
-        top = H(js_on_load=_PANEL, elem_id="run-top")
-        with gr.Row(elem_classes="ft-run-buttons"):
-            clone = gr.Button("Clone", elem_id="run-clone", **small)
-            again = gr.Button("Re-run", elem_id="run-again", **small)
-            resume = gr.Button("Resume", elem_id="run-resume", **small)
-            archive = gr.Button("Archive", elem_id="run-archive", **small)
-            delete = gr.Button("Delete", variant="stop", elem_id="run-delete", **small)
-        with gr.Accordion("Tags and note", open=False, elem_classes="ft-fold") as edits:
-            tags = live(gr.Textbox, label="Tags, between commas", max_lines=1, elem_id="run-tags")
-            note = live(
-                gr.Textbox,
-                label="Note",
-                lines=2,
-                max_lines=10,
-                max_length=NOTE_LENGTH,
-                elem_id="run-note",
-            )
-            with gr.Row(elem_classes="ft-run-buttons"):
-                save = gr.Button("Save", elem_id="run-save", **small)
-                saved = H("")
-        use = build_use()
-        with gr.Tabs(elem_classes="ft-inner"):
-            pages = []
-            for name in PAGES:
-                with gr.Tab(name):
-                    pages.append(H())
-    return Side(
-        gr.State(""), block, close, top, tuple(pages), edits, tags, note, save, saved, clone,
-        again, resume, archive, delete, use,
-    )  # fmt: skip
-
-
 def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
     """Wires Close, Save and `Use it`. `wire_bar` wires the other buttons."""
 
     def save(run_id: str, tags: str, note: str) -> list[Any]:
         try:
-            said = f'<p class="meta" role="status">{save_notes(store, run_id, tags, note)}</p>'
+            said = note_html(save_notes(store, run_id, tags, note), "status")
         except FtlabError as error:
             said = field_error([str(error)])
         return [said, edits_label(find(store, run_id))]
@@ -441,7 +377,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
         gr.Button(visible=run is not None),
         gr.Button(visible=own),
         gr.Button(visible=own and run is not None and run.resumes_from is not None),
-        gr.Button(archive_label(run), visible=own),
+        gr.Button(archive_label(run is not None and run.annotations.archived), visible=own),
         gr.Button(visible=own),
     ]
 
@@ -473,8 +409,8 @@ def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
         return published[0] if published else str(error)
 
 
-def archive_label(run: Run | None) -> str:
-    return "Unarchive" if run is not None and run.annotations.archived else "Archive"
+def archive_label(are_archived: bool) -> str:
+    return "Unarchive" if are_archived else "Archive"
 
 
 def edits_label(found: Run | PublishedRun | str) -> gr.Accordion:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ftlab.tabs.context import (
     AppContext,
     FilesAVisitor,
     Links,
+    errors_for_caller,
     one_at_a_time,
     opened,
 )
@@ -45,7 +46,6 @@ from ftlab.tabs.results.columns import (
     EXAMPLE,
     MAX_CHARACTERS,
     PAGE,
-    Filters,
     Group,
     Query,
     first_direction,
@@ -64,9 +64,9 @@ from ftlab.tabs.results.html import (
     table_html,
     ticked_chip,
 )
-from ftlab.tabs.results.panel import Side, build_side, closed, facts, find, opened_run, wire_side
+from ftlab.tabs.results.panel import Side, archive_label, closed, facts, find, opened_run, wire_side
 from ftlab.tabs.spec import TabSpec
-from ftlab.tabs.widgets import H, blank, escape, field_error, live, plural
+from ftlab.tabs.widgets import BARE, H, blank, escape, field_error, live, plural, small_button
 
 EMPTY = blank(
     "No run yet.",
@@ -79,186 +79,106 @@ NOTHING_FOUND = blank(
 _GROUPS = [("Each run", "runs"), ("By sweep", "sweeps"), ("Mean over seeds", "seeds")]
 _TABLE = "window.ftRuns.table(element, trigger, watch)"
 _BOXES = "window.ftRuns.boxes(element, trigger, watch)"
-
-
-@dataclass(frozen=True)
-class Tools:
-    """Components that filter and export rows. `file` is hidden: it sends exports to the browser."""
-
-    text: gr.Textbox
-    sweep: gr.Dropdown
-    group: gr.Radio
-    csv: gr.Button
-    json: gr.Button
-    file: gr.DownloadButton
-    bring: gr.UploadButton
-    fold: gr.Accordion
-    facets: gr.HTML
-    conditions: gr.Textbox
-    wrong: gr.HTML
-    archived: gr.Checkbox
-    clear: gr.Button
-    columns: gr.HTML
-    usual: gr.Button
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """The table and its captions."""
-
-    empty: gr.HTML
-    table: gr.HTML
-    below: gr.HTML
-    how: gr.HTML
-
-
-def build_tools(may_upload: bool = True) -> Tools:
-    """Builds the toolbar and the accordions for filters and columns."""
-    bare: dict[str, Any] = {"show_label": False, "container": False}
-    with gr.Row(elem_classes="ft-tools ft-results-tools"):
-        text = live(
-            gr.Textbox,
-            label="Search runs",
-            placeholder="Search status, method, task, tags, notes, e.g.  done lora",
-            scale=5,
-            min_width=220,
-            max_lines=1,
-            elem_id="results-text",
-            **bare,
-        )
-        sweep = live(
-            gr.Dropdown,
-            [("All sweeps", ALL_SWEEPS)],
-            value=ALL_SWEEPS,
-            label="Sweep",
-            scale=2,
-            min_width=220,
-            elem_id="results-sweep",
-            **bare,
-        )
-        group = live(
-            gr.Radio,
-            _GROUPS,
-            value="runs",
-            label="Group rows",
-            scale=0,
-            min_width=280,
-            elem_classes="ft-seg",
-            elem_id="results-group",
-            **bare,
-        )
-        small: dict[str, Any] = {"size": "sm", "scale": 0}
-        csv = gr.Button("CSV", min_width=60, elem_id="results-csv", **small)
-        as_json = gr.Button("JSON", min_width=60, elem_id="results-json", **small)
-        bring = gr.UploadButton(
-            "Import",
-            min_width=72,
-            file_count="multiple",
-            file_types=[".json", ".csv"],
-            elem_id="results-import",
-            visible=may_upload,
-            **small,
-        )
-        file = gr.DownloadButton(
-            "Export", elem_id="results-file", elem_classes="ft-carrier", **small
-        )
-    with gr.Column(elem_classes="ft-sheet ft-folds"):
-        with gr.Accordion("Filters", open=False, elem_classes="ft-fold") as fold:
-            facets = H(js_on_load=_BOXES, elem_id="results-facets")
-            with gr.Row(elem_classes="ft-conditions"):
-                conditions = live(
-                    gr.Textbox,
-                    label="Numbers, between commas; Enter applies",
-                    placeholder=EXAMPLE,
-                    max_lines=1,
-                    scale=4,
-                    min_width=260,
-                    elem_classes="ft-mono",
-                    elem_id="results-conditions",
-                )
-                archived = live(
-                    gr.Checkbox,
-                    False,
-                    label="Show archived",
-                    scale=0,
-                    min_width=150,
-                    container=False,
-                    elem_id="results-archived",
-                )
-                clear = gr.Button("Clear", min_width=72, elem_id="results-clear", **small)
-            wrong = H("")
-        with gr.Accordion("Columns", open=False, elem_classes="ft-fold"):
-            columns = H(js_on_load=_BOXES, elem_id="results-columns")
-            usual = gr.Button("Usual columns", min_width=110, elem_id="results-usual", **small)
-    return Tools(
-        text, sweep, group, csv, as_json, file, bring, fold, facets, conditions, wrong, archived,
-        clear, columns, usual,
-    )  # fmt: skip
-
-
-def build_sheet() -> Sheet:
-    """Builds the table and its captions."""
-    with gr.Column(scale=3, min_width=320, elem_classes="ft-sheet ft-flush ft-table"):
-        empty = H(EMPTY)
-        table = H(js_on_load=_TABLE, elem_id="runs")
-        below = H()
-        with gr.Accordion("How each number is measured", open=False, elem_classes="ft-fold ft-how"):
-            how = H()
-    return Sheet(empty, table, below, how)
-
-
+_REFRESH_SECONDS = 3
+_MOST_DRAWN = 32  # cached answers, about 0.1 MB each
+_SAVE_FILE = "() => document.getElementById('results-file')?.click()"
 _MOST = 10_000
 _LONGEST_ID = 300  # characters, for ids of imported results
 _FOCUS = "() => setTimeout(() => document.getElementById('results-keep')?.focus(), 80)"
 
 
-@dataclass(frozen=True)
+class Tools:
+    """Components that filter and export rows. `file` is hidden: it sends exports to the browser."""
+
+    def __init__(self, may_upload: bool = True) -> None:
+        with gr.Row(elem_classes="ft-tools ft-results-tools"):
+            self.text = live(
+                gr.Textbox, label="Search runs", max_lines=1, scale=5, min_width=220,
+                placeholder="Search status, method, task, tags, notes, e.g.  done lora",
+                elem_id="results-text", **BARE,
+            )  # fmt: skip
+            self.sweep = live(
+                gr.Dropdown, [("All sweeps", ALL_SWEEPS)], value=ALL_SWEEPS, label="Sweep",
+                scale=2, min_width=220, elem_id="results-sweep", **BARE,
+            )  # fmt: skip
+            self.group = live(
+                gr.Radio, _GROUPS, value="runs", label="Group rows", scale=0, min_width=280,
+                elem_classes="ft-seg", elem_id="results-group", **BARE,
+            )  # fmt: skip
+            self.csv = small_button("CSV", 60, elem_id="results-csv")
+            self.json = small_button("JSON", 60, elem_id="results-json")
+            self.upload = gr.UploadButton(
+                "Import", size="sm", scale=0, min_width=72, file_count="multiple",
+                file_types=[".json", ".csv"], elem_id="results-import", visible=may_upload,
+            )  # fmt: skip
+            self.file = gr.DownloadButton(
+                "Export", size="sm", scale=0, elem_id="results-file", elem_classes="ft-carrier"
+            )
+        with gr.Column(elem_classes="ft-sheet ft-folds"):
+            with gr.Accordion("Filters", open=False, elem_classes="ft-fold") as self.fold:
+                self.facets = H(js_on_load=_BOXES, elem_id="results-facets")
+                with gr.Row(elem_classes="ft-conditions"):
+                    self.conditions = live(
+                        gr.Textbox, label="Numbers, between commas; Enter applies",
+                        placeholder=EXAMPLE, max_lines=1, scale=4, min_width=260,
+                        elem_classes="ft-mono", elem_id="results-conditions",
+                    )  # fmt: skip
+                    self.archived = live(
+                        gr.Checkbox, False, label="Show archived", scale=0, min_width=150,
+                        container=False, elem_id="results-archived",
+                    )  # fmt: skip
+                    self.clear = small_button("Clear", 72, elem_id="results-clear")
+                self.wrong = H("")
+            with gr.Accordion("Columns", open=False, elem_classes="ft-fold"):
+                self.columns = H(js_on_load=_BOXES, elem_id="results-columns")
+                self.usual = small_button("Usual columns", 110, elem_id="results-usual")
+
+
+class Sheet:
+    """The table and its captions."""
+
+    def __init__(self) -> None:
+        with gr.Column(scale=3, min_width=320, elem_classes="ft-sheet ft-flush ft-table"):
+            self.empty = H(EMPTY)
+            self.table = H(js_on_load=_TABLE, elem_id="runs")
+            self.below = H()
+            how = "How each number is measured"
+            with gr.Accordion(how, open=False, elem_classes="ft-fold ft-how"):
+                self.how = H()
+
+
 class Bar:
-    """Action bar. `ticked`: ids of the ticked runs; `asked`: ids awaiting confirmation."""
+    """Action bar, hidden until a row is ticked; below it the outcome of an action.
 
-    ticked: gr.State
-    asked: gr.State
-    block: gr.Row
-    words: gr.HTML
-    clone: gr.Button
-    again: gr.Button
-    archive: gr.Button
-    tags: gr.Textbox
-    add: gr.Button
-    instead: gr.Button
-    delete: gr.Button
-    said: gr.HTML
-    question_block: gr.Column
-    question: gr.HTML
-    keep: gr.Button
-    really: gr.Button
+    `ticked`: ids of the ticked runs; `asked`: ids awaiting confirmation.
+    """
 
-
-def build_bar() -> Bar:
-    """Builds the bar, hidden until a row is ticked, and below it the outcome of an action."""
-    small: dict[str, Any] = {"size": "sm", "scale": 0}
-    with gr.Row(visible=False, elem_classes="ft-tools ft-ticked", elem_id="ticked") as block:
-        words = H(min_width=110)
-        clone = gr.Button("Clone into Experiment", min_width=150, **small)
-        again = gr.Button("Re-run", min_width=70, **small)
-        put_away = gr.Button("Archive", min_width=80, **small)
-        tags = live(
-            gr.Textbox, label="Tags", placeholder="Tags, e.g.  demo, for Ada", show_label=False,
-            container=False, max_lines=1, scale=1, min_width=150, elem_id="ticked-tags",
-        )  # fmt: skip
-        add = gr.Button("Add tags", min_width=76, **small)
-        instead = gr.Button("Replace tags", min_width=100, **small)
-        gone = gr.Button("Delete", variant="stop", min_width=70, elem_id="ticked-delete", **small)
-    said = H("", elem_id="results-said")
-    with gr.Column(visible=False, elem_id="results-question", elem_classes="ft-sheet") as box:
-        question = H("")
-        with gr.Row():
-            keep = gr.Button("Cancel", size="sm", elem_id="results-keep")
-            really = gr.Button("Delete", variant="stop", size="sm", elem_id="results-delete")
-    return Bar(
-        gr.State(()), gr.State(()), block, words, clone, again, put_away, tags, add, instead,
-        gone, said, box, question, keep, really,
-    )  # fmt: skip
+    def __init__(self) -> None:
+        self.ticked, self.asked = gr.State(()), gr.State(())
+        with gr.Row(
+            visible=False, elem_classes="ft-tools ft-ticked", elem_id="ticked"
+        ) as self.block:
+            self.words = H(min_width=110)
+            self.clone = small_button("Clone into Experiment", 150)
+            self.again = small_button("Re-run", 70)
+            self.archive = small_button("Archive", 80)
+            self.tags = live(
+                gr.Textbox, label="Tags", placeholder="Tags, e.g.  demo, for Ada", max_lines=1,
+                scale=1, min_width=150, elem_id="ticked-tags", **BARE,
+            )  # fmt: skip
+            self.add = small_button("Add tags", 76)
+            self.instead = small_button("Replace tags", 100)
+            self.delete = small_button("Delete", 70, variant="stop", elem_id="ticked-delete")
+        self.said = H("", elem_id="results-said")
+        with gr.Column(
+            visible=False, elem_id="results-question", elem_classes="ft-sheet"
+        ) as self.question_block:
+            self.question = H("")
+            with gr.Row():
+                self.keep = gr.Button("Cancel", size="sm", elem_id="results-keep")
+                self.really = gr.Button(
+                    "Delete", variant="stop", size="sm", elem_id="results-delete"
+                )
 
 
 def wire_bar(
@@ -268,13 +188,9 @@ def wire_bar(
 
     def tick(event: gr.EventData) -> list[Any]:
         ids = ticked_ids(getattr(event, "on", None))
-        label = "Unarchive" if all_archived(store, ids) else "Archive"
-        return [
-            ids,
-            gr.Row(visible=bool(ids)),
-            ticked_words(ids, ticked_chip(store, ids)),
-            gr.Button(label),
-        ]
+        label = archive_label(all_archived(store, ids))
+        words = ticked_words(ids, ticked_chip(store, ids))
+        return [ids, gr.Row(visible=bool(ids)), words, gr.Button(label)]
 
     # Handles every tick in order. The default drops events while a handler is running.
     table.input(
@@ -298,13 +214,19 @@ def wire_bar(
     def toggle(store: RunStore, ids: tuple[str, ...]) -> str:
         return archive(store, ids, not all_archived(store, ids))
 
-    hang(bar.again, run_again, bar.ticked)
-    hang(side.again, run_again, side.chosen)
-    hang(side.resume, resume, side.chosen)
-    hang(bar.archive, toggle, bar.ticked)
-    hang(side.archive, toggle, side.chosen)
-    hang(bar.add, lambda store, ids, text: tag(store, ids, text, False), bar.ticked, bar.tags)
-    hang(bar.instead, lambda store, ids, text: tag(store, ids, text, True), bar.ticked, bar.tags)
+    def replace_tags(store: RunStore, ids: tuple[str, ...], text: str) -> str:
+        return tag(store, ids, text, instead=True)
+
+    for button, act, ids in (
+        (bar.again, run_again, bar.ticked),
+        (side.again, run_again, side.chosen),
+        (side.resume, resume, side.chosen),
+        (bar.archive, toggle, bar.ticked),
+        (side.archive, toggle, side.chosen),
+    ):
+        hang(button, act, ids)
+    hang(bar.add, tag, bar.ticked, bar.tags)
+    hang(bar.instead, replace_tags, bar.ticked, bar.tags)
 
     def clone(given: Any) -> list[Any]:
         try:
@@ -313,31 +235,30 @@ def wire_bar(
             return [field_error([str(error)]), gr.skip(), gr.skip()]
         return ["", tuple(ids), gr.Tabs(selected=EXPERIMENT)]
 
-    for button, ids in ((bar.clone, bar.ticked), (side.clone, side.chosen)):
-        button.click(clone, ids, [bar.said, links.clone, links.tabs], **QUIET)
-
     def ask(given: Any) -> list[Any]:
         try:
             question = delete_question(store, as_ids(given))
         except FtlabError as error:
             return [field_error([str(error)]), (), gr.Column(visible=False), ""]
-        return ["", as_ids(given), gr.Column(visible=True), question_html(question)]
+        said = f'<p class="question" role="alert">{escape(question)}</p>'
+        return ["", as_ids(given), gr.Column(visible=True), said]
 
-    def answer(yes: bool, ids: tuple[str, ...], opened: str) -> list[Any]:
-        said = said_html(lambda: delete(store, ids)) if yes else ""
-        return [said, (), gr.Column(visible=False), *again_opened(store, opened, side)]
+    def keep(opened: str) -> list[Any]:
+        return ["", (), gr.Column(visible=False), *again_opened(store, opened, side)]
+
+    def really(opened: str, ids: tuple[str, ...]) -> list[Any]:
+        said = said_html(lambda: delete(store, ids))
+        return [said, *keep(opened)[1:]]
 
     asking = [bar.said, bar.asked, bar.question_block]
-    for button, ids in ((bar.delete, bar.ticked), (side.delete, side.chosen)):
-        button.click(ask, ids, [*asking, bar.question], **QUIET).then(
+    for buttons, ids in ((bar, bar.ticked), (side, side.chosen)):
+        buttons.clone.click(clone, ids, [bar.said, links.clone, links.tabs], **QUIET)
+        buttons.delete.click(ask, ids, [*asking, bar.question], **QUIET).then(
             fn=None, js=_FOCUS, api_visibility="private"
         )
-    given = [bar.asked, side.chosen]
-    bar.keep.click(lambda *state: answer(False, *state), given, [*asking, *side.outputs], **QUIET)
-    deleted = bar.really.click(
-        lambda *state: answer(True, *state), given, [*asking, *side.outputs], **QUIET
-    )
-    refresh.after(deleted)
+    answered = [*asking, *side.outputs]
+    bar.keep.click(keep, side.chosen, answered, **QUIET)
+    refresh.after(bar.really.click(really, [side.chosen, bar.asked], answered, **QUIET))
 
 
 def ticked_ids(on: Any) -> tuple[str, ...]:
@@ -371,10 +292,6 @@ def said_html(act: Callable[[], str]) -> str:
         return field_error([str(error)])
 
 
-def question_html(question: str) -> str:
-    return f'<p class="question" role="alert">{escape(question)}</p>'
-
-
 def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
     """Updates for the panel after an action: refreshed, or closed if the run is gone."""
     if not run_id:
@@ -383,95 +300,34 @@ def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
     return closed(side) if gone else opened_run(store, run_id)
 
 
-_REFRESH_SECONDS = 3
-_MOST_DRAWN = 32  # cached answers, about 0.1 MB each
-_SAVE_FILE = "() => document.getElementById('results-file')?.click()"
-
-
-@dataclass(frozen=True)
-class View:
-    """A visitor's view settings that are not held by the input fields above the table.
-
-    `version` counts how often the server reset the tick boxes of filters and columns.
-    """
-
-    facets: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    conditions: str = ""
-    columns: tuple[str, ...] = ()
-    sort: str = ""
-    descending: bool = False
-    limit: int = PAGE
-    version: int = 0
-
-    def query(self, text: str, sweep: str | None, group: Group, archived: bool) -> Query:
-        filters = Filters(sweep or ALL_SWEEPS, text or "", self.facets, self.conditions, archived)
-        return Query(filters, self.columns, self.sort, self.descending, group, self.limit)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The rendered page content. An unchanged answer is not sent again."""
-
-    table: str
-    below: str
-    how: str
-    facets: str
-    columns: str
-    wrong: str
-    fold: str
-    empty: str
-    sweeps: tuple[tuple[str, str], ...]
-    sweep: str
-    is_open: bool
-
-    @cached_property
-    def digest(self) -> str:
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
-
-
 def build(context: AppContext, links: Links) -> None:
     """Builds and wires the tab."""
     store = context.store
-    tools = build_tools(context.access.may_upload)
-    bar = build_bar()
+    tools, bar = Tools(context.access.may_upload), Bar()
     with gr.Row(elem_classes="ft-work"):
-        sheet = build_sheet()
-        side = build_side()
-    view, seen = gr.State(View()), gr.State("")  # digest of the content on the page
+        sheet, side = Sheet(), Side()
+    # The query without the values of the fields, and the digest of the content on the page.
+    view, seen = gr.State(Query()), gr.State("")
     timer = gr.Timer(_REFRESH_SECONDS, active=False)
     fields = [tools.text, tools.sweep, tools.group, tools.archived]
     shown = [
         sheet.table, sheet.below, sheet.how, tools.facets, tools.columns, tools.wrong, tools.fold,
         sheet.empty, tools.sweep, timer, seen,
     ]  # fmt: skip
-
-    def refresh(view: View, text: str, sweep: str, group: Group, archived: bool, digest: str
-                ) -> list[Any]:  # fmt: skip
-        return refreshed(store, view.query(text, sweep, group, archived), view.version, digest)
-
     drawn = Drawn(store)
 
-    def tick(view: View, text: str, sweep: str, group: Group, archived: bool, digest: str
-             ) -> list[Any]:  # fmt: skip
-        now = drawn.answer(view.query(text, sweep, group, archived), view.version)
-        return updates(now, digest)
+    def refresh(view: Query, *values: Any) -> list[Any]:
+        *given, digest = values
+        return unless_shown(answer(store, with_fields(view, *given)), digest)
+
+    def tick(view: Query, *values: Any) -> list[Any]:
+        *given, digest = values
+        return unless_shown(drawn.answer(with_fields(view, *given)), digest)
 
     action = Action(refresh, [view, *fields, seen], shown)
     timer.tick(tick, action.inputs, shown, queue=False, **QUIET)
-    gr.on(
-        [
-            opened(),
-            tools.text.change,
-            tools.sweep.input,
-            tools.group.input,
-            tools.archived.input,
-        ],
-        refresh,
-        action.inputs,
-        shown,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    changes = [tools.text.change, *(field.input for field in fields[1:])]
+    gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
     _wire_opening(sheet, side, timer, store, links)
@@ -482,36 +338,27 @@ def build(context: AppContext, links: Links) -> None:
 def _wire_view(tools: Tools, sheet: Sheet, view: gr.State, action: Action) -> None:
     """Wires sorting, "more", filters and columns: each changes the view, then the table."""
 
-    def hang(
-        event: Callable[..., Any], change: Callable[..., View], *more: Any, quick: bool = False
-    ) -> None:
-        def handler(event: gr.EventData, view: View, *rest: Any) -> list[Any]:
-            now = change(view, event, *rest[: len(more)])
-            return [now, *action.handler(now, *rest[len(more) :])]
+    def hang(event: Callable[..., Any], change: Callable[[Query, Any], Query]) -> None:
+        """`change` gets the view and the data of the browser's event."""
 
-        event(handler, [view, *more, *action.inputs[1:]], [view, *action.outputs], **QUIET)
+        def handler(event: gr.EventData, view: Query, *rest: Any) -> list[Any]:
+            now = change(view, event._data)
+            return [now, *action.handler(now, *rest)]
 
-    hang(sheet.table.submit, lambda view, event: arranged(view, event._data))
-    hang(tools.facets.input, lambda view, event: with_facets(view, event._data))
-    hang(tools.columns.input, lambda view, event: with_columns(view, event._data))
-    hang(
-        tools.usual.click,
-        lambda view, event: replace(view, columns=(), version=view.version + 1),
-    )
+        event(handler, action.inputs, [view, *action.outputs], **QUIET)
+
+    hang(sheet.table.submit, arranged)
+    hang(tools.facets.input, with_facets)
+    hang(tools.columns.input, with_columns)
+
+    def clear(view: Query) -> list[Any]:
+        return [without_filters(view), "", "", ALL_SWEEPS, False]
+
+    action.after(tools.usual.click(with_usual_columns, view, view, **QUIET))
     for event in (tools.conditions.submit, tools.conditions.blur):
-        hang(event, with_conditions, tools.conditions)
-
-    def clear(view: View) -> list[Any]:
-        now = replace(view, facets={}, conditions="", limit=PAGE, version=view.version + 1)
-        return [now, "", "", ALL_SWEEPS, False]
-
-    cleared = tools.clear.click(
-        clear,
-        view,
-        [view, tools.conditions, tools.text, tools.sweep, tools.archived],
-        **QUIET,
-    )
-    action.after(cleared)
+        action.after(event(with_conditions, [view, tools.conditions], view, **QUIET))
+    cleared = [view, tools.conditions, tools.text, tools.sweep, tools.archived]
+    action.after(tools.clear.click(clear, view, cleared, **QUIET))
 
 
 def _wire_files(
@@ -521,21 +368,19 @@ def _wire_files(
     files = FilesAVisitor()
     for button, kind in ((tools.csv, "csv"), (tools.json, "json")):
 
-        def export(request: gr.Request, view: View, *values: Any, kind: str = kind) -> str:
-            try:
+        def export(request: gr.Request, view: Query, *values: Any, kind: str = kind) -> str:
+            with errors_for_caller():
                 files.check(request)
-            except FtlabError as error:
-                raise gr.Error(str(escape(str(error))), print_exception=False) from None
             folder = Path(get_upload_folder()) / "ftlab"
-            return write_export(show(store.table(), view.query(*values)), kind, folder)
+            return write_export(show(store.table(), with_fields(view, *values)), kind, folder)
 
         button.click(export, [view, *fields], tools.file, **one_at_a_time("exports"))
     tools.file.change(fn=None, js=_SAVE_FILE, api_visibility="private")
 
-    def bring(paths: list[str]) -> str:
+    def upload(paths: list[str]) -> str:
         return imported_html(store, paths or [])
 
-    action.after(tools.bring.upload(bring, tools.bring, bar.said, **QUIET))
+    action.after(tools.upload.upload(upload, tools.upload, bar.said, **QUIET))
 
 
 def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links) -> None:
@@ -553,7 +398,7 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
         if not run_id:
             return [gr.skip()] * (1 + len(side.facts))
         now = facts(store, run_id, book.read)
-        return [now, *(gr.skip() if now == last else part for part in now or side.facts)]
+        return [now, *(gr.skip() if now == last else part for part in now)]
 
     last = gr.State(())
     book = ProgressBook()
@@ -562,12 +407,20 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
 
 
-def with_conditions(view: View, _: gr.EventData, text: str | None) -> View:
+def with_fields(
+    view: Query, text: str | None, sweep: str | None, group: Group, archived: bool
+) -> Query:
+    """The whole query: the visitor's view with the values of the fields above the table."""
+    sweep = sweep or ALL_SWEEPS
+    return replace(view, text=text or "", sweep=sweep, group=group, archived=archived)
+
+
+def with_conditions(view: Query, text: str | None) -> Query:
     """Sets the conditions, cut at one character over the limit: still reported as too long."""
     return replace(view, conditions=(text or "")[: MAX_CHARACTERS + 1])
 
 
-def arranged(view: View, data: Any) -> View:
+def arranged(view: Query, data: Any) -> Query:
     """The view after a click on a header (best first, then reversed, then unsorted) or on More."""
     asked = data if isinstance(data, dict) else {}
     if asked.get("more") is True:
@@ -583,16 +436,24 @@ def arranged(view: View, data: Any) -> View:
     return replace(view, sort="", descending=False)
 
 
-def with_facets(view: View, data: Any) -> View:
+def with_facets(view: Query, data: Any) -> Query:
     """The view with the ticked filters sent by the browser."""
     return replace(view, facets=known_facets(data.get("on") if isinstance(data, dict) else None))
 
 
-def with_columns(view: View, data: Any) -> View:
+def with_columns(view: Query, data: Any) -> Query:
     """The view with the ticked columns sent by the browser. None ticked: the default ones."""
     on = data.get("on") if isinstance(data, dict) else None
     keys = on.get("columns") if isinstance(on, dict) else None
     return replace(view, columns=in_order(keys) if isinstance(keys, list) else ())
+
+
+def with_usual_columns(view: Query) -> Query:
+    return replace(view, columns=(), version=view.version + 1)
+
+
+def without_filters(view: Query) -> Query:
+    return replace(view, facets={}, conditions="", limit=PAGE, version=view.version + 1)
 
 
 class Drawn:
@@ -600,66 +461,50 @@ class Drawn:
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
-        self._known: Recent[str, Answer] = Recent(_MOST_DRAWN)
+        self._known: Recent[str, list[Any]] = Recent(_MOST_DRAWN)
         self._turn = threading.Lock()
 
-    def answer(self, query: Query, version: int) -> Answer:
+    def answer(self, query: Query) -> list[Any]:
         """Like the function `answer`, but the runs may be up to a second old."""
         with self._turn:
             self._store.recent_runs()
-            key = repr((self._store.changes, query, version))  # a query is not hashable
-            now = self._known.get(key) or answer(self._store, query, version, recent=True)
+            key = repr((self._store.changes, query))  # a query is not hashable
+            now = self._known.get(key) or answer(self._store, query, recent=True)
             self._known[key] = now
-            return now
+            return deepcopy(now)  # gradio takes values out of an update
 
 
-def answer(store: RunStore, query: Query, version: int = 0, recent: bool = False) -> Answer:
-    """Renders the table for the query. `recent` as in `RunStore.recent_runs`."""
+def answer(store: RunStore, query: Query, recent: bool = False) -> list[Any]:
+    """Updates for the table and its surroundings, last the digest of them all.
+
+    `recent` as in `RunStore.recent_runs`.
+    """
     table = store.table(recent=recent)
     sweeps = sweep_choices(table)
-    if query.filters.sweep not in [value for _, value in sweeps]:
-        query = replace(query, filters=replace(query.filters, sweep=ALL_SWEEPS))
+    if query.sweep not in [value for _, value in sweeps]:
+        query = replace(query, sweep=ALL_SWEEPS)
     found = show(table, query)
-    folded = query.filters.folded
-    nothing = NOTHING_FOUND if len(table) else EMPTY
     usual = usual_columns(table)
-    return Answer(
-        table=table_html(found),
-        below=caption(found, store.unreadable) if len(table) or store.unreadable else "",
-        how=how_measured(found),
-        facets=facets_html(table, query.filters.facets, version),
-        columns=columns_html(query.columns or usual, f"{version}.{len(usual)}"),
-        wrong=field_error([found.error]) if found.error else "",
-        fold=f"Filters ({folded} at work)" if folded else "Filters",
-        empty=nothing if found.rows.empty else "",
-        sweeps=tuple(sweeps),
-        sweep=query.filters.sweep,
-        is_open=bool(table["status"].isin(OPEN).any()),
-    )
-
-
-def refreshed(store: RunStore, query: Query, version: int, digest: str) -> list[Any]:
-    """Updates for the table and its surroundings; all skipped if the page is up to date."""
-    return updates(answer(store, query, version), digest)
-
-
-def updates(now: Answer, digest: str) -> list[Any]:
-    """One update per output; all `gr.skip()` if `digest` is unchanged."""
-    if now.digest == digest:
-        return [gr.skip()] * 11
-    return [
-        now.table,
-        now.below,
-        now.how,
-        now.facets,
-        now.columns,
-        now.wrong,
-        gr.update(label=now.fold),
-        gr.update(value=now.empty, visible=bool(now.empty)),
-        gr.update(choices=list(now.sweeps), value=now.sweep),
-        gr.update(active=now.is_open),
-        now.digest,
+    label = f"Filters ({query.folded} active)" if query.folded else "Filters"
+    empty = (NOTHING_FOUND if len(table) else EMPTY) if found.rows.empty else ""
+    updates = [
+        table_html(found),
+        caption(found, store.unreadable) if len(table) or store.unreadable else "",
+        how_measured(found),
+        facets_html(table, query.facets, query.version),
+        columns_html(query.columns or usual, f"{query.version}.{len(usual)}"),
+        field_error([found.error]) if found.error else "",
+        gr.update(label=label),
+        gr.update(value=empty, visible=bool(empty)),
+        gr.update(choices=sweeps, value=query.sweep),
+        gr.update(active=bool(table["status"].isin(OPEN).any())),
     ]
+    return [*updates, hashlib.sha256(repr(updates).encode()).hexdigest()[:24]]
+
+
+def unless_shown(now: list[Any], digest: str) -> list[Any]:
+    """The updates of `answer`; all `gr.skip()` if the page already shows them."""
+    return [gr.skip()] * len(now) if now[-1] == digest else now
 
 
 def imported_html(store: RunStore, paths: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,44 @@ from ftlab.share.merge_control import start_merge, why_not_mergeable
 from ftlab.share.weights import script_base, script_command, why_no_weights
 from ftlab.tabs.context import DOWNLOAD, QUIET, FilesAVisitor, one_at_a_time
 from ftlab.tabs.results.actions import own_runs
-from ftlab.tabs.widgets import H, escape, field_error
+from ftlab.tabs.widgets import H, field_error, note_html, small_button
 
 _SECONDS = 1.5
 
 
-@dataclass(frozen=True)
 class Use:
-    """The section's components. `file` is hidden: it sends a file to the browser."""
+    """The section, hidden until a suitable run is opened.
 
-    block: gr.Accordion
-    zip: gr.Button
-    about_zip: gr.HTML
-    merge: gr.Button
-    cancel: gr.Button
-    merged: gr.Button
-    about_merge: gr.HTML
-    script: gr.Button
-    about_script: gr.HTML
-    command: gr.Textbox
-    about_push: gr.HTML
-    said: gr.HTML
-    file: gr.DownloadButton
-    timer: gr.Timer
+    `file` is hidden: it sends a file to the browser.
+    """
+
+    def __init__(self) -> None:
+        fold: dict[str, Any] = {"open": False, "visible": False, "elem_classes": "ft-fold ft-use"}
+        with gr.Accordion("Use it", **fold) as self.block:
+            with gr.Row(elem_classes="ft-use-row"):
+                self.zip = small_button("Download zip", 124, elem_id="use-zip")
+                self.about_zip = H()
+            with gr.Row(elem_classes="ft-use-row"):
+                self.merge = small_button("Merge", 124, elem_id="use-merge")
+                self.cancel = small_button("Cancel merge", 124, variant="stop", visible=False)
+                self.merged = small_button("Merged zip", 124, visible=False, elem_id="use-merged")
+                self.about_merge = H(elem_id="use-about-merge")
+            with gr.Row(elem_classes="ft-use-row"):
+                self.script = small_button("Script", 124, elem_id="use-script")
+                self.about_script = H()
+            self.command = gr.Textbox(
+                label="Upload to the Hugging Face Hub, in a terminal", interactive=False, lines=2,
+                buttons=["copy"], elem_classes="ft-mono", elem_id="use-push",
+            )  # fmt: skip
+            H(
+                note_html(
+                    f"Private unless you add --public. Set {TOKEN} in that terminal first: this "
+                    "page takes no token, since whoever reaches it could then use yours."
+                )
+            )
+            self.said = H(elem_id="use-said")
+            self.file = gr.DownloadButton(elem_classes="ft-carrier")
+        self.timer = gr.Timer(_SECONDS, active=False)
 
     @property
     def view(self) -> list[Any]:
@@ -60,46 +75,8 @@ class Use:
         ]  # fmt: skip
 
 
-def build_use() -> Use:
-    """Builds the section, hidden until a suitable run is opened."""
-    small: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 124}
-    with gr.Accordion("Use it", open=False, visible=False, elem_classes="ft-fold ft-use") as block:
-        with gr.Row(elem_classes="ft-use-row"):
-            zip_button = gr.Button("Download zip", elem_id="use-zip", **small)
-            about_zip = H()
-        with gr.Row(elem_classes="ft-use-row"):
-            merge = gr.Button("Merge", elem_id="use-merge", **small)
-            cancel = gr.Button("Cancel merge", variant="stop", visible=False, **small)
-            merged = gr.Button("Merged zip", visible=False, elem_id="use-merged", **small)
-            about_merge = H(elem_id="use-about-merge")
-        with gr.Row(elem_classes="ft-use-row"):
-            script = gr.Button("Script", elem_id="use-script", **small)
-            about_script = H()
-        command = gr.Textbox(
-            label="Upload to the Hugging Face Hub, in a terminal",
-            interactive=False,
-            lines=2,
-            buttons=["copy"],
-            elem_classes="ft-mono",
-            elem_id="use-push",
-        )
-        about_push = H(
-            f'<p class="meta">Private unless you add --public. Set {TOKEN} in that terminal '
-            "first: this page takes no token, since whoever reaches it could then use yours.</p>"
-        )
-        said = H(elem_id="use-said")
-        file = gr.DownloadButton(elem_classes="ft-carrier")
-    return Use(
-        block, zip_button, about_zip, merge, cancel, merged, about_merge, script, about_script,
-        command, about_push, said, file, gr.Timer(_SECONDS, active=False),
-    )  # fmt: skip
-
-
 def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
     """Wires the section. `chosen` holds the id of the opened run, or ""."""
-
-    def show(run_id: str) -> list[Any]:
-        return [*use_view(store, run_id), ""]
 
     files = FilesAVisitor()
 
@@ -111,35 +88,34 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
             except (FtlabError, OSError) as error:
                 return [None, field_error([str(error)])]
 
-        busy = button.click(
-            lambda: f'<p class="meta" role="status">{words}</p>', None, use.said, **QUIET
-        )
+        busy = button.click(lambda: note_html(words, "status"), None, use.said, **QUIET)
         busy.then(made, chosen, [use.file, use.said], **one_at_a_time("use")).success(
             None, use.file, None, js=DOWNLOAD, **QUIET
         )
 
-    def press(act: Callable[[Run], object]) -> Callable[[str], list[Any]]:
-        def handler(run_id: str) -> list[Any]:
-            try:
-                (run,) = own_runs(store, [run_id])
-                act(run)
-                wrong = ""
-            except FtlabError as error:
-                wrong = field_error([str(error)])
-            return [*use_view(store, run_id), wrong]
+    def show(run_id: str) -> list[Any]:
+        return [*use_view(store, run_id), ""]
 
-        return handler
+    def press(run_id: str, act: Callable[[Run], object]) -> list[Any]:
+        wrong = ""
+        try:
+            (run,) = own_runs(store, [run_id])
+            act(run)
+        except FtlabError as error:
+            wrong = field_error([str(error)])
+        return [*use_view(store, run_id), wrong]
 
-    chosen.change(show, chosen, [*use.view, use.said], **QUIET)
+    def cancel(run: Run) -> None:
+        MergeDirectory(run.directory).cancel()
+
+    shown = [*use.view, use.said]
+    chosen.change(show, chosen, shown, **QUIET)
+    use.merge.click(partial(press, act=start_merge), chosen, shown, **QUIET)
+    use.cancel.click(partial(press, act=cancel), chosen, shown, **QUIET)
     use.timer.tick(lambda run_id: use_view(store, run_id), chosen, use.view, **QUIET)
-    offer(use.zip, "Packing …", adapter_file)
-    offer(use.merged, "Packing …", merged_file)
+    offer(use.zip, "Packing …", zip_file)
+    offer(use.merged, "Packing …", partial(zip_file, merged=True))
     offer(use.script, "Writing the script, which takes some seconds …", script_file)
-    for button, act in (
-        (use.merge, start_merge),
-        (use.cancel, lambda run: MergeDirectory(run.directory).cancel()),
-    ):
-        button.click(press(act), chosen, [*use.view, use.said], **QUIET)
 
 
 def use_view(store: RunStore, run_id: str) -> list[Any]:
@@ -156,13 +132,13 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
     return [
         gr.Accordion(visible=True),
         gr.Button("No weights" if none else "Download zip", interactive=not none),
-        _meta(none or _about_zip(run)),
+        note_html(none or _about_zip(run)),
         gr.Button(interactive=not fixed, visible=not merging),
         gr.Button(visible=merging),
         gr.Button(visible=has_merged),
         merge_html(run, merge, fixed),
         gr.Button(interactive=not base),
-        _meta(
+        note_html(
             "Nothing was trained, so there is no script."
             if base
             else "reproduce.py with plain transformers and peft, and the examples of every step. "
@@ -178,15 +154,15 @@ def merge_html(run: Run, merge: MergeDirectory, fixed: str) -> str:
     """Progress, result or description of the merge. `fixed`: why the run cannot be merged."""
     status = merge.status()
     if status in OPEN:
-        return f'<p class="meta" role="status">{escape(merge.progress().capitalize())} …</p>'
+        return note_html(f"{merge.progress().capitalize()} …", "status")
     try:
         record = merge.record()
     except FtlabError as error:
         return field_error([str(error)])
-    parts = [_meta(sentence) for sentence in record_words(record)] if record else []
+    parts = [note_html(sentence) for sentence in record_words(record)] if record else []
     if status in ("failed", "interrupted", "cancelled"):
         parts.insert(0, field_error([f"Not merged: {merge.reason}"]))
-    return "".join(parts) or _meta(
+    return "".join(parts) or note_html(
         fixed or "A whole model that needs no PEFT, scored again on the same examples."
     )
 
@@ -199,21 +175,13 @@ def push_command(store: RunStore, run: Run) -> str:
     return f"{command} --runs-dir {shlex.quote(os.path.relpath(store.folder))}"
 
 
-def adapter_file(run: Run, store: RunStore) -> Path:
-    return _zip_file(run, merged=False)
-
-
-def merged_file(run: Run, store: RunStore) -> Path:
-    return _zip_file(run, merged=True)
-
-
 def script_file(run: Run, store: RunStore) -> Path:
     target = _folder(run) / f"{bundle_name(run)}-script.zip"
     zip_script(run, store.folder, target)
     return target
 
 
-def _zip_file(run: Run, merged: bool) -> Path:
+def zip_file(run: Run, store: RunStore, merged: bool = False) -> Path:
     bundle = run_bundle(run, merged)
     target = _folder(run) / f"{bundle.name}.zip"
     write_zip(bundle, target)
@@ -231,7 +199,3 @@ def _about_zip(run: Run) -> str:
     size = run.result.measures.adapter_bytes if run.result else None
     about = f" ({units.format_bytes(size)})" if size else ""
     return f"Weights{about}, their configuration and a model card."
-
-
-def _meta(text: str) -> str:
-    return f'<p class="meta">{escape(text)}</p>'

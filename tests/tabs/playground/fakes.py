@@ -9,18 +9,22 @@ from typing import Any
 
 from ftlab.basics.errors import InvalidRequest
 from ftlab.playground.client import PlaygroundClient
+from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import PaneSource
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate, validate_generate
 from ftlab.tabs.playground.session import Pane, Session
 from ftlab.tabs.playground.view import SETTINGS
 from ftlab.tasks.reference import TaskReference
 
+HELD_OUT = HeldOut()
+"""Shared by all tests, as reading the examples takes half a second."""
+
 SHA = "c41e" + "0" * 56 + "9b07"
 SQL = TaskReference("bundled", "sql")
 SETTINGS_AT_FIRST: dict[str, Any] = dict(
     zip(SETTINGS, ("bf16", 96.0, 0, 1, 1, 0.0, ""), strict=True)
 )
-"""What the components of the settings give before anybody touches them."""
+"""The values of the components of the settings before anybody changes one."""
 
 BASE_SOURCE = PaneSource("base", "Base")
 

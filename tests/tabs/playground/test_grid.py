@@ -90,17 +90,16 @@ def test_a_number_of_examples_that_is_none_is_named(context: AppContext, number:
         asked(context, number=number)
 
 
-def test_a_task_whose_examples_are_gone_is_named(context: AppContext, tmp_path: Path) -> None:
+def test_a_task_that_is_unknown_or_whose_examples_are_gone_is_named(
+    context: AppContext, tmp_path: Path
+) -> None:
+    with pytest.raises(FtlabError, match="There is no task 'nope'"):
+        asked(context, task="nope")
     reference = TaskReference("file", str(tmp_path / "gone.csv"), ColumnMapping("q", "a"))
     make_run(tmp_path, "lora", task=reference)
     (own,) = [value for _, value in task_choices(context.store.runs()) if "gone" in value]
     with pytest.raises(FtlabError, match="No held-out examples of 'gone"):
         asked(context, task=own)
-
-
-def test_a_task_that_there_is_not_is_named(context: AppContext) -> None:
-    with pytest.raises(FtlabError, match="There is no task 'nope'"):
-        asked(context, task="nope")
 
 
 def test_the_file_of_a_run_can_be_chosen_with_its_columns(
@@ -127,14 +126,8 @@ def test_uploaded_prompts_are_read_from_their_column(context: AppContext, tmp_pa
     file = tmp_path / "prompts.csv"
     file.write_text("id,prompt\n1,one\n2,two\n", encoding="utf-8")
     assert asked(context, UPLOADED, upload=file).prompts == ("one", "two")
-
-
-def test_an_upload_that_is_missing_or_has_no_prompts_is_said(
-    context: AppContext, tmp_path: Path
-) -> None:
     with pytest.raises(FtlabError, match="No file is chosen"):
         asked(context, UPLOADED)
-    file = tmp_path / "other.csv"
     file.write_text("id,n\n1,2\n", encoding="utf-8")
     with pytest.raises(FtlabError, match="no column of prompts"):
         asked(context, UPLOADED, upload=file)
@@ -144,6 +137,7 @@ def test_an_upload_that_is_missing_or_has_no_prompts_is_said(
 
 
 def test_saved_grids_are_listed_newest_first_by_what_they_asked(tmp_path: Path) -> None:
+    make_grid(tmp_path).request_file.write_text("{ torn")  # is no choice
     for name, grid in (
         ("20261124-090000-00aa", make_grid(tmp_path, make_request(task=SQL), status="done")),
         ("20261125-140200-00bb", make_grid(tmp_path, make_request(["a", "b", "c"]))),
@@ -155,32 +149,19 @@ def test_saved_grids_are_listed_newest_first_by_what_they_asked(tmp_path: Path) 
     ]
 
 
-def test_a_grid_that_cannot_be_read_is_no_choice(tmp_path: Path) -> None:
-    make_grid(tmp_path).request_file.write_text("{ torn")
-    assert grid_choices(tmp_path) == []
-
-
 def test_a_running_grid_is_a_bar_with_what_is_left(tmp_path: Path) -> None:
+    shown = grid_html(running(tmp_path))
+    assert "0 of 4 answers" in shown
+    assert "estimating" in shown
+    shown = grid_html(running(tmp_path, waiting=f"Waiting for {EVIL}."))
+    assert "Waiting for &lt;img" in shown
+    assert "estimating" not in shown
     grid = running(tmp_path, reached=2.0, worked_seconds=30.0)
     grid.add_cell(Cell(0, 0, "a"))
     grid.add_cell(Cell(0, 1, error="Out of memory."))
     shown = grid_html(grid)
-    assert 'aria-valuenow="50"' in shown
-    assert "2 of 4 answers" in shown
-    assert "about 30 s left" in shown
-    assert "1 without answer" in shown
-
-
-def test_a_grid_that_has_just_begun_promises_no_time(tmp_path: Path) -> None:
-    shown = grid_html(running(tmp_path))
-    assert "0 of 4 answers" in shown
-    assert "estimating" in shown
-
-
-def test_a_grid_that_waits_says_for_what(tmp_path: Path) -> None:
-    shown = grid_html(running(tmp_path, waiting=f"Waiting for {EVIL}."))
-    assert "Waiting for &lt;img" in shown
-    assert "estimating" not in shown
+    for part in ('aria-valuenow="50"', "2 of 4 answers", "about 30 s left", "1 without answer"):
+        assert part in shown
 
 
 def test_an_ended_grid_shows_every_answer_and_none_is_html(tmp_path: Path) -> None:
@@ -194,13 +175,15 @@ def test_an_ended_grid_shows_every_answer_and_none_is_html(tmp_path: Path) -> No
 
 
 def test_a_grid_that_failed_says_why_above_the_answers_it_has(tmp_path: Path) -> None:
-    shown = grid_html(make_grid(tmp_path, None, [Cell(0, 0, "kept")], "failed"))
+    request = replace(make_request(panes=("base", "gone")), labels=("Base", "LoRA r=4"))
+    shown = grid_html(make_grid(tmp_path, request, [Cell(0, 0, "kept")], "failed"))
     assert shown.index('role="alert">Why.') < shown.index("kept")
+    assert "LoRA r=4" in shown, "the label of a run that is gone"
 
 
 def test_both_exports_are_written_for_download_and_named_after_the_grid(tmp_path: Path) -> None:
     grid = make_grid(tmp_path, None, [Cell(0, 0, "=1+1"), Cell(0, 1, EVIL)], "done")
-    table, report = (Path(file) for file in export_files(grid))
+    table, report = files = [Path(str(file)) for file in export_files(grid)]
     assert table.name == f"ftlab-grid-{grid.grid_id}.csv"
     assert report.name == f"ftlab-grid-{grid.grid_id}.html"
     with table.open(encoding="utf-8", newline="") as file:
@@ -209,17 +192,6 @@ def test_both_exports_are_written_for_download_and_named_after_the_grid(tmp_path
     assert page.startswith("<!doctype html>")
     assert "&lt;img" in page
     assert "<img" not in page
-
-
-def test_looking_at_a_grid_again_writes_no_file_again(tmp_path: Path) -> None:
-    grid = make_grid(tmp_path, None, [Cell(0, 0, "a")], "done")
-    files = [Path(str(file)) for file in export_files(grid)]
     written = [file.stat().st_mtime_ns for file in files]
     assert export_files(grid) == [str(file) for file in files]
-    assert [file.stat().st_mtime_ns for file in files] == written
-    assert len(list((tmp_path / "downloads").rglob("*.csv"))) == 1
-
-
-def test_a_label_is_kept_when_its_run_is_gone(tmp_path: Path) -> None:
-    request = replace(make_request(panes=("base", "gone")), labels=("Base", "LoRA r=4"))
-    assert "LoRA r=4" in grid_html(make_grid(tmp_path, request, [Cell(0, 1, "a")], "done"))
+    assert [file.stat().st_mtime_ns for file in files] == written, "not written again"

@@ -1,7 +1,8 @@
-"""One pane as HTML: what it proves, what it hides, and that nothing in it is HTML of a model's."""
+"""One pane as HTML: what it proves, what it hides, and that no text of a model becomes HTML."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -31,6 +32,8 @@ EVIL_SCORE = AnswerScore(0.0, EVIL, EVIL, ResultTables(ResultTable((), (), 0), E
 FINISHED = PaneUpdate(
     1, "done", "SELECT 1", 12, 14.94, 0.243, 0.02, "A note.", SHA, next_token(0.25)
 )
+CHAT = (Message("user", "Who?"), Message("assistant", "Me."))
+PIECES = (Piece("same", "SELECT "), Piece("removed", "age"), Piece("added", "name"))
 
 
 def score(value: float, verdict: str, tables: ResultTables | None = None) -> AnswerScore:
@@ -39,6 +42,134 @@ def score(value: float, verdict: str, tables: ResultTables | None = None) -> Ans
 
 def table(*rows: tuple[Any, ...], more: int = 0) -> ResultTable:
     return ResultTable(("name",), rows, more)
+
+
+def scored(value: float, verdict: str, *tables: ResultTable | None) -> Pane:
+    """A pane whose answer was scored; `tables` are the expected rows and those of the answer."""
+    results = ResultTables(tables[0], tables[1], "", "SELECT") if tables else None  # type: ignore[arg-type]
+    return Pane(lora(), done(0, "SELECT"), score=score(value, verdict, results))
+
+
+def proved(told: Any) -> Pane:
+    return Pane(lora(), done(0, "hi", adapter_sha256=SHA, next_token=told))
+
+
+ANN = table(("Ann",))
+HALF = Pane(lora()).with_update(text(0, "SELECT na", adapter_sha256=SHA))
+
+SHOWN: dict[str, tuple[Pane, Sequence[str], Sequence[str]]] = {
+    "text that looks like HTML": (
+        Pane(lora(), done(0, EVIL)), ["&lt;img src=x onerror=alert(1)&gt;"], [],
+    ),
+    "empty place": (Pane(), ["Choose who answers here"], []),
+    "finished": (
+        Pane(lora(), FINISHED, limit=96),
+        [
+            "LoRA r=4", "sha c41e…9b07", SHA, "KL 0.25 nats", "top-1 changed", "A note.",
+            "12 tokens", "<b>14.9</b> tok/s", "first <b>0.24</b> s", "swap <b>0.02</b> s",
+            "Likeliest here &#39;SELECT&#39;, in the base &#39;The&#39;.",
+            METHODS["lora"].look.colour,
+        ],
+        ["caret", "limit"],
+    ),
+    "base": (
+        Pane(BASE_SOURCE, replace(FINISHED, next_token=None, adapter_sha256="")),
+        ["no adapter: weights as shipped"],
+        ["sha ", "KL "],
+    ),
+    "base known by its weights": (
+        Pane(lora(same_weights=True), FINISHED), ["base known by its weights"], [],
+    ),
+    "same likeliest token": (
+        proved(next_token(0.004, "The", "The")), ["KL 4e-03 nats", "top-1 same"], [],
+    ),
+    "adapter that changes nothing": (
+        proved(next_token(1e-9, "The", "The")), ["changes nothing here"], ["KL ", "top-1"],
+    ),
+    "nothing asked yet": (Pane(lora()), ["LoRA r=4", "nothing asked yet"], ["sha "]),
+    "at its limit": (Pane(lora(), FINISHED, limit=12), ["12 tokens, the limit"], []),
+    "empty answer": (Pane(lora(), done(0, "")), ["The answer is empty."], []),
+    "waiting": (Pane(lora(), status="Loading the base …"), ["Loading the base …", "waiting"], []),
+    "status below a text": (
+        HALF.with_update(status(0, "Training first.")),
+        ["SELECT na", "Training first.", "answering"],
+        [],
+    ),
+    "status that has passed": (
+        HALF.with_update(status(0, "Training first.")).with_update(text(0, "SELECT name")),
+        ["SELECT name"],
+        ["Training first."],
+    ),
+    "error below its text": (
+        Pane(lora()).with_update(failed(0, "Out of memory.", partial="SELECT na")),
+        ["SELECT na", 'role="alert"', "Out of memory.", "no answer"],
+        [],
+    ),
+    "error of a dead worker, without text": (
+        HALF.with_update(failed(0, "The worker ended.")),
+        ["c41e…9b07", "SELECT na", "The worker ended."],
+        [],
+    ),
+    "answering": (HALF, ["SELECT na", "caret", "answering"], ["stopped"]),
+    "stopped": (
+        replace(HALF, was_stopped=True), ["SELECT na", "stopped"], ["caret", "answering"],
+    ),
+    "chat": (
+        Pane(lora(), done(0, "Now."), history=CHAT),
+        ['<p class="asked">Who?', '<p class="said">Me.', "Now."],
+        [],
+    ),
+    "score without words": (
+        Pane(lora(), done(0, "Thou art."), score=AnswerScore(0.62, "chrF", "", None)),
+        [">chrF 0.62</span>"],
+        [],
+    ),
+    "right score": (
+        scored(1.0, "runs, equal", ANN, ANN),
+        ['<span class="chip ok" title="SQL score', "runs, equal", "<td>Ann</td>"],
+        ["wanted"],
+    ),
+    "wrong score": (
+        scored(0.0, "runs, differs", table(("Ann",), (None,), more=3), table()),
+        [
+            '<span class="chip warn" title="SQL score', "runs, differs", "its rows", "no rows",
+            "wanted", "<td>Ann</td>", "<td>NULL</td>", "3 more rows",
+        ],
+        [],
+    ),
+    "score of an error": (
+        scored(0.0, "error: no such table: x"),
+        ['<span class="chip bad" title="SQL score', "error: no such table: x"],
+        [],
+    ),
+    "score of an answer that ran nothing": (
+        scored(0.0, "no SQL", ANN, None), ["no SQL"], ["<table"],
+    ),
+    "differences": (
+        Pane(lora(), done(0, "SELECT name"), pieces=PIECES),
+        ["<span>SELECT </span><del>age</del><ins>name</ins>", "50.0 % of words differ"],
+        [],
+    ),
+}  # fmt: skip
+"""By name: a pane, what it shows, and what it does not."""
+
+IN_ORDER = ("status below a text", "error below its text", "error of a dead worker, without text",
+            "chat", "wrong score")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_pane_shows_its_proof_its_state_and_its_answer(name: str) -> None:
+    pane, there, absent = SHOWN[name]
+    shown = pane_html(pane).replace("\u00a0", " ")
+    assert [part for part in there if part not in shown] == []
+    assert [part for part in absent if part in shown] == []
+    if name in IN_ORDER:
+        places = [shown.index(part) for part in there[:3]]
+        assert places == sorted(places)
+
+
+def test_the_rows_of_a_right_answer_are_shown_once() -> None:
+    assert pane_html(SHOWN["right score"][0]).count("<td>Ann</td>") == 1
 
 
 def parts_of(html: str) -> tuple[set[str], set[str]]:
@@ -83,47 +214,7 @@ def test_nothing_that_a_pane_is_told_becomes_html(pane: Pane) -> None:
     assert not {name for name in attributes if name.startswith("on") or name == "src"}
 
 
-def test_text_that_looks_like_html_is_there_to_be_read() -> None:
-    assert "&lt;img src=x onerror=alert(1)&gt;" in pane_html(Pane(lora(), done(0, EVIL)))
-
-
-def test_a_place_where_nobody_answers_says_what_to_do() -> None:
-    assert "Choose who answers here" in pane_html(Pane())
-
-
-def test_a_finished_pane_proves_what_it_wears_and_says_how_fast_it_was() -> None:
-    shown = pane_html(Pane(lora(), FINISHED, limit=96))
-    for part in (
-        "LoRA r=4",
-        "sha c41e…9b07",
-        SHA,
-        "KL 0.25 nats",
-        "top-1 changed",
-        "A note.",
-        "12 tokens",
-        "<b>14.9</b> tok/s",
-        "first <b>0.24</b> s",
-        "swap <b>0.02</b> s",
-        METHODS["lora"].look.colour,
-    ):
-        assert part in shown
-    assert "caret" not in shown
-    assert "limit" not in shown
-
-
-def test_the_tokens_that_the_first_token_was_chosen_from_are_named_in_the_hint() -> None:
-    shown = pane_html(Pane(lora(), FINISHED))
-    assert "Likeliest here &#39;SELECT&#39;, in the base &#39;The&#39;." in shown
-
-
-def test_the_base_pane_has_no_adapter_to_prove() -> None:
-    shown = pane_html(Pane(BASE_SOURCE, replace(FINISHED, next_token=None, adapter_sha256="")))
-    assert "no adapter: weights as shipped" in shown
-    assert "sha " not in shown
-    assert "KL " not in shown
-
-
-def test_an_adapter_that_names_another_base_says_so_until_somebody_vouches_for_it() -> None:
+def test_an_adapter_that_names_another_base_says_so_until_somebody_confirms_it() -> None:
     doubt = "'mine' says it was trained on <b>; its 2 tensors fit tiny"
     pane = Pane(lora(model="<b>"), doubt=doubt)
     asked = pane_html(pane)
@@ -133,139 +224,6 @@ def test_an_adapter_that_names_another_base_says_so_until_somebody_vouches_for_i
     assert "base vouched for by you" in vouched
     assert "It names &lt;b&gt;; its tensors fit this base in names and shapes." in vouched
     assert "vouch" not in pane_html(replace(pane, letter="A"))
-
-
-def test_a_base_that_was_known_by_its_weights_is_shown_as_that() -> None:
-    assert "base known by its weights" in pane_html(Pane(lora(same_weights=True), FINISHED))
-
-
-def test_an_adapter_that_keeps_the_likeliest_token_says_so() -> None:
-    told = next_token(0.004, "The", "The")
-    shown = pane_html(Pane(lora(), done(0, "hi", adapter_sha256=SHA, next_token=told)))
-    assert "KL 4e-03 nats" in shown
-    assert "top-1 same" in shown
-
-
-def test_an_adapter_that_changes_nothing_is_flagged_instead_of_measured() -> None:
-    told = next_token(1e-9, "The", "The")
-    shown = pane_html(Pane(lora(), done(0, "hi", adapter_sha256=SHA, next_token=told)))
-    assert "changes nothing here" in shown
-    assert "KL " not in shown
-    assert "top-1" not in shown
-
-
-def test_before_it_has_answered_a_pane_proves_nothing() -> None:
-    shown = pane_html(Pane(lora()))
-    assert "LoRA r=4" in shown
-    assert "nothing asked yet" in shown
-    assert "sha " not in shown
-
-
-def test_an_answer_that_reached_its_limit_says_so() -> None:
-    assert "12 tokens, the limit" in pane_html(Pane(lora(), FINISHED, limit=12))
-
-
-def test_an_empty_answer_is_said_to_be_empty() -> None:
-    assert "The answer is empty." in pane_html(Pane(lora(), done(0, "")))
-
-
-def test_a_waiting_pane_says_what_it_waits_for() -> None:
-    shown = pane_html(Pane(lora(), status="Loading the base model …"))
-    assert "Loading the base model …" in shown
-    assert "waiting" in shown
-
-
-def test_a_status_stands_below_the_text_and_takes_none_of_it_away() -> None:
-    pane = Pane(lora()).with_update(text(0, "SELECT na")).with_update(status(0, "Training first."))
-    shown = pane_html(pane)
-    assert "SELECT na" in shown
-    assert "Training first." in shown
-    assert "answering" in shown
-    assert "Training first." not in pane_html(pane.with_update(text(0, "SELECT name")))
-
-
-def test_an_error_stands_below_what_had_been_answered() -> None:
-    shown = pane_html(Pane(lora()).with_update(failed(0, "Out of memory.", partial="SELECT na")))
-    assert shown.index("SELECT na") < shown.index("Out of memory.")
-    assert 'role="alert"' in shown
-    assert "no answer" in shown
-
-
-def test_an_error_that_brings_no_text_keeps_what_is_there() -> None:
-    """The client says of a worker that died only that it did."""
-    pane = Pane(lora()).with_update(text(0, "SELECT na", adapter_sha256=SHA))
-    pane = pane.with_update(failed(0, "The worker ended."))
-    assert pane.answer == "SELECT na"
-    shown = pane_html(pane)
-    assert "SELECT na" in shown
-    assert "The worker ended." in shown
-    assert "c41e…9b07" in shown
-
-
-def test_a_stopped_pane_keeps_its_text_and_no_longer_answers() -> None:
-    pane = Pane(lora(), text(0, "half an ans"))
-    assert "caret" in pane_html(pane)
-    shown = pane_html(replace(pane, was_stopped=True))
-    assert "half an ans" in shown
-    assert "stopped" in shown
-    assert "caret" not in shown
-    assert "answering" not in shown
-
-
-def test_the_chat_so_far_stands_above_the_answer() -> None:
-    history = (Message("user", "Who?"), Message("assistant", "Me."))
-    shown = pane_html(Pane(lora(), done(0, "Now."), history=history))
-    assert shown.index("Who?") < shown.index("Me.") < shown.index("Now.")
-    assert '<p class="asked">Who?' in shown
-    assert '<p class="said">Me.' in shown
-
-
-@pytest.mark.parametrize(
-    ("found", "kind"),
-    [
-        (score(1.0, "runs, equal"), "ok"),
-        (score(0.0, "runs, differs"), "warn"),
-        (score(0.0, "error: no such table: x"), "bad"),
-    ],
-)
-def test_a_score_is_said_in_words_and_never_by_colour_alone(found: AnswerScore, kind: str) -> None:
-    shown = pane_html(Pane(lora(), done(0, "SELECT 1"), score=found))
-    assert f'<span class="chip {kind}" title="SQL score' in shown
-    assert found.verdict in shown
-
-
-def test_a_score_without_words_is_a_number() -> None:
-    shown = pane_html(Pane(lora(), done(0, "Thou art."), score=AnswerScore(0.62, "chrF", "", None)))
-    assert ">chrF 0.62</span>" in shown
-
-
-def test_the_rows_of_a_right_answer_are_shown_once() -> None:
-    tables = ResultTables(table(("Ann",)), table(("Ann",)), "", "SELECT")
-    shown = pane_html(Pane(lora(), done(0, "SELECT"), score=score(1.0, "runs, equal", tables)))
-    assert shown.count("<td>Ann</td>") == 1
-    assert "wanted" not in shown
-
-
-def test_the_rows_of_a_wrong_answer_stand_beside_those_wanted() -> None:
-    tables = ResultTables(table(("Ann",), (None,), more=3), table(), "", "SELECT")
-    shown = pane_html(Pane(lora(), done(0, "SELECT"), score=score(0.0, "runs, differs", tables)))
-    assert shown.index("its rows") < shown.index("no rows") < shown.index("wanted")
-    assert "<td>Ann</td>" in shown
-    assert "<td>NULL</td>" in shown
-    assert "3 more rows" in shown
-
-
-def test_an_answer_that_ran_nothing_has_no_rows() -> None:
-    tables = ResultTables(table(("Ann",)), None, "no SQL", "")
-    shown = pane_html(Pane(lora(), done(0, "hi"), score=score(0.0, "no SQL", tables)))
-    assert "<table" not in shown
-
-
-def test_differences_are_marked_and_their_share_is_said() -> None:
-    pieces = (Piece("same", "SELECT "), Piece("removed", "age"), Piece("added", "name"))
-    shown = pane_html(Pane(lora(), done(0, "SELECT name"), pieces=pieces))
-    assert "<span>SELECT </span><del>age</del><ins>name</ins>" in shown
-    assert "50.0 % of words differ" in shown.replace("\u00a0", " ")
 
 
 def test_a_blind_pane_gives_away_nothing_but_its_letter_and_its_answer() -> None:
@@ -280,25 +238,14 @@ def test_a_blind_pane_gives_away_nothing_but_its_letter_and_its_answer() -> None
     assert "<b>B</b>" in shown
     assert "SELECT 1" in shown
     for secret in (
-        "LoRA",
-        "run-1",
-        "c41e",
-        "sha",
-        METHODS["lora"].look.colour,
-        "KL",
-        "top-1",
-        "A note.",
-        "tok/s",
-        "swap",
-        "first",
-        "runs, equal",
-        "said before",
-    ):
+        "LoRA", "run-1", "c41e", "sha", METHODS["lora"].look.colour, "KL", "top-1", "A note.",
+        "tok/s", "swap", "first", "runs, equal", "said before",
+    ):  # fmt: skip
         assert secret not in shown, secret
     assert pane_html(pane) == pane_html(replace(pane, source=BASE_SOURCE))
 
 
-def test_the_reason_of_a_blind_panes_error_is_said_after_the_vote() -> None:
+def test_the_reason_of_an_error_in_a_blind_pane_is_shown_after_the_vote() -> None:
     pane = Pane(lora(), failed(0, "The adapter of 'LoRA r=4' is not there.", partial="SELECT"))
     blind = pane_html(replace(pane, letter="A"))
     assert "LoRA" not in blind

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from ftlab.jobs.inputs import EVERYTHING, demo_access
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.held_out import HeldOut
 from ftlab.playground.requests import GenerateRequest, NextToken
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
+from ftlab.settings.generation import GenerationSettings
+from ftlab.settings.schema import fields_of
 from ftlab.tabs.context import AppContext, Links
 from ftlab.tabs.playground import api as playground_api
 from ftlab.tabs.playground import tab as playground
@@ -31,19 +34,10 @@ from tests.playground.conftest import (  # noqa: F401 - fixtures
     tiny_model,
 )
 from tests.playground.test_client import FAKE
+from tests.tabs.playground.fakes import HELD_OUT
 
-PARAMETERS = {
-    "prompt": inspect.Parameter.empty,
-    "runs": "base",
-    "max_new_tokens": 96,
-    "temperature": 0.0,
-    "seed": 0,
-    "model": "",
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "system": "",
-    "mode": "chat",
-    "precision": "bf16",
+PARAMETERS = {"prompt": inspect.Parameter.empty, "runs": "base", "model": ""} | {
+    name: field.default for name, field in fields_of(GenerationSettings).items()
 }
 
 
@@ -76,21 +70,13 @@ def test_a_program_gets_each_panes_answer_whether_it_names_them_as_list_or_text(
     for runs in (["base", run.run_id], f"base, {run.run_id}"):
         base, lora = generate(remote, "hello", runs)
         assert (base["name"], base["run_id"], base["label"]) == ("base", None, "Base")
-        assert (lora["name"], lora["run_id"], lora["label"]) == (
-            run.run_id,
-            run.run_id,
-            "LoRA r=4",
-        )
+        assert lora["name"] == lora["run_id"] == run.run_id
+        assert lora["label"] == "LoRA r=4"
         assert lora["answer"].startswith("hello by")
         assert (lora["pane"], lora["error"]) == (1, "")
 
 
-def test_the_base_answers_a_program_that_names_nobody(remote: Client) -> None:
-    (base,) = generate(remote, "hello")
-    assert base["answer"].startswith("hello by")
-
-
-def test_the_endpoint_takes_the_documented_parameters(remote: Client) -> None:
+def test_the_endpoint_takes_every_setting_of_an_answer(remote: Client) -> None:
     offered = remote.view_api(return_format="dict", print_info=False)["named_endpoints"]
     parameters = offered["/generate"]["parameters"]
     assert {
@@ -99,45 +85,38 @@ def test_the_endpoint_takes_the_documented_parameters(remote: Client) -> None:
         else inspect.Parameter.empty
         for p in parameters
     } == PARAMETERS
+    assert set(offered) == {"/generate"}, "the only endpoint for programs"
 
 
-def test_an_answer_has_the_documented_fields(remote: Client) -> None:
+def test_the_base_answers_a_program_that_names_no_run_with_the_documented_fields(
+    remote: Client,
+) -> None:
     (base,) = generate(remote, "hello")
+    assert base["answer"].startswith("hello by")
     words = inspect.getsource(playground_api).partition("For each pane:")[2].partition('"""')[0]
     told = {field.name for field in dataclasses.fields(NextToken)}
     assert set(re.findall(r"\w+", words)) == set(base) | told
-
-
-def test_only_generate_is_offered_to_programs(remote: Client) -> None:
-    offered = remote.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(offered) == {"/generate"}
 
 
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ({"prompt": " "}, "The prompt is empty"),
-        ({"prompt": None}, "The prompt is empty"),
         ({"runs": []}, "0 panes are chosen"),
         ({"runs": ["base"] * 7}, "7 panes are chosen; choose 1 to 6"),
         ({"runs": 5}, "Runs: 5 names no pane; give a list"),
-        ({"max_new_tokens": 0}, "New tokens: 0"),
-        ({"max_new_tokens": 2.5}, "New tokens: 2.5 is no whole number"),
-        ({"max_new_tokens": "many"}, "New tokens: many"),
-        ({"temperature": 3}, "Temperature: 3 is no number between 0 and 2"),
-        ({"temperature": "hot"}, "Temperature: hot"),
-        ({"temperature": None}, "Temperature: None"),
-        ({"seed": -1}, "Seed: -1"),
-        ({"top_p": 0}, "Top-p: 0"),
-        ({"repetition_penalty": 5}, "Repetition penalty: 5"),
+        ({"max_new_tokens": 0}, "New tokens is 0; it must lie between 1 and 1,024"),
+        ({"max_new_tokens": 2.5}, "New tokens is '2.5'; it must be a whole number"),
+        ({"temperature": 3}, "Temperature is 3; it must lie between 0 and 2"),
+        ({"temperature": None}, "Temperature is empty"),
         ({"model": "/nope"}, "There is no model folder"),
-        ({"mode": "essay"}, "Mode: 'essay' is none of: chat, completion"),
-        ({"precision": "int3"}, "Base held in: 'int3' is none of: bf16, fp32, nf4"),
-        ({"precision": ["bf16"]}, "Base held in: "),
-        ({"prompt": 7}, "Prompt: 7 is no text"),
+        ({"mode": "essay"}, "'essay' is none of: chat, completion"),
+        ({"precision": ["bf16"]}, "is none of: bf16, fp32, nf4"),
+        ({"prompt": 7}, "'prompt' must be a text"),
+        ({"prompt": None}, "'prompt' must be a text"),
         ({"system": ["Be brief."]}, "is no text; put it in quotes"),
-        ({"model": 7}, "Model: 7 is no text"),
-        ({"prompt": "", "seed": -1}, "The prompt is empty.*Seed: -1"),
+        ({"model": 7}, "'model' must be a text"),
+        ({"prompt": "", "seed": -1}, "The prompt is empty.*Seed is -1; it must lie between 0 and"),
     ],
 )
 def test_a_wrong_value_comes_back_as_a_sentence(
@@ -165,6 +144,16 @@ def test_an_engine_that_dies_is_said_and_the_next_call_is_answered(remote: Clien
     assert generate(remote, "hello")[0]["error"] == ""
 
 
+def test_the_engine_is_unloaded_by_the_button_but_not_in_a_demo(folder: Path) -> None:
+    client = PlaygroundClient(folder, FAKE)
+    client.generate_all(GenerateRequest(("base",), "hello"))
+    context = AppContext(folder, RunStore(folder), client, access=demo_access("owner/space"))
+    playground.unload(context)
+    assert client.is_loaded
+    playground.unload(replace(context, access=EVERYTHING))
+    assert not client.is_loaded
+
+
 # ---- a real engine on a tiny model
 
 
@@ -180,7 +169,7 @@ def test_no_pane_ever_shows_the_answer_of_another(
 
     def answers(*names: str) -> dict[str, str]:
         session = choose(Session(), names, runs_folder)
-        for _ in ask(session, asked, False, client, HeldOut()):
+        for _ in ask(session, asked, False, client, HELD_OUT):
             pass
         return {pane.name: pane.answer for pane in session.panes if pane.source}
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import PaneSource
 from ftlab.playground.requests import GenerateRequest, PaneUpdate
 from ftlab.playground.votes import read_votes, shuffled
@@ -17,6 +16,7 @@ from ftlab.tabs.playground.session import Session, ask, choose
 from ftlab.tabs.playground.vote import cast, sheet_updates, tally_html
 from tests.tabs.playground.fakes import (
     BASE_SOURCE,
+    HELD_OUT,
     ScriptedClient,
     done,
     failed,
@@ -39,7 +39,7 @@ def answered(
     """A session whose prompt was answered blind."""
     session = session_of(*sources)
     request = GenerateRequest((), "Who?", **settings)
-    for _ in ask(session, request, False, ScriptedClient(*updates), HeldOut(), seed):
+    for _ in ask(session, request, False, ScriptedClient(*updates), HELD_OUT, seed):
         pass
     return session
 
@@ -55,7 +55,7 @@ def test_the_buttons_come_when_all_panes_have_answered(tmp_path: Path) -> None:
     client = ScriptedClient(text(0, "a"), done(0, "a"), done(1, "b"))
     ready = [
         sheet(now, tmp_path)[1]
-        for now in ask(session, GenerateRequest((), "hi"), False, client, HeldOut(), 1)
+        for now in ask(session, GenerateRequest((), "hi"), False, client, HELD_OUT, 1)
     ]
     assert ready[-1] == [True, True, False, False, False, False, True, True]
     assert not any(any(buttons) for buttons in ready[:-2])
@@ -63,25 +63,30 @@ def test_the_buttons_come_when_all_panes_have_answered(tmp_path: Path) -> None:
 
 def test_the_next_prompt_takes_the_buttons_of_the_last_away(tmp_path: Path) -> None:
     session = answered()
-    asking = ask(session, GenerateRequest((), "hi"), False, ScriptedClient(), HeldOut(), 1)
+    asking = ask(session, GenerateRequest((), "hi"), False, ScriptedClient(), HELD_OUT, 1)
     next(asking)
     said, buttons = sheet(session, tmp_path)
     assert "when all have answered" in said
     assert not any(buttons)
 
 
-def test_a_prompt_that_was_not_blind_has_no_buttons(tmp_path: Path) -> None:
-    session = answered(seed=None)
-    assert not any(sheet(session, tmp_path)[1])
+@pytest.mark.parametrize("case", ["not blind", "other panes", "revealed"])
+def test_only_a_blind_prompt_of_these_panes_is_voted_on(tmp_path: Path, case: str) -> None:
+    session = answered(seed=None if case == "not blind" else 4)
+    if case == "other panes":
+        choose(session, ["base", "another"], tmp_path)
+    elif case == "revealed":
+        playground_vote.reveal(session)
+    said, buttons = sheet(session, tmp_path)
+    assert ("No vote yet" in said) == (case != "other panes")
+    assert not any(buttons)
     assert cast(session, 0, tmp_path) is session
     assert read_votes(tmp_path, [SWEEP]) == []
 
 
-def test_before_the_first_prompt_the_sheet_says_what_to_do(tmp_path: Path) -> None:
-    assert "when all have answered, press a key" in sheet(session_of(BASE_SOURCE), tmp_path)[0]
-
-
 def test_only_places_with_an_answer_have_a_button_and_a_key(tmp_path: Path) -> None:
+    assert "when all have answered, press a key" in sheet(session_of(BASE_SOURCE), tmp_path)[0]
+    assert "Press 1, 2 or 3, or 0" in sheet(answered(), tmp_path)[0]
     session = answered(done(0, "a"), failed(1, "No."), done(2, "c"))
     keys = [n for n, pane in enumerate(session.shown()[:3], 1) if pane.name != "run-1"]
     said, buttons = sheet(session, tmp_path)
@@ -89,24 +94,17 @@ def test_only_places_with_an_answer_have_a_button_and_a_key(tmp_path: Path) -> N
     assert [n for n, there in enumerate(buttons[:6], 1) if there] == keys
 
 
-def test_the_keys_of_three_answers_are_named(tmp_path: Path) -> None:
-    assert "Press 1, 2 or 3, or 0" in sheet(answered(), tmp_path)[0]
-
-
-@pytest.mark.parametrize("winner", [0, 1, 2])
-def test_a_vote_records_the_answers_as_they_were_shown_and_reveals(
-    tmp_path: Path, winner: int
-) -> None:
+def test_a_vote_records_the_answers_as_they_were_shown_and_reveals(tmp_path: Path) -> None:
     session = answered(precision="fp32", model="someone/model")
     order = [pane.name for pane in session.shown()[:3]]
     assert order != ["base", "run-1", "run-2"], "the seed shuffles nothing"
-    cast(session, winner, tmp_path)
+    cast(session, 1, tmp_path)
     (vote,) = read_votes(tmp_path, [SWEEP])
     labels = {"base": "Base", "run-1": "LoRA r=4", "run-2": "<b>LoRA</b>"}
     assert vote.panes == tuple(order)
     assert vote.labels == tuple(labels[name] for name in order)
     assert vote.answers == tuple(f"Who? by {name}" for name in order)
-    assert vote.winner == winner
+    assert vote.winner == 1
     assert (vote.prompt, vote.model, vote.precision) == ("Who?", "someone/model", "fp32")
     assert vote.sweep_ids == (SWEEP,)
     assert not session.is_blind
@@ -124,33 +122,25 @@ def test_the_button_of_a_letter_votes_for_the_pane_that_showed_it(tmp_path: Path
     assert "run-1" not in vote.panes
 
 
-def test_no_difference_is_a_vote_too(tmp_path: Path) -> None:
-    cast(answered(), None, tmp_path)
+def test_no_difference_is_a_vote_too_and_a_key_pressed_twice_votes_once(tmp_path: Path) -> None:
+    session = answered(sources=(BASE_SOURCE, ONE))
+    for _ in range(2):
+        cast(session, None, tmp_path)
     (vote,) = read_votes(tmp_path, [SWEEP])
     assert vote.winner is None
-
-
-def test_a_key_that_is_pressed_twice_votes_once(tmp_path: Path) -> None:
-    session = answered()
-    for _ in range(2):
-        cast(session, 1, tmp_path)
-    assert len(read_votes(tmp_path, [SWEEP])) == 1
+    assert tally_html(session, tmp_path).count("<td><b>50%</b></td>") == 2, "a part for each"
+    cast(answered(sources=(BASE_SOURCE, lora("shipped:sql", "SQL"))), 0, tmp_path)
+    assert len(read_votes(tmp_path, [])) == 1, "votes between panes of no sweep are kept as well"
 
 
 def test_a_vote_before_all_have_answered_is_none(tmp_path: Path) -> None:
     session = session_of(BASE_SOURCE, ONE, TWO)
     client = ScriptedClient(done(0, "a"), done(1, "b"), text(2, "c"), done(2, "c"))
     client.before = lambda number: number == 3 and cast(session, 0, tmp_path)
-    for _ in ask(session, GenerateRequest((), "hi"), False, client, HeldOut(), 1):
+    for _ in ask(session, GenerateRequest((), "hi"), False, client, HELD_OUT, 1):
         pass
     assert read_votes(tmp_path, [SWEEP]) == []
     assert session.is_blind
-
-
-def test_votes_between_panes_of_no_sweep_are_kept_as_well(tmp_path: Path) -> None:
-    session = answered(sources=(BASE_SOURCE, lora("shipped:sql", "SQL specialist")))
-    cast(session, 0, tmp_path)
-    assert len(read_votes(tmp_path, [])) == 1
 
 
 def test_after_the_vote_the_sheet_shows_the_tally_of_the_open_panes(tmp_path: Path) -> None:
@@ -161,37 +151,9 @@ def test_after_the_vote_the_sheet_shows_the_tally_of_the_open_panes(tmp_path: Pa
     assert "LoRA r=4 wins 1 of 1" in said
     assert "no difference shown yet" in said
     assert "<td>1</td><td>0</td><td>1</td><td><b>100%</b></td>" in said
+    assert "<b>LoRA</b>" not in said
+    assert "&lt;b&gt;LoRA" in said
     assert not any(buttons)
-
-
-def test_a_tie_counts_in_part_for_each(tmp_path: Path) -> None:
-    session = answered(sources=(BASE_SOURCE, ONE))
-    cast(session, None, tmp_path)
-    assert tally_html(session, tmp_path).count("<td><b>50%</b></td>") == 2
-
-
-def test_a_label_is_no_html_in_the_tally(tmp_path: Path) -> None:
-    session = answered()
-    cast(session, 0, tmp_path)
-    assert "<b>LoRA</b>" not in tally_html(session, tmp_path)
-    assert "&lt;b&gt;LoRA" in tally_html(session, tmp_path)
-
-
-def test_revealing_without_a_vote_records_none(tmp_path: Path) -> None:
-    session = answered()
-    playground_vote.reveal(session)
-    said, buttons = sheet(session, tmp_path)
-    assert "No vote yet" in said
-    assert not any(buttons)
-    assert read_votes(tmp_path, [SWEEP]) == []
-
-
-def test_other_panes_are_not_voted_on_with_the_old_answers(tmp_path: Path) -> None:
-    session = answered()
-    choose(session, ["base", "another"], tmp_path)
-    assert not any(sheet(session, tmp_path)[1])
-    cast(session, 0, tmp_path)
-    assert read_votes(tmp_path, [SWEEP]) == []
 
 
 def test_a_vote_that_cannot_be_kept_is_said_and_still_reveals(

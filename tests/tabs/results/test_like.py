@@ -50,16 +50,15 @@ def test_rows_without_headings_have_one_line_above_them_with_the_values(tmp_path
         assert "steps (30, 60), disturbed runs (LoRA seed 0)" in line
 
 
-def test_the_line_is_about_the_rows_that_are_shown_and_done(tmp_path: Path) -> None:
-    make_sweep(tmp_path, ("full", "lora"))
-    make_run(tmp_path, "qlora", "failed", steps=60)
-    assert LIKE in html_of(tmp_path)
-
-
-def test_where_there_is_nothing_to_compare_nothing_is_said(tmp_path: Path) -> None:
+def test_only_runs_that_are_done_are_compared_and_not_one_variant_with_itself(
+    tmp_path: Path,
+) -> None:
     make_sweep(tmp_path, ("lora",), seeds=(0, 1))
     assert "like-line" not in html_of(tmp_path)
     assert like_chip(RunStore(tmp_path).table().iloc[:0]) == ""
+    make_run(tmp_path, "full", seed=0)
+    make_run(tmp_path, "qlora", "failed", steps=60)
+    assert "like for like" in html_of(tmp_path)
 
 
 def test_seeds_of_one_variant_that_are_unlike_are_said_to_be(tmp_path: Path) -> None:

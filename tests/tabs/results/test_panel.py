@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ftlab.records.published import PublishedRun
@@ -20,26 +21,8 @@ def opened(store: RunStore, run_id: str) -> dict[str, Any]:
     return dict(zip(NAMES, opened_run(store, run_id), strict=True))
 
 
-def shown(component: Any) -> bool:
-    return bool(component.visible)
-
-
-def test_script_in_a_variant_a_reason_a_log_or_a_sample_is_only_text(tmp_path: Path) -> None:
-    sample = {
-        "prompt": [{"role": "user", "content": SCRIPT}],
-        "reference": SCRIPT,
-        "answer_before": SCRIPT,
-        "answer_after": SCRIPT,
-        "verdict_before": SCRIPT,
-        "verdict_after": SCRIPT,
-    }
-    done = make_run(
-        tmp_path, hyperparameters={"targets": SCRIPT}, log=SCRIPT, samples=[sample], notes=[SCRIPT]
-    )
-    failed = make_run(tmp_path, status="failed", reason=SCRIPT, model=SCRIPT)
-    for run in (done, failed):
-        assert "<script" not in "".join(panel(read_run(run)).parts())
-    assert "&lt;script&gt;" in panel(read_run(failed)).top
+def top_of(folder: Path, *args: Any, **more: Any) -> str:
+    return panel(read_run(make_run(folder, *args, **more))).top
 
 
 def test_the_panel_has_measures_by_phase_settings_environment_samples_and_log(
@@ -57,9 +40,14 @@ def test_the_panel_has_measures_by_phase_settings_environment_samples_and_log(
     assert "step 30" in parts.log
 
 
-def test_the_panel_of_a_failed_run_says_why(tmp_path: Path) -> None:
-    run = make_run(tmp_path, status="failed", reason="The disk is full.")
-    assert "The disk is full." in panel(read_run(run)).top
+def test_the_panel_of_a_run_says_why_it_ended_early_and_after_how_many_steps(
+    tmp_path: Path,
+) -> None:
+    assert "The disk is full." in top_of(tmp_path, status="failed", reason="The disk is full.")
+    reason = "The loss rose from 3.08 to 9.12 by step 7 (learning rate 3); lower the learning rate."
+    top = top_of(tmp_path, "lora", "diverged", reason=reason, measures={"steps_done": 7})
+    assert reason in top
+    assert "<th>Steps done</th><td>7</td>" in top
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "interrupted", "cancelled"])
@@ -82,7 +70,7 @@ def test_the_panel_names_the_model_by_its_label(tmp_path: Path, model: str, labe
 
 
 def test_a_running_run_shows_its_step(tmp_path: Path) -> None:
-    assert "step 15 of 30" in panel(read_run(make_run(tmp_path, status="running"))).top
+    assert "step 15 of 30" in top_of(tmp_path, status="running")
 
 
 def test_odd_samples_break_nothing(tmp_path: Path) -> None:
@@ -97,15 +85,15 @@ def test_a_run_of_ones_own_can_be_edited(tmp_path: Path) -> None:
     assert (parts["tags"], parts["note"]) == ("a, b", "Mine.")
     assert parts["edits"].label == "Tags and note (tags: a, b; a note)"
     assert parts["archive"].value == "Unarchive"
-    assert all(shown(parts[name]) for name in ("edits", "clone", "again", "archive", "delete"))
+    assert all(parts[name].visible for name in ("edits", "clone", "again", "archive", "delete"))
     assert "chip measured" in parts["top"]
 
 
 def test_a_recorded_run_can_be_looked_at_and_cloned_only(tmp_path: Path) -> None:
     *_, run = make_sweep(tmp_path / "recorded" / "x", ("lora",))
     parts = opened(RunStore(tmp_path / "runs", tmp_path / "recorded"), run.run_id)
-    assert shown(parts["clone"])
-    assert not any(shown(parts[name]) for name in ("edits", "again", "archive", "delete"))
+    assert parts["clone"].visible
+    assert not any(parts[name].visible for name in ("edits", "again", "archive", "delete"))
     assert "chip recorded" in parts["top"]
 
 
@@ -125,16 +113,12 @@ def test_a_run_that_was_deleted_says_so_in_the_panel(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     assert "There is no run" in opened(store, "20261125-120000-ab12-02-lora")["top"]
     assert "There is no run" in facts(store, "../../etc")[0]
-    assert not shown(opened(store, "../../etc")["delete"])
+    assert not opened(store, "../../etc")["delete"].visible
 
 
 def test_the_closed_panel_holds_no_run() -> None:
-    import gradio as gr
-
     with gr.Blocks():
-        from ftlab.tabs.results.panel import build_side
-
-        side: Side = build_side()
+        side = Side()
     updates = closed(side)
     assert len(updates) == len(side.outputs)
     assert updates[0] == ""
@@ -149,24 +133,16 @@ def test_each_change_stands_beside_its_numbers_with_its_interval(tmp_path: Path)
         "general_loss_change": 0.1,
         "general_loss_change_low": 0.05, "general_loss_change_high": 0.2,
     }  # fmt: skip
-    top = panel(read_run(make_run(tmp_path, "lora", measures=measures))).top
+    top = top_of(tmp_path, "lora", measures=measures)
     assert "0.31 → <b>0.71</b> <small>+0.40 (+0.29 to +0.52), 95 % interval</small>" in top
     assert "<small>-1.770 (-1.900 to -1.600), 95 % interval</small>" in top
     assert "Loss on unrelated text</th><td>3.200 → <b>3.300</b> <small>+0.10 (+0.05" in top
 
 
 def test_a_run_of_an_older_version_has_no_line_for_what_it_did_not_measure(tmp_path: Path) -> None:
-    top = panel(read_run(make_run(tmp_path, "lora"))).top
+    top = top_of(tmp_path, "lora")
     assert "interval" not in top
     assert "unrelated" not in top
-
-
-def test_a_diverged_run_shows_why_and_how_far_it_came(tmp_path: Path) -> None:
-    reason = "The loss rose from 3.08 to 9.12 by step 7 (learning rate 3); lower the learning rate."
-    run = make_run(tmp_path, "lora", "diverged", reason=reason, measures={"steps_done": 7})
-    top = panel(read_run(run)).top
-    assert reason in top
-    assert "<th>Steps done</th><td>7</td>" in top
 
 
 def test_a_run_that_was_cut_off_offers_to_go_on_and_says_from_where(tmp_path: Path) -> None:

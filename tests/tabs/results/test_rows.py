@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ftlab.basics.words import rate_name
+from ftlab.records.result import status_label
 from ftlab.records.run import Annotations, write_annotations
 from ftlab.records.store import RunStore
 from ftlab.tabs.results.columns import (
     COLUMNS,
     FACETS,
-    Filters,
     Query,
     Shown,
     apply_filters,
@@ -24,9 +25,11 @@ from ftlab.tabs.results.columns import (
     filtered,
     known_facets,
     records,
+    run_name,
     show,
     shown_records,
     sweep_choices,
+    sweep_name,
     to_csv,
     to_json,
     usual_columns,
@@ -52,27 +55,29 @@ def read_csv(answer: Shown) -> list[dict[str, str]]:
 # ---------------------------------------------------------------- filters
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """A full fine-tuning, a failed LoRA, and a QLoRA without memory that has tags and a note."""
+    folder = tmp_path_factory.mktemp("runs")
+    make_run(folder, "full")
+    make_run(folder, "lora", status="failed")
+    run = make_run(folder, "qlora", status="out_of_memory")
+    write_annotations(run, Annotations(tags=("demo", "for Ada"), note="Too slow by half."))
+    return table_of(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("", 3), ("lora", 2), ("lora done", 1), ("OUT of memory", 1), ("full", 1), ("nonsense", 0)],
-)
-def test_a_search_keeps_rows_that_hold_every_word(tmp_path: Path, text: str, found: int) -> None:
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora")
-    make_run(tmp_path, "qlora", status="out_of_memory")
-    assert len(filtered(table_of(tmp_path), text=text)) == found
-
-
-def test_a_search_is_text_not_a_pattern(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    assert filtered(table_of(tmp_path), text="lo.a").empty
-
-
-def test_tags_notes_and_what_the_table_calls_a_run_are_searched(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    write_annotations(run, Annotations(tags=("for Ada",), note="Too slow by half."))
-    for text in ("ada slow", "ab12-00", "25 nov", "smollm2"):
-        assert len(filtered(table_of(tmp_path), text=text)) == 1
+    [
+        ("", 3), ("lora", 2), ("lora failed", 1), ("OUT of memory", 1), ("full", 1),
+        ("nonsense", 0), ("lo.a", 0), ("ada slow", 1), ("ab12-00", 1), ("25 nov", 3),
+        ("smollm2", 3),
+    ],
+)  # fmt: skip
+def test_a_search_keeps_rows_that_hold_every_word(
+    three: pd.DataFrame, text: str, found: int
+) -> None:
+    assert len(filtered(three, text=text)) == found
 
 
 @pytest.mark.parametrize(
@@ -89,51 +94,32 @@ def test_tags_notes_and_what_the_table_calls_a_run_are_searched(tmp_path: Path) 
     ],
 )
 def test_ticked_values_filter_their_column(
-    tmp_path: Path, key: str, values: tuple[str, ...], found: int
+    three: pd.DataFrame, key: str, values: tuple[str, ...], found: int
 ) -> None:
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", status="failed")
-    write_annotations(make_run(tmp_path, "qlora"), Annotations(tags=("demo", "more")))
-    assert len(apply_filters(table_of(tmp_path), Filters(facets={key: values}))) == found
+    assert len(apply_filters(three, Query(facets={key: values}))) == found
 
 
 def test_archived_runs_are_shown_only_when_asked_for(tmp_path: Path) -> None:
     write_annotations(make_run(tmp_path), Annotations(archived=True))
     assert shown(tmp_path).rows.empty
-    assert len(shown(tmp_path, filters=Filters(archived=True)).rows) == 1
+    assert len(shown(tmp_path, archived=True).rows) == 1
     assert len(filtered(table_of(tmp_path))) == 1  # programs see all
 
 
-def test_wrong_conditions_are_said_and_left_out_and_the_other_filters_hold(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    answer = shown(tmp_path, filters=Filters(text="qlora", conditions="pikk < 1"))
+def test_wrong_conditions_are_said_and_the_other_filters_hold(three: pd.DataFrame) -> None:
+    answer = show(three, Query(text="qlora", conditions="pikk < 1"))
     assert "There is no number 'pikk'" in answer.error
     assert list(answer.rows["method"]) == ["qlora"]
 
 
-def test_filters_in_the_fold_are_counted() -> None:
-    facets: dict[str, tuple[str, ...]] = {"method": ("lora",), "status": ()}
-    assert Filters(text="x", sweep="y").folded == 0
-    assert Filters(facets=facets, conditions="seed = 0", archived=True).folded == 3
-
-
-def test_no_run_at_all_is_no_error(tmp_path: Path) -> None:
-    for group in ("runs", "sweeps", "seeds"):
-        query = Query(Filters("x", "y", dict.fromkeys(FACETS, ("z",)), "seed = 0"), group=group)  # type: ignore[arg-type]
-        assert show(table_of(tmp_path), query).rows.empty
-
-
-def test_what_a_browser_sends_is_checked() -> None:
+def test_facets_count_their_rows_and_unknown_ones_from_a_browser_are_ignored(
+    three: pd.DataFrame,
+) -> None:
+    assert facet_values(three, "status")[0] == ("done", "done", 1)
+    assert facet_values(three, "tags") == [("demo", "demo", 1), ("for Ada", "for Ada", 1)]
     given = {"method": ["lora"], "status": "done", "nonsense": ["x"], "task": [], "tags": [3]}
     assert known_facets(given) == {"method": ("lora",), "tags": ("3",)}
     assert known_facets(None) == known_facets(["method"]) == {}
-
-
-def test_facets_count_their_rows(tmp_path: Path) -> None:
-    make_sweep(tmp_path, ("full", "lora"), seeds=(0, 1))
-    table = table_of(tmp_path)
-    assert facet_values(table, "method") == [("full", "Full fine-tuning", 2), ("lora", "LoRA", 2)]
-    assert facet_values(table, "tags") == []
 
 
 def test_a_sweep_can_be_chosen_by_its_name(tmp_path: Path) -> None:
@@ -150,45 +136,33 @@ def test_a_sweep_can_be_chosen_by_its_name(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- columns and order
 
 
-def test_tags_are_a_column_only_where_a_run_has_one(tmp_path: Path) -> None:
-    run = make_run(tmp_path)
-    assert "tags" not in usual_columns(table_of(tmp_path))
-    write_annotations(run, Annotations(tags=("demo",)))
-    assert "tags" in usual_columns(table_of(tmp_path))
+def test_tags_are_a_column_only_where_a_run_has_one(three: pd.DataFrame) -> None:
+    assert "tags" in usual_columns(three)
+    assert "tags" not in usual_columns(three[three["tags"] == ""])
 
 
-def test_every_column_can_be_shown_and_stands_in_its_order(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    answer = shown(tmp_path, columns=tuple(reversed(COLUMNS)))
+def test_every_column_can_be_shown_in_its_order_but_sorts_only_if_shown(
+    three: pd.DataFrame,
+) -> None:
+    answer = show(three, Query(columns=tuple(reversed(COLUMNS))))
     assert [column.key for column in answer.columns] == list(COLUMNS)
+    unsorted = show(three, Query(sort="note", descending=True))
+    assert list(unsorted.rows["run_id"]) == list(three["run_id"])
 
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("group", ["runs", "seeds"])
-def test_rows_without_the_number_come_last_either_way(
+def test_rows_without_a_value_come_last_either_way_and_text_sorts_without_case(
     tmp_path: Path, descending: bool, group: Any
 ) -> None:
-    make_run(tmp_path, "qlora", status="failed")
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora")
-    answer = shown(tmp_path, sort="train_seconds", descending=descending, group=group)
-    methods = list(answer.rows["method"])
-    assert methods[-1] == "qlora"
-    assert methods[:2] == (["full", "lora"] if descending else ["lora", "full"])
-
-
-def test_text_sorts_without_regard_to_case_and_empty_text_last(tmp_path: Path) -> None:
-    for tags in ((), ("b",), ("A",)):
-        write_annotations(make_run(tmp_path), Annotations(tags=tags))
-    for descending, order in ((False, ["A", "b", ""]), (True, ["b", "A", ""])):
-        answer = shown(tmp_path, sort="tags", descending=descending)
-        assert list(answer.rows["tags"]) == order
-
-
-def test_a_column_that_is_not_shown_does_not_sort(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    answer = shown(tmp_path, sort="machine", descending=True)
-    assert list(answer.rows["run_id"]) == list(table_of(tmp_path)["run_id"])
+    methods = (("qlora", "failed", ()), ("full", "done", ("b",)), ("lora", "done", ("A",)))
+    for method, status, tags in methods:
+        run = make_run(tmp_path, method, status)  # type: ignore[arg-type]
+        write_annotations(run, Annotations(tags=tags))
+    for key in ("train_seconds", "tags"):
+        answer = shown(tmp_path, sort=key, descending=descending, group=group)
+        order = ["full", "lora"] if descending else ["lora", "full"]
+        assert list(answer.rows["method"]) == [*order, "qlora"]
 
 
 def test_sweeps_stay_together_and_are_sorted_within(tmp_path: Path) -> None:
@@ -202,37 +176,32 @@ def test_sweeps_stay_together_and_are_sorted_within(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- means over seeds
 
 
-def test_seeds_become_a_mean_with_the_sample_standard_deviation(tmp_path: Path) -> None:
+def test_the_seeds_of_a_variant_in_a_sweep_become_a_mean_with_the_standard_deviation(
+    tmp_path: Path,
+) -> None:
     scores = [0.5, 0.6, 0.9]
     for seed, score in enumerate(scores):
         make_run(tmp_path, "lora", seed=seed, measures={"score_after": score})
-    make_run(tmp_path, "full")
-    lora, full = shown(tmp_path, group="seeds").rows.to_dict(orient="records")
+    make_run(tmp_path, "lora", hyperparameters={"r": 4})
+    make_sweep(tmp_path, ("lora",), sweep_id=OTHER)
+    lora, other, old = shown(tmp_path, group="seeds").rows.to_dict(orient="records")
     assert lora["score_after"] == pytest.approx(statistics.mean(scores))
     assert lora["score_after_sd"] == pytest.approx(statistics.stdev(scores))
     assert (lora["score_after_n"], lora["seed"], len(lora["run_ids"])) == (3, "0, 1, 2", 3)
-    assert (full["score_after_n"], pd.isna(full["score_after_sd"])) == (1, True)
+    assert (other["variant"], other["score_after_n"]) == ("LoRA r=4", 1)
+    assert pd.isna(other["score_after_sd"])
+    assert old["sweep_id"] == OTHER
 
 
-def test_a_seed_without_the_number_is_not_counted(tmp_path: Path) -> None:
-    make_run(tmp_path, "lora", seed=0)
+def test_a_seed_without_the_number_is_not_counted_and_a_disturbed_one_marks_its_group(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path, "lora", seed=0, measures={"disturbed": True})
     make_run(tmp_path, "lora", "failed", seed=1)
     (row,) = shown(tmp_path, group="seeds").rows.to_dict(orient="records")
     assert row["score_after_n"] == 1
     assert row["status"] == "done, failed"
-
-
-def test_variants_and_sweeps_are_not_mixed(tmp_path: Path) -> None:
-    make_sweep(tmp_path, ("lora",), seeds=(0, 1))
-    make_run(tmp_path, "lora", hyperparameters={"r": 4})
-    make_sweep(tmp_path, ("lora",), sweep_id=OTHER)
-    assert len(shown(tmp_path, group="seeds").rows) == 3
-
-
-def test_a_group_with_one_disturbed_run_is_marked(tmp_path: Path) -> None:
-    make_run(tmp_path, "lora", seed=0, measures={"disturbed": True})
-    make_run(tmp_path, "lora", seed=1)
-    assert shown(tmp_path, group="seeds").rows["disturbed"].tolist() == [True]
+    assert row["disturbed"] is True
 
 
 # ---------------------------------------------------------------- exports
@@ -241,8 +210,7 @@ def test_a_group_with_one_disturbed_run_is_marked(tmp_path: Path) -> None:
 def test_exports_hold_exactly_the_rows_and_columns_shown_with_raw_numbers(tmp_path: Path) -> None:
     make_sweep(tmp_path)
     columns = ("variant", "train_seconds", "adapter_bytes", "run_id")
-    filters = Filters(text="lora")
-    answer = shown(tmp_path, filters=filters, columns=columns, sort="train_seconds",
+    answer = shown(tmp_path, text="lora", columns=columns, sort="train_seconds",
                    descending=True)  # fmt: skip
     as_csv, as_json = read_csv(answer), json.loads(to_json(shown_records(answer)))
     assert list(as_csv[0]) == list(as_json[0]) == list(columns)
@@ -250,11 +218,7 @@ def test_exports_hold_exactly_the_rows_and_columns_shown_with_raw_numbers(tmp_pa
     assert [row["run_id"] for row in as_json] == list(answer.rows["run_id"])
     assert as_json[1]["adapter_bytes"] == 9_794_952
     assert as_csv[1]["train_seconds"] == "60.4"
-
-
-def test_rows_that_are_not_drawn_yet_are_exported_too(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    assert len(read_csv(shown(tmp_path, limit=1))) == 4
+    assert len(read_csv(shown(tmp_path, limit=1))) == 4, "also those that are not drawn yet"
 
 
 def test_a_grouped_export_has_mean_spread_and_count(tmp_path: Path) -> None:
@@ -266,50 +230,58 @@ def test_a_grouped_export_has_mean_spread_and_count(tmp_path: Path) -> None:
     assert json.loads(to_json(shown_records(answer)))[0]["score_after_sd"] == 0
 
 
-def test_an_export_of_no_rows_still_has_its_columns(tmp_path: Path) -> None:
-    make_run(tmp_path)
-    answer = shown(tmp_path, filters=Filters(text="nonsense"))
-    assert to_csv(shown_records(answer), export_keys(answer)).startswith("status,variant,task")
-    assert json.loads(to_json(shown_records(answer))) == []
+def test_no_run_is_no_error_and_an_export_of_no_rows_still_has_its_columns(
+    tmp_path: Path,
+) -> None:
+    facets = dict.fromkeys(FACETS, ("z",))
+    for group in ("runs", "sweeps", "seeds"):
+        answer = shown(tmp_path, sweep="y", text="x", facets=facets, conditions="seed = 0",
+                       group=group)  # fmt: skip
+        assert to_csv(shown_records(answer), export_keys(answer)).startswith("status,variant,task")
+        assert json.loads(to_json(shown_records(answer))) == []
 
 
-def test_what_is_missing_is_null_in_json_and_empty_in_csv(tmp_path: Path) -> None:
-    make_run(tmp_path, status="queued")
+def test_a_missing_number_is_null_or_empty_and_a_negative_one_stays_a_number(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path, status="failed", measures={"net_peak_memory_bytes": -5, "score_after": None})
     answer = shown(tmp_path)
     assert shown_records(answer)[0]["score_after"] is None
     assert read_csv(answer)[0]["score_after"] == ""
+    assert read_csv(answer)[0]["net_peak_memory_bytes"] == "-5"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1"])
 def test_a_text_that_a_spreadsheet_would_run_is_inert_in_csv_and_untouched_in_json(
-    tmp_path: Path, text: str
+    tmp_path: Path,
 ) -> None:
-    make_run(tmp_path, status="failed", reason=text)
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1"]
+    for text in texts:
+        make_run(tmp_path, status="failed", reason=text)
     answer = shown(tmp_path, columns=("reason",))
-    assert read_csv(answer)[0]["reason"] == f"'{text}"
-    assert shown_records(answer)[0]["reason"] == text
+    assert [row["reason"] for row in read_csv(answer)] == [f"'{text}" for text in texts]
+    assert [row["reason"] for row in shown_records(answer)] == texts
 
 
-def test_a_negative_number_stays_a_number_in_csv(tmp_path: Path) -> None:
-    make_run(tmp_path, measures={"net_peak_memory_bytes": -5})
-    assert read_csv(shown(tmp_path))[0]["net_peak_memory_bytes"] == "-5"
-
-
-def test_the_servers_paths_are_not_exported(tmp_path: Path) -> None:
-    make_run(tmp_path, model=f"{tmp_path}/models/mine")
-    answer = shown(tmp_path, columns=tuple(COLUMNS))
-    text = to_json(shown_records(answer)) + str(read_csv(answer)) + str(records(answer.matched))
+def test_each_export_is_a_file_of_its_own_without_the_servers_paths(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", model=f"{tmp_path}/models/mine")
+    answer = shown(tmp_path / "runs", columns=tuple(COLUMNS))
+    kinds = ("csv", "csv", "json")
+    first, second, third = (Path(write_export(answer, kind, tmp_path / "out")) for kind in kinds)
+    assert first != second
+    assert third.name == "ftlab-results.json"
+    assert first.read_text().startswith("status,")
+    text = first.read_text() + third.read_text() + str(records(answer.matched))
     assert str(tmp_path) not in text
     assert read_csv(answer)[0]["model"] == "mine"
 
 
-def test_each_export_is_a_file_of_its_own(tmp_path: Path) -> None:
-    make_run(tmp_path / "runs")
-    answer = shown(tmp_path / "runs")
-    first, second = (Path(write_export(answer, "csv", tmp_path / "out")) for _ in range(2))
-    assert first != second
-    assert first.read_text().startswith("status,")
-    assert write_export(answer, "json", tmp_path / "out").endswith("ftlab-results.json")
+def test_names_are_short_and_strange_ids_stay_as_they_are() -> None:
+    assert sweep_name("20261125-120304-ab12") == "25 Nov 12:03 ab12"
+    assert sweep_name("20269999-120304-ab12") == "20269999-120304-ab12"
+    assert run_name("20261125-120304-ab12-03-lora") == "ab12-03"
+    assert (run_name("mine"), sweep_name("mine"), status_label("odd")) == ("mine", "mine", "odd")
+    rates = [rate_name(rate) for rate in (1e-4, 2.5e-5, 0.03, None)]
+    assert rates == ["1e-4", "2.5e-5", "0.03", "–"]
 
 
 def test_an_export_of_a_gain_holds_the_ends_of_its_interval(tmp_path: Path) -> None:

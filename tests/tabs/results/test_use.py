@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.store import Run, RunStore, read_run
 from ftlab.share import bundle
 from ftlab.tabs.results import use as results_use
-from ftlab.tabs.results.use import adapter_file, push_command, script_file, use_view
+from ftlab.tabs.results.use import push_command, script_file, use_view, zip_file
 from tests.fakes import DEAD_PID, make_run, make_sweep
 from tests.share.test_merge_process import with_adapter
 
@@ -28,8 +29,17 @@ def view(folder: Path, run_id: str, recorded: Path | None = None) -> dict[str, A
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(results_use, "get_upload_folder", lambda: str(tmp_path / "served"))
     return with_adapter(tmp_path)
+
+
+def begin_merge(run: Run, pid: int, started: float | None) -> MergeDirectory:
+    merge = MergeDirectory(run.directory)
+    merge.folder.mkdir()
+    merge.write_request(run.directory.merged)
+    merge.report({"event": "start", "pid": pid, "process_started": started})
+    return merge
 
 
 def test_a_finished_run_offers_everything(run: Run, tmp_path: Path) -> None:
@@ -71,13 +81,7 @@ def test_a_soft_prompt_says_why_it_cannot_be_merged(run: Run, tmp_path: Path) ->
 
 
 def test_an_open_merge_is_followed_and_can_only_be_cancelled(run: Run, tmp_path: Path) -> None:
-    import os
-
-    merge = MergeDirectory(run.directory)
-    merge.folder.mkdir()
-    merge.write_request(run.directory.merged)
-    pid = os.getpid()
-    merge.report({"event": "start", "pid": pid, "process_started": start_time(pid)})
+    merge = begin_merge(run, os.getpid(), start_time(os.getpid()))
     merge.report({"event": "phase", "phase": "merge"})
     seen = view(tmp_path, run.run_id)
     assert seen["timer"].active
@@ -90,7 +94,7 @@ def test_an_open_merge_is_followed_and_can_only_be_cancelled(run: Run, tmp_path:
     assert seen["merge"].visible
 
 
-def test_a_merged_model_shows_both_scores_and_can_be_taken_along(run: Run, tmp_path: Path) -> None:
+def test_a_merged_model_shows_both_scores_and_can_be_downloaded(run: Run, tmp_path: Path) -> None:
     merge = MergeDirectory(run.directory)
     merge.write_record(
         MergeRecord(
@@ -109,11 +113,10 @@ def test_a_merged_model_shows_both_scores_and_can_be_taken_along(run: Run, tmp_p
 
 
 def test_the_zip_of_the_page_holds_no_path_and_replaces_the_one_before(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(results_use, "get_upload_folder", lambda: str(tmp_path / "served"))
     store = RunStore(tmp_path)
-    paths = {adapter_file(run, store), adapter_file(run, store)}
+    paths = {zip_file(run, store), zip_file(run, store)}
     assert len(paths) == 1
     with zipfile.ZipFile(paths.pop()) as archive:
         assert all(str(tmp_path).encode() not in archive.read(name) for name in archive.namelist())
@@ -122,8 +125,6 @@ def test_the_zip_of_the_page_holds_no_path_and_replaces_the_one_before(
 def test_the_script_is_made_in_a_process_and_its_refusal_is_said(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results_use, "get_upload_folder", lambda: str(tmp_path / "served"))
-
     def made(command: list[str], **_: Any) -> str:
         assert run.run_id in command
         Path(command[command.index("-o") + 1], "reproduce.py").write_text("print('hello')")
@@ -151,10 +152,7 @@ def test_the_command_names_the_runs_folder_only_where_it_is_another(
 
 
 def test_an_interrupted_merge_leaves_a_way_on(run: Run, tmp_path: Path) -> None:
-    merge = MergeDirectory(run.directory)
-    merge.folder.mkdir()
-    merge.write_request(run.directory.merged)
-    merge.report({"event": "start", "pid": DEAD_PID, "process_started": 1.0})
+    begin_merge(run, DEAD_PID, 1.0)
     seen = view(tmp_path, read_run(run.directory).run_id)
     assert seen["merge"].visible
     assert seen["merge"].interactive
