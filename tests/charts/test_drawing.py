@@ -72,7 +72,7 @@ def test_a_few_ticks_lie_within_the_axis(metric, values):
         (SCORE, 0.30000000000000004, "0.3"),
     ],
 )
-def test_a_tick_carries_its_unit(metric, value, text):
+def test_a_tick_has_its_unit(metric, value, text):
     assert tick_text(metric, value) == text
 
 

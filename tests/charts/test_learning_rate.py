@@ -42,7 +42,7 @@ def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):
 
 
 @pytest.mark.parametrize(("loss", "where"), [(9.0, "above"), (0.01, "below")])
-def test_an_untouched_model_far_off_is_said_and_presses_nothing_flat(tmp_path, loss, where):
+def test_a_distant_loss_of_the_untouched_model_is_a_note_outside_the_axis(tmp_path, loss, where):
     for rate, own in ((1e-3, 1.1), (3e-3, 1.0), (9e-3, 1.2)):
         measures = {"eval_loss_after": own, "eval_loss_before": loss}
         make_run(tmp_path, "lora", learning_rate=rate, measures=measures)
@@ -62,7 +62,7 @@ def test_the_suggested_rate_is_marked_where_there_is_one(tmp_path):
     assert marks == [[math.log10(3e-3)], []]
 
 
-def test_a_diverged_run_stands_at_its_rate_with_its_status_and_reason(tmp_path):
+def test_a_diverged_run_is_drawn_at_its_rate_with_status_and_reason(tmp_path):
     make_run(tmp_path, "lora", "diverged", learning_rate=2.7e-2, reason="The <b>loss</b> rose.")
     figure = learning_rate_figure(ladder(tmp_path))
     undone = trace_of(figure, "not done")

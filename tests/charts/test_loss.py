@@ -249,7 +249,7 @@ def test_the_finding_is_the_held_out_loss_and_what_the_seeds_show(tmp_path, runs
     assert loss_finding(Facts(table_of(tmp_path, "eval_loss_after", **runs))) == finding
 
 
-def test_many_lines_wear_the_markers_of_their_methods_and_few_do_not():
+def test_many_lines_have_the_markers_of_their_methods_and_few_do_not():
     methods = ["lora", "dora", "vera", "oft", "ia3", "hra", "loha", "full"]
     curves = [LossCurve(method, method, DOWN) for method in methods]
     many, few = loss_figure(curves), loss_figure(curves[:-1])
@@ -259,7 +259,7 @@ def test_many_lines_wear_the_markers_of_their_methods_and_few_do_not():
     assert any("★" in label for label in texts(many))
 
 
-def test_a_figure_of_many_lines_is_as_high_as_its_texts():
+def test_a_figure_of_many_lines_has_room_for_all_labels():
     curves = [LossCurve(method, method, DOWN) for method in METHODS]
     assert height_for(curve_points(curves[:4]), 330) == 330
     high = height_for(curve_points(curves), 330)

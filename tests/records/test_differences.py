@@ -168,7 +168,7 @@ def test_other_examples_cannot_be_paired(tmp_path: Path) -> None:
     assert paired_scores(tmp_path) is None
 
 
-def test_a_handful_of_examples_shows_nothing(tmp_path: Path) -> None:
+def test_too_few_examples_show_no_difference(tmp_path: Path) -> None:
     make_scored(tmp_path, [0.0] * 3, [1.0] * 3)
     assert difference(tmp_path).outcome == "unknown"
 
@@ -189,7 +189,7 @@ def test_samples_that_cannot_be_read_are_as_none(tmp_path: Path) -> None:
     assert difference(tmp_path).outcome == "unknown"
 
 
-def test_seeds_that_overlap_are_no_difference_whatever_the_examples_say(tmp_path: Path) -> None:
+def test_overlapping_seeds_show_no_difference_even_if_the_examples_do(tmp_path: Path) -> None:
     for seed, (full, lora) in enumerate(((0.5, 0.9), (0.95, 1.0))):
         for method, score, right in (("full", full, HALF), ("lora", lora, ALL)):
             make_run(

@@ -109,7 +109,9 @@ def test_the_speed_is_that_of_the_last_reports(downloading: Make) -> None:
     ],
     ids=["the first report", "nothing comes in", "a file begins again"],
 )
-def test_without_a_rate_no_time_is_said(downloading: Make, events: list[dict[str, Any]]) -> None:
+def test_without_a_download_speed_no_remaining_time_is_shown(
+    downloading: Make, events: list[dict[str, Any]]
+) -> None:
     run = downloading(*events)
     assert download(run).eta_seconds is None
     assert "left</span>" not in queue(run)

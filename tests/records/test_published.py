@@ -215,7 +215,7 @@ def test_imported_results_can_be_deleted(tmp_path: Path) -> None:
     assert [run.run_id for run in read_published(tmp_path)[0]] == [two.run_id]
 
 
-def test_two_results_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_results_of_one_name_get_different_labels(tmp_path: Path) -> None:
     other = changed(tmp_path, {"train_info.train_time": 1000.0})
     labels = [run.row()["variant"] for run in imported(tmp_path, LORA, other, PROMPT)]
     assert len(set(labels)) == 3

@@ -136,7 +136,9 @@ def test_records_that_must_not_ship_are_refused(
         ("and/or, 3 / 4, a /b", None),
     ],
 )
-def test_paths_are_told_from_addresses_and_fractions(text: str, path: str | None) -> None:
+def test_local_paths_are_distinguished_from_addresses_and_fractions(
+    text: str, path: str | None
+) -> None:
     assert machine_path(text) == path
 
 

@@ -13,7 +13,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_goes_with_all_that_lies_in_its_folder_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_run_is_deleted_with_its_whole_folder_and_no_other_is(tmp_path: Path) -> None:
     base, full, lora = make_sweep(tmp_path, ("full", "lora"))
     lora.adapter.mkdir()
     (lora.adapter / "adapter_model.safetensors").write_bytes(b"x")
@@ -61,7 +61,7 @@ def test_an_id_is_never_taken_for_a_path(tmp_path: Path, wrong: str) -> None:
     assert (tmp_path / "x").exists()
 
 
-def test_what_a_killed_app_left_behind_is_no_run_and_goes_next_time(tmp_path: Path) -> None:
+def test_folders_left_by_a_killed_app_are_no_runs_and_are_deleted_next_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     left = tmp_path / f".removed.{run.run_id}.0badf00d"
     make_run(tmp_path, "full").path.rename(left)
