@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,7 +18,7 @@ from ftlab.charts.drawing import empty_figure, figure, fix_margins, glyph, plain
 from ftlab.charts.facts import add_origin, add_unlike, settings_text
 from ftlab.methods.registry import look_of
 from ftlab.records.comparability import Comparability
-from ftlab.records.progress import MOST_BUCKETS
+from ftlab.records.progress import MOST_BUCKETS, ThinCurve
 from ftlab.records.result import OPEN
 
 XAxis = Literal["step", "tokens", "seconds"]
@@ -99,23 +100,22 @@ class Line:
     def steps(self) -> list[At]:
         """Every step of any seed, with the seeds that have it; thinned if there are very many.
 
-        For one seed, the lowest and the highest of neighbouring steps are kept, so that spikes
-        stay. For several seeds, neighbouring steps are averaged and keep their whole range, because
-        thinned curves share no steps.
+        One seed is thinned by `ThinCurve`, so that spikes stay. For several seeds, neighbouring
+        steps are averaged and keep their whole range, because thinned curves share no steps.
         """
-        steps = self._every_step
+        every = self._every_step()
+        steps = list(every.values())
         if len(steps) <= 2 * MOST_BUCKETS + 2:
             return steps
+        if len(self.curves) == 1:
+            thin = ThinCurve()
+            for step, at in every.items():
+                thin.add(step, math.nan if at.mean is None else at.mean)
+            return [every[step] for step, _ in thin.points()]
         width = -(-len(steps) // MOST_BUCKETS)
-        groups = [steps[i : i + width] for i in range(0, len(steps), width)]
-        if len(self.curves) > 1:
-            return [_together(group) for group in groups]
-        ends = [steps[0], steps[-1]]
-        kept = {id(at) for group in groups for at in _extremes(group)} | {id(at) for at in ends}
-        return [at for at in steps if id(at) in kept]
+        return [_together(steps[i : i + width]) for i in range(0, len(steps), width)]
 
-    @cached_property
-    def _every_step(self) -> list[At]:
+    def _every_step(self) -> dict[int, At]:
         losses: dict[int, dict[int, float]] = {}
         places: dict[int, list[float]] = {}
         for number, curve in enumerate(self.curves):
@@ -124,7 +124,9 @@ class Line:
                 at = losses.setdefault(step, {})
                 if math.isfinite(loss):
                     at[number] = loss
-        return [At(sum(places[step]) / len(places[step]), losses[step]) for step in sorted(losses)]
+        return {
+            step: At(sum(places[step]) / len(places[step]), losses[step]) for step in sorted(losses)
+        }
 
     @property
     def end(self) -> float:
@@ -136,19 +138,6 @@ class Line:
         return self.method, self.label
 
 
-def _extremes(group: Sequence[At]) -> list[At]:
-    """The steps with the lowest and the highest mean, and one without a loss (a gap)."""
-    known = [at for at in group if at.losses]
-    gap = [at for at in group if not at.losses][:1]
-    if not known:
-        return gap
-    return [
-        *gap,
-        min(known, key=lambda at: at.mean or 0.0),
-        max(known, key=lambda at: at.mean or 0.0),
-    ]
-
-
 def _together(group: Sequence[At]) -> At:
     values: dict[int, list[float]] = {}
     for at in group:
@@ -156,30 +145,22 @@ def _together(group: Sequence[At]) -> At:
             values.setdefault(number, []).append(loss)
     known = [at for at in group if at.losses]
     return At(
-        sum(at.x for at in group) / len(group),
-        {number: sum(losses) / len(losses) for number, losses in values.items()},
+        fmean(at.x for at in group),
+        {number: fmean(losses) for number, losses in values.items()},
         (min(at.low for at in known), max(at.high for at in known)) if known else None,
     )
 
 
-@dataclass(frozen=True)
-class _Look:
+class _Look(NamedTuple):
     dash: str
     marker: str | None
 
 
 def run_cells(facts: Mapping[Any, Any]) -> list[Any]:
     """The first columns of `POINT_COLUMNS`, which are equal for all points of a run."""
-    return [
-        facts["run_id"],
-        facts["variant"],
-        facts["method"],
-        facts["seed"],
-        facts["status"] in ("done", *OPEN),
-        settings_text([facts]),
-        facts["origin"],
-        facts["created_at"],
-    ]
+    run = [facts[key] for key in ("run_id", "variant", "method", "seed")]
+    emphasised, settings = facts["status"] in ("done", *OPEN), settings_text([facts])
+    return [*run, emphasised, settings, facts["origin"], facts["created_at"]]
 
 
 def curves_figure(
@@ -212,11 +193,9 @@ def curves_figure(
         last = steps or last
     fig.update_layout(
         yaxis_range=[low, high],
-        xaxis={
-            "range": [0, last * 1.01],
-            "tickformat": "~s" if x == "tokens" else "d",
-            "nticks": 8,
-        },
+        xaxis_range=[0, last * 1.01],
+        xaxis_tickformat="~s" if x == "tokens" else "d",
+        xaxis_nticks=8,
     )
     fix_margins(fig, ["0.0"], y_title=True)
     _label_ends(fig, lines, looks, low, high, height)
@@ -232,19 +211,14 @@ def height_for(points: pd.DataFrame, least: int) -> int:
 
 def _curves(points: pd.DataFrame, x: XAxis, smoothing: int) -> list[Curve]:
     """The runs as curves, in the order of the points."""
-    facts: dict[str, tuple[str, str, Any, bool, str]] = {}
-    steps: dict[str, list[tuple[int, float, float]]] = {}
+    runs: dict[tuple[Any, ...], list[tuple[int, float, float]]] = {}
     names = ["run_id", "label", "method", "seed", "emphasised", "settings", "step", x, "loss"]
-    columns = (points[name].tolist() for name in names)
-    for run_id, label, method, seed, emphasised, settings, step, at, loss in zip(
-        *columns, strict=True
-    ):
+    for *run, step, at, loss in zip(*(points[name].tolist() for name in names), strict=True):
         if math.isfinite(at):
-            facts.setdefault(run_id, (label, method, seed, emphasised, settings))
-            steps.setdefault(run_id, []).append((step, at, loss))
+            runs.setdefault(tuple(run), []).append((step, at, loss))
     return [
-        Curve(run_id, *fact, points=_smooth(steps[run_id], smoothing))
-        for run_id, fact in facts.items()
+        Curve(run_id, label, method, seed, emphasised, settings, _smooth(steps, smoothing))
+        for (run_id, label, method, seed, emphasised, settings), steps in runs.items()
     ]
 
 
@@ -259,7 +233,7 @@ def _smooth(
     for step, x, loss in points:
         if math.isfinite(loss):
             window.append(loss)
-            loss = sum(window) / len(window)
+            loss = fmean(window)
         smooth.append((step, x, loss))
     return smooth
 
@@ -303,10 +277,7 @@ def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
         "mode": "lines+markers" if look.marker or single else "lines",
         "line": {"color": colour, "width": 2, "dash": look.dash},
         "marker": {
-            "symbol": look.marker or "circle",
-            "size": 6,
-            "maxdisplayed": 8,
-            "color": colour,
+            "symbol": look.marker or "circle", "size": 6, "maxdisplayed": 8, "color": colour,
         },
         "opacity": 1.0 if line.emphasised else 0.3,
         "name": name,
@@ -318,7 +289,7 @@ def _trace(line: Line, look: _Look, x: XAxis) -> dict[str, Any]:
             + (f"<br>{settings}" if settings else "")
             + "<extra></extra>"
         ),
-    }
+    }  # fmt: skip
 
 
 def _seeds(line: Line, at: At) -> str:
@@ -356,11 +327,9 @@ def _band(line: Line) -> dict[str, Any]:
 
 def _range(curves: Sequence[Curve], most: float) -> tuple[float, float]:
     low = min(min(curve.finite) for curve in curves)
-    highest = max(max(curve.finite) for curve in curves)
+    high = max(max(curve.finite) for curve in curves)
     if math.isfinite(most):
-        high = min(highest, most * max(curve.finite[0] for curve in curves))
-    else:
-        high = highest
+        high = min(high, most * max(curve.finite[0] for curve in curves))
     space = max(0.06 * (high - low), 0.01)
     return low - space, high + space
 

@@ -8,7 +8,7 @@ figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -39,47 +39,11 @@ _GLYPHS = {
 LOG_RATIO = 30.0
 """An axis is logarithmic if the largest value is more than this many times the smallest."""
 
-_NAMES = {
-    "trainable_params": "trained parameters",
-    "trainable_share": "share of the parameters trained",
-    "total_params": "parameters in all",
-    "peak_memory_bytes": "peak memory of the process, train phase",
-    "net_peak_memory_bytes": "net peak memory, train phase",
-    "train_seconds": "training time",
-    "tokens_per_second": "training speed",
-    "adapter_bytes": "file to ship",
-    "eval_loss_before": "held-out loss of the untouched model",
-    "eval_loss_after": "held-out loss",
-    "score_before": "score of the untouched model",
-    "loss_change": "change of the held-out loss",
-    "score_after": "score",
-    "score_gain": "gain in score over the untouched model",
-    "general_loss_before": "loss of the untouched model on unrelated text",
-    "general_loss_after": "loss on unrelated text",
-    "general_loss_change": "forgetting",
-}
 _UNITS_IN_TITLE = {"nats a token", "0 to 1", "-1 to 1"}
 _SPACE = 0.09  # share of the span that is added beyond the outermost values
 _SECOND_STEPS = (
-    0.1,
-    0.2,
-    0.5,
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1800,
-    3600,
-    7200,
-    21600,
-)
+    0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600,
+)  # fmt: skip
 _SECOND_DECADES = (0.1, 1, 10, 60, 600, 3600, 36000)
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -128,6 +92,25 @@ def empty_figure(words: str, height: int = HEIGHT) -> go.Figure:
     fig = figure(height)
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
     return fig.add_annotation(text=words, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+
+
+def name_rows(
+    fig: go.Figure,
+    variants: Iterable[tuple[str, str]],
+    places: Sequence[float],
+    ends: tuple[float, float],
+    x_ticks: bool = True,
+) -> go.Figure:
+    """Labels the rows of a bar chart with the short names of (variant, method), downwards.
+
+    `ends` are the positions above the first and below the last row.
+    """
+    names = [short_name(variant, method) for variant, method in variants]
+    fig.update_yaxes(
+        showgrid=False, tickvals=list(places), ticktext=[plain(name) for name in names],
+        range=ends[::-1],
+    )  # fmt: skip
+    return fix_margins(fig, names, y_title=False, x_ticks=x_ticks)
 
 
 def fix_margins(
@@ -200,15 +183,10 @@ class Axis:
         return math.log10(value) if self.log else value
 
 
-def measure_name(metric: MetricSpec) -> str:
-    """The name of the measure in a sentence and on an axis."""
-    return _NAMES.get(metric.key, metric.label.lower())
-
-
 def axis_title(metric: MetricSpec, name: str = "") -> str:
     """The title of an axis, as in "net peak memory, train phase (less is better)"."""
     unit = f"{metric.unit}, " if metric.unit in _UNITS_IN_TITLE else ""
-    return f"{name or measure_name(metric)} ({unit}{metric.better} is better)"
+    return f"{name or metric.name} ({unit}{metric.better} is better)"
 
 
 def needs_log(values: Sequence[float]) -> bool:
@@ -229,7 +207,7 @@ def axis_of(metric: MetricSpec, values: Sequence[float], name: str = "") -> Axis
         low, high = least - space, most + space
         ticks = _linear_ticks(metric, low, high, floor=least >= 0)
     texts = tuple(tick_text(metric, tick) for tick in ticks)
-    return Axis(name or measure_name(metric), title, needs_log(values), low, high, ticks, texts)
+    return Axis(name or metric.name, title, needs_log(values), low, high, ticks, texts)
 
 
 def bytes_axis(end: float) -> dict[str, Any]:

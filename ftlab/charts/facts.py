@@ -35,6 +35,9 @@ _MOST_NAMES = 3  # differing settings named within a figure
 NOTE_PIXELS = 18
 """Height of the line above a figure that shows the origin of its numbers."""
 
+_ABOVE = {"y": 1, "xref": "paper", "yref": "paper", "yanchor": "bottom", "showarrow": False,
+          "font": {"size": 11}}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class VariantRuns:
@@ -74,6 +77,20 @@ class VariantRuns:
     def run_ids(self) -> str:
         """The run ids, separated by spaces, as in the `customdata` of a figure."""
         return " ".join(str(row["run_id"]) for row in self.rows)
+
+
+def opening(groups: Sequence[VariantRuns], hover: Iterable[str]) -> dict[str, Any]:
+    """The part of a trace that shows text and settings of a group, and opens it by a click."""
+    texts = [
+        f"{text}<br>{settings_text(group.rows)}{click_hint(group.rows)}"
+        for text, group in zip(hover, groups, strict=True)
+    ]
+    return {
+        "cliponaxis": False,
+        "customdata": [group.run_ids for group in groups],
+        "hovertext": texts,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
 
 
 def is_measured(value: Any) -> bool:
@@ -147,7 +164,7 @@ def settings_text(rows: Sequence[Mapping[str, Any]]) -> str:
         ],
         [
             _value(rows, "dtype_policy"),
-            " ".join(filter(None, [_value(rows, "device"), _in_brackets(_value(rows, "machine"))])),
+            f"{_value(rows, 'device')} {_named(rows, '({})', 'machine')}".strip(),
         ],
         [_seeds(rows)],
     ]
@@ -167,16 +184,14 @@ def origin_words(table: pd.DataFrame) -> str:
 
     Reads the columns `origin` and `created_at`; an import's date is not the date of its numbers.
     """
-    known = list(zip(table["origin"].tolist(), table["created_at"].tolist(), strict=True))
-    parts = []
-    for origin in ORIGINS:
-        dates = [date for of, date in known if of == origin]
-        if not dates:
-            continue
-        given = [float(date) for date in dates if date is not None and math.isfinite(date)]
-        dated = origin != "imported" and bool(given)
-        parts.append(f"{origin} {day(min(given))}" if dated else origin)
-    return ", ".join(parts)
+    dates = table["created_at"].astype(float).groupby(table["origin"]).min()
+    return ", ".join(
+        f"{origin} {day(dates[origin])}"
+        if origin != "imported" and is_measured(dates[origin])
+        else origin
+        for origin in ORIGINS
+        if origin in dates
+    )
 
 
 def day(timestamp: float) -> str:
@@ -204,24 +219,12 @@ def add_unlike(fig: go.Figure, found: Comparability) -> go.Figure:
     words = f"Not like for like: {found.names(_MOST_NAMES)}"
     lines = [plain(line) for line in textwrap.wrap(words, _LINE_CHARACTERS, max_lines=3)]
     more = _LINE_PIXELS * len(lines)
-    margin, height = _top(fig), fig.layout.height + more
-    fig.update_layout(margin_t=margin + more, height=height)
+    margin = _margin(fig, "t")
+    fig.update_layout(margin_t=margin + more, height=fig.layout.height + more)
     return fig.add_annotation(
-        text="<br>".join(lines),
-        hovertext=plain(found.sentence),
-        name="unlike",
-        align="left",
-        x=0,
-        y=1,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        xshift=-_left(fig),
-        yshift=margin,
-        showarrow=False,
-        font_size=11,
-    )
+        _ABOVE, text="<br>".join(lines), hovertext=plain(found.sentence), name="unlike",
+        align="left", x=0, xanchor="left", xshift=-_margin(fig, "l"), yshift=margin,
+    )  # fmt: skip
 
 
 def add_origin(fig: go.Figure, table: pd.DataFrame) -> go.Figure:
@@ -232,32 +235,16 @@ def add_origin(fig: go.Figure, table: pd.DataFrame) -> go.Figure:
     words = origin_words(table)
     if not words:
         return fig
-    top = _top(fig)
+    top = _margin(fig, "t")
     more = max(0, NOTE_PIXELS - top)
     fig.update_layout(margin_t=top + more, height=fig.layout.height + more)
-    return fig.add_annotation(
-        text=words,
-        name="origin",
-        x=1,
-        y=1,
-        xref="paper",
-        yref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        showarrow=False,
-        font_size=11,
-    )
+    return fig.add_annotation(_ABOVE, text=words, name="origin", x=1, xanchor="right")
 
 
-def _top(fig: go.Figure) -> int:
-    """Pixels of the margin above the plot."""
-    top = fig.layout.margin.t
-    return int(fig.layout.template.layout.margin.t if top is None else top)
-
-
-def _left(fig: go.Figure) -> int:
-    left = fig.layout.margin.l
-    return int(fig.layout.template.layout.margin.l if left is None else left)
+def _margin(fig: go.Figure, side: str) -> int:
+    """Pixels of the margin at that side ("t", "l"), the template's if the figure sets none."""
+    own = fig.layout.margin[side]
+    return int(fig.layout.template.layout.margin[side] if own is None else own)
 
 
 def _cell(value: Any) -> str:
@@ -290,7 +277,3 @@ def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
         return f"seed {seeds[0]}"
     shown = ", ".join(seeds[:_MOST_VALUES]) + (", …" if len(seeds) > _MOST_VALUES else "")
     return f"{len(seeds)} seeds: {shown}"
-
-
-def _in_brackets(text: str) -> str:
-    return f"({text})" if text else ""

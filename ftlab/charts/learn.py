@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.basics import units
-from ftlab.basics.units import format_number, format_share
+from ftlab.basics.units import format_count, format_number, format_share
 from ftlab.charts.drawing import INK, figure, plain
 from ftlab.methods.families.full import FULL
 from ftlab.methods.families.lora import LORA
@@ -24,7 +23,6 @@ MARKS = {"nf4": ("x", "✖"), "bf16": ("circle-open", "○"), "fp32": ("circle",
 _COLOURS = {"nf4": QLORA.look.colour, "bf16": _GREY, "fp32": LORA.look.colour}
 _SIZES = {"nf4": 6, "bf16": 9, "fp32": 4}
 _BAND = "rgba(112,123,140,0.22)"
-SPECTRUM_COLUMNS = ["direction", "value", "energy", "cumulative", "kept"]
 MAP_COLUMNS = ["layer", "part", "name", "size", "effective_rank", "rank"]
 MEASURES = {"size": "size", "effective_rank": "effective rank"}
 _LEFT_OUT = "rgba(128,138,152,0.45)"
@@ -39,9 +37,8 @@ def change_figure(parts: pd.DataFrame, height: int = 250) -> go.Figure:
         y=(100 * parts["relative"]).tolist(),
         marker={"color": FULL.look.colour, "line_width": 0},
         customdata=[
-            f"{plain(row.part)}: moved by {units.format_share(row.relative)} of its size<br>"
-            f"{units.format_share(row.share)} of its {units.format_count(row.numbers)} numbers "
-            "changed"
+            f"{plain(row.part)}: moved by {format_share(row.relative)} of its size<br>"
+            f"{format_share(row.share)} of its {format_count(row.numbers)} numbers changed"
             for row in parts.itertuples()
         ],
         hovertemplate="%{customdata}<extra></extra>",
@@ -192,23 +189,23 @@ def spectrum_rows(values: np.ndarray, rank: int, limit: int = 64) -> pd.DataFram
     `energy` is the share of the squared Frobenius norm, `cumulative` the sum of these shares up to
     the value, `kept` whether the value is among the first `rank`.
     """
-    squares = np.square(np.asarray(values, dtype=np.float64))
-    total = squares.sum()
-    energy = squares / total if total > 0 else np.zeros_like(squares)
-    rows = pd.DataFrame(
+    values = np.asarray(values, dtype=np.float64)
+    directions = np.arange(1, len(values) + 1)
+    energy = np.square(values) / (np.square(values).sum() or 1.0)
+    return pd.DataFrame(
         {
-            "direction": np.arange(1, len(squares) + 1),
-            "value": np.asarray(values, dtype=np.float64),
+            "direction": directions,
+            "value": values,
             "energy": energy,
             "cumulative": np.cumsum(energy),
+            "kept": directions <= rank,
         }
-    )
-    return rows.assign(kept=rows["direction"] <= rank).head(limit)[SPECTRUM_COLUMNS]
+    ).head(limit)
 
 
 def spectrum_figure(rows: pd.DataFrame, colour: str, height: int = 150) -> go.Figure:
-    """Bars of singular values, with the kept ones in `colour`; columns `SPECTRUM_COLUMNS`."""
-    fig = figure(height, margin={"l": 8, "r": 8, "t": 6, "b": 8}, bargap=0.2)
+    """Bars of singular values from `spectrum_rows`, with the kept ones in `colour`."""
+    fig = figure(height, margin={"r": 8, "t": 6}, bargap=0.2)
     fig.add_bar(
         x=rows["direction"].tolist(),
         y=rows["value"].tolist(),
@@ -230,16 +227,14 @@ def change_map(rows: pd.DataFrame, measure: str, chosen: str, colour: str) -> go
     """
     parts = list(dict.fromkeys(rows["part"]))
     layers = list(dict.fromkeys(rows["layer"]))
-    table = rows.pivot(index="part", columns="layer", values=measure).reindex(parts)[layers]
-    words = rows.assign(words=[_matrix(row) for row in rows.itertuples()]).pivot(
-        index="part", columns="layer", values="words"
-    )
-    fig = figure(64 + _ROW_PIXELS * len(parts), margin={"l": 8, "r": 8, "t": 6, "b": 8})
+    described = rows.assign(words=[_matrix(row) for row in rows.itertuples()])
+    cells = described.pivot(index="part", columns="layer").reindex(parts)
+    fig = figure(64 + _ROW_PIXELS * len(parts), margin={"r": 8, "t": 6})
     fig.add_heatmap(
-        z=table.to_numpy().tolist(),
+        z=cells[measure][layers].to_numpy().tolist(),
         x=list(range(len(layers))),
         y=list(range(len(parts))),
-        text=words.reindex(parts)[layers].fillna("").to_numpy().tolist(),
+        text=cells["words"][layers].fillna("").to_numpy().tolist(),
         hovertemplate="%{text}<extra></extra>",
         hoverongaps=False,
         colorscale=[[0, "rgba(128,138,152,0.12)"], [1, colour]],

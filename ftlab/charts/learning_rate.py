@@ -18,10 +18,9 @@ from ftlab.charts.facts import (
     VariantRuns,
     add_facts,
     by_variant,
-    click_hint,
     is_measured,
     left_out,
-    settings_text,
+    opening,
 )
 from ftlab.charts.html import named
 from ftlab.charts.points import spread_bars, untouched_line
@@ -74,16 +73,16 @@ def learning_rates_figure(
     everything = [group for groups in ladders for group in groups]
     before = _losses_before(everything)
     values = [value for group in everything for value in group.values(_LOSS.key)]
-    span = _FAR * (max(values) - min(values))
-    far = [loss for loss in before if _distance(loss, values) > span]
+    least, most = min(values), max(values)
+    far = [loss for loss in before if max(loss - most, least - loss) > _FAR * (most - least)]
     near = [loss for loss in before if loss not in far]
     axis = axis_of(_LOSS, [*values, *near], name)
     undone = table[~table.index.isin(rows.index)]
     rates = sorted({*map(_rate, everything), *undone["learning_rate"].dropna().tolist()})
-    fig = figure(height, margin={"l": 8, "r": 16, "t": NOTE_PIXELS, "b": 8})
+    fig = figure(height, margin={"r": 16, "t": NOTE_PIXELS})
     ends = [rates[0] / 1.3, rates[-1] * 1.3]
     for loss in far[:1]:
-        _say_untouched(fig, loss, above=loss > max(values))
+        _say_untouched(fig, loss, above=loss > most)
     for loss in near:
         fig.add_trace(untouched_line("untouched model", loss, ends, _LOSS))
     for curve, groups in zip(curves, ladders, strict=True):
@@ -149,12 +148,7 @@ def _curve(groups: Sequence[VariantRuns], name: str) -> dict[str, Any]:
         "error_y": spread_bars(groups, _LOSS, look.colour),
         "line": {"color": look.colour, "dash": look.dash, "width": 2},
         "marker": {"color": look.colour, "symbol": look.marker, "size": 10},
-        "cliponaxis": False,
-        "customdata": [group.run_ids for group in groups],
-        "hovertext": [
-            f"loss {_LOSS.format(mean)}<br>{settings_text(group.rows)}{click_hint(group.rows)}"
-            for group, mean in zip(groups, means, strict=True)
-        ],
+        **opening(groups, [f"loss {_LOSS.format(mean)}" for mean in means]),
         "hovertemplate": f"%{{hovertext}}<extra>{'' if name == _MEAN else name}</extra>",
     }
 
@@ -162,6 +156,8 @@ def _curve(groups: Sequence[VariantRuns], name: str) -> dict[str, Any]:
 def _undone(rows: pd.DataFrame, height: float) -> dict[str, Any]:
     """Runs without a loss, all at one height, labelled with their status."""
     words = [plain(status_label(str(status))) for status in rows["status"]]
+    said = zip(words, [plain(str(reason or "")) for reason in rows["reason"]], strict=True)
+    groups = [VariantRuns("", "", (row,)) for row in rows.to_dict("records")]
     return {
         "type": "scatter",
         "mode": "markers+text",
@@ -171,18 +167,8 @@ def _undone(rows: pd.DataFrame, height: float) -> dict[str, Any]:
         "text": words,
         "textposition": "bottom center",
         "marker": {"color": BASE_LOOK.colour, "symbol": BASE_LOOK.marker, "size": 9},
-        "cliponaxis": False,
-        "customdata": [str(run_id) for run_id in rows["run_id"]],
-        "hovertext": [
-            f"{word}<br>{plain(str(reason or ''))}"
-            for word, reason in zip(words, rows["reason"], strict=True)
-        ],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        **opening(groups, ["<br>".join(filter(None, pair)) for pair in said]),
     }
-
-
-def _distance(value: float, others: Sequence[float]) -> float:
-    return max(value - max(others), min(others) - value)
 
 
 def _say_untouched(fig: go.Figure, loss: float, above: bool) -> None:
@@ -214,10 +200,11 @@ def _drawn(facts: Facts) -> Drawn:
 
 
 def _figure(facts: Facts) -> go.Figure:
-    curves = [
-        RateCurve(_name_of(facts.read, ladder), _rows(facts, ladder), _suggested(ladder))
-        for ladder in facts.read
-    ]
+    curves = []
+    for ladder in facts.read:
+        name = plain(ladder.variant.label) if len(facts.read) > 1 else _MEAN
+        rows = facts.table[facts.table["run_id"].isin([run.run_id for run in ladder.runs])]
+        curves.append(RateCurve(name, rows, _suggested(ladder)))
     if not curves:
         return empty_figure("no learning rates were tried", facts.height)
     return learning_rates_figure(curves, _loss_name(facts.read), facts.height)
@@ -271,15 +258,6 @@ def _best(ladder: Tuned) -> float | None:
     """The rate with the lowest loss."""
     known = [point for point in ladder.points if point.loss is not None]
     return min(known, key=lambda point: point.loss or 0.0).rate if known else None
-
-
-def _name_of(ladders: Sequence[Tuned], ladder: Tuned) -> str:
-    return plain(ladder.variant.label) if len(ladders) > 1 else _MEAN
-
-
-def _rows(facts: Facts, ladder: Tuned) -> pd.DataFrame:
-    """The ladder's rows of the sweep's table."""
-    return facts.table[facts.table["run_id"].isin([run.run_id for run in ladder.runs])]
 
 
 CHARTS = (

@@ -57,24 +57,17 @@ def loss_points(data: SweepData) -> pd.DataFrame:
     facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
     rows: list[list[Any]] = []
     for run in data.own_runs:
-        steps = _recorded(run.directory.metrics())
-        rows += _rows_of(facts[run.run_id], steps)
+        cells = run_cells(facts[run.run_id])
+        rows += [[*cells, *step] for step in _recorded(run.directory.metrics())]
     for published in data.published:
-        losses = [(step, None, None, loss) for step, loss in published.losses]
-        rows += _rows_of(facts[published.run_id], losses)
+        cells = run_cells(facts[published.run_id])
+        rows += [[*cells, step, None, None, loss] for step, loss in published.losses]
     return _table(rows)
-
-
-def _rows_of(
-    facts: Mapping[Any, Any], steps: Iterable[tuple[int, float | None, float | None, float]]
-) -> list[list[Any]]:
-    run = run_cells(facts)
-    return [[*run, *step] for step in steps]
 
 
 def _recorded(
     events: Iterable[Mapping[str, Any]],
-) -> Iterable[tuple[int, float | None, float | None, float]]:
+) -> Iterable[tuple[int, float, float, float]]:
     tokens = seconds = 0.0
     for event in events:
         if event.get("event") == "step":

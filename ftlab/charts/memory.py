@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import pandas as pd
@@ -14,16 +15,8 @@ import plotly.graph_objects as go
 
 from ftlab.basics import units
 from ftlab.basics.words import some_names
-from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
-from ftlab.charts.facts import (
-    NOTE_PIXELS,
-    VariantRuns,
-    add_facts,
-    by_variant,
-    click_hint,
-    is_measured,
-    settings_text,
-)
+from ftlab.charts.drawing import bytes_axis, empty_figure, figure, name_rows, plain
+from ftlab.charts.facts import NOTE_PIXELS, VariantRuns, add_facts, by_variant, is_measured, opening
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place, measured
 from ftlab.methods.registry import look_of
 from ftlab.records.result import MEMORY_PARTS
@@ -86,15 +79,14 @@ def phases_figure(facts: Facts) -> go.Figure:
     bars = [_phase_bars(phase, groups, place) for place, phase in enumerate(_PHASES)]
     longest = max(value for trace in bars for value in trace["x"] if value is not None)
     height = _AXIS_PIXELS + _BAR_PIXELS * (len(_PHASES) + 1) * len(groups)
-    fig = figure(height, margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8}, bargap=0.12)
+    fig = figure(height, margin_t=NOTE_PIXELS, bargap=0.12)
     fig.add_traces(bars)
     fig.update_xaxes(
         title_text=f"net peak memory{_kind(rows)}, less is better", **bytes_axis(longest * _ROOM)
     )
-    middle = (len(_PHASES) - 1) / 2
-    _name_rows(fig, groups, [(len(_PHASES) + 1) * i + middle for i in range(len(groups))])
-    fig.update_yaxes(range=[(len(_PHASES) + 1) * len(groups) - 1, -1])
-    return add_facts(fig, rows)
+    step, middle = len(_PHASES) + 1, (len(_PHASES) - 1) / 2
+    places = [step * i + middle for i in range(len(groups))]
+    return add_facts(name_rows(fig, _names(groups), places, (-1, step * len(groups) - 1)), rows)
 
 
 def phases_finding(facts: Facts) -> str:
@@ -106,7 +98,7 @@ def phases_finding(facts: Facts) -> str:
     for group in groups:
         names.setdefault(_peak_phase(group), []).append(group.variant)
     if len(names) == 1 and len(groups) > 1:
-        phase = next(iter(names))
+        (phase,) = names
         if phase:
             return f"{phase.capitalize()} sets the peak of every variant, in every run"
         return "Which phase sets the peak differs between the runs of every variant"
@@ -138,28 +130,22 @@ def memory_breakdown_figure(facts: Facts) -> go.Figure:
     if not groups:
         return empty_figure("no run says what its peak was made of")
     lines = list(range(len(groups)))
-    fig = figure(
-        _AXIS_PIXELS + _ROW_PIXELS * len(groups),
-        margin={"l": 8, "r": 12, "t": NOTE_PIXELS, "b": 8},
-        barmode="stack",
-    )
+    height = _AXIS_PIXELS + _ROW_PIXELS * len(groups)
+    fig = figure(height, margin_t=NOTE_PIXELS, barmode="stack")
     fig.add_traces([_part_bars(part, groups, lines) for part in MEMORY_PARTS])
     known = [i for i in lines if _has_prediction(groups[i])]
+    predicted = [groups[i] for i in known]
     if known:
-        fig.add_traces(
-            [_predicted_bars(part, [groups[i] for i in known], known) for part in MEMORY_PARTS]
-        )
+        fig.add_traces([_predicted_bars(part, predicted, known) for part in MEMORY_PARTS])
     fig.add_traces([_net_ticks(groups, lines)])
     ends = [_total(group, "anatomy") for group in groups]
-    ends += [_total(groups[i], "predicted") for i in known]
+    ends += [_total(group, "predicted") for group in predicted]
     ends += [group.mean(_NET) for group in groups if is_measured(group.mean(_NET))]
     longest = max(ends)
     fig.update_xaxes(
         title_text="at the net peak of training, less is better", **bytes_axis(longest * 1.06)
     )
-    _name_rows(fig, groups, lines)
-    fig.update_yaxes(range=[len(groups) - 0.4, -0.4])
-    return add_facts(fig, rows)
+    return add_facts(name_rows(fig, _names(groups), lines, (-0.4, len(groups) - 0.4)), rows)
 
 
 def memory_breakdown_finding(facts: Facts) -> str:
@@ -203,18 +189,14 @@ def _phase_bars(phase: _Phase, groups: Sequence[VariantRuns], place: int) -> dic
         "text": [f"{phase.name} {units.format_bytes(mean)}" for mean in means],
         "textposition": "outside",
         "textfont": {"size": 11},
-        "cliponaxis": False,
-        "customdata": [group.run_ids for group in groups],
-        "hovertext": [
-            _hover(group, f"{phase.name}: net peak", values)
-            for group, values in zip(groups, nets, strict=True)
-        ],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        **opening(groups, map(_hover, groups, repeat(f"{phase.name}: net peak"), nets)),
     }
 
 
 def _part_bars(part: str, groups: Sequence[VariantRuns], lines: Sequence[float]) -> dict[str, Any]:
-    return _stacked(f"anatomy_{part}_bytes", part, groups, lines) | {
+    return _of_rows(f"anatomy_{part}_bytes", part, groups, lines) | {
+        "type": "bar",
+        "orientation": "h",
         "name": part,
         "width": _MEASURED_WIDTH,
         "marker": {"color": _BREAKDOWN_COLOURS[part], "line": {"width": 0}},
@@ -230,7 +212,9 @@ def _predicted_bars(
     part: str, groups: Sequence[VariantRuns], lines: Sequence[int]
 ) -> dict[str, Any]:
     below = [line + _PREDICTED_BELOW for line in lines]
-    return _stacked(f"predicted_{part}_bytes", f"predicted {part} ≈", groups, below) | {
+    return _of_rows(f"predicted_{part}_bytes", f"predicted {part} ≈", groups, below) | {
+        "type": "bar",
+        "orientation": "h",
         "name": f"predicted {part}",
         "width": _PREDICTED_WIDTH,
         "marker": {
@@ -241,45 +225,28 @@ def _predicted_bars(
     }
 
 
-def _stacked(
+def _of_rows(
     key: str, what: str, groups: Sequence[VariantRuns], lines: Sequence[float]
 ) -> dict[str, Any]:
-    """The bars of one part, stacked in each group."""
+    """The means of one column, one in each row."""
     return {
-        "type": "bar",
-        "orientation": "h",
         "y": list(lines),
         "x": [group.mean(key) for group in groups],
-        "customdata": [group.run_ids for group in groups],
-        "hovertext": [_hover(group, what, group.values(key)) for group in groups],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        **opening(groups, [_hover(group, what, group.values(key)) for group in groups]),
     }
 
 
 def _net_ticks(groups: Sequence[VariantRuns], lines: Sequence[int]) -> dict[str, Any]:
-    return {
+    return _of_rows(_NET, "measured net peak", groups, lines) | {
         "type": "scatter",
         "mode": "markers",
         "name": "net peak",
-        "x": [group.mean(_NET) for group in groups],
-        "y": list(lines),
         "marker": {"symbol": "line-ns", "size": 24, "line": {"color": _TICK, "width": 3}},
-        "cliponaxis": False,
-        "customdata": [group.run_ids for group in groups],
-        "hovertext": [_hover(group, "measured net peak", group.values(_NET)) for group in groups],
-        "hovertemplate": "%{hovertext}<extra></extra>",
     }
 
 
-def _name_rows(fig: go.Figure, groups: Sequence[VariantRuns], lines: Sequence[float]) -> None:
-    names = [short_name(group.variant, group.method) for group in groups]
-    fig.update_yaxes(
-        showgrid=False,
-        tickmode="array",
-        tickvals=list(lines),
-        ticktext=[plain(name) for name in names],
-    )
-    fix_margins(fig, names, y_title=False)
+def _names(groups: Sequence[VariantRuns]) -> list[tuple[str, str]]:
+    return [(group.variant, group.method) for group in groups]
 
 
 def _net(row: Mapping[str, Any], phase: _Phase) -> float | None:
@@ -322,7 +289,7 @@ def _hover(group: VariantRuns, what: str, values: Sequence[float]) -> str:
     if len(values) > 1:
         low, high = units.format_bytes(min(values)), units.format_bytes(max(values))
         text += f", {low} to {high}"
-    return "<br>".join([text, settings_text(group.rows)]) + click_hint(group.rows)
+    return text
 
 
 CHARTS = (

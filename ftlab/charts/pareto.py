@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab.basics.words import join_names
-from ftlab.charts.drawing import empty_figure, measure_name
+from ftlab.charts.drawing import empty_figure
 from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
-from ftlab.records.differences import EXACT, Difference, Differences, differences_of
+from ftlab.records.differences import EXACT, Differences, differences_of
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 
@@ -107,17 +108,11 @@ def _clearly_beaten(
     group: VariantRuns, front: Sequence[VariantRuns], differences: Sequence[Differences]
 ) -> bool:
     """Whether a variant of the front is shown to be better in both measures (or equal in one)."""
-    return any(
-        all(
-            _is_better_or_equal(measure.between(better.variant, group.variant))
-            for measure in differences
-        )
-        for better in front
-    )
-
-
-def _is_better_or_equal(found: Difference) -> bool:
-    return found.outcome == "better" or found.value == found.other
+    for better in front:
+        both = [measure.between(better.variant, group.variant) for measure in differences]
+        if all(found.outcome == "better" or found.value == found.other for found in both):
+            return True
+    return False
 
 
 def pareto_front(groups: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec) -> list[VariantRuns]:
@@ -126,23 +121,15 @@ def pareto_front(groups: Sequence[VariantRuns], x: MetricSpec, y: MetricSpec) ->
     A variant is on the front if no other is at least as good in both means and better in one
     (Pareto efficiency). Equal variants are all on it.
     """
-    goods = [(_good(group, x), _good(group, y)) for group in groups]
+    signs = np.array([1 if metric.better == "more" else -1 for metric in (x, y)])
+    means = np.array([[group.mean(x.key), group.mean(y.key)] for group in groups])
+    goods = signs * means
     kept = [
         group
         for group, good in zip(groups, goods, strict=True)
-        if not any(_beats(other, good) for other in goods)
+        if not ((goods >= good).all(axis=1) & (goods != good).any(axis=1)).any()
     ]
     return sorted(kept, key=lambda group: (group.mean(x.key), group.mean(y.key)))
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return one != other and one[0] >= other[0] and one[1] >= other[1]
-
-
-def _good(group: VariantRuns, metric: MetricSpec) -> float:
-    """The mean, with its sign changed if less is better."""
-    mean = group.mean(metric.key)
-    return mean if metric.better == "more" else -mean
 
 
 def _names(groups: Sequence[VariantRuns]) -> str:
@@ -154,7 +141,7 @@ def _names(groups: Sequence[VariantRuns]) -> str:
 def measure_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(name, key) of each measure that some run of the table has; of all if there is none."""
     known = [key for key in METRICS if not left_out(table, key)[0].empty]
-    return [(measure_name(METRICS[key]).capitalize(), key) for key in known or METRICS]
+    return [(METRICS[key].name.capitalize(), key) for key in known or METRICS]
 
 
 def _measures(facts: Facts) -> tuple[MetricSpec, MetricSpec]:
@@ -169,7 +156,7 @@ def _drawn(facts: Facts) -> Drawn:
 
 def _name(facts: Facts) -> str:
     x, y = _measures(facts)
-    return f"{y.label} against {measure_name(x).split(',')[0]}"
+    return f"{y.label} against {x.name.split(',')[0]}"
 
 
 CHARTS = (

@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ftlab.basics.units import format_bytes
-from ftlab.charts.drawing import empty_figure, figure, fix_margins, plain
+from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain
 from ftlab.methods.registry import look_of
 
 _LIMIT = "#d0433a"
@@ -38,10 +38,9 @@ def peak_length_figure(
     lengths = sorted({length for line in drawn for length in line.peaks})
     highest = max(max(line.peaks.values()) for line in drawn)
     top = _SPACE * max(highest, limit or 0)
-    fig = figure(height, margin={"l": 8, "r": 90, "t": 12, "b": 8})
+    fig = figure(height, margin={"r": 90, "t": 12})
     fig.add_traces([_trace(line) for line in drawn])
-    ticks = _ticks(top)
-    texts = [format_bytes(tick).replace(".00", "") for tick in ticks]
+    peaks = bytes_axis(top)
     fig.update_layout(
         xaxis={
             "title": {"text": "longest example (tokens)"},
@@ -51,13 +50,7 @@ def peak_length_figure(
             "tickvals": lengths,
             "ticktext": [f"{length:,}" for length in lengths],
         },
-        yaxis={
-            "title": {"text": "predicted reserved peak (less is better)"},
-            "range": [0, top],
-            "tickmode": "array",
-            "tickvals": ticks,
-            "ticktext": texts,
-        },
+        yaxis={"title": {"text": "predicted reserved peak (less is better)"}} | peaks,
     )
     for line in drawn:
         last = max(line.peaks)
@@ -67,7 +60,7 @@ def peak_length_figure(
         )  # fmt: skip
     if limit is not None:
         _add_limit(fig, limit, top, card)
-    return fix_margins(fig, texts, y_title=True)
+    return fix_margins(fig, peaks["ticktext"], y_title=True)
 
 
 def is_above(line: PeakLine, limit: int | None) -> bool:
@@ -111,9 +104,3 @@ def _add_limit(fig: go.Figure, limit: int, top: float, card: str) -> None:
             "yanchor": "bottom", "font_size": 11,
         },
     )  # fmt: skip
-
-
-def _ticks(top: float) -> list[float]:
-    power = 10.0 ** math.floor(math.log10(top / 5))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if top / (power * factor) <= 6)
-    return [step * number for number in range(math.floor(top / step) + 1)]

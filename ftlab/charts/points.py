@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,16 +11,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ftlab.charts.drawing import Axis, axis_of, figure, fix_margins, measure_name, plain, short_name
-from ftlab.charts.facts import (
-    NOTE_PIXELS,
-    VariantRuns,
-    add_facts,
-    by_variant,
-    click_hint,
-    left_out,
-    settings_text,
-)
+from ftlab.charts.drawing import Axis, axis_of, figure, fix_margins, plain, short_name
+from ftlab.charts.facts import NOTE_PIXELS, VariantRuns, add_facts, by_variant, left_out, opening
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import BASE_LOOK, label_of, look_of
 from ftlab.records.metrics import METRICS
@@ -73,7 +65,7 @@ def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
         names = {str(name) for name in rows["metric"] if name}
         score = names.pop() if len(names) == 1 else "score"
         return score if metric.key == "score_after" else f"gain in {score} over the untouched model"
-    name = measure_name(metric)
+    name = metric.name
     if metric.key in ("net_peak_memory_bytes", "peak_memory_bytes"):
         kinds = {str(kind) for kind in rows["peak_memory_kind"] if kind}
         if set(rows["origin"]) == {"imported"}:  # others may have measured other phases
@@ -105,7 +97,7 @@ def scatter_figure(
         if several:
             traces.append(_seeds(shown, several))
         traces.append(_means(shown, members))
-    fig = figure(facts.height, margin={"l": 8, "r": 16, "t": NOTE_PIXELS, "b": 8})
+    fig = figure(facts.height, margin={"r": 16, "t": NOTE_PIXELS})
     fig.add_traces(traces)
     fig.update_layout(xaxis=shown.x_axis.layout(), yaxis=shown.y_axis.layout())
     fix_margins(fig, shown.y_axis.texts, y_title=True)
@@ -118,7 +110,8 @@ def scatter_figure(
         for x, y in zip(trace["x"], trace["y"], strict=True)
     ]
     _name(fig, shown, first, line)
-    return add_facts(fig, facts.table[facts.table["run_id"].isin(_ids(shown))])
+    drawn = {str(row["run_id"]) for group in shown.groups for row in group.rows}
+    return add_facts(fig, facts.table[facts.table["run_id"].isin(drawn)])
 
 
 def untouched_line(
@@ -136,10 +129,6 @@ def untouched_line(
     }
 
 
-def _ids(shown: Scatter) -> list[str]:
-    return [str(row["run_id"]) for group in shown.groups for row in group.rows]
-
-
 def _all(groups: Sequence[VariantRuns], metric: MetricSpec) -> list[float]:
     """The values, and the ends of the error bars."""
     return [
@@ -149,19 +138,15 @@ def _all(groups: Sequence[VariantRuns], metric: MetricSpec) -> list[float]:
 
 def _seeds(shown: Scatter, groups: Sequence[VariantRuns]) -> dict[str, Any]:
     look = look_of(groups[0].method)
-    rows = [row for group in groups for row in group.rows]
+    rows = [replace(group, rows=(row,)) for group in groups for row in group.rows]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": f"{label_of(groups[0].method)}, seeds",
-        "x": [float(row[shown.x.key]) for row in rows],
-        "y": [float(row[shown.y.key]) for row in rows],
+        "x": [row.mean(shown.x.key) for row in rows],
+        "y": [row.mean(shown.y.key) for row in rows],
         "marker": {"color": look.colour, "symbol": look.marker, "size": 5, "opacity": 0.5},
-        "customdata": [str(row["run_id"]) for row in rows],
-        "hovertext": [
-            _hover(shown, VariantRuns("", "", (row,)), str(row["variant"])) for row in rows
-        ],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        **opening(rows, [_hover(shown, row) for row in rows]),
     }
 
 
@@ -176,10 +161,7 @@ def _means(shown: Scatter, groups: Sequence[VariantRuns]) -> dict[str, Any]:
         "error_x": spread_bars(groups, shown.x, look.colour),
         "error_y": spread_bars(groups, shown.y, look.colour),
         "marker": {"color": look.colour, "symbol": look.marker, "size": 11},
-        "cliponaxis": False,
-        "customdata": [group.run_ids for group in groups],
-        "hovertext": [_hover(shown, group, group.variant) for group in groups],
-        "hovertemplate": "%{hovertext}<extra></extra>",
+        **opening(groups, [_hover(shown, group) for group in groups]),
     }
 
 
@@ -199,19 +181,18 @@ def spread_bars(groups: Sequence[VariantRuns], metric: MetricSpec, colour: str) 
     }
 
 
-def _hover(shown: Scatter, group: VariantRuns, name: str) -> str:
-    metrics = [shown.x] if shown.x.key == shown.y.key else [shown.x, shown.y]
-    lines = [f"<b>{plain(name)}</b>"]
-    for metric in metrics:
-        name_here = (shown.x_axis if metric is shown.x else shown.y_axis).name
-        text = f"{name_here} {metric.format(group.mean(metric.key))}"
+def _hover(shown: Scatter, group: VariantRuns) -> str:
+    axes = {shown.x.key: (shown.x, shown.x_axis), shown.y.key: (shown.y, shown.y_axis)}
+    lines = [f"<b>{plain(group.variant)}</b>"]
+    for metric, axis in axes.values():
         low, high = group.reach(metric)
+        value = metric.format(group.mean(metric.key))
         if len(group.rows) > 1:
-            text += f", {metric.format(low)} to {metric.format(high)}"
+            value += f", {metric.format(low)} to {metric.format(high)}"
         elif metric.interval and low < high:
-            text = f"{name_here} {metric.text(low=low, high=high, value=group.mean(metric.key))}"
-        lines.append(text)
-    return "<br>".join([*lines, settings_text(group.rows)]) + click_hint(group.rows)
+            value = metric.text(group.mean(metric.key), low, high)
+        lines.append(f"{axis.name} {value}")
+    return "<br>".join(lines)
 
 
 def _name(
@@ -221,9 +202,7 @@ def _name(
     line: Sequence[tuple[float, float]],
 ) -> None:
     """Labels the points where there is space."""
-    chosen = {id(group) for group in first}
-    others = [group for group in shown.groups if id(group) not in chosen]
-    order = [*first, *others]
+    order = [*first, *(group for group in shown.groups if group not in first)]
     spots = [_spot(shown, group) for group in order]
     count = len(order) if len(order) <= _ALL_NAMED else len(first)
     places = place_labels(spots, fig.layout.height - _FRAME_PIXELS, count, line)
@@ -247,14 +226,10 @@ def _spot(shown: Scatter, group: VariantRuns) -> Spot:
         x(group.mean(x_key)),
         y(group.mean(y_key)),
         short_name(group.variant, group.method, limit=20),
-        _on_axis(x, group.reach(shown.x)),
-        _on_axis(y, group.reach(shown.y)),
+        tuple(map(x, group.reach(shown.x))),
+        tuple(map(y, group.reach(shown.y))),
         tuple(dots) if 1 < len(dots) <= _MOST_DOTS else (),
     )
-
-
-def _on_axis(share: Callable[[float], float], ends: tuple[float, float]) -> tuple[float, float]:
-    return share(ends[0]), share(ends[1])
 
 
 @dataclass(frozen=True)
@@ -267,8 +242,8 @@ class Spot:
     x: float
     y: float
     text: str
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
+    x_range: tuple[float, ...]
+    y_range: tuple[float, ...]
     dots: tuple[tuple[float, float], ...] = ()
 
 
@@ -304,15 +279,11 @@ class Place:
 
 def _places() -> tuple[Place, ...]:
     near = [
-        Place("left", "middle", 9, 0),
-        Place("right", "middle", -9, 0),
-        Place("center", "bottom", 0, 7),
-        Place("center", "top", 0, -7),
-        Place("left", "bottom", 6, 4),
-        Place("right", "bottom", -6, 4),
-        Place("left", "top", 6, -4),
-        Place("right", "top", -6, -4),
-    ]
+        Place("left", "middle", 9, 0), Place("right", "middle", -9, 0),
+        Place("center", "bottom", 0, 7), Place("center", "top", 0, -7),
+        Place("left", "bottom", 6, 4), Place("right", "bottom", -6, 4),
+        Place("left", "top", 6, -4), Place("right", "top", -6, -4),
+    ]  # fmt: skip
     far = [
         Place("left" if x > 0 else "right", "middle", x * away, y * away, far=True)
         for away in (26.0, 44.0, 64.0, 88.0, 120.0, 160.0, 210.0)
@@ -389,14 +360,12 @@ def _obstacles(spots: Sequence[Spot], width: float, height: float) -> Any:
 
 def _along(line: Sequence[tuple[float, float]], width: float, height: float) -> Any:
     """Small boxes along a line, so close that no label fits between two."""
-    boxes = []
-    for (x0, y0), (x1, y1) in pairwise(line):
-        across, up = (x1 - x0) * width, (y1 - y0) * height
-        parts = max(1, round(max(abs(across), abs(up)) / (_LINE / 2)))
-        for part in range(parts + 1):
-            x, y = x0 * width + across * part / parts, y0 * height + up * part / parts
-            boxes.append((x - 1, y - 1, x + 1, y + 1))
-    return np.array(boxes, dtype=float).reshape(-1, 4)
+    boxes = [np.empty((0, 4))]
+    for one, other in pairwise(np.reshape(line, (-1, 2)) * (width, height)):
+        parts = max(2, round(abs(other - one).max() / (_LINE / 2)) + 1)
+        places = np.linspace(one, other, parts)
+        boxes.append(np.hstack([places - 1, places + 1]))
+    return np.vstack(boxes)
 
 
 def _width(text: str) -> float:

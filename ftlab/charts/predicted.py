@@ -24,7 +24,7 @@ def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.
     if not seen:
         return empty_figure("no run here has both yet", height)
     end = _SPACE * max(max(run.predicted_bytes, run.measured_bytes) for run in seen)
-    fig = figure(height, margin={"l": 8, "r": 12, "t": 12, "b": 8})
+    fig = figure(height, margin_t=12)
     fig.add_traces([
         _line(end, 1, "as predicted", "dash"),
         _line(end, band.low, "least", "dot"),

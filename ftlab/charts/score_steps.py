@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ftlab.charts.curves import POINT_COLUMNS, curves_figure, run_cells
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, recorded
-from ftlab.records.comparability import Comparability, comparability_of_rows
+from ftlab.records.comparability import comparability_of_rows
 from ftlab.records.store import SweepData
 from ftlab.settings.training import CURVE_EXAMPLES
 
@@ -41,26 +41,22 @@ def quality_points(data: SweepData) -> pd.DataFrame:
     return table.astype({"step": int, "emphasised": bool, "loss": float, "score": float})
 
 
-def score_steps_figure(
-    points: pd.DataFrame, quality: Quality = "score", height: int = 228,
-    unlike: Comparability | None = None,
-) -> go.Figure:  # fmt: skip
-    """One line per variant over the steps: the mean of its seeds, with a band of their range.
-
-    `points` has the columns `CURVE_COLUMNS`; `height` is in pixels; `unlike` is what runs share.
-    """
-    drawn = points.assign(loss=points[quality])
+def score_steps_figure(facts: Facts) -> go.Figure:
+    """One line per variant over the steps: the mean of its seeds, with a band of their range."""
+    quality = _quality(facts)
+    drawn = facts.read.assign(loss=facts.read[quality])
     return curves_figure(
         drawn[drawn["loss"].map(math.isfinite).astype(bool)],
         _TITLES[quality],
         f"no {quality} was measured between the steps",
-        height,
-        unlike=unlike,
+        facts.height,
+        unlike=comparability_of_rows(_drawn(facts).rows),
     )
 
 
-def score_steps_finding(points: pd.DataFrame, quality: Quality = "score") -> str:
+def score_steps_finding(facts: Facts) -> str:
     """Which variant was best after which step, or that nothing was measured."""
+    points, quality = facts.read, _quality(facts)
     known = points[points[quality].map(math.isfinite) & points["emphasised"]]
     if known.empty:
         return f"No {quality} was measured between the steps"
@@ -76,15 +72,6 @@ def score_steps_finding(points: pd.DataFrame, quality: Quality = "score") -> str
 
 def _drawn(facts: Facts) -> Drawn:
     return recorded(facts.table, facts.read["run_id"].unique(), "not evaluated between steps")
-
-
-def _figure(facts: Facts) -> go.Figure:
-    unlike = comparability_of_rows(_drawn(facts).rows)
-    return score_steps_figure(facts.read, _quality(facts), facts.height, unlike)
-
-
-def _finding(facts: Facts) -> str:
-    return score_steps_finding(facts.read, _quality(facts))
 
 
 def _file(facts: Facts) -> str:
@@ -105,8 +92,8 @@ CHARTS = (
         id="score-by-step",
         name=f"Score by step, on {CURVE_EXAMPLES} held-out examples at most",
         drawn=_drawn,
-        finding=_finding,
-        figure=_figure,
+        finding=score_steps_finding,
+        figure=score_steps_figure,
         reading=(
             f"On the first held-out examples, {CURVE_EXAMPLES} at most; step 0 is the untouched "
             "model. Not part of training time and memory"

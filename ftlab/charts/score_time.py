@@ -16,7 +16,6 @@ from ftlab.records.metrics.spec import MetricSpec
 
 _TIME = METRICS["train_seconds"]
 _NAMED = 6  # best variants that are named if there are too many
-_BEFORE = {"score_after": "score_before", "eval_loss_after": "eval_loss_before"}
 
 
 def score_time_figure(facts: Facts) -> go.Figure:
@@ -25,9 +24,8 @@ def score_time_figure(facts: Facts) -> go.Figure:
     If the untouched model's value depends on the precision of the base, there is a line for each.
     """
     metric = quality_measure(facts.table)
-    untouched = _untouched(
-        by_variant(_drawn(facts).rows, _BEFORE[metric.key], "base_precision"), metric
-    )
+    rows = _drawn(facts).rows
+    untouched = _untouched(by_variant(rows, metric.before, "base_precision"), metric)
     shown = scatter_of(facts.table, _TIME, metric, more_y=list(untouched.values()))
     if shown is None:
         return empty_figure("no run has a time and a score or loss", facts.height)
@@ -98,7 +96,7 @@ def _untouched(groups: Sequence[VariantRuns], metric: MetricSpec) -> dict[str, f
     for group in groups:
         precision = group.rows[0]["base_precision"]
         name = f"untouched model in {precision}" if precision else "untouched model"
-        found.setdefault(name, []).extend(group.values(_BEFORE[metric.key]))
+        found.setdefault(name, []).extend(group.values(metric.before))
     means = {name: sum(values) / len(values) for name, values in found.items() if values}
     if len({metric.format(value) for value in means.values()}) == 1:
         return {"untouched model": next(iter(means.values()))}

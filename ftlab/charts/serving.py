@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from ftlab.basics.units import format_bytes
 from ftlab.basics.words import join_names
-from ftlab.charts.drawing import figure, fix_margins, plain, short_name
+from ftlab.charts.drawing import empty_figure, figure, name_rows, plain
 from ftlab.charts.facts import add_facts, left_out
 from ftlab.charts.savings import adapters, full_row, times, variant_means
 from ftlab.charts.spec import Amount, ChartSpec, Drawn, Facts, measured
@@ -126,14 +126,10 @@ def serving_figure(facts: Facts) -> go.Figure:
     """Stacked bars in bytes: one base (hatched, grey), and the files of all customers."""
     table, customers = facts.table, _customers(facts)
     rows = serving_rows(table, customers).head(MOST_BARS)
-    fig = figure(
-        _FRAME_PIXELS + _BAR_PIXELS * max(1, len(rows)), margin={"l": 8, "r": 8, "t": 0, "b": 0}
-    )
+    height = _FRAME_PIXELS + _BAR_PIXELS * max(1, len(rows))
     if rows.empty:
-        fig.update_xaxes(visible=False).update_yaxes(visible=False)
-        return fig.add_annotation(
-            text="not measured", x=0, y=0.5, xref="paper", yref="paper", showarrow=False
-        )
+        return empty_figure("not measured", height)
+    fig = figure(height, margin={"r": 8, "t": 0}, bargap=0.3, barmode="stack")
     places = list(range(len(rows)))
     sums = [f" {times(row.relative)}  {format_bytes(row.disk_bytes)}" for row in rows.itertuples()]
     hover = [_hover(row, customers) for row in rows.itertuples()]
@@ -175,12 +171,8 @@ def serving_figure(facts: Facts) -> go.Figure:
         showticklabels=False,
         title_text="bytes of files, and of weights in memory: less is better",
     )
-    names = [short_name(v, m) for v, m in zip(rows["variant"], rows["method"], strict=True)]
-    fig.update_layout(bargap=0.3, barmode="stack").update_yaxes(
-        tickvals=places, ticktext=[plain(name) for name in names],
-        range=[len(rows) - 0.5, -0.5], showgrid=False,
-    )  # fmt: skip
-    fix_margins(fig, names, y_title=False, x_ticks=False)
+    names = zip(rows["variant"], rows["method"], strict=True)
+    name_rows(fig, names, places, (-0.5, len(rows) - 0.5), x_ticks=False)
     measured, _ = left_out(table, "adapter_bytes")
     return add_facts(fig, measured[measured["variant"].isin(rows["variant"])])
 

@@ -19,11 +19,14 @@ from ftlab.methods.registry import rates_kept
 from ftlab.models.dimensions import size_of_model
 from ftlab.models.reference import is_bundled
 from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.spec import RunSpec
 from ftlab.records.store import Run, notes_of_runs
 
 _BAR = 40  # characters of the longest bar
+_BEFORE = {metric.before for metric in METRICS.values()}
+_SHOWN = [m for m in METRICS.values() if m.in_table and m.key not in _BEFORE]
 _WIDE = 170  # from this console width on the run id is a column, else it is below the table
 
 
@@ -50,7 +53,7 @@ class PlainConsole(Console):
 def output_console() -> Console:
     """Returns a console on stdout; wide enough for the table if stdout is not a terminal."""
     console = PlainConsole()
-    return console if console.is_terminal else PlainConsole(width=200)
+    return console if console.is_terminal else PlainConsole(width=240)
 
 
 def print_table(runs: Sequence[Run], console: Console) -> None:
@@ -59,19 +62,8 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Variant", "Seed", "Status"):
         table.add_column(name, no_wrap=True)
-    for name in (
-        "Trainable",
-        "Net peak",
-        "Peak",
-        "Train",
-        "tok/s",
-        "File",
-        "Loss",
-        "Score",
-        "Gain",
-        "Forgot",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
+    for metric in _SHOWN:
+        table.add_column(metric.label, justify="right", no_wrap=True)
     if wide:
         table.add_column("Run", no_wrap=True)
     for run in runs:
@@ -145,32 +137,15 @@ def _bar(value: float | None, longest: float) -> str:
 
 def _cells(run: Run) -> tuple[str, ...]:
     row = run.row()
-    trainable = units.format_count(row["trainable_params"])
-    if row["trainable_share"] is not None:
-        trainable += f" ({units.format_share(row['trainable_share'])})"
-    return (
-        run.spec.label,
-        str(run.spec.seed),
-        STATUS_LABELS[run.status],
-        trainable,
-        units.format_bytes(row["net_peak_memory_bytes"]),
-        units.format_bytes(row["peak_memory_bytes"]),
-        units.format_seconds(row["train_seconds"]),
-        units.format_number(row["tokens_per_second"], 0),
-        units.format_bytes(row["adapter_bytes"]),
-        _change(row["eval_loss_before"], row["eval_loss_after"]),
-        _change(row["score_before"], row["score_after"]),
-        *(
-            metric.text(*(row[key] for key in (metric.key, *metric.interval_keys)))
-            for metric in (METRICS["score_gain"], METRICS["general_loss_change"])
-        ),
-    )
+    measured = [_cell(metric, row) for metric in _SHOWN]
+    return run.spec.label, str(run.spec.seed), STATUS_LABELS[run.status], *measured
 
 
-def _change(before: float | None, after: float | None) -> str:
-    if before is None and after is None:
-        return units.DASH
-    return f"{units.format_number(before)} → {units.format_number(after)}"
+def _cell(metric: MetricSpec, row: dict[str, Any]) -> str:
+    """As in "+0.40 (+0.29 to +0.52)", or "3.080 → 1.310" with the untouched model's value."""
+    text = metric.text(*(row[key] for key in (metric.key, *metric.interval_keys)))
+    before = row[metric.before] if metric.before else None
+    return text if before is None else f"{metric.format(before)} → {text}"
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

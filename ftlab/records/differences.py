@@ -219,17 +219,14 @@ class Difference:
             return "unknown"
         if not self.shown:
             return "even"
-        return "better" if (self.value > self.other) == self._more_is_better else "worse"
+        more_is_better = METRICS[self.key].better == "more"
+        return "better" if (self.value > self.other) == more_is_better else "worse"
 
     @property
     def doubt(self) -> str:
         """As in "no difference shown (their seeds overlap)"; "" if there is no doubt."""
         is_doubted = self.shown is False and self.key not in EXACT
         return f"no difference shown ({self.why})" if is_doubted else ""
-
-    @property
-    def _more_is_better(self) -> bool:
-        return METRICS[self.key].better == "more"
 
 
 @dataclass(frozen=True)
@@ -256,24 +253,19 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """The value of one run, and its folder; the folder is "" for imported results."""
-
-    value: float
-    run_dir: str
-
-
-@dataclass(frozen=True)
 class Differences:
-    """Compares the variants of one sweep in the measure `key`; created by `differences_of`."""
+    """Compares the variants of one sweep in the measure `key`; created by `differences_of`.
+
+    `runs` has (value, run folder) of each run by variant; the folder is "" for imported results.
+    """
 
     key: str
-    runs: Mapping[str, Sequence[_Measured]]
+    runs: Mapping[str, Sequence[tuple[float, str]]]
     _read: dict[str, dict[_Example, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def between(self, variant: str, other: str) -> Difference:
         """The variant compared with the other; a value that was not measured is NaN."""
-        own, theirs = self._values(variant), self._values(other)
+        own, theirs = ([value for value, _ in self.runs.get(v, ())] for v in (variant, other))
         if own and theirs:
             shown, why = self._by_values(own, theirs)
         else:
@@ -321,20 +313,17 @@ class Differences:
     @cached_property
     def spread(self) -> Spread:
         """The spread of the sweep's own repeats, or of the recordings if there are too few."""
-        values = [[run.value for run in runs] for runs in self.runs.values()]
+        values = [[value for value, _ in runs] for runs in self.runs.values()]
         found = pooled_spread(group for group in values if min(group) > 0)
         if found.freedom < FEWEST_FREEDOM:
             return Spread(RECORDED_SPREAD[self.key], math.inf)
         return found
 
-    def _values(self, variant: str) -> list[float]:
-        return [run.value for run in self.runs.get(variant, ())]
-
     def _examples(self, variant: str) -> dict[_Example, float]:
         """The mean over the seeds, by example; empty unless all seeds have the same examples."""
         if variant not in self._read:
             key = _PER_EXAMPLE.get(self.key)
-            each = [_examples_of(run.run_dir, key) for run in self.runs.get(variant, ()) if key]
+            each = [_examples_of(run_dir, key) for _, run_dir in self.runs.get(variant, ()) if key]
             same = bool(each) and all(one.keys() == each[0].keys() for one in each)
             self._read[variant] = (
                 {at: _mean([one[at] for one in each]) for at in each[0]} if same else {}
@@ -347,11 +336,11 @@ def differences_of(table: pd.DataFrame, key: str) -> Differences:
 
     `table` has the columns of `ROW_KEYS`.
     """
-    runs: dict[str, list[_Measured]] = {}
+    runs: dict[str, list[tuple[float, str]]] = {}
     columns = (table[name].tolist() for name in ("status", "variant", key, "run_dir"))
     for status, variant, value, run_dir in zip(*columns, strict=True):
         if status == "done" and _is_number(value):
-            runs.setdefault(str(variant), []).append(_Measured(float(value), str(run_dir)))
+            runs.setdefault(str(variant), []).append((float(value), str(run_dir)))
     return Differences(key, runs)
 
 
@@ -404,10 +393,7 @@ Row = Mapping[str, Any]
 
 def mean_of(values: Sequence[Any], weights: Sequence[float] | None = None) -> float | None:
     """The (weighted) mean; `None` if a value is missing or there are no values."""
-    if not values or not _all_numbers(values):
-        return None
-    shares = [1.0] * len(values) if weights is None else weights
-    return sum(v * share for v, share in zip(values, shares, strict=True)) / sum(shares)
+    return fmean(values, weights) if values and all(map(_is_number, values)) else None
 
 
 def why_score_fell(
@@ -439,9 +425,9 @@ def _what_became(worse: Sequence[Row]) -> str:
     del verdicts[""]
     if 2 * empty > len(worse):
         return f"; {empty} of the worse ones are empty"
-    if verdicts and 2 * verdicts.most_common(1)[0][1] > len(worse):
-        words, count = verdicts.most_common(1)[0]
-        return f"; {count} of the worse ones: {words}"
+    for words, count in verdicts.most_common(1):
+        if 2 * count > len(worse):
+            return f"; {count} of the worse ones: {words}"
     return ""
 
 
@@ -460,21 +446,16 @@ def _what_losses_say(
     if not seen:
         return "No loss is known that would say why."
     sentence = " and ".join(seen)
-    return f"{sentence[:1].upper()}{sentence[1:]}: {_points_to(loss, general, learning_rate)}."
-
-
-def _points_to(
-    loss: PairedDifference | None, general: PairedDifference | None, learning_rate: float | None
-) -> str:
     rate = f"learning rate ({rate_name(learning_rate)})"
+    cause = f"likely too few steps, or too low a {rate}"
     if loss is not None and loss.falls:
-        return (
+        cause = (
             "the wanted answers became more likely, but not so likely that it writes them by "
             "itself; more steps may help"
         )
-    if (loss is not None and loss.rises) or (general is not None and general.rises):
-        return f"the {rate} is likely too high, or the steps are too many"
-    return f"likely too few steps, or too low a {rate}"
+    elif (loss is not None and loss.rises) or (general is not None and general.rises):
+        cause = f"the {rate} is likely too high, or the steps are too many"
+    return f"{sentence[:1].upper()}{sentence[1:]}: {cause}."
 
 
 def score_against_whole(precision: str, score: PairedDifference | None) -> str:
@@ -489,12 +470,4 @@ def score_against_whole(precision: str, score: PairedDifference | None) -> str:
         f"{before} Against the one that is not quantised the score changed by "
         f"{format_signed(score.mean)} (95 % interval {format_signed(score.low)} to "
         f"{format_signed(score.high)})."
-    )
-
-
-def _all_numbers(*lists: Sequence[Any]) -> bool:
-    return all(
-        isinstance(value, int | float) and math.isfinite(value)
-        for values in lists
-        for value in values
     )

@@ -129,7 +129,7 @@ class StartedJob(Job):
         if result is not None:
             return result.reason
         if self.status() == "interrupted":
-            return f"The worker ended without a word; {self.log_file.name} has its last lines."
+            return f"The worker ended without a result; {self.log_file.name} has its last lines."
         return ""
 
     def begin(self) -> bool:

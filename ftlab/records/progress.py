@@ -13,7 +13,7 @@ import os
 import statistics
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ class ThinCurve:
         self._last = point
         self._buckets.setdefault(step // self._width, _Bucket()).add(point)
         while len(self._buckets) > self._most:
-            self._merge()
+            self._width *= 2
+            self._fill([kept for bucket in self._buckets.values() for kept in bucket.points()])
 
     def points(self, whole: bool = True) -> tuple[Point, ...]:
         """The kept points by step: two per bucket at most, one more for a gap, and both ends.
@@ -62,28 +63,21 @@ class ThinCurve:
         step, so that the figure of a long run changes once per bucket and not at every step.
         """
         kept = {point[0]: point for bucket in self._buckets.values() for point in bucket.points()}
-        for end in (self._first, self._last):
-            if end is not None:
-                kept[end[0]] = end
+        kept |= {end[0]: end for end in (self._first, self._last) if end is not None}
         last = max(self._buckets, default=0) * self._width
         until = math.inf if whole or self._width == 1 else max(1, last)
         return tuple(kept[step] for step in sorted(kept) if step < until)
 
-    def _merge(self) -> None:
-        self._width *= 2
-        merged: dict[int, _Bucket] = {}
-        for bucket in self._buckets.values():
-            for step, value in bucket.points():
-                merged.setdefault(step // self._width, _Bucket()).add((step, value))
-        self._buckets = merged
+    def _fill(self, points: Iterable[Point]) -> None:
+        self._buckets = {}
+        for point in points:
+            self._buckets.setdefault(point[0] // self._width, _Bucket()).add(point)
 
     def _forget_from(self, step: int) -> None:
         earlier = [point for point in self.points() if point[0] < step]
-        self._buckets = {}
         self._first = earlier[0] if earlier else None
         self._last = earlier[-1] if earlier else None
-        for point in earlier:
-            self._buckets.setdefault(point[0] // self._width, _Bucket()).add(point)
+        self._fill(earlier)
 
 
 class _Bucket:
@@ -179,9 +173,7 @@ class Progress:
 
 def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
     """The run's progress; `evaluation_seconds` is the evaluation time of a similar run."""
-    way = _Way()
-    MetricsTail(run.directory.metrics_file).read_into(way)
-    return way.progress(run, evaluation_seconds)
+    return ProgressBook().read(run, evaluation_seconds)
 
 
 class ProgressBook:

@@ -13,10 +13,10 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.files import read_plain
+from ftlab.basics.files import UnsuitableFile, read_plain
 from ftlab.basics.parsing import parse_json
 from ftlab.basics.words import plain_line, plural
 from ftlab.methods.registry import BASE_METHOD, METHODS, named_by, on_base
@@ -505,18 +505,24 @@ def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport
     refused: list[tuple[str, str]] = []
     target = published_folder(runs_folder)
     known = {run.run_id for _, run in _stored(target) if isinstance(run, PublishedRun)}
-    for name, data in (found for path in paths for found in _documents(Path(path), refused)):
+    for file in (file for path in paths for file in _files(Path(path))):
         try:
-            run = parse_result(data, name)
+            documents = _documents(file)
         except FtlabError as error:
-            refused.append((name, str(error)))
+            refused.append((file.name, str(error)))
             continue
-        if run.run_id in known:
-            already.append(run.run_id)
-            continue
-        _keep(target / f"{run.run_id}.json", data)
-        known.add(run.run_id)
-        imported.append(run.run_id)
+        for name, data in documents:
+            try:
+                run = parse_result(data, name)
+            except FtlabError as error:
+                refused.append((name, str(error)))
+                continue
+            if run.run_id in known:
+                already.append(run.run_id)
+                continue
+            _keep(target / f"{run.run_id}.json", data)
+            known.add(run.run_id)
+            imported.append(run.run_id)
     return ImportReport(tuple(imported), tuple(already), tuple(refused))
 
 
@@ -567,62 +573,46 @@ def _told_apart(runs: list[PublishedRun]) -> list[PublishedRun]:
 
 def _stored(folder: Path) -> Iterator[tuple[Path, PublishedRun | str]]:
     """Each file of the folder with its result, or with the error message."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        if not entry.name.endswith(".json") or entry.name.startswith("."):
-            continue
-        try:
-            stat = entry.stat()
-        except OSError:
-            continue  # it was just deleted
-        yield Path(entry.path), _read(entry.path, stat.st_mtime_ns, stat.st_size)
+    for path in sorted(folder.glob("[!.]*.json")):
+        with suppress(OSError):  # it was just deleted
+            stat = path.stat()
+            yield path, _read(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=4096)
-def _read(path: str, changed_at: int, size: int) -> PublishedRun | str:
+def _read(path: Path, changed_at: int, size: int) -> PublishedRun | str:
     """`changed_at` and `size` are part of the cache key, so that a changed file is read again."""
     try:
-        data = read_plain(Path(path), MAX_BYTES, follow_link=True)
-        return parse_result(data, Path(path).name)
+        return parse_result(read_plain(path, MAX_BYTES, follow_link=True), path.name)
     except (FtlabError, OSError) as error:
         return one_line(error)
 
 
-def _documents(path: Path, refused: list[tuple[str, str]]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each result in a file or folder."""
-    files = _files(path)
-    if not files:
-        sentence = f"The folder {path.name} holds no {' and no '.join(_SUFFIXES)} file."
-        refused.append((path.name, sentence))
-    for file in files:
-        suffix = file.suffix.lower()
-        try:
-            if suffix not in _SUFFIXES:
-                raise FtlabError(f"{file.name} is neither {' nor '.join(_SUFFIXES)}.")
-            if not file.exists():
-                raise FtlabError(f"There is no file '{file}'.")
-            data = read_plain(file, MAX_BYTES, follow_link=True)
-            found = documents_of(data, file.name) if suffix == ".csv" else [(file.name, data)]
-        except FtlabError as error:
-            refused.append((file.name, str(error)))
-        except OSError as error:
-            refused.append((file.name, f"{file.name} cannot be read ({error.strerror})."))
-        else:
-            yield from found
+def _documents(file: Path) -> list[tuple[str, bytes]]:
+    """(name, content) of each result in a file; raises `FtlabError` if it cannot be read."""
+    suffix = file.suffix.lower()
+    if file.is_dir():
+        raise FtlabError(f"The folder {file.name} has no {' and no '.join(_SUFFIXES)} file.")
+    if suffix not in _SUFFIXES:
+        raise FtlabError(f"{file.name} is neither {' nor '.join(_SUFFIXES)}.")
+    if not file.exists():
+        raise FtlabError(f"There is no file '{file}'.")
+    try:
+        data = read_plain(file, MAX_BYTES, follow_link=True)
+    except UnsuitableFile:
+        raise
+    except OSError as error:
+        raise FtlabError(f"{file.name} cannot be read ({error.strerror}).") from None
+    return documents_of(data, file.name) if suffix == ".csv" else [(file.name, data)]
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself, or the result files in a folder, else in its `results` folders."""
-    if not path.is_dir():
-        return [path]
+    """The result files in a folder, else in its `results` folders; else the path itself."""
     for pattern in ("*", "results/*", "*/results/*"):
         found = sorted(file for file in path.glob(pattern) if file.suffix.lower() in _SUFFIXES)
         if found:
             return found
-    return []
+    return [path]
 
 
 def _keep(path: Path, data: bytes) -> None:

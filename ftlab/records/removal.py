@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from ftlab.basics.errors import FtlabError
@@ -88,15 +88,8 @@ def _specs(runs_folder: Path, sweep_ids: set[str]) -> dict[str, RunSpec]:
 
 def clear_removed(runs_folder: Path) -> None:
     """Deletes renamed folders, including those of an app that was killed during deletion."""
-    for path in _hidden(runs_folder):
+    for path in list(runs_folder.glob(f"{_GONE}*")):
         if path.is_symlink():
             path.unlink(missing_ok=True)  # removes the link; its target is not ours to delete
         else:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _hidden(runs_folder: Path) -> Sequence[Path]:
-    try:
-        return [path for path in runs_folder.iterdir() if path.name.startswith(_GONE)]
-    except OSError:
-        return []  # no folder yet

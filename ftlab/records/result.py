@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -20,27 +20,14 @@ MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
 """The parts of the training peak, in drawing order."""
 
 FinalStatus = Literal["done", "cancelled", "out_of_memory", "diverged", "not_applicable", "failed"]
-Status = Literal[
-    "queued", "running", "done", "cancelled", "out_of_memory", "diverged", "not_applicable",
-    "failed", "interrupted",
-]  # fmt: skip
+Status = Literal["queued", "running", FinalStatus, "interrupted"]
 OPEN: frozenset[Status] = frozenset({"queued", "running"})
-STATUS_LABELS: dict[Status, str] = {
-    "queued": "queued",
-    "running": "running",
-    "done": "done",
-    "cancelled": "cancelled",
-    "out_of_memory": "out of memory",
-    "diverged": "diverged",
-    "not_applicable": "not applicable",
-    "failed": "failed",
-    "interrupted": "interrupted",
-}
+STATUS_LABELS: dict[str, str] = {status: status.replace("_", " ") for status in get_args(Status)}
 
 
 def status_label(status: str) -> str:
     """The label of a status; an unknown status is returned unchanged."""
-    return {str(known): label for known, label in STATUS_LABELS.items()}.get(status, status)
+    return STATUS_LABELS.get(status, status)
 
 
 _IGNORE = ConfigDict(extra="ignore", allow_inf_nan=False)

@@ -16,16 +16,10 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import open_plain, read_plain
+from ftlab.basics.files import open_plain
 from ftlab.basics.log import note
-from ftlab.basics.parsing import parse_json
-from ftlab.records.run import (
-    MAX_RECORD_BYTES,
-    RunDirectory,
-    check_writable,
-    write_atomically,
-    write_json_lines,
-)
+from ftlab.basics.parsing import read_record
+from ftlab.records.run import RunDirectory, check_writable, write_atomically, write_json_lines
 from ftlab.settings.training import AUTOMATIC_EVERY, AUTOMATIC_FROM, TrainingSettings
 
 _FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
@@ -79,7 +73,8 @@ def newest_checkpoint(directory: RunDirectory) -> Checkpoint | None:
 
 def record_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Records that a checkpoint is complete; raises `OSError` if that cannot be written."""
-    write_atomically(_record(folder, checkpoint.step), _CHECKPOINT.dump_json(checkpoint, indent=2))
+    record = folder / f"{checkpoint.folder}.json"
+    write_atomically(record, _CHECKPOINT.dump_json(checkpoint, indent=2))
 
 
 def trusted_checkpoint(directory: RunDirectory) -> Checkpoint:
@@ -122,14 +117,10 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _record(folder: Path, step: int) -> Path:
-    return folder / f"checkpoint-{step}.json"
-
-
 def _read(path: Path) -> Checkpoint | None:
     """`None` for an invalid record: its checkpoint is ignored."""
     try:
-        return parse_json(_CHECKPOINT, read_plain(path, MAX_RECORD_BYTES), path.name)
+        return read_record(_CHECKPOINT, path)
     except (FtlabError, OSError):
         return None
 
@@ -137,9 +128,6 @@ def _read(path: Path) -> Checkpoint | None:
 def _is_there(folder: Path, name: str) -> bool:
     path = folder / name
     return bool(_FILE.fullmatch(name)) and path.is_file() and not path.is_symlink()
-
-
-Event = dict[str, Any]
 
 
 def ask_to_resume(directory: RunDirectory) -> None:
@@ -171,7 +159,7 @@ class Earlier:
     """The part of a run before it was interrupted; `resumed` are the steps at which it resumed."""
 
     checkpoint: Checkpoint
-    events: tuple[Event, ...]
+    events: tuple[dict[str, Any], ...]
     resumed: tuple[int, ...]
 
     def steps(self, key: str) -> list[Any]:
@@ -207,7 +195,7 @@ def read_earlier(directory: RunDirectory) -> Earlier | None:
     return Earlier(checkpoint, tuple(events), (*before, checkpoint.step))
 
 
-def begin_again(directory: RunDirectory, earlier: Earlier, start: Event) -> None:
+def begin_again(directory: RunDirectory, earlier: Earlier, start: dict[str, Any]) -> None:
     """Rewrites the metrics: the new process in the first line, then the events of the first part.
 
     Events after the checkpoint are dropped; their steps are done again. Removes the resume request.

@@ -30,7 +30,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import open_plain, read_plain, write_atomically
-from ftlab.basics.parsing import MAX_RECORD_BYTES, parse_json
+from ftlab.basics.parsing import MAX_RECORD_BYTES, read_record
 from ftlab.records.job import InFolder, Job, age_seconds, worker_of
 from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_result
 from ftlab.records.spec import RunSpec, dump_spec, load_spec
@@ -94,7 +94,7 @@ class RunDirectory(Job):
         self.path.mkdir(parents=True)
         if result is not None:
             self.write_result(result)  # before the spec, else a dispatcher might start the run
-        write_atomically(self.spec_file, dump_spec(spec))
+        self.complete_spec(spec)
 
     def complete_spec(self, spec: RunSpec) -> None:
         """Writes the spec again, with the values that the worker decided."""
@@ -259,14 +259,7 @@ _ANNOTATIONS = TypeAdapter(Annotations)
 
 def read_annotations(directory: RunDirectory) -> Annotations:
     """The run's annotations; the defaults if there is no file. Raises `FtlabError` if invalid."""
-    try:
-        return parse_json(
-            _ANNOTATIONS,
-            read_plain(directory.annotations_file, MAX_RECORD_BYTES),
-            directory.annotations_file.name,
-        )
-    except FileNotFoundError:
-        return Annotations()
+    return read_record(_ANNOTATIONS, directory.annotations_file) or Annotations()
 
 
 def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:

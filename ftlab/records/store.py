@@ -316,8 +316,8 @@ def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
     """The sweep with that id; raises `FtlabError` if there is none."""
     runs = store.sweep(sweep_id)
     if runs:
-        own = [run for run in runs if not run.spec.is_base]
-        return SweepData(sweep_id, runs[0].origin, to_table(own), runs=tuple(runs))
+        trained = to_table(run for run in runs if not run.spec.is_base)
+        return SweepData(sweep_id, runs[0].origin, trained, runs=tuple(runs))
     published = [run for run in store.published() if run.sweep_id == sweep_id]
     if not published:
         raise FtlabError(

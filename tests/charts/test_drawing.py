@@ -27,11 +27,8 @@ SCORE = METRICS["score_after"]
 )
 def test_an_axis_is_logarithmic_where_positive_values_span_more_than_thirty_times(values, log):
     assert needs_log(values) is log
-    assert axis_of(PARAMETERS, values).layout()["type"] == ("log" if log else "linear")
-
-
-def test_no_value_needs_no_log_axis():
     assert needs_log([]) is False
+    assert axis_of(PARAMETERS, values).layout()["type"] == ("log" if log else "linear")
 
 
 @pytest.mark.parametrize("values", [[5.0, 9.0], [11_520.0, 134_515_008.0], [3.0, 3.0], [0.0, 0.0]])
@@ -50,6 +47,7 @@ def test_every_value_lies_within_the_axis(values):
         (SECONDS, [10.0, 40.0]),
         (SECONDS, [3.0, 4000.0]),
         (SCORE, [0.1, 0.46]),
+        (SCORE, [0.0, 0.6]),
         (METRICS["trainable_share"], [0.00009, 1.0]),
     ],
 )
@@ -57,11 +55,7 @@ def test_a_few_ticks_lie_within_the_axis(metric, values):
     axis = axis_of(metric, values)
     assert 2 <= len(axis.ticks) <= 8
     assert len(set(axis.texts)) == len(axis.ticks)
-    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
-
-
-def test_no_tick_is_below_nothing_where_no_value_is():
-    assert min(axis_of(SCORE, [0.0, 0.6]).ticks) == 0
+    assert all(max(0, axis.low) <= tick <= axis.high for tick in axis.ticks)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +72,7 @@ def test_no_tick_is_below_nothing_where_no_value_is():
         (SCORE, 0.30000000000000004, "0.3"),
     ],
 )
-def test_a_tick_carries_its_unit(metric, value, text):
+def test_a_tick_has_its_unit(metric, value, text):
     assert tick_text(metric, value) == text
 
 
@@ -89,13 +83,10 @@ def test_the_title_names_measure_unit_and_the_direction_of_better():
         assert f"{metric.better} is better" in axis_title(metric)
 
 
-def test_a_figure_is_transparent_and_in_the_one_ink_that_the_page_recolours():
+def test_a_figure_is_transparent_in_the_one_ink_that_the_page_recolours_or_dark_for_a_file():
     layout = figure(200).layout.template.layout
     assert (layout.paper_bgcolor, layout.plot_bgcolor) == ("rgba(0,0,0,0)", "rgba(0,0,0,0)")
     assert layout.font.color == INK
-
-
-def test_a_file_that_stands_alone_can_have_the_dark_template():
     assert template(dark=True).layout.font.color == DARK_INK
 
 
@@ -103,15 +94,19 @@ def test_text_from_a_record_reaches_plotly_without_tags_or_placeholders():
     assert plain("<b>%{x}") == "&lt;b&gt;%&#123;x}"
 
 
-def test_a_name_is_short_and_cut_with_an_ellipsis():
-    assert short_name("Full fine-tuning", "full") == "Full"
-    assert short_name("LoRA r=4", "lora") == "LoRA r=4"
-    assert short_name("LoRA targets=query and value", "lora") == "LoRA targets=qu…"
+@pytest.mark.parametrize(
+    ("variant", "method", "short"),
+    [
+        ("Full fine-tuning", "full", "Full"),
+        ("LoRA r=4", "lora", "LoRA r=4"),
+        ("LoRA targets=query and value", "lora", "LoRA targets=qu…"),
+        ("Old method", "old", "Old method"),
+    ],
+    ids=["short label", "variant", "cut with an ellipsis", "unknown method"],
+)
+def test_a_name_on_an_axis_is_short(variant, method, short):
+    assert short_name(variant, method) == short
 
 
-def test_a_method_that_is_no_longer_known_keeps_its_name():
-    assert short_name("Old method", "old") == "Old method"
-
-
-def test_a_label_wears_the_colour_of_its_method_as_a_square():
+def test_a_label_has_the_colour_of_its_method_as_a_square():
     assert glyph("lora") == '<span style="color:#2777e0">■</span>'

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.charts.whole_sweep import whole_sweep
 from tests.fakes import SWEEP, make_sweep
 from tests.tabs.compare.test_tab import Tab
 
+Make = Callable[..., SweepData]
 HOSTILE = "<img src=x><script>%{x}"
 NEW_CHART = """
 from ftlab.charts.drawing import empty_figure
@@ -56,10 +59,20 @@ def notes(chart: ChartSpec, facts: Facts, name: str) -> list[str]:
     return [note.text for note in chart.figure(facts).layout.annotations if note.name == name]
 
 
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes each kind of sweep once."""
+
+    @cache
+    def make(**options: Any) -> SweepData:
+        return whole_sweep(tmp_path_factory.mktemp("sweep"), **options)
+
+    return make
+
+
 @each_chart
-def test_a_name_from_a_record_is_no_markup_in_the_figure(chart: ChartSpec, tmp_path: Path) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path, targets=HOSTILE))
-    figure = chart.figure(facts)
+def test_a_name_from_a_record_is_no_markup_in_the_figure(chart: ChartSpec, sweep: Make) -> None:
+    figure = chart.figure(facts_of(chart, sweep(targets=HOSTILE)))
     assert figure.data
     shown = figure.to_json().replace("\\u003c", "<")
     assert "&lt;img" in shown, "the name is drawn"
@@ -69,36 +82,22 @@ def test_a_name_from_a_record_is_no_markup_in_the_figure(chart: ChartSpec, tmp_p
 
 
 @each_chart
-def test_where_the_numbers_come_from_is_drawn_into_the_figure(
-    chart: ChartSpec, tmp_path: Path
-) -> None:
-    measured = facts_of(chart, whole_sweep(tmp_path))
-    assert notes(chart, measured, "origin") == ["measured 25 Nov 2026"]
+def test_the_origin_of_the_numbers_is_drawn_into_the_figure(chart: ChartSpec, sweep: Make) -> None:
+    for origin in ("measured", "recorded", "imported"):
+        date = "" if origin == "imported" else " 25 Nov 2026"
+        facts = facts_of(chart, sweep(origin=origin))
+        assert notes(chart, facts, "origin") == [f"{origin}{date}"]
 
 
 @each_chart
-@pytest.mark.parametrize("origin", ["recorded", "imported"])
-def test_numbers_that_others_measured_are_said_to_be_theirs(
-    chart: ChartSpec, origin: str, tmp_path: Path
+def test_runs_that_do_not_compare_are_named_below_the_figure_and_in_it(
+    chart: ChartSpec, sweep: Make
 ) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path, origin=origin))
-    assert [note.split()[0] for note in notes(chart, facts, "origin")] == [origin]
-
-
-@each_chart
-def test_runs_that_do_not_compare_are_said_so_below_the_figure_and_in_it(
-    chart: ChartSpec, tmp_path: Path
-) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path, steps=60))
-    assert chart.drawn(facts).unlike == "Not like for like: steps (30, 60)."
-    assert notes(chart, facts, "unlike") == ["Not like for like: steps"]
-
-
-@each_chart
-def test_a_fair_sweep_is_not_said_to_differ(chart: ChartSpec, tmp_path: Path) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path))
-    assert chart.drawn(facts).unlike == ""
-    assert notes(chart, facts, "unlike") == []
+    unlike, like = (facts_of(chart, sweep(steps=steps)) for steps in (60, 30))
+    assert chart.drawn(unlike).unlike == "Not like for like: steps (30, 60)."
+    assert notes(chart, unlike, "unlike") == ["Not like for like: steps"]
+    assert chart.drawn(like).unlike == ""
+    assert notes(chart, like, "unlike") == []
 
 
 @each_chart
@@ -112,16 +111,12 @@ def test_without_a_run_the_figure_says_why_it_is_empty(chart: ChartSpec) -> None
 
 
 @each_chart
-def test_a_chart_says_what_it_draws_and_how_to_read_it(chart: ChartSpec, tmp_path: Path) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path))
+def test_a_chart_says_what_it_draws_and_how_to_read_it(chart: ChartSpec, sweep: Make) -> None:
+    facts = facts_of(chart, sweep())
     assert worded(chart.name, facts)
     assert worded(chart.reading, facts) or chart.is_bar
     assert not chart.drawn(facts).rows.empty
-
-
-@each_chart
-def test_an_axis_says_which_way_is_better(chart: ChartSpec, tmp_path: Path) -> None:
-    layout = chart.figure(facts_of(chart, whole_sweep(tmp_path))).layout
+    layout = chart.figure(facts).layout
     assert "is better" in f"{layout.xaxis.title.text} {layout.yaxis.title.text}"
 
 
@@ -129,9 +124,9 @@ def test_an_axis_says_which_way_is_better(chart: ChartSpec, tmp_path: Path) -> N
     "chart", [chart for chart in charts() if chart.compare], ids=lambda chart: chart.id
 )
 def test_every_run_can_be_opened_from_the_figure_and_tells_its_settings(
-    chart: ChartSpec, tmp_path: Path
+    chart: ChartSpec, sweep: Make
 ) -> None:
-    facts = facts_of(chart, whole_sweep(tmp_path))
+    facts = facts_of(chart, sweep())
     opened: set[str] = set()
     hovers = ""
     for trace in chart.figure(facts).data:

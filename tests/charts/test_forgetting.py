@@ -1,28 +1,19 @@
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from ftlab.charts.forgetting import forgetting_figure, forgetting_finding, gain_words
 from ftlab.charts.spec import Facts
-from ftlab.records.store import RunStore
+from ftlab.records.differences import PairedDifference
+from tests.charts.whole_sweep import table_of
 from tests.fakes import make_run
 
 
 def run(folder: Path, method: str, gain: float, forgot: float, reach: float = 0.1, seed: int = 0):
-    measures = {
-        "score_gain": gain,
-        "score_gain_low": gain - reach,
-        "score_gain_high": gain + reach,
-        "general_loss_change": forgot,
-        "general_loss_change_low": forgot - 0.01,
-        "general_loss_change_high": forgot + 0.01,
-    }
+    own = PairedDifference(gain, gain - reach, gain + reach, 64).measures("score_gain")
+    general = PairedDifference(forgot, forgot - 0.01, forgot + 0.01, 64)
+    measures = own | general.measures("general_loss_change")
     make_run(folder, method, seed=seed, measures=measures)
-
-
-def table_of(folder: Path) -> pd.DataFrame:
-    return RunStore(folder).table()
 
 
 def test_the_bars_of_a_single_run_are_its_interval_and_lie_within_the_axis(tmp_path):
@@ -34,6 +25,8 @@ def test_the_bars_of_a_single_run_are_its_interval_and_lie_within_the_axis(tmp_p
     assert [*lora.error_x.array, *lora.error_x.arrayminus] == pytest.approx([0.3, 0.3])
     low, high = figure.layout.xaxis.range
     assert low < 0.1 < 0.7 < high
+    low, high = figure.layout.yaxis.range
+    assert low < 0 < 0.05 < high, "nothing forgotten is on the axis"
     assert "+0.40 (+0.10 to +0.70)" in lora.hovertext[0]
 
 
@@ -45,28 +38,27 @@ def test_the_bars_of_several_seeds_are_their_range(tmp_path):
     assert list(means.error_x.array) == [pytest.approx(0.1)]
 
 
-def test_nothing_forgotten_is_on_the_axis(tmp_path):
-    run(tmp_path, "lora", 0.4, 0.5)
-    low, high = forgetting_figure(Facts(table_of(tmp_path))).layout.yaxis.range
-    assert low < 0 < 0.5 < high
-
-
-def test_the_finding_is_who_gains_most_and_who_forgets_least_and_who_falls(tmp_path):
-    run(tmp_path, "full", 0.42, 0.35)
-    run(tmp_path, "lora", 0.38, 0.004)
-    run(tmp_path, "prompt_tuning", -0.2, -0.3)
-    assert forgetting_finding(Facts(table_of(tmp_path))) == (
-        "Full fine-tuning gains 0.42 in SQL score and forgets 0.35 nats a token on unrelated "
-        "text; LoRA gains 0.38 and is not shown to forget (0.00); Prompt tuning falls below the "
-        "untouched model (one seed: no spread is known)"
-    )
-
-
-def test_a_loss_of_score_is_no_gain(tmp_path):
-    run(tmp_path, "lora", -0.2, -0.3)
-    assert "LoRA loses 0.20 in SQL score and lowers the loss on unrelated text by 0.30" in (
-        forgetting_finding(Facts(table_of(tmp_path)))
-    )
+@pytest.mark.parametrize(
+    ("runs", "finding"),
+    [
+        (
+            {"full": (0.42, 0.35), "lora": (0.38, 0.004), "prompt_tuning": (-0.2, -0.3)},
+            "Full fine-tuning gains 0.42 in SQL score and forgets 0.35 nats a token on unrelated "
+            "text; LoRA gains 0.38 and is not shown to forget (0.00); Prompt tuning falls below "
+            "the untouched model (one seed: no spread is known)",
+        ),
+        (
+            {"lora": (-0.2, -0.3)},
+            "LoRA loses 0.20 in SQL score and lowers the loss on unrelated text by 0.30; LoRA "
+            "falls below the untouched model (one seed: no spread is known)",
+        ),
+    ],
+    ids=["gains", "a loss of score"],
+)
+def test_the_finding_is_who_gains_most_who_forgets_least_and_who_falls(tmp_path, runs, finding):
+    for method, (gain, forgot) in runs.items():
+        run(tmp_path, method, gain, forgot)
+    assert forgetting_finding(Facts(table_of(tmp_path))) == finding
 
 
 def test_runs_of_an_older_version_have_no_figure_and_break_nothing(tmp_path):

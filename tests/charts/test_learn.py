@@ -48,7 +48,7 @@ def matrices():
     )
 
 
-def test_a_cell_stands_where_its_layer_and_its_matrix_meet():
+def test_a_cell_is_at_its_layer_and_its_matrix():
     (cells,) = change_map(matrices(), "size", "layers.1.q_proj", COLOUR).data
     grid = np.array(cells.z, dtype=float)
     assert grid.shape == (3, 3)
@@ -64,7 +64,7 @@ def test_the_colour_can_say_the_effective_rank_instead():
     assert (cells.zmin, cells.zmax) == (0, 2)
 
 
-def test_the_chosen_matrix_wears_a_frame_and_only_that():
+def test_only_the_chosen_matrix_has_a_frame():
     fig = change_map(matrices(), "size", "layers.1.q_proj", COLOUR)
     (frame,) = fig.layout.annotations
     assert (frame.x, frame.y) == (1, 0)

@@ -3,68 +3,58 @@ import math
 import pytest
 
 from ftlab.charts.learning_rate import RateCurve, learning_rates_figure
-from ftlab.records.store import RunStore
+from tests.charts.whole_sweep import table_of, texts, trace_of
 from tests.fakes import make_run
 
 
-def table_of(folder, **more):
+def ladder(folder):
     make_run(folder, "base")
     for rate, losses in ((1e-3, (1.4, 1.2)), (3e-3, (0.9, 1.1)), (9e-3, (1.6, 1.6))):
         for seed, loss in enumerate(losses):
-            make_run(
-                folder,
-                "lora",
-                seed=seed,
-                learning_rate=rate,
-                measures={"eval_loss_after": loss, "eval_loss_before": 3.08},
-            )
-    return RunStore(folder).table()
+            measures = {"eval_loss_after": loss, "eval_loss_before": 3.08}
+            make_run(folder, "lora", seed=seed, learning_rate=rate, measures=measures)
+    return table_of(folder)
 
 
 def learning_rate_figure(table, name="", suggested=None):
     return learning_rates_figure([RateCurve("mean of the seeds", table, suggested)], name)
 
 
-def trace_of(figure, name):
-    return next((trace for trace in figure.data if trace.name == name), None)
-
-
 def test_the_curve_is_the_mean_of_the_seeds_over_the_rate_lowest_rate_first(tmp_path):
-    curve = trace_of(learning_rate_figure(table_of(tmp_path)), "mean of the seeds")
+    curve = trace_of(learning_rate_figure(ladder(tmp_path)), "mean of the seeds")
     assert list(curve.x) == [1e-3, 3e-3, 9e-3]
     assert [round(loss, 6) for loss in curve.y] == [1.3, 1.0, 1.6]
     assert [round(reach, 6) for reach in curve.error_y.array] == [0.1, 0.1, 0.0]
 
 
 def test_the_axes_name_every_rate_and_the_loss_as_it_is_called(tmp_path):
-    figure = learning_rate_figure(table_of(tmp_path), "tuning loss")
+    figure = learning_rate_figure(ladder(tmp_path), "tuning loss")
     assert list(figure.layout.xaxis.ticktext) == ["1e-3", "3e-3", "9e-3"]
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.yaxis.title.text == "tuning loss (nats a token, less is better)"
 
 
 def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):
-    figure = learning_rate_figure(table_of(tmp_path))
+    figure = learning_rate_figure(ladder(tmp_path))
     assert set(trace_of(figure, "untouched model").y) == {3.08}
     low, high = figure.layout.yaxis.range
     assert low < 3.08 < high
 
 
 @pytest.mark.parametrize(("loss", "where"), [(9.0, "above"), (0.01, "below")])
-def test_an_untouched_model_far_off_is_said_and_presses_nothing_flat(tmp_path, loss, where):
+def test_a_distant_loss_of_the_untouched_model_is_a_note_outside_the_axis(tmp_path, loss, where):
     for rate, own in ((1e-3, 1.1), (3e-3, 1.0), (9e-3, 1.2)):
         measures = {"eval_loss_after": own, "eval_loss_before": loss}
         make_run(tmp_path, "lora", learning_rate=rate, measures=measures)
-    figure = learning_rate_figure(RunStore(tmp_path).table())
+    figure = learning_rate_figure(table_of(tmp_path))
     assert trace_of(figure, "untouched model") is None
-    words = [note.text for note in figure.layout.annotations]
-    assert any(f"untouched model {loss:.3f}, far {where}" == text for text in words)
+    assert f"untouched model {loss:.3f}, far {where}" in texts(figure)
     low, high = figure.layout.yaxis.range
     assert 0.9 < low < 1.0 < 1.2 < high < 1.3
 
 
 def test_the_suggested_rate_is_marked_where_there_is_one(tmp_path):
-    table = table_of(tmp_path)
+    table = ladder(tmp_path)
     marks = [
         [note.x for note in figure.layout.annotations if note.text == "suggested"]
         for figure in (learning_rate_figure(table, suggested=3e-3), learning_rate_figure(table))
@@ -72,9 +62,9 @@ def test_the_suggested_rate_is_marked_where_there_is_one(tmp_path):
     assert marks == [[math.log10(3e-3)], []]
 
 
-def test_a_diverged_run_stands_at_its_rate_with_its_status_and_reason(tmp_path):
+def test_a_diverged_run_is_drawn_at_its_rate_with_status_and_reason(tmp_path):
     make_run(tmp_path, "lora", "diverged", learning_rate=2.7e-2, reason="The <b>loss</b> rose.")
-    figure = learning_rate_figure(table_of(tmp_path))
+    figure = learning_rate_figure(ladder(tmp_path))
     undone = trace_of(figure, "not done")
     assert (list(undone.x), list(undone.text)) == ([2.7e-2], ["diverged"])
     assert "&lt;b&gt;loss&lt;/b&gt; rose." in undone.hovertext[0]
@@ -83,13 +73,13 @@ def test_a_diverged_run_stands_at_its_rate_with_its_status_and_reason(tmp_path):
 
 def test_without_any_loss_the_figure_says_why(tmp_path):
     make_run(tmp_path, "lora", "diverged", learning_rate=1e-3)
-    figure = learning_rate_figure(RunStore(tmp_path).table())
-    assert [note.text for note in figure.layout.annotations] == ["no run has a loss"]
+    figure = learning_rate_figure(table_of(tmp_path))
+    assert texts(figure) == ["no run has a loss"]
 
 
 def test_of_many_rates_only_as_many_are_named_as_the_axis_has_room_for(tmp_path):
     for place in range(30):
         make_run(tmp_path, "lora", learning_rate=1e-5 * 1.3**place)
-    axis = learning_rate_figure(RunStore(tmp_path).table()).layout.xaxis
+    axis = learning_rate_figure(table_of(tmp_path)).layout.xaxis
     assert 2 <= len(axis.tickvals) <= 10
     assert axis.tickvals[0] == 1e-5

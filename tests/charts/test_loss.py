@@ -10,6 +10,7 @@ from ftlab.charts.spec import Facts
 from ftlab.methods.registry import METHODS, look_of
 from ftlab.records.published import PublishedRun
 from ftlab.records.store import RunStore, SweepData, read_run, sweep_data
+from tests.charts.whole_sweep import table_of, texts
 from tests.fakes import SWEEP, make_run, make_sweep
 
 DOWN = [(step, 3.0 - 0.1 * step) for step in range(1, 11)]
@@ -23,42 +24,61 @@ def data_of(folder):
     return sweep_data(RunStore(folder), SWEEP)
 
 
-def labels(figure):
-    return [annotation.text for annotation in figure.layout.annotations]
+def seed(number, *losses, label="LoRA", **curve):
+    return LossCurve(label, "lora", list(enumerate(losses, 1)), seed=number, **curve)
 
 
-def test_each_method_has_its_own_colour():
-    figure = loss_figure(
-        [LossCurve("Full fine-tuning", "full", DOWN), LossCurve("LoRA", "lora", DOWN)]
-    )
-    assert [line.line.color for line in figure.data] == [
-        look_of("full").colour,
-        look_of("lora").colour,
-    ]
+def label_of(text, colour="#2777e0"):
+    return f'<span style="color:{colour}">■</span> {text}'
 
 
-def test_variants_of_one_method_differ_in_dash_and_marker_but_not_in_colour():
-    figure = loss_figure([LossCurve("LoRA", "lora", DOWN), LossCurve("LoRA r=4", "lora", DOWN)])
-    first, second = figure.data
+def test_each_method_has_its_own_colour_and_a_label_in_ink_with_a_square_in_it():
+    curves = [LossCurve("Full fine-tuning", "full", DOWN), LossCurve("LoRA", "lora", DOWN)]
+    figure = loss_figure(curves)
+    colours = [look_of("full").colour, look_of("lora").colour]
+    assert [line.line.color for line in figure.data] == colours
+    assert texts(loss_figure(curves[:1])) == [label_of("Full 2.00", colours[0])]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one seed", "two seeds"])
+def test_variants_of_one_method_differ_in_dash_and_marker_but_not_in_colour(seeds):
+    figure = loss_figure([seed(n, 3.0, 1.0, label=v) for v in ("LoRA", "r=4") for n in seeds])
+    *bands, first, second = figure.data
+    assert len(bands) == (2 if len(seeds) > 1 else 0)
     assert first.line.color == second.line.color
     assert first.line.dash != second.line.dash
     assert (first.mode, second.mode) == ("lines", "lines+markers")
 
 
-def seed(number, *losses, label="LoRA", **curve):
-    return LossCurve(label, "lora", list(enumerate(losses, 1)), seed=number, **curve)
+NAN = math.nan
 
 
-def test_seeds_of_one_variant_are_their_mean_in_their_range_under_one_label():
-    figure = loss_figure([seed(0, 3.0, 1.0), seed(1, 4.0, 2.0), seed(2, 2.0, 1.5)])
-    band, line = figure.data
-    assert list(line.y) == [3.0, 1.5]
+@pytest.mark.parametrize(
+    ("seeds", "mean", "band_x", "band_y"),
+    [
+        (
+            [(3.0, 1.0), (4.0, 2.0), (2.0, 1.5)],
+            [3.0, 1.5], [1, 2, 2, 1, None], [4.0, 2.0, 1.0, 2.0, None],
+        ),
+        (
+            [(3.0, 2.0, 1.0), (5.0,), (4.0, 4.0)],
+            [4.0, 3.0, 1.0], [1, 2, 3, 3, 2, 1, None], [5.0, 4.0, 1.0, 1.0, 2.0, 3.0, None],
+        ),
+        (
+            [(3.0, NAN, NAN, 1.0), (5.0, 4.0, NAN, 2.0)],
+            [4.0, 4.0, None, 1.5],
+            [1, 2, 2, 1, None, 4, 4, None], [5.0, 4.0, 4.0, 3.0, None, 2.0, 1.0, None],
+        ),
+    ],
+    ids=["all steps", "steps that not every seed has", "losses that are no number"],
+)  # fmt: skip
+def test_seeds_of_one_variant_are_their_mean_in_their_range(seeds, mean, band_x, band_y):
+    band, line = loss_figure([seed(n, *losses) for n, losses in enumerate(seeds)]).data
+    assert list(line.y) == mean
+    assert (list(band.x), list(band.y)) == (band_x, band_y)
     assert line.line.color == look_of("lora").colour
-    assert list(band.x) == [1, 2, 2, 1, None]
-    assert list(band.y) == [4.0, 2.0, 1.0, 2.0, None]
     assert band.fill == "toself"
     assert band.opacity < 0.2
-    assert labels(figure) == ['<span style="color:#2777e0">■</span> LoRA 1.50']
 
 
 def test_a_variant_with_one_seed_has_no_range():
@@ -66,28 +86,15 @@ def test_a_variant_with_one_seed_has_no_range():
     assert (list(line.y), line.text) == ([3.0, 1.0], None)
 
 
-def test_the_mean_names_each_seed_and_its_loss():
+def test_the_mean_names_each_seed_and_its_loss_or_the_range_of_many():
     _, line = loss_figure([seed(3, 3.0, 1.0), seed(7, 4.0)]).data
     assert list(line.text) == ["seed 3 3.000, seed 7 4.000", "seed 3 1.000"]
     assert "%{text}" in line.hovertemplate
+    _, line = loss_figure([seed(n, 3.0 + n / 10) for n in range(8)]).data
+    assert list(line.text) == ["8 seeds, 3.000 to 3.700"]
 
 
-def test_a_step_that_not_every_seed_has_is_the_mean_of_those_that_have_it():
-    band, line = loss_figure([seed(0, 3.0, 2.0, 1.0), seed(1, 5.0), seed(2, 4.0, 4.0)]).data
-    assert list(line.x) == [1, 2, 3]
-    assert list(line.y) == [4.0, 3.0, 1.0]
-    assert list(band.y) == [5.0, 4.0, 1.0, 1.0, 2.0, 3.0, None]
-
-
-def test_a_loss_that_is_no_number_is_no_part_of_a_mean_and_a_gap_where_there_is_no_other():
-    nan = math.nan
-    band, line = loss_figure([seed(0, 3.0, nan, nan, 1.0), seed(1, 5.0, 4.0, nan, 2.0)]).data
-    assert list(line.y) == [4.0, 4.0, None, 1.5]
-    assert list(band.x) == [1, 2, 2, 1, None, 4, 4, None]
-    assert list(band.y) == [5.0, 4.0, 4.0, 3.0, None, 2.0, 1.0, None]
-
-
-def test_a_seed_that_failed_is_a_pale_line_of_its_own():
+def test_a_seed_that_failed_is_a_pale_line_of_its_own_behind_the_others():
     figure = loss_figure(
         [seed(0, 3.0, 1.0), seed(1, 4.0, 2.0), seed(2, 9.0, 9.0, emphasised=False)]
     )
@@ -96,17 +103,7 @@ def test_a_seed_that_failed_is_a_pale_line_of_its_own():
     assert failed.opacity < mean.opacity
     assert list(mean.y) == [3.5, 1.5]
     assert failed.line.dash == mean.line.dash
-    assert labels(figure) == ['<span style="color:#2777e0">■</span> LoRA 1.50']
-
-
-def test_variants_with_several_seeds_are_told_apart_as_single_ones_are():
-    figure = loss_figure(
-        [seed(n, 3.0, 1.0, label=name) for name in ("LoRA", "r=4") for n in (0, 1)]
-    )
-    *_, first, second = figure.data
-    assert len(figure.data) == 4
-    assert first.line.dash != second.line.dash
-    assert (first.mode, second.mode) == ("lines", "lines+markers")
+    assert texts(figure) == [label_of("LoRA 1.50")]
 
 
 @pytest.mark.parametrize(
@@ -116,11 +113,6 @@ def test_the_curve_of_a_run_knows_its_seed_and_whether_the_run_counts(tmp_path, 
     run = read_run(make_run(tmp_path, "lora", status, seed=5))
     curve = curve_of(run, [(1, 3.0)])
     assert curve == LossCurve("LoRA", "lora", ((1, 3.0),), emphasised, seed=5)
-
-
-def test_the_end_of_a_curve_is_labelled_in_ink_with_a_square_in_its_colour():
-    figure = loss_figure([LossCurve("Full fine-tuning", "full", DOWN)])
-    assert labels(figure) == ['<span style="color:#707b8c">■</span> Full 2.00']
 
 
 def test_labels_of_curves_that_end_together_are_pushed_apart():
@@ -140,12 +132,7 @@ def test_more_curves_than_labels_fit_leaves_labels_out_not_curves():
     curves = [LossCurve(f"LoRA r={r}", "lora", DOWN) for r in range(1, 40)]
     figure = loss_figure(curves, height=228)
     assert len(figure.data) == 39
-    assert len(labels(figure)) == (228 - 52) // 15
-
-
-def test_a_loss_that_is_no_number_leaves_a_gap():
-    figure = loss_figure([LossCurve("LoRA", "lora", [(1, 3.0), (2, math.nan), (3, 2.0)])])
-    assert list(figure.data[0].y) == [3.0, None, 2.0]
+    assert len(texts(figure)) == (228 - 52) // 15
 
 
 def test_a_curve_that_diverged_does_not_flatten_the_others():
@@ -154,7 +141,7 @@ def test_a_curve_that_diverged_does_not_flatten_the_others():
     )
     assert figure.layout.yaxis.range[1] < 6
     assert max(annotation.y for annotation in figure.layout.annotations) < 6
-    assert any("900.00" in text for text in labels(figure))
+    assert any("900.00" in text for text in texts(figure))
 
 
 def test_a_single_step_is_visible_as_a_marker():
@@ -165,24 +152,11 @@ def test_a_single_step_is_visible_as_a_marker():
 def test_without_a_step_the_figure_says_so(curves):
     figure = loss_figure(curves)
     assert len(figure.data) == 0
-    assert labels(figure) == ["no step yet"]
-
-
-def test_a_curve_that_is_not_emphasised_is_pale_and_behind():
-    figure = loss_figure(
-        [LossCurve("LoRA", "lora", DOWN, emphasised=False), LossCurve("QLoRA", "qlora", DOWN)]
-    )
-    assert [line.name for line in figure.data] == ["LoRA", "QLoRA"]
-    assert figure.data[0].opacity < figure.data[1].opacity
+    assert texts(figure) == ["no step yet"]
 
 
 def test_steps_of_a_run_that_goes_on_set_the_length_of_the_axis():
     assert loss_figure([LossCurve("LoRA", "lora", DOWN)], steps=30).layout.xaxis.range[1] > 30
-
-
-def test_many_seeds_are_told_as_their_range():
-    _, line = loss_figure([seed(n, 3.0 + n / 10) for n in range(8)]).data
-    assert list(line.text) == ["8 seeds, 3.000 to 3.700"]
 
 
 def test_points_of_a_sweep_sum_up_tokens_and_seconds(tmp_path):
@@ -214,8 +188,8 @@ def test_imported_runs_have_a_loss_over_steps_alone(tmp_path):
     assert points["loss"].tolist() == [1.0, 0.7]
     assert points["tokens"].isna().all()
     figure = figure_of_points(points, "tokens")
-    assert (len(figure.data), labels(figure)) == (0, ["no tokens recorded"])
-    assert "imported" in labels(figure_of_points(points))
+    assert (len(figure.data), texts(figure)) == (0, ["no tokens recorded"])
+    assert "imported" in texts(figure_of_points(points))
     (chart,) = CHARTS
     left_out = [
         chart.drawn(Facts(table, points, {"loss-x": x})).left_out for x in ("step", "tokens")
@@ -239,62 +213,63 @@ def test_seeds_lie_at_their_mean_place_on_an_axis_of_seconds(tmp_path):
     assert list(line.x)[:2] == pytest.approx([3.0, 6.0])
 
 
-def test_smoothing_is_a_running_mean_of_each_run_and_named_on_the_axis():
-    figure = loss_figure([seed(0, 4.0, 2.0, 6.0, 1.0)], smoothing=3)
-    assert list(figure.data[0].y) == pytest.approx([4.0, 3.0, 4.0, 3.0])
-    assert "mean of 3 steps" in figure.layout.yaxis.title.text
-    assert "mean of" not in loss_figure([seed(0, 4.0)]).layout.yaxis.title.text
+@pytest.mark.parametrize(
+    ("losses", "over", "smooth"),
+    [
+        ((4.0, 2.0, 6.0, 1.0), 3, [4.0, 3.0, 4.0, 3.0]),
+        ((4.0, NAN, 2.0), 2, [4.0, None, 3.0]),
+        ((3.0, NAN, 2.0), 1, [3.0, None, 2.0]),
+    ],
+    ids=["running mean", "a loss that is no number", "no smoothing"],
+)
+def test_smoothing_is_a_running_mean_of_each_run_and_named_on_the_axis(losses, over, smooth):
+    figure = loss_figure([seed(0, *losses)], smoothing=over)
+    assert list(figure.data[0].y) == smooth
+    assert (f"mean of {over} steps" in figure.layout.yaxis.title.text) == (over > 1)
 
 
-def test_smoothing_passes_over_a_loss_that_is_no_number():
-    figure = loss_figure([seed(0, 4.0, math.nan, 2.0)], smoothing=2)
-    assert list(figure.data[0].y) == [4.0, None, 3.0]
+@pytest.mark.parametrize(
+    ("runs", "finding"),
+    [
+        (
+            {"full": [1.0, 1.3], "lora": [1.1, 1.25], "qlora": [2.0, 2.1]},
+            "Held-out loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
+            "no difference is shown between Full fine-tuning and LoRA: their seeds overlap",
+        ),
+        (
+            {"full": 1.22, "lora": 1.31},
+            "Held-out loss after training: Full fine-tuning 1.220, LoRA 1.310 (one seed: no spread "
+            "is known)",
+        ),
+        ({"lora": None}, "Training loss; no held-out loss was measured"),
+    ],
+    ids=["overlapping seeds", "one seed", "no held-out loss"],
+)
+def test_the_finding_is_the_held_out_loss_and_what_the_seeds_show(tmp_path, runs, finding):
+    assert loss_finding(Facts(table_of(tmp_path, "eval_loss_after", **runs))) == finding
 
 
-def test_losses_that_seeds_do_not_tell_apart_are_said_to_be_no_difference(tmp_path):
-    for method, losses in (("full", (1.0, 1.3)), ("lora", (1.1, 1.25)), ("qlora", (2.0, 2.1))):
-        for number, loss in enumerate(losses):
-            make_run(tmp_path, method, seed=number, measures={"eval_loss_after": loss})
-    assert loss_finding(Facts(data_of(tmp_path).table)) == (
-        "Held-out loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
-        "no difference is shown between Full fine-tuning and LoRA: their seeds overlap"
-    )
-
-
-def test_of_one_seed_no_spread_is_known(tmp_path):
-    make_sweep(tmp_path, methods=("full", "lora"))
-    assert loss_finding(Facts(data_of(tmp_path).table)) == (
-        "Held-out loss after training: Full fine-tuning 1.220, LoRA 1.310 "
-        "(one seed: no spread is known)"
-    )
-
-
-def test_without_a_held_out_loss_the_finding_says_so(tmp_path):
-    make_run(tmp_path, "lora", status="failed")
-    assert "no held-out loss" in loss_finding(Facts(data_of(tmp_path).table))
-
-
-def test_many_lines_wear_the_markers_of_their_methods_and_few_do_not():
+def test_many_lines_have_the_markers_of_their_methods_and_few_do_not():
     methods = ["lora", "dora", "vera", "oft", "ia3", "hra", "loha", "full"]
     curves = [LossCurve(method, method, DOWN) for method in methods]
     many, few = loss_figure(curves), loss_figure(curves[:-1])
     found = {line.name: line.marker.symbol for line in many.data if "markers" in line.mode}
     assert found == {method: look_of(method).marker for method in methods}
     assert not any("markers" in line.mode for line in few.data)
-    assert any("★" in label for label in labels(many))
+    assert any("★" in label for label in texts(many))
 
 
-def test_a_figure_of_many_lines_is_as_high_as_its_labels():
+def test_a_figure_of_many_lines_has_room_for_all_labels():
     curves = [LossCurve(method, method, DOWN) for method in METHODS]
     assert height_for(curve_points(curves[:4]), 330) == 330
     high = height_for(curve_points(curves), 330)
     assert high > 330
-    assert len(labels(loss_figure(curves, height=high))) >= len(METHODS)
+    assert len(texts(loss_figure(curves, height=high))) >= len(METHODS)
 
 
 def test_a_long_run_is_drawn_with_a_bounded_number_of_points_and_every_spike() -> None:
-    spikes = {1: 9.0, 4_321: 25.0, 70_000: 0.1, 100_000: 1.5}
-    losses = {step: 2.0 + step % 5 / 100 for step in range(1, 100_001)} | spikes
+    spikes = {1: 9.0, 4_321: 25.0, 17_000: 0.1, 20_000: 1.5}
+    losses = {step: 2.0 + step % 5 / 100 for step in range(1, 20_001)} | spikes
     fig = loss_figure([LossCurve("LoRA", "lora", tuple(losses.items()))])
     (line,) = fig.data
     assert len(line.x) <= 700
@@ -305,9 +280,9 @@ def test_a_long_run_is_drawn_with_a_bounded_number_of_points_and_every_spike() -
 
 def test_of_long_runs_of_several_seeds_the_band_keeps_the_spike_of_each() -> None:
     curves = []
-    for seed, spike in ((0, 30.0), (1, -2.0)):
-        losses = dict.fromkeys(range(1 + seed, 20001, 2), 2.0 + seed) | {9_000 + seed: spike}
-        curves.append(LossCurve("LoRA", "lora", tuple(sorted(losses.items())), seed=seed))
+    for number, spike in ((0, 30.0), (1, -2.0)):
+        losses = dict.fromkeys(range(1 + number, 20001, 2), 2.0 + number) | {9_000 + number: spike}
+        curves.append(LossCurve("LoRA", "lora", tuple(sorted(losses.items())), seed=number))
     band, line = loss_figure(curves).data
     assert len(line.x) <= 700
     assert max(y for y in band.y if y is not None) == 30.0

@@ -11,14 +11,10 @@ from ftlab.charts.memory import (
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import look_of
 from ftlab.records.result import MEMORY_PARTS
-from ftlab.records.store import RunStore
+from tests.charts.whole_sweep import table_of
 from tests.fakes import make_run, make_sweep
 
 MB = 1_000_000
-
-
-def table_of(folder):
-    return RunStore(folder).table()
 
 
 def set_phase(directory, phase, net_megabytes):
@@ -43,20 +39,14 @@ def test_each_phase_is_a_bar_of_its_own_place_pattern_and_label(tmp_path):
     assert len({y for bar in bars for y in bar.y}) == 8
     assert list(bars[1].text) == ["train 2.34 GB", "train 1.29 GB"]
     assert list(bars[0].marker.color) == [look_of("full").colour, look_of("lora").colour]
-
-
-def test_peaks_are_above_the_process_without_a_model(tmp_path):
-    make_sweep(tmp_path, methods=("lora",))
-    load, train, evaluate, save = phases_figure(Facts(table_of(tmp_path))).data
-    found = [bar.x[0] for bar in (load, train, evaluate, save)]
-    assert found == [280 * MB, 1_287 * MB, 600 * MB, 340 * MB]
+    above_the_process = [280 * MB, 1_287 * MB, 600 * MB, 340 * MB]
+    assert [bar.x[1] for bar in bars] == above_the_process
 
 
 def test_seeds_are_their_mean_with_the_range_in_the_hover(tmp_path):
-    for seed, net in enumerate((1000, 1200)):
-        measures = {"net_peak_memory_bytes": net * MB, "peak_memory_bytes": (500 + net) * MB}
-        make_run(tmp_path, "lora", seed=seed, measures=measures)
-    train = phases_figure(Facts(table_of(tmp_path))).data[1]
+    peaks = [((500 + net) * MB, net * MB) for net in (1000, 1200)]
+    table = table_of(tmp_path, "peak_memory_bytes", "net_peak_memory_bytes", lora=peaks)
+    train = phases_figure(Facts(table)).data[1]
     assert train.x[0] == 1100 * MB
     assert "1.00 GB to 1.20 GB" in train.hovertext[0]
     assert len(train.customdata[0].split()) == 2
@@ -82,42 +72,48 @@ def test_runs_without_peaks_by_phase_are_no_bars(tmp_path):
     assert phases_finding(Facts(table)) == "No run has its peak memory by phase"
 
 
-def test_the_phase_that_sets_the_peak_is_named(tmp_path):
-    make_sweep(tmp_path, methods=("full", "lora"))
-    assert phases_finding(Facts(table_of(tmp_path))) == (
-        "Training sets the peak of every variant, in every run"
-    )
-    set_phase(make_run(tmp_path, "prompt_tuning"), "evaluate", 5000)
-    assert phases_finding(Facts(table_of(tmp_path))) == (
-        "Training sets the peak of Full fine-tuning and LoRA; "
-        "evaluation sets the peak of Prompt tuning"
-    )
-
-
-def test_a_peak_that_is_another_phase_in_another_run_is_said_to_differ(tmp_path):
-    make_sweep(tmp_path, methods=("full",))
-    make_run(tmp_path, "lora", seed=0)
-    set_phase(make_run(tmp_path, "lora", seed=1), "evaluate", 5000)
-    assert phases_finding(Facts(table_of(tmp_path))) == (
-        "Training sets the peak of Full fine-tuning; for LoRA it differs between runs"
-    )
-
-
-def test_more_variants_make_a_higher_figure(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "seeds", "finding"),
+    [
+        ("lora", {0: "train"}, "Training sets the peak of every variant, in every run"),
+        (
+            "lora", {0: "evaluate"},
+            "Training sets the peak of Full fine-tuning; evaluation sets the peak of LoRA",
+        ),
+        (
+            "lora", {0: "train", 1: "evaluate"},
+            "Training sets the peak of Full fine-tuning; for LoRA it differs between runs",
+        ),
+        (
+            "full", {1: "evaluate"},
+            "For Full fine-tuning it differs between runs",
+        ),
+    ],
+    ids=["all the same", "two phases", "differs between seeds", "one variant"],
+)  # fmt: skip
+def test_the_phase_that_sets_the_peak_is_named(tmp_path, other, seeds, finding):
     make_sweep(tmp_path, methods=("full",))
     low = phases_figure(Facts(table_of(tmp_path))).layout.height
-    make_run(tmp_path, "lora")
-    assert phases_figure(Facts(table_of(tmp_path))).layout.height > low
+    for seed, phase in seeds.items():
+        run = make_run(tmp_path, other, seed=seed)
+        if phase == "evaluate":
+            set_phase(run, "evaluate", 5000)
+    facts = Facts(table_of(tmp_path))
+    assert phases_finding(facts) == finding
+    assert (phases_figure(facts).layout.height > low) == (other == "lora"), "a row more"
 
 
-def test_the_parts_of_a_peak_are_stacked_in_their_order_with_their_names(tmp_path):
+def test_the_parts_of_a_peak_are_stacked_in_their_order_below_a_tick_of_the_process(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     table = with_anatomy(table_of(tmp_path), weights=300, optimizer=600)
     figure = memory_breakdown_figure(Facts(table))
-    assert [bar.name for bar in figure.data[:-1]] == list(MEMORY_PARTS)
+    *parts, tick = figure.data
+    assert [bar.name for bar in parts] == list(MEMORY_PARTS)
     assert figure.layout.barmode == "stack"
-    assert list(figure.data[0].x) == [300 * MB, 300 * MB]
-    assert list(figure.data[2].text) == ["optimizer", "optimizer"]
+    assert list(parts[0].x) == [300 * MB, 300 * MB]
+    assert list(parts[2].text) == ["optimizer", "optimizer"]
+    assert (tick.name, list(tick.x)) == ("net peak", list(table["net_peak_memory_bytes"]))
+    assert tick.marker.symbol == "line-ns"
 
 
 def test_a_prediction_is_a_narrow_stack_below_the_measured_one(tmp_path):
@@ -125,20 +121,13 @@ def test_a_prediction_is_a_narrow_stack_below_the_measured_one(tmp_path):
     table = with_anatomy(table_of(tmp_path), weights=300)
     for part in MEMORY_PARTS:
         table.loc[1, f"predicted_{part}_bytes"] = 80 * MB
-    bars = memory_breakdown_figure(Facts(table)).data[len(MEMORY_PARTS) : -1]
+    figure = memory_breakdown_figure(Facts(table)).data
+    bars = figure[len(MEMORY_PARTS) : -1]
     assert [bar.name for bar in bars] == [f"predicted {part}" for part in MEMORY_PARTS]
     for bar in bars:
         assert list(bar.x) == [80 * MB]
         assert 1 < bar.y[0] < 1.5
-        assert bar.width < memory_breakdown_figure(Facts(table)).data[0].width
-
-
-def test_what_the_process_took_is_a_tick(tmp_path):
-    make_sweep(tmp_path, methods=("full",))
-    table = with_anatomy(table_of(tmp_path), weights=300)
-    tick = memory_breakdown_figure(Facts(table)).data[-1]
-    assert (tick.name, list(tick.x)) == ("net peak", list(table["net_peak_memory_bytes"]))
-    assert tick.marker.symbol == "line-ns"
+        assert bar.width < figure[0].width
 
 
 @pytest.mark.parametrize(("predicted", "words"), [(None, ""), (1.05, "within 5.00 % of")])

@@ -35,7 +35,7 @@ def test_a_label_is_no_markup():
     assert figure.data[0].name == "Full &lt;b&gt;"
 
 
-def test_where_a_line_leaves_the_card_is_between_two_predictions():
+def test_the_length_at_the_limit_is_interpolated_between_two_predictions():
     assert leaves_at(LORA, 16 * GB) == 768
     assert leaves_at(LORA, 30 * GB) is None
     assert leaves_at(LORA, 5 * GB) is None

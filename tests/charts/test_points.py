@@ -78,7 +78,7 @@ def test_the_earlier_name_has_the_choice():
     assert second != first
 
 
-def test_no_name_lies_on_the_line():
+def test_no_label_crosses_the_line():
     across = [(0.0, 0.5), (1.0, 0.5)]
     for width in WIDTHS:
         ((_, low, _, high),) = boxes([spot(0.5, 0.5)], width, line=across)

@@ -3,27 +3,16 @@ import pytest
 from ftlab.charts.points import quality_measure
 from ftlab.charts.score_time import score_time_figure, score_time_finding
 from ftlab.charts.spec import Facts
-from ftlab.records.store import RunStore
+from tests.charts.whole_sweep import table_of, texts, trace_of
 from tests.fakes import make_run, make_sweep
 
-
-def table_of(folder, **runs):
-    """Runs by method: (training seconds, score) of each seed."""
-    for method, seeds in runs.items():
-        for seed, (seconds, score) in enumerate(seeds):
-            measures = {"train_seconds": seconds, "score_after": score}
-            make_run(folder, method, seed=seed, measures=measures)
-    return RunStore(folder).table()
-
-
-def line_of(figure, name):
-    return next(trace for trace in figure.data if trace.name == name)
+MEASURES = ("train_seconds", "score_after")
 
 
 def test_points_are_score_over_training_time(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
-    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
-    lora = line_of(figure, "LoRA")
+    figure = score_time_figure(Facts(table_of(tmp_path)))
+    lora = trace_of(figure, "LoRA")
     assert (list(lora.x), list(lora.y)) == ([60.4], [0.71])
     assert figure.layout.xaxis.title.text == "training time (less is better)"
     assert figure.layout.yaxis.title.text == "SQL score (0 to 1, more is better)"
@@ -31,43 +20,42 @@ def test_points_are_score_over_training_time(tmp_path):
 
 def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):
     make_sweep(tmp_path, methods=("full", "qlora"))
-    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
-    line = line_of(figure, "untouched model")
+    figure = score_time_figure(Facts(table_of(tmp_path)))
+    line = trace_of(figure, "untouched model")
     assert set(line.y) == {0.31}
     low, high = figure.layout.yaxis.range
     assert low < 0.31 < high
-    assert "untouched model 0.31" in [note.text for note in figure.layout.annotations]
+    assert "untouched model 0.31" in texts(figure)
 
 
 def test_a_base_in_another_precision_has_its_own_line_where_it_differs(tmp_path):
     make_run(tmp_path, "lora", measures={"score_before": 0.30})
     make_run(tmp_path, "qlora", measures={"score_before": 0.20})
-    figure = score_time_figure(Facts(RunStore(tmp_path).table()))
-    assert set(line_of(figure, "untouched model").y) == {0.30}
-    assert set(line_of(figure, "untouched model in nf4").y) == {0.20}
+    figure = score_time_figure(Facts(table_of(tmp_path)))
+    assert set(trace_of(figure, "untouched model").y) == {0.30}
+    assert set(trace_of(figure, "untouched model in nf4").y) == {0.20}
 
 
 def test_without_an_untouched_score_there_is_no_line(tmp_path):
     make_run(tmp_path, "lora", measures={"score_before": None})
-    assert [trace.name for trace in score_time_figure(Facts(RunStore(tmp_path).table())).data] == [
-        "LoRA"
-    ]
+    (line,) = score_time_figure(Facts(table_of(tmp_path))).data
+    assert line.name == "LoRA"
 
 
 def test_without_a_score_the_held_out_loss_is_drawn(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"), measures={"score_after": None})
-    table = RunStore(tmp_path).table()
+    table = table_of(tmp_path)
     assert quality_measure(table).key == "eval_loss_after"
     figure = score_time_figure(Facts(table))
-    assert list(line_of(figure, "LoRA").y) == [1.31]
-    assert set(line_of(figure, "untouched model").y) == {3.08}
+    assert list(trace_of(figure, "LoRA").y) == [1.31]
+    assert set(trace_of(figure, "untouched model").y) == {3.08}
     assert score_time_finding(Facts(table)).startswith(
         "Full fine-tuning has the best held-out loss, 1.220 in 1 min 36 s"
     )
 
 
 def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
-    table = table_of(tmp_path, full=[(4000.0, 0.7)], lora=[(30.0, 0.6)])
+    table = table_of(tmp_path, *MEASURES, full=(4000.0, 0.7), lora=(30.0, 0.6))
     assert score_time_figure(Facts(table)).layout.xaxis.type == "log"
 
 
@@ -102,4 +90,4 @@ def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
     ],
 )
 def test_the_finding_claims_no_more_than_the_seeds_show(tmp_path, runs, sentence):
-    assert score_time_finding(Facts(table_of(tmp_path, **runs))) == sentence
+    assert score_time_finding(Facts(table_of(tmp_path, *MEASURES, **runs))) == sentence

@@ -12,14 +12,10 @@ from ftlab.charts.serving import (
     without_file,
 )
 from ftlab.charts.spec import Facts
-from ftlab.records.store import RunStore
+from tests.charts.whole_sweep import table_of
 from tests.fakes import make_run, make_sweep
 
 MODEL, ADAPTER = 200_000_000, 10_000_000
-
-
-def table_of(folder):
-    return RunStore(folder).table()
 
 
 def of(table, customers):
@@ -28,9 +24,7 @@ def of(table, customers):
 
 @pytest.fixture
 def table(tmp_path):
-    make_run(tmp_path, "full", measures={"adapter_bytes": MODEL})
-    make_run(tmp_path, "lora", measures={"adapter_bytes": ADAPTER})
-    return table_of(tmp_path)
+    return table_of(tmp_path, "adapter_bytes", full=MODEL, lora=ADAPTER)
 
 
 def test_full_models_are_multiplied_and_adapters_share_one_base(table):
@@ -47,10 +41,8 @@ def test_weights_take_in_memory_what_their_files_take(table):
 
 
 def test_the_file_of_an_adapter_is_the_mean_over_its_runs(tmp_path):
-    make_run(tmp_path, "full", measures={"adapter_bytes": MODEL})
-    for seed, size in enumerate((8_000_000, 12_000_000)):
-        make_run(tmp_path, "lora", seed=seed, measures={"adapter_bytes": size})
-    assert serving_rows(table_of(tmp_path), 1)["file_bytes"].tolist() == [MODEL, ADAPTER]
+    table = table_of(tmp_path, "adapter_bytes", full=MODEL, lora=[8_000_000, 12_000_000])
+    assert serving_rows(table, 1)["file_bytes"].tolist() == [MODEL, ADAPTER]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +79,8 @@ def test_for_one_customer_it_says_that_adapters_take_more_and_when_they_take_les
 
 
 def test_an_adapter_that_is_not_smaller_is_said_never_to_take_less(tmp_path):
-    make_run(tmp_path, "full", measures={"adapter_bytes": MODEL})
-    make_run(tmp_path, "lora", measures={"adapter_bytes": MODEL})
-    text = serving_finding(of(table_of(tmp_path), 100))
+    table = table_of(tmp_path, "adapter_bytes", full=MODEL, lora=MODEL)
+    text = serving_finding(of(table, 100))
     assert "times less" not in text
     assert text.endswith("not smaller than a full model, so adapters never take less.")
 

@@ -1,10 +1,14 @@
-"""A sweep of which every chart has something to show."""
+"""Tables of made-up runs for the tests of charts, and a sweep that every chart can draw."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
 
 from ftlab.records.result import MEMORY_PARTS
 from ftlab.records.store import RunStore, SweepData, sweep_data
@@ -19,6 +23,29 @@ _MEASURES = {
     "general_loss_change_low": 0.04,
     "general_loss_change_high": 0.06,
 }
+
+
+def table_of(folder: Path, *keys: str, **runs: Any) -> pd.DataFrame:
+    """The table of a folder, after making runs in it.
+
+    `runs` has by method the values of `keys`, for one run or a list of them for several seeds.
+    """
+    for method, seeds in runs.items():
+        for seed, values in enumerate(seeds if isinstance(seeds, list) else [seeds]):
+            given = values if isinstance(values, tuple) else (values,)
+            measures = dict(zip(keys, given, strict=True))
+            make_run(folder, method, seed=seed, measures=measures)
+    return RunStore(folder).table()
+
+
+def texts(figure: go.Figure) -> list[str]:
+    """The texts of the annotations."""
+    return [note.text for note in figure.layout.annotations]
+
+
+def trace_of(figure: go.Figure, name: str) -> Any:
+    """The trace of that name, or `None`."""
+    return next((trace for trace in figure.data if trace.name == name), None)
 
 
 def whole_sweep(

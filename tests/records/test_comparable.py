@@ -20,7 +20,7 @@ from tests.fakes import make_run, make_sweep
 PACKAGES = {"torch": "2.13.0", "transformers": "5.24.0", "peft": "0.21.2"}
 
 
-def likeness_of(folder: Path) -> Comparability:
+def found_in(folder: Path) -> Comparability:
     return comparability_of_rows(RunStore(folder).table())
 
 
@@ -28,18 +28,16 @@ def two_runs(folder: Path, **lora: Any) -> Comparability:
     """Full fine-tuning beside a LoRA run that was made otherwise."""
     make_run(folder, "full")
     make_run(folder, "lora", **lora)
-    return likeness_of(folder)
+    return found_in(folder)
 
 
-def test_a_sweep_is_like_for_like_in_every_condition_its_seeds_and_its_quiet(
+def test_a_sweep_is_like_for_like_in_every_condition_in_seeds_and_undisturbed(
     tmp_path: Path,
 ) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
-    found = likeness_of(tmp_path)
-    assert (found.verdict, found.kind) == (
-        f"like for like: {len(CONDITIONS) + 2} fields equal",
-        "ok",
-    )
+    found = found_in(tmp_path)
+    verdict = f"like for like: {len(CONDITIONS) + 2} fields equal"
+    assert (found.verdict, found.kind) == (verdict, "ok")
     assert (found.unlike, found.unknown, found.sentence) == ((), (), "")
     assert {"the same weights", "30 steps", "seeds 0 and 1", "no run disturbed"} <= set(found.same)
 
@@ -84,13 +82,11 @@ def test_each_condition_that_differs_is_named_with_its_values(
 ) -> None:
     found = two_runs(tmp_path, **lora)
     assert found.sentence == f"Not like for like: {unlike}."
-    assert (found.verdict, found.kind) == (
-        f"not like for like: {unlike.split(' (')[0]}",
-        "warn",
-    )
+    verdict = f"not like for like: {unlike.split(' (')[0]}"
+    assert (found.verdict, found.kind) == (verdict, "warn")
 
 
-def test_what_follows_from_other_steps_is_not_said_a_second_time(tmp_path: Path) -> None:
+def test_consequences_of_another_number_of_steps_are_not_named_too(tmp_path: Path) -> None:
     found = two_runs(
         tmp_path, steps=60, environment={"order_hash": "ffff"}, measures={"train_tokens": 42_000}
     )
@@ -100,10 +96,9 @@ def test_what_follows_from_other_steps_is_not_said_a_second_time(tmp_path: Path)
 
 def test_runs_of_other_seeds_may_see_another_order(tmp_path: Path) -> None:
     for seed in (0, 1):
-        tokens = {"train_tokens": 21_000 + seed}
-        make_run(tmp_path, "full", seed=seed, measures=tokens)
-        make_run(tmp_path, "lora", seed=seed, measures=tokens)
-    assert likeness_of(tmp_path).is_like
+        for method in ("full", "lora"):
+            make_run(tmp_path, method, seed=seed, measures={"train_tokens": 21_000 + seed})
+    assert found_in(tmp_path).is_like
 
 
 def test_a_record_that_lacks_a_field_is_unknown_and_not_different(tmp_path: Path) -> None:
@@ -122,16 +117,14 @@ def test_runs_that_are_known_to_differ_are_unlike_whatever_a_third_lacks(tmp_pat
 
 def test_a_single_run_is_compared_with_nothing(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", measures={"disturbed": True})
-    found = likeness_of(tmp_path)
+    found = found_in(tmp_path)
     assert (found.is_like, found.kind, found.verdict) == (True, "mute", "only one variant is done")
 
 
-def test_seeds_of_one_variant_must_be_alike_for_their_mean_to_mean_something(
-    tmp_path: Path,
-) -> None:
+def test_seeds_of_one_variant_must_have_the_same_settings(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", seed=0)
     make_run(tmp_path, "lora", seed=1, steps=60)
-    assert likeness_of(tmp_path).verdict == "not like for like: steps"
+    assert found_in(tmp_path).verdict == "not like for like: steps"
 
 
 def test_own_runs_and_results_of_others_are_never_like_for_like(tmp_path: Path) -> None:
@@ -142,9 +135,7 @@ def test_own_runs_and_results_of_others_are_never_like_for_like(tmp_path: Path) 
     found = comparability_of_rows(table)
     assert found.names() == "origin"
     assert "origin (1 of 2 runs imported)" in found.sentence
-    assert comparability_of_rows(
-        table.assign(origin="imported")
-    ).is_like  # a matter for its publisher
+    assert comparability_of_rows(table.assign(origin="imported")).is_like
 
 
 def test_many_values_and_many_differences_are_counted(tmp_path: Path) -> None:
@@ -154,14 +145,14 @@ def test_many_values_and_many_differences_are_counted(tmp_path: Path) -> None:
             settings=TrainingSettings(steps=steps, batch_size=rank, max_length=64 + rank),
             environment={"device": f"card {rank}", "threads": rank, "data_hash": str(rank)},
         )  # fmt: skip
-    found = likeness_of(tmp_path)
+    found = found_in(tmp_path)
     assert found.verdict == "not like for like: examples, steps, batch size and 4 more"
     assert "steps (10, 20, 30, 40 and 3 more)" in found.sentence
     assert found.sentence.endswith(" and 1 more.")
 
 
 @pytest.mark.parametrize("packages", ["torch 2", ["torch"], None, {}])
-def test_versions_that_are_written_otherwise_break_nothing(tmp_path: Path, packages: Any) -> None:
+def test_package_versions_in_another_format_break_nothing(tmp_path: Path, packages: Any) -> None:
     found = two_runs(tmp_path, environment={"packages": packages})
     assert found.is_like
     assert "package versions" in found.unknown
@@ -178,4 +169,4 @@ def test_another_dtype_policy_is_a_difference(tmp_path: Path) -> None:
     make_run(tmp_path, "full")
     spec = make_run(tmp_path, "lora").spec_file
     spec.write_text(spec.read_text().replace('"bf16"', '"fp32"'))
-    assert likeness_of(tmp_path).sentence == "Not like for like: dtype policy (bf16, fp32)."
+    assert found_in(tmp_path).sentence == "Not like for like: dtype policy (bf16, fp32)."

@@ -94,7 +94,7 @@ def test_a_process_number_that_cannot_be_is_no_process(pid: int) -> None:
         {"event": "evaluate"},
     ],
 )  # fmt: skip
-def test_a_damaged_line_of_a_merge_is_no_news(tmp_path: Path, event: dict[str, Any]) -> None:
+def test_a_damaged_line_of_a_merge_is_skipped(tmp_path: Path, event: dict[str, Any]) -> None:
     merge = MergeDirectory(make_run(tmp_path))
     merge.folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(merge.events_file, [event])
@@ -125,7 +125,7 @@ def test_a_model_s_config_of_other_types_has_no_such_widths(config: dict[str, An
 
 
 @pytest.mark.parametrize("methods", [True, 1, "lora", {"lora": 1}, [["lora"]], [None]])
-def test_methods_of_a_form_that_are_no_names_are_said_beside_their_field(methods: Any) -> None:
+def test_invalid_methods_of_a_form_are_an_error_of_their_field(methods: Any) -> None:
     reading = read_form({"task": "sql", "methods": methods})
     named = [variant.method for variant in reading.request.variants]
     assert named == ["lora"] or any(error.field == "variants" for error in reading.errors)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ FULL, LORA = "Full fine-tuning", "LoRA"
 HALF, ALL = [1.0, 0.0] * 20, [1.0] * 40
 
 
-def make_pair(folder: Path, key: str, full: Sequence[float], lora: Sequence[float]) -> None:
+def make_pair(folder: Path, key: str, full: Sequence[Any], lora: Sequence[Any]) -> None:
     """A run of each a value, without examples; the seeds count from 0."""
     for method, values in (("full", full), ("lora", lora)):
         for seed, value in enumerate(values):
@@ -48,22 +50,60 @@ def paired_scores(folder: Path) -> PairedDifference | None:
     return differences_of(data_of(folder).table, "score_after").paired(LORA, FULL)
 
 
-def test_of_what_is_counted_any_difference_is_shown(tmp_path: Path) -> None:
-    make_pair(tmp_path, "adapter_bytes", [1003], [1000])
-    assert difference(tmp_path, "adapter_bytes").outcome == "better"
-    assert difference(tmp_path, "adapter_bytes").ratio == pytest.approx(1000 / 1003)
-
-
-def test_the_same_count_is_no_difference_and_no_doubt(tmp_path: Path) -> None:
-    make_pair(tmp_path, "adapter_bytes", [1000], [1000])
-    found = difference(tmp_path, "adapter_bytes")
-    assert (found.outcome, found.doubt) == ("even", "")
+@pytest.mark.parametrize(
+    ("key", "full", "lora", "outcome", "doubt"),
+    [
+        ("adapter_bytes", [1003], [1000], "better", ""),
+        ("adapter_bytes", [1000], [1000], "even", ""),
+        (
+            "train_seconds", [100.0], [97.0], "even",
+            "no difference shown (1 run each; two runs of one spec differ by up to 35 % "
+            "in the recorded sweeps)",
+        ),
+        ("train_seconds", [99.0, 100.0, 101.0], [89.0, 90.0, 91.0], "better", ""),
+        (
+            "train_seconds", [100.0, 120.0, 150.0], [70.0, 95.0, 99.0], "even",
+            "no difference shown (3 runs each; means of so many runs of one spec differ by up to "
+            "56 % in this sweep)",
+        ),
+        (
+            "train_seconds", [100.0, 100.1], [97.0, 97.1], "even",
+            "no difference shown (2 runs each; means of so many runs of one spec differ by up to "
+            "23 % in the recorded sweeps)",
+        ),
+        ("score_after", [0.7, 0.8], [0.5, 0.6], "worse", ""),
+        ("score_after", [0.5, 0.6], [0.7, 0.8], "better", ""),
+        (
+            "score_after", [0.1, 0.3], [0.2, 0.4], "even",
+            "no difference shown (their seeds overlap)",
+        ),
+        ("score_after", [0.1], [0.3, 0.4], "unknown", ""),
+        ("net_peak_memory_bytes", [None], [100], "unknown", ""),
+        ("net_peak_memory_bytes", [0], [100], "unknown", ""),
+        ("net_peak_memory_bytes", [-5], [100], "unknown", ""),
+    ],
+    ids=[
+        "counts differ", "counts are the same", "within the recorded repeats", "steady repeats",
+        "scattered repeats with separate ranges", "too few repeats", "worse scores of seeds",
+        "better scores of seeds", "overlapping seeds", "one seed", "not measured", "zero",
+        "below zero",
+    ],
+)  # fmt: skip
+def test_values_of_runs_show_a_difference_or_the_reason_why_not(
+    tmp_path: Path, key: str, full: list[Any], lora: list[Any], outcome: str, doubt: str
+) -> None:
+    make_pair(tmp_path, key, full, lora)
+    found = difference(tmp_path, key)
+    assert (found.outcome, found.doubt) == (outcome, doubt)
+    has_ratio = (full[0] or 0) > 0
+    assert math.isnan(found.ratio) != has_ratio
+    if has_ratio:
+        assert found.ratio == pytest.approx(fmean(lora) / fmean(full))
 
 
 @pytest.mark.parametrize(
     ("key", "lora", "outcome"),
     [
-        ("train_seconds", 90.0, "even"),
         ("train_seconds", 76.0, "even"),
         ("train_seconds", 73.0, "better"),
         ("train_seconds", 133.0, "even"),
@@ -81,40 +121,12 @@ def test_single_runs_must_differ_by_more_than_the_recorded_runs_of_one_spec(
     assert difference(tmp_path, key).outcome == outcome
 
 
-def test_it_says_why_a_time_is_no_difference(tmp_path: Path) -> None:
-    make_pair(tmp_path, "train_seconds", [100.0], [97.0])
-    assert difference(tmp_path, "train_seconds").doubt == (
-        "no difference shown (1 run each; two runs of one spec differ by up to 35 % "
-        "in the recorded sweeps)"
-    )
-
-
-def test_repeats_in_the_sweep_say_what_runs_of_one_spec_differ_by(tmp_path: Path) -> None:
-    make_pair(tmp_path, "train_seconds", [99.0, 100.0, 101.0], [89.0, 90.0, 91.0])
-    assert difference(tmp_path, "train_seconds").outcome == "better", "0.90x, of steady runs"
-
-
-def test_repeats_that_scatter_hide_a_difference_though_their_ranges_are_apart(
-    tmp_path: Path,
-) -> None:
-    make_pair(tmp_path, "train_seconds", [100.0, 120.0, 150.0], [70.0, 95.0, 99.0])
-    assert difference(tmp_path, "train_seconds").doubt == (
-        "no difference shown (3 runs each; means of so many runs of one spec differ by up to 56 % "
-        "in this sweep)"
-    )
-
-
 def test_the_repeats_of_all_variants_count_for_one_that_ran_once(tmp_path: Path) -> None:
     for seed in range(3):
         for method in ("qlora", "prompt_tuning"):
             make_run(tmp_path, method, seed=seed, measures={"train_seconds": 50.0 + seed / 10})
     make_pair(tmp_path, "train_seconds", [100.0], [97.0])
     assert difference(tmp_path, "train_seconds").outcome == "better"
-
-
-def test_too_few_repeats_are_no_measure_of_how_runs_scatter(tmp_path: Path) -> None:
-    make_pair(tmp_path, "train_seconds", [100.0, 100.1], [97.0, 97.1])
-    assert "23 % in the recorded sweeps" in difference(tmp_path, "train_seconds").why
 
 
 def test_the_spread_of_the_recordings_is_the_one_that_is_stated(tmp_path: Path) -> None:
@@ -156,11 +168,9 @@ def test_other_examples_cannot_be_paired(tmp_path: Path) -> None:
     assert paired_scores(tmp_path) is None
 
 
-def test_a_handful_of_examples_shows_nothing(tmp_path: Path) -> None:
+def test_too_few_examples_show_no_difference(tmp_path: Path) -> None:
     make_scored(tmp_path, [0.0] * 3, [1.0] * 3)
     assert difference(tmp_path).outcome == "unknown"
-    few = PairedDifference(0.5, 0.4, 0.6, examples=9)
-    assert (few.is_shown, few.rises, few.falls) == (False, False, False)
 
 
 def test_the_loss_is_paired_by_example_too(tmp_path: Path) -> None:
@@ -179,23 +189,7 @@ def test_samples_that_cannot_be_read_are_as_none(tmp_path: Path) -> None:
     assert difference(tmp_path).outcome == "unknown"
 
 
-@pytest.mark.parametrize(
-    ("full", "lora", "outcome"),
-    [
-        ((0.7, 0.8), (0.5, 0.6), "worse"),
-        ((0.5, 0.6), (0.7, 0.8), "better"),
-        ((0.1, 0.3), (0.2, 0.4), "even"),
-        ((0.1,), (0.3, 0.4), "unknown"),
-    ],
-)
-def test_without_examples_the_ranges_of_the_seeds_decide(
-    tmp_path: Path, full: tuple[float, ...], lora: tuple[float, ...], outcome: str
-) -> None:
-    make_pair(tmp_path, "score_after", full, lora)
-    assert difference(tmp_path).outcome == outcome
-
-
-def test_seeds_that_overlap_are_no_difference_whatever_the_examples_say(tmp_path: Path) -> None:
+def test_overlapping_seeds_show_no_difference_even_if_the_examples_do(tmp_path: Path) -> None:
     for seed, (full, lora) in enumerate(((0.5, 0.9), (0.95, 1.0))):
         for method, score, right in (("full", full, HALF), ("lora", lora, ALL)):
             make_run(
@@ -207,14 +201,6 @@ def test_seeds_that_overlap_are_no_difference_whatever_the_examples_say(tmp_path
     assert difference(tmp_path).doubt == "no difference shown (their seeds overlap)"
 
 
-@pytest.mark.parametrize("value", [None, 0, -5])
-def test_what_is_not_measured_or_has_no_ratio_is_unknown(tmp_path: Path, value: int | None) -> None:
-    make_run(tmp_path, "full", measures={"net_peak_memory_bytes": value})
-    make_run(tmp_path, "lora")
-    found = difference(tmp_path, "net_peak_memory_bytes")
-    assert (found.outcome, math.isnan(found.ratio)) == ("unknown", True)
-
-
 def test_runs_that_are_not_done_say_nothing(tmp_path: Path) -> None:
     make_sweep(tmp_path, methods=("full",))
     make_run(tmp_path, "lora", status="failed")
@@ -224,14 +210,11 @@ def test_runs_that_are_not_done_say_nothing(tmp_path: Path) -> None:
 def test_a_paired_difference_is_after_minus_before_with_its_ends() -> None:
     found = paired_difference([1.0] * 10, [1.5] * 10)
     assert found == PairedDifference(0.5, 0.5, 0.5, 10)
-    assert found.measures("score_gain") == {
-        "score_gain": 0.5,
-        "score_gain_low": 0.5,
-        "score_gain_high": 0.5,
-    }
+    ends = {"score_gain": 0.5, "score_gain_low": 0.5, "score_gain_high": 0.5}
+    assert found.measures("score_gain") == ends
 
 
-def test_with_tokens_long_examples_count_for_more_as_in_the_loss_itself() -> None:
+def test_with_tokens_long_examples_have_more_weight_as_in_the_loss_itself() -> None:
     found = paired_difference([2.0, 2.0, 2.0], [1.0, 2.0, 2.0], tokens=[8, 1, 1])
     assert found is not None
     assert found.mean == pytest.approx(-0.8)
@@ -242,13 +225,23 @@ def test_with_tokens_long_examples_count_for_more_as_in_the_loss_itself() -> Non
     ("before", "after"),
     [([1.0], [2.0]), ([1.0, None], [2.0, 2.0]), ([1.0, math.nan], [2.0, 2.0]), ([], [1.0, 2.0])],
 )
-def test_what_cannot_be_paired_is_no_difference(before: list, after: list) -> None:
+def test_values_that_cannot_be_paired_give_no_difference(before: list, after: list) -> None:
     assert paired_difference(before, after) is None
 
 
-def test_a_paired_difference_is_shown_only_where_its_whole_interval_lies_on_one_side() -> None:
-    fell, rose = PairedDifference(-0.1, -0.17, -0.03, 40), PairedDifference(0.4, 0.2, 0.6, 40)
-    assert (fell.falls, fell.rises, fell.is_shown) == (True, False, True)
-    assert (rose.falls, rose.rises, rose.is_shown) == (False, True, True)
-    assert not PairedDifference(-0.05, -0.12, 0.02, 40).is_shown
-    assert not PairedDifference(0.05, -0.02, 0.12, 40).is_shown
+@pytest.mark.parametrize(
+    ("interval", "falls", "rises"),
+    [
+        ((-0.1, -0.17, -0.03, 40), True, False),
+        ((0.4, 0.2, 0.6, 40), False, True),
+        ((-0.05, -0.12, 0.02, 40), False, False),
+        ((0.05, -0.02, 0.12, 40), False, False),
+        ((0.5, 0.4, 0.6, 9), False, False),
+    ],
+    ids=["below zero", "above zero", "holds zero from below", "holds zero", "few examples"],
+)
+def test_a_paired_difference_is_shown_only_if_its_whole_interval_is_on_one_side_of_zero(
+    interval: tuple[float, float, float, int], falls: bool, rises: bool
+) -> None:
+    found = PairedDifference(*interval)
+    assert (found.falls, found.rises, found.is_shown) == (falls, rises, falls or rises)

@@ -1,4 +1,4 @@
-"""A run that fetches its base model first: how far it is, as page and terminal show it."""
+"""The progress of a run that downloads its base model, as page and terminal show it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import pytest
 from rich.console import Console
 
 from ftlab.commands import watch as watch_module
-from ftlab.records.progress import Progress, ProgressBook, read_progress, sweep_eta
+from ftlab.records.progress import (
+    Download,
+    Progress,
+    ProgressBook,
+    read_progress,
+    sweep_eta,
+)
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from ftlab.tabs.experiment.queue import NEWEST, queue_heading, queue_html, view_sweep
@@ -20,6 +26,7 @@ from ftlab.tabs.results.panel import panel
 from tests.fakes import SWEEP, make_run
 
 TOTAL = 3_100_000_000
+Make = Callable[..., RunDirectory]
 
 
 def lines(*events: dict[str, Any]) -> str:
@@ -44,7 +51,7 @@ def append(run: RunDirectory, *events: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def downloading(tmp_path: Path) -> Callable[..., RunDirectory]:
+def downloading(tmp_path: Path) -> Make:
     """Makes a running run that has got no further than its download."""
 
     def make(*events: dict[str, Any]) -> RunDirectory:
@@ -60,30 +67,37 @@ def way(run: RunDirectory) -> Progress:
     return read_progress(read_run(run))
 
 
+def download(run: RunDirectory) -> Download:
+    found = way(run).download
+    assert found is not None
+    return found
+
+
 def queue(run: RunDirectory) -> str:
     view = view_sweep(RunStore(run.path.parent).runs(), NEWEST)
     assert view is not None
     return queue_heading(view) + queue_html(view)
 
 
-def test_bytes_and_the_time_left_come_from_the_reports(
-    downloading: Callable[..., RunDirectory],
-) -> None:
-    now = way(downloading(*HALF_WAY))
-    assert now.label == "downloading"
-    assert now.download is not None
-    assert now.download.label == "1.2 of 3.1 GB"
-    assert now.download.fraction == pytest.approx(12 / 31)
-    assert now.download.eta_seconds == pytest.approx(19.0)
+def test_bytes_and_the_time_left_come_from_the_reports(downloading: Make) -> None:
+    run = downloading(*HALF_WAY)
+    now, found = way(run), download(run)
+    assert (now.label, found.label) == ("downloading", "1.2 of 3.1 GB")
+    assert found.fraction == pytest.approx(12 / 31)
+    assert found.eta_seconds == pytest.approx(19.0)
     assert (now.fraction, now.eta_seconds) == (0.0, None), "the run itself has not begun"
+    book = ProgressBook()
+    for report in (came_in(1_300_000_000, 14.0), came_in(1_400_000_000, 15.0)):
+        append(run, report)
+        assert book.read(read_run(run)) == way(run), "the same as if all lines were read at once"
 
 
-def test_only_how_fast_it_was_lately_counts(downloading: Callable[..., RunDirectory]) -> None:
+def test_the_speed_is_that_of_the_last_reports(downloading: Make) -> None:
     slow = [came_in(1_000 * number, float(number)) for number in range(100)]
     fast = [came_in(10_000_000 * number, 100.0 + number / 2) for number in range(1, 61)]
-    found = way(downloading(*slow, *fast)).download
-    assert found is not None
-    assert found.eta_seconds == pytest.approx((TOTAL - 600_000_000) / 20_000_000)
+    assert download(downloading(*slow, *fast)).eta_seconds == pytest.approx(
+        (TOTAL - 600_000_000) / 20_000_000
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,29 +109,15 @@ def test_only_how_fast_it_was_lately_counts(downloading: Callable[..., RunDirect
     ],
     ids=["the first report", "nothing comes in", "a file begins again"],
 )
-def test_without_a_rate_no_time_is_said(
-    downloading: Callable[..., RunDirectory], events: list[dict[str, Any]]
+def test_without_a_download_speed_no_remaining_time_is_shown(
+    downloading: Make, events: list[dict[str, Any]]
 ) -> None:
     run = downloading(*events)
-    found = way(run).download
-    assert found is not None
-    assert found.eta_seconds is None
+    assert download(run).eta_seconds is None
     assert "left</span>" not in queue(run)
 
 
-def test_what_was_read_bit_by_bit_is_what_is_read_at_once(
-    downloading: Callable[..., RunDirectory],
-) -> None:
-    run, book = downloading(), ProgressBook()
-    for event in HALF_WAY:
-        append(run, event)
-        book.read(read_run(run))
-    assert book.read(read_run(run)) == way(run)
-
-
-def test_after_the_download_it_is_a_run_like_any_other(
-    downloading: Callable[..., RunDirectory],
-) -> None:
+def test_after_the_download_it_is_a_run_like_any_other(downloading: Make) -> None:
     run = downloading(*HALF_WAY, came_in(TOTAL, 32.0), phase("start", 32.1))
     assert (way(run).label, way(run).download) == ("starting", None)
     append(run, phase("load", 40.0), phase("train", 42.0))
@@ -129,9 +129,7 @@ def test_after_the_download_it_is_a_run_like_any_other(
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "interrupted"])
-def test_a_run_that_ended_in_its_download_shows_none(
-    downloading: Callable[..., RunDirectory], status: Any
-) -> None:
+def test_a_run_that_ended_in_its_download_shows_none(downloading: Make, status: Any) -> None:
     run = downloading(*HALF_WAY)
     ended = make_run(run.path.parent, "qlora", status, reason="The Hub went away.")
     ended.metrics_file.write_text(
@@ -153,26 +151,18 @@ def test_a_run_that_ended_in_its_download_shows_none(
     ],
     ids=str,
 )  # fmt: skip
-def test_a_damaged_report_is_passed_over(
-    downloading: Callable[..., RunDirectory], event: dict[str, Any]
-) -> None:
+def test_a_damaged_report_is_skipped(downloading: Make, event: dict[str, Any]) -> None:
     run = downloading(*HALF_WAY, event)
-    found = way(run).download
-    assert found is not None
-    assert found.label == "1.2 of 3.1 GB"
+    assert download(run).label == "1.2 of 3.1 GB"
     assert "1.2</b> of 3.1 GB" in queue(run)
 
 
 @pytest.mark.parametrize("done", [-(10**9), 5 * TOTAL])
-def test_a_bar_stays_within_its_ends(downloading: Callable[..., RunDirectory], done: int) -> None:
-    found = way(downloading(came_in(done, 2.0))).download
-    assert found is not None
-    assert found.fraction in (0.0, 1.0)
+def test_a_bar_stays_within_its_ends(downloading: Make, done: int) -> None:
+    assert download(downloading(came_in(done, 2.0))).fraction in (0.0, 1.0)
 
 
-def test_the_queue_shows_bytes_a_bar_and_the_time_left(
-    downloading: Callable[..., RunDirectory],
-) -> None:
+def test_the_queue_shows_bytes_a_bar_and_the_time_left(downloading: Make) -> None:
     html = queue(downloading(*HALF_WAY))
     assert ">downloading<" in html
     assert "<b>1.2</b> of 3.1 GB" in html
@@ -183,32 +173,22 @@ def test_the_queue_shows_bytes_a_bar_and_the_time_left(
     assert ">Cancel<" in html
 
 
-def test_the_panel_of_an_open_run_says_it_too(downloading: Callable[..., RunDirectory]) -> None:
+def test_the_panel_of_an_open_run_shows_the_download(downloading: Make) -> None:
     top = panel(read_run(downloading(*HALF_WAY))).top
     assert "Downloading the base model, 1.2 of 3.1 GB; about 19 s left. Numbers come" in top
 
 
+@pytest.mark.parametrize(("events", "eta"), [(HALF_WAY, 119.0), ([came_in(5, 1.0)], None)])
 def test_a_sweep_takes_the_download_and_then_the_runs(
-    downloading: Callable[..., RunDirectory], tmp_path: Path
+    downloading: Make, tmp_path: Path, events: Any, eta: float | None
 ) -> None:
-    downloading(*HALF_WAY)
+    downloading(*events)
     make_run(tmp_path, "qlora", "done", measures={"total_seconds": 100.0})
     runs = RunStore(tmp_path).runs()
-    assert sweep_eta(runs, [read_progress(run) for run in runs]) == pytest.approx(119.0)
+    assert sweep_eta(runs, [read_progress(run) for run in runs]) == pytest.approx(eta)
 
 
-def test_a_sweep_whose_download_stands_still_has_no_end(
-    downloading: Callable[..., RunDirectory], tmp_path: Path
-) -> None:
-    downloading(came_in(5, 1.0))
-    make_run(tmp_path, "qlora", "done")
-    runs = RunStore(tmp_path).runs()
-    assert sweep_eta(runs, [read_progress(run) for run in runs]) is None
-
-
-def test_the_terminal_shows_bytes_and_the_time_left(
-    downloading: Callable[..., RunDirectory],
-) -> None:
+def test_the_terminal_shows_bytes_and_the_time_left(downloading: Make) -> None:
     runs = RunStore(downloading(*HALF_WAY).path.parent).runs()
     picture = watch_module._picture(runs, [read_progress(run) for run in runs])
     said = io.StringIO()
@@ -218,8 +198,8 @@ def test_the_terminal_shows_bytes_and_the_time_left(
     assert row.endswith(" 1.2 of 3.1 GB ≈ 19 s left")
 
 
-def test_without_a_terminal_it_is_said_once_that_a_model_is_fetched(
-    downloading: Callable[..., RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_terminal_the_download_is_printed_once(
+    downloading: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = downloading(*HALF_WAY)
     done = make_run(tmp_path / "after", "lora", "done", run_id=run.run_id)

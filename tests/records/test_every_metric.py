@@ -29,9 +29,9 @@ METRICS = (
 )
 """
 SURFACES = """
-import json, sys
+import io, json, sys
 from pathlib import Path
-from ftlab.commands.tables import rows_json
+from ftlab.commands.tables import PlainConsole, print_table, rows_json
 from ftlab.records.store import RunStore, sweep_data
 from ftlab.share.report import sweep_report
 from ftlab.tabs.results.columns import COLUMNS, usual_columns
@@ -43,11 +43,15 @@ make_sweep(runs)
 store = RunStore(runs)
 row = store.table().dropna(subset="train_seconds").iloc[0]
 report = sweep_report(sweep_data(store, SWEEP))
+console = PlainConsole(file=io.StringIO(), width=400)
+print_table(store.runs(), console)
+printed = console.file.getvalue()
 pareto = next(chart for chart in charts() if chart.id == "pareto")
 print(json.dumps({
     "table": bool(row["microseconds"] == row["train_seconds"] * 1e6),
     "page": "microseconds" in usual_columns(store.table()),
     "as text": COLUMNS["microseconds"].format(3.0),
+    "printed": "Microseconds" in printed and f"{row['microseconds']:.0f} µs" in printed,
     "command line": "microseconds" in json.loads(rows_json(store.runs()))[0],
     "report": "Microseconds" in report and "the training time, a million times" in report,
     "chart": "microseconds" in [key for _, key in pareto.choices[0].options(store.table())],
@@ -70,6 +74,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("table", True),
         ("page", True),
         ("as text", "3 µs"),
+        ("printed", True),
         ("command line", True),
         ("report", True),
         ("chart", True),

@@ -43,7 +43,7 @@ def test_a_process_that_never_spoke_leaves_the_job_interrupted(job: StartedJob) 
 def test_a_process_that_is_gone_leaves_the_job_interrupted(job: StartedJob, pid: int) -> None:
     job.write_worker(pid, 1.0)
     assert job.status() == "interrupted"
-    assert "ended without a word; log.txt has its last lines" in job.reason
+    assert "ended without a result; log.txt has its last lines" in job.reason
 
 
 def test_a_queued_job_that_is_cancelled_never_begins(job: StartedJob) -> None:

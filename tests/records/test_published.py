@@ -1,4 +1,4 @@
-"""Results of others: read strictly, kept apart, and never a reason for anything to break."""
+"""Imported results of others: read strictly, and never mixed with own runs."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ def imported(runs_folder: Path, *files: Path) -> list[PublishedRun]:
     return read_published(runs_folder)[0]
 
 
-def changed(tmp_path: Path, keys: str, value: Any, source: Path = LORA) -> Path:
-    """The file with one value changed; `keys` leads to it, as in "run_info.train_config.seed"."""
+def changed(tmp_path: Path, values: dict[str, Any], source: Path = LORA) -> Path:
+    """The file with other values; a key is a path as in "run_info.train_config.seed"."""
     document = json.loads(source.read_bytes())
-    *way, last = keys.split(".")
-    place = document
-    for key in way:
-        place = place[int(key)] if isinstance(place, list) else place[key]
-    place[last] = value
+    for keys, value in values.items():
+        *parents, last = keys.split(".")
+        place = document
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        place[last] = value
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     return path
 
 
-# ---------------------------------------------------------------- what a file says
+# ---------------------------------------------------------------- reading a file
 
 
 def test_a_row_has_the_published_numbers_under_our_names(tmp_path: Path) -> None:
@@ -61,45 +62,31 @@ def test_a_row_has_the_published_numbers_under_our_names(tmp_path: Path) -> None
     row = run.row()
     assert tuple(row) == ROW_KEYS
     expected = {
-        "origin": "imported",
-        "model": "meta-llama/Llama-3.2-3B",
-        "task": "MetaMathQA",
-        "method": "lora",
-        "variant": "LoRA rank32",
-        "hyperparameters": "r 32, alpha 64, layers q_proj v_proj",
-        "seed": 0,
-        "status": "done",
-        "trainable_params": 9175040,
-        "total_params": 3221924864,
-        "net_peak_memory_bytes": 22292725760,
-        "peak_memory_kind": MEMORY_KIND,
-        "adapter_bytes": 36715216,
-        "score_after": pytest.approx(0.4783927),
-        "train_seconds": pytest.approx(941.95898),
-        "learning_rate": 1e-4,
-        "machine": "NVIDIA L40S",
-        "steps": 5000,
-        "batch_size": 4,
+        "origin": "imported", "model": "meta-llama/Llama-3.2-3B", "task": "MetaMathQA",
+        "method": "lora", "variant": "LoRA rank32", "seed": 0, "status": "done",
+        "hyperparameters": "r 32, alpha 64, layers q_proj v_proj", "trainable_params": 9175040,
+        "total_params": 3221924864, "net_peak_memory_bytes": 22292725760,
+        "peak_memory_kind": MEMORY_KIND, "adapter_bytes": 36715216,
+        "score_after": pytest.approx(0.4783927), "train_seconds": pytest.approx(941.95898),
+        "learning_rate": 1e-4, "machine": "NVIDIA L40S", "steps": 5000, "batch_size": 4,
         "dtype_policy": "bfloat16",
-    }
+    }  # fmt: skip
     assert {key: row[key] for key in expected} == expected
     assert row["trainable_share"] == 9175040 / 3221924864
     for key in ("peak_memory_bytes", "score_before", "eval_loss_after", "tokens_per_second"):
         assert row[key] is None, key
 
 
-def test_the_curve_has_each_step_once(tmp_path: Path) -> None:
+def test_the_curve_has_each_step_once_in_order(tmp_path: Path) -> None:
     (run,) = imported(tmp_path, LORA)
     assert [step for step, _ in run.losses] == [250, 500, 750, 5000]
     assert run.losses[0][1] == pytest.approx(0.98244, abs=1e-5)
-
-
-def test_a_curve_is_in_the_order_of_its_steps(tmp_path: Path) -> None:
-    (run,) = imported(tmp_path, changed(tmp_path, "train_info.metrics.0.step", 4000))
+    mixed = changed(tmp_path, {"train_info.metrics.0.step": 4000})
+    (run,) = imported(tmp_path / "mixed", mixed)
     assert [step for step, _ in run.losses] == [500, 750, 4000, 5000]
 
 
-def test_the_facts_say_what_the_numbers_mean(tmp_path: Path) -> None:
+def test_the_facts_explain_the_numbers(tmp_path: Path) -> None:
     (run,) = imported(tmp_path, LORA)
     facts = dict(run.facts)
     assert "CUDA reserved" in facts["Peak memory"]
@@ -109,32 +96,45 @@ def test_the_facts_say_what_the_numbers_mean(tmp_path: Path) -> None:
     assert "metamath aa4f34d3d2d3" in facts["Data revision"]
 
 
-def test_the_estimated_size_of_a_full_model_is_no_measured_file(tmp_path: Path) -> None:
-    (run,) = imported(tmp_path, FULL)
-    assert run.row()["method"] == "full"
-    assert run.row()["adapter_bytes"] is None
-    assert "6.43 GB is the publisher's estimate" in dict(run.facts)["File"]
+CANCELLED = {
+    "train_info.status": "canceled", "run_info.error_msg": "CUDA out of\nmemory",
+    "train_info.metrics": [],
+}  # fmt: skip
 
 
-def test_the_placeholder_for_an_adapter_that_was_not_saved_is_no_size(tmp_path: Path) -> None:
-    (run,) = imported(tmp_path, changed(tmp_path, "train_info.file_size", 99_999_999))
-    assert run.row()["adapter_bytes"] is None
-
-
-def test_images_are_a_benchmark_of_their_own_and_a_drift_of_nan_is_no_drift(tmp_path: Path) -> None:
-    (run,) = imported(tmp_path, IMAGE)
-    assert (run.row()["task"], run.row()["metric"]) == ("image-gen", "DINO similarity")
-    assert run.row()["score_after"] == pytest.approx(0.5767, abs=1e-4)
-    assert "Drift" not in dict(run.facts)
-
-
-def test_a_run_that_failed_has_its_reason_and_no_score(tmp_path: Path) -> None:
-    path = changed(tmp_path, "train_info.status", "canceled")
-    path = changed(tmp_path, "run_info.error_msg", "CUDA out of\nmemory", path)
-    (run,) = imported(tmp_path, changed(tmp_path, "train_info.metrics", [], path))
-    row = run.row()
-    assert (row["status"], row["reason"]) == ("cancelled", "CUDA out of memory")
-    assert row["score_after"] is None
+@pytest.mark.parametrize(
+    ("source", "changes", "row", "fact"),
+    [
+        (
+            FULL, {}, {"method": "full", "adapter_bytes": None},
+            ("File", "none was saved; 6.43 GB is the publisher's estimate"),
+        ),
+        (
+            LORA, {"train_info.file_size": 99_999_999}, {"adapter_bytes": None},
+            ("File", "could not be saved by the publisher"),
+        ),
+        (
+            IMAGE, {},
+            {
+                "task": "image-gen", "metric": "DINO similarity",
+                "score_after": pytest.approx(0.5767, abs=1e-4),
+            },
+            ("Drift", None),
+        ),
+        (
+            LORA, CANCELLED,
+            {"status": "cancelled", "reason": "CUDA out of memory", "score_after": None},
+            ("Loss curve", None),
+        ),
+    ],
+    ids=["estimated size", "adapter not saved", "images without drift", "cancelled"],
+)  # fmt: skip
+def test_placeholders_and_missing_values_are_no_numbers(
+    source: Path, changes: dict[str, Any], row: dict[str, Any], fact: Any, tmp_path: Path
+) -> None:
+    (run,) = imported(tmp_path, changed(tmp_path, changes, source))
+    assert {key: run.row()[key] for key in row} == row
+    assert dict(run.facts).get(fact[0]) == fact[1]
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,7 @@ def test_a_run_that_failed_has_its_reason_and_no_score(tmp_path: Path) -> None:
         ({"peft_type": "LORA", "init_lora_weights": "pissa"}, "bfloat16", "AdamW", "pissa"),
         ({"peft_type": "LORA", "init_lora_weights": "full"}, "bfloat16", "AdamW", "full-variant"),
         ({"peft_type": "LORA"}, "bfloat16", "lora-fa", "lora_fa"),
-        (
-            {"peft_type": "LORA", "use_dora": True, "use_rslora": True},
-            "bfloat16",
-            "AdamW",
-            "dora-variant",
-        ),
+        ({"peft_type": "LORA", "use_dora": 1, "use_rslora": 1}, "bf16", "AdamW", "dora-variant"),
         ({"peft_type": "PROMPT_TUNING"}, "bfloat16", "AdamW", "prompt_tuning"),
         ({"peft_type": "IA3"}, "bfloat16", "AdamW", "ia3"),
         ({"peft_type": "IA3"}, "int4", "AdamW", "ia3-int4"),
@@ -171,7 +166,7 @@ def test_only_the_very_same_method_gets_our_id(
     assert method_of(config, dtype, optimizer) == method
 
 
-# ---------------------------------------------------------------- importing and taking away
+# ---------------------------------------------------------------- importing and deleting
 
 
 def test_an_import_twice_adds_nothing(tmp_path: Path) -> None:
@@ -180,6 +175,9 @@ def test_an_import_twice_adds_nothing(tmp_path: Path) -> None:
     assert len(first.imported) == 2
     assert (again.imported, again.already) == ((), (first.imported[0],))
     assert again.sentence == "0 results imported, 1 there already."
+    assert ImportReport(("a",)).sentence == "1 result imported."
+    report = ImportReport(("a", "b"), ("c",), (("d", "e"),))
+    assert report.sentence == "2 results imported, 1 there already, 1 refused."
 
 
 def test_a_folder_is_imported_with_all_its_results(tmp_path: Path) -> None:
@@ -211,42 +209,35 @@ def test_the_wrong_row_of_a_csv_is_named_and_the_others_are_imported(tmp_path: P
     assert "num_trainable_params" in sentence
 
 
-def test_what_was_imported_can_be_taken_away_again(tmp_path: Path) -> None:
+def test_imported_results_can_be_deleted(tmp_path: Path) -> None:
     one, two = imported(tmp_path, LORA, PROMPT)
     assert remove_published(tmp_path, [one.run_id, "../../etc/passwd", "20261125-no-run"]) == 1
     assert [run.run_id for run in read_published(tmp_path)[0]] == [two.run_id]
 
 
-def test_two_results_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    other = changed(tmp_path, "train_info.train_time", 1000.0)
+def test_two_results_of_one_name_get_different_labels(tmp_path: Path) -> None:
+    other = changed(tmp_path, {"train_info.train_time": 1000.0})
     labels = [run.row()["variant"] for run in imported(tmp_path, LORA, other, PROMPT)]
     assert len(set(labels)) == 3
     assert sum(label.startswith("LoRA rank32 (") for label in labels) == 2
 
 
-def test_a_file_that_has_not_changed_is_not_read_again(
+def test_a_file_is_read_again_only_if_it_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = imported(tmp_path, LORA)
-    monkeypatch.setattr(published, "read_plain", lambda path, *_, **__: pytest.fail("read again"))
-    assert read_published(tmp_path)[0] == before
-
-
-def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
-    imported(tmp_path, LORA)
+    with monkeypatch.context() as patch:
+        patch.setattr(published, "read_plain", lambda path, *_, **__: pytest.fail("read again"))
+        assert read_published(tmp_path)[0] == before
     (file,) = published_folder(tmp_path).iterdir()
     file.write_text("{", encoding="utf-8")
     os.utime(file, ns=(1, 1))
     runs, ((name, why),) = read_published(tmp_path)
     assert (runs, name) == ([], file.name)
     assert "Invalid JSON" in why
-    assert [broken.run_id for broken in _unreadable(tmp_path)] == [file.name]
-
-
-def _unreadable(folder: Path) -> tuple[Any, ...]:
-    store = RunStore(folder)
-    store.runs()
-    return store.unreadable
+    store = RunStore(tmp_path)
+    assert store.runs() == []
+    assert [broken.run_id for broken in store.unreadable] == [file.name]
 
 
 # ---------------------------------------------------------------- never mixed
@@ -266,10 +257,8 @@ def test_no_sweep_of_ours_ever_holds_an_imported_row(tmp_path: Path) -> None:
 
 def test_a_result_cannot_name_itself_into_a_sweep_of_ours(tmp_path: Path) -> None:
     make_sweep(tmp_path)
-    path = changed(tmp_path, "run_info.experiment_name", SWEEP)
-    for key in ("run_id", "sweep_id", "origin"):
-        path = changed(tmp_path, key, SWEEP, path)
-    (run,) = imported(tmp_path, path)
+    keys = ("run_info.experiment_name", "run_id", "sweep_id", "origin")
+    (run,) = imported(tmp_path, changed(tmp_path, dict.fromkeys(keys, SWEEP)))
     assert run.sweep_id == LLAMA
     assert len(sweep_data(RunStore(tmp_path), SWEEP).table) == 4
 
@@ -305,7 +294,7 @@ def test_a_result_cannot_name_itself_into_a_sweep_of_ours(tmp_path: Path) -> Non
 def test_a_wrong_value_is_refused_in_one_sentence_and_nothing_is_kept(
     keys: str, value: Any, tmp_path: Path
 ) -> None:
-    report = import_files([changed(tmp_path, keys, value)], tmp_path / "runs")
+    report = import_files([changed(tmp_path, {keys: value})], tmp_path / "runs")
     ((name, sentence),) = report.refused
     assert name == "changed.json"
     assert len(sentence) < 300
@@ -316,17 +305,11 @@ def test_a_wrong_value_is_refused_in_one_sentence_and_nothing_is_kept(
 @pytest.mark.parametrize(
     "data",
     [
-        b"",
-        b"null",
-        b"[]",
-        b"{}",
-        b"\xff\xfe\x00",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
+        b"", b"null", b"[]", b"{}", b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000,
         b'{"run_info": {"benchmark_config": {}}, "generation_info": {}, "meta_info": {}}',
         b"1" * 10_000,
     ],
-)
+)  # fmt: skip
 def test_what_is_no_result_file_is_refused_in_one_sentence(data: bytes, tmp_path: Path) -> None:
     for name in ("x.json", "x.csv"):
         path = tmp_path / name
@@ -339,13 +322,9 @@ def test_what_is_no_result_file_is_refused_in_one_sentence(data: bytes, tmp_path
 
 
 ODD = {
-    "huge": "1" + "0" * 6000,
-    "real": "-1e300",
-    "nan": "NaN",
-    "nested": '{"a": [[]]}',
-    "list": '["\\u0000", 3]',
-    "bidi": '"\\u202e"',
-}
+    "huge": "1" + "0" * 6000, "real": "-1e300", "nan": "NaN", "nested": '{"a": [[]]}',
+    "list": '["\\u0000", 3]', "bidi": '"\\u202e"',
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["r", "lora_alpha", "peft_type", "target_modules", "use_dora"])
@@ -353,7 +332,7 @@ ODD = {
 def test_odd_values_where_anything_may_stand_break_nothing(
     key: str, odd: str, tmp_path: Path
 ) -> None:
-    path = changed(tmp_path, f"run_info.peft_config.{key}", "ODD")
+    path = changed(tmp_path, {f"run_info.peft_config.{key}": "ODD"})
     path.write_text(path.read_text().replace('"ODD"', ODD[odd]), encoding="utf-8")
     report = import_files([path], tmp_path / "runs")
     assert len(report.imported) + len(report.refused) == 1
@@ -363,9 +342,11 @@ def test_odd_values_where_anything_may_stand_break_nothing(
 
 
 def test_a_name_that_looks_like_a_path_stays_in_the_folder(tmp_path: Path) -> None:
-    path = changed(tmp_path, "run_info.experiment_name", "../../../etc/pass\x00wd\n<script>")
-    path = changed(tmp_path, "meta_info.system_info.accelerator", "/../..", path)
-    (run,) = imported(tmp_path / "runs", path)
+    names = {
+        "run_info.experiment_name": "../../../etc/pass\x00wd\n<script>",
+        "meta_info.system_info.accelerator": "/../..",
+    }
+    (run,) = imported(tmp_path / "runs", changed(tmp_path, names))
     assert RUN_ID.fullmatch(run.run_id)
     assert RUN_ID.fullmatch(run.sweep_id)
     (file,) = published_folder(tmp_path / "runs").iterdir()
@@ -373,24 +354,14 @@ def test_a_name_that_looks_like_a_path_stays_in_the_folder(tmp_path: Path) -> No
     assert run.row()["variant"].isprintable()
 
 
-def test_a_file_above_the_limit_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "large.json"
-    with path.open("wb") as file:
+def test_what_is_no_readable_result_file_is_named(tmp_path: Path) -> None:
+    with (tmp_path / "large.json").open("wb") as file:
         file.truncate(published.MAX_BYTES + 1)
-    ((_, sentence),) = import_files([path], tmp_path).refused
-    assert sentence == "large.json has more than 5 MB, which is not read; put the right file there."
-
-
-def test_what_is_not_there_or_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("x")
     os.mkfifo(tmp_path / "pipe.json")
-    names = ["no.json", "empty", "notes.txt", "pipe.json"]
+    names = ["no.json", "empty", "notes.txt", "pipe.json", "large.json"]
     report = import_files([tmp_path / name for name in names], tmp_path / "runs")
     assert [name for name, _ in report.refused] == names
-
-
-def test_a_report_counts_in_a_sentence() -> None:
-    assert ImportReport(("a",)).sentence == "1 result imported."
-    report = ImportReport(("a", "b"), ("c",), (("d", "e"),))
-    assert report.sentence == "2 results imported, 1 there already, 1 refused."
+    sentence = report.refused[-1][1]
+    assert sentence == "large.json has more than 5 MB, which is not read; put the right file there."

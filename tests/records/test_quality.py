@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ftlab.records.differences import PairedDifference, mean_of, score_against_whole, why_score_fell
 
 FELL = PairedDifference(-0.1, -0.17, -0.03, 40)
@@ -10,53 +12,52 @@ LEVEL = PairedDifference(0.01, -0.05, 0.07, 40)
 
 
 def rows(*pairs: tuple[float, float], verdict: str = "", answer: str = "x") -> list[dict]:
-    return [
-        {
-            "score_before": before,
-            "score_after": after,
-            "answer_after": answer,
-            "verdict_after": verdict,
-        }
-        for before, after in pairs
-    ]
+    told = {"answer_after": answer, "verdict_after": verdict}
+    return [{"score_before": before, "score_after": after} | told for before, after in pairs]
 
 
-def test_a_fallen_score_is_told_with_its_interval_and_the_answers_that_got_worse() -> None:
-    samples = rows((1, 0), (1, 0), (0, 1), (1, 1), verdict="no SQL")
-    words = why_score_fell(FELL, ROSE, None, samples, 3e-4)
-    assert words.startswith("The score fell by 0.10 (95 % interval 0.03 to 0.17) against the")
-    assert "2 of 4 answers got worse and 1 better; 2 of the worse ones: no SQL." in words
-
-
-def test_empty_answers_are_told_before_their_verdict() -> None:
-    samples = rows((1, 0), (1, 0), verdict="no SQL", answer=" \n")
-    assert "2 of the worse ones are empty" in why_score_fell(FELL, ROSE, None, samples, 3e-4)
-
-
-def test_verdicts_that_few_of_the_worse_answers_share_are_not_told() -> None:
-    samples = rows((1, 0), verdict="no SQL") + rows((1, 0), verdict="runs, differs")
-    assert "of the worse ones" not in why_score_fell(FELL, ROSE, None, samples, 3e-4)
-
-
-def test_losses_that_rose_point_to_the_learning_rate() -> None:
-    words = why_score_fell(FELL, ROSE, ROSE, rows((1, 0)), 3e-4)
-    assert words.endswith(
-        "The held-out loss rose by 0.40 and the loss on unrelated text rose by 0.40: the learning "
-        "rate (3e-4) is likely too high, or the steps are too many."
-    )
-
-
-def test_a_loss_that_fell_nonetheless_points_to_more_steps() -> None:
-    words = why_score_fell(FELL, FELL, None, rows((1, 0)), 3e-4)
-    assert "The held-out loss fell by 0.10 nonetheless: the wanted answers became more" in words
-    assert "too high" not in words
-
-
-def test_a_loss_that_shows_nothing_points_to_too_little_training_unless_text_was_forgotten() -> (
-    None
-):
-    assert "too few steps" in why_score_fell(FELL, LEVEL, LEVEL, rows((1, 0)), 3e-4)
-    assert "too high" in why_score_fell(FELL, LEVEL, ROSE, rows((1, 0)), 3e-4)
+@pytest.mark.parametrize(
+    ("samples", "loss", "general", "words"),
+    [
+        (
+            rows((1, 0), (1, 0), (0, 1), (1, 1), verdict="no SQL"), ROSE, None,
+            "The score fell by 0.10 (95 % interval 0.03 to 0.17) against the untouched model: 2 of "
+            "4 answers got worse and 1 better; 2 of the worse ones: no SQL. ",
+        ),
+        (
+            rows((1, 0), (1, 0), verdict="no SQL", answer=" \n"), ROSE, None,
+            "2 of the worse ones are empty",
+        ),
+        (
+            rows((1, 0), verdict="no SQL") + rows((1, 0), verdict="runs, differs"), ROSE, None,
+            "2 of 2 answers got worse and 0 better. ",
+        ),
+        (
+            rows((1, 0)), ROSE, ROSE,
+            "The held-out loss rose by 0.40 and the loss on unrelated text rose by 0.40: the "
+            "learning rate (3e-4) is likely too high, or the steps are too many.",
+        ),
+        (
+            rows((1, 0)), FELL, None,
+            "The held-out loss fell by 0.10 nonetheless: the wanted answers became more likely, "
+            "but not so likely that it writes them by itself; more steps may help.",
+        ),
+        (
+            rows((1, 0)), LEVEL, LEVEL,
+            "The held-out loss shows no change: likely too few steps, or too low a learning rate "
+            "(3e-4).",
+        ),
+        (rows((1, 0)), LEVEL, ROSE, "(3e-4) is likely too high"),
+    ],
+    ids=[
+        "most of the worse answers share a verdict", "empty answers before their verdict",
+        "few share a verdict", "losses rose", "the loss fell", "no loss changed", "forgotten text",
+    ],
+)  # fmt: skip
+def test_a_score_that_fell_is_explained_by_answers_and_losses(
+    samples: list[dict], loss: PairedDifference, general: PairedDifference | None, words: str
+) -> None:
+    assert words in why_score_fell(FELL, loss, general, samples, 3e-4)
 
 
 def test_a_quantised_run_says_what_it_is_compared_with() -> None:

@@ -1,4 +1,4 @@
-"""The rate that a run trains with where nobody sets one: planned, recorded, and asked for again."""
+"""The learning rate of a run if the user sets none: planned, recorded, and requested again."""
 
 from __future__ import annotations
 
@@ -55,24 +55,32 @@ def lora_on(
     return plan_sweep(request)[-1]
 
 
-def as_before(spec: RunSpec) -> RunSpec:
-    """The spec as a version wrote it that knew no rates but the tuned ones."""
-    fields = json.loads(dump_spec(spec))
-    fields.pop("default_rate", None)
-    return load_spec(json.dumps(fields).encode())
+@pytest.mark.parametrize(
+    ("model", "variant", "rate"),
+    [
+        ("wide", "lora", SCALED),
+        ("bundled", "lora", TUNED),
+        ("meta-llama/Llama-3.1-8B", "lora", 4.3e-4),
+        ("Qwen/Qwen2.5-7B", "ia3", 2e-2),
+        ("no width", "lora", TUNED),
+        ("width beyond all bounds", "lora", TUNED),
+        ("width in words", "lora", TUNED),
+    ],
+)
+def test_a_method_has_its_own_rate_for_the_width_of_the_model(
+    model: str, variant: str, rate: float, tmp_path: Path
+) -> None:
+    configs: dict[str, dict[str, Any]] = {
+        "wide": {"hidden_size": WIDTH}, "no width": {},
+        "width beyond all bounds": {"hidden_size": 10**400},
+        "width in words": {"hidden_size": "wide"},
+    }  # fmt: skip
+    if model in configs:
+        model = write_config(tmp_path / "m", **configs[model])
+    assert lora_on(model, Variant(variant)).learning_rate == rate
 
 
-def test_a_model_of_another_width_is_trained_at_its_own_rate(wide: str) -> None:
-    assert lora_on(wide).learning_rate == SCALED
-    assert lora_on("bundled").learning_rate == TUNED
-
-
-def test_a_hub_model_of_the_catalogue_has_its_rate_before_it_is_fetched() -> None:
-    assert lora_on("meta-llama/Llama-3.1-8B").learning_rate == 4.3e-4
-    assert lora_on("Qwen/Qwen2.5-7B", Variant("ia3")).learning_rate == 2e-2
-
-
-def test_a_rate_that_somebody_sets_is_never_scaled(wide: str) -> None:
+def test_a_rate_that_the_user_sets_is_never_scaled(wide: str) -> None:
     own = lora_on(wide, Variant("lora", {}, 5e-4))
     sweeps = lora_on(wide, settings=TrainingSettings(learning_rate=7e-4))
     assert (own.learning_rate, sweeps.learning_rate) == (5e-4, 7e-4)
@@ -98,16 +106,11 @@ def test_a_base_run_has_no_rate() -> None:
 
 
 def test_a_record_of_an_earlier_version_says_the_rate_that_it_was_trained_with(wide: str) -> None:
-    old = as_before(lora_on(wide))
+    fields = json.loads(dump_spec(lora_on(wide)))
+    del fields["default_rate"]
+    old = load_spec(json.dumps(fields).encode())
     assert old.learning_rate == TUNED
     assert "default_rate" not in json.loads(dump_spec(old))
-
-
-@pytest.mark.parametrize("config", [{}, {"hidden_size": 10**400}, {"hidden_size": "wide"}])
-def test_a_config_without_a_width_leaves_the_tuned_rate(
-    config: dict[str, Any], tmp_path: Path
-) -> None:
-    assert lora_on(write_config(tmp_path / "m", **config)).learning_rate == TUNED
 
 
 def test_a_hub_model_that_is_not_here_leaves_its_rate_to_the_worker() -> None:
@@ -116,7 +119,7 @@ def test_a_hub_model_that_is_not_here_leaves_its_rate_to_the_worker() -> None:
     assert load_spec(dump_spec(spec)) == spec
 
 
-def test_the_worker_decides_it_trains_with_it_and_writes_it_down(
+def test_the_worker_decides_the_rate_trains_with_it_and_records_it(
     tmp_path: Path, task_file: Path
 ) -> None:
     model = make_tiny_model(tmp_path / "model", width=128)
@@ -136,7 +139,7 @@ def test_the_worker_decides_it_trains_with_it_and_writes_it_down(
     lock, other = FileLock(directory.lock_file), FileLock(directory.lock_file)
     assert lock.try_acquire()
     execute(queued, directory, RunRecord(), events.append)
-    assert not other.try_acquire(), "with its spec the worker gave its lock away"
+    assert not other.try_acquire(), "writing the spec released the lock"
     assert directory.spec() == planned
     assert planned.learning_rate == 6.5e-3  # 2e-3 * (576 / 128)^0.781
     steps = [event["learning_rate"] for event in events if event.get("event") == "step"]
@@ -144,29 +147,20 @@ def test_the_worker_decides_it_trains_with_it_and_writes_it_down(
     assert RunStore(tmp_path / "runs").table()["learning_rate"].tolist() == [6.5e-3]
 
 
-def test_a_run_is_asked_for_again_as_it_was_planned(wide: str) -> None:
-    (again,) = requests_of([lora_on(wide)])
-    assert again.variants == (Variant("lora"),)
+def test_a_run_of_this_version_is_requested_again_as_it_was_planned(wide: str) -> None:
+    for spec in (lora_on(wide), lora_on(NEVER_FETCHED)):
+        (again,) = requests_of([spec])
+        assert again.variants == (Variant("lora"),)
 
 
 @pytest.mark.parametrize("ask", ["again", "clone"])
-def test_a_run_of_an_earlier_version_is_asked_for_again_at_the_rate_that_it_had(
-    wide: str, ask: str
+@pytest.mark.parametrize(("default", "rate"), [(None, TUNED), (3e-3, 3e-3)])
+def test_a_run_with_the_rate_of_another_version_is_requested_again_with_that_rate(
+    wide: str, ask: str, default: float | None, rate: float
 ) -> None:
-    old = as_before(lora_on(wide))
+    old = replace(lora_on(wide), default_rate=default)
     (request,) = requests_of([old]) if ask == "again" else (read_form(form_values([old])).request,)
-    assert plan_sweep(request)[-1].learning_rate == TUNED
-
-
-@pytest.mark.parametrize("ask", ["again", "clone"])
-def test_a_rate_of_another_registry_is_kept_where_a_run_is_asked_for_again(
-    wide: str, ask: str
-) -> None:
-    other = replace(lora_on(wide), default_rate=3e-3)
-    (request,) = (
-        requests_of([other]) if ask == "again" else (read_form(form_values([other])).request,)
-    )
-    assert plan_sweep(request)[-1].learning_rate == 3e-3
+    assert plan_sweep(request)[-1].learning_rate == rate
 
 
 def test_a_model_that_is_no_longer_here_keeps_the_rate_that_was_decided() -> None:
@@ -175,12 +169,7 @@ def test_a_model_that_is_no_longer_here_keeps_the_rate_that_was_decided() -> Non
     assert again.variants == (Variant("lora", {}, 7.4e-4),)
 
 
-def test_one_that_was_never_decided_is_asked_for_as_it_was() -> None:
-    (again,) = requests_of([lora_on(NEVER_FETCHED)])
-    assert again.variants == (Variant("lora"),)
-
-
-def test_a_runs_settings_say_whether_its_rate_was_tuned_on_its_model(wide: str) -> None:
+def test_the_settings_of_a_run_tell_whether_its_rate_was_tuned_on_its_model(wide: str) -> None:
     def said(spec: RunSpec) -> str:
         return str(dict(spec_rows(spec))["Learning rate"])
 

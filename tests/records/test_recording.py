@@ -8,6 +8,7 @@ import shlex
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,18 +26,20 @@ from ftlab.records.recording import (
     read_provenance,
     record_sweep,
 )
-from ftlab.records.run import RunDirectory, run_directories
+from ftlab.records.run import run_directories
 from ftlab.records.store import RunStore, sweep_data
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import LOG, SWEEP, make_run, make_sweep
 
 COMMAND = "python -m ftlab sweep --task sql"
+OTHER = "20261126-080000-cd34"
 SHIPPED = sorted(path.parent for path in recorded_folder().glob(f"*/{PROVENANCE_FILE}"))
 MACHINE = re.compile(rb"/(?:home|root|tmp|work|mnt|Users|var|opt)/|[A-Z]:\\\\")
 
 
-def record(runs_folder: Path, target: Path, replace: bool = False) -> Path:
-    return record_sweep(runs_folder, SWEEP, target, COMMAND, "abc123", replace)
+def record(folder: Path, sweep_id: str = SWEEP, replace: bool = False) -> Path:
+    """Records a sweep of `folder`/runs in `folder`/out."""
+    return record_sweep(folder / "runs", sweep_id, folder / "out", COMMAND, "abc123", replace)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -52,16 +55,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_recording_reads_as_the_sweep_that_it_was(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", seeds=(0, 1))
-    record(tmp_path / "runs", tmp_path / "out")
+    record(tmp_path)
     store = RunStore(tmp_path / "none", tmp_path / "out")
     recorded = sweep_data(store, SWEEP)
     measured = sweep_data(RunStore(tmp_path / "runs"), SWEEP)
     assert recorded.origin == "recorded"
-    differs = [
-        column
-        for column in measured.table.columns
-        if not measured.table[column].equals(recorded.table[column])
-    ]
+    differs = [c for c in measured.table if not measured.table[c].equals(recorded.table[c])]
     assert differs == ["origin", "run_dir"]
     for own, kept in zip(measured.runs, recorded.runs, strict=True):
         assert kept.directory.samples() == own.directory.samples()
@@ -73,7 +72,7 @@ def test_weights_logs_and_process_ids_stay_behind(tmp_path: Path) -> None:
     for run in make_sweep(tmp_path / "runs"):
         run.adapter.mkdir()
         (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
-    folder = record(tmp_path / "runs", tmp_path / "out")
+    folder = record(tmp_path)
     kept = contents(folder)
     assert {Path(name).name for name in kept} == {
         "spec.json", "result.json", "metrics.jsonl", "samples.jsonl", PROVENANCE_FILE,
@@ -85,7 +84,7 @@ def test_weights_logs_and_process_ids_stay_behind(tmp_path: Path) -> None:
 
 def test_provenance_says_how_where_and_with_what(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", measures={"disturbed": True}, methods=("lora",))
-    provenance = read_provenance(record(tmp_path / "runs", tmp_path / "out"))
+    provenance = read_provenance(record(tmp_path))
     assert (provenance.command, provenance.commit) == (COMMAND, "abc123")
     assert provenance.measured_at == "2026-11-25T12:00:00Z"
     assert (provenance.machine, provenance.cores) == ("AMD EPYC 7B13", 2)
@@ -99,21 +98,31 @@ def test_a_sweep_that_is_not_wholly_done_is_not_recorded(status: str, tmp_path: 
     make_sweep(tmp_path / "runs", methods=("lora",))
     run = make_run(tmp_path / "runs", "full", status)  # type: ignore[arg-type]
     with pytest.raises(FtlabError, match=rf"{run.run_id} is {status}; only"):
-        record(tmp_path / "runs", tmp_path / "out")
+        record(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_sweep_is_named(tmp_path: Path) -> None:
     with pytest.raises(FtlabError, match=f"no sweep '{SWEEP}'"):
-        record(tmp_path, tmp_path / "out")
+        record(tmp_path)
     with pytest.raises(FtlabError, match="There is no sweep in"):
         newest_sweep(tmp_path)
 
 
-def test_a_record_that_names_a_folder_of_the_machine_is_refused(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs", task=TaskReference("file", "/home/ada/private.csv"))
-    with pytest.raises(FtlabError, match=r"names '/home/ada/private\.csv'"):
-        record(tmp_path / "runs", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"task": TaskReference("file", "/home/ada/private.csv")}, "names '/home/ada/private.csv'"),
+        ({"samples": [{"answer_after": "x" * MAX_BYTES}]}, "at most 3,000,000 may ship"),
+    ],
+    ids=["local path", "too large"],
+)
+def test_records_that_must_not_ship_are_refused(
+    made: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    make_sweep(tmp_path / "runs", methods=("lora",), **made)
+    with pytest.raises(FtlabError, match=reason):
+        record(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -127,50 +136,35 @@ def test_a_record_that_names_a_folder_of_the_machine_is_refused(tmp_path: Path) 
         ("and/or, 3 / 4, a /b", None),
     ],
 )
-def test_paths_are_told_from_addresses_and_fractions(text: str, path: str | None) -> None:
+def test_local_paths_are_distinguished_from_addresses_and_fractions(
+    text: str, path: str | None
+) -> None:
     assert machine_path(text) == path
 
 
-def test_a_recording_that_is_too_large_is_refused(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs", samples=[{"index": 0, "answer_after": "x" * MAX_BYTES}])
-    with pytest.raises(FtlabError, match="at most 3,000,000 may ship"):
-        record(tmp_path / "runs", tmp_path / "out")
-
-
-def test_an_old_recording_goes_only_when_asked_for(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs")
-    make_sweep(tmp_path / "runs", sweep_id="20261126-080000-cd34")
-    first = record(tmp_path / "runs", tmp_path / "out")
-    with pytest.raises(FtlabError, match="is there already"):
-        record(tmp_path / "runs", tmp_path / "out")
-    other = record_sweep(tmp_path / "runs", "20261126-080000-cd34", tmp_path / "out", COMMAND)
-    assert (first.exists(), other.exists()) == (True, True)
-    record(tmp_path / "runs", tmp_path / "out", replace=True)
-    assert (first.exists(), other.exists()) == (True, False)
-
-
-def test_a_recording_replaces_no_sweep_of_other_methods_or_another_task(tmp_path: Path) -> None:
-    make_sweep(tmp_path / "runs")
-    others = {
-        "20261126-080000-cd34": {"methods": ("full", "lora")},
+def test_a_recording_replaces_only_those_of_its_methods_and_task_and_only_if_asked_to(
+    tmp_path: Path,
+) -> None:
+    kept = {
+        SWEEP: {},
         "20261126-090000-cd35": {"task": TaskReference("bundled", "pirate")},
+        "20261126-100000-cd36": {"methods": ("full", "lora")},
     }
-    for sweep_id, change in others.items():
+    for sweep_id, change in (kept | {OTHER: {}}).items():
         make_sweep(tmp_path / "runs", sweep_id=sweep_id, **change)  # type: ignore[arg-type]
-        record_sweep(tmp_path / "runs", sweep_id, tmp_path / "out", COMMAND)
-    record(tmp_path / "runs", tmp_path / "out", replace=True)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {SWEEP, *others}
+        record(tmp_path, sweep_id)
+    with pytest.raises(FtlabError, match="is there already"):
+        record(tmp_path)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {OTHER, *kept}
+    record(tmp_path, replace=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*kept}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_the_newest_sweep_is_the_one_queued_last(tmp_path: Path) -> None:
     make_sweep(tmp_path)
     later = make_run(tmp_path, sweep_id="20261125-110000-ffff")  # an earlier id, a later date
-    spec = later.spec()
-    later.spec_file.unlink()
-    (tmp_path / "copy").mkdir()
-    RunDirectory(tmp_path / "copy" / "x").write_spec(replace(spec, created_at=spec.created_at + 60))
-    (tmp_path / "copy" / "x" / "spec.json").rename(later.spec_file)
+    later.complete_spec(replace(later.spec(), created_at=later.spec().created_at + 60))
     assert newest_sweep(tmp_path) == "20261125-110000-ffff"
 
 
@@ -185,33 +179,29 @@ def test_what_is_no_recording_is_said_in_a_sentence(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what ships
 
 
-def methods_of(folder: Path) -> set[str]:
-    return {directory.spec().method for directory in run_directories(folder)}
-
-
 def test_a_sweep_of_four_methods_ships_and_one_of_twelve_or_more() -> None:
-    few, many = sorted(map(methods_of, SHIPPED), key=len)
+    methods = [{run.spec().method for run in run_directories(folder)} for folder in SHIPPED]
+    few, many = sorted(methods, key=len)
     assert few == {"base", *CORE}
     assert len(many - {"base"}) >= 12
     assert many > few
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_file_is_the_one_that_was_recorded(folder: Path) -> None:
+each_shipped = pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+
+
+@each_shipped
+def test_every_shipped_file_is_the_recorded_one_without_local_paths(folder: Path) -> None:
     kept = contents(folder)
+    for name, data in kept.items():
+        assert not MACHINE.search(data), name
     kept.pop(PROVENANCE_FILE)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in kept.items()}
     assert hashes == read_provenance(folder).files
     assert sum(map(len, kept.values())) <= MAX_BYTES
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
-def test_no_shipped_file_names_a_folder_of_a_machine(folder: Path) -> None:
-    for name, data in contents(folder).items():
-        assert not MACHINE.search(data), name
-
-
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
+@each_shipped
 def test_every_shipped_run_reads_and_is_done(folder: Path, tmp_path: Path) -> None:
     store = RunStore(tmp_path, recorded_folder())
     runs = [run for run in store.shipped() if run.spec.sweep_id == folder.name]
@@ -223,8 +213,8 @@ def test_every_shipped_run_reads_and_is_done(folder: Path, tmp_path: Path) -> No
         assert table[column].notna().all(), column
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
-def test_shipped_samples_hold_every_example_that_the_score_is_made_of(folder: Path) -> None:
+@each_shipped
+def test_shipped_samples_have_every_example_of_the_score(folder: Path) -> None:
     for directory in run_directories(folder):
         result, rows = directory.result(), directory.samples()
         assert result is not None
@@ -235,8 +225,8 @@ def test_shipped_samples_hold_every_example_that_the_score_is_made_of(folder: Pa
             assert all("score_before" in row for row in rows)
 
 
-@pytest.mark.parametrize("folder", SHIPPED, ids=lambda path: path.name)
-def test_the_shipped_command_asks_for_the_sweep_that_was_run(folder: Path) -> None:
+@each_shipped
+def test_the_shipped_command_requests_the_sweep_that_was_run(folder: Path) -> None:
     _, _, _, *arguments = shlex.split(read_provenance(folder).command)
     request = request_from(build_parser().parse_args(["sweep", *arguments[1:]]))
     specs = [directory.spec() for directory in run_directories(folder)]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_goes_with_all_that_lies_in_its_folder_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_run_is_deleted_with_its_whole_folder_and_no_other_is(tmp_path: Path) -> None:
     base, full, lora = make_sweep(tmp_path, ("full", "lora"))
     lora.adapter.mkdir()
     (lora.adapter / "adapter_model.safetensors").write_bytes(b"x")
@@ -29,27 +30,23 @@ def test_the_last_run_of_a_sweep_takes_its_base_runs_along(tmp_path: Path) -> No
     assert names(tmp_path) == [other.run_id]
 
 
-@pytest.mark.parametrize("status", ["queued", "running"])
-def test_an_open_run_is_refused_and_nothing_else_goes(tmp_path: Path, status: str) -> None:
-    done = make_run(tmp_path, "full")
-    busy = make_run(tmp_path, "lora", status)
-    with pytest.raises(FtlabError, match=f"still {status}; cancel it first"):
-        remove_runs(tmp_path, [done.run_id, busy.run_id])
-    assert names(tmp_path) == sorted([done.run_id, busy.run_id])
-
-
-def test_an_open_base_run_is_not_taken_along(tmp_path: Path) -> None:
-    make_run(tmp_path, "base", "running")
-    lora = make_run(tmp_path, "lora", "cancelled")
-    with pytest.raises(FtlabError, match="base' is still running"):
-        remove_runs(tmp_path, [lora.run_id])
-    assert len(names(tmp_path)) == 2
-
-
-def test_a_base_run_that_others_need_is_refused(tmp_path: Path) -> None:
-    base, *_ = make_sweep(tmp_path, ("full",))
-    with pytest.raises(FtlabError, match="is a base run"):
-        remove_runs(tmp_path, [base.run_id])
+@pytest.mark.parametrize(
+    ("runs", "asked", "reason"),
+    [
+        ([("full", "done"), ("lora", "queued")], "full lora", "still queued; cancel it first"),
+        ([("full", "done"), ("lora", "running")], "full lora", "still running; cancel it first"),
+        ([("base", "running"), ("lora", "cancelled")], "lora", "base' is still running"),
+        ([("base", "done"), ("full", "done")], "base", "is a base run"),
+    ],
+    ids=["queued", "running", "its base run is running", "base run that another run needs"],
+)
+def test_a_run_in_use_is_refused_and_nothing_else_is_deleted(
+    tmp_path: Path, runs: list[tuple[str, Any]], asked: str, reason: str
+) -> None:
+    made = {method: make_run(tmp_path, method, status).run_id for method, status in runs}
+    with pytest.raises(FtlabError, match=reason):
+        remove_runs(tmp_path, [made[method] for method in asked.split()])
+    assert names(tmp_path) == sorted(made.values())
 
 
 @pytest.mark.parametrize("wrong", ["../x", "", "/etc", "20261125-120000-ab12-99-lora", ".ftlab"])
@@ -64,9 +61,7 @@ def test_an_id_is_never_taken_for_a_path(tmp_path: Path, wrong: str) -> None:
     assert (tmp_path / "x").exists()
 
 
-def test_what_an_app_that_was_killed_left_behind_is_no_run_and_goes_next_time(
-    tmp_path: Path,
-) -> None:
+def test_folders_left_by_a_killed_app_are_no_runs_and_are_deleted_next_time(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     left = tmp_path / f".removed.{run.run_id}.0badf00d"
     make_run(tmp_path, "full").path.rename(left)
@@ -87,14 +82,9 @@ def test_a_folder_that_is_a_link_is_no_run_and_its_target_stays(tmp_path: Path) 
     assert elsewhere.result_file.exists()
 
 
-def test_an_unreadable_neighbour_breaks_nothing(tmp_path: Path) -> None:
-    make_unreadable(tmp_path)
-    run = make_run(tmp_path)
-    remove_runs(tmp_path, [run.run_id])
-    assert len(names(tmp_path)) == 1
-
-
-def test_an_unreadable_run_itself_says_why(tmp_path: Path) -> None:
-    broken = make_unreadable(tmp_path)
+def test_an_unreadable_run_is_refused_with_its_reason_and_hinders_no_other(tmp_path: Path) -> None:
+    broken, run = make_unreadable(tmp_path), make_run(tmp_path)
     with pytest.raises(FtlabError, match=r"spec\.json cannot be read"):
         remove_runs(tmp_path, [broken.name])
+    remove_runs(tmp_path, [run.run_id])
+    assert names(tmp_path) == [broken.name]

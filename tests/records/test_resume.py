@@ -1,4 +1,4 @@
-"""Asking a run to go on: which ones can, and what is seen of it."""
+"""Resuming a run: which runs can be resumed, and from where."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from tests.fakes import make_checkpoint, make_run
 
-ENDED_EARLY: tuple[Status, ...] = ("interrupted", "failed", "cancelled", "out_of_memory")
 
-
-@pytest.mark.parametrize("status", ENDED_EARLY)
+@pytest.mark.parametrize("status", ["interrupted", "failed", "cancelled", "out_of_memory"])
 def test_a_run_that_ended_early_waits_again_and_its_result_is_kept_beside_it(
     tmp_path: Path, status: Status
 ) -> None:
@@ -43,21 +41,25 @@ def test_a_run_that_is_done_or_open_is_not_resumed(tmp_path: Path, status: Statu
     assert not directory.resume_file.exists()
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path: Path) -> None:
     directory = make_run(tmp_path, status="interrupted")
     assert read_run(directory).resumes_from is None
     with pytest.raises(FtlabError, match="has no checkpoint to go on from; run it again"):
         ask_to_resume(directory)
 
 
-def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
+def newest_step(directory: RunDirectory) -> int | None:
+    found = newest_checkpoint(directory)
+    return None if found is None else found.step
+
+
+def test_the_newest_complete_checkpoint_counts(tmp_path: Path) -> None:
     directory = make_run(tmp_path, status="interrupted")
     make_checkpoint(directory, 10)
-    torn = make_checkpoint(directory, 12)
-    (torn / "optimizer.pt").unlink()  # as where the run was killed while it wrote
-    found = newest_checkpoint(directory)
-    assert found is not None
-    assert found.step == 10
+    incomplete = make_checkpoint(directory, 12)
+    assert newest_step(directory) == 12
+    (incomplete / "optimizer.pt").unlink()  # as if the run was killed while it wrote
+    assert newest_step(directory) == 10
 
 
 @pytest.mark.hostile("checkpoint records")
@@ -75,14 +77,12 @@ def test_a_record_that_names_another_place_is_no_checkpoint(tmp_path: Path, name
 def test_a_damaged_record_is_no_checkpoint_and_breaks_nothing(tmp_path: Path, content: str) -> None:
     directory = make_run(tmp_path, status="interrupted")
     make_checkpoint(directory, 12).with_suffix(".json").write_text(content)
-    assert newest_checkpoint(directory) is None
+    assert newest_step(directory) is None
     make_checkpoint(directory, 10)
-    found = newest_checkpoint(directory)
-    assert found is not None
-    assert found.step == 10
+    assert newest_step(directory) == 10
 
 
-def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
+def test_a_resumed_run_drops_the_events_after_the_checkpoint(
     tmp_path: Path,
 ) -> None:
     directory = make_run(tmp_path, status="interrupted", steps=12)  # it got to step 6
@@ -99,12 +99,12 @@ def test_the_second_part_takes_the_first_line_and_leaves_out_what_is_done_again(
     assert not directory.resume_file.exists()
 
 
-def test_a_run_that_waits_to_go_on_is_work_for_a_dispatcher(
+def test_a_run_that_waits_to_resume_starts_a_dispatcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Path] = []
     monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
-    directory: RunDirectory = make_run(tmp_path, status="failed")
+    directory = make_run(tmp_path, status="failed")
     make_checkpoint(directory)
     ensure_dispatcher(tmp_path)
     assert started == []

@@ -44,29 +44,28 @@ def run_of(folder: Path, **made: Any) -> Run:
     return run
 
 
-def test_a_file_with_fewer_examples_says_how_many_it_has(task_file: Path) -> None:
-    count, sentence = said(parse_task(str(task_file)), 64)
-    assert count == 4
-    assert sentence == "4 examples are scored: the file has 4 held-out examples, not 64."
+@pytest.mark.parametrize(
+    ("asked", "split", "sentence"),
+    [
+        (8, "held_out", ""),
+        (200, "held_out", ""),
+        (201, "tuning", "200 examples are scored: the task has 200 tuning examples, not 201."),
+        (
+            5_000, "held_out",
+            "200 examples are scored: the task has 200 held-out examples, not 5,000.",
+        ),
+    ],
+)  # fmt: skip
+def test_of_a_bundled_task_no_more_than_the_split_has_are_scored(
+    asked: int, split: Any, sentence: str
+) -> None:
+    assert said(SQL, asked, split=split) == (min(asked, 200), sentence)
 
 
-@pytest.mark.parametrize(("asked", "count"), [(8, 8), (200, 200), (5_000, 200)])
-def test_of_a_bundled_task_no_more_than_it_has_are_scored(asked: int, count: int) -> None:
-    found, sentence = said(SQL, asked)
-    assert found == count
-    assert sentence == (
-        "200 examples are scored: the task has 200 held-out examples, not 5,000."
-        if asked > count
-        else ""
-    )
-
-
-def test_the_split_that_is_scored_is_the_one_that_is_counted() -> None:
-    assert "the task has 200 tuning examples" in said(SQL, 201, split="tuning")[1]
-
-
-def test_what_is_too_long_is_not_scored_and_said(task_file: Path) -> None:
+def test_a_file_says_how_many_examples_are_missing_or_too_long(task_file: Path) -> None:
     task = parse_task(str(task_file))
+    fewer = "4 examples are scored: the file has 4 held-out examples, not 64."
+    assert said(task, 64) == (4, fewer)
     scored = scored_of(asking(task, 3), load(task)[1], too_long=1)
     assert scored == Scored(2, "1 of 3 held-out examples is longer than 256 tokens")
     both = scored_of(asking(task, 9), load(task)[1], too_long=2)
@@ -92,17 +91,13 @@ def test_an_older_record_is_counted_by_its_samples_where_a_note_says_there_were_
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "failed"])
-def test_a_run_that_did_not_come_so_far_scored_nobody_knows_how_many(
-    tmp_path: Path, status: Any
-) -> None:
+def test_a_run_that_ended_before_scoring_has_no_count(tmp_path: Path, status: Any) -> None:
     run = run_of(tmp_path, status=status)
     assert scored_by(run) is None
     assert "eval_examples" not in run.conditions
 
 
-def test_runs_that_asked_for_unlike_numbers_and_scored_the_same_ones_are_alike(
-    tmp_path: Path,
-) -> None:
+def test_runs_are_compared_by_scored_and_not_by_requested_examples(tmp_path: Path) -> None:
     for method, asked in (("full", 8), ("lora", 64)):
         settings = TrainingSettings(eval_examples=asked)
         make_run(tmp_path, method, settings=settings, environment={SCORED: 6})
@@ -111,7 +106,7 @@ def test_runs_that_asked_for_unlike_numbers_and_scored_the_same_ones_are_alike(
     assert found.is_like
 
 
-def test_no_room_is_asked_for_answers_that_there_are_no_examples_for() -> None:
+def test_needed_disk_space_counts_only_existing_examples() -> None:
     specs = plan_sweep(asking(SQL, 100_000))
     few = [replace(spec, settings=replace(spec.settings, eval_examples=200)) for spec in specs]
     assert list(map(needed_bytes, specs)) == list(map(needed_bytes, few))

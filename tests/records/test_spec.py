@@ -1,4 +1,4 @@
-"""What a run's spec says, and what it leaves unsaid for versions that do not know it."""
+"""What a run's spec has, and what it omits for versions that do not know it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,18 @@ from ftlab.tasks.reference import TaskReference
 
 
 def written(settings: TrainingSettings) -> bytes:
-    request = SweepRequest(
-        model="bundled",
-        task=TaskReference("bundled", "sql"),
-        variants=(Variant("lora"),),
-        settings=settings,
-        device="cpu",
-    )
+    task = TaskReference("bundled", "sql")
+    request = SweepRequest("bundled", task, (Variant("lora"),), settings, device="cpu")
     return dump_spec(plan_sweep(request)[-1])
 
 
-def test_no_evaluation_between_the_steps_is_left_unsaid() -> None:
-    assert "eval_every" not in json.loads(written(TrainingSettings()))["settings"]
-    assert load_spec(written(TrainingSettings())).settings.eval_every == 0
-
-
-def test_evaluations_between_the_steps_read_back() -> None:
-    assert load_spec(written(TrainingSettings(eval_every=5))).settings.eval_every == 5
+@pytest.mark.parametrize("every", [0, 5])
+def test_a_later_setting_is_written_only_if_it_is_not_its_default_and_reads_back(
+    every: int,
+) -> None:
+    spec = written(TrainingSettings(eval_every=every))
+    assert ("eval_every" in json.loads(spec)["settings"]) == bool(every)
+    assert load_spec(spec).settings.eval_every == every
 
 
 @pytest.mark.parametrize("every", [-1, 1_000_001])

@@ -45,7 +45,7 @@ def test_a_value_that_is_no_number_stays_a_gap() -> None:
     assert [step for step, value in curve_of(values).points() if math.isnan(value)] == [5_000]
 
 
-def test_what_is_drawn_of_a_long_run_changes_once_a_bucket() -> None:
+def test_the_curve_of_a_long_open_run_changes_once_a_bucket() -> None:
     curve = curve_of(dict.fromkeys(range(1, LONG + 1), 1.0))
     drawn = {curve.points(whole=False)}
     for step in range(LONG + 1, LONG + 1001):
@@ -77,9 +77,8 @@ def append(run: Run, *events: dict[str, object], end: str = "\n") -> None:
 
 
 def step(number: int, loss: float = 1.0) -> dict[str, object]:
-    return {
-        "event": "step", "step": number, "loss": loss, "seconds": 0.5, "elapsed": 2 + number / 2,
-    }  # fmt: skip
+    times = {"seconds": 0.5, "elapsed": 2 + number / 2}
+    return {"event": "step", "step": number, "loss": loss} | times
 
 
 def test_only_new_lines_are_parsed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +95,7 @@ def test_only_new_lines_are_parsed(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert len(parsed) == 2
 
 
-def test_what_was_read_bit_by_bit_is_what_is_read_at_once(run: Run) -> None:
+def test_reading_new_lines_gives_the_same_as_reading_all_at_once(run: Run) -> None:
     book = ProgressBook()
     for number in range(4, 60):
         append(run, step(number, 1 / number))
@@ -122,7 +121,7 @@ def test_a_torn_line_waits_for_its_end(run: Run) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "nonsense", "[1]", "null", '"text"', '{"event": 3}'])
-def test_a_line_that_is_no_event_of_ours_is_passed_over(run: Run, line: str) -> None:
+def test_a_line_that_is_no_event_is_skipped(run: Run, line: str) -> None:
     append(run, end=line + "\n")
     append(run, step(4))
     assert ProgressBook().read(run).step == 4

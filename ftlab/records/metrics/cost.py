@@ -20,39 +20,41 @@ METRICS = (
     MetricSpec(
         "trainable_params", "Trainable", "parameters", "less",
         "counted on the real model, after the optimizer was made", units.format_count,
-        is_counted=True,
+        is_counted=True, name="trained parameters",
     ),
     MetricSpec(
         "trainable_share", "Share", "of all parameters", "less",
         "trainable parameters over total parameters", units.format_share, read=_trainable_share,
-        is_counted=True,
+        is_counted=True, name="share of the parameters trained",
     ),
     MetricSpec(
         "total_params", "Total", "parameters", "less",
         "counted on the real model; a 4-bit weight counts its logical size",
-        units.format_count, in_table=False, is_counted=True,
+        units.format_count, in_table=False, is_counted=True, name="parameters in all",
     ),
     MetricSpec(
         "peak_memory_bytes", "Peak", "bytes", "less",
         "highest memory of the training phase; CPU: resident size of the process, "
         "GPU: bytes allocated by torch", units.format_bytes,
+        name="peak memory of the process, train phase",
     ),
     MetricSpec(
         "net_peak_memory_bytes", "Net peak", "bytes", "less",
         "peak of the training phase minus the process with no model loaded",
-        units.format_bytes,
+        units.format_bytes, name="net peak memory, train phase",
     ),
     MetricSpec(
         "train_seconds", "Train", "seconds", "less",
         "the training steps alone, device synchronised, after an untimed pass",
-        units.format_seconds,
+        units.format_seconds, name="training time",
     ),
     MetricSpec(
         "tokens_per_second", "tok/s", "tokens per second", "more",
-        "real tokens, not padding, over the steps after the first", _rate,
+        "real tokens, not padding, over the steps after the first", _rate, name="training speed",
     ),
     MetricSpec(
         "adapter_bytes", "File", "bytes", "less",
         "what must be shipped to reuse the result", units.format_bytes, is_counted=True,
+        name="file to ship",
     ),
 )  # fmt: skip

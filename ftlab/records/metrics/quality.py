@@ -24,42 +24,46 @@ def _signed(digits: int) -> Callable[[float | None], str]:
 METRICS = (
     MetricSpec(
         "eval_loss_before", "Loss, base", "nats a token", "less",
-        "held-out loss of the untouched model", _loss,
+        "held-out loss of the untouched model", _loss, name="held-out loss of the untouched model",
     ),
     MetricSpec(
         "eval_loss_after", "Loss", "nats a token", "less",
-        "held-out loss after training", _loss,
+        "held-out loss after training", _loss, name="held-out loss", before="eval_loss_before",
     ),
     MetricSpec(
         "loss_change", "Loss change", "nats a token", "less",
         "held-out loss after less before; interval: 95 %, bootstrap over the examples, paired "
         "with the untouched model's", _signed(3), in_table=False, interval=True,
+        name="change of the held-out loss",
     ),
     MetricSpec(
         "score_before", "Score, base", "0 to 1", "more",
         "the task's own score of the untouched model on held-out examples", _score,
+        name="score of the untouched model",
     ),
     MetricSpec(
         "score_after", "Score", "0 to 1", "more",
-        "the task's own score after training on the same examples", _score,
+        "the task's own score after training on the same examples", _score, before="score_before",
     ),
     MetricSpec(
         "score_gain", "Gain", "-1 to 1", "more",
         "score after less before; interval: 95 %, bootstrap over the examples, paired with the "
         "untouched model's in the run's own precision", _signed(2), interval=True,
+        name="gain in score over the untouched model",
     ),
     MetricSpec(
         "general_loss_before", "General loss, base", "nats a token", "less",
         "loss of the untouched model on plain text that has nothing to do with the task",
-        _loss, in_table=False,
+        _loss, in_table=False, name="loss of the untouched model on unrelated text",
     ),
     MetricSpec(
         "general_loss_after", "General loss", "nats a token", "less",
         "loss after training on the same text", _loss, in_table=False,
+        name="loss on unrelated text", before="general_loss_before",
     ),
     MetricSpec(
         "general_loss_change", "Forgot", "nats a token", "less",
         "loss on unrelated text after less before: above 0 is forgotten; interval: 95 %, "
-        "bootstrap over the passages, paired", _signed(2), interval=True,
+        "bootstrap over the passages, paired", _signed(2), interval=True, name="forgetting",
     ),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ftlab.basics import units
 from ftlab.records.result import RunResult
 
 
@@ -16,9 +17,10 @@ class MetricSpec:
 
     `read` returns the value from a run's result, `None` if it was not measured; the default is the
     field of `Measures` with that key. `how` describes the measurement in half a sentence. With
-    `in_table` the results table shows it by default. `interval`: it is a difference with a 95 %
+    `in_table` the results tables show it by default. `interval`: it is a difference with a 95 %
     interval, in the columns `interval_keys`. `is_counted`: it is counted, not measured, so it is
-    the same in every run of a spec and one run is enough.
+    the same in every run of a spec and one run is enough. `name` is its name in a sentence and on
+    an axis; default: the label. `before` is the key of the same measure of the untouched model.
     """
 
     key: str
@@ -31,6 +33,11 @@ class MetricSpec:
     in_table: bool = True
     interval: bool = False
     is_counted: bool = False
+    name: str = ""
+    before: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.label.lower())
 
     def value(self, result: RunResult) -> float | None:
         """The metric's value for that run; `None` if it was not measured."""
@@ -46,7 +53,7 @@ class MetricSpec:
 
     def text(self, value: float | None, low: Any = None, high: Any = None) -> str:
         """As in "+0.32 (+0.20 to +0.44)"; only the value if the interval is missing."""
-        shown = self.format(value)
+        shown = units.DASH if value is None else self.format(value)
         if not (_is_number(low) and _is_number(high)):
             return shown
         return f"{shown} ({self.format(low)} to {self.format(high)})"

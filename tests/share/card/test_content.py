@@ -177,7 +177,7 @@ def test_without_full_fine_tuning_it_says_what_is_missing(tmp_path: Path) -> Non
     make_sweep(tmp_path, methods=("lora", "qlora"))
     card = card_of(data_of(tmp_path))
     assert card.verdict == "incomplete"
-    assert card.sentence.startswith("A full fine-tuning run is needed to hold LoRA and QLoRA")
+    assert card.sentence.startswith("A full fine-tuning run is needed to compare LoRA and QLoRA")
     assert [tile.value for tile in card.tiles] == [
         "1.78 %", "1.29 GB", "1 min 00 s", "9.8 MB", "0.71",
     ]  # fmt: skip

@@ -1,7 +1,6 @@
 import pytest
 
 from ftlab.charts.pareto import measure_choices
-from ftlab.charts.savings import BAR_NAMES
 from ftlab.charts.spec import charts
 from ftlab.records.metrics import HEADLINES
 from ftlab.records.store import RunStore, sweep_data
@@ -38,8 +37,7 @@ def chosen_measures(table, x, y):
 def test_there_is_one_titled_bar_figure_for_each_headline_measure(tmp_path):
     make_sweep(tmp_path)
     shown = bars_view(data_of(tmp_path))
-    assert tuple(BAR_NAMES) == HEADLINES
-    assert len(shown.figures) == len(shown.titles) == 4
+    assert len(shown.figures) == len(shown.titles) == len(HEADLINES)
     assert "Net peak memory, train phase: Prompt tuning least, 0.48x" in shown.titles[1]
 
 

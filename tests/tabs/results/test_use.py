@@ -156,4 +156,4 @@ def test_an_interrupted_merge_leaves_a_way_on(run: Run, tmp_path: Path) -> None:
     seen = view(tmp_path, read_run(run.directory).run_id)
     assert seen["merge"].visible
     assert seen["merge"].interactive
-    assert "ended without a word" in seen["about_merge"]
+    assert "ended without a result" in seen["about_merge"]
