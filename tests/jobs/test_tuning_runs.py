@@ -66,22 +66,15 @@ def make_rung(
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def test_a_spec_names_the_split_only_where_it_is_not_the_usual_one() -> None:
+def test_a_spec_and_the_panel_name_the_split_if_it_is_not_the_usual_one() -> None:
+    assert [e.field for e in validate(request(eval_split="test"))] == ["settings.eval_split"]
     usual, tuning = (plan_sweep(request(**given))[-1] for given in ({}, {"eval_split": "tuning"}))
     assert "eval_split" not in json.loads(dump_spec(usual))["settings"]
     assert json.loads(dump_spec(tuning))["settings"]["eval_split"] == "tuning"
     assert load_spec(dump_spec(tuning)) == tuning
-
-
-def test_a_split_that_there_is_not_is_named() -> None:
-    errors = validate(request(eval_split="test"))
-    assert [error.field for error in errors] == ["settings.eval_split"]
-
-
-def test_the_panel_says_on_which_split_a_run_was_measured() -> None:
-    spec = plan_sweep(request(eval_split="tuning", eval_answers=False))[-1]
-    assert ("Tuning split", "64 examples, their loss alone") in spec_rows(spec)
-    assert ("Held out", "64 examples") in spec_rows(plan_sweep(request())[-1])
+    loss_alone = plan_sweep(request(eval_split="tuning", eval_answers=False))[-1]
+    assert ("Tuning split", "64 examples, their loss alone") in spec_rows(loss_alone)
+    assert ("Held out", "64 examples") in spec_rows(usual)
 
 
 def test_what_was_measured_on_tuning_examples_is_called_so_where_runs_are_compared(
@@ -177,17 +170,26 @@ def test_the_document_has_no_word_on_defaults_that_are_the_suggestion(tmp_path: 
     assert "not the suggestion" not in document(latest_ladders(RunStore(tmp_path).runs()), "")
 
 
-def test_a_ladder_around_a_rate_has_it_in_the_middle_and_rates_three_times_apart() -> None:
-    assert around(2e-3) == (6.7e-4, 2e-3, 6e-3)
-    assert around(2e-3, points=4) == (6.7e-4, 2e-3, 6e-3, 1.8e-2)
-    assert around(2e-3, points=1) == (2e-3,)
-    assert around(5.0) == (1.7, 5.0), "never above the highest valid rate"
-
-
-def test_a_ladder_between_two_ends_holds_both_exactly() -> None:
-    assert between(1e-4, 1e-1, 4) == (1e-4, 1e-3, 1e-2, 1e-1)
-    assert between(1.234e-4, 1e-3, 3) == (1.234e-4, 3.5e-4, 1e-3)
-    assert between(1e-3, 2e-3, 2) == (1e-3, 2e-3)
+@pytest.mark.parametrize(
+    ("found", "rates"),
+    [
+        (around(2e-3), (6.7e-4, 2e-3, 6e-3)),
+        (around(2e-3, points=4), (6.7e-4, 2e-3, 6e-3, 1.8e-2)),
+        (around(2e-3, points=1), (2e-3,)),
+        (around(5.0), (1.7, 5.0)),  # never above the highest valid rate
+        (between(1e-4, 1e-1, 4), (1e-4, 1e-3, 1e-2, 1e-1)),
+        (between(1.234e-4, 1e-3, 3), (1.234e-4, 3.5e-4, 1e-3)),  # both ends exactly
+        (between(1e-3, 2e-3, 2), (1e-3, 2e-3)),
+        (parse_rates("1e-2, 1e-3,0.01"), (1e-3, 1e-2)),
+        (beyond((1e-3, 2e-3, 8e-3), up=True), 3.2e-2),  # as far as the neighbour within
+        (beyond((1e-3, 2e-3, 8e-3), up=False), 5e-4),
+        (beyond((1e-3,), up=True), 3e-3),
+        (beyond((1e-3,), up=False), 3.3e-4),
+        (beyond((2.0, 6.0), up=True), None),
+    ],
+)
+def test_the_rates_of_a_ladder_and_the_next_beyond_it(found: object, rates: object) -> None:
+    assert found == rates
 
 
 @pytest.mark.parametrize(
@@ -207,22 +209,10 @@ def test_a_ladder_that_cannot_be_made_is_said(
         between(low, high, points)
 
 
-def test_rates_by_commas_are_sorted_and_each_is_there_once() -> None:
-    assert parse_rates("1e-2, 1e-3,0.01") == (1e-3, 1e-2)
-
-
 @pytest.mark.parametrize("text", ["", "fast", "0", "-1e-3", "nan", "inf", "11"])
 def test_what_is_no_learning_rate_is_refused(text: str) -> None:
     with pytest.raises(FtlabError, match="Rates"):
         parse_rates(text)
-
-
-def test_the_next_rate_is_as_far_beyond_the_end_as_its_neighbour_is_within() -> None:
-    assert beyond((1e-3, 2e-3, 8e-3), up=True) == 3.2e-2
-    assert beyond((1e-3, 2e-3, 8e-3), up=False) == 5e-4
-    assert beyond((1e-3,), up=True) == 3e-3
-    assert beyond((1e-3,), up=False) == 3.3e-4
-    assert beyond((2.0, 6.0), up=True) is None
 
 
 def points_of(losses: dict[float, float | None]) -> list[Point]:
