@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_collection_finish() -> None:
+    """Exempts imported libraries from garbage collection: torch's objects made it take 0.3 s."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     promises.finish(config)
 
@@ -73,8 +80,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def task_file(tmp_path: Path) -> Path:
     """A small task of the user's own: repeat a word."""
+    return write_task(tmp_path)
+
+
+def write_task(folder: Path) -> Path:
     words = ["ash", "birch", "cedar", "elm", "fir", "oak", "pine", "rowan", "willow", "yew"]
     lines = [f"Repeat {word} number {i},{word}" for i in range(4) for word in words]
-    path = tmp_path / "words.csv"
+    path = folder / "words.csv"
     path.write_text("prompt,completion\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -22,10 +22,7 @@ def control_folder(runs_folder: Path) -> Path:
 
 
 def start_dispatcher(runs_folder: Path) -> None:
-    """Starts a detached dispatcher, which exits at once if another one is already running.
-
-    Raises `FtlabError` if the folder cannot be written, or is closed.
-    """
+    """Starts a detached dispatcher; a second one exits at once. May raise `FtlabError`."""
     check_writable(runs_folder)
     folder = control_folder(runs_folder)
     try:
@@ -43,10 +40,7 @@ def start_dispatcher(runs_folder: Path) -> None:
 
 
 def ensure_dispatcher(runs_folder: Path) -> None:
-    """Starts a dispatcher if a run is waiting and none is running (after a kill or a reboot).
-
-    Raises `FtlabError` if the folder cannot be written.
-    """
+    """Starts a dispatcher if a run is waiting and none is running. May raise `FtlabError`."""
     if not any(run.is_waiting for run in run_directories(runs_folder)):
         return
     try:
@@ -69,10 +63,7 @@ def dispatcher_lock_file(runs_folder: Path) -> Path:
 
 
 def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
-    """Requests that the runs are cancelled; the dispatcher does it within seconds.
-
-    Raises `FtlabError` for an unknown run.
-    """
+    """Has the dispatcher cancel the runs within seconds. Raises `FtlabError` for an unknown run."""
     asked = note_cancel(runs_folder, run_ids)
     note("cancel requested", runs=asked)
     start_dispatcher(runs_folder)
@@ -89,7 +80,7 @@ def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
             (folder / name).touch()
     except OSError as error:
         raise FtlabError(
-            f"The request to cancel cannot be left in '{folder}' ({error.strerror})."
+            f"The request to cancel cannot be written to '{folder}' ({error.strerror})."
         ) from None
     return names
 
@@ -103,9 +94,6 @@ def requested_cancels(runs_folder: Path) -> set[str]:
 
 
 def settle_cancel(runs_folder: Path, run_id: str) -> None:
-    """Deletes a cancel request that was carried out, or came too late.
-
-    If it cannot be deleted (read-only folder), it is read again later, which does no harm.
-    """
+    """Deletes a settled cancel request; one that cannot be deleted is read again, harmlessly."""
     with suppress(OSError):
         (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.prediction.remedies import remedies
 from ftlab.records.job import CANCELLED, bound_log
 from ftlab.records.removal import clear_removed
-from ftlab.records.result import Measures, RunResult
+from ftlab.records.result import FinalStatus, Measures, RunResult
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import needs_hub
 from ftlab.records.store import Run, RunStore
@@ -80,18 +80,13 @@ def last_seen(directory: RunDirectory) -> LastSeen:
     events = directory.metrics()
     phases = [str(event["phase"]) for event in events if event.get("event") == "phase"]
     steps = [event for event in events if event.get("event") == "step"]
-    sizes = [size for event in steps if (size := _size(event)) is not None]
+    sizes = [event.get("peak_bytes") or event.get("memory_bytes") for event in steps]
     step = steps[-1].get("step") if steps else 0
     return LastSeen(
         phases[-1] if phases else "",
         step if isinstance(step, int) else 0,
-        max(sizes, default=None),
+        max((size for size in sizes if isinstance(size, int)), default=None),
     )
-
-
-def _size(event: dict[str, Any]) -> int | None:
-    value = event.get("peak_bytes") or event.get("memory_bytes")
-    return value if isinstance(value, int) else None
 
 
 def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: bool) -> RunResult:
@@ -104,7 +99,7 @@ def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: boo
         reason = f"The worker was killed from outside ({_name(-code)}).{last}"
     else:
         reason = f"The worker ended with status {code} and no result.{last}"
-    return RunResult("failed", reason, finished_at=time.time())
+    return _ended("failed", reason)
 
 
 def _out_of_memory(directory: RunDirectory) -> RunResult:
@@ -116,13 +111,16 @@ def _out_of_memory(directory: RunDirectory) -> RunResult:
         advice = remedies(directory.spec(), seen.phase)
     except FtlabError:
         advice = "Try a smaller batch, or a method that needs less."
-    return RunResult(
+    return _ended(
         "out_of_memory",
         f"Out of memory{where}: the kernel ended the worker because the machine, or its container, "
         f"had none left{size}. {advice}",
         measures=Measures(steps_done=seen.step or None, peak_memory_bytes=seen.bytes),
-        finished_at=time.time(),
     )
+
+
+def _ended(status: FinalStatus, reason: str, **more: Any) -> RunResult:
+    return RunResult(status, reason, finished_at=time.time(), **more)
 
 
 def _name(number: int) -> str:
@@ -202,10 +200,7 @@ class Dispatcher:
         return [run for run in runs if run.is_open and run.run_id not in self._given_up]
 
     def step(self) -> bool:
-        """One polling step: ends cancelled runs, records dead workers, starts runs that can start.
-
-        Returns whether there is still something to wait for.
-        """
+        """Ends cancelled runs, records dead workers, starts runs; returns whether any is left."""
         self._reap()
         cancels = requested_cancels(self._folder)  # read first, so it names no newer run
         open_runs = self._waiting()
@@ -234,7 +229,7 @@ class Dispatcher:
             if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:
                 return  # stays queued until the next step
             reason = f"The worker could not be started: {error.strerror or error}."
-            self._write(run.directory, RunResult("failed", reason, finished_at=time.time()))
+            self._write(run.directory, _ended("failed", reason))
             return
         self._children[run.run_id] = Child(process, run.directory, device, kills)
 
@@ -257,32 +252,22 @@ class Dispatcher:
         if time.monotonic() - child.since < FIRST_WORD_SECONDS or child.directory.worker():
             return
         end_process_group(child.process.pid, child.process)
-        reason = (
-            f"The worker said nothing for {FIRST_WORD_SECONDS:.0f} s and was ended; "
-            "its log may say why."
-        )
-        self._write(child.directory, RunResult("failed", reason, finished_at=time.time()))
+        waited = f"{FIRST_WORD_SECONDS:.0f} s"
+        reason = f"The worker reported nothing for {waited} and was ended; its log may say why."
+        self._write(child.directory, _ended("failed", reason))
 
     def _cancel(self, run: Run) -> None:
         child = self._children.pop(run.run_id, None)
         worker = run.directory.worker()
         pid = child.process.pid if child else worker[0] if worker else None
         if pid is None or (child is None and worker is not None and not is_alive(*worker)):
-            self._write(
-                run.directory,
-                RunResult("cancelled", "Cancelled before it started.", finished_at=time.time()),
-            )
+            self._write(run.directory, _ended("cancelled", "Cancelled before it started."))
             return
         before = memory_in_use(run.spec.device, pid)
         end_process_group(pid, child.process if child else None)
         after = memory_in_use(run.spec.device, pid)
-        result = RunResult(
-            "cancelled",
-            CANCELLED,
-            memory_at_end={"before": before, "after": after},
-            finished_at=time.time(),
-        )
-        self._write(run.directory, result)
+        memory = {"before": before, "after": after}
+        self._write(run.directory, _ended("cancelled", CANCELLED, memory_at_end=memory))
 
     def _write(self, directory: RunDirectory, result: RunResult) -> None:
         """Writes the result; if that fails, the run is not tried again."""

@@ -73,10 +73,7 @@ def check_request(request: SweepRequest) -> tuple[SweepRequest, list[FieldError]
 
 
 def check_variants(variants: Sequence[Variant], request: SweepRequest) -> list[Checked]:
-    """Checks these variants, all with hand-written PeftConfigs, with the request's settings.
-
-    Answers are cached. Raises `FtlabError` if the check cannot run.
-    """
+    """Checks variants with PeftConfigs by hand; caches answers. May raise `FtlabError`."""
     problems = [validate_variant(variant) for variant in variants]
     sound = [variant for variant, wrong in zip(variants, problems, strict=True) if not wrong]
     answers = iter(_ask(sound, request) if sound else [])
@@ -133,8 +130,8 @@ def _answer(question: str, changed_at: int) -> str:
         raise FtlabError(f"PEFT cannot be asked about the PeftConfig ({error}).") from None
     except WorkerEnded as end:
         raise FtlabError(
-            f"The check of the PeftConfig ended early ({end}); choose smaller sizes, or leave out "
-            "what is unusual."
+            f"The check of the PeftConfig ended early ({end}); choose smaller sizes, or remove "
+            "unusual fields."
         ) from None
 
 

@@ -18,14 +18,13 @@ import os
 import sys
 import tempfile
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.processes import Watchdog
-from ftlab.basics.system import status_bytes
+from ftlab.basics.system import limit_data, status_bytes
 from ftlab.jobs.peft_check import seconds_for
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 
@@ -74,7 +73,9 @@ def main() -> int:
             peft_config_fields,  # noqa: F401
         )
     torch.set_num_threads(1)
-    _limit_memory()
+    data = status_bytes("VmData")
+    if data is not None:  # makes an extreme allocation fail before the machine runs out of memory
+        limit_data(data + SPARE_MEMORY)
     where = Circumstances(**question["where"])
     answers = [check(asked["config"], asked["base"], where) for asked in question["configs"]]
     with answer_file:
@@ -111,18 +112,6 @@ def check(text: str, base: Any, where: Circumstances) -> Answer:
 
 def _kind(text: str) -> str:
     return str(json.loads(text)["peft_type"])
-
-
-def _limit_memory() -> None:
-    """Makes an extreme allocation fail at once, before the machine runs out of memory."""
-    data = status_bytes("VmData")
-    if data is None:  # not Linux
-        return
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (data + SPARE_MEMORY, most))
 
 
 def _lay_over_whole_model(config: Any, folder: str) -> int | None:

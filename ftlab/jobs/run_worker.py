@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         spec = directory.spec()
         lock = FileLock(directory.lock_file)
         if not lock.try_acquire():
-            raise FtlabError(f"The run {spec.run_id} is being worked on by another process.")
+            raise FtlabError(f"The run {spec.run_id} is being executed by another process.")
         if not directory.is_waiting:
             raise FtlabError(
                 f"The run {spec.run_id} was started before; a run is never done twice."

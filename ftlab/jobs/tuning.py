@@ -67,10 +67,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
 
 
 def beyond(rates: Sequence[float], up: bool) -> float | None:
-    """Returns the next rate beyond an end of the sorted ladder, with the spacing at that end.
-
-    Returns `None` above `HIGHEST_RATE`. A ladder of one rate is extended by `SPACING`.
-    """
+    """Returns the next rate beyond an end of the sorted ladder; `None` above `HIGHEST_RATE`."""
     end, neighbour = (rates[-1], rates[-2:][0]) if up else (rates[0], rates[:2][-1])
     factor = end / neighbour
     if factor == 1:
@@ -141,9 +138,7 @@ def suggest(points: Sequence[Point]) -> Suggestion:
 
 
 def extension(points: Sequence[Point]) -> float | None:
-    """Returns the rate to try next; `None` if there is no need.
-
-    It lies beyond the end with the suggestion, or below the ladder if all rates diverged."""
+    """Returns the rate beyond the end that is best, or below if all diverged; else `None`."""
     rates = [point.rate for point in points]
     rate = suggest(points).rate
     if rate is None:
@@ -161,9 +156,7 @@ def _end(points: Sequence[Point], rate: float) -> str:
 
 
 def _within_noise(point: Point, best: Point) -> bool:
-    """Whether the loss is within `NOISE` of the best, or the difference is not significant.
-
-    Not significant: its 95 % interval (bootstrap, paired by example) contains zero."""
+    """Whether the loss is within `NOISE` of the best, or its 95 % interval contains zero."""
     if _loss(point) - _loss(best) <= NOISE * _loss(best):
         return True
     if len(point.examples) != len(best.examples) or len(best.examples) < 2:
@@ -256,7 +249,8 @@ def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
     bases = [
         run.result.measures.eval_loss_before
         for run in sweep
-        if run.spec.is_base and run.result and _same_base(run, own[0])
+        if run.spec.is_base and run.result
+        if run.spec.base_precision == own[0].spec.base_precision
     ]
     return Tuned(
         variant=_without_rate(own[0]),
@@ -266,10 +260,6 @@ def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
         base_loss=next((loss for loss in bases if loss is not None), None),
         runs=tuple(own),
     )
-
-
-def _same_base(base: Run, run: Run) -> bool:
-    return base.spec.base_precision == run.spec.base_precision
 
 
 def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
@@ -295,11 +285,8 @@ def _point(rate: float, runs: Sequence[Run]) -> Point:
     undone = [run.status for run in runs if run.status != "done"]
     losses = [run.result.measures.eval_loss_after for run in runs if run.result]
     known = tuple(loss for loss in losses if loss is not None)
-    return Point(rate, _worst(undone), known, _examples(runs))
-
-
-def _worst(undone: Sequence[Status]) -> Status:
-    return "diverged" if "diverged" in undone else undone[0] if undone else "done"
+    worst: Status = "diverged" if "diverged" in undone else undone[0] if undone else "done"
+    return Point(rate, worst, known, _examples(runs))
 
 
 def _examples(runs: Sequence[Run]) -> tuple[float, ...]:

@@ -32,10 +32,7 @@ class Case:
 
 @cache
 def cases(split: Split) -> tuple[Case, ...]:
-    """Returns the split's own conditions.
-
-    The file has one line per condition: name; complaints; examination findings; drugs with a dose.
-    """
+    """Returns the split's conditions; a line has name; complaints; findings; drugs with a dose."""
     file = Path(__file__).with_name("medical_words.json")
     rows = [line.split("; ") for line in json.loads(file.read_bytes())[split]]
     return tuple(Case(row[0], *(tuple(cell.split(", ")) for cell in row[1:])) for row in rows)

@@ -412,10 +412,10 @@ class _Probe:
         ask("generates", lambda: self._generates(model))
         ask("changes_output", lambda: self._changes(model))
         if ask("saves", lambda: self._save(trained)):
-            self._ask_merge(ask)
+            self._ask_merge()
         ask("base_untouched", lambda: self._untouched(model))
-        self._ask_precision(ask, "on_4bit", "nf4")
-        self._ask_precision(ask, "on_8bit", "int8")
+        self._ask_precision("on_4bit", "nf4")
+        self._ask_precision("on_8bit", "int8")
         ask("with_checkpointing", self._checkpoints)
         return self._probed
 
@@ -464,20 +464,19 @@ class _Probe:
         )
         return ""
 
-    def _ask_merge(self, ask: Callable[[str, Callable[[], str]], bool]) -> None:
+    def _ask_merge(self) -> None:
         """Checks that the saved adapter can be merged into a base in 32 bits."""
-        soft = self._spec.is_adapter and virtual_tokens(self._trained.model)
-        if not self._spec.is_adapter or soft:
+        if not self._spec.is_adapter or virtual_tokens(self._trained.model):
             self._findings.found["merges"] = None
-            return
-        ask("merges", self._merges)
+        else:
+            self._findings.ask("merges", self._merges)
 
     def _merges(self) -> str:
         saved = str(self._folder / "saved")
         model: Any = PeftModel.from_pretrained(self._tiny.load(), saved).eval()
         before = logits_of(model)
         after = logits_of(model.merge_and_unload(safe_merge=True))
-        return _apart(before, after, SAME_MERGED)
+        return _apart(float((before - after).abs().max()), SAME_MERGED)
 
     def _untouched(self, model: Any) -> str:
         """Removes the adapter and compares the base's weights exactly; do not use `model` again."""
@@ -491,20 +490,15 @@ class _Probe:
                 return "the start is taken out of the base's weights"
         return ""
 
-    def _ask_precision(
-        self, ask: Callable[[str, Callable[[], str]], bool], check: str, precision: BasePrecision
-    ) -> None:
+    def _ask_precision(self, check: str, precision: BasePrecision) -> None:
         own = self._spec.base_precision
         if own is None:
-            ask(check, lambda: self._learns_on(precision))
+            self._findings.ask(check, lambda: self._learns_on(precision))
         else:
             self._findings.found[check] = self._trained.fell if own == precision else None
 
     def _learns_on(self, precision: BasePrecision) -> str:
-        """Checks that the loss falls, and starts at the base's loss if it does in full precision.
-
-        The second check fails where PEFT uses the codes of quantised weights as weights.
-        """
+        """Checks that the loss falls and starts at the base's: quantised codes are no weights."""
         again = self._again(precision)
         base = _base_loss(self._tiny, precision)
         starts_as_base = abs(self._trained.losses[0] - _base_loss(self._tiny, None)) < SAME_START
@@ -534,8 +528,7 @@ def _fell(trained: Trained) -> str:
     return "" if trained.fell else f"the loss went from {trained.change}"
 
 
-def _apart(one: Tensor, other: Tensor, tolerance: float) -> str:
-    difference = float((one - other).abs().max())
+def _apart(difference: float, tolerance: float) -> str:
     return "" if difference <= tolerance else f"the logits differ by {difference:.2g}"
 
 
@@ -586,16 +579,12 @@ def _capability(probed: Probed, reloaded: Reloaded | None) -> Capability:
 def _reloads(reloaded: Reloaded, tolerance: float) -> str:
     if reloaded.difference is None:
         return in_plain_words(FtlabError(reloaded.error))
-    if reloaded.difference <= tolerance:
-        return ""
-    return f"the logits differ by {reloaded.difference:.2g}"
+    return _apart(reloaded.difference, tolerance)
 
 
 def _plainly(reloaded: Reloaded) -> str:
     if reloaded.same_answers is None:
         return in_plain_words(FtlabError(reloaded.answer_error or reloaded.error))
-    return (
-        ""
-        if reloaded.same_answers
-        else ("another text than ftlab's, which puts the learnt vectors in itself")
-    )
+    if reloaded.same_answers:
+        return ""
+    return "another text than ftlab's, which puts the learnt vectors in itself"

@@ -86,10 +86,7 @@ class Lexicon:
 
 @cache
 def lexicon(split: Split) -> Lexicon:
-    """Returns the split's own words; no word is in two splits.
-
-    In the file, an irregular verb is `base:past:participle`; a regular verb is its base only.
-    """
+    """Returns the split's own words; an irregular verb is `base:past:participle`."""
     file = Path(__file__).with_name("shakespeare_words.json")
     words = {kind: text.split() for kind, text in json.loads(file.read_bytes())[split].items()}
     return Lexicon(

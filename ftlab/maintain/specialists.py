@@ -100,10 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def train(task_id: str, steps: int, runs_folder: Path, console: Console) -> Run:
-    """Trains one task's specialist, scored on every held-out example; returns the finished run.
-
-    Raises `FtlabError` if this run, or the base run before it, fails.
-    """
+    """Trains one task's adapter; returns the run, or raises `FtlabError` if a run failed."""
     request = SweepRequest(
         model=BUNDLED_ID,
         task=parse_task(task_id),

@@ -2,15 +2,14 @@
 
 Each split (training, tuning, held-out) has its own tables, columns and labels, so the model learns
 the form of the answer and not a table's name. The question contains the exact column names, so the
-query never has to be guessed. The phrasings of a form are in three groups: for all splits, for
-training and tuning, and for the held-out split only.
+query never has to be guessed. The held-out split also has phrasings of its own.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,10 +23,7 @@ Rows = list[list[Cell]]
 
 @dataclass(frozen=True)
 class Column:
-    """A column: numbers in [low, high] if `values` is empty, else text.
-
-    `unique`: each text value occurs in one row only.
-    """
+    """Numbers in [low, high], or text from `values`; a `unique` text is in one row only."""
 
     name: str
     low: int = 0
@@ -102,6 +98,15 @@ def vocabulary(split: Split) -> Vocabulary:
     )
 
 
+@cache
+def phrases() -> dict[str, list[list[str]]]:
+    """Returns the phrasings: for all splits, for training and tuning, and for held-out only."""
+    phrasings: dict[str, list[list[str]]] = json.loads(
+        Path(__file__).with_name("sql_phrases.json").read_bytes()
+    )
+    return phrasings
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A table as shown in one example: a subset of its columns in random order, with rows."""
@@ -124,9 +129,15 @@ class Asker:
     sheet: Sheet
     split: Split
 
-    def say(self, shared: Sequence[str], training: Sequence[str], held_out: Sequence[str]) -> str:
+    @property
+    def name(self) -> str:
+        return self.sheet.table.name
+
+    def say(self, what: str, **values: object) -> str:
+        """Chooses a phrasing from sql_phrases.json and fills in the values; `t` is the table."""
+        shared, training, held_out = phrases()[what]
         own = held_out if self.split == "held_out" else training
-        return self.rng.choice([*shared, *own])
+        return self.rng.choice([*shared, *own]).format(t=self.name, **values)
 
     def number(self) -> Column:
         return self.rng.choice([c for c in self.sheet.columns if c.is_number])
@@ -156,7 +167,7 @@ def _comparison(ask: Asker, column: Column, row: int) -> tuple[str, str]:
         if ask.rng.random() < 0.15 and len(set(values)) > 1:
             other = ask.rng.choice(sorted(set(values) - {value}))
             return f"is not {other}", f"{column.name} != {literal(other)}"
-        words = ask.say(["is"], ["equals"], ["is exactly"])
+        words = ask.say("equal")
         return f"{words} {value}", f"{column.name} = {literal(value)}"
     ranked = sorted(values)
     position = ranked.index(value)
@@ -166,12 +177,8 @@ def _comparison(ask: Asker, column: Column, row: int) -> tuple[str, str]:
     if position < len(ranked) - 1:
         choices += [("<", ranked[position + 1])] * 3 + [("<=", value)]
     operator, bound = ask.rng.choice(choices)
-    words = {
-        ">": ask.say(["above", "more than"], ["over", "greater than"], ["higher than"]),
-        "<": ask.say(["below", "less than"], ["under"], ["lower than"]),
-        ">=": "at least",
-        "<=": "at most",
-    }[operator]
+    above, below = ask.say("above"), ask.say("below")
+    words = {">": above, "<": below, ">=": "at least", "<=": "at most"}[operator]
     return f"is {words} {bound}", f"{column.name} {operator} {bound}"
 
 
@@ -179,7 +186,7 @@ def _condition(ask: Asker, column: Column, row: int | None = None) -> tuple[str,
     """A complete clause, such as "whose age is above 30" and `age > 30`."""
     row = ask.rng.randrange(len(ask.sheet.rows)) if row is None else row
     words, sql = _comparison(ask, column, row)
-    link = ask.say(["whose", "where"], ["if the"], ["for which"])
+    link = ask.say("condition")
     return f"{link} {column.name} {words}", sql
 
 
@@ -187,187 +194,101 @@ def filter_rows(ask: Asker) -> tuple[str, str]:
     tested = ask.other()
     shown = ask.other(tested)
     words, sql = _condition(ask, tested)
-    name = ask.sheet.table.name
-    phrase = ask.say(
-        ["List the {c} of {t} {w}.", "What is the {c} of {t} {w}?", "Show the {c} of all {t} {w}."],
-        ["Give the {c} of {t} {w}.", "Find the {c} for {t} {w}."],
-        ["Return the {c} of {t} {w}.", "I need the {c} of {t} {w}."],
-    )
-    question = phrase.format(c=shown.name, t=name, w=words)
-    return question, f"SELECT {shown.name} FROM {name} WHERE {sql}"
+    question = ask.say("filter", c=shown.name, w=words)
+    return question, f"SELECT {shown.name} FROM {ask.name} WHERE {sql}"
 
 
 def two_columns(ask: Asker) -> tuple[str, str]:
     first = ask.other()
     second = ask.other(first)
-    name = ask.sheet.table.name
-    phrase = ask.say(
-        ["List the {a} and {b} of {t}", "Show {a} and {b} of all {t}"],
-        ["Give the {a} and {b} for {t}"],
-        ["Return the {a} and {b} of {t}"],
-    )
+    question = ask.say("two columns", a=first.name, b=second.name)
     words, sql = _condition(ask, ask.other(first, second))
-    question = f"{phrase.format(a=first.name, b=second.name, t=name)} {words}."
-    return question, f"SELECT {first.name}, {second.name} FROM {name} WHERE {sql}"
+    query = f"SELECT {first.name}, {second.name} FROM {ask.name} WHERE {sql}"
+    return f"{question} {words}.", query
 
 
 def count_rows(ask: Asker) -> tuple[str, str]:
-    name = ask.sheet.table.name
-    phrase = ask.say(
-        ["How many {t} are there{w}?", "Count the {t}{w}."],
-        ["Tell me how many {t} exist{w}.", "How many rows are in {t}{w}?"],
-        ["What is the number of {t}{w}?", "Give a count of {t}{w}."],
-    )
+    phrase = ask.say("count", w="{w}")
+    query = f"SELECT COUNT(*) FROM {ask.name}"
     if ask.rng.random() < 0.1:
-        return phrase.format(t=name, w=""), f"SELECT COUNT(*) FROM {name}"
+        return phrase.format(w=""), query
     words, sql = _condition(ask, ask.other())
-    return phrase.format(t=name, w=f" {words}"), f"SELECT COUNT(*) FROM {name} WHERE {sql}"
+    return phrase.format(w=f" {words}"), f"{query} WHERE {sql}"
 
 
-_AGGREGATES = {
-    "AVG": (["average"], ["mean"], ["average"]),
-    "SUM": (["total"], ["sum of"], ["summed"]),
-    "MAX": (["highest", "maximum"], ["largest"], ["greatest"]),
-    "MIN": (["lowest", "minimum"], ["smallest"], ["least"]),
-}
+_AGGREGATES = ("AVG", "SUM", "MAX", "MIN")
 
 
 def aggregate(ask: Asker) -> tuple[str, str]:
     column = ask.number()
-    function = ask.rng.choice(list(_AGGREGATES))
-    word = ask.say(*_AGGREGATES[function])
-    name = ask.sheet.table.name
-    phrase = ask.say(
-        ["What is the {f} {c} of {t}{w}?", "Find the {f} {c} of all {t}{w}."],
-        ["Give the {f} {c} for {t}{w}.", "Compute the {f} {c} of {t}{w}."],
-        ["Return the {f} {c} of {t}{w}.", "Tell me the {f} {c} of {t}{w}."],
-    )
-    query = f"SELECT {function}({column.name}) FROM {name}"
+    function = ask.rng.choice(_AGGREGATES)
+    phrase = ask.say("aggregate", f=ask.say(function), c=column.name, w="{w}")
+    query = f"SELECT {function}({column.name}) FROM {ask.name}"
     if ask.rng.random() < 0.5:
-        return phrase.format(f=word, c=column.name, t=name, w=""), query
+        return phrase.format(w=""), query
     words, sql = _condition(ask, ask.other(column))
-    question = phrase.format(f=word, c=column.name, t=name, w=f" {words}")
-    return question, f"{query} WHERE {sql}"
+    return phrase.format(w=f" {words}"), f"{query} WHERE {sql}"
 
 
 def group_by(ask: Asker) -> tuple[str, str]:
-    group = ask.category()
-    name = ask.sheet.table.name
+    group = ask.category().name
     if ask.rng.random() < 0.5:
-        phrase = ask.say(
-            ["How many {t} are there for each {g}?", "Count the {t} for each {g}."],
-            ["Show each {g} with its number of {t}.", "Count {t} per {g}."],
-            ["Give the number of {t} for each {g}.", "Return each {g} and how many {t} it has."],
-        )
-        query = f"SELECT {group.name}, COUNT(*) FROM {name} GROUP BY {group.name}"
-        return phrase.format(t=name, g=group.name), query
-    column = ask.number()
-    function = ask.rng.choice(list(_AGGREGATES))
-    word = ask.say(*_AGGREGATES[function])
-    phrase = ask.say(
-        ["What is the {f} {c} of {t} for each {g}?", "Show the {f} {c} of {t} for each {g}."],
-        ["Give the {f} {c} of {t} per {g}.", "For each {g}, find the {f} {c} of {t}."],
-        ["For each {g}, return the {f} {c} of {t}."],
-    )
-    question = phrase.format(f=word, c=column.name, t=name, g=group.name)
-    aggregated = f"{function}({column.name})"
-    return question, f"SELECT {group.name}, {aggregated} FROM {name} GROUP BY {group.name}"
+        question, counted = ask.say("count per group", g=group), "COUNT(*)"
+    else:
+        column, function = ask.number(), ask.rng.choice(_AGGREGATES)
+        counted = f"{function}({column.name})"
+        question = ask.say("aggregate per group", f=ask.say(function), c=column.name, g=group)
+    return question, f"SELECT {group}, {counted} FROM {ask.name} GROUP BY {group}"
 
 
 def order_by(ask: Asker) -> tuple[str, str]:
     key = ask.number()
     shown = ask.other(key)
-    name = ask.sheet.table.name
     down = ask.rng.random() < 0.5
-    direction = (
-        ask.say(["from high to low"], ["in descending order"], ["from highest to lowest"])
-        if down
-        else ask.say(["from low to high"], ["in ascending order"], ["from lowest to highest"])
-    )
-    phrase = ask.say(
-        ["List the {c} of {t} ordered by {k} {d}.", "Show the {c} of all {t} sorted by {k} {d}."],
-        ["Give the {c} of {t} sorted by {k} {d}."],
-        ["Return the {c} of {t} ranked by {k} {d}."],
-    )
-    question = phrase.format(c=shown.name, t=name, k=key.name, d=direction)
+    direction = ask.say("descending" if down else "ascending")
+    question = ask.say("order", c=shown.name, k=key.name, d=direction)
     order = f"{key.name} DESC" if down else key.name
-    return question, f"SELECT {shown.name} FROM {name} ORDER BY {order}"
+    return question, f"SELECT {shown.name} FROM {ask.name} ORDER BY {order}"
 
 
 def top_rows(ask: Asker) -> tuple[str, str]:
     key = ask.number()
     shown = ask.other(key)
-    name = ask.sheet.table.name
     down = ask.rng.random() < 0.65
     count = ask.rng.choice([1, 1, 2, 3, 4, 5])
-    most = (
-        ask.say(["highest"], ["largest"], ["greatest"])
-        if down
-        else ask.say(["lowest"], ["smallest"], ["least"])
-    )
-    if count == 1:
-        phrase = ask.say(
-            ["Which {c} of {t} has the {m} {k}?", "Show the {c} of the {t} row with the {m} {k}."],
-            ["What is the {c} of {t} with the {m} {k}?"],
-            ["Return the {c} of {t} that has the {m} {k}."],
-        )
-    else:
-        phrase = ask.say(
-            ["List the {c} of the {n} {t} with the {m} {k}."],
-            ["Show the {n} {t} with the {m} {k}, only the {c}."],
-            ["Return the {c} of the {n} {t} having the {m} {k}."],
-        )
-    question = phrase.format(c=shown.name, t=name, m=most, k=key.name, n=count)
+    most = ask.say("most" if down else "least")
+    phrase = "top row" if count == 1 else "top rows"
+    question = ask.say(phrase, c=shown.name, m=most, k=key.name, n=count)
     order = f"{key.name} DESC" if down else key.name
-    return question, f"SELECT {shown.name} FROM {name} ORDER BY {order} LIMIT {count}"
+    return question, f"SELECT {shown.name} FROM {ask.name} ORDER BY {order} LIMIT {count}"
 
 
 def distinct(ask: Asker) -> tuple[str, str]:
-    column = ask.category()
-    name = ask.sheet.table.name
+    column = ask.category().name
     if ask.rng.random() < 0.35:
-        phrase = ask.say(
-            ["How many different {c} values are in {t}?"],
-            ["Count the distinct {c} values of {t}."],
-            ["How many distinct {c} values do {t} have?"],
-        )
-        query = f"SELECT COUNT(DISTINCT {column.name}) FROM {name}"
-    else:
-        phrase = ask.say(
-            ["List the different {c} values of {t}.", "What are the distinct {c} values of {t}?"],
-            ["Show every distinct {c} of {t} once."],
-            ["Return the unique {c} values of {t}."],
-        )
-        query = f"SELECT DISTINCT {column.name} FROM {name}"
-    return phrase.format(c=column.name, t=name), query
+        query = f"SELECT COUNT(DISTINCT {column}) FROM {ask.name}"
+        return ask.say("count distinct", c=column), query
+    return ask.say("distinct", c=column), f"SELECT DISTINCT {column} FROM {ask.name}"
 
 
 def two_conditions(ask: Asker) -> tuple[str, str]:
     first = ask.other()
     second = ask.other(first)
     row = ask.rng.randrange(len(ask.sheet.rows))
-    name = ask.sheet.table.name
     words, sql = _condition(ask, first, row)
     more_words, more_sql = _comparison(ask, second, row)
     joint = ask.rng.choice(["and", "and", "or"])
-    where = f"{name} WHERE {sql} {joint.upper()} {more_sql}"
+    where = f"FROM {ask.name} WHERE {sql} {joint.upper()} {more_sql}"
     clause = f"{words} {joint} {second.name} {more_words}"
     if len(ask.sheet.columns) == 2 or ask.rng.random() < 0.4:
-        phrase = ask.say(
-            ["How many {t} are there {w}?"], ["Count the {t} {w}."], ["Count {t} {w}."]
-        )
-        return phrase.format(t=name, w=clause), f"SELECT COUNT(*) FROM {where}"
-    shown = ask.other(first, second)
-    phrase = ask.say(
-        ["List the {c} of {t} {w}."], ["Show the {c} of {t} {w}."], ["Return the {c} of {t} {w}."]
-    )
-    return phrase.format(c=shown.name, t=name, w=clause), f"SELECT {shown.name} FROM {where}"
+        return ask.say("count matching", w=clause), f"SELECT COUNT(*) {where}"
+    shown = ask.other(first, second).name
+    return ask.say("matching", c=shown, w=clause), f"SELECT {shown} {where}"
 
 
 def like(ask: Asker) -> tuple[str, str]:
     column = ask.text()
-    shown = ask.other(column)
-    name = ask.sheet.table.name
+    shown = ask.other(column).name
     value = str(ask.rng.choice(ask.sheet.values(column)))
     kind = ask.rng.choice(["starts with", "ends with", "contains"])
     length = min(ask.rng.choice([1, 2, 3]), len(value))
@@ -381,51 +302,29 @@ def like(ask: Asker) -> tuple[str, str]:
         start = ask.rng.randrange(len(value) - length + 1)
         part = value[start : start + length].strip() or value[:1]
         pattern = f"%{part}%"
-    phrase = ask.say(
-        ["List the {s} of {t} whose {c} {k} '{p}'.", "Show the {s} of {t} where {c} {k} '{p}'."],
-        ["Give the {s} of {t} whose {c} {k} '{p}'."],
-        ["Return the {s} of {t} whose {c} {k} '{p}'."],
-    )
-    question = phrase.format(s=shown.name, t=name, c=column.name, k=kind, p=part)
-    return question, f"SELECT {shown.name} FROM {name} WHERE {column.name} LIKE '{pattern}'"
+    question = ask.say("like", s=shown, c=column.name, k=kind, p=part)
+    return question, f"SELECT {shown} FROM {ask.name} WHERE {column.name} LIKE '{pattern}'"
 
 
 def between(ask: Asker) -> tuple[str, str]:
     column = ask.number()
-    name = ask.sheet.table.name
     low, high = sorted(ask.rng.sample(ask.sheet.values(column), 2))
-    where = f"FROM {name} WHERE {column.name} BETWEEN {low} AND {high}"
+    where = f"FROM {ask.name} WHERE {column.name} BETWEEN {low} AND {high}"
     clause = f"{column.name} is between {low} and {high}"
     if ask.rng.random() < 0.4:
-        phrase = ask.say(
-            ["How many {t} are there where {w}?"],
-            ["Count the {t} whose {w}."],
-            ["Count {t} if {w}."],
-        )
-        return phrase.format(t=name, w=clause), f"SELECT COUNT(*) {where}"
-    shown = ask.other(column)
-    phrase = ask.say(
-        ["List the {s} of {t} whose {w}."],
-        ["Show the {s} of {t} where {w}."],
-        ["Return the {s} of {t} whose {w}."],
-    )
-    return phrase.format(s=shown.name, t=name, w=clause), f"SELECT {shown.name} {where}"
+        return ask.say("count between", w=clause), f"SELECT COUNT(*) {where}"
+    shown = ask.other(column).name
+    return ask.say("between", s=shown, w=clause), f"SELECT {shown} {where}"
 
 
 def against_average(ask: Asker) -> tuple[str, str]:
-    column = ask.number()
-    shown = ask.other(column)
-    name = ask.sheet.table.name
+    number = ask.number()
+    column, shown = number.name, ask.other(number).name
     operator = ask.rng.choice("><")
     side = "above" if operator == ">" else "below"
-    phrase = ask.say(
-        ["List the {s} of {t} whose {c} is {o} the average {c}."],
-        ["Show the {s} of {t} where {c} is {o} average."],
-        ["Return the {s} of {t} whose {c} is {o} average."],
-    )
-    question = phrase.format(s=shown.name, t=name, c=column.name, o=side)
-    average = f"(SELECT AVG({column.name}) FROM {name})"
-    return question, f"SELECT {shown.name} FROM {name} WHERE {column.name} {operator} {average}"
+    question = ask.say("against average", s=shown, c=column, o=side)
+    average = f"(SELECT AVG({column}) FROM {ask.name})"
+    return question, f"SELECT {shown} FROM {ask.name} WHERE {column} {operator} {average}"
 
 
 FORMS: dict[Form, int] = {
@@ -507,11 +406,7 @@ def _join(rng: random.Random, split: Split) -> Example:
     keys = rng.sample(range(1, 100), len(parents.rows))
     shown, other = (left, right) if rng.random() < 0.5 else (right, left)
     ask = Asker(rng, parents, split)
-    question = ask.say(
-        ["Join {p} with {c} on {k} and list {a} and {b}."],
-        ["Join {p} and {c} by {k}, show {a} and {b}."],
-        ["Join {p} to {c} on {k} and return {a} and {b}."],
-    ).format(p=parent.name, c=child.name, k=key, a=shown.name, b=other.name)
+    question = ask.say("join", p=parent.name, c=child.name, k=key, a=shown.name, b=other.name)
     query = f"SELECT {shown.name}, {other.name} FROM {parent.name} JOIN {child.name} USING ({key})"
     headers = [_header(t.name, [key, c.name]) for t, c in ((parent, left), (child, right))]
     extra = {

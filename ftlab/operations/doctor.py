@@ -82,7 +82,7 @@ def check_device(
     if too_old:
         return Finding("device", "fail", f"{found}; {too_old}", "or choose --device cpu")
     if drivers and not device.is_gpu:
-        found += f"; {drivers[0]} lies idle: this build of torch is for the CPU, or it is hidden"
+        found += f"; {drivers[0]} is idle: this build of torch is for the CPU, or the GPU is hidden"
         return Finding("device", "warn", found, f"{_CUDA_BUILD}; or unset CUDA_VISIBLE_DEVICES")
     if free is not None and free < LEAST_FREE_BYTES:
         needs = units.format_bytes(LEAST_FREE_BYTES)
@@ -124,7 +124,7 @@ def check_torch(
     except subprocess.TimeoutExpired:
         return Finding(
             "torch", "fail", f"no answer within {seconds:.0f} s",
-            "end what keeps the device or the disk busy and try again",
+            "end the programs that use the device or the disk, and try again",
         )  # fmt: skip
     except OSError as error:
         return Finding("torch", "fail", f"cannot be started: {error.strerror}", "reinstall Python")
@@ -229,17 +229,17 @@ def check_queue(runs_folder: Path, state: QueueState) -> Finding:
     counts = f"{state.running} running, {state.queued} queued"
     name = "dispatcher"
     if state.work == "missing":
-        found = f"{counts}, and no dispatcher is at work"
-        return Finding(name, "fail", found, "start the app: it takes the queue up again")
+        found = f"{counts}, and no dispatcher is running"
+        return Finding(name, "fail", found, "start the app: it continues the queue")
     stuck = state.work == "working" and not state.running and state.waited_seconds > STUCK_SECONDS
     if stuck:
         pid = state.dispatcher_pid
         waited = units.format_seconds(state.waited_seconds)
         who = f"process {pid}" if pid else "the process `ftlab.jobs.dispatcher`"
-        found = f"{counts} for {waited} though the dispatcher lives"
+        found = f"{counts} for {waited} although the dispatcher is running"
         fix = f"see {runs_folder / '.ftlab' / 'dispatcher.log'}; end {who} and start the app"
         return Finding(name, "warn", found, fix)
-    words = {"idle": "no run waits", "working": "at work", "starting": "on its way"}[state.work]
+    words = {"idle": "no run waits", "working": "running", "starting": "starting"}[state.work]
     return Finding(name, "ok", f"{words} ({counts})")
 
 
@@ -284,7 +284,7 @@ def check_folder(name: str, folder: Path, variable: str, option: str = "") -> Fi
         found = f"{folder}: files there cannot be locked ({why})"
         return Finding(name, "fail", found, f"use a local disk: {other}")
     if not folder.exists():
-        return Finding(name, "ok", f"{folder} can be made")
+        return Finding(name, "ok", f"{folder} can be created")
     return Finding(name, "ok", f"{folder} can be written and locked")
 
 
@@ -292,7 +292,7 @@ def check_disk(name: str, folder: Path, needed: int, free: int | None = None) ->
     """Checks that the folder's disk has enough space; `free` is set by tests."""
     left = free_disk_bytes(folder) if free is None else free
     if left is None:
-        return Finding(name, "fail", f"{folder}: what is free cannot be told", "see to the disk")
+        return Finding(name, "fail", f"{folder}: the free space is unknown", "check the disk")
     found = f"{units.format_bytes(left)} free"
     fix = f"free some space: {units.format_bytes(needed)} or more"
     if left < min(needed, _LEAST_BYTES):
@@ -369,4 +369,4 @@ def _guarded(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except (FtlabError, OSError) as error:
-        return [Finding(name, "fail", str(error), "see to the file or folder that is named")]
+        return [Finding(name, "fail", str(error), "check the file or folder named here")]

@@ -107,10 +107,7 @@ def nearest(folder: Path) -> Path:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why the folder is not writable; `None` if it is.
-
-    If the folder does not exist, its nearest existing parent is checked; nothing is created.
-    """
+    """Why the folder, or its nearest existing parent, is not writable; `None` if it is."""
     there = nearest(folder)
     if not there.is_dir():
         return f"{there} is a file"

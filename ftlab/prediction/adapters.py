@@ -24,10 +24,7 @@ _NO_SHAPE = (
 
 
 def adapter_from(config: Mapping[str, Any], base: BasePrecision | None = None) -> Variant:
-    """Returns the variant with that configuration.
-
-    Raises `FtlabError` for an unknown type, and for fields that name files or modules.
-    """
+    """Returns the variant; raises `FtlabError` for an unknown type, and for files or modules."""
     kind = str(config.get("peft_type", "")).upper()
     if kind not in PEFT_TYPES:
         raise FtlabError(f"The PeftConfig {unknown_type(config.get('peft_type'))}.")

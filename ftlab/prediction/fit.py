@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from ftlab.basics import units
@@ -52,10 +53,7 @@ def fit(peak_bytes: int, card: Card, band: float = BAND) -> Fit:
 
 
 def changes(question: Question) -> list[list[Change]]:
-    """Returns the possible changes by kind, those with the least effect on the result first.
-
-    Within a kind, each change makes the step smaller than the one before.
-    """
+    """Returns the changes by kind, the least harmful kind first, each smaller than the last."""
     step = question.step
     found: list[list[Change]] = []
     if not step.checkpointing:
@@ -79,15 +77,11 @@ def fitting(
     If no single change is enough, they are combined one after another until the step fits.
     """
     kinds = changes(question)
-    found: list[tuple[Change, Prediction]] = []
-    for kind in kinds:
-        if len(found) == most:
-            break
-        enough = _first_that_fits(kind, card, ask)
-        found += [enough] if enough else []
+    each = (enough for kind in kinds if (enough := _first_that_fits(kind, card, ask)))
+    found = list(islice(each, most))
     if not found and len(kinds) > 1:
         enough = _first_that_fits(_together(question, kinds), card, ask)
-        found += [enough] if enough else []
+        found = [enough] if enough else []
     return found
 
 
@@ -135,13 +129,8 @@ def _together(question: Question, kinds: Sequence[Sequence[Change]]) -> list[Cha
     for kind in kinds:
         steps = kind if kind is kinds[-1] else kind[-1:]
         for change in steps:
-            made.append(
-                Change(
-                    ", ".join([*labels, change.label]).capitalize(),
-                    change.costs,
-                    _on_top(now, change.question),
-                )
-            )
+            label = ", ".join([*labels, change.label]).capitalize()
+            made.append(Change(label, change.costs, _on_top(now, change.question)))
         now = made[-1].question
         labels.append(steps[-1].label)
     return made[1:]
@@ -236,6 +225,10 @@ _GPT3_LAYERS, _GPT3_WIDTH, _GPT3_VOCABULARY, _GPT3_POSITIONS = 96, 12_288, 50_25
 _T5_XXL_WIDTH = 4_096
 _LLAMA_65B = 65_285_660_672
 
+_LORA = ("Hu et al. 2021", "https://arxiv.org/abs/2106.09685")
+_QLORA = ("Dettmers et al. 2023", "https://arxiv.org/abs/2305.14314")
+_PROMPT = ("Lester et al. 2021", "https://arxiv.org/abs/2104.08691")
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -285,47 +278,29 @@ def claims(qlora_65b_bytes: int | None = None) -> tuple[Claim, ...]:
             "10,000 times fewer",
             f"{full / lora:,.0f} times fewer",
             f"{units.format_count(lora)} of {units.format_count(full)}; the paper rounds.",
-            "Hu et al. 2021",
-            "https://arxiv.org/abs/2106.09685",
+            *_LORA,
         ),
         Claim(
-            "Its checkpoint",
-            "35 MB",
-            units.format_bytes(2 * lora),
-            "In 16 bits; 36 MiB, so the paper counts in powers of two.",
-            "Hu et al. 2021",
-            "https://arxiv.org/abs/2106.09685",
+            "Its checkpoint", "35 MB", units.format_bytes(2 * lora),
+            "In 16 bits; 36 MiB, so the paper counts in powers of two.", *_LORA,
         ),
         Claim(
-            "The whole model's checkpoint",
-            "350 GB",
-            units.format_bytes(2 * full),
+            "The whole model's checkpoint", "350 GB", units.format_bytes(2 * full),
             "In 16 bits; the paper takes 175 G parameters, their shapes give a little less.",
-            "Hu et al. 2021",
-            "https://arxiv.org/abs/2106.09685",
+            *_LORA,
         ),
         Claim(
-            "LLaMA 65B, full fine-tuning in 16 bits",
-            "over 780 GB",
+            "LLaMA 65B, full fine-tuning in 16 bits", "over 780 GB",
             units.format_bytes(full_training_bytes(_LLAMA_65B)),
-            "12 bytes a parameter, before any activation.",
-            "Dettmers et al. 2023",
-            "https://arxiv.org/abs/2305.14314",
+            "12 bytes a parameter, before any activation.", *_QLORA,
         ),
         Claim(
-            "LLaMA 65B, QLoRA",
-            "under 48 GB",
-            units.format_bytes(qlora_65b_bytes),
+            "LLaMA 65B, QLoRA", "under 48 GB", units.format_bytes(qlora_65b_bytes),
             "Simulated: rank 64 on all layers, 1 x 512 tokens, checkpointing, paged AdamW.",
-            "Dettmers et al. 2023",
-            "https://arxiv.org/abs/2305.14314",
+            *_QLORA,
         ),
         Claim(
-            "T5-XXL, a prompt of five tokens: parameters trained",
-            "20,480",
-            f"{5 * _T5_XXL_WIDTH:,}",
-            f"Five vectors of {_T5_XXL_WIDTH:,} numbers.",
-            "Lester et al. 2021",
-            "https://arxiv.org/abs/2104.08691",
+            "T5-XXL, a prompt of five tokens: parameters trained", "20,480",
+            f"{5 * _T5_XXL_WIDTH:,}", f"Five vectors of {_T5_XXL_WIDTH:,} numbers.", *_PROMPT,
         ),
-    )
+    )  # fmt: skip

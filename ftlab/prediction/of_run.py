@@ -69,7 +69,7 @@ def with_remedies(
     return replace(result, reason=f"Out of memory{where}{size}{limit}.{others} {advice}{kept}")
 
 
-_KEPT = " What it trained was saved before, and can be exported."
+_KEPT = " The trained weights were saved before, and can be exported."
 
 
 def _card_memory(spec: RunSpec) -> CardMemory | None:

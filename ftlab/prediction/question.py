@@ -192,10 +192,7 @@ _PACKED_AS: dict[BasePrecision, Packing] = {"nf4": "nf4-double", "int8": "int8"}
 
 
 def ask_about(config: Mapping[str, Any], variants: Sequence[Variant], step: Step) -> list[Question]:
-    """Returns a question per variant; a variant's own base precision overrides `step.packing`.
-
-    Raises `InvalidRequest` with every invalid value.
-    """
+    """Returns a question per variant; raises `InvalidRequest` with every invalid value."""
     asked = [_on_base(variant, step.packing) for variant in variants]
     errors = validate_step(step) + [
         error

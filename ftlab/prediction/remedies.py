@@ -39,10 +39,7 @@ def run_question(
     device: Device,
     scoring: Scoring | None = None,
 ) -> Question:
-    """Returns the question on a run's memory: in its longest batch, and with `scoring` in scoring.
-
-    Raises `InvalidRequest` for invalid settings.
-    """
+    """Returns the question on a run's longest batch; raises `InvalidRequest`."""
     step = Step(
         length=longest.length,
         batch=longest.rows,
@@ -69,10 +66,7 @@ _LEFT_OUT = 0.05  # share of the runs at either end
 
 @dataclass(frozen=True)
 class Band:
-    """Measured peaks are `low` to `high` times the predicted ones, in `runs` runs of `whose`.
-
-    With 0 runs it is a default band from other machines.
-    """
+    """Measured peaks are `low` to `high` times the predicted, in `runs` (0: default) of `whose`."""
 
     low: float
     high: float

@@ -28,7 +28,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ftlab.basics.processes import Line, parse_line
-from ftlab.basics.system import status_bytes
+from ftlab.basics.system import limit_data, status_bytes
 from ftlab.methods.variant import Variant
 from ftlab.models.catalogue import catalogue, known_model
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
@@ -160,11 +160,7 @@ def _hold_to(limits: Limits) -> None:
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     data = status_bytes("VmData")
     if data is not None:
-        import resource
-
-        size, hard = data + limits.memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
-        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+        limit_data(data + limits.memory_bytes)
     gc.disable()  # the process exits before garbage collection would pay off
 
 

@@ -118,8 +118,13 @@ class ShrinkingBatches:
         self.size = size
         self._device = device
 
-    def work(self, lengths: Sequence[int], do: Callable[[list[int]], None]) -> None:
-        """Calls `do` with the positions of each batch, shortest examples first.
+    def work(
+        self,
+        lengths: Sequence[int],
+        do: Callable[[list[int]], None],
+        done: Callable[[int], None] | None = None,
+    ) -> None:
+        """Calls `do` with the positions of each batch, shortest first, then `done` with their sum.
 
         A batch that runs out of memory is retried at half the size. If a single example runs out
         of memory, that error is raised.
@@ -129,6 +134,8 @@ class ShrinkingBatches:
             places = order[: self.size]
             if self._did(do, places):
                 order = order[len(places) :]
+                if done is not None:
+                    done(len(lengths) - len(order))
             else:
                 self.size = max(1, len(places) // 2)
 
@@ -160,20 +167,16 @@ def held_out_loss(
     """Returns the mean over all completion tokens, and the mean of each example, in nats."""
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
-    finished = 0
 
     def score(places: list[int]) -> None:
-        nonlocal finished
         batch = collate([examples[place] for place in places], pad_id)
         own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
         losses, _ = completion_losses(model, on_device(batch, device))
         for place, values in zip(places, losses.cpu().split(own), strict=True):
             sums[place], counts[place] = float(values.sum()), values.numel()
-        finished += len(places)
-        done(finished)
 
     batches = ShrinkingBatches(device) if batches is None else batches
-    batches.work([example.length for example in examples], score)
+    batches.work([example.length for example in examples], score, done)
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     return sum(sums) / sum(counts), means
 
@@ -189,19 +192,14 @@ def _answers(
 ) -> list[str]:
     answers = [""] * len(examples)
     config = greedy_config(max_new_tokens, stop_ids, int(tokenizer.pad_token_id))
-    finished = 0
 
     def answer(places: list[int]) -> None:
-        nonlocal finished
         prompts = [examples[place].prompt_ids for place in places]
-        for place, text in zip(
-            places, answer_batch(model, tokenizer, prompts, config), strict=True
-        ):
+        texts = answer_batch(model, tokenizer, prompts, config)
+        for place, text in zip(places, texts, strict=True):
             answers[place] = text
-        finished += len(places)
-        done(finished)
 
-    batches.work([len(example.prompt_ids) for example in examples], answer)
+    batches.work([len(example.prompt_ids) for example in examples], answer, done)
     return answers
 
 
@@ -216,11 +214,7 @@ def curve_examples(held_out: EncodedSet) -> EncodedSet:
 
 @dataclass(frozen=True)
 class CurvePoints:
-    """Evaluates after every `every` steps (0: never) and after the last, outside the timing.
-
-    Its time and memory do not count as training, and it does not change the random numbers of the
-    following steps.
-    """
+    """Evaluates every `every` steps (0: never) and after the last, outside all measurements."""
 
     every: int
     steps: int
@@ -291,12 +285,12 @@ def run_quality(
         "general_loss_after": evaluation.general_loss,
     }
     own = _rows("after", held_out, evaluation, task)
-    base = _base_of(RunDirectory(runs_folder / str(spec.base_run_id)) if spec.base_run_id else None)
+    base = _own_base(spec, runs_folder)
     if base is None:
         sentence = "The base run gave no numbers, so there is nothing to compare with."
         return Quality(measures, own, (sentence,))
     result, before = base
-    rows = [{**_kept(before.get(row["index"], {}), row), **row} for row in own]
+    rows = [{**before.get(row["index"], {}), **row} for row in own]
     measures |= {
         key: getattr(result.measures, key)
         for key in ("eval_loss_before", "score_before", "general_loss_before")
@@ -328,7 +322,7 @@ def report_untouched(
     report: Callable[[dict[str, Any]], None],
 ) -> None:
     """Reports the first point of the curve: the base run's numbers on the examples."""
-    base = _base_of(RunDirectory(runs_folder / str(spec.base_run_id)) if spec.base_run_id else None)
+    base = _own_base(spec, runs_folder)
     rows = [base[1].get(index, {}) for index in range(len(some.examples))] if base else []
     losses = [row.get("loss_before") for row in rows]
     scores = [row.get("score_before") for row in rows]
@@ -369,16 +363,15 @@ def _rows(
     return rows
 
 
-def _kept(before: Row, row: Row) -> dict[str, Any]:
-    """Returns the fields that only the base run's row has."""
-    return {key: value for key, value in before.items() if key not in row}
-
-
 def _paired(
     rows: Sequence[Row], what: str, tokens: Sequence[int] | None = None
 ) -> PairedDifference | None:
     before = [row.get(f"{what}_before") for row in rows]
     return paired_difference(before, [row.get(f"{what}_after") for row in rows], tokens)
+
+
+def _own_base(spec: RunSpec, runs_folder: Path) -> tuple[RunResult, dict[int, Row]] | None:
+    return _base_of(RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None)
 
 
 def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:

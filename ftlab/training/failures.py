@@ -47,16 +47,16 @@ def explain(error: BaseException, phase: str, at_limit: bool = False) -> tuple[F
     if isinstance(error, FtlabError):
         return "failed", one_line(error)
     if is_device_fault(error):
-        way = way_out(str(error))
+        way, said = way_out(str(error)), _first_line(error)
         if way:
             return "failed", (
-                f"The GPU cannot be used{during}: {_first_line(error)}. To mend it: {way}. Or "
-                "choose the device cpu."
+                f"The GPU cannot be used{during}: {said}. To fix it: {way}. Or choose the device "
+                "cpu."
             )
         return "failed", (
-            f"The GPU reported an error{during}: {_first_line(error)}. Memory is not the cause, "
-            "and the next run begins anew. Run it again; if it comes back, look at what the driver "
-            "says (`nvidia-smi`, `dmesg | grep Xid`), or choose the device cpu."
+            f"The GPU reported an error{during}: {said}. Memory is not the cause, and the next run "
+            "starts anew. Run it again; if the error returns, read the driver's messages "
+            "(`nvidia-smi`, `dmesg | grep Xid`), or choose the device cpu."
         )
     if at_limit and isinstance(error, (RuntimeError, SystemError)):
         return "out_of_memory", f"Out of memory{during}. {_SMALLER}"
@@ -83,21 +83,14 @@ def _first_line(error: BaseException) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error, or one of its causes, is an out-of-memory error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if _wants_memory(seen):
-            return True
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return False
-
-
-def _wants_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY_SIGNS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS):
+        return True
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return cause is not None and is_out_of_memory(cause)
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -62,10 +62,7 @@ def first_pass(
 
 
 def attention_kernel(loss: Tensor) -> str:
-    """Returns the attention kernels in the autograd graph of a loss, for example "flash".
-
-    Several are joined, as in "flash, math"; "" if the graph has no attention.
-    """
+    """Returns the attention kernels in a loss's autograd graph, as "flash, math"; "" if none."""
     names = _names_in_graph(loss)
     found = {label for name, label in _KERNELS.items() if name in names}
     if not found and _SOFTMAX in names:

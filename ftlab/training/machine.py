@@ -1,13 +1,10 @@
 """The machine of a run: device, packages, threads, and slowdowns caused by other processes.
 
-A busy process beside the run is not a disturbance in itself; only the time that it cost counts. The
-training time is compared with three references: the quiet steps of the same run, earlier runs of
-the same step on this machine, and the time that its threads waited for a core.
-
-If another process works during the whole run, the run has no quiet steps of its own. So the rate of
-every quiet run is stored beside the device locks, and later runs of the same step are
-compared with it. A rate is valid until the next reboot, because the machine may be another one
-afterwards. If a machine becomes permanently slower, this is recognised after three runs.
+Only the time that another process cost is a disturbance. The training time is compared with the
+quiet steps of the same run, earlier runs of the same step on this machine, and the time that its
+threads waited for a core. For a process that works during a whole run, the rate of every quiet run
+is stored beside the device locks until the next reboot, after which the machine may be another one.
+A machine that became permanently slower is recognised after three runs.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +89,8 @@ def _versions() -> dict[str, str]:
     """Returns the versions of the installed packages; some may be missing on a GPU machine."""
     found = {}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -147,10 +143,7 @@ class Disturbance:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing besides the training is known to have slowed it.
-
-        It may still be slower than earlier runs; then the machine itself is slower.
-        """
+        """Whether nothing besides the training slowed it; the machine itself may be slower."""
         inside = [found.times for found in self.slowdowns if found.by != BY_OTHER_RUNS]
         return not self.card and self.others <= QUIET_LOAD and max(inside, default=1) <= SLOWER
 
@@ -300,17 +293,13 @@ class CardWatch:
         if self._slowed:
             share = self._slowed_looks / self._looks
             parts.append(
-                f"the card lowered its clocks in {share:.0%} of the looks at it because "
-                f"{self._slowed}"
+                f"the card lowered its clocks in {share:.0%} of the checks because {self._slowed}"
             )
         return "; ".join(parts)
 
 
 def _without_own(busy: dict[int, int]) -> set[int]:
-    """Returns the other processes with a relevant share.
-
-    In a container this process may have another id; then the busiest one is assumed to be it.
-    """
+    """Returns the others with a relevant share; in a container the busiest is assumed to be us."""
     own = os.getpid()
     if busy and own not in busy:
         own = max(busy, key=lambda pid: busy[pid])
@@ -351,14 +340,11 @@ class KeptRates:
 
     def keep(self, step: str, rate: float) -> None:
         """Adds a rate; does nothing if the folder cannot be written."""
-        try:
-            with holding(FileLock(self._file.with_suffix(".lock"))):
-                known = self._read()
-                rates = [*known.pop(step, []), rate][-RATES_OF_A_STEP:]
-                latest = list(known.items())[-(MOST_STEPS - 1) :]
-                write_atomically(self._file, json.dumps(dict([*latest, (step, rates)])).encode())
-        except OSError:
-            return
+        with suppress(OSError), holding(FileLock(self._file.with_suffix(".lock"))):
+            known = self._read()
+            rates = [*known.pop(step, []), rate][-RATES_OF_A_STEP:]
+            latest = list(known.items())[-(MOST_STEPS - 1) :]
+            write_atomically(self._file, json.dumps(dict([*latest, (step, rates)])).encode())
 
     def _read(self) -> dict[str, list[float]]:
         try:
@@ -371,10 +357,7 @@ class KeptRates:
 
 
 def same_step(spec: RunSpec, environment: Mapping[str, Any]) -> str:
-    """Returns a key that runs share if their steps take equally long on this machine.
-
-    Seed and number of steps are not part of it: they choose among the same examples.
-    """
+    """Returns a key of steps that take equally long here, whatever their seed and number."""
     settings = spec.settings
     facts = {
         "boot": boot_id(),

@@ -37,10 +37,7 @@ _PACKED_BYTES = {"nf4": 0.5, "int8": 1.0}
 
 @dataclass(frozen=True)
 class CardMemory:
-    """Bytes of a card: in total, available to a run, and used by other processes.
-
-    `holders` are those processes, the largest first, as far as the driver lists them.
-    """
+    """Bytes of a card: in total, available to a run, and of others; `holders` largest first."""
 
     name: str
     total: int
@@ -100,8 +97,8 @@ def check_room(spec: RunSpec, memory: CardMemory) -> None:
         + (", or a base in 4 bits (base=nf4)." if spec.base_precision is None else ".")
     )
     raise NotEnoughMemory(
-        f"Not started: {format_bytes(room)} of {format_bytes(memory.total)} are to be had on "
-        f"{memory.name}, and the {what} of {spec.label} alone take {format_bytes(least)}. {way_out}"
+        f"Not started: {memory.name} has {format_bytes(room)} of {format_bytes(memory.total)} "
+        f"available, but the {what} of {spec.label} alone need {format_bytes(least)}. {way_out}"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ftlab.basics.devices import CPU
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.system import status_bytes
+from ftlab.basics.system import limit_data, status_bytes
 from ftlab.basics.units import format_bytes
 
 _NEARLY = 0.95
@@ -22,11 +22,9 @@ def hold_to(limit: int, device: torch.device) -> str:
     """Makes every later allocation above the limit fail in this process.
 
     On a GPU torch's allocator enforces it, on a CPU the kernel. `limit` is the resident size, but
-    RLIMIT_DATA limits private data, including a gigabyte that torch maps and never touches. So it
-    is set to the current data size plus what may be added. Tested on runs of 600 to 1,500 MB: a run
-    whose peak is 40 MB below the limit completes; a run that reaches it has a peak up to 35 MB
-    above it, due to code first used in training. Rejected: RLIMIT_AS also counts mapped files and
-    reserved addresses, several times the resident size; a polling thread sees a jump too late.
+    RLIMIT_DATA limits private data, including a gigabyte that torch maps and never touches, so it
+    is set to the current data size plus what may be added (in tests exact to 40 MB). RLIMIT_AS also
+    counts mapped files and reserved addresses; a polling thread sees a jump too late.
 
     Returns a sentence if the limit cannot be enforced, else "". Raises `FtlabError` if the process
     is already above it.
@@ -42,7 +40,7 @@ def hold_to(limit: int, device: torch.device) -> str:
         return ""
     data, resident = status_bytes("VmData"), status_bytes("VmRSS")
     if data is None or resident is None:
-        return "The memory limit was not held: this system does not say what a process takes."
+        return "The memory limit was not enforced: this system reports no process sizes."
     room = limit - resident
     if room <= 0:
         raise FtlabError(
@@ -50,7 +48,7 @@ def hold_to(limit: int, device: torch.device) -> str:
             f"{format_bytes(resident)} before a model is loaded; allow more."
         )
     threading.stack_size(_STACK_BYTES)  # the default of 8 MB counts in full, but is hardly used
-    _set_soft_limit(data + room)
+    limit_data(data + room)
     return ""
 
 
@@ -71,14 +69,4 @@ def is_met(limit: int, error: BaseException, device_id: str) -> bool:
 
 def let_go() -> None:
     """Removes the limit on a CPU, so that a run that reached it can still write its result."""
-    _set_soft_limit(None)
-
-
-def _set_soft_limit(size: int | None) -> None:
-    """Leaves the hard limit unchanged, so that the soft one can be raised again."""
-    import resource  # missing on some systems; there no limit was set
-
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    if size is None or (hard != resource.RLIM_INFINITY and size > hard):
-        size = hard
-    resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+    limit_data(None)

@@ -38,10 +38,7 @@ class MemoryMeter(Protocol):
         """Frees what can be freed, resets the peak, and returns the bytes in use now."""
 
     def restart(self) -> PeakReading:
-        """Resets the peak between two steps, and returns the memory in use now.
-
-        Unlike `start` it does not empty the allocator's cache, which the next step uses.
-        """
+        """Resets the peak without emptying the allocator's cache; returns the memory in use now."""
 
     def read(self) -> PeakReading: ...
 
@@ -274,10 +271,7 @@ class PhaseMeter:
         )
 
     def _reading(self) -> PeakReading:
-        """Returns the reading without the memory left in use by pauses.
-
-        Steps may use memory that a pause left reserved, so `reserved` is at least the peak.
-        """
+        """Returns the reading without memory left by pauses; `reserved` is at least the peak."""
         reading, left = self.memory.read(), self._left_behind
         peak = None if reading.peak is None else reading.peak - (left.peak or 0)
         reserved = None if reading.reserved is None else reading.reserved - (left.reserved or 0)

@@ -82,10 +82,7 @@ def apply_method(
 
 
 def _hold_soft_tokens_on_device(model: PeftModel) -> None:
-    """Moves the soft tokens' ids to the device of their embeddings.
-
-    PEFT keeps them on the CPU and copies them in every forward pass, which synchronises the GPU.
-    """
+    """Moves the soft tokens' ids, which PEFT else copies from the CPU in every forward pass."""
     numbers: dict[str, torch.Tensor] = getattr(model, "prompt_tokens", {})
     for name, encoder in dict(getattr(model, "prompt_encoder", {})).items():
         numbers[name] = numbers[name].to(next(encoder.parameters()).device)
@@ -186,22 +183,17 @@ def saved_dtype(folder: Path) -> str:
     """Returns the dtype of the first saved weight, for example "fp32" or "bf16"."""
     from safetensors import safe_open
 
+    names = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safe_open handle is no dict
-                return _short(file.get_slice(key).get_dtype())
+                dtype = str(file.get_slice(key).get_dtype())
+                return names.get(dtype, dtype.lower())
     return ""
 
 
-def _short(dtype: str) -> str:
-    return {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}.get(dtype, dtype.lower())
-
-
 def torch_device(device_id: str) -> torch.device:
-    """Returns torch's device; the worker sees only its own GPU, as number 0.
-
-    Raises `FtlabError` with the reason and a way out if torch cannot use it.
-    """
+    """Returns torch's device, in a worker GPU 0; raises `FtlabError` if torch cannot use it."""
     if device_id == CPU:
         return torch.device(CPU)
     kind = kind_of(device_id)
@@ -235,19 +227,13 @@ def _why_unusable(kind: str) -> str:
 def own_optimizer(
     variant: Variant, model: nn.Module, optimizer_class: type[Optimizer], options: dict[str, Any]
 ) -> Optimizer | None:
-    """Returns the method's own optimizer, based on the chosen one; `None` if it has none.
-
-    `options` are the chosen optimizer's keyword arguments, including `lr` and `weight_decay`.
-    """
+    """Returns the method's optimizer, made from the chosen one and its `options`; else `None`."""
     own = variant.spec.optimizer
     return None if own is None else own.make(model, optimizer_class, options, variant.values())
 
 
 def after_optimizer_step(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
-    """Calls the method's hook after the weight update, while the gradients still exist.
-
-    `step` counts from 1; `skipped` returns whether its gradients overflowed.
-    """
+    """Calls the method's hook after weight update `step` (from 1), while gradients exist."""
     hooks = _hooks(model)
     if hooks is not None:
         hooks.after_step(model, step, skipped)

@@ -86,10 +86,7 @@ from ftlab.training.trainer import (
 
 
 def notes_on_settings(spec: RunSpec, arithmetic: Arithmetic, skipped: int = 0) -> list[str]:
-    """Returns sentences on settings whose effect differs from what their name suggests.
-
-    `skipped` is the number of steps that overflowed in fp16.
-    """
+    """Returns notes on settings with another effect than expected; `skipped` steps overflowed."""
     settings, device = spec.settings, arithmetic.device.type
     notes = []
     warmup = effective_warmup(settings)
@@ -151,43 +148,6 @@ class KeptPeak:
         return self.peak_bytes - self.before_model_bytes
 
 
-def higher(peak: KeptPeak, earlier: Earlier | None) -> KeptPeak:
-    """Returns the higher net peak: of this process, or of the parts before a resume."""
-    if earlier is None:
-        return peak
-    before = KeptPeak(earlier.checkpoint.peak_bytes, earlier.checkpoint.before_model_bytes)
-    return max(peak, before, key=lambda one: -1 if one.net is None else one.net)
-
-
-def keep_training(
-    meter: PhaseMeter,
-    before_model_bytes: int | None,
-    began: float,
-    earlier: Earlier | None,
-    note: Callable[[str], None],
-) -> CheckpointHandling:
-    """Returns the handlers that record each checkpoint with the measurements so far."""
-
-    def kept(trainer: FairTrainer, folder: Path) -> None:
-        peak = higher(KeptPeak(meter.peak_so_far, before_model_bytes), earlier)
-        checkpoint = Checkpoint(
-            step=trainer.state.global_step,
-            files=hashes_of(folder),
-            run_seconds=time.perf_counter() - began,
-            peak_bytes=peak.peak_bytes,
-            before_model_bytes=peak.before_model_bytes,
-            real_tokens=trainer.real_tokens,
-            padded_tokens=trainer.padded_tokens,
-            added_loss=trainer.added_loss,
-        )
-        record_checkpoint(folder.parent, checkpoint)
-
-    def lost(error: Exception) -> None:
-        note(f"A checkpoint could not be written, so the run went on without: {one_line(error)}")
-
-    return CheckpointHandling(meter.pause, kept, lost, earlier.checkpoint if earlier else None)
-
-
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -208,9 +168,44 @@ class RunRecord:
     def set(self, **measures: Any) -> None:
         self.measures = replace(self.measures, **measures)
 
-    def note(self, sentence: str) -> None:
-        if sentence and sentence not in self.notes:
-            self.notes.append(sentence)
+    def note(self, *sentences: str) -> None:
+        """Adds the sentences that are not "" and not there yet."""
+        self.notes += [s for s in dict.fromkeys(sentences) if s and s not in self.notes]
+
+    def peak(self, peak_bytes: int | None) -> KeptPeak:
+        """Returns the higher net peak: of this process, or of the parts before a resume."""
+        own = KeptPeak(peak_bytes, self.measures.before_model_bytes)
+        if self.earlier is None:
+            return own
+        checkpoint = self.earlier.checkpoint
+        before = KeptPeak(checkpoint.peak_bytes, checkpoint.before_model_bytes)
+        return max(own, before, key=lambda one: -1 if one.net is None else one.net)
+
+    def checkpoint_handling(self) -> CheckpointHandling:
+        """Returns the handlers that record each checkpoint with the measurements so far."""
+        assert self.meter is not None
+        meter = self.meter
+
+        def kept(trainer: FairTrainer, folder: Path) -> None:
+            peak = self.peak(meter.peak_so_far)
+            checkpoint = Checkpoint(
+                step=trainer.state.global_step,
+                files=hashes_of(folder),
+                run_seconds=time.perf_counter() - self.began,
+                peak_bytes=peak.peak_bytes,
+                before_model_bytes=peak.before_model_bytes,
+                real_tokens=trainer.real_tokens,
+                padded_tokens=trainer.padded_tokens,
+                added_loss=trainer.added_loss,
+            )
+            record_checkpoint(folder.parent, checkpoint)
+
+        def lost(error: Exception) -> None:
+            self.note(f"A checkpoint could not be written, the run continues: {one_line(error)}")
+
+        return CheckpointHandling(
+            meter.pause, kept, lost, self.earlier.checkpoint if self.earlier else None
+        )
 
     def result(self, status: Any, reason: str = "") -> RunResult:
         self.set(total_seconds=time.perf_counter() - self.began)
@@ -233,14 +228,12 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
     """Executes the run and fills the record; raises the error that stops it."""
     directory.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        _execute(spec, directory, record, report, directory.scratch)
+        _execute(spec, directory, record, report)
     finally:
         shutil.rmtree(directory.scratch, ignore_errors=True)
 
 
-def _execute(
-    spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report, scratch: Path
-) -> None:
+def _execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
     device = torch_device(spec.device)
     torch.set_num_threads(cpu_count())
     set_seed(spec.seed)
@@ -269,8 +262,7 @@ def _execute(
         GENERAL_TEXT_HASH: general_fingerprint(),
         "metric": task.metric.label,
     }
-    for sentence in data.notes:
-        record.note(sentence)
+    record.note(*data.notes)
     tokenizer = load_tokenizer(source)
     formatter = PromptFormatter(TransformersTokenizer(tokenizer))
     if not formatter.has_template:
@@ -282,8 +274,7 @@ def _execute(
     held_out = encode(formatter, measured[: spec.settings.eval_examples], length, split)
     passages = as_passages(formatter, general_passages())
     record.environment[SCORED] = len(held_out.examples)
-    record.note(training.note("training", length))
-    record.note(held_out.note(split, length))
+    record.note(training.note("training", length), held_out.note(split, length))
 
     if len(held_out.examples) < spec.settings.eval_examples and not held_out.dropped:
         record.note(
@@ -314,7 +305,7 @@ def _execute(
                 spec.settings.gradient_checkpointing,
                 RunPlan(spec.settings.steps, str(source.folder)),
             )
-            initial = save_initial(model, scratch / "initial")
+            initial = save_initial(model, directory.scratch / "initial")
     measured_on = partial(
         evaluate, model, tokenizer, task=task, stop_ids=formatter.stop_ids(),
         arithmetic=arithmetic, with_answers=spec.settings.eval_answers,
@@ -332,7 +323,7 @@ def _execute(
             report_untouched(spec, directory.path.parent, curve_examples(held_out), report)
         _train(
             spec, record, model, training, tokenizer.pad_token_id, arithmetic, report, trackers,
-            directory.checkpoints if checkpoint_interval(spec.settings) else scratch,
+            directory.checkpoints if checkpoint_interval(spec.settings) else directory.scratch,
             points.after_step,
         )  # fmt: skip
         unsaved = _save(spec, record, model, tokenizer, directory, initial)
@@ -375,8 +366,7 @@ def _execute(
             task,
         )
     record.set(**quality.measures)
-    for sentence in quality.notes:
-        record.note(sentence)
+    record.note(*quality.notes)
     write_json_lines(directory.samples_file, quality.rows)
     if unsaved is not None:
         meter.current = "save"
@@ -391,10 +381,7 @@ def _save(
     directory: RunDirectory,
     initial: Path | None,
 ) -> Exception | None:
-    """Saves the result before it is scored, so that an error in scoring does not lose it.
-
-    Returns an error instead of raising it, so that the model is still scored.
-    """
+    """Saves the result before it is scored; returns an error, so that the model is still scored."""
     assert record.meter is not None
     assert spec.variant is not None
     try:
@@ -473,13 +460,7 @@ def _train(
                 steps,
                 before_steps,
                 after_each_step,
-                keep_training(
-                    record.meter,
-                    record.measures.before_model_bytes,
-                    record.began,
-                    record.earlier,
-                    record.note,
-                ),
+                record.checkpoint_handling(),
             )
             model.zero_grad(set_to_none=True)
     except Exception:  # the record keeps what was measured before any error
@@ -497,7 +478,7 @@ def _train(
             model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
         )
     except Exception as error:  # a failed memory breakdown does not fail the run
-        record.note(f"What the peak was made of could not be measured: {one_line(error)}")
+        record.note(f"The memory breakdown of the peak could not be measured: {one_line(error)}")
         model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     _record_size(record, model)
@@ -516,9 +497,7 @@ def _train(
         slowdown=disturbance.worst and disturbance.worst.times,
         disturbed=disturbance.is_disturbed,
     )
-    record.note(disturbance.sentence)
-    for sentence in notes_on_settings(spec, arithmetic, steps.skipped):
-        record.note(sentence)
+    record.note(disturbance.sentence, *notes_on_settings(spec, arithmetic, steps.skipped))
 
 
 def _disturbance(
@@ -535,15 +514,11 @@ def _disturbance(
 
 
 def _record_size(record: RunRecord, model: Any) -> None:
-    """Records parameters and peak memory after the training phase.
-
-    Not before, because some methods freeze weights only when the optimizer is created.
-    """
+    """Records parameters and peak memory; some methods freeze weights only with the optimizer."""
     assert record.meter is not None
     trainable, total = count_parameters(model)
     phase = record.meter.phases.get("train")  # missing if the device failed before the phase
-    own = KeptPeak(phase.peak_bytes if phase else None, record.measures.before_model_bytes)
-    peak = higher(own, record.earlier)
+    peak = record.peak(phase.peak_bytes if phase else None)
     record.set(
         trainable_params=trainable,
         total_params=total,

@@ -56,10 +56,7 @@ class Arithmetic:
 
 
 def compute_adapters_in_low_precision(model: nn.Module) -> None:
-    """Stops PEFT from casting every layer's input to the fp32 of the adapter's weights.
-
-    Autocast then computes the adapter's two products in 16 bits, like the base's products.
-    """
+    """Has autocast compute adapters in 16 bits; PEFT else casts each input to fp32."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 - typed as a Tensor
@@ -106,10 +103,7 @@ def _digest(example: FormattedExample) -> bytes:
 
 
 def collate(examples: Sequence[FormattedExample], pad_id: int) -> Batch:
-    """Builds a batch, padded on the right.
-
-    Padding is masked by `attention_mask`, never by token id: some models pad with their end token.
-    """
+    """Builds a batch padded on the right; `attention_mask` marks padding, never a token id."""
     length = padded_length(example.length for example in examples)
     shape = (len(examples), length)
     input_ids = torch.full(shape, pad_id)
@@ -166,7 +160,7 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     kept = batch["kept"] + (rows + 1) * soft if soft else batch["kept"]
     # No attention mask: in a causal model tokens do not attend to the padding on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": False}
-    causal_lm = _causal_lm(model)
+    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
     if head is None:
         return _losses(model(**inputs).logits.flatten(0, 1)[kept], targets), rows
@@ -181,11 +175,6 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none")
-
-
-def _causal_lm(model: nn.Module) -> Any:
-    """Returns the causal language model without PEFT's wrapper."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 @contextmanager

@@ -86,35 +86,22 @@ class CarefulTracker(TrainerCallback):
         self._callback: TrainerCallback | None = callback
         self._note = note
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
-        self._pass_on("on_train_begin", args, state, control, more)
+    def on_train_begin(self, *given: Any, **named: Any) -> None:
+        self._pass_on("on_train_begin", given, named)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
-        self._pass_on("on_log", args, state, control, more)
+    def on_log(self, *given: Any, **named: Any) -> None:
+        self._pass_on("on_log", given, named)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
-    ) -> None:
+    def on_train_end(self, *given: Any, **named: Any) -> None:
         """May be called again; the callback is called once."""
-        self._pass_on("on_train_end", args, state, control, more)
+        self._pass_on("on_train_end", given, named)
         self._callback = None
 
-    def _pass_on(
-        self,
-        event: str,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        more: dict[str, Any],
-    ) -> None:
+    def _pass_on(self, event: str, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         if self._callback is None:
             return
         try:
-            getattr(self._callback, event)(args, state, control, **more)
+            getattr(self._callback, event)(*given, **named)
         except Exception as error:
             self._callback = None
             self._note(f"Logging to {self._label} ended early: {one_line(error)}")
@@ -285,65 +272,49 @@ class StepMeter:
         return sum(self.tokens[first:]) / sum(self.seconds[first:])
 
 
+@dataclass(eq=False)
 class MeteringCallback(TrainerCallback):
-    """Times and reports every step; raises `Diverged` if the loss is not a number or too high."""
+    """Times and reports every step; may raise `Diverged`. Set `trainer` before it starts."""
 
-    def __init__(
-        self,
-        meter: StepMeter,
-        synchronise: Callable[[], None],
-        report: Callable[[dict[str, Any]], None],
-        before_steps: Callable[[FairTrainer], None],
-        after_step: Callable[[int], None],
-    ) -> None:
-        self._meter = meter
-        self._before_steps = before_steps
-        self._after_step = after_step
-        self._synchronise = synchronise
-        self._report = report
-        self._began = 0.0
-        self._tokens_before = self._padded_before = 0
-        self._waited_before: float | None = None
-        self._was_skipped = False
-        self._added_before = 0.0
-        self.trainer: FairTrainer | None = None
+    meter: StepMeter
+    synchronise: Callable[[], None]
+    report: Callable[[dict[str, Any]], None]
+    before_steps: Callable[[FairTrainer], None]
+    after_step: Callable[[int], None]
+    trainer: FairTrainer = field(init=False)
+    _began: float = 0.0
+    _tokens_before: int = 0
+    _padded_before: int = 0
+    _waited_before: float | None = None
+    _was_skipped: bool = False
+    _added_before: float = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        assert self.trainer is not None  # in a resumed run its counts do not start at 0
-        self._tokens_before = self.trainer.real_tokens
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._tokens_before = self.trainer.real_tokens  # not 0 in a resumed run
         self._padded_before = self.trainer.padded_tokens
         self._added_before = self.trainer.added_loss
-        self._before_steps(self.trainer)
+        self.before_steps(self.trainer)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        assert self.trainer is not None
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.note_scale()
         self._waited_before = waited_seconds()
-        self._synchronise()
+        self.synchronise()
         self._began = time.perf_counter()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        assert self.trainer is not None
         self.trainer.after_optimizer_step(state.global_step + 1)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        assert self.trainer is not None
-        self._synchronise()
-        self._meter.seconds.append(time.perf_counter() - self._began)
-        self._meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
-        self._meter.work.append(self.trainer.padded_tokens - self._padded_before)
-        self._meter.waited.append(since(self._waited_before, waited_seconds()))
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.synchronise()
+        self.meter.seconds.append(time.perf_counter() - self._began)
+        self.meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
+        self.meter.work.append(self.trainer.padded_tokens - self._padded_before)
+        self.meter.waited.append(since(self._waited_before, waited_seconds()))
         self._padded_before = self.trainer.padded_tokens
         self._was_skipped = self.trainer.was_skipped()
-        self._meter.skipped += self._was_skipped
+        self.meter.skipped += self._was_skipped
         self._tokens_before = self.trainer.real_tokens
 
     def on_log(
@@ -356,39 +327,35 @@ class MeteringCallback(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        assert self.trainer is not None
         added = self.trainer.added_loss - self._added_before
         self._added_before = self.trainer.added_loss
         loss, rate = float(logs["loss"]) - added, float(logs["learning_rate"])
-        step = state.global_step
+        step, losses = state.global_step, self.meter.losses
         # A gradient scaler finds its scale through overflows, and skips those steps.
         norm = 0.0 if self._was_skipped else float(logs.get("grad_norm") or 0.0)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = "loss" if not math.isfinite(loss) else "gradient"
+            what = "gradient" if math.isfinite(loss) else "loss"
             raise Diverged(
                 f"The {what} is not a number at step {step} (learning rate {rate:.3g}); "
                 "lower the learning rate, or use the fp32 dtype policy."
             )
-        self._meter.losses.append(loss)
-        skipped = {"skipped": True} if self._was_skipped else {}
-        self._report(
-            {
-                "event": "step",
-                "step": step,
-                "loss": loss,
-                "learning_rate": rate,
-                "tokens": self._meter.tokens[-1],
-                "seconds": self._meter.seconds[-1],
-                **skipped,
-            }
-        )
-        if has_diverged(self._meter.losses):
-            now = sum(self._meter.losses[-DIVERGED_STEPS:]) / DIVERGED_STEPS
+        losses.append(loss)
+        event = {
+            "event": "step",
+            "step": step,
+            "loss": loss,
+            "learning_rate": rate,
+            "tokens": self.meter.tokens[-1],
+            "seconds": self.meter.seconds[-1],
+        }
+        self.report(event | {"skipped": True} if self._was_skipped else event)
+        if has_diverged(losses):
+            now = sum(losses[-DIVERGED_STEPS:]) / DIVERGED_STEPS
             raise Diverged(
-                f"The loss rose from {self._meter.losses[0]:.2f} to {now:.2f} by step {step} "
+                f"The loss rose from {losses[0]:.2f} to {now:.2f} by step {step} "
                 f"(learning rate {rate:.3g}); lower the learning rate."
             )
-        self._after_step(step)
+        self.after_step(step)
 
 
 DIVERGED_FACTOR, DIVERGED_NATS, DIVERGED_STEPS = 2.0, 2.0, 5

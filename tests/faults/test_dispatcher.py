@@ -126,7 +126,7 @@ def test_a_worker_that_says_nothing_is_ended_and_the_next_run_starts(
     hangs = "import time; time.sleep(60)"
     Dispatcher(tmp_path, worker(lambda run: hangs if run == first.run_id else DONE)).work()
     assert statuses(tmp_path) == ["failed", "done", "done"]
-    assert "said nothing" in first.result().reason  # type: ignore[union-attr]
+    assert "reported nothing" in first.result().reason  # type: ignore[union-attr]
 
 
 @pytest.mark.fault("worker hangs before its first line")

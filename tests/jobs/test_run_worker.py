@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +11,11 @@ import pytest
 
 from ftlab.basics.locks import DeviceLock
 from ftlab.basics.processes import is_alive
-from ftlab.jobs.launch import plan_sweep
-from ftlab.methods.variant import Variant
 from ftlab.models.libraries import CPU_SETTINGS
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
-from ftlab.records.spec import SweepRequest
-from ftlab.settings.training import TrainingSettings
-from ftlab.tasks.reference import parse_task
-from ftlab.training.failures import explain
+from tests.training import one_run
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +36,9 @@ def work(directory: RunDirectory) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def queued(tiny_model: Path, task_file: Path, tmp_path: Path) -> RunDirectory:
-    request = SweepRequest(
-        model=str(tiny_model),
-        task=parse_task(str(task_file)),
-        variants=(Variant("lora"),),
-        settings=TrainingSettings(steps=2, batch_size=2, eval_examples=2),
-        device="cpu",
-    )
-    spec = plan_sweep(request)[-1]
-    directory = RunDirectory(tmp_path / "runs" / spec.run_id)
-    directory.write_spec(spec)
-    return directory
+    settings = {"steps": 2, "batch_size": 2, "eval_examples": 2}
+    spec = one_run.spec_of(tiny_model, task_file, policy="bf16", **settings)
+    return one_run.queued(spec, tmp_path / "runs")
 
 
 def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
@@ -113,45 +99,18 @@ def test_a_run_that_waits_for_its_device_stands_in_line_and_says_so(queued: RunD
         stderr=subprocess.DEVNULL,
     )
     try:
-        until = time.monotonic() + 20
-        while not any(event.get("phase") == "wait" for event in queued.metrics()):
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        while prompt._line.try_acquire():  # said a moment before it stands there
+        wait_until(lambda: any(event.get("phase") == "wait" for event in queued.metrics()))
+
+        def is_in_line() -> bool:  # a moment after it said so
+            if not prompt._line.try_acquire():
+                return True
             prompt._line.release()
-            assert time.monotonic() < until
-            time.sleep(0.05)
+            return False
+
+        wait_until(is_in_line)
         process.kill()  # it need not train for this
         process.wait()
         assert prompt.give_way() is False, "its place ends with the process"
     finally:
         process.kill()
         prompt.release()
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "part"),
-    [
-        (MemoryError(), "out_of_memory", "Out of memory in the train phase. Try a smaller batch"),
-        (RuntimeError("[enforce fail] can't allocate memory"), "out_of_memory", "smaller batch"),
-        (OSError(28, os.strerror(28)), "failed", "The disk is full in the train phase"),
-        (Exception("I/O error: No space left on device (os error 28)"), "failed", "disk is full"),
-        (OSError(12, os.strerror(12)), "out_of_memory", "smaller batch"),
-        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "smaller batch"),
-        (KeyboardInterrupt(), "cancelled", "Stopped by the person"),
-        (ValueError("odd\nthing"), "failed", "ValueError: odd thing (the log has the traceback)"),
-    ],
-)
-def test_whatever_stops_a_run_becomes_one_sentence(
-    error: BaseException, status: str, part: str
-) -> None:
-    found, reason = explain(error, "train")
-    assert found == status
-    assert part in reason
-    assert "\n" not in reason
-
-
-def test_a_gpu_out_of_memory_error_is_a_result_too() -> None:
-    import torch
-
-    assert explain(torch.OutOfMemoryError("CUDA out of memory."), "train")[0] == "out_of_memory"

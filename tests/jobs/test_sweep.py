@@ -1,14 +1,23 @@
-"""From a request to queued runs."""
+"""From a request to queued runs: its check, its plan, and runs asked for again."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.jobs.launch import enqueue_again, enqueue_sweep, plan_sweep
+from ftlab.jobs.launch import (
+    checked,
+    enqueue_again,
+    enqueue_sweep,
+    not_applicable,
+    plan_sweep,
+    requests_of,
+    validate,
+)
 from ftlab.methods import limits
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import BUNDLED_ID
@@ -32,31 +41,14 @@ REQUEST = SweepRequest(
 
 def test_every_variant_runs_once_a_seed_after_one_base_run_a_precision() -> None:
     specs = plan_sweep(REQUEST)
-    assert [(spec.label, spec.seed) for spec in specs] == [
-        ("Base bf16", 0),
-        ("Base nf4", 0),
-        ("LoRA", 0),
-        ("LoRA r=32", 0),
-        ("QLoRA", 0),
-        ("LoRA", 1),
-        ("LoRA r=32", 1),
-        ("QLoRA", 1),
-    ]
-
-
-def test_each_run_names_the_base_run_of_its_own_precision() -> None:
-    specs = {spec.run_id: spec for spec in plan_sweep(REQUEST)}
-    for spec in specs.values():
-        if not spec.is_base:
-            base = specs[spec.base_run_id or ""]
-            assert base.is_base
-            assert base.base_precision == spec.base_precision
-
-
-def test_run_ids_sort_in_the_order_of_the_queue() -> None:
-    ids = [spec.run_id for spec in plan_sweep(REQUEST)]
-    assert ids == sorted(ids)
-    assert len(set(ids)) == len(ids)
+    assert [(spec.label, spec.seed, spec.base_precision) for spec in specs] == [
+        ("Base bf16", 0, None), ("Base nf4", 0, "nf4"), ("LoRA", 0, None), ("LoRA r=32", 0, None),
+        ("QLoRA", 0, "nf4"), ("LoRA", 1, None), ("LoRA r=32", 1, None), ("QLoRA", 1, "nf4"),
+    ]  # fmt: skip
+    bases = {spec.base_precision: spec.run_id for spec in specs if spec.is_base}
+    assert all(spec.base_run_id == bases[spec.base_precision] for spec in specs[2:])
+    ids = [spec.run_id for spec in specs]
+    assert ids == sorted(set(ids)), "they sort in the order of the queue"
 
 
 def test_a_spec_survives_the_way_through_json() -> None:
@@ -108,16 +100,13 @@ def test_a_finished_result_is_never_overwritten(tmp_path: Path) -> None:
     assert run.status() == "done"
 
 
-def test_a_model_beside_the_caller_is_recorded_by_its_whole_path(
+def test_the_model_of_a_record_has_one_name_or_its_whole_path(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert {spec.model for spec in plan_sweep(REQUEST)} == {BUNDLED_ID}
     monkeypatch.chdir(tiny_model.parent)
     specs = plan_sweep(replace(REQUEST, model=f"./{tiny_model.name}"))
     assert {spec.model for spec in specs} == {str(tiny_model.resolve())}
-
-
-def test_the_bundled_model_has_one_name_in_every_record() -> None:
-    assert {spec.model for spec in plan_sweep(REQUEST)} == {BUNDLED_ID}
 
 
 @pytest.mark.parametrize(
@@ -211,3 +200,183 @@ def test_a_dispatcher_never_sees_such_a_run_without_its_result(
     variants = (Variant("lora"), Variant("bitfit"))
     enqueue_sweep(replace(REQUEST, model=str(tiny_model), variants=variants), tmp_path)
     assert seen == [True, True]
+
+
+GOOD = SweepRequest(
+    model="bundled", task=TaskReference("bundled", "sql"), variants=(Variant("lora"),), device="cpu"
+)
+
+
+def settings(**values: Any) -> dict[str, Any]:
+    return {"settings": TrainingSettings(**values)}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "part"),
+    [
+        (settings(steps=0), "settings.steps", "Steps is 0; it must lie between 1 and"),
+        (settings(batch_size=-1), "settings.batch_size", "Batch size is -1"),
+        (settings(max_length=3), "settings.max_length", "Maximum length is 3"),
+        (settings(learning_rate=-1e-3), "settings.learning_rate", "-0.001; it must be above 0"),
+        (settings(learning_rate=float("nan")), "settings.learning_rate", "Learning rate is nan"),
+        (settings(weight_decay=-1), "settings.weight_decay", "Weight decay is -1"),
+        (settings(eval_examples=0), "settings.eval_examples", "Held-out examples is 0"),
+        (settings(optimizer="sgd"), "settings.optimizer", "'sgd' is none of: adamw"),
+        (settings(schedule="step"), "settings.schedule", "'step' is none of: cosine"),
+        ({"model": "/no/such/folder"}, "model", "no model folder '/no/such/folder'"),
+        ({"model": "a/b/c"}, "model", "names no model"),
+        ({"variants": ()}, "variants", "No method is chosen"),
+        ({"variants": (Variant("lora"), Variant("lora"))}, "variants", "in the sweep twice"),
+        ({"device": "cuda:7"}, "device", "There is no device 'cuda:7' on this machine; devices:"),
+        ({"dtype_policy": "fp8"}, "dtype_policy", "'fp8' is none of"),
+        ({"seeds": ()}, "seeds", "No seed"),
+        ({"seeds": (1, 1)}, "seeds", "Seed 1 is given twice; give each seed once"),
+        ({"seeds": (0, 0, 0)}, "seeds", "Seed 0 is given 3 times; give each seed once"),
+        ({"seeds": (0, 1, 0, 1)}, "seeds", "Seeds 0 and 1 are given more than once"),
+        ({"seeds": (-1,)}, "seeds", "Seed -1 must lie"),
+        ({"task": TaskReference("bundled", "sqll")}, "task.id", "sqll"),
+    ],
+)
+def test_a_wrong_request_names_value_rule_and_field(
+    change: dict[str, Any], field: str, part: str
+) -> None:
+    assert validate(GOOD) == []
+    errors = validate(replace(GOOD, **change))
+    assert [error.field for error in errors] == [field]
+    assert part in errors[0].message
+
+
+def test_a_wrong_request_queues_nothing(tmp_path: Path) -> None:
+    request = replace(GOOD, device="tpu", settings=TrainingSettings(steps=-3))
+    with pytest.raises(InvalidRequest) as caught:
+        enqueue_sweep(checked(request), tmp_path)
+    assert {error.field for error in caught.value.errors} == {"device", "settings.steps"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_the_model_cannot_have_is_wrong_at_its_own_field(tiny_model: Path) -> None:
+    request = replace(
+        GOOD,
+        model=str(tiny_model),
+        variants=(Variant("lora", {"r": 65}), Variant("oft", {"block": 48}), Variant("bitfit")),
+    )
+    errors = validate(request)
+    assert [error.field for error in errors] == ["lora.r", "oft.block"]
+    assert "choose 64 or less" in errors[0].message
+
+
+def test_soft_tokens_and_text_must_go_into_the_models_positions(tiny_model: Path) -> None:
+    settings = TrainingSettings(max_length=2040)
+    request = replace(
+        GOOD, model=str(tiny_model), settings=settings, variants=(Variant("prompt_tuning"),)
+    )
+    (error,) = validate(request)
+    assert error.field == "prompt_tuning.tokens"
+    assert "choose 8 or fewer" in error.message
+    assert validate(replace(request, settings=TrainingSettings(max_length=2028))) == []
+
+
+def test_what_is_not_applicable_is_an_error_only_where_nothing_else_is_left(
+    tiny_model: Path,
+) -> None:
+    both = replace(GOOD, model=str(tiny_model), variants=(Variant("lora"), Variant("bitfit")))
+    assert validate(both) == []
+    assert not_applicable(both).keys() == {"BitFit"}
+    (error,) = validate(replace(both, variants=(Variant("bitfit"),)))
+    assert error.field == "variants"
+    assert "no biases" in error.message
+
+
+def test_a_setting_that_leaves_no_method_is_wrong_at_its_own_field() -> None:
+    request = replace(GOOD, settings=TrainingSettings(optimizer="adamw_8bit"))
+    assert validate(replace(request, variants=(Variant("lora"), Variant("lora_fa")))) == []
+    (error,) = validate(replace(request, variants=(Variant("lora_fa"),)))
+    assert error.field == "settings.optimizer"
+
+
+def test_a_wrong_value_is_said_once_and_not_held_against_the_model(tiny_model: Path) -> None:
+    request = replace(GOOD, model=str(tiny_model), variants=(Variant("lora", {"r": 600}),))
+    (error,) = validate(request)
+    assert "it must lie between 1 and 512" in error.message
+
+
+def test_of_a_model_that_is_not_here_yet_the_rest_is_checked() -> None:
+    request = replace(GOOD, model="someone/not-here", variants=(Variant("lora", {"r": 512}),))
+    assert validate(request) == []
+
+
+SQL = TaskReference("bundled", "sql")
+DONE = SweepRequest(
+    "bundled",
+    SQL,
+    (Variant("full"), Variant("lora", {"r": 4}, 1e-3), Variant("qlora")),
+    TrainingSettings(steps=7, learning_rate=2e-4),
+    "fp32",
+    "cpu",
+    (0, 3),
+)
+
+
+def own(request: SweepRequest) -> list[RunSpec]:
+    return [spec for spec in plan_sweep(request) if not spec.is_base]
+
+
+def test_all_runs_of_a_sweep_give_its_request_back() -> None:
+    (again,) = requests_of(own(DONE))
+    assert replace(again, model="bundled") == DONE
+    variants = (Variant("oft"), Variant("oft", base="nf4"), Variant("oft", base="int8"))
+    (again,) = requests_of(own(replace(DONE, variants=variants)))
+    assert again.variants == variants
+
+
+@pytest.mark.parametrize(
+    ("places", "requests"),
+    [
+        ([0, 2], [(["full", "qlora"], (0,))]),  # only the runs that are meant
+        ([0, 4], [(["full"], (0,)), (["lora"], (3,))]),  # other seeds are another sweep
+        ([0, 0], [(["full"], (0,))]),  # the same run twice
+    ],
+)
+def test_some_runs_are_asked_for_again_in_as_few_sweeps_as_possible(
+    places: list[int], requests: list[tuple[list[str], tuple[int, ...]]]
+) -> None:
+    runs = own(DONE)
+    found = requests_of([runs[place] for place in places])
+    assert [([v.method for v in again.variants], again.seeds) for again in found] == requests
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(DONE, task=TaskReference("bundled", "medical")),
+        replace(DONE, settings=TrainingSettings(steps=8)),
+        replace(DONE, dtype_policy="bf16"),
+    ],
+)
+def test_runs_that_differ_in_task_settings_or_dtype_are_not_mixed(other: SweepRequest) -> None:
+    assert len(requests_of([own(DONE)[0], own(other)[1]])) == 2
+
+
+def test_base_runs_follow_from_the_variants(tmp_path: Path) -> None:
+    (specs,) = enqueue_again(own(DONE)[2:3], tmp_path)
+    assert [spec.method for spec in specs] == ["base", "qlora"]
+    assert specs[0].base_precision == "nf4"
+    assert all(RunDirectory(tmp_path / spec.run_id).status() == "queued" for spec in specs)
+
+
+def test_a_base_run_alone_is_nothing_to_run_again(tmp_path: Path) -> None:
+    with pytest.raises(FtlabError, match="Nothing to run again"):
+        enqueue_again(plan_sweep(DONE)[:1], tmp_path)
+
+
+def test_a_task_file_that_is_gone_queues_nothing_at_all(tmp_path: Path) -> None:
+    gone = replace(own(DONE)[1], task=TaskReference("file", str(tmp_path / "gone.csv")))
+    with pytest.raises(FtlabError, match=r"gone\.csv"):
+        enqueue_again([own(DONE)[0], gone], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_folder_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    gone = replace(own(DONE)[0], model=str(tmp_path / "gone"))
+    with pytest.raises(FtlabError, match="There is no model folder"):
+        enqueue_again([gone], tmp_path)

@@ -1,4 +1,4 @@
-"""Runs on the tuning split: what they measure, what they leave out, and what a ladder reads."""
+"""Tuning of a learning rate: ladders, their runs on the tuning split, and the suggestion."""
 
 from __future__ import annotations
 
@@ -8,19 +8,37 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import rate_name
 from ftlab.jobs.launch import enqueue_sweep, plan_sweep, validate
-from ftlab.jobs.tuning import Point, ladders_of, latest_ladders, tuned_of
-from ftlab.methods.variant import Variant
+from ftlab.jobs.tuning import (
+    Ladder,
+    Point,
+    around,
+    between,
+    beyond,
+    enqueue_ladders,
+    extension,
+    further_ladders,
+    ladder_request,
+    ladders_of,
+    latest_ladders,
+    parse_rates,
+    starting_ladder,
+    suggest,
+    tuned_of,
+)
+from ftlab.methods.rates import BY_WIDTH, TUNED_ON, ModelSize
+from ftlab.methods.registry import METHODS
+from ftlab.methods.variant import Variant, validate_variant
 from ftlab.records.comparability import comparability_of_runs
-from ftlab.records.result import Measures
 from ftlab.records.run import RunDirectory
-from ftlab.records.spec import RunSpec, SweepRequest, dump_spec, load_spec
+from ftlab.records.spec import SweepRequest, dump_spec, load_spec
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
-from ftlab.share.learning_rates import document
+from ftlab.share.learning_rates import document, sizes_section
 from ftlab.share.model_card import spec_rows
-from ftlab.tasks.reference import TaskReference, load, parse_task
-from ftlab.training.run import RunRecord, execute
+from ftlab.tasks.reference import TaskReference
 from tests.fakes import SWEEP, make_run
 
 TUNING = TrainingSettings(eval_split="tuning", eval_answers=False)
@@ -48,58 +66,15 @@ def make_rung(
     )  # type: ignore[arg-type]  # fmt: skip
 
 
-def measure(spec: RunSpec, folder: Path) -> tuple[Measures, list[dict[str, object]], list[str]]:
-    directory, record = RunDirectory(folder / spec.run_id), RunRecord()
-    directory.write_spec(spec)
-    execute(spec, directory, record, lambda event: None)
-    return record.measures, directory.samples(), record.notes
-
-
-def test_a_run_on_the_tuning_split_sees_no_held_out_example_and_its_loss_needs_no_answers(
-    tiny_model: Path, task_file: Path, tmp_path: Path
-) -> None:
-    task = parse_task(str(task_file))
-    settings = replace(TUNING, eval_examples=3, max_length=128)
-    asked = SweepRequest(
-        str(tiny_model), task, (Variant("lora"),), settings, dtype_policy="fp32", device="cpu"
-    )
-    base = plan_sweep(asked)[0]
-    quick, rows, notes = measure(base, tmp_path / "quick")
-    data = load(task)[1]
-    assert [row["reference"] for row in rows] == [e.completion for e in data.tuning[:3]]
-    assert (
-        [row["prompt"][-1]["content"] for row in rows]
-        == [  # type: ignore[index]
-            example.question for example in data.tuning[:3]
-        ]
-    )
-    assert all("answer_before" not in row and "score_before" not in row for row in rows)
-    assert quick.score_before is None
-    assert any("tuning examples" in note for note in notes)
-    assert any("there is no score" in note for note in notes)
-    scored = replace(base, settings=replace(settings, eval_answers=True))
-    slow, rows, _ = measure(scored, tmp_path / "slow")
-    assert slow.eval_loss_before == quick.eval_loss_before
-    assert slow.score_before is not None
-    assert all("answer_before" in row for row in rows)
-
-
-def test_a_spec_names_the_split_only_where_it_is_not_the_usual_one() -> None:
+def test_a_spec_and_the_panel_name_the_split_if_it_is_not_the_usual_one() -> None:
+    assert [e.field for e in validate(request(eval_split="test"))] == ["settings.eval_split"]
     usual, tuning = (plan_sweep(request(**given))[-1] for given in ({}, {"eval_split": "tuning"}))
     assert "eval_split" not in json.loads(dump_spec(usual))["settings"]
     assert json.loads(dump_spec(tuning))["settings"]["eval_split"] == "tuning"
     assert load_spec(dump_spec(tuning)) == tuning
-
-
-def test_a_split_that_there_is_not_is_named() -> None:
-    errors = validate(request(eval_split="test"))
-    assert [error.field for error in errors] == ["settings.eval_split"]
-
-
-def test_the_panel_says_on_which_split_a_run_was_measured() -> None:
-    spec = plan_sweep(request(eval_split="tuning", eval_answers=False))[-1]
-    assert ("Tuning split", "64 examples, their loss alone") in spec_rows(spec)
-    assert ("Held out", "64 examples") in spec_rows(plan_sweep(request())[-1])
+    loss_alone = plan_sweep(request(eval_split="tuning", eval_answers=False))[-1]
+    assert ("Tuning split", "64 examples, their loss alone") in spec_rows(loss_alone)
+    assert ("Held out", "64 examples") in spec_rows(usual)
 
 
 def test_what_was_measured_on_tuning_examples_is_called_so_where_runs_are_compared(
@@ -193,3 +168,187 @@ def test_the_document_holds_rule_conditions_and_ladders_and_how_far_a_default_li
 def test_the_document_has_no_word_on_defaults_that_are_the_suggestion(tmp_path: Path) -> None:
     make_rung(tmp_path, Variant("lora").spec.learning_rate, 0.5)
     assert "not the suggestion" not in document(latest_ladders(RunStore(tmp_path).runs()), "")
+
+
+@pytest.mark.parametrize(
+    ("found", "rates"),
+    [
+        (around(2e-3), (6.7e-4, 2e-3, 6e-3)),
+        (around(2e-3, points=4), (6.7e-4, 2e-3, 6e-3, 1.8e-2)),
+        (around(2e-3, points=1), (2e-3,)),
+        (around(5.0), (1.7, 5.0)),  # never above the highest valid rate
+        (between(1e-4, 1e-1, 4), (1e-4, 1e-3, 1e-2, 1e-1)),
+        (between(1.234e-4, 1e-3, 3), (1.234e-4, 3.5e-4, 1e-3)),  # both ends exactly
+        (between(1e-3, 2e-3, 2), (1e-3, 2e-3)),
+        (parse_rates("1e-2, 1e-3,0.01"), (1e-3, 1e-2)),
+        (beyond((1e-3, 2e-3, 8e-3), up=True), 3.2e-2),  # as far as the neighbour within
+        (beyond((1e-3, 2e-3, 8e-3), up=False), 5e-4),
+        (beyond((1e-3,), up=True), 3e-3),
+        (beyond((1e-3,), up=False), 3.3e-4),
+        (beyond((2.0, 6.0), up=True), None),
+    ],
+)
+def test_the_rates_of_a_ladder_and_the_next_beyond_it(found: object, rates: object) -> None:
+    assert found == rates
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "points", "part"),
+    [
+        (1e-2, 1e-3, 3, "from 0.01 to 0.001"),
+        (0.0, 1e-3, 3, "must lie above 0"),
+        (1e-3, 11.0, 3, "10 at most"),
+        (1e-3, 1e-2, 1, "2 or more"),
+        (1e-3, 1e-2, 21, "1 to 20"),
+    ],
+)
+def test_a_ladder_that_cannot_be_made_is_said(
+    low: float, high: float, points: int, part: str
+) -> None:
+    with pytest.raises(FtlabError, match=part):
+        between(low, high, points)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "0", "-1e-3", "nan", "inf", "11"])
+def test_what_is_no_learning_rate_is_refused(text: str) -> None:
+    with pytest.raises(FtlabError, match="Rates"):
+        parse_rates(text)
+
+
+def points_of(losses: dict[float, float | None]) -> list[Point]:
+    """Points by rate; `None` is a diverged run."""
+    return [
+        Point(rate, "diverged") if loss is None else Point(rate, "done", (loss,))
+        for rate, loss in losses.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("losses", "rate", "reason", "next_rate"),
+    [
+        ({0.01: 0.9, 0.03: 0.5, 0.09: 0.7}, 0.03, "0.03 has the lowest loss, 0.500.", None),
+        (
+            {0.01: 0.9, 0.03: 0.504, 0.09: 0.5, 0.27: 0.6},
+            0.03,
+            "0.03 and 0.09 lie within noise (0.504 against 0.500)",
+            None,
+        ),
+        ({0.01: 0.9, 0.03: 0.506, 0.09: 0.5, 0.27: 0.6}, 0.09, "0.09 has the lowest loss", None),
+        ({0.01: 0.9, 0.03: 0.5, 0.09: None}, 0.03, "", None),  # above are only diverged runs
+        (
+            {0.01: 0.5, 0.03: 0.7, 0.09: 0.9},
+            0.01,
+            "the lowest of the ladder: a lower rate may do better",
+            0.0033,
+        ),
+        (
+            {0.01: 0.9, 0.03: 0.7, 0.09: 0.5},
+            0.09,
+            "the highest of the ladder: a higher rate may do better",
+            0.27,
+        ),
+        ({0.01: None, 0.03: None}, None, "Every run diverged, also at 0.01", 0.0033),
+    ],
+)
+def test_the_smallest_of_the_best_rates_is_suggested_and_extends_a_ladder_at_its_end(
+    losses: dict[float, float | None], rate: float | None, reason: str, next_rate: float | None
+) -> None:
+    points = points_of(losses)
+    assert suggest(points).rate == rate
+    assert reason in suggest(points).reason
+    assert extension(points) == next_rate
+
+
+def test_a_difference_that_the_examples_do_not_bear_out_is_noise() -> None:
+    best = Point(0.03, "done", (0.5,), (0.9, 0.1, 0.9, 0.1))
+    now_and_then = Point(0.01, "done", (0.53,), (0.1, 0.9, 0.1, 1.02))
+    assert suggest([now_and_then, best]).rate == 0.01
+    always_worse = Point(0.01, "done", (0.53,), (0.93, 0.13, 0.93, 0.13))
+    assert suggest([always_worse, best]).rate == 0.03
+
+
+def test_seeds_count_by_their_mean_and_one_that_diverged_excludes_its_rate() -> None:
+    points = [Point(0.01, "done", (0.4, 0.8)), Point(0.03, "done", (0.55, 0.55))]
+    assert suggest(points).rate == 0.03
+    points = [Point(0.01, "done", (0.9,)), Point(0.03, "diverged", (0.1,))]
+    assert suggest(points).rate == 0.01
+
+
+def test_a_method_that_is_not_applicable_or_fails_has_no_suggestion_and_no_more_runs() -> None:
+    for status, words in (("not_applicable", "not applicable"), ("failed", "reasons of the runs")):
+        points = [Point(0.01, status), Point(0.03, status)]
+        assert suggest(points).rate is None
+        assert words in suggest(points).reason
+        assert extension(points) is None
+
+
+LLAMA_8B = ModelSize("llama", 4096)
+LADDERS_REQUEST = SweepRequest(
+    "bundled",
+    TaskReference("bundled", "sql"),
+    (Variant("lora"), Variant("full")),
+    TrainingSettings(steps=7, learning_rate=1e-3, eval_every=5, report_to=("tensorboard",)),
+    device="cpu",
+    seeds=(3,),
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_ladder_of_every_method_stands_around_its_rate_for_the_size(method: str) -> None:
+    for size in (TUNED_ON, LLAMA_8B):
+        ladder = starting_ladder(Variant(method), size)
+        assert ladder.rates == around(METHODS[method].rate_for(size))
+        assert METHODS[method].rate_for(size) in ladder.rates
+        assert not any(validate_variant(Variant(method, {}, rate)) for rate in ladder.rates)
+
+
+def test_a_ladder_trains_as_the_request_says_and_measures_the_tuning_loss_alone() -> None:
+    asked = ladder_request(LADDERS_REQUEST, [Ladder(Variant("lora"), (1e-3, 3e-3))])
+    assert asked.variants == (Variant("lora", {}, 1e-3), Variant("lora", {}, 3e-3))
+    assert (asked.settings.steps, asked.seeds) == (7, (3,))
+    assert (asked.settings.eval_split, asked.settings.eval_answers) == ("tuning", False)
+    assert asked.settings.learning_rate is None
+    assert (asked.settings.eval_every, asked.settings.report_to) == (0, ())
+    assert validate(asked) == []
+
+
+def test_the_ladders_of_several_variants_are_one_sweep_with_one_base_run(tmp_path: Path) -> None:
+    ladders = [starting_ladder(variant, TUNED_ON) for variant in (Variant("lora"), Variant("full"))]
+    specs = enqueue_ladders(LADDERS_REQUEST, ladders, tmp_path)
+    assert [spec.method for spec in specs] == ["base", *["lora"] * 3, *["full"] * 3]
+    assert len({spec.sweep_id for spec in specs}) == 1
+    found = ladders_of(RunStore(tmp_path).runs())
+    assert [ladder.variant for ladder in found] == [Variant("lora"), Variant("full")]
+
+
+def test_only_a_ladder_whose_best_rate_is_at_its_end_goes_on(tmp_path: Path) -> None:
+    for rate, loss in ((1e-3, 0.9), (3e-3, 0.5)):
+        make_rung(tmp_path / "end", rate, loss)
+    for rate, loss in ((1e-3, 0.9), (3e-3, 0.5), (9e-3, 0.7)):
+        make_rung(tmp_path / "inside", rate, loss)
+    runs = {name: RunStore(tmp_path / name).runs() for name in ("end", "inside")}
+    assert further_ladders(ladders_of(runs["end"])) == [Ladder(Variant("lora"), (9e-3,))]
+    assert further_ladders(ladders_of(runs["inside"])) == []
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "learning-rates.md"
+
+
+WITHOUT_LADDER = {"bitfit"}  # the bundled model has no biases
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in WITHOUT_LADDER])
+def test_every_method_has_a_row_whose_default_is_the_registrys(method: str) -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    spec = METHODS[method]
+    (row,) = [cells for cells in rows if cells[0] == f"| {spec.label}"]
+    assert row[-1] == f"{rate_name(spec.learning_rate)} |"
+
+
+def test_the_page_says_by_which_rules_rates_go_with_the_size_and_whose_they_are() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert sizes_section() in page
+    for spec in METHODS.values():
+        assert spec.rate_rule.url in page
+        if spec.rate_rule is not BY_WIDTH:
+            assert spec.label in sizes_section()

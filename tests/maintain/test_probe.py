@@ -13,7 +13,6 @@ from peft import PeftModel
 from torch import nn
 
 from ftlab.basics.errors import FtlabError
-from ftlab.maintain import probe
 from ftlab.maintain import probe as probing
 from ftlab.maintain.probe import (
     LADDER,
@@ -70,18 +69,13 @@ def test_lora_can_do_everything(tmp_path: Path, all_reload: None) -> None:
     assert seen.reason == ""
     assert seen.learns
     assert seen.answers
-    assert seen.merges
-    assert seen.base_untouched
-    assert seen.on_4bit
-    assert seen.on_8bit
-    assert seen.with_checkpointing
+    for check in ("merges", "base_untouched", "on_4bit", "on_8bit", "with_checkpointing"):
+        assert getattr(seen, check), check
 
 
+@pytest.mark.usefixtures("all_reload", "no_quantised_base")
 def test_a_method_that_does_not_train_ends_no_probe(
-    tmp_path: Path,
-    all_reload: None,
-    no_quantised_base: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
         raise ValueError("no such layer")
@@ -94,11 +88,9 @@ def test_a_method_that_does_not_train_ends_no_probe(
     assert found["ia3"].learns
 
 
+@pytest.mark.usefixtures("all_reload", "no_quantised_base")
 def test_a_text_that_is_the_bases_is_found_out(
-    tmp_path: Path,
-    all_reload: None,
-    no_quantised_base: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As PEFT's `generate` passes over a prefix."""
 
@@ -117,11 +109,9 @@ def test_a_text_that_is_the_bases_is_found_out(
     assert "Changing the text: the text is the base's." in seen.reason
 
 
+@pytest.mark.usefixtures("all_reload", "no_quantised_base")
 def test_a_merge_that_loses_the_change_is_found_out(
-    tmp_path: Path,
-    all_reload: None,
-    no_quantised_base: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "peft.tuners.lora.LoraModel.merge_and_unload", lambda self, **_: self.unload()
@@ -131,20 +121,18 @@ def test_a_merge_that_loses_the_change_is_found_out(
     assert seen.reason.startswith("Merging: the logits differ by ")
 
 
+@pytest.mark.usefixtures("all_reload", "no_quantised_base")
 def test_a_base_that_was_written_into_is_found_out(
-    tmp_path: Path,
-    all_reload: None,
-    no_quantised_base: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = probe.after_optimizer_step
+    really = probing.after_optimizer_step
 
     def spoil(model: nn.Module, step: int, skipped: Callable[[], bool]) -> None:
         really(model, step, skipped)
         with torch.no_grad():
             next(iter(model.parameters()))[0, 0] += 1e-6
 
-    monkeypatch.setattr(probe, "after_optimizer_step", spoil)
+    monkeypatch.setattr(probing, "after_optimizer_step", spoil)
     assert probe_lora(tmp_path).base_untouched is False
 
 
@@ -158,11 +146,9 @@ def test_a_base_in_8_bits_whose_codes_are_taken_for_weights_is_found_out(
     assert "the base's is" in seen.reason
 
 
+@pytest.mark.usefixtures("all_reload", "no_quantised_base")
 def test_a_gradient_that_checkpointing_changes_is_found_out(
-    tmp_path: Path,
-    all_reload: None,
-    no_quantised_base: None,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = probing.train_tiny
 
@@ -182,22 +168,20 @@ def test_a_gradient_that_checkpointing_changes_is_found_out(
 
 
 @pytest.mark.parametrize(
-    ("answer", "reloads", "plain"),
+    ("method", "answer", "reloads", "plain"),
     [
-        (Reloaded(2e-4, True), False, True),
-        (Reloaded(0.0, False), True, False),
-        (Reloaded(error="KeyError: 'x'"), False, False),
+        ("ia3", Reloaded(2e-4, True), False, True),
+        ("ia3", Reloaded(0.0, False), True, False),
+        ("ia3", Reloaded(error="KeyError: 'x'"), False, False),
+        ("pissa", Reloaded(5e-4, True), True, True),  # it was converted, which rounds
     ],
 )
-def test_what_the_fresh_process_says_counts(answer: Reloaded, reloads: bool, plain: bool) -> None:
-    seen = probing._capability(Probed(METHODS["ia3"], Findings()), answer)
+def test_the_answer_of_the_new_process_counts(
+    method: str, answer: Reloaded, reloads: bool, plain: bool
+) -> None:
+    seen = probing._capability(Probed(METHODS[method], Findings()), answer)
     assert (seen.reloads, seen.plain_generate) == (reloads, plain)
-    assert seen.reason
-
-
-def test_pissa_is_given_more_room_since_it_was_taken_apart_and_put_together() -> None:
-    seen = probing._capability(Probed(METHODS["pissa"], Findings()), Reloaded(5e-4, True))
-    assert seen.reloads
+    assert bool(seen.reason) == (method == "ia3")
 
 
 def test_a_fresh_process_that_dies_is_an_answer_too(
@@ -247,7 +231,7 @@ def test_the_likeliest_answer_ends_where_the_end_token_comes() -> None:
             return type("Output", (), {"logits": logits})
 
     assert likeliest_answers(Ends())[0].tolist() == [5, 0, 0, 0, 0, 0, 0, 0]
-    padded = probe.new_tokens(torch.tensor([[5, 0]]))
+    padded = probing.new_tokens(torch.tensor([[5, 0]]))
     assert padded.tolist() == [[5, 0, 0, 0, 0, 0, 0, 0]]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,16 @@ def told(folder: Path) -> dict[str, Any]:
     return look(folder, RunStore(folder)).to_json()
 
 
-def test_an_empty_folder_is_healthy(tmp_path: Path) -> None:
+@pytest.fixture
+def waiting(tmp_path: Path) -> Path:
+    """A runs folder in which a run has waited for a minute."""
+    age(tmp_path, make_run(tmp_path, "lora", "queued").run_id, 60)
+    return tmp_path
+
+
+def test_an_empty_or_missing_folder_is_healthy_and_is_not_made(tmp_path: Path) -> None:
+    assert told(tmp_path / "later" / "runs")["status"] == "ok"
+    assert list(tmp_path.iterdir()) == []
     assert told(tmp_path) == {
         "status": "ok",
         "version": __version__,
@@ -49,11 +58,6 @@ def test_an_empty_folder_is_healthy(tmp_path: Path) -> None:
         "queued": 0,
         "running": 0,
     }
-
-
-def test_a_folder_that_is_not_there_yet_is_healthy_and_is_not_made(tmp_path: Path) -> None:
-    assert told(tmp_path / "later" / "runs")["status"] == "ok"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_running_and_queued_runs_are_counted_while_a_dispatcher_works(tmp_path: Path) -> None:
@@ -78,42 +82,37 @@ def test_runs_that_nobody_works_on_are_told_after_a_moment(tmp_path: Path) -> No
 
 
 @pytest.mark.fault("runs folder is a file")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs").write_text("in the way")
     found = told(tmp_path / "runs")
     assert (found["status"], found["runs_folder_writable"]) == ("failing", False)
-
-
-def test_a_refused_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "refusal", lambda folder: "No space left on device")
     assert told(tmp_path)["status"] == "failing"
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel lists no locks")
-def test_the_holder_of_the_lock_is_found_without_touching_it(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "lora", "queued")
-    lock = dispatcher_lock(tmp_path)
+def test_the_holder_of_the_lock_is_found_without_touching_it(waiting: Path) -> None:
+    lock = dispatcher_lock(waiting)
     assert lock.try_acquire()
-    state = health.queue_state(tmp_path, RunStore(tmp_path).runs())
+    state = health.queue_state(waiting, RunStore(waiting).runs())
     assert state.dispatcher_pid == os.getpid()
     lock.release()
-    age(tmp_path, run.run_id, 60)
-    assert health.queue_state(tmp_path, RunStore(tmp_path).runs()).work == "missing"
+    assert told(waiting)["dispatcher"] == "missing"
 
 
 def test_where_the_kernel_lists_no_locks_the_lock_itself_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    waiting: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "_LOCKS", tmp_path / "nothing")
-    run = make_run(tmp_path, "lora", "queued")
-    age(tmp_path, run.run_id, 60)
-    assert told(tmp_path)["dispatcher"] == "missing"
-    lock = dispatcher_lock(tmp_path)
+    monkeypatch.setattr(health, "_LOCKS", waiting / "nothing")
+    assert told(waiting)["dispatcher"] == "missing"
+    lock = dispatcher_lock(waiting)
     assert lock.try_acquire()
-    assert told(tmp_path)["dispatcher"] == "working"
+    assert told(waiting)["dispatcher"] == "working"
     lock.release()
-    assert told(tmp_path)["dispatcher"] == "missing"
-    with (control_folder(tmp_path) / "dispatcher.lock").open() as file:
+    assert told(waiting)["dispatcher"] == "missing"
+    with (control_folder(waiting) / "dispatcher.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # asking left nothing locked
 
 
@@ -125,11 +124,9 @@ def test_many_probes_look_at_the_folder_once(
     real = look
     monkeypatch.setattr(health, "look", lambda *args: looks.append(args[0]) or real(*args))
     probe = HealthProbe(RunStore(tmp_path), clock=lambda: now[0])
-    threads = [threading.Thread(target=probe.health) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(20) as threads:
+        for _ in range(20):
+            threads.submit(probe.health)
     assert len(looks) == 1
     now[0] += FRESH_SECONDS
     probe.health()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,19 @@ def test_an_error_stands_there_with_its_stack_and_without_what_was_sent(tmp_path
     assert any(frame.endswith(" fail") for frame in row["stack"])
 
 
-def test_nothing_is_written_or_printed_while_no_log_is_open(
+def test_a_closed_log_leaves_logging_as_it_was_and_nothing_is_written_or_printed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logger = logging.getLogger("ftlab.app")
+    before = (list(logger.handlers), logger.level, logger.propagate)
     with app_log(tmp_path):
         note("one")
+        assert (list(logger.handlers), logger.level) != before[:2]
+    assert (list(logger.handlers), logger.level, logger.propagate) == before
     note("two")
     note_error("three", fail("x"))
     assert [row["event"] for row in rows(tmp_path)] == ["one"]
     assert capfd.readouterr().err == ""
-
-
-def test_a_log_that_is_closed_leaves_logging_as_it_was(tmp_path: Path) -> None:
-    logger = logging.getLogger("ftlab.app")
-    before = (list(logger.handlers), logger.level, logger.propagate)
-    with app_log(tmp_path):
-        assert (list(logger.handlers), logger.level) != before[:2]
-    assert (list(logger.handlers), logger.level, logger.propagate) == before
 
 
 @pytest.mark.hostile("tokens in the log")
@@ -100,29 +97,17 @@ def test_no_token_and_no_secret_of_the_environment_reaches_the_file(
         note_refusal(text)
         note_error("failed", fail(text))
     written = (tmp_path / "app.log").read_text("utf-8")
-    for secret in (
-        TOKEN,
-        "abcdef0123456789",
-        "dXNlcjpwYXNzd29yZA",
-        "ss\\\\word-1",
-        "correct-horse",
-    ):
-        assert secret not in written
+    secrets = (TOKEN, "abcdef0123456789", "dXNlcjpwYXNzd29yZA", "ss\\\\word-1", "correct-horse")
+    assert [secret for secret in secrets if secret in written] == []
     assert len(rows(tmp_path)) == 3
 
 
 def test_short_values_and_innocent_variables_hide_nothing() -> None:
     given = {
-        "HF_TOKEN": TOKEN,
-        "USE_AUTH": "1",
-        "HOME": "/home/somebody",
-        "DB_PASSWORD": "hunter22",
-    }
+        "HF_TOKEN": TOKEN, "USE_AUTH": "1", "HOME": "/home/somebody", "DB_PASSWORD": "hunter22"
+    }  # fmt: skip
     assert secrets_of(given) == (TOKEN, "hunter22")
     assert redact("port 1 of /home/somebody", secrets_of(given)) == "port 1 of /home/somebody"
-
-
-def test_numbers_and_short_words_of_an_input_are_left_in_a_message() -> None:
     assert without_inputs("step 12 of run", ["run", 12, None, {"a": True}]) == "step 12 of run"
 
 
@@ -139,15 +124,28 @@ def test_files_rotate_and_only_so_many_are_kept(
     assert rows(tmp_path)[-1]["number"] == 199
 
 
-@pytest.mark.fault("log folder cannot be made")
-def test_a_folder_that_cannot_be_made_is_said_once_and_the_app_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with app_log(tmp_path / "file" / ".ftlab"):
+@pytest.mark.parametrize(
+    ("in_the_way", "folder", "said"),
+    [
+        pytest.param(
+            Path.touch, "app.log/.ftlab", "the app goes on without it",
+            marks=pytest.mark.fault("log folder cannot be made"), id="no folder",
+        ),
+        pytest.param(
+            Path.mkdir, ".", "cannot be written",
+            marks=pytest.mark.fault("log file replaced by a folder"), id="no file",
+        ),
+    ],
+)  # fmt: skip
+def test_a_log_that_cannot_be_written_is_said_once_and_the_app_goes_on(
+    in_the_way: Callable[[Path], None], folder: str, said: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    in_the_way(tmp_path / "app.log")
+    with app_log(tmp_path / folder):
         note("one")
         note("two")
-    assert capsys.readouterr().err.count("the app goes on without it") == 1
+    assert capsys.readouterr().err.count(said) == 1
 
 
 @pytest.mark.fault("disk full while the log is written")
@@ -166,14 +164,3 @@ def test_a_full_disk_is_said_once_and_the_log_goes_on_when_there_is_room(
     kept = (tmp_path / "kept").read_text().splitlines()
     assert [json.loads(line)["event"] for line in kept] == ["found"]
     assert capsys.readouterr().err == ""
-
-
-@pytest.mark.fault("log file replaced by a folder")
-def test_a_folder_in_place_of_the_file_stops_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "app.log").mkdir()
-    with app_log(tmp_path):
-        note("one")
-        note("two")
-    assert capsys.readouterr().err.count("cannot be written") == 1

@@ -39,57 +39,37 @@ def test_a_segment_is_as_large_as_its_pool_asks_for(size: int, reserved: int) ->
     assert allocator.reserved == reserved
 
 
-def test_small_blocks_share_a_segment() -> None:
+@pytest.mark.parametrize(
+    ("events", "reserved"),
+    [
+        pytest.param([0.5] * 4, 2, id="small blocks share a segment"),
+        pytest.param([0.5] * 4 + [1 / 2048], 4, id="a full segment is followed by another"),
+        pytest.param([30, "-0", 16, 14], 30, id="a released block is split and used again"),
+        # 20 MiB hold three blocks of 6, and become one block again.
+        pytest.param([6, 6, 6, "-0", "-2", "-1", 20], 20, id="free neighbours are joined"),
+        pytest.param([30, 30, "-0", 32], 92, id="a free block that is too small is left"),
+    ],
+)
+def test_blocks_are_shared_split_and_joined(events: list[float | str], reserved: int) -> None:
+    """`events`: MiB of an allocation, or "-N" for the release of allocation N."""
     allocator = CachingAllocator()
-    for number in range(4):
-        allocator.allocate(number, MIB // 2)
-    assert allocator.reserved == 2 * MIB
-    allocator.allocate(4, 512)
-    assert allocator.reserved == 4 * MIB
+    for number, event in enumerate(events):
+        if isinstance(event, str):
+            allocator.release(int(event[1:]))
+        else:
+            allocator.allocate(number, int(event * MIB))
+    assert allocator.reserved == reserved * MIB
 
 
-def test_what_was_given_back_is_used_again() -> None:
+def test_a_released_block_counts_as_reserved_only() -> None:
     allocator = CachingAllocator()
     allocator.allocate(0, 30 * MIB)
     allocator.release(0)
     assert (allocator.allocated, allocator.reserved) == (0, 30 * MIB)
-    allocator.allocate(1, 16 * MIB)
-    allocator.allocate(2, 14 * MIB)
-    assert (allocator.allocated, allocator.reserved) == (30 * MIB, 30 * MIB)
-
-
-def test_neighbours_that_are_free_become_one_block() -> None:
-    allocator = CachingAllocator()
-    for number in range(3):
-        allocator.allocate(number, 6 * MIB)  # 20 MiB hold three of them
-    for number in (0, 2, 1):
-        allocator.release(number)
-    allocator.allocate(3, 20 * MIB)
-    assert allocator.reserved == 20 * MIB
-
-
-def test_a_hole_that_is_too_small_is_left() -> None:
-    allocator = CachingAllocator()
-    allocator.allocate(0, 30 * MIB)
-    allocator.allocate(1, 30 * MIB)
-    allocator.release(0)
-    allocator.allocate(2, 32 * MIB)
-    assert allocator.reserved == 92 * MIB
-
-
-def test_a_rest_of_a_large_block_up_to_one_mib_is_not_cut_off() -> None:
-    allocator = CachingAllocator()
-    allocator.allocate(0, 30 * MIB)
-    allocator.release(0)
     allocator.allocate(1, 29 * MIB)
-    assert allocator.allocated == 30 * MIB
-
-
-def test_an_emptied_cache_gives_back_what_nothing_lies_in() -> None:
-    allocator = CachingAllocator()
-    allocator.allocate(0, 30 * MIB)
-    allocator.allocate(1, 6 * MIB)
-    allocator.release(0)
+    assert allocator.allocated == 30 * MIB, "a rest of up to 1 MiB is not split off"
+    allocator.allocate(2, 6 * MIB)
+    allocator.release(1)
     allocator.empty_cache()
     assert (allocator.reserved, allocator.most_reserved) == (20 * MIB, 50 * MIB)
 

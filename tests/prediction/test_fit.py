@@ -1,4 +1,4 @@
-"""Whether a step fits a card, and what would make it fit."""
+"""Whether a step fits a card and what would make it fit, the largest model that fits, claims."""
 
 from __future__ import annotations
 
@@ -9,11 +9,23 @@ import pytest
 from ftlab.basics.cards import Card, card_of, cards, find_card
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
-from ftlab.methods.variant import parse_variant
-from ftlab.prediction.fit import changes, fit, fitting
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.catalogue import KnownModel, catalogue, known_model
+from ftlab.prediction.fit import (
+    changes,
+    claims,
+    fit,
+    fitting,
+    full_training_bytes,
+    gpt3_parameters,
+    largest_that_fits,
+    lora_on_gpt3,
+    on_hub,
+    qlora_on_65b,
+)
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
+from tests.prediction.fakes import GB, SizedPredictor
 
-GB = 1_000_000_000
 CARD = Card("x", "Card", 10 * GB, context_bytes=0)
 
 
@@ -37,10 +49,8 @@ def test_the_verdict_leaves_room_for_the_error_of_a_prediction(peak: float, verd
     found = fit(int(peak * GB), CARD)
     assert found.verdict == verdict
     assert found.margin_bytes == 10 * GB - int(peak * GB)
-
-
-def test_what_cuda_takes_itself_is_not_there_for_tensors() -> None:
-    assert fit(int(9.8 * GB), Card("y", "Y", 10 * GB)).verdict == "does not fit"
+    with_context = Card("y", "Y", 10 * GB)  # CUDA's own memory is not available for tensors
+    assert fit(int(9.8 * GB), with_context).verdict == "does not fit"
 
 
 def test_every_change_makes_the_step_smaller_and_keeps_the_examples_of_a_step() -> None:
@@ -83,6 +93,7 @@ def test_the_first_of_each_kind_that_fits_is_offered_three_at_most() -> None:
         "Batch 4, accumulated 2 times",
         "Base in 4 bits",
     ]
+    assert fitting(question(), CARD, asking(lambda q: 99 * GB)) == []
 
 
 def test_where_none_is_enough_alone_they_are_tried_together() -> None:
@@ -97,10 +108,6 @@ def test_where_none_is_enough_alone_they_are_tried_together() -> None:
     assert change.label.startswith("Gradient checkpointing, batch 1")
     assert answer.peak_reserved_bytes is not None
     assert fit(answer.peak_reserved_bytes, CARD).verdict != "does not fit"
-
-
-def test_nothing_is_offered_where_nothing_helps() -> None:
-    assert fitting(question(), CARD, asking(lambda q: 99 * GB)) == []
 
 
 def test_the_table_of_cards_names_each_once_with_a_plausible_memory() -> None:
@@ -126,3 +133,111 @@ def test_this_machine_is_its_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftlab.basics.cards.list_devices", lambda: ())
     with pytest.raises(FtlabError, match="has no GPU"):
         find_card("here")
+
+
+def model(billions: float, name: str = "") -> KnownModel:
+    label = name or f"owner/{billions:g}B"
+    return KnownModel(label, label, int(billions * GB), {"billions": billions})
+
+
+SIZES = [model(billions) for billions in (70, 32, 14, 8, 3, 1, 0.5)]
+
+
+def search(
+    free_gb: float, beside_gb: float = 1, variant: str = "lora", weights: str = "bf16"
+) -> tuple[str | None, list[float]]:
+    """The label found and what was asked, where a run takes its weights, and beside them as much
+    more as the model is wide: `beside_gb` for a billion parameters, twice that for four."""
+    per_weight = {"bf16": 2, "fp32": 4}[weights] if "nf4" not in variant else 0.5
+
+    def peak(question: Question) -> float:
+        billions = question.config["billions"]
+        return float(per_weight * billions + beside_gb * billions**0.5)
+
+    predictor = SizedPredictor(peak, beside=0)
+
+    def question(model: KnownModel) -> Question:
+        step = Step(length=64, weights=weights)  # type: ignore[arg-type]
+        return Question(model.config, parse_variant(variant), step)
+
+    def fits(answer: Prediction) -> bool:
+        return (answer.peak_reserved_bytes or 0) <= free_gb * GB
+
+    found = largest_that_fits(SIZES, question, predictor.ask, fits, int(free_gb * GB))
+    asked = [question.config["billions"] for question in predictor.asked]
+    return (found.model.label if found else None), asked
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "beside_gb", "label"),
+    [
+        (80, 1, "owner/32B"), (80, 0.1, "owner/32B"), (24, 1, "owner/8B"), (16, 1, "owner/3B"),
+        (7, 1, "owner/1B"), (24, 20, "owner/1B"), (2, 1, "owner/0.5B"), (300, 1, "owner/70B"),
+    ],
+)  # fmt: skip
+def test_it_is_the_largest_of_all_that_fit(free_gb: float, beside_gb: float, label: str) -> None:
+    found, asked = search(free_gb, beside_gb)
+    assert found == label
+    assert len(asked) <= 3
+
+
+def test_a_model_whose_weights_alone_do_not_fit_is_never_asked() -> None:
+    assert search(24)[1] == [8]
+    assert search(24, weights="fp32")[1] == [3]
+    assert search(24, variant="lora:base=nf4") == ("owner/32B", [32])
+
+
+def test_where_nothing_fits_nothing_is_found() -> None:
+    assert search(0.5) == (None, [])
+    found, asked = search(2, beside_gb=50)
+    assert found is None
+    assert len(asked) <= 2
+
+
+def test_a_model_that_cannot_be_predicted_is_passed_over() -> None:
+    predictor = SizedPredictor(lambda q: None if q.config["billions"] > 10 else 1)
+    step = Step(length=64)
+    found = largest_that_fits(
+        SIZES, lambda m: Question(m.config, Variant("lora"), step), predictor.ask,
+        lambda answer: True, 500 * GB,
+    )  # fmt: skip
+    assert found is not None
+    assert found.model.label == "owner/8B"
+
+
+def test_only_models_that_the_hub_has_are_proposed_the_largest_first() -> None:
+    found = on_hub()
+    assert {model.id for model in catalogue()} - {model.id for model in found} == {
+        "GPT-3-175B",
+        "LLaMA-65B",
+    }
+    sizes = [model.parameters for model in found]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_numbers_of_the_claims_follow_from_the_shapes_in_the_catalogue() -> None:
+    gpt3, llama = known_model("GPT-3 175B"), known_model("LLaMA 65B")
+    assert gpt3 is not None
+    assert llama is not None
+    assert gpt3_parameters() == gpt3.parameters
+    assert 174e9 < gpt3_parameters() < 176e9
+    assert lora_on_gpt3() == 18_874_368
+    assert 9_000 < gpt3_parameters() / lora_on_gpt3() < 10_000
+    assert full_training_bytes(llama.parameters) > 780e9
+
+
+def test_each_claim_has_its_paper_and_a_reason() -> None:
+    for claim in claims():
+        assert claim.why.endswith(".")
+        assert claim.url.startswith("https://arxiv.org/abs/")
+    shown = {claim.what: claim.ours for claim in claims(41_000_000_000)}
+    assert shown["LLaMA 65B, QLoRA"] == "41.00 GB"
+    assert shown["Its checkpoint"] == "37.7 MB"
+    assert shown["T5-XXL, a prompt of five tokens: parameters trained"] == "20,480"
+    assert {claim.what: claim.ours for claim in claims()}["LLaMA 65B, QLoRA"] == "–"
+
+
+def test_qlora_on_65b_is_asked_as_its_paper_trained_it() -> None:
+    question = qlora_on_65b()
+    assert (question.step.packing, question.step.length) == ("nf4-double", 512)
+    assert question.variant.values()["r"] == 64

@@ -1,4 +1,4 @@
-"""Questions: which base each variant sits on, and numbers that make no sense."""
+"""Questions, formulas for what cannot be simulated, and the calibration by measured runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.methods.variant import parse_variant
+from ftlab.methods.variant import Variant, parse_variant
+from ftlab.models.catalogue import known_model
 from ftlab.prediction.adapters import adapter_from, read_adapter
+from ftlab.prediction.closed_form import Dimensions, dimensions, memory_breakdown, reserved
 from ftlab.prediction.question import (
     Prediction,
     Step,
@@ -20,13 +23,11 @@ from ftlab.prediction.question import (
     load_prediction,
     load_question,
 )
+from ftlab.prediction.remedies import ON_CPU, ON_CUDA, Band, Calibration, Seen, calibration
+from ftlab.records.store import RunStore
+from tests.fakes import make_run
 
 CONFIG = {"model_type": "llama"}
-
-
-def packing_of(method: str, asked: Any) -> tuple[Any, Any]:
-    (question,) = ask_about(CONFIG, [parse_variant(method)], Step(64, packing=asked))
-    return question.variant.base_precision, question.step.packing
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,15 @@ def packing_of(method: str, asked: Any) -> tuple[Any, Any]:
 def test_a_base_is_packed_as_the_method_says_else_as_asked(
     method: str, asked: Any, found: tuple[Any, Any]
 ) -> None:
-    assert packing_of(method, asked) == found
+    (question,) = ask_about(CONFIG, [parse_variant(method)], Step(64, packing=asked))
+    assert (question.variant.base_precision, question.step.packing) == found
 
 
-def test_weights_that_learn_cannot_be_packed() -> None:
+def test_weights_that_learn_cannot_be_packed_and_a_question_needs_a_method() -> None:
     with pytest.raises(InvalidRequest, match="cannot be held in nf4"):
         ask_about(CONFIG, [parse_variant("full")], Step(64, packing="nf4"))
+    with pytest.raises(InvalidRequest, match="No method is named"):
+        ask_about(CONFIG, [], Step(64))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +69,6 @@ def test_every_number_that_makes_no_sense_is_named(step: Step, fields: list[str]
     with pytest.raises(InvalidRequest) as caught:
         ask_about(CONFIG, [parse_variant("lora")], step)
     assert [error.field for error in caught.value.errors] == fields
-
-
-def test_no_method_is_nothing_to_ask() -> None:
-    with pytest.raises(InvalidRequest, match="No method is named"):
-        ask_about(CONFIG, [], Step(64))
 
 
 def test_questions_and_answers_survive_their_json() -> None:
@@ -106,3 +105,109 @@ def test_what_is_no_adapter_config_is_said_with_its_file(
         read_adapter(str(tmp_path / "adapter.json"))
     with pytest.raises(FtlabError, match="cannot be read"):
         read_adapter(str(tmp_path / "missing.json"))
+
+
+SIZE = Dimensions(hidden=64, layers=2, heads=4, vocabulary=1_000)
+
+
+def parts(method: str = "lora", **step: Any) -> dict[str, int]:
+    return memory_breakdown(SIZE, Variant(method), Step(**{"length": 128} | step), 1_000, 101_000)
+
+
+def test_dimensions_are_read_by_either_name() -> None:
+    for name, size in (("Llama 3.2 1B", (2048, 16, 32, 128256)), ("GPT-2", (768, 12, 12, 50257))):
+        model = known_model(name)
+        assert model is not None
+        assert dimensions(model.config) == Dimensions(*size)
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"hidden_size": 64}, {"hidden_size": 1, "num_hidden_layers": 1,
+               "num_attention_heads": 1, "vocab_size": 1, "num_local_experts": 8}],
+)  # fmt: skip
+def test_of_a_mixture_of_experts_or_half_a_config_there_is_no_formula(config: Any) -> None:
+    assert dimensions(config) is None
+
+
+def test_an_adapter_is_held_in_fp32_with_two_moments() -> None:
+    found = parts()
+    assert found["weights"] == 2 * 100_000 + 4 * 1_000
+    assert found["optimizer"] == 8 * 1_000
+    assert parts("full")["optimizer"] == 4 * 1_000
+    assert parts(optimizer="paged_adamw_8bit")["optimizer"] == 0
+
+
+def test_each_choice_goes_the_way_that_it_should() -> None:
+    usual = parts()["activations"]
+    assert parts(checkpointing=True)["activations"] < usual
+    assert parts(attention="eager")["activations"] > usual
+    assert parts(length=64)["activations"] < usual
+    assert parts(completion_tokens=8)["activations"] < usual
+    assert parts(packing="nf4")["weights"] < parts(packing="int8")["weights"] < parts()["weights"]
+    assert parts(accumulation=2)["gradients"] == 4 * 1_000
+
+
+def test_the_allocator_holds_a_little_more_than_lives() -> None:
+    found = parts()
+    assert sum(found.values()) < reserved(found) < 1.1 * sum(found.values())
+
+
+def seen(method: str, ratio: float) -> Seen:
+    return Seen(method, method, 1000, round(1000 * ratio))
+
+
+@pytest.mark.parametrize(
+    ("runs", "bands"),
+    [
+        ([seen("lora", 1.2)] * 2, {"lora": ON_CPU}),  # too few: the band that it starts with
+        (
+            [*(seen("lora", ratio) for ratio in (1.2, 1.25, 1.22)), *[seen("full", 1.4)] * 2],
+            {
+                "lora": Band(1.2, 1.25, 3, "this method"),
+                "full": Band(1.2, 1.4, 5, "all methods"),
+                "dora": Band(1.2, 1.4, 5, "all methods"),
+            },
+        ),
+        (  # of many, 5 % at either end are left out
+            [seen("lora", 1 + place / 100) for place in range(40)],
+            {"lora": Band(1.02, 1.37, 40, "this method")},
+        ),
+    ],
+)
+def test_a_band_is_that_of_the_method_of_all_runs_or_the_first(
+    runs: list[Seen], bands: dict[str, Band]
+) -> None:
+    known = Calibration(tuple(runs), ON_CPU)
+    assert {method: known.band(method) for method in bands} == bands
+    assert ON_CPU.runs == 0
+    assert Band(1.1, 1.5).of(1000) == (1100, 1500)
+
+
+CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
+L4 = Device("cuda:0", "NVIDIA L4", 24 * 10**9, "GPU-1", (8, 9))
+BOTH = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": 1_250_000}
+
+
+@pytest.mark.parametrize(("device", "start"), [(CPU, ON_CPU), (L4, ON_CUDA)])
+def test_only_finished_runs_of_the_device_with_both_numbers_count(
+    tmp_path: Path, device: Device, start: Band
+) -> None:
+    where = {"device": device.id, "environment": {"device": device.label}}
+    elsewhere = {"device": "cuda:1", "environment": {"device": "NVIDIA H100"}}
+    make_run(tmp_path, "lora", measures=BOTH, **where)
+    make_run(tmp_path, "lora", measures=BOTH, **elsewhere)
+    make_run(tmp_path, "base", **where)
+    make_run(tmp_path, "full", "out_of_memory", measures=BOTH, **where)
+    make_run(tmp_path, "qlora", measures=BOTH | {"predicted_net_peak_bytes": None}, **where)
+    make_run(tmp_path, "qlora", measures=BOTH | {"net_peak_memory_bytes": None}, **where)
+    known = calibration(RunStore(tmp_path).runs(), device)
+    assert [(run.method, run.ratio) for run in known.seen] == [("lora", 1.25)]
+    assert known.start == start
+
+
+def test_runs_on_an_equal_card_count_and_recorded_ones_do_not(tmp_path: Path) -> None:
+    same = {"device": "cuda:3", "environment": {"device": L4.label}}
+    make_run(tmp_path / "runs", "lora", measures=BOTH, **same)
+    make_run(tmp_path / "recorded" / "sweep", "lora", measures=BOTH, **same)
+    store = RunStore(tmp_path / "runs", tmp_path / "recorded")
+    assert len(calibration([*store.runs(), *store.shipped()], L4).seen) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import parse_variant
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
@@ -14,23 +16,39 @@ from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
 
 
-def request(model: Path, task_file: Path, *variants: str, **settings: Any) -> SweepRequest:
+def request(
+    model: Path, task_file: Path, *variants: str, policy: Any = "fp32", **settings: Any
+) -> SweepRequest:
     defaults: dict[str, Any] = {"steps": 3, "batch_size": 4, "eval_examples": 3, "max_length": 128}
     return SweepRequest(
         model=str(model),
         task=parse_task(str(task_file)),
         variants=tuple(parse_variant(text) for text in variants),
         settings=TrainingSettings(**(defaults | settings)),
-        dtype_policy="fp32",
+        dtype_policy=policy,
         device="cpu",
     )
 
 
-def do(spec: RunSpec, folder: Path) -> RunResult:
+def spec_of(model: Path, task_file: Path, variant: str = "lora", **settings: Any) -> RunSpec:
+    return plan_sweep(request(model, task_file, variant, **settings))[-1]
+
+
+def queued(spec: RunSpec, folder: Path) -> RunDirectory:
     directory = RunDirectory(folder / spec.run_id)
     directory.write_spec(spec)
-    record = RunRecord()
-    execute(spec, directory, record, lambda event: None)
+    return directory
+
+
+def do(
+    spec: RunSpec,
+    folder: Path,
+    record: RunRecord | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> RunResult:
+    """Executes the run; a given `record` is filled, also by a run that fails."""
+    directory, record = queued(spec, folder), record or RunRecord()
+    execute(spec, directory, record, report)
     result = record.result("done")
     directory.write_result(result)
     return result

@@ -19,6 +19,7 @@ from ftlab.training.step import Arithmetic, OrderedExamples, collate
 from ftlab.training.trainer import FairTrainer, StepMeter, train, training_arguments
 
 CPU = torch.device("cpu")
+FP32 = Arithmetic("fp32", CPU)
 TEXTS = [("a", "yes"), ("what is it", "no"), ("longer question", "perhaps"), ("b", "x")]
 
 
@@ -34,28 +35,38 @@ def take_steps(
     before_steps: Callable[[FairTrainer], None] = lambda trainer: None,
     change: Callable[[Any], None] = lambda model: None,
     report: Callable[[dict[str, Any]], None] = lambda event: None,
+    rate: float = 1e-2,
+    meter: StepMeter | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
+    planned: int | None = None,
     **settings: Any,
 ) -> tuple[Any, FairTrainer, StepMeter]:
-    """The model, its trainer and what was measured, after steps of two examples each."""
+    """The model, its trainer and what was measured, after steps of two examples each in fp32.
+
+    `planned` are the steps that the method is told, if they are not those that are done.
+    """
     torch.manual_seed(0)
     given = {"steps": 4, "batch_size": 2, "warmup_steps": 0, "schedule": "constant"} | settings
     chosen = TrainingSettings(**given)
     named = parse_variant(variant)
     model = apply_method(
         AutoModelForCausalLM.from_pretrained(folder), named, "fp32", False,
-        RunPlan(chosen.steps, str(folder)),
+        RunPlan(planned or chosen.steps, str(folder)),
     )  # fmt: skip
     change(model)
     examples = examples_of(folder)
-    order = [place % len(examples) for place in range(chosen.steps * chosen.batch_size)]
+    count = chosen.steps * chosen.batch_size * chosen.accumulation
+    order = [place % len(examples) for place in range(count)]
     trainer, meter = train(
         model,
         named,
         OrderedExamples(examples, order),
-        training_arguments(chosen, 1e-2, 0, Arithmetic("fp32", CPU), scratch),
-        Arithmetic("fp32", CPU),
+        training_arguments(chosen, rate, 0, FP32, scratch),
+        FP32,
         lambda items: collate(items, 0),
         report,
+        meter=meter,
         before_steps=before_steps,
+        after_step=after_step,
     )
     return model, trainer, meter

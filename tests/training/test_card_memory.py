@@ -1,4 +1,4 @@
-"""What is free on a GPU for a run, with a card and a driver that are stand-ins."""
+"""Free memory, errors and the record of a GPU; torch and the driver are fakes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from ftlab.basics import nvml
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError, NotEnoughMemory
 from ftlab.basics.nvml import Process
-from ftlab.jobs.launch import plan_sweep
 from ftlab.prediction import of_run as prediction_module
 from ftlab.prediction.of_run import with_remedies
 from ftlab.records.result import Measures, PhaseMeasure, RunResult
@@ -22,10 +22,11 @@ from ftlab.records.spec import RunSpec
 from ftlab.tasks.order import BatchSize
 from ftlab.training import memory_limit
 from ftlab.training.failures import explain, is_device_fault
+from ftlab.training.machine import describe_environment
 from ftlab.training.memory import CardMemory, card_memory, check_room, least_bytes
 from ftlab.training.meters import device_uuid
 from ftlab.training.model import torch_device
-from tests.training.one_run import request
+from tests.training.one_run import spec_of
 
 GB = 1_000_000_000
 DEVICE = torch.device("cuda", 0)
@@ -69,7 +70,7 @@ def test_others_are_named_the_largest_first() -> None:
 
 @pytest.fixture
 def spec(tiny_model: Path, task_file: Path) -> RunSpec:
-    return plan_sweep(request(tiny_model, task_file, "full", "lora", "qlora"))[-3]
+    return spec_of(tiny_model, task_file, "full")
 
 
 def test_the_least_that_a_run_holds_is_its_weights_and_what_they_learn_with(spec: RunSpec) -> None:
@@ -95,8 +96,9 @@ def test_a_run_without_room_is_refused_before_it_loads_with_the_numbers(spec: Ru
     status, sentence = explain(raised.value, "")
     assert status == "out_of_memory"
     assert "Not started: " in sentence
-    assert "of 24.00 GB are to be had on NVIDIA L4" in sentence
-    assert "weights, gradients and optimizer state of Full fine-tuning alone take" in sentence
+    assert "NVIDIA L4 has " in sentence
+    assert "of 24.00 GB available, but the " in sentence
+    assert "weights, gradients and optimizer state of Full fine-tuning alone need" in sentence
     assert "process 8: 12.00 GB" in sentence
     with pytest.raises(NotEnoughMemory, match="base in 4 bits"):
         check_room(spec, CardMemory("NVIDIA L4", 24 * GB, least - 1, 0))
@@ -137,7 +139,7 @@ def test_a_run_that_ran_out_while_it_was_scored_says_that_its_weights_are_there(
 ) -> None:
     told = with_remedies(RunResult("out_of_memory"), spec, "evaluate", None)
     assert "in the evaluate phase" in told.reason
-    assert told.reason.endswith("What it trained was saved before, and can be exported.")
+    assert told.reason.endswith("The trained weights were saved before, and can be exported.")
 
 
 ILLEGAL = RuntimeError(
@@ -146,37 +148,45 @@ ILLEGAL = RuntimeError(
 )
 
 
-def test_an_illegal_access_on_a_gpu_is_no_want_of_memory() -> None:
+def test_an_illegal_access_on_a_gpu_is_not_out_of_memory() -> None:
     assert is_device_fault(ILLEGAL)
     assert not memory_limit.is_met(1, ILLEGAL, "cuda:0"), "the host's size says nothing of a card"
     assert memory_limit.is_met(1, RuntimeError("could not create a primitive"), "cpu")
-    status, sentence = explain(ILLEGAL, "train")
-    assert status == "failed"
-    assert "an illegal memory access was encountered. Memory is not the cause" in sentence
-    assert "asynchronously" not in sentence
 
 
 @pytest.mark.parametrize(
-    ("said", "way_out"),
+    ("error", "status", "part"),
     [
-        (
-            "no kernel image is available for execution on the device",
-            "install a torch that is built for the card",
-        ),
-        (
-            "CUDA-capable device(s) is/are busy or unavailable",
-            "end the process that has the card to itself",
-        ),
+        (MemoryError(), "out_of_memory", "Out of memory in the train phase. Try a smaller batch"),
+        (RuntimeError("[enforce fail] can't allocate memory"), "out_of_memory", "smaller batch"),
+        (OSError(12, os.strerror(12)), "out_of_memory", "smaller batch"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+         "out_of_memory", "smaller batch"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "smaller batch"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+         "out_of_memory", "smaller batch"),
+        (OSError(28, os.strerror(28)), "failed", "The disk is full in the train phase"),
+        (Exception("I/O error: No space left on device (os error 28)"), "failed", "disk is full"),
+        (KeyboardInterrupt(), "cancelled", "Stopped by the person"),
+        (ValueError("odd\nthing"), "failed", "ValueError: odd thing (the log has the traceback)"),
+        (ILLEGAL, "failed", "illegal memory access was encountered. Memory is not the cause"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore"),
+         "failed", "for execution on the device. To fix it: install a torch that is built for the "
+         "card"),
+        (RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore"),
+         "failed", "The GPU cannot be used in the train phase: CUDA error: CUDA-capable device(s) "
+         "is/are busy or unavailable. To fix it: end the process that has the card to itself"),
     ],
-)
-def test_a_card_that_computes_nothing_from_the_start_has_its_own_way_out(
-    said: str, way_out: str
+)  # fmt: skip
+def test_an_error_that_stops_a_run_becomes_one_sentence(
+    error: BaseException, status: str, part: str
 ) -> None:
-    status, sentence = explain(RuntimeError(f"CUDA error: {said}\nmore"), "load")
-    assert status == "failed"
-    assert sentence.startswith(f"The GPU cannot be used in the load phase: CUDA error: {said}. ")
-    assert way_out in sentence
-    assert "more" not in sentence
+    found, reason = explain(error, "train")
+    assert found == status
+    assert part in reason
+    assert "\n" not in reason
+    assert "asynchronously" not in reason
+    assert "more" not in reason.replace("nothing more", "")
 
 
 def test_a_card_without_kernels_in_this_torch_stops_a_run_before_it_loads(
@@ -198,13 +208,27 @@ def test_in_a_worker_the_card_is_the_one_that_it_was_shown(monkeypatch: pytest.M
         assert device_uuid(cuda, DEVICE) == (shown if "-" in shown else "GPU-12-34")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    ],
-)
-def test_a_want_of_memory_on_a_gpu_is_told_whoever_says_it(error: Exception) -> None:
-    assert explain(error, "train")[0] == "out_of_memory"
+def test_driver_capability_cudnn_and_allocator_settings_of_a_card_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, answer in {
+        "get_device_name": "NVIDIA L4",
+        "get_device_capability": (8, 9),
+        "get_device_properties": SimpleNamespace(uuid="12-34"),
+        "device_count": 1,
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, answer=answer: answer)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91_002)
+    monkeypatch.setattr(nvml, "driver", lambda: nvml.Driver("580.82", (13, 0)))
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-12-34")
+    facts = describe_environment(torch.device("cuda", 0))
+    assert facts["device"] == "NVIDIA L4"
+    assert (facts["driver"], facts["capability"], facts["cudnn"]) == ("580.82", "8.9", 91_002)
+    assert facts["gpu_settings"]["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert "CUDA_VISIBLE_DEVICES" not in facts["gpu_settings"], "equal cards are like for like"
+    assert (facts["uuid"], facts["gpus_visible"]) == ("GPU-12-34", 1)
+
+
+def test_of_a_cpu_nothing_is_said_of_a_card() -> None:
+    assert not {"driver", "capability", "cudnn"} & describe_environment(torch.device("cpu")).keys()

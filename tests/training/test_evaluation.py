@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +11,71 @@ import torch
 
 from ftlab.jobs.launch import plan_sweep
 from ftlab.playground.panes import cannot_answer
+from ftlab.records.result import Measures, RunResult
 from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec
 from ftlab.records.store import read_run
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.share.weights import weights_of
+from ftlab.tasks.reference import load
 from ftlab.training import evaluate
 from ftlab.training.evaluate import ShrinkingBatches
 from ftlab.training.failures import explain
-from ftlab.training.run import RunRecord, execute
-from tests.training.one_run import do, request
+from ftlab.training.run import RunRecord
+from tests.training.one_run import do, request, spec_of
 from tests.training.steps import CPU
 
 OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def test_a_batch_that_runs_out_is_done_again_in_halves_and_none_twice() -> None:
-    batches, done = ShrinkingBatches(CPU), []
+    batches, done, counts = ShrinkingBatches(CPU), [], []
 
     def work(places: list[int]) -> None:
         if len(places) > 5:
             raise OUT
         done.append(places)
 
-    batches.work(list(range(20)), work)
+    batches.work(list(range(20)), work, counts.append)
     assert batches.size == 4
+    assert counts == [4, 8, 12, 16, 20]
     assert [place for places in done for place in places] == list(range(20))
     assert max(map(len, done)) == 4
 
 
-def test_a_single_example_that_runs_out_ends_it_with_that_error() -> None:
-    def work(places: list[int]) -> None:
-        raise OUT
-
-    with pytest.raises(torch.OutOfMemoryError):
-        ShrinkingBatches(CPU).work([3, 1, 2], work)
-
-
-def test_another_error_is_not_tried_again() -> None:
+@pytest.mark.parametrize(
+    ("error", "tried"), [(OUT, [8, 4, 2, 1]), (ValueError("a bug"), [8])], ids=["memory", "bug"]
+)
+def test_a_single_example_that_runs_out_and_any_other_error_end_it(
+    error: Exception, tried: list[int]
+) -> None:
     calls: list[int] = []
 
     def work(places: list[int]) -> None:
         calls.append(len(places))
-        raise ValueError("a bug")
+        raise error
 
-    with pytest.raises(ValueError, match="a bug"):
+    with pytest.raises(type(error), match=str(error)):
         ShrinkingBatches(CPU).work([1] * 8, work)
-    assert calls == [8]
+    assert calls == tried
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tiny_model: Path, task_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunSpec, RunResult]:
+    spec = spec_of(tiny_model, task_file, eval_examples=4)
+    return spec, do(spec, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("at_most", [1, 2])
 def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
-    at_most: int, tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_most: int,
+    whole: tuple[RunSpec, RunResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = plan_sweep(request(tiny_model, task_file, "lora", eval_examples=4))[-1]
-    whole = do(spec, tmp_path / "whole")
+    spec, expected = whole
     answer = evaluate.answer_batch
 
     def small(model: Any, tokenizer: Any, prompts: Any, config: Any) -> list[str]:
@@ -72,27 +84,27 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
         return answer(model, tokenizer, prompts, config)
 
     monkeypatch.setattr(evaluate, "answer_batch", small)
-    parts = do(spec, tmp_path / "parts")
-    assert parts.measures.eval_loss_after == pytest.approx(whole.measures.eval_loss_after, rel=1e-5)
-    assert parts.measures.score_after == whole.measures.score_after
+    parts = do(spec, tmp_path)
+    loss = expected.measures.eval_loss_after
+    assert parts.measures.eval_loss_after == pytest.approx(loss, rel=1e-5)
+    assert parts.measures.score_after == expected.measures.score_after
     (note,) = [note for note in parts.notes if "Scoring ran out of memory" in note]
     assert f"with {EVALUATION_BATCH} examples at once, and went on with {at_most}." in note
-    assert not any("Scoring ran out" in note for note in whole.notes)
+    assert not any("Scoring ran out" in note for note in expected.notes)
 
 
 def test_what_was_trained_is_saved_before_it_is_scored(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
-    directory, record = RunDirectory(tmp_path / spec.run_id), RunRecord()
-    directory.write_spec(spec)
+    spec, record = spec_of(tiny_model, task_file), RunRecord()
+    directory = RunDirectory(tmp_path / spec.run_id)
 
     def never(*_: Any) -> None:
         raise OUT
 
     monkeypatch.setattr(evaluate, "answer_batch", never)
     with pytest.raises(torch.OutOfMemoryError) as raised:
-        execute(spec, directory, record, lambda event: None)
+        do(spec, tmp_path, record)
     directory.write_result(record.result(*explain(raised.value, "evaluate")))
     run = read_run(directory)
     assert run.status == "out_of_memory"
@@ -106,10 +118,35 @@ def test_what_was_trained_is_saved_before_it_is_scored(
 def test_a_run_that_went_astray_keeps_no_weights(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
-    directory, record = RunDirectory(tmp_path / spec.run_id), RunRecord()
-    directory.write_spec(spec)
+    spec = spec_of(tiny_model, task_file, eval_answers=False)
     monkeypatch.setattr(evaluate, "held_out_loss", lambda model, examples, *_: (1e9, [1e9] * 99))
     with pytest.raises(Exception, match="held-out loss after the last step"):
-        execute(spec, directory, record, lambda event: None)
-    assert not directory.adapter.exists()
+        do(spec, tmp_path)
+    assert not RunDirectory(tmp_path / spec.run_id).adapter.exists()
+
+
+def measured(spec: RunSpec, folder: Path) -> tuple[Measures, list[dict[str, Any]], tuple[str, ...]]:
+    result = do(spec, folder)
+    return result.measures, RunDirectory(folder / spec.run_id).samples(), result.notes
+
+
+def test_a_run_on_the_tuning_split_sees_no_held_out_example_and_its_loss_needs_no_answers(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    asked = request(tiny_model, task_file, "lora", eval_split="tuning", eval_answers=False)
+    base = plan_sweep(asked)[0]
+    quick, rows, notes = measured(base, tmp_path / "quick")
+    data = load(asked.task)[1]
+    assert [row["reference"] for row in rows] == [e.completion for e in data.tuning[:3]]
+    assert [row["prompt"][-1]["content"] for row in rows] == [
+        example.question for example in data.tuning[:3]
+    ]
+    assert all("answer_before" not in row and "score_before" not in row for row in rows)
+    assert quick.score_before is None
+    assert any("tuning examples" in note for note in notes)
+    assert any("there is no score" in note for note in notes)
+    scored = replace(base, settings=replace(base.settings, eval_answers=True))
+    slow, rows, _ = measured(scored, tmp_path / "slow")
+    assert slow.eval_loss_before == quick.eval_loss_before
+    assert slow.score_before is not None
+    assert all("answer_before" in row for row in rows)

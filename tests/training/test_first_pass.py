@@ -15,20 +15,17 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, set_seed
 
-from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.registry import METHODS
 from ftlab.models.cpu_attention import CausalAttention
 from ftlab.training import run as run_module
 from ftlab.training.first_pass import attention_kernel, first_pass, same_random_numbers, step_beside
-from ftlab.training.step import Arithmetic, collate
+from ftlab.training.step import collate
 from ftlab.training.trainer import FairTrainer
-from tests.training.one_run import do, request
-from tests.training.steps import CPU, examples_of, take_steps
-
-FP32 = Arithmetic("fp32", CPU)
+from tests.training.one_run import do, spec_of
+from tests.training.steps import CPU, FP32, examples_of, take_steps
 
 
-def rehearse(folder: Path) -> Any:
+def run_first_pass(folder: Path) -> Any:
     batch = collate(examples_of(folder)[:4], 0)
 
     def before_steps(trainer: FairTrainer) -> None:
@@ -58,7 +55,7 @@ def test_losses_and_weights_are_bit_for_bit_those_without_it(
 ) -> None:
     plain, _, without = take_steps(tiny_model, tmp_path / "a", variant, change=drop_out)
     model, _, measured = take_steps(
-        tiny_model, tmp_path / "b", variant, rehearse(tiny_model), change=drop_out
+        tiny_model, tmp_path / "b", variant, run_first_pass(tiny_model), change=drop_out
     )
     assert measured.losses == without.losses
     for (name, left), right in zip(model.named_parameters(), plain.parameters(), strict=True):
@@ -76,7 +73,7 @@ def test_afterwards_there_are_no_gradients_and_no_state(
         assert isinstance(model, nn.Module)
         assert optimizer is not None
         before = {name: weight.clone() for name, weight in model.named_parameters()}
-        rehearse(tiny_model)(trainer)
+        run_first_pass(tiny_model)(trainer)
         assert all(weight.grad is None for weight in model.parameters())
         assert not optimizer.state
         assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
@@ -143,16 +140,24 @@ def test_a_model_with_attention_of_transformers_own_is_eager(tiny_model: Path) -
 def test_its_time_is_in_the_phase_and_in_no_step(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    late = 0.0
+    real = time.perf_counter
+
+    def clock() -> float:
+        return real() + late
+
     def slow(*given: Any) -> str:
-        time.sleep(0.8)
+        nonlocal late
+        late += 1000
         return first_pass(*given)
 
     monkeypatch.setattr(run_module, "first_pass", slow)
-    result = do(plan_sweep(request(tiny_model, task_file, "lora"))[-1], tmp_path)
+    monkeypatch.setattr("time.perf_counter", clock)
+    result = do(spec_of(tiny_model, task_file, eval_answers=False), tmp_path)
     measures = result.measures
     assert measures.first_pass_seconds is not None
-    assert measures.first_pass_seconds >= 0.8
+    assert measures.first_pass_seconds >= 1000
     assert measures.train_seconds is not None
-    assert measures.train_seconds < 0.8
-    assert result.phases["train"].seconds >= 0.8 + measures.train_seconds
+    assert measures.train_seconds < 1000
+    assert result.phases["train"].seconds >= 1000 + measures.train_seconds
     assert result.environment["attention"] == "flash (CPU)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from ftlab.basics.errors import FtlabError
 from ftlab.models.generation import virtual_tokens
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training import step as loss_module
-from ftlab.training.step import IGNORED, Batch, collate, completion_losses
+from ftlab.training.step import IGNORED, Batch, OrderedExamples, collate, completion_losses
+from tests.training.steps import examples_of
 
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -207,3 +209,27 @@ def test_an_example_with_no_completion_token_takes_no_part() -> None:
     losses, rows = completion_losses(model, batch_of((4, 0), (7, 2)))
     assert rows.tolist() == [1, 1]
     assert losses.isfinite().all()
+
+
+def test_padding_is_on_the_right_and_only_the_completion_carries_loss(tiny_model: Path) -> None:
+    items = examples_of(tiny_model)[:2]
+    batch = collate(items, pad_id=0)
+    rows, length = batch["input_ids"].shape
+    assert rows == 2
+    assert length % 8 == 0
+    assert 0 <= length - max(item.length for item in items) < 8
+    for row, item in enumerate(items):
+        labels = batch["labels"][row]
+        assert labels[labels != IGNORED].tolist() == list(item.completion_ids)
+        assert batch["attention_mask"][row].sum() == item.length
+        assert torch.all(batch["attention_mask"][row, : item.length] == 1)
+
+
+def test_the_fingerprint_is_of_the_tokens_in_their_order_and_of_nothing_else() -> None:
+    one, two = (FormattedExample("a", "b", (n, 2), (3,)) for n in (1, 7))
+    first = OrderedExamples([one, two], [0, 1, 0]).fingerprint()
+    assert first == OrderedExamples([two, one], [1, 0, 1]).fingerprint()
+    for other, order in (([one, two], [0, 0, 1]), ([one, two], [0, 1]), ([one, one], [0, 1, 0])):
+        assert OrderedExamples(other, order).fingerprint() != first
+    moved = FormattedExample("a", "b", (1,), (2, 3))  # the same tokens, more of them with loss
+    assert OrderedExamples([moved, two], [0, 1, 0]).fingerprint() != first

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftlab.jobs.launch import plan_sweep
-from ftlab.methods.variant import parse_variant
 from ftlab.prediction import of_run
 from ftlab.prediction.of_run import with_prediction
 from ftlab.records.result import MEMORY_PARTS, RunResult
 from ftlab.records.spec import RunSpec
 from ftlab.tasks.order import BatchSize
 from ftlab.training import run
-from ftlab.training.run import RunRecord, execute
-from tests.training.test_run import RunDirectory, request
+from ftlab.training.run import RunRecord
+from tests.training.one_run import do, spec_of
 
 Case = tuple[str, str, dict[str, Any]]
 CASES: list[Case] = [
@@ -43,14 +40,10 @@ def ran(
     case: Case, tiny_model: Path, task_file: Path, folder: Path
 ) -> tuple[RunSpec, RunRecord, RunResult]:
     variant, policy, settings = case
-    asked = request(tiny_model, task_file, variant, eval_answers=False, **settings)
-    spec = plan_sweep(replace(asked, dtype_policy=policy))[-1]  # type: ignore[arg-type]
-    spec = replace(spec, base_run_id=None)
-    directory = RunDirectory(folder / spec.run_id)
-    directory.write_spec(spec)
-    record = RunRecord()
-    execute(spec, directory, record, lambda event: None)
-    return spec, record, record.result("done")
+    settings = {"eval_answers": False, "eval_examples": 1} | settings
+    spec = spec_of(tiny_model, task_file, variant, policy=policy, **settings)
+    spec, record = replace(spec, base_run_id=None), RunRecord()
+    return spec, record, do(spec, folder, record)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
@@ -81,7 +74,8 @@ def test_looking_at_the_peak_changes_no_weight(
 def test_without_a_batch_or_a_prediction_a_result_is_as_it_was(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, task_file: Path
 ) -> None:
-    base, spec = plan_sweep(request(tiny_model, task_file, "lora"))
+    spec = spec_of(tiny_model, task_file)
+    base = replace(spec, variant=None)
     result = RunResult("done")
     longest = BatchSize(4, 16, 8)
     assert with_prediction(result, spec, None) is result
@@ -93,8 +87,6 @@ def test_without_a_batch_or_a_prediction_a_result_is_as_it_was(
 def test_a_run_that_ends_early_in_training_still_has_its_prediction(
     tiny_model: Path, task_file: Path
 ) -> None:
-    spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
+    spec = spec_of(tiny_model, task_file)
     early = with_prediction(RunResult("out_of_memory"), spec, BatchSize(4, 64, 32))
     assert early.measures.predicted_net_peak_bytes
-    assert parse_variant("lora") == spec.variant
-    assert json.loads((tiny_model / "config.json").read_text())["model_type"] == "llama"

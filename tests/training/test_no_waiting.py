@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
@@ -50,17 +50,6 @@ def _is_mask(index: Any) -> bool:
     return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
 
 
-class StepsWatched(TrainerCallback):
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.watch.__enter__()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.watch.__exit__(None, None, None)
-
-
 def test_the_watch_sees_what_waits() -> None:
     x = torch.arange(4)
     for ask in (lambda: int(x.sum()), lambda: x[x > 1], lambda: bool((x == 1).any()), x.nonzero):
@@ -80,35 +69,23 @@ def test_a_step_asks_the_device_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    watch, whole = Watch(), trainer_module.MeteringCallback
-    monkeypatch.setattr(
-        trainer_module, "MeteringCallback", lambda *given: Both(whole(*given), StepsWatched(watch))
-    )
+    watch = Watch()
+
+    class Watched(trainer_module.MeteringCallback):
+        """The app's own callback, with the watch on within its steps."""
+
+        def on_step_begin(self, *given: Any, **named: Any) -> None:
+            super().on_step_begin(*given, **named)
+            watch.__enter__()
+
+        def on_step_end(self, *given: Any, **named: Any) -> None:
+            watch.__exit__(None, None, None)
+            super().on_step_end(*given, **named)
+
+    monkeypatch.setattr(trainer_module, "MeteringCallback", Watched)
     _, _, meter = take_steps(tiny_model, tmp_path, variant, **settings)
     assert len(meter.losses) == 4
     assert watch.asked == []
-
-
-class Both(TrainerCallback):
-    """The app's own callback, with the watch on within its steps."""
-
-    def __init__(self, own: Any, watched: StepsWatched) -> None:
-        object.__setattr__(self, "own", own)
-        object.__setattr__(self, "watched", watched)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.own, name, value)
-
-    def __getattribute__(self, name: str) -> Any:
-        own, watched = (object.__getattribute__(self, n) for n in ("own", "watched"))
-        if name == "own":
-            return own
-        theirs = getattr(own, name)
-        if name == "on_step_begin":
-            return lambda *given, **named: (theirs(*given, **named), watched.on_step_begin())[0]
-        if name == "on_step_end":
-            return lambda *given, **named: (watched.on_step_end(), theirs(*given, **named))[1]
-        return theirs
 
 
 def test_what_a_batch_holds_is_counted_before_it_goes_to_the_device(tiny_model: Path) -> None:

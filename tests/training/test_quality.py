@@ -1,30 +1,36 @@
-"""Numbers before and after, paired with the base run of the sweep; no model is loaded."""
+"""Numbers before, between and after the steps, paired with the base run; no model is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
 from ftlab.records.result import Measures, RunResult
 from ftlab.records.run import RunDirectory, write_json_lines
 from ftlab.records.spec import RunSpec, SweepRequest
-from ftlab.settings.training import TrainingSettings
+from ftlab.settings.training import CURVE_EXAMPLES, TrainingSettings
 from ftlab.tasks.formatting import EncodedSet, FormattedExample
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.scoring import EXACT_MATCH
 from ftlab.tasks.spec import Example, Message, TaskSpec
 from ftlab.training.evaluate import (
     GENERAL_TEXT_HASH,
+    CurvePoints,
     Evaluation,
     base_quality,
+    curve_event,
+    curve_examples,
     report_untouched,
     run_quality,
 )
+from ftlab.training.meters import CpuMemoryMeter, PhaseMeter
 
 TEXT = "the hash of the unrelated text"
 COUNT = 12
@@ -60,6 +66,13 @@ def specs_of(*methods: str) -> list[RunSpec]:
     )
 
 
+def lora_after_base(folder: Path, found: Evaluation, text: str = TEXT) -> RunSpec:
+    """A run of LoRA whose base run was evaluated so."""
+    base, spec = specs_of("lora")
+    write_base(folder, base, found, text)
+    return spec
+
+
 def write_base(folder: Path, spec: RunSpec, found: Evaluation, text: str = TEXT) -> None:
     directory = RunDirectory(folder / spec.run_id)
     directory.write_spec(spec)
@@ -81,8 +94,7 @@ def quality_of(folder: Path, spec: RunSpec, found: Evaluation) -> Any:
 
 
 def test_before_comes_from_the_base_run_and_changes_are_after_minus_before(tmp_path: Path) -> None:
-    base, spec = specs_of("lora")
-    write_base(tmp_path, base, evaluation(0.25, 3.0, general=2.0))
+    spec = lora_after_base(tmp_path, evaluation(0.25, 3.0, general=2.0))
     quality = quality_of(tmp_path, spec, evaluation(0.75, 1.0, general=2.5))
     found = quality.measures
     assert (found["score_before"], found["score_after"], found["score_gain"]) == (0.25, 0.75, 0.5)
@@ -96,8 +108,7 @@ def test_before_comes_from_the_base_run_and_changes_are_after_minus_before(tmp_p
 
 
 def test_the_change_of_the_loss_is_the_difference_of_the_two_losses_shown(tmp_path: Path) -> None:
-    base, spec = specs_of("lora")
-    write_base(tmp_path, base, evaluation(0.0, 3.0))
+    spec = lora_after_base(tmp_path, evaluation(0.0, 3.0))
     found = quality_of(tmp_path, spec, evaluation(0.0, 2.0, last=5.0)).measures
     difference = found["eval_loss_after"] - found["eval_loss_before"]
     assert found["loss_change"] == pytest.approx(difference)
@@ -112,16 +123,14 @@ def test_without_a_base_run_there_is_a_sentence_and_no_change(tmp_path: Path) ->
 
 
 def test_losses_on_another_text_are_not_compared(tmp_path: Path) -> None:
-    base, spec = specs_of("lora")
-    write_base(tmp_path, base, evaluation(0.25, 3.0), text="an older text")
+    spec = lora_after_base(tmp_path, evaluation(0.25, 3.0), text="an older text")
     found = quality_of(tmp_path, spec, evaluation(0.75, 1.0, general=9.0)).measures
     assert "general_loss_change" not in found
     assert found["score_gain"] == 0.5
 
 
 def test_a_score_below_the_base_by_more_than_its_interval_says_why(tmp_path: Path) -> None:
-    base, spec = specs_of("lora")
-    write_base(tmp_path, base, evaluation(0.75, 1.0))
+    spec = lora_after_base(tmp_path, evaluation(0.75, 1.0))
     (note,) = quality_of(tmp_path, spec, evaluation(0.25, 2.0)).notes
     assert note.startswith("The score fell by 0.50 (95 % interval 0.50 to 0.50)")
     assert "12 of 12 answers got worse and 0 better" in note
@@ -161,3 +170,43 @@ def test_the_curve_over_the_steps_begins_at_the_untouched_model(tmp_path: Path) 
     write_base(tmp_path, base, evaluation(0.25, 3.0, last=1.0))
     report_untouched(spec, tmp_path, held_out(), events.append)
     assert events == [{"event": "evaluation", "step": 0, "loss": 3.45, "score": 0.25}]
+
+
+def points_after(every: int, steps: int, draw: bool = False) -> list[dict[str, Any]]:
+    def evaluate() -> Evaluation:
+        if draw:
+            torch.rand(3)
+        return Evaluation(1.5, 0.5, [], [], [])
+
+    events: list[dict[str, Any]] = []
+    meter = PhaseMeter(CpuMemoryMeter(), lambda event: None)
+    points = CurvePoints(every, steps, evaluate, meter, events.append, torch.device("cpu"))
+    with meter.measure("train"):
+        for step in range(1, steps + 1):
+            points.after_step(step)
+    return events
+
+
+def test_there_is_a_point_every_so_many_steps_and_at_the_last() -> None:
+    events = points_after(every=3, steps=8)
+    assert [event["step"] for event in events] == [3, 6, 8]
+    assert events[0] == {"event": "evaluation", "step": 3, "loss": 1.5, "score": 0.5}
+    assert points_after(every=0, steps=8) == [], "0 is never"
+
+
+def test_the_steps_draw_the_random_numbers_that_they_would_have_drawn_anyway() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(4)
+    torch.manual_seed(0)
+    points_after(every=1, steps=3, draw=True)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_loss_that_is_no_number_is_null_in_the_metrics() -> None:
+    assert curve_event(1, math.nan, 0.0)["loss"] is None
+
+
+def test_a_point_is_of_the_first_examples_alone() -> None:
+    some = curve_examples(held_out(CURVE_EXAMPLES + 5))
+    assert len(some.examples) == len(some.formatted) == CURVE_EXAMPLES
+    assert some.examples[0].question == "q0"

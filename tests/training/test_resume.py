@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ftlab.basics.errors import FtlabError
-from ftlab.jobs.launch import checkpoint_bytes, plan_sweep
-from ftlab.methods.variant import parse_variant
+from ftlab.jobs.launch import checkpoint_bytes
 from ftlab.records.result import RunResult
 from ftlab.records.resume import (
     ask_to_resume,
@@ -27,11 +24,13 @@ from ftlab.records.resume import (
     read_earlier,
 )
 from ftlab.records.run import RunDirectory
-from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.spec import RunSpec
 from ftlab.records.store import read_run
 from ftlab.settings.training import TrainingSettings
-from ftlab.tasks.reference import parse_task
 from ftlab.training.run import RunRecord, execute
+from tests.training import one_run
+from tests.training.one_run import queued
+from tests.waiting import wait_until
 
 WAYS = ("full", "lora:dropout=0.1", "lora_fa", "qlora", "adalora", "pissa", "prompt_tuning")
 """One for each way in which something learns, is initialised, or is kept beside the weights."""
@@ -46,15 +45,7 @@ def spec_of(model: Path, task_file: Path, way: str, **settings: Any) -> RunSpec:
         "steps": 8, "batch_size": 2, "max_length": 128, "checkpoint_every": 3,
         "eval_examples": 2, "eval_answers": False,
     }  # fmt: skip
-    request = SweepRequest(
-        model=str(model),
-        task=parse_task(str(task_file)),
-        variants=(parse_variant(way),),
-        settings=TrainingSettings(**(usual | settings)),
-        dtype_policy="fp32",
-        device="cpu",
-    )
-    return plan_sweep(request)[-1]
+    return one_run.spec_of(model, task_file, way, **(usual | settings))
 
 
 def do(
@@ -81,12 +72,6 @@ def do(
     return record.result("done")
 
 
-def queued(folder: Path, spec: RunSpec) -> RunDirectory:
-    directory = RunDirectory(folder / spec.run_id)
-    directory.write_spec(spec)
-    return directory
-
-
 def losses(directory: RunDirectory) -> list[float]:
     return [event["loss"] for event in directory.metrics() if event["event"] == "step"]
 
@@ -97,7 +82,7 @@ def test_a_resumed_run_is_bit_for_bit_the_one_that_was_not_cut_off(
     way: str, tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(tiny_model, task_file, way)
-    whole, parts = queued(tmp_path / "whole", spec), queued(tmp_path / "parts", spec)
+    whole, parts = queued(spec, tmp_path / "whole"), queued(spec, tmp_path / "parts")
     expected = do(whole)
     with pytest.raises(CutOffError):
         do(parts, cut_after=5)
@@ -122,7 +107,7 @@ def test_a_run_may_be_cut_off_more_than_once_and_after_its_last_step(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(tiny_model, task_file, "lora")
-    whole, parts = queued(tmp_path / "whole", spec), queued(tmp_path / "parts", spec)
+    whole, parts = queued(spec, tmp_path / "whole"), queued(spec, tmp_path / "parts")
     do(whole)
     for cut_after in (4, 7):
         with pytest.raises(CutOffError):
@@ -145,7 +130,7 @@ def test_a_checkpoint_takes_no_more_room_than_was_asked_of_the_disk(
 ) -> None:
     for way, policy in (("lora", "fp32"), ("full", "fp32"), ("full", "bf16")):
         spec = replace(spec_of(tiny_model, task_file, way, steps=3), dtype_policy=policy)
-        directory = queued(tmp_path / way / policy, spec)
+        directory = queued(spec, tmp_path / way / policy)
         with pytest.raises(CutOffError):
             do(directory, cut_in="evaluate")
         files = directory.checkpoints.glob("checkpoint-3/*")
@@ -154,14 +139,22 @@ def test_a_checkpoint_takes_no_more_room_than_was_asked_of_the_disk(
         assert room * 0.9 < taken < room + 100_000, (way, policy, taken, room)
 
 
+@pytest.fixture(scope="module")
+def cut_off(tiny_model: Path, task_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was cut off after its first checkpoint."""
+    spec = spec_of(tiny_model, task_file, "lora", steps=4)
+    directory = queued(spec, tmp_path_factory.mktemp("cut off"))
+    with pytest.raises(CutOffError):
+        do(directory, cut_after=4)
+    return directory.path
+
+
 @pytest.mark.fault("a checkpoint changed by somebody else")
 @pytest.mark.parametrize("change", ["content", "another file", "a link"])
 def test_a_checkpoint_that_the_run_did_not_write_is_never_opened(
-    change: str, tiny_model: Path, task_file: Path, tmp_path: Path
+    change: str, cut_off: Path, tmp_path: Path
 ) -> None:
-    directory = queued(tmp_path, spec_of(tiny_model, task_file, "lora"))
-    with pytest.raises(CutOffError):
-        do(directory, cut_after=4)
+    directory = RunDirectory(shutil.copytree(cut_off, tmp_path / cut_off.name))
     optimizer = directory.checkpoints / "checkpoint-3" / "optimizer.pt"
     if change == "content":
         optimizer.write_bytes(optimizer.read_bytes() + b"more")
@@ -180,7 +173,7 @@ def test_a_checkpoint_that_the_run_did_not_write_is_never_opened(
 def test_a_run_goes_on_where_a_checkpoint_cannot_be_written(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    directory = queued(tmp_path, spec_of(tiny_model, task_file, "lora"))
+    directory = queued(spec_of(tiny_model, task_file, "lora"), tmp_path)
     directory.checkpoints.mkdir()
     (directory.checkpoints / "checkpoint-3").write_text("in the way")
     result = do(directory)
@@ -201,13 +194,11 @@ def test_a_killed_worker_is_followed_by_another_that_goes_on(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(tiny_model, task_file, "lora", steps=60, checkpoint_every=5)
-    directory = queued(tmp_path, spec)
+    directory = queued(spec, tmp_path)
     command = [sys.executable, "-m", "ftlab.jobs.run_worker", str(directory.path)]
     worker = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    while newest_checkpoint(directory) is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: newest_checkpoint(directory) is not None)
+    worker.kill()
     worker.wait()
     run = read_run(directory)
     assert run.status == "interrupted"

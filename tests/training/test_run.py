@@ -1,9 +1,11 @@
-"""One run from spec to result, in this process, on a tiny random model."""
+"""Runs from spec to result, in this process, on a tiny random model."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,19 @@ from transformers import AutoModelForCausalLM
 from ftlab.basics.errors import Diverged, FtlabError
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.registry import CORE
-from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.loading import put_trained_weights
-from ftlab.records.result import PHASES
+from ftlab.methods.spec import BasePrecision
+from ftlab.methods.variant import Variant, parse_variant, read_variants
+from ftlab.models.loading import load_base_model, put_trained_weights
+from ftlab.models.resolve import resolve_model
+from ftlab.playground.attach import attach
+from ftlab.playground.panes import find_source
+from ftlab.records.result import PHASES, RunResult
 from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec
 from ftlab.tasks.registry import general_passages
 from ftlab.training.failures import explain
-from ftlab.training.run import RunRecord, execute
-from tests.training.one_run import do, request
+from ftlab.training.run import RunRecord
+from tests.training.one_run import do, request, spec_of
 
 IDS = torch.arange(2, 34).view(2, 16)
 
@@ -31,14 +38,46 @@ WAYS = (*CORE, "last_layers:layers=1", "pissa", "adalora")
 """One variant for each way in which a run trains and saves; the probe has every method."""
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A run that was done, with the base run that it is compared with."""
+
+    base_id: str
+    base: RunResult
+    spec: RunSpec
+    result: RunResult
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def ran(
+    tiny_model: Path, task_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Ran]:
+    """Runs a variant once for all tests, and a base once for all variants."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def base_of(precision: BasePrecision | None) -> tuple[str, RunResult]:
+        spec = plan_sweep(request(tiny_model, task_file, "qlora" if precision else "lora"))[0]
+        assert (spec.is_base, spec.base_precision) == (True, precision)
+        return spec.run_id, do(spec, folder)
+
+    @cache
+    def run(way: str) -> Ran:
+        spec = spec_of(tiny_model, task_file, way)
+        base_id, base = base_of(spec.base_precision)
+        spec = replace(spec, base_run_id=base_id)
+        return Ran(base_id, base, spec, do(spec, folder), folder)
+
+    return run
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_trains_measures_and_saves_what_others_can_load(
-    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
+    way: str, ran: Callable[[str], Ran], tiny_model: Path
 ) -> None:
-    base_spec, spec = plan_sweep(request(tiny_model, task_file, way))
-    before = do(base_spec, tmp_path)
-    result = do(spec, tmp_path)
-    measures = result.measures
+    run = ran(way)
+    result, measures = run.result, run.result.measures
     assert set(result.phases) == set(PHASES)
     assert measures.trainable_params
     assert measures.total_params
@@ -48,11 +87,11 @@ def test_a_run_trains_measures_and_saves_what_others_can_load(
     assert measures.train_seconds
     assert measures.tokens_per_second
     assert measures.adapter_bytes
-    assert measures.eval_loss_before == before.measures.eval_loss_before
+    assert measures.eval_loss_before == run.base.measures.eval_loss_before
     assert measures.eval_loss_after != measures.eval_loss_before
     assert result.memory_kind == "CPU resident"
     assert result.environment["packages"]["peft"]
-    adapter = tmp_path / spec.run_id / "adapter"
+    adapter = run.folder / run.spec.run_id / "adapter"
     method = parse_variant(way).spec
     if method.is_adapter:
         config = json.loads((adapter / "adapter_config.json").read_text())
@@ -68,44 +107,36 @@ def test_a_run_trains_measures_and_saves_what_others_can_load(
     assert not torch.equal(logits, untouched(IDS).logits)
 
 
-def test_a_4bit_weight_counts_its_logical_size(
-    tiny_model: Path, task_file: Path, tmp_path: Path
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "pissa"])
+def test_gradient_checkpointing_changes_the_memory_not_the_result(
+    way: str, ran: Callable[[str], Ran], tmp_path: Path
 ) -> None:
-    specs = plan_sweep(request(tiny_model, task_file, "lora", "qlora"))
-    bases = [do(spec, tmp_path) for spec in specs if spec.is_base]
-    totals = {result.measures.total_params for result in bases}
+    plain = ran(way)
+    settings = replace(plain.spec.settings, gradient_checkpointing=True, eval_answers=False)
+    checkpointed = do(replace(plain.spec, settings=settings), tmp_path)
+    assert checkpointed.measures.train_loss_last == pytest.approx(
+        plain.result.measures.train_loss_last, rel=1e-3
+    )
+
+
+def test_a_4bit_weight_counts_its_logical_size(ran: Callable[[str], Ran]) -> None:
+    totals = {ran(way).base.measures.total_params for way in ("lora", "qlora")}
     assert len(totals) == 1
 
 
-def test_samples_hold_the_same_prompts_before_and_after(
-    tiny_model: Path, task_file: Path, tmp_path: Path
-) -> None:
-    base_spec, spec = plan_sweep(request(tiny_model, task_file, "lora"))
-    do(base_spec, tmp_path)
-    do(spec, tmp_path)
-    before = RunDirectory(tmp_path / base_spec.run_id).samples()
-    after = RunDirectory(tmp_path / spec.run_id).samples()
+def test_samples_hold_the_same_prompts_before_and_after(ran: Callable[[str], Ran]) -> None:
+    run = ran("lora")
+    before, after = (
+        RunDirectory(run.folder / name).samples() for name in (run.base_id, run.spec.run_id)
+    )
     assert [row["prompt"] for row in before] == [row["prompt"] for row in after]
     for old, new in zip(before, after, strict=True):
         assert new["answer_before"] == old["answer_before"]
         assert {"answer_after", "score_after", "loss_after", "reference"} <= new.keys()
 
 
-def test_without_base_numbers_the_run_still_counts_and_says_so(
-    tiny_model: Path, task_file: Path, tmp_path: Path
-) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, "lora"))
-    result = do(spec, tmp_path)
-    assert result.measures.score_before is None
-    assert result.measures.score_after is not None
-    assert any("base run gave no numbers" in note for note in result.notes)
-
-
-def test_all_variants_of_a_sweep_see_the_same_first_batch(
-    tiny_model: Path, task_file: Path, tmp_path: Path
-) -> None:
-    specs = plan_sweep(request(tiny_model, task_file, "full", "lora"))[1:]
-    results = [do(spec, tmp_path) for spec in specs]
+def test_all_variants_see_the_same_first_batch(ran: Callable[[str], Ran]) -> None:
+    results = [ran(way).result for way in ("full", "lora")]
     first_losses = [result.measures.train_loss_first for result in results]
     assert first_losses[0] == pytest.approx(first_losses[1], abs=1e-3)
     orders = {result.environment["order_hash"] for result in results}
@@ -113,46 +144,51 @@ def test_all_variants_of_a_sweep_see_the_same_first_batch(
     assert len(orders.pop()) == 64
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
-def test_8bit_optimizers_run_and_a_paged_one_says_that_it_pages_nothing_here(
-    optimizer: str, tiny_model: Path, task_file: Path, tmp_path: Path
+def test_without_base_numbers_the_run_still_counts_and_says_so(
+    tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, "lora", optimizer=optimizer))
-    result = do(spec, tmp_path)
-    assert any("pages nothing" in note for note in result.notes) == optimizer.startswith("paged")
+    result = do(spec_of(tiny_model, task_file), tmp_path)
+    assert result.measures.score_before is None
+    assert result.measures.score_after is not None
+    assert any("base run gave no numbers" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "pissa"])
-def test_gradient_checkpointing_changes_the_memory_not_the_result(
-    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
-) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, way))
-    plain = do(spec, tmp_path / "plain")
-    settings = replace(spec.settings, gradient_checkpointing=True)
-    checkpointed = do(replace(spec, settings=settings), tmp_path / "checkpointed")
-    assert checkpointed.measures.train_loss_last == pytest.approx(
-        plain.measures.train_loss_last, rel=1e-3
-    )
+@pytest.mark.parametrize(
+    ("settings", "said", "not_said"),
+    [
+        ({"optimizer": "adamw_8bit"}, ["8-bit AdamW keeps 32-bit state"], "pages nothing"),
+        ({"optimizer": "paged_adamw_8bit"}, ["pages nothing on a CPU"], "Warm-up"),
+        (
+            {"warmup_steps": 3, "eval_examples": 99},
+            ["Warm-up was cut from 3 steps to 0", "so that many were scored, not 99"],
+            "8-bit",
+        ),
+    ],
+)
+def test_settings_that_do_less_than_their_name_says_are_noted(
+    settings: dict[str, Any], said: list[str], not_said: str, tiny_model: Path, task_file: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    settings = {"warmup_steps": 0, "eval_answers": False} | settings
+    notes = " ".join(do(spec_of(tiny_model, task_file, **settings), tmp_path).notes)
+    assert [part for part in said if part not in notes] == []
+    assert not_said not in notes
 
 
 def test_a_maximum_length_that_nothing_fits_stops_the_run_in_a_sentence(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, "lora", max_length=16))
     with pytest.raises(FtlabError, match=r"longer than 16 tokens; the shortest has \d+"):
-        do(spec, tmp_path)
+        do(spec_of(tiny_model, task_file, max_length=16), tmp_path)
 
 
 def test_a_learning_rate_that_blows_up_is_said_with_step_and_rate(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    request_ = request(tiny_model, task_file, "full", steps=30, warmup_steps=0)
-    spec = plan_sweep(request_)[-1]
-    spec = replace(spec, variant=Variant("full", {}, 1e30))
+    spec = spec_of(tiny_model, task_file, "full", steps=30, warmup_steps=0)
     record = RunRecord()
-    directory = RunDirectory(tmp_path / spec.run_id)
     with pytest.raises(Diverged, match=r"not a number at step \d+ \(learning rate") as raised:
-        execute(spec, directory, record, lambda event: None)
+        do(replace(spec, variant=Variant("full", {}, 1e30)), tmp_path, record)
     status, reason = explain(raised.value, "train")
     measures = record.result(status, reason).measures
     assert status == "diverged"
@@ -163,41 +199,38 @@ def test_a_learning_rate_that_blows_up_is_said_with_step_and_rate(
     assert measures.train_seconds is None, "the time of some steps compares with nothing"
 
 
-def test_a_run_that_goes_astray_in_its_last_step_is_found_by_the_evaluation(
+def test_a_run_that_diverges_in_its_last_step_is_found_by_the_evaluation(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    request_ = request(tiny_model, task_file, "full", steps=1, warmup_steps=0)
-    spec = replace(plan_sweep(request_)[-1], variant=Variant("full", {}, 1.0))
+    spec = spec_of(tiny_model, task_file, "full", steps=1, warmup_steps=0, eval_answers=False)
     with pytest.raises(Diverged, match=r"held-out loss after the last step is \d+\.\d+, that of"):
-        do(spec, tmp_path)
+        do(replace(spec, variant=Variant("full", {}, 1.0)), tmp_path)
 
 
 def test_evaluations_between_the_steps_leave_losses_and_peak_as_they_are(
-    tiny_model: Path, task_file: Path, tmp_path: Path
+    ran: Callable[[str], Ran],
 ) -> None:
-    base_spec, plain = plan_sweep(request(tiny_model, task_file, "lora"))
-    before = do(base_spec, tmp_path)
-    often = replace(plain, settings=replace(plain.settings, eval_every=2), run_id="often")
+    run = ran("lora")
+    often = replace(run.spec.settings, eval_every=2)
     losses: list[list[float]] = []
     curve: list[dict[str, Any]] = []
     peaks: list[int] = []
-    for spec in (plain, often):
-        directory, record = RunDirectory(tmp_path / spec.run_id), RunRecord()
-        directory.write_spec(spec)
-        events: list[dict[str, Any]] = []
-        execute(spec, directory, record, events.append)
+    for name, settings in (("plain", run.spec.settings), ("often", often)):
+        record, events = RunRecord(), list[dict[str, Any]]()
+        spec = replace(run.spec, settings=settings, run_id=name)
+        do(spec, run.folder, record, events.append)
         losses.append([event["loss"] for event in events if event["event"] == "step"])
         curve = [event for event in events if event["event"] == "evaluation"]
         peaks.append(record.measures.net_peak_memory_bytes or 0)
-        last = record.measures
+        last: Any = record.measures
     assert losses[0] == losses[1], "bit for bit"
     assert abs(peaks[0] - peaks[1]) < 25_000_000
     assert [event["step"] for event in curve] == [0, 2, 3]
     assert curve[0]["loss"] == last.eval_loss_before, "all examples are few enough for the curve"
     assert curve[-1]["loss"] == last.eval_loss_after
-    # What it has gained and forgotten is paired with the base run.
-    assert len(before.general_losses) == len(record.general_losses) == len(general_passages())
-    assert last.general_loss_before == before.measures.general_loss_before
+    # The changes are paired with the base run.
+    assert len(run.base.general_losses) == len(record.general_losses) == len(general_passages())
+    assert last.general_loss_before == run.base.measures.general_loss_before
     assert last.general_loss_change == pytest.approx(
         last.general_loss_after - last.general_loss_before
     )
@@ -206,10 +239,51 @@ def test_evaluations_between_the_steps_leave_losses_and_peak_as_they_are(
     assert last.score_gain is not None
 
 
-def test_settings_that_do_less_than_their_name_says_are_noted(
-    tiny_model: Path, task_file: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("config", "saved"),
+    [
+        ({"peft_type": "C3A", "block_size": 32}, {"peft_type": "C3A", "block_size": 32}),
+        ({"peft_type": "ADALORA", "init_r": 4, "target_r": 2}, {"total_step": 3}),
+        (
+            {"peft_type": "LORA", "init_lora_weights": "pissa", "r": 2},
+            {"init_lora_weights": True, "r": 4},
+        ),
+    ],
+)
+def test_a_run_of_a_peft_config_by_hand_saves_what_peft_and_the_playground_load(
+    config: dict[str, Any], saved: dict[str, Any], tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
-    _, spec = plan_sweep(request(tiny_model, task_file, "lora", warmup_steps=3, eval_examples=99))
-    notes = " ".join(do(spec, tmp_path).notes)
-    assert "Warm-up was cut from 3 steps to 0" in notes
-    assert "so that many were scored, not 99" in notes
+    asked = request(tiny_model, task_file, eval_answers=False)
+    variants = tuple(read_variants(json.dumps(config | {"learning_rate": 0.01})))
+    spec = plan_sweep(replace(asked, variants=variants))[-1]
+    assert do(spec, tmp_path).measures.trainable_params
+    adapter = tmp_path / spec.run_id / "adapter"
+    text = (adapter / "adapter_config.json").read_text(encoding="utf-8")
+    written = json.loads(text)
+    assert {key: written[key] for key in saved} == saved
+    assert written["base_model_name_or_path"] == tiny_model.name
+    assert str(tmp_path) not in text
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    shared = load_base_model(resolve_model(str(tiny_model)), "fp32", None, torch.device("cpu"))
+    with torch.inference_mode():
+        untouched = shared(IDS).logits
+        attached = attach(shared, find_source(tmp_path, spec.run_id))
+        expected = plain.eval()(IDS).logits
+        assert not torch.allclose(expected, untouched, atol=1e-5)
+        assert torch.equal(shared(IDS).logits, untouched)
+        if attached.model is not None:
+            assert torch.allclose(attached.model(IDS).logits, expected, atol=1e-5)
+        else:
+            assert attached.low_rank is not None
+            assert set(attached.low_rank.layers)
+
+
+def test_an_adapter_of_the_registry_trains_on_a_base_in_4_bits(
+    ran: Callable[[str], Ran],
+) -> None:
+    run = ran("oft:base=nf4")
+    assert run.spec.base_precision == "nf4"
+    measures = run.result.measures
+    assert measures.eval_loss_before == run.base.measures.eval_loss_before
+    assert measures.eval_loss_after != measures.eval_loss_before
+    assert any("Only the linear layers of a 4-bit base" in note for note in run.result.notes)

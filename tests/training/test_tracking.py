@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,12 @@ import pytest
 from transformers import TrainerCallback
 
 from ftlab.basics.errors import FtlabError
-from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
-from ftlab.records.run import RunDirectory
-from ftlab.records.spec import SweepRequest
-from ftlab.settings.training import TrainingSettings, tensorboard_folder
-from ftlab.tasks.reference import parse_task
+from ftlab.settings.training import tensorboard_folder
 from ftlab.training import trainer
-from ftlab.training.run import RunRecord, execute
+from ftlab.training.run import RunRecord
 from ftlab.training.trainer import CarefulTracker, make_trackers
+from tests.training import one_run
 
 STEPS = 3
 
@@ -71,20 +69,11 @@ def do(
 ) -> tuple[RunRecord, str]:
     """One run of LoRA that logs to the trackers, which are made by the given functions."""
     monkeypatch.setattr(trainer, "_MAKERS", trackers)
-    names: Any = tuple(trackers)
-    request = SweepRequest(
-        model=str(model),
-        task=parse_task(str(task_file)),
-        variants=(Variant("lora", **variant),),
-        settings=TrainingSettings(steps=STEPS, eval_examples=2, warmup_steps=0, report_to=names),
-        dtype_policy="fp32",
-        device="cpu",
-    )
-    spec = plan_sweep(request)[-1]
-    directory = RunDirectory(folder / spec.run_id)
-    directory.write_spec(spec)
-    record = RunRecord()
-    execute(spec, directory, record, lambda event: None)
+    spec, record = one_run.spec_of(
+        model, task_file, steps=STEPS, batch_size=2, eval_examples=1, eval_answers=False,
+        warmup_steps=0, report_to=tuple(trackers),
+    ), RunRecord()  # fmt: skip
+    one_run.do(replace(spec, variant=Variant("lora", **variant)), folder, record)
     return record, spec.run_id
 
 
@@ -131,7 +120,7 @@ def test_an_error_of_a_tracker_is_a_note_and_the_run_goes_on(
     assert broken.heard.count(event) == 1
     assert broken.heard[-1] == event
     assert sound.heard[-1] == "end"
-    assert record.measures.score_after is not None
+    assert record.measures.eval_loss_after is not None
 
 
 def test_a_tracker_that_cannot_be_made_is_a_note(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 from ftlab.methods.variant import Variant
@@ -18,7 +17,7 @@ from ftlab.prediction.question import Scoring, Step, ask_about
 from ftlab.prediction.simulation.interceptions import CudaAllocationLog
 from ftlab.prediction.simulation.predict import predict
 from ftlab.training.allocations import Rehearsal, replay
-from tests.tiny import make_tiny_model
+from tests.prediction.simulation.test_real_memory import peak_of_block
 
 LLAMA_1B = {
     "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -56,10 +55,10 @@ def test_on_a_t4_memory_grows_with_the_length_and_not_with_its_square() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_answers_are_predicted_to_take_what_they_take(rows: int, tmp_path: Path) -> None:
+def test_answers_are_predicted_to_take_what_they_take(rows: int, tiny_model: Path) -> None:
     """The prompts of a batch, and the keys and values of all that follows."""
-    folder = make_tiny_model(tmp_path / "model", context=2048)
-    scoring = Scoring(rows, prompt=200, new_tokens=300)
+    folder = tiny_model
+    scoring = Scoring(rows, prompt=200, new_tokens=100)
     config = resolve_model(str(folder)).config()
     step = Step(16, 1, 8, weights="fp32", device="cpu", scoring=scoring)
     (question,) = ask_about(config, [Variant("full")], step)
@@ -70,17 +69,9 @@ def test_answers_are_predicted_to_take_what_they_take(rows: int, tmp_path: Path)
     held = sum(storage.nbytes() for storage in weights.values())
     tokenizer = load_tokenizer(resolve_model(str(folder)))
     prompts = [[5] * scoring.prompt for _ in range(rows)]
-    with (
-        torch.inference_mode(),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled,
-    ):
+    with torch.inference_mode(), peak_of_block() as found:
         answer_batch(model, tokenizer, prompts, greedy_config(scoring.new_tokens, [-1], 0))
-    now = most = 0
-    events = (e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]")
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    assert predicted - held == pytest.approx(most, rel=0.1)
+    assert predicted - held == pytest.approx(found[0], rel=0.1)
 
 
 def test_the_first_pass_leaves_what_it_reserved_to_the_steps_after_it() -> None:

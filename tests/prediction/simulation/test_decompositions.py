@@ -17,19 +17,12 @@ from transformers import AutoModelForCausalLM
 from ftlab.prediction.adapters import adapter_from
 from ftlab.prediction.question import Prediction, Step, ask_about
 from ftlab.prediction.simulation.predict import predict
-from tests.tiny import make_tiny_model
 
 TARGETS = ["q_proj", "v_proj"]
 CONFIGS: list[dict[str, Any]] = [
     {"peft_type": "FROD", "target_modules": TARGETS, "sparse_rate": 0.02},
     {"peft_type": "UNILORA", "target_modules": TARGETS, "r": 4, "theta_d_length": 64},
-    {
-        "peft_type": "PSOFT",
-        "target_modules": TARGETS,
-        "r": 8,
-        "psoft_alpha": 8,
-        "psoft_svd": "full",
-    },
+    {"peft_type": "PSOFT", "target_modules": TARGETS, "r": 8, "psoft_svd": "full"},
     {"peft_type": "PSOFT", "target_modules": TARGETS, "r": 8, "psoft_svd": "lowrank"},
 ]
 ADAMSS = {"peft_type": "ADAMSS", "target_modules": TARGETS, "r": 8, "num_subspaces": 4,
@@ -37,8 +30,8 @@ ADAMSS = {"peft_type": "ADAMSS", "target_modules": TARGETS, "r": 8, "num_subspac
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), biases=False)
+def folder(tiny_model: Path) -> Path:
+    return tiny_model
 
 
 def predicted(folder: Path, config: dict[str, Any], **step: Any) -> Prediction:

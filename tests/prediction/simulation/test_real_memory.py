@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import bitsandbytes as bnb
@@ -48,14 +50,22 @@ def measured_bytes(question: Question) -> int:
     held += scales_of(model) if question.step.packing else []
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in held}
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with peak_of_block() as found:
         run_steps(model, question.variant, question.step, AllocationLog())
-    now = most = 0
+    return found[0] + sum(storage.nbytes() for storage in storages.values())
+
+
+@contextmanager
+def peak_of_block() -> Iterator[list[int]]:
+    """Yields a list that holds, after the block, the peak of the bytes that it allocated."""
+    found = [0]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        yield found
+    now = 0
     events = (e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]")
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
-        most = max(most, now)
-    return most + sum(storage.nbytes() for storage in storages.values())
+        found[0] = max(found[0], now)
 
 
 def real_model(question: Question) -> Any:

@@ -8,15 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ftlab.basics.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.models.loading import load_base_model
+from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
+from ftlab.prediction.simulation.fake import read_config
 from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import safetensors_bytes
 from ftlab.training.model import (
     apply_method,
     count_parameters,
@@ -40,20 +44,15 @@ def predicted(variant: Variant, config: dict[str, Any] = LLAMA, **step: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("model"), biases=False)
-
-
-@pytest.fixture(scope="module")
 def model_with_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("biased"), biases=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_parameters_and_file_of_every_method_are_those_of_a_real_run(
-    method: str, model_folder: Path, model_with_biases: Path, tmp_path: Path
+    method: str, tiny_model: Path, model_with_biases: Path, tmp_path: Path
 ) -> None:
-    folder = model_with_biases if method == "bitfit" else model_folder
+    folder = model_with_biases if method == "bitfit" else tiny_model
     variant = Variant(method, {"layers": 1} if method == "last_layers" else {})
     config = json.loads((folder / "config.json").read_text())
     found = predicted(variant, config, completion_tokens=16)
@@ -71,18 +70,10 @@ def test_parameters_and_file_of_every_method_are_those_of_a_real_run(
     initial = save_initial(model, tmp_path / "initial")
     own_optimizer(variant, model, torch.optim.AdamW, {"lr": 1e-3})
     assert (found.trainable_params, found.total_params) == count_parameters(model)
-    tokenizer: Any = Tokenizer()
-    save_result(model, variant, tokenizer, tmp_path / "adapter", initial)
+    save_result(model, variant, load_tokenizer(source), tmp_path / "adapter", initial)
     files = (tmp_path / "adapter").glob("*.safetensors")
     saved = sum(file.stat().st_size for file in files)
     assert found.adapter_bytes == saved
-
-
-class Tokenizer:
-    """Saves nothing."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        pass
 
 
 def test_a_method_that_does_not_go_with_the_model_says_why() -> None:
@@ -112,20 +103,14 @@ def peak(**changes: Any) -> int:
     return found.peak_allocated_bytes
 
 
-def test_what_saves_memory_saves_it_here() -> None:
+def test_changes_that_save_or_cost_memory_do_so_here() -> None:
     usual = peak()
-    assert peak(batch=2) < usual
-    assert peak(length=128) < usual
-    assert peak(completion_tokens=16) < usual
-    assert peak(checkpointing=True) < usual
-    assert peak(method="prompt_tuning") < peak(method="full")
-
-
-def test_what_costs_memory_costs_it_here() -> None:
-    usual = peak()
-    assert peak(attention="eager") > usual
-    assert peak(weights="fp32") > usual
+    for less in ({"batch": 2}, {"length": 128}, {"completion_tokens": 16}, {"checkpointing": True}):
+        assert peak(**less) < usual
+    for more in ({"attention": "eager"}, {"weights": "fp32"}):
+        assert peak(**more) > usual
     assert peak(accumulation=4) >= usual
+    assert peak(method="prompt_tuning") < peak(method="full")
 
 
 def test_the_anatomy_adds_up_and_names_the_optimizers_state() -> None:
@@ -149,3 +134,40 @@ def test_a_packed_base_takes_the_bytes_of_its_layers(packing: Any) -> None:
     saved = linear * (16 - bits) / 8
     rounded_up = 14 * 4 * 512 + 1_024  # up to four tensors a layer, and the map of the scales
     assert saved - rounded_up <= plain - packed <= saved
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({}, "names no model_type"),
+        ({"model_type": "lama"}, "no model_type 'lama'. Did you mean"),
+        ({"model_type": "t5"}, "no causal language model"),
+        ({"model_type": "vit"}, "no causal language model"),
+        (LLAMA | {"auto_map": {"AutoModel": "x.py"}}, "code of its own"),
+        (LLAMA | {"quantization_config": {"bits": 4}}, "quantised checkpoint"),
+        (LLAMA | {"hidden_size": "wide"}, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_in_a_sentence(
+    config: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(FtlabError, match=sentence):
+        read_config(config)
+
+
+TENSORS = {
+    "base_model.model.b.weight": torch.zeros(3, 5),
+    "a": torch.zeros(7, dtype=torch.bfloat16),
+    "c": torch.zeros(0, 4),
+    "d.mask": torch.zeros(2, 2, 2, dtype=torch.int32),
+    "e": torch.zeros((), dtype=torch.float16),
+    "f": torch.zeros(9, dtype=torch.int64),
+    "g": torch.zeros(3, dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("count", range(len(TENSORS) + 1))
+def test_the_size_is_that_of_the_file_that_safetensors_writes(count: int, tmp_path: Path) -> None:
+    tensors = dict(list(TENSORS.items())[:count])
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    assert safetensors_bytes(tensors) == (tmp_path / "x.safetensors").stat().st_size
