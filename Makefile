@@ -22,7 +22,7 @@ test: .venv/installed-dev  ## ruff, mypy, contracts, and every test with coverag
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m ftlab model
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov=ftlab --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=ftlab --cov-report=term
 
 check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minute)
 	$(BIN)/ruff check .
