@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +105,15 @@ class PaneUpdate:
         return self.kind in ("done", "error")
 
     @property
+    def error(self) -> str:
+        return self.text if self.kind == "error" else ""
+
+    @property
+    def answer(self) -> str:
+        """The generated text, also that before an error."""
+        return self.partial if self.kind == "error" else self.text
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether the adapter leaves the base's distribution unchanged, within rounding."""
         kl = self.next_token.kl_nats if self.next_token else None
@@ -133,25 +141,22 @@ MAX_NEW_TOKENS = 1024
 MAX_CHARACTERS = 100_000
 
 
+_NUMBERS = (
+    ("max_new_tokens", "New tokens", 1, MAX_NEW_TOKENS, ""),
+    ("temperature", "Temperature", 0, 2, "0 is greedy"),
+    ("top_p", "Top-p", 0.01, 1, "1 keeps every token"),
+    ("repetition_penalty", "Repetition penalty", 1, 2, "1 is none"),
+    ("seed", "Seed", 0, 2**32 - 1, ""),
+)
+"""Field, label, bounds and hint; a number without a hint must be whole."""
+
+
 def validate_generate(request: GenerateRequest) -> list[FieldError]:
     """Returns every invalid field with a sentence: the value, the rule and how to correct it."""
-    return [
-        *_panes(request),
-        *_model(request.model),
-        *_choice("precision", "Base held in", request.precision, PRECISIONS),
-        *_choice("mode", "Mode", request.mode, ("chat", "completion")),
-        *_prompt(request.prompt),
-        *_text("system", "The system prompt", request.system),
-        *_whole("max_new_tokens", "New tokens", request.max_new_tokens, 1, MAX_NEW_TOKENS),
-        *_number("temperature", "Temperature", request.temperature, 0, 2, "0 is greedy"),
-        *_number("top_p", "Top-p", request.top_p, 0.01, 1, "1 keeps every token"),
-        *_number("repetition_penalty", "Repetition penalty", request.repetition_penalty, 1, 2,
-                 "1 is none"),
-        *_whole("seed", "Seed", request.seed, 0, 2**32 - 1),
-    ]  # fmt: skip
+    return list(_errors(request))
 
 
-def _panes(request: GenerateRequest) -> Iterator[FieldError]:
+def _errors(request: GenerateRequest) -> Iterator[FieldError]:
     count = len(request.panes)
     if not 1 <= count <= MAX_PANES:
         yield FieldError(
@@ -163,50 +168,37 @@ def _panes(request: GenerateRequest) -> Iterator[FieldError]:
             "histories",
             f"{len(request.histories)} histories for {count} panes; give one a pane, or none.",
         )
-
-
-def _model(asked: str | None) -> Iterator[FieldError]:
-    if asked:
+    if request.model:
         try:
-            parse_model(asked)
+            parse_model(request.model)
         except FtlabError as error:
             yield FieldError("model", str(error))
-
-
-def _prompt(prompt: str) -> Iterator[FieldError]:
-    if not prompt.strip():
+    for field, label, choices in (
+        ("precision", "Base held in", tuple(PRECISIONS)),
+        ("mode", "Mode", ("chat", "completion")),
+    ):
+        value: Any = getattr(request, field)
+        if value not in choices:
+            yield FieldError(field, f"{label}: '{value}' is none of: {', '.join(choices)}.")
+    if not request.prompt.strip():
         yield FieldError("prompt", "The prompt is empty; write one or choose a held-out example.")
-    yield from _text("prompt", "The prompt", prompt)
-
-
-def _text(field: str, label: str, text: str) -> Iterator[FieldError]:
-    if len(text) > MAX_CHARACTERS:
-        yield FieldError(
-            field,
-            f"{label} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read, "
-            "so shorten it.",
-        )
-
-
-def _choice(field: str, label: str, value: Any, choices: Any) -> Iterator[FieldError]:
-    if value not in tuple(choices):  # a value from JSON may be unhashable, for example a list
-        yield FieldError(field, f"{label}: '{value}' is none of: {', '.join(choices)}.")
-
-
-def _whole(field: str, label: str, value: Any, low: int, high: int) -> Iterator[FieldError]:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        message = f"{label}: {value} is no whole number between {low} and {high}; give one."
-        yield FieldError(field, message)
-
-
-def _number(
-    field: str, label: str, value: Any, low: float, high: float, hint: str
-) -> Iterator[FieldError]:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        yield FieldError(
-            field, f"{label}: {value} is no number between {low:g} and {high:g}; {hint}."
-        )
+    for field, label in (("prompt", "The prompt"), ("system", "The system prompt")):
+        if (length := len(getattr(request, field))) > MAX_CHARACTERS:
+            yield FieldError(
+                field,
+                f"{label} has {length:,} characters; at most {MAX_CHARACTERS:,} are read, "
+                "so shorten it.",
+            )
+    for field, label, low, high, hint in _NUMBERS:
+        value = getattr(request, field)
+        is_number = isinstance(value, (int, float) if hint else int) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:  # NaN is not between any bounds
+            rule = (
+                f"number between {low:g} and {high:g}; {hint}."
+                if hint
+                else (f"whole number between {low} and {high}; give one.")
+            )
+            yield FieldError(field, f"{label}: {value} is no {rule}")
 
 
 def check_named(panes: Sequence[str], model: str | None, runs_folder: Path, access: Access) -> None:

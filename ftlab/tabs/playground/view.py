@@ -29,7 +29,7 @@ from ftlab.playground.panes import (
     wrong_base,
 )
 from ftlab.playground.requests import MAX_PANES, PRECISIONS, GenerateRequest
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.records.store import Run
 from ftlab.tabs.playground.session import CHAT, COMPLETION, SINGLE
 from ftlab.tabs.widgets import chip, field_error
@@ -264,7 +264,7 @@ def room_choices(
 def _bring(files: Sequence[str], runs_folder: Path, access: Access, model: str) -> PaneSource:
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
-        return bring_adapter(paths[0], runs_folder, access=access, base=model)
+        return upload_adapter(paths[0], runs_folder, access=access, base=model)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             shutil.copyfile(path, Path(folder) / path.name)
@@ -275,4 +275,4 @@ def _bring(files: Sequence[str], runs_folder: Path, access: Access, model: str) 
                 "together, or a .zip with both."
             )
         label = "Adapter brought along"
-        return bring_adapter(Path(folder), runs_folder, label, access, model)
+        return upload_adapter(Path(folder), runs_folder, label, access, model)

@@ -13,7 +13,7 @@ from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import PaneSource
 from ftlab.playground.requests import GenerateRequest
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.tabs.playground import session as playground_session
 from ftlab.tabs.playground.session import (
     Pane,
@@ -80,7 +80,7 @@ def said(*turns: str) -> tuple[Message, ...]:
 def test_a_person_vouches_for_the_base_of_an_adapter_in_its_pane(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "small", 576)
     runs = tmp_path / "runs"
-    adapter = bring_adapter(adapter_folder(tmp_path / "mine"), runs, base=str(base))
+    adapter = upload_adapter(adapter_folder(tmp_path / "mine"), runs, base=str(base))
     session = judge_bases(choose(Session(), ["base", adapter.name], runs), str(base))
     assert "its 2 tensors fit small" in session.shown()[1].doubt
     assert "vouched for by you" not in pane_html(session.shown()[1])
@@ -95,7 +95,7 @@ def test_a_person_vouches_for_the_base_of_an_adapter_in_its_pane(tmp_path: Path)
 def test_nobody_vouches_for_a_pane_that_is_no_adapter_from_elsewhere(tmp_path: Path) -> None:
     session = choose(Session(), ["base", None], tmp_path)
     for place in (0, 1):
-        with pytest.raises(FtlabError, match="names no adapter that was brought along"):
+        with pytest.raises(FtlabError, match="names no uploaded adapter"):
             vouch(session, place, "bundled", tmp_path)
 
 

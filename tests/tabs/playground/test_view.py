@@ -176,7 +176,7 @@ def test_an_adapter_brought_along_can_be_chosen_and_is_kept(tmp_path: Path) -> N
     source = bring_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, BUNDLED_ID)
     now = setup([], tmp_path, None, [BASE, source.name])
     assert now.panes[:3] == (BASE, source.name, NOBODY)
-    assert dict(now.choices)["mine · LoRA r=2, brought along"] == source.name
+    assert dict(now.choices)["mine · LoRA r=2, uploaded"] == source.name
 
 
 # ---- bringing adapters
@@ -200,7 +200,7 @@ def test_one_file_of_two_is_asked_for_by_name(tmp_path: Path, left_out: str) -> 
 
 def test_an_adapter_of_another_base_takes_no_pane(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "small")
-    with pytest.raises(FtlabError, match="trained on SmolLM2-135M-Instruct: choose that"):
+    with pytest.raises(FtlabError, match="names SmolLM2-135M-Instruct: choose that"):
         bring_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, str(base))
     assert uploaded_sources(tmp_path) == []
 
