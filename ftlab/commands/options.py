@@ -13,7 +13,7 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
 from ftlab.playground.requests import GenerateRequest
-from ftlab.playground.uploaded import bring_adapter, vouch_for_base
+from ftlab.playground.uploaded import upload_adapter, vouch_for_base
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import fields_of
 
@@ -130,7 +130,7 @@ def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequ
     names = []
     for name in given:
         if name in paths:
-            name = bring_adapter(Path(name).expanduser(), folder, base=base).name
+            name = upload_adapter(Path(name).expanduser(), folder, base=base).name
         if name.startswith(UPLOADED) and options.base_is:
             vouch_for_base(folder, name, options.base_is)
         names.append(name)
@@ -139,8 +139,8 @@ def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequ
             raise FtlabError(problem)
     if options.base_is and not any(name.startswith(UPLOADED) for name in names):
         raise FtlabError(
-            f"--base-is {options.base_is} vouches for nothing: --runs names no adapter that was "
-            "brought along; name its folder or zip there, or leave --base-is out."
+            f"--base-is {options.base_is} has no effect: --runs names no uploaded adapter; name "
+            "its folder or zip there, or leave --base-is out."
         )
     settings = read_options(options, GenerationSettings)
     return GenerateRequest(tuple(names), prompt, model, **settings)

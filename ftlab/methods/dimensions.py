@@ -62,7 +62,7 @@ class Experts(Linear):
     number: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelShape:
     """`weights` maps the names of the model's tensors, as in its safetensors files, to shapes.
 

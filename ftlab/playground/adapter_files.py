@@ -69,7 +69,7 @@ def adapter_files(source: Path) -> Iterator[OpenFile]:
     try:
         mode = source.stat().st_mode
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "the name is none"
+        why = getattr(error, "strerror", None) or "invalid name"
         raise FtlabError(f"There is no adapter at '{name}' ({why}); check the path.") from None
     if stat.S_ISDIR(mode):
         yield _in_folder(source, name)
@@ -84,7 +84,7 @@ def adapter_files(source: Path) -> Iterator[OpenFile]:
     else:
         raise FtlabError(
             f"'{name}' is neither a folder nor a .zip; put {CONFIG_FILE} and {WEIGHTS_FILE} into "
-            "one and bring that."
+            "one and upload that."
         )
 
 
@@ -103,7 +103,7 @@ def _in_folder(folder: Path, name: str) -> OpenFile:
         if path.is_symlink():
             raise FtlabError(
                 f"{wanted} in '{name}' is a link, and links are not followed; copy the folder with "
-                "the files themselves (cp -rL) and bring the copy."
+                "the files themselves (cp -rL) and upload the copy."
             )
         try:
             # Do not wait for a pipe's writer; do not follow a link created after the check above.
@@ -162,14 +162,13 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> OpenFile:
     configs = list(dict.fromkeys(path for path, _ in entries if path[-1] == CONFIG_FILE))
     if len(configs) > 1:
         where = ", ".join(repr("/".join(path)[:60]) for path in configs[:3])
-        raise FtlabError(f"'{name}' holds several adapters ({where}); zip one of them by itself.")
+        raise FtlabError(f"'{name}' holds several adapters ({where}); zip one of them alone.")
     if not configs:
         _check_names([path[-1] for path, _ in entries], name)
     parent = configs[0][:-1]
     if len(parent) > 1:
         raise FtlabError(
-            f"The adapter in '{name}' lies {len(parent)} folders deep; zip its own folder by "
-            "itself."
+            f"The adapter in '{name}' is {len(parent)} folders deep; zip its own folder alone."
         )
     _check_names([path[-1] for path, _ in entries if path[:-1] == parent], name)
 
@@ -200,7 +199,7 @@ def _check_sizes(entries: Collection[zipfile.ZipInfo], file: io.FileIO, name: st
             )
     if sum(info.compress_size for info in entries) > os.fstat(file.fileno()).st_size:
         raise FtlabError(
-            f"The entries of '{name}' claim more bytes than the zip has; zip the folder again."
+            f"The entries of '{name}' declare more bytes than the zip has; zip the folder again."
         )
 
 
@@ -209,8 +208,7 @@ def _parts(path: str, name: str) -> tuple[str, ...]:
     parts = tuple(part for part in re.split(r"[/\\]", path) if part not in ("", "."))
     if not parts or ".." in parts or re.match(r"[/\\]|[A-Za-z]:", path):
         raise FtlabError(
-            f"'{name}' holds {path[:60]!r}, a path that leads out of it; zip the adapter's folder "
-            "again."
+            f"'{name}' holds {path[:60]!r}, a path outside the zip; zip the adapter's folder again."
         )
     return parts
 
@@ -223,16 +221,15 @@ def _check_entry(info: zipfile.ZipInfo, wanted: str, name: str) -> None:
             "themselves."
         )
     if info.flag_bits & _ENCRYPTED:
-        raise FtlabError(f"'{name}' is locked with a password; zip the folder again without one.")
+        raise FtlabError(f"'{name}' has a password; zip the folder again without one.")
     if info.compress_type not in _UNPACKABLE:
         raise FtlabError(
-            f"'{name}' is packed in a way that is not read; zip the folder again with 'zip -r'."
+            f"The compression of '{name}' is not supported; zip the folder again with 'zip -r'."
         )
 
 
 def _check_names(names: Collection[str], where: str) -> None:
     """Raises `FtlabError` with a fitting explanation if the adapter's two files are not there."""
-    pickled = any(name.lower().endswith(_PICKLES) for name in names)
     if CONFIG_FILE not in names:
         if any(name in names for name in _FULL_MODEL):
             raise FtlabError(
@@ -242,15 +239,14 @@ def _check_names(names: Collection[str], where: str) -> None:
         inner = next((name for name in sorted(names) if name.lower().endswith(".zip")), "")
         if inner:
             raise FtlabError(
-                f"'{where}' holds no {CONFIG_FILE} but '{shown_name(inner)}'; bring that zip "
-                "itself."
+                f"'{where}' holds no {CONFIG_FILE} but '{shown_name(inner)}'; upload that zip."
             )
         raise FtlabError(
-            f"'{where}' holds no {CONFIG_FILE}, so it is no PEFT adapter; bring the folder that "
+            f"'{where}' holds no {CONFIG_FILE}, so it is no PEFT adapter; upload the folder that "
             "save_pretrained wrote."
         )
     if WEIGHTS_FILE not in names:
-        if pickled:
+        if any(name.lower().endswith(_PICKLES) for name in names):
             raise _only_pickle(where)
         if any(re.fullmatch(r"adapter_model-\d+-of-\d+\.safetensors", name) for name in names):
             raise FtlabError(
@@ -265,8 +261,8 @@ def _check_names(names: Collection[str], where: str) -> None:
 def _check_size(name: str, size: int) -> None:
     if size > MAX_BYTES[name]:
         raise FtlabError(
-            f"{name} has {size:,} bytes; at most {MAX_BYTES[name]:,} are taken, so bring a smaller "
-            "adapter."
+            f"{name} has {size:,} bytes; at most {MAX_BYTES[name]:,} are accepted, so upload a "
+            "smaller adapter."
         )
 
 
@@ -290,13 +286,14 @@ MAX_NAME_CHARACTERS = 200
 
 _WAYS_OUT = {
     "init_lora_weights": "save it converted to plain LoRA (save_pretrained with "
-    "path_initial_model_for_weight_conversion) and bring that",
-    "loftq": "bring a LoRA trained on the published weights",
-    "kasa_config": "bring a plain LoRA",
-    "layer_replication": "bring one without",
-    "bias": "bring an adapter trained with bias='none'",
+    "path_initial_model_for_weight_conversion) and upload that",
+    "loftq": "upload a LoRA trained on the published weights",
+    "kasa_config": "upload a plain LoRA",
+    "layer_replication": "upload one without",
+    "bias": "upload an adapter trained with bias='none'",
 }
 
+_SOFT = ("PROMPT_TUNING", "P_TUNING")
 _PATH = re.compile(r"[/~.\\]|[A-Za-z]:[/\\]|\w+://")
 _HUB_CACHE = re.compile(r"models--([\w.-]+)[/\\]snapshots\b")
 _GENERATING_CLASS = re.compile(r"\w+(ForCausalLM|LMHeadModel|ForConditionalGeneration)")
@@ -353,22 +350,29 @@ class AdapterFacts:
 
 def check_config(data: bytes) -> AdapterFacts:
     """Returns the adapter's facts; raises `FtlabError` with the first reason if it is unusable."""
-    config = _object(data)
+    try:
+        config = read_object(data)
+    except Refused as error:
+        _refuse(error.what, "save the adapter again")
     peft_type = _peft_type(config)
     _check_task(config)
-    _check_code(config)
-    _check_base_untouched(config)
+    foreign = foreign_part(config)
+    if foreign:
+        _refuse(foreign, "upload an adapter that PEFT knows and that needs no other file")
+    for field, what in base_changes(config):  # all panes share one base
+        loftq = str(config.get(field)).lower().startswith("loftq")
+        _refuse(what, _WAYS_OUT["loftq" if loftq else field])
     wrong = wrong_pattern(config)
     if wrong:
         _refuse(wrong, WAY_OUT)
-    model = _base_model(config)
+    model, tokens = _base_model(config), "num_virtual_tokens"
     return AdapterFacts(
         peft_type=peft_type,
         model=model,
         place=_place(config, model),
         variant=_variant(config) if peft_type == "LORA" else "",
         rank=_rank(config) if peft_type == "LORA" else None,
-        tokens=_tokens(config) if peft_type in ("PROMPT_TUNING", "P_TUNING") else None,
+        tokens=_whole(config.get(tokens), tokens) if peft_type in _SOFT else None,
     )
 
 
@@ -389,13 +393,6 @@ def public_name(model: str) -> str:
     return "/".join(parts)
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        return read_object(data)
-    except Refused as error:
-        _refuse(error.what, "save the adapter again")
-
-
 def _peft_type(config: Mapping[str, Any]) -> str:
     peft_type = config.get("peft_type")
     unknown = unknown_type(peft_type)
@@ -405,7 +402,7 @@ def _peft_type(config: Mapping[str, Any]) -> str:
     if peft_type in CANNOT_ANSWER:
         raise FtlabError(
             f"A {peft_type} adapter cannot answer in a pane of its own: "
-            f"{CANNOT_ANSWER[peft_type]}; bring another kind, such as LORA."
+            f"{CANNOT_ANSWER[peft_type]}; upload another kind, such as LORA."
         )
     return peft_type
 
@@ -415,7 +412,7 @@ def _check_task(config: Mapping[str, Any]) -> None:
     if task not in (None, "CAUSAL_LM"):
         _refuse(
             f"has the task_type {shown(task)}, and only CAUSAL_LM writes text",
-            "bring an adapter of a language model",
+            "upload an adapter of a language model",
         )
     mapping = config.get("auto_mapping")
     if not mapping:
@@ -425,28 +422,15 @@ def _check_task(config: Mapping[str, Any]) -> None:
     name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
     if not isinstance(library, str) or not re.fullmatch(r"transformers(\.\w+)*", library):
         _refuse(
-            f"asks in auto_mapping to import {shown(library)}, and code of an adapter's own is "
+            f"asks in auto_mapping to import {shown(library)}, and an adapter's own code is "
             "never run",
             "remove auto_mapping and set task_type to CAUSAL_LM",
         )
     if not isinstance(name, str) or not _GENERATING_CLASS.fullmatch(name):
         _refuse(
             f"was made for {shown(name)} (auto_mapping), which writes no text",
-            "bring an adapter of a language model",
+            "upload an adapter of a language model",
         )
-
-
-def _check_code(config: Mapping[str, Any]) -> None:
-    foreign = foreign_part(config)
-    if foreign:
-        _refuse(foreign, "bring an adapter that PEFT knows by itself and that stands alone")
-
-
-def _check_base_untouched(config: Mapping[str, Any]) -> None:
-    """All panes share one base, so an adapter must not change the base's weights."""
-    for field, what in base_changes(config):
-        loftq = str(config.get(field)).lower().startswith("loftq")
-        _refuse(what, _WAYS_OUT["loftq" if loftq else field])
 
 
 def _base_model(config: Mapping[str, Any]) -> str:
@@ -486,15 +470,8 @@ def _rank(config: Mapping[str, Any]) -> int:
     pattern = config.get("rank_pattern") or {}
     if not isinstance(pattern, dict):
         _refuse("has a rank_pattern that is no object", "save the adapter again")
-    ranks = [
-        _whole(config.get("r", 8), "r"),
-        *(_whole(r, "rank_pattern") for r in pattern.values()),
-    ]
-    return max(ranks)
-
-
-def _tokens(config: Mapping[str, Any]) -> int:
-    return _whole(config.get("num_virtual_tokens"), "num_virtual_tokens")
+    rank = _whole(config.get("r", 8), "r")
+    return max([rank, *(_whole(value, "rank_pattern") for value in pattern.values())])
 
 
 def _whole(value: Any, key: str) -> int:
@@ -560,7 +537,7 @@ def unknown_key(config: Mapping[str, Any]) -> str:
     for key, value in config.items():
         if key not in KEYS and value not in (None, False, "", [], {}):
             return (
-                f"has the key {shown(key)}, which PEFT 0.21 does not know and passes over."
+                f"has the key {shown(key)}, which PEFT 0.21 does not know and ignores."
                 f"{did_you_mean(key, KEYS)}"
             )
     return ""

@@ -88,7 +88,7 @@ def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
 
     Raises `FtlabError` if the files are missing, damaged, or made for another shape.
     """
-    folder = _complete(source)
+    folder = _complete(source, CONFIG_FILE, WEIGHTS_FILE)
     weights = folder / WEIGHTS_FILE
     try:
         config = PeftConfig.from_pretrained(str(folder))
@@ -103,7 +103,7 @@ def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
                 clone,
                 str(folder),
                 is_trainable=False,
-                key_mapping=_passing_over(copies) | known if copies else None,
+                key_mapping=_ignoring(copies) | known if copies else None,
             )
         _check_every_weight_is_used(model, weights, copies)
     except (FtlabError, MemoryError, torch.OutOfMemoryError):
@@ -141,12 +141,11 @@ def as_low_rank(model: PeftModel, dtype: torch.dtype) -> LowRank | None:
     config = model.active_peft_config
     if not isinstance(config, LoraConfig) or config.peft_type != PeftType.LORA:
         return None
-    if config.layer_replication or _mixes_rows(model.get_base_model()):
+    if config.layer_replication or not shares_a_batch(model.get_base_model()):
         return None
     name = model.active_adapter
     layers = {}
-    base: Any = model.get_base_model()
-    for path, module in base.named_modules():
+    for path, module in model.get_base_model().named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             return None
         if not isinstance(module, BaseTunerLayer):
@@ -179,26 +178,25 @@ def sha256_of(files: list[Path]) -> str:
 
 
 def shares_a_batch(model: nn.Module) -> bool:
-    """Whether several adapters can be rows of one batch on this base."""
-    return not _mixes_rows(model)
+    """Whether several adapters can be rows of one batch on this base.
 
-
-def _mixes_rows(model: nn.Module) -> bool:
-    """Whether it is a mixture of experts: its layers get tokens of all rows mixed together."""
+    In a mixture of experts they cannot: its layers get tokens of all rows mixed together.
+    """
     config: Any = getattr(model, "config", None)
     if config is not None:
         config = config.get_text_config()
     names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    return any(getattr(config, name, None) for name in names)
+    return not any(getattr(config, name, None) for name in names)
 
 
-def _complete(source: PaneSource) -> Path:
+def _complete(source: PaneSource, *names: str) -> Path:
     folder = source.folder
     assert folder is not None
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in names:
         if not (folder / name).is_file():  # PEFT would look for it on the Hub
+            what = "adapter" if source.is_adapter else "weights"
             raise FtlabError(
-                f"The adapter of '{source.label}' is not there: {name} is missing; "
+                f"The {what} of '{source.label}' cannot be found: {name} is missing; "
                 "run it again, or choose another."
             )
     return folder
@@ -233,8 +231,8 @@ def _check_numbers(weights: Path, base: nn.Module, config: PeftConfig) -> list[s
             saved = file.get_tensor(key)
             if saved.is_floating_point() and not saved.isfinite().all():
                 raise FtlabError(
-                    f"The adapter's weight {key} holds values that are no numbers (NaN or "
-                    "infinity): its training went astray, so choose another."
+                    f"The adapter's weight {key} contains NaN or infinity: its training diverged, "
+                    "so choose another."
                 )
             name = next((n for n in _names_in_base(key) if n in own), None)
             if name is None or (key.endswith(name) and _is_in(name, replaced)):
@@ -242,8 +240,8 @@ def _check_numbers(weights: Path, base: nn.Module, config: PeftConfig) -> list[s
             held = own[name].detach()
             if saved.shape != held.shape or not torch.equal(saved.to(held), held):
                 raise FtlabError(
-                    f"The adapter brings the base's weight {name} along, changed, and all panes "
-                    "share that one; train and save it with modules_to_save, or choose another."
+                    f"The adapter contains a changed copy of the base's weight {name}, which all "
+                    "panes share; train and save it with modules_to_save, or choose another."
                 )
             copies.append(key)
     return copies
@@ -261,7 +259,7 @@ def _names_in_base(key: str) -> Iterator[str]:
     yield from (inner.removeprefix(prefix) for prefix in _PREFIXES if inner.startswith(prefix))
 
 
-def _passing_over(copies: Collection[str]) -> dict[str, str]:
+def _ignoring(copies: Collection[str]) -> dict[str, str]:
     """A `key_mapping` that renames these weights, so that PEFT ignores them."""
     names = (key.removeprefix(_PREFIXES[0]) for key in copies)
     return {rf"^{re.escape(name)}$": f"a_copy_of.{name}" for name in names}
@@ -269,10 +267,9 @@ def _passing_over(copies: Collection[str]) -> dict[str, str]:
 
 def _check_every_weight_is_used(model: PeftModel, weights: Path, copies: Collection[str]) -> None:
     """PEFT silently ignores weights that do not exist in the model."""
-    worn = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    used = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(weights, framework="pt") as file:
-        saved = set(file.keys())
-    over = sorted(saved - worn - set(copies))
+        over = sorted(set(file.keys()) - used - set(copies))
     if over:
         raise FtlabError(
             f"The model has no place for {len(over)} of the adapter's weights, as {over[0]}; it "
@@ -308,11 +305,11 @@ def put_part(base: PreTrainedModel, source: PaneSource) -> Attached:
     Raises `FtlabError` if they are missing, damaged or made for another shape, and on a base in 4
     bits: they are full 16-bit weights that were trained together with other 16-bit weights.
     """
-    folder = _complete_clone(source)
+    folder = _complete(source, FACTS, WEIGHTS)
     if is_quantised(base):
         raise FtlabError(
-            f"'{source.label}' has weights of its own in 16 bits, which cannot stand in a base "
-            "held in 4; answer in 16 or 32 bits, or leave it out."
+            f"'{source.label}' has trained weights in 16 bits, which cannot replace weights of a "
+            "base held in 4 bits; answer in 16 or 32 bits, or leave it out."
         )
     clone = clone_on_same_weights(base)
     try:
@@ -326,18 +323,6 @@ def put_part(base: PreTrainedModel, source: PaneSource) -> Attached:
             f"({one_line(error)[:160]}); run it again, or choose another."
         ) from error
     return Attached(None, clone.eval().requires_grad_(False), sha256_of([folder / WEIGHTS]))
-
-
-def _complete_clone(source: PaneSource) -> Path:
-    folder = source.folder
-    assert folder is not None
-    for name in (FACTS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FtlabError(
-                f"The weights of '{source.label}' are not there: {name} is missing; "
-                "run it again, or choose another."
-            )
-    return folder
 
 
 @dataclass
@@ -412,7 +397,7 @@ class RowAdapters:
         assert all(0 <= row <= len(self.adapters) for row in rows)
         self._batch.set(rows)
 
-    def wears(self, adapter: LowRank) -> int:
+    def number_of(self, adapter: LowRank) -> int:
         """Returns the number that stands for that adapter in `rows`."""
         if not adapter.layers:
             return 0
@@ -420,11 +405,11 @@ class RowAdapters:
 
 
 def together(pairs: Sequence[Pair | None]) -> list[Hook]:
-    worn = [pair for pair in pairs if pair]
+    own = [pair for pair in pairs if pair]
     hook = partial(
         _add_together,
-        down=torch.cat([pair.a for pair in worn]).t().contiguous(),
-        up=torch.cat([pair.b * pair.scaling for pair in worn], dim=1).t().contiguous(),
+        down=torch.cat([pair.a for pair in own]).t().contiguous(),
+        up=torch.cat([pair.b * pair.scaling for pair in own], dim=1).t().contiguous(),
         widths=tuple(len(pair.a) if pair else 0 for pair in pairs),
     )
     return [hook]
@@ -482,17 +467,17 @@ def at_once(pairs: Sequence[Pair | None]) -> list[Hook]:
 
 def _of_one_rank(pairs: Sequence[Pair | None]) -> Hook:
     """Index 0 of the stacked matrices is for rows that get nothing from this hook."""
-    worn = [pair for pair in pairs if pair]
+    own = [pair for pair in pairs if pair]
     places = [0]
     for pair in pairs:
         places.append(max(places) + 1 if pair else 0)
-    down = torch.stack([torch.zeros_like(worn[0].a), *(pair.a for pair in worn)])
-    up = torch.stack([torch.zeros_like(worn[0].b), *(pair.b for pair in worn)])
+    down = torch.stack([torch.zeros_like(own[0].a), *(pair.a for pair in own)])
+    up = torch.stack([torch.zeros_like(own[0].b), *(pair.b for pair in own)])
     return partial(
         _add_at_once,
         down=down,
         up=up,
-        scaling=up.new_tensor([0.0, *(pair.scaling for pair in worn)]).view(-1, 1, 1),
+        scaling=up.new_tensor([0.0, *(pair.scaling for pair in own)]).view(-1, 1, 1),
         places=torch.tensor(places, device=up.device),
     )
 
@@ -530,5 +515,5 @@ def _checked(x: Tensor, batch: _Batch) -> Tensor:
     """Checks that `x` is (rows, length, width), or (rows * length, width) as in some models."""
     rows = len(batch.rows)
     if x.shape[0] != rows and (x.dim() != 2 or x.shape[0] % rows):
-        raise RuntimeError(f"{x.shape[0]} rows where {rows} wear adapters")
+        raise RuntimeError(f"{x.shape[0]} rows in a batch with {rows} adapter numbers")
     return x

@@ -47,12 +47,8 @@ class PlaygroundClient:
         self.runs_folder = runs_folder
         self._access = access
         self.log_file = control_folder(runs_folder) / "playground.log"
-        command = command or module_command(
-            "ftlab.playground.worker",
-            str(runs_folder.resolve()),
-            "--idle-seconds",
-            str(idle_seconds),
-        )
+        options = (str(runs_folder.resolve()), "--idle-seconds", str(idle_seconds))
+        command = command or module_command("ftlab.playground.worker", *options)
         self._turns = VisitorQueue(Places(waiting_of_a_session=16))
         self._worker = WorkerClient(command, self.log_file, access.may_ask_hub)
 
@@ -136,14 +132,17 @@ class PlaygroundClient:
         try:
             with closing(self._answers(request)) as updates:
                 for update in updates:
-                    if update.pane in problems:
-                        continue  # reported above
                     if update.is_final:
                         unfinished.discard(update.pane)
-                    yield update
+                    if update.pane not in problems:  # those were reported before
+                        yield update
             sentence = "The playground's worker gave no answer; send the prompt again."
         except WorkerEnded as end:
-            another = "a new one has been started, so " if self._start_another(end) else ""
+            another = ""
+            if end.is_unexpected:  # it was not closed on purpose
+                with suppress(OSError):
+                    self._worker.start()
+                    another = "a new one has been started, so "
             sentence = (
                 f"The playground's worker ended before it had answered ({end}); {another}send the "
                 f"prompt again. Its log is {self.log_file}."
@@ -152,13 +151,6 @@ class PlaygroundClient:
             sentence = f"The playground's worker could not be started ({error.strerror})."
         for pane in sorted(unfinished):
             yield PaneUpdate(pane, "error", sentence)
-
-    def _start_another(self, end: WorkerEnded) -> bool:
-        if end.is_unexpected:  # it was not closed on purpose
-            with suppress(OSError):
-                self._worker.start()
-                return True
-        return False
 
     def _answers(self, request: GenerateRequest) -> Generator[PaneUpdate, None, None]:
         latest: dict[int, PaneUpdate] = {}
@@ -199,21 +191,19 @@ def _cut(
 
 def as_record(update: PaneUpdate, name: str, label: str) -> dict[str, Any]:
     """A pane's final update as JSON for command line and API; `error` is "" if it succeeded."""
-    failed = update.kind == "error"
-    told = update.next_token
     return {
         "pane": update.pane,
         "name": name,
         "run_id": None if name == BASE or ":" in name else name,
         "label": label,
-        "answer": update.partial if failed else update.text,
+        "answer": update.answer,
         "tokens": update.tokens,
         "tokens_per_second": update.tokens_per_second,
         "first_token_seconds": update.first_token_seconds,
         "swap_seconds": update.swap_seconds,
         "adapter_sha256": update.adapter_sha256,
-        "next_token": asdict(told) if told else None,
+        "next_token": asdict(update.next_token) if update.next_token else None,
         "changes_nothing": update.changes_nothing,
         "note": update.note,
-        "error": update.text if failed else "",
+        "error": update.error,
     }

@@ -10,13 +10,13 @@ import inspect
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftModel
 from torch import FloatTensor, LongTensor, Tensor
 from transformers import (
     DynamicCache,
@@ -29,24 +29,12 @@ from transformers import (
 )
 
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.models.generation import generation_inputs, left_padded, virtual_tokens
+from ftlab.models.generation import generation_inputs, left_padded
 from ftlab.playground.attach import LowRank, RowAdapters
-from ftlab.playground.giving_way import Check, GiveWay
+from ftlab.playground.giving_way import Check, YieldDevice
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate, Stopped, UpdateKind
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.spec import Message
-
-_PREFIXES = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
-"""Prompt methods whose soft tokens are keys and values instead of embeddings."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """The arguments of a lane's first forward pass."""
-
-    model: Any
-    inputs: dict[str, Tensor]
-    cache: DynamicCache
 
 
 class Lane:
@@ -72,12 +60,17 @@ class Lane:
     def prefill(self) -> Tensor:
         """Reads the prompts."""
         device = next(self._model.parameters()).device
-        start = _start(self._model, left_padded(self._prompts, self._pad_id, device))
-        self._callee, self._cache = start.model, start.cache
-        self._takes = _parameters(start.model)
-        self._mask = start.inputs.pop("attention_mask")
+        batch = left_padded(self._prompts, self._pad_id, device)
+        self._callee, inputs = generation_inputs(self._model, batch)
+        base: Any = (
+            self._model.get_base_model() if isinstance(self._model, PeftModel) else self._model
+        )
+        self._takes = frozenset(inspect.signature(base.forward).parameters)
+        prefix = inputs.pop("cache", None)
+        self._cache = DynamicCache(config=base.config) if prefix is None else prefix
+        self._mask = inputs.pop("attention_mask")
         self._is_padded = not bool(self._mask.all())
-        return self._forward(**start.inputs)
+        return self._forward(**inputs)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Reads one more token in each row."""
@@ -102,55 +95,21 @@ class Lane:
     def _forward(self, **inputs: Tensor) -> Tensor:
         assert self._mask is not None
         new = next(iter(inputs.values())).shape[1]
+        caches = [name for name in ("cache", "past_key_values") if name in self._takes]
+        if not caches:  # the model would see only the last token
+            raise FtlabError(
+                "This model keeps no cache of what it has read, so it cannot answer token by token "
+                "here; choose another base model."
+            )
         options: dict[str, Any] = {}
         if self._is_padded:
             positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
             options = {"attention_mask": self._mask, "position_ids": positions}
         options = {name: value for name, value in options.items() if name in self._takes}
-        options |= {_cache_name(self._takes): self._cache}
+        options[caches[0]] = self._cache
         output = self._callee(**inputs, **options, use_cache=True, logits_to_keep=1)
         logits: Tensor = output.logits[:, -1].float()
         return logits
-
-
-def _start(model: PreTrainedModel | PeftModel, batch: dict[str, Tensor]) -> Start:
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if isinstance(model, PeftModel) and virtual_tokens(model):
-        kind = model.active_peft_config.peft_type
-        if kind in _PREFIXES:
-            return _start_with_prefix(model, batch)
-        callee, inputs = generation_inputs(model, batch)
-        return Start(callee, inputs, DynamicCache(config=base.config))
-    return Start(model, batch, DynamicCache(config=base.config))
-
-
-def _start_with_prefix(model: PeftModel, batch: dict[str, Tensor]) -> Start:
-    """Puts the prefix into the cache, where every row attends to it.
-
-    In transformers 5.24 `generate` ignores a prefix that PEFT passes; a forward pass uses it.
-    """
-    rows = batch["input_ids"].shape[0]
-    soft = batch["attention_mask"].new_ones(rows, virtual_tokens(model))
-    mask = torch.cat([soft, batch["attention_mask"]], dim=1)
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask}
-    prefix: Any = model.get_prompt(batch_size=rows)
-    return Start(model.get_base_model(), inputs, prefix)
-
-
-def _parameters(model: Any) -> frozenset[str]:
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    return frozenset(inspect.signature(base.forward).parameters)
-
-
-def _cache_name(parameters: Collection[str]) -> str:
-    """The name of the model's cache argument. Without one it would only see the last token."""
-    for name in ("cache", "past_key_values"):
-        if name in parameters:
-            return name
-    raise FtlabError(
-        "This model keeps no cache of what it has read, so it cannot answer token by token here; "
-        "choose another base model."
-    )
 
 
 class TokenChooser:
@@ -202,20 +161,16 @@ SECONDS_BETWEEN_TEXTS = 0.05
 """Minimum interval between text updates: a fast device is faster than a page can show."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """The end conditions of an answer: a stop id, or the maximum number of tokens."""
-
-    stop_ids: frozenset[int]
-    limit: int
-
-
 @dataclass
 class Answer:
-    """One answer, a row of a lane. `send` receives its updates; `draft` holds its pane's facts."""
+    """One answer, a row of a lane. `send` receives its updates; `draft` holds its pane's facts.
+
+    It ends with one of the `stop_ids`, or after `limit` tokens.
+    """
 
     prompt_ids: list[int]
-    ending: Ending
+    stop_ids: frozenset[int]
+    limit: int
     chooser: TokenChooser
     tokenizer: PreTrainedTokenizerBase
     send: Callable[[PaneUpdate], None]
@@ -223,36 +178,36 @@ class Answer:
     keeps_edges: bool = False
     ids: list[int] = field(default_factory=list)
     began: float = field(default_factory=time.perf_counter)
+    has_ended: bool = False
+    """Whether its "done" or "error" was sent."""
+
     _first: float = 0.0
     _last: float = 0.0
     _sent: float = 0.0
-    _has_ended: bool = False
-
-    @property
-    def seen(self) -> list[int]:
-        return self.prompt_ids + self.ids
 
     @property
     def is_finished(self) -> bool:
-        return bool(self.ids) and (
-            self.ids[-1] in self.ending.stop_ids or len(self.ids) >= self.ending.limit
-        )
+        return bool(self.ids) and (self.ids[-1] in self.stop_ids or len(self.ids) >= self.limit)
 
     @property
     def read(self) -> list[int]:
         """The tokens that its lane has read so far: all except the last chosen token."""
         return self.prompt_ids + self.ids[:-1]
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether its "done" or "error" was sent."""
-        return self._has_ended
-
     def say(self, sentence: str) -> None:
         """Sends a status."""
         self.send(self._update("status", sentence))
 
-    def tell(self, next_token: NextToken) -> None:
+    def compare(self, logits: Tensor, base: Tensor) -> None:
+        """Stores how its first logits differ from the base's, both (vocabulary,)."""
+        own, other = int(logits.argmax()), int(base.argmax())
+        kl = divergence(logits, base)
+        next_token = NextToken(
+            kl_nats=kl if math.isfinite(kl) else None,
+            token=str(self.tokenizer.decode([own])),
+            base_token=str(self.tokenizer.decode([other])),
+            top1_changed=own != other,
+        )
         self.draft = replace(self.draft, next_token=next_token)
 
     def take(self, token: int) -> None:
@@ -271,7 +226,7 @@ class Answer:
 
     def fail(self, sentence: str) -> None:
         """Ends the answer with an error, unless it has already ended."""
-        if not self._has_ended:
+        if not self.has_ended:
             self._end(replace(self._update("error", sentence), partial=self.text()))
 
     def shift(self, seconds: float) -> None:
@@ -281,15 +236,12 @@ class Answer:
             self._first += seconds
             self._last += seconds
 
-    def spell(self, token: int) -> str:
-        return str(self.tokenizer.decode([token]))
-
     def text(self) -> str:
         text = str(self.tokenizer.decode(self.ids, skip_special_tokens=True))
         return text if self.keeps_edges else text.strip()
 
     def _end(self, update: PaneUpdate) -> None:
-        self._has_ended = True
+        self.has_ended = True
         self.send(update)
 
     def _update(self, kind: UpdateKind, text: str) -> PaneUpdate:
@@ -334,7 +286,9 @@ class LaneOfAnswers:
             logits = self._begin()
             self._take(logits)
             if self.base_logits is not None:  # after the time of the first token is recorded
-                self._compare(logits, self.base_logits(self.answers))
+                base = self.base_logits(self.answers)
+                for answer, row, base_row in zip(self.answers, logits, base, strict=True):
+                    answer.compare(row, base_row)
             self._has_begun = True
         for answer in self._open:
             answer.show()
@@ -372,45 +326,39 @@ class LaneOfAnswers:
                 self.answers, logits[: len(self.answers)], self.base_rows, strict=True
             ):
                 if base_row is not None:
-                    answer.tell(next_token(answer, row, logits[base_row]))
+                    answer.compare(row, logits[base_row])
         self.lane.keep(range(len(self.answers)))
         return logits[: len(self.answers)]
 
     def _take(self, logits: Tensor) -> None:
         likeliest = logits.argmax(dim=-1).tolist()
         for answer, best, row in zip(self._open, likeliest, logits, strict=True):
-            plain = answer.chooser.is_plain
-            answer.take(best if plain else answer.chooser.choose(row, answer.seen))
-
-    def _compare(self, logits: Tensor, base: Tensor) -> None:
-        for answer, row, other in zip(self.answers, logits, base, strict=True):
-            answer.tell(next_token(answer, row, other))
+            chooser, seen = answer.chooser, answer.prompt_ids + answer.ids
+            answer.take(best if chooser.is_plain else chooser.choose(row, seen))
 
 
 def shared_lane(
-    adapters: RowAdapters, worn: Sequence[LowRank], answers: Sequence[Answer], pad_id: int
+    adapters: RowAdapters, attached: Sequence[LowRank], answers: Sequence[Answer], pad_id: int
 ) -> LaneOfAnswers:
-    """Creates the lane of all answers on the shared base; `worn` has each answer's adapter.
+    """Creates the lane of all answers on the shared base; `attached` has each answer's adapter.
 
     The base also reads every prompt of an adapter, in an extra row if it does not answer that
     prompt. Answers that started earlier were already compared, so they need no extra row.
     """
-    wears = [adapters.wears(adapter) for adapter in worn]
+    own = [adapters.number_of(adapter) for adapter in attached]
     prompts = [answer.read for answer in answers]
     if answers[0].ids:
-        adapters.rows = wears
+        adapters.rows = own
         return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers))
-    base_row = {
-        tuple(p): row for row, (p, w) in enumerate(zip(prompts, wears, strict=True)) if not w
-    }
+    base_row = {tuple(prompts[row]): row for row, adapter in enumerate(own) if not adapter}
     for prompt in prompts[:]:
         if tuple(prompt) not in base_row:
             base_row[tuple(prompt)] = len(prompts)
             prompts.append(prompt)
-    adapters.rows = [*wears, *[0] * (len(prompts) - len(wears))]
+    adapters.rows = [*own, *[0] * (len(prompts) - len(own))]
     base_rows = [
         base_row[tuple(answer.prompt_ids)] if adapter else None
-        for answer, adapter in zip(answers, wears, strict=True)
+        for answer, adapter in zip(answers, own, strict=True)
     ]
     return LaneOfAnswers(Lane(adapters, prompts, pad_id), list(answers), base_rows)
 
@@ -432,7 +380,7 @@ def read_again(lanes: Sequence[LaneOfAnswers]) -> list[LaneOfAnswers]:
     return sorted(ready, key=lambda lane: len(lane.answers[0].ids))
 
 
-def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> GiveWay | None:
+def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> YieldDevice | None:
     """Runs all lanes to their end. An error of a lane is reported in its panes; others continue.
 
     Returns early if another process needs the device with its memory. It then returns the function
@@ -458,17 +406,6 @@ def take_turns(lanes: Sequence[LaneOfAnswers], check: Check) -> GiveWay | None:
             if lane.is_finished:
                 open_lanes.remove(lane)
     return None
-
-
-def next_token(answer: Answer, logits: Tensor, base: Tensor) -> NextToken:
-    own, other = int(logits.argmax()), int(base.argmax())
-    kl = divergence(logits, base)
-    return NextToken(
-        kl_nats=kl if math.isfinite(kl) else None,
-        token=answer.spell(own),
-        base_token=answer.spell(other),
-        top1_changed=own != other,
-    )
 
 
 SMALLER = "ask for fewer tokens, or shorten the prompt"
@@ -519,15 +456,15 @@ class AnswerBuilder:
             send = partial(self._send, number)
             try:
                 ids = self._prompt_ids(pane.pane, prompt)
-                limit = min(self._request.max_new_tokens, self._room(len(ids), soft_tokens))
+                limit = self._limit(len(ids), soft_tokens)
             except Exception as error:
-                sentence = say(error, "The prompt could not be read")
-                send(PaneUpdate(pane.pane, "error", sentence))
+                send(PaneUpdate(pane.pane, "error", say(error, "The prompt could not be read")))
                 continue
             answers.append(
                 Answer(
                     prompt_ids=ids,
-                    ending=Ending(self._stop_ids, limit),
+                    stop_ids=self._stop_ids,
+                    limit=limit,
                     chooser=TokenChooser(self._request, self._device),
                     tokenizer=self._tokenizer,
                     send=send,
@@ -557,8 +494,8 @@ class AnswerBuilder:
         history = self._request.history(place)
         return self._formatter.prompt_ids([*first, *history, Message("user", prompt)])
 
-    def _room(self, prompt: int, soft: int) -> int:
-        """Number of tokens that fit in the context after the prompt."""
+    def _limit(self, prompt: int, soft: int) -> int:
+        """The number of new tokens: as requested, or as many as fit in the context."""
         context = getattr(self._base.config, "max_position_embeddings", None)
         if context is None:
             return self._request.max_new_tokens
@@ -568,4 +505,4 @@ class AnswerBuilder:
                 f"The prompt has {parts}; the model's context is {context:,} tokens and the answer "
                 "needs some of them, so shorten the prompt or begin a new chat."
             )
-        return int(context) - prompt - soft
+        return min(self._request.max_new_tokens, int(context) - prompt - soft)

@@ -53,7 +53,7 @@ from ftlab.playground.decoding import (
     shared_lane,
     take_turns,
 )
-from ftlab.playground.giving_way import Check, GiveWay
+from ftlab.playground.giving_way import Check, YieldDevice
 from ftlab.playground.panes import BASE, WEIGHTS_FILE, LineUp, PaneSource, line_up, same_name
 from ftlab.playground.requests import (
     LOADING,
@@ -92,11 +92,28 @@ class FullModels:
         if source.name in self._held:
             self._held.move_to_end(source.name)
             return self._held[source.name][0]
-        size = self._size(source, policy)
+        assert source.folder is not None
+        files = sorted(source.folder.glob("*.safetensors"))
+        if not files:
+            raise FtlabError(
+                f"The weights of '{source.label}' cannot be found: its folder has no .safetensors "
+                "file; run it again, or choose another."
+            )
+        wide = weight_dtype(policy, self._device, weights_learn=False) is torch.float32
+        size = sum(file.stat().st_size for file in files) * (2 if wide else 1)
         self._make_room(source, size, in_use)
-        worn = self._load(source, policy)
-        self._held[source.name] = (worn, size)
-        return worn
+        resolved = ResolvedModel(ModelReference("folder", str(source.folder)), source.folder)
+        try:
+            model: PreTrainedModel = load_base_model(resolved, policy, None, self._device)
+        except Exception as error:
+            traceback.print_exc()
+            raise FtlabError(
+                f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
+                f"another shape ({one_line(error)[:160]}); run it again, or choose another."
+            ) from error
+        attached = Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
+        self._held[source.name] = (attached, size)
+        return attached
 
     def clear(self) -> None:
         self._held.clear()
@@ -106,55 +123,23 @@ class FullModels:
         """The names of the loaded models, least recently used first."""
         return list(self._held)
 
-    def _size(self, source: PaneSource, policy: DtypePolicy) -> int:
-        assert source.folder is not None
-        files = sorted(source.folder.glob("*.safetensors"))
-        if not files:
-            raise FtlabError(
-                f"The weights of '{source.label}' are not there: its folder holds no .safetensors "
-                "file; run it again, or choose another."
-            )
-        wide = weight_dtype(policy, self._device, weights_learn=False) is torch.float32
-        return sum(file.stat().st_size for file in files) * (2 if wide else 1)
-
     def _make_room(self, source: PaneSource, size: int, in_use: Collection[str]) -> None:
-        while not self._fits(size):
+        while True:
+            free = self._free_bytes()
+            held = sum(bytes_ for _, bytes_ in self._held.values())
+            if held + size <= self._limit and (free is None or size + SPARE_BYTES <= free):
+                return
             idle = [name for name in self._held if name not in in_use]
             if not idle:
-                raise FtlabError(self._no_room(source, size))
+                left = "" if free is None else f", {format_bytes(free)} is free"
+                raise FtlabError(
+                    f"There is no memory for another full model: '{source.label}' needs "
+                    f"{format_bytes(size)}{left}, and {len(self._held)} of this prompt use "
+                    f"{format_bytes(held)} of the {format_bytes(self._limit)} reserved for full "
+                    "models; choose fewer full fine-tunings, or 16 bits."
+                )
             del self._held[idle[0]]
             give_back_memory(self._device)
-
-    def _fits(self, size: int) -> bool:
-        free = self._free_bytes()
-        held = sum(bytes_ for _, bytes_ in self._held.values())
-        return held + size <= self._limit and (free is None or size + SPARE_BYTES <= free)
-
-    def _no_room(self, source: PaneSource, size: int) -> str:
-        held = sum(bytes_ for _, bytes_ in self._held.values())
-        free = self._free_bytes()
-        left = "" if free is None else f", {format_bytes(free)} is free"
-        return (
-            f"There is no memory for another full model: '{source.label}' needs "
-            f"{format_bytes(size)}{left}, and {len(self._held)} of this prompt hold "
-            f"{format_bytes(held)} of the {format_bytes(self._limit)} set apart for them; choose "
-            "fewer full fine-tunings, or 16 bits."
-        )
-
-    def _load(self, source: PaneSource, policy: DtypePolicy) -> Attached:
-        assert source.folder is not None
-        folder = source.folder
-        resolved = ResolvedModel(ModelReference("folder", str(folder)), folder)
-        try:
-            model: PreTrainedModel = load_base_model(resolved, policy, None, self._device)
-        except Exception as error:
-            traceback.print_exc()
-            raise FtlabError(
-                f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
-                f"another shape ({one_line(error)[:160]}); run it again, or choose another."
-            ) from error
-        files = sorted(folder.glob("*.safetensors"))
-        return Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
 
 
 LOADING_AGAIN = "Loading the base model again …"
@@ -214,7 +199,7 @@ class Answering:
         answers = self.answers.get(place)
         if answers and answers[0].draft.adapter_sha256 != sha256:
             raise FtlabError(
-                f"The weights of '{source.label}' were replaced while its answer waited; send the "
+                f"The weights of '{source.label}' were replaced while the prompt waited; send the "
                 "prompt again."
             )
 
@@ -259,19 +244,8 @@ class LoadedPane:
 
     place: int
     source: PaneSource
-    worn: Attached
+    attached: Attached
     swap_seconds: float | None
-
-    def first_update(self, precision: Precision, more_seconds: float) -> PaneUpdate:
-        swap = None if self.swap_seconds is None else self.swap_seconds + more_seconds
-        return PaneUpdate(
-            self.place,
-            "status",
-            WAITING,
-            swap_seconds=swap,
-            note=note_on(self.source, precision),
-            adapter_sha256=self.worn.sha256,
-        )
 
 
 class Engine:
@@ -309,9 +283,9 @@ class Engine:
         def downloading(done: int, total: int) -> None:
             words = f"Downloading the base model: {format_part(done, total)} …"
             job.say(words if done < total else LOADING)
-            give_way = check()
-            if callable(give_way):  # this request uses no device memory yet
-                give_way()
+            yield_device = check()
+            if callable(yield_device):  # this request uses no device memory yet
+                yield_device()
 
         try:
             lineup = line_up(request.panes, request.model, self.runs_folder)
@@ -326,23 +300,21 @@ class Engine:
         job.say(WAITING)
         for place, problem in lineup.problems.items():
             job.fail(place, problem)
-        give_way = self._answer_on(job, lineup, check)
-        while give_way is not None:
+        while (yield_device := self._answer_on(job, lineup, check)) is not None:
             job.interrupt()
             self.unload()
-            give_way()
+            yield_device()
             job.come_back()
             if not self._loaded_again(job, lineup.model):
                 return
-            give_way = self._answer_on(job, lineup, check)
 
-    def _answer_on(self, job: Answering, lineup: LineUp, check: Check) -> GiveWay | None:
+    def _answer_on(self, job: Answering, lineup: LineUp, check: Check) -> YieldDevice | None:
         """Answers to the end, or until another process wants the device and its memory.
 
         Only this frame and the models that `unload` drops hold device memory: after both are gone,
         the memory is free.
         """
-        panes = self._dress(job, lineup)
+        panes = self._attach(job, lineup)
         if marks(self.base) != self._marks:
             panes.clear()
             self.unload()
@@ -352,17 +324,16 @@ class Engine:
             )
             return None
 
-        def check_unless_kept() -> float | GiveWay | None:
+        def check_unless_kept() -> float | YieldDevice | None:
             found = check()
             return None if callable(found) and time.perf_counter() < job.kept_until else found
 
         with torch.inference_mode():
             try:
-                lanes = self._lanes(job, panes)
+                lanes = read_again(self._lanes(job, panes))
             except Exception as error:
                 job.fail_all(say(error, "The prompt could not be read"))
                 return None
-            lanes = read_again(lanes)
             job.go_on()
             return take_turns(lanes, check_unless_kept)
 
@@ -421,7 +392,7 @@ class Engine:
         assert self._base is not None, "load a base first"
         return self._base
 
-    def worn(self, source: PaneSource, in_use: Sequence[str] = ()) -> Attached:
+    def attached(self, source: PaneSource, in_use: Sequence[str] = ()) -> Attached:
         """Returns the source's model or adapter, attached to the base; cached.
 
         Raises `FtlabError` if its weights are missing, damaged, made for another shape, or too
@@ -434,14 +405,13 @@ class Engine:
             return self.full_models.get(source, held_in(self._resident[1])[0], in_use)
         key = (source.name, _changed(source))
         if key not in self._adapters:
-            dress = put_part if source.is_part else attach
-            self._adapters[key] = dress(self.base, source)
+            self._adapters[key] = (put_part if source.is_part else attach)(self.base, source)
             if len(self._adapters) > ADAPTERS_KEPT:
                 self._adapters.popitem(last=False)
         self._adapters.move_to_end(key)
         return self._adapters[key]
 
-    def _dress(self, job: Answering, lineup: LineUp) -> list[LoadedPane]:
+    def _attach(self, job: Answering, lineup: LineUp) -> list[LoadedPane]:
         """Attaches the sources; returns the panes that can answer, reports errors in the others."""
         sources = {place: lineup.sources[place] for place in job.open_places}
         in_use = [source.name for source in sources.values()]
@@ -449,49 +419,58 @@ class Engine:
         for place, source in sources.items():
             began = time.perf_counter()
             try:
-                worn = self.worn(source, in_use)
-                job.check_same(place, source, worn.sha256)
+                attached = self.attached(source, in_use)
+                job.check_same(place, source, attached.sha256)
             except Exception as error:
                 job.fail(place, say(error, "This pane could not answer"))
                 continue
             swap = None if source.name == BASE else time.perf_counter() - began
-            panes.append(LoadedPane(place, source, worn, swap))
+            panes.append(LoadedPane(place, source, attached, swap))
         return panes
 
     def _lanes(self, job: Answering, panes: Sequence[LoadedPane]) -> list[LaneOfAnswers]:
         """The shared lane of all rows on the base, followed by one lane for every other pane."""
         assert self._tokenizer is not None
         together = shares_a_batch(self.base)
-        rows, build_seconds = self._row_adapters([pane.worn for pane in panes])
-        desk = AnswerBuilder(self.base, self._tokenizer, job.request, job.prompts, job.send)
-        base_logits = desk.base_logits()
+        rows, build_seconds = self._row_adapters([pane.attached for pane in panes])
+        builder = AnswerBuilder(self.base, self._tokenizer, job.request, job.prompts, job.send)
+        base_logits = builder.base_logits()
         shared: list[tuple[LowRank, Answer]] = []
         own: list[LaneOfAnswers] = []
         for pane in panes:
-            low_rank = pane.worn.low_rank if together else None
-            model = pane.worn.model or self.base
+            low_rank = pane.attached.low_rank if together else None
+            model = pane.attached.model or self.base
             if pane.place not in job.answers:
-                draft = pane.first_update(job.request.precision, build_seconds if low_rank else 0.0)
-                job.answers[pane.place] = desk.answers(draft, virtual_tokens(model))
+                swap = pane.swap_seconds
+                if swap is not None and low_rank:
+                    swap += build_seconds
+                first = PaneUpdate(
+                    pane.place,
+                    "status",
+                    WAITING,
+                    swap_seconds=swap,
+                    note=note_on(pane.source, job.request.precision),
+                    adapter_sha256=pane.attached.sha256,
+                )
+                job.answers[pane.place] = builder.answers(first, virtual_tokens(model))
             answers = job.unfinished(pane.place)
             if low_rank is not None:
                 shared += [(low_rank, answer) for answer in answers]
             elif answers:
-                lane = Lane(model, [answer.read for answer in answers], desk.pad_id)
+                lane = Lane(model, [answer.read for answer in answers], builder.pad_id)
                 beside = None if pane.source.name == BASE else base_logits
                 own.append(LaneOfAnswers(lane, answers, base_logits=beside))
         if not shared:
             return own
-        worn, answers = [low_rank for low_rank, _ in shared], [answer for _, answer in shared]
-        return [shared_lane(rows, worn, answers, desk.pad_id), *own]
+        adapters, answers_ = zip(*shared, strict=True)
+        return [shared_lane(rows, adapters, answers_, builder.pad_id), *own]
 
-    def _row_adapters(self, worn: Sequence[Attached]) -> tuple[RowAdapters, float]:
+    def _row_adapters(self, attached: Sequence[Attached]) -> tuple[RowAdapters, float]:
         """`RowAdapters` for these adapters, reused if the same, and the seconds to create it."""
         began = time.perf_counter()
-        wanted = list(
-            {id(w.low_rank): w.low_rank for w in worn if w.low_rank and w.low_rank.layers}.values()
-        )
-        if self._rows is None or not _are_the_same(self._rows.adapters, wanted):
+        plain = [one.low_rank for one in attached if one.low_rank and one.low_rank.layers]
+        wanted = list({id(low_rank): low_rank for low_rank in plain}.values())
+        if self._rows is None or list(map(id, self._rows.adapters)) != list(map(id, wanted)):
             self._rows = None  # freed first, so that memory never holds two
             self._rows = RowAdapters(self.base, wanted)
         return self._rows, time.perf_counter() - began
@@ -510,9 +489,7 @@ class Engine:
 
 def held_in(precision: Precision) -> tuple[DtypePolicy, BasePrecision | None]:
     """The dtype policy and the base precision for loading the base."""
-    if precision == "nf4":
-        return "bf16", "nf4"
-    return precision, None
+    return ("bf16", "nf4") if precision == "nf4" else (precision, None)
 
 
 def _changed(source: PaneSource) -> int:
@@ -523,7 +500,3 @@ def _changed(source: PaneSource) -> int:
         return (source.folder / name).stat().st_mtime_ns
     except OSError:
         return 0  # loading reports the error
-
-
-def _are_the_same(held: Sequence[LowRank], wanted: Sequence[LowRank]) -> bool:
-    return len(held) == len(wanted) and all(a is b for a, b in zip(held, wanted, strict=True))

@@ -112,7 +112,7 @@ class _Check:
         config, kind = self.adapter.config, self.adapter.config["peft_type"]
         shape = self.adapter.shapes.get("prompt_embeddings")
         if shape is None:
-            raise _Misfit("the weights hold no prompt_embeddings, which soft tokens are")
+            raise _Misfit("the weights hold no prompt_embeddings, the soft tokens")
         base = self.base
         wanted = base.hidden
         what = f"a token of the model has {wanted:,} numbers"
@@ -130,13 +130,11 @@ class _Check:
     def _check_names(self, field: str) -> None:
         """Each name must equal a layer's name or the end of one."""
         for name in self._names(field):
-            if self._matches(name):
-                continue
-            if field == "modules_to_save" and self._ends_any(name):
-                continue
-            raise _Misfit(
-                f"its {field} name {shown(name)}, and no layer is called so{self._near(name)}"
-            )
+            ends = field == "modules_to_save" and any(m.endswith(name[:80]) for m in self._modules)
+            if not ends and not self._matches(name):
+                raise _Misfit(
+                    f"its {field} name {shown(name)}, and no layer has that name{self._near(name)}"
+                )
 
     def _check_patterns(self) -> None:
         for field in ("rank_pattern", "alpha_pattern"):
@@ -146,7 +144,7 @@ class _Check:
             for name in pattern:
                 if _PLAIN.fullmatch(name) and not self._matches(name):
                     raise _Misfit(
-                        f"its {field} names {shown(name)}, and no layer is called so"
+                        f"its {field} names {shown(name)}, and no layer has that name"
                         f"{self._near(name)}"
                     )
 
@@ -170,7 +168,7 @@ class _Check:
             )
         over = sorted(adapted - wanted, key=_in_order)
         if over:
-            raise _Misfit(f"the weights are for {over[0]} too, which its target_modules leave out")
+            raise _Misfit(f"the weights are for {over[0]} too, which its target_modules exclude")
 
     def _check_parts(self, adapted: Mapping[str, set[str]]) -> None:
         """Each layer must have both matrices, and the extra tensors of the configuration."""
@@ -199,22 +197,14 @@ class _Check:
         """Same decision as `check_target_module_exists` in peft/tuners/tuners_utils.py."""
         if not any(end in targets for end in self._ends_of(name)):
             return False
-        if any(end in self._excluded for end in self._ends_of(name)):
+        if set(self._names("exclude_modules")) & set(self._ends_of(name)):
             return False
-        if any(part in self._saved for part in name.split(".")):
+        if set(self._names("modules_to_save")) & set(name.split(".")):
             return False
         only = self.adapter.config.get("layers_to_transform")
         if only is None or only == []:
             return True
         return block_of(f".{name}.") in (only if isinstance(only, list) else [only])
-
-    @cached_property
-    def _excluded(self) -> set[str]:
-        return set(self._names("exclude_modules"))
-
-    @cached_property
-    def _saved(self) -> set[str]:
-        return set(self._names("modules_to_save"))
 
     def _names(self, field: str) -> Iterator[str]:
         """Yields the literal names: the items of a list, or a string that is not a pattern."""
@@ -360,9 +350,6 @@ class _Check:
     def _matches(self, name: str) -> bool:
         return name in self._ends or name.partition(".")[2] in self._ends
 
-    def _ends_any(self, name: str) -> bool:
-        return any(module.endswith(name[:80]) for module in self._modules)
-
     def _near(self, name: str) -> str:
         """The most similar layer name, in brackets."""
         known = {end for end in self._ends if "." not in end and not end.isdigit()}
@@ -393,21 +380,6 @@ _KEPT = 200
 _Files = tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Base:
-    """A base's shape as a cache key, compared by identity (comparing all weights would be slow).
-
-    `shape_of_model` returns the same object while the files are unchanged."""
-
-    shape: ModelShape
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Base) and other.shape is self.shape
-
-    def __hash__(self) -> int:
-        return id(self.shape)
-
-
 def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
     """The first mismatch of an adapter's files (configuration, weights) with a base, as a clause.
 
@@ -417,7 +389,7 @@ def why_not_on(files: tuple[Path, Path], model: str) -> str | None:
     if shape is None:
         return None
     try:
-        return _misfit(_stamps(files), _Base(shape))
+        return _misfit(_stamps(files), shape)
     except (FtlabError, Refused, OSError):
         return None  # attaching the adapter reports the error
 
@@ -435,8 +407,9 @@ def _stamps(files: tuple[Path, Path]) -> _Files:
 
 
 @lru_cache(maxsize=_KEPT)
-def _misfit(stamps: _Files, base: _Base) -> str:
-    return misfit(_read(stamps), base.shape)
+def _misfit(stamps: _Files, base: ModelShape) -> str:
+    """`shape_of_model` returns the same `base` while its files are unchanged."""
+    return misfit(_read(stamps), base)
 
 
 @lru_cache(maxsize=64)

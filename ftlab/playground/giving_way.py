@@ -8,10 +8,10 @@ from collections.abc import Callable
 from ftlab.basics.devices import Device
 from ftlab.basics.locks import DeviceLock
 
-GiveWay = Callable[[], object]
+YieldDevice = Callable[[], object]
 """Yields the device and returns when this process has it again; may raise `Stopped` meanwhile."""
 
-Check = Callable[[], float | GiveWay | None]
+Check = Callable[[], float | YieldDevice | None]
 """Called before each step of a lane; raises `Stopped` to end the answer.
 
 If other processes used the device meanwhile, it returns how many seconds that took. If the device
@@ -19,12 +19,14 @@ memory must be freed first, it returns a function to call after the memory is fr
 """
 
 
-def make_way(turn: DeviceLock, device: Device, give_way: GiveWay) -> float | GiveWay:
+def yield_if_wanted(
+    turn: DeviceLock, device: Device, yield_device: YieldDevice
+) -> float | YieldDevice:
     """Yields the device if another process waits for it; returns what a `Check` returns."""
     if not turn.is_wanted():
         return 0.0
     if device.memory_must_be_given_back:
-        return give_way
+        return yield_device
     began = time.monotonic()
-    give_way()
+    yield_device()
     return time.monotonic() - began

@@ -28,7 +28,7 @@ from ftlab.basics.parsing import MAX_RECORD_BYTES, parse_json, read_record
 from ftlab.basics.processes import is_alive, python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
-from ftlab.playground.panes import PaneSource, line_up
+from ftlab.playground.panes import line_up
 from ftlab.playground.requests import GenerateRequest, validate_generate
 from ftlab.records.job import InFolder, StartedJob
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter
@@ -305,17 +305,11 @@ def read_progress(grid: GridDirectory) -> Progress:
         return Progress(done, errors, total, done, None, "Starting …")
     reached = min(float(total), max(float(done), process.reached))
     worked = max(process.worked_seconds, cells[-1].worked_seconds if cells else 0.0)
-    eta = _eta(worked, reached, total)
+    eta = None
+    if worked and reached >= min(_ENOUGH, total / 10):
+        # Rather too long: long prompts come first, unfinished answers count as `max_new_tokens`.
+        eta = worked / reached * (total - reached)
     return Progress(done, errors, total, reached, eta, process.waiting)
-
-
-def _eta(worked_seconds: float, reached: float, total: int) -> float | None:
-    """Remaining seconds by the rate so far.
-
-    Rather too long: long prompts come first, and unfinished answers count as `max_new_tokens`."""
-    if not worked_seconds or reached < min(_ENOUGH, total / 10):
-        return None
-    return worked_seconds / reached * (total - reached)
 
 
 MAX_PROMPTS = 200
@@ -331,8 +325,6 @@ def validate_grid(grid: GridRequest, runs_folder: Path) -> list[FieldError]:
         *(error for error in validate_generate(grid.request) if error.field != "prompt"),
         *_panes(grid, runs_folder),
         *_prompts(grid.prompts),
-        *_beside_panes("labels", grid.labels, len(grid.panes)),
-        *_beside_panes("methods", grid.methods, len(grid.panes)),
         *(validate_task(grid.task) if grid.task else []),
     ]
 
@@ -342,9 +334,13 @@ def _panes(grid: GridRequest, runs_folder: Path) -> Iterator[FieldError]:
     for problem in dict.fromkeys(problems.values()):
         yield FieldError("panes", problem)
     if grid.request.histories:
-        yield FieldError(
-            "histories", "A grid asks each prompt anew; leave out the chats before it."
-        )
+        yield FieldError("histories", "A grid has no chats; leave out the histories.")
+    panes = len(grid.panes)
+    for name, values in (("labels", grid.labels), ("methods", grid.methods)):
+        if values and len(values) != panes:
+            yield FieldError(
+                name, f"There are {len(values)} {name} for {panes} panes; give one a pane, or none."
+            )
 
 
 def _prompts(prompts: tuple[str, ...]) -> Iterator[FieldError]:
@@ -364,13 +360,6 @@ def _prompts(prompts: tuple[str, ...]) -> Iterator[FieldError]:
                 f"Prompt {number} has {len(prompt):,} characters; at most {MAX_CHARACTERS:,} are "
                 "read, so shorten it.",
             )
-
-
-def _beside_panes(name: str, values: tuple[str, ...], panes: int) -> Iterator[FieldError]:
-    if values and len(values) != panes:
-        yield FieldError(
-            name, f"There are {len(values)} {name} for {panes} panes; give one a pane, or none."
-        )
 
 
 def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
@@ -411,15 +400,11 @@ def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
     """The request with model, labels and methods, taken from the runs that exist now."""
     lineup = line_up(request.panes, request.request.model, runs_folder)
     sources = list(lineup.sources.values())  # every pane has one: the request is validated
+    short = [source.label for source in sources]
+    labels = [s.title if short.count(s.label) > 1 else s.label for s in sources]
     return replace(
         request,
         request=replace(request.request, model=lineup.model),
-        labels=request.labels or tuple(_labels(sources)),
+        labels=request.labels or tuple(labels),
         methods=request.methods or tuple(source.method for source in sources),
     )
-
-
-def _labels(sources: list[PaneSource]) -> list[str]:
-    """Short labels; panes with the same label get their details added."""
-    short = [source.label for source in sources]
-    return [s.title if short.count(s.label) > 1 else s.label for s in sources]

@@ -7,12 +7,13 @@ import io
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import UnsuitableFile, person_path, read_plain
-from ftlab.basics.words import inert
+from ftlab.basics.words import inert, plural
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest
 from ftlab.playground.panes import BASE
 from ftlab.records.differences import (
@@ -129,6 +130,7 @@ def summary(grid: GridDirectory) -> list[PaneSummary]:
     for pane, label in enumerate(labels):
         own = [cell for cell in cells if cell.pane == pane]
         values = list(scores[pane].values())
+        rates = [c.tokens_per_second for c in own if c.tokens_per_second is not None]
         gain = _gain(scores[reference], scores[pane], labels[reference])
         found.append(
             PaneSummary(
@@ -144,7 +146,7 @@ def summary(grid: GridDirectory) -> list[PaneSummary]:
                 gain=None if pane == reference else gain,
                 metric=next((cell.metric for cell in own if cell.metric), ""),
                 right=sum(value == 1 for value in values) if values and is_binary else None,
-                tokens_per_second=_median([cell.tokens_per_second for cell in own]),
+                tokens_per_second=statistics.median(rates) if rates else None,
             )
         )
     return found
@@ -183,20 +185,19 @@ def _part(pane: PaneSummary, first: PaneSummary) -> str:
         score = f"{pane.label} {pane.score:.2f}"
         return f"{pane.label} scores {pane.score:.2f} ({pane.metric})" if pane is first else score
     if pane is first:
-        questions = "question" if pane.scored == 1 else "questions"
-        return f"{pane.label} answers {pane.right} of {pane.scored} held-out {questions}"
+        questions = plural(pane.scored, "held-out question")
+        return f"{pane.label} answers {pane.right} of {questions}"
     return f"{pane.label} {pane.right}" + f" of {pane.scored}" * (pane.scored != first.scored)
 
 
 def _without_scores(request: GridRequest, panes: Sequence[PaneSummary]) -> str:
     answered = sum(pane.answered for pane in panes)
     errors = sum(pane.errors for pane in panes)
-    prompts, count = len(request.prompts), len(panes)
     text = (
-        f"{prompts} prompt{'s' * (prompts != 1)} in {count} pane{'s' * (count != 1)}: "
+        f"{plural(len(request.prompts), 'prompt')} in {plural(len(panes), 'pane')}: "
         f"{answered} of {request.cells} answered"
     )
-    return f"{text}, {errors} error{'s' * (errors != 1)}." if errors else f"{text}."
+    return f"{text}, {plural(errors, 'error')}." if errors else f"{text}."
 
 
 def _gain(base: Mapping[int, float], own: Mapping[int, float], over: str) -> Gain | None:
@@ -213,11 +214,6 @@ def _interval(values: Sequence[float], is_binary: bool) -> tuple[float, float] |
         return wilson_interval(sum(values), len(values))
     _, low, high = paired_interval([0.0] * len(values), values)
     return low, high
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
 
 
 CSV_COLUMNS = (
@@ -283,14 +279,9 @@ def read_prompts(text: str) -> list[str]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not any(line.strip() == BORDER for line in lines):
         return [line.strip() for line in lines if line.strip()]
-    blocks: list[list[str]] = [[]]
-    for line in lines:
-        if line.strip() == BORDER:
-            blocks.append([])
-        else:
-            blocks[-1].append(line)
-    prompts = ["\n".join(block).strip() for block in blocks]
-    return [prompt for prompt in prompts if prompt]
+    groups = groupby(lines, lambda line: line.strip() == BORDER)
+    blocks = ("\n".join(block).strip() for is_border, block in groups if not is_border)
+    return [block for block in blocks if block]
 
 
 def prompts_of_file(path: Path) -> list[str]:

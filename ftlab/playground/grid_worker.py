@@ -15,24 +15,25 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from ftlab.basics.devices import Device, resolve_device
+from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.locks import DeviceLock, FileLock, holding
 from ftlab.basics.processes import Signs, Watchdog, start_time
 from ftlab.models.libraries import prepare_for_libraries
-from ftlab.playground.giving_way import Check, GiveWay, make_way
+from ftlab.playground.giving_way import YieldDevice, yield_if_wanted
 from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest, GridResult
-from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate, Stopped
+from ftlab.playground.requests import WAITING, PaneUpdate, Stopped
 from ftlab.playground.worker import LOADING_SECONDS, Engines
 from ftlab.records.job import CANCELLED
 from ftlab.records.result import FinalStatus
 
 if TYPE_CHECKING:
+    from ftlab.playground.engine import Engine
     from ftlab.playground.held_out import AnswerScore
 
 ROWS = 24
@@ -46,31 +47,6 @@ WAITING_FOR_GRID = "Waiting for another prompt grid."
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 _SECONDS_BETWEEN_WORDS = 1.0
-
-
-class GridEngine(Protocol):
-    """The part of the playground's engine that a grid uses."""
-
-    def answer_each(
-        self,
-        request: GenerateRequest,
-        prompts: Sequence[str],
-        send: Callable[[int, PaneUpdate], None],
-        check: Check,
-    ) -> None: ...
-
-    def unload(self) -> None: ...
-
-    @property
-    def device_answers(self) -> bool: ...
-
-
-class GridEngines(Protocol):
-    """Creates the engine on first use; `device` may change then."""
-
-    device: Device
-
-    def engine(self) -> GridEngine: ...
 
 
 ScoreAnswer = Callable[[str, str], "AnswerScore | None"]
@@ -110,12 +86,12 @@ class GridJob:
     def __init__(
         self,
         grid: GridDirectory,
-        engines: GridEngines,
-        score: ScoreAnswer | None = None,
-        watchdog: Signs | None = None,
+        engines: Engines,
+        score: ScoreAnswer | None,
+        watchdog: Signs,
     ) -> None:
         self._grid = grid
-        self._watchdog = watchdog or Signs()
+        self._watchdog = watchdog
         self._request = grid.request()
         self._engines = engines
         self._score = score
@@ -182,7 +158,7 @@ class GridJob:
         if stopped:
             raise Stopped
 
-    def _answer_portion(self, engine: GridEngine, portion: list[int], turn: DeviceLock) -> None:
+    def _answer_portion(self, engine: Engine, portion: list[int], turn: DeviceLock) -> None:
         engine.answer_each(
             self._request.request,
             [self._request.prompts[place] for place in portion],
@@ -191,8 +167,8 @@ class GridJob:
         )
         if not engine.device_answers:
             raise FtlabError(
-                f"the {self._engines.device.label} reported an error and answers no more; see what "
-                "the driver says of it (`nvidia-smi`), and start the grid again."
+                f"the {self._engines.device.label} reported an error and no longer responds; look "
+                "at the driver's report (`nvidia-smi`), and start the grid again."
             )
 
     def _take(self, prompt: int, update: PaneUpdate) -> None:
@@ -218,14 +194,18 @@ class GridJob:
             self._disk = error
 
     def _cell(self, prompt: int, update: PaneUpdate) -> Cell:
-        failed = update.kind == "error"
-        scored = None if failed else self._scored(self._request.prompts[prompt], update.text)
+        scored = None
+        if self._score is not None and not update.error:
+            try:
+                scored = self._score(self._request.prompts[prompt], update.answer)
+            except Exception:  # the answer itself is kept
+                traceback.print_exc()
         told = update.next_token
         return Cell(
             prompt=prompt,
             pane=update.pane,
-            answer=update.partial if failed else update.text,
-            error=update.text if failed else "",
+            answer=update.answer,
+            error=update.error,
             tokens=update.tokens,
             tokens_per_second=update.tokens_per_second,
             first_token_seconds=update.first_token_seconds,
@@ -239,23 +219,13 @@ class GridJob:
             worked_seconds=round(self._working.seconds, 3),
         )
 
-    def _scored(self, prompt: str, answer: str) -> AnswerScore | None:
-        """The answer's score; `None` if scoring fails, so that the answer itself is kept."""
-        if self._score is None:
-            return None
-        try:
-            return self._score(prompt, answer)
-        except Exception:
-            traceback.print_exc()
-            return None
-
-    def _check(self, turn: DeviceLock) -> float | GiveWay:
+    def _check(self, turn: DeviceLock) -> float | YieldDevice:
         """Called between tokens: yields the device. Raises `Stopped` if the grid was cancelled."""
         self._stop_if_told()
         self._watchdog.sign()
-        return make_way(turn, self._engines.device, partial(self._give_way, turn))
+        return yield_if_wanted(turn, self._engines.device, partial(self._yield_device, turn))
 
-    def _give_way(self, turn: DeviceLock) -> None:
+    def _yield_device(self, turn: DeviceLock) -> None:
         turn.give_way(lambda: self._wait(WAITING_FOR_DEVICE))
         self._go_on()
 
@@ -316,7 +286,7 @@ def held_out_scores(request: GridRequest) -> ScoreAnswer | None:
 
     held_out = HeldOut()
 
-    def score(prompt: str, answer: str) -> Any:
+    def score(prompt: str, answer: str) -> AnswerScore | None:
         example = held_out.find(prompt, [task])
         return held_out.score(example, answer) if example is not None else None
 

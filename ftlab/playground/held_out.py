@@ -44,13 +44,8 @@ class AnswerScore:
     tables: ResultTables | None
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A task's held-out examples by their last turn; training examples are not kept."""
-
-    version: _Version
-    task: TaskSpec | None
-    examples: dict[str, Example]
+_Loaded = tuple[TaskSpec | None, dict[str, Example]]
+"""A task (`None`: it cannot be loaded) and its held-out examples by their last turn."""
 
 
 class HeldOut:
@@ -60,7 +55,7 @@ class HeldOut:
     """
 
     def __init__(self, most: int = 32) -> None:
-        self._tasks: Recent[TaskReference, _Loaded] = Recent(most)
+        self._tasks: Recent[TaskReference, tuple[_Version, _Loaded]] = Recent(most)
         self._lock = Lock()
 
     def find(self, prompt: str, tasks: Sequence[TaskReference]) -> HeldOutExample | None:
@@ -70,15 +65,15 @@ class HeldOut:
         """
         bundled = [TaskReference("bundled", task_id) for task_id in TASKS]
         for reference in dict.fromkeys([*tasks, *bundled]):
-            loaded = self._load(reference)
-            example = loaded.examples.get(prompt.strip())
-            if loaded.task is not None and example is not None:
-                return HeldOutExample(loaded.task, example, reference.label)
+            task, examples = self._load(reference)
+            example = examples.get(prompt.strip())
+            if task is not None and example is not None:
+                return HeldOutExample(task, example, reference.label)
         return None
 
     def prompts(self, task: TaskReference, count: int) -> list[str]:
         """Returns the first `count` held-out prompts; empty if the task cannot be loaded."""
-        return list(self._load(task).examples)[:count]
+        return list(self._load(task)[1])[:count]
 
     @staticmethod
     def score(found: HeldOutExample, answer: str) -> AnswerScore:
@@ -94,10 +89,10 @@ class HeldOut:
     def _load(self, reference: TaskReference) -> _Loaded:
         with self._lock:  # two threads that want the same large file read it once
             version = _version(reference)
-            loaded = self._tasks.get(reference)
-            if loaded is None or loaded.version != version:
+            known, loaded = self._tasks.get(reference, (None, None))
+            if loaded is None or known != version:
                 loaded = _read(reference, version)
-            self._tasks[reference] = loaded
+            self._tasks[reference] = version, loaded
             return loaded
 
 
@@ -112,14 +107,13 @@ def _version(reference: TaskReference) -> _Version:
 
 
 def _read(reference: TaskReference, version: _Version) -> _Loaded:
-    missing = reference.kind == "file" and version is None
-    if reference.kind == "hub" or missing:
-        return _Loaded(version, None, {})
+    if reference.kind == "hub" or (reference.kind == "file" and version is None):
+        return None, {}
     try:
         task, data = load(reference)
     except (FtlabError, OSError):
-        return _Loaded(version, None, {})
+        return None, {}
     examples: dict[str, Example] = {}
     for example in data.held_out:
         examples.setdefault(example.question.strip(), example)
-    return _Loaded(version, task, examples)
+    return task, examples

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,12 +120,14 @@ def find_source(runs_folder: Path, name: str) -> PaneSource:
     """Finds a source by name; raises `FtlabError` with a solution if it is unknown or unusable."""
     if name == BASE:
         return base_source()
-    if name.startswith(SHIPPED):
-        return _from_folder(name, _within(shipped_folder(), name.removeprefix(SHIPPED)))
-    if name.startswith(UPLOADED):
-        return _from_folder(
-            name, _within(uploaded_folder(runs_folder), name.removeprefix(UPLOADED))
-        )
+    for prefix, parent in (SHIPPED, shipped_folder()), (UPLOADED, uploaded_folder(runs_folder)):
+        if name.startswith(prefix):
+            folder = name.removeprefix(prefix)
+            if not _FOLDER_NAME.fullmatch(folder):
+                raise FtlabError(
+                    f"'{folder}' names no adapter; choose one of the playground's list."
+                )
+            return _from_folder(name, parent / folder)
     run = read_run(find_run(runs_folder, name))
     reason = cannot_answer(run)
     if reason:
@@ -221,9 +223,13 @@ def wrong_base(source: PaneSource, model: str) -> str:
         return _other_base(source, model)
     if why:
         return misfit_words(source, model, why)
+    # A local folder path is not shown.
+    as_option = "its folder" if model.startswith("/") else model
+    if same_name(model) == BUNDLED_ID:
+        as_option = "bundled"
     return (
-        f"{_doubt(source, model)}. If that is its base, vouch for it: by the button in its pane, "
-        f"or with --base-is {_as_asked(model)}."
+        f"{_doubt(source, model)}. If that is its base, confirm it: by the button in its pane, "
+        f"or with --base-is {as_option}."
     )
 
 
@@ -239,21 +245,23 @@ def base_doubt(source: PaneSource, model: str) -> str:
 
 def misfit_words(source: PaneSource, model: str, why: str) -> str:
     """The error sentence for an adapter that does not fit that base; `why` is a clause."""
-    name = base_name(model)
-    way_out = "Correct its files, or choose the base model that it was made for"
-    if not _is_named(source, model):
-        named = base_name(source.model)
-        way_out = f"It says it was trained on {named}: choose that one, or an adapter of {name}"
+    name, named = base_name(model), base_name(source.model)
+    way_out = f"Its configuration names {named}: choose that one, or an adapter of {name}"
+    if _is_named(source, model):
+        way_out = "Correct its files, or choose the base model that it was made for"
     return f"'{source.label}' does not fit {name}: {why}. {way_out}."
 
 
 def _is_named(source: PaneSource, model: str) -> bool:
-    return _last_part(same_name(source.model)) == _last_part(same_name(model))
+    last_parts = [
+        same_name(name).rstrip("/").rpartition("/")[2].lower() for name in (source.model, model)
+    ]
+    return last_parts[0] == last_parts[1]
 
 
 def _doubt(source: PaneSource, model: str) -> str:
     return (
-        f"'{source.label}' says it was trained on {base_name(source.model)}; "
+        f"The configuration of '{source.label}' names {base_name(source.model)} as its base; "
         f"{fitting_words(count_tensors(source.files), model)}"
     )
 
@@ -263,13 +271,6 @@ def _other_base(source: PaneSource, model: str) -> str:
         f"The base model of '{source.label}' is {source.model}, that of this prompt is {model}; "
         "all panes share one base model, so choose runs of the same one."
     )
-
-
-def _as_asked(model: str) -> str:
-    """The model as `--base-is` accepts it, without showing a local folder path."""
-    if same_name(model) == BUNDLED_ID:
-        return "bundled"
-    return "its folder" if model.startswith("/") else model
 
 
 @dataclass(frozen=True)
@@ -316,18 +317,12 @@ def _shared_model(sources: Iterable[PaneSource]) -> str:
     named = []
     for source in sources:
         if source.name.startswith(UPLOADED):
-            named.append((2, _likely_base(source)))
+            unnamed = source.named_by_folder or _is_named(source, BUNDLED_ID)
+            likely = BUNDLED_ID if unnamed else source.model
+            named.append((2, source.vouched[-1] if source.vouched else likely))
         elif source.model:
             named.append((int(source.name.startswith(SHIPPED)), source.model))
     return min(named, key=lambda ranked: ranked[0])[1] if named else BUNDLED_ID
-
-
-def _likely_base(source: PaneSource) -> str:
-    """The confirmed or else the named base; the bundled model for its mirrors and for folders."""
-    if source.vouched:
-        return source.vouched[-1]
-    unnamed = source.named_by_folder or _is_named(source, BUNDLED_ID)
-    return BUNDLED_ID if unnamed else source.model
 
 
 def read_record(folder: Path) -> AdapterRecord:
@@ -336,18 +331,12 @@ def read_record(folder: Path) -> AdapterRecord:
         return parse_json(_RECORD, read_plain(folder / RECORD_FILE, MAX_RECORD_BYTES), RECORD_FILE)
     except OSError as error:
         raise FtlabError(
-            f"The adapter '{folder.name}' is not there ({error.strerror}); bring it along again."
+            f"The adapter '{folder.name}' cannot be read ({error.strerror}); upload it again."
         ) from None
 
 
 def write_record(folder: Path, record: AdapterRecord) -> None:
     write_atomically(folder / RECORD_FILE, _RECORD.dump_json(record, indent=2) + b"\n")
-
-
-def _within(parent: Path, name: str) -> Path:
-    if not _FOLDER_NAME.fullmatch(name):
-        raise FtlabError(f"'{name}' names no adapter; the playground's list shows those there are.")
-    return parent / name
 
 
 def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
@@ -362,24 +351,8 @@ def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
 
 def _from_folder(name: str, folder: Path) -> PaneSource:
     record = read_record(folder)
-    return PaneSource(
-        name=name,
-        label=record.label,
-        method=record.method,
-        model=record.model,
-        folder=folder,
-        is_adapter=True,
-        base_precision=record.base_precision,
-        task=record.task,
-        detail=record.detail,
-        named_by_folder=record.named_by_folder,
-        same_weights=record.same_weights,
-        vouched=record.vouched,
-    )
-
-
-def _last_part(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
+    same = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "sha256"}
+    return PaneSource(name, folder=folder, is_adapter=True, **same)
 
 
 def parse_names(names: Any) -> list[str]:

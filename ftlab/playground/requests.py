@@ -92,6 +92,15 @@ class PaneUpdate:
         return self.kind in ("done", "error")
 
     @property
+    def error(self) -> str:
+        return self.text if self.kind == "error" else ""
+
+    @property
+    def answer(self) -> str:
+        """The generated text, also that before an error."""
+        return self.partial if self.kind == "error" else self.text
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether the adapter leaves the base's distribution unchanged, within rounding."""
         kl = self.next_token.kl_nats if self.next_token else None
@@ -119,15 +128,10 @@ MAX_PANES = 6
 
 def validate_generate(request: GenerateRequest) -> list[FieldError]:
     """Returns every invalid field with a sentence: the value, the rule and how to correct it."""
-    return [
-        *_panes(request),
-        *_model(request.model),
-        *_prompt(request.prompt),
-        *errors_in(request),
-    ]
+    return [*_errors(request), *errors_in(request)]
 
 
-def _panes(request: GenerateRequest) -> Iterator[FieldError]:
+def _errors(request: GenerateRequest) -> Iterator[FieldError]:
     count = len(request.panes)
     if not 1 <= count <= MAX_PANES:
         yield FieldError(
@@ -139,24 +143,18 @@ def _panes(request: GenerateRequest) -> Iterator[FieldError]:
             "histories",
             f"{len(request.histories)} histories for {count} panes; give one a pane, or none.",
         )
-
-
-def _model(asked: str | None) -> Iterator[FieldError]:
-    if asked:
+    if request.model:
         try:
-            parse_model(asked)
+            parse_model(request.model)
         except FtlabError as error:
             yield FieldError("model", str(error))
-
-
-def _prompt(prompt: str) -> Iterator[FieldError]:
-    if not prompt.strip():
+    if not request.prompt.strip():
         yield FieldError("prompt", "The prompt is empty; write one or choose a held-out example.")
-    if len(prompt) > MAX_CHARACTERS:
+    if len(request.prompt) > MAX_CHARACTERS:
         yield FieldError(
             "prompt",
-            f"The prompt has {len(prompt):,} characters; at most {MAX_CHARACTERS:,} are read, "
-            "so shorten it.",
+            f"The prompt has {len(request.prompt):,} characters; at most {MAX_CHARACTERS:,} are "
+            "read, so shorten it.",
         )
 
 

@@ -53,7 +53,7 @@ _MAX_SLUG_CHARACTERS = 40
 _CHUNK = 2**20
 
 
-def bring_adapter(
+def upload_adapter(
     source: Path,
     runs_folder: Path,
     label: str = "",
@@ -82,7 +82,7 @@ def bring_adapter(
             method=facts.method,
             model=facts.model,
             sha256=sha256,
-            detail=f"{facts.describe(ranks)}, brought along",
+            detail=f"{facts.describe(ranks)}, uploaded",
             named_by_folder=bool(facts.place),
         )
         record = _name_base(record, facts.place, base, access)
@@ -107,8 +107,8 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
     if not name.startswith(UPLOADED) or wanted not in _names(parent):
         raise FtlabError(
-            f"'{shown_name(name)}' names no adapter that was brought along; only of those can "
-            "somebody say what the base model is."
+            f"'{shown_name(name)}' names no uploaded adapter; only the base model of an uploaded "
+            "adapter can be confirmed."
         )
     source = find_source(runs_folder, name)
     why = why_not_on(source.files, model)
@@ -130,8 +130,7 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
     if wanted not in _names(parent):
         raise FtlabError(
-            f"There is no adapter '{wanted[:80]}' that was brought along; the playground's list "
-            "shows those there are."
+            f"There is no uploaded adapter '{wanted[:80]}'; choose one of the playground's list."
         )
     gone = parent / f".gone-{secrets.token_hex(8)}"
     try:
@@ -149,7 +148,7 @@ def _check_base(model: str, access: Access) -> None:
         access.check_model(model)
     except FtlabError as error:
         raise FtlabError(
-            f"The adapter's base_model_name_or_path cannot be taken: {str(error)[:-1]}, or write "
+            f"The adapter's base_model_name_or_path is not accepted: {str(error)[:-1]}, or write "
             f"the model's public id into {CONFIG_FILE}."
         ) from None
 
@@ -188,7 +187,7 @@ def _check_fit(work: Path, record: AdapterRecord, model: str) -> None:
     source = PaneSource(UPLOADED, record.label, model=record.model, folder=work)
     unknown = unknown_key(read_object((work / CONFIG_FILE).read_bytes()))
     if unknown:
-        raise FtlabError(f"{CONFIG_FILE} {unknown} Correct it, or take it out, and try again.")
+        raise FtlabError(f"{CONFIG_FILE} {unknown} Correct or remove it, and try again.")
     why = why_not_on(source.files, model)
     if why:
         raise FtlabError(misfit_words(source, model, why))
@@ -198,20 +197,20 @@ def _read_config(open_file: OpenFile) -> bytes:
     with open_file(CONFIG_FILE) as stream:
         data = stream.read(MAX_BYTES[CONFIG_FILE] + 1)
     if len(data) > MAX_BYTES[CONFIG_FILE]:
-        raise FtlabError(f"{CONFIG_FILE} is longer than it claims to be; save the adapter again.")
+        raise FtlabError(f"{CONFIG_FILE} is longer than it declares; save the adapter again.")
     return data
 
 
 @contextmanager
 def _work_folder(parent: Path) -> Iterator[Path]:
     """A temporary folder; its name begins with a dot, so that no list shows it."""
-    work = parent / f".bring-{secrets.token_hex(8)}"
+    work = parent / f".upload-{secrets.token_hex(8)}"
     try:
         work.mkdir(parents=True)
         yield work
     except OSError as error:
         raise FtlabError(
-            f"The adapter cannot be kept in the runs folder ({error.strerror}); free some space "
+            f"The adapter cannot be stored in the runs folder ({error.strerror}); free some space "
             "there, make it writable, or name another with --runs-dir."
         ) from None
     finally:
@@ -228,22 +227,18 @@ def _store(
         header = read_header(stream, WEIGHTS_FILE)
         if header.file_bytes > MAX_BYTES[WEIGHTS_FILE]:
             raise FtlabError(
-                f"{WEIGHTS_FILE} claims {header.file_bytes:,} bytes; at most "
-                f"{MAX_BYTES[WEIGHTS_FILE]:,} are taken, so bring a smaller adapter."
+                f"{WEIGHTS_FILE} declares {header.file_bytes:,} bytes; at most "
+                f"{MAX_BYTES[WEIGHTS_FILE]:,} are accepted, so upload a smaller adapter."
             )
         _check_together(facts, header.shapes)
         sha256 = _copy(stream, header, work / WEIGHTS_FILE)
-    _check_numbers(work / WEIGHTS_FILE, header)
-    return sha256, _ranks(header.shapes)
-
-
-def _check_numbers(file: Path, header: Header) -> None:
-    spoilt = no_numbers(file, header)
-    if spoilt:
+    diverged = no_numbers(work / WEIGHTS_FILE, header)
+    if diverged:
         raise FtlabError(
-            f"{WEIGHTS_FILE} holds values in {shown_name(spoilt, 120)} that are no numbers (NaN or "
-            "infinity): its training went astray, so bring an earlier checkpoint or another."
+            f"{WEIGHTS_FILE} contains NaN or infinity in {shown_name(diverged, 120)}: its training "
+            "diverged, so upload an earlier checkpoint or another adapter."
         )
+    return sha256, _ranks(header.shapes)
 
 
 def _copy(stream: BinaryIO, header: Header, target: Path) -> str:
@@ -263,7 +258,7 @@ def _copy(stream: BinaryIO, header: Header, target: Path) -> str:
             left -= len(chunk)
     if stream.read(1):
         raise FtlabError(
-            f"{WEIGHTS_FILE} goes on after its last tensor, so it is no valid safetensors file; "
+            f"{WEIGHTS_FILE} has bytes after its last tensor, so it is no valid safetensors file; "
             "save it again with safe_serialization=True."
         )
     return digest.hexdigest()
@@ -283,7 +278,7 @@ def _check_together(facts: AdapterFacts, shapes: Mapping[str, tuple[int, ...]]) 
         found = f"have {max(held)}" if held else "hold none of its tensors"
         raise FtlabError(
             f"{CONFIG_FILE} says {facts.peft_type} with {what}={asked}, but the weights {found}; "
-            "bring the two files of one adapter."
+            "upload the two files of one adapter."
         )
 
 
@@ -326,10 +321,9 @@ def _is_same(folder: Path, digest: str, config: bytes) -> bool:
 
 
 def _names(parent: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(parent) if not name.startswith("."))
-    except OSError:
+    if not parent.is_dir():
         return []
+    return sorted(name for name in os.listdir(parent) if not name.startswith("."))
 
 
 def _clean(label: str) -> str:

@@ -20,6 +20,7 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import join_names, plural
 from ftlab.jobs.control import control_folder
 from ftlab.records.differences import binomial_tail, wilson_interval
 from ftlab.records.run import RUN_ID, check_writable, read_json_lines
@@ -162,12 +163,16 @@ def verdict(tallies: Sequence[Tally]) -> str:
     if not heard:
         return "No votes yet."
     best = heard[0]
-    level = [one for one in heard if _is_level(one, best)]
+    level = [
+        one
+        for one in heard
+        if one.votes == best.votes and math.isclose(one.share or 0, best.share or 0, abs_tol=1e-9)
+    ]
     interval = f"95 % interval {_percent(best.low)} to {_percent(best.high)}"
-    votes = f"{best.votes} vote" + "s" * (best.votes != 1)
+    votes = plural(best.votes, "vote")
     if len(level) > 1:
-        names = ", ".join(one.label for one in level[:-1])
-        said = f"{names} and {level[-1].label} are level at {_percent(best.share)} of {votes}"
+        names = join_names([one.label for one in level])
+        said = f"{names} are level at {_percent(best.share)} of {votes}"
     else:
         said = f"{best.label} wins {best.wins} of {votes}"
         if best.ties:
@@ -235,11 +240,6 @@ def _tally(votes: Sequence[Vote], pane: str) -> Tally:
         high=high,
         chance=sum(chances) / len(own) if own else 0.0,
     )
-
-
-def _is_level(one: Tally, other: Tally) -> bool:
-    shares = one.share or 0.0, other.share or 0.0
-    return one.votes == other.votes and math.isclose(*shares, abs_tol=1e-9)
 
 
 def _percent(share: float | None) -> str:

@@ -24,7 +24,7 @@ from ftlab.basics.errors import one_line
 from ftlab.basics.locks import DeviceLock, holding
 from ftlab.basics.processes import Line, Signs, Watchdog, parse_line
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
-from ftlab.playground.giving_way import GiveWay, make_way
+from ftlab.playground.giving_way import YieldDevice, yield_if_wanted
 from ftlab.playground.requests import (
     WAITING,
     GenerateRequest,
@@ -60,7 +60,7 @@ class Requests:
     `heard_stop` is called in that thread with the number of the cancelled request.
     """
 
-    def __init__(self, heard_stop: Callable[[int], None] = lambda number: None) -> None:
+    def __init__(self, heard_stop: Callable[[int], None]) -> None:
         self._heard_stop = heard_stop
         self._waiting: queue.Queue[Line] = queue.Queue()
         self._stopped: set[int] = set()
@@ -168,7 +168,7 @@ def serve(
     engines: Engines,
     write: Write,
     idle: float,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> None:
     """Answers requests one after the other until none arrived for `idle` seconds.
 
@@ -176,14 +176,15 @@ def serve(
     when the GPU no longer works in this process. The next request then gets a new process.
     """
     left = idle
-    progress = progress or Progress(Signs())
     while left > 0:
         line = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
         if line is None:
             left -= SECONDS_BETWEEN_LOOKS
-            held = engines.device.memory_must_be_given_back and engines.is_loaded
-            if held and not is_free(engines.device):
-                return
+            if engines.device.memory_must_be_given_back and engines.is_loaded:
+                turn = DeviceLock(engines.device.id)
+                if not turn.try_acquire():
+                    return
+                turn.release()
             continue
         left = idle
         try:
@@ -194,15 +195,6 @@ def serve(
             write(Line(line.number))
         if engines.is_loaded and not engines.engine().device_answers:
             return
-
-
-def is_free(device: Device) -> bool:
-    """Whether no process holds the device or waits for it."""
-    turn = DeviceLock(device.id)
-    if not turn.try_acquire():
-        return False
-    turn.release()
-    return True
 
 
 def _answer(
@@ -258,7 +250,7 @@ def _answered(
                 f"A training run or a prompt grid is using the {name}; the answers go on after it.",
             )
 
-    def give_way() -> None:
+    def yield_device() -> None:
         nonlocal said
         turn.give_way(while_waiting)
         said = False
@@ -268,10 +260,10 @@ def _answered(
         progress.said(update)
         send(update)
 
-    def between_tokens() -> float | GiveWay:
+    def between_tokens() -> float | YieldDevice:
         check()
         progress.watchdog.sign()
-        return make_way(turn, device, give_way)
+        return yield_if_wanted(turn, device, yield_device)
 
     with holding(turn, while_waiting):
         said = False

@@ -212,9 +212,9 @@ def test_one_click_vouches_for_a_base_of_another_name_and_a_person_makes_room(
     page: Page, app: App, tmp_path: Path
 ) -> None:
     bring(page, copy_of_sql(tmp_path / "theirs", base_model_name_or_path="/data/my-base"))
-    expect(pane(page, 5)).to_contain_text("says it was trained on my-base; its 420 tensors fit")
+    expect(pane(page, 5)).to_contain_text("names my-base as its base; its 420 tensors fit")
     ask(page, "Name three colours.")
-    expect(pane(page, 5)).to_contain_text("If that is its base, vouch for it")
+    expect(pane(page, 5)).to_contain_text("If that is its base, confirm it")
     is_answered(page, 1)
     page.locator("#pg-vouch-5").click()
     expect(pane(page, 5)).to_contain_text("base vouched for by you")
@@ -243,7 +243,7 @@ def test_an_adapter_that_does_not_fit_is_refused_as_it_is_brought(
     page: Page, app: App, tmp_path: Path
 ) -> None:
     bring(page, copy_of_sql(tmp_path / "wrong", target_modules=["q_porj", "v_proj"]))
-    expect(page.get_by_text("name 'q_porj', and no layer is called so (did you")).to_be_visible()
+    expect(page.get_by_text("name 'q_porj', and no layer has that name (did you")).to_be_visible()
     expect(pane(page, 5)).to_be_hidden()
     assert uploaded_sources(app.runs) == []
 

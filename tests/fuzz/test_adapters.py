@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftlab.models.files import read_header
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.strategies import as_json, damaged, torn, values
 from tests.playground.adapters import adapter_folder, adapter_zip, weights, with_header
@@ -24,7 +24,7 @@ def test_a_torn_zip_is_an_adapter_or_a_sentence(tmp_path: Path, fuzz: Fuzz) -> N
 
     def bring(data: bytes) -> None:
         source.write_bytes(data)
-        kept = bring_adapter(source, tmp_path / "runs").folder
+        kept = upload_adapter(source, tmp_path / "runs").folder
         assert kept is not None
         assert kept.resolve().is_relative_to(tmp_path / "runs")
         assert (kept / WEIGHTS_FILE).stat().st_size == len(weights())
@@ -42,7 +42,7 @@ def test_a_zip_with_any_names_writes_only_into_its_own_folder(tmp_path: Path, fu
     def bring(extra: list[str]) -> None:
         entries = dict.fromkeys(extra, b"x")
         source = adapter_zip(tmp_path / "inner" / "a.zip", {**entries, **_good()})
-        bring_adapter(source, runs)
+        upload_adapter(source, runs)
 
     fuzz(st.lists(names, min_size=1, max_size=3, unique=True), bring, 150)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner"]
@@ -75,7 +75,7 @@ def test_an_adapter_with_a_damaged_header_is_kept_whole_or_refused(
     def bring(header: bytes) -> None:
         data = with_header(header, whole[8 + length :])
         source = adapter_folder(tmp_path / "a", tensors=data)
-        kept = bring_adapter(source, tmp_path / "runs").folder
+        kept = upload_adapter(source, tmp_path / "runs").folder
         assert kept is not None
         assert (kept / WEIGHTS_FILE).read_bytes() == data
 

@@ -1,9 +1,11 @@
-"""Small adapters built by hand, as folders and zips, and what becomes of a bad one."""
+"""Small adapters built by hand, as folders and zips; edits of saved ones; refused uploads."""
 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from ftlab.basics.errors import FtlabError
 from ftlab.playground.panes import uploaded_folder
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 
 CONFIG: dict[str, Any] = {
     "peft_type": "LORA",
@@ -37,9 +39,7 @@ def weights(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in (SHAPES if shapes is None else shapes).items():
-        size = 2
-        for side in shape:
-            size *= side
+        size = 2 * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
         end += size
     return with_header(json.dumps(header).encode(), bytes([fill]) * end)
@@ -50,7 +50,7 @@ def with_header(header: bytes, data: bytes = b"") -> bytes:
 
 
 def config_bytes(**changes: Any) -> bytes:
-    """The configuration with changes; a value of `...` takes its key away."""
+    """The configuration with changes; a value of `...` removes its key."""
     config = {key: value for key, value in (CONFIG | changes).items() if value is not ...}
     return json.dumps(config).encode()
 
@@ -62,8 +62,27 @@ def adapter_folder(folder: Path, config: bytes | None = None, tensors: bytes | N
     return folder
 
 
+def edit_config(folder: Path, **changes: Any) -> None:
+    """A value of `...` removes its key."""
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in config.items() if value is not ...}
+    file.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """`edit` changes the tensors by name."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    edit(tensors)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, file, metadata={"format": "pt"})
+
+
 def base_folder(folder: Path, width: int = 4, layers: int = 1) -> Path:
-    """A model by its sizes alone: a llama whose weights are all the same number."""
+    """A llama of these sizes whose weights are all the same number."""
     folder.mkdir(parents=True, exist_ok=True)
     shapes: dict[str, list[int]] = {"model.embed_tokens.weight": [32, width]}
     for number in range(layers):
@@ -76,7 +95,7 @@ def base_folder(folder: Path, width: int = 4, layers: int = 1) -> Path:
 
 
 def adapter_zip(path: Path, entries: dict[str, bytes] | None = None, below: str = "") -> Path:
-    """A zip of the entries; without any, of a good adapter in the folder `below`."""
+    """A zip of the entries; by default, of a good adapter in the folder `below`."""
     if entries is None:
         entries = {
             f"{below}adapter_config.json": config_bytes(),
@@ -89,10 +108,10 @@ def adapter_zip(path: Path, entries: dict[str, bytes] | None = None, below: str 
 
 
 def refused(source: Path, runs: Path, base: str | None = None) -> str:
-    """The sentence with which the source is refused; nothing of it is left behind."""
+    """The sentence with which the source is refused; no file of it is left."""
     before = sorted(runs.parent.rglob("*"))
     with pytest.raises(FtlabError) as error:
-        bring_adapter(source, runs, base=base)
+        upload_adapter(source, runs, base=base)
     folder = uploaded_folder(runs)
     assert not folder.exists() or not any(folder.iterdir())
     added = set(runs.parent.rglob("*")) - {*before, runs, runs / ".ftlab", folder}

@@ -1,15 +1,35 @@
-"""Asking an engine, and what came of it."""
+"""Sends requests to an engine and collects the updates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ftlab.playground.panes import find_source
 from ftlab.playground.requests import GenerateRequest, PaneUpdate
 
 if TYPE_CHECKING:
+    import torch
+
+    from ftlab.playground.attach import Attached
     from ftlab.playground.engine import Engine
+
+
+def attached(engine: Engine, name: str) -> Attached:
+    """The source of that name, attached without the engine's cache."""
+    from ftlab.playground.attach import attach
+
+    return attach(engine.base, find_source(engine.runs_folder, name))
+
+
+def logits(model: Any) -> torch.Tensor:
+    """The logits of ten fixed tokens."""
+    import torch
+
+    with torch.inference_mode():
+        found: torch.Tensor = model(input_ids=torch.arange(10)[None]).logits
+    return found
 
 
 def updates_of(engine: Engine, request: GenerateRequest) -> list[PaneUpdate]:

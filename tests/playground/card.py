@@ -1,4 +1,4 @@
-"""A GPU for the turns on it that computes on the CPU, and what lies there when it is let go."""
+"""A device that locks like a GPU and computes on the CPU; what its memory holds when yielded."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ import torch
 from ftlab.basics import locks
 from ftlab.basics.devices import Device
 from ftlab.basics.locks import DeviceLock, FileLock
-from ftlab.basics.processes import Line
+from ftlab.basics.processes import Line, Signs
 from ftlab.playground import decoding
 from ftlab.playground import engine as engine_module
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
 from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate, Stopped
-from ftlab.playground.worker import serve
+from ftlab.playground.worker import Progress, serve
 
 GPU = Device("cuda:0", "Card 0", 8 * 10**9)
 WAITS = "A training run or a prompt grid is using the Card 0; the answers go on after it."
 
 
 class Card:
-    """Engines on that device, as the worker wants them, and a training run that wants it too.
+    """The worker's `Engines` on that device, and a training run that waits for it.
 
-    `left` has a list for each time that the device was let go: what still lay in memory then.
+    `left` has a list for each time that the device was yielded: what was still in memory then.
     `trained` counts how often the training run had the device.
     """
 
@@ -55,27 +55,27 @@ class Card:
         return self._other._line._handle is not None
 
     def want(self) -> None:
-        """A training run gets in line."""
+        """A training run waits in line."""
         assert self._other._line.try_acquire(), "somebody is in line already"
 
     def watch(self, name: str, thing: object) -> None:
         self._watched.append((name, weakref.ref(thing)))
 
     def watch_models(self) -> None:
-        """All that the engine holds now."""
+        """Everything that the engine holds now."""
         made = self.made
         self.watch("base", made.base)
-        for (name, _), worn in made._adapters.items():
-            self.watch(name, worn)
-            self.watch(f"model of {name}", worn.model or worn.low_rank)
+        for (name, _), attached in made._adapters.items():
+            self.watch(name, attached)
+            self.watch(f"model of {name}", attached.model or attached.low_rank)
         if made._rows is not None:
             self.watch("rows", made._rows.model)
-        for worn, _ in made.full_models._held.values():
-            self.watch("full model", worn.model)
+        for attached, _ in made.full_models._held.values():
+            self.watch("full model", attached.model)
 
     def train(self) -> None:
-        """The training run takes the turn that was given up, and keeps it for a moment."""
-        assert self._other._device.try_acquire(), "nobody had given the turn up"
+        """The training run takes the device that was yielded, and keeps it for a moment."""
+        assert self._other._device.try_acquire(), "the device was not yielded"
         self._other._line.release()
         self.trained += 1
         self.while_training()
@@ -89,7 +89,7 @@ class Card:
 
 @contextmanager
 def card_in(runs_folder: Path, device: Device = GPU) -> Iterator[Card]:
-    """A card whose turns are quick, and whose answers send every token."""
+    """A card with short waits whose answers send every token."""
     card = Card(runs_folder, device)
     release, prefill = FileLock.release, Lane.prefill
     name = f"device-{device.id.replace(':', '-')}.lock"
@@ -119,7 +119,7 @@ def card_in(runs_folder: Path, device: Device = GPU) -> Iterator[Card]:
 
 
 class FakeTime:
-    """A clock that goes on only when it is told to; stands in for the module `time`."""
+    """A clock that only `passes` moves; replaces the module `time`."""
 
     def __init__(self) -> None:
         self.now = 1.0
@@ -132,7 +132,7 @@ class FakeTime:
 
 
 class OneRequest:
-    """Gives one request to the worker; it is stopped as soon as `is_stopped` is set."""
+    """Gives one request to the worker; it is cancelled as soon as `is_stopped` is set."""
 
     def __init__(self, request: GenerateRequest) -> None:
         self._waiting = [Line(1, request)]
@@ -153,10 +153,10 @@ def served(
     stop_at: Callable[[PaneUpdate], bool] = lambda update: False,
     pane: int = 0,
 ) -> list[PaneUpdate]:
-    """All updates of the request, by the worker's own loop.
+    """All updates of the request, sent by the worker's own loop.
 
-    A training run gets in line as soon as that pane has so many tokens (0: none, and the base is
-    loaded). The person stops the request at the first update that `stop_at` is true of.
+    A training run waits in line as soon as that pane has so many tokens (0: none, and the base is
+    loaded). The request is cancelled at the first update for which `stop_at` is true.
     """
     updates: list[PaneUpdate] = []
     asked: Any = OneRequest(request)
@@ -175,13 +175,13 @@ def served(
         asked.is_stopped = asked.is_stopped or stop_at(update)
 
     engines: Any = card
-    serve(asked, engines, write, 1)
+    serve(asked, engines, write, 1, Progress(Signs()))
     assert not points, "the answer ended before the training run came"
     return updates
 
 
 def finals_of(updates: Iterable[PaneUpdate]) -> list[PaneUpdate]:
-    """The end of each pane; each ends once."""
+    """The last update of each pane; each ends once."""
     ends = sorted((u for u in updates if u.is_final), key=lambda update: update.pane)
     assert [update.pane for update in ends] == list(range(len(ends)))
     return ends

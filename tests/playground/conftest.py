@@ -1,7 +1,8 @@
-"""A tiny random base model, finished runs and brought adapters on it, made in a second."""
+"""A tiny random base model; finished runs and uploaded adapters on it."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,47 @@ if TYPE_CHECKING:
 
 PROMPT = "the capital of France"
 
+SaveAdapter = Callable[..., None]
+AddRun = Callable[..., RunDirectory]
+
 
 @dataclass(frozen=True)
-class Brought:
-    """An adapter that no run made, by its pane's name."""
+class Uploaded:
+    """An uploaded adapter: the name of its pane, and its folder."""
 
     name: str
     folder: Path
+
+
+AddAdapter = Callable[..., Uploaded]
+NewEngine = Callable[..., "Engine"]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Adds sources with random weights for panes to a runs folder."""
+
+    runs_folder: Path
+    model: Path
+    save: SaveAdapter
+
+    def run(self, method: str, seed: int = 1, **config: Any) -> RunDirectory:
+        """A finished run of a method."""
+        directory = make_run(self.runs_folder, method, model=str(self.model))
+        self.save(method, directory.adapter, seed, **config)
+        return directory
+
+    def adapter(
+        self, kind: str, seed: int = 1, *, base: Path | None = None, **config: Any
+    ) -> Uploaded:
+        """An uploaded adapter of any kind."""
+        parent = uploaded_folder(self.runs_folder)
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = parent / f"{kind.replace('_', '-')}-{len(list(parent.iterdir()))}"
+        self.save(kind, folder, seed, base=base, **config)
+        model = str(base or self.model)
+        write_record(folder, AdapterRecord(label=kind, method=kind, model=model, sha256=""))
+        return Uploaded(f"adapter:{folder.name}", folder)
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +73,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def save_adapter(tiny_model: Path) -> Callable[..., None]:
+def save_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> SaveAdapter:
     """Saves a random adapter into a folder: `save(kind, folder, seed=1, noise=0.1, **config)`.
 
     `kind` is a key of `KINDS` in `tests.playground.kinds`, or "full". `noise` is added to every
-    weight that would be trained; without it the adapter is as PEFT begins it.
+    weight that would be trained; without it the adapter is as PEFT initialises it. The same adapter
+    is made once and then copied.
     """
+    made: dict[str, Path] = {}
 
-    def save(
-        kind: str, target: Path, seed: int = 1, *, noise: float = 0.1, base: Any = None,
-        **config: Any,
-    ) -> None:  # fmt: skip
+    def save(kind: str, target: Path, seed: int = 1, **options: Any) -> None:
+        key = repr((kind, seed, sorted(options.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("saved")
+            make(kind, made[key], seed, **options)
+        shutil.copytree(made[key], target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+    def make(
+        kind: str, target: Path, seed: int, *, noise: float = 0.1, base: Any = None, **config: Any
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -75,54 +118,27 @@ def runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def add_run(
-    runs_folder: Path, tiny_model: Path, save_adapter: Callable[..., None]
-) -> Callable[..., RunDirectory]:
-    """Makes a finished run of a method on the tiny model, with a real adapter."""
-
-    def add(method: str, seed: int = 1, **config: Any) -> RunDirectory:
-        directory = make_run(runs_folder, method, model=str(tiny_model))
-        save_adapter(method, directory.adapter, seed, **config)
-        return directory
-
-    return add
+def add_run(runs_folder: Path, tiny_model: Path, save_adapter: SaveAdapter) -> AddRun:
+    return Sources(runs_folder, tiny_model, save_adapter).run
 
 
 @pytest.fixture
-def add_adapter(
-    runs_folder: Path, tiny_model: Path, save_adapter: Callable[..., None]
-) -> Callable[..., Brought]:
-    """Brings an adapter of any kind along: `add(kind, seed=1, base=None, **config)`."""
-
-    def add(kind: str, seed: int = 1, *, base: Path | None = None, **config: Any) -> Brought:
-        parent = uploaded_folder(runs_folder)
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = parent / f"{kind.replace('_', '-')}-{len(list(parent.iterdir()))}"
-        save_adapter(kind, folder, seed, base=base, **config)
-        model = str(base or tiny_model)
-        write_record(folder, AdapterRecord(label=kind, method=kind, model=model, sha256=""))
-        return Brought(f"adapter:{folder.name}", folder)
-
-    return add
+def add_adapter(runs_folder: Path, tiny_model: Path, save_adapter: SaveAdapter) -> AddAdapter:
+    return Sources(runs_folder, tiny_model, save_adapter).adapter
 
 
 @pytest.fixture(scope="session")
-def imported() -> None:
-    """torch and the engine, not searched for garbage again and again, as in the worker."""
-    with lasting_imports():
-        import ftlab.playground.engine  # noqa: F401
-
-
-@pytest.fixture
-def one_thread(imported: None) -> None:
+def one_thread() -> None:
     """Two threads on a busy machine are many times slower than one."""
+    with lasting_imports():  # as in the worker: the garbage collector skips these modules
+        import ftlab.playground.engine  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
 
 
 @pytest.fixture
-def new_engine(runs_folder: Path, tiny_model: Path, one_thread: None) -> Callable[..., Engine]:
+def new_engine(runs_folder: Path, tiny_model: Path, one_thread: None) -> NewEngine:
     """Makes an engine on the CPU with a base in that precision: `new("bf16", folder)`."""
     import torch
 
@@ -137,7 +153,7 @@ def new_engine(runs_folder: Path, tiny_model: Path, one_thread: None) -> Callabl
 
 
 @pytest.fixture
-def engine(new_engine: Callable[..., Engine]) -> Engine:
+def engine(new_engine: NewEngine) -> Engine:
     """An engine with the tiny model in fp32."""
     return new_engine()
 

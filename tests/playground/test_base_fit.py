@@ -1,4 +1,4 @@
-"""Whether an adapter from elsewhere goes with a base: by tensors, then by weights, by name last."""
+"""Whether an uploaded adapter fits a base: by tensors, then by weights, then by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftlab.playground.panes import (
     write_record,
     wrong_base,
 )
-from ftlab.playground.uploaded import bring_adapter, vouch_for_base
+from ftlab.playground.uploaded import upload_adapter, vouch_for_base
 from tests.playground.adapters import adapter_folder, base_folder, config_bytes, weights
 
 LAYER = "base_model.model.model.layers.0.self_attn"
@@ -45,22 +45,22 @@ def adapter(folder: Path, named: str = "someone/other", **changes: Any) -> Path:
     return adapter_folder(folder, config, weights(SMALL | magnitude))
 
 
-def test_where_only_the_name_differs_the_adapter_is_kept_and_the_doubt_is_said(
+def test_if_only_the_name_differs_the_adapter_is_stored_with_a_warning(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
-    pane = bring_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
-    said = "'mine' says it was trained on someone/other; its 2 tensors fit small"
+    pane = upload_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
+    said = "The configuration of 'mine' names someone/other as its base; its 2 tensors fit small"
     assert base_doubt(pane, str(base)) == said
     problem = wrong_base(pane, str(base))
-    assert problem.startswith(f"{said}. If that is its base, vouch for it: by the button in its ")
+    assert problem.startswith(f"{said}. If that is its base, confirm it: by the button in its ")
     assert str(base) not in problem
 
 
-def test_a_person_vouches_for_the_base_once_and_it_answers_on_that_base_alone(
+def test_a_base_is_confirmed_once_and_only_that_base(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
     other = base_folder(tmp_path / "another")
-    pane = bring_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
+    pane = upload_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
     for _ in range(2):
         pane = vouch_for_base(runs_folder, pane.name, str(base))
         assert pane.vouched == (str(base),)
@@ -69,19 +69,19 @@ def test_a_person_vouches_for_the_base_once_and_it_answers_on_that_base_alone(
     assert wrong_base(pane, str(base)) == base_doubt(pane, str(base)) == ""
     assert base_doubt(pane, str(other))
     assert line_up([pane.name], None, runs_folder).model == str(base)
-    again = bring_adapter(tmp_path / "mine", runs_folder, base=str(base))
-    assert again == pane, "brought again it is still vouched for"
+    again = upload_adapter(tmp_path / "mine", runs_folder, base=str(base))
+    assert again == pane, "uploaded again it is still confirmed"
 
 
-def test_nobody_can_vouch_for_what_does_not_fit_or_was_not_brought(
+def test_only_a_fitting_base_of_an_uploaded_adapter_can_be_confirmed(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
-    pane = bring_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
+    pane = upload_adapter(adapter(tmp_path / "mine"), runs_folder, base=str(base))
     wide = base_folder(tmp_path / "wide", 8)
     with pytest.raises(FtlabError, match=r"does not fit wide: .*q_proj.lora_A.weight is \(2, 4\)"):
         vouch_for_base(runs_folder, pane.name, str(wide))
     for name in ("base", "shipped:sql", "adapter:..", "adapter:gone"):
-        with pytest.raises(FtlabError, match="names no adapter that was brought along"):
+        with pytest.raises(FtlabError, match="names no uploaded adapter"):
             vouch_for_base(runs_folder, name, str(base))
 
 
@@ -90,52 +90,52 @@ def test_the_folder_in_which_ftlab_keeps_the_bundled_model_is_that_model(
     tmp_path: Path, runs_folder: Path, named: str
 ) -> None:
     config = config_bytes(base_model_name_or_path=named.format(bundled_folder().name))
-    pane = bring_adapter(adapter_folder(tmp_path / "mine", config), runs_folder, base=BUNDLED_ID)
+    pane = upload_adapter(adapter_folder(tmp_path / "mine", config), runs_folder, base=BUNDLED_ID)
     assert pane.model == BUNDLED_ID
     assert wrong_base(pane, BUNDLED_ID) == ""
 
 
-def test_a_folder_with_the_very_weights_of_the_base_needs_no_word(
+def test_a_folder_with_the_same_weights_needs_no_confirmation(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
     shutil.copytree(base, tmp_path / "renamed")
     source = adapter(tmp_path / "mine", str(tmp_path / "renamed"))
-    pane = bring_adapter(source, runs_folder, base=str(base))
+    pane = upload_adapter(source, runs_folder, base=str(base))
     assert (pane.same_weights, pane.model) == (True, "small")
     assert wrong_base(pane, str(base)) == ""
 
 
-def test_a_folder_of_the_same_sizes_with_other_weights_needs_a_persons_word(
+def test_a_folder_with_other_weights_of_the_same_size_needs_a_confirmation(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
     shutil.copytree(base, tmp_path / "tuned")
     file = tmp_path / "tuned" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x02")
     source = adapter(tmp_path / "mine", str(tmp_path / "tuned"))
-    pane = bring_adapter(source, runs_folder, base=str(base))
+    pane = upload_adapter(source, runs_folder, base=str(base))
     assert not pane.same_weights
-    assert "says it was trained on tuned" in base_doubt(pane, str(base))
+    assert "names tuned as its base" in base_doubt(pane, str(base))
 
 
-def test_a_strangers_file_is_not_asked_what_lies_on_this_machine(
+def test_an_upload_reveals_no_files_of_this_machine(
     tmp_path: Path, runs_folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploaded, "is_the_same", lambda *_: pytest.fail("it was looked at"))
     source = adapter(tmp_path / "mine", str(base))
-    assert bring_adapter(source, runs_folder, access=Access(folders=()), base=str(base))
+    assert upload_adapter(source, runs_folder, access=Access(folders=()), base=str(base))
 
 
-def test_without_a_word_on_the_base_an_adapter_is_held_against_the_folder_that_it_names(
+def test_by_default_an_adapter_is_compared_with_the_folder_that_it_names(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
-    assert bring_adapter(adapter(tmp_path / "mine", str(base)), runs_folder).model == "small"
+    assert upload_adapter(adapter(tmp_path / "mine", str(base)), runs_folder).model == "small"
     wide = base_folder(tmp_path / "wide", 8)
     with pytest.raises(FtlabError, match="'bad' does not fit wide"):
-        bring_adapter(adapter(tmp_path / "bad", str(wide)), runs_folder)
+        upload_adapter(adapter(tmp_path / "bad", str(wide)), runs_folder)
     assert len(uploaded_sources(runs_folder)) == 1
 
 
-def test_a_folder_that_is_not_here_is_asked_about_on_the_bundled_model(tmp_path: Path) -> None:
+def test_if_the_named_folder_is_missing_the_bundled_model_is_the_base(tmp_path: Path) -> None:
     gone = AdapterRecord("mine", "lora", "my-base", "", named_by_folder=True)
     folder = uploaded_folder(tmp_path) / "mine"
     folder.mkdir(parents=True)
@@ -153,14 +153,14 @@ def test_a_folder_that_is_not_here_is_asked_about_on_the_bundled_model(tmp_path:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("shape", [[], [0], [2], [2, 3, 4]])
-def test_a_tensor_of_any_name_and_shape_is_a_plain_sentence_or_kept(
+def test_a_tensor_of_any_name_and_shape_is_accepted_or_refused_with_a_sentence(
     tmp_path: Path, runs_folder: Path, base: Path, tensor: str, shape: list[int]
 ) -> None:
     config = config_bytes(base_model_name_or_path="someone/other")
     source = adapter_folder(tmp_path / "mine", config, weights(SMALL | {tensor: shape}))
     said = "Kept."
     try:
-        bring_adapter(source, runs_folder, base=str(base))
+        upload_adapter(source, runs_folder, base=str(base))
     except FtlabError as error:
         said = str(error)
     assert said.isprintable()
@@ -180,12 +180,12 @@ def parsed(*arguments: str) -> Any:
     return generation_request(parser.parse_args(["--prompt", "Hi", *arguments]), "Hi")
 
 
-def test_the_command_line_vouches_with_base_is(
+def test_the_command_line_confirms_a_base_with_base_is(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
     path = str(adapter(tmp_path / "mine"))
     given = ["--runs", f"base,{path}", "--runs-dir", str(runs_folder)]
-    with pytest.raises(FtlabError, match=r"vouch for it: .* or with --base-is its folder"):
+    with pytest.raises(FtlabError, match=r"confirm it: .* or with --base-is its folder"):
         parsed(*given, "--model", str(base))
     request = parsed(*given, "--base-is", str(base))
     assert request.model == str(base)
@@ -194,12 +194,12 @@ def test_the_command_line_vouches_with_base_is(
     assert parsed("--runs", kept, "--runs-dir", str(runs_folder)).panes == (kept,)
 
 
-def test_base_is_without_an_adapter_vouches_for_nothing(runs_folder: Path) -> None:
-    with pytest.raises(FtlabError, match="--base-is bundled vouches for nothing"):
+def test_base_is_without_an_adapter_is_refused(runs_folder: Path) -> None:
+    with pytest.raises(FtlabError, match="--base-is bundled has no effect"):
         parsed("--runs", "base", "--base-is", "bundled", "--runs-dir", str(runs_folder))
 
 
-def test_an_adapter_beside_a_run_is_held_against_the_runs_base(
+def test_an_adapter_beside_a_run_is_compared_with_the_base_of_the_run(
     tmp_path: Path, runs_folder: Path, base: Path
 ) -> None:
     from tests.fakes import make_run
@@ -216,19 +216,19 @@ def test_an_adapter_beside_a_run_is_held_against_the_runs_base(
 @pytest.mark.parametrize(
     ("changes", "method", "detail"),
     [
-        ({}, "lora", "LoRA r=2, brought along"),
-        ({"use_dora": True}, "dora", "DoRA r=2, brought along"),
-        ({"use_rslora": True}, "rslora", "rsLoRA r=2, brought along"),
+        ({}, "lora", "LoRA r=2, uploaded"),
+        ({"use_dora": True}, "dora", "DoRA r=2, uploaded"),
+        ({"use_rslora": True}, "rslora", "rsLoRA r=2, uploaded"),
     ],
 )
-def test_a_lora_with_a_name_of_its_own_is_called_by_it(
+def test_a_variant_of_lora_has_its_own_name(
     tmp_path: Path, runs_folder: Path, base: Path, changes: Any, method: str, detail: str
 ) -> None:
-    pane = bring_adapter(adapter(tmp_path / "mine", **changes), runs_folder, base=str(base))
+    pane = upload_adapter(adapter(tmp_path / "mine", **changes), runs_folder, base=str(base))
     assert (pane.method, pane.detail) == (method, detail)
 
 
-def test_ranks_that_differ_are_shown_by_how_many_layers_have_them(
+def test_different_ranks_are_shown_with_their_number_of_layers(
     tmp_path: Path, runs_folder: Path
 ) -> None:
     base = base_folder(tmp_path / "deep", 8, layers=5)
@@ -243,7 +243,7 @@ def test_ranks_that_differ_are_shown_by_how_many_layers_have_them(
         rank_pattern={"layers.1.self_attn.q_proj": 1, "4.self_attn.q_proj": 1},
     )
     folder = adapter_folder(tmp_path / "mine", config, weights(shapes))
-    pane = bring_adapter(folder, runs_folder, base=str(base))
-    assert pane.detail == "LoRA rank 3, 2 layers at 1, brought along"
+    pane = upload_adapter(folder, runs_folder, base=str(base))
+    assert pane.detail == "LoRA rank 3, 2 layers at 1, uploaded"
     record = json.loads((pane.files[0].parent / "pane.json").read_text(encoding="utf-8"))
     assert record["method"] == "lora"

@@ -19,6 +19,7 @@ from ftlab.playground import client as client_module
 from ftlab.playground.client import PlaygroundClient, as_record
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate
 from tests.fakes import make_run
+from tests.waiting import wait_until
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
 
@@ -43,22 +44,22 @@ def pid_of(text: str) -> int:
 
 
 def test_updates_stream_and_the_worker_is_started_once(client: PlaygroundClient) -> None:
+    with pytest.raises(InvalidRequest, match="The prompt is empty"):
+        client.generate(ask(" "))
     assert not client.is_loaded
+    assert client.resident_bytes() is None
     updates = list(client.generate(ask("hello")))
     assert [(u.pane, u.kind) for u in updates] == [
         (0, "text"), (0, "done"), (1, "text"), (1, "done"),
     ]  # fmt: skip
     assert client.is_loaded
     assert pid_of(updates[-1].text) == pid_of(finals(client, "again")[0][1])
+    held = client.resident_bytes()
+    assert held is not None
+    assert held > 1 << 20
 
 
-def test_a_wrong_request_is_refused_before_anything_starts(client: PlaygroundClient) -> None:
-    with pytest.raises(InvalidRequest, match="The prompt is empty"):
-        client.generate(ask(" "))
-    assert not client.is_loaded
-
-
-def test_what_is_wrong_with_every_pane_is_said_without_a_worker(
+def test_if_no_pane_can_answer_no_worker_is_started(
     client: PlaygroundClient, tmp_path: Path
 ) -> None:
     failed = make_run(tmp_path, "lora", "failed")
@@ -70,7 +71,7 @@ def test_what_is_wrong_with_every_pane_is_said_without_a_worker(
     assert not client.is_loaded
 
 
-def test_what_is_wrong_with_one_pane_is_said_once_and_the_others_answer(
+def test_a_problem_of_one_pane_is_reported_once_and_the_others_answer(
     client: PlaygroundClient,
 ) -> None:
     updates = list(client.generate(GenerateRequest(("base", "no-such-run", "base"), "hello")))
@@ -79,7 +80,7 @@ def test_what_is_wrong_with_one_pane_is_said_once_and_the_others_answer(
     assert [u.pane for u in updates if u.kind == "done"] == [0, 2]
 
 
-def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_another_starts_by_itself(
+def test_a_killed_worker_is_reported_in_the_unfinished_panes_and_replaced(
     client: PlaygroundClient,
 ) -> None:
     pid = pid_of(finals(client, "hello")[0][1])
@@ -95,7 +96,9 @@ def test_a_worker_that_dies_is_said_in_the_unfinished_panes_and_another_starts_b
     assert [pid_of(text) for _, text in finals(client, "hello")] == [other, other]
 
 
-def test_an_answer_that_is_left_does_not_get_into_the_next(client: PlaygroundClient) -> None:
+def test_an_abandoned_answer_does_not_mix_with_the_next(
+    client: PlaygroundClient,
+) -> None:
     updates = client.generate(ask("slow"))
     assert next(updates).text == "slow"
     updates.close()
@@ -150,7 +153,7 @@ def test_a_visitor_s_second_prompt_waits_for_the_first_of_another(
     assert answered == ["other", "again", "once-more"]
 
 
-def test_in_a_demo_an_answer_ends_with_what_it_has_and_the_next_is_answered(
+def test_in_a_demo_an_answer_ends_at_the_time_limit_with_its_text(
     tmp_path: Path,
 ) -> None:
     client = PlaygroundClient(tmp_path, FAKE, access=Access(answer_seconds=0.2))
@@ -182,26 +185,16 @@ def test_close_ends_the_process_even_in_an_answer(client: PlaygroundClient) -> N
     assert not client.is_loaded
 
 
-def test_a_silent_wait_is_broken_while_any_pane_is_open(
+def test_updates_are_repeated_during_a_silent_wait(
     client: PlaygroundClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader who has gone is noticed by what is sent to him."""
+    """A reader who has left is noticed when an update is sent."""
     monkeypatch.setattr(client_module, "SECONDS_BETWEEN_SIGNS", 0.05)
     updates = client.generate(ask("silent"))
     seen = [update for update in (next(updates) for _ in range(20)) if update.text == "loading"]
     updates.close()
     assert len(seen) > 3
     assert {update.pane for update in seen} == {1}
-
-
-def test_the_memory_of_the_worker_is_known_while_it_is_there(client: PlaygroundClient) -> None:
-    assert client.resident_bytes() is None
-    finals(client, "hello")
-    held = client.resident_bytes()
-    assert held is not None
-    assert held > 1 << 20
-    client.close()
-    assert client.resident_bytes() is None
 
 
 def test_a_worker_that_leaves_as_it_is_asked_is_started_once_more(tmp_path: Path) -> None:
@@ -212,14 +205,19 @@ def test_a_worker_that_leaves_as_it_is_asked_is_started_once_more(tmp_path: Path
     client.close()
 
 
-def test_a_command_that_is_not_there_is_said_in_each_pane(tmp_path: Path) -> None:
+def test_a_command_that_does_not_exist_is_reported_in_each_pane(tmp_path: Path) -> None:
     client = PlaygroundClient(tmp_path, ["/no/such/program"])
     assert finals(client, "hello")[0][1].startswith("The playground's worker could not be started")
 
 
 def test_generate_all_gives_one_record_a_pane(client: PlaygroundClient, tmp_path: Path) -> None:
     run = make_run(tmp_path, "lora", hyperparameters={"r": 4})
-    base, lora = client.generate_all(GenerateRequest(("base", run.run_id), "hello"))
+    told: list[str] = []
+    panes = ("base", run.run_id, "no-such-run")
+    base, lora, lost = client.generate_all(GenerateRequest(panes, "hello"), told.append)
+    assert told == [], "an answer is no status"
+    assert (lost["label"], lost["answer"]) == ("no-such-run", "")
+    assert "There is no run" in lost["error"]
     assert (base["pane"], base["run_id"], base["label"]) == (0, None, "Base")
     assert (lora["pane"], lora["run_id"], lora["label"]) == (1, run.run_id, "LoRA r=4")
     assert lora["answer"].startswith("hello by")
@@ -232,18 +230,14 @@ def test_generate_all_gives_one_record_a_pane(client: PlaygroundClient, tmp_path
     assert json.loads(json.dumps([base, lora])) == [base, lora]
 
 
-def test_generate_all_tells_what_is_waited_for(client: PlaygroundClient) -> None:
+def test_generate_all_passes_the_status_on(client: PlaygroundClient) -> None:
     told: list[str] = []
-    client.generate_all(ask("silent"), told.append)
-    assert "loading" in told
+    waiting = threading.Thread(target=client.generate_all, args=[ask("silent"), told.append])
+    waiting.start()
+    wait_until(lambda: "loading" in told)
+    client.close()
+    waiting.join(10)
     assert not [words for words in told if "silent by" in words], "an answer is no status"
-
-
-def test_a_lost_pane_goes_by_its_name_and_says_why(client: PlaygroundClient) -> None:
-    base, lost = client.generate_all(GenerateRequest(("base", "no-such-run"), "hello"))
-    assert base["error"] == ""
-    assert (lost["label"], lost["answer"]) == ("no-such-run", "")
-    assert "There is no run" in lost["error"]
 
 
 def test_an_update_becomes_a_record_with_what_it_told() -> None:
@@ -255,9 +249,3 @@ def test_an_update_becomes_a_record_with_what_it_told() -> None:
         "kl_nats": 0.0, "token": "a", "base_token": "b", "top1_changed": True,
     }  # fmt: skip
     assert record["changes_nothing"] is True
-
-
-def test_generate_all_says_an_error_apart_from_the_answer(client: PlaygroundClient) -> None:
-    _, second = client.generate_all(ask("die"))
-    assert second["answer"] == ""
-    assert "ended before it had answered" in second["error"]

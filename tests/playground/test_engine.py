@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +10,23 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.basics.errors import FtlabError
 from ftlab.playground import engine as engine_module
 from ftlab.playground.attach import Attached
 from ftlab.playground.engine import ADAPTERS_KEPT, Engine, FullModels
 from ftlab.playground.panes import PaneSource, find_source
 from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
-from ftlab.records.run import RunDirectory
 from ftlab.tasks.spec import Message
-from tests.playground.asking import answers_of, finals, texts, updates_of
-from tests.playground.conftest import Brought
+from tests.playground.asking import answers_of, finals, logits, texts, updates_of
+from tests.playground.conftest import AddAdapter, AddRun, NewEngine, SaveAdapter
 from tests.playground.kinds import chat_ids, generated, load_plain, spelt
 from tests.tiny import make_tiny_model
-
-AddRun = Callable[..., RunDirectory]
-AddAdapter = Callable[..., Brought]
-NewEngine = Callable[..., Engine]
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=torch.arange(10)[None]).logits
-    return found
 
 
 def test_text_grows_in_every_pane_and_each_ends_once(
     engine: Engine, add_run: AddRun, ask: GenerateRequest
 ) -> None:
     panes = (add_run("lora").run_id, "base", add_run("prompt_tuning").run_id)
-    updates = updates_of(engine, replace(ask, panes=panes))
+    updates = updates_of(engine, replace(ask, panes=panes, model=None))  # the runs' own base
     for pane in range(3):
         kinds = [update.kind for update in updates if update.pane == pane]
         assert kinds[0] == "status"
@@ -49,12 +36,12 @@ def test_text_grows_in_every_pane_and_each_ends_once(
     assert 1 <= done.tokens <= 12
     assert done.first_token_seconds is not None
     assert done.swap_seconds is None
-    worn = next(update for update in updates if update.pane == 0 and update.kind == "done")
-    assert worn.swap_seconds is not None
+    lora = next(update for update in updates if update.pane == 0 and update.kind == "done")
+    assert lora.swap_seconds is not None
 
 
-def coming_in(monkeypatch: pytest.MonkeyPatch, *reports: tuple[int, int]) -> None:
-    """The base is downloaded first, with these reports of bytes done and in all."""
+def downloads(monkeypatch: pytest.MonkeyPatch, *reports: tuple[int, int]) -> None:
+    """The base is downloaded first, with these progress reports: bytes done and in total."""
     real = engine_module.resolve_model
 
     def fetched(name: str, say: Any, progress: Any) -> Any:
@@ -65,10 +52,10 @@ def coming_in(monkeypatch: pytest.MonkeyPatch, *reports: tuple[int, int]) -> Non
     monkeypatch.setattr(engine_module, "resolve_model", fetched)
 
 
-def test_a_base_that_is_downloaded_is_seen_coming_in_in_every_pane(
+def test_the_progress_of_a_download_is_shown_in_every_pane(
     engine: Engine, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coming_in(monkeypatch, (0, 3_100_000_000), (1_200_000_000, 3_100_000_000), (31, 31))
+    downloads(monkeypatch, (0, 3_100_000_000), (1_200_000_000, 3_100_000_000), (31, 31))
     engine.unload()
     updates = updates_of(engine, replace(ask, panes=("base", "base")))
     for pane in range(2):
@@ -82,10 +69,10 @@ def test_a_base_that_is_downloaded_is_seen_coming_in_in_every_pane(
     assert [update.kind for update in updates if update.is_final] == ["done", "done"]
 
 
-def test_a_stop_is_heard_while_the_base_is_downloaded(
+def test_a_request_can_be_cancelled_during_the_download(
     engine: Engine, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coming_in(monkeypatch, (0, 10), (5, 10), (10, 10))
+    downloads(monkeypatch, (0, 10), (5, 10), (10, 10))
     engine.unload()
     updates: list[PaneUpdate] = []
 
@@ -101,7 +88,7 @@ def test_a_stop_is_heard_while_the_base_is_downloaded(
         assert [update.kind for update in finals(engine, ask)] == ["done"]
 
 
-def test_a_lane_of_its_own_speaks_before_the_shared_one_is_done(
+def test_all_lanes_stream_at_the_same_time(
     engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
     request = replace(ask, panes=("base", add_adapter("dora").name))
@@ -110,7 +97,7 @@ def test_a_lane_of_its_own_speaks_before_the_shared_one_is_done(
     assert order.index((0, "text")) < order.index((1, "done"))
 
 
-def test_the_base_is_the_base_whatever_answered_before(
+def test_the_base_answers_the_same_after_all_kinds_of_adapters(
     engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
     before, alone = logits(engine.base), texts(engine, ask)
@@ -125,7 +112,7 @@ def test_the_base_is_the_base_whatever_answered_before(
     assert not any("lora" in name for name, _ in engine.base.named_modules())
 
 
-def test_an_adapter_that_writes_into_the_base_unloads_everything_and_says_so(
+def test_an_adapter_that_writes_into_the_base_is_reported_and_everything_is_unloaded(
     engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = texts(engine, ask)
@@ -162,7 +149,7 @@ def test_an_adapter_that_puts_other_weights_in_the_bases_place_is_noticed(
     assert all("An adapter changed the base's own weights" in update.text for update in found)
 
 
-def test_every_error_is_said_in_its_own_pane(
+def test_every_error_is_reported_in_its_own_pane(
     engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest, tmp_path: Path
 ) -> None:
     other = make_tiny_model(tmp_path / "other-llama")
@@ -176,7 +163,7 @@ def test_every_error_is_said_in_its_own_pane(
     assert found[1].text == alone[0]
     for place, part in [
         (0, "There is no run 'no-such-run'"),
-        (2, "'lora' says it was trained on other-llama; its 28 tensors fit tiny-llama. If"),
+        (2, "of 'lora' names other-llama as its base; its 28 tensors fit tiny-llama. If"),
         (3, f"There is no run '{lost.run_id}'"),
         (4, "and 120 soft tokens before it; the model's context is 128 tokens"),
         (5, "'../../etc' names no adapter"),
@@ -185,7 +172,7 @@ def test_every_error_is_said_in_its_own_pane(
         assert "\n" not in found[place].text
 
 
-def test_a_prompt_beyond_the_context_is_refused_and_a_long_one_gets_what_room_is_left(
+def test_a_prompt_beyond_the_context_is_refused_and_a_long_one_uses_the_remaining_tokens(
     engine: Engine, ask: GenerateRequest
 ) -> None:
     (long,) = finals(engine, replace(ask, prompt="x " * 200))
@@ -196,7 +183,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_a_long_one_gets_what_room_is
     assert 1 <= tight.tokens < 28
 
 
-def test_a_prompt_that_cannot_be_read_is_said_in_its_panes(
+def test_a_prompt_that_cannot_be_tokenised_is_reported_in_its_panes(
     engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
     request = replace(ask, panes=("base", add_adapter("prompt_tuning").name))
@@ -206,7 +193,7 @@ def test_a_prompt_that_cannot_be_read_is_said_in_its_panes(
     assert ends[1, 0].text.startswith("The prompt could not be read")
 
 
-def test_a_template_that_refuses_is_said_in_every_pane(
+def test_an_error_of_the_chat_template_is_reported_in_every_pane(
     tmp_path: Path, new_engine: NewEngine, ask: GenerateRequest
 ) -> None:
     model = make_tiny_model(
@@ -219,7 +206,7 @@ def test_a_template_that_refuses_is_said_in_every_pane(
     assert "There is no run" in found[1].text
 
 
-def test_a_model_that_cannot_be_loaded_is_said_in_every_pane(
+def test_a_model_that_cannot_be_loaded_is_reported_in_every_pane(
     engine: Engine, ask: GenerateRequest
 ) -> None:
     found = finals(engine, replace(ask, model="/no/such/model"), "base", "base")
@@ -254,7 +241,7 @@ def test_several_prompts_are_answered_as_each_alone(
     assert [ends[3, pane].kind for pane in range(4)] == ["error"] * 4
 
 
-def test_completion_goes_on_from_plain_text(
+def test_completion_continues_plain_text(
     engine: Engine, ask: GenerateRequest, tiny_model: Path
 ) -> None:
     from transformers import AutoTokenizer
@@ -263,7 +250,7 @@ def test_completion_goes_on_from_plain_text(
     prompt = "Once upon"
     plain = generated(load_plain(tiny_model, None), tokenizer(prompt)["input_ids"], 12)
     wanted = tokenizer.decode(plain, skip_special_tokens=True)
-    chat = replace(ask, prompt=prompt, system="passed over", histories=())
+    chat = replace(ask, prompt=prompt, system="ignored", histories=())
     assert texts(engine, replace(chat, mode="completion")) == [wanted]
     assert texts(engine, chat) != [wanted]
 
@@ -312,24 +299,17 @@ def test_another_base_or_precision_takes_the_place_of_the_first(
     assert engine.base.dtype is torch.bfloat16
 
 
-def test_the_bases_own_model_is_the_first_panes(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
-) -> None:
-    base, lora = finals(engine, replace(ask, model=None), "base", add_run("lora").run_id)
-    assert [base.kind, lora.kind] == ["done", "done"]
-
-
 def test_only_the_latest_adapters_stay_loaded(engine: Engine, add_adapter: AddAdapter) -> None:
     names = [add_adapter("prompt_tuning", seed=seed).name for seed in range(ADAPTERS_KEPT + 1)]
-    worn = [engine.worn(find_source(engine.runs_folder, name)) for name in names]
+    loaded = [engine.attached(find_source(engine.runs_folder, name)) for name in names]
     assert [name for name, _ in engine._adapters] == names[1:]
-    again = engine.worn(find_source(engine.runs_folder, names[1]))
-    assert again is worn[1]
+    again = engine.attached(find_source(engine.runs_folder, names[1]))
+    assert again is loaded[1]
     assert list(engine._adapters)[-1][0] == names[1], "the one just used is the last to go"
 
 
 def test_another_file_under_the_same_name_is_another_adapter(
-    engine: Engine, add_adapter: AddAdapter, save_adapter: Callable[..., None], ask: GenerateRequest
+    engine: Engine, add_adapter: AddAdapter, save_adapter: SaveAdapter, ask: GenerateRequest
 ) -> None:
     lora = add_adapter("lora", noise=0.5)
     first = finals(engine, ask, lora.name)[0]
@@ -339,7 +319,7 @@ def test_another_file_under_the_same_name_is_another_adapter(
     assert second.text != first.text
 
 
-def test_full_models_beyond_their_memory_are_said_in_their_panes(
+def test_full_models_beyond_the_memory_limit_are_reported_in_their_panes(
     engine: Engine, add_run: AddRun, add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
     first, second = add_run("full", seed=1).run_id, add_run("full", seed=2).run_id
@@ -353,7 +333,7 @@ def test_full_models_beyond_their_memory_are_said_in_their_panes(
     assert engine.full_models.names == [second]
 
 
-def test_a_note_says_where_a_pane_differs_from_its_run(
+def test_a_note_shows_another_precision_than_in_training(
     new_engine: NewEngine, add_run: AddRun, ask: GenerateRequest
 ) -> None:
     engine = new_engine("bf16")
@@ -363,20 +343,10 @@ def test_a_note_says_where_a_pane_differs_from_its_run(
     assert qlora.note.startswith("Trained on a base held in nf4; answered here on the base in 16")
 
 
-def test_free_memory_and_the_share_of_full_models_are_those_of_the_machine(
+def test_free_memory_and_the_limit_of_full_models_are_plausible(
     engine: Engine,
 ) -> None:
     free = engine._free_bytes()
     assert free is not None
     assert free > 50 << 20
     assert engine._full_limit() > free // 4
-
-
-def test_a_source_without_weights_is_an_error_of_ours(
-    engine: Engine, add_run: AddRun, ask: GenerateRequest
-) -> None:
-    run = add_run("full")
-    for file in run.adapter.glob("*.safetensors"):
-        file.unlink()
-    with pytest.raises(FtlabError, match=r"its folder holds no \.safetensors file"):
-        engine.worn(find_source(engine.runs_folder, run.run_id))

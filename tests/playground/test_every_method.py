@@ -1,4 +1,4 @@
-"""Every method of the registry, put on and saved by the app's own parts, answers as PEFT does."""
+"""Every method of the registry, trained and saved by ftlab, gives the same answer as with PEFT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ftlab.playground.requests import GenerateRequest
 from ftlab.records.run import RunDirectory
 from tests.fakes import make_run
 from tests.playground.asking import finals, texts
-from tests.playground.conftest import PROMPT
+from tests.playground.conftest import PROMPT, NewEngine
 from tests.playground.kinds import chat_ids, forwarded, generated, load_plain, spelt
 from tests.tiny import make_tiny_model
 
@@ -78,37 +78,38 @@ def with_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(folder, context=128, spread=0.3, dtype="bfloat16", biases=True)
 
 
-def worn(engine: Engine, run: RunDirectory) -> Attached:
-    return engine.worn(find_source(engine.runs_folder, run.run_id))
+def attached(engine: Engine, run: RunDirectory) -> Attached:
+    return engine.attached(find_source(engine.runs_folder, run.run_id))
 
 
-def test_nearly_all_methods_are_looked_at_here() -> None:
+def test_all_methods_are_tested_here() -> None:
     assert {*ADAPTERS, *PARTS, "full"} == set(METHODS)
     assert set(ADAPTERS) > ROWS
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_an_adapter_of_every_method_answers_as_peft_does(
+def test_an_adapter_of_every_method_answers_as_with_peft(
     method: str, engine: Engine, trained: Trained, ask: GenerateRequest, tiny_model: Path
 ) -> None:
-    """Soft tokens as a whole forward does: PEFT's `generate` passes a prefix over, and puts what
-    follows soft tokens at positions that training never used."""
+    """Soft tokens are compared with a whole forward pass: PEFT's `generate` ignores a prefix, and
+    puts the text after soft tokens at positions that training never used."""
     run, before = trained(method, tiny_model), marks(engine.base)
     base, answer = finals(engine, ask, "base", run.run_id)
     plain, ids = load_plain(tiny_model, run.adapter), chat_ids(tiny_model, PROMPT)
     greedy = forwarded if METHODS[method].family == "prompt" else generated
     assert (answer.kind, answer.text) == ("done", spelt(tiny_model, greedy(plain, ids, TOKENS)))
     assert answer.text != base.text
+    assert base.adapter_sha256 == ""
     weights = (run.adapter / WEIGHTS_FILE).read_bytes()
     assert answer.adapter_sha256 == hashlib.sha256(weights).hexdigest()
-    assert (worn(engine, run).low_rank is not None) == (method in ROWS)
+    assert (attached(engine, run).low_rank is not None) == (method in ROWS)
     assert marks(engine.base) == before
 
 
 @pytest.mark.parametrize("method", PARTS)
-def test_trained_weights_answer_as_the_model_that_holds_them_does(
+def test_trained_weights_answer_as_a_model_with_these_weights(
     method: str,
-    new_engine: Callable[..., Engine],
+    new_engine: NewEngine,
     trained: Trained,
     ask: GenerateRequest,
     with_biases: Path,
@@ -125,7 +126,7 @@ def test_trained_weights_answer_as_the_model_that_holds_them_does(
     assert answer.text != base.text
     assert answer.adapter_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert marks(engine.base) == before
-    model: Any = worn(engine, run).model
+    model: Any = attached(engine, run).model
     shared = {parameter.data_ptr() for parameter in engine.base.parameters()}
     own = {n for n, parameter in model.named_parameters() if parameter.data_ptr() not in shared}
     assert own == set(learnt), "all other weights are the base's own"
@@ -135,16 +136,16 @@ def test_trained_weights_are_loaded_once_and_anew_when_they_change(
     engine: Engine, trained: Trained, ask: GenerateRequest, tiny_model: Path
 ) -> None:
     run = trained("last_layers", tiny_model)
-    first = worn(engine, run)
-    assert worn(engine, run) is first
+    first = attached(engine, run)
+    assert attached(engine, run) is first
     weights = load_file(run.adapter / WEIGHTS)
     save_file({name: 2 * tensor for name, tensor in weights.items()}, run.adapter / WEIGHTS)
-    assert worn(engine, run).sha256 != first.sha256
+    assert attached(engine, run).sha256 != first.sha256
     assert texts(engine, ask, "base", run.run_id)
 
 
-def test_trained_weights_cannot_stand_in_a_base_of_4_bits(
-    new_engine: Callable[..., Engine], trained: Trained, ask: GenerateRequest, tiny_model: Path
+def test_trained_weights_are_refused_on_a_base_in_4_bits(
+    new_engine: NewEngine, trained: Trained, ask: GenerateRequest, tiny_model: Path
 ) -> None:
     run = trained("last_layers", tiny_model)
     base, part = finals(new_engine("nf4"), replace(ask, precision="nf4"), "base", run.run_id)
@@ -175,5 +176,5 @@ def test_bad_trained_weights_are_refused_and_the_base_stays(
     run, before = trained("last_layers", tiny_model), marks(engine.base)
     spoil(run.adapter / WEIGHTS)
     with pytest.raises(FtlabError, match=words):
-        worn(engine, run)
+        attached(engine, run)
     assert marks(engine.base) == before

@@ -44,7 +44,7 @@ def found(example: HeldOutExample | None) -> HeldOutExample:
 
 
 @pytest.mark.parametrize("task_id", list(TASKS))
-def test_a_bundled_prompt_is_found_though_nobody_named_its_task(task_id: str) -> None:
+def test_a_bundled_prompt_is_found_without_naming_its_task(task_id: str) -> None:
     example = bundled(task_id)[7]
     it = found(HeldOut().find(f"\n  {example.question} \n", []))
     assert it.example == example
@@ -109,13 +109,13 @@ def test_the_first_held_out_prompts_are_offered_in_order() -> None:
         TaskReference("bundled", "unheard-of"),
     ],
 )
-def test_a_task_that_cannot_be_loaded_is_passed_over(task: TaskReference) -> None:
+def test_a_task_that_cannot_be_loaded_is_skipped(task: TaskReference) -> None:
     example = bundled("medical")[0]
     assert found(HeldOut().find(example.question, [task])).example == example
     assert HeldOut().prompts(task, 3) == []
 
 
-def test_a_damaged_file_is_passed_over_and_not_read_again(
+def test_a_damaged_file_is_skipped_and_not_read_again(
     tmp_path: Path, loads: list[TaskReference]
 ) -> None:
     file = tmp_path / "torn.json"
@@ -150,7 +150,7 @@ def test_a_task_is_loaded_once_until_its_file_changes(
     assert loads.count(task) == 2
 
 
-def test_no_more_tasks_are_kept_than_were_allowed(loads: list[TaskReference]) -> None:
+def test_the_number_of_cached_tasks_is_limited(loads: list[TaskReference]) -> None:
     own = HeldOut(most=2)
     first, second, third = (TaskReference("bundled", task_id) for task_id in TASKS)
     for task in (first, second, first, third, first):  # the second is the one unused for longest

@@ -1,8 +1,8 @@
-"""Lanes: rows carried token by token, as a whole forward of each would have it."""
+"""Lanes: rows that are read token by token give the logits of one whole forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,10 @@ from torch import Tensor
 from ftlab.basics.errors import FtlabError
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
-from ftlab.playground.panes import find_source
-from tests.playground.conftest import Brought
+from tests.playground.asking import attached
+from tests.playground.conftest import AddAdapter, NewEngine
 from tests.playground.kinds import first_logits, load_plain
 
-AddAdapter = Callable[..., Brought]
 PROMPTS = ([1, 40, 50], [1, 90, 80, 70, 60, 50, 40], [1, 33, 44, 55, 66])
 THEN = ([70, 71], [80, 81], [90, 91])
 
@@ -33,7 +32,7 @@ def assert_is_forward_of(logits: Tensor, model: Any, rows: Sequence[list[int]]) 
 @pytest.mark.parametrize(
     "kind", ["base", "lora", "dora", "ia3", "prompt_tuning", "p_tuning", "prefix_tuning", "cpt"]
 )
-def test_padded_rows_go_on_as_each_would_alone(
+def test_padded_rows_give_the_logits_of_each_row_alone(
     kind: str, engine: Engine, add_adapter: AddAdapter, tiny_model: Path
 ) -> None:
     adapter = None if kind == "base" else add_adapter(kind, noise=0.5).folder
@@ -50,7 +49,7 @@ def test_padded_rows_go_on_as_each_would_alone(
 
 @pytest.mark.parametrize("kind", ["base", "prompt_tuning", "prefix_tuning"])
 @pytest.mark.parametrize("kept", [[1], [0, 2], [2, 1], [0, 1, 2]])
-def test_rows_that_are_kept_go_on_whatever_is_dropped(
+def test_kept_rows_do_not_depend_on_dropped_rows(
     kept: list[int], kind: str, engine: Engine, add_adapter: AddAdapter, tiny_model: Path
 ) -> None:
     """Dropping the short rows takes the padding away, and the mask with it."""
@@ -66,14 +65,14 @@ def test_rows_that_are_kept_go_on_whatever_is_dropped(
             assert_is_forward_of(logits, model, rows)
 
 
-def test_a_lane_reads_on_in_bf16_and_gives_fp32(new_engine: Callable[..., Engine]) -> None:
+def test_a_bf16_lane_gives_fp32_logits(new_engine: NewEngine) -> None:
     lane = Lane(new_engine("bf16").base, PROMPTS, 0)
     with torch.inference_mode():
         assert lane.prefill().dtype is torch.float32
         assert lane.step([5, 6, 7]).shape == (3, 320)
 
 
-def test_a_window_of_attention_is_kept_while_reading_on(tmp_path: Path, one_thread: None) -> None:
+def test_sliding_window_attention_works_token_by_token(tmp_path: Path, one_thread: None) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -89,11 +88,11 @@ def test_a_window_of_attention_is_kept_while_reading_on(tmp_path: Path, one_thre
         assert_is_forward_of(lane.step([then[0] for then in THEN]), model, rows)
 
 
-def test_soft_tokens_lie_before_each_rows_first_word(
+def test_soft_tokens_are_placed_before_each_rows_first_token(
     engine: Engine, add_adapter: AddAdapter
 ) -> None:
     """Five soft tokens before a prompt of three, and the padding before those."""
-    model = engine.worn(find_source(engine.runs_folder, add_adapter("prompt_tuning").name)).model
+    model = attached(engine, add_adapter("prompt_tuning").name).model
     assert model is not None
     lane = Lane(model, PROMPTS, 0)
     with torch.inference_mode():
@@ -103,7 +102,7 @@ def test_soft_tokens_lie_before_each_rows_first_word(
     assert lane._mask[0].tolist() == [0] * 4 + [1] * 8
 
 
-def test_a_model_that_keeps_no_cache_is_refused_rather_than_misread(one_thread: None) -> None:
+def test_a_model_without_a_cache_is_refused(one_thread: None) -> None:
     from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     config = OpenAIGPTConfig(vocab_size=320, n_embd=64, n_layer=1, n_head=2)

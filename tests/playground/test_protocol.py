@@ -1,4 +1,4 @@
-"""Messages that survive the way, and what an update says of itself."""
+"""Messages between client and worker, and the properties of an update."""
 
 from __future__ import annotations
 
@@ -50,11 +50,7 @@ def test_messages_come_back_as_they_were_sent() -> None:
     assert parse_line(Line(3).dump()) == Line(3)
     assert Line(3, request).dump().count(b"\n") == 1
     assert Line(3, request).dump().isascii()
-
-
-def test_a_request_comes_back_from_json_as_a_page_keeps_it() -> None:
-    request = replace(ASK, histories=((Message("user", "a"), Message("assistant", "b")),))
-    assert request_from_json(json.loads(json.dumps(asdict(request)))) == request
+    assert request_from_json(json.loads(json.dumps(asdict(request)))) == request, "as a page does"
 
 
 @pytest.mark.parametrize("line", ['["generate"]', "3", "{", '{"content": null}', ""])
@@ -78,10 +74,7 @@ def test_an_adapter_within_rounding_of_the_base_changes_nothing(
 ) -> None:
     told = replace(TOLD, kl_nats=kl_nats)
     assert PaneUpdate(1, "done", "x", next_token=told).changes_nothing == nothing
-
-
-def test_the_base_itself_is_not_said_to_change_nothing() -> None:
-    assert not PaneUpdate(0, "done", "x").changes_nothing
+    assert not PaneUpdate(0, "done", "x").changes_nothing, "the base has no next token"
 
 
 def test_only_an_end_is_final() -> None:

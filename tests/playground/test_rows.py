@@ -1,10 +1,10 @@
-"""Rows of one batch: each wears its own adapter, whatever its neighbours wear."""
+"""Rows of one batch: each has its own adapter, independent of the other rows."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,27 @@ from ftlab.playground.panes import find_source
 from ftlab.playground.requests import GenerateRequest
 from ftlab.tasks.spec import Message
 from tests.playground.asking import finals, texts
-from tests.playground.conftest import Brought
+from tests.playground.conftest import AddAdapter, NewEngine, Uploaded
 from tests.playground.kinds import chat_ids, first_logits, generated, load_plain, spelt
 
-AddAdapter = Callable[..., Brought]
 IDS = [1, 40, 50, 60, 70]
 LONGER = [1, 90, 80, 70, 60, 50, 40, 30]
 
 
-def low_rank(engine: Engine, adapter: Brought) -> LowRank:
-    found = engine.worn(find_source(engine.runs_folder, adapter.name)).low_rank
+def low_rank(engine: Engine, adapter: Uploaded) -> LowRank:
+    found = engine.attached(find_source(engine.runs_folder, adapter.name)).low_rank
     assert found is not None
     return found
 
 
-def rows_logits(rows: RowAdapters, wears: Sequence[int], prompts: Sequence[list[int]]) -> Tensor:
-    rows.rows = wears
+def rows_logits(rows: RowAdapters, numbers: Sequence[int], prompts: Sequence[list[int]]) -> Tensor:
+    rows.rows = numbers
     with torch.inference_mode():
         return Lane(rows, prompts, 0).prefill()
 
 
 @pytest.fixture
-def three(engine: Engine, add_adapter: AddAdapter) -> list[Brought]:
+def three(engine: Engine, add_adapter: AddAdapter) -> list[Uploaded]:
     """Of different ranks and on different layers."""
     return [
         add_adapter("lora", seed=1, r=2),
@@ -50,10 +49,14 @@ def three(engine: Engine, add_adapter: AddAdapter) -> list[Brought]:
     ]
 
 
-def test_each_row_is_what_peft_computes_and_the_base_row_is_the_bases_own(
-    engine: Engine, three: list[Brought], tiny_model: Path
+@pytest.fixture
+def rows(engine: Engine, three: list[Uploaded]) -> RowAdapters:
+    return RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
+
+
+def test_each_row_equals_peft_and_the_base_row_the_base(
+    rows: RowAdapters, three: list[Uploaded], tiny_model: Path
 ) -> None:
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
     found = rows_logits(rows, [2, 0, 3, 1], [IDS] * 4)
     order = [three[1].folder, None, three[2].folder, three[0].folder]
     for row, adapter in zip(found, order, strict=True):
@@ -61,9 +64,8 @@ def test_each_row_is_what_peft_computes_and_the_base_row_is_the_bases_own(
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_mask_that_is_one_row_off_would_show(engine: Engine, three: list[Brought]) -> None:
+def test_a_mask_shifted_by_one_row_would_be_noticed(rows: RowAdapters) -> None:
     """No two rows of this batch are alike, so what is shifted is another row's."""
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
     found = rows_logits(rows, [0, 1, 2, 3], [IDS] * 4)
     shifted = rows_logits(rows, [3, 0, 1, 2], [IDS] * 4)
     torch.testing.assert_close(found, shifted.roll(-1, dims=0), rtol=1e-4, atol=1e-4)
@@ -72,29 +74,20 @@ def test_a_mask_that_is_one_row_off_would_show(engine: Engine, three: list[Broug
         assert float((others - found[row]).abs().amax(dim=1).min()) > 0.1
 
 
-def test_the_base_row_is_the_bases_to_the_bit_beside_adapters(
-    engine: Engine, three: list[Brought]
+@pytest.mark.parametrize("numbers", [[0, 0], [0, 2]])
+def test_a_base_row_is_bit_identical_beside_others(
+    numbers: list[int], rows: RowAdapters, engine: Engine
 ) -> None:
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
-    with torch.inference_mode():
-        alone = Lane(engine.base, [IDS] * 4, 0).prefill()
-    beside = rows_logits(rows, [1, 0, 2, 3], [IDS] * 4)
-    assert torch.equal(beside[1], alone[1])
-
-
-def test_rows_that_wear_nothing_are_the_base_in_every_row(
-    engine: Engine, three: list[Brought]
-) -> None:
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
     with torch.inference_mode():
         alone = Lane(engine.base, [IDS, LONGER], 0).prefill()
-    assert torch.equal(rows_logits(rows, [0, 0], [IDS, LONGER]), alone)
+    beside = rows_logits(rows, numbers, [IDS, LONGER])
+    for row, number in enumerate(numbers):
+        assert torch.equal(beside[row], alone[row]) == (number == 0)
 
 
 def test_rows_can_be_dropped_between_tokens(
-    engine: Engine, three: list[Brought], tiny_model: Path
+    rows: RowAdapters, three: list[Uploaded], tiny_model: Path
 ) -> None:
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
     rows.rows = [0, 3, 2, 1]
     lane = Lane(rows, [LONGER, IDS, LONGER, IDS], 0)
     with torch.inference_mode():
@@ -113,16 +106,13 @@ def test_rows_can_be_dropped_between_tokens(
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_all_base_tensors_are_shared(engine: Engine, three: list[Brought]) -> None:
-    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
+def test_all_base_tensors_are_shared(rows: RowAdapters, engine: Engine) -> None:
     assert rows.model is not engine.base
     assert marks(rows.model) == marks(engine.base)
     assert not any(module._forward_hooks for module in engine.base.modules())
 
 
-def test_rows_that_are_let_go_give_their_memory_back_at_once(
-    engine: Engine, three: list[Brought]
-) -> None:
+def test_the_memory_of_unused_rows_is_freed_at_once(engine: Engine, three: list[Uploaded]) -> None:
     rows = RowAdapters(engine.base, [low_rank(engine, three[0])])
     layer: Any = rows.model.get_submodule("model.layers.0.self_attn.q_proj")
     matrix = weakref.ref(next(iter(layer._forward_hooks.values())).keywords["down"])
@@ -134,7 +124,7 @@ def test_rows_that_are_let_go_give_their_memory_back_at_once(
         gc.enable()
 
 
-def test_what_overflows_in_one_adapter_stays_in_its_row(engine: Engine) -> None:
+def test_an_overflow_in_one_adapter_stays_in_its_row(engine: Engine) -> None:
     path = "model.layers.0.mlp.up_proj"
     alternating = torch.tensor([3e38, -3e38]).repeat(2, 32)
     huge = LowRank({path: Pair(alternating, torch.full((128, 2), 100.0), 1.0)})
@@ -145,16 +135,16 @@ def test_what_overflows_in_one_adapter_stays_in_its_row(engine: Engine) -> None:
     assert found[[0, 2]].isfinite().all()
 
 
-def test_a_batch_of_another_size_is_refused(engine: Engine, three: list[Brought]) -> None:
+def test_a_batch_of_another_size_is_refused(engine: Engine, three: list[Uploaded]) -> None:
     rows = RowAdapters(engine.base, [low_rank(engine, three[0])])
     rows.rows = [0, 1]
-    with pytest.raises(RuntimeError, match="3 rows where 2 wear adapters"):
+    with pytest.raises(RuntimeError, match="3 rows in a batch with 2 adapter numbers"):
         rows.model(input_ids=torch.tensor([IDS] * 3))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 1, 0), (0, 0, 0)])
 def test_a_pane_answers_as_alone_beside_others_in_any_order(
-    order: tuple[int, ...], engine: Engine, three: list[Brought], ask: GenerateRequest,
+    order: tuple[int, ...], engine: Engine, three: list[Uploaded], ask: GenerateRequest,
     tiny_model: Path,
 ) -> None:  # fmt: skip
     ids = chat_ids(tiny_model, ask.prompt)
@@ -168,7 +158,7 @@ def test_a_pane_answers_as_alone_beside_others_in_any_order(
 
 
 def test_chats_of_different_length_answer_as_alone(
-    engine: Engine, three: list[Brought], ask: GenerateRequest, tiny_model: Path
+    engine: Engine, three: list[Uploaded], ask: GenerateRequest, tiny_model: Path
 ) -> None:
     chats = [
         [],
@@ -194,7 +184,7 @@ def test_chats_of_different_length_answer_as_alone(
 
 
 def test_a_sampled_text_does_not_depend_on_the_panes_beside_it(
-    engine: Engine, three: list[Brought], add_adapter: AddAdapter, ask: GenerateRequest
+    engine: Engine, three: list[Uploaded], add_adapter: AddAdapter, ask: GenerateRequest
 ) -> None:
     sampled = replace(ask, temperature=1.3, top_p=0.9, seed=7)
     names = [adapter.name for adapter in three]
@@ -207,7 +197,7 @@ def test_a_sampled_text_does_not_depend_on_the_panes_beside_it(
 
 
 def test_the_rows_are_made_again_only_for_other_adapters(
-    engine: Engine, three: list[Brought], ask: GenerateRequest
+    engine: Engine, three: list[Uploaded], ask: GenerateRequest
 ) -> None:
     finals(engine, ask, "base", three[0].name)
     rows = engine._rows
@@ -219,7 +209,7 @@ def test_the_rows_are_made_again_only_for_other_adapters(
 
 @pytest.fixture(scope="session")
 def other_models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models of other makes: fused layers, biases, a window, rows laid end to end, experts."""
+    """Other architectures: fused layers, biases, a window, rows concatenated to one, experts."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models import (
         gpt2,
@@ -265,11 +255,11 @@ def other_models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     ("name", "shares"),
     [("gpt2", True), ("qwen2", True), ("mistral", True), ("opt", True), ("qwen2_moe", False)],
 )
-def test_models_of_other_makes_answer_as_alone(
-    name: str, shares: bool, new_engine: Callable[..., Engine], other_models: dict[str, Path],
+def test_models_of_other_architectures_answer_as_alone(
+    name: str, shares: bool, new_engine: NewEngine, other_models: dict[str, Path],
     add_adapter: AddAdapter, ask: GenerateRequest,
 ) -> None:  # fmt: skip
-    """A mixture of experts hands its layers tokens of all rows in one heap: lanes of their own."""
+    """The layers of a mixture of experts get the tokens of all rows mixed: a lane for each pane."""
     model = other_models[name]
     first = add_adapter("lora", seed=1, base=model, noise=0.05)
     second = add_adapter("lora", seed=2, r=3, base=model, noise=0.05)
@@ -281,6 +271,6 @@ def test_models_of_other_makes_answer_as_alone(
         spelt(model, generated(load_plain(model, adapter), ids, 12))
         for adapter in (first.folder, None, second.folder)
     ]
-    assert [bool(worn.low_rank) for worn in engine._adapters.values()] == [shares, shares]
-    assert found[1].next_token is None, "the base is not held against itself"
+    assert [bool(one.low_rank) for one in engine._adapters.values()] == [shares, shares]
+    assert found[1].next_token is None, "the base is not compared with itself"
     assert found[0].next_token is not None

@@ -1,4 +1,4 @@
-"""Lanes take turns: one token each, and what befalls one is said in its panes alone."""
+"""Lanes take turns, one token each; an error of one is reported in its panes only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ftlab.basics.errors import FtlabError
 from ftlab.playground import decoding as answers_module
-from ftlab.playground.decoding import Answer, Ending, LaneOfAnswers, TokenChooser, say, take_turns
+from ftlab.playground.decoding import Answer, LaneOfAnswers, TokenChooser, say, take_turns
 from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
 
 END, SIZE = 0, 8
@@ -72,7 +72,8 @@ class Panes:
         tokenizer: Any = Letters()
         return Answer(
             prompt_ids=[1],
-            ending=Ending(frozenset({END}), limit),
+            stop_ids=frozenset({END}),
+            limit=limit,
             chooser=TokenChooser(GenerateRequest(("base",), "x"), torch.device("cpu")),
             tokenizer=tokenizer,
             send=self.updates.append,
@@ -92,7 +93,7 @@ def check() -> None:
     return None
 
 
-def test_lanes_go_on_by_turns() -> None:
+def test_lanes_take_turns() -> None:
     panes = Panes()
     take_turns([panes.lane([1, 2, 3, END]), panes.lane([4, 5, END], first=1)], check)
     assert [(update.pane, update.text) for update in panes.updates] == [
@@ -101,7 +102,7 @@ def test_lanes_go_on_by_turns() -> None:
     assert panes.of("done") == [(1, "de"), (0, "abc")]
 
 
-def test_rows_of_one_lane_end_when_they_will() -> None:
+def test_rows_of_one_lane_end_independently() -> None:
     panes = Panes()
     lane = panes.lane([1, END], [2, 3, 4, END], [5, END])
     take_turns([lane], check)
@@ -109,22 +110,19 @@ def test_rows_of_one_lane_end_when_they_will() -> None:
     assert lane.lane.rows == [1]  # type: ignore[attr-defined]
 
 
-def test_an_answer_ends_at_its_limit_with_that_many_tokens() -> None:
+@pytest.mark.parametrize(
+    ("script", "text"), [([1, 2, 3, 4, 5], "abc"), ([1, 2, END], "ab")], ids=["limit", "end token"]
+)
+def test_an_answer_ends_at_its_limit_or_its_end_token(script: list[int], text: str) -> None:
+    """The end token is counted and not shown."""
     panes = Panes()
-    lane: Any = FakeLane([[1, 2, 3, 4, 5]])
+    lane: Any = FakeLane([script])
     take_turns([LaneOfAnswers(lane, [panes.answer(0, limit=3)])], check)
     (done,) = [update for update in panes.updates if update.kind == "done"]
-    assert (done.text, done.tokens) == ("abc", 3)
+    assert (done.text, done.tokens) == (text, 3)
 
 
-def test_the_end_token_is_counted_and_not_shown() -> None:
-    panes = Panes()
-    take_turns([panes.lane([1, 2, END])], check)
-    (done,) = [update for update in panes.updates if update.kind == "done"]
-    assert (done.text, done.tokens) == ("ab", 3)
-
-
-def test_a_stop_is_heard_between_tokens_and_ends_everything() -> None:
+def test_a_cancellation_between_tokens_ends_everything() -> None:
     panes = Panes()
     calls = 0
 
@@ -143,7 +141,9 @@ def test_a_stop_is_heard_between_tokens_and_ends_everything() -> None:
 
 
 @pytest.mark.parametrize("breaks_at", [0, 2])
-def test_an_error_in_one_lane_is_said_in_its_panes_and_the_others_go_on(breaks_at: int) -> None:
+def test_an_error_in_one_lane_is_reported_in_its_panes_only(
+    breaks_at: int,
+) -> None:
     panes = Panes()
     broken = panes.lane([1, 2, 3, END], [1, END, END], breaks_at=breaks_at)
     take_turns([broken, panes.lane([4, 5, 6, 7, END], first=2)], check)
@@ -170,20 +170,9 @@ def test_a_comparison_that_fails_leaves_each_pane_with_one_end() -> None:
     assert not panes.of("done")
 
 
-def test_an_answer_of_one_token_says_how_far_it_is_from_the_base_too() -> None:
-    panes = Panes()
-    lane = panes.lane([END])
-    lane.base_logits = lambda answers: torch.zeros(1, SIZE)
-    take_turns([lane], check)
-    (done,) = panes.updates
-    assert done.kind == "done"
-    assert done.next_token is not None
-    assert done.next_token.kl_nats > 0.1
-
-
 def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() -> None:
     panes = Panes()
-    lane = panes.lane([1, END])
+    lane = panes.lane([END])
 
     def slow(answers: Sequence[Answer]) -> Tensor:
         time.sleep(0.2)
@@ -191,13 +180,17 @@ def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() ->
 
     lane.base_logits = slow
     take_turns([lane], check)
-    assert panes.updates[-1].first_token_seconds is not None
-    assert panes.updates[-1].first_token_seconds < 0.1
+    (done,) = panes.updates
+    assert done.kind == "done"
+    assert done.next_token is not None
+    assert (done.next_token.kl_nats or 0) > 0.1
+    assert done.first_token_seconds is not None
+    assert done.first_token_seconds < 0.1
 
 
 @pytest.mark.parametrize("waits_at", [1, 3])
-def test_seconds_that_the_device_was_somebody_elses_are_left_out(waits_at: int) -> None:
-    """`check` says that it held things up for an hour."""
+def test_pauses_are_excluded_from_the_times(waits_at: int) -> None:
+    """`check` returns an hour of waiting."""
     panes = Panes()
     calls = 0
 
@@ -234,7 +227,7 @@ def test_a_wait_between_two_tokens_does_not_slow_the_rate() -> None:
     assert done.first_token_seconds < 0.2
 
 
-def test_half_a_character_is_not_shown_before_its_end() -> None:
+def test_an_incomplete_character_is_not_shown() -> None:
     class Halves(Letters):
         def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
             return "a\ufffd" if len([i for i in ids if i]) == 1 else "aß"
@@ -247,7 +240,7 @@ def test_half_a_character_is_not_shown_before_its_end() -> None:
     assert panes.of("text") == [(0, "a"), (0, "aß")]
 
 
-def test_texts_are_not_sent_faster_than_a_page_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_of_texts_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers_module, "SECONDS_BETWEEN_TEXTS", 60.0)
     panes = Panes()
     take_turns([panes.lane([1, 2, 3, END])], check)

@@ -1,4 +1,4 @@
-"""Blind votes: kept whole, read once, and counted with their uncertainty."""
+"""Blind votes: stored, read and counted with their uncertainty."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,21 +53,23 @@ def test_a_vote_is_read_as_it_was_recorded(tmp_path: Path) -> None:
     assert read_votes(tmp_path, [SWEEP]) == [vote]
 
 
-def test_a_vote_between_two_sweeps_is_with_both_and_read_once(tmp_path: Path) -> None:
-    vote = make_vote(sweep_ids=(SWEEP, OTHER, SWEEP))
+@pytest.mark.parametrize(
+    ("sweeps", "files", "read_by"),
+    [
+        ((SWEEP, OTHER, SWEEP), (SWEEP, OTHER), [(SWEEP, OTHER), (OTHER,)]),
+        ((), ("no-sweep",), [()]),
+    ],
+)
+def test_a_vote_is_stored_once_for_each_of_its_sweeps(
+    sweeps: tuple[str, ...], files: Sequence[str], read_by: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    vote = make_vote(sweep_ids=sweeps)
     record_vote(tmp_path, vote)
-    for file in (votes_file(tmp_path), votes_file(tmp_path, OTHER)):
-        assert len(file.read_text(encoding="utf-8").splitlines()) == 1
-    assert read_votes(tmp_path, [SWEEP, OTHER]) == [vote]
-    assert read_votes(tmp_path, [OTHER]) == [vote]
-
-
-def test_a_vote_between_panes_of_no_sweep_is_kept_apart(tmp_path: Path) -> None:
-    vote = make_vote(sweep_ids=())
-    record_vote(tmp_path, vote)
-    assert votes_file(tmp_path, "no-sweep").exists()
-    assert read_votes(tmp_path, []) == [vote]
-    assert read_votes(tmp_path, [SWEEP]) == []
+    for file in files:
+        assert len(votes_file(tmp_path, file).read_text(encoding="utf-8").splitlines()) == 1
+    for asked in read_by:
+        assert read_votes(tmp_path, asked) == [vote]
+    assert read_votes(tmp_path, ["20261127-090000-ef56"]) == []
 
 
 def test_votes_come_oldest_first_whatever_their_file(tmp_path: Path) -> None:
@@ -81,26 +84,16 @@ def test_each_new_vote_has_an_id_of_its_own() -> None:
     assert all(int(one, 16) >= 0 for one in ids)
 
 
-def test_a_torn_line_costs_no_other_vote(tmp_path: Path) -> None:
+def test_incomplete_and_invalid_lines_are_skipped(tmp_path: Path) -> None:
     first, second = make_vote(at=1), make_vote(at=2)
     record_vote(tmp_path, first)
-    with votes_file(tmp_path).open("ab") as file:
-        file.write(b'{"id": "torn", "answers": ["SEL')
+    row = json.loads(votes_file(tmp_path).read_text(encoding="utf-8")) | {"id": "beef"}
+    changes: list[dict[str, object]] = [{"winner": 5}, {"labels": []}, {"panes": "b"}, {"at": "?"}]
+    lines = [json.dumps(row | change) for change in changes]
+    with votes_file(tmp_path).open("a", encoding="utf-8") as file:
+        file.write("\n".join([*lines, "[1]", '{"id": "torn", "answers": ["SEL']))
     record_vote(tmp_path, second)
     assert read_votes(tmp_path, [SWEEP]) == [first, second]
-
-
-@pytest.mark.parametrize("change", [{"winner": 5}, {"labels": []}, {"panes": "base"}, {"at": "?"}])
-def test_a_line_that_holds_no_sound_vote_is_passed_over(
-    tmp_path: Path, change: dict[str, object]
-) -> None:
-    vote = make_vote()
-    record_vote(tmp_path, vote)
-    file = votes_file(tmp_path)
-    row = json.loads(file.read_text(encoding="utf-8"))
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(row | {"id": "beef"} | change) + "\n[1]\n")
-    assert read_votes(tmp_path, [SWEEP]) == [vote]
 
 
 @pytest.mark.parametrize("sweep_id", ["../../etc", "a/b", "", "UPPER-CASE", "x" * 200, "a\nbcd"])
@@ -114,19 +107,19 @@ def test_a_sweep_id_that_is_no_file_name_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("winner", [2, -1])
-def test_a_winner_that_was_not_shown_is_refused(tmp_path: Path, winner: int) -> None:
-    with pytest.raises(FtlabError, match=f"place {winner}, but the places are 0 to 1"):
-        record_vote(tmp_path, make_vote(winner))
-
-
-def test_panes_without_an_answer_each_are_refused(tmp_path: Path) -> None:
-    vote = Vote(
-        panes=("lora", "base"), labels=("LoRA", "Base"), winner=0, prompt="?", answers=("one",),
-        model="bundled", precision="bf16",
-    )  # fmt: skip
-    with pytest.raises(FtlabError, match="2 panes, 2 labels and 1 answers"):
-        record_vote(tmp_path, vote)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"winner": 2}, "place 2, but the places are 0 to 1"),
+        ({"winner": -1}, "place -1, but the places are 0 to 1"),
+        ({"answers": ("one",)}, "2 panes, 2 labels and 1 answers"),
+    ],
+)
+def test_an_inconsistent_vote_is_refused(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FtlabError, match=said):
+        record_vote(tmp_path, replace(make_vote(), **change))  # type: ignore[arg-type]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -149,11 +142,12 @@ def test_processes_that_vote_at_once_lose_nothing(tmp_path: Path) -> None:
 
 def test_wins_are_counted_for_each_pane_and_the_best_comes_first() -> None:
     votes = [make_vote(0)] * 7 + [make_vote(1)] * 3
-    base, lora = (only(tally(votes, ["base", "lora"]), pane) for pane in ("base", "lora"))
-    assert tally(votes, ["base", "lora"]) == [lora, base]
-    assert (lora.votes, lora.wins, lora.ties, lora.share) == (10, 7, 0, 0.7)
+    lora, base, full = tally(votes, ["full", "base", "lora"])
+    assert (lora.pane, lora.votes, lora.wins, lora.ties, lora.share) == ("lora", 10, 7, 0, 0.7)
     assert (lora.low, lora.high) == pytest.approx((0.397, 0.892), abs=5e-4)
     assert (base.wins, base.share, base.label) == (3, 0.3, "Base")
+    assert (full.label, full.share, full.low, full.high) == ("full", None, 0, 1)
+    assert not full.shows_difference
 
 
 @pytest.mark.parametrize("panes", [("lora", "base"), ("lora", "base", "full")])
@@ -180,58 +174,38 @@ def test_a_run_in_two_panes_stood_in_the_vote_once(winner: int) -> None:
     lora = only(tally([make_vote(winner, ("lora", "lora", "base"))], ["lora", "base"]), "lora")
     assert (lora.votes, lora.wins, lora.share) == (1, 1, 1.0)
     assert lora.chance == pytest.approx(2 / 3)
+    assert tally([make_vote(0, ("lora", "lora"))], ["lora"])[0].votes == 0, "one run in all panes"
 
 
-def test_a_vote_between_panes_of_one_run_says_nothing() -> None:
-    assert tally([make_vote(0, ("lora", "lora"))], ["lora"])[0].votes == 0
-
-
-def test_a_pane_without_votes_has_no_share_and_comes_last() -> None:
-    tallies = tally([make_vote(1)] * 3, ["full", "lora", "base"])
-    assert [one.pane for one in tallies] == ["base", "lora", "full"]
-    assert (tallies[-1].share, tallies[-1].label) == (None, "full")
-    assert (tallies[-1].low, tallies[-1].high) == (0, 1)
-    assert not tallies[-1].shows_difference
-
-
-def test_three_panes_may_all_be_tied_in_every_vote() -> None:
-    tallies = tally([make_vote(None, ("lora", "base", "full"))] * 50, LABELS)
-    assert all(one.share == pytest.approx(1 / 3) for one in tallies)
+DOUBT = ": no difference shown yet."
 
 
 @pytest.mark.parametrize(
-    ("winners", "said"),
+    ("wins", "ties", "losses", "panes", "said"),
     [
-        ([], "No votes yet."),
+        (0, 0, 0, 2, "No votes yet."),
+        (7, 0, 3, 2, "LoRA wins 7 of 10 votes (95 % interval 40 % to 89 %)" + DOUBT),
+        (7, 0, 3, 4, "LoRA wins 7 of 10 votes (95 % interval 40 % to 89 %)."),
+        (9, 0, 1, 2, "LoRA wins 9 of 10 votes (95 % interval 60 % to 98 %)."),
+        (1, 0, 0, 2, "LoRA wins 1 of 1 vote (95 % interval 21 % to 100 %)" + DOUBT),
         (
-            [0] * 7 + [1] * 3,
-            "LoRA wins 7 of 10 votes (95 % interval 40 % to 89 %): no difference shown yet.",
-        ),
-        ([0] * 9 + [1], "LoRA wins 9 of 10 votes (95 % interval 60 % to 98 %)."),
-        ([0], "LoRA wins 1 of 1 vote (95 % interval 21 % to 100 %): no difference shown yet."),
-        (
-            [0] * 6 + [None] * 2 + [1] * 2,
-            "LoRA wins 6 of 10 votes and ties 2, a share of 70 % (95 % interval 40 % to 89 %): "
-            "no difference shown yet.",
+            6, 2, 2, 2,
+            "LoRA wins 6 of 10 votes and ties 2, a share of 70 % (95 % interval 40 % to 89 %)"
+            + DOUBT,
         ),
         (
-            [0] * 5 + [1] * 5,
-            "LoRA and Base are level at 50 % of 10 votes (95 % interval 24 % to 76 %): "
-            "no difference shown yet.",
+            5, 0, 5, 2,
+            "LoRA and Base are level at 50 % of 10 votes (95 % interval 24 % to 76 %)"
+            + DOUBT,
         ),
     ],
-)
-def test_the_verdict_says_whether_a_difference_is_shown(
-    winners: list[int | None], said: str
+)  # fmt: skip
+def test_the_verdict_tells_whether_a_difference_is_shown(
+    wins: int, ties: int, losses: int, panes: int, said: str
 ) -> None:
-    votes = [make_vote(winner) for winner in winners]
-    assert verdict(tally(votes, ["lora", "base"])) == said
-
-
-def test_chance_is_less_with_more_panes() -> None:
-    panes = ("lora", "base", "full", "other")
-    votes = [make_vote(place, panes) for place in [0] * 7 + [1, 2, 3]]
-    assert verdict(tally(votes, panes)) == "LoRA wins 7 of 10 votes (95 % interval 40 % to 89 %)."
+    names = ("lora", "base", "full", "other")[:panes]
+    winners = [0] * wins + [None] * ties + [1] * losses
+    assert verdict(tally([make_vote(winner, names) for winner in winners], names)) == said
 
 
 @pytest.mark.parametrize(("wins", "shown"), [(2, False), (3, False), (4, True)])

@@ -1,4 +1,4 @@
-"""The worker: its turn on the device, its requests, and the real process on a tiny model."""
+"""The worker: device lock, requests, and the real process on a tiny model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import torch
 from ftlab.basics import locks
 from ftlab.basics.devices import Device, resolve_device
 from ftlab.basics.locks import DeviceLock
-from ftlab.basics.processes import Line
+from ftlab.basics.processes import Line, Signs
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.engine import Engine
 from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
-from ftlab.playground.worker import Engines, Requests, serve
-from ftlab.records.run import RunDirectory
+from ftlab.playground.worker import Engines, Progress, Requests, serve
+from tests.playground.conftest import AddRun
 from tests.waiting import wait_until
 
 ASK = GenerateRequest(("base", "base"), "hi")
@@ -30,7 +30,9 @@ CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
 GPU = Device("cuda:0", "Card 0", 8 * 10**9)
 DONE = [PaneUpdate(0, "done", "a"), PaneUpdate(1, "done", "b")]
 
-Answer = Callable[[Callable[[PaneUpdate], None], Callable[[], float | None]], None]
+Send = Callable[[PaneUpdate], None]
+Check = Callable[[], float | None]
+Answer = Callable[[Send, Check], None]
 
 
 @pytest.fixture(autouse=True)
@@ -50,17 +52,12 @@ class FakeEngines:
     def engine(self) -> FakeEngines:
         return self
 
-    def answer(
-        self,
-        request: GenerateRequest,
-        send: Callable[[PaneUpdate], None],
-        check: Callable[[], float | None],
-    ) -> None:
+    def answer(self, request: GenerateRequest, send: Send, check: Check) -> None:
         self._answer(send, check)
 
 
 class FakeRequests:
-    """Gives these requests, then none; `stopped` are no longer wanted."""
+    """Gives these requests, then none; `stopped` are cancelled."""
 
     def __init__(self, *lines: Line) -> None:
         self._lines = list(lines)
@@ -76,16 +73,25 @@ class FakeRequests:
             raise Stopped
 
 
+def lines_of(requests: FakeRequests, engines: Any, idle: float = 1) -> list[Line]:
+    """All lines that the worker writes."""
+    lines: list[Line] = []
+    asked: Any = requests
+    serve(asked, engines, lines.append, idle, Progress(Signs()))
+    return lines
+
+
+def asking(*numbers: int) -> FakeRequests:
+    return FakeRequests(*[Line(number, ASK) for number in numbers])
+
+
 def served(
     answer: Answer, *, device: Device = CPU, requests: FakeRequests | None = None
 ) -> list[PaneUpdate]:
-    """All updates of one request; the last line says that nothing more comes."""
-    said: list[Line] = []
-    asked: Any = requests or FakeRequests(Line(1, ASK))
-    engines: Any = FakeEngines(answer, device)
-    serve(asked, engines, said.append, 1)
+    """All updates of one request; the last line ends its answer."""
+    said = lines_of(requests or asking(1), FakeEngines(answer, device))
     assert said.pop() == Line(1)
-    assert DeviceLock(device.id).try_acquire(), "the turn outlived the answer"
+    assert DeviceLock(device.id).try_acquire(), "the lock outlived the answer"
     return [line.content for line in said if line.content is not None]
 
 
@@ -114,10 +120,10 @@ def training(runs_folder: Path) -> Iterator[Callable[[], threading.Thread]]:
         thread.join(5)
 
 
-def test_an_answer_is_made_under_the_devices_turn(runs_folder: Path) -> None:
+def test_an_answer_holds_the_device_lock(runs_folder: Path) -> None:
     free: list[bool] = []
 
-    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+    def answer(send: Send, check: Check) -> None:
         free.append(DeviceLock("cpu").try_acquire())
         for update in DONE:
             send(update)
@@ -126,12 +132,12 @@ def test_an_answer_is_made_under_the_devices_turn(runs_folder: Path) -> None:
     assert free == [False]
 
 
-def test_training_in_line_gets_the_device_between_two_tokens_and_the_answer_goes_on(
+def test_waiting_training_gets_the_device_between_two_tokens(
     training: Callable[[], threading.Thread],
 ) -> None:
     waited: list[float | None] = []
 
-    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+    def answer(send: Send, check: Check) -> None:
         waited.append(check())
         send(DONE[0])
         trains = training()
@@ -149,12 +155,12 @@ def test_training_in_line_gets_the_device_between_two_tokens_and_the_answer_goes
     assert 0.1 <= waited[1] < 5
 
 
-def test_who_waits_for_the_turn_is_told_so_once(
+def test_the_wait_for_the_device_is_reported_once(
     training: Callable[[], threading.Thread],
 ) -> None:
     training()
 
-    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+    def answer(send: Send, check: Check) -> None:
         for update in DONE:
             send(update)
 
@@ -163,29 +169,28 @@ def test_who_waits_for_the_turn_is_told_so_once(
     assert updates[2:] == DONE
 
 
-def test_a_stop_is_heard_while_waiting_for_the_turn(runs_folder: Path) -> None:
+def test_a_request_can_be_cancelled_while_it_waits_for_the_device(runs_folder: Path) -> None:
     holder = DeviceLock("cpu")
     assert holder.try_acquire()
-    requests = FakeRequests(Line(1, ASK))
+    requests: Any = asking(1)
     said: list[Line] = []
 
     def write(line: Line) -> None:
         said.append(line)
-        requests.stopped.add(1)  # the reader goes as soon as he is told to wait
+        requests.stopped.add(1)  # cancelled as soon as it waits
 
-    asked: Any = requests
     engines: Any = FakeEngines(Mock(side_effect=AssertionError))
-    serve(asked, engines, write, 1)
+    serve(requests, engines, write, 1, Progress(Signs()))
     holder.release()
     assert said[-1] == Line(1)
     assert all(line.content is None or line.content.kind == "status" for line in said)
     assert DeviceLock("cpu").try_acquire(), "the place in line outlived the request"
 
 
-def test_a_stop_between_two_tokens_gives_the_turn_back_without_a_word(runs_folder: Path) -> None:
-    requests = FakeRequests(Line(1, ASK))
+def test_a_cancellation_between_two_tokens_releases_the_device(runs_folder: Path) -> None:
+    requests = asking(1)
 
-    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+    def answer(send: Send, check: Check) -> None:
         send(PaneUpdate(0, "text", "a"))
         requests.stopped.add(1)
         check()
@@ -193,8 +198,8 @@ def test_a_stop_between_two_tokens_gives_the_turn_back_without_a_word(runs_folde
     assert served(answer, requests=requests) == [PaneUpdate(0, "text", "a")]
 
 
-def test_what_the_engine_did_not_catch_is_said_in_the_open_panes(runs_folder: Path) -> None:
-    def answer(send: Callable[[PaneUpdate], None], check: Callable[[], float | None]) -> None:
+def test_an_unexpected_error_is_reported_in_the_open_panes(runs_folder: Path) -> None:
+    def answer(send: Send, check: Check) -> None:
         send(DONE[0])
         raise OSError(28, "No space left\non device")
 
@@ -205,48 +210,40 @@ def test_what_the_engine_did_not_catch_is_said_in_the_open_panes(runs_folder: Pa
     assert "\n" not in second.text
 
 
-def looks_until_it_ends(device: Device, is_loaded: bool, idle: float) -> int:
-    requests: Any = FakeRequests()
-    engines: Any = FakeEngines(Mock(), device, is_loaded)
-    serve(requests, engines, Mock(), idle)
-    return int(requests.looks)
+def looks_until_it_ends(device: Device, is_loaded: bool) -> int:
+    requests = FakeRequests()
+    lines_of(requests, FakeEngines(Mock(), device, is_loaded), idle=20)
+    return requests.looks
 
 
-def test_an_idle_worker_leaves_the_gpu_when_somebody_wants_it(runs_folder: Path) -> None:
+def test_an_idle_worker_ends_when_another_process_wants_its_gpu(runs_folder: Path) -> None:
     training = DeviceLock("cuda:0")
-    assert looks_until_it_ends(GPU, True, 20) == 10
+    assert looks_until_it_ends(GPU, True) == 10
     assert training.try_acquire()
-    assert looks_until_it_ends(GPU, True, 20) == 1
-    assert looks_until_it_ends(GPU, False, 20) == 10, "it holds nothing there"
-    assert looks_until_it_ends(CPU, True, 20) == 10, "memory of the machine is not the device's"
+    assert looks_until_it_ends(GPU, True) == 1
+    assert looks_until_it_ends(GPU, False) == 10, "it holds nothing there"
+    assert looks_until_it_ends(CPU, True) == 10, "RAM is not the device's memory"
 
 
-def test_a_request_begins_the_idle_time_anew(runs_folder: Path) -> None:
-    requests: Any = FakeRequests(*[Line(number, ASK) for number in (1, 2, 3)])
-    engines: Any = FakeEngines(lambda send, check: None)
-    said: list[Line] = []
-    serve(requests, engines, said.append, 4)
-    assert said == [Line(1), Line(2), Line(3)]
+def test_a_request_restarts_the_idle_time(runs_folder: Path) -> None:
+    requests = asking(1, 2, 3)
+    engines = FakeEngines(lambda send, check: None)
+    assert lines_of(requests, engines, 4) == [Line(1), Line(2), Line(3)]
     assert requests.looks == 5
 
 
-def test_once_the_gpu_answers_this_process_no_more_the_next_request_gets_a_new_one(
-    runs_folder: Path,
-) -> None:
-    def fault(send: Callable[[PaneUpdate], None], check: object) -> None:
+def test_the_worker_ends_when_its_gpu_no_longer_works(runs_folder: Path) -> None:
+    def fault(send: Send, check: Check) -> None:
         send(PaneUpdate(0, "error", "CUDA error: an illegal memory access was encountered"))
         engines.device_answers = False
 
-    requests: Any = FakeRequests(*[Line(number, ASK) for number in (1, 2)])
-    engines: Any = FakeEngines(fault, GPU)
-    said: list[Line] = []
-    serve(requests, engines, said.append, 4)
-    assert [line.number for line in said] == [1, 1]
+    requests, engines = asking(1, 2), FakeEngines(fault, GPU)
+    assert [line.number for line in lines_of(requests, engines, 4)] == [1, 1]
     assert requests.looks == 1
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
-def test_a_gpu_is_asked_whether_it_still_computes(
+def test_a_lost_gpu_is_detected(
     is_lost: bool, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def synchronize() -> None:
@@ -260,7 +257,7 @@ def test_a_gpu_is_asked_whether_it_still_computes(
     assert engine.device_answers is not is_lost
 
 
-def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
+def test_if_torch_cannot_use_the_gpu_the_cpu_is_locked_instead(
     runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -276,14 +273,11 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
             held.extend(d for d in ("cpu", "cuda:0") if not DeviceLock(d).try_acquire())
 
     monkeypatch.setattr("ftlab.playground.engine.Engine", FakeEngine)
-    requests: Any = FakeRequests(Line(1, ASK))
-    said: list[Line] = []
-    serve(requests, Engines(runs_folder, GPU), said.append, 1)
+    assert lines_of(asking(1), Engines(runs_folder, GPU)) == [Line(1)]
     assert held == ["cpu"]
-    assert said == [Line(1)]
 
 
-def test_a_request_that_is_stopped_before_its_turn_is_passed_over(
+def test_a_request_cancelled_before_its_start_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines = [Line(1, ASK), Line(2, ASK), Line(1), Line(2), Line(3, ASK)]
@@ -296,7 +290,7 @@ def test_a_request_that_is_stopped_before_its_turn_is_passed_over(
         never.wait()  # at its end the process would end
 
     monkeypatch.setattr(sys, "stdin", stdin())
-    requests = Requests()
+    requests = Requests(lambda number: None)
     assert read.wait(5)
     assert requests.next(1) == Line(3, ASK)
     assert requests.next(0.01) is None
@@ -310,8 +304,8 @@ def has_torch(client: PlaygroundClient) -> bool:
     return "libtorch" in Path(f"/proc/{client.process_id}/maps").read_text()
 
 
-def test_the_worker_waits_for_training_then_answers_and_leaves_when_idle(
-    runs_folder: Path, add_run: Callable[..., RunDirectory]
+def test_the_worker_waits_for_training_then_answers_and_ends_when_idle(
+    runs_folder: Path, add_run: AddRun
 ) -> None:
     run = add_run("lora")
     client = PlaygroundClient(runs_folder, idle_seconds=1)

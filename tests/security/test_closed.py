@@ -14,7 +14,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.grid import GridRequest, start_grid
 from ftlab.playground.requests import GenerateRequest
-from ftlab.playground.uploaded import bring_adapter, forget_adapter
+from ftlab.playground.uploaded import forget_adapter, upload_adapter
 from ftlab.playground.votes import Vote, record_vote
 from ftlab.records.published import import_files, remove_published
 from ftlab.records.removal import remove_runs
@@ -48,7 +48,7 @@ WRITERS: dict[str, Callable[[Path, Path], object]] = {
     "import results": lambda runs, file: import_files([file], runs),
     "remove imported results": lambda runs, file: remove_published(runs, ["x"]),
     "keep an upload": lambda runs, file: keep_upload(file, runs),
-    "bring an adapter": lambda runs, file: bring_adapter(file, runs),
+    "bring an adapter": lambda runs, file: upload_adapter(file, runs),
     "forget an adapter": lambda runs, file: forget_adapter(runs, "adapter:x"),
     "start a grid": lambda runs, file: start_grid(
         GridRequest(GenerateRequest(panes=("base",), prompt=""), ("a",)), runs

@@ -21,7 +21,7 @@ from ftlab.models.reference import parse_model
 from ftlab.models.resolve import resolve_model
 from ftlab.playground.grid_table import prompts_of_file
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.prediction.source import find_config
 from ftlab.records.published import import_files
 from ftlab.tasks import files
@@ -281,7 +281,7 @@ def test_a_pattern_that_re_would_run_for_years_keeps_nobody_waiting(
         source = adapter_folder(tmp_path / "a", config)
         began = time.process_time()
         with suppress(FtlabError):
-            bring_adapter(source, tmp_path / "runs")
+            upload_adapter(source, tmp_path / "runs")
         assert time.process_time() - began < 2
 
 
@@ -329,7 +329,7 @@ def test_an_adapter_that_says_how_to_load_other_files_is_refused(
 )  # fmt: skip
 def test_patterns_that_people_write_are_taken(tmp_path: Path, pattern: str) -> None:
     source = adapter_folder(tmp_path / "a", config_bytes(target_modules=pattern))
-    assert bring_adapter(source, tmp_path / "runs").method == "lora"
+    assert upload_adapter(source, tmp_path / "runs").method == "lora"
 
 
 CLIMBING = [

@@ -22,7 +22,7 @@ from ftlab.models.files import read_header
 from ftlab.models.resolve import resolve_model
 from ftlab.playground.grid_table import prompts_of_file
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.records.published import import_files, read_published
 from ftlab.records.resume import trusted_checkpoint
 from ftlab.records.run import RunDirectory, read_annotations
@@ -178,7 +178,7 @@ class Case:
 
 
 def bring(source: Path) -> None:
-    bring_adapter(source, source.parent / "runs")
+    upload_adapter(source, source.parent / "runs")
 
 
 CASES = {

@@ -29,7 +29,7 @@ from ftlab.playground.panes import (
     wrong_base,
 )
 from ftlab.playground.requests import MAX_PANES, GenerateRequest
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.records.store import Run
 from ftlab.settings.generation import PRECISIONS, GenerationSettings
 from ftlab.settings.schema import fields_of, plain_number, read_settings
@@ -257,7 +257,7 @@ def room_choices(
 def _uploaded(files: Sequence[str], runs_folder: Path, access: Access, model: str) -> PaneSource:
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() not in (".json", ".safetensors"):
-        return bring_adapter(paths[0], runs_folder, access=access, base=model)
+        return upload_adapter(paths[0], runs_folder, access=access, base=model)
     with tempfile.TemporaryDirectory() as folder:
         for path in paths:
             shutil.copyfile(path, Path(folder) / path.name)
@@ -267,4 +267,4 @@ def _uploaded(files: Sequence[str], runs_folder: Path, access: Access, model: st
                 f"{missing[0]} is not among the files; choose {CONFIG_FILE} and {WEIGHTS_FILE} "
                 "together, or a .zip with both."
             )
-        return bring_adapter(Path(folder), runs_folder, "Uploaded adapter", access, model)
+        return upload_adapter(Path(folder), runs_folder, "Uploaded adapter", access, model)

@@ -1,4 +1,4 @@
-"""Grids that nobody answered, and an engine that answers without a model."""
+"""Grids that no process answered, and an engine that answers without a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.basics.devices import Device
+from ftlab.basics.processes import Signs
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest, GridResult, new_grid
+from ftlab.playground.grid_worker import GridJob, ScoreAnswer
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate
 from ftlab.tasks.reference import TaskReference
 
@@ -106,6 +108,18 @@ class FakeEngine:
             adapter_sha256="" if name == "base" else "ab12",
             next_token=None if name == "base" else NextToken(0.25, "S", "T", True),
         )
+
+
+def job_of(
+    grid: GridDirectory,
+    engine: FakeEngine | None = None,
+    score: ScoreAnswer | None = None,
+    devices: tuple[Device, Device] = (CPU, CPU),
+    watchdog: Signs | None = None,
+) -> GridJob:
+    """A job with that engine; the device changes from the first to the second of `devices`."""
+    engines: Any = FakeEngines(engine or FakeEngine(), *devices)
+    return GridJob(grid, engines, score, watchdog or Signs())
 
 
 class FakeEngines:

@@ -10,10 +10,9 @@ import pytest
 from ftlab.__main__ import build_parser, main
 from ftlab.commands import grid as command
 from ftlab.playground.grid import GridDirectory, GridRequest, list_grids
-from ftlab.playground.grid_worker import GridJob
 from ftlab.tasks.registry import bundled_data, get_task
 from tests.fakes import make_run
-from tests.playground.grid.fakes import SQL, FakeEngine, FakeEngines, make_grid
+from tests.playground.grid.fakes import SQL, FakeEngine, job_of, make_grid
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
 
     def start(request: GridRequest, runs_folder: Path) -> GridDirectory:
         grid = make_grid(runs_folder, request)
-        grid.write_result(GridJob(grid, FakeEngines(fake)).run())
+        grid.write_result(job_of(grid, fake).run())
         return grid
 
     monkeypatch.setattr(command, "start_grid", start)
@@ -137,7 +136,7 @@ def test_ctrl_c_cancels_the_grid_and_keeps_its_answers(
     def follow(grid: GridDirectory, console: object) -> None:
         if not grid.cancel_file.exists():
             raise KeyboardInterrupt
-        grid.write_result(GridJob(grid, FakeEngines(engine)).run())
+        grid.write_result(job_of(grid, engine).run())
 
     monkeypatch.setattr(command, "start_grid", start)
     monkeypatch.setattr(command, "follow", follow)

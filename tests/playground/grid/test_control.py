@@ -42,7 +42,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (
             make_request(histories=((Message("user", "a"),),), **BASE_ONLY),
             "histories",
-            "asks each prompt anew",
+            "A grid has no chats",
         ),
     ],
 )

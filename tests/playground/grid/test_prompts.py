@@ -12,20 +12,20 @@ from ftlab.basics.errors import FtlabError
 from ftlab.playground.grid_table import prompts_of_file, read_prompts
 
 
-def test_each_line_is_a_prompt_and_blank_lines_are_none() -> None:
-    assert read_prompts("\ufeff one\r\n\n  two \n\t\n") == ["one", "two"]
-
-
-def test_a_line_of_dashes_makes_prompts_of_several_lines() -> None:
-    assert read_prompts("a\n\nb\n ---\n\n---\nc\n--- d") == ["a\n\nb", "c\n--- d"]
-
-
-def test_dashes_inside_a_line_make_no_blocks() -> None:
-    assert read_prompts("a --- b\n----") == ["a --- b", "----"]
-
-
-def test_a_line_separator_inside_a_prompt_does_not_end_it() -> None:
-    assert read_prompts("one\u2028still one") == ["one\u2028still one"]
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("\ufeff one\r\n\n  two \n\t\n", ["one", "two"]),
+        ("a\n\nb\n ---\n\n---\nc\n--- d", ["a\n\nb", "c\n--- d"]),
+        ("a --- b\n----", ["a --- b", "----"]),
+        ("one\u2028still one", ["one\u2028still one"]),
+    ],
+    ids=["a line each", "blocks between dashes", "dashes inside a line", "a line separator"],
+)
+def test_text_is_split_into_lines_or_into_blocks_between_dashes(
+    text: str, prompts: list[str]
+) -> None:
+    assert read_prompts(text) == prompts
 
 
 def test_a_text_file_is_read_as_text(tmp_path: Path) -> None:

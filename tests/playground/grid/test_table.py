@@ -1,16 +1,15 @@
-"""What a grid says: a table, a summary a pane, and a sentence that claims no more than it may."""
+"""The results of a grid: a table, a summary per pane, and a headline without unproven claims."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftlab.playground.grid import Cell
 from ftlab.playground.grid_table import headline, pane_labels, summary, to_table
 from tests.playground.grid.fakes import make_grid, make_request, scored_grid
-
-THREE = {"panes": ("base", "a", "b"), "labels": ("Base", "LoRA", "QLoRA"), "methods": ()}
 
 
 def ones(count: int, of: int = 20) -> list[float]:
@@ -82,43 +81,42 @@ def test_a_gain_pairs_only_prompts_that_both_answered(tmp_path: Path) -> None:
     assert (lora.gain.prompts, lora.gain.mean) == (2, 0.75)
 
 
-def test_right_answers_are_counted_where_scores_are_right_or_wrong(tmp_path: Path) -> None:
-    assert headline(scored_grid(tmp_path, [ones(6), ones(14)])) == (
-        "LoRA answers 14 of 20 held-out questions; Base 6."
-    )
+HEADLINES: dict[str, tuple[list[list[float]], dict[str, Any], str]] = {
+    "gain": ([ones(6), ones(14)], {}, "LoRA answers 14 of 20 held-out questions; Base 6."),
+    "a loss": ([ones(14), ones(2)], {}, "Base answers 14 of 20 held-out questions; LoRA 2."),
+    "graded": (
+        [[0.3, 0.32] * 10, [0.7, 0.72] * 10], {"metric": "ROUGE-L"},
+        "LoRA scores 0.71 (ROUGE-L); Base 0.31.",
+    ),
+    "not shown by the interval": (
+        [ones(6), ones(7)], {},
+        "LoRA answers 7 of 20 held-out questions, Base 6: no difference shown.",
+    ),
+    "too few prompts": (
+        [ones(0, 3), ones(3, 3)], {},
+        "LoRA answers 3 of 3 held-out questions, Base 0: no difference shown.",
+    ),
+    "one of several not shown": (
+        [ones(6), ones(14), ones(7)],
+        {"panes": ("base", "a", "b"), "labels": ("Base", "LoRA", "QLoRA"), "methods": ()},
+        "LoRA answers 14 of 20 held-out questions; QLoRA 7 (no difference from Base shown); "
+        "Base 6.",
+    ),
+    "one pane": (
+        [ones(1, 1)], {"panes": ("base",), "labels": ("Base",)},
+        "Base answers 1 of 1 held-out question.",
+    ),
+}  # fmt: skip
 
 
-def test_graded_scores_are_averaged_under_their_metrics_name(tmp_path: Path) -> None:
-    grid = scored_grid(tmp_path, [[0.3, 0.32] * 10, [0.7, 0.72] * 10], metric="ROUGE-L")
-    assert headline(grid) == "LoRA scores 0.71 (ROUGE-L); Base 0.31."
+@pytest.mark.parametrize(("scores", "request_", "said"), HEADLINES.values(), ids=HEADLINES)
+def test_the_headline_claims_only_differences_that_are_shown(
+    scores: list[list[float]], request_: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert headline(scored_grid(tmp_path, scores, **request_)) == said
 
 
-def test_a_difference_that_the_interval_does_not_carry_is_not_claimed(tmp_path: Path) -> None:
-    assert headline(scored_grid(tmp_path, [ones(6), ones(7)])) == (
-        "LoRA answers 7 of 20 held-out questions, Base 6: no difference shown."
-    )
-
-
-def test_a_few_prompts_show_no_difference_however_clear_they_look(tmp_path: Path) -> None:
-    assert headline(scored_grid(tmp_path, [ones(0, 3), ones(3, 3)])) == (
-        "LoRA answers 3 of 3 held-out questions, Base 0: no difference shown."
-    )
-
-
-def test_a_loss_that_is_shown_is_said_as_plainly_as_a_gain(tmp_path: Path) -> None:
-    assert headline(scored_grid(tmp_path, [ones(14), ones(2)])) == (
-        "Base answers 14 of 20 held-out questions; LoRA 2."
-    )
-
-
-def test_the_pane_without_a_difference_is_named_among_several(tmp_path: Path) -> None:
-    grid = scored_grid(tmp_path, [ones(6), ones(14), ones(7)], **THREE)
-    assert headline(grid) == (
-        "LoRA answers 14 of 20 held-out questions; QLoRA 7 (no difference from Base shown); Base 6."
-    )
-
-
-def test_without_the_base_the_first_pane_is_what_others_are_held_against(tmp_path: Path) -> None:
+def test_without_the_base_the_others_are_compared_with_the_first_pane(tmp_path: Path) -> None:
     grid = scored_grid(tmp_path, [ones(6), ones(14)], panes=("a", "b"), labels=("QLoRA", "LoRA"))
     qlora, lora = summary(grid)
     assert qlora.gain is None
@@ -126,12 +124,7 @@ def test_without_the_base_the_first_pane_is_what_others_are_held_against(tmp_pat
     assert lora.gain.over == "QLoRA"
 
 
-def test_one_pane_alone_claims_nothing(tmp_path: Path) -> None:
-    grid = scored_grid(tmp_path, [ones(1, 1)], panes=("base",), labels=("Base",))
-    assert headline(grid) == "Base answers 1 of 1 held-out question."
-
-
-def test_a_pane_with_fewer_answers_says_of_how_many(tmp_path: Path) -> None:
+def test_a_pane_with_fewer_answers_shows_their_number(tmp_path: Path) -> None:
     cells = [Cell(prompt, 0, score=1.0) for prompt in range(3)]
     cells += [Cell(0, 1, score=1.0), Cell(1, 1, score=0.0), Cell(2, 1, error="no")]
     assert headline(make_grid(tmp_path, make_request("abc"), cells, "done")) == (
@@ -139,7 +132,7 @@ def test_a_pane_with_fewer_answers_says_of_how_many(tmp_path: Path) -> None:
     )
 
 
-def test_without_scores_the_sentence_says_how_much_was_answered(tmp_path: Path) -> None:
+def test_without_scores_the_headline_counts_the_answers(tmp_path: Path) -> None:
     cells = [Cell(0, 0, "yes"), Cell(0, 1, error="no")]
     assert headline(make_grid(tmp_path, cells=cells)) == (
         "2 prompts in 2 panes: 1 of 4 answered, 1 error."

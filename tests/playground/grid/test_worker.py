@@ -19,7 +19,8 @@ from ftlab.basics.processes import STUCK_STATUS
 from ftlab.playground import grid as grid_module
 from ftlab.playground import grid_worker
 from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest
-from ftlab.playground.grid_worker import ROWS, GridJob, held_out_scores, main, portions
+from ftlab.playground.grid_table import by_place
+from ftlab.playground.grid_worker import ROWS, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
 from ftlab.playground.requests import PaneUpdate
 from tests.playground.grid.fakes import (
@@ -27,15 +28,15 @@ from tests.playground.grid.fakes import (
     RUN,
     SQL,
     FakeEngine,
-    FakeEngines,
+    job_of,
     make_grid,
     make_request,
 )
 from tests.waiting import wait_until
 
 
-def by_place(grid: GridDirectory) -> dict[tuple[int, int], Cell]:
-    return {(cell.prompt, cell.pane): cell for cell in grid.cells()}
+def cells_of(grid: GridDirectory) -> dict[tuple[int, int], Cell]:
+    return by_place(grid.cells())
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +45,12 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftlab.basics.locks.SECONDS_BETWEEN_TRIES", 0.02)
 
 
-def test_every_prompt_is_answered_in_every_pane_and_kept_with_its_numbers(tmp_path: Path) -> None:
+def test_every_prompt_is_answered_in_every_pane_with_its_measures(
+    tmp_path: Path,
+) -> None:
     grid = make_grid(tmp_path)
-    result = GridJob(grid, FakeEngines(FakeEngine())).run()
-    cells = by_place(grid)
+    result = job_of(grid).run()
+    cells = cells_of(grid)
     assert {place: cell.answer for place, cell in cells.items()} == {
         (0, 0): "one by base", (0, 1): f"one by {RUN}",
         (1, 0): "two by base", (1, 1): f"two by {RUN}",
@@ -70,92 +73,89 @@ def test_portions_fill_the_rows_longest_prompts_first() -> None:
     assert sorted(place for portion in places for place in portion) == list(range(30))
 
 
-def test_cells_keep_the_places_of_the_request_though_portions_are_sorted(tmp_path: Path) -> None:
+def test_cells_keep_the_order_of_the_request_although_portions_are_sorted(tmp_path: Path) -> None:
     prompts = ["x" * length for length in (3, 40, 1, 20)] * 7
     grid = make_grid(tmp_path, make_request(prompts))
     engine = FakeEngine()
-    GridJob(grid, FakeEngines(engine)).run()
+    job_of(grid, engine).run()
     assert len(engine.portions) == 3
     answers = {cell.prompt: cell.answer for cell in grid.cells() if cell.pane == 0}
     assert answers == {place: f"{prompt} by base" for place, prompt in enumerate(prompts)}
 
 
-def test_an_error_of_one_pane_is_its_cells_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_error_of_one_pane_is_stored_in_its_cells_only(tmp_path: Path) -> None:
     grid, engine = make_grid(tmp_path), FakeEngine()
     engine.errors[RUN] = "The adapter is not there."
-    result = GridJob(grid, FakeEngines(engine)).run()
-    cells = by_place(grid)
+    result = job_of(grid, engine).run()
+    cells = cells_of(grid)
     assert result.status == "done"
     assert cells[0, 1].error == "The adapter is not there."
     assert cells[0, 1].answer == "o"
     assert cells[0, 0].answer == "one by base"
 
 
-def test_answers_under_way_are_told_by_their_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[GridProcess]:
+    """Every progress that is written; it is written at every update."""
     monkeypatch.setattr(grid_worker, "_SECONDS_BETWEEN_WORDS", 0.0)
-    told: list[float] = []
+    told: list[GridProcess] = []
     write = GridDirectory.write_process
 
     def spy(grid: GridDirectory, process: GridProcess) -> None:
-        told.append(process.reached)
+        told.append(process)
         write(grid, process)
 
     monkeypatch.setattr(GridDirectory, "write_process", spy)
+    return told
+
+
+def test_unfinished_answers_count_by_their_tokens(tmp_path: Path, told: list[GridProcess]) -> None:
     request = make_request(["one"], panes=("base",), labels=(), methods=(), max_new_tokens=4)
-    GridJob(make_grid(tmp_path, request), FakeEngines(FakeEngine())).run()
-    assert told == [0, 0, 0.25, 1], "at the start, while it waits, after a token, at the end"
+    job_of(make_grid(tmp_path, request)).run()
+    reached = [process.reached for process in told]
+    assert reached == [0, 0, 0.25, 1], "at the start, while it waits, after a token, at the end"
 
 
-def test_what_comes_before_the_first_prompt_is_told_and_no_time_of_the_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_loading_is_reported_and_not_counted_as_work(
+    tmp_path: Path, told: list[GridProcess]
 ) -> None:
-    monkeypatch.setattr(grid_worker, "_SECONDS_BETWEEN_WORDS", 0.0)
-    told: list[tuple[str, float]] = []
-    write = GridDirectory.write_process
-
-    def spy(grid: GridDirectory, process: GridProcess) -> None:
-        told.append((process.waiting, process.worked_seconds))
-        write(grid, process)
+    words = "Downloading the base model: 1.2 of 3.1 GB …"
 
     class Loading(FakeEngine):
         def answer_each(self, request: Any, prompts: Any, send: Any, check: Any) -> None:
-            words = "Downloading the base model: 1.2 of 3.1 GB …"
             send(0, PaneUpdate(0, "status", words))
             time.sleep(0.02)
             super().answer_each(request, prompts, send, check)
 
-    monkeypatch.setattr(GridDirectory, "write_process", spy)
-    GridJob(make_grid(tmp_path), FakeEngines(Loading())).run()
-    assert ("Downloading the base model: 1.2 of 3.1 GB …", 0.0) in told
-    assert told[-1][0] == ""
-    assert {words for words, seconds in told if seconds} == {""}
+    job_of(make_grid(tmp_path), Loading()).run()
+    assert (words, 0.0) in [(process.waiting, process.worked_seconds) for process in told]
+    assert told[-1].waiting == ""
+    assert {process.waiting for process in told if process.worked_seconds} == {""}
 
 
-def test_a_cancel_ends_it_between_tokens_and_keeps_the_cells(tmp_path: Path) -> None:
+def test_a_cancelled_grid_keeps_its_cells(tmp_path: Path) -> None:
     grid = make_grid(tmp_path)
     engine = FakeEngine(lambda number: grid.cancel_file.touch() if number == 2 else None)
-    result = GridJob(grid, FakeEngines(engine)).run()
+    result = job_of(grid, engine).run()
     assert (result.status, result.reason) == ("cancelled", "Cancelled by the person.")
     assert len(grid.cells()) == 2
     assert DeviceLock("cpu").try_acquire(), "the device was kept"
 
 
-def test_a_cancel_ends_it_while_it_waits_for_the_device(tmp_path: Path) -> None:
+def test_a_grid_can_be_cancelled_while_it_waits_for_the_device(tmp_path: Path) -> None:
     grid, engine = make_grid(tmp_path), FakeEngine()
     assert DeviceLock("cpu").try_acquire()
     threading.Timer(0.1, grid.cancel_file.touch).start()
-    assert GridJob(grid, FakeEngines(engine)).run().status == "cancelled"
+    assert job_of(grid, engine).run().status == "cancelled"
     assert engine.portions == []
 
 
-def test_a_gpu_that_answers_no_more_ends_the_grid_with_the_portion(tmp_path: Path) -> None:
+def test_a_lost_gpu_ends_the_grid_after_the_portion(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.device_answers = False
-    result = GridJob(make_grid(tmp_path), FakeEngines(engine)).run()
+    result = job_of(make_grid(tmp_path), engine).run()
     assert result.status == "failed"
-    assert "reported an error and answers no more; see what the driver says" in result.reason
+    assert "reported an error and no longer responds; look at the driver's" in result.reason
     assert len(engine.portions) == 1
 
 
@@ -165,7 +165,7 @@ def test_an_engine_that_breaks_fails_the_grid_with_its_reason(tmp_path: Path) ->
             raise RuntimeError("no kernel\nimage")
 
     grid = make_grid(tmp_path)
-    result = GridJob(grid, FakeEngines(FakeEngine(breaks))).run()
+    result = job_of(grid, FakeEngine(breaks)).run()
     assert result.status == "failed"
     assert result.reason == "The grid could not go on: RuntimeError: no kernel image"
     assert len(grid.cells()) == 1
@@ -178,12 +178,12 @@ def test_a_full_disk_fails_the_grid_and_is_no_error_of_a_pane(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(GridDirectory, "add_cell", full)
-    result = GridJob(make_grid(tmp_path), FakeEngines(FakeEngine())).run()
+    result = job_of(make_grid(tmp_path)).run()
     assert result.status == "failed"
     assert result.reason == "An answer could not be written (No space left on device)."
 
 
-def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -> None:
+def test_a_waiting_process_goes_first_and_the_wait_is_measured(tmp_path: Path) -> None:
     grid = make_grid(tmp_path)
     waiting: list[str] = []
 
@@ -208,7 +208,7 @@ def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -
                 time.sleep(0.01)
 
     engine = FakeEngine(on_check)
-    result = GridJob(grid, FakeEngines(engine)).run()
+    result = job_of(grid, engine).run()
     training.join()
     assert waiting == ["Waiting for a training run or a prompt."]
     process = grid.process()
@@ -220,10 +220,10 @@ def test_whoever_waits_in_line_goes_first_and_the_time_is_said(tmp_path: Path) -
     assert grid.cells()[-1].worked_seconds < result.seconds - result.waited_seconds + 0.01
 
 
-def test_a_grid_that_waits_stands_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_waiting_grid_does_not_block_other_processes(tmp_path: Path) -> None:
     grid, training = make_grid(tmp_path), DeviceLock("cpu")
     assert training.try_acquire()
-    job = threading.Thread(target=GridJob(grid, FakeEngines(FakeEngine())).run)
+    job = threading.Thread(target=job_of(grid).run)
     job.start()
     line = FileLock(tmp_path / "locks" / "device-cpu.next.lock")
     deadline = time.monotonic() + 5
@@ -252,17 +252,17 @@ def test_a_second_grid_waits_for_the_first(tmp_path: Path) -> None:
             seen.extend(filter(None, [process.waiting if process else ""]))
             time.sleep(0.01)
 
-    other = threading.Thread(target=GridJob(second, FakeEngines(FakeEngine())).run)
+    other = threading.Thread(target=job_of(second).run)
     engine = FakeEngine(
         lambda number: (other.start() if number == 0 else None, on_check(number))[1]
     )
-    GridJob(first, FakeEngines(engine)).run()
+    job_of(first, engine).run()
     other.join()
     assert seen == ["Waiting for another prompt grid."]
     assert len(second.cells()) == 4
 
 
-def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
+def test_if_torch_cannot_use_the_gpu_the_cpu_is_locked_instead(
     tmp_path: Path,
 ) -> None:
     gpu = Device("cuda:0", "GPU", 8 * 10**9)
@@ -273,12 +273,12 @@ def test_a_gpu_that_torch_cannot_use_gives_way_to_the_cpu_under_its_own_lock(
             free.extend(name for name in ("cpu", "cuda:0") if DeviceLock(name).try_acquire())
 
     grid = make_grid(tmp_path)
-    result = GridJob(grid, FakeEngines(FakeEngine(on_check), gpu, then=CPU)).run()
+    result = job_of(grid, FakeEngine(on_check), devices=(gpu, CPU)).run()
     assert free == ["cuda:0"]
     assert result.environment["device"] == "CPU, 2 cores"
 
 
-def test_answers_are_scored_where_the_grid_names_a_task(tmp_path: Path) -> None:
+def test_answers_are_scored_if_the_grid_names_a_task(tmp_path: Path) -> None:
     grid = make_grid(tmp_path, make_request(["one", "two", "three"]))
 
     def score(prompt: str, answer: str) -> AnswerScore | None:
@@ -286,8 +286,8 @@ def test_answers_are_scored_where_the_grid_names_a_task(tmp_path: Path) -> None:
             raise ValueError("a bug in a metric")
         return AnswerScore(0.5, "chrF", f"{len(answer)} letters", None) if prompt == "one" else None
 
-    result = GridJob(grid, FakeEngines(FakeEngine()), score).run()
-    cells = by_place(grid)
+    result = job_of(grid, score=score).run()
+    cells = cells_of(grid)
     assert result.status == "done"
     assert (cells[0, 0].score, cells[0, 0].metric, cells[0, 0].verdict) == (
         0.5,
@@ -311,7 +311,7 @@ def test_held_out_answers_are_scored_by_the_task_of_the_request() -> None:
     assert held_out_scores(make_request()) is None
 
 
-def test_a_grid_is_worked_on_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_is_processed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     grid = make_grid(tmp_path, status="done")
     assert main([str(grid.path)]) == 2
     assert "was started before" in capsys.readouterr().err
@@ -354,7 +354,7 @@ def test_a_grid_without_progress_fails_with_a_sentence_and_gives_the_device_back
     assert DeviceLock(CPU.id).try_acquire()
 
 
-def test_a_cancel_ends_a_process_that_hears_nothing(
+def test_a_process_that_does_not_react_to_the_cancellation_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid_module, "_SECONDS_TO_STOP", 0.1)
@@ -368,12 +368,12 @@ def test_a_cancel_ends_a_process_that_hears_nothing(
     assert DeviceLock(CPU.id).try_acquire()
 
 
-def test_a_grid_that_waits_for_the_device_is_not_watched(tmp_path: Path) -> None:
+def test_the_wait_for_the_device_has_no_timeout(tmp_path: Path) -> None:
     holder = DeviceLock(CPU.id)
     assert holder.try_acquire()
     said: list[str] = []
     dog = Mock()
     dog.rest.side_effect = lambda: (said.append("rest"), holder.release())
     dog.expect.side_effect = lambda seconds: said.append("expect")
-    GridJob(make_grid(tmp_path), FakeEngines(FakeEngine()), watchdog=dog).run()
+    job_of(make_grid(tmp_path), watchdog=dog).run()
     assert said[:2] == ["rest", "expect"]

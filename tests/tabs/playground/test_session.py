@@ -11,7 +11,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.requests import GenerateRequest
-from ftlab.playground.uploaded import bring_adapter
+from ftlab.playground.uploaded import upload_adapter
 from ftlab.tabs.playground import session as playground_session
 from ftlab.tabs.playground.session import (
     Pane,
@@ -84,11 +84,11 @@ def blind_session(seed: int = 4) -> Session:
 def test_a_person_vouches_for_the_base_of_an_adapter_in_its_pane(tmp_path: Path) -> None:
     base = base_folder(tmp_path / "small", 576)
     runs = tmp_path / "runs"
-    adapter = bring_adapter(adapter_folder(tmp_path / "mine"), runs, base=str(base))
+    adapter = upload_adapter(adapter_folder(tmp_path / "mine"), runs, base=str(base))
     session = judge_bases(choose(Session(), ["base", adapter.name, None], runs), str(base))
     assert "its 2 tensors fit small" in session.shown()[1].doubt
     for place in (0, 2):
-        with pytest.raises(FtlabError, match="names no adapter that was brought along"):
+        with pytest.raises(FtlabError, match="names no uploaded adapter"):
             vouch(session, place, str(base), runs)
     vouch(session, 1, str(base), runs)
     shown = session.shown()[1]

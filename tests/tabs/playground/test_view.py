@@ -154,7 +154,7 @@ def test_an_uploaded_adapter_can_be_chosen_until_its_record_is_damaged(tmp_path:
     source = upload_files([str(adapter_zip(tmp_path / "mine.zip"))], tmp_path, BUNDLED_ID)
     now = setup([], tmp_path, None, [BASE, source.name])
     assert now.panes[:3] == (BASE, source.name, NOBODY)
-    assert dict(now.choices)["mine · LoRA r=2, brought along"] == source.name
+    assert dict(now.choices)["mine · LoRA r=2, uploaded"] == source.name
     assert source.folder is not None
     (source.folder / "pane.json").write_text("{ torn")
     assert source.name not in values(setup([], tmp_path, None, [source.name]).choices)
@@ -178,7 +178,7 @@ def test_an_adapter_may_be_its_two_files_of_which_none_may_be_missing(tmp_path: 
 def test_an_adapter_of_another_base_takes_no_pane(tmp_path: Path) -> None:
     files = [str(adapter_zip(tmp_path / "mine.zip"))]
     base = base_folder(tmp_path / "small")
-    with pytest.raises(FtlabError, match="trained on SmolLM2-135M-Instruct: choose that"):
+    with pytest.raises(FtlabError, match="names SmolLM2-135M-Instruct: choose that"):
         upload_files(files, tmp_path, str(base))
     assert uploaded_sources(tmp_path) == []
     # Of a base that is not on this machine, the name alone decides.

@@ -1,4 +1,4 @@
-"""Adapters from elsewhere: what is kept of a good one, under which name, and for how long."""
+"""Uploaded adapters: which files are stored, under which name, and for how long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ftlab.playground.panes import (
     uploaded_folder,
     uploaded_sources,
 )
-from ftlab.playground.uploaded import bring_adapter, forget_adapter
+from ftlab.playground.uploaded import forget_adapter, upload_adapter
 from tests.playground.adapters import (
     CONFIG,
     adapter_folder,
@@ -43,11 +43,11 @@ def test_a_good_adapter_becomes_a_source_from_a_folder_and_from_a_zip(
     archive = adapter_zip(tmp_path / "My Adapter (v1.5).ZIP", below=below)
     digest = hashlib.sha256(weights()).hexdigest()
     for source in (folder, archive):
-        pane = bring_adapter(source, runs_folder)
+        pane = upload_adapter(source, runs_folder)
         assert pane.name == f"adapter:my-adapter-v1-5-{digest[:8]}"
         assert pane == find_source(runs_folder, pane.name)
         assert pane.label == "My Adapter (v1.5)"
-        assert pane.detail == "LoRA r=2, brought along"
+        assert pane.detail == "LoRA r=2, uploaded"
         assert (pane.method, pane.model) == ("lora", CONFIG["base_model_name_or_path"])
         assert pane.is_adapter
         assert pane.folder is not None
@@ -61,7 +61,7 @@ def test_only_the_two_files_and_the_record_are_kept_byte_for_byte(
     folder = adapter_folder(tmp_path / "a")
     for name in ("adapter_model.bin", "README.md", "optimizer.pt", "pane.json", ".hidden"):
         (folder / name).write_text("no")
-    kept = bring_adapter(folder, runs_folder).folder
+    kept = upload_adapter(folder, runs_folder).folder
     assert kept is not None
     assert sorted(os.listdir(kept)) == [CONFIG_FILE, WEIGHTS_FILE, "pane.json"]
     assert (kept / CONFIG_FILE).read_bytes() == config_bytes()
@@ -69,12 +69,10 @@ def test_only_the_two_files_and_the_record_are_kept_byte_for_byte(
     assert stat.S_IMODE((kept / WEIGHTS_FILE).stat().st_mode) & 0o044 == 0o044
 
 
-def test_bringing_the_same_again_gives_the_same_folder_whatever_it_is_called(
-    tmp_path: Path, runs_folder: Path
-) -> None:
-    first = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder, "First")
-    again = bring_adapter(adapter_zip(tmp_path / "other.zip"), runs_folder)
-    renamed = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder, "Second")
+def test_an_adapter_uploaded_again_gets_the_same_folder(tmp_path: Path, runs_folder: Path) -> None:
+    first = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder, "First")
+    again = upload_adapter(adapter_zip(tmp_path / "other.zip"), runs_folder)
+    renamed = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder, "Second")
     assert first == again
     assert renamed.name == first.name
     assert (first.label, renamed.label) == ("First", "Second")
@@ -84,34 +82,34 @@ def test_bringing_the_same_again_gives_the_same_folder_whatever_it_is_called(
 def test_the_same_weights_under_another_configuration_are_another_adapter(
     tmp_path: Path, runs_folder: Path
 ) -> None:
-    one = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
-    two = bring_adapter(adapter_folder(tmp_path / "a", config_bytes(lora_alpha=64)), runs_folder)
+    one = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder)
+    two = upload_adapter(adapter_folder(tmp_path / "a", config_bytes(lora_alpha=64)), runs_folder)
     assert two.name == f"{one.name}-2"
     assert two.folder is not None
     assert json.loads((two.folder / CONFIG_FILE).read_bytes())["lora_alpha"] == 64
 
 
-def test_a_damaged_folder_in_the_way_is_left_alone_and_the_adapter_kept_beside_it(
+def test_a_damaged_folder_of_the_same_name_is_not_changed(
     tmp_path: Path, runs_folder: Path
 ) -> None:
-    pane = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
+    pane = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder)
     assert pane.folder is not None
     (pane.folder / WEIGHTS_FILE).unlink()
-    again = bring_adapter(tmp_path / "a", runs_folder)
+    again = upload_adapter(tmp_path / "a", runs_folder)
     assert again.folder is not None
     assert again.name != pane.name
     assert (again.folder / WEIGHTS_FILE).read_bytes() == weights()
 
 
-def test_many_at_once_bringing_the_same_get_one_folder(tmp_path: Path, runs_folder: Path) -> None:
+def test_simultaneous_uploads_get_one_folder(tmp_path: Path, runs_folder: Path) -> None:
     source = adapter_folder(tmp_path / "a")
     with ThreadPoolExecutor(8) as pool:
-        panes = list(pool.map(lambda _: bring_adapter(source, runs_folder), range(24)))
+        panes = list(pool.map(lambda _: upload_adapter(source, runs_folder), range(24)))
     assert len({pane.name for pane in panes}) == 1
     assert os.listdir(uploaded_folder(runs_folder)) == [panes[0].name.removeprefix("adapter:")]
 
 
-def test_nobody_ever_sees_a_part_of_it(
+def test_an_incomplete_upload_is_never_listed(
     tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
@@ -123,7 +121,7 @@ def test_nobody_ever_sees_a_part_of_it(
         seen.append(sorted(os.listdir(target)))
 
     monkeypatch.setattr(os, "rename", looking)
-    bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
+    upload_adapter(adapter_folder(tmp_path / "a"), runs_folder)
     assert seen == [[], [CONFIG_FILE, WEIGHTS_FILE, "pane.json"]]
 
 
@@ -142,34 +140,21 @@ def test_nobody_ever_sees_a_part_of_it(
 def test_a_label_is_one_short_line_and_its_folder_a_plain_name(
     tmp_path: Path, runs_folder: Path, label: str, shown: str, slug: str
 ) -> None:
-    pane = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder, label)
+    pane = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder, label)
     assert pane.label == shown
     assert pane.name.startswith(f"adapter:{slug}-")
     assert uploaded_sources(runs_folder) == [pane]
 
 
-def test_the_place_of_the_base_model_is_never_told(tmp_path: Path, runs_folder: Path) -> None:
+def test_the_folder_of_the_base_model_is_not_stored(tmp_path: Path, runs_folder: Path) -> None:
     config = config_bytes(base_model_name_or_path="/home/alice/models/SmolLM2-135M-Instruct")
-    pane = bring_adapter(adapter_folder(tmp_path / "a", config), runs_folder)
+    pane = upload_adapter(adapter_folder(tmp_path / "a", config), runs_folder)
     assert pane.model == "SmolLM2-135M-Instruct"
     assert pane.folder is not None
     assert "alice" not in (pane.folder / "pane.json").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_weights_of_16_bits_are_taken(tmp_path: Path, runs_folder: Path, dtype: str) -> None:
-    assert bring_adapter(adapter_folder(tmp_path / "a", None, weights(dtype=dtype)), runs_folder)
-
-
-def test_what_peft_itself_saves_is_taken(
-    tmp_path: Path, runs_folder: Path, save_adapter: Any
-) -> None:
-    for method in ("lora", "prompt_tuning"):
-        save_adapter(method, tmp_path / method)
-        assert bring_adapter(tmp_path / method, runs_folder).method == method
-
-
-def test_bringing_imports_no_torch() -> None:
+def test_uploading_imports_no_torch() -> None:
     code = (
         "import sys, ftlab.playground.uploaded;"
         "print({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules))"
@@ -178,13 +163,13 @@ def test_bringing_imports_no_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_a_runs_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_runs_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    with pytest.raises(FtlabError, match="cannot be kept in the runs folder"):
-        bring_adapter(adapter_folder(tmp_path / "a"), tmp_path / "runs")
+    with pytest.raises(FtlabError, match="cannot be stored in the runs folder"):
+        upload_adapter(adapter_folder(tmp_path / "a"), tmp_path / "runs")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_no_file_is_left(
     tmp_path: Path, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -194,24 +179,24 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert "No space left on device" in refused(adapter_folder(tmp_path / "a"), runs_folder)
 
 
-def test_a_forgotten_adapter_is_gone_and_the_others_stay(tmp_path: Path, runs_folder: Path) -> None:
-    gone = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
-    stays = bring_adapter(adapter_folder(tmp_path / "b", None, weights(fill=2)), runs_folder)
+def test_a_removed_adapter_is_gone_and_the_others_stay(tmp_path: Path, runs_folder: Path) -> None:
+    gone = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder)
+    stays = upload_adapter(adapter_folder(tmp_path / "b", None, weights(fill=2)), runs_folder)
     forget_adapter(runs_folder, gone.name)
     assert uploaded_sources(runs_folder) == [stays]
     assert len(os.listdir(uploaded_folder(runs_folder))) == 1
-    with pytest.raises(FtlabError, match="There is no adapter"):
+    with pytest.raises(FtlabError, match="There is no uploaded adapter"):
         forget_adapter(runs_folder, gone.name)
-    assert bring_adapter(tmp_path / "a", runs_folder) == gone
+    assert upload_adapter(tmp_path / "a", runs_folder) == gone
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "../runs", "adapter:", "adapter:../..", "a/b", "/"]
 )
-def test_only_a_brought_adapter_can_be_forgotten(
+def test_only_an_uploaded_adapter_can_be_removed(
     tmp_path: Path, runs_folder: Path, name: str
 ) -> None:
-    pane = bring_adapter(adapter_folder(tmp_path / "a"), runs_folder)
-    with pytest.raises(FtlabError, match="There is no adapter"):
+    pane = upload_adapter(adapter_folder(tmp_path / "a"), runs_folder)
+    with pytest.raises(FtlabError, match="There is no uploaded adapter"):
         forget_adapter(runs_folder, name)
     assert uploaded_sources(runs_folder) == [pane]

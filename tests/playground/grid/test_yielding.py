@@ -1,4 +1,4 @@
-"""A grid on a GPU gives its memory back before its turn, and its cells are as if undisturbed."""
+"""A grid yields a GPU with its memory; its cells are the same as without the interruption."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from ftlab.basics.locks import DeviceLock
+from ftlab.basics.processes import Signs
 from ftlab.playground import grid_worker
 from ftlab.playground.grid import Cell, GridDirectory, GridResult, read_progress
 from ftlab.playground.grid_worker import GridJob
 from ftlab.playground.requests import PaneUpdate
-from ftlab.records.run import RunDirectory
 from tests.playground.card import Card, FakeTime, card_in
-from tests.playground.conftest import Brought
+from tests.playground.conftest import AddAdapter, AddRun
 from tests.playground.grid.fakes import make_grid, make_request
 
 PROMPTS = ("how many", "the capital of France", "a king", "who was it", "x")
@@ -32,12 +32,12 @@ def card(runs_folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -
 def new_grid(
     runs_folder: Path,
     tiny_model: Path,
-    add_run: Callable[..., RunDirectory],
-    add_adapter: Callable[..., Brought],
+    add_run: AddRun,
+    add_adapter: AddAdapter,
 ) -> Callable[[], GridDirectory]:
     panes = ("base", add_run("lora").run_id, add_adapter("dora").name)
     settings: dict[str, Any] = {
-        "model": str(tiny_model), "precision": "fp32", "max_new_tokens": 12,
+        "model": str(tiny_model), "precision": "fp32", "max_new_tokens": 8,
         "temperature": 0.9, "seed": 3,
     }  # fmt: skip
     return lambda: make_grid(runs_folder, make_request(PROMPTS, panes, (), (), **settings))
@@ -61,7 +61,7 @@ def answered(
                 card.want()
 
     engines: Any = card
-    result = Job(grid, engines).run()
+    result = Job(grid, engines, None, Signs()).run()
     assert result.status == "done", result.reason
     return result
 
@@ -84,19 +84,19 @@ def contents(grid: GridDirectory) -> dict[tuple[int, int], tuple[object, ...]]:
     ],
     ids=["in the first portion", "between two portions", "in the second"],
 )
-def test_cells_are_those_of_an_undisturbed_grid(
+def test_cells_are_the_same_as_without_interruption(
     at: Callable[[PaneUpdate, int], bool], card: Card, new_grid: Callable[[], GridDirectory]
 ) -> None:
     undisturbed, grid = new_grid(), new_grid()
     answered(undisturbed, card)
     answered(grid, card, at)
     assert card.trained == 1
-    assert card.left == [[]], "this still lay in memory as the turn was given up"
+    assert card.left == [[]], "this was still in memory when the device was yielded"
     assert contents(grid) == contents(undisturbed)
     assert len(contents(grid)) == 15
 
 
-def test_neither_waiting_nor_loading_again_is_work_and_what_is_under_way_still_counts(
+def test_the_work_time_excludes_waits_and_reloads(
     card: Card, new_grid: Callable[[], GridDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading takes 1,000 seconds, and 100 pass at each look whether the device is free again."""
@@ -129,7 +129,7 @@ def test_neither_waiting_nor_loading_again_is_work_and_what_is_under_way_still_c
     assert reached[1] > 1, "answers under way were forgotten while the base was loaded"
 
 
-def test_a_cancel_while_it_waits_leaves_neither_turn_nor_memory_behind(
+def test_a_cancellation_during_the_wait_frees_device_and_memory(
     card: Card, new_grid: Callable[[], GridDirectory]
 ) -> None:
     grid = new_grid()
@@ -145,7 +145,7 @@ def test_a_cancel_while_it_waits_leaves_neither_turn_nor_memory_behind(
     assert all(isinstance(cell, Cell) for cell in grid.cells())
 
 
-def test_nothing_is_left_for_a_run_that_comes_as_the_grid_ends(
+def test_memory_is_freed_also_if_training_waits_when_the_grid_ends(
     card: Card, new_grid: Callable[[], GridDirectory]
 ) -> None:
     answered(new_grid(), card, lambda update, done: done == 15)

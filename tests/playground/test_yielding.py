@@ -1,4 +1,4 @@
-"""A GPU's memory is given back before its turn is, and the answers go on as if nothing had been."""
+"""The device is yielded to a waiting process, with its memory on a GPU; answers then continue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,61 +21,70 @@ from ftlab.basics import locks
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import DeviceLock
-from ftlab.basics.processes import Line, python_environment
-from ftlab.playground import decoding, engine
+from ftlab.basics.processes import Line, Signs, python_environment
+from ftlab.playground import decoding
 from ftlab.playground import engine as engine_module
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.decoding import Answer, Lane
 from ftlab.playground.engine import LOADING_AGAIN
 from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate
-from ftlab.playground.worker import serve
-from ftlab.records.run import RunDirectory
+from ftlab.playground.worker import Progress, serve
 from ftlab.tasks.spec import Message
 from tests.playground.card import WAITS, Card, FakeTime, OneRequest, card_in, finals_of, served
-from tests.playground.conftest import Brought
+from tests.playground.conftest import SaveAdapter, Sources
 from tests.playground.kinds import chat_ids
-
-AddRun = Callable[..., RunDirectory]
-AddAdapter = Callable[..., Brought]
+from tests.waiting import wait_until
 
 CPU = Device("cpu", "CPU, 2 cores", 8 * 10**9)
 CLEAR_LEAD = 5e-4
 """Logits; both ways of reading differ by 4e-5 at most."""
 
+KINDS = ("base", "lora", "prompt_tuning", "prefix_tuning", "dora", "full")
 SAMPLED = {"temperature": 1.2, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 5}
 
 
-@pytest.fixture
-def card(runs_folder: Path, one_thread: None) -> Iterator[Card]:
-    with card_in(runs_folder) as card:
-        yield card
+@pytest.fixture(scope="module")
+def sources(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, save_adapter: SaveAdapter
+) -> Iterator[Sources]:
+    """A runs folder for all tests of this file, with device locks of its own."""
+    folder = tmp_path_factory.mktemp("yielding")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTLAB_LOCKS", str(folder / "locks"))
+        yield Sources(folder / "runs", tiny_model, save_adapter)
 
 
-@pytest.fixture
-def kinds(add_run: AddRun, add_adapter: AddAdapter) -> dict[str, str]:
-    """A pane of every make: rows of the shared batch, lanes of their own, weights of its own."""
+@pytest.fixture(scope="module")
+def kinds(sources: Sources) -> dict[str, str]:
+    """A pane of every kind: rows of the shared batch, lanes of their own, a full model."""
     return {
         "base": "base",
-        "lora": add_adapter("lora").name,
-        "prompt_tuning": add_adapter("prompt_tuning", noise=0.5).name,
-        "prefix_tuning": add_adapter("prefix_tuning", noise=0.5).name,
-        "dora": add_adapter("dora").name,
-        "full": add_run("full").run_id,
+        "lora": sources.adapter("lora").name,
+        "prompt_tuning": sources.adapter("prompt_tuning", noise=0.5).name,
+        "prefix_tuning": sources.adapter("prefix_tuning", noise=0.5).name,
+        "dora": sources.adapter("dora").name,
+        "full": sources.run("full").run_id,
     }
 
 
 @pytest.fixture
-def long(
-    ask: GenerateRequest, kinds: dict[str, str], runs_folder: Path, one_thread: None
-) -> GenerateRequest:
-    """A prompt at which no answer hangs on a near tie of two tokens.
+def card(sources: Sources, one_thread: None) -> Iterator[Card]:
+    with card_in(sources.runs_folder) as card:
+        yield card
 
-    What is read at once differs in the last digits from what was read token by token, and where
-    two tokens are as good as equal that decides: another on each machine.
+
+@pytest.fixture(scope="module")
+def long(sources: Sources, kinds: dict[str, str], one_thread: None) -> GenerateRequest:
+    """A prompt for which no answer depends on a near tie of two tokens.
+
+    Tokens that are read at once give logits with other last digits than tokens that are read one by
+    one, and with a near tie that decides: differently on each machine.
     """
     for prompt in ("the capital of France", "who was it", "a king", "how many", "of the sea"):
-        request = replace(ask, prompt=prompt, max_new_tokens=24)
-        with card_in(runs_folder, CPU) as card, smallest_lead() as lead:
+        request = GenerateRequest(
+            ("base",), prompt, model=str(sources.model), precision="fp32", max_new_tokens=14
+        )
+        with card_in(sources.runs_folder, CPU) as card, smallest_lead() as lead:
             served(card, replace(request, panes=tuple(kinds.values())))
         if lead() > CLEAR_LEAD:
             return request
@@ -85,7 +93,7 @@ def long(
 
 @contextmanager
 def smallest_lead() -> Iterator[Callable[[], float]]:
-    """Of the best token's logit over the next one's, in all that lanes compute meanwhile."""
+    """The smallest difference of the two largest logits in all forward passes of lanes."""
     leads: list[float] = []
     forward = Lane._forward
 
@@ -100,8 +108,8 @@ def smallest_lead() -> Iterator[Callable[[], float]]:
         yield lambda: min(leads)
 
 
-def contents(updates: list[PaneUpdate]) -> list[object]:
-    """What the panes say and prove in the end, times left out."""
+def contents(updates: list[PaneUpdate]) -> list[tuple[object, ...]]:
+    """The end of each pane, without times."""
     return [
         (u.kind, u.text, u.tokens, u.note, u.adapter_sha256, u.next_token)
         for u in finals_of(updates)
@@ -109,8 +117,8 @@ def contents(updates: list[PaneUpdate]) -> list[object]:
 
 
 @pytest.mark.parametrize("settings", [{}, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("points", [(0,), (1,), (7,), (3, 9), (1, 1)], ids=str)
-def test_all_panes_go_on_where_they_were_whenever_training_comes(
+@pytest.mark.parametrize("points", [(0,), (1, 1), (3, 9)], ids=str)
+def test_all_panes_continue_after_training_used_the_device(
     points: tuple[int, ...],
     settings: dict[str, float],
     card: Card,
@@ -121,26 +129,26 @@ def test_all_panes_go_on_where_they_were_whenever_training_comes(
     wanted = contents(served(card, request))
     updates = served(card, request, wanted_at=points)
     assert card.trained == len(points)
-    assert card.left == [[]] * len(points), "this still lay in memory as the turn was given up"
+    assert card.left == [[]] * len(points), "this was still in memory when the device was yielded"
     assert contents(updates) == wanted
     assert [u[0] for u in wanted] == ["done"] * len(kinds)
 
 
-@pytest.mark.parametrize("kind", ["base", "lora", "prompt_tuning", "prefix_tuning", "dora", "full"])
-def test_a_pane_of_any_make_goes_on_alone(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pane_of_each_kind_continues_alone(
     kind: str, card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
     request = replace(long, panes=(kinds[kind],))
     wanted = contents(served(card, request))
-    assert contents(served(card, request, wanted_at=[5, 10])) == wanted
+    assert contents(served(card, request, wanted_at=[3, 6])) == wanted
     assert card.left == [[], []]
 
 
-def test_chats_of_different_length_go_on_and_a_pane_that_had_ended_stays_so(
-    card: Card, kinds: dict[str, str], long: GenerateRequest, tiny_model: Path
+def test_chats_of_different_length_continue_and_an_ended_pane_gets_nothing_more(
+    card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
-    """The first chat leaves room for three tokens in the model's context of 128."""
-    room = 128 - 3 - len(chat_ids(tiny_model, "", "y", long.prompt))
+    """The first chat leaves three tokens of the model's context of 128."""
+    room = 128 - 3 - len(chat_ids(Path(str(long.model)), "", "y", long.prompt))
     chats = (
         (Message("user", "x" * room), Message("assistant", "y")),
         (),
@@ -158,7 +166,7 @@ def test_chats_of_different_length_go_on_and_a_pane_that_had_ended_stays_so(
     assert card.left == [[]]
 
 
-def test_the_panes_say_what_they_wait_for_and_keep_their_text(
+def test_each_pane_shows_what_it_waits_for_and_keeps_its_text(
     card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
     panes = ("base", kinds["dora"])
@@ -173,12 +181,12 @@ def test_the_panes_say_what_they_wait_for_and_keep_their_text(
         assert own[after + 3].text.startswith(own[after - 1].text)
 
 
-def test_neither_the_pause_nor_the_loading_is_in_the_times(
+def test_the_times_contain_neither_the_pause_nor_the_reload(
     card: Card, kinds: dict[str, str], long: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each forward takes a second, loading 1,000 and the training run 100."""
+    """Each forward pass takes a second, loading 1,000 and the training run 100."""
     clock = FakeTime()
-    for module in (decoding, engine, engine_module):
+    for module in (decoding, engine_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(decoding, "Answer", lambda **own: Answer(began=clock.now, **own))
     load, forward = card.made.load, Lane._forward
@@ -200,7 +208,7 @@ def test_neither_the_pause_nor_the_loading_is_in_the_times(
         ends = finals_of(served(card, request, wanted_at))
         return [(end.first_token_seconds, end.tokens_per_second) for end in ends]
 
-    times()  # loads for the first time, and puts the adapters on
+    times()  # loads for the first time, and attaches the adapters
     wanted = times()
     assert all(first and rate for first, rate in wanted)
     assert times(0) == wanted
@@ -215,12 +223,12 @@ def test_neither_the_pause_nor_the_loading_is_in_the_times(
         (FtlabError, "The card is full."),
     ],
 )
-def test_a_base_that_cannot_be_loaded_again_leaves_each_pane_its_text_and_says_so(
+def test_if_the_base_cannot_be_reloaded_each_pane_keeps_its_text_and_reports_it(
     error: type[Exception], why: str, card: Card, kinds: dict[str, str], long: GenerateRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    panes = ("base", kinds["prompt_tuning"], kinds["full"])
-    wanted = finals_of(served(card, replace(long, panes=panes)))
+    request = replace(long, panes=("base", kinds["prompt_tuning"], kinds["full"]))
+    before = served(card, request)
     real = engine_module.load_base_model
     sentence = "After other work on the device the base model could not be loaded again: "
 
@@ -233,39 +241,39 @@ def test_a_base_that_cannot_be_loaded_again_leaves_each_pane_its_text_and_says_s
         monkeypatch.setattr(engine_module, "load_base_model", full_card)
 
     card.while_training = taken
-    updates = served(card, replace(long, panes=panes), wanted_at=[4])
-    for found, whole in zip(finals_of(updates), wanted, strict=True):
+    updates = served(card, request, wanted_at=[4])
+    for found, whole in zip(finals_of(updates), finals_of(before), strict=True):
         assert (found.kind, found.text) == ("error", sentence + why)
         assert found.partial
         assert whole.text.startswith(found.partial)
         assert found.adapter_sha256 == whole.adapter_sha256
     card.note_what_is_left()
-    assert card.left == [[], []], "of what was loaded in vain something stayed"
-    monkeypatch.undo()
-    assert contents(served(card, replace(long, panes=panes))) == [
-        (u.kind, u.text, u.tokens, u.note, u.adapter_sha256, u.next_token) for u in wanted
-    ]
+    assert card.left == [[], []], "a part of the failed load was still in memory"
+    monkeypatch.setattr(engine_module, "load_base_model", real)
+    assert contents(served(card, request)) == contents(before)
 
 
-def test_an_adapter_that_is_another_or_gone_after_the_wait_is_said_in_its_pane(
-    card: Card, add_adapter: AddAdapter, save_adapter: Callable[..., None], long: GenerateRequest
+def test_an_adapter_replaced_or_removed_during_the_wait_is_reported_in_its_pane(
+    card: Card, sources: Sources, long: GenerateRequest
 ) -> None:
-    """What is under its proof must not be the text of two adapters."""
-    lost, other, stays = add_adapter("lora", 1), add_adapter("dora", 2), add_adapter("lora", 3)
-    panes = ("base", lost.name, other.name, stays.name)
-    wanted = finals_of(served(card, replace(long, panes=panes)))
+    """The text above a hash must not come from two adapters."""
+    lost, other, stays = (
+        sources.adapter(kind, seed) for kind, seed in (("lora", 1), ("dora", 2), ("lora", 3))
+    )
+    request = replace(long, panes=("base", lost.name, other.name, stays.name))
+    wanted = finals_of(served(card, request))
 
     def meanwhile() -> None:
         shutil.rmtree(lost.folder)
-        save_adapter("dora", other.folder, 4)
+        sources.save("dora", other.folder, 4)
 
     card.while_training = meanwhile
-    found = finals_of(served(card, replace(long, panes=panes), wanted_at=[4]))
+    found = finals_of(served(card, request, wanted_at=[4]))
     assert [update.kind for update in found] == ["done", "error", "error", "done"]
     assert [found[0].text, found[3].text] == [wanted[0].text, wanted[3].text]
-    assert "is not there" in found[1].text
+    assert "cannot be found" in found[1].text
     assert found[2].text == (
-        "The weights of 'dora' were replaced while its answer waited; send the prompt again."
+        "The weights of 'dora' were replaced while the prompt waited; send the prompt again."
     )
     for pane in (1, 2):
         assert found[pane].partial
@@ -273,10 +281,10 @@ def test_an_adapter_that_is_another_or_gone_after_the_wait_is_said_in_its_pane(
         assert found[pane].adapter_sha256 == wanted[pane].adapter_sha256
 
 
-def test_a_stop_while_it_waits_leaves_neither_turn_nor_memory_behind(
+def test_a_cancellation_during_the_wait_frees_device_and_memory(
     card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
-    card.training_takes = 3.0  # longer than a busy machine takes to hear the stop
+    card.training_takes = 3.0  # longer than a busy machine takes to cancel
     request = replace(long, panes=("base", kinds["dora"]))
     updates = served(card, request, [4], stop_at=lambda update: update.text == WAITS)
     assert not [update for update in updates if update.is_final]
@@ -288,7 +296,7 @@ def test_a_stop_while_it_waits_leaves_neither_turn_nor_memory_behind(
     assert [u.kind for u in finals_of(served(card, request))] == ["done", "done"]
 
 
-def test_memory_is_given_back_also_where_training_comes_as_the_answer_ends(
+def test_memory_is_freed_also_if_training_waits_when_the_answer_ends(
     card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
     request = replace(long, panes=(kinds["dora"],))
@@ -299,7 +307,7 @@ def test_memory_is_given_back_also_where_training_comes_as_the_answer_ends(
     assert card.trained == 2
 
 
-def test_what_an_earlier_prompt_left_is_given_back_by_one_that_comes_while_training_runs(
+def test_a_prompt_that_waits_for_training_frees_the_models_of_an_earlier_prompt(
     card: Card, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
     request = replace(long, panes=("base", kinds["dora"]))
@@ -317,18 +325,18 @@ def test_what_an_earlier_prompt_left_is_given_back_by_one_that_comes_while_train
     assert card.left == [[]]
 
 
-def test_a_base_in_memory_stays_there_while_nobody_waits(card: Card, long: GenerateRequest) -> None:
+def test_a_loaded_base_stays_while_no_process_waits(card: Card, long: GenerateRequest) -> None:
     served(card, long)
     base = card.made.base
     served(card, long)
     assert card.made.base is base
 
 
-def test_a_cpu_is_given_up_with_the_memory_kept(
-    runs_folder: Path, one_thread: None, kinds: dict[str, str], long: GenerateRequest
+def test_a_cpu_is_yielded_with_its_memory_kept(
+    sources: Sources, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
-    """There each process's own memory is measured."""
-    with card_in(runs_folder, CPU) as card:
+    """On a CPU each process's own memory is measured."""
+    with card_in(sources.runs_folder, CPU) as card:
         request = replace(long, panes=("base", kinds["dora"]))
         wanted = contents(served(card, request))
         base = card.made.base
@@ -340,10 +348,10 @@ def test_a_cpu_is_given_up_with_the_memory_kept(
         assert LOADING_AGAIN not in {update.text for update in updates}
 
 
-def test_two_prompts_that_wait_for_each_other_both_get_on(
-    runs_folder: Path, one_thread: None, long: GenerateRequest, monkeypatch: pytest.MonkeyPatch
+def test_two_prompts_that_wait_for_each_other_both_end(
+    sources: Sources, long: GenerateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has just loaded its base when the other waits; so each keeps the turn for a while."""
+    """Each has just loaded its base when the other waits; so each keeps the device for a while."""
     monkeypatch.setattr(locks, "SECONDS_BETWEEN_TRIES", 0.005)
     requests = [OneRequest(long), OneRequest(long)]
     ends: list[PaneUpdate] = []
@@ -353,8 +361,8 @@ def test_two_prompts_that_wait_for_each_other_both_get_on(
             ends.append(line.content)
 
     def answer(request: Any) -> None:
-        engines: Any = Card(runs_folder)
-        serve(request, engines, write, 1)
+        engines: Any = Card(sources.runs_folder)
+        serve(request, engines, write, 1, Progress(Signs()))
 
     threads = [threading.Thread(target=answer, args=[request]) for request in requests]
     for thread in threads:
@@ -371,6 +379,7 @@ import sys, time
 from pathlib import Path
 import torch
 from ftlab.basics.devices import Device
+from ftlab.basics.processes import Signs
 from ftlab.playground import worker
 from ftlab.playground.engine import Engine
 from ftlab.playground.decoding import Lane
@@ -386,11 +395,12 @@ def slow_step(lane, tokens, step=Lane.step):
 
 Lane.step = slow_step
 torch.set_num_threads(1)
-write, requests = worker._writer(), worker.Requests()
+progress = worker.Progress(Signs())
+write, requests = worker._writer(), worker.Requests(progress.heard_stop)
 engines = OnCard(Path(sys.argv[1]), Device("cuda:0", "Card 0", 8 * 10**9))
-worker.serve(requests, engines, write, 60)
+worker.serve(requests, engines, write, 60, progress)
 """
-"""The worker, on a device that is a GPU for the turns on it alone."""
+"""The worker, on a device that is a GPU for its locks only."""
 
 _TRAINING = """
 import sys
@@ -406,7 +416,7 @@ turn.release()
 
 
 class Training:
-    """A process that wants the card when it is told to."""
+    """A process that waits for the card, and later releases it, when told to."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -433,55 +443,57 @@ def training() -> Iterator[Training]:
     training.process.communicate()
 
 
-@pytest.fixture
-def client(runs_folder: Path) -> Iterator[PlaygroundClient]:
-    client = PlaygroundClient(
-        runs_folder, [sys.executable, "-c", _PLAYGROUND, str(runs_folder.resolve())]
-    )
+@pytest.fixture(scope="module")
+def client(sources: Sources) -> Iterator[PlaygroundClient]:
+    folder = sources.runs_folder
+    client = PlaygroundClient(folder, [sys.executable, "-c", _PLAYGROUND, str(folder.resolve())])
     yield client
     client.close()
 
 
-def test_another_process_gets_the_turn_in_the_middle_of_an_answer_and_the_memory(
+def interrupted(
+    client: PlaygroundClient,
+    request: GenerateRequest,
+    training: Training,
+    has_it: Callable[[], object],
+) -> list[PaneUpdate]:
+    """All updates; training waits after three tokens, and `has_it` is called when it trains."""
+    updates: list[PaneUpdate] = []
+    for update in client.generate(request):
+        if update.tokens == 3 and not any(earlier.tokens == 3 for earlier in updates):
+            training.tell()
+        is_last = update.text == WAITS and update.pane == len(request.panes) - 1
+        if is_last and not any((u.text, u.pane) == (WAITS, update.pane) for u in updates):
+            assert training.says() == "has it"
+            has_it()
+        updates.append(update)
+    return updates
+
+
+def test_another_process_gets_the_device_during_an_answer(
     client: PlaygroundClient, training: Training, kinds: dict[str, str], long: GenerateRequest
 ) -> None:
-    request = replace(long, panes=("base", kinds["lora"], kinds["dora"]), max_new_tokens=16)
+    request = replace(long, panes=("base", kinds["lora"], kinds["dora"]), max_new_tokens=10)
     wanted = [record["answer"] for record in client.generate_all(request)]
-    updates: list[PaneUpdate] = []
-    waited = False
-    for update in client.generate(request):
-        updates.append(update)
-        if update.tokens == 3 and not waited:
-            waited = True
-            training.tell()
-        if update.text == WAITS and update.pane == 2:
-            assert training.says() == "has it"
-            training.tell()
+    updates = interrupted(client, request, training, training.tell)
     assert [update.text for update in finals_of(updates)] == wanted
     texts = [update.text for update in updates if update.pane == 0 and update.kind == "status"]
     assert texts.index(WAITS) < texts.index(LOADING_AGAIN)
 
 
 @pytest.mark.fault("playground's worker killed while training has its GPU")
-def test_a_worker_killed_while_it_waits_leaves_the_turn_to_the_others(
+def test_a_worker_killed_while_it_waits_does_not_block_the_device(
     client: PlaygroundClient, training: Training, long: GenerateRequest
 ) -> None:
-    updates: list[PaneUpdate] = []
-    for update in client.generate(long):
-        updates.append(update)
-        if update.tokens == 3 and training.process.poll() is None and len(updates) < 50:
-            training.tell()
-        if update.text == WAITS and client.process_id is not None:
-            assert training.says() == "has it"
-            os.kill(client.process_id, signal.SIGKILL)
-    (end,) = finals_of(updates)
+    def kill() -> None:
+        assert client.process_id is not None
+        os.kill(client.process_id, signal.SIGKILL)
+
+    (end,) = finals_of(interrupted(client, long, training, kill))
     assert end.kind == "error"
     assert "ended before it had answered (killed" in end.text
-    assert not DeviceLock("cuda:0").try_acquire(), "the training run has it"
-    training.tell()
     turn = DeviceLock("cuda:0")
-    deadline = time.monotonic() + 10
-    while not turn.try_acquire():
-        assert time.monotonic() < deadline, "the one that was killed still stands in line"
-        time.sleep(0.05)
+    assert not turn.try_acquire(), "the training run has it"
+    training.tell()
+    wait_until(turn.try_acquire, 10)
     turn.release()
