@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
@@ -20,52 +15,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ftlab.jobs.control import dispatcher_lock
 from ftlab.tabs import app as ui
 from ftlab.tabs.serve import Serving
-from tests.processes import free_port, start_app
+from tests.processes import App, close_at_once, free_port
 
 expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
-
-
-@dataclass
-class App:
-    """`python app.py` on a folder of runs; can be killed and started again on the same port."""
-
-    runs: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = field(default=None)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> float:
-        """Starts the app; returns the seconds from the command to the page's first byte."""
-        began = time.monotonic()
-        with (self.runs / "app.log").open("ab") as log:
-            self.process = start_app(
-                *("--port", str(self.port), "--runs-dir", str(self.runs)), stdout=log, stderr=log
-            )
-        while time.monotonic() - began < 60:
-            try:
-                with urllib.request.urlopen(self.url, timeout=5) as answer:
-                    answer.read(1)
-                    return time.monotonic() - began
-            except OSError:
-                time.sleep(0.05)
-        raise TimeoutError((self.runs / "app.log").read_text())
-
-    def kill(self) -> None:
-        """SIGKILL: the app has no time to say good-bye."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.kill()
 
 
 @contextmanager
@@ -80,7 +32,7 @@ def served(page: gr.Blocks, runs: Path) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{served.port}/"
     finally:
-        page.close(verbose=False)
+        close_at_once(page)
         busy.release()
 
 
@@ -99,8 +51,9 @@ def chromium() -> str:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
+    """One a file: while Playwright is open, asyncio has a loop that runs in the main thread."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=chromium,
@@ -118,21 +71,29 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    app = App(tmp_path_factory.mktemp("runs"), free_port())
+    app = App(tmp_path_factory.mktemp("runs"))
     app.start()
     yield app
     app.stop()
 
 
-@pytest.fixture
-def page(browser: Browser, app: App) -> Iterator[Page]:
-    """A fresh visitor; a script error on the page fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
+@contextmanager
+def visit(browser: Browser, url: str, width: int = 1440) -> Iterator[Page]:
+    """A fresh visitor's page; a script error on it fails the test."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(30_000)
-    page.goto(app.url)
-    yield page
-    context.close()
+    page.goto(url)
+    try:
+        yield page
+    finally:
+        context.close()
     assert errors == []
+
+
+@pytest.fixture
+def page(browser: Browser, app: App) -> Iterator[Page]:
+    with visit(browser, app.url) as page:
+        yield page

@@ -18,8 +18,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.models.bundled import ensure_bundled
-from tests.browser.conftest import App, find_chromium, free_port
-from tests.processes import ROOT
+from tests.browser.conftest import find_chromium
+from tests.processes import ROOT, App
 
 WIDTH, HEIGHT = 1440, 900
 _MODES = ("light", "dark")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ensure_bundled(print)
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ftlab-pictures-") as runs, sync_playwright() as driver:
-        app = App(Path(runs), free_port())
+        app = App(Path(runs))
         app.start()
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:

@@ -44,6 +44,12 @@ _AXE = """([part, runOnly]) => {
     `${id}: ${node.target.join(' ')}\\n  ${node.html.slice(0, 160)}\\n  ${node.failureSummary}`)));
 }"""
 
+# Resolves once the other colours have been painted.
+_SWITCH = """(dark) => {
+  window.ft.theme(dark);
+  return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
+
 # What the Tab key should come to: of a group of radios one, of a listbox that is open its field.
 _STOPS = """() => {
   const found = [...document.querySelectorAll(
@@ -93,15 +99,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_axe_finds_nothing_serious_on_any_tab_in_light_or_dark(
     browser: Browser, url: str, width: int
 ) -> None:
-    page = visit(browser, url, width)
+    page = opened(browser, url, width)
     page.evaluate(AXE_SCRIPT)
     found: list[str] = []
     modes = [("light", _WCAG), ("dark", _COLOURS)][: 2 if width == 1440 else 1]
     for name in TABS:
         for where in screens(page, name, inner=width == 1440):
             for mode, rules in modes:
-                page.evaluate("(dark) => window.ft.theme(dark)", mode == "dark")
-                page.wait_for_timeout(SETTLED_MS)
+                page.evaluate(_SWITCH, mode == "dark")
                 part = "page" if where == TABS[0] else "tab" if where == name else "panel"
                 wrong = page.evaluate(_AXE, [part, rules])
                 found += [f"{where}, {mode}: {each}" for each in wrong]
@@ -113,7 +118,7 @@ def test_axe_finds_nothing_serious_on_any_tab_in_light_or_dark(
 def test_the_tab_key_reaches_everything_and_shows_where_it_is(
     browser: Browser, url: str, width: int
 ) -> None:
-    page = visit(browser, url, width)
+    page = opened(browser, url, width)
     found: list[str] = []
     for name in TABS:
         open_tab(page, name)
@@ -133,7 +138,7 @@ def test_the_tab_key_reaches_everything_and_shows_where_it_is(
 def test_a_list_of_options_closes_as_the_tab_key_leaves_its_field(
     browser: Browser, url: str
 ) -> None:
-    page = visit(browser, url, 1440)
+    page = opened(browser, url, 1440)
     open_tab(page, "Playground")
     page.get_by_label("Differences against").focus()
     expect(page.get_by_role("listbox")).to_be_visible()
@@ -177,7 +182,7 @@ def screens(page: Page, name: str, inner: bool) -> Iterator[str]:
         yield f"{name}, {panel.inner_text()}"
 
 
-def visit(browser: Browser, url: str, width: int) -> Page:
+def opened(browser: Browser, url: str, width: int) -> Page:
     """A page in light that is ready, and that nothing has been pressed on."""
     page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
     page.goto(f"{url}?__theme=light")

@@ -12,7 +12,7 @@ from ftlab.basics.files import recorded_folder
 from ftlab.records.store import RunStore
 from ftlab.tabs import app as ui
 from ftlab.tabs.compare.view import default_sweep
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -30,15 +30,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(20_000)
-    page.goto(url)
-    yield page
-    context.close()
-    assert errors == []
+    with visit(browser, url) as page:
+        yield page
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -122,10 +115,7 @@ def test_a_sweep_with_nothing_done_can_be_looked_at_and_left_again(
 ) -> None:
     make_sweep(tmp_path, ("full", "lora"), sweep_id="20261124-120000-cccc", status="failed")
     blocks = ui.build_page(page_context(tmp_path, recorded=recorded_folder()))
-    with served(blocks, tmp_path) as address:
-        context = browser.new_context(viewport={"width": 1440, "height": 900})
-        page = context.new_page()
-        page.goto(address)
+    with served(blocks, tmp_path) as address, visit(browser, address) as page:
         open_tab(page, "Compare")
         headline = page.locator(".ft-compare h2").first
         picture = page.locator(".ft-compare .card-picture:visible")
@@ -138,23 +128,6 @@ def test_a_sweep_with_nothing_done_can_be_looked_at_and_left_again(
             page.get_by_role("option").filter(has_text=option).first.click()
             expect(headline).to_contain_text(words)
             expect(picture).to_contain_text(said)
-        context.close()
-
-
-def test_figures_that_were_drawn_fit_again_after_a_tab_switch_and_a_resize(page: Page) -> None:
-    open_compare(page)
-    open_tab(page, "Results")
-    page.set_viewport_size({"width": 800, "height": 900})
-    open_tab(page, "Compare")
-    page.wait_for_timeout(700)
-    widths = page.evaluate(
-        """() => [...document.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent)
-             .map(p => [p.querySelector('.main-svg').getBoundingClientRect().width,
-                        p.getBoundingClientRect().width])"""
-    )
-    assert len(widths) == FIGURES
-    for drawn, given in widths:
-        assert abs(drawn - given) <= 2, widths
 
 
 def test_the_rank_slider_changes_what_is_stored_and_what_is_missed(page: Page) -> None:

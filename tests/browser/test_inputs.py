@@ -14,38 +14,32 @@ from ftlab.models.resolve import ModelReach
 from ftlab.records.run import run_directories
 from ftlab.records.store import RunStore
 from ftlab.tabs import app as ui
-from ftlab.tabs.context import AppContext
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.tabs.page_fakes import page_context
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 30_000
 GONE = "The Hub has no model 'owner/gone' (or it is private: set HF_TOKEN)."
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> AppContext:
-    runs = tmp_path / "runs"
-    runs.mkdir()
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def url(runs: Path) -> Iterator[str]:
     models = ModelReach(lambda model: GONE if model == "owner/gone" else "")
-    return replace(page_context(runs), models=models)
+    with served(ui.build_page(replace(page_context(runs), models=models)), runs) as address:
+        yield address
 
 
 @pytest.fixture
-def page(
-    browser: Browser, context: AppContext, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Page]:
+def page(browser: Browser, url: str, capfd: pytest.CaptureFixture[str]) -> Iterator[Page]:
     """A fresh visitor; neither the page nor the server behind it may end in a traceback."""
-    errors: list[str] = []
-    with served(ui.build_page(context), context.runs_folder) as address:
-        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(address)
-        expect(page.locator("#go")).to_have_text("Launch 4 runs", timeout=PATIENCE_MS)
+    with visit(browser, url) as page:
+        expect(page.locator("#go")).to_have_text("Launch 4 runs")
         yield page
-        page.context.close()
-    assert errors == []
     out, err = capfd.readouterr()
     assert "Traceback" not in out + err
 
@@ -78,52 +72,86 @@ def write(path: Path, head: str, *rows: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", ["Enter", "Tab"])
 def test_a_typed_id_stays_and_one_that_cannot_be_had_keeps_launch_from_being_pressed(
-    page: Page, context: AppContext, key: str
+    page: Page, runs: Path
 ) -> None:
-    base_model(page).fill("owner/gone")
-    base_model(page).press(key)
-    refused(page, GONE)
-    expect(base_model(page)).to_have_value("owner/gone")
-    assert run_directories(context.runs_folder) == []
-    base_model(page).fill("owner/there")
-    base_model(page).press(key)
-    expect(page.locator("#go")).to_be_enabled()
-    expect(page.locator(".ft-rail .wrong")).to_have_count(0)
+    before = run_directories(runs)
+    for key in ("Enter", "Tab"):
+        base_model(page).fill("owner/gone")
+        base_model(page).press(key)
+        refused(page, GONE)
+        expect(base_model(page)).to_have_value("owner/gone")
+        base_model(page).fill("owner/there")
+        base_model(page).press(key)
+        expect(page.locator("#go")).to_be_enabled()
+        expect(page.locator(".ft-rail .wrong")).to_have_count(0)
+    assert run_directories(runs) == before
 
 
 @pytest.mark.parametrize("key", ["Enter", "Tab"])
-def test_a_typed_model_is_the_one_that_is_launched(
-    page: Page, context: AppContext, tiny_model: Path, key: str
+def test_a_typed_model_is_launched_and_a_second_press_at_once_queues_nothing(
+    page: Page, runs: Path, tiny_model: Path, key: str
 ) -> None:
+    before = {directory.run_id for directory in run_directories(runs)}
     base_model(page).fill(str(tiny_model))
     base_model(page).press(key)
     expect(page.locator(".untuned")).to_contain_text("not on this model")
-    page.locator("#go").click()
-    expect(page.locator(".queue li").first).to_be_visible()
-    models = {run.spec.model for run in RunStore(context.runs_folder).runs()}
-    assert models == {str(tiny_model)}
+    expect(page.locator(".ft-rail")).to_contain_text("llama, 2 layers, context 2,048")
+    page.locator("#go").dblclick()
+    wait_until(lambda: len(run_directories(runs)) > len(before))
+    base_model(page).fill("owner/gone")
+    base_model(page).press("Enter")
+    refused(page, GONE)  # so the second press was answered as well
+    new = [run for run in RunStore(runs).runs() if run.run_id not in before]
+    assert {run.spec.model for run in new} == {str(tiny_model)}
+    assert len({run.spec.sweep_id for run in new}) == 1
+    expect(page.locator(".queue li")).to_have_count(len(new))
 
 
-def test_what_is_typed_counts_even_where_launch_is_pressed_at_once(
-    page: Page, context: AppContext
-) -> None:
+def test_what_is_typed_counts_even_where_launch_is_pressed_at_once(page: Page, runs: Path) -> None:
+    before = run_directories(runs)
     base_model(page).fill("owner/gone")
     page.locator("#go").click()
     refused(page, GONE)
-    assert run_directories(context.runs_folder) == []
+    assert run_directories(runs) == before
 
 
-@pytest.mark.parametrize("typed", ["no model", "/nowhere/at/all", "../x"])
-def test_what_names_no_model_is_refused_beside_the_field(page: Page, typed: str) -> None:
-    base_model(page).fill(typed)
-    base_model(page).press("Tab")
-    expect(page.locator(".ft-rail .wrong").first).to_be_visible()
-    expect(page.locator("#go")).to_be_disabled()
-    base_model(page).click()
-    page.get_by_role("option", name="SmolLM2").click()
-    expect(page.locator("#go")).to_be_enabled()
+def test_what_names_no_model_is_refused_beside_the_field(page: Page) -> None:
+    for typed in ("no model", "/nowhere/at/all", "../x"):
+        base_model(page).fill(typed)
+        base_model(page).press("Tab")
+        expect(page.locator(".ft-rail .wrong").first).to_be_visible()
+        expect(page.locator("#go")).to_be_disabled()
+        base_model(page).click()
+        page.get_by_role("option", name="SmolLM2").click()
+        expect(page.locator("#go")).to_be_enabled()
+
+
+WRONG_NUMBERS = [
+    ("steps", "0", "Steps is 0; it must lie between 1 and"),
+    ("steps", "", "Steps"),
+    ("batch-size", "-3", "Batch size is -3"),
+    ("max-length", "2", "Maximum length is 2"),
+    ("eval-examples", "1.5", "Held-out examples"),
+]
+
+
+def test_a_wrong_number_is_said_beside_its_field_and_nothing_is_launched(
+    page: Page, runs: Path
+) -> None:
+    before = run_directories(runs)
+    for name, value, sentence in WRONG_NUMBERS:
+        field = page.locator(f"#f-settings-{name} input")
+        right = field.input_value()
+        field.fill(value)
+        field.blur()
+        expect(page.locator(".ft-rail").get_by_text(sentence).first).to_be_visible()
+        expect(page.locator("#go")).to_be_disabled()
+        expect(page.locator("#launch [role=alert]")).to_contain_text(sentence.split(" is ")[0])
+        field.fill(right)
+        field.blur()
+        expect(page.locator("#go")).to_be_enabled()
+    assert run_directories(runs) == before
 
 
 def test_a_model_named_in_its_own_field_is_asked_about_when_the_field_is_left(page: Page) -> None:

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ftlab.records.store import RunStore
-from tests.browser.conftest import App
+from tests.processes import App
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 MINUTES = 60_000
@@ -163,24 +163,3 @@ def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
     assert newest.result is not None
     assert (newest.result.memory_at_end["before"] or 0) > 300_000_000
     assert newest.result.memory_at_end["after"] == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("steps", "0", "Steps is 0; it must lie between 1 and"),
-        ("steps", "", "Steps"),
-        ("batch-size", "-3", "Batch size is -3"),
-        ("max-length", "2", "Maximum length is 2"),
-        ("eval-examples", "1.5", "Held-out examples"),
-    ],
-)
-def test_a_wrong_number_is_said_beside_its_field_and_nothing_is_launched(
-    page: Page, app: App, name: str, value: str, sentence: str
-) -> None:
-    before = len(RunStore(app.runs).runs())
-    fill(page, name, value)
-    expect(page.locator(".ft-rail").get_by_text(sentence).first).to_be_visible()
-    expect(page.locator("#go")).to_be_disabled()
-    expect(page.locator("#launch [role=alert]")).to_contain_text(sentence.split(" is ")[0])
-    assert len(RunStore(app.runs).runs()) == before

@@ -13,11 +13,10 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.models.dimensions import shape_of_model
 from ftlab.records.run import run_directories
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 30_000
 OFFERED = [method_id for method_id in METHODS if not why_not_offered(method_id)]
 
 
@@ -34,12 +33,9 @@ def url(runs: Path) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.goto(url)
-    expect(page.locator("#go")).to_have_text(f"Launch {len(CORE)} runs", timeout=PATIENCE_MS)
-    yield page
-    page.context.close()
+    with visit(browser, url) as page:
+        expect(page.locator("#go")).to_have_text(f"Launch {len(CORE)} runs")
+        yield page
 
 
 def row(page: Page, method: str) -> Locator:
@@ -56,10 +52,13 @@ def test_several_are_ticked_at_once_and_a_family_says_how_many(page: Page) -> No
     )
 
 
-def test_a_search_unfolds_what_it_finds_and_hides_the_rest(page: Page) -> None:
+def test_a_search_unfolds_what_it_finds_with_its_paper_and_hides_the_rest(page: Page) -> None:
     find = page.get_by_label("Find a method")
     find.fill("householder")
     expect(row(page, "hra").locator("tr").first).to_be_visible()
+    paper = row(page, "hra").get_by_role("link")
+    expect(paper).to_have_attribute("href", METHODS["hra"].paper.url)
+    expect(paper).to_have_attribute("target", "_blank")
     expect(row(page, "lora")).to_be_hidden()
     find.fill("nothing has these words")
     expect(page.get_by_text("No method has these words.")).to_be_visible()

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from ftlab.basics.files import recorded_folder
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -36,20 +36,25 @@ def mode(request: pytest.FixtureRequest) -> str:
 def test_every_tab_opens_without_error_and_never_scrolls_sideways(
     browser: Browser, url: str, mode: str, width: int
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900})
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{url}?__theme={mode}")
-    for name in TABS:
-        page.get_by_role("tab", name=name).click()
-        expect(page.get_by_role("tabpanel").locator("visible=true").first).to_be_visible()
-        page.wait_for_timeout(700)
-        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert overflow <= 0, f"{name} is {overflow} px too wide"
-    assert page.evaluate("document.body.classList.contains('dark')") == (mode == "dark")
-    assert errors == []
-    context.close()
+    with visit(browser, f"{url}?__theme={mode}", width) as page:
+        for name in TABS:
+            page.get_by_role("tab", name=name).click()
+            expect(page.get_by_role("tabpanel").locator("visible=true").first).to_be_visible()
+            page.wait_for_timeout(400)
+            overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            assert overflow <= 0, f"{name} is {overflow} px too wide"
+        assert page.evaluate("document.body.classList.contains('dark')") == (mode == "dark")
+
+
+def test_the_theme_that_was_switched_to_is_there_after_a_reload(browser: Browser, url: str) -> None:
+    with visit(browser, url) as page:
+        dark = page.locator("body.dark")
+        before = dark.count()
+        page.get_by_role("button", name="Switch light and dark").click()
+        expect(dark).to_have_count(1 - before)
+        page.reload()
+        expect(page.locator("#top .pill").first).to_be_visible()
+        expect(dark).to_have_count(1 - before)
 
 
 def figure_widths(page: Page) -> list[tuple[float, float]]:
@@ -62,18 +67,15 @@ def figure_widths(page: Page) -> list[tuple[float, float]]:
 
 
 def test_figures_fit_after_a_tab_switch_and_a_resize(browser: Browser, url: str) -> None:
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.goto(url)
-    page.get_by_role("tab", name="Compare").click()
-    expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
-    page.get_by_role("tab", name="Results").click()
-    page.set_viewport_size({"width": 900, "height": 900})
-    page.get_by_role("tab", name="Compare").click()
-    expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
-    page.wait_for_timeout(700)
-    widths = figure_widths(page)
-    assert len(widths) >= 5
-    for drawn, given in widths:
-        assert abs(drawn - given) <= 2, widths
-    context.close()
+    with visit(browser, url) as page:
+        page.get_by_role("tab", name="Compare").click()
+        expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+        page.get_by_role("tab", name="Results").click()
+        page.set_viewport_size({"width": 900, "height": 900})
+        page.get_by_role("tab", name="Compare").click()
+        expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+        page.wait_for_timeout(700)
+        widths = figure_widths(page)
+        assert len(widths) >= 5
+        for drawn, given in widths:
+            assert abs(drawn - given) <= 2, widths

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from ftlab.prediction.question import Question
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor
 from tests.tabs.page_fakes import page_context
@@ -37,12 +37,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-    page.goto(url)
-    page.get_by_role("tab", name="Plan", exact=True).click()
-    expect(page.locator("#plan-verdict .gauge")).to_be_visible()
-    yield page
-    page.context.close()
+    with visit(browser, url) as page:
+        page.get_by_role("tab", name="Plan", exact=True).click()
+        expect(page.locator("#plan-verdict .gauge")).to_be_visible()
+        yield page
 
 
 def test_a_longer_batch_does_not_fit_and_a_change_that_helps_is_taken(page: Page) -> None:
@@ -86,14 +84,17 @@ def test_the_same_numbers_stand_beside_launch(page: Page) -> None:
     expect(page.locator("#go")).to_have_text("Launch 3 runs")
 
 
-def test_the_tab_fits_a_phone(browser: Browser, url: str) -> None:
-    page = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
-    page.goto(url)
-    page.get_by_role("tab", name="Plan", exact=True).click()
-    expect(page.locator("#plan-verdict .gauge")).to_be_visible()
+def test_qlora_on_a_model_of_65b_is_simulated_on_request_and_the_tab_fits_a_phone(
+    page: Page,
+) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    simulate = page.get_by_role("button", name="Simulate QLoRA on LLaMA 65B")
+    before = page.locator(".claims").inner_text()
+    simulate.click()
+    expect(simulate).to_be_hidden()
+    expect(page.locator(".claims")).not_to_have_text(before)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     table = page.locator(".claims table").first
     box = table.bounding_box()
     assert box is not None
     assert box["x"] + box["width"] <= 390
-    page.context.close()

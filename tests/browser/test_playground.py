@@ -8,13 +8,13 @@ import re
 import shutil
 from pathlib import Path
 
-import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, shipped_folder, uploaded_sources
 from ftlab.playground.votes import read_votes
-from tests.browser.conftest import App
+from tests.processes import App
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 LONG = 60_000
@@ -157,24 +157,23 @@ def test_a_blind_vote_by_key_is_recorded_and_tells_who_is_who(page: Page, app: A
     expect(pane(page, 1).locator(".who")).to_have_text("Base")
 
 
-def test_an_engine_that_is_killed_is_said_and_the_next_prompt_is_answered(
+def test_an_engine_that_is_killed_or_unloaded_is_started_again_by_the_next_prompt(
     page: Page, app: App
 ) -> None:
     only_two_panes(page)
     ask(page, STORY, 1000)
     is_answering(page)
     before = text(page, 1)
-    assert app.process is not None
-    (engine,) = [
-        child
-        for child in psutil.Process(app.process.pid).children(recursive=True)
-        if "ftlab.playground.worker" in child.cmdline()
-    ]
+    (engine,) = app.children("ftlab.playground.worker")
     engine.kill()
     expect(pane(page, 1)).to_contain_text("ended before it had answered (killed")
     assert text(page, 1).startswith(before), "the text went with the process"
     ask(page, "Name three colours.")
     is_answered(page, 1, 2)
+    unload = page.get_by_role("button", name="Unload")
+    unload.click()
+    expect(unload).to_be_hidden()
+    wait_until(lambda: app.children("ftlab.playground.worker") == [])
 
 
 def test_an_adapter_that_is_brought_takes_a_pane_and_is_forgotten_again(
@@ -255,7 +254,7 @@ def test_wrong_numbers_are_said_and_nothing_is_asked(page: Page) -> None:
     expect(page.get_by_text("Temperature is 9; it must lie between 0 and 2")).to_be_visible()
     expect(pane(page, 1)).to_contain_text("nothing asked yet")
     page.locator("#pg-prompt textarea").fill("")
-    page.locator("#pg-send").click()
+    page.locator("#pg-prompt textarea").press("Shift+Enter")  # sends it, as the button does
     expect(page.get_by_text("The prompt is empty")).to_be_visible()
 
 

@@ -15,14 +15,13 @@ from ftlab.models.hub import HubReach
 from ftlab.records.run import run_directories
 from ftlab.tabs import app as ui
 from ftlab.tabs.experiment import costs
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.jobs.test_tuning_runs import make_rung
 from tests.prediction.fakes import SizedPredictor
 from tests.tabs.page_fakes import page_context
 from tests.tiny import make_tiny_model
 
 pytestmark = pytest.mark.browser
-PATIENCE_MS = 30_000
 
 
 @pytest.fixture
@@ -33,13 +32,12 @@ def runs(tmp_path: Path) -> Path:
 @pytest.fixture
 def page(browser: Browser, runs: Path) -> Iterator[Page]:
     runs.mkdir()
-    with served(ui.build_page(page_context(runs)), runs) as address:
-        page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(address)
-        expect(page.locator("#go")).to_have_text("Launch 4 runs", timeout=PATIENCE_MS)
+    with (
+        served(ui.build_page(page_context(runs)), runs) as address,
+        visit(browser, address) as page,
+    ):
+        expect(page.locator("#go")).to_have_text("Launch 4 runs")
         yield page
-        page.context.close()
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +112,12 @@ def test_on_a_gpu_with_a_way_to_the_hub_the_largest_model_that_fits_can_be_chose
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     predictor = SizedPredictor(lambda question: 20 * question.config.get("hidden_size", 0) / 4096)
     context = replace(page_context(tmp_path, predictor), hub=HubReach(lambda: True))
-    with served(ui.build_page(context), tmp_path) as address:
-        page = browser.new_context(viewport={"width": 390, "height": 900}).new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.goto(address)
+    blocks = ui.build_page(context)
+    with served(blocks, tmp_path) as address, visit(browser, address, 390) as page:
         proposed = page.locator(".largest")
-        expect(proposed).to_contain_text("Largest that fits this GPU", timeout=PATIENCE_MS)
+        expect(proposed).to_contain_text("Largest that fits this GPU")
         label = proposed.locator("b").inner_text()
         proposed.get_by_role("button", name=f"Choose {label}").click()
         expect(page.locator("#f-model input")).to_have_value("Hub id …")
         expect(proposed).to_have_count(0)
         expect(page.locator(".untuned")).to_contain_text("not on this model")
-        page.context.close()

@@ -13,33 +13,33 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from ftlab.records.store import RunStore
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served
+from tests.browser.conftest import served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    make_sweep(tmp_path, seeds=(0, 1))
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    make_sweep(folder, seeds=(0, 1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path) -> Iterator[str]:
+    with served(ui.build_page(page_context(folder)), folder) as address:
+        yield address
 
 
 @pytest.fixture
-def page(browser: Browser, folder: Path) -> Iterator[Page]:
+def page(browser: Browser, url: str) -> Iterator[Page]:
     """The Results tab on eight runs of one's own; nothing is recorded."""
-    with served(ui.build_page(page_context(folder)), folder) as url:
-        context = browser.new_context(viewport={"width": 1440, "height": 900})
-        page = context.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
+    with visit(browser, url) as page:
         page.get_by_role("tab", name="Results").click()
         expect(rows(page)).to_have_count(8)
         yield page
-        context.close()
-    assert errors == []
 
 
 def rows(page: Page) -> Locator:
@@ -74,26 +74,6 @@ def test_a_run_that_is_no_longer_shown_is_no_longer_ticked(page: Page) -> None:
     assert len(ticked(page)) == 2
 
 
-def test_ticked_runs_are_deleted_only_after_yes(page: Page, folder: Path) -> None:
-    search(page, "qlora")
-    expect(rows(page)).to_have_count(2)
-    page.get_by_label("Tick all rows that are drawn").check()
-    page.locator("#ticked-delete").click()
-    question = page.locator("#results-question")
-    expect(question).to_contain_text(
-        re.compile(r"Delete 2 runs \(.+\)\? Their adapters go with them")
-    )
-    expect(page.locator("#results-keep")).to_be_focused()
-    page.keyboard.press("Escape")
-    expect(question).to_be_hidden()
-    assert len(RunStore(folder).table()) == 8
-    page.locator("#ticked-delete").click()
-    page.locator("#results-delete").click()
-    expect(page.locator("#results-said")).to_contain_text("2 runs deleted")
-    assert len(RunStore(folder).table()) == 6
-    expect(page.locator("#ticked")).to_be_hidden()
-
-
 def test_a_name_opens_its_run_by_keyboard_and_close_gives_the_focus_back(page: Page) -> None:
     name = rows(page).nth(2).locator("[data-open]")
     name.press("Enter")
@@ -122,6 +102,12 @@ def test_the_download_has_the_rows_and_columns_shown(page: Page) -> None:
     ends = {f"{key}{end}" for key in shown for end in ("_low", "_high")}  # of its interval
     assert [name for name in found[0] if name not in ends] == shown
     assert {"score_gain_low", "score_gain_high"} <= set(found[0])
+    page.locator("#results-usual").click()
+    expect(page.locator("[data-sort=tokens_per_second]")).to_have_count(1)
+    page.locator(".ft-folds").get_by_text(re.compile("^Filters")).click()
+    page.locator("#results-clear").click()
+    expect(rows(page)).to_have_count(8)
+    expect(page.get_by_label("Search runs")).to_have_value("")
 
 
 def test_a_run_is_cloned_into_the_form_of_experiment(page: Page) -> None:
@@ -138,3 +124,24 @@ def test_on_a_phone_each_row_is_a_card_that_fits(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.get_by_label("Sort").select_option(label="Score")
     expect(rows(page).first).to_contain_text("0.73")
+
+
+def test_ticked_runs_are_deleted_only_after_yes(page: Page, folder: Path) -> None:
+    """The last test here: all of them share the runs."""
+    search(page, "qlora")
+    expect(rows(page)).to_have_count(2)
+    page.get_by_label("Tick all rows that are drawn").check()
+    page.locator("#ticked-delete").click()
+    question = page.locator("#results-question")
+    expect(question).to_contain_text(
+        re.compile(r"Delete 2 runs \(.+\)\? Their adapters go with them")
+    )
+    expect(page.locator("#results-keep")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(question).to_be_hidden()
+    assert len(RunStore(folder).table()) == 8
+    page.locator("#ticked-delete").click()
+    page.locator("#results-delete").click()
+    expect(page.locator("#results-said")).to_contain_text("2 runs deleted")
+    assert len(RunStore(folder).table()) == 6
+    expect(page.locator("#ticked")).to_be_hidden()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ import ftlab.jobs.run_worker as worker
 {patches}
 sys.exit(worker.main([sys.argv[1]]))
 """
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
 
 
 def patched_worker(patches: str) -> Callable[[RunDirectory, str], subprocess.Popen[bytes]]:

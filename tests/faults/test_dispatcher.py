@@ -24,7 +24,7 @@ from ftlab.jobs.launch import enqueue_sweep
 from ftlab.records import job
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
-from tests.faults.conftest import until
+from tests.waiting import wait_until
 from tests.workers import DONE, PRELUDE, REQUEST, SLOW, statuses, step_until, worker
 
 FLOODS = (
@@ -58,20 +58,20 @@ def test_the_next_start_takes_the_queue_up_and_starts_no_run_twice(
     folder = tmp_path / "runs"
     first, *others = queue(folder)
     killed = start_dispatcher(folder)
-    until(lambda: first.worker())
+    wait_until(lambda: first.worker() is not None)
     killed.kill()
     killed.wait()
     pid, _ = first.worker()  # type: ignore[misc]
     assert first.status() == "running", "a worker belongs to no dispatcher"
     ensure_dispatcher(folder)  # what the start of a page does; `sweep` starts one anyway
     note_cancel(folder, [run.run_id for run in others])
-    until(lambda: [run.status() for run in others] == ["cancelled"] * 2)
+    wait_until(lambda: [run.status() for run in others] == ["cancelled"] * 2)
     assert first.status() == "running"
     assert first.worker()[0] == pid  # type: ignore[index]
     assert [event["event"] for event in first.metrics()].count("start") == 1
     note_cancel(folder, [first.run_id])
-    until(lambda: first.status() == "cancelled")
-    until(lambda: not psutil.pid_exists(pid))
+    wait_until(lambda: first.status() == "cancelled")
+    wait_until(lambda: not psutil.pid_exists(pid))
 
 
 @pytest.mark.fault("twenty dispatchers started at once")
@@ -81,10 +81,10 @@ def test_of_twenty_dispatchers_one_works_and_each_run_is_started_once(
     folder = tmp_path / "runs"
     runs = queue(folder)
     started = [start_dispatcher(folder) for _ in range(20)]
-    until(lambda: sum(process.poll() is None for process in started) == 1)
-    until(lambda: runs[0].worker())
+    wait_until(lambda: sum(process.poll() is None for process in started) == 1)
+    wait_until(lambda: runs[0].worker() is not None)
     note_cancel(folder, [run.run_id for run in runs])
-    until(lambda: all(process.poll() is not None for process in started))
+    wait_until(lambda: all(process.poll() is not None for process in started))
     assert statuses(folder) == ["cancelled"] * 3
     assert [event["event"] for event in runs[0].metrics()].count("start") == 1
     assert not any(run.metrics_file.exists() for run in runs[1:])
@@ -143,7 +143,7 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
     )
     held = worker(lambda run: holds)(first, "cpu")
     try:
-        until(lambda: "held" in first.log_tail())
+        wait_until(lambda: "held" in first.log_tail())
         again = Dispatcher(tmp_path, worker(lambda run: "raise SystemExit(2)"))
         for _ in range(8):
             again.step()
@@ -167,7 +167,7 @@ def test_a_log_that_grows_without_end_is_cut_while_its_worker_goes_on(
     at_work = Dispatcher(tmp_path, worker(lambda run: FLOODS if run == first.run_id else DONE))
     step_until(at_work, lambda: b"cut away" in content())
     assert first.status() == "running"
-    until(lambda: first.log_file.stat().st_size > 20_000)  # it writes on
+    wait_until(lambda: first.log_file.stat().st_size > 20_000)  # it writes on
     note_cancel(tmp_path, [first.run_id])
     step_until(at_work, lambda: statuses(tmp_path) == ["cancelled", "done", "done"])
     assert first.log_file.stat().st_size < 20_000_000

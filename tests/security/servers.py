@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
@@ -21,7 +23,7 @@ from ftlab.tabs.context import AppContext
 from ftlab.tabs.serve import Accounts, Serving, health_route
 from tests.playground.test_client import FAKE
 from tests.prediction.fakes import SizedPredictor
-from tests.processes import free_port
+from tests.processes import close_at_once, free_port
 
 USER, PASSWORD = "ada", "correct horse"
 ACCOUNTS = Accounts({USER: PASSWORD})
@@ -60,8 +62,16 @@ def running(served: Serving, runs: Path, predictor: Predictor | None = None) -> 
     try:
         yield Running(f"http://127.0.0.1:{served.port}", context, page)
     finally:
-        page.close(verbose=False)
+        close_at_once(page)
         context.playground.close()
+
+
+def connected(app: Running, sent: bytes = b"") -> socket.socket:
+    """A bare connection to it, over which `sent` was sent."""
+    address = urlsplit(app.url)
+    line = socket.create_connection((str(address.hostname), int(address.port or 80)), 30)
+    line.sendall(sent)
+    return line
 
 
 def log_in(url: str, user: str = USER, password: str = PASSWORD) -> httpx.Client:

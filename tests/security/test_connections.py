@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from ftlab.tabs import gate
 from ftlab.tabs.gate import bound_connections
 from ftlab.tabs.serve import Serving
-from tests.security.servers import Running, running
+from tests.security.servers import Running, connected, running
 
 MOST = 40
 HALF = b"GET /config HTTP/1.1\r\nHost: 127"
@@ -25,13 +24,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(Serving(), tmp_path_factory.mktemp("runs")) as found:
         bound_connections(found.page, MOST)
         yield found
-
-
-def connected(app: Running, sent: bytes = b"") -> socket.socket:
-    address = urlsplit(app.url)
-    line = socket.create_connection((str(address.hostname), int(address.port or 80)), 30)
-    line.sendall(sent)
-    return line
 
 
 def drain(line: socket.socket) -> None:

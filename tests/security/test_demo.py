@@ -36,20 +36,6 @@ def client(demo: Running) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The command line of every process that is started meanwhile; none is."""
-    commands: list[list[str]] = []
-
-    class Refusing(subprocess.Popen[Any]):
-        def __init__(self, command: list[str], *args: Any, **kw: Any) -> None:
-            commands.append(command)
-            raise OSError(1, "no process in this test")
-
-    monkeypatch.setattr(subprocess, "Popen", Refusing)
-    return commands
-
-
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("launch_sweep", {}),
     ("launch_sweep", {"methods": ["lora"], "steps": 1}),

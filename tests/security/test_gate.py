@@ -94,6 +94,7 @@ def test_this_app_starts_a_run_for_its_own_page(app: Running) -> None:
     assert list(runs.glob("*-lora"))
 
 
+NO_CORS = {"sec-fetch-mode": "no-cors"}
 VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
 
@@ -107,12 +108,19 @@ VISIT = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
         ("GET", "/logout", VISIT),
         ("POST", "/logout", VISIT),
         ("POST", "/", VISIT),
-        ("GET", "/", {"sec-fetch-mode": "no-cors"}),
+        ("GET", "/", NO_CORS),
         ("GET", "/", VISIT | {"sec-fetch-dest": "iframe"}),
         ("GET", "/gradio_api/queue/data?session_hash=x", {"sec-fetch-mode": "cors"}),
         ("POST", "/gradio_api/call/runs", {}),
         ("OPTIONS", "/gradio_api/queue/join", {"access-control-request-method": "POST"}),
         ("OPTIONS", "/", {"access-control-request-method": "GET"}),
+        ("GET", "/config", NO_CORS),
+        ("GET", "/gradio_api/info", NO_CORS),
+        ("GET", "/gradio_api/queue/data?session_hash=x", NO_CORS),
+        ("GET", "/theme.css", NO_CORS),
+        ("GET", "/gradio_api/file=/tmp/x", NO_CORS),
+        ("POST", "/gradio_api/queue/join", NO_CORS),
+        ("POST", "/gradio_api/cancel", NO_CORS),
     ],
 )
 def test_a_request_of_another_site_is_known_without_an_origin(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.question import Limits
+from ftlab.prediction.question import Limits, usual
 from ftlab.tabs.serve import Serving
 from tests.security.servers import Running, press, running
 from tests.waiting import wait_until
@@ -27,9 +27,17 @@ SLOW = LLAMA | {"num_hidden_layers": 512}
 SMALL = LLAMA | {"num_hidden_layers": 1}
 
 
+LITTLE = {321: Limits(cpu_seconds=0.2), 322: Limits(60, memory_bytes=10_000_000)}
+"""Limits of the configs with these vocabularies; others have the usual ones."""
+
+
+def limits_of(config: Mapping[str, Any]) -> Limits:
+    return LITTLE.get(config["vocab_size"]) or usual(config)
+
+
 @pytest.fixture(scope="module")
 def predictor() -> Iterator[Predictor]:
-    with Predictor() as made:
+    with Predictor(limits_of=limits_of) as made:
         yield made
 
 
@@ -77,21 +85,17 @@ def test_another_visitor_is_answered_meanwhile_and_nothing_is_left_behind(demo: 
 
 @pytest.mark.hostile("model configs")
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("vocabulary", "said"),
     [
-        (Limits(cpu_seconds=0.2), "took more than 0.2 s of computing time"),
-        (Limits(60, memory_bytes=10_000_000), "took more than 10.0 MB of memory"),
+        (321, "took more than 0.2 s of computing time"),
+        (322, "took more than 10.0 MB of memory"),
     ],
 )
 def test_what_passes_the_bounds_and_takes_too_much_is_said_in_the_page(
-    limits: Limits, said: str, demo: Running
+    vocabulary: int, said: str, demo: Running
 ) -> None:
-    with (
-        Predictor(limits_of=lambda config: limits) as little,
-        DEMO.runs_folder(demo.runs / "none") as runs,
-        running(DEMO, runs, little) as app,
-    ):
-        done, answer = plan(app, LLAMA | {"num_hidden_layers": 100}, "stranger")
+    config = LLAMA | {"num_hidden_layers": 100, "vocab_size": vocabulary}
+    done, answer = plan(demo, config, f"stranger{vocabulary}")
     assert done
     assert said in answer
 

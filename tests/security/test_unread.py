@@ -135,7 +135,7 @@ def many_rows(folder: Path) -> Path:
 
 def unpacking(folder: Path) -> Path:
     """A file whose own footer says that it unpacks to more than is taken."""
-    table = pyarrow.table({"prompt": [os.urandom(50_000).hex()] * 30_000})
+    table = pyarrow.table({"prompt": [os.urandom(50_000).hex()] * 1_000})
     pyarrow.parquet.write_table(
         table, folder / "a.parquet", use_dictionary=False, compression="zstd"
     )

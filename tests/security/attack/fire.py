@@ -63,7 +63,11 @@ class Attack:
         turn = asyncio.Semaphore(AT_ONCE)
         limits = httpx.Limits(max_connections=2 * AT_ONCE)
         async with httpx.AsyncClient(
-            base_url=self.url, timeout=BOUND_SECONDS, limits=limits, cookies=self._cookies
+            base_url=self.url,
+            timeout=BOUND_SECONDS,
+            limits=limits,
+            cookies=self._cookies,
+            headers={"accept-encoding": "identity"},  # or most of the time goes into compressing
         ) as client:
 
             async def one(job: Any) -> None:

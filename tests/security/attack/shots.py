@@ -231,10 +231,13 @@ def on_events(page: gr.Blocks) -> list[dict[str, Any]]:
 
 
 def first_value(part: Any) -> Any:
-    """What the page could send for it; of several, the last, which costs least."""
-    choices = getattr(part, "choices", None)
+    """What the page could send for it; of several, the last, which costs least.
+
+    But of the groups of Results, whose last, means over seeds, costs most.
+    """
+    choices = [value for _, value in getattr(part, "choices", None) or () if value != "seeds"]
     if isinstance(part, gr.Radio) and choices:
-        return choices[-1][1]
+        return choices[-1]
     value = getattr(part, "value", None)
     is_json = value is None or isinstance(value, str | int | float | bool | list)
     return value if is_json else None

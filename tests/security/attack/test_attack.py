@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,18 +39,11 @@ ALL_ANSWERED = Limits(open_requests=OpenRequests(10_000), rate=None)
 HEALTHY_SECONDS = 0.3  # but for pauses of a machine that runs other tests beside these
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The command line of every process that is started meanwhile; none is."""
-    commands: list[Any] = []
-
-    class Refusing(subprocess.Popen[Any]):
-        def __init__(self, command: Any, *args: Any, **kw: Any) -> None:
-            commands.append(command)
-            raise OSError(1, "no process in this test")
-
-    monkeypatch.setattr(subprocess, "Popen", Refusing)
-    return commands
+@pytest.fixture(autouse=True)
+def no_search_for_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpcore looks for it at each request, in every folder of `sys.path` where it is missing."""
+    if importlib.util.find_spec("sniffio") is None:
+        monkeypatch.setitem(sys.modules, "sniffio", None)  # type: ignore[arg-type]
 
 
 @contextmanager

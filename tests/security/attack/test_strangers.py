@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from ftlab.basics.log import app_log
 from ftlab.tabs.gate import Limits, Rate
 from ftlab.tabs.serve import Serving
-from tests.security.servers import ACCOUNTS, Running, log_in, running
+from tests.security.servers import ACCOUNTS, Running, connected, log_in, running
 from tests.waiting import wait_until
 
 MAX_STRANGER_BYTES = 64 * 1024
@@ -68,11 +67,6 @@ def read_of_an_endless_body(app: Running, path: str) -> int:
         return sent
 
 
-def connected(app: Running) -> socket.socket:
-    address = urlsplit(app.url)
-    return socket.create_connection((str(address.hostname), int(address.port or 80)), 30)
-
-
 @pytest.mark.hostile("floods of requests")
 def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
     tmp_path: Path,
@@ -99,22 +93,6 @@ def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
     lines = (tmp_path / "log" / "app.log").read_text().splitlines()
     limited = [row for line in lines if (row := json.loads(line)).get("status") == 429]
     assert [row["client"] for row in limited] == ["203.0.113.7"], "once, however often"
-
-
-@pytest.mark.hostile("requests of pages of other sites")
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", "/config"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/queue/join"),
-     ("GET", "/gradio_api/queue/data?session_hash=x"), ("GET", "/theme.css"),
-     ("GET", "/gradio_api/file=/tmp/x"), ("POST", "/gradio_api/cancel")],
-)  # fmt: skip
-def test_a_request_that_a_browser_says_is_of_another_site_needs_no_origin_to_be_refused(
-    method: str, path: str, site: str, app: Running
-) -> None:
-    headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
-    answer = httpx.request(method, app.url + path, headers=headers, timeout=20)
-    assert answer.status_code == 403
 
 
 def test_a_link_on_another_site_still_opens_the_page(app: Running) -> None:
@@ -149,7 +127,13 @@ def test_a_picture_on_another_site_logs_nobody_out(closed: Running) -> None:
 
 
 @pytest.mark.hostile("held connections")
-def test_a_body_that_comes_byte_by_byte_is_ended(app: Running) -> None:
+def test_a_body_that_comes_byte_by_byte_is_ended(
+    app: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = app.page.app._gate
+    assert gate.body.seconds < SLOWEST_BODY_SECONDS
+    sooner = replace(gate, body=replace(gate.body, seconds=2.0))
+    monkeypatch.setattr(app.page.app, "_gate", sooner)
     with connected(app) as line:
         line.sendall(f"{JOIN}Content-Length: 9999\r\n\r\n".encode())
         line.settimeout(0.5)
