@@ -53,8 +53,8 @@ def add_memory_limit(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--memory-limit",
         metavar="2GB",
-        help="what a run may take of its device, its process on a CPU included; one that needs "
-        f"more is out of memory (default: ${launch.MEMORY_LIMIT_VARIABLE}, else no limit)",
+        help="how much memory of its device a run may use, on a CPU with its process; one that "
+        f"needs more is out of memory (default: ${launch.MEMORY_LIMIT_VARIABLE}, else no limit)",
     )
 
 
@@ -110,12 +110,24 @@ def checked_inputs(request: SweepRequest) -> str:
     return check_inputs(request, ModelReach()).words
 
 
-def add_run(parser: argparse._ActionsContainer) -> None:
-    """Adds the options for one run and its folder."""
+def add_run(parser: argparse._ActionsContainer, or_merged: bool = False) -> None:
+    """Adds the options for one run and its folder; with `or_merged`, for its merged model too."""
     parser.add_argument(
         "run_id", metavar="RUN", help="a run's id, as `python -m ftlab runs` lists it"
     )
     add_runs_folder(parser)
+    if or_merged:
+        parser.add_argument(
+            "--merged",
+            action="store_true",
+            help="the model that `merge` made, instead of the adapter",
+        )
+
+
+_GENERATION = (
+    "precision", "mode", "system", "max_new_tokens", "temperature", "top_p", "repetition_penalty",
+    "seed",
+)  # fmt: skip
 
 
 def add_generation(parser: argparse._ActionsContainer) -> None:
@@ -130,8 +142,8 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--base-is",
         metavar="MODEL",
-        help="vouch that the adapters of --runs were trained on that model ('bundled', a folder or "
-        "a Hub id), whatever name they give it; they answer on it",
+        help="use that model ('bundled', a folder or a Hub id) as the base of the adapters of "
+        "--runs, whatever base they name; you confirm that they were trained on it",
     )
     parser.add_argument("--system", default="", help="system prompt (default: the template's own)")
     parser.add_argument("--mode", choices=("chat", "completion"), default=default.mode)
@@ -169,19 +181,12 @@ def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequ
             raise FtlabError(problem)
     if options.base_is and not any(name.startswith(UPLOADED) for name in names):
         raise FtlabError(
-            f"--base-is {options.base_is} vouches for nothing: --runs names no adapter that was "
-            "brought along; name its folder or zip there, or leave --base-is out."
+            f"--base-is {options.base_is} has no effect: --runs names no adapter of your own; name "
+            "its folder or zip there, or leave --base-is out."
         )
     return GenerateRequest(
         panes=tuple(names),
         prompt=prompt,
         model=model,
-        precision=options.precision,
-        mode=options.mode,
-        system=options.system,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        repetition_penalty=options.repetition_penalty,
-        seed=options.seed,
+        **{name: getattr(options, name) for name in _GENERATION},
     )

@@ -19,7 +19,7 @@ from ftlab.commands.options import (
     settings_from,
 )
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
-from ftlab.commands.waiting import fetched_model
+from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.launch import enqueue_sweep, parse_memory_limit, validate
@@ -144,12 +144,12 @@ def run(options: argparse.Namespace) -> int:
         ensure_bundled(lambda line: print(line, file=sys.stderr))
     request = _matched(request, options.match_parameters)
     if by_hand(request.variants) and not validate(request):
-        print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
+        say("asking PEFT about each PeftConfig …")
     scored = checked_inputs(request)
     specs = enqueue_sweep(request, folder)
-    print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
+    say(rates_line(specs))
     if scored:
-        print(f"ftlab: {scored}", file=sys.stderr)
+        say(scored)
     start_dispatcher(folder)
     store = RunStore(folder)
     sweep_id = specs[0].sweep_id
@@ -163,10 +163,7 @@ def run(options: argparse.Namespace) -> int:
         print_table(shown, output_console())
     for run in runs:
         if run.spec.is_base and run.status != "done":
-            print(
-                f"ftlab: {run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}",
-                file=sys.stderr,
-            )
+            say(f"{run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}")
     return 0 if all(run.status in ("done", "not_applicable") for run in runs) else 1
 
 
@@ -181,7 +178,7 @@ def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
         return request
     matches = match_parameters(request.variants, shape, budget)
     for match in matches:
-        print(f"ftlab: {describe(match, budget)}", file=sys.stderr)
+        say(describe(match, budget))
     return replace(request, variants=tuple(match.variant for match in matches))
 
 

@@ -195,7 +195,7 @@ def test_the_command_line_vouches_with_base_is(
 
 
 def test_base_is_without_an_adapter_vouches_for_nothing(runs_folder: Path) -> None:
-    with pytest.raises(FtlabError, match="--base-is bundled vouches for nothing"):
+    with pytest.raises(FtlabError, match="--base-is bundled has no effect"):
         parsed("--runs", "base", "--base-is", "bundled", "--runs-dir", str(runs_folder))
 
 
