@@ -12,22 +12,19 @@ from ftlab.share.bundle import run_bundle, write_zip
 from ftlab.share.weights import any_run
 
 NAME = "adapter"
-SUMMARY = "write what a run learnt as one zip with a model card"
+SUMMARY = "write a run's trained weights as one zip with a model card"
 DESCRIPTION = """Writes a zip with the weights (safetensors), their configuration and a README.md in
-the form of a model card: results, settings, how to load it, base model and licence. Of a full
-fine-tuning the whole model is in it. No path of this machine goes along.
+the form of a model card: results, settings, how to load it, base model and licence. A full
+fine-tuning gives the whole model. No path of this machine is in the zip.
 
   python -m ftlab adapter RUN
   python -m ftlab adapter RUN --merged -o model.zip"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
+    add_run(parser, or_merged=True)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the zip (default: named by the run)"
-    )
-    parser.add_argument(
-        "--merged", action="store_true", help="the model that `merge` made, instead of the adapter"
     )
 
 

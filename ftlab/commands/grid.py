@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
+from ftlab.commands.waiting import say
 from ftlab.playground.grid import GridDirectory, GridRequest, Progress, read_progress, start_grid
 from ftlab.playground.grid_table import as_record, headline, prompts_of_file, summary, write_csv
 from ftlab.playground.held_out import HeldOut
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         follow(grid, console)
     except KeyboardInterrupt:
         grid.cancel()
-        print("ftlab: cancelling the grid …", file=sys.stderr)
+        say("cancelling the grid …")
         follow(grid, console)
     _write_files(grid, options.csv, options.html)
     if options.json:
@@ -96,7 +96,9 @@ def run(options: argparse.Namespace) -> int:
         _print(grid)
     status = grid.status()
     if status != "done":
-        print(f"ftlab: the grid is {status}{_reason(grid)}", file=sys.stderr)
+        result = grid.result()
+        reason = f": {result.reason}" if result and result.reason else f"; see {grid.log_file}"
+        say(f"the grid is {status}{reason}")
     way = read_progress(grid)
     return 0 if status == "done" and way.done == way.total and not way.errors else 1
 
@@ -135,16 +137,8 @@ def _print(grid: GridDirectory) -> None:
         if pane.tokens_per_second is not None:
             parts.append(f"{pane.tokens_per_second:.1f} tokens/s")
         print(printable(f"  {pane.label}: {', '.join(parts)}", keep=""))
-    errors = dict.fromkeys(cell.error for cell in grid.cells() if cell.error)
-    for error in errors:
-        print(f"ftlab: {error}", file=sys.stderr)
-
-
-def _reason(grid: GridDirectory) -> str:
-    result = grid.result()
-    if result is not None and result.reason:
-        return f": {result.reason}"
-    return f"; see {grid.log_file}"
+    for error in dict.fromkeys(cell.error for cell in grid.cells() if cell.error):
+        say(error)
 
 
 def _check_folder(path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ftlab.commands.options import add_runs_folder
+from ftlab.commands.waiting import say
 from ftlab.records.published import import_files
 
 NAME = "import"
-SUMMARY = "import published results to look at beside your own"
+SUMMARY = "import published results, to look at them next to your own"
 DESCRIPTION = """Imports result files of huggingface/peft's method_comparison: JSON files, folders
 of them, or a CSV of them. They are marked as imported and never part of a comparison of your own
 runs. Ends with status 1 if a file was refused.
@@ -26,6 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = import_files(options.files, options.runs_dir.resolve())
     for _, sentence in report.refused:
-        print(f"ftlab: {sentence}", file=sys.stderr)
+        say(sentence)
     print(report.sentence)
     return 1 if report.refused else 0

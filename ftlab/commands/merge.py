@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import add_run
+from ftlab.commands.waiting import shown_status
 from ftlab.records.merge import MergeDirectory, record_words
 from ftlab.records.result import OPEN
 from ftlab.share.merge_control import start_merge
@@ -22,10 +21,10 @@ from ftlab.share.weights import any_run
 
 NAME = "merge"
 SUMMARY = "merge a run's adapter into its base and score the result"
-DESCRIPTION = """Lays what a run learnt into its base in 32 bits, saves the whole model in the run's
-own precision (a run on 4 bits merges into the 16-bit base), and answers the run's held-out examples
-with it, so that the score after merging stands beside the one before. A process of its own does it,
-when the device is free. Ctrl-C cancels.
+DESCRIPTION = """Adds a run's adapter to its base in 32 bits, saves the whole model in the run's own
+precision (a run on 4 bits merges into the 16-bit base), and answers the run's held-out examples
+with it, to compare the score after merging with the one before. It runs in a separate process as
+soon as the device is free. Ctrl-C cancels.
 
   python -m ftlab merge RUN
   python -m ftlab merge RUN -o my-model"""
@@ -62,14 +61,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def follow(merge: MergeDirectory, console: Console) -> None:
-    """Shows the merge's progress until it ends: a redrawn line, or one line per change."""
-    said = ""
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    """Shows the merge's progress until it ends."""
+    with shown_status(console) as tell:
         while merge.status() in OPEN:
-            now = merge.progress()
-            if console.is_terminal:
-                live.update(now, refresh=True)
-            elif now.partition(",")[0] != said and not console.quiet:
-                said = now.partition(",")[0]
-                print(said, file=sys.stderr)
+            tell(merge.progress())
             time.sleep(POLL_SECONDS)

@@ -33,7 +33,7 @@ from ftlab.prediction.source import find_size
 NAME = "methods"
 SUMMARY = "list the methods and what each can do"
 DESCRIPTION = (
-    "Lists every method with what it was seen to do on a tiny model; `probe` sees anew.\n"
+    "Lists every method with what it can do, as observed on a tiny model.\n"
     "What was not probed is null in the JSON."
 )
 

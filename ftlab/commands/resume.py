@@ -10,10 +10,11 @@ from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import find_run
 
 NAME = "resume"
-SUMMARY = "let a run that was cut off go on from its last checkpoint"
+SUMMARY = "resume an interrupted run from its last checkpoint"
 DESCRIPTION = (
-    "Queues runs that were killed, cancelled or failed at their last checkpoint. They end where\n"
-    "they would have ended; their record says that they were resumed. See sweep --checkpoint-every."
+    "Queues killed, cancelled or failed runs to continue from their last checkpoint, to the\n"
+    "result that they would have had. Their record says that they were resumed. See sweep\n"
+    "--checkpoint-every."
 )
 
 
@@ -27,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
     for run_id in options.ids:
         ask_to_resume(find_run(folder, run_id))
     start_dispatcher(folder)
-    print(f"{len(options.ids)} queued to go on; `python -m ftlab runs` shows how.")
+    print(f"{len(options.ids)} queued to resume; `python -m ftlab runs` shows their progress.")
     return 0

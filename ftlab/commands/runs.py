@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import inert, printable
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
+from ftlab.commands.waiting import say
 from ftlab.records.store import RunStore
 from ftlab.records.table import to_table
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         and (options.sweep is None or run.spec.sweep_id == options.sweep)
     ]
     for broken in store.unreadable:
-        print(printable(f"ftlab: left out {broken.run_id}: {broken.reason}"), file=sys.stderr)
+        say(f"left out {broken.run_id}: {broken.reason}")
     if options.format == "json":
         print(rows_json(runs))
     elif options.format == "csv":

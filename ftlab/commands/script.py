@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 from ftlab.commands.options import add_run
+from ftlab.commands.waiting import say
 from ftlab.share.weights import any_run, script_base, script_command
 
 NAME = "script"
@@ -37,5 +37,5 @@ def run(options: argparse.Namespace) -> int:
         print(path)
     model = found.spec.model
     typed = script_command(model, shlex.quote(str(options.output / SCRIPT_FILE)))
-    print(f"ftlab: type {typed}; {script_base(model)}.", file=sys.stderr)
+    say(f"type {typed}; {script_base(model)}.")
     return 0

@@ -18,7 +18,7 @@ from ftlab.commands.options import (
     read_options,
 )
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
-from ftlab.commands.waiting import fetched_model
+from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import check_inputs
@@ -118,12 +118,12 @@ def run(options: argparse.Namespace) -> int:
         ensure_bundled(lambda line: print(line, file=sys.stderr))
     valid = checked(_matched(request, options.match_parameters))
     if by_hand(valid.variants):
-        print("ftlab: asking PEFT about each PeftConfig …", file=sys.stderr)
+        say("asking PEFT about each PeftConfig …")
     scored = check_inputs(valid, ModelReach()).words
     specs = enqueue_sweep(valid, folder)
-    print(f"ftlab: {rates_line(specs)}", file=sys.stderr)
+    say(rates_line(specs))
     if scored:
-        print(f"ftlab: {scored}", file=sys.stderr)
+        say(scored)
     start_dispatcher(folder)
     store = RunStore(folder)
     sweep_id = specs[0].sweep_id
@@ -137,10 +137,7 @@ def run(options: argparse.Namespace) -> int:
         print_table(shown, output_console())
     for run in runs:
         if run.spec.is_base and run.status != "done":
-            print(
-                f"ftlab: {run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}",
-                file=sys.stderr,
-            )
+            say(f"{run.spec.label}: {STATUS_LABELS[run.status]}: {run.reason}")
     return 0 if all(run.status in ("done", "not_applicable") for run in runs) else 1
 
 
@@ -155,7 +152,7 @@ def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
         return request
     matches = match_parameters(request.variants, shape, budget)
     for match in matches:
-        print(f"ftlab: {describe(match, budget)}", file=sys.stderr)
+        say(describe(match, budget))
     return replace(request, variants=tuple(match.variant for match in matches))
 
 

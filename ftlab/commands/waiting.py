@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ftlab.basics.units import format_part
+from ftlab.basics.words import printable
 from ftlab.models.download import DownloadProgress
 from ftlab.models.resolve import ResolvedModel, resolve_model
 
 _SECONDS_BETWEEN_LINES = 20.0
+
+
+def say(sentence: str) -> None:
+    """Prints "ftlab: …" to stderr, on one line."""
+    print(f"ftlab: {printable(sentence)}", file=sys.stderr)
 
 
 def fetched_model(name: str) -> ResolvedModel:
@@ -26,9 +33,21 @@ def fetched_model(name: str) -> ResolvedModel:
 
 @contextmanager
 def shown_progress(console: Console) -> Iterator[DownloadProgress]:
-    """Shows download progress: on a terminal as a bar, removed at the end; elsewhere as lines."""
+    """Shows download progress: on a terminal as a bar, which is removed at the end.
+
+    Elsewhere the first and the last report are printed, and some in between.
+    """
+    following = 0.0
+
+    def print_line(done: int, total: int) -> None:
+        nonlocal following
+        if time.monotonic() >= following or done >= total:
+            following = time.monotonic() + _SECONDS_BETWEEN_LINES
+            part = format_part(done, total)
+            console.print(f"Downloading the base model: {part}", markup=False, highlight=False)
+
     if not console.is_terminal:
-        yield _Lines(console)
+        yield print_line
         return
     bar = Progress(
         TextColumn("Downloading the base model"),
@@ -59,40 +78,19 @@ def shown_progress(console: Console) -> Iterator[DownloadProgress]:
 def shown_status(console: Console) -> Iterator[Callable[[str], None]]:
     """Shows the current status: on a terminal as one line, which is removed at the end.
 
-    Elsewhere each status is printed once, without its progress.
+    Elsewhere each status is printed once: what follows a colon or comma is only its progress.
     """
-    if not console.is_terminal:
-        yield _Changes(console)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield lambda words: status.update(escape(words))
         return
-    with console.status("") as status:
-        yield lambda words: status.update(escape(words))
+    said = ""
 
+    def tell(words: str) -> None:
+        nonlocal said
+        what = re.split("[:,]", words)[0]
+        if what != said:
+            said = what
+            console.print(words, markup=False, highlight=False)
 
-class _Changes:
-    """Prints each new status once; the text after a colon is its progress, which is ignored."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said = ""
-
-    def __call__(self, words: str) -> None:
-        what = words.partition(":")[0]
-        if what != self._said:
-            self._said = what
-            self._console.print(words, markup=False, highlight=False)
-
-
-class _Lines:
-    """Prints the first report, the last one, and some in between."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() >= self._next or done >= total:
-            self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
-            part = format_part(done, total)
-            self._console.print(
-                f"Downloading the base model: {part}", markup=False, highlight=False
-            )
+    yield tell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Collection
 
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
+from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
 from ftlab.records.progress import Progress, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
@@ -32,10 +32,14 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
     the base model and one when it ends, except the runs in `known`. Restarts a dispatcher that was
     killed. Raises `FtlabError` if that does not help.
     """
-    idle_since = time.monotonic()
-    restarts = 0
-    said = set(known)
-    downloads: set[str] = set()
+    idle_since, restarts = time.monotonic(), 0
+    said = set(known)  # ids of runs that have their line; "downloading" before that of a download
+
+    def tell(key: str, line: str) -> None:
+        if key not in said and not console.is_terminal:
+            console.print(line, markup=False, highlight=False)
+        said.add(key)
+
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             folder = store.runs()
@@ -44,15 +48,11 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
             if console.is_terminal:
                 live.update(_picture(runs, ways), refresh=True)
             for run, way in zip(runs, ways, strict=True):
-                if way.download is not None and run.run_id not in downloads:
-                    downloads.add(run.run_id)
-                    if not console.is_terminal:
-                        line = f"{run.spec.label}: downloading the base model, {way.download.label}"
-                        console.print(line, markup=False, highlight=False)
-                if not run.is_open and run.run_id not in said:
-                    said.add(run.run_id)
-                    if not console.is_terminal:
-                        console.print(_line(run), markup=False, highlight=False)
+                if way.download is not None:
+                    line = f"{run.spec.label}: downloading the base model, {way.download.label}"
+                    tell(f"downloading {run.run_id}", line)
+                if not run.is_open:
+                    tell(run.run_id, _line(run))
             if not any(run.is_open for run in runs):
                 return
             if any(run.status == "running" for run in folder):  # may be another sweep's
@@ -78,7 +78,7 @@ def watch_or_cancel(
         return True
     except KeyboardInterrupt:
         request_cancel(store.folder, [run.run_id for run in store.sweep(sweep_id) if run.is_open])
-        print("ftlab: cancelling what is left of the sweep …", file=sys.stderr)
+        say("cancelling what is left of the sweep …")
         watch(store, sweep_id, console, known)
         return False
 

@@ -439,11 +439,7 @@ def read_adapter(folder: Path) -> AdapterChange:
 def _matrix(lora: Lora, weight: str) -> MatrixChange:
     module = weight.removesuffix(".weight")
     pair = lora.pair(weight)
-    if not (np.isfinite(pair.up).all() and np.isfinite(pair.down).all()):
-        raise FtlabError(
-            f"The adapter's B or A of '{module[:80]}' holds a number that is none: its training "
-            "went astray; choose another."
-        )
+    _check_finite(f"The adapter's B or A of '{module[:80]}'", pair.up, pair.down)
     return MatrixChange(
         module,
         (pair.up.shape[0], pair.down.shape[1]),
@@ -451,6 +447,13 @@ def _matrix(lora: Lora, weight: str) -> MatrixChange:
         pair.scale,
         abs(pair.scale) * product_values(pair.up, pair.down),
     )
+
+
+def _check_finite(what: str, *arrays: Matrix) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise FtlabError(
+            f"{what} has a value that is not finite: its training diverged; choose another run."
+        )
 
 
 MAX_SIDE = 2048
@@ -481,15 +484,11 @@ def full_change(base: Path, tuned: Path, module: str) -> FullChange:
         )
     if min(shape) > MAX_SIDE:
         raise FtlabError(
-            f"'{module[:80]}' is {_size(shape)}, too large to be taken apart while you wait (at "
+            f"'{module[:80]}' is {_size(shape)}, too large to decompose while you wait (at "
             f"most {MAX_SIDE:,} on its shorter side); choose a smaller matrix."
         )
     change = after.read(name) - before.read(name)
-    if not np.isfinite(change).all():
-        raise FtlabError(
-            f"The full fine-tuning's '{module[:80]}' holds a number that is none: its training "
-            "went astray; choose another run."
-        )
+    _check_finite(f"The full fine-tuning's '{module[:80]}'", change)
     values = np.linalg.svdvals(change).astype(np.float64)
     return FullChange(values, 8 * DTYPE_BYTES[after.entry(name).dtype])
 
@@ -570,9 +569,10 @@ def layer_changes(tensors: pd.DataFrame) -> pd.DataFrame:
     outside = np.where(tensors["tensor"].str.contains("embed|wte|wpe"), -1.0, np.inf)
     place = tensors["layer"].where(tensors["layer"].notna(), pd.Series(outside, tensors.index))
     sums = tensors.groupby(place)[["numbers", "changed", "moved", "size"]].sum().sort_index()
+    parts = {-1.0: "embeddings", np.inf: "last norm"}
     return pd.DataFrame(
         {
-            "part": [_part(float(key)) for key in sums.index],
+            "part": [parts.get(key, f"layer {key:.0f}") for key in sums.index],
             "numbers": sums["numbers"].to_numpy(),
             "share": (sums["changed"] / sums["numbers"]).to_numpy(),
             "relative": np.sqrt(sums["moved"] / sums["size"].where(sums["size"] > 0)).to_numpy(),
@@ -585,12 +585,6 @@ def overall(tensors: pd.DataFrame) -> tuple[float, float]:
     size = float(tensors["size"].sum())
     relative = float(np.sqrt(tensors["moved"].sum() / size)) if size else float("nan")
     return float(tensors["changed"].sum() / tensors["numbers"].sum()), relative
-
-
-def _part(place: float) -> str:
-    if place < 0:
-        return "embeddings"
-    return "last norm" if np.isinf(place) else f"layer {place:.0f}"
 
 
 def _pieces(
@@ -619,7 +613,15 @@ def base_folder(model: str) -> Path:
         return bundled_folder()
     if reference.kind == "folder":
         return Path(reference.name)
-    return _in_hub_cache(reference.name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(reference.name, local_files_only=True))
+    except Exception:  # the solution is the same for every cache problem
+        raise FtlabError(
+            f"The weights of '{model_label(reference.name)}' are not on this machine; train on it "
+            "once, or choose a run of another model."
+        ) from None
 
 
 def matrices(names: tuple[str, ...]) -> dict[tuple[int, str], str]:
@@ -630,15 +632,3 @@ def matrices(names: tuple[str, ...]) -> dict[tuple[int, str], str]:
         if match:
             found[int(match[1]), match[2]] = name
     return dict(sorted(found.items()))
-
-
-def _in_hub_cache(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception:  # the solution is the same for every cache problem
-        raise FtlabError(
-            f"The weights of '{model_label(name)}' are not on this machine; train on it once, or "
-            "choose a run of another model."
-        ) from None

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,8 @@ def _black_and_white(photo: Picture) -> Picture:
     return np.repeat((photo @ _LUMA)[:, :, None], 3, axis=2)
 
 
-def _warm(photo: Picture) -> Picture:
-    return photo + np.array([26, 6, -26], dtype=np.float32)
-
-
-def _cool(photo: Picture) -> Picture:
-    return photo + np.array([-26, 2, 26], dtype=np.float32)
+def _add(colour: Sequence[float], photo: Picture) -> Picture:
+    return photo + np.array(colour, dtype=np.float32)
 
 
 def _window(photo: Picture) -> Picture:
@@ -89,6 +86,8 @@ def _by_pillow(photo: Picture, effect: ImageFilter.Filter) -> Picture:
     return np.asarray(picture.filter(effect), dtype=np.float32)
 
 
+_ONE = "rank 1. What is missed are pixels that could not become brighter or darker."
+_SAME = f"The same amount is added to every pixel, so one row and one column say it all: {_ONE}"
 _FINE = "Fine detail is many small differences with nothing in common, so every rank adds a little."
 
 FILTERS: dict[str, PhotoFilter] = {
@@ -104,22 +103,19 @@ FILTERS: dict[str, PhotoFilter] = {
         PhotoFilter(
             "warm",
             "Warm",
-            "The same amount is added to every pixel, so one row and one column say it all: rank "
-            "1. What is missed are pixels that could not become brighter or darker.",
-            _warm,
+            _SAME,
+            partial(_add, (26, 6, -26)),
         ),
         PhotoFilter(
             "cool",
             "Cool",
-            "The same amount is added to every pixel, so one row and one column say it all: rank "
-            "1. What is missed are pixels that could not become brighter or darker.",
-            _cool,
+            _SAME,
+            partial(_add, (-26, 2, 26)),
         ),
         PhotoFilter(
             "window",
             "Light from the left",
-            "Every row of the photo changes in the same way: rank 1. What is missed are pixels "
-            "that could not become brighter or darker.",
+            f"Every row of the photo changes in the same way: {_ONE}",
             _window,
         ),
         PhotoFilter(
@@ -217,9 +213,12 @@ def read_photo(path: Path) -> Picture:
     name = shown_name(path.name)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check` is stricter
+            # The check below is stricter than this warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                _check(image, name)
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise FtlabError(f"'{name}' has {width:,} x {height:,} pixels; {_TOO_LARGE}.")
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # decodes a large JPEG reduced
                 image.load()
                 upright = ImageOps.exif_transpose(image)
@@ -235,12 +234,6 @@ def shipped_photos(folder: Path, names: Sequence[tuple[str, str]]) -> dict[str, 
     """Maps label to path for each (label, file name) that exists in the folder."""
     found = {label: folder / name for label, name in names}
     return {label: path for label, path in found.items() if path.is_file()}
-
-
-def _check(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise FtlabError(f"'{name}' has {width:,} x {height:,} pixels; {_TOO_LARGE}.")
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:

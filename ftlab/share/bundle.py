@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.processes import WorkerEnded, answer_once, module_command
@@ -180,21 +180,11 @@ def _without_paths(path: Path, base: str) -> str:
 TOKEN = "HF_TOKEN"
 
 
-class HubApi(Protocol):
-    """The methods of `huggingface_hub.HfApi` that are called here."""
-
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any: ...
-
-    def repo_info(self, repo_id: str) -> Any: ...
-
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any: ...
-
-
-def hub_api(token: str) -> HubApi:
+def hub_api(token: str) -> Any:
+    """A `huggingface_hub.HfApi`."""
     from huggingface_hub import HfApi
 
-    api: Any = HfApi(token=token)
-    return api
+    return HfApi(token=token)
 
 
 def token_of(environment: Mapping[str, str] = os.environ) -> str:
@@ -215,7 +205,7 @@ def check_repo(repo: str) -> str:
     return repo
 
 
-def push(bundle: Bundle, repo: str, public: bool, token: str, api: HubApi | None = None) -> str:
+def push(bundle: Bundle, repo: str, public: bool, token: str, api: Any = None) -> str:
     """Uploads the bundle's files and returns the repository's URL.
 
     A new repository is private unless `public`. An existing one keeps its visibility, so an
@@ -227,21 +217,19 @@ def push(bundle: Bundle, repo: str, public: bool, token: str, api: HubApi | None
         api.create_repo(repo, private=not public, exist_ok=True)
         if not public and api.repo_info(repo).private is False:
             raise FtlabError(
-                f"{repo} is there already and public, so whatever is uploaded can be read by all; "
-                "say --public if that is meant, or name another."
+                f"{repo} exists already and is public, so everybody could read the upload; add "
+                "--public to upload all the same, or name another repository."
             )
         with laid_out(bundle) as folder:
-            _upload(api, repo, folder)
+            api.upload_folder(
+                repo_id=repo, folder_path=str(folder), commit_message="Upload with ftlab"
+            )
     except FtlabError:
         raise
     except Exception as error:
         said = one_line(error).replace(token, "…")[:300]
         raise FtlabError(
             f"{repo} could not be uploaded: {said} Check the name, that the token may write, and "
-            "the way to the Hub."
+            "that the Hub can be reached."
         ) from None
     return f"https://huggingface.co/{repo}"
-
-
-def _upload(api: HubApi, repo: str, folder: Path) -> None:
-    api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with ftlab")

@@ -98,8 +98,8 @@ def merged_model(
 
 def _merged(base: PreTrainedModel, folder: Path, spec: RunSpec) -> Any:
     try:
-        wearing: Any = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
-        return wearing.eval().merge_and_unload(safe_merge=True)
+        adapted: Any = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        return adapted.eval().merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
         raise FtlabError(
             f"{spec.label} cannot be merged into {base.name_or_path}: {one_line(error)[:200]}; use "

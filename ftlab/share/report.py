@@ -10,13 +10,13 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from markupsafe import Markup
 
 from ftlab import __version__
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import plural
-from ftlab.charts.facts import origin_words
 from ftlab.charts.html import chip
 from ftlab.models.reference import model_label
 from ftlab.records.result import status_label
@@ -24,10 +24,10 @@ from ftlab.records.run import write_atomically
 from ftlab.records.store import RunStore, SweepData, notes_of_runs
 from ftlab.share.card import DARK, LIGHT, card_png, card_svg
 from ftlab.share.card_content import Card, card_of
-from ftlab.share.page import standalone, stylesheet
+from ftlab.share.page import NOTHING, each, small_print, standalone, stylesheet
 from ftlab.share.report_figures import figures_of, figures_section, scripts
 from ftlab.share.report_sections import (
-    IMPORTED,
+    ended_words,
     environment_section,
     fairness_html,
     measuring_section,
@@ -37,8 +37,6 @@ from ftlab.share.report_sections import (
     samples_of,
     samples_section,
 )
-
-_EMPTY = Markup("")
 
 
 def check_reportable(data: SweepData) -> None:
@@ -78,7 +76,7 @@ def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[st
         provenance_section(data),
         results_section(data.table),
         figures_section(figures, data.table, data.sweep_id),
-        samples_section(samples) if samples else _EMPTY,
+        samples_section(samples) if samples else NOTHING,
         measuring_section(data),
         environment_section(data),
         reproduce_section(data),
@@ -93,13 +91,9 @@ def _card_section(data: SweepData, card: Card) -> Markup:
     pictures = Markup(
         '<div class="card light">{}</div><div class="card dark">{}</div>'
     ).format(Markup(card_svg(card, LIGHT)), Markup(card_svg(card, DARK)))  # fmt: skip
-    doubts = _EMPTY.join(Markup('<p class="meta">{}</p>').format(doubt) for doubt in card.doubts)
-    return Markup('<p class="meta">{} {}</p>{}{}').format(
-        Markup(chip(origin_words(data.table) or data.origin, data.origin)),
-        _made_of(data),
-        pictures,
-        doubts,
-    )
+    origin = Markup(chip(card.origin_text, data.origin))
+    made_of = small_print(origin + " " + _made_of(data))
+    return made_of + pictures + small_print(*card.doubts)
 
 
 def _made_of(data: SweepData) -> str:
@@ -118,20 +112,10 @@ def _made_of(data: SweepData) -> str:
 
 
 def _fair_section(data: SweepData, notes: Sequence[str]) -> Markup:
-    if data.origin == "imported":
-        words = Markup('<p class="meta">{} {}.</p>').format(
-            Markup(chip("imported", "imported")), IMPORTED
-        )
-    else:
-        words = Markup(fairness_html(data.runs))
     missing = data.table[data.table["status"] != "done"]
-    items = [
-        f"{row.variant}, seed {row.seed}: {status_label(row.status)}"
-        + (f". {row.reason}" if row.reason else "")
-        for row in missing.itertuples()
-    ]
+    items = ended_words(missing)
     return Markup("<h2>What was held equal</h2>{}{}{}{}").format(
-        words,
+        Markup(fairness_html(data)),
         _list(f"{plural(len(items), 'run')} without numbers", items, "warn"),
         _list("Could not be read", list(notes), "warn"),
         _list("Notes of the runs", notes_of_runs(data.runs), ""),
@@ -140,17 +124,24 @@ def _fair_section(data: SweepData, notes: Sequence[str]) -> Markup:
 
 def _list(title: str, sentences: Sequence[str], kind: str) -> Markup:
     if not sentences:
-        return _EMPTY
-    items = _EMPTY.join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
+        return NOTHING
+    items = each("<li>{}</li>", ((sentence,) for sentence in sentences))
     return Markup('<p class="list">{}</p><ul>{}</ul>').format(Markup(chip(title, kind)), items)
 
 
-CARD_KINDS = (".png", ".svg")
-REPORT_KINDS = (".html", ".htm")
+_KINDS = {"report": (".html", ".htm"), "card": (".png", ".svg")}
 
 
-def check_target(path: Path) -> None:
-    """Raises `FtlabError` if no file can be created at `path`; a cheap check."""
+def check_target(path: Path, what: Literal["report", "card"]) -> None:
+    """Raises `FtlabError` if no file can be created at `path`, or by its suffix; a cheap check."""
+    _check_replaceable(path)
+    if path.suffix.lower() not in _KINDS[what]:
+        raise FtlabError(
+            f"'{path}' is no name for a {what}: end it with {' or '.join(_KINDS[what])}."
+        )
+
+
+def _check_replaceable(path: Path) -> None:
     if path.is_dir():
         raise FtlabError(f"'{path}' is a folder; name a file in it, as in {path / 'report.html'}.")
     if path.exists() and not path.is_file():
@@ -160,22 +151,6 @@ def check_target(path: Path) -> None:
             f"The folder '{path.absolute().parent}' does not exist; make it first, or name a file "
             "in a folder that does."
         )
-
-
-def check_report_target(path: Path) -> None:
-    """As `check_target`; a report needs the suffix .html or .htm."""
-    check_target(path)
-    if path.suffix.lower() not in REPORT_KINDS:
-        raise FtlabError(
-            f"'{path}' is no name for a report: end it with {' or '.join(REPORT_KINDS)}."
-        )
-
-
-def check_card_target(path: Path) -> None:
-    """As `check_target`; a card needs the suffix .png or .svg."""
-    if path.suffix.lower() not in CARD_KINDS:
-        raise FtlabError(f"'{path}' is no name for a card: end it with {' or '.join(CARD_KINDS)}.")
-    check_target(path)
 
 
 def write_report(path: Path, page: str) -> None:
@@ -197,7 +172,7 @@ def file_stem(kind: str, *names: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    check_target(path)
+    _check_replaceable(path)
     try:
         write_atomically(path.resolve(), data)  # replaces the target of a link, not the link
     except OSError as error:

@@ -8,17 +8,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ftlab.basics.words import some_names
 from ftlab.charts.html import swatch
 from ftlab.charts.savings import bars_sentence
 from ftlab.charts.spec import ChartSpec, Facts, charts, worded
 from ftlab.records.store import Run, SweepData
+from ftlab.share.page import NOTHING, each, small_print
 
 MOST_POINTS = 6_000
 """Points of all loss curves together; above this number, steps are skipped evenly."""
@@ -27,7 +28,6 @@ MOST_BYTES = 450_000
 """Limit for the data of all figures: what plotly itself leaves free in a file of 6 MB."""
 
 _CLICK_HINT = re.compile(r"<br><i>click: [^<]*</i>")
-_EMPTY = Markup("")
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,13 @@ def _none_of(count: int) -> str:
 
 def figures_section(figures: Figures, table: pd.DataFrame, sweep_id: str) -> Markup:
     """The section's HTML; the page must run `scripts()`."""
-    bars = _EMPTY.join(_figure(part, sweep_id, "h4") for part in figures.bars)
-    costs = (
-        Markup('<h3>What it costs</h3><p class="meta">{}.</p><div class="bars">{}</div>').format(
-            bars_sentence(table), bars
-        )
-        if figures.bars
-        else _EMPTY
-    )
-    others = _EMPTY.join(_figure(part, sweep_id, "h3") for part in figures.others)
-    notes = _EMPTY.join(Markup('<p class="meta">{}</p>').format(note) for note in figures.notes)
+    bars = NOTHING.join(_figure(part, sweep_id, "h4") for part in figures.bars)
+    if bars:
+        words = small_print(f"{bars_sentence(table)}.")
+        bars = Markup('<h3>What it costs</h3>{}<div class="bars">{}</div>').format(words, bars)
+    others = NOTHING.join(_figure(part, sweep_id, "h3") for part in figures.others)
     return Markup('<h2>Figures</h2>{}{}<div class="figs">{}</div>{}').format(
-        _key(table), costs, others, notes
+        _key(table), bars, others, small_print(*figures.notes)
     )
 
 
@@ -175,7 +170,6 @@ def thinned(points: pd.DataFrame, most: int = MOST_POINTS) -> tuple[pd.DataFrame
 
 def _figure(part: ReportFigure, sweep_id: str, heading: str) -> Markup:
     about = part.about if part.about != part.title else ""
-    below = [Markup('<p class="meta">{}</p>').format(text) for text in (about, part.note) if text]
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"ftlab {part.about} {sweep_id}").strip("-")
     return Markup(
         '<figure class="fig"><{}>{}</{}><div class="plot" role="group" aria-label="{}" '
@@ -189,25 +183,16 @@ def _figure(part: ReportFigure, sweep_id: str, heading: str) -> Markup:
         name,
         part.height,
         Markup(part.json),
-        _EMPTY.join(below),
+        small_print(about, part.note),
     )
 
 
 def _key(table: pd.DataFrame) -> Markup:
     """The legend: the colour of each method, with its variants."""
     done = table[table["status"] == "done"]
-    names: dict[str, list[str]] = {}
-    for row in done.to_dict("records"):
-        variants = names.setdefault(str(row["method"]), [])
-        if row["variant"] not in variants:
-            variants.append(str(row["variant"]))
-    items = _EMPTY.join(
-        Markup("<span>{}{}</span>").format(Markup(swatch(method)), _some(variants))
+    names = done.groupby("method", sort=False)["variant"].unique()
+    items = (
+        (Markup(swatch(str(method))), some_names(list(variants)))
         for method, variants in names.items()
     )
-    return Markup('<p class="key">{}</p>').format(items)
-
-
-def _some(names: Sequence[Any], most: int = 4) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return Markup('<p class="key">{}</p>').format(each("<span>{}{}</span>", items))

@@ -9,9 +9,8 @@ import math
 import shlex
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pandas as pd
@@ -33,13 +32,14 @@ from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
-from ftlab.records.recording import Provenance, read_provenance
+from ftlab.records.recording import read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, SweepData
 from ftlab.settings.generation import PRECISIONS
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
-from ftlab.share.page import standalone
+from ftlab.share.page import NOTHING, each, numbers_table, small_print, standalone
+from ftlab.share.page import table as page_table
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.scoring import TEXT_METRICS
@@ -54,9 +54,15 @@ def likeness_chip(found: Comparability) -> str:
     return chip(found.verdict, f"{found.kind} like", found.sentence) if found.runs else ""
 
 
-def fairness_html(runs: Sequence[Run]) -> str:
-    """What the finished runs share and what differs, as escaped HTML; empty if none is done."""
-    done = [run for run in runs if run.status == "done" and not run.spec.is_base]
+def fairness_html(data: SweepData) -> str:
+    """What the finished runs share and what differs, as escaped HTML; empty if none is done.
+
+    Results of others are not compared.
+    """
+    if data.origin == "imported":
+        mark = chip("not compared", "warn")
+        return f'<div class="fair">{mark}<p class="meta">{IMPORTED}.</p></div>'
+    done = [run for run in data.own_runs if run.status == "done"]
     if not done:
         return ""
     found = comparability_of_runs(done)
@@ -83,6 +89,15 @@ def _by_method(done: Sequence[Run]) -> str:
         if run.spec.base_precision and f"on {run.spec.base_precision}" not in run.spec.label
     }
     return "; ".join([words, *held.values()])
+
+
+def ended_words(table: pd.DataFrame) -> list[str]:
+    """As in "QLoRA, seed 0: failed. The loss was not a number." for each row of the table."""
+    return [
+        f"{row.variant}, seed {row.seed}: {status_label(row.status)}"
+        + (f". {row.reason}" if row.reason else "")
+        for row in table.itertuples()
+    ]
 
 
 # Always part of the command, because the defaults may change in a later version.
@@ -128,12 +143,16 @@ def _option(name: str, value: object) -> str:
     return f"--{name}={text}" if str(value).startswith("-") else f"--{name} {text}"
 
 
+def _columns(task: TaskReference) -> dict[str, str]:
+    """The columns of the task's file or data set that are set, by role."""
+    columns = {} if task.mapping is None else vars(task.mapping)
+    return {role: column for role, column in columns.items() if column}
+
+
 def _task(task: TaskReference) -> list[str]:
     parts = [_option("task", f"hub:{task.id}" if task.kind == "hub" else task.id)]
-    if task.mapping is not None:
-        named = {field.name: getattr(task.mapping, field.name) for field in fields(task.mapping)}
-        columns = ",".join(f"{role}={column}" for role, column in named.items() if column)
-        parts += [_option("columns", columns)] if columns else []
+    columns = ",".join(f"{role}={column}" for role, column in _columns(task).items())
+    parts += [_option("columns", columns)] if columns else []
     for name, value in (
         ("metric", task.metric),
         ("hub-config", task.config),
@@ -171,9 +190,7 @@ def _note(request: SweepRequest) -> str:
     """What the command line has no option for."""
     if request.task.seed:
         return f"The data were drawn with seed {request.task.seed}; the command line uses seed 0."
-    mapping = request.task.mapping
-    columns = [] if mapping is None else [getattr(mapping, field.name) for field in fields(mapping)]
-    if any("," in column or column != column.strip() for column in columns if column):
+    if any("," in name or name != name.strip() for name in _columns(request.task).values()):
         return (
             "A column's name holds a comma or begins or ends with a space, which the command line "
             "cannot say; rename it first."
@@ -185,15 +202,14 @@ COLUMNS = 6
 """Variants side by side in one table; more go into further tables, so that all fit on paper."""
 
 _LABEL_LENGTH = 40  # of a variant's name that is repeated in each cell, on a phone
-_DASH = Markup("")
 _PLAIN_STATUS = {"done": "ok", "queued": "", "running": ""}
 
 
 def results_section(table: pd.DataFrame) -> Markup:
     """Every measure with mean and spread over the finished runs; below it a table of the runs."""
-    groups = by_variant(table)
+    groups = [(group, _done(group)) for group in by_variant(table)]
     blocks = [groups[start : start + COLUMNS] for start in range(0, len(groups), COLUMNS)]
-    several = any(len(_done(group).rows) > 1 for group in groups)
+    several = any(len(done.rows) > 1 for _, done in groups)
     spread = (
         " ± is the standard deviation over the seeds; without it all seeds gave the same, "
         "or there is one."
@@ -203,7 +219,7 @@ def results_section(table: pd.DataFrame) -> Markup:
     return Markup('<h2>Results</h2><p class="meta">{}{}</p>{}{}').format(
         f"Runs that are done. {units.DASH} is what was not measured.",
         spread,
-        _DASH.join(_block(block) for block in blocks),
+        NOTHING.join(map(_block, blocks)),
         runs_table(table),
     )
 
@@ -223,74 +239,45 @@ def value_text(metric: MetricSpec, values: Sequence[float]) -> str:
 
 def pairs_table(rows: Iterable[tuple[str, str]]) -> Markup:
     """Names and texts in two columns."""
-    body = _DASH.join(Markup("<tr><th>{}</th><td>{}</td></tr>").format(*row) for row in rows)
+    body = each("<tr><th>{}</th><td>{}</td></tr>", rows)
     return Markup('<table class="pairs"><tbody>{}</tbody></table>').format(body)
 
 
-def _block(groups: Sequence[VariantRuns]) -> Markup:
-    heads = _DASH.join(
-        Markup('<th class="num">{}</th>').format(Markup(named(group.method, group.variant)))
-        for group in groups
-    )
-    rows = [
-        _row("Runs done", "", groups, _count),
-        _row("Settings", "", groups, partial(_texts, key="hyperparameters")),
-        _row("Learning rate", "", groups, _rates),
-        *(
-            _row(
-                metric.label,
-                f"{metric.unit}, {metric.better} is better",
-                groups,
-                partial(_measured, metric),
-            )
-            for metric in METRICS.values()
-        ),
+def _block(groups: Sequence[tuple[VariantRuns, VariantRuns]]) -> Markup:
+    """The table of some variants, each given by all its runs and by those that are done."""
+    rows: list[tuple[Any, list[str]]] = [
+        ("Runs done", [f"{len(done.rows)} of {len(group.rows)}" for group, done in groups]),
+        ("Settings", [_settings_of(group) for group, _ in groups]),
+        ("Learning rate", [_rates(group) for group, _ in groups]),
     ]
-    return Markup(
-        '{}<table class="results stack"><thead><tr><th>Measure</th>{}</tr>'
-        "</thead><tbody>{}</tbody></table></div>"
-    ).format(_scroll("Results"), heads, _DASH.join(rows))
-
-
-def _row(
-    name: str, unit: str, groups: Sequence[VariantRuns], show: Callable[[VariantRuns], str]
-) -> Markup:
-    cells = _DASH.join(
-        Markup('<td class="num" data-label="{}">{}</td>').format(
-            shorten(group.variant, _LABEL_LENGTH), show(group)
+    for metric in METRICS.values():
+        name = Markup("{} <small>{}, {} is better</small>").format(
+            metric.label, metric.unit, metric.better
         )
-        for group in groups
-    )
-    below = Markup(" <small>{}</small>").format(unit) if unit else _DASH
-    return Markup("<tr><th>{}{}</th>{}</tr>").format(name, below, cells)
+        rows.append((name, [_measured(metric, done) for _, done in groups]))
+    heads = [Markup(named(group.method, group.variant)) for group, _ in groups]
+    labels = [shorten(group.variant, _LABEL_LENGTH) for group, _ in groups]
+    return numbers_table("Results", "results", "Measure", heads, rows, labels)
 
 
 def runs_table(table: pd.DataFrame) -> Markup:
     """One row per run: its status, the reason, tags and notes."""
-    rows = _DASH.join(_run(row) for row in table.to_dict("records"))
-    return Markup(
-        "<h3>{}</h3>"
-        '{}<table class="runs"><thead><tr><th>Variant</th><th>Seed</th>'
-        "<th>Status</th><th>Run</th></tr></thead><tbody>{}</tbody></table></div>"
-    ).format(plural(len(table), "run"), _scroll("Runs"), rows)
-
-
-def _scroll(name: str) -> Markup:
-    """Opens a box that scrolls sideways if its table is too wide, also by keyboard."""
-    return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">').format(name)
+    rows = NOTHING.join(map(_run, table.to_dict("records")))
+    heads = each("<th>{}</th>", [("Variant",), ("Seed",), ("Status",), ("Run",)])
+    return Markup("<h3>{}</h3>{}").format(
+        plural(len(table), "run"), page_table("Runs", "runs", heads, rows)
+    )
 
 
 def _run(row: dict[Any, Any]) -> Markup:
     status = str(row["status"])
-    label = status_label(status)
-    kind = _PLAIN_STATUS.get(status, "bad")
     remarks = [
         _text(row["reason"]),
         "disturbed by other work: its times are too long" if row["disturbed"] is True else "",
         f"tags: {row['tags']}" if _text(row["tags"]) else "",
         _text(row["note"]),
     ]
-    below = _DASH.join(Markup("<br><small>{}</small>").format(text) for text in remarks if text)
+    below = each("<br><small>{}</small>", ((text,) for text in remarks if text))
     made = row["created_at"]
     when = (
         time.strftime("%d %b %Y %H:%M", time.localtime(made))
@@ -302,32 +289,27 @@ def _run(row: dict[Any, Any]) -> Markup:
     ).format(
         Markup(named(str(row["method"]), str(row["variant"]))),
         _number(row["seed"]),
-        Markup(chip(label, kind)),
+        Markup(chip(status_label(status), _PLAIN_STATUS.get(status, "bad"))),
         row["run_id"],
         when,
         below,
     )
 
 
-def _measured(metric: MetricSpec, group: VariantRuns) -> str:
-    rows = _done(group).rows
+def _measured(metric: MetricSpec, done: VariantRuns) -> str:
+    rows = done.rows
     ends = [rows[0][key] for key in metric.interval_keys] if len(rows) == 1 else []
     if ends:
         return metric.text(rows[0][metric.key], *ends)
-    return value_text(metric, _done(group).values(metric.key))
-
-
-def _count(group: VariantRuns) -> str:
-    return f"{len(_done(group).rows)} of {len(group.rows)}"
+    return value_text(metric, done.values(metric.key))
 
 
 def _done(group: VariantRuns) -> VariantRuns:
-    rows = tuple(row for row in group.rows if row["status"] == "done")
-    return VariantRuns(group.variant, group.method, rows)
+    return replace(group, rows=tuple(row for row in group.rows if row["status"] == "done"))
 
 
-def _texts(group: VariantRuns, key: str) -> str:
-    texts = dict.fromkeys(_text(row[key]) for row in group.rows)
+def _settings_of(group: VariantRuns) -> str:
+    texts = dict.fromkeys(_text(row["hyperparameters"]) for row in group.rows)
     return " / ".join(filter(None, texts)) or units.DASH
 
 
@@ -347,18 +329,20 @@ def _number(value: Any) -> str:
 
 
 _MOST_VALUES = 3
-_EMPTY = Markup("")
 
 
 def measuring_section(data: SweepData) -> Markup:
     """How each number was measured."""
     if data.origin == "imported":
-        rows = [(name, value) for name, value in _shared_facts(data)]
+        found: dict[str, list[str]] = {}
+        for published in data.published:
+            for name, value in published.facts:
+                found.setdefault(str(name), []).append(str(value))
         return Markup(
             "<h2>What the publisher says</h2>"
             '<p class="meta">These results were measured by others, by their own means, and are '
             "shown as they were published.</p>{}"
-        ).format(pairs_table(rows))
+        ).format(pairs_table((name, _distinct(values)) for name, values in found.items()))
     rows = [(metric.label, f"{metric.how} ({metric.unit})") for metric in METRICS.values()]
     rows += [("A difference", RULE)]
     rows += [("Phases", f"{', '.join(PHASES)}; the peak is reset between them")]
@@ -376,10 +360,15 @@ def environment_section(data: SweepData) -> Markup:
     for run in data.runs:
         for name, value in (run.result.environment if run.result else {}).items():
             found.setdefault(str(name), []).append(value)
-    rows = [(_name(name), _distinct(_shown(name, value) for value in values) or units.DASH)
-            for name, values in found.items()]  # fmt: skip
-    if not rows:
-        return _EMPTY
+    if not found:
+        return NOTHING
+    rows = (
+        (
+            name.removesuffix("_bytes").replace("_", " "),
+            _distinct(_shown(name, value) for value in values) or units.DASH,
+        )
+        for name, values in found.items()
+    )
     return Markup("<h2>Environment</h2>{}").format(pairs_table(rows))
 
 
@@ -387,58 +376,42 @@ def reproduce_section(data: SweepData) -> Markup:
     """The commands that run the sweep again."""
     commands = [command_of(request) for request in requests_of([run.spec for run in data.runs])]
     if not commands:
-        return _EMPTY
-    several = (
-        "" if len(commands) == 1 else " The runs differ in more than their variants and seeds."
-    )
-    lines = _EMPTY.join(Markup("<pre>{}</pre>").format(command.lines) for command in commands)
-    notes = _EMPTY.join(
-        Markup('<p class="meta">{}</p>').format(command.note)
-        for command in commands
-        if command.note
-    )
+        return NOTHING
+    several = " The runs differ in more than their variants and seeds." if commands[1:] else ""
     return Markup(
         "<h2>Run it again</h2>"
         '<p class="meta">With ftlab {}. Times and memory depend on the machine.{}</p>{}{}'
-    ).format(__version__, several, lines, notes)
+    ).format(
+        __version__,
+        several,
+        each("<pre>{}</pre>", ((command.lines,) for command in commands)),
+        small_print(*(command.note for command in commands)),
+    )
 
 
 def provenance_section(data: SweepData) -> Markup:
     """The provenance of a recorded sweep; empty for other sweeps."""
     if data.origin != "recorded" or not data.runs:
-        return _EMPTY
+        return NOTHING
     mark = Markup(chip("recorded", "recorded"))
     try:
         record = read_provenance(data.runs[0].directory.path.parent)
     except FtlabError as error:
-        return Markup('<h2>Recorded {}</h2><p class="meta">{}</p>').format(mark, error)
-    return Markup(
-        "<h2>Recorded {}</h2>"
-        '<p class="meta">Really run by the command below, and shipped with ftlab to be looked '
-        "at. It is not measured on this machine.</p>{}"
-    ).format(mark, pairs_table(_record_rows(record)))
-
-
-def _record_rows(record: Provenance) -> list[tuple[str, str]]:
-    disturbed = ", ".join(record.disturbed) or "none"
+        return Markup("<h2>Recorded {}</h2>{}").format(mark, small_print(error))
     rows = [
         ("Command", record.command),
         ("Measured", record.measured_at),
         ("Recorded", record.recorded_at),
         ("Machine", record.machine),
         ("ftlab", " ".join(filter(None, [record.ftlab_version, record.commit]))),
-        ("Disturbed runs", disturbed),
+        ("Disturbed runs", ", ".join(record.disturbed) or "none"),
         ("Left out of the recording", " ".join(record.left_out)),
     ]
-    return [(name, value) for name, value in rows if value]
-
-
-def _shared_facts(data: SweepData) -> list[tuple[str, str]]:
-    found: dict[str, list[str]] = {}
-    for run in data.published:
-        for name, value in run.facts:
-            found.setdefault(str(name), []).append(str(value))
-    return [(name, _distinct(values)) for name, values in found.items()]
+    return Markup(
+        "<h2>Recorded {}</h2>"
+        '<p class="meta">Really run by the command below, and shipped with ftlab to be looked '
+        "at. It is not measured on this machine.</p>{}"
+    ).format(mark, pairs_table(row for row in rows if row[1]))
 
 
 def _score_how(data: SweepData) -> Sequence[str]:
@@ -470,14 +443,9 @@ def _shown(name: str, value: Any) -> str:
     return str(value)
 
 
-def _name(key: str) -> str:
-    return key.removesuffix("_bytes").replace("_", " ")
-
-
 EXAMPLES = 12
 _MOST_ANSWERS = 8
 _PROMPT_LENGTH, _ANSWER_LENGTH, _VERDICT_LENGTH = 1500, 800, 60
-_NO_ANSWER = Markup("")
 
 Key = tuple[str, str]
 """Prompt and expected answer, which identify an example."""
@@ -520,12 +488,20 @@ def samples_of(data: SweepData, first: str = "") -> Samples | None:
     """
     notes: list[str] = []
     bases = [run for run in data.base_runs if run.status == "done"]
-    runs = _one_each([run for run in data.own_runs if run.status == "done"])
-    runs = _important_first(data, runs, first)
+    lowest: dict[str, Run] = {}  # the run with the lowest seed of each variant
+    for run in sorted(data.own_runs, key=lambda run: run.spec.seed):
+        if run.status == "done":
+            lowest.setdefault(run.spec.label, run)
+    full = full_row(variant_means(data.table))
+    kept = [first, "" if full is None else str(full["variant"])]
+    places = {run.run_id: place for place, run in enumerate(data.runs)}
+    runs = sorted(lowest.values(), key=lambda run: (run.spec.label not in kept, places[run.run_id]))
     room = max(1, _MOST_ANSWERS - len(bases))
     chosen, beyond = runs[:room], len(runs[room:])
     speakers = [_speaker(run, "before", notes) for run in bases]
-    speakers += [_speaker(run, "after", notes) for run in _in_order(data, chosen)]
+    speakers += [
+        _speaker(run, "after", notes) for run in sorted(chosen, key=lambda run: places[run.run_id])
+    ]
     speakers = [speaker for speaker in speakers if speaker.answers]
     if not speakers:
         return None
@@ -545,23 +521,22 @@ def samples_section(samples: Samples) -> Markup:
     return Markup(
         '<h2>The same prompts, answered side by side</h2><p class="meta">{}</p>{}'
     ).format(
-        rule,
-        _NO_ANSWER.join(
-            _example(number, key, samples.speakers)
-            for number, key in enumerate(samples.examples, start=1)
-        ),
+        rule, NOTHING.join(_example(*of, samples.speakers) for of in enumerate(samples.examples, 1))
     )
 
 
 def _example(number: int, key: Key, speakers: Sequence[Speaker]) -> Markup:
     prompt, wanted = key
-    answers = _NO_ANSWER.join(
-        Markup('<div class="said"><p>{}{}</p><div class="text">{}</div></div>').format(
-            Markup(named(speaker.method, speaker.label)),
-            _verdict(speaker.answers.get(key)),
-            _answer_text(speaker.answers.get(key)),
-        )
-        for speaker in speakers
+    answers = each(
+        '<div class="said"><p>{}{}</p><div class="text">{}</div></div>',
+        (
+            (
+                Markup(named(speaker.method, speaker.label)),
+                _verdict(speaker.answers.get(key)),
+                _answer_text(speaker.answers.get(key)),
+            )
+            for speaker in speakers
+        ),
     )
     return Markup(
         '<article class="example"><h3>{}</h3><div class="text prompt">{}</div>'
@@ -575,25 +550,25 @@ def _example(number: int, key: Key, speakers: Sequence[Speaker]) -> Markup:
     )
 
 
-def _answer_text(answer: Answer | None) -> Markup:
+_NOT_ANSWERED = Markup("<small>not answered</small>")
+_EMPTY_ANSWER = Markup("<small>empty answer</small>")
+
+
+def _answer_text(answer: Answer | None) -> str:
     if answer is None or answer.text is None:
-        return Markup("<small>not answered</small>")
-    if not answer.text.strip():
-        return Markup("<small>empty answer</small>")
-    return Markup("{}").format(shorten(answer.text, _ANSWER_LENGTH))
+        return _NOT_ANSWERED
+    return shorten(answer.text, _ANSWER_LENGTH) if answer.text.strip() else _EMPTY_ANSWER
 
 
 def _verdict(answer: Answer | None) -> Markup:
     """The task's verdict on the answer; the score if there is no verdict."""
-    if answer is None or answer.text is None:
-        return _NO_ANSWER
-    if not answer.verdict:
-        if answer.score is None:
-            return _NO_ANSWER
-        return Markup(" ") + Markup(chip(f"score {units.format_number(answer.score)}"))
-    right = answer.score is not None and answer.score >= 1
-    kind = "ok" if right else "bad"
-    return Markup(" ") + Markup(chip(shorten(answer.verdict, _VERDICT_LENGTH), kind))
+    if answer is None or answer.text is None or (not answer.verdict and answer.score is None):
+        return NOTHING
+    kind = "ok" if answer.score is not None and answer.score >= 1 else "bad"
+    words = shorten(answer.verdict, _VERDICT_LENGTH)
+    return Markup(" ") + Markup(
+        chip(words, kind) if words else chip(f"score {units.format_number(answer.score)}")
+    )
 
 
 def _speaker(run: Run, when: str, notes: list[str]) -> Speaker:
@@ -616,8 +591,7 @@ def _speaker(run: Run, when: str, notes: list[str]) -> Speaker:
 def _key(row: Mapping[str, Any]) -> Key:
     prompt = row.get("prompt")
     if isinstance(prompt, list):
-        parts = [_message(message) for message in prompt]
-        prompt = "\n\n".join(parts)
+        prompt = "\n\n".join(map(_message, prompt))
     return str(prompt or ""), str(row.get("reference") or "")
 
 
@@ -626,30 +600,6 @@ def _message(message: Any) -> str:
         return str(message)
     role, content = str(message.get("role", "")), str(message.get("content", ""))
     return content if role in ("user", "") else f"[{role}] {content}"
-
-
-def _one_each(runs: Sequence[Run]) -> list[Run]:
-    """The run with the lowest seed of each variant, in the order of the runs."""
-    found: dict[str, Run] = {}
-    for run in runs:
-        known = found.get(run.spec.label)
-        if known is None or run.spec.seed < known.spec.seed:
-            found[run.spec.label] = run
-    return list(found.values())
-
-
-def _important_first(data: SweepData, runs: Sequence[Run], first: str) -> list[Run]:
-    full = full_row(variant_means(data.table))
-    names = [first, "" if full is None else str(full["variant"])]
-    return sorted(runs, key=lambda run: run.spec.label not in names)
-
-
-def _in_order(data: SweepData, runs: Sequence[Run]) -> list[Run]:
-    place = {run.run_id: number for number, run in enumerate(data.runs)}
-    return sorted(runs, key=lambda run: place[run.run_id])
-
-
-_NO_CELL = Markup("")
 
 
 def grid_page(grid: GridDirectory) -> str:
@@ -662,15 +612,13 @@ def grid_section(grid: GridDirectory) -> str:
 
     An unfinished grid shows the answers so far.
     """
-    request = grid.request()
-    panes = summary(grid)
     parts = [
         Markup("<h2>{}</h2>").format(headline(grid)),
-        Markup('<p class="meta">{}</p>').format(settings_line(grid)),
-        _summary_table(panes),
-        _answers(request, grid.cells()),
+        small_print(settings_line(grid)),
+        _summary_table(summary(grid)),
+        _answers(grid.request(), grid.cells()),
     ]
-    return str(_NO_CELL.join(parts))
+    return str(NOTHING.join(parts))
 
 
 def settings_line(grid: GridDirectory) -> str:
@@ -715,18 +663,8 @@ def _summary_table(panes: list[PaneSummary]) -> Markup:
             cells.append(_score(pane))
             cells += [_gain(pane)] if over else []
         cells.append(units.format_number(pane.tokens_per_second, 1))
-        numbers = _NO_CELL.join(
-            Markup('<td class="num" data-label="{}">{}</td>').format(name, cell)
-            for name, cell in zip(heads, cells, strict=True)
-        )
-        rows.append(
-            Markup("<tr><th>{}</th>{}</tr>").format(Markup(named(pane.method, pane.label)), numbers)
-        )
-    head = _NO_CELL.join(Markup('<th class="num">{}</th>').format(name) for name in heads)
-    return Markup(
-        '<div class="scroll"><table class="stack"><thead><tr><th>Pane</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, _NO_CELL.join(rows))
+        rows.append((Markup(named(pane.method, pane.label)), cells))
+    return numbers_table("Panes", "panes", "Pane", heads, rows, heads)
 
 
 def _score(pane: PaneSummary) -> str:
@@ -744,43 +682,43 @@ def _gain(pane: PaneSummary) -> str:
 
 def _answers(request: GridRequest, cells: list[Cell]) -> Markup:
     places, labels = by_place(cells), pane_labels(request)
-    heads = _NO_CELL.join(
-        Markup("<th>{}</th>").format(Markup(named(request.method(pane), label)))
-        for pane, label in enumerate(labels)
+    heads = each(
+        "<th>{}</th>",
+        ((Markup(named(request.method(pane), label)),) for pane, label in enumerate(labels)),
     )
-    rows = []
-    for number, prompt in enumerate(request.prompts):
-        answers = _NO_CELL.join(
-            Markup('<td data-label="{}">{}</td>').format(label, _answer(places.get((number, pane))))
-            for pane, label in enumerate(labels)
+    rows = NOTHING.join(
+        Markup(
+            '<tr><td class="n">{}</td><td data-label="Prompt"><div class="text">{}</div></td>'
+            "{}</tr>"
+        ).format(
+            number + 1,
+            prompt,
+            each(
+                '<td data-label="{}">{}</td>',
+                ((label, _answer(places.get((number, pane)))) for pane, label in enumerate(labels)),
+            ),
         )
-        rows.append(
-            Markup(
-                '<tr><td class="n">{}</td><td data-label="Prompt"><div class="text">{}</div></td>{}'
-                "</tr>"
-            ).format(number + 1, prompt, answers)
-        )
-    return Markup(
-        '<div class="scroll"><table class="answers stack"><thead><tr><th class="n">#</th>'
-        "<th>Prompt</th>{}</tr></thead><tbody>{}</tbody></table></div>"
-    ).format(heads, _NO_CELL.join(rows))
+        for number, prompt in enumerate(request.prompts)
+    )
+    first = Markup('<th class="n">#</th><th>Prompt</th>')
+    return page_table("Answers", "answers stack", first + heads, rows)
 
 
 def _answer(cell: Cell | None) -> Markup:
     if cell is None:
-        return Markup("<small>not answered</small>")
-    text = Markup('<div class="text">{}</div>').format(cell.answer) if cell.answer else _NO_CELL
+        return _NOT_ANSWERED
+    text = Markup('<div class="text">{}</div>').format(cell.answer) if cell.answer else NOTHING
     if cell.error:
         return text + Markup(chip("error", "bad")) + Markup(" <small>{}</small>").format(cell.error)
     if not cell.answer:
-        text = Markup("<small>empty answer</small> ")
-    note = Markup("<br><small>{}</small>").format(cell.note) if cell.note else _NO_CELL
+        text = _EMPTY_ANSWER + " "
+    note = Markup("<br><small>{}</small>").format(cell.note) if cell.note else NOTHING
     return text + _cell_verdict(cell) + note
 
 
 def _cell_verdict(cell: Cell) -> Markup:
     """The verdict in words, or the score if there is none; never by colour alone."""
     if cell.score is None:
-        return _NO_CELL
+        return NOTHING
     kind = "ok" if cell.score == 1 else "bad" if cell.score == 0 else ""
     return Markup(chip(cell.verdict or f"{cell.metric} {cell.score:.2f}".strip(), kind))

@@ -30,8 +30,8 @@ def why_no_weights(run: Run) -> str:
     """The reason why the run has no weights to export; "" if it has weights."""
     if run.origin != "measured":
         return (
-            f"{run.run_id} comes recorded with ftlab, without its weights; clone it into "
-            "Experiment and run it here to have them."
+            f"{run.run_id} is a recorded run that ships with ftlab, without its weights; clone it "
+            "into Experiment and run it here to get them."
         )
     if run.spec.is_base:
         return f"{run.run_id} is a base run: the untouched model, on which nothing was trained."
@@ -40,11 +40,11 @@ def why_no_weights(run: Run) -> str:
     folder = run.directory.adapter
     if folder.is_symlink() or any(path.is_symlink() for path in folder.glob("*")):
         return (
-            f"The weights of {run.run_id} are links, which may lead to anything; put the files "
-            "themselves there."
+            f"The weights of {run.run_id} are links, which ftlab does not follow; copy the "
+            "files themselves there."
         )
     if not any(folder.glob("*.safetensors")):
-        return f"The weights of {run.run_id} are not there any more; run it again to have them."
+        return f"The weights of {run.run_id} are not there any more; run it again to get them."
     return ""
 
 

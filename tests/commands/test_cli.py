@@ -1,23 +1,26 @@
-"""The command line: what it refuses, and what it prints. No run is started here."""
+"""The command line: what it asks for, and what it prints. No run is started here."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ftlab.__main__ import COMMANDS, main
+from ftlab import __version__
+from ftlab.__main__ import COMMANDS, build_parser, main
 from ftlab.basics.errors import FtlabError
-from ftlab.commands import sweep
+from ftlab.commands import cancel, sweep
+from ftlab.commands.options import generation_request
 from ftlab.commands.sweep import request_from
 from ftlab.maintain.__main__ import PROGRAM
 from ftlab.models.resolve import ModelReach
+from ftlab.playground.requests import GenerateRequest
 from ftlab.records.result import RunResult
-from ftlab.records.run import run_directories
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
-from tests.fakes import make_run, make_sweep
+from tests.fakes import SWEEP, make_run, make_sweep
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -27,44 +30,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
         status = int(end.code or 0)
     out, err = capsys.readouterr()
     return status, out, err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (["--methods", "lorra"], "There is no method 'lorra'"),
-        (["--task", "sqll"], "sqll"),
-        (["--task", "missing.csv"], "missing.csv"),
-        (["--steps", "0"], "Steps is 0; it must lie between 1 and"),
-        (["--steps", "many"], "invalid int value"),
-        (["--variant", "lora:r=0"], "Rank r is 0; it must lie between 1 and 512"),
-        (["--variant", "full:base=nf4"], "has no hyperparameter 'base'"),
-        (["--variant", "lora:base=nf5"], "none of: nf4, int8"),
-        (["--methods", "peft"], "No PeftConfig is given"),
-        (["--peft-config", "missing.json"], "'missing.json' cannot be read"),
-        (["--set", "lora.r=0"], "Rank r is 0"),
-        (["--set", "lora.rank=4"], "has no hyperparameter 'rank'"),
-        (["--learning-rate", "-1"], "Learning rate is -1"),
-        (["--device", "cuda:9"], "There is no device 'cuda:9' on this machine"),
-        (["--model", "/nowhere"], "There is no model folder '/nowhere'"),
-        (["--seeds", "a"], "must be whole numbers"),
-        (["--match-parameters", "2.4X"], "neither a number of parameters"),
-        (["--methods", "bitfit"], "no biases"),
-        (["--batch-size", "-2"], "Batch size is -2"),
-        (["--columns", "prompt=q"], "has its own columns"),
-        (["--columns", "prompt"], "not of the form role=column"),
-        (["--task", "hub:owner/name", "--columns", "q=prompt"], "no column role 'q'"),
-    ],
-)
-def test_a_wrong_option_is_one_line_and_status_2_and_queues_nothing(
-    arguments: list[str], part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    status, out, err = run(capsys, "sweep", "--runs-dir", str(tmp_path), *arguments)
-    assert status == 2
-    assert out == ""
-    assert part in err
-    assert len(err.strip().splitlines()) == 1
-    assert run_directories(tmp_path) == []
 
 
 def test_several_wrong_options_are_all_named(
@@ -91,9 +56,11 @@ def test_help_says_what_a_command_does(
     assert command.DESCRIPTION.splitlines()[0][:40] in out
 
 
-def test_methods_variants_and_settings_make_one_request() -> None:
-    from ftlab.__main__ import build_parser
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"ftlab {__version__}\n", "")
 
+
+def test_methods_variants_and_settings_make_one_request() -> None:
     options = build_parser().parse_args(
         ["sweep", "--methods", "full", "--variant", "lora:r=4", "--variant", "lora", "--set",
          "lora.alpha=32", "--seeds", "0,1", "--steps", "7"]
@@ -107,8 +74,6 @@ def test_methods_variants_and_settings_make_one_request() -> None:
 
 
 def test_a_peft_config_in_a_file_is_a_variant_beside_the_others(tmp_path: Path) -> None:
-    from ftlab.__main__ import build_parser
-
     file = tmp_path / "c3a.json"
     file.write_text('{"peft_type": "C3A", "block_size": 64}', encoding="utf-8")
     alone = ["sweep", "--peft-config", f"{file}:base=int8"]
@@ -139,6 +104,15 @@ def test_matched_parameters_are_said_and_become_ordinary_variants(
     assert "IA3: 384 trainable of 4.1 k, not within 10 %: it has nothing to set its size" in err
 
 
+@pytest.fixture
+def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep is queued and printed, but not started or watched, and nothing is downloaded."""
+    monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
+    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
+    monkeypatch.setattr(sweep, "ensure_bundled", lambda say: None)
+
+
+@pytest.mark.usefixtures("not_started")
 def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -152,7 +126,6 @@ def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
             found.directory.write_result(ends)
 
     monkeypatch.setattr(sweep, "watch_or_cancel", finish)
-    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     arguments = ["sweep", "--model", str(tiny_model), "--methods", "lora,bitfit", "--runs-dir"]
     status, out, _ = run(capsys, *arguments, str(tmp_path / "a"))
     assert status == 0
@@ -162,17 +135,11 @@ def test_rows_that_are_not_applicable_do_not_make_a_sweep_fail(
     assert status == 1
 
 
+@pytest.mark.usefixtures("not_started")
 @pytest.mark.parametrize("name", ["bundled", "tiny"])
 def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
-    name: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tiny_model: Path,
-    tmp_path: Path,
+    name: str, capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
-    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
-    monkeypatch.setattr(sweep, "ensure_bundled", lambda say: None)
     model = {"bundled": "bundled", "tiny": str(tiny_model)}[name]
     given = ["--model", model, "--methods", "lora,ia3", "--variant", "lora:learning_rate=5e-4"]
     _, _, err = run(capsys, "sweep", *given, "--runs-dir", str(tmp_path))
@@ -181,11 +148,10 @@ def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
     assert ("not on this model" in err) == (name == "tiny")
 
 
+@pytest.mark.usefixtures("not_started")
 def test_a_sweep_on_a_model_that_is_not_here_says_that_its_rates_wait_for_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
-    monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     monkeypatch.setattr(sweep, "ModelReach", lambda: ModelReach(ask=lambda model: ""))
     given = ["--model", "owner/never-fetched", "--methods", "lora", "--runs-dir", str(tmp_path)]
     _, _, err = run(capsys, "sweep", *given)
@@ -209,15 +175,6 @@ def test_methods_lists_the_rates_of_the_model_that_is_named(
     assert "not on this model" in shown
     _, shown, _ = run(capsys, "methods")
     assert "not on this model" not in shown
-
-
-@pytest.mark.parametrize("model", ["/no/such/folder", "not a model", ""])
-def test_methods_of_a_model_that_cannot_be_had_is_a_sentence_and_status_2(
-    model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, _, err = run(capsys, "methods", "--model", model)
-    assert status == 2
-    assert len(err.strip().splitlines()) == 1
 
 
 def test_runs_as_json_has_the_promised_keys_and_null_for_what_is_not_measured(
@@ -253,6 +210,10 @@ def test_runs_as_a_table_shows_units_and_csv_raw_numbers(
     _, csv, _ = run(capsys, "runs", "--format", "csv", "--runs-dir", str(tmp_path))
     assert "134515008" in csv
     assert len(csv.strip().splitlines()) == 5
+    make_run(tmp_path, sweep_id="20261126-120000-cd34")
+    one = ["runs", "--format", "csv", "--runs-dir", str(tmp_path), "--sweep", SWEEP]
+    assert len(run(capsys, *one)[1].strip().splitlines()) == 5
+    assert len(run(capsys, *one, "--with-base")[1].strip().splitlines()) == 7
 
 
 def test_no_runs_says_how_to_start_some(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -261,12 +222,17 @@ def test_no_runs_says_how_to_start_some(capsys: pytest.CaptureFixture[str], tmp_
     assert "python -m ftlab sweep" in out
 
 
-def test_cancelling_what_is_not_there_is_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_an_open_run_is_cancelled_by_its_id_or_its_sweeps(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, _, err = run(capsys, "cancel", "nothing", "--runs-dir", str(tmp_path))
-    assert status == 2
-    assert "There is no run and no sweep 'nothing'" in err
+    asked: list[list[str]] = []
+    monkeypatch.setattr(cancel, "request_cancel", lambda folder, chosen: asked.append(chosen))
+    waiting = make_run(tmp_path, "lora", "queued")
+    make_run(tmp_path, "full")
+    for name in (waiting.run_id, SWEEP):
+        status, out, _ = run(capsys, "cancel", name, "--runs-dir", str(tmp_path))
+        assert (status, out) == (0, "1 open run will end within seconds.\n")
+    assert asked == [[waiting.run_id]] * 2
 
 
 def test_generate_says_what_is_wrong_with_each_pane(
@@ -280,36 +246,14 @@ def test_generate_says_what_is_wrong_with_each_pane(
     assert "There is no run 'gone'" in out
 
 
-@pytest.mark.parametrize(
-    ("runs", "part"),
-    [("no/such/adapter", "there is no adapter at"), ("", "pane"), ("base", "prompt")],
-)
-def test_generate_refuses_what_cannot_be_answered(
-    runs: str, part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    prompt = "" if part == "prompt" else "hello"
-    status, _, err = run(
-        capsys, "generate", "--runs", runs, "--prompt", prompt, "--runs-dir", str(tmp_path)
-    )
-    assert status == 2
-    assert part in err.lower()
-
-
-def test_a_port_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = run(capsys, "app", "--port", "99999")
-    assert status == 2
-    assert "Port 99999" in err
-
-
-def test_a_runs_folder_that_is_a_file_is_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    status, _, err = run(capsys, "runs", "--runs-dir", str(file))
-    assert status == 2
-    assert "cannot be read" in err
-    assert len(err.strip().splitlines()) == 1
+def test_every_option_of_generate_is_in_the_request() -> None:
+    given: dict[str, Any] = {
+        "model": "gpt2", "precision": "nf4", "mode": "completion", "system": "Be brief.",
+        "max_new_tokens": 7, "temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1, "seed": 3,
+    }  # fmt: skip
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    parsed = build_parser().parse_args(["generate", "--prompt", "Hi", *words])
+    assert generation_request(parsed, "Hi") == GenerateRequest(("base",), "Hi", **given)
 
 
 def test_ctrl_c_is_one_word_and_the_shells_own_status(

@@ -79,7 +79,7 @@ def test_every_option_is_in_the_question(answered: type[Answers], tmp_path: Path
         *("--model", "gpt2", "--variant", "lora:r=4", "--length", "512", "--batch", "2"),
         *("--accumulation", "3", "--completion-tokens", "32", "--dtype", "fp16"),
         *("--attention", "eager", "--checkpointing", "--optimizer", "adamw_8bit"),
-        *("--base-precision", "nf4", "--json"),
+        *("--base-precision", "nf4", "--adapter-dtype", "base", "--json"),
     ]
     assert main(["predict", *given, "--peft-config", str(tmp_path / "c3a.json")]) == 0
     lora, c3a = answered.asked
@@ -88,7 +88,7 @@ def test_every_option_is_in_the_question(answered: type[Answers], tmp_path: Path
     step = lora.step
     assert (step.length, step.batch, step.accumulation, step.completion_tokens) == (512, 2, 3, 32)
     assert (step.weights, step.attention, step.checkpointing) == ("fp16", "eager", True)
-    assert (step.optimizer, step.packing) == ("adamw_8bit", "nf4")
+    assert (step.optimizer, step.packing, step.adapters) == ("adamw_8bit", "nf4", "base")
 
 
 def test_rows_stand_in_the_order_in_which_they_were_asked(
@@ -125,23 +125,3 @@ def test_a_card_is_judged_with_the_margin(
     shown = capsys.readouterr().out
     assert "does not fit, 6.94 GB short" in shown
     assert "Tesla T4 has 16.11 GB" in shown
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["--model", "no/such\x00"], "NUL"),
-        (["--methods", "nothing"], "nothing"),
-        (["--length", "0"], "Longest example is 0"),
-        (["--device", "rtx-409"], "rtx-4090"),
-        (["--base-precision", "nf4", "--methods", "full"], "cannot be held in nf4"),
-        (["--completion-tokens", "300", "--length", "64"], "can carry loss"),
-    ],
-)
-def test_what_cannot_be_asked_is_one_line_and_status_2(
-    given: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", *given]) == 2
-    said = capsys.readouterr().err.strip()
-    assert sentence in said
-    assert "\n" not in said

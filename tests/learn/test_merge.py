@@ -135,6 +135,7 @@ def lora(folder, rank_of_b=RANK, **config):
         ({"use_dora": True}, "sets use_dora"),
         ({"lora_bias": True}, "sets lora_bias"),
         ({"peft_type": "IA3"}, "IA3 adapter; only LoRA"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "PROMPT_TUNING adapter; only"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused(tmp_path, config, words):

@@ -43,16 +43,7 @@ def saved(tmp_path, image, name="photo.png", **options):
 
 
 @pytest.mark.parametrize("filter_id", FILTERS)
-def test_with_all_ranks_the_filtered_photo_comes_back_within_one_grey_level(photo, filter_id):
-    filtered = FILTERS[filter_id](photo)
-    whole = take_apart(photo, filtered, top=None)
-    shown = whole.laid_over(min(whole.change.shape)).astype(int)
-    assert np.abs(shown - grey_levels(filtered).astype(int)).max() <= 1
-    assert whole.mean_error(min(whole.change.shape)) < 0.01
-
-
-@pytest.mark.parametrize("filter_id", FILTERS)
-def test_a_filter_leaves_the_photo_alone_and_stays_within_the_grey_levels(photo, filter_id):
+def test_a_filter_stays_within_the_grey_levels_and_all_ranks_give_it_back(photo, filter_id):
     before = photo.copy()
     filtered = FILTERS[filter_id](photo)
     assert np.array_equal(photo, before)
@@ -61,6 +52,10 @@ def test_a_filter_leaves_the_photo_alone_and_stays_within_the_grey_levels(photo,
     assert filtered.min() >= 0
     assert filtered.max() <= 255
     assert not np.array_equal(filtered, photo)
+    whole = take_apart(photo, filtered, top=None)
+    shown = whole.laid_over(min(whole.change.shape)).astype(int)
+    assert np.abs(shown - grey_levels(filtered).astype(int)).max() <= 1
+    assert whole.mean_error(min(whole.change.shape)) < 0.01
 
 
 @pytest.mark.parametrize("filter_id", ["warm", "cool", "window"])
@@ -129,20 +124,29 @@ def test_a_photo_taken_on_its_side_stands_upright(tmp_path):
     assert read_photo(saved(tmp_path, image, "turned.jpg", exif=exif)).shape == (20, 10, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\x00" * 30])
-def test_what_is_no_picture_is_one_sentence_with_its_name(tmp_path, data):
+def in_format(kind, size=(4, 4)):
+    data = io.BytesIO()
+    Image.effect_noise(size, 60).save(data, kind)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"\x89PNG\r\n\x1a\n" + b"\x00" * 30,
+        in_format("png", (40, 60))[:1500],
+        # Pillow reads many more formats, and starts a program for some (Ghostscript for EPS).
+        in_format("ppm"),
+        in_format("eps"),
+    ],
+    ids=["empty", "text", "no data", "cut off", "ppm", "eps"],
+)
+def test_a_file_that_is_no_picture_of_a_known_format_is_one_sentence_with_its_name(tmp_path, data):
     path = tmp_path / "not\x1b a photo.png"
     path.write_bytes(data)
-    with pytest.raises(FtlabError, match=re.escape("'not? a photo.png' is no picture")):
-        read_photo(path)
-
-
-def test_a_torn_picture_is_one_sentence(tmp_path, photo):
-    whole = io.BytesIO()
-    Image.fromarray(grey_levels(photo)).save(whole, "png")
-    path = tmp_path / "torn.png"
-    path.write_bytes(whole.getvalue()[:1500])
-    with pytest.raises(FtlabError, match="is no picture that can be read"):
+    with pytest.raises(FtlabError, match=re.escape("'not? a photo.png' is no picture that can be")):
         read_photo(path)
 
 
@@ -150,15 +154,6 @@ def test_a_torn_picture_is_one_sentence(tmp_path, photo):
 def test_a_picture_with_too_many_pixels_is_refused_before_it_fills_the_memory(tmp_path, side):
     path = saved(tmp_path, Image.new("1", (side, side)))
     with pytest.raises(FtlabError, match="at most 50 million"):
-        read_photo(path)
-
-
-@pytest.mark.parametrize("kind", ["ppm", "eps"])
-def test_formats_that_no_camera_writes_are_not_opened(tmp_path, kind):
-    """Pillow reads many more, and starts a program for some (Ghostscript for EPS)."""
-    path = tmp_path / "page.png"
-    Image.new("RGB", (4, 4), "red").save(path, kind)
-    with pytest.raises(FtlabError, match="is no picture"):
         read_photo(path)
 
 

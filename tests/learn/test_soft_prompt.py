@@ -47,16 +47,13 @@ def test_the_nearest_are_those_of_a_plain_search(model, monkeypatch, rows_at_onc
         )
 
 
-def test_a_vector_that_is_a_token_is_at_that_token(model):
+def test_a_vector_that_is_a_token_is_at_that_token_and_one_of_zeros_near_nothing(model):
     found = nearest_tokens(some(ROWS, WIDTH)[[17]], model, NAME, top=1)
     assert found.tokens.item() == 17
     assert found.cosines.item() == pytest.approx(1)
     assert found.distances.item() == pytest.approx(0, abs=1e-3)
-
-
-def test_a_vector_of_zeros_is_near_nothing(model):
-    found = nearest_tokens(np.zeros((1, WIDTH), np.float32), model, NAME)
-    assert found.cosines.tolist() == [[0, 0, 0]]
+    nothing = nearest_tokens(np.zeros((1, WIDTH), np.float32), model, NAME)
+    assert nothing.cosines.tolist() == [[0, 0, 0]]
 
 
 def test_a_vocabulary_smaller_than_the_top_gives_all_of_it(tmp_path):

@@ -18,22 +18,13 @@ def test_the_page_holds_its_sections_and_escapes_its_title() -> None:
     assert page.index("<section><h2>one</h2></section>") < page.index("<section><h2>two</h2>")
 
 
-def test_the_page_needs_no_network_and_runs_no_script() -> None:
+def test_the_page_needs_no_network_runs_no_script_and_fits_screen_phone_and_paper() -> None:
     page = standalone("title", [])
     assert "default-src 'none'" in page
     assert "script-src" not in page
     assert not re.search(r"https?:|<script|<link|@import|url\(", page)
-
-
-def test_the_page_is_light_or_dark_as_the_reader_prefers_and_fits_a_phone() -> None:
-    page = standalone("title", [])
-    assert "prefers-color-scheme: dark" in page
     assert '<meta name="viewport" content="width=device-width' in page
-
-
-def test_paper_is_light_and_wide() -> None:
-    page = standalone("title", [])
-    assert "@media screen and (prefers-color-scheme: dark)" in page
+    assert "@media screen and (prefers-color-scheme: dark)" in page  # paper is light and wide
     assert "@media screen and (max-width: 700px)" in page
 
 

@@ -57,7 +57,7 @@ def test_nothing_goes_to_a_repository_that_is_public_already_unless_that_is_mean
     bundle: Bundle,
 ) -> None:
     hub = FakeHub(private=False)
-    with pytest.raises(FtlabError, match="there already and public"):
+    with pytest.raises(FtlabError, match="exists already and is public"):
         push(bundle, "me/mine", public=False, token=SECRET, api=hub)
     assert not hub.uploaded
     push(bundle, "me/mine", public=True, token=SECRET, api=hub)

@@ -43,7 +43,7 @@ REQUESTS = {
             steps=7, batch_size=2, accumulation=3, max_length=99, learning_rate=1.5e-4,
             schedule="linear", warmup_steps=0, weight_decay=0.01, max_grad_norm=0.5,
             optimizer="adamw_8bit", gradient_checkpointing=True, eval_examples=11,
-            eval_split="tuning", eval_answers=False, eval_every=5,
+            eval_split="tuning", eval_answers=False, eval_every=5, checkpoint_every=4,
         ),
         dtype_policy="fp32",
     ),

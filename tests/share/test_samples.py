@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftlab.share.report_sections import EXAMPLES, samples_of, samples_section
+from ftlab.share.report_sections import EXAMPLES, Samples, samples_of, samples_section
 from tests.fakes import make_run, make_sweep
 from tests.share.fakes import HOSTILE, data_of, scored
+
+
+def found(folder: Path, first: str = "") -> Samples:
+    samples = samples_of(data_of(folder), first)
+    assert samples is not None
+    return samples
 
 
 def test_the_first_examples_are_answered_by_each_base_and_each_variant(tmp_path: Path) -> None:
@@ -16,8 +22,7 @@ def test_the_first_examples_are_answered_by_each_base_and_each_variant(tmp_path:
         (base / "samples.jsonl").write_bytes(
             (next(tmp_path.glob("*-lora")) / "samples.jsonl").read_bytes()
         )
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     assert [speaker.label for speaker in samples.speakers] == [
         "Base bf16", "Base nf4", "Full fine-tuning", "LoRA", "QLoRA", "Prompt tuning",
     ]  # fmt: skip
@@ -31,8 +36,7 @@ def test_the_first_examples_are_answered_by_each_base_and_each_variant(tmp_path:
 
 def test_the_answer_of_the_base_is_the_one_before_training(tmp_path: Path) -> None:
     make_sweep(tmp_path, methods=("lora",))
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     base, lora = samples.speakers
     key = samples.examples[0]
     assert base.answers[key].text == "The number of singers over 30 can be found in the age column."
@@ -45,8 +49,7 @@ def test_of_a_variant_the_lowest_seed_speaks(tmp_path: Path) -> None:
         rows = scored([1.0])
         rows[0]["answer_after"] = word
         make_run(tmp_path, "lora", seed=seed, samples=rows)
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     (lora,) = samples.speakers
     assert lora.answers[samples.examples[0]].text == "early"
 
@@ -54,8 +57,7 @@ def test_of_a_variant_the_lowest_seed_speaks(tmp_path: Path) -> None:
 def test_who_was_not_asked_has_not_answered(tmp_path: Path) -> None:
     make_run(tmp_path, "full", samples=scored([1.0, 1.0, 1.0]))
     make_run(tmp_path, "lora", samples=scored([1.0])[:1])
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     assert samples_section(samples).count("not answered") == 2
 
 
@@ -63,8 +65,7 @@ def test_verdicts_are_words_and_a_score_without_words_is_a_number(tmp_path: Path
     rows = scored([1.0, 0.0, 0.314])
     rows[2]["verdict_after"] = ""
     make_run(tmp_path, "lora", samples=rows)
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     section = samples_section(samples)
     assert '<span class="chip ok">runs, equal</span>' in section
     assert '<span class="chip bad">runs, differs</span>' in section
@@ -75,8 +76,7 @@ def test_of_many_variants_the_named_one_and_full_fine_tuning_have_a_place(tmp_pa
     for rank in range(1, 14):
         make_run(tmp_path, "lora", hyperparameters={"r": rank})
     make_run(tmp_path, "full")
-    samples = samples_of(data_of(tmp_path), "LoRA r=13")
-    assert samples is not None
+    samples = found(tmp_path, "LoRA r=13")
     labels = [speaker.label for speaker in samples.speakers]
     assert len(labels) == 8
     assert {"LoRA r=13", "Full fine-tuning"} <= set(labels)
@@ -89,8 +89,7 @@ def test_samples_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_path: P
     broken = next(tmp_path.glob("*-lora")) / "samples.jsonl"
     broken.unlink()
     broken.mkdir()
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     assert "LoRA" not in [speaker.label for speaker in samples.speakers]
     assert "lora cannot be read" in samples.notes[0]
 
@@ -110,8 +109,7 @@ def test_records_of_any_shape_are_shown_as_text(tmp_path: Path) -> None:
             {"answer_after": "x" * 5000},
         ],
     )  # fmt: skip
-    samples = samples_of(data_of(tmp_path))
-    assert samples is not None
+    samples = found(tmp_path)
     section = samples_section(samples)
     assert "<script" not in section
     assert "<img" not in section

@@ -26,16 +26,16 @@ def words_of(report: str) -> str:
     return re.sub(r"<(script|style)\b.*?</\1>", "", report, flags=re.DOTALL)
 
 
-def test_the_title_is_the_finding(tmp_path: Path) -> None:
+def test_it_has_its_finding_and_all_its_parts_in_order_and_loads_nothing(tmp_path: Path) -> None:
     make_sweep(tmp_path)
-    report = sweep_report(data_of(tmp_path), "QLoRA")
-    assert "<title>QLoRA: 1.78 % of the parameters, 0.59x the memory" in report
-    assert "<h1>QLoRA: 1.78 % of the parameters, 0.59x the memory" in report
-
-
-def test_it_has_all_its_parts_in_order(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    report = words_of(sweep_report(data_of(tmp_path)))
+    whole = sweep_report(data_of(tmp_path), "QLoRA")
+    assert len(whole.encode()) < MOST_BYTES
+    without_scripts = re.sub(r"<script>.*?</script>", "", whole, flags=re.DOTALL)
+    loads = r'(src|href)="?(https?:)?//|@import|<link|url\((?!"data:)'
+    assert not re.search(loads, without_scripts)
+    report = words_of(whole)
+    for tag in ("title", "h1"):
+        assert f"<{tag}>QLoRA: 1.78 % of the parameters, 0.59x the memory" in report
     heads = re.findall(r"<h2>(.*?)</h2>", report)
     assert heads == [
         "What was held equal", "Results", "Figures", "The same prompts, answered side by side",
@@ -47,14 +47,6 @@ def test_it_has_all_its_parts_in_order(tmp_path: Path) -> None:
     assert "torch 2.13.0" in report
     assert "python -m ftlab sweep" in report
     assert "CPU resident" in report
-
-
-def test_it_is_small_enough_to_send_and_loads_nothing(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    report = sweep_report(data_of(tmp_path))
-    assert len(report.encode()) < MOST_BYTES
-    words = re.sub(r"<script>.*?</script>", "", report, flags=re.DOTALL)
-    assert not re.search(r'(src|href)="?(https?:)?//|@import|<link|url\((?!"data:)', words)
 
 
 def test_many_long_runs_stay_below_the_limit(tmp_path: Path) -> None:
@@ -105,15 +97,12 @@ def test_without_full_fine_tuning_the_rest_is_reported(tmp_path: Path) -> None:
     assert "Absolute values" in report
 
 
-def test_notes_of_runs_stand_beside_their_numbers(tmp_path: Path) -> None:
-    make_sweep(tmp_path, notes=["Something to know."])
-    assert words_of(sweep_report(data_of(tmp_path))).count("Something to know.") == 1
-
-
-def test_the_note_of_one_run_names_it(tmp_path: Path) -> None:
-    make_sweep(tmp_path, methods=("full",))
-    make_run(tmp_path, "lora", notes=["The score fell by 0.10."])
-    assert "LoRA: The score fell by 0.10." in words_of(sweep_report(data_of(tmp_path)))
+def test_the_note_of_all_runs_stands_once_and_that_of_one_run_names_it(tmp_path: Path) -> None:
+    make_sweep(tmp_path, methods=("full", "lora"), notes=["Something to know."])
+    make_run(tmp_path, "qlora", notes=["Something to know.", "The score fell by 0.10."])
+    report = words_of(sweep_report(data_of(tmp_path)))
+    assert report.count("Something to know.") == 1
+    assert "QLoRA: The score fell by 0.10." in report
 
 
 def test_a_recorded_sweep_carries_its_provenance(tmp_path: Path) -> None:

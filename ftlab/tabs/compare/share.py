@@ -21,6 +21,11 @@ from ftlab.tabs.compare.layout import Section
 from ftlab.tabs.context import DOWNLOAD, QUIET, AppContext, FilesAVisitor, one_at_a_time
 from ftlab.tabs.widgets import H, escape, heading, live
 
+_TITLE = heading(
+    "Show it to others",
+    sub="The card fits a slide. The report is one file: it opens without a network, prints to PDF, "
+    "and says how each number was measured.",
+)
 _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
 
 
@@ -64,22 +69,13 @@ def build(context: AppContext) -> Section:
         done = bool((data.table["status"] == "done").any())
         return [
             data.sweep_id,
-            title_html(),
+            _TITLE,
             gr.Radio(choices=names, value=card.variant or None, visible=len(names) > 1),
             *[gr.Button(interactive=done)] * len(buttons),
             picture_html(card),
         ]
 
     return Section((shown, title, variant, *buttons, picture), show)
-
-
-def title_html() -> str:
-    """HTML: the section's heading."""
-    return heading(
-        "Show it to others",
-        sub="The card fits a slide. The report is one file: it opens without a network, prints to "
-        "PDF, and says how each number was measured.",
-    )
 
 
 def picture_html(card: Card) -> str:

@@ -6,7 +6,7 @@ export an image. A line below lists the runs that it leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ import plotly.graph_objects as go
 from ftlab.basics.words import join_names
 from ftlab.charts.facts import by_variant, origin_words
 from ftlab.charts.html import origin_chip
-from ftlab.charts.savings import adapters, bars_sentence, compare, variant_means
+from ftlab.charts.savings import bars_sentence, compare
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, charts, worded
-from ftlab.records.result import OPEN, status_label
+from ftlab.records.result import OPEN
 from ftlab.records.store import SweepData
-from ftlab.share.card_content import Card, Tile, card_of, facts_of
-from ftlab.share.report_sections import IMPORTED, fairness_html
+from ftlab.share.card_content import Card, Tile, card_of, card_variants, facts_of
+from ftlab.share.page import each
+from ftlab.share.report_sections import ended_words, fairness_html
 from ftlab.tabs.results.columns import sweep_label
 from ftlab.tabs.widgets import chip, escape, heading, named, note_html, plural
 
@@ -221,9 +222,9 @@ def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View
     """
     found = compare(data.table, adapter)
     return View(
-        fairness=fairness(data),
+        fairness=fairness_html(data),
         headline=headline(data, adapter),
-        adapters=adapter_choices(data.table) if found else [],
+        adapters=card_variants(data) if found else [],
         adapter=str(found.adapter["variant"]) if found else None,
         unfinished=unfinished(data),
         bars=bars_view(data),
@@ -239,31 +240,12 @@ def further(data: SweepData, given: Mapping[str, Any]) -> list[Picture | None]:
     ]
 
 
-def adapter_choices(table: pd.DataFrame) -> list[str]:
-    """Returns the variants that the headline can show, best first."""
-    return [str(name) for name in adapters(variant_means(table))["variant"]]
-
-
-def fairness(data: SweepData) -> str:
-    """HTML: what all finished runs have in common, and what differs."""
-    if data.origin == "imported":
-        return (
-            f'<div class="fair">{chip("not compared", "warn")}<p class="meta">{IMPORTED}.</p></div>'
-        )
-    return fairness_html(data.runs)
-
-
 def unfinished(data: SweepData) -> str:
     """HTML: the runs that are not included in this tab's numbers, and why; empty without any."""
     missing = data.table[data.table["status"] != "done"]
     if missing.empty:
         return ""
-    items = "".join(
-        f"<li>{escape(row.variant)}, seed {escape(row.seed)}: "
-        f"{escape(status_label(row.status))}"
-        f"{'. ' + str(escape(row.reason)) if row.reason else ''}</li>"
-        for row in missing.itertuples()
-    )
+    items = each("<li>{}</li>", ((words,) for words in ended_words(missing)))
     count = chip(f"{plural(len(missing), 'run')} left out", "warn")
     return (
         f'<p class="meta">{count} of headline, tiles and bars; '
@@ -329,21 +311,12 @@ def default_sweep(table: pd.DataFrame) -> str | None:
     for origin in ("measured", "recorded"):
         rows = table[table["origin"] == origin]
         done = [sweep for sweep, own in _sweeps(rows) if (own["status"] == "done").any()]
-        ended = [
-            sweep
-            for sweep, own in _sweeps(rows)
-            if sweep in done and not own["status"].isin(OPEN).any()
-        ]
-        if ended or done:
-            found = ended or done
-            return min(found, key=_variants(rows)) if origin == "recorded" else found[0]
+        is_open = set(rows["sweep_id"][rows["status"].isin(OPEN)])
+        found = [sweep for sweep in done if sweep not in is_open] or done
+        if found:
+            variants = rows.groupby("sweep_id")["variant"].nunique()
+            return min(found, key=variants.__getitem__) if origin == "recorded" else found[0]
     return None if table.empty else str(table["sweep_id"].iloc[0])
-
-
-def _variants(rows: pd.DataFrame) -> Callable[[str], int]:
-    """Returns a function that counts the variants of a sweep."""
-    counts = rows.groupby("sweep_id")["variant"].nunique()
-    return lambda sweep: int(counts[sweep])
 
 
 def _sweeps(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -38,7 +38,7 @@ from ftlab.playground.panes import (
 )
 from ftlab.records.store import RunStore
 from ftlab.tabs.context import AppContext
-from ftlab.tabs.learn.parts import QUIET, plot, table
+from ftlab.tabs.learn.parts import QUIET, USUAL_RANK, plot, rank_within, table
 from ftlab.tabs.widgets import H, blank, chip, escape, field_error, heading, live
 
 MAX_RANK = 64
@@ -95,8 +95,12 @@ def choose(
     broken or not a LoRA.
     """
     source = find_source(store.folder, source_name)
-    is_read = before is not None and before.source.name == source.name
-    change = before.change if before and is_read else _read(source)
+    if before is not None and before.source.name == source.name:
+        change = before.change
+    elif source.folder is not None:
+        change = read_adapter(source.folder)
+    else:
+        raise FtlabError(f"'{source.label}' has no adapter; choose another.")
     if layer not in change.layers:
         layer = change.layers[len(change.layers) // 2]
     assert layer is not None
@@ -158,7 +162,7 @@ def source_chip(source: PaneSource) -> str:
     if source.name.startswith(SHIPPED):
         return chip("ships with ftlab", "mute", "Trained by the app itself, and shipped with it")
     if source.name.startswith(UPLOADED):
-        return chip("brought along", "mute", "An adapter from elsewhere")
+        return chip("your own", "mute", "An adapter that you have uploaded")
     return origin_chip("measured")
 
 
@@ -166,13 +170,11 @@ def matrix_html(chosen: Chosen) -> str:
     """HTML: the size of B·A against the full change, for this matrix and for all matrices."""
     change, matrix = chosen.change, chosen.matrix
     m, n = matrix.shape
+    every = sum(each.shape[0] * each.shape[1] for each in change.matrices)
     counts = [
         (f"{matrix.name}: full change, {m:,} x {n:,}", m * n),
         (f"{matrix.name}: B·A at rank {matrix.rank}", matrix.numbers),
-        (
-            f"All {len(change.matrices)} matrices: full change",
-            sum(each.shape[0] * each.shape[1] for each in change.matrices),
-        ),
+        (f"All {len(change.matrices)} matrices: full change", every),
         ("All matrices: B·A", sum(each.numbers for each in change.matrices)),
     ]
     width = change.number_bytes
@@ -236,20 +238,8 @@ def full_figure(chosen: Chosen, rank: int) -> go.Figure | None:
     return spectrum_figure(rows, look_of("lora").colour, height=150)
 
 
-def rank_within(rank: float | None) -> int:
-    """Returns the rank for the full change, clamped to the slider's range."""
-    asked = 8 if rank is None or not np.isfinite(rank) else round(rank)
-    return int(min(max(asked, 1), MAX_RANK))
-
-
 def layer_name(layer: int) -> str:
     return "outside the layers" if layer == OUTSIDE else str(layer)
-
-
-def _read(source: PaneSource) -> AdapterChange:
-    if source.folder is None:
-        raise FtlabError(f"'{source.label}' has no adapter; choose another.")
-    return read_adapter(source.folder)
 
 
 _TITLE = "LoRA does the same to a weight matrix: W stays, B·A is laid over it"
@@ -290,8 +280,9 @@ def build(context: AppContext, entered: list[Any]) -> None:
         full_head = H()
         with gr.Column(visible=False) as full_part:
             rank = live(
-                gr.Slider, 1, MAX_RANK, 8, step=1, precision=0, label="Rank r over the full change"
-            )
+                gr.Slider, 1, MAX_RANK, USUAL_RANK, step=1, precision=0,
+                label="Rank r over the full change",
+            )  # fmt: skip
             full_bars = plot()
         H(_PAPERS)
 
@@ -342,7 +333,7 @@ def build(context: AppContext, entered: list[Any]) -> None:
         except (FtlabError, OSError) as error:
             return refuse(one_line(error))
         is_same = before is not None and before.source.name == chosen.source.name
-        return details(chosen, what, rank_within(r if is_same else chosen.matrix.rank))
+        return details(chosen, what, rank_within(r if is_same else chosen.matrix.rank, MAX_RANK))
 
     def enter(before: Chosen | None, source_name: str | None, *rest: Any) -> list[Any]:
         able = sources(context.store)
@@ -359,19 +350,13 @@ def build(context: AppContext, entered: list[Any]) -> None:
     def slide(chosen: Chosen | None, r: float | None) -> list[Any]:
         if chosen is None:
             return [gr.skip(), gr.skip()]
-        asked = rank_within(r)
+        asked = rank_within(r, MAX_RANK)
         return [full_html(chosen, asked), full_figure(chosen, asked)]
 
     # "always_last": a choice made while another one is handled is not dropped.
     inputs = [state, name, layer, part, measure, full_name, rank]
     gr.on(entered, enter, inputs, [name, *shown], **QUIET)
-    gr.on(
-        [name.input, layer.input, part.input, full_name.input],
-        look,
-        inputs,
-        shown,
-        **QUIET,
-    )
+    gr.on([name.input, layer.input, part.input, full_name.input], look, inputs, shown, **QUIET)
     measure.input(recolour, [state, measure], cells, **QUIET)
     rank.input(slide, [state, rank], [full_head, full_bars], **QUIET)
 

@@ -31,7 +31,7 @@ from ftlab.records.store import Run, RunStore
 from ftlab.settings.training import DTYPE_POLICIES, OPTIMIZERS
 from ftlab.tabs.context import AppContext, opened
 from ftlab.tabs.learn.parts import QUIET, choice, papers, plot, said, stack, table, tiles
-from ftlab.tabs.widgets import H, Markup, blank, field_error, heading, live, named
+from ftlab.tabs.widgets import H, Markup, blank, field_error, head, live, named
 
 _ADAMW = Paper(
     "Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization",
@@ -63,8 +63,7 @@ class View:
 
 def own_full_runs(store: RunStore) -> list[Run]:
     """Returns the finished full fine-tuning runs of this app, newest first."""
-    done = [run for run in store.runs() if run.status == "done" and run.spec.method == FULL.id]
-    return done[::-1]
+    return _done(store.runs(), FULL.id)[::-1]
 
 
 def view(store: RunStore, chosen: str | None, changes: Changes) -> View:
@@ -74,7 +73,8 @@ def view(store: RunStore, chosen: str | None, changes: Changes) -> View:
     name = choice(options, chosen)
     run = next((run for run in own if run.run_id == name), None)
     change, figure = _change(run, changes) if run else (_NO_RUN, None)
-    return View(options, name, change, figure, cost_html(run or _recorded(store), store))
+    shown = run or next(iter(_done(store.shipped(), FULL.id)), None)
+    return View(options, name, change, figure, cost_html(shown, store))
 
 
 def measure_changes(base: Path, tuned: Path) -> pd.DataFrame:
@@ -135,27 +135,18 @@ def cost_html(run: Run | None, store: RunStore) -> str:
 
 def _measured(run: Run) -> str:
     kind = run.result.memory_kind if run.result else ""
-    memory = units.format_bytes(_measure(run, "net_peak_memory_bytes"))
-    file = units.format_bytes(_measure(run, "adapter_bytes"))
     return Markup("{} {}: net peak {} in the training phase{}, {} to ship.").format(
         Markup(origin_chip(run.origin)),
         Markup(named(run.spec.method, run.spec.label)),
-        memory,
+        units.format_bytes(_measure(run, "net_peak_memory_bytes")),
         f" ({kind})" if kind else "",
-        file,
+        units.format_bytes(_measure(run, "adapter_bytes")),
     )
 
 
 def _beside(run: Run, store: RunStore) -> str:
     """HTML: the same arithmetic for a LoRA run of the same sweep; empty without one."""
-    lora = next(
-        (
-            other
-            for other in store.sweep(run.spec.sweep_id)
-            if other.spec.method == "lora" and other.status == "done"
-        ),
-        None,
-    )
+    lora = next(iter(_done(store.sweep(run.spec.sweep_id), "lora")), None)
     trained, total = _measure(lora, "trainable_params"), _measure(lora, "total_params")
     if lora is None or not trained or not total:
         return ""
@@ -174,9 +165,8 @@ def _beside(run: Run, store: RunStore) -> str:
     )
 
 
-def _recorded(store: RunStore) -> Run | None:
-    done = [run for run in store.shipped() if run.status == "done" and run.spec.method == FULL.id]
-    return done[0] if done else None
+def _done(runs: list[Run], method: str) -> list[Run]:
+    return [run for run in runs if run.status == "done" and run.spec.method == method]
 
 
 def _measure(run: Run | None, key: str) -> float | None:
@@ -192,16 +182,14 @@ def build(context: AppContext) -> None:
     changes = lru_cache(maxsize=8)(measure_changes)
     with gr.Row(equal_height=True):
         with gr.Column(scale=3, min_width=340, elem_classes="ft-sheet"):
-            H(heading("Full fine-tuning repaints every pixel", sub=_PHOTO))
+            head("Full fine-tuning repaints every pixel", sub=_PHOTO)
             run = live(gr.Dropdown, [], label="Your run", visible=False)
             change = H()
             figure = plot(visible=False)
         with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
-            H(
-                heading(
-                    "What every weight costs while it learns",
-                    sub="by arithmetic from the dtype policy; measured numbers wear a chip",
-                )
+            head(
+                "What every weight costs while it learns",
+                sub="by arithmetic from the dtype policy; measured numbers are marked",
             )
             cost = H()
 
@@ -215,5 +203,4 @@ def build(context: AppContext) -> None:
         ]
 
     outputs = [run, change, figure, cost]
-    gr.on([opened()], show, run, outputs, **QUIET)
-    run.input(show, run, outputs, **QUIET)
+    gr.on([opened(), run.input], show, run, outputs, **QUIET)

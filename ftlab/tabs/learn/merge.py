@@ -19,8 +19,10 @@ from ftlab.methods.families.quantised import QLORA
 from ftlab.playground.panes import WEIGHTS_FILE, PaneSource, all_sources
 from ftlab.tabs.context import AppContext, opened
 from ftlab.tabs.learn.parts import (
+    FIRST,
     QUIET,
     choice,
+    choose_place,
     moved,
     papers,
     plot,
@@ -29,10 +31,7 @@ from ftlab.tabs.learn.parts import (
     table,
     whole_number,
 )
-from ftlab.tabs.widgets import H, blank, field_error, heading, live
-
-FIRST = (12, "q_proj")
-"""Default layer and module, if the adapter has them."""
+from ftlab.tabs.widgets import H, blank, field_error, head, live
 
 _NAMES = {"fp32": "32 bits", "bf16": "16 bits (bf16)", "nf4": "4 bits (NF4)"}
 _DRAWN = 160  # most outputs drawn, evenly spaced, so that points do not hide each other
@@ -91,12 +90,7 @@ def shown_html(found: pd.DataFrame) -> str:
         ]
         for row in found.itertuples()
     ]
-    heads = [
-        "merged matrix held in",
-        "largest difference",
-        "of the outputs",
-        "rounding, of the change",
-    ]
+    heads = ["merged matrix in", "largest difference", "of the outputs", "rounding, of the change"]
     by_held = found.set_index("held")
     lost = float(by_held.loc["bf16", "lost"])
     words = [
@@ -171,26 +165,21 @@ def build(context: AppContext) -> None:
     """Builds the panel and its events."""
     with gr.Row(equal_height=True):
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet"):
-            H(
-                heading(
-                    "Merged or apart, the output is the same",
-                    sub="W·x + s·B·(A·x) against (W + s·B·A)·x, for an x of random numbers",
-                )
+            head(
+                "Merged or apart, the output is the same",
+                sub="W·x + s·B·(A·x) against (W + s·B·A)·x, for an x of random numbers",
             )
             adapter = live(gr.Dropdown, [], label="Adapter", visible=False)
             with gr.Row(elem_classes="ft-learn-tools", visible=False) as tools:
-                layer = live(gr.Slider, 0, 29, FIRST[0], step=1, label="Layer", min_width=150)
-                module = live(
-                    gr.Dropdown, [FIRST[1]], value=FIRST[1], label="Matrix", min_width=120
-                )
+                layer, module = choose_place()
                 seed = live(gr.Number, 0, label="Seed of x", precision=None, min_width=90)
             wrong = H()
             figure = plot(visible=False)
             legend = H(_LEGEND, visible=False)
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet", visible=False) as beside:
-            H(heading("How far apart are they?"))
+            head("How far apart are they?")
             found = H()
-            H(heading("What each costs"))
+            head("What each costs")
             cost = H()
 
     def show(name: str | None, at: float, part: str, number: float | None) -> list[Any]:
@@ -228,14 +217,8 @@ def build(context: AppContext) -> None:
 
     inputs = [adapter, layer, module, seed]
     outputs = [adapter, tools, layer, module, wrong, figure, legend, beside, found, cost]
-    gr.on([opened()], show, inputs, outputs, **QUIET)
-    gr.on(
-        [adapter.input, layer.input, module.input, seed.input],
-        show,
-        inputs,
-        outputs,
-        **QUIET,
-    )
+    used = [adapter.input, layer.input, module.input, seed.input]
+    gr.on([opened(), *used], show, inputs, outputs, **QUIET)
 
 
 _LEGEND = (

@@ -33,11 +33,18 @@ from ftlab.methods.families.quantised import QLORA
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.records.store import RunStore
 from ftlab.tabs.context import AppContext, opened
-from ftlab.tabs.learn.parts import QUIET, moved, papers, plot, said, stack, table, tiles
-from ftlab.tabs.widgets import H, Markup, blank, heading, live, named
-
-FIRST = (12, "q_proj")
-"""Default layer and module, if the model has them."""
+from ftlab.tabs.learn.parts import (
+    QUIET,
+    choose_place,
+    moved,
+    papers,
+    plot,
+    said,
+    stack,
+    table,
+    tiles,
+)
+from ftlab.tabs.widgets import H, Markup, blank, head, heading, live, named
 
 _ROUNDED_BEFORE = (
     "The bundled weights were rounded to 4 bits once before (Q4_1: 16 evenly spaced values for "
@@ -114,7 +121,7 @@ def view(layer: int, module: str, block: float | None, read: ReadMatrix) -> View
     """Returns the content for that block, counted from 1; clamps a number out of range."""
     matrix = read(layer, module)
     number = int(min(max(block or 1, 1), matrix.blocks))
-    weights, restored, even = matrix.block(number)
+    weights, restored, _ = matrix.block(number)
     absmax = float(matrix.nf4.absmax[number - 1])
     frame = pd.DataFrame({"weight": weights.astype(float), "restored": restored.astype(float)})
     used = levels_used(matrix.nf4.codes) / matrix.weights.size
@@ -125,7 +132,7 @@ def view(layer: int, module: str, block: float | None, read: ReadMatrix) -> View
         _numbers(weights, restored, absmax),
         heading(levels_words(used), sub=f"Figure: share of all weights of this {module} on each"),
         levels_figure(pd.DataFrame({"level": NF4.astype(float), "share": used})),
-        errors_html(matrix, weights, restored, even, module),
+        errors_html(matrix, number, module),
     )
 
 
@@ -158,14 +165,9 @@ def levels_words(used: NDArray[np.float64]) -> str:
     return f"{taken} of {len(used)} levels are used, at most for {most} of the weights"
 
 
-def errors_html(
-    matrix: Matrix,
-    weights: NDArray[np.float32],
-    restored: NDArray[np.float32],
-    even: NDArray[np.float32],
-    module: str,
-) -> str:
-    """HTML: the errors of NF4 and of evenly spaced levels, and which is smaller."""
+def errors_html(matrix: Matrix, number: int, module: str) -> str:
+    """HTML: the errors of NF4 and of evenly spaced levels in a block, and which is smaller."""
+    weights, restored, even = matrix.block(number)
 
     def pair(name: str, nf4: float, plain: float) -> list[str]:
         return [name, units.format_share(nf4), units.format_share(plain)]
@@ -238,17 +240,12 @@ def build(context: AppContext) -> None:
     missing = H(visible=False)
     with gr.Row(equal_height=True, visible=False) as page:
         with gr.Column(scale=3, min_width=340, elem_classes="ft-sheet"):
-            H(
-                heading(
-                    "QLoRA holds every weight as one of 16 levels",
-                    sub=f"{BLOCK} weights of the bundled model share one scale, their absmax",
-                )
+            head(
+                "QLoRA holds every weight as one of 16 levels",
+                sub=f"{BLOCK} weights of the bundled model share one scale, their absmax",
             )
             with gr.Row(elem_classes="ft-learn-tools"):
-                layer = live(gr.Slider, 0, 29, FIRST[0], step=1, label="Layer", min_width=150)
-                module = live(
-                    gr.Dropdown, [FIRST[1]], value=FIRST[1], label="Matrix", min_width=120
-                )
+                layer, module = choose_place()
                 block = live(gr.Slider, 1, 2, 1, step=1, label="Block", min_width=150)
             figure = plot()
             H(_LEGEND)
@@ -257,7 +254,7 @@ def build(context: AppContext) -> None:
             levels = H()
             used = plot()
             errors = H()
-            H(heading("What that makes of the model"))
+            head("What that makes of the model")
             model = H()
 
     details = [layer, module, block, figure, numbers, levels, used, errors]
@@ -297,10 +294,4 @@ def build(context: AppContext) -> None:
 
     inputs = [layer, module, block]
     gr.on([opened()], enter, inputs, [missing, page, *details, model], **QUIET)
-    gr.on(
-        [layer.input, module.input, block.input],
-        show,
-        inputs,
-        details,
-        **QUIET,
-    )
+    gr.on([layer.input, module.input, block.input], show, inputs, details, **QUIET)

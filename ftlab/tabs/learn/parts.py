@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,13 +11,19 @@ import gradio as gr
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.spec import Paper
 from ftlab.tabs import context
-from ftlab.tabs.widgets import Markup, escape
+from ftlab.tabs.widgets import Markup, escape, live
 
 QUIET: dict[str, Any] = context.QUIET | {"trigger_mode": "always_last"}
 """Options of every event of a panel: no concurrency limit, not in the API, the last choice counts.
 
 Gradio's default drops a choice that is made while another one is being handled.
 """
+
+
+FIRST = (12, "q_proj")
+"""Default layer and module, if the model has them."""
+
+USUAL_RANK = 8
 
 
 def tiles(numbers: Iterable[tuple[str, str]]) -> str:
@@ -101,6 +108,18 @@ def whole_number(value: Any, name: str, most: int) -> int:
 def moved(slider_at: float | None, place: int) -> dict[str, Any]:
     """Returns the slider's update; empty if it is already there, so as not to disturb a drag."""
     return {} if slider_at == place else {"value": place}
+
+
+def rank_within(rank: float | None, most: int) -> int:
+    """Returns the rank of a slider from 1 to `most`, clamped; `USUAL_RANK` if none is given."""
+    asked = USUAL_RANK if rank is None or not math.isfinite(rank) else round(rank)
+    return min(max(asked, 1), most)
+
+
+def choose_place() -> tuple[Any, Any]:
+    """Builds the slider for a layer and the menu of its matrices, at `FIRST`."""
+    layer = live(gr.Slider, 0, 29, FIRST[0], step=1, label="Layer", min_width=150)
+    return layer, live(gr.Dropdown, [FIRST[1]], value=FIRST[1], label="Matrix", min_width=120)
 
 
 def plot(visible: bool = True) -> gr.Plot:

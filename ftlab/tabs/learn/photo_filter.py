@@ -29,7 +29,7 @@ from ftlab.learn.photo import (
     take_apart,
 )
 from ftlab.methods.registry import look_of
-from ftlab.tabs.learn.parts import QUIET, plot, tiles
+from ftlab.tabs.learn.parts import QUIET, USUAL_RANK, plot, rank_within, tiles
 from ftlab.tabs.widgets import H, escape, field_error, heading, live
 
 PHOTOS = (
@@ -44,7 +44,6 @@ OWN = "Your photo"
 _FEW = QUIET | {"concurrency_limit": 2, "concurrency_id": "photo filter"}
 """Concurrency limit: the decomposition of a photo's change keeps every core busy for a second."""
 
-DEFAULT_RANK = 8
 _TITLE = "A filter is a change laid over a photo. How much of that change do you need?"
 _LESSON = (
     '<div class="lesson"><p>{why}</p>'
@@ -78,12 +77,6 @@ def photos() -> dict[str, Path]:
 def make_lesson(name: str, photo: Picture, filter_id: str) -> Lesson:
     """Applies the filter and decomposes its change, once for all ranks."""
     return Lesson(name, filter_id, take_apart(photo, FILTERS[filter_id](photo)))
-
-
-def rank_within(lesson: Lesson, rank: float | None) -> int:
-    """Returns the rank, clamped to those of this photo; the default if none is given."""
-    asked = DEFAULT_RANK if rank is None or not np.isfinite(rank) else round(rank)
-    return int(min(max(asked, 1), lesson.top))
 
 
 def subtitle(lesson: Lesson) -> str:
@@ -161,9 +154,7 @@ def factors_html(lesson: Lesson, rank: int) -> str:
     change = lesson.pictures.change
     m, n = change.shape
     b, a = change.factors(rank)
-    product = b @ a
-    tall, flat = heat_address(b, heat_scale(b)), heat_address(a, heat_scale(a))
-    whole = heat_address(product, heat_scale(product))
+    tall, flat, whole = (heat_address(each, heat_scale(each)) for each in (b, a, b @ a))
     thick = round(6 + 34 * rank / MAX_RANK)
     return (
         f'<div class="factors" style="--thick:{thick}px">'
@@ -213,7 +204,7 @@ def build(entered: list[Any], access: Access = EVERYTHING) -> None:
     wrong = H()
     with gr.Row(elem_classes="ft-photos"):
         before, after = H(elem_classes="ft-before"), H(elem_classes="ft-after")
-    rank = live(gr.Slider, 1, MAX_RANK, DEFAULT_RANK, step=1, precision=0, label="Rank r")
+    rank = live(gr.Slider, 1, MAX_RANK, USUAL_RANK, step=1, precision=0, label="Rank r")
     numbers = H()
     factors = H()
     found = H()
@@ -235,7 +226,7 @@ def build(entered: list[Any], access: Access = EVERYTHING) -> None:
         ]
 
     def show(now: Lesson, r: float | None) -> list[Any]:
-        within = rank_within(now, r)
+        within = rank_within(r, now.top)
         slider = gr.Slider(maximum=max(2, now.top), value=within, interactive=now.top > 1)
         why = _LESSON.format(why=escape(FILTERS[now.filter_id].why))
         head = heading(_TITLE, sub=subtitle(now))
@@ -252,30 +243,24 @@ def build(entered: list[Any], access: Access = EVERYTHING) -> None:
         except FtlabError as error:
             return [gr.skip(), field_error([str(error)]), *[gr.skip()] * (len(shown) - 2)]
 
-    def enter(
-        now: Lesson | None,
-        name: str | None,
-        mine: Picture | None,
-        filter_id: str | None,
-        r: float | None,
-    ) -> list[Any]:
-        return [gr.skip()] * len(shown) if now is not None else pick(name, mine, filter_id, r)
+    def enter(now: Lesson | None, *chosen: Any) -> list[Any]:
+        return [gr.skip()] * len(shown) if now is not None else pick(*chosen)
 
     def bring(path: str | None, filter_id: str | None, r: float | None) -> list[Any]:
-        same = [gr.skip()] * len(shown)
+        same = [gr.skip()] * (2 + len(shown))
         if path is None:
-            return [gr.skip(), gr.skip(), *same]
+            return same
         try:
             access.check_upload()
             picture = read_photo(Path(path))
         except FtlabError as error:
-            same[1] = field_error([str(error)])
-            return [gr.skip(), gr.skip(), *same]
+            same[2 + shown.index(wrong)] = field_error([str(error)])
+            return same
         choices = gr.Radio(choices=[*shipped, OWN], value=OWN)
         return [choices, picture, *show(make_lesson(OWN, picture, _known(filter_id)), r)]
 
     def slide(now: Lesson | None, r: float | None) -> list[Any]:
-        return moved(now, rank_within(now, r)) if now else [gr.skip()] * len(moving)
+        return moved(now, rank_within(r, now.top)) if now else [gr.skip()] * len(moving)
 
     gr.on(entered, enter, [lesson, photo, own, chosen, rank], shown, **_FEW)
     gr.on([photo.input, chosen.input], pick, [photo, own, chosen, rank], shown, **_FEW)

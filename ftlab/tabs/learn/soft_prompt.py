@@ -32,12 +32,15 @@ from ftlab.playground.panes import UPLOADED, WEIGHTS_FILE, PaneSource, all_sourc
 from ftlab.records.run import RunDirectory
 from ftlab.tabs.context import AppContext, opened
 from ftlab.tabs.learn.parts import QUIET, choice, code, papers, plot, said, stack, table, tiles
-from ftlab.tabs.widgets import H, Markup, blank, escape, field_error, heading, live
+from ftlab.tabs.widgets import H, Markup, blank, escape, field_error, head, live
 
-_WAYWARD = Paper(
-    "Khashabi et al. 2022, Prompt Waywardness: The Curious Case of Discretized Interpretation of "
-    "Continuous Prompts",
-    "https://arxiv.org/abs/2112.08348",
+_PAPERS = papers(
+    PROMPT_TUNING.paper,
+    Paper(
+        "Khashabi et al. 2022, Prompt Waywardness: The Curious Case of Discretized Interpretation "
+        "of Continuous Prompts",
+        "https://arxiv.org/abs/2112.08348",
+    ),
 )
 _SIZE = (
     "A prompt of 20 vectors for the bundled model, whose tokens are 576 numbers wide, is 20 x 576 "
@@ -111,13 +114,13 @@ def view(context: AppContext, chosen: str | None, read: ReadPrompt) -> View:
     name = choice(options, chosen)
     source = next((source for source in sources if source.name == name), None)
     if source is None or source.folder is None:
-        return View(options, name, stack(_NO_RUN, said(_SIZE), _papers()), None, "")
+        return View(options, name, stack(_NO_RUN, said(_SIZE), _PAPERS), None, "")
     try:
         prompt = read(source.folder, base_folder(source.model))
     except FtlabError as error:
         return View(options, name, field_error([str(error)]), None, "")
     words = stack(_before_the_question(source, context.runs_folder, prompt), _tiles(source, prompt))
-    tokens = stack(said(*finding(prompt)), _tokens(prompt), _papers())
+    tokens = stack(said(*finding(prompt)), _tokens(prompt), _PAPERS)
     return View(options, name, words, _figure(prompt), tokens)
 
 
@@ -184,18 +187,14 @@ def _before_the_question(source: PaneSource, runs_folder: Path, prompt: Prompt) 
 
 def _question(source: PaneSource, runs_folder: Path) -> str:
     """Returns a held-out prompt of the run, or a placeholder for an uploaded adapter."""
-    samples = [] if source.name.startswith(UPLOADED) else _samples(runs_folder / source.name)
-    for sample in samples:
+    is_run = not source.name.startswith(UPLOADED)
+    for sample in RunDirectory(runs_folder / source.name).samples() if is_run else []:
         turns = sample.get("prompt")
         if isinstance(turns, list) and turns and isinstance(turns[-1], dict):
             text = str(turns[-1].get("content", ""))
             short = text[:_QUESTION_CHARACTERS]
             return short if short == text else short.rstrip() + "…"
     return "your question"
-
-
-def _samples(folder: Path) -> list[dict[str, Any]]:
-    return RunDirectory(folder).samples()
 
 
 def _tiles(source: PaneSource, prompt: Prompt) -> str:
@@ -212,10 +211,6 @@ def _tiles(source: PaneSource, prompt: Prompt) -> str:
     )
 
 
-def _papers() -> str:
-    return papers(PROMPT_TUNING.paper, _WAYWARD)
-
-
 _LEGEND = (
     '<p class="legend"><span><span class="tri" aria-hidden="true">▲</span> a learnt vector</span>'
     '<span><i class="band"></i>real tokens and the nearest other one, the middle 80 %</span>'
@@ -228,18 +223,16 @@ def build(context: AppContext) -> None:
     read = lru_cache(maxsize=8)(measure_prompt)
     with gr.Row(equal_height=True):
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet"):
-            H(
-                heading(
-                    "Prompt tuning puts learnt words before the question",
-                    sub="No weight changes. Only the vectors of a few made-up tokens learn.",
-                )
+            head(
+                "Prompt tuning puts learnt words before the question",
+                sub="No weight changes. Only the vectors of a few made-up tokens learn.",
             )
             run = live(gr.Dropdown, [], label="Learnt prompt", visible=False)
             words = H()
             figure = plot(visible=False)
             legend = H(_LEGEND, visible=False)
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet", visible=False) as beside:
-            H(heading("Which real tokens are they nearest to?"))
+            head("Which real tokens are they nearest to?")
             tokens = H()
 
     def show(chosen: str | None) -> list[Any]:
@@ -255,5 +248,4 @@ def build(context: AppContext) -> None:
         ]
 
     outputs = [run, words, figure, legend, beside, tokens]
-    gr.on([opened()], show, run, outputs, **QUIET)
-    run.input(show, run, outputs, **QUIET)
+    gr.on([opened(), run.input], show, run, outputs, **QUIET)

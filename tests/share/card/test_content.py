@@ -28,6 +28,7 @@ def test_the_sentence_has_the_form_that_was_asked_for(tmp_path: Path) -> None:
         "partial",
         "Saves memory and file size; no saving in training time",
     )
+    assert "one seed: no spread is known" in card.facts[1]
     lora = card_of(data_of(tmp_path), "LoRA")
     assert (lora.verdict, lora.judgement) == ("saving", "Saves memory, training time and file size")
 
@@ -49,10 +50,15 @@ def test_of_two_variants_with_one_score_the_smaller_net_peak_is_the_best(tmp_pat
     assert card_of(data_of(tmp_path)).variant == "Prompt tuning"
 
 
-def test_a_time_saved_that_one_seed_does_not_show_is_no_tick(tmp_path: Path) -> None:
+def test_a_tile_that_costs_more_and_a_time_saved_that_one_seed_does_not_show_are_said_in_words(
+    tmp_path: Path,
+) -> None:
     make_run(tmp_path, "full", measures={"train_seconds": 100.0})
+    make_run(tmp_path, "qlora", measures={"train_seconds": 146.0})
+    tile = card_of(data_of(tmp_path), "QLoRA").tiles[2]
+    assert (tile.value, tile.mood, tile.note) == ("1.46x", "bad", "more than full")
     make_run(tmp_path, "lora", measures={"train_seconds": 90.0})
-    card = card_of(data_of(tmp_path))
+    card = card_of(data_of(tmp_path), "LoRA")
     tile = card.tiles[2]
     assert (tile.value, tile.mood, tile.note) == ("0.90x", "even", "no difference shown")
     assert card.judgement == "Saves memory and file size; no saving in training time"
@@ -62,22 +68,19 @@ def test_a_time_saved_that_one_seed_does_not_show_is_no_tick(tmp_path: Path) -> 
     )
 
 
-def test_five_tiles_give_ratio_and_absolute_values(tmp_path: Path) -> None:
+def test_tiles_give_ratio_and_absolute_values_and_bars_are_of_one_scale_a_pair(
+    tmp_path: Path,
+) -> None:
     make_sweep(tmp_path)
-    tiles = card_of(data_of(tmp_path), "QLoRA").tiles
-    assert [tile.value for tile in tiles] == ["1.78 %", "0.59x", "0.86x", "9.8 MB", "0.70"]
-    assert tiles[1].detail == "1.38 GB, full 2.34 GB"
-    assert tiles[3].detail == "27x smaller"
-    assert tiles[4].label == "SQL score, full 0.73"
-
-
-def test_bars_are_of_one_scale_a_pair(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    memory = card_of(data_of(tmp_path), "LoRA").pairs[0]
-    assert memory.title == "Net peak memory"
-    own, full = memory.bars
-    assert (own.name, own.method, own.text) == ("LoRA", "lora", "1.29 GB")
-    assert own.length == pytest.approx(1287 / 2340)
+    card = card_of(data_of(tmp_path), "QLoRA")
+    assert [tile.value for tile in card.tiles] == ["1.78 %", "0.59x", "0.86x", "9.8 MB", "0.70"]
+    assert card.tiles[1].detail == "1.38 GB, full 2.34 GB"
+    assert card.tiles[3].detail == "27x smaller"
+    assert card.tiles[4].label == "SQL score, full 0.73"
+    assert card.pairs[0].title == "Net peak memory"
+    own, full = card.pairs[0].bars
+    assert (own.name, own.method, own.text) == ("QLoRA", "qlora", "1.38 GB")
+    assert own.length == pytest.approx(1380 / 2340)
     assert (full.name, full.length) == ("Full", 1)
 
 
@@ -133,31 +136,27 @@ def test_memory_that_was_not_measured_for_full_fine_tuning_is_no_claim(tmp_path:
     assert [tile.mood for tile in card.tiles[1:4]] == ["plain"] * 3
 
 
-def test_a_tile_that_costs_more_is_marked_in_words(tmp_path: Path) -> None:
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", measures={"train_seconds": 140.0})
-    tile = card_of(data_of(tmp_path)).tiles[2]
-    assert (tile.value, tile.mood, tile.note) == ("1.46x", "bad", "more than full")
-
-
-def test_a_score_within_the_interval_is_no_difference(tmp_path: Path) -> None:
-    half = [1.0, 0.0] * 20
-    make_run(tmp_path, "full", measures={"score_after": 0.5}, samples=scored(half))
-    make_run(tmp_path, "lora", measures={"score_after": 0.5}, samples=scored(half[::-1]))
+@pytest.mark.parametrize(
+    ("full", "lora", "verdict", "words", "note"),
+    [
+        ([1.0, 0.0], [0.0, 1.0], "saving", "score 0.50 against 0.50 (no difference shown).",
+         "no difference shown"),
+        ([1.0, 1.0], [1.0, 0.0], "partial", "score 0.50 against 1.00.", "lower"),
+    ],
+    ids=["within the interval", "lower"],
+)  # fmt: skip
+def test_only_a_score_outside_the_interval_counts_as_lower(
+    tmp_path: Path, full: list[float], lora: list[float], verdict: str, words: str, note: str
+) -> None:
+    for method, scores in (("full", full), ("lora", lora)):
+        measures = {"score_after": sum(scores) / 2}
+        make_run(tmp_path, method, measures=measures, samples=scored(scores * 20))
     card = card_of(data_of(tmp_path))
-    assert card.sentence.endswith("score 0.50 against 0.50 (no difference shown).")
-    assert card.tiles[4].note == "no difference shown"
+    assert card.sentence.endswith(words)
+    assert (card.verdict, card.tiles[4].note) == (verdict, note)
+    assert (card.tiles[4].mood == "bad") == (note == "lower")
+    assert card.judgement.endswith("; score lower than full fine-tuning’s") == (note == "lower")
     assert "with 95 %, on 40 examples" in card.tiles[4].detail
-    assert card.verdict == "saving"
-
-
-def test_a_lower_score_takes_the_verdict_down(tmp_path: Path) -> None:
-    make_run(tmp_path, "full", measures={"score_after": 1.0}, samples=scored([1.0] * 40))
-    make_run(tmp_path, "lora", measures={"score_after": 0.5}, samples=scored([1.0, 0.0] * 20))
-    card = card_of(data_of(tmp_path))
-    assert card.verdict == "partial"
-    assert card.judgement.endswith("; score lower than full fine-tuning’s")
-    assert (card.tiles[4].mood, card.tiles[4].note) == ("bad", "lower")
 
 
 def test_without_a_score_the_held_out_loss_is_compared(tmp_path: Path) -> None:
@@ -202,11 +201,6 @@ def test_it_says_where_and_how_the_numbers_were_measured(tmp_path: Path) -> None
     assert card.origin_text == "measured 25 Nov 2026"
 
 
-def test_one_seed_is_said_to_show_no_spread(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
-    assert "one seed: no spread is known" in card_of(data_of(tmp_path)).facts[1]
-
-
 def test_a_model_folder_is_named_without_its_path(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", model="/srv/secret/mine")
     assert "secret" not in "".join(card_of(data_of(tmp_path / "runs")).facts)
@@ -229,18 +223,14 @@ def test_imported_results_make_a_card_that_says_so(tmp_path: Path) -> None:
     assert "measured by others" in card.facts[1]
 
 
-def test_a_name_without_end_does_not_push_the_numbers_off_the_card(tmp_path: Path) -> None:
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", hyperparameters={"targets": "x" * 300})
-    sentence = card_of(data_of(tmp_path)).sentence
-    assert "1.78 % of the parameters" in sentence
-    assert len(sentence) < 180
-
-
-def test_a_list_of_long_names_does_not_make_an_endless_sentence(tmp_path: Path) -> None:
+def test_long_names_do_not_push_the_numbers_off_the_card(tmp_path: Path) -> None:
     for rank in range(1, 31):
         make_run(tmp_path, "lora", hyperparameters={"r": rank, "targets": "x" * 300})
     assert len(card_of(data_of(tmp_path)).sentence) <= 240
+    make_run(tmp_path, "full")
+    sentence = card_of(data_of(tmp_path)).sentence
+    assert "1.78 % of the parameters" in sentence
+    assert len(sentence) < 180
 
 
 def test_a_card_never_changes(tmp_path: Path) -> None:

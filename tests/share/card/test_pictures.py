@@ -61,18 +61,15 @@ def words_of(card: Card) -> list[Words]:
 
 
 def test_the_svg_is_well_formed_and_its_text_is_text(card: Card) -> None:
-    root = ElementTree.fromstring(card_svg(card))
+    svg = card_svg(card)
+    assert look_of("qlora").colour in svg
+    assert look_of("full").colour in svg
+    root = ElementTree.fromstring(svg)
     assert (root.get("width"), root.get("height")) == (str(WIDTH), str(HEIGHT))
     said = " ".join(text.text or "" for text in root.iter(f"{SVG}text"))
     for part in ("0.59x", "9.8\u00a0MB", "the net peak memory", "dtype policy bf16", "ftlab"):
         assert part in said
     assert "QLoRA: 1.78\u00a0%" in (root.get("aria-label") or "")
-
-
-def test_the_svg_holds_the_methods_colours(card: Card) -> None:
-    svg = card_svg(card)
-    assert look_of("qlora").colour in svg
-    assert look_of("full").colour in svg
 
 
 def test_names_in_the_svg_are_never_markup(awkward: Card) -> None:
@@ -90,28 +87,23 @@ def test_marks_that_no_xml_may_hold_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["card", "awkward"])
-def test_all_text_is_within_the_picture(which: str, request: pytest.FixtureRequest) -> None:
+def test_all_text_is_within_the_picture_and_no_two_texts_lie_on_each_other(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    boxes: list[tuple[float, float, float, float, str]] = []
     for words in words_of(request.getfixturevalue(which)):
         wide = width(words.text, words.size, words.bold)
         left = words.x - {"start": 0.0, "middle": wide / 2, "end": wide}[words.anchor]
         assert left >= 40, words
         assert left + wide <= WIDTH - 40, words
         assert words.size <= words.y <= HEIGHT - 20, words
-
-
-@pytest.mark.parametrize("which", ["card", "awkward"])
-def test_no_two_texts_lie_on_each_other(which: str, request: pytest.FixtureRequest) -> None:
-    boxes = []
-    for words in words_of(request.getfixturevalue(which)):
-        wide = width(words.text, words.size, words.bold)
-        left = words.x - {"start": 0.0, "middle": wide / 2, "end": wide}[words.anchor]
-        boxes.append((left, words.y - 0.7 * words.size, left + wide, words.y, words.text))
-    for number, one in enumerate(boxes):
-        for other in boxes[number + 1 :]:
+        one = (left, words.y - 0.7 * words.size, left + wide, words.y, words.text)
+        for other in boxes:
             apart = (
                 one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
             )
             assert apart, (one, other)
+        boxes.append(one)
 
 
 def test_the_verdict_changes_the_look(card: Card, awkward: Card) -> None:
@@ -123,17 +115,14 @@ def test_the_verdict_changes_the_look(card: Card, awkward: Card) -> None:
     assert DARK.page in card_svg(card, DARK)
 
 
-def test_the_png_is_of_the_size_of_a_slide_and_says_its_sentence(card: Card) -> None:
+def test_the_png_is_of_the_size_of_a_slide_and_says_its_sentence(card: Card, awkward: Card) -> None:
+    assert Image.open(BytesIO(card_png(awkward))).size == (1600, 900)
     image = Image.open(BytesIO(card_png(card)))
     assert (image.format, image.size) == ("PNG", (1600, 900))
     assert image.info["Description"].startswith("QLoRA: 1.78\u00a0% of the parameters")
     colours = {colour for _, colour in image.getcolors(1 << 20) or []}
     for colour in (look_of("qlora").colour, LIGHT.ink, LIGHT.muted, LIGHT.good):
         assert tuple(bytes.fromhex(colour[1:])) in colours
-
-
-def test_awkward_names_make_a_png_too(awkward: Card) -> None:
-    assert Image.open(BytesIO(card_png(awkward))).size == (1600, 900)
 
 
 def test_without_gradios_typeface_another_stands_in(

@@ -13,12 +13,16 @@ def shown(data):
     return read_picture(chart, data, {})
 
 
-def make_ladder(folder, settings=TUNING):
-    for rate, loss in ((1e-3, 0.9), (3e-3, 0.5), (9e-3, 0.7)):
+LOSSES = {1e-3: 0.9, 3e-3: 0.5, 9e-3: 0.7}
+
+
+def make_ladder(folder, settings=TUNING, method="lora", losses=LOSSES):
+    for rate, loss in losses.items():
         measures = {"eval_loss_after": loss, "score_after": None, "score_before": None}
         samples = [{"index": i, "loss_after": loss} for i in range(4)]
         make_run(
-            folder, learning_rate=rate, settings=settings, measures=measures, samples=samples
+            folder, method, learning_rate=rate, settings=settings, measures=measures,
+            samples=samples,
         )  # fmt: skip
     return sweep_data(RunStore(folder), SWEEP)
 
@@ -43,10 +47,7 @@ def test_a_sweep_that_is_no_ladder_has_no_such_sheet(tmp_path):
 
 def test_ladders_of_several_variants_stand_in_one_figure_each_with_its_own_suggestion(tmp_path):
     make_ladder(tmp_path)
-    for rate, loss in ((1e-3, 0.6), (3e-3, 0.8)):
-        measures = {"eval_loss_after": loss, "score_after": None, "score_before": None}
-        make_run(tmp_path, "qlora", learning_rate=rate, settings=TUNING, measures=measures)
-    picture = shown(sweep_data(RunStore(tmp_path), SWEEP))
+    picture = shown(make_ladder(tmp_path, method="qlora", losses={1e-3: 0.6, 3e-3: 0.8}))
     heading, figure = picture.heading, picture.figure
     assert "Suggested learning rates" in heading
     assert "LoRA</b> 3e-3" in heading

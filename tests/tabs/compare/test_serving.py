@@ -34,15 +34,12 @@ def test_any_other_number_is_named_with_the_rule(given):
     assert error.endswith("; it must be a whole number from 1 to 1,000.")
 
 
-def test_the_slider_goes_from_one_to_the_most_and_starts_at_one_of_its_stops():
+def test_the_slider_goes_from_one_to_the_most_and_both_fields_have_a_label():
     assert STOPS[0] == 1
     assert STOPS[-1] == MOST
     assert list(STOPS) == sorted(set(STOPS))
-    assert f'value="{STOPS.index(FIRST)}"' in chooser_html(FIRST)
-
-
-def test_both_fields_of_the_chooser_have_a_label():
     html = chooser_html(FIRST)
+    assert f'value="{STOPS.index(FIRST)}"' in html
     assert '<label for="serving-range">' in html
     assert 'aria-label="Number of customers or tasks"' in html
 
@@ -88,46 +85,38 @@ def test_without_a_full_model_there_is_a_sentence_and_neither_figure_nor_notes(t
     assert notes_html(table, 100) == ""
 
 
-def test_script_in_a_variant_is_only_text(tmp_path):
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", hyperparameters={"targets": "<script>alert(1)</script>"})
-    table = RunStore(tmp_path).table()
-    html = title_html(table, "measured", 100) + notes_html(table, 100)
-    assert "<script" not in html
-    assert "&lt;script&gt;" in html
-
-
 def built(folder):
+    """The section, and what it does as the slider is moved to some number."""
     context = AppContext(folder, RunStore(folder), PlaygroundClient(folder))
     with gr.Blocks() as page:
         section = compare_serving.build(context)
-    return page, section
+    (choose,) = (fn.fn for fn in page.fns.values() if fn.name == "choose")
+
+    def move(shown, customers):
+        return choose(shown, gr.EventData(None, {"customers": customers}))
+
+    return section, move
 
 
 def test_the_section_is_given_the_sweep_once_and_moves_of_the_slider_read_no_store(tmp_path):
     make_sweep(tmp_path)
-    page, section = built(tmp_path)
+    section, move = built(tmp_path)
     (shown,) = section.show(sweep_data(RunStore(tmp_path), SWEEP))
-    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
     for run in tmp_path.glob("*/*.json"):
         run.unlink()
-    event = gr.EventData(None, {"customers": "10"})
-    count, wrong, title, figure, _ = choose.fn(shown, event)
+    count, wrong, title, figure, _ = move(shown, "10")
     assert (count, wrong) == (10, "")
     assert "10 customers: 10 full models take 2.69 GB" in title
     assert figure.visible
 
 
 def test_a_wrong_number_is_said_and_leaves_the_figure_as_it_is(tmp_path):
-    page, _ = built(tmp_path)
-    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
-    event = gr.EventData(None, {"customers": "<b>"})
-    count, wrong, *rest = choose.fn((pd.DataFrame(), "measured"), event)
+    _, move = built(tmp_path)
+    count, wrong, *rest = move((pd.DataFrame(), "measured"), "<b>")
     assert "Customers is &lt;b&gt;;" in wrong
     assert [count, *rest] == [gr.skip()] * 4
 
 
 def test_before_a_sweep_is_shown_a_move_only_keeps_the_number(tmp_path):
-    page, _ = built(tmp_path)
-    choose = next(fn for fn in page.fns.values() if fn.name == "choose")
-    assert choose.fn(None, gr.EventData(None, {"customers": "3"})) == [3, "", *[gr.skip()] * 3]
+    _, move = built(tmp_path)
+    assert move(None, "3") == [3, "", *[gr.skip()] * 3]

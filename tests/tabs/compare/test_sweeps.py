@@ -15,20 +15,12 @@ def test_the_newest_finished_sweep_is_shown_first(tmp_path):
 
 
 def test_a_sweep_with_nothing_done_is_shown_only_if_there_is_no_other(tmp_path):
+    assert default_sweep(RunStore(tmp_path).table()) is None
     make_sweep(tmp_path, sweep_id=NEW, status="failed")
     assert default_sweep(RunStore(tmp_path).table()) == NEW
-    make_sweep(tmp_path, sweep_id=OLD)
-    assert default_sweep(RunStore(tmp_path).table()) == OLD
-
-
-def test_a_sweep_that_goes_on_is_shown_if_none_has_ended(tmp_path):
-    make_sweep(tmp_path, methods=("full",))
-    make_run(tmp_path, "lora", status="running")
-    assert default_sweep(RunStore(tmp_path).table()) == SWEEP
-
-
-def test_without_a_run_there_is_no_sweep(tmp_path):
-    assert default_sweep(RunStore(tmp_path).table()) is None
+    make_sweep(tmp_path, methods=("full",), sweep_id=OLD)
+    make_run(tmp_path, "lora", status="running", sweep_id=OLD)
+    assert default_sweep(RunStore(tmp_path).table()) == OLD, "none has ended"
 
 
 def test_the_recorded_sweep_is_shown_until_an_own_one_has_a_run_done(tmp_path):

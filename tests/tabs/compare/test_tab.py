@@ -5,19 +5,25 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from ftlab.basics.words import rate_name
 from ftlab.charts.loss import CHARTS as LOSS
 from ftlab.charts.savings import bars_sentence
 from ftlab.charts.spec import charts
-from ftlab.methods.registry import METHODS
 from ftlab.playground.client import PlaygroundClient
 from ftlab.records.published import PublishedRun
 from ftlab.records.store import RunStore, SweepData, sweep_data
-from ftlab.settings.training import TrainingSettings
 from ftlab.share.card_content import card_of
 from ftlab.share.report import sweep_report
+from ftlab.share.report_sections import fairness_html
 from ftlab.tabs.compare import tab as compare
-from ftlab.tabs.compare.view import fairness, headline, read_picture, unfinished, view
+from ftlab.tabs.compare.serving import notes_html, title_html
+from ftlab.tabs.compare.view import (
+    further,
+    headline,
+    read_picture,
+    runs_fold,
+    unfinished,
+    view,
+)
 from ftlab.tabs.context import AppContext, Links
 from tests.fakes import SWEEP, make_run, make_sweep
 
@@ -51,30 +57,11 @@ def imported(folder):
     return SweepData(SWEEP, "imported", table, published=runs)
 
 
-def test_what_was_equal_and_what_differs_by_method_is_said(tmp_path):
-    make_sweep(tmp_path)
-    text = fairness(data_of(tmp_path))
-    assert "like for like" in text
-    assert "30 steps, batch size 4, at most 256 tokens, accumulation 1" in text
-    assert "seed 0" in text
-    full, lora = (rate_name(METHODS[method].learning_rate) for method in ("full", "lora"))
-    assert f"learning rate (Full fine-tuning {full}, LoRA {lora}" in text
-    assert "QLoRA on a base held in nf4" in text
-
-
-def test_runs_that_are_not_like_for_like_are_said_to_differ(tmp_path):
-    make_run(tmp_path, "full")
-    make_run(tmp_path, "lora", settings=TrainingSettings(steps=60))
-    text = fairness(data_of(tmp_path))
-    assert "not like for like" in text
-    assert "steps (30, 60)" in text
-
-
 def test_a_variant_that_lacks_a_seed_is_said_to_differ(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"), seeds=(0, 1))
     make_run(tmp_path, "qlora", seed=0)
     seeds = "seeds (0, 1 of Full fine-tuning and LoRA; 0 of QLoRA)"
-    assert seeds in fairness(data_of(tmp_path))
+    assert seeds in fairness_html(data_of(tmp_path))
 
 
 def test_runs_that_are_left_out_are_counted_with_their_reason(tmp_path):
@@ -83,11 +70,8 @@ def test_runs_that_are_left_out_are_counted_with_their_reason(tmp_path):
     text = unfinished(data_of(tmp_path))
     assert "1 run left out" in text
     assert "No &lt;b&gt;kernel&lt;/b&gt;." in text
-
-
-def test_nothing_is_said_where_nothing_is_left_out(tmp_path):
-    make_sweep(tmp_path)
-    assert unfinished(data_of(tmp_path)) == ""
+    make_sweep(tmp_path, sweep_id=OLD)
+    assert unfinished(data_of(tmp_path, OLD)) == ""
 
 
 def test_the_headline_has_five_tiles_with_net_and_whole_peak(tmp_path):
@@ -130,13 +114,6 @@ def test_a_sweep_in_which_all_failed_is_shown_without_numbers(tmp_path):
     assert (shown.adapters, shown.adapter, shown.fairness) == ([], None, "")
 
 
-def test_a_disturbed_run_is_marked_and_one_seed_is_said_to_be_one(tmp_path):
-    make_sweep(tmp_path, measures={"disturbed": True}, methods=("full", "lora"))
-    text = headline(data_of(tmp_path))
-    assert "2 runs disturbed" in text
-    assert "one seed: no spread is known" in text
-
-
 def test_the_best_adapter_is_in_the_headline_unless_another_is_named(tmp_path):
     make_sweep(tmp_path)
     assert view_of(tmp_path).adapter == "LoRA"
@@ -162,21 +139,25 @@ def test_seeds_are_said_to_be_drawn_as_mean_and_range(tmp_path):
     assert [line.name for line in shown.figure.data] == ["LoRA, range of the seeds", "LoRA"]
 
 
-@pytest.mark.parametrize("model", ["bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"])
-def test_the_bundled_model_is_named_by_its_label(tmp_path, model):
-    make_sweep(tmp_path, methods=("full", "lora"), model=model)
-    shown = view_of(tmp_path)
-    for html in (shown.fairness, shown.headline):
-        assert "SmolLM2-135M-Instruct (bundled)" in html
-        assert "HuggingFaceTB" not in html
+BUNDLED = "SmolLM2-135M-Instruct (bundled)"
 
 
-def test_a_model_folder_is_named_without_its_path(tmp_path):
-    make_sweep(tmp_path / "runs", methods=("full", "lora"), model="/srv/models/mine")
+@pytest.mark.parametrize(
+    ("model", "label", "hidden"),
+    [
+        ("bundled", BUNDLED, "HuggingFaceTB"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", BUNDLED, "HuggingFaceTB"),
+        ("/srv/models/mine", "mine", "/srv"),
+    ],
+)
+def test_a_model_is_named_by_its_label_and_a_folder_without_its_path(
+    tmp_path, model, label, hidden
+):
+    make_sweep(tmp_path / "runs", methods=("full", "lora"), model=model)
     shown = view_of(tmp_path / "runs")
     for html in (shown.fairness, shown.headline):
-        assert "mine" in html
-        assert "/srv" not in html
+        assert label in html
+        assert hidden not in html
 
 
 def test_bars_say_what_they_are_relative_to(tmp_path):
@@ -191,8 +172,12 @@ def test_script_in_a_variant_is_only_text(tmp_path):
     make_run(tmp_path, "full")
     make_run(tmp_path, "lora", hyperparameters=script)
     make_run(tmp_path, "qlora", status="failed", hyperparameters=script)
-    shown = view_of(tmp_path)
-    html = shown.headline + shown.fairness + shown.unfinished + loss_of(tmp_path).heading
+    data = data_of(tmp_path)
+    shown, table = view_of(tmp_path), data.table
+    html = shown.headline + shown.fairness + shown.unfinished + runs_fold(data)
+    for picture in filter(None, [*shown.pictures, *further(data, {})]):
+        html += picture.heading + picture.note
+    html += title_html(table, "measured", 100) + notes_html(table, 100)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
 
@@ -366,7 +351,7 @@ def test_neither_charts_nor_these_tabs_import_torch_and_charts_import_no_gradio(
 
 def test_one_variant_alone_is_not_called_like_for_like(tmp_path):
     make_sweep(tmp_path, methods=("lora",))
-    text = fairness(data_of(tmp_path))
+    text = fairness_html(data_of(tmp_path))
     assert "only one variant is done" in text
     assert "like for like" not in text
 
@@ -375,6 +360,6 @@ def test_runs_on_different_data_are_not_said_to_share_their_examples(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     result = next(tmp_path.glob("*-lora")) / "result.json"
     result.write_text(result.read_text().replace("4c1e99d0a3b7", "ffff"))
-    text = fairness(data_of(tmp_path))
+    text = fairness_html(data_of(tmp_path))
     assert "not like for like: examples" in text
     assert "in the same order" not in text

@@ -32,7 +32,7 @@ from ftlab.tabs.learn import full as learn_full
 from ftlab.tabs.learn import merge as learn_merge
 from ftlab.tabs.learn import nf4 as learn_nf4
 from ftlab.tabs.learn import soft_prompt as learn_soft_prompt
-from ftlab.tabs.learn.parts import choice, said, table, whole_number
+from ftlab.tabs.learn.parts import choice, rank_within, said, table, whole_number
 from tests.fakes import make_run, make_sweep
 from tests.learn.adapters import ATTENTION, factors, some, write_lora, write_model
 
@@ -184,22 +184,17 @@ def test_the_vectors_stand_before_a_question_of_the_run(context, bundled):
     assert "<b>singers" not in words
     assert "v6<" not in words
     assert "…" in words
-
-
-def test_a_run_without_samples_stands_before_a_question_of_any_kind(context, bundled):
     prompt_run(context, some(3, WIDTH, 4), samples=[])
-    assert "your question" in prompt_view(context).words
-    assert "v3<" in prompt_view(context).words
+    words = prompt_view(context).words
+    assert "your question" in words
+    assert "v3<" in words
 
 
-def test_without_a_learnt_prompt_it_is_said_what_to_run(context):
+def test_without_a_learnt_prompt_that_fits_it_is_said_what_to_run(context, bundled):
     shown = prompt_view(context)
     assert shown.figure is None
     assert "tick Prompt tuning" in shown.words
     assert "11,520" in shown.words
-
-
-def test_a_prompt_of_another_width_is_a_sentence(context, bundled):
     prompt_run(context, some(3, WIDTH - 1))
     shown = prompt_view(context)
     assert shown.figure is None
@@ -220,6 +215,10 @@ def test_a_block_is_shown_as_it_is_quantised(bundled):
     assert f"{100 * relative:.2f} %" in shown.numbers
     assert (shown.block, shown.blocks) == (2, WIDTH)
     assert sum(shown.used.data[0].y) == pytest.approx(100)
+    used = np.zeros(16)
+    assert "All 16" in learn_nf4.levels_words(used + 1 / 16)
+    used[3] = 1
+    assert learn_nf4.levels_words(used).startswith("1 of 16 levels are used, at most for 100 %")
 
 
 @pytest.mark.parametrize(("asked", "block"), [(0, 1), (-3, 1), (10**9, WIDTH), (None, 1)])
@@ -238,13 +237,6 @@ def test_even_levels_are_not_said_to_be_worse_where_they_are_not(bundled):
     errors = learn_nf4.view(0, "q_proj", 1, learn_nf4.read_matrix).errors
     assert "do no worse" in errors
     assert "crowd" not in errors
-
-
-def test_unused_levels_are_counted():
-    used = np.zeros(16)
-    assert "All 16" in learn_nf4.levels_words(used + 1 / 16)
-    used[3] = 1
-    assert learn_nf4.levels_words(used).startswith("1 of 16 levels are used, at most for 100 %")
 
 
 def test_the_models_size_is_reckoned_from_its_shapes(bundled, context):
@@ -329,10 +321,15 @@ def test_an_adapter_of_no_projection_of_the_base_is_refused(context, bundled):
 def test_what_is_no_whole_number_is_refused_with_the_rule(value):
     with pytest.raises(FtlabError, match=r"Seed of x .*whole number from 0 to 4,294,967,295"):
         whole_number(value, "Seed of x", 2**32 - 1)
-
-
-def test_a_whole_number_is_taken_as_the_field_gives_it():
     assert whole_number(7.0, "Seed", 9) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [(None, 8), (float("nan"), 8), (0, 1), (-3, 1), (2.6, 3), (3.4, 3), (70, 64), (999, 64)],
+)
+def test_a_rank_outside_the_slider_is_brought_within(asked, given):
+    assert rank_within(asked, 64) == given
 
 
 def test_cells_and_sentences_of_plain_text_are_escaped():
@@ -395,11 +392,8 @@ def test_tokens_in_a_figure_are_text_and_no_markup():
     assert "%{" not in figure.data[0].text[0]
     band, line = figure.layout.shapes
     assert (band.y0, band.y1, line.y0) == (0.6, 0.8, 0.4)
-
-
-def test_a_cosine_below_zero_is_within_the_figure():
-    vectors = pd.DataFrame({"vector": [1], "cosine": [-0.3], "token": ["a"]})
-    assert nearest_figure(vectors, TokenBand(0.6, 0.8, 0.4)).layout.yaxis.range[0] <= -0.3
+    below = nearest_figure(vectors.assign(cosine=-0.3), TokenBand(0.6, 0.8, 0.4))
+    assert below.layout.yaxis.range[0] <= -0.3
 
 
 def test_the_error_of_a_weight_is_the_line_between_its_points():
@@ -431,13 +425,18 @@ def test_every_kind_of_merged_matrix_has_its_own_marker():
 # ---- wiring
 
 
-def test_every_panel_is_built_and_none_of_its_events_is_an_api(context):
+def built(context):
     with gr.Blocks() as page, gr.Tabs():
         for panel in PANELS:
             with gr.Tab(panel.__name__):
                 panel.build(context)
+    return page
+
+
+def test_every_panel_is_built_and_none_of_its_events_is_an_api(context):
+    page = built(context)
     events = list(page.fns.values())
-    assert len(events) == 8
+    assert len(events) == 5
     assert {event.api_visibility for event in events} == {"private"}
     fields = [b for b in page.blocks.values() if isinstance(b, gr.Slider | gr.Dropdown | gr.Number)]
     assert all(field.label and field.interactive for field in fields)
@@ -447,11 +446,7 @@ def test_opening_a_panel_fills_all_that_it_shows(context, bundled):
     """Every handler gives as many updates as it has outputs, with something to show and without."""
 
     def enter_all():
-        with gr.Blocks() as page, gr.Tabs():
-            for panel in PANELS:
-                with gr.Tab(panel.__name__):
-                    panel.build(context)
-        for event in page.fns.values():
+        for event in built(context).fns.values():
             values = [getattr(block, "value", None) for block in event.inputs]
             assert len(event.fn(*values)) == len(event.outputs)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ftlab.basics.errors import FtlabError
 from ftlab.learn.matrices import missed, stored
-from ftlab.learn.photo import MAX_RANK, read_photo
+from ftlab.learn.photo import read_photo
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.panes import WEIGHTS_FILE
 from ftlab.records.store import RunStore
@@ -25,11 +25,11 @@ from ftlab.tabs.learn.change import (
     full_html,
     map_figure,
     matrix_html,
-    rank_within,
     scale_words,
     source_chip,
     sources,
 )
+from ftlab.tabs.learn.parts import rank_within
 from tests.fakes import make_run
 from tests.learn.adapters import ATTENTION, factors, some, write_lora, write_model
 
@@ -120,18 +120,11 @@ def test_a_filter_that_changes_nothing_is_said_to():
     assert "<b>0 %</b>" in learn_filter.numbers_html(lesson, 1)
 
 
-@pytest.mark.parametrize(
-    ("asked", "given"), [(None, 8), (float("nan"), 8), (0, 1), (-3, 1), (2.6, 3), (999, MAX_RANK)]
-)
-def test_a_rank_outside_the_slider_is_brought_within(lion, asked, given):
-    assert learn_filter.rank_within(lion, asked) == given
-
-
 def test_a_small_photo_has_fewer_ranks():
     line = np.arange(9, dtype=np.float32).reshape(1, 3, 3) * 20
     lesson = learn_filter.make_lesson("line", line, "sepia")
     assert lesson.top == 1
-    assert learn_filter.rank_within(lesson, 8) == 1
+    assert rank_within(8, lesson.top) == 1
     assert "rank 1 holds 100 %" in learn_filter.finding(lesson, 1)
 
 
@@ -269,7 +262,7 @@ def test_the_scale_is_said_as_it_is_computed(store, base):
     assert words == "ΔW = s·B·A with s = rsLoRA: alpha / √r = 4 / √2 = 2.83"
 
 
-def test_own_and_shipped_adapters_wear_different_chips(store, base):
+def test_own_and_shipped_adapters_have_different_chips(store, base):
     own, shipped = choose(store, None, lora_run(store, base)), choose(store, None, "shipped:sql")
     assert "measured" in source_chip(own.source)
     assert "ships with ftlab" in source_chip(shipped.source)
@@ -280,11 +273,6 @@ def test_the_map_has_a_cell_for_every_matrix_and_frames_the_chosen(store, base):
     fig = map_figure(chosen, "effective_rank")
     assert np.array(fig.data[0].z, dtype=float).shape == (1, 3)
     assert fig.layout.annotations[0].x == 1
-
-
-@pytest.mark.parametrize(("asked", "given"), [(None, 8), (0, 1), (70, 64), (3.4, 3)])
-def test_a_rank_over_the_full_change_is_brought_within_the_slider(asked, given):
-    assert rank_within(asked) == given
 
 
 # ---- the tab
@@ -306,7 +294,7 @@ def handler(page, name):
     return next(fn.fn for fn in page.fns.values() if fn.name == name)
 
 
-def test_the_lessons_stand_in_order(page):
+def test_the_lessons_stand_in_order_and_compute_nothing_before_the_tab_is_opened(page):
     labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
     assert labels == [
         "Learn",
@@ -317,9 +305,6 @@ def test_the_lessons_stand_in_order(page):
         "Merging",
         "All methods",
     ]
-
-
-def test_nothing_is_computed_before_the_tab_is_opened(page):
     events = {event for fn in page.fns.values() for _, event in fn.targets}
     assert "select" in events
     assert not events & {"load", "tick"}
@@ -366,16 +351,12 @@ def matrix_handlers(page):
     return enters[1], handler(page, "look")
 
 
-def test_opening_the_tab_without_runs_shows_a_shipped_adapter(page):
+def test_opening_the_tab_without_runs_shows_a_shipped_adapter_or_the_chosen_one(page):
     enter, _ = matrix_handlers(page)
     names, chosen, wrong, *_ = enter(None, None, None, None, "size", None, 8)
     assert names.value == "shipped:sql"
     assert chosen.matrix.name == "layers.15.q_proj"
     assert wrong == ""
-
-
-def test_an_adapter_that_was_chosen_stays_as_the_tab_is_opened_again(page):
-    enter, _ = matrix_handlers(page)
     names, chosen, *_ = enter(None, "shipped:medical", 3, "v_proj", "size", None, 8)
     assert names.value == "shipped:medical"
     assert chosen.matrix.name == "layers.3.v_proj"
