@@ -81,7 +81,7 @@ class SweepRequest:
         str, Setting("Device", example="auto|cpu|cuda:0", check=problems_of_device)
     ] = AUTO
     seeds: Annotated[
-        tuple[int, ...], Setting("Seeds", "Seeds, as in 0,1,2", "each variant runs once for each",
+        tuple[int, ...], Setting("Seeds", "Seeds, as in 0,1,2", "each variant runs once per seed",
                                  parse=parse_seeds, check=problems_of_seeds, place="main",
                                  narrow=True, example="0,1,2"),
     ] = (0,)  # fmt: skip

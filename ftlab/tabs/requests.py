@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import gradio as gr
 from gradio.routes import API_PREFIX
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
 from starlette.types import Message, Receive
@@ -186,7 +186,45 @@ UNKNOWN_NAME = "This app has no endpoint of that name; its API page lists those 
 NO_SUCH_PART = "There is no such part of this page."
 
 _LARGEST = 2**63  # limit of integers in the JSON that gradio writes
-_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+_Choice = str | int | float | bool | None
+
+
+class _Named(BaseModel):
+    """A call of an endpoint by its name. Fields that are not listed are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    data: list[Any]
+    session_hash: _Id | None = None
+    oauth_token: str | None = None
+
+
+class _Event(_Named):
+    """A call of a handler by its number, or of an endpoint by the address."""
+
+    fn_index: int | None = None
+    trigger_id: int | None = None
+    event_id: _Id | None = None
+    simple_format: bool | None = None
+    batched: Literal[False] | None = None  # for batch handlers; this page has none
+
+
+class _Cancel(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    session_hash: _Id
+    fn_index: int
+    event_id: _Id
+
+
+class _Reset(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    event_id: _Id
+
+
+_BODIES: dict[str, type[BaseModel]] = {"cancel": _Cancel, "reset": _Reset}
 _ROUTES = (
     "queue", "run", "api", "call", "component_server", "cancel", "reset", "stream",
 )  # fmt: skip
@@ -230,49 +268,27 @@ class PageCalls:
             return self._wrong_event(body, needs_session=False)
         if route == "call":
             return self._wrong_named(name, body)
-        if route == "cancel":
-            right = _has(body, session_hash=_is_id, fn_index=_is_int, event_id=_is_id)
-            return "" if right else WRONG_CALL
-        if route == "reset":
-            return "" if _has(body, event_id=_is_id) else WRONG_CALL
+        if route in _BODIES:
+            return "" if _parsed(_BODIES[route], body) else WRONG_CALL
         return ""
 
     def _wrong_event(self, body: Any, needs_session: bool) -> str:
-        if not isinstance(body, Mapping):
+        event = _parsed(_Event, body)
+        if event is None or (needs_session and None in (event.session_hash, event.fn_index)):
             return WRONG_CALL
-        number, part = body.get("fn_index"), body.get("trigger_id")
-        if (needs_session or number is not None) and not (
-            _is_int(number) and number in self.handlers
-        ):
-            return WRONG_CALL
-        if part is not None and not (_is_int(part) and part in self.parts):
-            return WRONG_CALL
-        given = _has(
-            body,
-            session_hash=_is_id if needs_session else _none_or(_is_id),
-            event_id=_none_or(_is_id),
-            data=_is_list,
-            simple_format=_none_or(_is_bool),
-            oauth_token=_none_or(_is_text),
-        )
-        # Several calls in one body are for batch handlers; this page has none.
-        return "" if given and body.get("batched") in (None, False) else WRONG_CALL
+        known = event.fn_index is None or event.fn_index in self.handlers
+        known &= event.trigger_id is None or event.trigger_id in self.parts
+        return "" if known else WRONG_CALL
 
     def _wrong_named(self, name: str, body: Any) -> str:
         version, _, rest = name.partition("/")
         name = rest if version == "v2" else name
         if name not in self.endpoints:
             return UNKNOWN_NAME
+        if version != "v2":
+            return "" if _parsed(_Named, body) else WRONG_CALL
         if not isinstance(body, Mapping):
             return WRONG_CALL
-        if version != "v2":
-            right = _has(
-                body,
-                data=_is_list,
-                session_hash=_none_or(_is_id),
-                oauth_token=_none_or(_is_text),
-            )
-            return "" if right else WRONG_CALL
         parameters = self.endpoints[name]
         if any(key not in parameters for key in body):
             return f"'/{name}' takes {', '.join(parameters)}, and nothing else."
@@ -316,9 +332,13 @@ def check_inputs(parts: Sequence[Any], values: Sequence[Any]) -> None:
             continue
         if not _is_plain(value):
             raise WrongCall(f"{type(part).__name__}: no value of JSON that is kept")
-        for kind, fits in _GIVEN:
-            if isinstance(part, kind) and not fits(part, value):
-                raise WrongCall(f"{type(part).__name__}: {type(value).__name__}")
+        several = isinstance(part, gr.Dropdown) and part.multiselect and isinstance(value, list)
+        given = _CHOICES if several else next((v for k, v in _GIVEN if isinstance(part, k)), None)
+        try:
+            if given is not None:
+                given.validate_python(value, strict=True)
+        except ValidationError:
+            raise WrongCall(f"{type(part).__name__}: {type(value).__name__}") from None
 
 
 def names_of_event(data: Any) -> Mapping[str, Any]:
@@ -360,57 +380,24 @@ def _is_writable(text: str) -> bool:
     return True
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+_Body = TypeVar("_Body", bound=BaseModel)
 
 
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
+def _parsed(kind: type[_Body], body: Any) -> _Body | None:
+    try:
+        return kind.model_validate(body)
+    except ValidationError:
+        return None
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-def _is_choice(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _are_choices(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_choice(part) for part in value)
-
-
-def _none_or(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
-def _has(body: Any, **fits: Callable[[Any], bool]) -> bool:
-    return isinstance(body, Mapping) and all(fit(body.get(name)) for name, fit in fits.items())
-
-
-def _dropdown(part: Any, value: Any) -> bool:
-    return _is_choice(value) or (bool(part.multiselect) and _are_choices(value))
-
-
-_GIVEN: tuple[tuple[type, Callable[[Any, Any], bool]], ...] = (
-    (gr.Textbox, lambda part, value: value is None or _is_text(value)),
-    (gr.Number, lambda part, value: value is None or _is_number(value)),
-    (gr.Slider, lambda part, value: _is_number(value)),
-    (gr.Checkbox, lambda part, value: _is_bool(value)),
-    (gr.Dropdown, _dropdown),
-    (gr.Radio, lambda part, value: _is_choice(value)),
-    (gr.CheckboxGroup, lambda part, value: _are_choices(value)),
+_CHOICES: TypeAdapter[Any] = TypeAdapter(list[_Choice])
+_GIVEN: tuple[tuple[type, TypeAdapter[Any]], ...] = (
+    (gr.Textbox, TypeAdapter(str | None)),
+    (gr.Number, TypeAdapter(int | float | None)),
+    (gr.Slider, TypeAdapter(float)),
+    (gr.Checkbox, TypeAdapter(bool)),
+    (gr.Dropdown, TypeAdapter(_Choice)),
+    (gr.Radio, TypeAdapter(_Choice)),
+    (gr.CheckboxGroup, _CHOICES),
 )
-"""For each component class, a check that a value has the type that the component sends."""
+"""For each component class, the type of the values that the component sends."""

@@ -65,7 +65,7 @@ def test_the_curve_is_drawn_on_request_with_the_cards_limit(page: Page) -> None:
     page.locator("#plan-draw").click()
     curve = page.locator(".js-plotly-plot").filter(has_text="longest example")
     expect(curve).to_contain_text("GeForce RTX 5070")
-    expect(page.get_by_text("leave the card")).to_be_visible()
+    expect(page.get_by_text("Too large for the card")).to_be_visible()
 
 
 def test_what_was_measured_here_stands_beside_what_was_predicted(page: Page) -> None:

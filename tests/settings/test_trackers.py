@@ -1,4 +1,4 @@
-"""Which programs a sweep may log to as well, and how old and new records tell of it."""
+"""Programs that a sweep also logs to: parsed, checked, offered, and stored in records."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (("tensorboard", "tensorboard"), "tensorboard is named twice; name it once."),
     ],
 )
-def test_a_program_that_cannot_be_logged_to_is_told_at_its_field(
+def test_an_unavailable_program_is_reported_at_its_field(
     names: tuple[str, ...], sentence: str
 ) -> None:
     (error,) = validate(with_trackers(*names))
@@ -59,15 +59,12 @@ def test_an_installed_program_is_valid_and_every_run_of_the_sweep_has_it() -> No
     assert {spec.settings.report_to for spec in plan_sweep(request)} == {("tensorboard",)}
 
 
-def test_a_spec_without_it_is_what_an_older_version_reads() -> None:
-    spec = plan_sweep(GOOD)[-1]
-    written = json.loads(dump_spec(spec))
-    assert "report_to" not in written["settings"]
-    assert load_spec(dump_spec(spec)) == spec
-
-
-def test_a_spec_with_it_reads_back() -> None:
-    spec = plan_sweep(with_trackers("trackio", "tensorboard"))[-1]
+@pytest.mark.parametrize("names", [(), ("trackio", "tensorboard")])
+def test_a_spec_reads_back_and_without_trackers_an_older_version_reads_it(
+    names: tuple[str, ...],
+) -> None:
+    spec = plan_sweep(with_trackers(*names))[-1]
+    assert ("report_to" in json.loads(dump_spec(spec))["settings"]) == bool(names)
     assert load_spec(dump_spec(spec)) == spec
 
 
@@ -89,7 +86,7 @@ def test_names_are_read_from_a_word_or_a_list(given: object, names: tuple[str, .
 
 
 @pytest.mark.parametrize("given", [7, [7], {"a": 1}, True])
-def test_what_is_no_name_is_refused(given: object) -> None:
+def test_a_value_that_is_no_name_is_refused(given: object) -> None:
     with pytest.raises(FtlabError, match="it must be names out of: tensorboard, trackio"):
         parse_trackers(given)
     reading = read_request("bundled", SQL, ["lora"], {"settings.report_to": given})
@@ -113,7 +110,7 @@ def test_page_and_command_line_ask_for_the_same() -> None:
         (set(), []),
     ],
 )
-def test_the_field_names_what_would_have_to_be_installed(
+def test_the_field_names_the_packages_to_install(
     there: set[str], offered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "find_spec", lambda name: name in there or None)

@@ -135,9 +135,8 @@ def costing(request: SweepRequest) -> Costing:
 
     Raises `FtlabError` if the model's config or data are unavailable, or a setting is invalid.
     """
-    config, longest, scoring = (
-        model_config(request.model), longest_of(request), scoring_of(request)
-    )  # fmt: skip
+    config, longest = model_config(request.model), longest_of(request)
+    scoring = scoring_of(request)
     device = resolve_device(request.device)
     questions = tuple(
         run_question(
@@ -230,22 +229,14 @@ def _source(band: Band) -> str:
 def _note(asked: Costing, seen: Calibration) -> str:
     batch = asked.longest.batch
     size = f"{batch.rows} × {batch.length:,} tokens"
+    note = f"≈ is predicted for this {asked.device.kind_name}"
     if not asked.longest.is_known:
         return (
-            f"≈ is predicted for this {_kind(asked.device)}, for batches of {size}: how long the "
-            "examples are is known once the model is on this machine."
+            f"{note}, for batches of {size}: how long the examples are is known once the model is "
+            "on this machine."
         )
-    if not seen.seen:
-        return f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}."
-    runs = plural(len(seen.seen), "run")
-    return (
-        f"≈ is predicted for this {_kind(asked.device)}, from the longest batch, {size}; "
-        f"its width is what {runs} here showed."
-    )
-
-
-def _kind(device: Device) -> str:
-    return "GPU" if device.is_gpu else "CPU"
+    runs = f"; its width is what {plural(len(seen.seen), 'run')} here showed" if seen.seen else ""
+    return f"{note}, from the longest batch, {size}{runs}."
 
 
 _METHOD = "lora"

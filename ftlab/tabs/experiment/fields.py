@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.basics.errors import FieldError
 from ftlab.jobs.inputs import DEMO_REFUSAL
 from ftlab.jobs.launch import plan_sweep
 from ftlab.records.comparability import Scored, scored_words
@@ -146,7 +146,7 @@ def advanced_summary(request: SweepRequest) -> str:
     settings = request.settings
     rate = "each method's own" if settings.learning_rate is None else f"{settings.learning_rate:g}"
     parts = [
-        {"adamw": "AdamW"}.get(settings.optimizer, settings.optimizer),
+        "AdamW" if settings.optimizer == "adamw" else settings.optimizer,
         f"learning rate {rate}",
         f"{settings.schedule}, warm-up {settings.warmup_steps}",
         request.dtype_policy,
@@ -172,9 +172,8 @@ def launch_line(
     """
     if errors:
         return f'<p class="sum wrong" role="alert">{escape(one_sentence(errors))}</p>'
-    specs = plan_sweep(request)
+    specs, settings = plan_sweep(request), request.settings
     bases = sum(spec.is_base for spec in specs)
-    settings = request.settings
     batch = settings.batch_size * settings.accumulation
     colours = [swatch(variant.method) for variant in request.variants]
     more = len(colours) - _MOST_SWATCHES
@@ -206,13 +205,6 @@ def blocks_launch(errors: Sequence[FieldError]) -> bool:
     """Whether an invalid field disables Launch. An error without a field (a full disk) does not: it
     may be gone at the next press."""
     return any(error.field for error in errors)
-
-
-def first_sentence(error: FtlabError) -> str:
-    """The message for a refused launch; the first one if several fields are invalid."""
-    if isinstance(error, InvalidRequest) and error.errors:
-        return one_sentence(error.errors)
-    return str(error)
 
 
 def demo_line() -> str:

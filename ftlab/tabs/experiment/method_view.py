@@ -42,7 +42,7 @@ from ftlab.tabs.header import count_parameters
 from ftlab.tabs.widgets import escape, field_error, plural, swatch
 from ftlab.tasks.formatting import PromptFormatter
 from ftlab.tasks.reference import TaskReference
-from ftlab.tasks.spec import Example, TaskData
+from ftlab.tasks.spec import Example
 
 _AUTHORS_AND_YEAR = re.compile(r"^.*?\b\d{4}")
 _BASE_NAMES: dict[str, str] = {"nf4": "4-bit NF4", "int8": "8-bit"}
@@ -169,6 +169,10 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
     state = " disabled" if refused else " checked" if on else ""
     core = " data-core" if method.id in CORE else ""
     fields = f"set-{method.id}"
+    rate_hint = (
+        f"Learning rate: {rate_name(method.learning_rate)} on {TUNED_MODEL}, where it was tuned. "
+        f"On other models it {method.rate_rule.words} ({method.rate_rule.source})."
+    )
     return (
         f'<tbody data-method="{method.id}"><tr><td class="l">'
         f'<label title="{escape(method.summary)}">'
@@ -178,7 +182,7 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f'<p class="why">{f"Not offered: {escape(refused)}" if refused else ""}</p>'
         '<p class="why" data-short></p><p class="why" data-reach></p></td>'
         f"<td data-count>{DASH}</td>"
-        f'<td data-rate title="{escape(_rate_hint(method))}">{rate_name(method.learning_rate)}</td>'
+        f'<td data-rate title="{escape(rate_hint)}">{rate_name(method.learning_rate)}</td>'
         f"<td data-peak>{DASH}</td>"
         f"<td data-file>{DASH}</td><td data-fit></td>"
         f'<td><a href="{escape(method.paper.url)}" target="_blank" rel="noopener" '
@@ -187,15 +191,6 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f'aria-controls="{fields}" aria-label="Settings of {label}">Settings</button></td></tr>'
         f'<tr class="own" id="{fields}" hidden><td class="l" colspan="8">'
         f'<div class="fields">{_all_fields(method, values)}</div></td></tr></tbody>'
-    )
-
-
-def _rate_hint(method: MethodSpec) -> str:
-    """Tooltip: the rate on the model it was tuned on, and how it scales with model size."""
-    rule = method.rate_rule
-    return (
-        f"Learning rate: {rate_name(method.learning_rate)} on {TUNED_MODEL}, where it was tuned. "
-        f"On other models it {rule.words} ({rule.source})."
     )
 
 
@@ -312,14 +307,9 @@ def method_facts(request: SweepRequest) -> MethodFacts:
         else:
             counts[method_id] = DASH
             if found.not_applicable or method_id not in chosen:
-                reasons[method_id] = _beside(variant.spec.label, found.message)
+                reason = found.message.removeprefix(f"{variant.spec.label}: ")
+                reasons[method_id] = reason[:1].upper() + reason[1:]
     return MethodFacts(counts, reasons, reach, rates, own)
-
-
-def _beside(label: str, message: str) -> str:
-    """The message without the method's name, which is shown beside it."""
-    rest = message.removeprefix(f"{label}: ")
-    return rest[:1].upper() + rest[1:]
 
 
 ASKING = '<p class="meta" role="status">Asking PEFT about it, which takes some seconds …</p>'
@@ -411,7 +401,8 @@ def task_preview(model: str, reference: TaskReference) -> str:
     shown = _examples(formatter, data.train[:EXAMPLES])
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
     return (
-        f'<p class="meta" title="{escape(summary)}">{_sizes(data)} '
+        f'<p class="meta" title="{escape(summary)}">{len(data.train):,} to train, '
+        f"{len(data.tuning):,} for tuning, {len(data.held_out):,} held out. "
         f"Scored with {escape(metric)}. Loss on the <mark>marked</mark> part only"
         f"{'' if formatter else '; tokens are counted once the model is on this machine'}.</p>"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}"
@@ -419,19 +410,13 @@ def task_preview(model: str, reference: TaskReference) -> str:
     )
 
 
-def _sizes(data: TaskData) -> str:
-    return (
-        f"{len(data.train):,} to train, {len(data.tuning):,} for tuning, "
-        f"{len(data.held_out):,} held out."
-    )
-
-
 def _examples(formatter: PromptFormatter | None, examples: Sequence[Example]) -> str:
     """The examples as a list. The chat template around the prompts is shown once, above it."""
     if formatter is None:
-        texts = ["\n\n".join(turn.content for turn in example.prompt) for example in examples]
-        items = [_item(f"{text}\n", e.completion) for text, e in zip(texts, examples, strict=True)]
-        return _list("", items)
+        return _list("", [
+            _item("\n\n".join(turn.content for turn in example.prompt) + "\n", example.completion)
+            for example in examples
+        ])  # fmt: skip
     seen = [formatter.format(example) for example in examples]
     start, end = _frame([example.prompt_text for example in seen])
     questions = [one.prompt_text.removeprefix(start).removesuffix(end) for one in seen]

@@ -171,7 +171,9 @@ def _status(run: Run, way: Progress) -> str:
 
 
 def _bar(run: Run, way: Progress) -> str:
-    fraction = way.fraction if run.is_open or run.status == "done" else _reached(way)
+    fraction = way.fraction
+    if not run.is_open and run.status != "done":  # it ended early
+        fraction = 0.8 * way.step / way.steps if way.steps else 0.0
     label, colour = run.spec.label, look_of(run.spec.method).colour
     if way.download is not None:  # a separate bar; the run's own starts after the download
         fraction, colour = way.download.fraction, "var(--info)"
@@ -184,11 +186,6 @@ def _bar(run: Run, way: Progress) -> str:
     )
 
 
-def _reached(way: Progress) -> float:
-    """The progress fraction of a run that ended early."""
-    return 0.8 * way.step / way.steps if way.steps else 0.0
-
-
 def _steps(run: Run, way: Progress) -> str:
     if way.download is not None:
         done, _, rest = way.download.label.partition(" ")
@@ -199,20 +196,19 @@ def _steps(run: Run, way: Progress) -> str:
 
 
 def _loss(run: Run, way: Progress) -> str:
+    value = way.loss
     if run.spec.is_base and run.result is not None:
         value = run.result.measures.eval_loss_before or run.result.measures.eval_loss_after
-        return _cell(f"<small>loss</small> <b>{units.format_number(value)}</b>", value is not None)
-    return _cell(
-        f"<small>loss</small> <b>{units.format_number(way.loss)}</b>", way.loss is not None
-    )
+    if value is None:
+        return "<span></span>"
+    return f"<span><small>loss</small> <b>{units.format_number(value)}</b></span>"
 
 
 def _peak(run: Run) -> str:
     """The net peak, which is comparable to the prediction; the tooltip has the process total."""
-    measures = run.result.measures if run.result is not None else None
-    if measures is None or measures.peak_memory_bytes is None or run.result is None:
+    if run.result is None or run.result.measures.peak_memory_bytes is None:
         return "<span></span>"
-    kind = escape(run.result.memory_kind)
+    measures, kind = run.result.measures, escape(run.result.memory_kind)
     whole = units.format_bytes(measures.peak_memory_bytes)
     if measures.net_peak_memory_bytes is None:
         return f'<span title="Peak memory, train phase; {kind}"><b>{whole}</b></span>'
@@ -228,10 +224,9 @@ def _time(run: Run, way: Progress) -> str:
         until = ' title="Until the base model is here"' if way.download is not None else ""
         left = units.format_seconds(way.left_seconds)
         return f'<span{until}><span class="pred">{left}</span> left</span>'
-    measures = run.result.measures if run.result is not None else None
-    if measures is None or measures.total_seconds is None:
+    if run.result is None or run.result.measures.total_seconds is None:
         return "<span></span>"
-    took = units.format_seconds(measures.total_seconds)
+    took = units.format_seconds(run.result.measures.total_seconds)
     return f'<span title="Total time, from load to save"><b>{took}</b></span>'
 
 
@@ -250,10 +245,6 @@ def _why(run: Run) -> str:
         return ""
     tone = "why soft" if run.status in ("cancelled", "not_applicable") else "why"
     return f'<p class="{tone}">{escape(run.reason)}</p>'
-
-
-def _cell(html: str, known: bool) -> str:
-    return f"<span>{html}</span>" if known else "<span></span>"
 
 
 def _precision(run: Run) -> str:
@@ -438,14 +429,14 @@ def build(context: AppContext) -> Panel:
     pace = Pace(_POLLS_A_SECOND)
 
     def refresh(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
-        return _changes(before, paced(watch.look(wanted), request))
+        return changes(before, watch.look(wanted), request)
 
     def tick(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
-        return _changes(before, paced(watch.glance(wanted), request))
+        return changes(before, watch.glance(wanted), request)
 
-    def paced(now: Shown, request: gr.Request) -> Shown:
+    def changes(before: Shown, now: Shown, request: gr.Request) -> tuple[Any, ...]:
         seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
-        return now if seconds == now.seconds else replace(now, seconds=seconds)
+        return _changes(before, replace(now, seconds=seconds))
 
     def press(event: gr.EventData, wanted: str) -> None:
         try:

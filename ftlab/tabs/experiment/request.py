@@ -181,7 +181,7 @@ def allowed_values(values: Mapping[str, Any], access: Access) -> dict[str, Any]:
 def one_sentence(errors: Sequence[FieldError]) -> str:
     """The first error, and the number of further errors."""
     more = len(errors) - 1
-    tail = f" ({more} more field{'s' if more > 1 else ''} to put right.)" if more > 0 else ""
+    tail = f" ({more} more field{'s' if more > 1 else ''} to correct.)" if more > 0 else ""
     return errors[0].message + tail
 
 
@@ -324,20 +324,17 @@ def _model(name: str) -> dict[str, str]:
 
 
 def _task(task: TaskReference) -> dict[str, Any]:
-    kind = task.id if task.kind == "bundled" else task.kind
-    mapping = asdict(task.mapping or ColumnMapping())
-    values: dict[str, Any] = {f"map.{name}": mapping[name] or "" for name in MAPPING_FIELDS}
-    values |= {"task": kind, "file": None, "file_error": "", "metric": task.metric}
-    values |= {"hub.id": "", "hub.config": "", "hub.split": ""}
-    if task.kind == "file":
-        values["file"] = task.id
-    if task.kind == "hub":
-        values |= {
-            "hub.id": task.id,
-            "hub.config": task.config or "",
-            "hub.split": task.split or "",
-        }
-    return values
+    columns = asdict(task.mapping or ColumnMapping())
+    return {
+        "task": task.id if task.kind == "bundled" else task.kind,
+        "file": task.id if task.kind == "file" else None,
+        "file_error": "",
+        "hub.id": task.id if task.kind == "hub" else "",
+        "hub.config": task.config or "",
+        "hub.split": task.split or "",
+        "metric": task.metric,
+        **{f"map.{name}": column or "" for name, column in columns.items()},
+    }
 
 
 def _settings(settings: Any, prefix: str = "") -> dict[str, Any]:

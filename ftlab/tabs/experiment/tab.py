@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.limits import FIELD as MATCH
 from ftlab.methods.registry import CORE, METHODS
-from ftlab.records.spec import RunSpec
+from ftlab.prediction.fit import Ask
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import is_installed
 from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links
 from ftlab.tabs.experiment import queue
@@ -33,7 +34,6 @@ from ftlab.tabs.experiment.fields import (
     advanced_summary,
     blocks_launch,
     demo_line,
-    first_sentence,
     launch_button,
     launch_line,
 )
@@ -54,9 +54,11 @@ from ftlab.tabs.experiment.rates import tune, untuned_html
 from ftlab.tabs.experiment.request import (
     EXTRA,
     MAPPING_FIELDS,
+    Reading,
     alike,
     allowed_values,
     form_values,
+    one_sentence,
     read_form,
     read_model,
 )
@@ -109,7 +111,7 @@ def taken_over(specs: Sequence[RunSpec]) -> str:
     if len(kept) > 1:
         names += f" and {plural(len(kept) - 1, 'more run')}"
     left = len(specs) - len(kept)
-    aside = f" {plural(left, 'run')} with other settings left aside." if left else ""
+    aside = f" {plural(left, 'run')} with other settings are left out." if left else ""
     return f"The form holds the settings of {names}.{aside}"
 
 
@@ -233,20 +235,6 @@ def build(context: AppContext, links: Links) -> None:
             return
         context.models.why_not(model)
 
-    def predict(request: gr.Request, *given: Any) -> Iterator[Any]:
-        session = str(request.session_hash)
-        mine = latest.begin(session)
-        reading = read_form(form.values(given), access)
-        if reading.errors:  # shown at their fields; keeps the last result
-            return
-        for shown in while_there(
-            context.predictor,
-            visitor_of(request),
-            lambda ask: predict_costs(context, reading.request, ask),
-            lambda: latest.is_newest(session, mine),
-        ):
-            yield gr.skip() if shown is None else shown
-
     def press(chosen: str, last: tuple[object, float], *given: Any) -> Iterator[list[Any]]:
         values = form.values(given) | chosen_as_pressed(chosen)
         reading = read_form(values, access)
@@ -254,10 +242,9 @@ def build(context: AppContext, links: Links) -> None:
         if last[0] == reading.request and now - last[1] < _SAME_PRESS_SECONDS:
             yield [gr.skip()] * (len(said) + 2)
             return
-        if not reading.errors and by_hand(reading.request.variants):
-            yield [ASKING if output is line else gr.skip() for output in (None, None, *said)]
-        elif not reading.errors and must_ask(reading.request, context.models):
-            yield [ASKING_HUB if output is line else gr.skip() for output in (None, None, *said)]
+        asking = ASKING if by_hand(reading.request.variants) else ASKING_HUB
+        if not reading.errors and (asking == ASKING or must_ask(reading.request, context.models)):
+            yield [asking if output is line else gr.skip() for output in (None, None, *said)]
         try:
             access.check_training()
             request = reading.checked()
@@ -265,8 +252,7 @@ def build(context: AppContext, links: Links) -> None:
             enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
-            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
-            warn(sentence, title="Not launched", duration=6)
+            _warn_not_launched(reading, error)
             yield [gr.skip(), gr.skip(), *_say(form, values, context, error)]
             return
         yield [(reading.request, now), NEWEST, *_say(form, values, context)]
@@ -278,12 +264,13 @@ def build(context: AppContext, links: Links) -> None:
         try:
             tune(reading.checked(), context)
         except FtlabError as error:
-            sentence = reading.errors[0].message if reading.errors else first_sentence(error)
-            warn(sentence, title="Not launched", duration=6)
+            _warn_not_launched(reading, error)
             return [gr.skip(), *_say(form, values, context, error)]
         return [NEWEST, *_say(form, values, context)]
 
-    latest = Latest()
+    def predict(request: SweepRequest, ask: Ask) -> Iterator[str]:
+        return predict_costs(context, request, ask)
+
     known_at = gr.State(0.0)
     # Handles every tick. The default drops events while a handler is running.
     blocks.table.select(
@@ -302,14 +289,7 @@ def build(context: AppContext, links: Links) -> None:
         trigger_mode="always_last",
         **_IN_ORDER,
     )
-    gr.on(
-        [this_page().load, *(field.change for field in fields)],
-        predict,
-        fields,
-        blocks.costs,
-        trigger_mode="multiple",
-        **QUIET,
-    )
+    _predict_at_changes(predict, blocks.costs, form, context)
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
     by_name = form.components
     # Not at every keystroke: the Hub is queried only for a completely typed name.
@@ -338,7 +318,26 @@ def build(context: AppContext, links: Links) -> None:
 
 def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: AppContext) -> None:
     """Refreshes the proposed model when the form changes, and puts it into the form on click."""
-    fields = list(form.components.values())
+
+    def make(request: SweepRequest, ask: Ask) -> list[str]:
+        return [proposal_html(propose(request, context, ask), request.model)]
+
+    def choose(event: gr.EventData) -> list[Any]:
+        model = str(getattr(event, "model", ""))
+        if not proposable(model):
+            return [gr.skip(), gr.skip()]
+        return ["hub", name_field("hub", value=model)]
+
+    _predict_at_changes(make, largest, form, context)
+    named = [form.components["model"], form.components["model_name"]]
+    task.preview.after(largest.select(choose, None, named, **QUIET))
+
+
+def _predict_at_changes(
+    make: Callable[[SweepRequest, Ask], Iterable[str]], shown: gr.HTML, form: Form,
+    context: AppContext,
+) -> None:  # fmt: skip
+    """Shows what `make` yields for the form's request, anew at each change of the form."""
     latest = Latest()
 
     def show(request: gr.Request, *given: Any) -> Iterator[Any]:
@@ -347,25 +346,27 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
         reading = read_form(form.values(given), context.access)
         if reading.errors:  # shown at their fields; keeps the last result
             return
-        wanted = reading.request
-        for shown in while_there(
+        for html in while_there(
             context.predictor,
             visitor_of(request),
-            lambda ask: [proposal_html(propose(wanted, context, ask), wanted.model)],
+            lambda ask: make(reading.request, ask),
             lambda: latest.is_newest(session, mine),
         ):
-            yield gr.skip() if shown is None else shown
+            yield gr.skip() if html is None else html
 
-    def choose(event: gr.EventData) -> list[Any]:
-        model = str(getattr(event, "model", ""))
-        if not proposable(model):
-            return [gr.skip(), gr.skip()]
-        return ["hub", name_field("hub", value=model)]
-
+    fields = list(form.components.values())
     changes = [this_page().load, *(field.change for field in fields)]
-    gr.on(changes, show, fields, largest, **QUIET | {"trigger_mode": "multiple"})
-    named = [form.components["model"], form.components["model_name"]]
-    task.preview.after(largest.select(choose, None, named, **QUIET))
+    gr.on(changes, show, fields, shown, trigger_mode="multiple", **QUIET)
+
+
+def _warn_not_launched(reading: Reading, error: FtlabError) -> None:
+    """Warns with the first message if several fields are invalid."""
+    errors = getattr(error, "errors", ())
+    if reading.errors:
+        sentence = reading.errors[0].message
+    else:
+        sentence = one_sentence(errors) if errors else str(error)
+    warn(sentence, title="Not launched", duration=6)
 
 
 def _chosen(event: gr.EventData) -> tuple[list[str], dict[str, str]]:

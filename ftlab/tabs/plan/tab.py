@@ -14,7 +14,7 @@ from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
-from ftlab.prediction.fit import Ask, Change, claims, fit, fitting, qlora_on_65b
+from ftlab.prediction.fit import Ask, claims, fit, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
 from ftlab.tabs.context import QUIET, AppContext, Latest, Links, opened
@@ -49,9 +49,11 @@ from ftlab.tabs.widgets import H, blank, head, heading, warn
 
 MOST_FIXES = 3
 _SEARCHING = "Looking for what would make it fit …"
-_NOTHING = "None of what can be changed here makes it fit."
+_NOTHING = "No change of the fields here makes it fit."
 _NO_CURVE = heading(
-    "Peak against length", PREDICTED, sub="Where each method leaves the card: up to 20 predictions"
+    "Peak against length",
+    PREDICTED,
+    sub="The length from which each method no longer fits: up to 20 predictions",
 )
 
 
@@ -82,7 +84,7 @@ def build(context: AppContext, links: Links) -> None:
                         seen_head = H(elem_id="plan-seen")
                         seen_figure = plot(visible=False)
                 with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
-                    head("The famous claims, recomputed", PREDICTED, sub="from shapes alone")
+                    head("Published claims, recomputed", PREDICTED, sub="from shapes alone")
                     claimed = H(claims_html(claims()))
                     simulate = gr.Button("Simulate QLoRA on LLaMA 65B", size="sm")
 
@@ -143,15 +145,14 @@ def make_plan(
         return
     slots = form.slot_html([])
     found: dict[str, Prediction] = {}
-    yield [*slots, pending_html(plan.label, plan.model.label), _methods(plan, found), *_no_fixes()]
+    yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
     order = list(plan.questions)
     try:
         for place, answer in ask(list(plan.questions.values())):
             found[order[place]] = answer
             yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
-        yield [*slots, *_with_fixes(ask, plan, found)] if _is_short(plan, found) else [
-            *slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()
-        ]  # fmt: skip
+        if _is_short(plan, found):
+            yield [*slots, *_with_fixes(ask, plan, found)]
     except FtlabError as error:
         failed = blank("No prediction.", str(error))
         yield [*slots, failed, _methods(plan, found), *_no_fixes()]
@@ -208,10 +209,16 @@ def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) 
     limit = plan.card.usable_bytes
     left = [(line.label, leaves_at(line, limit)) for line in lines]
     words = [f"{label} at about {length:,} tokens" for label, length in left if length]
-    title = f"{join_names(words)} leave the card" if words else "No line crosses the card's limit"
+    title = (
+        f"Too large for the card: {join_names(words)}"
+        if words
+        else "No line crosses the card's limit"
+    )
     above = [line.label for line in lines if is_above(line, limit)]
     sub = (
-        f"Far above the picture: {join_names(above)}" if above else f"{plan.model.label}, reserved"
+        f"Above the range of the chart: {join_names(above)}"
+        if above
+        else f"{plan.model.label}, reserved"
     )
     return heading(title, PREDICTED, sub=sub)
 
@@ -228,17 +235,14 @@ def _taking(place: int) -> Any:
 def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
     changes = fitting(plan.chosen, plan.card, ask, MOST_FIXES)
     note = "" if changes else _NOTHING
-    return [_verdict(plan, found, note), _methods(plan, found), *_fixes(changes, plan)]
-
-
-def _fixes(changes: Sequence[tuple[Change, Prediction]], plan: Plan) -> list[Any]:
     offered = [changed_fields(change.question) for change, _ in changes]
     buttons = [
         gr.update(value=change_label(change, answer, plan.card), visible=True)
         for change, answer in changes
     ]
     hidden = [gr.update(visible=False)] * (MOST_FIXES - len(buttons))
-    return [offered, *buttons, *hidden]
+    verdict = _verdict(plan, found, note)
+    return [verdict, _methods(plan, found), offered, *buttons, *hidden]
 
 
 def _no_fixes() -> list[Any]:
@@ -249,10 +253,9 @@ def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) 
     answer = found.get(plan.chosen.variant.method)
     if answer is None:
         return pending_html(plan.label, plan.model.label)
-    said = note
-    if said is None:
-        said = _SEARCHING if _is_short(plan, found) else ""
-    return verdict_html(plan.label, plan.model.label, answer, plan.card, said)
+    if note is None:
+        note = _SEARCHING if _is_short(plan, found) else ""
+    return verdict_html(plan.label, plan.model.label, answer, plan.card, note)
 
 
 def _is_short(plan: Plan, found: dict[str, Prediction]) -> bool:

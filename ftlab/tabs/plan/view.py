@@ -1,4 +1,4 @@
-"""HTML of the Plan tab: the verdict, every method on the card, the famous claims."""
+"""HTML of the Plan tab: the verdict, every method on the card, published claims."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from ftlab.tabs.widgets import Markup, blank, chip, escape, heading, named
 
 PREDICTED = chip("predicted", "predicted", "Computed before any run, from the config alone")
 _KINDS = {"fits": "ok", "tight": "warn", "does not fit": "bad"}
+_REST = "reserved beside"
 _PARTS = {
-    "weights": ("weights", "#3d5a80"),
-    "gradients": ("gradients", "#98c1d9"),
-    "optimizer": ("optimizer", "#7896b8"),
-    "activations": ("activations", "#d9a441"),
-    "temporary": ("temporary", "#e8cf9d"),
-}
-_DARK_INK = ("gradients", "activations", "temporary")
+    "weights": "#3d5a80", "gradients": "#98c1d9", "optimizer": "#7896b8",
+    "activations": "#d9a441", "temporary": "#e8cf9d", _REST: "#b9bfc8",
+}  # fmt: skip
+_LIGHT_INK = ("weights", "optimizer")
 _ROOM_FOR_NAME = 0.09  # minimum share of the gauge that shows a name
 
 
@@ -52,7 +50,8 @@ def verdict_html(label: str, model: str, found: Prediction, card: Card, note: st
         f'<div class="verdict"><div class="hd">'
         f"{chip(result.verdict, f'{_KINDS[result.verdict]} big')}<h2>{title}</h2>"
         f'<span class="grow"></span>{PREDICTED}</div>{_gauge(found, peak, card)}'
-        f'<p class="meta">{_margin(result)} {escape(_context(card))} {escape(note)}</p>'
+        f'<p class="meta">{_margin(result)} About {escape(format_bytes(card.context_bytes))} for '
+        f"CUDA's context are taken off the card. {escape(note)}</p>"
         f"{_counts(found)}</div>"
     )
 
@@ -79,9 +78,12 @@ def change_label(change: Change, found: Prediction, card: Card) -> str:
 
 def claims_html(claims: Sequence[Claim]) -> str:
     """HTML: the papers' numbers beside those computed from the models' shapes."""
-    lines = [(_claim(claim), claim.paper, _ours(claim)) for claim in claims]
+    lines = [
+        (_claim(claim), claim.paper, claim.ours if claim.ours == DASH else predicted(claim.ours))
+        for claim in claims
+    ]
     return Markup('<div class="claims">{}</div>').format(
-        Markup(table(("Claim", "Paper", "Here"), lines, "The famous claims"))
+        Markup(table(("Claim", "Paper", "Here"), lines, "Published claims"))
     )
 
 
@@ -89,10 +91,6 @@ def _claim(claim: Claim) -> Markup:
     return Markup('{}<small>{} <a href="{}" target="_blank" rel="noopener">{}</a></small>').format(
         claim.what, claim.why, claim.url, claim.source
     )
-
-
-def _ours(claim: Claim) -> Markup:
-    return Markup(DASH) if claim.ours == DASH else predicted(claim.ours)
 
 
 def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
@@ -108,22 +106,17 @@ def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
 def _gauge(found: Prediction, peak: int, card: Card) -> str:
     """HTML: a bar with the parts of the peak, then other reserved memory, against the card."""
     whole = max(peak, card.usable_bytes)
-    parts = [
-        (name, colour, size)
-        for key, (name, colour) in _PARTS.items()
-        if (size := found.anatomy.get(key, 0))
-    ]
-    beside = peak - sum(size for _, _, size in parts)
-    if beside > 0:
-        parts.append(("reserved beside", "#b9bfc8", beside))
+    parts = {name: size for name in _PARTS if (size := found.anatomy.get(name, 0))}
+    if peak > sum(parts.values()):
+        parts[_REST] = peak - sum(parts.values())
+    named = {name: f"{name} {format_bytes(size)}" for name, size in parts.items()}
     spans = "".join(
-        f'<span style="width:{100 * size / whole:.2f}%;background:{colour};'
-        f'color:{"#1b2129" if name in _DARK_INK or name == "reserved beside" else "#fff"}" '
-        f'title="{escape(name)} {escape(format_bytes(size))}">'
-        f"{escape(f'{name} {format_bytes(size)}') if size / whole > _ROOM_FOR_NAME else ''}</span>"
-        for name, colour, size in parts
+        f'<span style="width:{100 * size / whole:.2f}%;background:{_PARTS[name]};'
+        f'color:{"#fff" if name in _LIGHT_INK else "#1b2129"}" title="{escape(named[name])}">'
+        f"{escape(named[name]) if size / whole > _ROOM_FOR_NAME else ''}</span>"
+        for name, size in parts.items()
     )
-    said = ", ".join(f"{name} {format_bytes(size)}" for name, _, size in parts)
+    said = ", ".join(named.values())
     limit = 100 * card.usable_bytes / whole
     over = "<s></s>" if peak > card.usable_bytes else ""
     return (
@@ -136,10 +129,6 @@ def _gauge(found: Prediction, peak: int, card: Card) -> str:
 def _margin(result: Fit) -> str:
     size = predicted(format_bytes(abs(result.margin_bytes)))
     return f"Short by {size}." if result.margin_bytes < 0 else f"{size} are left."
-
-
-def _context(card: Card) -> str:
-    return f"About {format_bytes(card.context_bytes)} for CUDA's context are taken off the card."
 
 
 def _counts(found: Prediction) -> str:

@@ -60,7 +60,7 @@ def facts(shown_html: str) -> dict[str, Any]:
     return dict(json.loads(html.unescape(found.group(1))))
 
 
-def test_rows_fill_in_as_they_come_and_the_sum_comes_last(
+def test_rows_are_filled_as_predictions_arrive_and_the_peak_comes_last(
     request_: SweepRequest, tmp_path: Path
 ) -> None:
     first, second, third = map(facts, shown(request_, sized(), tmp_path))
@@ -74,14 +74,14 @@ def test_rows_fill_in_as_they_come_and_the_sum_comes_last(
 
 
 @pytest.mark.parametrize(("peak", "verdict"), [(5, "fits"), (6, "tight"), (7, "does not fit")])
-def test_the_verdict_is_for_what_is_free_now(
+def test_the_verdict_is_for_the_free_memory(
     request_: SweepRequest, tmp_path: Path, peak: float, verdict: str
 ) -> None:
     last = facts(shown(request_, sized(peak), tmp_path)[-1])
     assert last["methods"]["lora"]["verdict"] == verdict
 
 
-def test_runs_here_narrow_what_is_shown(request_: SweepRequest, tmp_path: Path) -> None:
+def test_measured_runs_narrow_the_shown_range(request_: SweepRequest, tmp_path: Path) -> None:
     for measured in (1_150_000, 1_180_000, 1_200_000):
         both = {"predicted_net_peak_bytes": 1_000_000, "net_peak_memory_bytes": measured}
         make_run(tmp_path, "lora", measures=both)
@@ -103,7 +103,7 @@ def test_what_cannot_be_predicted_is_a_dash_with_its_reason(
     assert last["most"] == ""
 
 
-def test_a_prediction_that_ends_keeps_what_is_known_and_is_inert(
+def test_a_failed_prediction_keeps_what_is_known_and_is_escaped(
     request_: SweepRequest, tmp_path: Path
 ) -> None:
     def ends_at_qlora(question: Question) -> float:
@@ -114,7 +114,7 @@ def test_a_prediction_that_ends_keeps_what_is_known_and_is_inert(
     assert "No further prediction: The prediction &lt;b&gt;ended&lt;/b&gt;." in said
 
 
-def test_of_a_method_in_several_variants_the_first_is_shown_and_the_highest_counted(
+def test_a_method_with_several_variants_shows_the_first_and_counts_the_highest(
     request_: SweepRequest, tmp_path: Path
 ) -> None:
     sizes = SizedPredictor(lambda question: int(question.variant.values()["r"]) / 4, beside=0)
@@ -124,7 +124,7 @@ def test_of_a_method_in_several_variants_the_first_is_shown_and_the_highest_coun
     assert last["most"].startswith("2.20–2.80 GB")
 
 
-def test_what_is_asked_is_the_longest_batch_of_all_seeds(request_: SweepRequest) -> None:
+def test_the_question_is_about_the_longest_batch_of_all_seeds(request_: SweepRequest) -> None:
     one = longest_of(request_)
     assert one.is_known
     assert (one.batch.rows, one.batch.length % 8) == (2, 0)
@@ -176,7 +176,7 @@ def test_settings_of_the_sweep_are_those_of_the_question(request_: SweepRequest)
         ({"settings": TrainingSettings(max_length=16)}, "No prediction: All"),
     ],
 )
-def test_what_stands_in_the_way_is_a_sentence(
+def test_an_error_that_prevents_a_prediction_is_a_sentence(
     request_: SweepRequest, tmp_path: Path, changes: dict[str, Any], words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

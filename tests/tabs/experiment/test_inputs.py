@@ -16,7 +16,6 @@ from ftlab.methods.variant import Variant
 from ftlab.models.resolve import ModelReach
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
-from ftlab.tabs.experiment import request
 from ftlab.tabs.experiment.costs import scoring_of
 from ftlab.tabs.experiment.fields import blocks_launch, launch_line
 from ftlab.tasks.files import ColumnMapping
@@ -75,7 +74,7 @@ def test_what_is_too_long_does_not_count(asked: SweepRequest, models: ModelReach
     assert "longer than 256 tokens" in part.scored.reason
 
 
-def test_of_a_data_set_that_nobody_has_read_the_bar_says_up_to(models: ModelReach) -> None:
+def test_the_bar_says_up_to_for_a_data_set_that_is_not_read_yet(models: ModelReach) -> None:
     wanted = SweepRequest("bundled", TaskReference("hub", "owner/unread"), (Variant("lora"),))
     assert "up to 64 held-out examples scored" in bar(wanted, models)
     assert must_ask(wanted, models)
@@ -115,7 +114,7 @@ def test_data_that_cannot_be_used_keep_launch_from_being_pressed(
     assert words.split(";")[0] in bar(wanted, models).replace("&#39;", "'")
 
 
-def test_a_length_that_nothing_fits_is_said_at_its_field(
+def test_a_length_that_no_example_fits_is_reported_at_its_field(
     asked: SweepRequest, models: ModelReach
 ) -> None:
     short = replace(asked, settings=TrainingSettings(max_length=16))
@@ -134,7 +133,7 @@ def test_training_examples_that_are_all_too_long_are_found_when_launch_is_presse
         check_inputs(asked, models)
 
 
-def test_a_model_that_cannot_be_had_is_said_once_the_hub_was_asked(
+def test_an_unavailable_model_is_reported_after_the_hub_was_asked(
     asked: SweepRequest, models: ModelReach
 ) -> None:
     wanted = replace(asked, model="gone/model")
@@ -166,44 +165,3 @@ def test_a_data_set_is_read_when_launch_is_pressed_and_not_before(
     named = replace(wanted, task=replace(wanted.task, mapping=ColumnMapping("left", "right")))
     check_inputs(named, models)
     assert read == ["owner/set"]
-
-
-def test_what_a_form_cannot_put_right_leaves_launch_to_be_pressed_again() -> None:
-    from ftlab.basics.errors import FieldError
-
-    assert not blocks_launch([FieldError("", "The disk is full.")])
-    assert blocks_launch([FieldError("settings.steps", "Steps is 0.")])
-
-
-@pytest.mark.parametrize(
-    ("typed", "model"),
-    [
-        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
-        (" gpt2 ", "gpt2"),
-        ("/models/mine", "/models/mine"),
-        ("", ""),
-        (None, ""),
-        (["gpt2"], ""),
-        ({"a": 1}, ""),
-    ],
-)
-def test_what_is_typed_as_the_base_model_is_the_model(typed: Any, model: str) -> None:
-    assert request.read_model({"model": typed, "model_name": "left over"}) == model
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        ("", "No model is named"),
-        ("no model", "'no model' names no model"),
-        ("/nowhere/at/all", "There is no model folder '/nowhere/at/all'"),
-        ("../../nowhere/at/all", "There is no model folder"),
-        ("a" * 5_000, "give a shorter one"),
-        ("owner/name\x00", "NUL character"),
-        (["gpt2"], "No model is named"),
-    ],
-)
-def test_what_names_no_model_is_refused_beside_the_field(typed: Any, words: str) -> None:
-    errors = request.read_form({"methods": ["lora"], "task": "sql", "model": typed}).errors
-    assert [error.field for error in errors] == ["model"]
-    assert words in errors[0].message

@@ -85,12 +85,12 @@ def test_the_largest_model_whose_lora_fits_what_is_free_is_proposed(context: App
     assert all(question.variant == Variant("lora", {"r": 4}) for question in asked(context))
 
 
-def test_without_a_lora_in_the_form_it_is_asked_with_its_defaults(context: AppContext) -> None:
+def test_without_lora_in_the_form_its_defaults_are_used(context: AppContext) -> None:
     propose(replace(REQUEST, variants=(Variant("full"),)), context, context.predictor.ask)
     assert [question.variant for question in asked(context)][:1] == [Variant("lora")]
 
 
-def test_the_forms_settings_count(context: AppContext) -> None:
+def test_the_settings_of_the_form_are_used(context: AppContext) -> None:
     settings = TrainingSettings(batch_size=9, max_length=512, gradient_checkpointing=True)
     propose(
         replace(REQUEST, settings=settings, dtype_policy="fp32"), context, context.predictor.ask
@@ -100,28 +100,22 @@ def test_the_forms_settings_count(context: AppContext) -> None:
     assert (step.weights, step.device) == ("fp32", "cuda")
 
 
-def test_on_a_cpu_nothing_is_proposed_and_the_hub_is_never_asked(
-    context: AppContext, hub: Hub
-) -> None:
-    assert propose(replace(REQUEST, device="cpu"), context, context.predictor.ask) is None
-    assert (hub.asked, asked(context)) == (0, [])
+@pytest.mark.parametrize(
+    ("device", "answer", "offline", "times"),
+    [("cpu", True, "", 0), ("auto", False, "", 1), ("auto", True, "1", 0)],
+    ids=["on a CPU", "without the Hub", "offline"],
+)
+def test_nothing_is_proposed_or_predicted(
+    device: str, answer: bool, offline: str, times: int, context: AppContext, hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    hub.answer = answer
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    assert propose(replace(REQUEST, device=device), context, context.predictor.ask) is None
+    assert (hub.asked, asked(context)) == (times, [])
 
 
-def test_without_the_hub_nothing_is_proposed_or_predicted(context: AppContext, hub: Hub) -> None:
-    hub.answer = False
-    assert propose(REQUEST, context, context.predictor.ask) is None
-    assert (hub.asked, asked(context)) == (1, [])
-
-
-def test_a_machine_that_is_offline_asks_nobody(
-    context: AppContext, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert propose(REQUEST, context, context.predictor.ask) is None
-    assert (hub.asked, asked(context)) == (0, [])
-
-
-def test_where_nothing_can_be_predicted_nothing_is_proposed(tmp_path: Path) -> None:
+def test_nothing_is_proposed_if_the_prediction_fails(tmp_path: Path) -> None:
     context = replace(page_context(tmp_path, SizedPredictor(failing)), hub=HubReach(lambda: True))
     assert propose(REQUEST, context, context.predictor.ask) is None
 
@@ -129,13 +123,11 @@ def test_where_nothing_can_be_predicted_nothing_is_proposed(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "wrong", [{"model": ""}, {"device": "cpu"}, {"task": TaskReference("file", "/no/such.csv")}]
 )
-def test_a_form_that_is_half_filled_in_ends_nothing(
-    wrong: dict[str, Any], context: AppContext
-) -> None:
+def test_an_incomplete_form_raises_no_error(wrong: dict[str, Any], context: AppContext) -> None:
     propose(replace(REQUEST, **wrong), context, context.predictor.ask)
 
 
-def test_an_answer_that_is_wanted_no_longer_is_not_looked_for(context: AppContext) -> None:
+def test_a_cancelled_question_proposes_nothing(context: AppContext) -> None:
     def ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
         raise NobodyWaits
 
@@ -167,7 +159,7 @@ def test_a_model_that_is_chosen_already_is_not_proposed_again(context: AppContex
         (Access(may_train=False), (GPU, CPU), False),
     ],
 )
-def test_only_a_machine_with_a_gpu_and_visitors_who_may_use_it_are_ever_proposed_one(
+def test_models_are_proposed_only_with_a_gpu_the_hub_and_training(
     access: Access, devices: tuple[Device, ...], ever: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(costs, "list_devices", lambda: devices)

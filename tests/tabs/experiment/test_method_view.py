@@ -1,26 +1,29 @@
-"""The table of methods: its rows, its settings, and what comes back from the browser."""
+"""The table of methods and its settings, matched parameters, PEFT's answer on a PeftConfig."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ftlab.basics.errors import FtlabError
+from ftlab.jobs.peft_check import Checked
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import FAMILIES
+from ftlab.methods.variant import Variant
 from ftlab.tabs.experiment import method_view
 from ftlab.tabs.experiment.method_view import (
     known_settings,
     known_ticks,
+    matches_html,
     method_facts,
     method_table,
+    more_summary,
+    peft_html,
 )
-from ftlab.tabs.experiment.request import Reading, read_request
-from ftlab.tasks.reference import TaskReference
-from tests.tiny import make_tiny_model
-
-SQL = TaskReference("bundled", "sql")
+from tests.tabs.experiment.test_request import C3A, read
 
 
 def row(table: str, method_id: str) -> str:
@@ -68,14 +71,14 @@ def test_every_setting_has_a_name_and_a_help_text_of_its_own() -> None:
     assert all(f'<small id="{help_id}">' in table for help_id in described)
 
 
-def test_only_an_overlay_on_a_base_of_any_kind_offers_how_it_is_held() -> None:
+def test_the_base_precision_is_offered_for_adapters_without_one_of_their_own() -> None:
     table = method_table(())
     assert 'data-name="oft.base"' in table
     for method_id in ("full", "last_layers", "qlora", "lora_int8"):
         assert f"{method_id}.base" not in table
 
 
-def test_what_is_not_offered_says_why_and_cannot_be_ticked(
+def test_a_method_that_is_not_offered_says_why_and_cannot_be_ticked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -98,19 +101,9 @@ def test_only_known_settings_come_back_from_the_browser() -> None:
     assert known_settings([]) == {}
 
 
-def read(model: str, *methods: str, **values: str) -> Reading:
-    return read_request(model, SQL, methods, {k.replace("__", "."): v for k, v in values.items()})
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder: Path = make_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    return str(folder)
-
-
-def test_the_facts_are_of_the_chosen_model_and_settings(tiny: str) -> None:
-    default = method_facts(read(tiny, "lora").request)
-    wider = method_facts(read(tiny, "lora", lora__r="16").request)
+def test_the_facts_are_of_the_chosen_model_and_settings(tiny_model: Path) -> None:
+    default = method_facts(read(model=tiny_model).request)
+    wider = method_facts(read(model=tiny_model, lora__r="16").request)
     assert default.counts["lora"] == default.counts["qlora"] != wider.counts["lora"]
     assert wider.counts["qlora"] == default.counts["qlora"]
     assert default.reasons["bitfit"].startswith("This model has no biases")
@@ -118,6 +111,50 @@ def test_the_facts_are_of_the_chosen_model_and_settings(tiny: str) -> None:
     assert "data-facts" in default.html()
 
 
-def test_a_model_that_is_not_here_has_no_counts() -> None:
-    assert set(method_facts(read("owner/never-fetched").request).counts.values()) == {"–"}
-    assert method_facts(read("owner/never-fetched").request).reasons == {}
+def test_a_model_that_is_not_on_this_machine_has_no_counts() -> None:
+    facts = method_facts(read([], "owner/never-fetched").request)
+    assert set(facts.counts.values()) == {"–"}
+    assert facts.reasons == {}
+
+
+def test_each_match_is_a_line_with_the_reason_if_it_misses_the_budget(tiny_model: Path) -> None:
+    reading = read(["lora", "ia3"], tiny_model, match="10k")
+    html = matches_html(reading.matches, reading.budget)
+    assert html.count("<li") == 2
+    assert html.count('class="off"') == 1
+    assert "not within 10 %" in html
+    assert matches_html((), 0) == ""
+
+
+def test_peft_s_answer_is_below_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(variants: list[Variant], request: Any) -> list[Checked]:
+        good, bad = variants
+        return [Checked(good, 1_700_000), Checked(bad, None, "No <field> 'rr'.")]
+
+    monkeypatch.setattr(method_view, "check_variants", answer)
+    text = f'[{C3A}, {{"peft_type": "LORA", "rr": 3}}]'
+    html = peft_html({"task": "sql", "peft_json": text})
+    assert "C3A block_size=32: PEFT takes it, 1.7 M trainable parameters." in html
+    assert "No &lt;field&gt;" in html
+    assert html.count('role="alert"') == 1
+
+
+def test_a_failed_check_by_peft_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> list[Checked]:
+        raise FtlabError("No <memory>.")
+
+    monkeypatch.setattr(method_view, "check_variants", refuse)
+    assert "No &lt;memory&gt;." in peft_html({"task": "sql", "peft_json": C3A})
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ({"extra": "lora:r=4\n\nlora:r=16"}, "More: 2 further variants"),
+        ({"match": " 2.4M "}, "More: parameters matched to 2.4M"),
+        ({"peft_json": C3A, "extra": "lora:r=4"}, "More: 1 further variant, a PeftConfig by hand"),
+        ({}, "More: a method at several settings, matched parameters, any other PEFT type"),
+    ],
+)
+def test_the_label_names_what_is_filled_in_or_can_be(values: dict[str, str], label: str) -> None:
+    assert more_summary(values) == label

@@ -60,20 +60,21 @@ def test_the_table_shows_every_methods_rate_for_the_chosen_model(wide: str) -> N
     assert set(other.rates) == set(METHODS)
 
 
-def test_a_rate_that_is_set_is_shown_and_what_stands_behind_it_too(wide: str) -> None:
+def test_a_rate_that_is_set_is_shown_with_the_methods_own(wide: str) -> None:
     facts = method_facts(asked(wide, Variant("lora", {}, 5e-4), learning_rate=7e-4))
     assert (facts.rates["lora"], facts.rates["full"]) == ("5e-4", "7e-4")
     assert facts.own["lora"] == "1.2e-3"
 
 
-def test_a_model_that_is_nowhere_yet_has_no_rates() -> None:
+def test_a_model_that_is_not_on_this_machine_has_no_rates_yet() -> None:
     facts = method_facts(asked("owner/never-fetched"))
     assert set(facts.rates.values()) == {"–"}
     assert set(facts.own.values()) == {""}
+    assert "once it is on this machine" in untuned_html(asked("owner/never-fetched"), ALL)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_on_hover_a_rate_says_its_rule_and_whose_it_is(method: str) -> None:
+def test_the_tooltip_of_a_rate_names_its_rule_and_source(method: str) -> None:
     table = method_table(())
     row = table[table.index(f'data-method="{method}"') :]
     hint = re.search(r'<td data-rate title="([^"]*)"', row)
@@ -81,8 +82,9 @@ def test_on_hover_a_rate_says_its_rule_and_whose_it_is(method: str) -> None:
     assert METHODS[method].rate_rule.source in html.unescape(hint[1])
 
 
-def test_of_the_bundled_model_nothing_is_said() -> None:
-    assert untuned_html(asked("bundled"), ALL) == ""
+@pytest.mark.parametrize("model", ["bundled", "/no/such/folder", ""])
+def test_the_bundled_model_and_a_wrong_name_have_no_hint(model: str) -> None:
+    assert untuned_html(asked(model), ALL) == ""
 
 
 def test_another_model_is_said_to_be_untuned_once_with_the_rule_and_the_button(wide: str) -> None:
@@ -102,15 +104,6 @@ def test_a_model_without_a_width_or_as_wide_as_the_bundled_keeps_the_rates_and_t
     said = untuned_html(asked(write_config(tmp_path / "m", **config)), ALL)
     assert ">used unchanged<" in said
     assert why in said
-
-
-def test_a_model_that_is_nowhere_yet_is_said_to_be_scaled_later() -> None:
-    assert "once it is on this machine" in untuned_html(asked("owner/never-fetched"), ALL)
-
-
-def test_of_what_names_no_model_nothing_is_said_beside_the_error() -> None:
-    assert untuned_html(asked("/no/such/folder"), ALL) == ""
-    assert untuned_html(asked(""), ALL) == ""
 
 
 def test_who_may_not_train_has_no_button(wide: str) -> None:
@@ -147,7 +140,7 @@ def test_a_variant_that_differs_by_rate_alone_is_tuned_once(wide: str, context: 
     assert sum(not run.spec.is_base for run in context.store.runs()) == 3
 
 
-def test_what_does_not_go_with_the_model_is_left_out_of_the_ladders(
+def test_methods_that_are_not_applicable_are_left_out_of_the_ladders(
     tiny_model: Path, context: AppContext
 ) -> None:
     both = asked(str(tiny_model), Variant("lora"), Variant("bitfit"))
@@ -241,7 +234,7 @@ def test_a_ladder_whose_best_rate_is_at_its_end_goes_on_as_the_same_sweep(
         tune_further(SWEEP, context)
 
 
-def test_what_cannot_go_on_is_a_sentence(context: AppContext) -> None:
+def test_a_ladder_that_cannot_be_extended_is_a_sentence(context: AppContext) -> None:
     make_ladders(context.runs_folder)
     make_run(context.runs_folder, sweep_id="20250101-000000-aaaa")
     for sweep_id, part in (

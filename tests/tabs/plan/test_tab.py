@@ -44,7 +44,7 @@ def test_the_verdict_comes_first_and_each_method_as_it_is_known(tmp_path: Path) 
     assert states[-1][1].count("…") == 0
 
 
-def test_where_it_does_not_fit_the_changes_that_help_are_offered(tmp_path: Path) -> None:
+def test_changes_that_make_it_fit_are_offered(tmp_path: Path) -> None:
     def size(question: Question) -> float:
         return 15 if question.step.packing or question.step.checkpointing else 40
 
@@ -59,13 +59,13 @@ def test_where_it_does_not_fit_the_changes_that_help_are_offered(tmp_path: Path)
     assert offered[1]["method"] == "qlora"
 
 
-def test_where_nothing_helps_it_is_said(tmp_path: Path) -> None:
+def test_a_plan_that_no_change_makes_fit_says_so(tmp_path: Path) -> None:
     *_, last = shown(tmp_path, SizedPredictor(lambda q: 400))
-    assert "None of what can be changed here makes it fit." in last[0]
+    assert "No change of the fields here makes it fit." in last[0]
     assert not any(button["visible"] for button in last[3:])
 
 
-def test_a_prediction_that_fails_is_one_sentence_and_no_markup(tmp_path: Path) -> None:
+def test_a_failed_prediction_is_one_escaped_sentence(tmp_path: Path) -> None:
     *_, last = shown(tmp_path, SizedPredictor(failing))
     assert "The prediction &lt;b&gt;ended&lt;/b&gt;." in last[0]
 
@@ -89,7 +89,7 @@ def test_a_prediction_that_fails_is_one_sentence_and_no_markup(tmp_path: Path) -
         ({"checkpointing": 1}, "plan_checkpointing", "it must be true or false"),
     ],
 )
-def test_every_wrong_field_is_said_beside_it(
+def test_a_wrong_value_is_reported_at_its_field(
     changes: dict[str, Any], field: str, sentence: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -120,7 +120,7 @@ def test_the_curve_grows_point_by_point_and_says_where_a_line_leaves_the_card(
     assert "1 of 20 predictions" in states[0][0]
     title, figure = states[-1]
     assert "LoRA at about" in title
-    assert "Far above the picture: Full fine-tuning" in title
+    assert "Above the range of the chart: Full fine-tuning" in title
     assert {trace.name for trace in figure["value"].data} == {"LoRA", "QLoRA", "Prompt tuning"}
 
 
@@ -140,7 +140,7 @@ def test_a_change_is_put_into_the_fields() -> None:
     }  # fmt: skip
 
 
-def test_an_older_plan_of_the_same_page_is_told_apart() -> None:
+def test_an_older_plan_of_the_same_page_is_outdated() -> None:
     latest = Latest()
     first, other = latest.begin("a"), latest.begin("b")
     second = latest.begin("a")
@@ -149,7 +149,7 @@ def test_an_older_plan_of_the_same_page_is_told_apart() -> None:
     assert latest.is_newest("b", other)
 
 
-def test_sessions_that_people_make_up_are_forgotten_and_those_that_ask_again_are_not(
+def test_old_sessions_are_forgotten_and_active_ones_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ftlab.tabs.context._MOST_REMEMBERED", 3)

@@ -1,0 +1,212 @@
+"""The queue of one sweep: what each run shows, cancelling, and one look for all pages."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import app_log
+from ftlab.jobs.control import request_cancel, requested_cancels
+from ftlab.records.removal import remove_runs
+from ftlab.records.store import RunStore
+from ftlab.tabs.context import AppContext
+from ftlab.tabs.experiment import queue
+from ftlab.tabs.experiment.queue import (
+    NEWEST,
+    QueueWatch,
+    SweepView,
+    queue_heading,
+    queue_html,
+    sweep_choices,
+    view_sweep,
+)
+from tests.fakes import make_run, make_sweep
+from tests.tabs.page_fakes import page_context
+
+
+def view(folder: Path, wanted: str = NEWEST, **kw: Any) -> SweepView:
+    found = view_sweep(RunStore(folder).runs(), wanted, **kw)
+    assert found is not None
+    return found
+
+
+def test_the_newest_sweep_is_shown_unless_another_is_chosen(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["lora"], sweep_id="20260101-000000-aaaa")
+    make_sweep(tmp_path, ["full"], sweep_id="20260102-000000-bbbb")
+    assert view(tmp_path).sweep_id.endswith("bbbb")
+    assert view(tmp_path, "20260101-000000-aaaa").sweep_id.endswith("aaaa")
+    assert view(tmp_path, "deleted").sweep_id.endswith("bbbb")
+    values = [value for _, value in sweep_choices(RunStore(tmp_path).runs())]
+    assert values == [NEWEST, "20260102-000000-bbbb", "20260101-000000-aaaa"]
+
+
+def test_an_empty_folder_says_what_to_do() -> None:
+    assert view_sweep([], NEWEST) is None
+    assert "press Launch" in queue_html(None)
+
+
+def test_a_running_run_shows_phase_step_loss_and_what_is_left(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "running", losses=[3.0, 2.0, 1.5])
+    html = queue_html(view(tmp_path))
+    assert ">training<" in html
+    assert "<b>3</b>/30" in html
+    assert "<b>1.50</b>" in html
+    assert '<span class="pred">54 s</span> left' in html
+    assert 'role="progressbar"' in html
+    assert 'aria-valuenow="8"' in html
+    assert ">Cancel<" in html
+
+
+def test_a_finished_run_shows_peak_and_total_and_no_cancel(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora")
+    shown = view(tmp_path)
+    html = queue_html(shown)
+    assert re.search(r"net of the process[^>]*1.79 GB with it[^>]*><b>1.29 GB</b>", html)
+    assert "1 min 21 s" in html
+    assert "data-run" not in html + queue_heading(shown)
+
+
+def test_the_reason_of_a_failed_run_is_text(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "failed", reason="<b>torn</b> file")
+    html = queue_html(view(tmp_path))
+    assert "&lt;b&gt;torn&lt;/b&gt; file" in html
+    assert "failed" in html
+
+
+def test_a_run_that_is_being_ended_cannot_be_cancelled_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", "running")
+    html = queue_html(view(tmp_path, cancelling={run.run_id}))
+    assert "Ending …" in html
+    assert "data-run" not in html
+
+
+def test_several_seeds_are_named(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["lora"], seeds=(0, 1))
+    html = queue_html(view(tmp_path))
+    assert "seed 0" in html
+    assert "seed 1" in html
+
+
+@pytest.fixture
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppContext:
+    monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", lambda folder: None)
+    return page_context(tmp_path)
+
+
+def test_cancel_all_ends_the_open_runs_of_the_shown_sweep(context: AppContext) -> None:
+    make_run(context.runs_folder, "full")
+    queued = make_run(context.runs_folder, "lora", "queued")
+    other = make_run(context.runs_folder, "lora", "queued", sweep_id="20250101-000000-aaaa")
+    queue.cancel_runs(context, "all", queued.spec().sweep_id)
+    assert requested_cancels(context.runs_folder) == {queued.run_id}
+    assert other.run_id not in requested_cancels(context.runs_folder)
+
+
+@pytest.mark.parametrize("run_id", ["unknown-run", "../../etc", ""])
+def test_a_run_that_is_not_there_cannot_be_cancelled(context: AppContext, run_id: str) -> None:
+    with pytest.raises(FtlabError, match="There is no run"):
+        queue.cancel_runs(context, run_id, NEWEST)
+
+
+def test_the_page_restarts_the_dispatcher_while_a_run_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(queue, "ensure_dispatcher", asked.append)
+    keeper = queue.Keeper(tmp_path)
+    make_run(tmp_path, "full")
+    make_run(tmp_path, "lora", "running")
+    assert keeper.keep(RunStore(tmp_path).runs()) == ""
+    assert asked == []
+    make_run(tmp_path, "lora", "queued")
+    for _ in range(3):  # ticks of several visitors
+        keeper.keep(RunStore(tmp_path).runs())
+    assert asked == [tmp_path]
+
+
+def test_a_dispatcher_that_cannot_be_started_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise FtlabError("No space is left.")
+
+    monkeypatch.setattr(queue, "ensure_dispatcher", refuse)
+    make_run(tmp_path, "lora", "queued")
+    keeper = queue.Keeper(tmp_path)
+    runs = RunStore(tmp_path).runs()
+    assert [keeper.keep(runs), keeper.keep(runs)] == ["No space is left."] * 2
+
+
+def test_a_cancel_of_an_ended_run_is_no_error(context: AppContext) -> None:
+    run = make_run(context.runs_folder, "lora")
+    request_cancel(context.runs_folder, [run.run_id])
+
+
+def test_polls_within_a_second_read_the_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, "lora", "running")
+    now, store = [100.0], RunStore(tmp_path)
+    looks: list[object] = []
+    real = store._read
+    monkeypatch.setattr(
+        store, "_read", lambda directory: looks.append(directory) or real(directory)
+    )
+    monkeypatch.setattr("ftlab.records.store.time.monotonic", lambda: now[0])
+    watch = QueueWatch(store, clock=lambda: now[0])
+    first = watch.glance(NEWEST)
+    assert all(watch.glance(NEWEST) is first for _ in range(50))
+    assert len(looks) == 1
+    now[0] += 1.1
+    make_run(tmp_path, "qlora", "running")
+    assert watch.glance(NEWEST) != first
+
+
+def test_the_queue_after_a_press_is_never_old(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "running")
+    watch = QueueWatch(RunStore(tmp_path))
+    before = watch.glance(NEWEST)
+    make_run(tmp_path, "qlora", "running")
+    assert watch.look(NEWEST).queue != before.queue
+    assert watch.glance(NEWEST).queue != before.queue, "and is what is glanced at from then on"
+
+
+def test_unchanged_curves_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[object] = []
+    real = queue.loss_figure
+    monkeypatch.setattr(queue, "loss_figure", lambda *a, **kw: drawn.append(a) or real(*a, **kw))
+    run = make_run(tmp_path, "lora", "running")
+    watch = QueueWatch(RunStore(tmp_path))
+    figures = []
+    for phase in ("train", "evaluate", "save"):
+        with run.metrics_file.open("a") as file:
+            file.write(json.dumps({"event": "phase", "phase": phase, "elapsed": 99}) + "\n")
+        look = watch.look(NEWEST)
+        assert look.drawing is not None
+        figures.append(look.drawing.figure)
+    assert len(drawn) == 1
+    assert figures[0] is figures[-1]
+
+
+def test_unknown_sweeps_do_not_fill_the_memory(tmp_path: Path) -> None:
+    watch = QueueWatch(RunStore(tmp_path))
+    for number in range(100):
+        watch.glance(f"sweep {number}")
+    assert len(watch._looks) <= 20
+
+
+def test_cancels_and_deletes_are_noted_in_the_log(context: AppContext, tmp_path: Path) -> None:
+    queued, done = make_run(context.runs_folder, "lora", "queued"), make_run(tmp_path, "qlora")
+    with app_log(tmp_path / ".ftlab"):
+        request_cancel(tmp_path, [queued.run_id])
+        remove_runs(tmp_path, [done.run_id])
+    lines = (tmp_path / ".ftlab" / "app.log").read_text().splitlines()
+    assert [(row["event"], row["runs"]) for row in map(json.loads, lines)] == [
+        ("cancel requested", [queued.run_id]),
+        ("runs deleted", [done.run_id]),
+    ]
