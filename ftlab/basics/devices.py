@@ -67,6 +67,11 @@ class Device:
         return self.kind != "cpu"
 
     @property
+    def kind_name(self) -> str:
+        """The kind of device as the page names it."""
+        return "GPU" if self.is_gpu else "CPU"
+
+    @property
     def lacks_bf16(self) -> bool:
         """Whether 16-bit products are computed in fp16: on NVIDIA cards before sm80."""
         return self.capability is not None and self.capability < FIRST_WITH_BF16
