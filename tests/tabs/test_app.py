@@ -196,7 +196,7 @@ def test_columns_config_and_split_of_a_hub_task_are_those_of_the_call(
         ({"methods": ["lorra"]}, "There is no method 'lorra'"),
         ({"methods": []}, "No method is chosen"),
         ({"steps": -1}, "Steps is -1"),
-        ({"seeds": "a"}, "Seed is 'a'"),
+        ({"seeds": "a"}, "Seeds 'a'"),
         ({"task": "nope"}, "There is no task 'nope'"),
         ({"model": "/nope"}, "There is no model folder"),
         ({"settings": {"nope": 1}}, "There is no setting 'nope'"),
