@@ -16,6 +16,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from ftlab.jobs.inputs import EVERYTHING, demo_access
+from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.requests import GenerateRequest, NextToken
 from ftlab.records.run import RunDirectory
@@ -27,6 +28,7 @@ from ftlab.tabs.playground import api as playground_api
 from ftlab.tabs.playground import tab as playground
 from ftlab.tabs.playground.session import Session, ask, choose
 from tests.fakes import make_run
+from tests.playground.adapters import adapter_zip
 from tests.playground.conftest import (  # noqa: F401 - fixtures
     add_run,
     runs_folder,
@@ -142,6 +144,30 @@ def test_an_engine_that_dies_is_said_and_the_next_call_is_answered(remote: Clien
     assert first["answer"].startswith("die by")
     assert "ended before it had answered" in second["error"]
     assert generate(remote, "hello")[0]["error"] == ""
+
+
+def test_an_uploaded_adapter_gets_a_free_pane_or_asks_for_room_and_is_forgotten_again(
+    tmp_path: Path,
+) -> None:
+    context = AppContext(tmp_path, RunStore(tmp_path), PlaygroundClient(tmp_path))
+    with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Playground"):
+        playground.build(context, Links.between(tabs))
+    handlers = {fn.fn.__name__: fn.fn for fn in page.fns.values() if fn.fn}
+    file, six = str(adapter_zip(tmp_path / "mine.zip")), ["shipped:sql"] * 6
+    error, count, room, newcomer, *panes = handlers["upload"](
+        [file], BUNDLED_ID, 4, *six[:4], "", ""
+    )
+    assert (error, count, room["visible"], newcomer) == ("", 5, False, "")
+    assert panes[4]["value"].startswith("adapter:mine")
+    _, _, room, newcomer, *_ = handlers["upload"]([file], BUNDLED_ID, 6, *six)
+    assert "Who makes room for mine?" in room["label"]
+    *_, first, _, _, _, _, _ = handlers["make_room"](0, newcomer, BUNDLED_ID, *six)
+    assert first["value"] == newcomer
+    error, *panes = handlers["forget"](BUNDLED_ID, 6, newcomer, *six[1:])
+    assert (error, panes[0]["value"]) == ("", "")
+    wrong = tmp_path / "wrong.zip"
+    wrong.write_bytes(b"no zip")
+    assert 'role="alert"' in handlers["upload"]([str(wrong)], BUNDLED_ID, 4, *six)[0]
 
 
 def test_the_engine_is_unloaded_by_the_button_but_not_in_a_demo(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from ftlab.playground.client import PlaygroundClient
 from ftlab.records.store import RunStore
-from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.context import EXPERIMENT, AppContext, Links
 from ftlab.tabs.results import tab as results
 from ftlab.tabs.results.columns import Query
 from ftlab.tabs.results.tab import (
@@ -23,7 +24,7 @@ from ftlab.tabs.results.tab import (
     with_usual_columns,
     without_filters,
 )
-from tests.fakes import make_run, make_sweep, make_unreadable
+from tests.fakes import make_run, make_unreadable
 
 NAMES = ("table", "below", "how", "facets", "columns", "wrong", "fold", "empty", "sweep", "timer",
          "digest")  # fmt: skip
@@ -137,8 +138,39 @@ def test_an_import_says_what_came_of_each_file(tmp_path: Path) -> None:
     assert "<b>" not in said
 
 
-def test_the_tab_is_built(tmp_path: Path) -> None:
-    make_sweep(tmp_path)
+@pytest.fixture
+def handlers(tmp_path: Path) -> dict[str, Callable[..., Any]]:
+    """The functions that the events of the tab call, by name."""
     context = AppContext(tmp_path, RunStore(tmp_path), PlaygroundClient(tmp_path))
-    with gr.Blocks(), gr.Tabs() as tabs, gr.Tab("Results"):
+    with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Results"):
         results.build(context, Links.between(tabs))
+    named = [fn.fn for fn in page.fns.values() if hasattr(fn.fn, "__name__")]
+    return {function.__name__: function for function in named}
+
+
+def test_a_ticked_run_is_cloned_and_after_a_question_deleted_from_the_open_panel(
+    tmp_path: Path, handlers: dict[str, Callable[..., Any]]
+) -> None:
+    run = make_run(tmp_path).run_id
+    said, ids, tabs = handlers["clone"]((run,))
+    assert (said, ids, tabs.selected) == ("", (run,), EXPERIMENT)
+    assert "There is no run" in handlers["clone"](("nope",))[0]
+    assert "There is no run" in handlers["ask"](("nope",))[0]
+    said, asked, box, question = handlers["ask"](run)
+    assert (said, asked, box.visible) == ("", (run,), True)
+    assert "Delete 1 run" in question
+    _, asked, box, opened, *_ = handlers["keep"](run)
+    assert (asked, box.visible, opened) == ((), False, run)
+    said, *_, opened, panel = handlers["really"](run, (run,))[:5]
+    assert "1 run deleted" in said
+    assert (opened, panel.visible) == ("", False)
+    assert RunStore(tmp_path).runs() == []
+
+
+def test_another_tab_opens_a_run_once(
+    tmp_path: Path, handlers: dict[str, Callable[..., Any]]
+) -> None:
+    run = make_run(tmp_path).run_id
+    link, opened, panel, *_ = handlers["follow"](run)
+    assert (link, opened, panel.visible) == ("", run, True)
+    assert all(update == gr.skip() for update in handlers["follow"](""))
