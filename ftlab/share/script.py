@@ -231,8 +231,11 @@ def reproduction(run: Run) -> Reproduction:
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
     text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
-    attention = _attention(run)
-    return Reproduction(text, examples, {} if attention is None else dict([attention.module]))
+    module, *_ = _attention(run)
+    if not module:
+        return Reproduction(text, examples)
+    file = Path(__file__).parents[1] / "models" / f"{module}.py"
+    return Reproduction(text, examples, {file.name: file.read_text(encoding="utf-8")})
 
 
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
@@ -289,7 +292,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
     hooks = hooks_of(str(config.get("peft_type")))
     weight_dtype, compute_dtype = _dtypes(run)
-    attention = _attention(run)
+    _, attention_import, attention = _attention(run)
     base = public_model(spec.model)
     find_base = _find_base(spec)
     return {
@@ -302,12 +305,8 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "machine": _words(_machine(run)),
         "sameness": SAME_LOSSES if spec.device == "cpu" else LIKE_LOSSES,
         "find_base": find_base,
-        "os_import": "import os\n"
-        if "os." in find_base + (attention.call if attention else "")
-        else "",
-        "imports": _imports(
-            spec, own.script_import if own else "", attention.import_line if attention else ""
-        ),
+        "os_import": "import os\n" if "os." in find_base + attention else "",
+        "imports": _imports(spec, own.script_import if own else "", attention_import),
         "base_model_literal": literal(base),
         "device": literal(spec.device.partition(":")[0]),
         "seed": str(spec.seed),
@@ -331,7 +330,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
         "create_optimizer": own.script_method.format(**hyper) if own else "",
         "after_optimizer_step": hooks.script_after_step if hooks else "",
-        "attention": attention.call if attention else "",
+        "attention": attention,
         "start_saved": START_SAVED if changes_base else "",
         "save_options": SAVE_CONVERTED if changes_base else "",
         "scheduler": literal(SCHEDULE_NAMES[settings.schedule]),
@@ -440,17 +439,11 @@ def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
     return "\n".join(filter(None, lines))
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """ftlab's attention in the script: its module (file name, text), import line and call."""
+def _attention(run: Run) -> tuple[str, str, str]:
+    """ftlab's attention in the script: the name of its module, its import line and its call.
 
-    module: tuple[str, str]
-    import_line: str
-    call: str
-
-
-def _attention(run: Run) -> _Attention | None:
-    """`None` if the run used transformers' own attention."""
+    Empty if the run used transformers' own attention.
+    """
     kind = kind_of(run.spec.device)
     if kind == "cuda":
         found = run.result.environment.get("gpu_settings") if run.result else None
@@ -458,16 +451,10 @@ def _attention(run: Run) -> _Attention | None:
         call = GPU_ATTENTION.format(
             name=literal(CUDNN_LAST), value=literal(str(settings[CUDNN_LAST]))
         )
-        return _Attention(_module("gpu_attention"), GPU_ATTENTION_IMPORT, call)
+        return "gpu_attention", GPU_ATTENTION_IMPORT, call
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
-        return _Attention(_module("cpu_attention"), CPU_ATTENTION_IMPORT, CPU_ATTENTION)
-    return None
-
-
-def _module(name: str) -> tuple[str, str]:
-    """The name and text of a file that is put next to the script."""
-    source = Path(__file__).parents[1] / "models" / f"{name}.py"
-    return source.name, source.read_text(encoding="utf-8")
+        return "cpu_attention", CPU_ATTENTION_IMPORT, CPU_ATTENTION
+    return "", "", ""
 
 
 def _find_base(spec: RunSpec) -> str:

@@ -40,6 +40,19 @@ def check_losses(run: Run, output: str, tolerance: float) -> None:
     assert float(held_out[1]) == pytest.approx(run.result.measures.eval_loss_after, rel=tolerance)
 
 
+def alone(script: Path, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script in a process of its own, on a machine without a way to the Hub."""
+    return subprocess.run(
+        [sys.executable, str(script), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=script.parent,
+        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
 def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
     train: Train, tmp_path: Path
 ) -> None:
@@ -48,15 +61,7 @@ def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
     script, _, attention = write_reproduction(run, folder)
     assert "ftlab" not in re.findall(r"^(?:from|import) (\w+)", attention.read_text(), re.MULTILINE)
     assert not re.search(r"^\s*(from|import) ftlab", script.read_text(), re.MULTILINE)
-    done = subprocess.run(
-        [sys.executable, str(script), run.spec.model, "--save", "saved"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
+    done = alone(script, run.spec.model, "--save", "saved")
     assert done.returncode == 0, done.stderr[-2000:]
     check_losses(run, done.stdout, 1e-5)
     assert list((folder / "saved").glob("*.safetensors"))
@@ -93,19 +98,6 @@ def test_whatever_a_method_does_in_the_loop_the_script_does_too(
     check_losses(run, capsys.readouterr().out, 1e-5)
 
 
-def alone(script: Path, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The script in a process of its own, on a machine without a way to the Hub."""
-    return subprocess.run(
-        [sys.executable, str(script), *given],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=script.parent,
-        env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
-    )
-
-
 def on_bundled(run: Run, folder: Path) -> Run:
     """The same run, as if its model were the bundled one, which then lies in that cache folder."""
     from ftlab.models.bundled import bundled_folder
@@ -130,37 +122,53 @@ def test_the_script_of_a_run_on_the_bundled_model_runs_without_arguments_and_wit
     assert str(tmp_path) not in script.read_text()
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        ("bundled", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-        ("owner/never-fetched", "owner/never-fetched"),
-        ("/srv/models/mine", "a folder named mine, which no Hub has"),
-    ],
-)
+RUN_EACH = """
+import runpy, sys
+scripts, sys.argv = sys.argv[1:], ["reproduce.py"]
+for script in scripts:
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        print(end.code, end="===")
+"""
+
+
 def test_a_script_that_finds_no_model_says_what_to_type_instead_of_a_traceback(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, words: str
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = train("lora")
-    home = tmp_path / "home"
-    run = on_bundled(trained, home)
     resolved = resolve_model(trained.spec.model)
     monkeypatch.setattr(export_script, "resolve_model", lambda name: resolved)
-    run = replace(trained, spec=replace(run.spec, model=model))
-    script = write_reproduction(run, tmp_path / "script")[0]
-    done = alone(script, FTLAB_HOME=str(tmp_path / "empty"), HF_HOME=str(tmp_path / "hf"))
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert words in done.stdout + done.stderr
-    assert done.stderr.rstrip().endswith("python reproduce.py FOLDER")
+    wanted = {
+        "bundled": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "owner/never-fetched": "owner/never-fetched",
+        "/srv/models/mine": "a folder named mine, which no Hub has",
+    }
+    scripts = [
+        write_reproduction(
+            replace(trained, spec=replace(trained.spec, model=model)), tmp_path / str(place)
+        )[0]
+        for place, model in enumerate(wanted)
+    ]
+    (tmp_path / "each.py").write_text(RUN_EACH)
+    empty = {"FTLAB_HOME": str(tmp_path / "empty"), "HF_HOME": str(tmp_path / "hf")}
+    done = alone(tmp_path / "each.py", *map(str, scripts), **empty)
+    assert done.returncode == 0, done.stderr
+    *said, rest = done.stdout.split("===")
+    assert rest == ""
+    for words, text in zip(wanted.values(), said, strict=True):
+        assert words in text
+        assert text.rstrip().endswith("python reproduce.py FOLDER")
 
 
 def test_the_examples_come_in_the_order_of_the_steps_as_text_and_as_tokens(
     train: Train, tmp_path: Path
 ) -> None:
-    run = train("full")
-    _, file = write_reproduction(run, tmp_path / "new" / "folder")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    run, folder = train("full"), tmp_path / "new" / "folder"
+    runs = str(run.directory.path.parent)
+    assert main(["script", run.run_id, "-o", str(folder), "--runs-dir", runs]) == 0
+    text = (folder / "examples.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     training = [row for row in rows if row["split"] == "train"]
     assert [row["step"] for row in training] == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
     assert sum(row["split"] == "held_out" for row in rows) == 2
@@ -180,7 +188,9 @@ def test_text_of_a_person_cannot_end_the_scripts_docstring(train: Train) -> None
         task=run.spec.task,
         hyperparameters={"tokens": 4, "text": attack, "start": "text"},
     )
-    text = reproduction(_without_data_hash(read_run(hostile))).script
+    found = read_run(hostile)
+    assert found.result is not None
+    text = reproduction(replace(found, result=replace(found.result, environment={}))).script
     docstring = compile(text, "reproduce.py", "exec").co_consts[0]
     assert "raise SystemExit" in docstring
     assert "Measured with" in docstring
@@ -226,13 +236,9 @@ def test_the_script_of_a_gpus_run_computes_as_that_gpu_did_and_promises_no_equal
     assert "There the losses come out alike: a\nGPU may add in another order" in made.script
     (module,) = made.modules.values()
     assert list(made.modules) == ["gpu_attention.py"]
-    runpy.run_path(str(_written(tmp_path / "gpu_attention.py", module)))
+    (tmp_path / "gpu_attention.py").write_text(module, encoding="utf-8")
+    runpy.run_path(str(tmp_path / "gpu_attention.py"))
     assert "ftlab" not in re.findall(r"^(?:from|import) (\w+)", module, re.MULTILINE)
-
-
-def _written(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def test_data_that_changed_have_no_script(train: Train) -> None:
@@ -265,10 +271,3 @@ def test_the_command_refuses_a_base_run_in_a_sentence(
     base = make_run(tmp_path, "base")
     assert main(["script", base.run_id, "--runs-dir", str(tmp_path)]) == 2
     assert "nothing was trained" in capsys.readouterr().err
-
-
-def _without_data_hash(run: Run) -> Run:
-    from dataclasses import replace
-
-    assert run.result is not None
-    return replace(run, result=replace(run.result, environment={}))
