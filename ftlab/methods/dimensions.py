@@ -67,7 +67,8 @@ class ModelShape:
     """`weights` maps the names of the model's tensors, as in its safetensors files, to shapes.
 
     `hidden` is the hidden size, `key_width` the width of one layer's keys over all heads,
-    `positions` the maximum number of tokens (`None` if the config does not give it).
+    `positions` the maximum number of tokens (`None` if the config does not give it). Shapes are
+    compared by identity, which makes them keys of caches.
     """
 
     weights: Mapping[str, tuple[int, ...]]

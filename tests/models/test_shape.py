@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 def test_the_files_say_what_the_loaded_model_says(tiny_model: Path) -> None:
     shape = shape_of_model(str(tiny_model))
-    assert shape == shape_of(AutoModelForCausalLM.from_pretrained(tiny_model))
+    assert asdict(shape) == asdict(shape_of(AutoModelForCausalLM.from_pretrained(tiny_model)))
     assert shape is not None
     assert (shape.architecture, shape.layers, shape.hidden, shape.key_width) == ("llama", 2, 64, 32)
     assert shape.positions == 2048
@@ -49,7 +50,7 @@ def test_a_model_in_several_files_is_read_whole(folder: Path, tiny_model: Path) 
         index |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     shape = shape_of_model(str(folder))
-    assert shape == shape_of_model(str(tiny_model))
+    assert asdict(shape) == asdict(shape_of_model(str(tiny_model)))
     (folder / "model-1.safetensors").unlink()
     assert shape_of_model(str(folder)) is None
 

@@ -101,6 +101,8 @@ def grid_request(
         if not upload:
             raise FtlabError("No file is chosen; upload one with a prompt a line or row.")
         return GridRequest(settings, tuple(prompts_of_file(Path(upload))))
+    if source != HELD_OUT:
+        raise FtlabError("Nothing says where the prompts come from; choose one of the three.")
     whole = isinstance(number, int | float) and float(number).is_integer()
     if not whole or not 1 <= number <= MAX_PROMPTS:
         raise FtlabError(
