@@ -213,7 +213,7 @@ def test_the_download_ends_at_once_with_the_process_that_asked_and_leaves_no_inc
     process = ask.start(stderr=subprocess.DEVNULL)
     child = begun(process, ask)
     process.send_signal(number)
-    process.wait(5)
+    process.wait(30)
     child.wait(5)
     assert ask.left_in_half() == []
 
@@ -251,5 +251,5 @@ def test_several_signals_at_once_end_the_download_too(ask: Asker) -> None:
             child.send_signal(number)
             time.sleep(0.002)
     child.wait(5)
-    process.wait(5)
+    process.wait(30)
     assert ask.left_in_half() == []

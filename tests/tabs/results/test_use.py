@@ -57,7 +57,7 @@ def test_a_recorded_run_says_that_it_has_no_weights_but_has_a_script(tmp_path: P
     seen = view(tmp_path / "runs", run.run_id, tmp_path / "recorded")
     assert seen["zip"].value == "No weights"
     assert not seen["zip"].interactive
-    assert "recorded with ftlab, without its weights" in seen["about_zip"]
+    assert "ships with ftlab, without its weights" in seen["about_zip"]
     assert not seen["merge"].interactive
     assert seen["script"].interactive
     assert not seen["command"].visible
