@@ -16,8 +16,13 @@ from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.settings.training import DtypePolicy, TrainingSettings
-from ftlab.tasks.formatting import FormattedExample, PromptFormatter, TransformersTokenizer, encode
-from ftlab.tasks.order import training_order
+from ftlab.tasks.formatting import (
+    FormattedExample,
+    PromptFormatter,
+    TransformersTokenizer,
+    encode,
+    training_order,
+)
 from ftlab.tasks.registry import TASKS, bundled_data
 from ftlab.training.model import apply_method
 from ftlab.training.step import Arithmetic, Batch, OrderedExamples, collate

@@ -23,14 +23,7 @@ from ftlab.models.reference import is_bundled
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
-from ftlab.prediction.question import (
-    USUAL_CAPABILITY,
-    Prediction,
-    Step,
-    Target,
-    ask_about,
-    own,
-)
+from ftlab.prediction.question import USUAL_CAPABILITY, Prediction, Step, Target, ask_about, own
 from ftlab.prediction.source import find_config
 from ftlab.records.spec import rate_of
 from ftlab.settings.training import TrainingSettings

@@ -12,13 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
-from ftlab.commands.options import (
-    WHAT,
-    add_runs_folder,
-    add_settings,
-    named_methods,
-    read_options,
-)
+from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
 from ftlab.commands.sweep import parse_columns
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch_or_cancel

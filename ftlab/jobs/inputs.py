@@ -36,8 +36,7 @@ from ftlab.tasks.formatting import (
 )
 from ftlab.tasks.reference import TaskReference, load
 from ftlab.tasks.registry import TASKS
-from ftlab.tasks.scoring import get_text_metric
-from ftlab.tasks.spec import TaskData, TaskSpec
+from ftlab.tasks.spec import TaskData, TaskSpec, get_text_metric
 
 Rows = list[dict[str, Any]]
 

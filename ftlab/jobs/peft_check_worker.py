@@ -68,10 +68,6 @@ def main() -> int:
     with lasting_imports():
         import torch
 
-        from ftlab.training import (
-            model,  # noqa: F401
-            peft_config_fields,  # noqa: F401
-        )
     torch.set_num_threads(1)
     data = status_bytes("VmData")
     if data is not None:  # makes an extreme allocation fail before the machine runs out of memory

@@ -126,7 +126,7 @@ def _run(
     """Executes the run; every error becomes a result, with its traceback in the log."""
     with lasting_imports():
         from ftlab.prediction.of_run import with_prediction, with_remedies
-        from ftlab.training import memory_limit
+        from ftlab.training import memory
         from ftlab.training.failures import explain
         from ftlab.training.model import torch_device
         from ftlab.training.run import RunRecord, execute
@@ -138,18 +138,18 @@ def _run(
     try:
         check_space([spec], directory.path)
         if spec.memory_limit is not None:
-            record.note(memory_limit.hold_to(spec.memory_limit, torch_device(spec.device)))
+            record.note(memory.hold_to(spec.memory_limit, torch_device(spec.device)))
         execute(spec, directory, record, report)
         result = record.result("done")
     except BaseException as error:
-        memory_limit.let_go()
+        memory.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        at_limit = spec.memory_limit is not None and memory_limit.is_met(
+        at_limit = spec.memory_limit is not None and memory.is_met(
             spec.memory_limit, error, spec.device
         )
         result = record.result(*explain(error, phase, at_limit))
-    memory_limit.let_go()
+    memory.let_go()
     if result.status == "out_of_memory" and phase:  # otherwise the reason already has advice
         result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest)

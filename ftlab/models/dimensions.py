@@ -1,21 +1,65 @@
-"""The dimensions of a local model: names and sizes of its weights.
+"""The dimensions of a model, local or of the shipped catalogue: names and sizes of its weights.
 
 Only the headers of its safetensors files are read, without torch and without the network.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import assets_folder
 from ftlab.methods.dimensions import ModelShape, shape_from
 from ftlab.methods.rates import TUNED_ON, ModelSize, size_of
-from ftlab.models.catalogue import known_model
 from ftlab.models.files import read_header, read_model_json
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import ResolvedModel, local_folder
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """`config` is the shape part of its config.json; `parameters` is the published count.
+
+    GPT-3 was never published as a file: its entry has GPT-2's layers in the sizes of its paper
+    (Brown et al. 2020, table 2.1).
+    """
+
+    id: str
+    label: str
+    parameters: int
+    config: dict[str, Any]
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether its id is a Hugging Face Hub id, so that it can be downloaded and trained."""
+        return "/" in self.id
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> tuple[KnownModel, ...]:
+    rows = json.loads((assets_folder() / "catalogue.json").read_text(encoding="utf-8"))
+    return tuple(KnownModel(**row) for row in rows)
+
+
+def is_known_config(config: Mapping[str, Any]) -> bool:
+    """Whether it equals the config of a model in the catalogue."""
+    return any(config == model.config for model in catalogue())
+
+
+def known_model(name: str) -> KnownModel | None:
+    """The model with that id, last part of an id, or label; ignores case."""
+    wanted = name.strip().lower()
+    for model in catalogue():
+        if wanted in (model.id.lower(), model.id.lower().rpartition("/")[2], model.label.lower()):
+            return model
+    return None
+
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -23,8 +23,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
-from ftlab.basics.files import read_plain
-from ftlab.basics.parsing import MAX_RECORD_BYTES, parse_json, read_record
+from ftlab.basics.files import MAX_RECORD_BYTES, parse_json, read_plain, read_record
 from ftlab.basics.processes import is_alive, python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import assets_folder, read_plain
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import assets_folder, parse_json, read_plain
 from ftlab.jobs.control import control_folder
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision

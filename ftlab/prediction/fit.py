@@ -13,7 +13,7 @@ from typing import Literal
 from ftlab.basics import units
 from ftlab.basics.cards import Card
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import KnownModel, catalogue, known_model
+from ftlab.models.dimensions import KnownModel, catalogue, known_model
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
 
 Verdict = Literal["fits", "tight", "does not fit"]

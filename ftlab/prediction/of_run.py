@@ -16,10 +16,10 @@ from ftlab.models.loading import give_back_memory
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 from ftlab.records.result import RunResult
 from ftlab.records.spec import RunSpec
-from ftlab.tasks.order import BatchSize
+from ftlab.tasks.formatting import BatchSize
 from ftlab.training.memory import CardMemory, card_memory
 
 

@@ -10,13 +10,13 @@ from pydantic import TypeAdapter
 
 from ftlab.basics.cards import HERE, Card, cards, find_card
 from ftlab.basics.errors import FieldError, InvalidRequest
+from ftlab.basics.files import parse_json
 from ftlab.basics.nvml import FIRST_WITH_BF16
-from ftlab.basics.parsing import parse_json
 from ftlab.basics.units import format_bytes
 from ftlab.methods.by_hand import PEFT
 from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant, validate_variant
-from ftlab.models.catalogue import is_known_config
+from ftlab.models.dimensions import is_known_config
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.schema import Setting, errors_in
 from ftlab.settings.training import OPTIMIZERS, Optimizer

@@ -27,7 +27,7 @@ from ftlab.prediction.question import (
 from ftlab.records.spec import RunSpec
 from ftlab.records.store import Run
 from ftlab.settings.training import DtypePolicy, TrainingSettings
-from ftlab.tasks.order import BatchSize
+from ftlab.tasks.formatting import BatchSize
 
 
 def run_question(

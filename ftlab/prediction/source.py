@@ -19,8 +19,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import open_plain, person_path
 from ftlab.basics.words import shorten
 from ftlab.methods.rates import ModelSize, size_of
-from ftlab.models.catalogue import known_model
-from ftlab.models.dimensions import size_of_model
+from ftlab.models.dimensions import known_model, size_of_model
 from ftlab.models.files import MAX_TEXT_BYTES, read_model_text
 from ftlab.models.hub import TIMEOUT_SECONDS, hub_answers
 from ftlab.models.reference import BUNDLED_ID, parse_hub_id

@@ -30,7 +30,7 @@ from unittest.mock import patch
 from ftlab.basics.processes import Line, parse_line
 from ftlab.basics.system import limit_data, status_bytes
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import catalogue, known_model
+from ftlab.models.dimensions import catalogue, known_model
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.question import (
@@ -155,7 +155,7 @@ def _hold_to(limits: Limits) -> None:
     """Limits this process: SIGPROF kills it above the CPU time; allocations above the size fail.
 
     The kernel counts the time in any code, and no handler is called. RLIMIT_DATA counts private
-    writable memory (`ftlab.training.memory_limit` explains why it is not RLIMIT_AS).
+    writable memory (`ftlab.training.memory` explains why it is not RLIMIT_AS).
     """
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     data = status_bytes("VmData")
@@ -178,7 +178,7 @@ def _predictor() -> Answer:
         import torch
 
         with patch.object(torch, "compile", _as_it_is):
-            from ftlab.prediction.simulation.predict import answer, predict
+            from ftlab.prediction.simulation.step import answer, predict
         torch.set_num_threads(1)  # fork copies only one thread
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING

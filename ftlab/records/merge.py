@@ -21,8 +21,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import read_plain
-from ftlab.basics.parsing import MAX_RECORD_BYTES, read_record
+from ftlab.basics.files import MAX_RECORD_BYTES, read_plain, read_record
 from ftlab.basics.processes import boot_id
 from ftlab.records.job import InFolder, StartedJob, worker_of
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter, is_sound

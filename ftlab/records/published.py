@@ -27,8 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.files import UnsuitableFile, read_plain
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import UnsuitableFile, parse_json, read_plain
 from ftlab.basics.words import plain_line, plural
 from ftlab.methods.registry import BASE_METHOD, METHODS, named_by, on_base
 from ftlab.methods.spec import BasePrecision

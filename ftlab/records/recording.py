@@ -23,8 +23,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ftlab import __version__
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import read_plain
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import parse_json, read_plain
 from ftlab.records.result import STATUS_LABELS, dump_result
 from ftlab.records.run import MAX_RECORD_BYTES, RunDirectory, run_directories
 from ftlab.records.spec import RunSpec, dump_spec

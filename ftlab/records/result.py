@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter
 
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import parse_json
 
 Phase = Literal["load", "train", "evaluate", "save"]
 PHASES: tuple[Phase, ...] = ("load", "train", "save", "evaluate")

@@ -16,9 +16,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import open_plain
+from ftlab.basics.files import open_plain, read_record
 from ftlab.basics.log import note
-from ftlab.basics.parsing import read_record
 from ftlab.records.run import RunDirectory, check_writable, write_atomically, write_json_lines
 from ftlab.settings.training import AUTOMATIC_EVERY, AUTOMATIC_FROM, TrainingSettings
 

@@ -29,8 +29,13 @@ from typing import Any, cast
 from pydantic import ConfigDict, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import open_plain, read_plain, write_atomically
-from ftlab.basics.parsing import MAX_RECORD_BYTES, read_record
+from ftlab.basics.files import (
+    MAX_RECORD_BYTES,
+    open_plain,
+    read_plain,
+    read_record,
+    write_atomically,
+)
 from ftlab.records.job import InFolder, Job, age_seconds, worker_of
 from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_result
 from ftlab.records.spec import RunSpec, dump_spec, load_spec

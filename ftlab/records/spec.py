@@ -16,7 +16,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 from ftlab.basics.devices import AUTO
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import parse_json
 from ftlab.basics.words import rate_name
 from ftlab.methods.rates import ModelSize, size_of
 from ftlab.methods.registry import BASE_METHOD, label_of

@@ -42,7 +42,7 @@ from ftlab.share.page import NOTHING, each, numbers_table, small_print, standalo
 from ftlab.share.page import table as page_table
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.registry import TASKS
-from ftlab.tasks.scoring import TEXT_METRICS
+from ftlab.tasks.spec import TEXT_METRICS
 
 IMPORTED = (
     "Imported results of others: not measured here and not held to the same conditions as your runs"

@@ -241,8 +241,12 @@ def reproduction(run: Run) -> Reproduction:
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
     """The rows of `examples.jsonl`, and the id of the padding token."""
     from ftlab.models.loading import load_tokenizer
-    from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
-    from ftlab.tasks.order import training_order
+    from ftlab.tasks.formatting import (
+        PromptFormatter,
+        TransformersTokenizer,
+        encode,
+        training_order,
+    )
 
     spec, settings = run.spec, run.spec.settings
     task, data = load_task(spec.task)

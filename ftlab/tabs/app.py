@@ -25,10 +25,9 @@ from ftlab.prediction.question import of_a_demo, usual
 from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
-from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html
+from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html, tabs
 from ftlab.tabs.header import header_html
 from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
-from ftlab.tabs.spec import tabs
 from ftlab.tabs.widgets import H
 
 RESTORE_MODE = """() => {

@@ -1,4 +1,6 @@
-"""What all tabs share: the context, refresh events, links between tabs, and rate limits.
+"""What all tabs share: their definition, the context, events, links, rate limits, predictions.
+
+A tab is a package here with a `tab.py` that has a `TAB`; all are found by that.
 
 Drawing a card takes some 80 MB and a report a second of one core, so many at once would slow down
 all other visitors.
@@ -6,27 +8,35 @@ all other visitors.
 
 from __future__ import annotations
 
+import contextvars
+import importlib
+import pkgutil
+import queue
 import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.context import Context, get_render_context
 
+from ftlab import tabs as package
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.recent import Recent
+from ftlab.basics.visitor_turns import Visitor
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.models.hub import HubReach
 from ftlab.models.resolve import ModelReach
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import HeldOut
-from ftlab.prediction.client import Predictor
+from ftlab.prediction.client import NobodyWaits, Predictor
+from ftlab.prediction.fit import Ask
+from ftlab.prediction.question import Prediction, Question
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Rate, visitor_of, when
 from ftlab.tabs.widgets import escape
@@ -218,3 +228,92 @@ class Pace:
             while now - next(iter(self._heard.values())) > _OPEN_SECONDS:
                 self._heard.popitem(last=False)
             return max(least, float(round(len(self._heard) / self._a_second)))
+
+
+@dataclass(frozen=True)
+class TabSpec:
+    """A tab: its name, its position from the left, and the function that builds it."""
+
+    name: str
+    place: int
+    build: Callable[[AppContext, Links], None]
+
+    @property
+    def id(self) -> str:
+        """The id of the tab for links and scripts."""
+        return self.name.lower()
+
+
+def tabs() -> list[TabSpec]:
+    """Returns all tabs in display order."""
+    found: list[TabSpec] = [
+        importlib.import_module(f"{module.name}.tab").TAB
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        if module.ispkg
+    ]
+    return sorted(found, key=lambda tab: tab.place)
+
+
+SECONDS_BETWEEN_SIGNS = 1.0
+"""Longest time without a yield: gradio stops the handler of a closed page only at a yield."""
+
+_Item = TypeVar("_Item")
+
+
+def while_there(
+    predictor: Predictor,
+    visitor: Visitor,
+    make: Callable[[Ask], Iterable[_Item]],
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Iterator[_Item | None]:
+    """Yields the items of `make(ask)`, and `None` while it waits for the next one.
+
+    `make` gets the function that requests predictions. When this generator is closed, or
+    `is_wanted` returns False, open requests are cancelled. Raises what `make` raises.
+    """
+    left = threading.Event()
+    made: queue.SimpleQueue[_Item | _End] = queue.SimpleQueue()
+
+    def has_left() -> bool:
+        return left.is_set() or not is_wanted()
+
+    def ask(questions: Sequence[Question]) -> Iterator[tuple[int, Prediction]]:
+        return predictor.ask(questions, visitor, has_left)
+
+    def produce() -> None:
+        error: BaseException | None = None
+        try:
+            for item in make(ask):
+                made.put(item)
+                if has_left():
+                    break
+        except NobodyWaits:
+            pass
+        except BaseException as raised:  # raised again in the consumer
+            error = raised
+        made.put(_End(error))
+
+    context = contextvars.copy_context()  # gradio finds the page for a warning in it
+    threading.Thread(target=context.run, args=(produce,), daemon=True).start()
+    try:
+        while is_wanted():
+            try:
+                item = made.get(timeout=SECONDS_BETWEEN_SIGNS)
+            except queue.Empty:
+                yield None
+                continue
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            if is_wanted():
+                yield item
+    finally:
+        left.set()
+
+
+class _End:
+    """Marks the end of the items, with the error if there was one."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error

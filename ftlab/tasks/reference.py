@@ -25,8 +25,7 @@ from ftlab.tasks.files import (
     to_task_data,
 )
 from ftlab.tasks.registry import TASKS, bundled_data, get_task
-from ftlab.tasks.scoring import TEXT_METRICS, get_text_metric
-from ftlab.tasks.spec import TaskData, TaskSpec
+from ftlab.tasks.spec import TEXT_METRICS, TaskData, TaskSpec, get_text_metric
 
 Kind = Literal["bundled", "file", "hub"]
 

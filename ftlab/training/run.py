@@ -34,8 +34,14 @@ from ftlab.records.resume import (
 from ftlab.records.run import RunDirectory, write_json_lines
 from ftlab.records.spec import RunSpec, decided
 from ftlab.settings.training import EVAL_SPLITS, EVALUATION_BATCH
-from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
-from ftlab.tasks.order import BatchSize, longest_batch, training_order
+from ftlab.tasks.formatting import (
+    BatchSize,
+    PromptFormatter,
+    TransformersTokenizer,
+    encode,
+    longest_batch,
+    training_order,
+)
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.registry import general_fingerprint, general_passages
 from ftlab.training.evaluate import (

@@ -28,8 +28,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import compute_dtype
 from ftlab.settings.training import DtypePolicy
-from ftlab.tasks.formatting import FormattedExample
-from ftlab.tasks.order import padded_length
+from ftlab.tasks.formatting import FormattedExample, padded_length
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The training loop: transformers' Trainer with our loss, our order of examples and our meters.
+"""The training loop: transformers' Trainer with our loss, order of examples, meters, checkpoints.
+
+The Trainer writes optimizer, schedule and random state. This module writes the trainable weights
+and AdaLoRA's state.
 
 The callbacks that log to other programs are created here and not by the Trainer, for two reasons:
 their imports are in memory before the meter starts, and their errors do not end a run. They receive
@@ -7,10 +10,11 @@ only the events for begin, log and end of a run, which are outside the timed ste
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +23,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler, SequentialSampler
@@ -30,15 +35,75 @@ from transformers import (
     TrainingArguments,
 )
 
-from ftlab.basics.errors import Diverged, one_line
+from ftlab.basics.errors import Diverged, FtlabError, one_line
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.records.resume import Checkpoint
 from ftlab.settings.training import TRACKERS, Tracker, TrainingSettings, tensorboard_folder
-from ftlab.training.checkpoint import load_learner, save_learner
 from ftlab.training.machine import since, waited_seconds
-from ftlab.training.model import added_loss, after_optimizer_step, own_optimizer
+from ftlab.training.model import (
+    added_loss,
+    after_optimizer_step,
+    own_optimizer,
+    rank_allocator,
+    rank_scores,
+)
 from ftlab.training.step import Arithmetic, Batch, OrderedExamples, completion_losses
+
+WEIGHTS, ALLOCATION, PATTERN = "learner.safetensors", "allocation.safetensors", "ranks.json"
+
+
+def save_learner(model: nn.Module, folder: Path) -> None:
+    """Writes every trainable weight, and AdaLoRA's ranks with their scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_on_cpu(_learning(model)), folder / WEIGHTS)
+    allocator = rank_allocator(model)
+    if allocator is None:
+        return
+    scores = {
+        f"{kind}/{name}": score
+        for kind, stored in rank_scores(allocator).items()
+        for name, score in stored.items()
+    }
+    save_file(_on_cpu(scores), folder / ALLOCATION)
+    pattern = allocator.peft_config.rank_pattern
+    (folder / PATTERN).write_text(json.dumps(pattern), encoding="utf-8")
+
+
+def load_learner(model: nn.Module, folder: Path) -> None:
+    """Restores the weights; raises `FtlabError` if they do not match the model's."""
+    weights = dict(model.named_parameters())  # all: LoRA-FA's optimizer freezes some later
+    saved = load_file(folder / WEIGHTS)
+    if not saved or any(
+        name not in weights
+        or weights[name].shape != value.shape
+        or weights[name].dtype != value.dtype
+        for name, value in saved.items()
+    ):
+        raise FtlabError(
+            f"The checkpoint '{folder.name}' holds other weights than those that learn in this "
+            "model; run it again."
+        )
+    with torch.no_grad():
+        for name, value in saved.items():
+            weights[name].copy_(value)
+    allocator = rank_allocator(model)
+    if allocator is None:
+        return
+    device = next(iter(weights.values())).device
+    for key, score in load_file(folder / ALLOCATION, device=str(device)).items():
+        kind, _, name = key.partition("/")
+        rank_scores(allocator)[kind][name] = score
+    allocator.peft_config.rank_pattern = json.loads((folder / PATTERN).read_text(encoding="utf-8"))
+
+
+def _learning(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
 
 PROJECT = "ftlab"
 """The trackio project of all runs."""

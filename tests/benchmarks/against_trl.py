@@ -31,8 +31,13 @@ from ftlab.methods.registry import METHODS
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.models.resolve import resolve_model
 from ftlab.settings.training import TrainingSettings
-from ftlab.tasks.formatting import FileTokenizer, FormattedExample, PromptFormatter, encode
-from ftlab.tasks.order import training_order
+from ftlab.tasks.formatting import (
+    FileTokenizer,
+    FormattedExample,
+    PromptFormatter,
+    encode,
+    training_order,
+)
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.reference import parse_task
 from tests.benchmarks.product_rate import product_rate, write_figures

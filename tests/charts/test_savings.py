@@ -2,13 +2,7 @@ import math
 
 import pytest
 
-from ftlab.charts.savings import (
-    compare,
-    nothing_to_compare,
-    savings_figure,
-    savings_finding,
-    times,
-)
+from ftlab.charts.savings import compare, nothing_to_compare, savings_figure, savings_finding, times
 from ftlab.methods.registry import METHODS
 from ftlab.records.metrics import HEADLINES, METRICS
 from tests.charts.whole_sweep import table_of, texts

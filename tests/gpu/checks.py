@@ -106,7 +106,7 @@ def _of_run(
 
 def _memory_of(bench: Bench, spec: RunSpec, result: RunResult, what: str) -> Iterator[Row]:
     from ftlab.prediction.of_run import question_of
-    from ftlab.prediction.simulation.predict import predict
+    from ftlab.prediction.simulation.step import predict
 
     predicted = predict(question_of(spec, longest_of(spec)))
     phase = result.phases["train"]
@@ -130,8 +130,13 @@ def longest_of(spec: RunSpec) -> Any:
     """The longest batch of the run, as the run itself finds it."""
     from pathlib import Path
 
-    from ftlab.tasks.formatting import FileTokenizer, PromptFormatter, encode
-    from ftlab.tasks.order import longest_batch, training_order
+    from ftlab.tasks.formatting import (
+        FileTokenizer,
+        PromptFormatter,
+        encode,
+        longest_batch,
+        training_order,
+    )
     from ftlab.tasks.reference import load
 
     settings = spec.settings

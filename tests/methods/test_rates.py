@@ -6,7 +6,7 @@ import pytest
 
 from ftlab.methods.rates import BY_WIDTH, TUNED_ON, ModelSize, size_of
 from ftlab.methods.registry import METHODS, get_method
-from ftlab.models.catalogue import catalogue, known_model
+from ftlab.models.dimensions import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.training import HIGHEST_RATE
 

@@ -214,7 +214,7 @@ def test_the_download_ends_at_once_with_the_process_that_asked_and_leaves_no_inc
     child = begun(process, ask)
     process.send_signal(number)
     process.wait(30)
-    child.wait(5)
+    child.wait(30)
     assert ask.left_in_half() == []
 
 
@@ -250,6 +250,6 @@ def test_several_signals_at_once_end_the_download_too(ask: Asker) -> None:
         for number in 10 * (signal.SIGINT, signal.SIGTERM):
             child.send_signal(number)
             time.sleep(0.002)
-    child.wait(5)
+    child.wait(30)
     process.wait(30)
     assert ask.left_in_half() == []

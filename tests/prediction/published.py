@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import known_model
+from ftlab.models.dimensions import known_model
 from ftlab.prediction.adapters import adapter_from
 from ftlab.prediction.question import AdapterType, Question, Step, ask_about
 

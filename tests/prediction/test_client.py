@@ -15,7 +15,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.methods.variant import parse_variant
-from ftlab.models.catalogue import catalogue
+from ftlab.models.dimensions import catalogue
 from ftlab.prediction import client
 from ftlab.prediction.client import NobodyWaits, Predictor
 from ftlab.prediction.question import (

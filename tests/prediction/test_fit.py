@@ -10,7 +10,7 @@ from ftlab.basics.cards import Card, card_of, cards, find_card
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.catalogue import KnownModel, catalogue, known_model
+from ftlab.models.dimensions import KnownModel, catalogue, known_model
 from ftlab.prediction.fit import (
     changes,
     claims,

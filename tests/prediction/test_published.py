@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_lorafa_optimizer
 from transformers import AutoModelForCausalLM
 
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 from tests.prediction.published import Published, peft_rows, t4_rows
 
 PEFT = {row.name: row for row in peft_rows()}

@@ -11,7 +11,7 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.catalogue import known_model
+from ftlab.models.dimensions import known_model
 from ftlab.prediction.adapters import adapter_from, read_adapter
 from ftlab.prediction.closed_form import Dimensions, dimensions, memory_breakdown, reserved
 from ftlab.prediction.question import (

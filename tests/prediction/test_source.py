@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError
-from ftlab.models.catalogue import catalogue, known_model
+from ftlab.models.dimensions import catalogue, known_model
 from ftlab.prediction.source import MAX_CHARACTERS, check_sizes, find_config
 from tests.architectures import FAMILIES, config_of
 

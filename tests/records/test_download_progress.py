@@ -12,13 +12,7 @@ import pytest
 from rich.console import Console
 
 from ftlab.commands import watch as watch_module
-from ftlab.records.progress import (
-    Download,
-    Progress,
-    ProgressBook,
-    read_progress,
-    sweep_eta,
-)
+from ftlab.records.progress import Download, Progress, ProgressBook, read_progress, sweep_eta
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from ftlab.tabs.experiment.queue import NEWEST, queue_heading, queue_html, view_sweep

@@ -29,9 +29,9 @@ from ftlab.records.run import (
 from ftlab.records.store import RunStore, read_run
 from ftlab.share.bundle import run_bundle, write_zip
 from ftlab.share.weights import why_no_weights
+from ftlab.tabs.results.actions import use_view
 from ftlab.tabs.results.panel import find as find_opened
 from ftlab.tabs.results.panel import panel
-from ftlab.tabs.results.use import use_view
 from tests.fakes import make_run
 
 RECORDS = ("spec.json", "result.json", "metrics.jsonl", "samples.jsonl", "log.txt")

@@ -13,8 +13,8 @@ from ftlab.methods.variant import Variant
 from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Question, Step
-from ftlab.tabs import predictions
-from ftlab.tabs.predictions import while_there
+from ftlab.tabs import context
+from ftlab.tabs.context import while_there
 from tests.prediction.fakes import SizedPredictor, failing
 
 QUESTION = Question({}, Variant("lora"), Step(8))
@@ -37,7 +37,7 @@ class SlowPredictor(SizedPredictor):
 
 @pytest.fixture(autouse=True)
 def quick_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "SECONDS_BETWEEN_SIGNS", 0.05)
+    monkeypatch.setattr(context, "SECONDS_BETWEEN_SIGNS", 0.05)
 
 
 def peaks(ask: Ask) -> Iterator[int]:

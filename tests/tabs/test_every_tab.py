@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftlab.tabs.spec import tabs
+from ftlab.tabs.context import tabs
 from tests.package_copy import ask, copy_package
 
 NEW_TAB = """
 import gradio as gr
-from ftlab.tabs.spec import TabSpec
+from ftlab.tabs.context import TabSpec
 
 
 def build(context, links):

@@ -102,7 +102,7 @@ def test_a_file_that_was_changed_is_refused(
 
 def test_a_module_put_beside_the_others_is_a_task(tmp_path: Path) -> None:
     (tmp_path / "haiku.py").write_text(
-        "from ftlab.tasks.scoring import CHRF\n"
+        "from ftlab.tasks.spec import CHRF\n"
         "from ftlab.tasks.spec import TaskSpec\n"
         "TASK = TaskSpec('haiku', 'Haiku', 'Three lines.', CHRF)\n",
         encoding="utf-8",

@@ -6,8 +6,14 @@ import random
 
 import pytest
 
-from ftlab.tasks.formatting import FormattedExample
-from ftlab.tasks.order import WINDOW_STEPS, BatchSize, longest_batch, padded_length, training_order
+from ftlab.tasks.formatting import (
+    WINDOW_STEPS,
+    BatchSize,
+    FormattedExample,
+    longest_batch,
+    padded_length,
+    training_order,
+)
 
 LENGTHS = [20 + 7 * index % 50 for index in range(40)]
 

@@ -19,8 +19,8 @@ from ftlab.prediction import of_run as prediction_module
 from ftlab.prediction.of_run import with_remedies
 from ftlab.records.result import Measures, PhaseMeasure, RunResult
 from ftlab.records.spec import RunSpec
-from ftlab.tasks.order import BatchSize
-from ftlab.training import memory_limit
+from ftlab.tasks.formatting import BatchSize
+from ftlab.training import memory as memory_limit
 from ftlab.training.failures import explain, is_device_fault
 from ftlab.training.machine import describe_environment
 from ftlab.training.memory import CardMemory, card_memory, check_room, least_bytes

@@ -12,7 +12,7 @@ from ftlab.prediction import of_run
 from ftlab.prediction.of_run import with_prediction
 from ftlab.records.result import MEMORY_PARTS, RunResult
 from ftlab.records.spec import RunSpec
-from ftlab.tasks.order import BatchSize
+from ftlab.tasks.formatting import BatchSize
 from ftlab.training import run
 from ftlab.training.run import RunRecord
 from tests.training.one_run import do, spec_of

@@ -18,8 +18,7 @@ from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import CURVE_EXAMPLES, TrainingSettings
 from ftlab.tasks.formatting import EncodedSet, FormattedExample
 from ftlab.tasks.reference import TaskReference
-from ftlab.tasks.scoring import EXACT_MATCH
-from ftlab.tasks.spec import Example, Message, TaskSpec
+from ftlab.tasks.spec import EXACT_MATCH, Example, Message, TaskSpec
 from ftlab.training.evaluate import (
     GENERAL_TEXT_HASH,
     CurvePoints,

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from ftlab.prediction.simulation.quantised import unpacked
+from ftlab.prediction.simulation.fake import unpacked
 
 
 @contextmanager

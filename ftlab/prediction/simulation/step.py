@@ -1,4 +1,4 @@
-"""Simulates one training step and scoring of a model without weights, and predicts their memory.
+"""Answers one question: simulates a training step and scoring of a model without weights.
 
 The step is that of the app (`ftlab.training`), or the standard loop of published measurements: the
 model's own loss over the logits of all positions, AdamW, clipped gradients.
@@ -9,9 +9,12 @@ a small training batch this can take more memory than the training.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import math
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,31 +23,36 @@ import peft
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
+from ftlab.basics.errors import FtlabError, one_line
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
-from ftlab.prediction.question import Scoring, Step
+from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
+from ftlab.prediction.question import Prediction, Question, Scoring, Step
 from ftlab.prediction.simulation.fake import (
     Guesses,
     QuickFakeMode,
     empty_model,
-    make_fake,
-    on_device,
-    put_on_host,
-)
-from ftlab.prediction.simulation.interceptions import kernels_of
-from ftlab.prediction.simulation.quantised import (
     log_loading,
     logical_size,
+    make_fake,
     make_weights_fake,
+    on_device,
+    put_on_host,
     quantise,
+    read_config,
 )
+from ftlab.prediction.simulation.interceptions import kernels_of
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.settings.training import DtypePolicy
 from ftlab.training.allocations import (
@@ -464,3 +472,103 @@ def _importances(model: Any) -> list[Tensor]:
         return []
     allocator.update_ipt(model.base_model.model)
     return [score for scores in rank_scores(allocator).values() for score in scores.values()]
+
+
+def predict(question: Question) -> Prediction:
+    """Predicts the memory of the method on the model; raises nothing but `MemoryError`.
+
+    If the step cannot be simulated, parameters and file size are still counted.
+    """
+    gc.disable()  # so that tensors are freed only by reference counting, at defined times
+    try:
+        return answer(question)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def answer(question: Question) -> Prediction:
+    """Same as `predict`, for a process with garbage collection disabled."""
+    began = time.perf_counter()
+    variant = question.variant
+    known = Prediction(variant.method, variant.label)
+    try:
+        known = _predict(question, known)
+    except FtlabError as error:
+        known = replace(known, reason=str(error))
+    except Exception as error:
+        _raise_if_out_of_memory(error)
+        traceback.print_exc()
+        known = replace(known, reason=f"It cannot be built: {one_line(error)[:200].rstrip('.')}.")
+    return replace(known, seconds=round(time.perf_counter() - began, 2))
+
+
+def _predict(question: Question, known: Prediction) -> Prediction:
+    step, variant = question.step, question.variant
+    config = read_config(question.config)
+    check_length(config, step.length)
+    model = build(config, variant, step)
+    try:
+        simulated = simulate(model, variant, step)
+    except Exception as error:
+        _raise_if_out_of_memory(error)
+        traceback.print_exc()
+        known = _with_sizes(known, count(build(config, variant, step), variant, step))
+        return _in_closed_form(question, replace(known, reason=_not_simulated(error)))
+    return replace(
+        _with_sizes(known, simulated.sizes),
+        peak_allocated_bytes=simulated.allocated,
+        peak_reserved_bytes=simulated.reserved,
+        anatomy={str(part): size for part, size in simulated.live.anatomy.items()},
+        scoring_bytes=simulated.scoring,
+        how="simulated",
+    )
+
+
+def _with_sizes(known: Prediction, sizes: Sizes) -> Prediction:
+    return replace(
+        known,
+        trainable_params=sizes.trainable,
+        total_params=sizes.total,
+        adapter_bytes=sizes.file_bytes,
+    )
+
+
+def _in_closed_form(question: Question, known: Prediction) -> Prediction:
+    """Adds the memory from formulas, if they apply to the model."""
+    size = dimensions(question.config)
+    if size is None or known.trainable_params is None or known.total_params is None:
+        return known
+    parts = memory_breakdown(
+        size, question.variant, question.step, known.trainable_params, known.total_params
+    )
+    return replace(
+        known,
+        peak_allocated_bytes=sum(parts.values()),
+        peak_reserved_bytes=reserved(parts),
+        anatomy=parts,
+        how="closed form",
+    )
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    """Raises `MemoryError`; some libraries report it only in the message of another error."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        raise MemoryError from error
+
+
+def _not_simulated(error: Exception) -> str:
+    what = one_line(error)[:160].rstrip(".")
+    if isinstance(error, DataDependentOutputException | DynamicOutputShapeException):
+        what = "what it computes depends on values, as the routing of a mixture of experts does"
+    return f"Its memory cannot be simulated: {what}."
+
+
+def check_length(config: Any, length: int) -> None:
+    """Raises `FtlabError` if the length is above the model's number of positions."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(most, int) and length > most:
+        raise FtlabError(
+            f"The length of {length:,} tokens is above the model's {most:,} positions; "
+            f"choose {most:,} or less."
+        )

@@ -25,8 +25,7 @@ from ftlab.tabs.compare.view import (
     sweep_options,
     view,
 )
-from ftlab.tabs.context import QUIET, RESULTS, AppContext, Links, opened
-from ftlab.tabs.spec import TabSpec
+from ftlab.tabs.context import QUIET, RESULTS, AppContext, Links, TabSpec, opened
 from ftlab.tabs.widgets import H, blank, this_page, warn
 
 Given = tuple[tuple[str, str | int | float], ...]

@@ -15,7 +15,7 @@ from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import KnownModel, catalogue
+from ftlab.models.dimensions import KnownModel, catalogue
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
@@ -26,7 +26,7 @@ from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.widgets import escape, plural
-from ftlab.tasks.order import BatchSize, longest_batch, training_order
+from ftlab.tasks.formatting import BatchSize, longest_batch, training_order
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import MAX_NEW_TOKENS
 

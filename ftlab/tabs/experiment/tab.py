@@ -24,7 +24,7 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.prediction.fit import Ask
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import is_installed
-from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links
+from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links, TabSpec, while_there
 from ftlab.tabs.experiment import queue
 from ftlab.tabs.experiment.costs import predict_costs, proposable, proposal_html, propose
 from ftlab.tabs.experiment.fields import (
@@ -70,9 +70,7 @@ from ftlab.tabs.experiment.task import (
     rows_at_hand,
 )
 from ftlab.tabs.gate import visitor_of
-from ftlab.tabs.predictions import while_there
 from ftlab.tabs.results.columns import run_name
-from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, escape, head, note_html, plural, this_page, warn
 from ftlab.tasks.files import columns_of
 

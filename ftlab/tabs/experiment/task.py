@@ -36,7 +36,7 @@ from ftlab.tabs.widgets import H, field_error, head, live, this_page
 from ftlab.tasks.files import EXTENSIONS, ColumnMapping, columns_of, guess_mapping, read_rows
 from ftlab.tasks.reference import TaskReference, validate
 from ftlab.tasks.registry import TASKS
-from ftlab.tasks.scoring import TEXT_METRICS
+from ftlab.tasks.spec import TEXT_METRICS
 
 
 def keep_upload(path: Path, runs_folder: Path) -> Path:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ftlab.tabs.context import AppContext, Links, opened
+from ftlab.tabs.context import AppContext, Links, TabSpec, opened
 from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
-from ftlab.tabs.spec import TabSpec
 
 _LORA = "LoRA: a photo filter"
 _OTHERS = (

@@ -13,14 +13,8 @@ from ftlab.basics.units import format_bytes
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.methods.registry import CORE, METHODS, on_base
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import catalogue, known_model
-from ftlab.prediction.question import (
-    USUAL_CAPABILITY,
-    Question,
-    Step,
-    Target,
-    ask_about,
-)
+from ftlab.models.dimensions import catalogue, known_model
+from ftlab.prediction.question import USUAL_CAPABILITY, Question, Step, Target, ask_about
 from ftlab.prediction.source import NamedConfig, find_config
 from ftlab.settings.schema import fields_of, read_settings
 

@@ -17,7 +17,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.prediction.fit import Ask, claims, fit, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
-from ftlab.tabs.context import QUIET, AppContext, Latest, Links, opened
+from ftlab.tabs.context import QUIET, AppContext, Latest, Links, TabSpec, opened, while_there
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.learn.parts import plot
@@ -43,8 +43,6 @@ from ftlab.tabs.plan.view import (
     pending_html,
     verdict_html,
 )
-from ftlab.tabs.predictions import while_there
-from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import H, blank, head, heading, warn
 
 MOST_FIXES = 3

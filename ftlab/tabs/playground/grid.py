@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.parsing import parse_json
+from ftlab.basics.files import parse_json
 from ftlab.basics.units import format_seconds
 from ftlab.playground.grid import (
     MAX_PROMPTS,

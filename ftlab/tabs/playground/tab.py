@@ -14,7 +14,7 @@ from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import Field, fields_of
-from ftlab.tabs.context import AppContext, Links, opened
+from ftlab.tabs.context import AppContext, Links, TabSpec, opened
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground import api, grid
 from ftlab.tabs.playground import vote as blind_vote
@@ -51,7 +51,6 @@ from ftlab.tabs.playground.view import (
     setup_again,
     upload_files,
 )
-from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import BARE, H, field_error, live, note_html, small_button, this_page
 
 AGAINST = [("Differences: off", -1)] + [(f"Against pane {n + 1}", n) for n in range(MAX_PANES)]

@@ -21,10 +21,9 @@ from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
 from ftlab.tabs.context import QUIET, Action
-from ftlab.tabs.results.actions import save_notes
+from ftlab.tabs.results.actions import Use, save_notes, wire_use
 from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
 from ftlab.tabs.results.html import status_chip
-from ftlab.tabs.results.use import Use, wire_use
 from ftlab.tabs.widgets import (
     H,
     Markup,

@@ -26,6 +26,7 @@ from ftlab.tabs.context import (
     AppContext,
     FilesAVisitor,
     Links,
+    TabSpec,
     errors_for_caller,
     one_at_a_time,
     opened,
@@ -65,7 +66,6 @@ from ftlab.tabs.results.html import (
     ticked_chip,
 )
 from ftlab.tabs.results.panel import Side, archive_label, closed, facts, find, opened_run, wire_side
-from ftlab.tabs.spec import TabSpec
 from ftlab.tabs.widgets import BARE, H, blank, escape, field_error, live, plural, small_button
 
 EMPTY = blank(

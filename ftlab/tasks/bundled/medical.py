@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from ftlab.tasks.scoring import ROUGE_L
-from ftlab.tasks.spec import TaskSpec
+from ftlab.tasks.spec import ROUGE_L, TaskSpec
 
 TASK = TaskSpec(
     id="medical",

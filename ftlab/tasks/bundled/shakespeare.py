@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ftlab.tasks.scoring import CHRF
-from ftlab.tasks.spec import TaskSpec
+from ftlab.tasks.spec import CHRF, TaskSpec
 
 TASK = TaskSpec(
     id="shakespeare",

@@ -23,15 +23,7 @@ from ftlab.playground.grid_table import by_place
 from ftlab.playground.grid_worker import ROWS, held_out_scores, main, portions
 from ftlab.playground.held_out import AnswerScore
 from ftlab.playground.requests import PaneUpdate
-from tests.playground.grid.fakes import (
-    CPU,
-    RUN,
-    SQL,
-    FakeEngine,
-    job_of,
-    make_grid,
-    make_request,
-)
+from tests.playground.grid.fakes import CPU, RUN, SQL, FakeEngine, job_of, make_grid, make_request
 from tests.waiting import wait_until
 
 

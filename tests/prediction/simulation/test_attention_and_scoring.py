@@ -15,7 +15,7 @@ from ftlab.models.loading import load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.question import Scoring, Step, ask_about
 from ftlab.prediction.simulation.interceptions import CudaAllocationLog
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 from ftlab.training.allocations import Rehearsal, replay
 from tests.prediction.simulation.test_real_memory import peak_of_block
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.prediction.adapters import adapter_from
 from ftlab.prediction.question import Prediction, Step, ask_about
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 
 TARGETS = ["q_proj", "v_proj"]
 CONFIGS: list[dict[str, Any]] = [

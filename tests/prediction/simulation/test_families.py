@@ -8,7 +8,7 @@ import pytest
 
 from ftlab.methods.variant import Variant
 from ftlab.prediction.question import Step, ask_about
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 from tests.prediction.simulation.test_real_memory import measured_bytes, predicted_bytes
 
 SIZES = {

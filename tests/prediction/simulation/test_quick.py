@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ftlab.methods.variant import Variant
 from ftlab.prediction.question import Prediction, Step, ask_about
 from ftlab.prediction.simulation.fake import QuickFakeMode
-from ftlab.prediction.simulation.predict import predict
+from ftlab.prediction.simulation.step import predict
 from tests.prediction.simulation.test_real_memory import LLAMA
 
 OWN, STANDARD = Step(96, completion_tokens=20), Step(96)

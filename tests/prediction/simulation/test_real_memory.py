@@ -19,8 +19,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import scales_of
 from ftlab.prediction.question import Question, Step, ask_about
-from ftlab.prediction.simulation.fake import Guesses, read_config
-from ftlab.prediction.simulation.quantised import quantisation, quantise
+from ftlab.prediction.simulation.fake import Guesses, quantisation, quantise, read_config
 from ftlab.prediction.simulation.step import build, hold_fake, run_steps
 from ftlab.training.allocations import AllocationLog
 from ftlab.training.model import apply_method

@@ -19,8 +19,7 @@ from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
 from ftlab.prediction.simulation.fake import read_config
-from ftlab.prediction.simulation.predict import predict
-from ftlab.prediction.simulation.step import safetensors_bytes
+from ftlab.prediction.simulation.step import predict, safetensors_bytes
 from ftlab.training.model import (
     apply_method,
     count_parameters,

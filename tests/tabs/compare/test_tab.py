@@ -16,14 +16,7 @@ from ftlab.share.report import sweep_report
 from ftlab.share.report_sections import fairness_html
 from ftlab.tabs.compare import tab as compare
 from ftlab.tabs.compare.serving import notes_html, title_html
-from ftlab.tabs.compare.view import (
-    further,
-    headline,
-    read_picture,
-    runs_fold,
-    unfinished,
-    view,
-)
+from ftlab.tabs.compare.view import further, headline, read_picture, runs_fold, unfinished, view
 from ftlab.tabs.context import AppContext, Links
 from tests.fakes import SWEEP, make_run, make_sweep
 

@@ -20,7 +20,7 @@ from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tabs.experiment import costs
 from ftlab.tabs.experiment.costs import costing, longest_of, predict_costs
-from ftlab.tasks.order import BatchSize
+from ftlab.tasks.formatting import BatchSize
 from ftlab.tasks.reference import parse_task
 from tests.fakes import make_run
 from tests.prediction.fakes import GB, SizedPredictor, failing

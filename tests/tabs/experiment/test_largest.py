@@ -13,7 +13,7 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.jobs.inputs import Access
 from ftlab.methods.variant import Variant
-from ftlab.models.catalogue import catalogue
+from ftlab.models.dimensions import catalogue
 from ftlab.models.hub import HubReach
 from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.question import Prediction, Question

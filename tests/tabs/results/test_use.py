@@ -15,8 +15,8 @@ from ftlab.basics.processes import WorkerEnded, start_time
 from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.store import Run, RunStore, read_run
 from ftlab.share import bundle
-from ftlab.tabs.results import use as results_use
-from ftlab.tabs.results.use import push_command, script_file, use_view, zip_file
+from ftlab.tabs.results import actions as results_use
+from ftlab.tabs.results.actions import push_command, script_file, use_view, zip_file
 from tests.fakes import DEAD_PID, make_run, make_sweep
 from tests.share.test_merge_process import with_adapter
 
