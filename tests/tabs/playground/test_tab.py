@@ -29,6 +29,12 @@ from ftlab.tabs.playground import tab as playground
 from ftlab.tabs.playground.session import Session, ask, choose
 from tests.fakes import make_run
 from tests.playground.adapters import adapter_zip
+from tests.playground.conftest import (  # noqa: F401 - fixtures
+    add_run,
+    runs_folder,
+    save_adapter,
+    tiny_model,
+)
 from tests.playground.test_client import FAKE
 from tests.tabs.playground.fakes import HELD_OUT
 
@@ -178,9 +184,9 @@ def test_the_engine_is_unloaded_by_the_button_but_not_in_a_demo(folder: Path) ->
 
 
 def test_no_pane_ever_shows_the_answer_of_another(
-    runs_folder: Path,
-    tiny_model: Path,
-    add_run: Callable[..., RunDirectory],
+    runs_folder: Path,  # noqa: F811
+    tiny_model: Path,  # noqa: F811
+    add_run: Callable[..., RunDirectory],  # noqa: F811
 ) -> None:
     """Whatever stands beside it, "base" says what the base says, and each adapter its own."""
     run, other = add_run("lora", seed=1), add_run("lora", seed=2)
