@@ -245,7 +245,7 @@ def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
         where = ".".join(str(part) for part in first["loc"])[:80] or "the file"
         raise FtlabError(f"{name} cannot be read: {where}: {first['msg']}.") from None
     except (ValueError, RecursionError):
-        raise FtlabError(f"{name} cannot be read: a number in it is that is too large.") from None
+        raise FtlabError(f"{name} cannot be read: a number in it is too large.") from None
     return record
 
 

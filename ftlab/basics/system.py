@@ -69,17 +69,17 @@ def reset_peak_size(proc: Path | None = None) -> bool:
     return True
 
 
-def limit_data(size: int | None) -> None:
+def limit_data(size: int | None, *, for_good: bool = False) -> None:
     """Sets the soft limit of this process's private data, in bytes; `None` removes it.
 
-    The hard limit is unchanged, so that the soft one can be raised again.
+    With `for_good` the hard limit too; else the soft one can be raised again.
     """
     import resource  # missing on Windows, where no process runs
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     if size is None or (hard != resource.RLIM_INFINITY and size > hard):
         size = hard
-    resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size if for_good else hard))
 
 
 def load_average() -> float | None:

@@ -146,7 +146,7 @@ def _together(group: Sequence[At]) -> At:
     known = [at for at in group if at.losses]
     return At(
         fmean(at.x for at in group),
-        {number: fmean(losses) for number, losses in values.items()},
+        {number: sum(losses) / len(losses) for number, losses in values.items()},
         (min(at.low for at in known), max(at.high for at in known)) if known else None,
     )
 
@@ -233,7 +233,7 @@ def _smooth(
     for step, x, loss in points:
         if math.isfinite(loss):
             window.append(loss)
-            loss = fmean(window)
+            loss = sum(window) / len(window)
         smooth.append((step, x, loss))
     return smooth
 

@@ -179,8 +179,7 @@ def _record_bytes(spec: RunSpec) -> int:
 
 def operator_limit() -> int | None:
     """Returns the limit from the environment; raises `FtlabError` if it is not a size."""
-    text = os.environ.get(MEMORY_LIMIT_VARIABLE, "").strip()
-    return parse_memory_limit(text) if text else None
+    return parse_memory_limit(os.environ.get(MEMORY_LIMIT_VARIABLE, ""))
 
 
 def least(*limits: int | None) -> int | None:
@@ -318,7 +317,7 @@ def _ended(spec: RunSpec, left_out: Mapping[str, str]) -> RunResult | None:
     return RunResult("not_applicable", left_out[spec.label], finished_at=spec.created_at)
 
 
-def _errors_in_file(task: TaskReference) -> list[FieldError]:
+def errors_in_file(task: TaskReference) -> list[FieldError]:
     """The errors inside a user's data file."""
     if task.kind != "file":
         return []
@@ -382,9 +381,7 @@ def enqueue_again(specs: Sequence[RunSpec], runs_folder: Path) -> list[list[RunS
     if not requests:
         raise FtlabError("Nothing to run again: base runs follow from the runs of their sweep.")
     errors = [
-        error
-        for request in requests
-        for error in validate(request) or _errors_in_file(request.task)
+        error for request in requests for error in validate(request) or errors_in_file(request.task)
     ]
     if errors:
         raise InvalidRequest(list(dict.fromkeys(errors)))

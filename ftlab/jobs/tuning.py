@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ftlab.basics.errors import FtlabError
+from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.basics.words import join_names, rate_name
-from ftlab.jobs.launch import checked, enqueue_sweep
+from ftlab.jobs.launch import checked, enqueue_sweep, errors_in_file
 from ftlab.methods.rates import TUNED_ON, ModelSize, two_digits
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import size_of_model
@@ -349,9 +349,13 @@ def enqueue_ladders(
 ) -> list[RunSpec]:
     """Queues the ladders as one sweep, or as more runs of the sweep `onto`.
 
-    Raises the errors of `checked` and `enqueue_sweep`.
+    Raises the errors of `checked` and `enqueue_sweep`, and what is wrong in a data file by now.
     """
-    return enqueue_sweep(checked(ladder_request(request, ladders)), runs_folder, onto=onto)
+    valid = checked(ladder_request(request, ladders))
+    wrong = errors_in_file(request.task)
+    if wrong:
+        raise InvalidRequest(wrong)
+    return enqueue_sweep(valid, runs_folder, onto=onto)
 
 
 def further_ladders(tuned: Iterable[Tuned]) -> list[Ladder]:

@@ -273,8 +273,8 @@ def _out_of_range(spec: MethodSpec, parameter: Hyperparameter, value: Value) -> 
         if (low or 0) <= size <= (high or 0):
             return None
         return (
-            f"{spec.label}: {parameter.label} has {size} characters; it must have {low:g} to "
-            f"{high:g}."
+            f"{spec.label}: {parameter.label} has {size} characters; it must have {low or 0:g} to "
+            f"{high or 0:g}."
         )
     where = f"{spec.label}: {parameter.label} is {value}"
     if parameter.kind == "choice":

@@ -130,8 +130,11 @@ class _Check:
     def _check_names(self, field: str) -> None:
         """Each name must equal a layer's name or the end of one."""
         for name in self._names(field):
-            ends = field == "modules_to_save" and any(m.endswith(name[:80]) for m in self._modules)
-            if not ends and not self._matches(name):
+            if self._matches(name):
+                continue
+            if field != "modules_to_save" or not any(
+                module.endswith(name[:80]) for module in self._modules
+            ):
                 raise _Misfit(
                     f"its {field} name {shown(name)}, and no layer has that name{self._near(name)}"
                 )
@@ -197,14 +200,22 @@ class _Check:
         """Same decision as `check_target_module_exists` in peft/tuners/tuners_utils.py."""
         if not any(end in targets for end in self._ends_of(name)):
             return False
-        if set(self._names("exclude_modules")) & set(self._ends_of(name)):
+        if any(end in self._excluded for end in self._ends_of(name)):
             return False
-        if set(self._names("modules_to_save")) & set(name.split(".")):
+        if any(part in self._saved for part in name.split(".")):
             return False
         only = self.adapter.config.get("layers_to_transform")
         if only is None or only == []:
             return True
         return block_of(f".{name}.") in (only if isinstance(only, list) else [only])
+
+    @cached_property
+    def _excluded(self) -> set[str]:
+        return set(self._names("exclude_modules"))
+
+    @cached_property
+    def _saved(self) -> set[str]:
+        return set(self._names("modules_to_save"))
 
     def _names(self, field: str) -> Iterator[str]:
         """Yields the literal names: the items of a list, or a string that is not a pattern."""

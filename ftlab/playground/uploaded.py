@@ -321,9 +321,10 @@ def _is_same(folder: Path, digest: str, config: bytes) -> bool:
 
 
 def _names(parent: Path) -> list[str]:
-    if not parent.is_dir():
+    try:
+        return sorted(name for name in os.listdir(parent) if not name.startswith("."))
+    except OSError:
         return []
-    return sorted(name for name in os.listdir(parent) if not name.startswith("."))
 
 
 def _clean(label: str) -> str:

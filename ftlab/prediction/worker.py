@@ -160,7 +160,7 @@ def _hold_to(limits: Limits) -> None:
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
     data = status_bytes("VmData")
     if data is not None:
-        limit_data(data + limits.memory_bytes)
+        limit_data(data + limits.memory_bytes, for_good=True)
     gc.disable()  # the process exits before garbage collection would pay off
 
 

@@ -58,6 +58,10 @@ def _problems_of_model(name: str) -> Iterator[str]:
         yield str(error)
 
 
+def _device_or_auto(given: Any) -> str:
+    return str(given or AUTO)
+
+
 @dataclass(frozen=True)
 class SweepRequest:
     """A user's request: every variant with every seed, on the same examples in the same order.
@@ -78,7 +82,10 @@ class SweepRequest:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     dtype_policy: Annotated[DtypePolicy, Setting("Dtype policy", choices=_POLICIES)] = "bf16"
     device: Annotated[
-        str, Setting("Device", example="auto|cpu|cuda:0", check=problems_of_device)
+        str,
+        Setting(
+            "Device", example="auto|cpu|cuda:0", parse=_device_or_auto, check=problems_of_device
+        ),
     ] = AUTO
     seeds: Annotated[
         tuple[int, ...], Setting("Seeds", "Seeds, as in 0,1,2", "each variant runs once per seed",

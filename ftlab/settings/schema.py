@@ -124,7 +124,7 @@ class Field:
             yield from setting.check(value)
         elif setting.choices is not None:
             if not isinstance(value, str) or value not in setting.choices:
-                yield f"'{value}' is none of: {', '.join(setting.choices)}."
+                yield f"{setting.label}: '{value}' is none of: {', '.join(setting.choices)}."
         elif self.kind == "text":
             if isinstance(value, str) and len(value) > setting.high:
                 most = plain_number(setting.high)

@@ -121,8 +121,8 @@ class TrainingSettings:
                      unit="token", same="at most {}", place="main", narrow=True),
     ] = 256  # fmt: skip
     eval_examples: Annotated[
-        int, Setting("Held-out examples", help="examples that are scored", low=1, high=100_000,
-                     place="main", narrow=True),
+        int, Setting("Held-out examples", help="held-out examples that are scored", low=1,
+                     high=100_000, place="main", narrow=True),
     ] = 64  # fmt: skip
     learning_rate: Annotated[
         float | None, Setting("Learning rate", above=True, high=HIGHEST_RATE,

@@ -160,6 +160,7 @@ def api_request(
 ) -> ValidRequest:
     """Builds the request from plain values; raises `FtlabError` with a sentence per problem."""
     outer = {MATCH} | {name for name, found in _REQUEST.items() if found.setting.is_on_form}
+    outer -= {"seeds"}  # a parameter of its own
     known = outer | {name for name, found in _SETTINGS.items() if found.setting.is_on_form}
     for name in settings:
         if name not in known:

@@ -285,7 +285,7 @@ def quantised(bench: Bench) -> None:
     sources = [find_source(bench.runs, name) for name in names]
     if bench.model == "bundled":
         sources += shipped_sources()
-    worn = [low for source in sources if (low := engine.worn(source).low_rank)]
+    worn = [low for source in sources if (low := engine.attached(source).low_rank)]
     pad_id = int(bench.tokenizer.pad_token_id)
     worst = dict.fromkeys((one_by_one, at_once), 0.0)
     for prompt in bench.prompts[:5]:
@@ -312,14 +312,16 @@ def one_more_pane(bench: Bench) -> None:
     """Seconds and bytes until one more LoRA pane can answer."""
     names = [bench.run("lora", seed) for seed in range(21, 26)]
     engine = bench.engine("bf16")
-    engine.worn(find_source(bench.runs, names[0]))  # the first one also imports what PEFT needs
+    engine.attached(find_source(bench.runs, names[0]))  # the first one also imports what PEFT needs
     meter = memory_meter(CPU)
     seconds, sizes = [], []
     for count in range(2, len(names) + 1):
         gc.collect()
         before = meter.start() or 0
         began = time.perf_counter()
-        engine._row_adapters([engine.worn(find_source(bench.runs, name)) for name in names[:count]])
+        engine._row_adapters(
+            [engine.attached(find_source(bench.runs, name)) for name in names[:count]]
+        )
         seconds.append(time.perf_counter() - began)
         gc.collect()
         sizes.append((meter.start() or 0) - before)

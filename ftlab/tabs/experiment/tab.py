@@ -109,7 +109,8 @@ def taken_over(specs: Sequence[RunSpec]) -> str:
     if len(kept) > 1:
         names += f" and {plural(len(kept) - 1, 'more run')}"
     left = len(specs) - len(kept)
-    aside = f" {plural(left, 'run')} with other settings are left out." if left else ""
+    verb = "is" if left == 1 else "are"
+    aside = f" {plural(left, 'run')} with other settings {verb} left out." if left else ""
     return f"The form holds the settings of {names}.{aside}"
 
 

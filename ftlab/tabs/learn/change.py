@@ -162,7 +162,7 @@ def source_chip(source: PaneSource) -> str:
     if source.name.startswith(SHIPPED):
         return chip("ships with ftlab", "mute", "Trained by the app itself, and shipped with it")
     if source.name.startswith(UPLOADED):
-        return chip("your own", "mute", "An adapter that you have uploaded")
+        return chip("uploaded", "mute", "An adapter that was uploaded here")
     return origin_chip("measured")
 
 

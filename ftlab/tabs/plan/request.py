@@ -75,7 +75,9 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     step = Step(**read_settings(Step, given, errors, PREFIX))
     model = None
     try:
-        model = _named_config(str(given.get(f"{PREFIX}config") or "") or str(target.model), access)
+        model = _named_config(
+            str(given.get(f"{PREFIX}config") or "").strip() or str(target.model), access
+        )
     except FtlabError as error:
         errors.append(FieldError(f"{PREFIX}model", str(error)))
     if model is None or target.card is None or errors:

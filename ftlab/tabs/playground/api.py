@@ -65,7 +65,7 @@ def add_endpoint(client: PlaygroundClient) -> None:
             "system": system,
         }
         with errors_for_caller():
-            check_texts(prompt=prompt, model=model)
+            check_texts(prompt=prompt, model=model or "")
             if not isinstance(runs, str | list):
                 raise FtlabError(
                     f"Runs: {runs} names no pane; give a list, or text as in 'base,RUN_ID'."

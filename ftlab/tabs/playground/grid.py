@@ -102,7 +102,9 @@ def grid_request(
             raise FtlabError("No file is chosen; upload one with a prompt a line or row.")
         return GridRequest(settings, tuple(prompts_of_file(Path(upload))))
     if source != HELD_OUT:
-        raise FtlabError("Nothing says where the prompts come from; choose one of the three.")
+        raise FtlabError(
+            "Choose where the prompts come from: held-out examples, typed, or uploaded."
+        )
     whole = isinstance(number, int | float) and float(number).is_integer()
     if not whole or not 1 <= number <= MAX_PROMPTS:
         raise FtlabError(
@@ -230,7 +232,8 @@ def build(
             check_named(request.panes, request.request.model, folder, context.access)
             grid = start_grid(request, folder)
         except FtlabError as error:
-            return [field_error([str(error)]), *[gr.skip()] * len(view)]
+            sentences = [wrong.message for wrong in getattr(error, "errors", ())]
+            return [field_error(sentences or [str(error)]), *[gr.skip()] * len(view)]
         return ["", *look(grid.grid_id)]
 
     def look(grid_id: str | None) -> list[Any]:

@@ -179,7 +179,7 @@ def describe_settings(values: dict[str, Any]) -> str:
     if temperature:
         parts.append(f"temperature {temperature:g}")
         parts += [f"top-p {values['top_p']:g}"] if values["top_p"] not in (None, 1) else []
-        parts.append(f"seed {values['seed'] or 0:g}")
+        parts.append(f"seed {values['seed'] or 0:.10g}")
     else:
         parts.append("greedy")
     if values["repetition_penalty"] not in (None, 1):

@@ -214,7 +214,7 @@ def test_the_api_matches_too(tiny_model: Path) -> None:
     assert request.variants == read(model=tiny_model, match="10k").request.variants
 
 
-@pytest.mark.parametrize("name", ["eval_split", "eval_answers", "memory_limit", "matsch"])
+@pytest.mark.parametrize("name", ["eval_split", "eval_answers", "memory_limit", "seeds", "matsch"])
 def test_the_api_refuses_settings_that_it_does_not_use(name: str) -> None:
     with pytest.raises(FtlabError, match=f"no setting '{name}'"):
         api_request("bundled", SQL, ["lora"], "0", {}, {name: "tuning"})
