@@ -355,7 +355,7 @@ def page(bench: Bench, repeats: int, new_tokens: int | None) -> None:
             if new_tokens is not None:
                 tab.get_by_label("New tokens at most").fill(str(new_tokens))
                 tab.get_by_label("New tokens at most").blur()
-                tab.get_by_text(f", {new_tokens} new tokens").wait_for()
+                tab.get_by_text(f", {new_tokens:,} new tokens").wait_for()
             for number in range(repeats + 1):
                 tab.locator("#pg-prompt textarea").fill(bench.prompts[number % len(bench.prompts)])
                 tab.wait_for_timeout(500)

@@ -41,7 +41,7 @@ def fill(page: Page, label: str, value: str) -> None:
 
 def ask(page: Page, prompt: str, tokens: int = 6) -> None:
     fill(page, "New tokens at most", str(tokens))
-    expect(page.get_by_text(f", {tokens} new tokens")).to_be_visible()
+    expect(page.get_by_text(f", {tokens:,} new tokens")).to_be_visible()
     page.locator("#pg-prompt textarea").fill(prompt)
     page.locator("#pg-send").click()
 

@@ -69,7 +69,7 @@ WRONG = {
     "extra": ["lorra", "lora:q=4", "lora:r=x", "lora:r=0", "lora:r"],
     "match": ["much", "0", "-3", "<b>"],
     "peft_json": ["{", "[1]", '{"peft_type": "NONESUCH"}'],
-    "device": ["tpu", "", None],
+    "device": ["tpu", " "],
 }
 
 
@@ -101,6 +101,8 @@ LORA = (Variant("lora"),)
         ({"lora.r": 4, "lora.alpha": 16}, {"variants": (Variant("lora", {"r": 4}),)}),
         ({"dora.r": 0}, {"variants": LORA}),  # not ticked, so not checked
         ({"match": "  "}, {"variants": LORA}),
+        ({"device": ""}, {"device": "auto"}),
+        ({"device": None}, {"device": "auto"}),
         (
             {"extra": "lora:r=4\n\n lora:r=32,alpha=64 "},
             {
