@@ -179,7 +179,8 @@ def _record_bytes(spec: RunSpec) -> int:
 
 def operator_limit() -> int | None:
     """Returns the limit from the environment; raises `FtlabError` if it is not a size."""
-    return parse_memory_limit(os.environ.get(MEMORY_LIMIT_VARIABLE, ""))
+    text = os.environ.get(MEMORY_LIMIT_VARIABLE, "").strip()
+    return parse_memory_limit(text) if text else None
 
 
 def least(*limits: int | None) -> int | None:

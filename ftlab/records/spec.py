@@ -62,6 +62,10 @@ def _device_or_auto(given: Any) -> str:
     return str(given or AUTO)
 
 
+def _limit_or_none(text: str) -> int | None:
+    return parse_memory_limit(text) if text.strip() else None
+
+
 @dataclass(frozen=True)
 class SweepRequest:
     """A user's request: every variant with every seed, on the same examples in the same order.
@@ -95,7 +99,7 @@ class SweepRequest:
     memory_limit: Annotated[
         int | None, Setting("Memory limit", help="what a run may take of its device, its process "
                             "on a CPU included; one that needs more is out of memory",
-                            parse=parse_memory_limit, place="command line", example="2GB",
+                            parse=_limit_or_none, place="command line", example="2GB",
                             empty=f"${MEMORY_LIMIT_VARIABLE}, else no limit"),
     ] = None  # fmt: skip
 

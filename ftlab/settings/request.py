@@ -64,13 +64,8 @@ _UNITS = {
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([KMGT]?I?B?)", re.IGNORECASE)
 
 
-def parse_memory_limit(text: str) -> int | None:
-    """Parses "2GB", "512 MB" or "1.5GiB" to bytes, and an empty text to `None`: no limit.
-
-    Raises `FtlabError` for anything else.
-    """
-    if not text.strip():
-        return None
+def parse_memory_limit(text: str) -> int:
+    """Parses "2GB", "512 MB" or "1.5GiB" to bytes; raises `FtlabError` for anything else."""
     match = _SIZE.fullmatch(text.strip())
     unit = match[2].upper() if match else ""
     factor = _UNITS.get(unit) or _UNITS.get(f"{unit}B")  # "2G" is 2 GB
