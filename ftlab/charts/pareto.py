@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from ftlab.basics.words import join_names
 from ftlab.charts.drawing import empty_figure
-from ftlab.charts.facts import VariantRuns, by_variant, left_out, unknown_spread
+from ftlab.charts.facts import VariantRuns, by_variant, unknown_spread
 from ftlab.charts.points import name_in, quality_measure, scatter_figure, scatter_of
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, measured
 from ftlab.methods.registry import BASE_LOOK
@@ -140,7 +140,8 @@ def _names(groups: Sequence[VariantRuns]) -> str:
 
 def measure_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(name, key) of each measure that some run of the table has; of all if there is none."""
-    known = [key for key in METRICS if not left_out(table, key)[0].empty]
+    done = table.loc[table["status"] == "done", list(METRICS)].astype(float)
+    known = [key for key, is_finite in np.isfinite(done).any().items() if is_finite]
     return [(METRICS[key].name.capitalize(), key) for key in known or METRICS]
 
 
