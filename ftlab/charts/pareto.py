@@ -109,7 +109,7 @@ def _clearly_beaten(
 ) -> bool:
     """Whether a variant of the front is shown to be better in both measures (or equal in one)."""
     for better in front:
-        both = [measure.between(better.variant, group.variant) for measure in differences]
+        both = (measure.between(better.variant, group.variant) for measure in differences)
         if all(found.outcome == "better" or found.value == found.other for found in both):
             return True
     return False

@@ -29,7 +29,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -261,7 +261,9 @@ class Differences:
 
     key: str
     runs: Mapping[str, Sequence[tuple[float, str]]]
-    _read: dict[str, dict[_Example, float]] = field(default_factory=dict, repr=False, compare=False)
+    _read: dict[str, Mapping[_Example, float]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def between(self, variant: str, other: str) -> Difference:
         """The variant compared with the other; a value that was not measured is NaN."""
@@ -319,7 +321,7 @@ class Differences:
             return Spread(RECORDED_SPREAD[self.key], math.inf)
         return found
 
-    def _examples(self, variant: str) -> dict[_Example, float]:
+    def _examples(self, variant: str) -> Mapping[_Example, float]:
         """The mean over the seeds, by example; empty unless all seeds have the same examples."""
         if variant not in self._read:
             key = _PER_EXAMPLE.get(self.key)
@@ -344,14 +346,21 @@ def differences_of(table: pd.DataFrame, key: str) -> Differences:
     return Differences(key, runs)
 
 
-def _examples_of(run_dir: str, key: str) -> dict[_Example, float]:
+def _examples_of(run_dir: str, key: str) -> Mapping[_Example, float]:
     """Example -> value; empty if a value is missing or the file cannot be read."""
     if not run_dir:
         return {}
+    samples = RunDirectory(Path(run_dir)).samples_file
     try:
-        rows = RunDirectory(Path(run_dir)).samples()
+        stat = samples.stat()
+        return _read_examples(run_dir, key, stat.st_mtime_ns, stat.st_size)
     except OSError:
         return {}
+
+
+@lru_cache(maxsize=1024)  # each redraw of a chart asks for all runs of the sweep again
+def _read_examples(run_dir: str, key: str, _changed: int, _size: int) -> Mapping[_Example, float]:
+    rows = RunDirectory(Path(run_dir)).samples()
     values = [row.get(key) for row in rows]
     if not all(map(_is_number, values)):
         return {}
