@@ -15,6 +15,7 @@ from ftlab.basics.devices import kind_of
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, plural, shorten, some_names
 from ftlab.models.reference import model_label
+from ftlab.records.run import RunRecord
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, fields_of
 from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
@@ -22,8 +23,6 @@ from ftlab.tasks.spec import Example, TaskData
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ftlab.records.store import Run
 
 
 SCORED = "scored_examples"
@@ -73,7 +72,7 @@ def scored_words(scored: Scored) -> str:
     return f"{plural(scored.count, 'example')} {verb} scored: {scored.reason}."
 
 
-def scored_by(run: Run) -> int | None:
+def scored_by(run: RunRecord) -> int | None:
     """How many examples the run scored; `None` for a run that ended before scoring."""
     if run.result is None:
         return None
@@ -112,7 +111,7 @@ class Condition:
 
     key: str
     label: str
-    read: Callable[[Run], Any]
+    read: Callable[[RunRecord], Any]
     same: Callable[[str], str] = str
     by_seed: bool = False
     shown: bool = True
@@ -186,12 +185,12 @@ class Comparability:
         return f"Not like for like: {self.values}." if self.values else ""
 
 
-def _recorded(key: str) -> Callable[[Run], Any]:
+def _recorded(key: str) -> Callable[[RunRecord], Any]:
     """Returns a function that reads the key from a run's environment."""
     return lambda run: run.result.environment.get(key) if run.result else None
 
 
-def _packages(run: Run) -> str:
+def _packages(run: RunRecord) -> str:
     """As in "cuda 12.8, driver 570.86, peft 0.21.2, torch 2.13.0"."""
     packages = _recorded("packages")(run)
     if not isinstance(packages, Mapping):
@@ -201,7 +200,7 @@ def _packages(run: Run) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in sorted(versions) if versions[name])
 
 
-def _examples(run: Run) -> str:
+def _examples(run: RunRecord) -> str:
     """As in "64" for held-out examples, or "64 tuning"; "" before scoring."""
     count, split = scored_by(run), run.spec.settings.eval_split
     if count is None:
@@ -213,7 +212,7 @@ def _examples_shared(count: str, of: str = EVAL_SPLITS["held_out"]) -> str:
     return plural(int(count), f"{of} example")
 
 
-def _value(described: Field, run: Run) -> Any:
+def _value(described: Field, run: RunRecord) -> Any:
     value = getattr(run.spec.settings, described.name)
     return value if described.kind == "whole" else described.shown(value)
 
@@ -276,13 +275,13 @@ CONDITIONS: tuple[Condition, ...] = (
 """Every condition, in display order."""
 
 
-def conditions_of(run: Run) -> dict[str, str]:
+def conditions_of(run: RunRecord) -> dict[str, str]:
     """The run's recorded value of each condition, by key."""
     values = {condition.key: condition.read(run) for condition in CONDITIONS}
     return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
 
-def comparability_of_runs(runs: Iterable[Run]) -> Comparability:
+def comparability_of_runs(runs: Iterable[RunRecord]) -> Comparability:
     """What the runs share and where they differ; the caller leaves base runs out."""
     return comparability_of(
         [
@@ -290,7 +289,7 @@ def comparability_of_runs(runs: Iterable[Run]) -> Comparability:
                 run.spec.label,
                 run.spec.seed,
                 run.result.measures.disturbed if run.result else None,
-                run.conditions,
+                conditions_of(run),
             )
             for run in runs
         ]

@@ -160,6 +160,16 @@ class RunDirectory(Job):
         return "queued" if self.resume_file.exists() else None
 
 
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder says. `result` is `None` for open and interrupted runs."""
+
+    directory: RunDirectory
+    spec: RunSpec
+    status: Status
+    result: RunResult | None
+
+
 def run_directories(folder: Path) -> list[RunDirectory]:
     """Every run of the folder, oldest first; other folders are left out."""
     try:

@@ -18,11 +18,12 @@ from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
 from ftlab.records.metrics import METRICS
 from ftlab.records.published import PublishedRun, read_published
-from ftlab.records.result import MEMORY_PARTS, OPEN, RunResult, Status
+from ftlab.records.result import MEMORY_PARTS, OPEN
 from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
     Annotations,
     RunDirectory,
+    RunRecord,
     changed_at,
     find_run,
     read_annotations,
@@ -40,13 +41,9 @@ RECENT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """The current state of one run. `result` is `None` for open and interrupted runs."""
+class Run(RunRecord):
+    """The current state of one run, with its origin and what users noted on it."""
 
-    directory: RunDirectory
-    spec: RunSpec
-    status: Status
-    result: RunResult | None
     origin: Origin = "measured"
     annotations: Annotations = field(default_factory=Annotations)
     annotated_at: int = 0
