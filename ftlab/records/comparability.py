@@ -15,7 +15,7 @@ from ftlab.basics.devices import kind_of
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, plural, shorten, some_names
 from ftlab.models.reference import model_label
-from ftlab.records.run import RunRecord
+from ftlab.records.run import StoredRun
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, fields_of
 from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
@@ -72,7 +72,7 @@ def scored_words(scored: Scored) -> str:
     return f"{plural(scored.count, 'example')} {verb} scored: {scored.reason}."
 
 
-def scored_by(run: RunRecord) -> int | None:
+def scored_by(run: StoredRun) -> int | None:
     """How many examples the run scored; `None` for a run that ended before scoring."""
     if run.result is None:
         return None
@@ -111,7 +111,7 @@ class Condition:
 
     key: str
     label: str
-    read: Callable[[RunRecord], Any]
+    read: Callable[[StoredRun], Any]
     same: Callable[[str], str] = str
     by_seed: bool = False
     shown: bool = True
@@ -185,12 +185,12 @@ class Comparability:
         return f"Not like for like: {self.values}." if self.values else ""
 
 
-def _recorded(key: str) -> Callable[[RunRecord], Any]:
+def _recorded(key: str) -> Callable[[StoredRun], Any]:
     """Returns a function that reads the key from a run's environment."""
     return lambda run: run.result.environment.get(key) if run.result else None
 
 
-def _packages(run: RunRecord) -> str:
+def _packages(run: StoredRun) -> str:
     """As in "cuda 12.8, driver 570.86, peft 0.21.2, torch 2.13.0"."""
     packages = _recorded("packages")(run)
     if not isinstance(packages, Mapping):
@@ -200,7 +200,7 @@ def _packages(run: RunRecord) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in sorted(versions) if versions[name])
 
 
-def _examples(run: RunRecord) -> str:
+def _examples(run: StoredRun) -> str:
     """As in "64" for held-out examples, or "64 tuning"; "" before scoring."""
     count, split = scored_by(run), run.spec.settings.eval_split
     if count is None:
@@ -212,7 +212,7 @@ def _examples_shared(count: str, of: str = EVAL_SPLITS["held_out"]) -> str:
     return plural(int(count), f"{of} example")
 
 
-def _value(described: Field, run: RunRecord) -> Any:
+def _value(described: Field, run: StoredRun) -> Any:
     value = getattr(run.spec.settings, described.name)
     return value if described.kind == "whole" else described.shown(value)
 
@@ -275,13 +275,13 @@ CONDITIONS: tuple[Condition, ...] = (
 """Every condition, in display order."""
 
 
-def conditions_of(run: RunRecord) -> dict[str, str]:
+def conditions_of(run: StoredRun) -> dict[str, str]:
     """The run's recorded value of each condition, by key."""
     values = {condition.key: condition.read(run) for condition in CONDITIONS}
     return {key: str(value) for key, value in values.items() if value not in (None, "")}
 
 
-def comparability_of_runs(runs: Iterable[RunRecord]) -> Comparability:
+def comparability_of_runs(runs: Iterable[StoredRun]) -> Comparability:
     """What the runs share and where they differ; the caller leaves base runs out."""
     return comparability_of(
         [

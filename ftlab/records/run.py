@@ -161,7 +161,7 @@ class RunDirectory(Job):
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class StoredRun:
     """What a run's folder says. `result` is `None` for open and interrupted runs."""
 
     directory: RunDirectory

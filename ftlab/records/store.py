@@ -23,7 +23,7 @@ from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
     Annotations,
     RunDirectory,
-    RunRecord,
+    StoredRun,
     changed_at,
     find_run,
     read_annotations,
@@ -41,7 +41,7 @@ RECENT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Run(RunRecord):
+class Run(StoredRun):
     """The current state of one run, with its origin and what users noted on it."""
 
     origin: Origin = "measured"

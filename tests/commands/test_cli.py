@@ -11,7 +11,7 @@ import pytest
 from ftlab import __version__
 from ftlab.__main__ import COMMANDS, build_parser, main
 from ftlab.basics.errors import FtlabError
-from ftlab.commands import cancel, sweep
+from ftlab.commands import cancel, resume, sweep
 from ftlab.commands.options import generation_request
 from ftlab.commands.sweep import request_from
 from ftlab.maintain.__main__ import PROGRAM
@@ -19,8 +19,8 @@ from ftlab.models.resolve import ModelReach
 from ftlab.playground.requests import GenerateRequest
 from ftlab.records.result import RunResult
 from ftlab.records.spec import RunSpec, SweepRequest
-from ftlab.records.store import RunStore
-from tests.fakes import SWEEP, make_run, make_sweep
+from ftlab.records.store import RunStore, read_run
+from tests.fakes import SWEEP, make_checkpoint, make_run, make_sweep
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -233,6 +233,20 @@ def test_an_open_run_is_cancelled_by_its_id_or_its_sweeps(
         status, out, _ = run(capsys, "cancel", name, "--runs-dir", str(tmp_path))
         assert (status, out) == (0, "1 open run will end within seconds.\n")
     assert asked == [[waiting.run_id]] * 2
+
+
+def test_a_run_that_ended_early_is_queued_to_resume_and_a_dispatcher_started(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(resume, "start_dispatcher", started.append)
+    ended = make_run(tmp_path, status="interrupted")
+    make_checkpoint(ended)
+    status, out, _ = run(capsys, "resume", ended.run_id, "--runs-dir", str(tmp_path))
+    assert status == 0
+    assert out.startswith("1 queued to resume")
+    assert read_run(ended).status == "queued"
+    assert started == [tmp_path]
 
 
 def test_generate_says_what_is_wrong_with_each_pane(

@@ -1,4 +1,4 @@
-"""Watching a sweep that has to wait for another one."""
+"""Watching a sweep: behind another one, and until Ctrl-C cancels the rest of it."""
 
 from __future__ import annotations
 
@@ -39,3 +39,34 @@ def test_a_sweep_behind_another_one_waits_without_starting_dispatchers(
     monkeypatch.setattr(watch_module, "start_dispatcher", started.append)
     watch_module.watch(MovingStore(tmp_path, looks=20), SECOND, Console(quiet=True))  # type: ignore[arg-type]
     assert started == []
+
+
+class InterruptedStore(RunStore):
+    """Ctrl-C is pressed at the first look."""
+
+    pressed = False
+
+    def runs(self) -> list[Run]:
+        if not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return super().runs()
+
+
+def test_ctrl_c_cancels_the_open_runs_alone_and_waits_until_they_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "full", sweep_id=FIRST)
+    waiting = make_run(tmp_path, "lora", "queued", sweep_id=FIRST)
+    ended = make_run(tmp_path / "elsewhere", "lora", "cancelled", sweep_id=FIRST).result()
+    assert ended is not None
+
+    def cancel(folder: Path, run_ids: list[str]) -> None:
+        assert (folder, run_ids) == (tmp_path, [waiting.run_id])
+        waiting.write_result(ended)
+
+    monkeypatch.setattr(watch_module, "request_cancel", cancel)
+    store = InterruptedStore(tmp_path)
+    assert not watch_module.watch_or_cancel(store, FIRST, Console(quiet=True))
+    assert "cancelling what is left of the sweep" in capsys.readouterr().err
+    assert [run.status for run in store.sweep(FIRST)] == ["done", "cancelled"]

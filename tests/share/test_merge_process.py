@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ftlab.__main__ import main
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import DeviceLock, holding
 from ftlab.basics.processes import STUCK_STATUS, is_alive
+from ftlab.commands import merge as merge_command
 from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.removal import remove_runs
 from ftlab.records.result import OPEN
@@ -79,6 +81,38 @@ def test_a_merge_waits_for_its_device_is_not_begun_twice_and_can_be_cancelled(
     assert merge.reason == "Cancelled by the person."
     assert not merge.partial.exists()
     merge.cancel()  # nothing happens to one that has ended
+
+
+def test_ctrl_c_cancels_the_merge_and_says_that_nothing_was_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_adapter(tmp_path)
+
+    def interrupted(merge: MergeDirectory, _: object) -> None:
+        wait_until(lambda: merge.progress() == "waiting for the device")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merge_command, "follow", interrupted)
+    with holding(DeviceLock("cpu")):
+        assert main(["merge", run.run_id, "--runs-dir", str(tmp_path)]) == 2
+    assert "Not merged: Cancelled by the person." in capsys.readouterr().err
+    assert MergeDirectory(run.directory).status() == "cancelled"
+
+
+def test_json_is_the_record_of_the_merge_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = with_adapter(tmp_path)
+    merge = MergeDirectory(run.directory)
+    merge.folder.mkdir()
+    record = MergeRecord("bf16", 5, 1.5, 2.0)
+    merge.write_record(record)
+    merge.end("done")
+    monkeypatch.setattr(merge_command, "start_merge", lambda *_: merge)
+    assert main(["merge", run.run_id, "--json", "--runs-dir", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == json.loads(json.dumps(asdict(record)))
+    assert printed.err == ""
 
 
 def test_the_progress_of_a_merge_is_its_last_phase(tmp_path: Path) -> None:

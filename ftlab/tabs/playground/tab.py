@@ -164,7 +164,6 @@ _FIRST_STEPS = (
     "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
 )
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_NO_ROOM: dict[str, Any] = gr.update(value=None, visible=False)
 
 
 def build(context: AppContext, links: Links) -> None:
@@ -232,14 +231,14 @@ def _wire_choice(
             return ["", gr.skip(), room, source.name, *_choosers(now)]
         place, count = found or (chosen.index(source.name), count)
         wanted = [*chosen[:place], source.name, *chosen[place + 1 :]]
-        return ["", count, _NO_ROOM, "", *chosen_again(model, wanted)]
+        return ["", count, _no_room(), "", *chosen_again(model, wanted)]
 
     def make_room(place: int | None, newcomer: str, model: str, *chosen: str | None) -> list[Any]:
         """Puts the new adapter into the chosen pane, or into none."""
         if place is None or not newcomer:
             return [gr.skip()] * (2 + MAX_PANES)
         wanted = [newcomer if n == place else pane for n, pane in enumerate(chosen)]
-        return [_NO_ROOM, "", *chosen_again(model, wanted)]
+        return [_no_room(), "", *chosen_again(model, wanted)]
 
     def vouched(session: Session, place: int, model: str) -> list[Any]:
         try:
@@ -458,6 +457,11 @@ def _wire_vote(
 
         button.click(cast, session, outputs, **_PRIVATE)
     vote.skip.click(lambda session: shown(reveal(session)), session, outputs, **_PRIVATE)
+
+
+def _no_room() -> Any:
+    """Hides the question which pane makes room."""
+    return gr.update(value=None, visible=False)
 
 
 def _choosers(now: Setup) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ def test_the_preview_without_a_model_shows_prompt_and_completion() -> None:
     html = method_view.task_preview("owner/never-fetched", SQL)
     assert html.count("<mark>") == 1 + method_view.EXAMPLES
     assert "2,400 to train" in html
+
+
+def test_the_preview_with_a_model_shows_its_chat_template_once_and_counts_tokens(
+    tiny_model: Path,
+) -> None:
+    html = method_view.task_preview(str(tiny_model), SQL)
+    assert html.count("Around each: the chat template") == 1
+    assert len(re.findall(r">\d+ tokens<", html)) == method_view.EXAMPLES
 
 
 def test_an_uploaded_file_fills_the_column_fields(tmp_path: Path) -> None:
