@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ftlab.basics.devices import CPU, Device, resolve_device
 from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import parse_variant
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
@@ -61,11 +62,15 @@ def row(check: str, what: str, ok: bool | None, found: str, **figures: Any) -> R
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the checks work: a folder of their own, and the device by its id in ftlab."""
+    """Where the checks work: a folder of their own, and the device by its id in ftlab.
+
+    `methods` are those that the check of every method trains.
+    """
 
     folder: Path
     device_id: str
     size: Size
+    methods: tuple[str, ...] = tuple(METHODS)
 
     @property
     def is_cpu(self) -> bool:

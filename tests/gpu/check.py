@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ftlab.basics.processes import python_environment
+from ftlab.methods.registry import METHODS
 from ftlab.models.libraries import prepare_for_libraries
 from tests.gpu.bench import Bench, Row, has, row
 from tests.gpu.checks import CHECKS, Check
@@ -39,17 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda:0", help="cuda:0 (default), or cpu")
     parser.add_argument("--size", choices=("tiny", "135M"), help="of the model (cpu: tiny)")
     parser.add_argument("--only", metavar="A,B", help=", ".join(check.name for check in CHECKS))
+    parser.add_argument(
+        "--methods", metavar="A,B", default=",".join(METHODS), help="for the check of every method"
+    )
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="put the tables into it")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     size = options.size or ("tiny" if options.device == "cpu" else "135M")
+    methods = tuple(options.methods.split(","))
     if options.child:
         name, folder = options.child
-        return child(name, Bench(Path(folder), options.device, size))
+        return child(name, Bench(Path(folder), options.device, size, methods))
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), options.device, size)
+        bench = Bench(Path(folder), options.device, size, methods)
         rows = list(_told(examine(bench, chosen(options.only), options.minutes)))
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in rows], indent=2) + "\n", "utf-8")
@@ -93,7 +98,7 @@ def in_a_process(check: Check, bench: Bench, seconds: float) -> Iterator[Row]:
     began = time.monotonic()
     command = [
         sys.executable, "-m", "tests.gpu.check", "--device", bench.device_id, "--size", bench.size,
-        "--child", check.name, str(bench.folder),
+        "--methods", ",".join(bench.methods), "--child", check.name, str(bench.folder),
     ]  # fmt: skip
     log = bench.folder / f"{check.name.replace(' ', '-')}.log"
     with log.open("w") as file:

@@ -415,7 +415,7 @@ def fewer_bits(bench: Bench) -> Iterator[Row]:
 
 def every_method(bench: Bench) -> Iterator[Row]:
     """Each method of the registry for three steps."""
-    for method in METHODS:
+    for method in bench.methods:
         if METHODS[method].base_precision is not None and not has("bitsandbytes"):
             yield row("every method", method, None, "needs bitsandbytes, which is not installed")
         else:

@@ -134,6 +134,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
     folder = tmp_path_factory.mktemp("runs")
     done = ftlab(
         "sweep", "--task", "sql", "--methods", "full,lora,qlora,prompt_tuning", "--steps", "2",
+        "--batch-size", "2",
         "--eval-examples", "4", "--json", "--runs-dir", str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
