@@ -25,6 +25,7 @@ from ftlab.prediction.question import of_a_demo, usual
 from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
+from ftlab.tabs.address import build_address
 from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html, tabs
 from ftlab.tabs.header import header_html
 from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
@@ -166,11 +167,12 @@ def build_page(context: AppContext) -> gr.Blocks:
         links = Links.between(row)  # outside: gradio counts each child of `gr.Tabs` as a tab
         with row:
             for spec in tabs():
-                with gr.Tab(spec.name, id=spec.id) as tab:
+                with gr.Tab(spec.name, id=spec.id, elem_id=f"tab-{spec.id}") as tab:
                     if context.access.is_demo:
                         H(banner_html(context.access.space))
                     spec.build(context, links)
                 tab.select(fn=None, js=FIT_FIGURES, api_visibility="private")
+        build_address(links)
         api.add_endpoints(context)
     return page
 

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,18 +128,21 @@ RESULTS, EXPERIMENT = "results", "experiment"
 class Links:
     """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
-    `run` is the id of the run to open in Results; `clone` is a tuple of run ids whose settings
-    Experiment copies. A handler that writes one also returns `gr.Tabs(selected=…)` to `tabs`. An
-    empty value does nothing; it resets the state, so that the same run can be opened twice.
+    `clone` is a tuple of run ids whose settings Experiment copies; an empty one does nothing.
+    `asked` has a state for each parameter of an address (see `TabSpec.address`): what is to be
+    shown, "" for the tab as it is without the parameter, `None` if nothing is asked for. A handler
+    that writes one also returns `gr.Tabs(selected=…)` to `tabs`. The target resets the state, so
+    that the same view can be opened twice.
     """
 
     tabs: gr.Tabs
-    run: gr.State
     clone: gr.State
+    asked: Mapping[str, gr.State]
 
     @classmethod
-    def between(cls, tabs: gr.Tabs) -> Links:
-        return cls(tabs, run=gr.State(""), clone=gr.State(()))
+    def between(cls, row: gr.Tabs) -> Links:
+        asked = {name: gr.State(None) for spec in tabs() for name in spec.address}
+        return cls(row, gr.State(()), asked)
 
 
 _MOST_REMEMBERED = 10_000
@@ -232,11 +235,16 @@ class Pace:
 
 @dataclass(frozen=True)
 class TabSpec:
-    """A tab: its name, its position from the left, and the function that builds it."""
+    """A tab: its name, its position from the left, and the function that builds it.
+
+    `address` has the parameters of the page's address that the tab reads, as `sweep` in
+    `/?tab=compare&sweep=ID`; each is a state of `Links.asked`.
+    """
 
     name: str
     place: int
     build: Callable[[AppContext, Links], None]
+    address: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

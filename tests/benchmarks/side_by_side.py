@@ -359,6 +359,7 @@ def page(bench: Bench, repeats: int, new_tokens: int | None) -> None:
             for number in range(repeats + 1):
                 tab.locator("#pg-prompt textarea").fill(bench.prompts[number % len(bench.prompts)])
                 tab.wait_for_timeout(500)
+                tab.evaluate(WATCH)
                 began = time.perf_counter()
                 tab.locator("#pg-send").click()
                 tab.wait_for_function(ANSWERING, polling=10, timeout=60_000)
@@ -381,7 +382,16 @@ def page(bench: Bench, repeats: int, new_tokens: int | None) -> None:
     bench.check("seconds until another tab opens meanwhile", statistics.median(clicks))
 
 
-ANSWERING = "document.querySelector('#pg-answer-1 .caret') !== null"
+# Notes the caret of an answer, however short the time that it is there.
+WATCH = """() => {
+  window.answering = false;
+  new MutationObserver((_, watch) => {
+    if (!document.querySelector('#pg-answer-1 .caret')) return;
+    window.answering = true;
+    watch.disconnect();
+  }).observe(document.body, { subtree: true, childList: true });
+}"""
+ANSWERING = "window.answering"
 FINISHED = """[1, 2, 3, 4].every(n => document.querySelector(`#pg-answer-${n} .foot b`))
   && document.querySelector('.caret') === null"""
 

@@ -1,4 +1,4 @@
-"""Sharing a sweep in the Compare tab: the savings card, and the report as one file.
+"""Sharing a sweep in the Compare tab: the savings card, the report as one file, and the link.
 
 Files are created only on request: a report has 5 MB, and most visitors do not need it.
 """
@@ -26,6 +26,7 @@ _TITLE = heading(
     sub="The card fits a slide. The report is one file: it opens without a network, prints to PDF, "
     "and says how each number was measured.",
 )
+_COPY = "() => window.ft.address.copy(document.getElementById('share-link'))"
 _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
 
 
@@ -46,6 +47,7 @@ def build(context: AppContext) -> Section:
                 )
                 for label, kind in _KINDS
             ]  # fmt: skip
+            link = gr.Button("Copy link", size="sm", scale=0, min_width=96, elem_id="share-link")
         picture = H()
 
     def choose(sweep: str, name: str | None) -> Any:
@@ -55,6 +57,7 @@ def build(context: AppContext) -> Section:
             raise _shown_error(error) from None
 
     variant.input(choose, [shown, variant], picture, **QUIET)
+    link.click(fn=None, js=_COPY, api_visibility="private")
     files = FilesAVisitor()
     for button, (_, kind) in zip(buttons, _KINDS, strict=True):
         file = gr.DownloadButton(elem_classes="ft-carrier")

@@ -11,6 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import shorten
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore, SweepData, sweep_data
 from ftlab.tabs.compare import serving, share
@@ -52,7 +53,7 @@ def build(context: AppContext, links: Links) -> None:
         parts = build_layout()
         sections = [build_section(context) for build_section in _SECTIONS]
         build_legend()
-    by_hand = gr.State(False)  # True if the visitor chose the sweep; else the default is shown
+    by_hand = gr.State("")  # the sweep that the visitor chose; else the default is shown
     seen = gr.State("")  # digest of the sweep on the page
     due = gr.State("")  # the sweep whose charts below the first screen are still missing
     controls = list(parts.controls.values())
@@ -63,18 +64,32 @@ def build(context: AppContext, links: Links) -> None:
         return read_given(list(parts.controls), values)
 
     def enter(
-        shown: str | None, chosen: bool, before: str, adapter: str | None, *values: Any
+        link: str | None,
+        chosen: str,
+        shown: str | None,
+        before: str,
+        adapter: str | None,
+        *values: Any,
     ) -> list[Any]:
-        """Runs when the tab is opened: shows the chosen sweep, else the default one."""
+        """Shows the sweep of the address or the chosen one, else the default one.
+
+        Runs when the tab is opened and when an address asks for a sweep.
+        """
         table = store.table()
         options = sweep_options(table)
-        known = shown in [value for _, value in options]
-        sweep = shown if chosen and known else default_sweep(table)
+        known = [value for _, value in options]
+        if link and link not in known:
+            warn(f"There is no sweep '{shorten(link, 60)}' here; another one is shown.")
+        chosen = chosen if link is None else link
+        sweep = chosen if chosen in known else default_sweep(table)
+        kept = [None, chosen if chosen in known else ""]
         nothing = [gr.skip()] * len(parts.outputs)
         if sweep is None:
-            return [gr.HTML(visible=True), gr.Column(visible=False), gr.skip(), "", "", *nothing]
+            gone = [gr.HTML(visible=True), gr.Column(visible=False)]
+            return [*kept, *gone, gr.skip(), "", "", *nothing]
         now = digest(table, sweep)
         page_updates = [
+            *kept,
             gr.HTML(visible=False),
             gr.Column(visible=True),
             gr.Dropdown(choices=options, value=sweep),
@@ -95,7 +110,7 @@ def build(context: AppContext, links: Links) -> None:
             return [gr.skip()] * (3 + len(parts.outputs))
         now = digest(store.table(), data.sweep_id)
         first = views.show(data.sweep_id, now, None, given(values))
-        return [True, now, data.sweep_id, *parts.updates(first)]
+        return [data.sweep_id, now, data.sweep_id, *parts.updates(first)]
 
     def fill(sweep: str, *values: Any) -> list[Any]:
         """Updates everything below the first screen, after the first screen is shown."""
@@ -110,11 +125,12 @@ def build(context: AppContext, links: Links) -> None:
         data = _data(context, shown)
         return gr.skip() if data is None else headline(data, adapter)
 
-    inputs = [parts.sweep, by_hand, seen, parts.adapter, *controls]
-    shown_first = [empty, page, parts.sweep, seen, due, *parts.outputs]
+    link = links.asked["sweep"]
+    inputs = [link, by_hand, parts.sweep, seen, parts.adapter, *controls]
+    shown_first = [link, by_hand, empty, page, parts.sweep, seen, due, *parts.outputs]
     # `select`, not `input`: gradio sends an option that is clicked twice as input.
     begun = [
-        opened()(enter, inputs, shown_first, **QUIET),
+        gr.on([opened(), link.change], enter, inputs, shown_first, trigger_mode="once", **QUIET),
         parts.sweep.select(
             choose_sweep, [parts.sweep, *controls], [by_hand, seen, due, *parts.outputs], **QUIET
         ),
@@ -213,7 +229,7 @@ def _lead_to_run(runs: gr.HTML, links: Links) -> None:
     def lead(event: gr.EventData) -> tuple[str, Any]:
         return str(getattr(event, "run", "")), gr.Tabs(selected=RESULTS)
 
-    runs.select(lead, None, [links.run, links.tabs], **QUIET)
+    runs.select(lead, None, [links.asked["run"], links.tabs], **QUIET)
 
 
-TAB = TabSpec("Compare", 3, build)
+TAB = TabSpec("Compare", 3, build, address=("sweep",))

@@ -23,6 +23,7 @@ from ftlab.records.store import SweepData
 from ftlab.share.card_content import Card, Tile, card_of, card_variants, facts_of
 from ftlab.share.page import each
 from ftlab.share.report_sections import ended_words, fairness_html
+from ftlab.tabs.address import address_of
 from ftlab.tabs.results.columns import sweep_label
 from ftlab.tabs.widgets import chip, escape, heading, named, note_html, plural
 
@@ -260,7 +261,8 @@ def headline(data: SweepData, variant: str | None = None) -> str:
     title = escape(card.sentence).replace(" %", "\u00a0%")
     tiles = _tiles(card) if card.verdict != "incomplete" else ""
     return (
-        f'<section class="savings" data-sweep="{escape(data.sweep_id)}">'
+        f'<section class="savings" data-sweep="{escape(data.sweep_id)}" '
+        f"{address_of(sweep=data.sweep_id)}>"
         f'<div class="hd"><h2>{title}</h2></div>{tiles}'
         f"{_provenance(data)}</section>"
     )

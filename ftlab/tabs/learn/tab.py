@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import gradio as gr
 
-from ftlab.tabs.context import AppContext, Links, TabSpec, opened
+from ftlab.tabs.address import address_of
+from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, opened
 from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
+from ftlab.tabs.widgets import H, warn
 
-_LORA = "LoRA: a photo filter"
-_OTHERS = (
-    ("Full fine-tuning", full.build),
-    ("Prompt tuning", soft_prompt.build),
-    ("QLoRA: 16 levels", nf4.build),
-    ("Merging", merge.build),
-    ("All methods", methods.build),
-)
+
+@dataclass(frozen=True)
+class Lesson:
+    """`build` fills the lesson's own inner tab; it is computed when that is opened."""
+
+    id: str
+    name: str
+    build: Callable[[AppContext], None]
 
 
 def build(context: AppContext, links: Links) -> None:
-    """Builds the tab, with one inner tab per lesson; a lesson is computed when it is opened."""
+    """Builds the tab, with one inner tab per lesson."""
     entered = [opened()]
-    with gr.Tabs(elem_classes="ft-lessons", overflow_behavior="wrap"):
-        with gr.Tab(_LORA) as first:
-            entered.append(first.select)
-            with gr.Row(elem_classes="ft-work ft-lesson"):
-                with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
-                    photo_filter.build(entered, context.access)
-                with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
-                    change.build(context, entered)
-        for name, build_panel in _OTHERS:
-            with gr.Tab(name):
-                build_panel(context)
+
+    def build_lora(context: AppContext) -> None:
+        entered.append(opened())
+        with gr.Row(elem_classes="ft-work ft-lesson"):
+            with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+                photo_filter.build(entered, context.access)
+            with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+                change.build(context, entered)
+
+    lessons = (
+        Lesson("lora", "LoRA: a photo filter", build_lora),
+        Lesson("full", "Full fine-tuning", full.build),
+        Lesson("prompt_tuning", "Prompt tuning", soft_prompt.build),
+        Lesson("qlora", "QLoRA: 16 levels", nf4.build),
+        Lesson("merging", "Merging", merge.build),
+        Lesson("methods", "All methods", methods.build),
+    )
+    with gr.Tabs(elem_classes="ft-lessons", overflow_behavior="wrap") as row:
+        for lesson in lessons:
+            with gr.Tab(lesson.name, id=lesson.id):
+                H(f"<i {address_of(lesson=lesson.id)}></i>", elem_classes="ft-carrier")
+                lesson.build(context)
+
+    def follow(asked: str | None) -> list[Any]:
+        if asked is None:
+            return [gr.skip(), gr.skip()]
+        known = [lesson.id for lesson in lessons]
+        if asked and asked not in known:
+            warn(f"There is no lesson '{asked}'; the lessons are {', '.join(known)}.")
+        return [None, gr.Tabs(selected=asked if asked in known else known[0])]
+
+    link = links.asked["lesson"]
+    link.change(follow, link, [link, row], **QUIET)
 
 
-TAB = TabSpec("Learn", 6, build)
+TAB = TabSpec("Learn", 6, build, address=("lesson",))

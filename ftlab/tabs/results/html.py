@@ -23,6 +23,7 @@ from ftlab.records.comparability import comparability_of_rows
 from ftlab.records.result import status_label
 from ftlab.records.store import RunStore, UnreadableRun
 from ftlab.share.report_sections import IMPORTED, likeness_chip
+from ftlab.tabs.address import address_of
 from ftlab.tabs.results.columns import (
     COLUMNS,
     COUNT,
@@ -184,7 +185,9 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
         )
         title = f"{len(unreadable):,} of the folders and files cannot be read:"
         lines += f'{note_html(title)}<ul class="notes">{items}</ul>'
-    return f'<div class="caption">{lines}</div>'
+    words = shown.query.text.strip()
+    named = f" {address_of(search=words)}" if words else ""
+    return f'<div class="caption"{named}>{lines}</div>'
 
 
 def how_measured(shown: Shown) -> str:

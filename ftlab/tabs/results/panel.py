@@ -20,6 +20,7 @@ from ftlab.records.result import PHASES, Measures, PhaseMeasure, RunResult
 from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
+from ftlab.tabs.address import address_of
 from ftlab.tabs.context import QUIET, Action
 from ftlab.tabs.results.actions import Use, save_notes, wire_use
 from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
@@ -99,8 +100,9 @@ def published_panel(run: PublishedRun) -> Panel:
 def _title(run_id: str, method: str, label: str, status: str, origin: str) -> str:
     """The panel heading. It gets the focus on opening; `data-run` selects the row to highlight."""
     return (
-        f'<div class="hd" data-run="{escape(run_id)}"><div><h3 tabindex="-1">{swatch(method)}'
-        f"{escape(label)}</h3></div>{status_chip(status)}{origin_chip(origin) if origin else ''}"
+        f'<div class="hd" data-run="{escape(run_id)}" {address_of(run=run_id)}>'
+        f'<div><h3 tabindex="-1">{swatch(method)}{escape(label)}</h3></div>'
+        f"{status_chip(status)}{origin_chip(origin) if origin else ''}"
         f'</div><p class="meta id"><code>{escape(run_id)}</code></p>'
     )
 

@@ -331,6 +331,7 @@ def build(context: AppContext, links: Links) -> None:
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
     _wire_opening(sheet, side, timer, store, links)
+    _wire_search(tools, links)
     wire_side(side, store, action)
     wire_bar(bar, sheet.table, side, store, links, action)
 
@@ -389,10 +390,10 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)))
 
-    def follow(run_id: str) -> list[Any]:
-        if not run_id:
+    def follow(run_id: str | None) -> list[Any]:
+        if run_id is None:
             return [gr.skip()] * (1 + len(side.outputs))
-        return ["", *opened_run(store, run_id)]
+        return [None, *(opened_run(store, run_id) if run_id else closed(side))]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:
@@ -403,8 +404,19 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     last = gr.State(())
     book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
-    links.run.change(follow, links.run, [links.run, *side.outputs], **QUIET)
+    asked = links.asked["run"]
+    asked.change(follow, asked, [asked, *side.outputs], **QUIET)
     timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
+
+
+def _wire_search(tools: Tools, links: Links) -> None:
+    """Searches for the words of an address."""
+
+    def follow(text: str | None) -> list[Any]:
+        return [gr.skip(), gr.skip()] if text is None else [None, text]
+
+    asked = links.asked["search"]
+    asked.change(follow, asked, [asked, tools.text], **QUIET)
 
 
 def with_fields(
@@ -521,4 +533,4 @@ def imported_html(store: RunStore, paths: list[str]) -> str:
     return said_html(lambda: report.sentence) + listed
 
 
-TAB = TabSpec("Results", 2, build)
+TAB = TabSpec("Results", 2, build, address=("run", "search"))

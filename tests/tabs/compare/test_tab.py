@@ -208,8 +208,11 @@ class Tab:
         )
         return list(zip(handler.outputs, handler.fn(*inputs), strict=True))
 
-    def enter(self, shown=None, by_hand=False, seen=""):
-        return self.call("enter", shown, by_hand, seen, None, *self.values())
+    def enter(self, shown=None, by_hand="", seen="", link=None):
+        """The updates of the page as the tab is opened; those of its own states left out."""
+        updates = self.call("enter", link, by_hand, shown, seen, None, *self.values())
+        assert updates[0] == (self.links.asked["sweep"], None), "an address is opened once"
+        return updates[2:]
 
     def update(self, updates, label):
         return next(update for component, update in updates if label(component))
@@ -237,7 +240,7 @@ def test_first_start_shows_the_recorded_sweep(tmp_path):
     assert any("chip recorded" in str(update) for _, update in updates)
 
 
-@pytest.mark.parametrize(("by_hand", "shown"), [(True, OLD), (False, SWEEP)])
+@pytest.mark.parametrize(("by_hand", "shown"), [(OLD, OLD), ("", SWEEP)])
 def test_a_sweep_chosen_by_hand_stays_else_the_newest_is_shown(tmp_path, by_hand, shown):
     make_sweep(tmp_path, sweep_id=OLD)
     make_sweep(tmp_path)
@@ -248,7 +251,27 @@ def test_a_sweep_chosen_by_hand_stays_else_the_newest_is_shown(tmp_path, by_hand
 def test_a_sweep_that_was_deleted_gives_way_to_the_newest(tmp_path):
     make_sweep(tmp_path)
     tab = Tab(tmp_path)
-    assert tab.update(tab.enter(OLD, by_hand=True), is_sweep).value == SWEEP
+    assert tab.update(tab.enter(OLD, by_hand=OLD), is_sweep).value == SWEEP
+
+
+def test_the_sweep_of_an_address_is_shown_and_stays_as_if_chosen_by_hand(tmp_path):
+    make_sweep(tmp_path, sweep_id=OLD)
+    make_sweep(tmp_path)
+    tab = Tab(tmp_path)
+    assert tab.update(tab.enter(SWEEP, by_hand=SWEEP, link=OLD), is_sweep).value == OLD
+    (_, _), (_, by_hand), *_ = tab.call("enter", OLD, "", None, "", None, *tab.values())
+    assert by_hand == OLD
+
+
+def test_an_address_of_a_sweep_that_is_not_here_says_so_and_shows_the_usual_one(
+    tmp_path, monkeypatch
+):
+    make_sweep(tmp_path)
+    said = []
+    monkeypatch.setattr(compare, "warn", said.append)
+    tab = Tab(tmp_path)
+    assert tab.update(tab.enter(link=OLD), is_sweep).value == SWEEP
+    assert said == [f"There is no sweep '{OLD}' here; another one is shown."]
 
 
 def test_what_is_on_the_page_already_is_not_sent_again(tmp_path):
@@ -314,7 +337,7 @@ def test_a_clicked_point_leads_to_its_run_in_results(tmp_path):
     make_sweep(tmp_path)
     tab = Tab(tmp_path)
     (run, run_id), (_, tabs) = tab.call("lead", SimpleNamespace(run="some-run"))
-    assert run is tab.links.run
+    assert run is tab.links.asked["run"]
     assert (run_id, tabs.selected) == ("some-run", "results")
 
 

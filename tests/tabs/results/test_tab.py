@@ -172,5 +172,7 @@ def test_another_tab_opens_a_run_once(
 ) -> None:
     run = make_run(tmp_path).run_id
     link, opened, panel, *_ = handlers["follow"](run)
-    assert (link, opened, panel.visible) == ("", run, True)
-    assert all(update == gr.skip() for update in handlers["follow"](""))
+    assert (link, opened, panel.visible) == (None, run, True)
+    link, opened, panel, *_ = handlers["follow"]("")
+    assert (link, opened, panel.visible) == (None, "", False)
+    assert all(update == gr.skip() for update in handlers["follow"](None))

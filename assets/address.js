@@ -1,0 +1,88 @@
+// The address of the page names what is shown, as in `/?tab=compare&sweep=ID`. The open tab and the
+// HTML in it say what that is (`data-address`); the server opens an address that was entered or gone
+// back to.
+window.ft ??= {};
+window.ft.address = (() => {
+  // Milliseconds that the server has to open an address, and to fill a tab.
+  const [PATIENCE, FILLING] = [20000, 2000];
+  let shown = null; // what the address names
+  let target = null; // an address that is still being opened
+  let first = ''; // the tab of an address without one
+  let changed = 0; // when
+  let due = 0;
+
+  // Parameters of gradio, such as `__theme`, are no part of a view.
+  const views = (query) => [...query].filter(([name]) => !name.startsWith('__'));
+  const has = (query, other) => views(other).every(([name, value]) => query.get(name) === value);
+  const same = (one, other) => has(one, other) && has(other, one);
+  const now = () => new URLSearchParams(location.search);
+
+  const look = () => {
+    const panel = [...document.querySelectorAll('#tabs [role=tabpanel][id^="tab-"]')].find((one) => one.checkVisibility());
+    if (!panel) return null;
+    const query = new URLSearchParams([...now()].filter(([name]) => name.startsWith('__')));
+    query.set('tab', panel.id.slice('tab-'.length));
+    for (const named of panel.querySelectorAll('[data-address]')) {
+      if (!named.closest('[role=tabpanel]').checkVisibility()) continue;
+      for (const [name, value] of new URLSearchParams(named.dataset.address)) query.set(name, value);
+    }
+    return query;
+  };
+
+  const update = () => {
+    due = 0;
+    const seen = look();
+    if (!seen || !shown) return;
+    const url = `${location.pathname}?${seen}`;
+    if (target) {
+      const stays = views(seen).some(([name, value]) => !target.query.has(name) && target.before.get(name) === value);
+      if ((stays || !has(seen, target.query)) && Date.now() < target.until) return;
+      target = null;
+      if (!same(now(), seen)) history.replaceState(null, '', url);
+    } else if (!same(shown, seen) && !same(now(), seen)) {
+      // What a tab is filled with once it is open, or another letter of a word, is no step of its own.
+      const goesOn = seen.get('tab') === shown.get('tab') && Date.now() - changed < FILLING;
+      if (goesOn) history.replaceState(null, '', url);
+      else history.pushState(null, '', url);
+      changed = Date.now();
+    }
+    shown = seen;
+  };
+
+  const open = () => {
+    const query = now();
+    if (!query.has('tab')) query.set('tab', first);
+    target = { query, before: shown, until: Date.now() + PATIENCE };
+    setTimeout(update, PATIENCE + 100);
+    window.ft.address.sender?.(`${query}`);
+  };
+
+  const begin = () => {
+    shown = look();
+    first = shown?.get('tab') ?? '';
+    if (now().has('tab')) open();
+    new MutationObserver(() => {
+      due ||= setTimeout(update, 50);
+    }).observe(document.getElementById('tabs'), {
+      subtree: true, childList: true, attributes: true, attributeFilter: ['data-address', 'style', 'class'],
+    });
+    window.addEventListener('popstate', open);
+    // Whoever does something else meanwhile waits no longer.
+    for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => (target = null), true);
+  };
+
+  // Copies the address of the view, and says so on the button.
+  const copy = async (button) => {
+    const link = `${location.origin}${location.pathname}?${new URLSearchParams(views(look()))}`;
+    try {
+      await navigator.clipboard.writeText(link);
+    } catch {
+      prompt('The browser does not let the page copy it. The link:', link); // as without https
+    }
+    const words = button.textContent;
+    button.textContent = 'Copied';
+    setTimeout(() => (button.textContent = words), 2000);
+  };
+
+  return { begin, copy };
+})();
