@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     is measured: these tests are not counted in it.
     """
     seconds = slow_files()
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("_cov") else ():
         if item.get_closest_marker("hostile"):
             item.add_marker(pytest.mark.no_cover)
 

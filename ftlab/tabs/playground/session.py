@@ -320,8 +320,11 @@ def choose(session: Session, names: Sequence[str | None], runs_folder: Path) -> 
     return session
 
 
-def judge_bases(session: Session, model: str) -> Session:
-    """Sets `doubts` and `vouched` for the panes' adapters on the base `model`."""
+def judge_bases(session: Session, model: str | None) -> Session:
+    """Sets `doubts` and `vouched` for the panes' adapters on the base `model`; none without one."""
+    session.doubts, session.vouched = {}, frozenset()
+    if not model:
+        return session
     sources = [pane.source for pane in session.panes if pane.source is not None]
     doubts = {source.name: base_doubt(source, model) for source in sources}
     session.doubts = {name: doubt for name, doubt in doubts.items() if doubt}

@@ -93,6 +93,8 @@ def test_a_person_vouches_for_the_base_of_an_adapter_in_its_pane(tmp_path: Path)
     vouch(session, 1, str(base), runs)
     shown = session.shown()[1]
     assert (shown.doubt, shown.is_vouched) == ("", True)
+    judge_bases(session, None)
+    assert not session.doubts
     judge_bases(session, "bundled")
     assert session.shown()[1].is_vouched is False, "it names that base itself"
 
