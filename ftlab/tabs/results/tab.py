@@ -412,11 +412,11 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
 def _wire_search(tools: Tools, links: Links) -> None:
     """Searches for the words of an address."""
 
-    def follow(text: str | None) -> list[Any]:
+    def search(text: str | None) -> list[Any]:
         return [gr.skip(), gr.skip()] if text is None else [None, text]
 
     asked = links.asked["search"]
-    asked.change(follow, asked, [asked, tools.text], **QUIET)
+    asked.change(search, asked, [asked, tools.text], **QUIET)
 
 
 def with_fields(
