@@ -81,7 +81,7 @@ window.ft.address = (() => {
     }
     const words = button.textContent;
     button.textContent = 'Copied';
-    setTimeout(() => (button.textContent = words), 2000);
+    setTimeout(() => (button.textContent = words), 4000);
   };
 
   return { begin, copy };

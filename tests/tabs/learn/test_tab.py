@@ -294,6 +294,23 @@ def handler(page, name):
     return next(fn.fn for fn in page.fns.values() if fn.name == name)
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"), [("merging", "merging"), ("", "lora"), ("gone", "lora")]
+)
+def test_an_address_opens_its_lesson_and_the_first_one_for_what_is_not_there(
+    page, monkeypatch, asked, shown
+):
+    said = []
+    monkeypatch.setattr(learn, "warn", said.append)
+    link, row = handler(page, "follow")(asked)
+    assert (link, row.selected) == (None, shown)
+    assert said == (
+        ["There is no lesson 'gone'; the lessons are lora, full, prompt_tuning, qlora, merging, "
+         "methods."]
+        if asked == "gone" else []
+    )  # fmt: skip
+
+
 def test_the_lessons_stand_in_order_and_compute_nothing_before_the_tab_is_opened(page):
     labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
     assert labels == [
