@@ -64,11 +64,17 @@ window.ft.address = (() => {
     new MutationObserver(() => {
       due ||= setTimeout(update, 50);
     }).observe(document.getElementById('tabs'), {
-      subtree: true, childList: true, attributes: true, attributeFilter: ['data-address', 'style', 'class'],
+      subtree: true, childList: true, attributes: true, attributeFilter: ['data-address', 'aria-selected'],
     });
     window.addEventListener('popstate', open);
     // Whoever does something else meanwhile waits no longer.
     for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => (target = null), true);
+  };
+
+  // The value that the HTML inside of an element names, as the run of the opened panel; or "".
+  const named = (inside, name) => {
+    const found = document.querySelector(`${inside} [data-address]`);
+    return new URLSearchParams(found?.dataset.address).get(name) ?? '';
   };
 
   // Copies the address of the view, and says so on the button.
@@ -84,5 +90,5 @@ window.ft.address = (() => {
     setTimeout(() => (button.textContent = words), 4000);
   };
 
-  return { begin, copy };
+  return { begin, copy, named };
 })();

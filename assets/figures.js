@@ -111,7 +111,7 @@ document.addEventListener('click', async (event) => {
     const image = window.ft.imageOf(figure, title);
     const { width, height } = image.layout;
     const url = await Plotly.toImage(image, { format, width, height, scale: format === 'png' ? 2 : 1 });
-    const sweep = document.querySelector('.ft-compare [data-sweep]')?.dataset.sweep;
+    const sweep = window.ft.address.named('.ft-compare', 'sweep');
     const download = `${[file, sweep].filter(Boolean).join('-')}.${format}`;
     const link = Object.assign(document.createElement('a'), { href: url, download });
     link.click();

@@ -1,7 +1,7 @@
 // The Results tab: ticks, sorting, and which run is opened. The browser holds the ticks, since a
 // redrawn table keeps its nodes and would leave a tick at the place of another run.
 window.ftRuns = (() => {
-  const opened = () => document.querySelector('#run-top [data-run]')?.dataset.run ?? '';
+  const opened = () => window.ft.address.named('#run-top', 'run');
   const mark = () => {
     for (const row of document.querySelectorAll('#runs tr[data-run]')) {
       const on = row.dataset.run === opened();

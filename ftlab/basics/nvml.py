@@ -186,5 +186,5 @@ def _capability(nvml: Any, handle: Any) -> Capability | None:
     try:
         major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
         return int(major), int(minor)
-    except Exception:
+    except Exception:  # not supported by the card or the driver
         return None

@@ -143,8 +143,8 @@ def _lay_over_whole_model(config: Any, folder: str) -> int | None:
         raise FtlabError(said_by_peft(kind, error) + has) from error
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception:
-        traceback.print_exc()  # some methods initialise from the weights, which are missing
+    except Exception:  # some methods initialise from the weights, which are missing here
+        traceback.print_exc()
         return None
 
 

@@ -33,8 +33,8 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
         return result
     try:
         found = predict(question_of(spec, longest))
-    except Exception:
-        traceback.print_exc()  # to the run's log; the run does not need the prediction
+    except Exception:  # the run does not need the prediction; its log has the reason
+        traceback.print_exc()
         return result
     measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
     return replace(result, measures=measures, predicted_anatomy=found.anatomy)
@@ -61,7 +61,7 @@ def with_remedies(
     if phase == "train" and longest is not None:
         try:
             advice = _predicted(spec, longest, measures.before_model_bytes, memory)
-        except Exception:
+        except Exception:  # `remedies` need no prediction
             traceback.print_exc()
     advice = advice or remedies(spec, phase)
     others = f" {memory.sentence}" if memory is not None and memory.sentence else ""

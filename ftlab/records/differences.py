@@ -146,8 +146,8 @@ _PER_EXAMPLE = {"score_after": "score_after", "eval_loss_after": "loss_after"}
 
 Outcome = Literal["better", "worse", "even", "unknown"]
 
-_Example = tuple[int, str, str]
-"""Number, prompt and reference answer; two examples are equal if all three are."""
+_Example = tuple[int, int]
+"""Number, and hash of prompt and reference answer; two examples are equal if both are."""
 
 
 @dataclass(frozen=True)
@@ -358,14 +358,14 @@ def _examples_of(run_dir: str, key: str) -> Mapping[_Example, float]:
         return {}
 
 
-@lru_cache(maxsize=1024)  # each redraw of a chart asks for all runs of the sweep again
+@lru_cache(maxsize=512)  # each redraw of a chart asks for all runs of the sweep again
 def _read_examples(run_dir: str, key: str, _changed: int, _size: int) -> Mapping[_Example, float]:
     rows = RunDirectory(Path(run_dir)).samples()
     values = [row.get(key) for row in rows]
     if not all(map(_is_number, values)):
         return {}
     return {
-        (number, str(row.get("prompt")), str(row.get("reference"))): float(row[key])
+        (number, hash((str(row.get("prompt")), str(row.get("reference"))))): float(row[key])
         for number, row in enumerate(rows)
     }
 

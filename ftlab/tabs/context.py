@@ -111,14 +111,19 @@ def opened() -> Any:
 
     So a tab computes nothing until it is opened, and is refreshed each time.
     """
-    block = get_render_context()
-    while block is not None:
-        if isinstance(block, gr.Tab):
-            return block.select
-        block = block.parent
     page = Context.root_block
     assert page is not None, "a tab is built inside gr.Blocks"
-    return page.load
+    return next(iter(each_opened()), page.load)
+
+
+def each_opened() -> list[Any]:
+    """Returns the `select` events of all tabs around what is being built, the innermost first."""
+    block, events = get_render_context(), []
+    while block is not None:
+        if isinstance(block, gr.Tab):
+            events.append(block.select)
+        block = block.parent
+    return events
 
 
 RESULTS, EXPERIMENT = "results", "experiment"

@@ -225,7 +225,7 @@ class PhaseMeter:
         except BaseException:
             try:
                 reading = self._reading()
-            except Exception:
+            except Exception:  # the device may have failed; the phase's own error is raised below
                 reading = PeakReading(None)
             self._keep(phase, began, start_bytes, reading)
             raise

@@ -43,9 +43,9 @@ def expect_view(page: Page, query: str) -> None:
     selected = page.get_by_role("tab", selected=True)
     expect(selected.first).to_have_text(asked["tab"].capitalize())
     if "sweep" in asked:
-        expect(page.locator(f'.savings[data-sweep="{asked["sweep"]}"]')).to_be_visible()
+        expect(page.locator(f'.savings[data-address="sweep={asked["sweep"]}"]')).to_be_visible()
     if asked["tab"] == "results":
-        opened = page.locator("#run-top [data-run]")
+        opened = page.locator("#run-top [data-address]")
         expect(opened).to_have_count(1 if "run" in asked else 0)
     if "lesson" in asked:
         expect(page.locator(f'[data-address="lesson={asked["lesson"]}"]')).to_have_count(1)
@@ -73,9 +73,9 @@ def test_the_address_follows_the_clicks_and_back_forward_and_reload_follow_the_a
         press_tab(page, "Results")
         step("tab=results")
         page.locator("#runs tr[data-run] button").first.click()
-        expect(page.locator("#run-top [data-run]")).to_have_count(1)
-        run = page.locator("#run-top [data-run]").get_attribute("data-run")
-        step(f"tab=results&run={run}")
+        expect(page.locator("#run-top [data-address]")).to_have_count(1)
+        run = page.locator("#run-top [data-address]").get_attribute("data-address")
+        step(f"tab=results&{run}")
         press_tab(page, "Learn")
         step("tab=learn&lesson=lora")
         press_tab(page, "Merging")
@@ -98,7 +98,7 @@ def test_a_link_opens_its_view_or_says_that_it_is_not_there(browser: Browser, ur
         expect(page.locator("#runs")).not_to_contain_text("Full fine-tuning")
         expect_view(page, "tab=results&search=lora")
     with visit(browser, f"{url}?tab=compare&sweep=gone") as page:
-        expect(page.locator(f'.savings[data-sweep="{NEWER}"]')).to_be_visible()
+        expect(page.locator(f'.savings[data-address="sweep={NEWER}"]')).to_be_visible()
     with visit(browser, f"{url}?tab=<b>gone</b>") as page:
         expect(page.get_by_text("There is no tab '<b>gone</b>'")).to_be_visible()
         expect(page.locator("#go")).to_be_visible()

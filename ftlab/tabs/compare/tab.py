@@ -80,9 +80,10 @@ def build(context: AppContext, links: Links) -> None:
         known = [value for _, value in options]
         if link and link not in known:
             warn(f"There is no sweep '{shorten(link, 60)}' here; another one is shown.")
-        chosen = chosen if link is None else link
-        sweep = chosen if chosen in known else default_sweep(table)
-        kept = [None, chosen if chosen in known else ""]
+        wanted = chosen if link is None else link
+        wanted = wanted if wanted in known else ""
+        sweep = wanted or default_sweep(table)
+        kept = [None, wanted]
         nothing = [gr.skip()] * len(parts.outputs)
         if sweep is None:
             gone = [gr.HTML(visible=True), gr.Column(visible=False)]

@@ -148,7 +148,7 @@ def image_buttons(name: str, title: str) -> str:
     """HTML: buttons that export an image of the figure in the same `.ft-picture`.
 
     `assets/figures.js` draws it with the title. The file name contains the figure's name, and the
-    sweep from the page's `data-sweep`.
+    sweep from the page's `data-address`.
     """
     given = f'data-title="{escape(title)}" data-file="ftlab-{escape(name.replace("_", "-"))}"'
     buttons = "".join(
@@ -261,8 +261,7 @@ def headline(data: SweepData, variant: str | None = None) -> str:
     title = escape(card.sentence).replace(" %", "\u00a0%")
     tiles = _tiles(card) if card.verdict != "incomplete" else ""
     return (
-        f'<section class="savings" data-sweep="{escape(data.sweep_id)}" '
-        f"{address_of(sweep=data.sweep_id)}>"
+        f'<section class="savings" {address_of(sweep=data.sweep_id)}>'
         f'<div class="hd"><h2>{title}</h2></div>{tiles}'
         f"{_provenance(data)}</section>"
     )

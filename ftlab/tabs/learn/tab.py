@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from ftlab.basics.words import shorten
 from ftlab.tabs.address import address_of
-from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, opened
+from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, each_opened
 from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
 from ftlab.tabs.widgets import H, warn
 
@@ -23,28 +24,30 @@ class Lesson:
     build: Callable[[AppContext], None]
 
 
+def _build_lora(context: AppContext) -> None:
+    """The first lesson: computed as Learn is opened too, since it is shown then."""
+    entered = each_opened()
+    with gr.Row(elem_classes="ft-work ft-lesson"):
+        with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+            photo_filter.build(entered, context.access)
+        with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
+            change.build(context, entered)
+
+
+LESSONS = (
+    Lesson("lora", "LoRA: a photo filter", _build_lora),
+    Lesson("full", "Full fine-tuning", full.build),
+    Lesson("prompt_tuning", "Prompt tuning", soft_prompt.build),
+    Lesson("qlora", "QLoRA: 16 levels", nf4.build),
+    Lesson("merging", "Merging", merge.build),
+    Lesson("methods", "All methods", methods.build),
+)
+
+
 def build(context: AppContext, links: Links) -> None:
     """Builds the tab, with one inner tab per lesson."""
-    entered = [opened()]
-
-    def build_lora(context: AppContext) -> None:
-        entered.append(opened())
-        with gr.Row(elem_classes="ft-work ft-lesson"):
-            with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
-                photo_filter.build(entered, context.access)
-            with gr.Column(scale=1, min_width=320, elem_classes="ft-sheet"):
-                change.build(context, entered)
-
-    lessons = (
-        Lesson("lora", "LoRA: a photo filter", build_lora),
-        Lesson("full", "Full fine-tuning", full.build),
-        Lesson("prompt_tuning", "Prompt tuning", soft_prompt.build),
-        Lesson("qlora", "QLoRA: 16 levels", nf4.build),
-        Lesson("merging", "Merging", merge.build),
-        Lesson("methods", "All methods", methods.build),
-    )
     with gr.Tabs(elem_classes="ft-lessons", overflow_behavior="wrap") as row:
-        for lesson in lessons:
+        for lesson in LESSONS:
             with gr.Tab(lesson.name, id=lesson.id):
                 H(f"<i {address_of(lesson=lesson.id)}></i>", elem_classes="ft-carrier")
                 lesson.build(context)
@@ -52,9 +55,9 @@ def build(context: AppContext, links: Links) -> None:
     def follow(asked: str | None) -> list[Any]:
         if asked is None:
             return [gr.skip(), gr.skip()]
-        known = [lesson.id for lesson in lessons]
+        known = [lesson.id for lesson in LESSONS]
         if asked and asked not in known:
-            warn(f"There is no lesson '{asked}'; the lessons are {', '.join(known)}.")
+            warn(f"There is no lesson '{shorten(asked, 60)}'; the lessons are {', '.join(known)}.")
         return [None, gr.Tabs(selected=asked if asked in known else known[0])]
 
     link = links.asked["lesson"]

@@ -33,7 +33,7 @@ def test_the_panel_has_measures_by_phase_settings_environment_samples_and_log(
     assert "Peak, CPU resident" in parts.top
     assert "1.29 GB" in parts.top
     assert "A note." in parts.top
-    assert f'data-run="{run.run_id}"' in parts.top
+    assert f'data-address="run={run.run_id}"' in parts.top
     assert "runs, equal" in parts.samples
     assert "<th>r</th><td>4</td>" in parts.config
     assert "transformers" in parts.environment
