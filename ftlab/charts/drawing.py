@@ -39,7 +39,7 @@ _GLYPHS = {
 LOG_RATIO = 30.0
 """An axis is logarithmic if the largest value is more than this many times the smallest."""
 
-_UNITS_IN_TITLE = {"nats a token", "0 to 1", "-1 to 1"}
+_UNITS_IN_TITLE = {"0 to 1", "-1 to 1"}
 _SPACE = 0.09  # share of the span that is added beyond the outermost values
 _SECOND_STEPS = (
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600,
@@ -184,9 +184,9 @@ class Axis:
 
 
 def axis_title(metric: MetricSpec, name: str = "") -> str:
-    """The title of an axis, as in "net peak memory, train phase (less is better)"."""
+    """The title of an axis, as in "memory while training (lower is better)"."""
     unit = f"{metric.unit}, " if metric.unit in _UNITS_IN_TITLE else ""
-    return f"{name or metric.name} ({unit}{metric.better} is better)"
+    return f"{name or metric.name} ({unit}{metric.direction} is better)"
 
 
 def needs_log(values: Sequence[float]) -> bool:

@@ -216,7 +216,7 @@ def add_unlike(fig: go.Figure, found: Comparability) -> go.Figure:
     """
     if found.is_like:
         return fig
-    words = f"Not like for like: {found.names(_MOST_NAMES)}"
+    words = f"Not a fair comparison: {found.names(_MOST_NAMES)}"
     lines = [plain(line) for line in textwrap.wrap(words, _LINE_CHARACTERS, max_lines=3)]
     more = _LINE_PIXELS * len(lines)
     margin = _margin(fig, "t")

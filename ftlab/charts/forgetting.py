@@ -82,11 +82,11 @@ def _gained(group: VariantRuns, score: str = "") -> str:
 
 
 def _forgot(group: VariantRuns) -> str:
-    """As in "forgets 0.12 nats a token ..."; "is not shown to forget" if the bar holds 0."""
+    """As in "forgets 0.12 ..."; "is not shown to forget" if the bar holds 0."""
     low, high = group.reach(_FORGOT)
     change = group.mean(_FORGOT.key)
     if low > 0:
-        return f"forgets {change:.2f} nats a token on unrelated text"
+        return f"raises the loss on unrelated text by {change:.2f} (forgetting)"
     if high < 0:
         return f"lowers the loss on unrelated text by {-change:.2f}"
     return f"is not shown to forget ({_FORGOT.format(change)})"

@@ -96,10 +96,10 @@ def loss_figure(
     those that have a step, with a band from lowest to highest. Over tokens or seconds, the x of a
     step is the mean over the seeds. `smoothing` is the number of steps, up to the drawn one, over
     which each run's loss is averaged first. `steps` is the end of the axis of steps. `unlike` is
-    what the runs share; the figure shows if they are not like for like.
+    what the runs share; the figure shows if they are no fair comparison.
     """
     mean = f", mean of {smoothing} steps" if smoothing > 1 else ""
-    title = f"nats a token{mean}, less is better"
+    title = f"lower is better{mean}"
     if height >= _ROOM_FOR_NAME:
         title = f"training loss ({title})"
     nothing = "no step yet" if x == "step" else f"no {x} recorded"

@@ -35,7 +35,7 @@ _KEYS = "".join(
     for part, colour in _BREAKDOWN_COLOURS.items()
 )
 _LEGEND = (
-    f'<p class="meta keys">{_KEYS}<span><i class="tick"></i>net peak that was measured</span>'
+    f'<p class="meta keys">{_KEYS}<span><i class="tick"></i>measured while training</span>'
     "<span>narrow, hatched: predicted</span></p>"
 )
 
@@ -82,7 +82,7 @@ def phases_figure(facts: Facts) -> go.Figure:
     fig = figure(height, margin_t=NOTE_PIXELS, bargap=0.12)
     fig.add_traces(bars)
     fig.update_xaxes(
-        title_text=f"net peak memory{_kind(rows)}, less is better", **bytes_axis(longest * _ROOM)
+        title_text=f"memory of a phase{_kind(rows)}, lower is better", **bytes_axis(longest * _ROOM)
     )
     step, middle = len(_PHASES) + 1, (len(_PHASES) - 1) / 2
     places = [step * i + middle for i in range(len(groups))]
@@ -143,7 +143,7 @@ def memory_breakdown_figure(facts: Facts) -> go.Figure:
     ends += [group.mean(_NET) for group in groups if is_measured(group.mean(_NET))]
     longest = max(ends)
     fig.update_xaxes(
-        title_text="at the net peak of training, less is better", **bytes_axis(longest * 1.06)
+        title_text="at the highest point of training, lower is better", **bytes_axis(longest * 1.06)
     )
     return add_facts(name_rows(fig, _names(groups), lines, (-0.4, len(groups) - 0.4)), rows)
 
@@ -189,7 +189,7 @@ def _phase_bars(phase: _Phase, groups: Sequence[VariantRuns], place: int) -> dic
         "text": [f"{phase.name} {units.format_bytes(mean)}" for mean in means],
         "textposition": "outside",
         "textfont": {"size": 11},
-        **opening(groups, map(_hover, groups, repeat(f"{phase.name}: net peak"), nets)),
+        **opening(groups, map(_hover, groups, repeat(f"{phase.name} (net peak)"), nets)),
     }
 
 
@@ -237,10 +237,10 @@ def _of_rows(
 
 
 def _net_ticks(groups: Sequence[VariantRuns], lines: Sequence[int]) -> dict[str, Any]:
-    return _of_rows(_NET, "measured net peak", groups, lines) | {
+    return _of_rows(_NET, "measured (net peak)", groups, lines) | {
         "type": "scatter",
         "mode": "markers",
-        "name": "net peak",
+        "name": "measured",
         "marker": {"symbol": "line-ns", "size": 24, "line": {"color": _TICK, "width": 3}},
     }
 
@@ -295,11 +295,14 @@ def _hover(group: VariantRuns, what: str, values: Sequence[float]) -> str:
 CHARTS = (
     ChartSpec(
         id="memory-by-phase",
-        name="Net peak memory by phase",
+        name="Memory by phase",
         drawn=_phases_drawn,
         finding=phases_finding,
         figure=phases_figure,
-        reading="Net peak memory by phase, above the process without a model; means of the seeds",
+        reading=(
+            "Highest memory of each phase, above the process without a model (net peak); means of "
+            "the seeds"
+        ),
         compare=Place(row=3),
         report=60,
         hides=True,

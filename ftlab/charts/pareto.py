@@ -49,17 +49,19 @@ def pareto_finding(facts: Facts) -> str:
     rows = _drawn(facts).rows
     groups = by_variant(rows, x.key, y.key)
     names = [name_in(facts.table, metric).split(",")[0] for metric in (x, y)]
+    both = f"both {names[0]} and {names[1]}"
     if not groups:
-        return f"No run has both {names[0]} and {names[1]}"
+        return f"No run has {both}"
     if len(groups) == 1:
-        return f"{groups[0].variant} alone has both measures, so there is no front to draw"
+        return f"{groups[0].variant} alone has {both}, so there is nothing to compare"
     front = pareto_front(groups, x, y)
     beaten = [group for group in groups if group not in front]
     differences = [differences_of(rows, metric.key) for metric in (x, y)]
     if len(front) == 1:
-        who = f"{front[0].variant} alone is the front: none has a better {names[0]} or {names[1]}"
+        who = f"No other variant was better than {front[0].variant} in {names[0]} or in {names[1]}"
     else:
-        who = f"{_names(front)} are the front{_level(front, differences[::-1], names[::-1])}"
+        level = _level(front, differences[::-1], names[::-1])
+        who = f"{_names(front)}: no other variant was better in {both}{level}"
     unknown = any(
         measure.between(one.variant, other.variant).shown is None
         for one, other in pairwise([*front, *beaten])
@@ -74,16 +76,16 @@ def _who_is_beaten(
     front: Sequence[VariantRuns],
     differences: Sequence[Differences],
 ) -> str:
-    """As in "; LoRA is beaten in every seed, DoRA by the mean alone"."""
+    """As in "; LoRA was worse in every seed, DoRA only on average"."""
     clear = [group for group in beaten if _clearly_beaten(group, front, differences)]
     rest = [group for group in beaten if group not in clear]
     one_seed = any(len(group.rows) < 2 for group in [*beaten, *front])
     words = ""
     if clear:
-        words = f"; {_names(clear)} {_is(clear)} beaten" + ("" if one_seed else " in every seed")
+        words = f"; {_names(clear)} {_was(clear)} worse" + ("" if one_seed else " in every seed")
     if rest:
-        words += f", {_names(rest)}" if clear else f"; {_names(rest)} {_is(rest)} beaten"
-        words += "" if one_seed and not clear else " by the mean alone"
+        words += f", {_names(rest)}" if clear else f"; {_names(rest)} {_was(rest)} worse"
+        words += "" if one_seed and not clear else " only on average"
     return words
 
 
@@ -95,13 +97,13 @@ def _level(
         for one, other in pairwise(front):
             found = measure.between(one.variant, other.variant)
             if measure.key not in EXACT and found.shown is False:
-                who = "them" if len(front) == 2 else f"{one.variant} and {other.variant}"
-                return f", though no difference in {name} is shown between {who}"
+                who = "these two" if len(front) == 2 else f"{one.variant} and {other.variant}"
+                return f"; between {who} a difference in {name} is not shown"
     return ""
 
 
-def _is(groups: Sequence[VariantRuns]) -> str:
-    return "is" if len(groups) == 1 else "are"
+def _was(groups: Sequence[VariantRuns]) -> str:
+    return "was" if len(groups) == 1 else "were"
 
 
 def _clearly_beaten(
@@ -167,7 +169,10 @@ CHARTS = (
         drawn=_drawn,
         finding=pareto_finding,
         figure=pareto_figure,
-        reading=("Dashed: the front, those that none beats. Point: mean, bars: range of the seeds"),
+        reading=(
+            "Dashed: no other was better in both (Pareto front). Point: mean, bars: range of the "
+            "seeds"
+        ),
         choices=(
             Choice("x", "Across", measure_choices, _X_USUAL, is_menu=True),
             Choice("y", "Up", measure_choices, _Y_USUAL, is_menu=True),

@@ -68,8 +68,6 @@ def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
     name = metric.name
     if metric.key in ("net_peak_memory_bytes", "peak_memory_bytes"):
         kinds = {str(kind) for kind in rows["peak_memory_kind"] if kind}
-        if set(rows["origin"]) == {"imported"}:  # others may have measured other phases
-            name = name.split(",")[0]
         return f"{name}, {kinds.pop().removeprefix('imported: ')}" if len(kinds) == 1 else name
     return name
 

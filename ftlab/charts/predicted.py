@@ -33,8 +33,8 @@ def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.
           for method in dict.fromkeys(run.method for run in seen)),
     ])  # fmt: skip
     ticks = bytes_axis(end)
-    fig.update_xaxes(title_text="predicted net peak", **ticks)
-    fig.update_yaxes(title_text="measured net peak", **ticks)
+    fig.update_xaxes(title_text="predicted memory while training", **ticks)
+    fig.update_yaxes(title_text="measured memory while training", **ticks)
     return fix_margins(fig, ticks["ticktext"], y_title=True)
 
 

@@ -124,7 +124,7 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
         showgrid=False,
         showticklabels=False,
         range=[0, 1.9 * max(lengths) or 1],
-        title={"text": f"{unit}{metric.better} is better", "font": {"size": 11}, "standoff": 2},
+        title={"text": f"{unit}{metric.direction} is better", "font": {"size": 11}, "standoff": 2},
     )
     names = [(group.variant, group.method) for group in groups]
     name_rows(fig, names, places, (-0.5, len(groups) - 0.5), x_ticks=False)
@@ -132,7 +132,7 @@ def savings_figure(table: pd.DataFrame, metric: MetricSpec) -> go.Figure:
 
 
 def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
-    """As in "Training time: QLoRA least, 0.88x"; names all that are not shown to differ."""
+    """As in "Training time: QLoRA least, 12 % less"; names all that are not shown to differ."""
     measured, _ = left_out(table, metric.key)
     groups = by_variant(measured, metric.key)
     name = metric.name.capitalize()
@@ -147,7 +147,8 @@ def savings_finding(table: pd.DataFrame, metric: MetricSpec) -> str:
         who = who if len(level) < _MOST_LEVEL else f"{len(level) + 1} variants"
         return f"{name}: {who} least, no difference shown"
     ((ratio, _),) = _against_full(table, [best], metric.key)
-    value = metric.format(best.mean(metric.key)) if math.isnan(ratio) else times(ratio)
+    is_alone = math.isnan(ratio) or best.method == FULL.id
+    value = metric.format(best.mean(metric.key)) if is_alone else less_or_more(ratio)
     return f"{name}: {best.variant} least, {value}"
 
 
@@ -173,6 +174,21 @@ def times(ratio: float) -> str:
     if math.isnan(ratio):
         return units.DASH
     return f"{ratio:.2f}x" if ratio >= 0.005 else units.format_share(ratio)
+
+
+def less_or_more(ratio: float) -> str:
+    """A ratio to full fine-tuning in words: 0.39 -> "61 % less"; 1.2 -> "20 % more".
+
+    A ratio near 0 is not "100 % less" but "0.2 % of full"; from 2 on it is as in "3.1x".
+    """
+    if math.isnan(ratio):
+        return units.DASH
+    if ratio < 0.01:
+        return f"{units.format_share(ratio)} of full"
+    if ratio >= 2:
+        return f"{ratio:.1f}x"
+    percent = round(100 * abs(ratio - 1))
+    return f"{percent} % {'less' if ratio < 1 else 'more'}" if percent else "as much"
 
 
 def _ratio(value: float, base: float) -> float:

@@ -17,8 +17,8 @@ from ftlab.settings.training import CURVE_EXAMPLES
 Quality = Literal["score", "loss"]
 CURVE_COLUMNS = [*POINT_COLUMNS, "score"]
 _TITLES: dict[Quality, str] = {
-    "score": "score (0 to 1, more is better)",
-    "loss": "held-out loss (nats a token, less is better)",
+    "score": "score (0 to 1, higher is better)",
+    "loss": "held-out loss (lower is better)",
 }
 
 

@@ -169,7 +169,7 @@ def serving_figure(facts: Facts) -> go.Figure:
         range=[0, 1.75 * float(rows["disk_bytes"].max())],
         showgrid=False,
         showticklabels=False,
-        title_text="bytes of files, and of weights in memory: less is better",
+        title_text="bytes of files, and of weights in memory: lower is better",
     )
     names = zip(rows["variant"], rows["method"], strict=True)
     name_rows(fig, names, places, (-0.5, len(rows) - 0.5), x_ticks=False)

@@ -47,7 +47,7 @@ class Drawn:
 
     @property
     def unlike(self) -> str:
-        """As in "Not like for like: steps (30, 60)."; empty if the rows are comparable."""
+        """As in "Not a fair comparison: steps (30, 60)."; empty if the rows are comparable."""
         return comparability_of_rows(self.rows).sentence
 
 

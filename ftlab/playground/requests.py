@@ -63,6 +63,21 @@ class NextToken:
     base_token: str
     top1_changed: bool
 
+    @property
+    def difference(self) -> str:
+        """As in "very differently from", by `KL_BANDS`."""
+        if self.kl_nats is None:
+            return "not comparably with"
+        low, high = _KL_ENDS
+        if self.kl_nats < low:
+            return "much like"
+        return "differently from" if self.kl_nats < high else "very differently from"
+
+
+_KL_ENDS = (0.1, 1.0)
+KL_BANDS = "below {} much like the base, from {} on very differently".format(*_KL_ENDS)
+"""The names of the ranges of KL(pane || base) in nats. Ours: no standard ones are known to us."""
+
 
 @dataclass(frozen=True)
 class PaneUpdate:

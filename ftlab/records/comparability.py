@@ -94,6 +94,7 @@ def scored_by(run: StoredRun) -> int | None:
 Conditions = Mapping[str, str]
 """Key of a condition -> its value as text; values that were not recorded are missing."""
 
+OTHER_WORK = "other work on the machine"
 PACKAGES = "packages"
 
 _MOST_VALUES, _MOST_NAMES, _MOST_DIFFERENCES = 4, 4, 6
@@ -162,10 +163,10 @@ class Comparability:
     def verdict(self) -> str:
         """One line that tells how many conditions are equal, or which differ."""
         if not self.is_like:
-            return f"not like for like: {self.names()}"
+            return f"not a fair comparison: {self.names()}"
         if self.variants == 1:
             return "only one variant is done"
-        return f"like for like: {len(self.same)} fields equal"
+        return f"a fair comparison: same data, model and settings ({len(self.same)} checked)"
 
     @property
     def kind(self) -> Literal["ok", "warn", "mute"]:
@@ -182,7 +183,7 @@ class Comparability:
     @property
     def sentence(self) -> str:
         """The sentence that figures show if their runs cannot be compared; else ""."""
-        return f"Not like for like: {self.values}." if self.values else ""
+        return f"Not a fair comparison: {self.values}." if self.values else ""
 
 
 def _recorded(key: str) -> Callable[[StoredRun], Any]:
@@ -342,7 +343,7 @@ def comparability_of(runs: Sequence[Facts]) -> Comparability:
         elif either:
             same.append(either)
         else:
-            unknown.append("other work on the machine")
+            unknown.append(OTHER_WORK)
     variants = len({run.variant for run in runs})
     return Comparability(len(runs), variants, tuple(same), tuple(found), tuple(unknown))
 
@@ -400,8 +401,8 @@ def _disturbed(runs: Sequence[Facts]) -> str | Difference:
     """The disturbed runs; "" if it is not recorded for all runs."""
     disturbed = [f"{run.variant} seed {run.seed}" for run in runs if run.disturbed is True]
     if disturbed:
-        return Difference("disturbed runs", _listed(disturbed))
-    return "" if any(run.disturbed is None for run in runs) else "no run disturbed"
+        return Difference(OTHER_WORK, _listed(disturbed))
+    return "" if any(run.disturbed is None for run in runs) else f"no {OTHER_WORK}"
 
 
 def _listed(values: Sequence[str], between: str = ", ", most: int = _MOST_VALUES) -> str:

@@ -132,7 +132,7 @@ training time and 4 % in net peak memory."""
 RULE = (
     "shown where counts are not the same; where times, rates or memory differ by more than runs of "
     "one spec do (95 %, by the sweep's own repeats, else by the recorded sweeps, where two runs "
-    "differ by up to 35 % in time and 4 % in net peak memory); where the 95 % interval of scores "
+    "differ by up to 35 % in time and 4 % in memory); where the 95 % interval of scores "
     "or losses, paired by example, excludes zero; never where seeds overlap"
 )
 """The rule as text to show, as in "A difference is ..."."""

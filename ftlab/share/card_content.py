@@ -14,7 +14,7 @@ from typing import Literal
 import pandas as pd
 
 from ftlab.basics import units
-from ftlab.basics.words import join_names, shorten
+from ftlab.basics.words import join_names, plural, shorten
 from ftlab.charts.drawing import short_name
 from ftlab.charts.facts import origin_words
 from ftlab.charts.forgetting import gain_words
@@ -23,6 +23,7 @@ from ftlab.charts.savings import (
     adapters,
     compare,
     full_row,
+    less_or_more,
     nothing_to_compare,
     times,
     variant_means,
@@ -95,7 +96,7 @@ def _disturbed(rows: pd.DataFrame) -> str:
     count = sum(value is True or value == 1 for value in rows["disturbed"])
     if not count:
         return ""
-    return f"{count} run{'s' if count > 1 else ''} disturbed: times too long"
+    return f"the computer was busy during {plural(count, 'run')}: times are too long"
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -117,9 +118,9 @@ _COSTS = {
     "adapter_bytes": "file size",
 }
 _BAR_TITLES = {
-    "net_peak_memory_bytes": "Net peak memory",
+    "net_peak_memory_bytes": "Memory while training",
     "train_seconds": "Training time",
-    "adapter_bytes": "File to ship",
+    "adapter_bytes": "File to deliver",
 }
 _COST_NOTES: dict[Mood, str] = {
     "plain": "",
@@ -165,7 +166,7 @@ class Pair:
 class Card:
     """`judgement` is the verdict in words; `facts` are two lines of provenance.
 
-    `unlike` is what differs between the runs of the two variants; "" if they are like for like.
+    `unlike` is what differs between the runs of the two variants; "" if the comparison is fair.
     `doubts` are sentences on why no difference is shown.
     """
 
@@ -302,7 +303,7 @@ def _sentence(
 
 
 def _comparability(table: pd.DataFrame, found: Comparison) -> Comparability:
-    """Whether the runs of both variants are like for like."""
+    """Whether the runs of both variants are a fair comparison."""
     names = [row["variant"] for row in (found.adapter, found.full)]
     return comparability_of_rows(table[(table["status"] == "done") & table["variant"].isin(names)])
 
@@ -321,7 +322,7 @@ def _judgement(
     def names(*wanted: Mood) -> str:
         return join_names([word for key, word in _COSTS.items() if moods[key] in wanted])
 
-    parts = [] if like.is_like else [f"Not like for like ({like.names(_MOST_NAMES)})"]
+    parts = [] if like.is_like else [f"Not a fair comparison ({like.names(_MOST_NAMES)})"]
     if verdict == "none":
         parts.append("No saving shown")
     else:
@@ -352,16 +353,21 @@ def _tiles(
             _beside_full(found, "trainable_params"),
         ),
         tile(
-            times(memory.ratio),
-            "the net peak memory",
-            _beside_full(found, memory.key),
+            less_or_more(memory.ratio),
+            "memory while training",
+            f"{times(memory.ratio)} net peak: {_beside_full(found, memory.key)}",
             memory,
             f"whole process {_beside_full(found, 'peak_memory_bytes')}",
         ),
-        tile(times(seconds.ratio), "the training time", _beside_full(found, seconds.key), seconds),
+        tile(
+            less_or_more(seconds.ratio),
+            "training time",
+            f"{times(seconds.ratio)}: {_beside_full(found, seconds.key)}",
+            seconds,
+        ),
         tile(
             units.format_bytes(file.value),
-            f"to ship, full {units.format_bytes(file.other)}",
+            f"to deliver, full {units.format_bytes(file.other)}",
             _smaller(file.ratio),
             file,
         ),
@@ -468,9 +474,10 @@ def _absolute_tiles(table: pd.DataFrame, row: pd.Series) -> tuple[Tile, ...]:
     return (
         Tile(shown("trainable_share"), f"of the parameters trained by {shorten(name, 24)}",
              shown("trainable_params")),
-        Tile(shown("net_peak_memory_bytes"), "net peak memory", "full fine-tuning not measured"),
+        Tile(shown("net_peak_memory_bytes"), "memory while training",
+             "full fine-tuning not measured"),
         Tile(shown("train_seconds"), "training time"),
-        Tile(shown("adapter_bytes"), "to ship"),
+        Tile(shown("adapter_bytes"), "to deliver"),
         Tile(shown("score_after"), _metric_name(table),
              _with_gain(f"untouched model {shown('score_before')}", table, row)),
     )  # fmt: skip

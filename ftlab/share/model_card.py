@@ -143,9 +143,9 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
     after = {"loss": m.eval_loss_after, "score": m.score_after}
     heads = ["measure", "base", "after training", "change (95 % interval)"]
     rows = [
-        [f"Held-out loss ({loss.unit}, less is better)", loss.format(m.eval_loss_before),
+        [f"Held-out loss ({loss.unit}, lower is better)", loss.format(m.eval_loss_before),
          loss.format(after["loss"]), _change(m.eval_loss_before, after["loss"], 3)],
-        [f"{metric} ({score.unit}, more is better)", score.format(m.score_before),
+        [f"{metric} ({score.unit}, higher is better)", score.format(m.score_before),
          score.format(after["score"]), _gain(run) or _change(m.score_before, after["score"], 2)],
     ]  # fmt: skip
     if merged is not None:

@@ -252,7 +252,7 @@ def _block(groups: Sequence[tuple[VariantRuns, VariantRuns]]) -> Markup:
     ]
     for metric in METRICS.values():
         name = Markup("{} <small>{}, {} is better</small>").format(
-            metric.label, metric.unit, metric.better
+            metric.label, metric.unit, metric.direction
         )
         rows.append((name, [_measured(metric, done) for _, done in groups]))
     heads = [Markup(named(group.method, group.variant)) for group, _ in groups]
@@ -273,7 +273,7 @@ def _run(row: dict[Any, Any]) -> Markup:
     status = str(row["status"])
     remarks = [
         _text(row["reason"]),
-        "disturbed by other work: its times are too long" if row["disturbed"] is True else "",
+        "the computer was busy: times are too long" if row["disturbed"] is True else "",
         f"tags: {row['tags']}" if _text(row["tags"]) else "",
         _text(row["note"]),
     ]
@@ -404,7 +404,7 @@ def provenance_section(data: SweepData) -> Markup:
         ("Recorded", record.recorded_at),
         ("Machine", record.machine),
         ("ftlab", " ".join(filter(None, [record.ftlab_version, record.commit]))),
-        ("Disturbed runs", ", ".join(record.disturbed) or "none"),
+        ("Runs while the computer was busy", ", ".join(record.disturbed) or "none"),
         ("Left out of the recording", " ".join(record.left_out)),
     ]
     return Markup(

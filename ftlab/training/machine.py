@@ -160,7 +160,7 @@ class Disturbance:
             )
         if self.card:
             parts.append(self.card)
-        return f"Disturbed: {'; '.join(parts)}. Times are too long."
+        return f"The computer was busy: {'; '.join(parts)}. Times are too long."
 
 
 def slowdowns_of(

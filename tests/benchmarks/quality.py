@@ -128,7 +128,7 @@ def summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
 def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductRate | None) -> str:
     """The table with what it was measured on below it; `rate` is left out where it is not known."""
     lines = [
-        "| method | trainable | net peak memory | whole peak | training time | file | "
+        "| method | trainable | memory while training | whole process | training time | file | "
         "held-out loss | SQL score | gain (95 % interval) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

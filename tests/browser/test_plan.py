@@ -70,7 +70,9 @@ def test_the_curve_is_drawn_on_request_with_the_cards_limit(page: Page) -> None:
 
 def test_what_was_measured_here_stands_beside_what_was_predicted(page: Page) -> None:
     expect(page.locator("#plan-seen")).to_contain_text("took 1.25 times what was predicted")
-    expect(page.locator(".js-plotly-plot").filter(has_text="measured net peak")).to_be_visible()
+    expect(
+        page.locator(".js-plotly-plot").filter(has_text="measured memory while training")
+    ).to_be_visible()
 
 
 def test_the_same_numbers_stand_beside_launch(page: Page) -> None:

@@ -77,10 +77,10 @@ def test_a_tick_has_its_unit(metric, value, text):
 
 
 def test_the_title_names_measure_unit_and_the_direction_of_better():
-    assert axis_title(MEMORY) == "net peak memory, train phase (less is better)"
-    assert axis_title(SCORE, "SQL score") == "SQL score (0 to 1, more is better)"
+    assert axis_title(MEMORY) == "memory while training (lower is better)"
+    assert axis_title(SCORE, "SQL score") == "SQL score (0 to 1, higher is better)"
     for metric in METRICS.values():
-        assert f"{metric.better} is better" in axis_title(metric)
+        assert f"{metric.direction} is better" in axis_title(metric)
 
 
 def test_a_figure_is_transparent_in_the_one_ink_that_the_page_recolours_or_dark_for_a_file():

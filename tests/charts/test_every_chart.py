@@ -94,8 +94,8 @@ def test_runs_that_do_not_compare_are_named_below_the_figure_and_in_it(
     chart: ChartSpec, sweep: Make
 ) -> None:
     unlike, like = (facts_of(chart, sweep(steps=steps)) for steps in (60, 30))
-    assert chart.drawn(unlike).unlike == "Not like for like: steps (30, 60)."
-    assert notes(chart, unlike, "unlike") == ["Not like for like: steps"]
+    assert chart.drawn(unlike).unlike == "Not a fair comparison: steps (30, 60)."
+    assert notes(chart, unlike, "unlike") == ["Not a fair comparison: steps"]
     assert chart.drawn(like).unlike == ""
     assert notes(chart, like, "unlike") == []
 

@@ -83,8 +83,8 @@ def test_what_differs_is_drawn_above_the_origin_from_the_figures_left_edge(tmp_p
     make_run(tmp_path, "lora", steps=60, device="cuda:0")
     fig = add_facts(figure(200, margin={"t": 0, "l": 90}), table_of(tmp_path))
     origin, unlike = fig.layout.annotations
-    assert unlike.text == "Not like for like: steps and device"
-    assert unlike.hovertext == "Not like for like: steps (30, 60), device (cpu, cuda)."
+    assert unlike.text == "Not a fair comparison: steps and device"
+    assert unlike.hovertext == "Not a fair comparison: steps (30, 60), device (cpu, cuda)."
     assert (unlike.x, unlike.xanchor, unlike.xshift) == (0, "left", -90)
     assert unlike.yshift > origin.font.size  # a line of its own: a narrow figure has no room beside
     assert fig.layout.height - fig.layout.margin.t == 200
@@ -96,7 +96,7 @@ def test_many_differences_take_more_lines_and_no_more_width_and_are_no_markup(tm
     make_run(tmp_path, "lora", environment={"packages": packages[1]})
     text = add_facts(figure(200), table_of(tmp_path)).layout.annotations[1].text
     first, second = text.split("<br>")
-    assert first == "Not like for like: &lt;b&gt;%&#123;x}-a-package,"
+    assert first == "Not a fair comparison: &lt;b&gt;%&#123;x}-a-package,"
     assert second == "another-package and one-more-package"
 
 

@@ -31,7 +31,7 @@ def test_the_axes_name_every_rate_and_the_loss_as_it_is_called(tmp_path):
     figure = learning_rate_figure(ladder(tmp_path), "tuning loss")
     assert list(figure.layout.xaxis.ticktext) == ["1e-3", "3e-3", "9e-3"]
     assert figure.layout.xaxis.type == "log"
-    assert figure.layout.yaxis.title.text == "tuning loss (nats a token, less is better)"
+    assert figure.layout.yaxis.title.text == "tuning loss (lower is better)"
 
 
 def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):

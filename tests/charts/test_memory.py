@@ -61,7 +61,7 @@ def test_a_phase_that_was_not_measured_is_a_dash_and_no_bar(tmp_path):
 def test_the_axis_names_the_kind_of_memory_and_the_direction(tmp_path):
     make_run(tmp_path, "lora", device="cuda")
     title = phases_figure(Facts(table_of(tmp_path))).layout.xaxis.title.text
-    assert title == "net peak memory (CUDA allocated), less is better"
+    assert title == "memory of a phase (CUDA allocated), lower is better"
 
 
 def test_runs_without_peaks_by_phase_are_no_bars(tmp_path):
@@ -112,7 +112,7 @@ def test_the_parts_of_a_peak_are_stacked_in_their_order_below_a_tick_of_the_proc
     assert figure.layout.barmode == "stack"
     assert list(parts[0].x) == [300 * MB, 300 * MB]
     assert list(parts[2].text) == ["optimizer", "optimizer"]
-    assert (tick.name, list(tick.x)) == ("net peak", list(table["net_peak_memory_bytes"]))
+    assert (tick.name, list(tick.x)) == ("measured", list(table["net_peak_memory_bytes"]))
     assert tick.marker.symbol == "line-ns"
 
 

@@ -133,9 +133,9 @@ def test_the_axis_says_what_the_bars_are_relative_to_and_which_way_is_better(tmp
     make_sweep(tmp_path, methods=("full", "lora"))
     table = table_of(tmp_path)
     layout = savings_figure(table, TRAIN).layout
-    assert layout.xaxis.title.text == "times full fine-tuning, less is better"
+    assert layout.xaxis.title.text == "times full fine-tuning, lower is better"
     layout = savings_figure(table[table["method"] == "lora"], METRICS["tokens_per_second"]).layout
-    assert layout.xaxis.title.text == "more is better"
+    assert layout.xaxis.title.text == "higher is better"
 
 
 def test_the_title_of_bars_names_those_that_no_seed_sets_apart(tmp_path):
@@ -155,7 +155,7 @@ def test_the_title_of_bars_names_those_that_no_seed_sets_apart(tmp_path):
 def test_the_title_of_bars_without_full_fine_tuning_gives_the_value(tmp_path):
     make_run(tmp_path, "lora")
     table = table_of(tmp_path)
-    assert savings_finding(table, METRICS["adapter_bytes"]) == "File to ship: LoRA least, 9.8 MB"
+    assert savings_finding(table, METRICS["adapter_bytes"]) == "File to deliver: LoRA least, 9.8 MB"
 
 
 def test_the_more_bars_there_are_the_thinner_they_are(tmp_path):

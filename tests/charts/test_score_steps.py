@@ -30,14 +30,14 @@ def test_a_line_goes_from_the_untouched_model_to_the_last_step(tmp_path):
     assert (list(line.x), list(line.y)) == ([0, 10, 30], [0.0, 0.4, 0.6])
     low, high = figure.layout.yaxis.range
     assert low < 0 < 0.6 < high, "a curve that begins at nothing is not cut off"
-    assert figure.layout.yaxis.title.text == "score (0 to 1, more is better)"
+    assert figure.layout.yaxis.title.text == "score (0 to 1, higher is better)"
 
 
 def test_the_loss_is_the_same_figure_of_the_other_number(tmp_path):
     run(tmp_path, "lora", {0: 0.0, 10: 0.4})
     figure = score_steps_figure(facts_of(tmp_path, "loss"))
     assert list(figure.data[0].y) == [3.0, 2.5]
-    assert figure.layout.yaxis.title.text == "held-out loss (nats a token, less is better)"
+    assert figure.layout.yaxis.title.text == "held-out loss (lower is better)"
 
 
 def test_seeds_are_their_mean_in_their_range(tmp_path):

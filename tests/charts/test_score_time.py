@@ -14,8 +14,8 @@ def test_points_are_score_over_training_time(tmp_path):
     figure = score_time_figure(Facts(table_of(tmp_path)))
     lora = trace_of(figure, "LoRA")
     assert (list(lora.x), list(lora.y)) == ([60.4], [0.71])
-    assert figure.layout.xaxis.title.text == "training time (less is better)"
-    assert figure.layout.yaxis.title.text == "SQL score (0 to 1, more is better)"
+    assert figure.layout.xaxis.title.text == "training time (lower is better)"
+    assert figure.layout.yaxis.title.text == "SQL score (0 to 1, higher is better)"
 
 
 def test_the_untouched_model_is_a_line_within_the_axis(tmp_path):

@@ -36,10 +36,12 @@ def test_a_sweep_is_like_for_like_in_every_condition_in_seeds_and_undisturbed(
 ) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
     found = found_in(tmp_path)
-    verdict = f"like for like: {len(CONDITIONS) + 2} fields equal"
+    verdict = f"a fair comparison: same data, model and settings ({len(CONDITIONS) + 2} checked)"
     assert (found.verdict, found.kind) == (verdict, "ok")
     assert (found.unlike, found.unknown, found.sentence) == ((), (), "")
-    assert {"the same weights", "30 steps", "seeds 0 and 1", "no run disturbed"} <= set(found.same)
+    assert {"the same weights", "30 steps", "seeds 0 and 1", "no other work on the machine"} <= set(
+        found.same
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,15 +76,15 @@ def test_a_sweep_is_like_for_like_in_every_condition_in_seeds_and_undisturbed(
         ({"environment": {"threads": 8}}, "threads (2, 8)"),
         ({"environment": {"packages": PACKAGES | {"peft": "0.22.0"}}}, "peft (0.21.2, 0.22.0)"),
         ({"seed": 3}, "seeds (0 of Full fine-tuning; 3 of LoRA)"),
-        ({"measures": {"disturbed": True}}, "disturbed runs (LoRA seed 0)"),
+        ({"measures": {"disturbed": True}}, "other work on the machine (LoRA seed 0)"),
     ],
 )
 def test_each_condition_that_differs_is_named_with_its_values(
     tmp_path: Path, lora: dict[str, Any], unlike: str
 ) -> None:
     found = two_runs(tmp_path, **lora)
-    assert found.sentence == f"Not like for like: {unlike}."
-    verdict = f"not like for like: {unlike.split(' (')[0]}"
+    assert found.sentence == f"Not a fair comparison: {unlike}."
+    verdict = f"not a fair comparison: {unlike.split(' (')[0]}"
     assert (found.verdict, found.kind) == (verdict, "warn")
 
 
@@ -107,7 +109,7 @@ def test_a_record_that_lacks_a_field_is_unknown_and_not_different(tmp_path: Path
     assert found.is_like
     assert found.unknown == ("order of the examples", "other work on the machine")
     assert "in the same order" not in found.same
-    assert "no run disturbed" not in found.same
+    assert "no other work on the machine" not in found.same
 
 
 def test_runs_that_are_known_to_differ_are_unlike_whatever_a_third_lacks(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_a_single_run_is_compared_with_nothing(tmp_path: Path) -> None:
 def test_seeds_of_one_variant_must_have_the_same_settings(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", seed=0)
     make_run(tmp_path, "lora", seed=1, steps=60)
-    assert found_in(tmp_path).verdict == "not like for like: steps"
+    assert found_in(tmp_path).verdict == "not a fair comparison: steps"
 
 
 def test_own_runs_and_results_of_others_are_never_like_for_like(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_many_values_and_many_differences_are_counted(tmp_path: Path) -> None:
             environment={"device": f"card {rank}", "threads": rank, "data_hash": str(rank)},
         )  # fmt: skip
     found = found_in(tmp_path)
-    assert found.verdict == "not like for like: examples, steps, batch size and 4 more"
+    assert found.verdict == "not a fair comparison: examples, steps, batch size and 4 more"
     assert "steps (10, 20, 30, 40 and 3 more)" in found.sentence
     assert found.sentence.endswith(" and 1 more.")
 
@@ -169,4 +171,4 @@ def test_another_dtype_policy_is_a_difference(tmp_path: Path) -> None:
     make_run(tmp_path, "full")
     spec = make_run(tmp_path, "lora").spec_file
     spec.write_text(spec.read_text().replace('"bf16"', '"fp32"'))
-    assert found_in(tmp_path).sentence == "Not like for like: dtype policy (bf16, fp32)."
+    assert found_in(tmp_path).sentence == "Not a fair comparison: dtype policy (bf16, fp32)."

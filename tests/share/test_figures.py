@@ -23,11 +23,12 @@ def test_there_are_four_bars_and_a_figure_of_each_kind(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
     drawn = figures_of(data_of(tmp_path))
     bars = [
-        "Trained parameters", "Net peak memory, train phase", "Training time", "File to ship",
+        "Trained parameters", "Memory while training", "Training time", "File to deliver",
     ]  # fmt: skip
     others = [
-        "Score against net peak memory", "Training loss by step", "Score against training time",
-        "Net peak memory by phase",
+        "Score against memory while training",
+        "Training loss by step", "Score against training time",
+        "Memory by phase",
     ]  # fmt: skip
     assert [part.about for part in drawn.bars] == bars
     assert [part.about for part in drawn.others if part.about in others] == others
@@ -40,9 +41,9 @@ def test_there_are_four_bars_and_a_figure_of_each_kind(tmp_path: Path) -> None:
 def test_a_measure_that_no_run_has_makes_no_figure_but_a_sentence(tmp_path: Path) -> None:
     make_sweep(tmp_path, methods=("full", "lora"), measures={"adapter_bytes": None})
     drawn = figures_of(data_of(tmp_path))
-    assert "File to ship" not in [part.about for part in drawn.bars]
-    assert "File to ship: no figure, as all 2 runs lack what it shows." in drawn.notes
-    assert "File to ship: no figure" in section_of(tmp_path)
+    assert "File to deliver" not in [part.about for part in drawn.bars]
+    assert "File to deliver: no figure, as all 2 runs lack what it shows." in drawn.notes
+    assert "File to deliver: no figure" in section_of(tmp_path)
 
 
 def test_runs_that_are_left_out_of_a_figure_are_counted_below_it(tmp_path: Path) -> None:
@@ -121,5 +122,5 @@ def test_figures_of_unlike_runs_say_so_below_them_and_in_their_images(tmp_path: 
     parts = [*figures.bars, *figures.others]
     assert len(parts) > 6
     for part in parts:
-        assert "Not like for like: steps (30, 60)." in part.note
-        assert '"text":"Not like for like: steps"' in part.json
+        assert "Not a fair comparison: steps (30, 60)." in part.note
+        assert '"text":"Not a fair comparison: steps"' in part.json

@@ -17,7 +17,8 @@ def test_every_measure_has_a_row_with_its_unit_and_direction(tmp_path: Path) -> 
     make_sweep(tmp_path)
     section = results_section(data_of(tmp_path).table)
     for metric in METRICS.values():
-        row = f"<tr><th>{metric.label} <small>{metric.unit}, {metric.better} is better</small></th>"
+        unit = f"{metric.unit}, {metric.direction} is better"
+        row = f"<tr><th>{metric.label} <small>{unit}</small></th>"
         assert row in section
     assert "One seed each: no spread is known" in section
 

@@ -42,7 +42,7 @@ def test_it_has_its_finding_and_all_its_parts_in_order_and_loads_nothing(tmp_pat
         "How each number was measured", "Environment", "Run it again",
     ]  # fmt: skip
     assert report.count("<svg") == 2  # the card, for light and for dark
-    assert "like for like" in report
+    assert "fair comparison" in report
     assert "SQL score" in report
     assert "torch 2.13.0" in report
     assert "python -m ftlab sweep" in report
@@ -130,7 +130,7 @@ def test_imported_results_are_reported_as_those_of_others(tmp_path: Path) -> Non
     report = words_of(sweep_report(data))
     assert "Imported results of others: not measured here" in report
     assert "What the publisher says" in report
-    assert "like for like" not in report
+    assert "fair comparison" not in report
     assert "Run it again" not in report
 
 

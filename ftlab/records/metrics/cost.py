@@ -1,4 +1,4 @@
-"""Cost metrics of a run: parameters, memory, time, and the size of the file to ship."""
+"""Cost metrics of a run: parameters, memory, time, and the size of the file to deliver."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ METRICS = (
         "peak_memory_bytes", "Peak", "bytes", "less",
         "highest memory of the training phase; CPU: resident size of the process, "
         "GPU: bytes allocated by torch", units.format_bytes,
-        name="peak memory of the process, train phase",
+        name="memory of the whole process while training",
     ),
     MetricSpec(
-        "net_peak_memory_bytes", "Net peak", "bytes", "less",
-        "peak of the training phase minus the process with no model loaded",
-        units.format_bytes, name="net peak memory, train phase",
+        "net_peak_memory_bytes", "Memory", "bytes", "less",
+        "net peak: peak of the training phase minus the process with no model loaded",
+        units.format_bytes, name="memory while training",
     ),
     MetricSpec(
         "train_seconds", "Train", "seconds", "less",
@@ -54,7 +54,7 @@ METRICS = (
     ),
     MetricSpec(
         "adapter_bytes", "File", "bytes", "less",
-        "what must be shipped to reuse the result", units.format_bytes, is_counted=True,
-        name="file to ship",
+        "what must be delivered to reuse the result", units.format_bytes, is_counted=True,
+        name="file to deliver",
     ),
 )  # fmt: skip

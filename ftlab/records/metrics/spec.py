@@ -39,6 +39,11 @@ class MetricSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.label.lower())
 
+    @property
+    def direction(self) -> Literal["lower", "higher"]:
+        """Which values are better, as in "lower is better"."""
+        return "lower" if self.better == "less" else "higher"
+
     def value(self, result: RunResult) -> float | None:
         """The metric's value for that run; `None` if it was not measured."""
         if self.read is not None:

@@ -211,9 +211,10 @@ def _peak(run: Run) -> str:
     measures, kind = run.result.measures, escape(run.result.memory_kind)
     whole = units.format_bytes(measures.peak_memory_bytes)
     if measures.net_peak_memory_bytes is None:
-        return f'<span title="Peak memory, train phase; {kind}"><b>{whole}</b></span>'
+        why = f"Memory of the whole process while training; {kind}"
+        return f'<span title="{why}"><b>{whole}</b></span>'
     net = units.format_bytes(measures.net_peak_memory_bytes)
-    why = f"Peak memory net of the process, train phase; {whole} with it; {kind}"
+    why = f"Memory while training (net peak: without the process); {whole} with it; {kind}"
     return f'<span title="{why}"><b>{net}</b> <small>net</small></span>'
 
 

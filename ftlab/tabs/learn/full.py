@@ -99,7 +99,7 @@ def _change(run: Run, changes: Changes) -> tuple[str, go.Figure | None]:
         [
             (units.format_share(share), f"of the weights changed at all, in {kind or 'the file'}"),
             (units.format_share(relative), "size of the change against the weights"),
-            (units.format_bytes(_measure(run, "adapter_bytes")), "to ship for this one task"),
+            (units.format_bytes(_measure(run, "adapter_bytes")), "to deliver for this one task"),
         ]
     )
     return stack(shown, said(still)), change_figure(layer_changes(tensors))
@@ -135,7 +135,7 @@ def cost_html(run: Run | None, store: RunStore) -> str:
 
 def _measured(run: Run) -> str:
     kind = run.result.memory_kind if run.result else ""
-    return Markup("{} {}: net peak {} in the training phase{}, {} to ship.").format(
+    return Markup("{} {}: {} of memory while training{}, {} to deliver.").format(
         Markup(origin_chip(run.origin)),
         Markup(named(run.spec.method, run.spec.label)),
         units.format_bytes(_measure(run, "net_peak_memory_bytes")),

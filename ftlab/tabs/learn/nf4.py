@@ -223,7 +223,7 @@ def _measured(store: RunStore) -> str:
                 if saved >= 0.005
                 else "at this size 4 bits saved nothing at the peak"
             )
-            return Markup("{} net peak in training: {} {}, {} {}: {}.").format(
+            return Markup("{} memory while training: {} {}, {} {}: {}.").format(
                 Markup(origin_chip(origin)),
                 Markup(named("lora")),
                 units.format_bytes(lora),

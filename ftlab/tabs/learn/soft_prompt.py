@@ -204,7 +204,7 @@ def _tiles(source: PaneSource, prompt: Prompt) -> str:
     return tiles(
         [
             (f"{count * width:,}", f"numbers learnt: {count} vectors x {width}"),
-            (units.format_bytes(size), "file to ship"),
+            (units.format_bytes(size), "file to deliver"),
             (f"{prompt.median:.2f}", "cosine to the nearest real token, median"),
             (f"{prompt.usual:.2f}", "the same between real tokens"),
         ]

@@ -193,7 +193,7 @@ def show_seen(context: AppContext) -> tuple[str, Any]:
         return heading("Predicted and measured here", sub=nothing), gr.update(visible=False)
     band = known.whole()
     sub = (
-        f"Net peak memory on {device.label}. Beside Launch, predictions are shown as "
+        f"Memory while training on {device.label}. Beside Launch, predictions are shown as "
         f"{band.low:.2f} to {band.high:.2f} times what is computed"
     )
     figure = predicted_figure(known.seen, band)

@@ -18,7 +18,13 @@ from ftlab.methods.registry import look_of
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.held_out import AnswerScore, HeldOut, HeldOutExample
 from ftlab.playground.panes import BASE, PaneSource, base_doubt, find_source
-from ftlab.playground.requests import MAX_PANES, WAITING, GenerateRequest, PaneUpdate
+from ftlab.playground.requests import (
+    KL_BANDS,
+    MAX_PANES,
+    WAITING,
+    GenerateRequest,
+    PaneUpdate,
+)
 from ftlab.playground.text_difference import Piece, changed_share, word_differences
 from ftlab.playground.uploaded import vouch_for_base
 from ftlab.playground.votes import shuffled
@@ -131,15 +137,18 @@ def _proof(update: PaneUpdate | None) -> str:
     told = update.next_token
     if told is not None:
         hint = (
-            "Distance of the first next-token distribution from the base's on this prompt, "
-            f"KL(pane || base). Likeliest here {told.token!r}, in the base {told.base_token!r}. "
-            "In 16 bits up to about 0.006 nats and in 4 bits 0.015 may be rounding alone."
+            "The probabilities of the first token, compared with the base's on this prompt: "
+            f"KL(pane || base) is {_kl(told.kl_nats)} nats; {KL_BANDS}. "
+            f"Likeliest here {told.token!r}, in the base {told.base_token!r} (top-1). In 16 bits "
+            "up to about 0.006 nats and in 4 bits 0.015 may be rounding alone."
         )
         if update.changes_nothing:
             parts.append(chip("changes nothing here", "bad", hint))
         else:
-            parts.append(chip(f"KL {_kl(told.kl_nats)} nats", "seal", hint))
-            changed = ("top-1 changed", "ok") if told.top1_changed else ("top-1 same", "warn")
+            parts.append(chip(f"begins {told.difference} the base", "seal", hint))
+            changed = (
+                ("first word changed", "ok") if told.top1_changed else ("same first word", "warn")
+            )
             parts.append(chip(*changed, hint))
     return "".join(parts)
 

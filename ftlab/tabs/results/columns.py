@@ -115,7 +115,7 @@ _FURTHER = (
     ),
     (
         "predicted_net_peak_bytes",
-        "Net peak, predicted",
+        "Memory, predicted",
         "bytes",
         "worked out before the run; never measured",
     ),
@@ -129,7 +129,7 @@ _FURTHER = (
         for part in MEMORY_PARTS
     ),
 )
-"""(key, label, unit, how it is measured) of measures that are no metric; less is better."""
+"""(key, label, unit, how it is measured) of measures that are no metric; lower is better."""
 
 
 def _columns() -> list[Column]:
@@ -211,7 +211,7 @@ _SIGNS: dict[str, Comparison] = {
 }  # fmt: skip
 _SPELLINGS = {"≤": "<=", "≥": ">=", "==": "="}
 
-EXAMPLE = "net peak < 1 GB, train >= 30 s, score > 0.3, trainable < 1 %"
+EXAMPLE = "memory < 1 GB, train >= 30 s, score > 0.3, trainable < 1 %"
 
 _CONDITION = re.compile(
     r"(?P<name>[^<>=≤≥]+?)\s*(?P<sign><=|>=|==|[<>=≤≥])\s*"
@@ -232,7 +232,7 @@ _UNITS: dict[str, dict[str, float]] = {
 }  # fmt: skip
 _OTHER_NAMES = {
     "size": "adapter_bytes",
-    "memory": "net_peak_memory_bytes",
+    "net peak": "net_peak_memory_bytes",
     "time": "train_seconds",
     "tokens per second": "tokens_per_second",
     "lr": "learning_rate",
@@ -288,7 +288,7 @@ def _condition(text: str) -> Condition:
     if found is None:
         raise FtlabError(
             f"'{text[:60]}' is no condition; write a name, one of {', '.join(_SIGNS)} "
-            "and a number, as in net peak < 1 GB."
+            "and a number, as in memory < 1 GB."
         )
     column, unit = _column(found["name"]), (found["unit"] or "").strip()
     column = COLUMNS[_BY_UNIT.get((column.key, unit), column.key)]

@@ -109,7 +109,7 @@ def _like_line(rows: pd.DataFrame) -> str:
     """The comparability line above the table, with the differing values; empty as `like_chip`."""
     mark, values = _chip_and_values(rows)
     if values:
-        mark = chip("not like for like", "warn")
+        mark = chip("not a fair comparison", "warn")
     return f'<p class="like-line">{mark}<small>{escape(values)}</small></p>' if mark else ""
 
 
@@ -121,6 +121,7 @@ def _chip_and_values(rows: pd.DataFrame) -> tuple[str, str]:
     return ("", "") if found.kind == "mute" else (likeness_chip(found), found.values)
 
 
+BUSY = "the computer was busy"
 DISTURBED = "▲"
 WORSE = "▼"
 TIME_KEYS = ("train_seconds", "tokens_per_second")
@@ -168,9 +169,7 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
     if lost:
         parts.append(f"{', '.join(lost)}: left out of every comparison.")
     if (rows["disturbed"] == True).any():  # noqa: E712 (the column also holds None)
-        parts.append(
-            f"{DISTURBED} disturbed: other work made training slower, so times are too long."
-        )
+        parts.append(f"{DISTURBED} {BUSY} with other work: times are too long.")
     if (rows["score_gain_high"] < 0).any():
         parts.append(
             f"{WORSE} the score fell below the untouched model's by more than its 95 % interval; "
@@ -194,7 +193,7 @@ def how_measured(shown: Shown) -> str:
     """For each shown measure: unit, direction, method. Also the kinds of memory."""
     items = "".join(
         f"<tr><th>{escape(column.label)}</th><td>{escape(column.how)} "
-        f"<small>{escape(column.unit)}, {column.better} is better</small></td></tr>"
+        f"<small>{escape(column.unit)}, {column.direction} is better</small></td></tr>"
         for column in shown.columns
         if column.kind == "measure"
     )

@@ -24,7 +24,7 @@ from ftlab.tabs.address import address_of
 from ftlab.tabs.context import QUIET, Action
 from ftlab.tabs.results.actions import Use, save_notes, wire_use
 from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
-from ftlab.tabs.results.html import status_chip
+from ftlab.tabs.results.html import BUSY, status_chip
 from ftlab.tabs.widgets import (
     H,
     Markup,
@@ -132,7 +132,11 @@ def _numbers(result: RunResult) -> str:
     tokens = (
         f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
     )
-    disturbed = f" {chip('disturbed', 'warn')}" if m.disturbed else ""
+    disturbed = (
+        f" {chip(BUSY, 'warn', 'Other work made training slower: times are too long.')}"
+        if m.disturbed
+        else ""
+    )
     parts = units.format_share(share)
     lines: list[tuple[str, Any, str]] = [
         (
@@ -141,11 +145,11 @@ def _numbers(result: RunResult) -> str:
             _strong(count(m.trainable_params), f"{parts} of {count(m.total_params)}"),
         ),
         (
-            "Net peak, train",
+            "Memory while training",
             m.net_peak_memory_bytes,
             _strong(
                 size(m.net_peak_memory_bytes),
-                f"above the process with no model, {size(m.before_model_bytes)}",
+                f"net peak: above the process with no model, {size(m.before_model_bytes)}",
             ),
         ),
         _change(m, "Held-out loss", "eval_loss", "loss_change", 3),
@@ -159,7 +163,7 @@ def _numbers(result: RunResult) -> str:
             m.tokens_per_second,
             _strong(f"{units.format_number(m.tokens_per_second, 0)} a second", tokens),
         ),
-        ("File to ship", m.adapter_bytes, _strong(size(m.adapter_bytes), m.adapter_dtype or "")),
+        ("File to deliver", m.adapter_bytes, _strong(size(m.adapter_bytes), m.adapter_dtype or "")),
         *((f"Memory {when}", value, size(value)) for when, value in result.memory_at_end.items()),
     ]
     known = _table((name, text) for name, value, text in lines if value is not None)

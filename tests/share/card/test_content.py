@@ -56,11 +56,11 @@ def test_a_tile_that_costs_more_and_a_time_saved_that_one_seed_does_not_show_are
     make_run(tmp_path, "full", measures={"train_seconds": 100.0})
     make_run(tmp_path, "qlora", measures={"train_seconds": 146.0})
     tile = card_of(data_of(tmp_path), "QLoRA").tiles[2]
-    assert (tile.value, tile.mood, tile.note) == ("1.46x", "bad", "more than full")
+    assert (tile.value, tile.mood, tile.note) == ("46 % more", "bad", "more than full")
     make_run(tmp_path, "lora", measures={"train_seconds": 90.0})
     card = card_of(data_of(tmp_path), "LoRA")
     tile = card.tiles[2]
-    assert (tile.value, tile.mood, tile.note) == ("0.90x", "even", "no difference shown")
+    assert (tile.value, tile.mood, tile.note) == ("10 % less", "even", "no difference shown")
     assert card.judgement == "Saves memory and file size; no saving in training time"
     assert card.doubts == (
         "Training time: no difference shown (1 run each; two runs of one spec differ by up to 35 % "
@@ -73,11 +73,17 @@ def test_tiles_give_ratio_and_absolute_values_and_bars_are_of_one_scale_a_pair(
 ) -> None:
     make_sweep(tmp_path)
     card = card_of(data_of(tmp_path), "QLoRA")
-    assert [tile.value for tile in card.tiles] == ["1.78 %", "0.59x", "0.86x", "9.8 MB", "0.70"]
-    assert card.tiles[1].detail == "1.38 GB, full 2.34 GB"
+    assert [tile.value for tile in card.tiles] == [
+        "1.78 %",
+        "41 % less",
+        "14 % less",
+        "9.8 MB",
+        "0.70",
+    ]
+    assert card.tiles[1].detail == "0.59x net peak: 1.38 GB, full 2.34 GB"
     assert card.tiles[3].detail == "27x smaller"
     assert card.tiles[4].label == "SQL score, full 0.73"
-    assert card.pairs[0].title == "Net peak memory"
+    assert card.pairs[0].title == "Memory while training"
     own, full = card.pairs[0].bars
     assert (own.name, own.method, own.text) == ("QLoRA", "qlora", "1.38 GB")
     assert own.length == pytest.approx(1380 / 2340)
@@ -195,7 +201,8 @@ def test_it_says_where_and_how_the_numbers_were_measured(tmp_path: Path) -> None
     card = card_of(data_of(tmp_path))
     assert card.facts == (
         "AMD EPYC 7B13 · SmolLM2-135M-Instruct (bundled) · SQL · dtype policy bf16 · 30 steps",
-        "means of 2 seeds · memory: CPU resident · 8 runs disturbed: times too long · "
+        "means of 2 seeds · memory: CPU resident · the computer was busy during 8 runs: times are "
+        "too long · "
         "sweep 20261125-120000-ab12",
     )
     assert card.origin_text == "measured 25 Nov 2026"
@@ -253,15 +260,15 @@ def test_means_over_unlike_seeds_are_no_plain_saving(tmp_path):
     make_run(tmp_path, "lora", sweep_id=SWEEP, seed=1, measures={"score_after": 0.9})
     card = card_of(sweep_data(RunStore(tmp_path), SWEEP), "LoRA")
     assert card.verdict == "partial"
-    assert card.judgement.startswith("Not like for like (seeds); saves memory")
-    assert card.unlike == "Not like for like: seeds (0 of Full fine-tuning; 0, 1 of LoRA)."
+    assert card.judgement.startswith("Not a fair comparison (seeds); saves memory")
+    assert card.unlike == "Not a fair comparison: seeds (0 of Full fine-tuning; 0, 1 of LoRA)."
     assert "seeds differ by variant" in card.facts[1]
 
 
 @pytest.mark.parametrize(
     ("lora", "what"),
     [
-        ({"measures": {"disturbed": True}}, "disturbed runs"),
+        ({"measures": {"disturbed": True}}, "other work on the machine"),
         ({"environment": {"device": "H100"}}, "machine"),
     ],
 )
@@ -273,7 +280,7 @@ def test_no_saving_is_claimed_of_runs_that_are_unlike_without_saying_so(
     card = card_of(data_of(tmp_path))
     assert (card.verdict, card.judgement) == (
         "partial",
-        f"Not like for like ({what}); saves memory, training time and file size",
+        f"Not a fair comparison ({what}); saves memory, training time and file size",
     )
 
 

@@ -67,7 +67,7 @@ def test_the_svg_is_well_formed_and_its_text_is_text(card: Card) -> None:
     root = ElementTree.fromstring(svg)
     assert (root.get("width"), root.get("height")) == (str(WIDTH), str(HEIGHT))
     said = " ".join(text.text or "" for text in root.iter(f"{SVG}text"))
-    for part in ("0.59x", "9.8\u00a0MB", "the net peak memory", "dtype policy bf16", "ftlab"):
+    for part in ("0.59x", "9.8\u00a0MB", "memory while training", "dtype policy bf16", "ftlab"):
         assert part in said
     assert "QLoRA: 1.78\u00a0%" in (root.get("aria-label") or "")
 

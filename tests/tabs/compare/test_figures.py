@@ -38,7 +38,7 @@ def test_there_is_one_titled_bar_figure_for_each_headline_measure(tmp_path):
     make_sweep(tmp_path)
     shown = bars_view(data_of(tmp_path))
     assert len(shown.figures) == len(shown.titles) == len(HEADLINES)
-    assert "Net peak memory, train phase: Prompt tuning least, 0.48x" in shown.titles[1]
+    assert "Memory while training: Prompt tuning least, 0.48x" in shown.titles[1]
 
 
 def test_bars_say_once_what_all_of_them_leave_out(tmp_path):
@@ -51,7 +51,7 @@ def test_bars_say_which_of_them_leaves_out_more(tmp_path):
     make_sweep(tmp_path, methods=("full",))
     make_run(tmp_path, "lora", measures={"adapter_bytes": None})
     note = bars_view(data_of(tmp_path)).note
-    assert note == '<p class="meta">File to ship: 1 run left out: not measured.</p>'
+    assert note == '<p class="meta">File to deliver: 1 run left out: not measured.</p>'
 
 
 @pytest.mark.parametrize("status", ["done", "failed"])
@@ -178,14 +178,14 @@ def test_every_figure_of_unlike_runs_says_so_below_it(tmp_path):
     bars = bars_view(data).note
     notes = [picture.note for picture in pictures_of(data).values()]
     for note in [*notes, bars, notes_html(data.table, 10)]:
-        assert "Not like for like: steps (30, 60)." in note
-    assert bars.count("Not like for like") == 1  # once for the four of them
+        assert "Not a fair comparison: steps (30, 60)." in note
+    assert bars.count("Not a fair comparison") == 1  # once for the four of them
 
 
 def test_only_the_runs_that_a_figure_draws_are_compared(tmp_path):
     make_sweep(tmp_path, methods=("full", "lora"))
     make_run(tmp_path, "qlora", steps=60, measures={"score_after": None})
     pictures = pictures_of(data_of(tmp_path))
-    assert "like for like" not in pictures["pareto"].note
-    assert "Not like for like: steps (30, 60)." in pictures["memory-by-phase"].note
-    assert "Not like for like: steps (30, 60)." in pictures["loss"].note
+    assert "fair comparison" not in pictures["pareto"].note
+    assert "Not a fair comparison: steps (30, 60)." in pictures["memory-by-phase"].note
+    assert "Not a fair comparison: steps (30, 60)." in pictures["loss"].note

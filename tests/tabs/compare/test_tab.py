@@ -348,7 +348,7 @@ def test_an_imported_sweep_is_shown_with_its_warning_and_without_what_it_has_not
         "Imported results of others: not measured here and not held to the same conditions"
         in shown.fairness
     )
-    assert "like for like" not in shown.fairness
+    assert "fair comparison" not in shown.fairness
     for name in ("memory-by-phase", "memory-anatomy", "loss-by-learning-rate"):
         assert picture_of(name, imported(tmp_path)) is None
     assert "chip imported" in shown.headline
@@ -369,7 +369,7 @@ def test_one_variant_alone_is_not_called_like_for_like(tmp_path):
     make_sweep(tmp_path, methods=("lora",))
     text = fairness_html(data_of(tmp_path))
     assert "only one variant is done" in text
-    assert "like for like" not in text
+    assert "fair comparison" not in text
 
 
 def test_runs_on_different_data_are_not_said_to_share_their_examples(tmp_path):
@@ -377,5 +377,5 @@ def test_runs_on_different_data_are_not_said_to_share_their_examples(tmp_path):
     result = next(tmp_path.glob("*-lora")) / "result.json"
     result.write_text(result.read_text().replace("4c1e99d0a3b7", "ffff"))
     text = fairness_html(data_of(tmp_path))
-    assert "not like for like: examples" in text
+    assert "not a fair comparison: examples" in text
     assert "in the same order" not in text

@@ -10,7 +10,7 @@ from ftlab.tabs.results.tab import ticked_words
 from tests.fakes import make_run, make_sweep
 
 OLD = "20261101-093000-cd34"
-LIKE = "like for like: 25 fields equal"
+LIKE = "a fair comparison: same data, model and settings (25 checked)"
 
 
 def html_of(folder: Path, **query: object) -> str:
@@ -33,10 +33,14 @@ def test_each_sweeps_heading_says_whether_its_runs_compare_also_above_means(tmp_
     for group in ("sweeps", "seeds"):
         html = html_of(tmp_path, group=group)
         assert headings(html) == [
-            "25 Nov 12:00 ab12, SQL, 2 runs not like for like: steps and disturbed runs",
+            "25 Nov 12:00 ab12, SQL, 2 runs not a fair comparison: steps and other work on the "
+            "machine",
             f"1 Nov 09:30 cd34, SQL, 2 runs {LIKE}",
         ]
-        assert 'title="Not like for like: steps (30, 60), disturbed runs (LoRA seed 0)."' in html
+        assert (
+            'title="Not a fair comparison: steps (30, 60), other work on the machine '
+            '(LoRA seed 0)."' in html
+        )
         assert "like-line" not in html
 
 
@@ -46,8 +50,8 @@ def test_rows_without_headings_have_one_line_above_them_with_the_values(tmp_path
         html = html_of(tmp_path, **query)
         assert headings(html) == []
         line = html[html.index("like-line") : html.index("run-rows")]
-        assert ">not like for like</span>" in line
-        assert "steps (30, 60), disturbed runs (LoRA seed 0)" in line
+        assert ">not a fair comparison</span>" in line
+        assert "steps (30, 60), other work on the machine (LoRA seed 0)" in line
 
 
 def test_only_runs_that_are_done_are_compared_and_not_one_variant_with_itself(
@@ -58,13 +62,13 @@ def test_only_runs_that_are_done_are_compared_and_not_one_variant_with_itself(
     assert like_chip(RunStore(tmp_path).table().iloc[:0]) == ""
     make_run(tmp_path, "full", seed=0)
     make_run(tmp_path, "qlora", "failed", steps=60)
-    assert "like for like" in html_of(tmp_path)
+    assert "a fair comparison" in html_of(tmp_path)
 
 
 def test_seeds_of_one_variant_that_are_unlike_are_said_to_be(tmp_path: Path) -> None:
     make_run(tmp_path, "lora", seed=0)
     make_run(tmp_path, "lora", seed=1, steps=60)
-    assert "not like for like: steps" in headings(html_of(tmp_path, group="seeds"))[0]
+    assert "not a fair comparison: steps" in headings(html_of(tmp_path, group="seeds"))[0]
 
 
 def test_results_of_others_are_not_compared(tmp_path: Path) -> None:
@@ -78,7 +82,7 @@ def test_runs_that_are_ticked_are_compared(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     new_full, new_lora, old_full, old_lora = store.table()["run_id"]
     assert LIKE in ticked_words(("a", "b"), ticked_chip(store, (old_full, old_lora)))
-    assert "steps and disturbed runs" in ticked_chip(store, (new_full, new_lora))
+    assert "steps and other work on the machine" in ticked_chip(store, (new_full, new_lora))
     assert ticked_chip(store, (new_lora,)) == ""
 
 

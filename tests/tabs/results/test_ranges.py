@@ -53,7 +53,7 @@ def test_conditions_stand_between_commas_semicolons_or_and() -> None:
         ("net peak <", "is no condition"),
         ("net peak < lots", "is no condition"),
         ("net peak < 1", "needs a unit, as in 1 GB; units: B, kB"),
-        ("net peak < 1 s", "'s' is no unit of 'net peak'; units: B, kB"),
+        ("net peak < 1 s", "'s' is no unit of 'memory'; units: B, kB"),
         ("seed = 1 GB", "'GB' is no unit of 'seed'; it takes a bare number"),
         ("score > nan", "is no condition"),
         ("score > 0.3 < 1", "is no unit of 'score'"),
