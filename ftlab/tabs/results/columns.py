@@ -75,7 +75,7 @@ class Column:
     group: str
     format: Callable[[Any], str]
     kind: Kind = "text"
-    better: Literal["less", "more", ""] = ""
+    better: Literal["lower", "higher", ""] = ""
     unit: str = ""
     how: str = ""
     interval_keys: tuple[str, ...] = ()
@@ -141,12 +141,12 @@ def _columns() -> list[Column]:
         Column("task", "Task", settings, str),
         Column("seed", "Seed", settings, str, "number"),
         *(
-            Column(key, m.label, measures, m.format, "measure", m.better, m.unit, m.how,
+            Column(key, m.label, measures, m.format, "measure", m.direction, m.unit, m.how,
                    m.interval_keys)
             for key, m in METRICS.items()
         ),
         *(
-            Column(key, label, measures, _FORMATS[unit], "measure", "less", unit, how)
+            Column(key, label, measures, _FORMATS[unit], "measure", "lower", unit, how)
             for key, label, unit, how in _FURTHER
             if key not in METRICS
         ),
@@ -521,7 +521,7 @@ def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:
 
 def first_direction(key: str) -> bool:
     """Whether the first click on the header sorts descending, so that the best comes first."""
-    return COLUMNS[key].better == "more"
+    return COLUMNS[key].better == "higher"
 
 
 def mean_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -193,7 +193,7 @@ def how_measured(shown: Shown) -> str:
     """For each shown measure: unit, direction, method. Also the kinds of memory."""
     items = "".join(
         f"<tr><th>{escape(column.label)}</th><td>{escape(column.how)} "
-        f"<small>{escape(column.unit)}, {column.direction} is better</small></td></tr>"
+        f"<small>{escape(column.unit)}, {column.better} is better</small></td></tr>"
         for column in shown.columns
         if column.kind == "measure"
     )
