@@ -37,6 +37,7 @@ class Pane:
     `update` is the last one that is not a status; `status` describes what the pane waits for.
     `doubt` says that its adapter names another base; `is_vouched`: the user has confirmed the base.
     `history` holds the earlier turns of a chat, `question` the turn that is being answered.
+    `request` is the one that was sent to this pane, `asked_at` its time in seconds since the epoch.
     """
 
     source: PaneSource | None = None
@@ -44,6 +45,8 @@ class Pane:
     status: str = ""
     history: tuple[Message, ...] = ()
     question: str = ""
+    request: GenerateRequest | None = None
+    asked_at: float = 0.0
     score: AnswerScore | None = None
     pieces: tuple[Piece, ...] = ()
     letter: str = ""
@@ -138,13 +141,14 @@ def _proof(update: PaneUpdate | None) -> str:
         if update.changes_nothing:
             parts.append(chip("changes nothing here", "bad", hint))
         else:
-            parts.append(chip(f"KL {_kl(told.kl_nats)} nats", "seal", hint))
+            parts.append(chip(f"KL {kl_words(told.kl_nats)} nats", "seal", hint))
             changed = ("top-1 changed", "ok") if told.top1_changed else ("top-1 same", "warn")
             parts.append(chip(*changed, hint))
     return "".join(parts)
 
 
-def _kl(nats: float | None) -> str:
+def kl_words(nats: float | None) -> str:
+    """A KL divergence in nats as text, however small."""
     return format_number(nats) if nats is None or nats >= 0.01 else f"{nats:.0e}"
 
 
@@ -158,7 +162,7 @@ def _history(turns: Sequence[Message]) -> str:
 
 def _answer(pane: Pane) -> str:
     update = pane.update
-    text = _pieces(pane.pieces) if pane.pieces else str(escape(pane.answer))
+    text = marked(pane.pieces) if pane.pieces else str(escape(pane.answer))
     if update is not None and update.kind == "error":
         # The message may contain the name of the pane.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
@@ -172,7 +176,8 @@ def _answer(pane: Pane) -> str:
     return status
 
 
-def _pieces(pieces: Sequence[Piece]) -> str:
+def marked(pieces: Sequence[Piece]) -> str:
+    """HTML: the text with its added and removed words marked."""
     return "".join(f"<{_TAGS[p.kind]}>{escape(p.text)}</{_TAGS[p.kind]}>" for p in pieces)
 
 
@@ -385,6 +390,8 @@ def ask(
             status=WAITING,
             history=history,
             question=request.prompt if keeps_history else "",
+            request=request,
+            asked_at=time.time(),
             limit=request.max_new_tokens,
         )
     session.panes = panes
