@@ -91,6 +91,7 @@ window.ft.address = (() => {
       prompt('The browser does not let the page copy it. The link:', link); // as without https
     }
     const words = button.textContent;
+    if (words === 'Copied') return;
     button.textContent = 'Copied';
     setTimeout(() => (button.textContent = words), 4000);
   };

@@ -76,6 +76,10 @@ def test_answers_are_sent_as_a_file_and_a_link_opens_panes_and_prompt_without_as
         link = page.evaluate("navigator.clipboard.readText()")
         assert link.startswith(f"{url}?tab=playground&panes=base%2C{LORA}%2Cshipped%3Asql#prompt=")
         expect_address(page, panes)  # what is typed enters no address
+        page.locator("#pg-prompt textarea").fill("ü" * 1_000)
+        page.locator("#pg-link").click()
+        expect(page.locator("#pg-link-note")).to_contain_text("names the panes alone")
+        assert "#" not in page.evaluate("navigator.clipboard.readText()")
 
     with visit(browser, link) as page:
         expect_panes(page, "Base", "LoRA", "SQL specialist")

@@ -18,7 +18,6 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import plain_line, plural, shorten
 from ftlab.methods.registry import look_of
 from ftlab.models.reference import BUNDLED_ID
-from ftlab.playground.panes import BASE
 from ftlab.playground.requests import GenerateRequest, PaneUpdate
 from ftlab.playground.text_difference import changed_share, word_differences
 from ftlab.records.run import write_atomically
@@ -35,6 +34,7 @@ _STYLE = """
   padding:10px 12px; min-width:0; break-inside:avoid }
 .pane h3 { font-size:14px; margin:0 0 6px }
 .proof, .foot { display:flex; flex-wrap:wrap; gap:4px 6px; align-items:center; font-size:13px }
+.foot { border-top:1px solid var(--line); padding-top:6px; margin-top:6px }
 .grow { flex:1 }
 .chip { margin:0 }
 .chip.seal { color:var(--ink); background:none; border-color:var(--muted) }
@@ -45,7 +45,7 @@ _STYLE = """
 .answer del { color:var(--muted) }
 .rows { width:auto; font:12px/1.4 ui-monospace,monospace; margin:4px 0 8px }
 .rows th, .rows td { border:1px solid var(--line); padding:2px 6px }
-.proofs small { display:block }
+.proofs small { display:block; font-weight:400 }
 """
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 _NO_ANSWER = "This pane gave no answer."
@@ -78,7 +78,7 @@ def answers_file(session: Session, against: int | None) -> Path:
 def answers_page(session: Session, against: int | None = None) -> str:
     """Returns the asked panes in the order of the page as one self-contained HTML document.
 
-    Differences are marked against the pane at the position `against`, else against the first one.
+    Differences are marked against the pane at the position `against`, or the first with an answer.
     Raises `FtlabError` if there are no answers yet, or if they are still hidden.
     """
     problem = why_no_file(session)
@@ -86,7 +86,8 @@ def answers_page(session: Session, against: int | None = None) -> str:
         raise FtlabError(problem)
     shown = session.shown()
     panes = [pane for pane in shown if pane.request is not None]
-    other = shown[against] if against is not None and 0 <= against < len(shown) else panes[0]
+    chosen = shown[against : against + 1] if against is not None and against >= 0 else []
+    other = next(pane for pane in (*chosen, *panes) if _has_answer(pane))
     request = panes[0].request
     assert request is not None
     prompt = plain_line(request.prompt)
@@ -94,7 +95,7 @@ def answers_page(session: Session, against: int | None = None) -> str:
     sections = [
         _asked(request, panes),
         _answers(panes),
-        _differences(panes, other if _has_answer(other) else None),
+        _differences(panes, other),
         _proofs(panes),
     ]
     return standalone(title, [str(section) for section in sections if section], _STYLE)
@@ -145,10 +146,8 @@ def _as_sent(pane: Pane) -> str:
     return pane_html(replace(pane, update=update, pieces=(), question=""))
 
 
-def _differences(panes: Sequence[Pane], other: Pane | None) -> Markup:
+def _differences(panes: Sequence[Pane], other: Pane) -> Markup:
     """Each answer with the words that `other` has not, and those that only `other` has."""
-    if other is None or other.source is None:
-        return NOTHING
     rest = [pane for pane in panes if pane is not other and _has_answer(pane)]
     if not rest:
         return NOTHING
@@ -158,11 +157,10 @@ def _differences(panes: Sequence[Pane], other: Pane | None) -> Markup:
         share = units.format_share(changed_share(pieces))
         words = "the same text" if pane.answer == other.answer else f"{share} of words differ"
         cells.append((look_of(_method(pane)).colour, _name(pane), words, Markup(marked(pieces))))
-    return Markup("<h2>What differs from {}</h2>{}<div class='panes'>{}</div>").format(
-        other.source.label,
-        small_print(
-            f"Underlined: only in this answer. Struck out: only in that of {other.source.label}."
-        ),
+    name = other.source.label if other.source else ""
+    return Markup('<h2>What differs from {}</h2>{}<div class="panes">{}</div>').format(
+        name,
+        small_print(f"Underlined: only in this answer. Struck out: only in that of {name}."),
         each(
             '<article class="pane" style="--c:{}">{} <small>{}</small>'
             '<div class="answer">{}</div></article>',
@@ -173,32 +171,37 @@ def _differences(panes: Sequence[Pane], other: Pane | None) -> Markup:
 
 def _proofs(panes: Sequence[Pane]) -> Markup:
     heads = (
-        "Pane", "KL from the base, nats", "Likeliest first token", "Tokens", "Tokens/s",
-        "First token, s", "Adapter put on, s",
+        "Pane", "Likeliest first token", "KL, nats", "Tokens", "Tokens/s", "First token, s",
+        "Adapter put on, s",
     )  # fmt: skip
+    kinds = ("", *["num"] * (len(heads) - 2))
     rows = []
     for pane in panes:
         update = pane.update or PaneUpdate(0, "error", "")
         told = update.next_token
         weights = f"SHA-256 {update.adapter_sha256}" if update.adapter_sha256 else ""
-        if pane.name == BASE:
-            weights = "no adapter: weights as shipped"
-        title = pane.source.title if pane.source else ""
+        detail = pane.source.detail if pane.source else ""
         cells = (
-            kl_words(told.kl_nats) if told else units.DASH,
             f"{told.token!r}; in the base {told.base_token!r}" if told else units.DASH,
+            kl_words(told.kl_nats) if told else units.DASH,
             str(update.tokens),
             units.format_number(update.tokens_per_second, 1),
             units.format_number(update.first_token_seconds),
             units.format_number(update.swap_seconds),
         )
-        labelled = each('<td data-label="{}">{}</td>', zip(heads[1:], cells, strict=True))
-        who = Markup("<tr><th>{}<small>{}</small><small>{}</small></th>{}</tr>")
-        rows.append(who.format(_name(pane), title, weights, labelled))
+        rows.append(
+            Markup("<tr><th>{}{}</th>{}</tr>").format(
+                _name(pane),
+                each("<small>{}</small>", ((line,) for line in (detail, pane.name, weights))),
+                each(
+                    '<td class="{}" data-label="{}">{}</td>',
+                    zip(kinds, heads[1:], cells, strict=True),
+                ),
+            )
+        )
+    columns = each('<th class="{}">{}</th>', zip(("", *kinds), heads, strict=True))
     return Markup("<h2>How each answer came about</h2>{}{}").format(
-        page_table(
-            "Proof", "proofs stack", each("<th>{}</th>", ((h,) for h in heads)), NOTHING.join(rows)
-        ),
+        page_table("Proof", "proofs stack", columns, NOTHING.join(rows)),
         small_print(
             "The SHA-256 is that of the file with the adapter's weights. KL(pane || base) compares "
             "the first next-token distributions on this prompt: 0 would be an adapter that changes "
