@@ -51,10 +51,13 @@ window.ft.address = (() => {
 
   const open = () => {
     const query = now();
+    // What stands behind '#', as the prompt of a copied link, is opened once and stays in no history.
+    const once = new URLSearchParams(location.hash.slice(1));
+    if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
     target = { query, before: shown, until: Date.now() + PATIENCE };
     setTimeout(update, PATIENCE + 100);
-    window.ft.address.sender?.(`${query}`);
+    window.ft.address.sender?.(`${new URLSearchParams([...query, ...once])}`);
   };
 
   const begin = () => {
@@ -77,15 +80,18 @@ window.ft.address = (() => {
     return new URLSearchParams(found?.dataset.address).get(name) ?? '';
   };
 
-  // Copies the address of the view, and says so on the button.
-  const copy = async (button) => {
-    const link = `${location.origin}${location.pathname}?${new URLSearchParams(views(look()))}`;
+  // Copies the address of the view, and says so on the button. `once` stands behind '#': it is sent
+  // to no server.
+  const copy = async (button, once = {}) => {
+    const behind = `${new URLSearchParams(once)}`;
+    const link = `${location.origin}${location.pathname}?${new URLSearchParams(views(look()))}${behind && `#${behind}`}`;
     try {
       await navigator.clipboard.writeText(link);
     } catch {
       prompt('The browser does not let the page copy it. The link:', link); // as without https
     }
     const words = button.textContent;
+    if (words === 'Copied') return;
     button.textContent = 'Copied';
     setTimeout(() => (button.textContent = words), 4000);
   };

@@ -28,6 +28,7 @@ from ftlab.methods.variant import Variant, format_variant
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest
 from ftlab.playground.grid_table import PaneSummary, by_place, headline, pane_labels, summary
+from ftlab.playground.requests import GenerateRequest
 from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
@@ -624,10 +625,22 @@ def grid_section(grid: GridDirectory) -> str:
 def settings_line(grid: GridDirectory) -> str:
     """The settings that another grid must share to be comparable with this one, as plain text."""
     request, result = grid.request(), grid.result()
-    asked = request.request
-    drawn = f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
     device = str(result.environment.get("device", "")) if result else ""
     status = grid.status()
+    parts = [
+        *request_words(request.request),
+        f"held-out examples of {request.task.label}" if request.task else "",
+        time.strftime("%d %b %Y %H:%M", grid.made_at),
+        device,
+        f"{units.format_seconds(result.seconds)} in all" if result and result.seconds else "",
+        "" if status == "done" else status + (f": {result.reason}" if result else ""),
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def request_words(asked: GenerateRequest) -> list[str]:
+    """Model and settings of a request, as plain text."""
+    drawn = f"temperature {asked.temperature:g}, top-p {asked.top_p:g}, seed {asked.seed}"
     parts = [
         model_label(asked.model or ""),
         f"base in {PRECISIONS[asked.precision]}",
@@ -638,13 +651,8 @@ def settings_line(grid: GridDirectory) -> str:
         f"system prompt “{textwrap.shorten(asked.system, 160, placeholder=' …')}”"
         if asked.system
         else "",
-        f"held-out examples of {request.task.label}" if request.task else "",
-        time.strftime("%d %b %Y %H:%M", grid.made_at),
-        device,
-        f"{units.format_seconds(result.seconds)} in all" if result and result.seconds else "",
-        "" if status == "done" else status + (f": {result.reason}" if result else ""),
     ]
-    return " · ".join(filter(None, parts))
+    return list(filter(None, parts))
 
 
 def _summary_table(panes: list[PaneSummary]) -> Markup:

@@ -54,10 +54,11 @@ def read_address(address: Any) -> tuple[TabSpec, dict[str, str]]:
         raise FtlabError(f"There is no tab '{shorten(name, 40)}'; the tabs are {known}.")
     values = {parameter: given.get(parameter, "") for parameter in spec.address}
     for parameter, value in values.items():
-        if len(value) > _LONGEST_VALUE:
+        longest = spec.longest.get(parameter, _LONGEST_VALUE)
+        if len(value) > longest:
             raise FtlabError(
                 f"'{parameter}' of the address has {len(value):,} characters; at most "
-                f"{_LONGEST_VALUE} are read."
+                f"{longest:,} are read."
             )
     return spec, values
 

@@ -243,13 +243,15 @@ class TabSpec:
     """A tab: its name, its position from the left, and the function that builds it.
 
     `address` has the parameters of the page's address that the tab reads, as `sweep` in
-    `/?tab=compare&sweep=ID`; each is a state of `Links.asked`.
+    `/?tab=compare&sweep=ID`; each is a state of `Links.asked`. `longest` has the characters that
+    are read of one that may be longer than an id or a few words.
     """
 
     name: str
     place: int
     build: Callable[[AppContext, Links], None]
     address: tuple[str, ...] = ()
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -43,6 +43,7 @@ class Pane:
     `update` is the last one that is not a status; `status` describes what the pane waits for.
     `doubt` says that its adapter names another base; `is_vouched`: the user has confirmed the base.
     `history` holds the earlier turns of a chat, `question` the turn that is being answered.
+    `request` is the one that was sent to this pane, `asked_at` its time in seconds since the epoch.
     """
 
     source: PaneSource | None = None
@@ -50,6 +51,8 @@ class Pane:
     status: str = ""
     history: tuple[Message, ...] = ()
     question: str = ""
+    request: GenerateRequest | None = None
+    asked_at: float = 0.0
     score: AnswerScore | None = None
     pieces: tuple[Piece, ...] = ()
     letter: str = ""
@@ -138,7 +141,7 @@ def _proof(update: PaneUpdate | None) -> str:
     if told is not None:
         hint = (
             "The probabilities of the first token, compared with the base's on this prompt: "
-            f"KL(pane || base) is {_kl(told.kl_nats)} nats; {KL_BANDS}. "
+            f"KL(pane || base) is {kl_words(told.kl_nats)} nats; {KL_BANDS}. "
             f"Likeliest here {told.token!r}, in the base {told.base_token!r} (top-1). In 16 bits "
             "up to about 0.006 nats and in 4 bits 0.015 may be rounding alone."
         )
@@ -153,7 +156,8 @@ def _proof(update: PaneUpdate | None) -> str:
     return "".join(parts)
 
 
-def _kl(nats: float | None) -> str:
+def kl_words(nats: float | None) -> str:
+    """A KL divergence in nats as text, however small."""
     return format_number(nats) if nats is None or nats >= 0.01 else f"{nats:.0e}"
 
 
@@ -167,7 +171,7 @@ def _history(turns: Sequence[Message]) -> str:
 
 def _answer(pane: Pane) -> str:
     update = pane.update
-    text = _pieces(pane.pieces) if pane.pieces else str(escape(pane.answer))
+    text = marked(pane.pieces) if pane.pieces else str(escape(pane.answer))
     if update is not None and update.kind == "error":
         # The message may contain the name of the pane.
         return text + field_error([_HELD_BACK if pane.letter else update.text])
@@ -181,7 +185,8 @@ def _answer(pane: Pane) -> str:
     return status
 
 
-def _pieces(pieces: Sequence[Piece]) -> str:
+def marked(pieces: Sequence[Piece]) -> str:
+    """HTML: the text with its added and removed words marked."""
     return "".join(f"<{_TAGS[p.kind]}>{escape(p.text)}</{_TAGS[p.kind]}>" for p in pieces)
 
 
@@ -394,6 +399,8 @@ def ask(
             status=WAITING,
             history=history,
             question=request.prompt if keeps_history else "",
+            request=request,
+            asked_at=time.time(),
             limit=request.max_new_tokens,
         )
     session.panes = panes

@@ -14,10 +14,17 @@ from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import Field, fields_of
-from ftlab.tabs.context import AppContext, Links, TabSpec, opened
+from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, opened
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground import api, grid
 from ftlab.tabs.playground import vote as blind_vote
+from ftlab.tabs.playground.links import (
+    LONGEST_PANES,
+    LONGEST_PROMPT,
+    panes_address,
+    panes_value,
+    read_panes,
+)
 from ftlab.tabs.playground.session import (
     CHAT,
     SINGLE,
@@ -33,6 +40,7 @@ from ftlab.tabs.playground.session import (
     stop,
     vouch,
 )
+from ftlab.tabs.playground.share import ShareRow, share_updates
 from ftlab.tabs.playground.view import (
     EXAMPLES,
     FIRST_PANES,
@@ -51,7 +59,16 @@ from ftlab.tabs.playground.view import (
     setup_again,
     upload_files,
 )
-from ftlab.tabs.widgets import BARE, H, field_error, live, note_html, small_button, this_page
+from ftlab.tabs.widgets import (
+    BARE,
+    H,
+    field_error,
+    live,
+    note_html,
+    small_button,
+    this_page,
+    warn,
+)
 
 AGAINST = [("Differences: off", -1)] + [(f"Against pane {n + 1}", n) for n in range(MAX_PANES)]
 
@@ -111,7 +128,10 @@ def _component(field: Field) -> Any:
 
 
 class PanePool:
-    """The fixed pool of panes and the components that select their sources."""
+    """The fixed pool of panes and the components that select their sources.
+
+    `screen` is what changes with the answers: see `_shown`.
+    """
 
     def __init__(
         self, choices: list[tuple[str, str]], chosen: Sequence[str], may_upload: bool = True
@@ -139,6 +159,8 @@ class PanePool:
         with gr.Row(equal_height=True, elem_classes="ft-panes"):
             for place in range(MAX_PANES):
                 self._add_pane(place, choices, chosen[place])
+        self.share = ShareRow()
+        self.screen = [*self.answers, *self.share.outputs]
 
     def _add_pane(self, place: int, choices: list[tuple[str, str]], chosen: str) -> None:
         number = place + 1
@@ -175,7 +197,9 @@ def build(context: AppContext, links: Links) -> None:
     panes = PanePool(start.choices, start.panes, context.access.may_upload)
     vote = blind_vote.VoteSheet()
     session = gr.State(Session())
-    _wire_choice(context, ask_bar, panes, empty, session)
+    _wire_choice(context, ask_bar, panes, empty, session, links.asked["panes"])
+    _wire_prompt(ask_bar, links.asked["prompt"])
+    panes.share.wire(session, ask_bar.against, ask_bar.prompt, panes.count, panes.choosers)
     _wire_asking(context, ask_bar, panes, vote, session)
     _wire_vote(context, ask_bar, panes, vote, session)
     grid.build(context, panes.choosers, panes.count, ask_bar.model, ask_bar.settings)
@@ -183,14 +207,38 @@ def build(context: AppContext, links: Links) -> None:
 
 
 def _wire_choice(
-    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
+    context: AppContext,
+    ask_bar: AskBar,
+    panes: PanePool,
+    empty: gr.HTML,
+    session: gr.State,
+    link: gr.State,
 ) -> None:
     """Events that select models, runs, uploaded adapters and the number of panes."""
 
-    def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
-        now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
+    def enter(
+        link: str | None, had_runs: bool | None, model: str | None, count: int, *chosen: str | None
+    ) -> list[Any]:
+        """Shows the panes of an address, else the chosen ones.
+
+        `had_runs` is `None` at first: what the page was built with is no visitor's selection.
+        """
+        runs, folder = context.store.runs(), context.runs_folder
+        is_shown = had_runs is not None and link == panes_value(chosen[:count])
+        linked = read_panes(link, runs, folder) if link and not is_shown else None
+        for sentence in linked.said if linked else ():
+            warn(sentence)
+        if linked and linked.panes:
+            now = setup(runs, folder, linked.model or model, linked.panes)
+        elif had_runs is None:
+            now = setup(runs, folder)
+        else:
+            now = setup_again(runs, folder, had_runs, model, chosen)
+        is_linked = bool(linked and linked.panes)  # the first runs do not replace them either
         return [
-            now.has_runs,
+            None,
+            len(linked.panes) if linked and linked.panes else gr.skip(),
+            now.has_runs or is_linked or bool(had_runs),
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
             gr.update(visible=not now.has_runs),
             engine_html(context.playground),
@@ -209,7 +257,8 @@ def _wire_choice(
         uploaded = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
         texts = [prompt.text for prompt in found]
         judged = [*_vouchers(context, session), *_shown(session)]
-        return [session, texts, uploaded, *buttons, *columns, *judged]
+        address = panes_address(chosen[:count])
+        return [session, texts, uploaded, address, *buttons, *columns, *judged]
 
     def chosen_again(model: str, wanted: Sequence[str | None]) -> list[Any]:
         return _choosers(setup(context.store.runs(), context.runs_folder, model, wanted))
@@ -245,7 +294,7 @@ def _wire_choice(
             context.access.check_upload()
             vouch(session, place, model, context.runs_folder)
         except FtlabError as error:
-            return [field_error([str(error)]), *[gr.skip()] * (1 + 2 * MAX_PANES)]
+            return [field_error([str(error)]), *[gr.skip()] * (1 + len(judged))]
         return ["", session, *_vouchers(context, session), *_shown(session)]
 
     def forget(model: str, count: int, *chosen: str | None) -> list[Any]:
@@ -259,27 +308,33 @@ def _wire_choice(
         wanted = ["" if pane in gone else pane for pane in chosen]
         return ["", *chosen_again(model, wanted)]
 
-    texts, had_runs = gr.State([]), gr.State(False)
-    wiring: dict[str, Any] = {
-        "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
-        **_PRIVATE,
-    }
+    texts, had_runs = gr.State([]), gr.State(None)
     chosen = [ask_bar.model, panes.count, *panes.choosers]
-    judged = [*panes.vouchers, *panes.answers]
+    judged = [*panes.vouchers, *panes.screen]
     taking: dict[str, Any] = {
         "inputs": [session, *chosen],
         "outputs": [
-            session, texts, panes.forget, *ask_bar.examples, *panes.columns, *judged,
+            session, texts, panes.forget, panes.share.link_note, *ask_bar.examples, *panes.columns,
+            *judged,
         ],
         **_PRIVATE,
     }  # fmt: skip
-    # The initial values of the page are not a visitor's selection.
-    this_page().load(lambda: refresh(False), **wiring).then(take, **taking)
     gr.on(
-        [opened(), ask_bar.model.input],
-        refresh,
-        [had_runs, ask_bar.model, *panes.choosers],
-        **wiring,
+        [opened(), ask_bar.model.input, link.change],
+        enter,
+        [link, had_runs, *chosen],
+        [
+            link,
+            panes.count,
+            had_runs,
+            ask_bar.model,
+            empty,
+            panes.engine,
+            panes.unload,
+            *panes.choosers,
+        ],
+        trigger_mode="once",
+        **_PRIVATE,
     ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
     changes = [chooser.change for chooser in panes.choosers]
     gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
@@ -318,6 +373,15 @@ def _wire_choice(
     )
 
 
+def _wire_prompt(ask_bar: AskBar, link: gr.State) -> None:
+    """Fills in the prompt of an address; the visitor sends it."""
+
+    def fill_in(prompt: str | None) -> list[Any]:
+        return [None, prompt or gr.skip()]
+
+    link.change(fill_in, link, [link, ask_bar.prompt], **QUIET)
+
+
 def _wire_asking(
     context: AppContext,
     ask_bar: AskBar,
@@ -327,7 +391,7 @@ def _wire_asking(
 ) -> None:
     """Events for Send, Stop, a new chat, and the differences between answers."""
     errors = [ask_bar.prompt_error, ask_bar.settings_error, panes.error]
-    screen = [*errors, *panes.answers, *vote.outputs]
+    screen = [*errors, *panes.screen, *vote.outputs]
 
     def sheet(session: Session) -> list[Any]:
         if not session.is_blind:
@@ -400,10 +464,10 @@ def _wire_asking(
         None, ask_bar.blind, None, js="(blind) => window.ft.readyToVote(blind)", **_PRIVATE
     )
     ask_bar.stop.click(
-        ended, session, [*panes.answers, *vote.outputs], cancels=[answering], **_PRIVATE
+        ended, session, [*panes.screen, *vote.outputs], cancels=[answering], **_PRIVATE
     )
     ask_bar.fresh.click(
-        lambda session: _shown(new_chat(session)), session, panes.answers, **_PRIVATE
+        lambda session: _shown(new_chat(session)), session, panes.screen, **_PRIVATE
     )
     ask_bar.mode.change(
         lambda mode: gr.update(visible=mode == CHAT), ask_bar.mode, ask_bar.fresh, **_PRIVATE
@@ -411,7 +475,7 @@ def _wire_asking(
     ask_bar.against.change(
         lambda session, against: _shown(compare(session, against)),
         [session, ask_bar.against],
-        panes.answers,
+        panes.screen,
         **_PRIVATE,
     )
     gr.on(
@@ -443,7 +507,7 @@ def _wire_vote(
         buttons = hidden if blind else _vouchers(context, session)
         return [*shown(in_order(session)), gr.update(visible=blind), *choosers, *buttons]
 
-    outputs = [session, *vote.outputs, *panes.answers]
+    outputs = [session, *vote.outputs, *panes.screen]
     ask_bar.blind.change(
         blinded,
         [session, ask_bar.blind],
@@ -485,7 +549,8 @@ def unload(context: AppContext) -> None:
 
 
 def _shown(session: Session) -> list[Any]:
-    return [pane_html(pane) for pane in session.shown()]
+    """Updates for `PanePool.screen`."""
+    return [*(pane_html(pane) for pane in session.shown()), *share_updates(session)]
 
 
 def _errors(session: Session) -> list[str]:
@@ -498,4 +563,10 @@ def _errors(session: Session) -> list[str]:
     ]
 
 
-TAB = TabSpec("Playground", 4, build)
+TAB = TabSpec(
+    "Playground",
+    4,
+    build,
+    address=("panes", "prompt"),
+    longest={"panes": LONGEST_PANES, "prompt": LONGEST_PROMPT},
+)

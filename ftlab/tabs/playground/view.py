@@ -76,8 +76,9 @@ def setup(
 ) -> Setup:
     """Returns the choices for these runs; keeps the current selection where it is still valid.
 
-    The default model is that of the newest finished run. If only the base is selected, the panes
-    get the first runs of the newest sweep, or the shipped adapters if there are no runs.
+    The default model is that of the newest finished run. If nothing is selected, or only the base
+    is left of the selection, the panes get the first runs of the newest sweep, or the shipped
+    adapters if there are no runs.
     """
     sources = all_sources(runs, runs_folder)
     names = {same_name(s.model): s.model for s in sources if s.sweep_id}
@@ -89,7 +90,8 @@ def setup(
     choices = [("Nobody", NOBODY), *((source.title, source.name) for source in fitting)]
     known = {value for _, value in choices}
     kept = [str(pane) if pane in known else NOBODY for pane in panes]
-    if not set(kept) - {BASE, NOBODY}:
+    is_whole = any(panes) and all(not pane or pane in known for pane in panes)
+    if not is_whole and not set(kept) - {BASE, NOBODY}:
         kept = [BASE, *_first(fitting)]
     kept = [*kept, *[NOBODY] * MAX_PANES][:MAX_PANES]
     models = [(model_label(name), same) for same, name in names.items()]
