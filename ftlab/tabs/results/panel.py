@@ -410,6 +410,14 @@ def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
         return published[0] if published else str(error)
 
 
+def origin_of(store: RunStore, run_id: str) -> str:
+    """The origin of the run with that id; "" if there is none."""
+    found = find(store, run_id)
+    if isinstance(found, str):
+        return ""
+    return found.origin if isinstance(found, Run) else "imported"
+
+
 def archive_label(are_archived: bool) -> str:
     return "Unarchive" if are_archived else "Archive"
 

@@ -46,6 +46,7 @@ from ftlab.tabs.results.columns import (
     COLUMNS,
     EXAMPLE,
     MAX_CHARACTERS,
+    ORIGINS,
     PAGE,
     Group,
     Query,
@@ -65,7 +66,16 @@ from ftlab.tabs.results.html import (
     table_html,
     ticked_chip,
 )
-from ftlab.tabs.results.panel import Side, archive_label, closed, facts, find, opened_run, wire_side
+from ftlab.tabs.results.panel import (
+    Side,
+    archive_label,
+    closed,
+    facts,
+    find,
+    opened_run,
+    origin_of,
+    wire_side,
+)
 from ftlab.tabs.widgets import BARE, H, blank, escape, field_error, live, plural, small_button
 
 EMPTY = blank(
@@ -330,7 +340,7 @@ def build(context: AppContext, links: Links) -> None:
     gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
-    _wire_opening(sheet, side, timer, store, links)
+    _wire_opening(sheet, side, timer, store, links, view, action)
     _wire_search(tools, links)
     wire_side(side, store, action)
     wire_bar(bar, sheet.table, side, store, links, action)
@@ -384,16 +394,20 @@ def _wire_files(
     action.after(tools.upload.upload(upload, tools.upload, bar.said, **QUIET))
 
 
-def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links) -> None:
+def _wire_opening(
+    sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links, view: gr.State,
+    action: Action,
+) -> None:  # fmt: skip
     """Opens a run from a row or from another tab, and refreshes the opened run."""
 
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)))
 
-    def follow(run_id: str | None) -> list[Any]:
+    def follow(run_id: str | None, view: Query) -> list[Any]:
         if run_id is None:
-            return [gr.skip()] * (1 + len(side.outputs))
-        return [None, *(opened_run(store, run_id) if run_id else closed(side))]
+            return [gr.skip()] * (2 + len(side.outputs))
+        updates = opened_run(store, run_id) if run_id else closed(side)
+        return [None, *updates, with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:
@@ -405,7 +419,7 @@ def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, li
     book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
     asked = links.asked["run"]
-    asked.change(follow, asked, [asked, *side.outputs], **QUIET)
+    action.after(asked.change(follow, [asked, view], [asked, *side.outputs, view], **QUIET))
     timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
 
 
@@ -433,8 +447,11 @@ def with_conditions(view: Query, text: str | None) -> Query:
 
 
 def arranged(view: Query, data: Any) -> Query:
-    """The view after a click on a header (best first, then reversed, then unsorted) or on More."""
+    """The view after a click on a header (best first, then reversed, then unsorted), on More or on
+    the heading of an origin."""
     asked = data if isinstance(data, dict) else {}
+    if "fold" in asked:
+        return with_fold(view, asked["fold"])
     if asked.get("more") is True:
         return replace(view, limit=view.limit + PAGE)
     key = asked.get("sort")
@@ -446,6 +463,15 @@ def arranged(view: Query, data: Any) -> Query:
     if view.descending == best_first:
         return replace(view, descending=not best_first)
     return replace(view, sort="", descending=False)
+
+
+def with_fold(view: Query, origin: Any, is_open: bool | None = None) -> Query:
+    """The view with an origin folded or unfolded; `None`: the other way than it is."""
+    kept = tuple(known for known in view.unfolded if known != origin)
+    if not isinstance(origin, str) or not ORIGINS.get(origin):
+        return view
+    unfold = len(kept) == len(view.unfolded) if is_open is None else is_open
+    return replace(view, unfolded=(*kept, origin) if unfold else kept)
 
 
 def with_facets(view: Query, data: Any) -> Query:
