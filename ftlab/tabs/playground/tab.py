@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.playground.panes import UPLOADED
+from ftlab.playground.panes import UPLOADED, line_up
 from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
@@ -175,7 +175,7 @@ def build(context: AppContext, links: Links) -> None:
     panes = PanePool(start.choices, start.panes, context.access.may_upload)
     vote = blind_vote.VoteSheet()
     session = gr.State(Session())
-    _wire_choice(context, ask_bar, panes, empty, session)
+    _wire_choice(context, ask_bar, panes, empty, session, links.asked["panes"])
     _wire_asking(context, ask_bar, panes, vote, session)
     _wire_vote(context, ask_bar, panes, vote, session)
     grid.build(context, panes.choosers, panes.count, ask_bar.model, ask_bar.settings)
@@ -183,13 +183,23 @@ def build(context: AppContext, links: Links) -> None:
 
 
 def _wire_choice(
-    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State
-) -> None:
+    context: AppContext, ask_bar: AskBar, panes: PanePool, empty: gr.HTML, session: gr.State,
+    link: gr.State,
+) -> None:  # fmt: skip
     """Events that select models, runs, uploaded adapters and the number of panes."""
 
-    def refresh(had_runs: bool, model: str | None = None, *chosen: str | None) -> list[Any]:
-        now = setup_again(context.store.runs(), context.runs_folder, had_runs, model, chosen)
+    def refresh(
+        link: str | None, had_runs: bool, model: str | None = None, *chosen: str | None
+    ) -> list[Any]:
+        runs, folder = context.store.runs(), context.runs_folder
+        if link:
+            names = link.split(",")[:MAX_PANES]
+            now = setup(runs, folder, line_up(names, None, folder).model, names)
+        else:
+            now = setup_again(runs, folder, had_runs, model, chosen)
         return [
+            None,
+            len(names) if link else gr.skip(),
             now.has_runs,
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
             gr.update(visible=not now.has_runs),
@@ -261,7 +271,16 @@ def _wire_choice(
 
     texts, had_runs = gr.State([]), gr.State(False)
     wiring: dict[str, Any] = {
-        "outputs": [had_runs, ask_bar.model, empty, panes.engine, panes.unload, *panes.choosers],
+        "outputs": [
+            link,
+            panes.count,
+            had_runs,
+            ask_bar.model,
+            empty,
+            panes.engine,
+            panes.unload,
+            *panes.choosers,
+        ],
         **_PRIVATE,
     }
     chosen = [ask_bar.model, panes.count, *panes.choosers]
@@ -274,11 +293,12 @@ def _wire_choice(
         **_PRIVATE,
     }  # fmt: skip
     # The initial values of the page are not a visitor's selection.
-    this_page().load(lambda: refresh(False), **wiring).then(take, **taking)
+    this_page().load(lambda: refresh(None, False), **wiring).then(take, **taking)
     gr.on(
-        [opened(), ask_bar.model.input],
+        [opened(), ask_bar.model.input, link.change],
         refresh,
-        [had_runs, ask_bar.model, *panes.choosers],
+        [link, had_runs, ask_bar.model, *panes.choosers],
+        trigger_mode="once",
         **wiring,
     ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
     changes = [chooser.change for chooser in panes.choosers]
@@ -498,4 +518,4 @@ def _errors(session: Session) -> list[str]:
     ]
 
 
-TAB = TabSpec("Playground", 4, build)
+TAB = TabSpec("Playground", 4, build, address=("panes",))
