@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -498,7 +499,7 @@ class Shown:
     folds: Mapping[str, int] = field(default_factory=dict)
     can_fold: bool = False
 
-    @property
+    @cached_property
     def drawn(self) -> pd.DataFrame:
         """The rows up to the limit, which holds for each origin."""
         return self.rows.groupby("origin", sort=False).head(self.query.limit)

@@ -74,6 +74,7 @@ from ftlab.tabs.results.panel import (
     find,
     opened_run,
     origin_of,
+    steps_of,
     wire_side,
 )
 from ftlab.tabs.widgets import BARE, H, blank, escape, field_error, live, plural, small_button
@@ -307,7 +308,7 @@ def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
     if not run_id:
         return [gr.skip()] * len(side.outputs)
     gone = isinstance(find(store, run_id), str)
-    return closed(side) if gone else opened_run(store, run_id)
+    return closed(side) if gone else opened_run(store, run_id, side)
 
 
 def build(context: AppContext, links: Links) -> None:
@@ -336,13 +337,14 @@ def build(context: AppContext, links: Links) -> None:
 
     action = Action(refresh, [view, *fields, seen], shown)
     timer.tick(tick, action.inputs, shown, queue=False, **QUIET)
-    changes = [tools.text.change, *(field.input for field in fields[1:])]
+    led = gr.State("")  # the run that was opened last from another tab or an address
+    changes = [tools.text.change, led.change, *(field.input for field in fields[1:])]
     gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
-    _wire_opening(sheet, side, timer, store, links, view, action)
+    _wire_opening(sheet, side, timer, store, links, view, led)
     _wire_search(tools, links)
-    wire_side(side, store, action)
+    wire_side(side, context, links, action)
     wire_bar(bar, sheet.table, side, store, links, action)
 
 
@@ -396,31 +398,38 @@ def _wire_files(
 
 def _wire_opening(
     sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links, view: gr.State,
-    action: Action,
+    led: gr.State,
 ) -> None:  # fmt: skip
-    """Opens a run from a row or from another tab, and refreshes the opened run."""
+    """Opens a run from a row or from another tab, and refreshes the opened run.
+
+    The table refreshes itself when `led` changes: one request at a time, so that no older one
+    folds the rows of the run again.
+    """
 
     def select(event: gr.EventData) -> list[Any]:
-        return opened_run(store, run_id_in(getattr(event, "run", None)))
+        return opened_run(store, run_id_in(getattr(event, "run", None)), side)
 
     def follow(run_id: str | None, view: Query) -> list[Any]:
         if run_id is None:
-            return [gr.skip()] * (2 + len(side.outputs))
-        updates = opened_run(store, run_id) if run_id else closed(side)
-        return [None, *updates, with_fold(view, origin_of(store, run_id), is_open=True)]
+            return [gr.skip()] * (3 + len(side.outputs))
+        updates = opened_run(store, run_id, side) if run_id else closed(side)
+        return [None, *updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:
-            return [gr.skip()] * (1 + len(side.facts))
+            return [gr.skip()] * len(ticked)
         now = facts(store, run_id, book.read)
-        return [now, *(gr.skip() if now == last else part for part in now)]
+        if now == last:
+            return [now, *[gr.skip()] * (len(ticked) - 1)]
+        return [now, *now, *side.onward.show(steps_of(find(store, run_id), store))]
 
     last = gr.State(())
     book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
     asked = links.asked["run"]
-    action.after(asked.change(follow, [asked, view], [asked, *side.outputs, view], **QUIET))
-    timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
+    asked.change(follow, [asked, view], [asked, *side.outputs, led, view], **QUIET)
+    ticked = [last, *side.facts, *side.onward.outputs]
+    timer.tick(tick, [side.chosen, last], ticked, queue=False, **QUIET)
 
 
 def _wire_search(tools: Tools, links: Links) -> None:
