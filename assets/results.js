@@ -10,7 +10,8 @@ window.ftRuns = (() => {
     }
   };
 
-  // The table: sends `input` {on: ids}, `submit` {sort: key} or {more: true}, `select` {run: id}.
+  // The table: sends `input` {on: ids}, `submit` {sort: key}, {more: true} or
+  // {fold: origin}, `select` {run: id}.
   function table(element, trigger, watch) {
     const ticked = new Set();
     const idsOf = (box) => box.value.split(' ');
@@ -39,6 +40,8 @@ window.ftRuns = (() => {
     element.addEventListener('click', ({ target }) => {
       const sort = target.closest('[data-sort]');
       if (sort) return trigger('submit', { sort: sort.dataset.sort });
+      const fold = target.closest('[data-fold]');
+      if (fold) return trigger('submit', { fold: fold.dataset.fold });
       if (target.closest('[data-more]')) return trigger('submit', { more: true });
       const opener = target.closest('[data-open]');
       const row = target.closest('tr[data-run]');

@@ -52,7 +52,7 @@ TERMS = (
     Term(
         "begins very differently from the base",
         "KL divergence of the first token's distribution from the base's, in nats",
-        (r"^KL\b", r"\bKL [\d.]+ nats"),
+        (r"^KL $", r"\bKL [\d.]+ nats"),
     ),
     Term(
         "first word changed",

@@ -126,7 +126,7 @@ def each_opened() -> list[Any]:
     return events
 
 
-RESULTS, EXPERIMENT = "results", "experiment"
+RESULTS, EXPERIMENT, COMPARE, PLAYGROUND = "results", "experiment", "compare", "playground"
 
 
 @dataclass(frozen=True)

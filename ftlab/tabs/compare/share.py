@@ -60,11 +60,7 @@ def build(context: AppContext) -> Section:
     link.click(fn=None, js=_COPY, api_visibility="private")
     files = FilesAVisitor()
     for button, (_, kind) in zip(buttons, _KINDS, strict=True):
-        file = gr.DownloadButton(elem_classes="ft-carrier")
-        made = button.click(
-            _maker(context, kind, files), [shown, variant], file, **one_at_a_time("share")
-        )
-        made.success(None, file, None, js=DOWNLOAD, **QUIET)
+        offer_file(button, context, kind, files, [shown, variant])
 
     def show(data: SweepData) -> list[Any]:
         card = card_of(data)
@@ -79,6 +75,18 @@ def build(context: AppContext) -> Section:
         ]
 
     return Section((shown, title, variant, *buttons, picture), show)
+
+
+def offer_file(
+    button: gr.Button, context: AppContext, kind: str, files: FilesAVisitor, inputs: list[Any]
+) -> None:
+    """Makes the button download a file of `share_file`; `inputs`: the sweep, and maybe a variant.
+
+    `files` limits how many a visitor gets.
+    """
+    file = gr.DownloadButton(elem_classes="ft-carrier")
+    made = button.click(_maker(context, kind, files), inputs, file, **one_at_a_time("share"))
+    made.success(None, file, None, js=DOWNLOAD, **QUIET)
 
 
 def picture_html(card: Card) -> str:
@@ -107,10 +115,8 @@ def share_file(context: AppContext, kind: str, sweep: str, variant: str | None) 
     return path
 
 
-def _maker(
-    context: AppContext, kind: str, files: FilesAVisitor
-) -> Callable[[gr.Request, str, str | None], str]:
-    def make(request: gr.Request, sweep: str, variant: str | None) -> str:
+def _maker(context: AppContext, kind: str, files: FilesAVisitor) -> Callable[..., str]:
+    def make(request: gr.Request, sweep: str, variant: str | None = None) -> str:
         try:
             files.check(request)
             return str(share_file(context, kind, sweep, variant))

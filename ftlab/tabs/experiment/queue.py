@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.records.progress import Progress, ProgressBook, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import RECENT_SECONDS, Run, RunStore
-from ftlab.tabs.context import QUIET, AppContext, Pace
+from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
+from ftlab.tabs.context import QUIET, AppContext, Links, Pace
 from ftlab.tabs.experiment.rates import is_tuning, suggested_html, tune_further
 from ftlab.tabs.results.columns import sweep_label
 from ftlab.tabs.widgets import (
@@ -279,6 +280,7 @@ class Shown:
     choices: tuple[tuple[str, str], ...] = ()
     drawing: Drawing | None = None
     busy: bool | None = None
+    steps: NextSteps = field(default_factory=NextSteps)
     seconds: float = 0.0  # until the page polls again
 
 
@@ -342,6 +344,7 @@ class QueueWatch:
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
             busy=any(run.is_open for run in runs),
+            steps=NextSteps() if view is None or view.is_open else next_steps(view.runs),
         )
         self._looks[wanted] = self._clock(), now
         return now
@@ -396,7 +399,7 @@ class Panel:
     outputs: list[Any]
 
 
-def build(context: AppContext) -> Panel:
+def build(context: AppContext, links: Links) -> Panel:
     """Builds queue and plot and starts their timer."""
     with gr.Row(equal_height=True, elem_classes="ft-watch"):
         with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
@@ -415,6 +418,7 @@ def build(context: AppContext) -> Panel:
                     elem_classes="ft-bare",
                     elem_id="sweep",
                 )
+            onward = NextButtons("queue", "Compare these", "Ask them in the Playground")
             queue = H(queue_html(None), js_on_load=_SEND_PRESS)
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
@@ -437,7 +441,7 @@ def build(context: AppContext) -> Panel:
 
     def changes(before: Shown, now: Shown, request: gr.Request) -> tuple[Any, ...]:
         seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
-        return _changes(before, replace(now, seconds=seconds))
+        return _changes(before, replace(now, seconds=seconds), onward)
 
     def press(event: gr.EventData, wanted: str) -> None:
         try:
@@ -449,11 +453,13 @@ def build(context: AppContext) -> Panel:
         except FtlabError as error:
             warn(str(error))
 
-    inputs, outputs = [sweep, shown], [heading, queue, sweep, empty, figure, timer, shown]
+    inputs = [sweep, shown]
+    outputs = [heading, queue, sweep, empty, figure, timer, shown, *onward.outputs]
     timer.tick(tick, inputs, outputs, queue=False, **QUIET)  # one request instead of three
     gr.on([this_page().load, sweep.input], refresh, inputs, outputs, **QUIET)
     pressed = gr.on([queue.select, heading.select], press, sweep, None, **QUIET)
     pressed.then(refresh, inputs, outputs, **QUIET)
+    onward.wire(context, links)
     return Panel(sweep, refresh, inputs, outputs)
 
 
@@ -467,10 +473,11 @@ def cancel_runs(context: AppContext, run_id: str, wanted: str) -> list[str]:
     return run_ids
 
 
-def _changes(before: Shown, now: Shown) -> tuple[Any, ...]:
+def _changes(before: Shown, now: Shown, onward: NextButtons) -> tuple[Any, ...]:
     """One update per output, `gr.skip()` if unchanged."""
+    same_steps = [gr.skip()] * len(onward.outputs)
     if now == before:
-        return (gr.skip(),) * 7
+        return (*[gr.skip()] * 7, *same_steps)
     appear = _has_curves(now) != _has_curves(before) or before.drawing is None
     return (
         now.heading if now.heading != before.heading else gr.skip(),
@@ -482,6 +489,7 @@ def _changes(before: Shown, now: Shown) -> tuple[Any, ...]:
         _figure(now, appear) if now.drawing != before.drawing else gr.skip(),
         gr.update(value=now.seconds) if now.seconds != before.seconds else gr.skip(),
         now,
+        *(onward.show(now.steps) if now.steps != before.steps else same_steps),
     )
 
 

@@ -167,6 +167,11 @@ _TUNE = """element.addEventListener('click', ({ target }) => {
   trigger('select', window.ftMethods.now());
 })"""
 _FILL_COSTS = "watch('value', () => window.ftMethods.price());"
+_ADD_METHOD = """watch('value', () => window.ftMethods.price());
+element.addEventListener('click', ({ target }) => {
+  const { add } = target.closest('[data-add]')?.dataset ?? {};
+  if (add) window.ftMethods.add(add);
+})"""
 # The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
 _SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
@@ -193,9 +198,9 @@ def build(context: AppContext, links: Links) -> None:
         with gr.Column(scale=1, min_width=320):
             with gr.Column(elem_classes="ft-sheet ft-methods"):
                 blocks = _build_methods(form)
-            panel = queue.build(context)
+            panel = queue.build(context, links)
     with gr.Row(elem_id="launch"):
-        line = H("")
+        line = H("", js_on_load=_ADD_METHOD)
         go = gr.Button(
             "Launch", variant="primary", scale=0, min_width=150, elem_id="go",
             interactive=context.access.may_train,

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -355,6 +356,9 @@ _LABELLED: dict[str, Callable[[str], str]] = {
 Group = Literal["runs", "sweeps", "seeds"]
 """One row per run, rows grouped under sweep headings, or means over seeds."""
 
+ORIGINS = {"measured": "", "recorded": "Recorded with ftlab", "imported": "Imported"}
+"""The origins in the order of the table, with the headings of those that can be folded."""
+
 PAGE = 100
 """Number of rows drawn at first, and added by each press of "more"."""
 
@@ -366,7 +370,7 @@ class Query:
     `text`: words that must all occur in a row's names, tags or note; `facets`: the accepted values
     of a column; `conditions`: input of `parse_conditions`; `archived`: also show archived runs.
     Empty `columns`: the default ones. Empty `sort`: unsorted. `version` counts how often the server
-    has reset the tick boxes of filters and columns.
+    has reset the tick boxes of filters and columns. `unfolded`: the origins that the user opened.
     """
 
     sweep: str = ALL_SWEEPS
@@ -380,12 +384,19 @@ class Query:
     group: Group = "runs"
     limit: int = PAGE
     version: int = 0
+    unfolded: tuple[str, ...] = ()
 
     @property
     def folded(self) -> int:
         """Number of active filters inside the accordion, where they may be hidden."""
         ticked = sum(bool(values) for values in self.facets.values())
         return ticked + bool(self.conditions.strip()) + self.archived
+
+    @property
+    def is_search(self) -> bool:
+        """Whether certain runs are looked for, wherever they are from."""
+        ticked = any(self.facets.values())
+        return bool(self.sweep or self.text.strip() or ticked or self.conditions.strip())
 
 
 def apply_filters(table: pd.DataFrame, query: Query) -> pd.DataFrame:
@@ -475,7 +486,8 @@ class Shown:
 
     Rows of a group hold means, plus the columns `KEY_sd` (sample standard deviation, NaN for a
     single value), `KEY_n` (number of values) and `run_ids`. `of` is the number of all runs. `error`
-    is the reason why the conditions were ignored.
+    is the reason why the conditions were ignored. `folds` are the runs of each origin that has a
+    heading: those that are folded are in neither table. `can_fold`: the user may fold them.
     """
 
     rows: pd.DataFrame
@@ -484,6 +496,16 @@ class Shown:
     query: Query
     of: int
     error: str = ""
+    folds: Mapping[str, int] = field(default_factory=dict)
+    can_fold: bool = False
+
+    @cached_property
+    def drawn(self) -> pd.DataFrame:
+        """The rows up to the limit, which holds for each origin."""
+        return self.rows.groupby("origin", sort=False).head(self.query.limit)
+
+    def is_folded(self, origin: str) -> bool:
+        return self.can_fold and origin not in self.query.unfolded
 
 
 def show(table: pd.DataFrame, query: Query) -> Shown:
@@ -494,14 +516,30 @@ def show(table: pd.DataFrame, query: Query) -> Shown:
     except FtlabError as wrong:
         error = str(wrong)
         matched = apply_filters(table, replace(query, conditions=""))
+    counts = matched["origin"].value_counts()
+    has_own = "measured" in counts
+    folds = {
+        origin: int(counts[origin]) for origin in ORIGINS if ORIGINS[origin] and origin in counts
+    }
+    can_fold = has_own and not query.is_search
+    if can_fold:
+        matched = matched[matched["origin"].isin(["measured", *query.unfolded])]
+        matched = matched.reset_index(drop=True)
     keys = in_order(query.columns) or usual_columns(table)
     rows = mean_over_seeds(matched, keys) if query.group == "seeds" else matched
     rows = sorted_rows(rows, query.sort, query.descending) if query.sort in keys else rows
     if query.group == "sweeps":  # in the order of the store, each in the order of its rows
         rank = {sweep: place for place, sweep in enumerate(matched["sweep_id"].unique())}
         rows = rows.loc[rows["sweep_id"].map(rank).sort_values(kind="stable").index]
+    if folds:  # own runs first, whatever they are sorted by
+        order = {origin: place for place, origin in enumerate(ORIGINS)}
+        places = rows["origin"].map(order).fillna(0)  # means over seeds may mix origins
+        rows = rows.loc[places.sort_values(kind="stable").index]
     columns = tuple(COLUMNS[key] for key in keys)
-    return Shown(rows.reset_index(drop=True), matched, columns, query, len(table), error)
+    return Shown(
+        rows.reset_index(drop=True), matched, columns, query, len(table), error,
+        folds if has_own or len(folds) > 1 else {}, can_fold,
+    )  # fmt: skip
 
 
 def sorted_rows(rows: pd.DataFrame, key: str, descending: bool) -> pd.DataFrame:

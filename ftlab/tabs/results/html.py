@@ -1,7 +1,7 @@
 """The runs table and its captions as HTML. No components.
 
-assets/results.js sends the user's actions: `data-open` (a run id), `data-sort` (a column key) and
-`data-more`. The value of a row's tick box is the ids of its runs.
+assets/results.js sends the user's actions: `data-open` (a run id), `data-sort` (a column key),
+`data-fold` (an origin) and `data-more`. The value of a row's tick box is the ids of its runs.
 
 The browser holds the ticks; assets/results.js sends them. When `data-set` changes, for example
 after Clear, the browser replaces its ticks by those in the HTML.
@@ -30,6 +30,8 @@ from ftlab.tabs.results.columns import (
     FACETS,
     GROUPS,
     KIND_WORDS,
+    ORIGINS,
+    PAGE,
     SPREAD,
     Column,
     Query,
@@ -106,7 +108,9 @@ def ticked_chip(store: RunStore, run_ids: Collection[str]) -> str:
 
 
 def _like_line(rows: pd.DataFrame) -> str:
-    """The comparability line above the table, with the differing values; empty as `like_chip`."""
+    """The comparability line above the rows of a chosen sweep, with the differing values; empty as
+    `like_chip`. Runs of several sweeps are only beside each other: nobody asked to compare them.
+    """
     mark, values = _chip_and_values(rows)
     if values:
         mark = chip("not a fair comparison", "warn")
@@ -136,10 +140,10 @@ def table_html(shown: Shown) -> str:
         return ""
     kinds = memory_kinds(shown.matched)
     labels = [column_label(column, kinds) for column in shown.columns]
-    rows = shown.rows.iloc[: shown.query.limit]
-    body = "".join(_body(rows, shown))
+    body = "".join(_body(shown))
     heads = "".join(map(_head, shown.columns, labels, repeat(shown.query)))
-    like = "" if _is_headed(shown) else _like_line(shown.matched)
+    is_chosen = bool(shown.query.sweep) and not _is_headed(shown)
+    like = _like_line(shown.matched) if is_chosen else ""
     return (
         f"{_labels_of_cards(labels)}{_tools_of_cards(shown, labels)}{like}"
         '<div class="run-rows" role="region" aria-label="Runs" tabindex="0">'
@@ -163,7 +167,7 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
         parts.append(
             f"{plural(len(shown.rows), 'row')}: means over seeds, ± the sample standard deviation."
         )
-    drawn = min(len(shown.rows), shown.query.limit)
+    drawn = len(shown.drawn)
     if drawn < len(shown.rows):
         parts.append(f"{drawn:,} drawn; exports hold all {len(shown.rows):,}.")
     if lost:
@@ -224,8 +228,41 @@ def _head(column: Column, label: str, query: Query) -> str:
 _TICK_ALL = '<input type="checkbox" data-all aria-label="Tick all rows that are drawn">'
 
 
-def _body(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
+def _body(shown: Shown) -> Iterable[str]:
+    """A heading row for each origin but one's own, with the rows of those that are unfolded."""
+    drawn = shown.drawn
+    if not shown.folds:
+        yield from _rows(drawn, shown)
+        return
+    foreign = drawn["origin"].isin(list(shown.folds))
+    yield from _rows(drawn[~foreign], shown)
+    for origin, count in shown.folds.items():
+        yield _fold(shown, origin, count)
+        yield from _rows(drawn[drawn["origin"] == origin], shown)
+
+
+def _fold(shown: Shown, origin: str, count: int) -> str:
+    """The heading of an origin; a button unless everything that was found is shown anyway."""
+    words = f"{ORIGINS[origin]} <small>{plural(count, 'run')}</small>"
+    if shown.can_fold:
+        is_open = str(not shown.is_folded(origin)).lower()
+        words = (
+            f'<button class="fold" data-fold="{origin}" aria-expanded="{is_open}">{words}</button>'
+        )
+    return _heading_row(words, len(shown.columns), "group origin")
+
+
+def _heading_row(html: str, columns: int, style: str = "group") -> str:
+    return (
+        f'<tr role="row" class="{style}"><th role="rowheader" colspan="{columns + 1}">'
+        f"<span>{html}</span></th></tr>"
+    )
+
+
+def _rows(rows: pd.DataFrame, shown: Shown) -> Iterable[str]:
     """One `<tr>` per row, plus a heading row above each sweep if rows are grouped by sweep."""
+    if rows.empty:
+        return
     cells = zip(*(_cells(rows, column) for column in shown.columns), strict=True)
     seeds = "run_ids" in rows
     sweeps = rows["sweep_id"].tolist()
@@ -263,11 +300,8 @@ def _sweep_headings(shown: Shown, drawn: Collection[Any]) -> dict[Any, str]:
         label = sweep_label(str(sweep), str(first["task"]), plural(len(rows), "run"))
         mark = "" if first["origin"] == "measured" else f" {origin_chip(first['origin'])}"
         like = like_chip(rows)
-        headings[sweep] = (
-            f'<tr role="row" class="group"><th role="rowheader" '
-            f'colspan="{len(shown.columns) + 1}"><span>{escape(label)}{mark}{like and f" {like}"}'
-            "</span></th></tr>"
-        )
+        words = f"{escape(label)}{mark}{like and f' {like}'}"
+        headings[sweep] = _heading_row(words, len(shown.columns))
     return headings
 
 
@@ -358,11 +392,11 @@ def _interval(column: Column, text: str, low: Any, high: Any) -> str:
 
 
 def _more(shown: Shown) -> str:
-    left = len(shown.rows) - shown.query.limit
+    left = len(shown.rows) - len(shown.drawn)
     if left <= 0:
         return ""
     return (
-        f'<p class="more"><button class="ghost" data-more>Show {min(left, 100)} more</button> '
+        f'<p class="more"><button class="ghost" data-more>Show {min(left, PAGE)} more</button> '
         f"<small>{left:,} further rows match</small></p>"
     )
 

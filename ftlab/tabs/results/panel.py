@@ -21,7 +21,8 @@ from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
 from ftlab.tabs.address import address_of
-from ftlab.tabs.context import QUIET, Action
+from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, steps_of_run
+from ftlab.tabs.context import QUIET, Action, AppContext, Links
 from ftlab.tabs.results.actions import Use, save_notes, wire_use
 from ftlab.tabs.results.columns import COLUMNS, MEASURES, is_missing
 from ftlab.tabs.results.html import BUSY, status_chip
@@ -312,6 +313,7 @@ class Side:
                 self.resume = gr.Button("Resume", elem_id="run-resume", **small)
                 self.archive = gr.Button("Archive", elem_id="run-archive", **small)
                 self.delete = gr.Button("Delete", variant="stop", elem_id="run-delete", **small)
+            self.onward = NextButtons("run", "Compare its sweep", "Ask it", is_main=False)
             with gr.Accordion("Tags and note", open=False, elem_classes="ft-fold") as self.edits:
                 self.tags = live(
                     gr.Textbox, label="Tags, between commas", max_lines=1, elem_id="run-tags"
@@ -340,12 +342,13 @@ class Side:
         """The components that `opened_run` updates."""
         return [
             self.chosen, self.block, *self.facts, self.edits, self.tags, self.note, self.saved,
-            self.clone, self.again, self.resume, self.archive, self.delete,
+            self.clone, self.again, self.resume, self.archive, self.delete, *self.onward.outputs,
         ]  # fmt: skip
 
 
-def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
-    """Wires Close, Save and `Use it`. `wire_bar` wires the other buttons."""
+def wire_side(side: Side, context: AppContext, links: Links, refresh: Action) -> None:
+    """Wires Close, Save, `Use it` and the next steps. `wire_bar` wires the other buttons."""
+    store = context.store
 
     def save(run_id: str, tags: str, note: str) -> list[Any]:
         try:
@@ -364,9 +367,10 @@ def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
     )
     refresh.after(saving)
     wire_use(side.use, side.chosen, store)
+    side.onward.wire(context, links)
 
 
-def opened_run(store: RunStore, run_id: str) -> list[Any]:
+def opened_run(store: RunStore, run_id: str, side: Side) -> list[Any]:
     """Updates for `Side.outputs`. If the run is gone, the panel shows an error."""
     found = find(store, run_id)
     run = found if isinstance(found, Run) else None
@@ -384,7 +388,16 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
         gr.Button(visible=own and run is not None and run.resumes_from is not None),
         gr.Button(archive_label(run is not None and run.annotations.archived), visible=own),
         gr.Button(visible=own),
+        *side.onward.show(steps_of(found, store)),
     ]
+
+
+def steps_of(found: Run | PublishedRun | str, store: RunStore) -> NextSteps:
+    """What can be done with the sweep of what `find` found."""
+    if isinstance(found, str):
+        return NextSteps()
+    sweep = found.spec.sweep_id if isinstance(found, Run) else found.sweep_id
+    return steps_of_run(store, found.run_id, sweep)
 
 
 def facts(
@@ -412,6 +425,14 @@ def find(store: RunStore, run_id: str) -> Run | PublishedRun | str:
     except (FtlabError, OSError) as error:
         published = [run for run in store.published() if run.run_id == run_id]
         return published[0] if published else str(error)
+
+
+def origin_of(store: RunStore, run_id: str) -> str:
+    """The origin of the run with that id; "" if there is none."""
+    found = find(store, run_id)
+    if isinstance(found, str):
+        return ""
+    return found.origin if isinstance(found, Run) else "imported"
 
 
 def archive_label(are_archived: bool) -> str:

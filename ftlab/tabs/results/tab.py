@@ -46,6 +46,7 @@ from ftlab.tabs.results.columns import (
     COLUMNS,
     EXAMPLE,
     MAX_CHARACTERS,
+    ORIGINS,
     PAGE,
     Group,
     Query,
@@ -65,7 +66,17 @@ from ftlab.tabs.results.html import (
     table_html,
     ticked_chip,
 )
-from ftlab.tabs.results.panel import Side, archive_label, closed, facts, find, opened_run, wire_side
+from ftlab.tabs.results.panel import (
+    Side,
+    archive_label,
+    closed,
+    facts,
+    find,
+    opened_run,
+    origin_of,
+    steps_of,
+    wire_side,
+)
 from ftlab.tabs.widgets import BARE, H, blank, escape, field_error, live, plural, small_button
 
 EMPTY = blank(
@@ -297,7 +308,7 @@ def again_opened(store: RunStore, run_id: str, side: Side) -> list[Any]:
     if not run_id:
         return [gr.skip()] * len(side.outputs)
     gone = isinstance(find(store, run_id), str)
-    return closed(side) if gone else opened_run(store, run_id)
+    return closed(side) if gone else opened_run(store, run_id, side)
 
 
 def build(context: AppContext, links: Links) -> None:
@@ -326,13 +337,14 @@ def build(context: AppContext, links: Links) -> None:
 
     action = Action(refresh, [view, *fields, seen], shown)
     timer.tick(tick, action.inputs, shown, queue=False, **QUIET)
-    changes = [tools.text.change, *(field.input for field in fields[1:])]
+    led = gr.State("")  # the run that was opened last from another tab or an address
+    changes = [tools.text.change, led.change, *(field.input for field in fields[1:])]
     gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
-    _wire_opening(sheet, side, timer, store, links)
+    _wire_opening(sheet, side, timer, store, links, view, led)
     _wire_search(tools, links)
-    wire_side(side, store, action)
+    wire_side(side, context, links, action)
     wire_bar(bar, sheet.table, side, store, links, action)
 
 
@@ -384,29 +396,40 @@ def _wire_files(
     action.after(tools.upload.upload(upload, tools.upload, bar.said, **QUIET))
 
 
-def _wire_opening(sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links) -> None:
-    """Opens a run from a row or from another tab, and refreshes the opened run."""
+def _wire_opening(
+    sheet: Sheet, side: Side, timer: gr.Timer, store: RunStore, links: Links, view: gr.State,
+    led: gr.State,
+) -> None:  # fmt: skip
+    """Opens a run from a row or from another tab, and refreshes the opened run.
+
+    The table refreshes itself when `led` changes: one request at a time, so that no older one
+    folds the rows of the run again.
+    """
 
     def select(event: gr.EventData) -> list[Any]:
-        return opened_run(store, run_id_in(getattr(event, "run", None)))
+        return opened_run(store, run_id_in(getattr(event, "run", None)), side)
 
-    def follow(run_id: str | None) -> list[Any]:
+    def follow(run_id: str | None, view: Query) -> list[Any]:
         if run_id is None:
-            return [gr.skip()] * (1 + len(side.outputs))
-        return [None, *(opened_run(store, run_id) if run_id else closed(side))]
+            return [gr.skip()] * (3 + len(side.outputs))
+        updates = opened_run(store, run_id, side) if run_id else closed(side)
+        return [None, *updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:
-            return [gr.skip()] * (1 + len(side.facts))
+            return [gr.skip()] * len(ticked)
         now = facts(store, run_id, book.read)
-        return [now, *(gr.skip() if now == last else part for part in now)]
+        if now == last:
+            return [now, *[gr.skip()] * (len(ticked) - 1)]
+        return [now, *now, *side.onward.show(steps_of(find(store, run_id), store))]
 
     last = gr.State(())
     book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
     asked = links.asked["run"]
-    asked.change(follow, asked, [asked, *side.outputs], **QUIET)
-    timer.tick(tick, [side.chosen, last], [last, *side.facts], queue=False, **QUIET)
+    asked.change(follow, [asked, view], [asked, *side.outputs, led, view], **QUIET)
+    ticked = [last, *side.facts, *side.onward.outputs]
+    timer.tick(tick, [side.chosen, last], ticked, queue=False, **QUIET)
 
 
 def _wire_search(tools: Tools, links: Links) -> None:
@@ -433,8 +456,11 @@ def with_conditions(view: Query, text: str | None) -> Query:
 
 
 def arranged(view: Query, data: Any) -> Query:
-    """The view after a click on a header (best first, then reversed, then unsorted) or on More."""
+    """The view after a click on a header (best first, then reversed, then unsorted), on More or on
+    the heading of an origin."""
     asked = data if isinstance(data, dict) else {}
+    if "fold" in asked:
+        return with_fold(view, asked["fold"])
     if asked.get("more") is True:
         return replace(view, limit=view.limit + PAGE)
     key = asked.get("sort")
@@ -446,6 +472,15 @@ def arranged(view: Query, data: Any) -> Query:
     if view.descending == best_first:
         return replace(view, descending=not best_first)
     return replace(view, sort="", descending=False)
+
+
+def with_fold(view: Query, origin: Any, is_open: bool | None = None) -> Query:
+    """The view with an origin folded or unfolded; `None`: the other way than it is."""
+    kept = tuple(known for known in view.unfolded if known != origin)
+    if not isinstance(origin, str) or not ORIGINS.get(origin):
+        return view
+    unfold = len(kept) == len(view.unfolded) if is_open is None else is_open
+    return replace(view, unfolded=(*kept, origin) if unfold else kept)
 
 
 def with_facets(view: Query, data: Any) -> Query:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ftlab.basics.log import app_log
 from ftlab.jobs.control import request_cancel, requested_cancels
 from ftlab.records.removal import remove_runs
 from ftlab.records.store import RunStore
+from ftlab.tabs.compare.next_steps import NextSteps
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.experiment import queue
 from ftlab.tabs.experiment.queue import (
@@ -25,7 +27,7 @@ from ftlab.tabs.experiment.queue import (
     sweep_choices,
     view_sweep,
 )
-from tests.fakes import make_run, make_sweep
+from tests.fakes import SWEEP, make_run, make_sweep
 from tests.tabs.page_fakes import page_context
 
 
@@ -83,6 +85,20 @@ def test_a_run_that_is_being_ended_cannot_be_cancelled_again(tmp_path: Path) -> 
     html = queue_html(view(tmp_path, cancelling={run.run_id}))
     assert "Ending …" in html
     assert "data-run" not in html
+
+
+def test_the_next_steps_are_offered_once_the_sweep_has_ended(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ["full"])
+    running = make_run(tmp_path, "lora", "running")
+    watch = QueueWatch(RunStore(tmp_path))
+    assert watch.look(NEWEST).steps == NextSteps()
+    shutil.rmtree(running.path)
+    lora = make_run(tmp_path, "lora").run_id
+    found = watch.look(NEWEST).steps
+    assert found.sweep == SWEEP
+    assert found.panes[-1] == lora
+    older = make_sweep(tmp_path, ["full"], sweep_id="20250101-000000-aaaa", status="failed")
+    assert watch.look(older[-1].spec().sweep_id).steps.words.startswith("No run is done")
 
 
 def test_several_seeds_are_named(tmp_path: Path) -> None:

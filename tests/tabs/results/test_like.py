@@ -7,7 +7,7 @@ from ftlab.records.store import RunStore
 from ftlab.tabs.results.columns import Query, show
 from ftlab.tabs.results.html import like_chip, table_html, ticked_chip
 from ftlab.tabs.results.tab import ticked_words
-from tests.fakes import make_run, make_sweep
+from tests.fakes import SWEEP, make_run, make_sweep
 
 OLD = "20261101-093000-cd34"
 LIKE = "a fair comparison: same data, model and settings (25 checked)"
@@ -44,25 +44,36 @@ def test_each_sweeps_heading_says_whether_its_runs_compare_also_above_means(tmp_
         assert "like-line" not in html
 
 
-def test_rows_without_headings_have_one_line_above_them_with_the_values(tmp_path: Path) -> None:
+def test_the_rows_of_a_chosen_sweep_have_one_line_above_them_with_the_values(
+    tmp_path: Path,
+) -> None:
     two_sweeps(tmp_path)
     for query in ({}, {"group": "seeds", "sort": "score_after"}):
-        html = html_of(tmp_path, **query)
+        html = html_of(tmp_path, sweep=SWEEP, **query)
         assert headings(html) == []
         line = html[html.index("like-line") : html.index("run-rows")]
         assert ">not a fair comparison</span>" in line
         assert "steps (30, 60), other work on the machine (LoRA seed 0)" in line
+    assert LIKE in html_of(tmp_path, sweep=OLD)
+
+
+def test_runs_of_several_sweeps_are_not_warned_of_since_nobody_asked_to_compare_them(
+    tmp_path: Path,
+) -> None:
+    two_sweeps(tmp_path)
+    for query in ({}, {"text": "lora"}, {"group": "seeds", "sort": "score_after"}):
+        assert "a fair comparison" not in html_of(tmp_path, **query)
 
 
 def test_only_runs_that_are_done_are_compared_and_not_one_variant_with_itself(
     tmp_path: Path,
 ) -> None:
     make_sweep(tmp_path, ("lora",), seeds=(0, 1))
-    assert "like-line" not in html_of(tmp_path)
+    assert "like-line" not in html_of(tmp_path, sweep=SWEEP)
     assert like_chip(RunStore(tmp_path).table().iloc[:0]) == ""
     make_run(tmp_path, "full", seed=0)
     make_run(tmp_path, "qlora", "failed", steps=60)
-    assert "a fair comparison" in html_of(tmp_path)
+    assert "a fair comparison" in html_of(tmp_path, sweep=SWEEP)
 
 
 def test_seeds_of_one_variant_that_are_unlike_are_said_to_be(tmp_path: Path) -> None:
@@ -90,6 +101,6 @@ def test_script_in_what_differs_is_only_text(tmp_path: Path) -> None:
     make_run(tmp_path, "full")
     make_run(tmp_path, "lora", environment={"device": "<script>alert(1)</script>"})
     for group in ("runs", "sweeps"):
-        html = html_of(tmp_path, group=group)
+        html = html_of(tmp_path, group=group, sweep=SWEEP)
         assert "&lt;script&gt;" in html
         assert "<script" not in html

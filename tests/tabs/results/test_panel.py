@@ -10,15 +10,18 @@ from ftlab.records.published import PublishedRun
 from ftlab.records.run import Annotations, write_annotations
 from ftlab.records.store import RunStore, read_run
 from ftlab.tabs.results.panel import Side, closed, facts, opened_run, panel, published_panel
-from tests.fakes import make_checkpoint, make_run, make_sweep
+from tests.fakes import SWEEP, make_checkpoint, make_run, make_sweep
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = ("chosen", "block", "top", "samples", "config", "environment", "log", "edits", "tags",
-         "note", "saved", "clone", "again", "resume", "archive", "delete")  # fmt: skip
+         "note", "saved", "clone", "again", "resume", "archive", "delete", "sweep", "panes", "next",
+         "words", "compare", "report", "card", "ask")  # fmt: skip
 
 
 def opened(store: RunStore, run_id: str) -> dict[str, Any]:
-    return dict(zip(NAMES, opened_run(store, run_id), strict=True))
+    with gr.Blocks():
+        side = Side()
+    return dict(zip(NAMES, opened_run(store, run_id, side), strict=True))
 
 
 def top_of(folder: Path, *args: Any, **more: Any) -> str:
@@ -153,3 +156,16 @@ def test_a_run_that_was_cut_off_offers_to_go_on_and_says_from_where(tmp_path: Pa
     parts = opened(store, directory.run_id)
     assert parts["resume"].visible is True
     assert "Resume goes on from step 20." in parts["top"]
+
+
+def test_the_panel_offers_comparison_report_and_card_of_its_sweep(tmp_path: Path) -> None:
+    run = make_sweep(tmp_path, ("full", "lora"))[-1]
+    now = opened(RunStore(tmp_path), run.run_id)
+    assert (now["sweep"], now["panes"].split(",")[:2]) == (SWEEP, ["base", run.run_id])
+    names = ("compare", "report", "card", "ask")
+    assert [now[name].visible for name in names] == [True] * 4
+    failed = make_run(tmp_path, "lora", "failed", sweep_id="20250101-000000-aaaa")
+    now = opened(RunStore(tmp_path), failed.run_id)
+    assert [now[name].visible for name in names] == [False] * 4
+    assert "nothing to compare" in now["words"]
+    assert opened(RunStore(tmp_path), "gone")["next"].visible is False

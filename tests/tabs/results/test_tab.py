@@ -171,8 +171,8 @@ def test_another_tab_opens_a_run_once(
     tmp_path: Path, handlers: dict[str, Callable[..., Any]]
 ) -> None:
     run = make_run(tmp_path).run_id
-    link, opened, panel, *_ = handlers["follow"](run)
+    link, opened, panel, *_ = handlers["follow"](run, Query())
     assert (link, opened, panel.visible) == (None, run, True)
-    link, opened, panel, *_ = handlers["follow"]("")
+    link, opened, panel, *_ = handlers["follow"]("", Query())
     assert (link, opened, panel.visible) == (None, "", False)
-    assert all(update == gr.skip() for update in handlers["follow"](None))
+    assert all(update == gr.skip() for update in handlers["follow"](None, Query()))
