@@ -12,6 +12,7 @@ import gradio as gr
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.charts.html import origin_chip
+from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.records.comparability import scored_by
 from ftlab.records.metrics import METRICS
 from ftlab.records.progress import Progress, read_progress
@@ -20,6 +21,7 @@ from ftlab.records.result import PHASES, Measures, PhaseMeasure, RunResult
 from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
+from ftlab.share.unpack import adapter_of, where_from
 from ftlab.tabs.address import address_of
 from ftlab.tabs.context import QUIET, Action
 from ftlab.tabs.results.actions import Use, save_notes, wire_use
@@ -62,6 +64,8 @@ def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
     spec, result = run.spec, run.result
     origin = run.origin if result or run.origin != "measured" else ""
     top = _title(run.run_id, spec.method, spec.label, run.status, origin) + _state(run, read)
+    if run.origin == "opened":
+        top += _where_from(run)
     if result is not None:
         notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes if note)
         top += _numbers(result) + (f'<ul class="notes">{notes}</ul>' if notes else "")
@@ -105,6 +109,14 @@ def _title(run_id: str, method: str, label: str, status: str, origin: str) -> st
         f"{status_chip(status)}{origin_chip(origin) if origin else ''}"
         f'</div><p class="meta id"><code>{escape(run_id)}</code></p>'
     )
+
+
+def _where_from(run: Run) -> str:
+    """Where an opened run was measured, and where its adapter can be asked."""
+    words = f"Measured on {where_from(run)}. Times and memory are those of that machine."
+    if adapter_of(run):
+        words += " Its adapter is in the Playground, under Uploaded adapters."
+    return note_html(words)
 
 
 def _state(run: Run, read: Callable[[Run], Progress]) -> str:
@@ -293,7 +305,7 @@ _PANEL = "window.ftRuns.panel(element, watch)"
 class Side:
     """The panel, hidden until a run is opened. `chosen` holds the id of the opened run, or ""."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_pack: bool = True) -> None:
         small: dict[str, Any] = {"size": "sm", "min_width": 60}
         self.chosen = gr.State("")
         with gr.Column(
@@ -319,7 +331,7 @@ class Side:
                 with gr.Row(elem_classes="ft-run-buttons"):
                     self.save = gr.Button("Save", elem_id="run-save", **small)
                     self.saved = H("")
-            self.use = Use()
+            self.use = Use(may_pack)
             self.pages = []
             with gr.Tabs(elem_classes="ft-inner"):
                 for name in PAGES:
@@ -340,7 +352,7 @@ class Side:
         ]  # fmt: skip
 
 
-def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
+def wire_side(side: Side, store: RunStore, refresh: Action, access: Access = EVERYTHING) -> None:
     """Wires Close, Save and `Use it`. `wire_bar` wires the other buttons."""
 
     def save(run_id: str, tags: str, note: str) -> list[Any]:
@@ -359,7 +371,7 @@ def wire_side(side: Side, store: RunStore, refresh: Action) -> None:
         **QUIET,
     )
     refresh.after(saving)
-    wire_use(side.use, side.chosen, store)
+    wire_use(side.use, side.chosen, store, access)
 
 
 def opened_run(store: RunStore, run_id: str) -> list[Any]:
@@ -367,6 +379,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
     found = find(store, run_id)
     run = found if isinstance(found, Run) else None
     own = run is not None and run.origin == "measured"
+    opened = run is not None and run.origin == "opened"
     return [
         run_id,
         gr.Column(visible=True),
@@ -379,7 +392,7 @@ def opened_run(store: RunStore, run_id: str) -> list[Any]:
         gr.Button(visible=own),
         gr.Button(visible=own and run is not None and run.resumes_from is not None),
         gr.Button(archive_label(run is not None and run.annotations.archived), visible=own),
-        gr.Button(visible=own),
+        gr.Button("Remove sweep" if opened else "Delete", visible=own or opened),
     ]
 
 
