@@ -34,7 +34,7 @@ from ftlab.basics.words import plural
 from ftlab.methods.peft_rules import read_object
 from ftlab.playground.adapter_files import check_config, unknown_key
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
-from ftlab.records.recording import public_events
+from ftlab.records.recording import machine_path, public_events
 from ftlab.records.result import OPEN, RunResult, dump_result, is_sound
 from ftlab.records.run import UNFIT
 from ftlab.records.spec import RunSpec, dump_spec
@@ -182,6 +182,8 @@ def _why_no_adapter(run: Run) -> str:
         config = without_paths(folder / CONFIG_FILE, public_model(run.spec.model)).encode()
         check_config(config)
         unknown = unknown_key(read_object(config))
+        if machine_path(config.decode()):
+            return f"{CONFIG_FILE} of {run.run_id} names a folder of this machine."
         return f"{run.run_id}: {CONFIG_FILE} {unknown}" if unknown else ""
     except FtlabError as error:
         return f"The adapter of {run.run_id} answers only here: {error}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -95,7 +96,7 @@ _FILES_A_RUN = len(MAX_BYTES) + len(_ADAPTER_FILES)
 _SWEEP_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_VALUES, _MOST_LEVELS = 50_000, 8
-_LARGEST, _LONGEST_NAME = 1e18, 300
+_LEAST, _LARGEST, _LONGEST_NAME = 1e-60, 1e18, 300
 _LATEST = 4e9  # seconds since the epoch: the year 2096
 _DIGEST = 6
 _CHUNK = 2**20
@@ -480,7 +481,16 @@ def _events(data: bytes, name: str) -> bytes:
     lines = []
     for line in _lines(data, name):
         event = _json(line, name)
-        if not isinstance(event, dict) or not is_event(event):
+        numbers = event.values() if isinstance(event, dict) else ()
+        if (
+            not isinstance(event, dict)
+            or not is_event(event)
+            or not all(
+                _is_measure(number)
+                for number in numbers
+                if isinstance(number, int | float) and math.isfinite(number)
+            )
+        ):
             raise FtlabError(f"{name} has a line that is no event of a run: {_shown(line)}")
         lines.append(json.dumps(event))
     return _joined(lines)
@@ -538,10 +548,14 @@ def _check_values(value: Any, name: str) -> None:
     for text in texts:
         if isinstance(text, str) and (len(text) > MAX_TEXT or UNFIT.search(text)):
             raise FtlabError(f"{name} has a text that is too long or has control characters.")
-    if isinstance(value, int | float) and not abs(value) < _LARGEST:
+    if isinstance(value, int | float) and not _is_measure(value):
         raise FtlabError(f"{name} has the number {str(value)[:40]}, which no measure can be.")
     for inner in inner_values(value):
         _check_values(inner, name)
+
+
+def _is_measure(number: float) -> bool:
+    return number == 0 or _LEAST < abs(number) < _LARGEST
 
 
 def _json(data: bytes, name: str, finite: bool = False) -> Any:

@@ -23,8 +23,9 @@ def test_a_packed_sweep_is_uploaded_compared_packed_again_and_removed(
     make_sweep(runs, ("full", "lora"), sweep_id="20261126-120000-cd34")
     with (
         served(ui.build_page(page_context(runs)), runs) as url,
-        visit(browser, f"{url}?tab=results") as page,
+        visit(browser, url) as page,
     ):
+        page.get_by_role("tab", name="Results").click()
         rows = page.locator("#runs tbody tr")
         expect(rows).to_have_count(2)
         with page.expect_file_chooser() as chooser:

@@ -20,7 +20,10 @@ from ftlab.share import unpack
 from ftlab.share.pack import MANIFEST
 from ftlab.share.report import sweep_report
 from ftlab.share.unpack import open_packed
+from ftlab.tabs.compare.serving import title_html
 from ftlab.tabs.compare.view import further, sweep_options, view
+from ftlab.tabs.learn.nf4 import _measured
+from ftlab.tabs.results.actions import use_view
 from ftlab.tabs.results.columns import Query
 from ftlab.tabs.results.panel import panel
 from ftlab.tabs.results.tab import answer, opened_html
@@ -243,6 +246,9 @@ ARCHIVES: dict[str, tuple[Forge, str]] = {
     "memory below 0": (
         with_values(RESULT, measures={"adapter_bytes": -5}), "has a adapter_bytes below 0",
     ),
+    "a score that is next to nothing": (
+        with_values(RESULT, measures={"score_after": 1e-300}), "which no measure can be",
+    ),
     "memory beyond all": (with_values(RESULT, measures={"adapter_bytes": 10**19}), "no measure"),
     "a result that goes on": (with_values(RESULT, status="running"), "status"),
     "notes without end": (with_values(RESULT, notes=["n"] * 60_000), "more than 50,000 values"),
@@ -358,26 +364,49 @@ def test_texts_in_every_field_are_shown_as_text(tmp_path: Path, good: bytes) -> 
         assert 'href="javascript' not in page
 
 
-def test_numbers_at_the_bounds_break_no_page(tmp_path: Path, good: bytes) -> None:
+@pytest.mark.parametrize("runs", ["all", "02-lora", "01-full"])
+@pytest.mark.parametrize("number", [0, 9e17, 1e-59])
+def test_numbers_at_the_bounds_break_no_page(
+    tmp_path: Path, good: bytes, number: float, runs: str
+) -> None:
     archive = tmp_path / "bounds.zip"
-    for number in (0, 9e17):
-        archive.write_bytes(good)
-        files = entries(archive)
-        result = json.loads(files[RESULT])
-        result["measures"] = {
-            key: value if isinstance(value, str | bool) or value is None
-            else int(number) if isinstance(value, int) else float(number)
-            for key, value in result["measures"].items()
-        }  # fmt: skip
-        result["general_losses"] = [number] * 3
-        files[RESULT] = json.dumps(result).encode()
-        write(archive, files)
-        store = RunStore(tmp_path / f"runs-{number:g}")
-        data = sweep_data(store, open_packed(archive, store.folder).sweep_id)
-        assert answer(store, Query())
-        view(data, None, {})
-        further(data, {})
-        assert sweep_report(data)
+    archive.write_bytes(good)
+    files = entries(archive)
+    for name in [name for name in files if name.endswith(("result.json", "metrics.jsonl"))]:
+        if runs != "all" and runs not in name:
+            continue
+        if name.endswith("metrics.jsonl"):
+            event = {
+                "event": "step",
+                "step": min(int(number), 10**15) or 1,
+                "loss": number,
+                "tokens": 0,
+            }
+            files[name] += json.dumps(event).encode() + b"\n"
+            continue
+        result = json.loads(files[name])
+        result["measures"] = {key: _at(value, number) for key, value in result["measures"].items()}
+        result |= {"general_losses": [number] * 3, "anatomy": {"weights": int(number)}}
+        files[name] = json.dumps(result).encode()
+    write(archive, files)
+    store = RunStore(tmp_path / "runs")
+    data = sweep_data(store, open_packed(archive, store.folder).sweep_id)
+    for group in ("runs", "sweeps", "seeds"):
+        assert answer(store, Query(group=group))  # type: ignore[arg-type]
+    view(data, None, {})
+    further(data, {})
+    title_html(data.table, data.origin, 10)
+    _measured(store)
+    for run in data.runs:
+        panel(run)
+        use_view(store, run.run_id)
+    assert sweep_report(data)
+
+
+def _at(value: Any, number: float) -> Any:
+    if isinstance(value, str | bool) or value is None:
+        return value
+    return int(number) if isinstance(value, int) else float(number)
 
 
 def test_a_forged_sweep_of_a_known_name_does_not_replace_it(
