@@ -70,6 +70,14 @@ window.ft.address = (() => {
       subtree: true, childList: true, attributes: true, attributeFilter: ['data-address', 'aria-selected'],
     });
     window.addEventListener('popstate', open);
+    // A link to another view opens it without loading the page anew.
+    document.addEventListener('click', (event) => {
+      const link = event.target.closest?.('a[href^="?tab="]');
+      if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      history.pushState(null, '', link.getAttribute('href'));
+      open();
+    });
     // Whoever does something else meanwhile waits no longer.
     for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => (target = null), true);
   };

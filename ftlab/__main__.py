@@ -18,6 +18,8 @@ from ftlab.commands import (
     merge,
     methods,
     model,
+    open_sweep,
+    pack,
     predict,
     push,
     report,
@@ -31,7 +33,7 @@ from ftlab.commands.program import Program
 
 COMMANDS = (
     app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
-    resume, methods, model, doctor, import_results,
+    resume, methods, model, doctor, import_results, pack, open_sweep,
 )  # fmt: skip
 
 

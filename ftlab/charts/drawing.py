@@ -255,6 +255,8 @@ def _linear_ticks(metric: MetricSpec, low: float, high: float, floor: bool) -> t
 def _step(metric: MetricSpec, wanted: float) -> float:
     if metric.unit == "seconds" and _SECOND_STEPS[0] <= wanted <= _SECOND_STEPS[-1]:
         return next(step for step in _SECOND_STEPS if step >= wanted)
+    if not wanted > 0:
+        return 1.0
     power = 10.0 ** math.floor(math.log10(wanted))
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.999 * wanted)
 

@@ -21,7 +21,7 @@ from ftlab.charts.drawing import plain
 from ftlab.records.comparability import Comparability, comparability_of_rows
 from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.result import status_label
-from ftlab.records.table import ORIGINS
+from ftlab.records.table import ORIGINS, origin_label
 
 SETTINGS = (
     "run_id", "variant", "method", "seed", "hyperparameters", "learning_rate", "steps",
@@ -186,9 +186,9 @@ def origin_words(table: pd.DataFrame) -> str:
     """
     dates = table["created_at"].astype(float).groupby(table["origin"]).min()
     return ", ".join(
-        f"{origin} {day(dates[origin])}"
+        f"{origin_label(origin)} {day(dates[origin])}"
         if origin != "imported" and is_measured(dates[origin])
-        else origin
+        else origin_label(origin)
         for origin in ORIGINS
         if origin in dates
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from markupsafe import escape
 
 from ftlab.methods.registry import label_of, look_of
+from ftlab.records.table import origin_label
 
 
 def chip(text: str, kind: str = "", title: str = "") -> str:
@@ -25,6 +26,7 @@ def named(method_id: str, label: str | None = None) -> str:
 
 _ORIGIN_HINTS: dict[str, str] = {
     "measured": "Measured by this app, in its runs folder",
+    "opened": "Opened from a packed sweep: times and memory are those of its machine",
     "recorded": "Comes with ftlab: really run, on another machine",
     "imported": "Published by others; never part of a comparison",
 }
@@ -32,4 +34,4 @@ _ORIGIN_HINTS: dict[str, str] = {
 
 def origin_chip(origin: str) -> str:
     """The chip that shows the origin of the numbers."""
-    return chip(origin, origin, _ORIGIN_HINTS.get(origin, ""))
+    return chip(origin_label(origin), origin, _ORIGIN_HINTS.get(origin, ""))

@@ -49,7 +49,7 @@ def serving_rows(table: pd.DataFrame, customers: int) -> pd.DataFrame:
         raise ValueError(f"customers is {customers}; it must be at least 1")
     means = variant_means(table)
     full = full_row(means)
-    if full is None or math.isnan(full["adapter_bytes"]):
+    if full is None or not full["adapter_bytes"] > 0:  # NaN: not measured
         return pd.DataFrame(columns=COLUMNS)
     base = float(full["adapter_bytes"])
     together = base * customers

@@ -53,8 +53,8 @@ _FULL_MODEL = ("config.json", "model.safetensors", "model.safetensors.index.json
 _UNPACKABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others can ask for gigabytes of memory
 _MAX_ENTRIES_BYTES = 2**20
 _ENCRYPTED = 0x1  # bit of an entry's flags
-_SMALL_BYTES = 2**24  # up to this size an entry may have any compression ratio
-_MOST_TIMES = 50  # maximum ratio above that size; trained weights hardly compress
+SMALL_BYTES = 2**24  # up to this size an entry may have any compression ratio
+MOST_TIMES = 50  # maximum ratio above that size; trained weights hardly compress
 
 
 @contextmanager
@@ -74,11 +74,11 @@ def adapter_files(source: Path) -> Iterator[OpenFile]:
     if stat.S_ISDIR(mode):
         yield _in_folder(source, name)
     elif stat.S_ISREG(mode) and source.suffix.lower() == ".zip":
-        with _open_zip(source, name) as archive:
+        with open_zip(source, name) as archive:
             try:
                 yield _in_zip(archive, name)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise _damaged(name, error) from None
+                raise damaged(name, error) from None
     elif source.suffix.lower() in _PICKLES:
         raise _only_pickle(name)
     else:
@@ -139,7 +139,7 @@ class _EntryReader(io.FileIO):
 
 
 @contextmanager
-def _open_zip(source: Path, name: str) -> Iterator[zipfile.ZipFile]:
+def open_zip(source: Path, name: str) -> Iterator[zipfile.ZipFile]:
     try:
         file = _EntryReader(source)
     except OSError as error:
@@ -148,7 +148,7 @@ def _open_zip(source: Path, name: str) -> Iterator[zipfile.ZipFile]:
         try:
             archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise _damaged(name, error) from None
+            raise damaged(name, error) from None
         with archive:
             yield archive
 
@@ -176,11 +176,11 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> OpenFile:
         found = [info for path, info in entries if path == (*parent, wanted)]
         if len(found) > 1:
             raise FtlabError(f"'{name}' holds {wanted} twice; zip the folder again.")
-        _check_entry(found[0], wanted, name)
+        check_entry(found[0], wanted, name)
         try:
             return cast(BinaryIO, archive.open(found[0]))
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
-            raise _damaged(name, error) from None
+            raise damaged(name, error) from None
 
     return open_file
 
@@ -192,7 +192,7 @@ def _check_sizes(entries: Collection[zipfile.ZipInfo], file: io.FileIO, name: st
         if wanted not in MAX_BYTES:
             continue
         _check_size(wanted, info.file_size)
-        if info.file_size > max(_SMALL_BYTES, _MOST_TIMES * info.compress_size):
+        if info.file_size > max(SMALL_BYTES, MOST_TIMES * info.compress_size):
             raise FtlabError(
                 f"{wanted} in '{name}' unpacks to {info.file_size:,} bytes out of "
                 f"{info.compress_size:,}, as no trained adapter does; zip its folder again."
@@ -213,7 +213,7 @@ def _parts(path: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def _check_entry(info: zipfile.ZipInfo, wanted: str, name: str) -> None:
+def check_entry(info: zipfile.ZipInfo, wanted: str, name: str) -> None:
     mode = info.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise FtlabError(
@@ -273,7 +273,7 @@ def _only_pickle(where: str) -> FtlabError:
     )
 
 
-def _damaged(name: str, error: Exception) -> FtlabError:
+def damaged(name: str, error: Exception) -> FtlabError:
     why = " ".join(str(error).split())[:80] or "it ends too early"
     return FtlabError(f"'{name}' is damaged or no zip ({why}); make it or download it again.")
 

@@ -17,6 +17,7 @@ from ftlab.basics.words import join_names, plural, shorten, some_names
 from ftlab.models.reference import model_label
 from ftlab.records.run import StoredRun
 from ftlab.records.spec import SweepRequest
+from ftlab.records.table import origin_label
 from ftlab.settings.schema import Field, fields_of
 from ftlab.settings.training import EVAL_SPLITS, TrainingSettings
 from ftlab.tasks.spec import Example, TaskData
@@ -306,11 +307,13 @@ def comparability_of_rows(rows: pd.DataFrame) -> Comparability:
             for name, seed, mark, known in zip(*columns, strict=True)
         ]
     )
-    imported = (rows["origin"] == "imported").sum()
-    if imported in (0, len(rows)):
-        return found
-    mixed = Difference("origin", f"{imported} of {plural(len(rows), 'run')} imported")
-    return replace(found, unlike=(mixed, *found.unlike))
+    mixed = [
+        Difference("origin", f"{count} of {plural(len(rows), 'run')} {origin_label(origin)}")
+        for origin in ("imported", "opened")  # equal machines may still differ in speed
+        for count in [int((rows["origin"] == origin).sum())]
+        if 0 < count < len(rows)
+    ]
+    return replace(found, unlike=(*mixed, *found.unlike)) if mixed else found
 
 
 def comparability_of(runs: Sequence[Facts]) -> Comparability:

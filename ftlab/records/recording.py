@@ -15,9 +15,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -43,7 +44,7 @@ LEFT_OUT = (
 _Subject = tuple[frozenset[str], frozenset[TaskReference], frozenset[str]]
 
 _LOCAL_FACTS = ("platform",)
-_LOCAL_KEYS = ("pid", "process_started")
+_LOCAL_KEYS = ("pid", "process_started", "boot")
 # `/a/b` and `C:\a`, but not the middle of a URL or of a fraction.
 _MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.+~-]+/[\w.+~/-]+|\b[A-Za-z]:\\\\?[\w.+-]+")
 
@@ -167,12 +168,14 @@ def _shipped_files(run: Run) -> dict[str, bytes]:
     }
 
 
+def public_events(directory: RunDirectory) -> Iterator[dict[str, Any]]:
+    """The events of a run without the process that wrote them."""
+    for event in directory.metrics():
+        yield {name: value for name, value in event.items() if name not in _LOCAL_KEYS}
+
+
 def _metrics(directory: RunDirectory) -> bytes:
-    events = (
-        {name: value for name, value in event.items() if name not in _LOCAL_KEYS}
-        for event in directory.metrics()
-    )
-    return "".join(json.dumps(event) + "\n" for event in events).encode()
+    return "".join(json.dumps(event) + "\n" for event in public_events(directory)).encode()
 
 
 def machine_path(text: str) -> str | None:

@@ -251,7 +251,7 @@ def _mark(runs_folder: Path) -> Path:
 
 TAG_LENGTH, NOTE_LENGTH, TAGS_MOST = 40, 2000, 12
 
-_UNFIT = re.compile(
+UNFIT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, except tab and newline
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # change the direction of the text after them
     "\ud800-\udfff]"  # lone surrogates, which no file can hold
@@ -287,8 +287,8 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
         raise FtlabError(
             f"The note has {len(annotations.note):,} characters; at most {NOTE_LENGTH:,} are kept."
         )
-    tags = tuple(filter(None, (_UNFIT.sub("", tag) for tag in annotations.tags)))
-    annotations = replace(annotations, tags=tags, note=_UNFIT.sub("", annotations.note))
+    tags = tuple(filter(None, (UNFIT.sub("", tag) for tag in annotations.tags)))
+    annotations = replace(annotations, tags=tags, note=UNFIT.sub("", annotations.note))
     try:
         write_atomically(directory.annotations_file, _ANNOTATIONS.dump_json(annotations, indent=2))
     except OSError as error:
@@ -299,7 +299,7 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
 
 def parse_tags(text: str) -> tuple[str, ...]:
     """Distinct tags from "demo, for Ada"; raises `FtlabError` for too many or too long ones."""
-    words = (" ".join(tag.split()) for tag in _UNFIT.sub(" ", text).split(","))
+    words = (" ".join(tag.split()) for tag in UNFIT.sub(" ", text).split(","))
     tags = tuple(dict.fromkeys(filter(None, words)))
     if len(tags) > TAGS_MOST:
         raise FtlabError(f"There are {len(tags):,} tags; a run takes at most {TAGS_MOST}.")

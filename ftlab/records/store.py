@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from ftlab.basics.words import shorten, some_names
 from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
 from ftlab.records.metrics import METRICS
+from ftlab.records.opened import opened_directories
 from ftlab.records.published import PublishedRun, read_published
 from ftlab.records.result import MEMORY_PARTS, OPEN
 from ftlab.records.resume import newest_checkpoint
@@ -144,7 +145,7 @@ class UnreadableRun:
 
 
 class RunStore:
-    """All runs of a folder, and the read-only ones: recorded and imported.
+    """All runs of a folder, and the read-only ones: opened, recorded and imported.
 
     Ended runs are cached; open runs are read again on each call. `recorded` is a folder of run
     directories that ship with ftlab, with one folder per sweep.
@@ -156,6 +157,7 @@ class RunStore:
         self.unreadable: tuple[UnreadableRun, ...] = ()
         self._ended: dict[str, Run] = {}
         self._shipped: list[Run] | None = None
+        self._opened: list[Run] = []
         self._published: list[PublishedRun] = []
         self._turn = threading.Lock()
         self._looked: tuple[float, list[Run]] | None = None
@@ -176,27 +178,29 @@ class RunStore:
             return list(self._looked[1])
 
     def _runs(self) -> list[Run]:
-        runs, unreadable = [], []
-        known: dict[str, Run] = {}
-        for directory in run_directories(self.folder):
-            try:
-                run = self._read(directory)
-            except (FtlabError, OSError) as error:
-                unreadable.append(UnreadableRun(directory.run_id, one_line(error)))
-                continue
-            if run.result is not None:
-                known[run.run_id] = run
-            runs.append(run)
-        published = self._published
+        unreadable: list[UnreadableRun] = []
+        runs = self._read_all(run_directories(self.folder), "measured", self._ended, unreadable)
+        before = (
+            self._looked[1] if self._looked else None, self._opened, self._published,
+            self.unreadable,
+        )  # fmt: skip
+        earlier = {run.run_id: run for run in self._opened}
+        self._opened = self._read_all(
+            opened_directories(self.folder), "opened", earlier, unreadable
+        )
         self._published, broken = read_published(self.folder)
-        self._ended = known
+        self._ended = {run.run_id: run for run in runs if run.result is not None}
         unreadable += [UnreadableRun(name, why) for name, why in broken]
-        state = (runs, self._published, tuple(unreadable))
-        before = (self._looked[1] if self._looked else None, published, self.unreadable)
+        state = (runs, self._opened, self._published, tuple(unreadable))
         self.changes += state != before
         self._looked = time.monotonic(), runs
         self.unreadable = tuple(unreadable)
         return list(runs)
+
+    def opened(self) -> list[Run]:
+        """The runs from other machines that were opened from packed sweeps."""
+        self.runs()
+        return self._opened
 
     def shipped(self) -> list[Run]:
         """The recorded runs that ship with ftlab; they never change, so they are cached."""
@@ -215,15 +219,15 @@ class RunStore:
         return self._published
 
     def sweep(self, sweep_id: str) -> list[Run]:
-        """The runs of a sweep, own or recorded; an empty list for an imported sweep."""
+        """The runs of a sweep, own, opened or recorded; an empty list for an imported sweep."""
         return [run for run in self._all() if run.spec.sweep_id == sweep_id]
 
     def find(self, run_id: str) -> Run:
-        """The run with that id, own or recorded; raises `FtlabError` if there is none."""
+        """The run with that id, own, opened or recorded; raises `FtlabError` if there is none."""
         try:
             return read_run(find_run(self.folder, run_id))
         except FtlabError:
-            for run in self.shipped():
+            for run in (*self.opened(), *self.shipped()):
                 if run.run_id == run_id:
                     return run
             raise
@@ -242,16 +246,33 @@ class RunStore:
         return last[1].copy(deep=False)
 
     def _all(self, recent: bool = False) -> list[Run]:
-        """Own runs, then recorded ones; own runs win if a sweep exists as both."""
+        """Own runs, then opened and recorded ones; own runs win if a sweep exists as both."""
         own = self.recent_runs() if recent else self.runs()
         sweeps = {run.spec.sweep_id for run in own}
-        return own + [run for run in self.shipped() if run.spec.sweep_id not in sweeps]
+        others = (*self._opened, *self.shipped())
+        return own + [run for run in others if run.spec.sweep_id not in sweeps]
 
-    def _read(self, directory: RunDirectory) -> Run:
-        run = self._ended.get(directory.run_id)
-        if run is None or (run.annotated_at, run.ended_at) != _changed_at(directory):
-            return read_run(directory)
-        return run
+    @staticmethod
+    def _read_all(
+        directories: Sequence[RunDirectory],
+        origin: Origin,
+        earlier: Mapping[str, Run],
+        unreadable: list[UnreadableRun],
+    ) -> list[Run]:
+        """Reads the runs that changed since `earlier`; appends to `unreadable` what it cannot."""
+        runs = []
+        for directory in directories:
+            run = earlier.get(directory.run_id)
+            try:
+                if run is None or (run.annotated_at, run.ended_at) != _changed_at(directory):
+                    run = dataclasses.replace(read_run(directory), origin=origin)
+                if run.result is None and origin == "opened":
+                    raise FtlabError("It has no result; remove its sweep and open the file again.")
+            except (FtlabError, OSError) as error:
+                unreadable.append(UnreadableRun(directory.run_id, one_line(error)))
+                continue
+            runs.append(run)
+        return runs
 
 
 def read_run(directory: RunDirectory) -> Run:

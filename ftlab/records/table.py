@@ -11,10 +11,16 @@ from ftlab.records.result import MEMORY_PARTS
 if TYPE_CHECKING:
     import pandas as pd
 
-Origin = Literal["measured", "recorded", "imported"]
-"""Measured by this app in its runs folder; shipped with ftlab; or published by third parties."""
+Origin = Literal["measured", "opened", "recorded", "imported"]
+"""Measured by this app in its runs folder; on another machine, opened from a packed sweep; shipped
+with ftlab; or published by third parties."""
 
-ORIGINS: tuple[Origin, ...] = ("measured", "recorded", "imported")
+ORIGINS: tuple[Origin, ...] = ("measured", "opened", "recorded", "imported")
+
+
+def origin_label(origin: str) -> str:
+    return "from another machine" if origin == "opened" else origin
+
 
 _NAMES = (
     "run_id", "sweep_id", "origin", "model", "task", "method", "variant", "hyperparameters",

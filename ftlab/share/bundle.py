@@ -71,7 +71,7 @@ def run_bundle(run: Run, merged: bool = False) -> Bundle:
         raise FtlabError(f"The folder '{folder.name}' of {run.run_id} is a link; copy it instead.")
     found = sorted(path for path in folder.iterdir() if _goes_along(path))
     base = public_model(run.spec.model)
-    texts = {path.name: _without_paths(path, base) for path in found if path.name in _CONFIGS}
+    texts = {path.name: without_paths(path, base) for path in found if path.name in _CONFIGS}
     texts[CARD] = model_card(run, kind_of(folder), record)
     files = {path.name: path for path in found if path.name not in texts}
     return Bundle(bundle_name(run, merged), texts, files)
@@ -91,17 +91,24 @@ def write_zip(bundle: Bundle, target: Path) -> None:
 
     Raises `FtlabError` if the file cannot be written.
     """
-    _check_room(bundle, target.parent)
+    check_room(sum(path.stat().st_size for path in bundle.files.values()), target.parent)
+    with new_zip(target) as archive:
+        for name, text in bundle.texts.items():
+            archive.writestr(f"{bundle.name}/{name}", text, zipfile.ZIP_DEFLATED)
+        for name, path in bundle.files.items():
+            packs = path.suffix != ".safetensors"  # weights hardly compress
+            how = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
+            archive.write(path, f"{bundle.name}/{name}", how)
+
+
+@contextlib.contextmanager
+def new_zip(target: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip that replaces `target` at the end; raises `FtlabError` if it cannot be written."""
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-                for name, text in bundle.texts.items():
-                    archive.writestr(f"{bundle.name}/{name}", text, zipfile.ZIP_DEFLATED)
-                for name, path in bundle.files.items():
-                    packs = path.suffix != ".safetensors"  # weights hardly compress
-                    how = zipfile.ZIP_DEFLATED if packs else zipfile.ZIP_STORED
-                    archive.write(path, f"{bundle.name}/{name}", how)
+                yield archive
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
         except BaseException:
@@ -114,9 +121,8 @@ def write_zip(bundle: Bundle, target: Path) -> None:
         ) from None
 
 
-def _check_room(bundle: Bundle, folder: Path) -> None:
+def check_room(needed: int, folder: Path) -> None:
     """Checks the free space first: a sparse file can be larger than the disk and would fill it."""
-    needed = sum(path.stat().st_size for path in bundle.files.values())
     free = shutil.disk_usage(folder).free
     if needed + _KEPT_FREE > free:
         raise FtlabError(
@@ -165,7 +171,7 @@ def _goes_along(path: Path) -> bool:
     return named and path.is_file() and not (path.is_symlink() or path.name.startswith("."))
 
 
-def _without_paths(path: Path, base: str) -> str:
+def without_paths(path: Path, base: str) -> str:
     """The configuration, with local folders replaced by the base's public name."""
     try:
         config = read_model_json(path)

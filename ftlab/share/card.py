@@ -252,12 +252,12 @@ def _top(card: Card, palette: Palette) -> list[Shape]:
 
 
 def _origin_mark(card: Card, palette: Palette, x: float, y: float) -> list[Shape]:
-    """Measured: a filled square; recorded: hatched; imported: empty."""
+    """Measured: a filled square; opened or recorded: hatched; imported: empty."""
     side = 16
     if card.origin == "measured":
         return [Box(x, y, side, side, palette.ink)]
     marks: list[Shape] = [Box(x, y, side, side, palette.page, 0, palette.ink)]
-    if card.origin == "recorded":
+    if card.origin in ("opened", "recorded"):
         marks += [Line(x, y + at, x + at, y, palette.ink, 2) for at in (side / 2, side)]
         marks.append(Line(x + side / 2, y + side, x + side, y + side / 2, palette.ink, 2))
     return marks

@@ -33,7 +33,7 @@ from ftlab.records.comparability import Comparability, comparability_of_rows
 from ftlab.records.differences import Difference, Outcome, PairedDifference, differences_of
 from ftlab.records.metrics import METRICS
 from ftlab.records.store import SweepData
-from ftlab.records.table import Origin
+from ftlab.records.table import Origin, origin_label
 
 _MOST_NAMED = 2
 _FACT_LENGTH = 48
@@ -239,7 +239,7 @@ def card_of(data: SweepData, variant: str | None = None) -> Card:
         pairs=tuple(_pair(found, key) for key, mood in moods.items() if mood != "plain"),
         facts=facts_of(data),
         origin=data.origin,
-        origin_text=origin_words(data.table) or data.origin,
+        origin_text=origin_words(data.table) or origin_label(data.origin),
         sweep_id=data.sweep_id,
         unlike=like.sentence,
         doubts=tuple(_doubts(costs, quality)),
@@ -383,7 +383,7 @@ def _beside_full(found: Comparison, key: str) -> str:
 
 def _smaller(ratio: float) -> str:
     """A ratio of sizes in words: 0.037 -> "27x smaller"; 1.2 -> "1.20x the size"."""
-    if math.isnan(ratio):
+    if not ratio > 0:  # NaN, or a file of 0 bytes
         return "not measured for both"
     return f"{1 / ratio:,.0f}x smaller" if ratio < 0.95 else f"{ratio:.2f}x the size"
 
@@ -461,7 +461,7 @@ def _incomplete(data: SweepData, variant: str | None) -> Card:
         pairs=(),
         facts=facts_of(data),
         origin=data.origin,
-        origin_text=origin_words(data.table) or data.origin,
+        origin_text=origin_words(data.table) or origin_label(data.origin),
         sweep_id=data.sweep_id,
     )
 

@@ -20,7 +20,7 @@ from ftlab import __version__
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import plural, rate_name, shorten
-from ftlab.charts.facts import VariantRuns, by_variant
+from ftlab.charts.facts import VariantRuns, by_variant, day
 from ftlab.charts.html import chip, named
 from ftlab.charts.savings import full_row, variant_means
 from ftlab.jobs.launch import requests_of
@@ -33,10 +33,12 @@ from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
+from ftlab.records.opened import read_opened
 from ftlab.records.recording import read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, SweepData
+from ftlab.records.table import origin_label
 from ftlab.settings.generation import PRECISIONS
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
 from ftlab.share.page import NOTHING, each, numbers_table, small_print, standalone
@@ -391,7 +393,9 @@ def reproduce_section(data: SweepData) -> Markup:
 
 
 def provenance_section(data: SweepData) -> Markup:
-    """The provenance of a recorded sweep; empty for other sweeps."""
+    """The provenance of a recorded or an opened sweep; empty for other sweeps."""
+    if data.origin == "opened":
+        return _opened_section(data)
     if data.origin != "recorded" or not data.runs:
         return NOTHING
     mark = Markup(chip("recorded", "recorded"))
@@ -413,6 +417,28 @@ def provenance_section(data: SweepData) -> Markup:
         '<p class="meta">Really run by the command below, and shipped with ftlab to be looked '
         "at. It is not measured on this machine.</p>{}"
     ).format(mark, pairs_table(row for row in rows if row[1]))
+
+
+def _opened_section(data: SweepData) -> Markup:
+    mark = Markup(chip(origin_label("opened"), "opened"))
+    try:
+        record = read_opened(data.runs[0].directory.path.parent)
+    except FtlabError as error:
+        return Markup("<h2>Measured {}</h2>{}").format(mark, small_print(error))
+    rows = [
+        ("Machine", _distinct(str(value) for value in data.table["machine"])),
+        ("Device", _distinct(str(value) for value in data.table["device"])),
+        ("Measured", day(float(data.table["created_at"].min()))),
+        ("Opened here", day(record.opened_at)),
+        ("Sweep there", record.packed_id),
+        ("Packed by ftlab", record.ftlab_version),
+        ("SHA-256 of what was packed", record.sha256),
+    ]
+    return Markup(
+        "<h2>Measured {}</h2>"
+        '<p class="meta">Opened from a packed sweep. Times and memory are those of its machine.'
+        "</p>{}"
+    ).format(mark, pairs_table(rows))
 
 
 def _score_how(data: SweepData) -> Sequence[str]:

@@ -28,6 +28,11 @@ def any_run(runs_folder: Path, run_id: str) -> Run:
 
 def why_no_weights(run: Run) -> str:
     """The reason why the run has no weights to export; "" if it has weights."""
+    if run.origin == "opened":
+        return (
+            f"{run.run_id} was opened from a file; adapters that were packed with it are in the "
+            "Playground."
+        )
     if run.origin != "measured":
         return (
             f"{run.run_id} is a recorded run that ships with ftlab, without its weights; clone it "

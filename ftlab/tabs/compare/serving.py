@@ -127,10 +127,14 @@ def has_figure(table: pd.DataFrame) -> bool:
     return not SERVING.drawn(Facts(table)).rows.empty
 
 
+def _sizes(origin: str) -> str:
+    return "sizes from another machine" if origin == "opened" else f"from {origin} sizes"
+
+
 def title_html(table: pd.DataFrame, origin: str, customers: int) -> str:
     """HTML: the finding as the section's heading, with the origin of the sizes."""
     facts = facts_of(table, customers)
-    source = chip(f"from {origin} sizes", origin, "Sums of file sizes of this sweep")
+    source = chip(_sizes(origin), origin, "Sums of file sizes of this sweep")
     finding = SERVING.finding(facts)
     return heading(
         finding,

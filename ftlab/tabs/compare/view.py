@@ -160,9 +160,10 @@ def image_buttons(name: str, title: str) -> str:
 
 
 def reading_legend() -> str:
-    """HTML: the legend of the marks for measured, recorded, imported and predicted numbers."""
+    """HTML: the legend of the marks that say where a number comes from."""
     parts = [
         (chip("measured", "measured"), "by this app, in its runs folder"),
+        (origin_chip("opened"), "opened from a packed sweep, read-only"),
         (chip("recorded", "recorded"), "comes with ftlab, run on another machine"),
         (chip("imported", "imported"), "published by others, under their conditions"),
         (chip("predicted", "predicted"), "computed before the run"),
@@ -200,7 +201,9 @@ def unlike_html(words: str) -> str:
     return f'<p class="meta unlike">{escape(words)}</p>' if words else ""
 
 
-_ORIGIN_WORDS = {"recorded": "Recorded", "imported": "Imported"}
+_ORIGIN_WORDS = {
+    "opened": "From another machine", "recorded": "Recorded", "imported": "Imported",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def _provenance(data: SweepData) -> str:
 
 
 def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Returns (label, sweep id) of every sweep: own, then recorded, then imported, newest first.
+    """Returns (label, sweep id) of every sweep: own, opened, recorded, imported; newest first.
 
     `table` is already in that order, as `to_table` returns it.
     """
@@ -306,10 +309,11 @@ def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
 def default_sweep(table: pd.DataFrame) -> str | None:
     """Returns the newest own sweep that has ended with a finished run, else with any finished run.
 
-    Without one, returns a recorded sweep, so that the page is not empty at first: the one with the
-    fewest variants, as it is the easiest to read. Else any sweep; `None` if there is none.
+    Without one, returns an opened sweep, else a recorded one, so that the page is not empty at
+    first: the one with the fewest variants, as it is the easiest to read. Else any sweep; `None` if
+    there is none.
     """
-    for origin in ("measured", "recorded"):
+    for origin in ("measured", "opened", "recorded"):
         rows = table[table["origin"] == origin]
         done = [sweep for sweep, own in _sweeps(rows) if (own["status"] == "done").any()]
         is_open = set(rows["sweep_id"][rows["status"].isin(OPEN)])

@@ -212,7 +212,7 @@ def _measured(store: RunStore) -> str:
     """HTML: net peaks of LoRA and QLoRA from the newest sweep with both; own sweeps first."""
     runs = store.table()
     key = "net_peak_memory_bytes"
-    done = runs[(runs["status"] == "done") & runs[key].notna() & (runs["origin"] != "imported")]
+    done = runs[(runs["status"] == "done") & (runs[key] > 0) & (runs["origin"] != "imported")]
     for (origin, _), sweep in done.groupby(["origin", "sweep_id"], sort=False):
         means = sweep.groupby("method")[key].mean()
         if "lora" in means and "qlora" in means:

@@ -24,6 +24,7 @@ from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.basics.files import default_runs_folder
 from ftlab.basics.words import some_names
 from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.jobs.launch import enqueue_again
 from ftlab.records.merge import MergeDirectory, record_words
 from ftlab.records.published import remove_published
@@ -31,13 +32,15 @@ from ftlab.records.removal import removable, remove_runs
 from ftlab.records.result import OPEN
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import Annotations, parse_tags, write_annotations
-from ftlab.records.store import Run, RunStore
+from ftlab.records.store import Run, RunStore, sweep_data
 from ftlab.share.bundle import TOKEN, bundle_name, run_bundle, write_zip, zip_script
 from ftlab.share.merge_control import start_merge, why_not_mergeable
+from ftlab.share.pack import file_name, pack_sweep, why_not_packable
+from ftlab.share.unpack import remove_opened
 from ftlab.share.weights import script_base, script_command, why_no_weights
 from ftlab.tabs.context import DOWNLOAD, QUIET, FilesAVisitor, one_at_a_time
-from ftlab.tabs.results.columns import run_name
-from ftlab.tabs.widgets import H, field_error, note_html, plural, small_button
+from ftlab.tabs.results.columns import run_name, sweep_name
+from ftlab.tabs.widgets import H, field_error, live, note_html, plural, small_button
 
 _MOST_NAMED = 6
 
@@ -55,7 +58,7 @@ def own_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
 
 def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
     """The confirmation question. Raises `FtlabError` if the runs cannot be deleted."""
-    own, imported = _to_delete(store, run_ids)
+    own, imported, opened = _to_delete(store, run_ids)
     removable(store.folder, own)
     parts = []
     if own:
@@ -67,12 +70,18 @@ def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
             f"Remove {plural(len(imported), 'imported result')}? "
             "They can be imported again from their files."
         )
+    for sweep in opened:
+        count = sum(run.spec.sweep_id == sweep and not run.spec.is_base for run in store.opened())
+        parts.append(
+            f"Remove the whole sweep {sweep_name(sweep)} ({plural(count, 'run')}) from another "
+            "machine, with its adapters in the Playground? It can be opened again from its file."
+        )
     return " ".join(parts)
 
 
 def delete(store: RunStore, run_ids: Sequence[str]) -> str:
-    """Deletes own runs permanently and removes imported results."""
-    own, imported = _to_delete(store, run_ids)
+    """Deletes own runs permanently; removes imported results and opened sweeps."""
+    own, imported, opened = _to_delete(store, run_ids)
     gone = remove_runs(store.folder, own)
     if imported:
         remove_published(store.folder, imported)
@@ -82,6 +91,10 @@ def delete(store: RunStore, run_ids: Sequence[str]) -> str:
         parts.append(f"with {plural(bases, 'base run')} that no other run needs")
     if imported:
         parts.append(f"{plural(len(imported), 'imported result')} removed")
+    for sweep in opened:
+        remove_opened(store.folder, sweep)
+    if opened:
+        parts.append(f"{plural(len(opened), 'opened sweep')} removed")
     return ", ".join(parts) + "."
 
 
@@ -150,7 +163,7 @@ def resume(store: RunStore, run_ids: Sequence[str]) -> str:
 
 
 def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:
-    """The ids of own and shipped runs, whose settings can be copied into Experiment.
+    """The ids of own, opened and shipped runs, whose settings can be copied into Experiment.
 
     Raises `FtlabError` if there are none.
     """
@@ -163,14 +176,17 @@ def can_clone(store: RunStore, run_ids: Sequence[str]) -> list[str]:
     return [store.find(run_id).run_id for run_id in found]
 
 
-def _to_delete(store: RunStore, run_ids: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns (own runs, imported results). Raises `FtlabError` for any other id."""
+def _to_delete(store: RunStore, run_ids: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Returns (own runs, imported results, opened sweeps). Raises `FtlabError` for any other id."""
+    own = {run.run_id for run in store.runs()}
     published = {run.run_id for run in store.published()}
+    sweeps = {run.run_id: run.spec.sweep_id for run in store.opened() if run.run_id not in own}
     imported = [run_id for run_id in run_ids if run_id in published]
-    others = [run_id for run_id in run_ids if run_id not in published]
-    if others or not imported:
+    opened = list(dict.fromkeys(sweeps[run_id] for run_id in run_ids if run_id in sweeps))
+    others = [run_id for run_id in run_ids if run_id not in published and run_id not in sweeps]
+    if others or not (imported or opened):
         others = [run.run_id for run in own_runs(store, others)]
-    return others, imported
+    return others, imported, opened
 
 
 def _annotate(run: Run, annotations: Annotations) -> None:
@@ -183,6 +199,11 @@ def _not_own(store: RunStore, run_id: str) -> str:
         return (
             f"{run_name(run_id)} comes recorded with ftlab and is read-only; "
             "clone it into Experiment to run it here."
+        )
+    if any(run.run_id == run_id for run in store.opened()):
+        return (
+            f"{run_name(run_id)} is from another machine and read-only; clone it into Experiment, "
+            "or remove its whole sweep."
         )
     if any(run.run_id == run_id for run in store.published()):
         return f"{run_id[:80]} was imported and is read-only; it can only be removed."
@@ -198,7 +219,7 @@ class Use:
     `file` is hidden: it sends a file to the browser.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, may_pack: bool = True) -> None:
         fold: dict[str, Any] = {"open": False, "visible": False, "elem_classes": "ft-fold ft-use"}
         with gr.Accordion("Use it", **fold) as self.block:
             with gr.Row(elem_classes="ft-use-row"):
@@ -209,6 +230,13 @@ class Use:
                 self.cancel = small_button("Cancel merge", 124, variant="stop", visible=False)
                 self.merged = small_button("Merged zip", 124, visible=False, elem_id="use-merged")
                 self.about_merge = H(elem_id="use-about-merge")
+            with gr.Row(elem_classes="ft-use-row", visible=may_pack):
+                self.pack = small_button("Pack sweep", 124, elem_id="use-pack")
+                self.adapters = live(
+                    gr.Checkbox, False, label="with adapters", scale=0, min_width=130,
+                    container=False, elem_id="use-adapters",
+                )  # fmt: skip
+                self.about_pack = H()
             with gr.Row(elem_classes="ft-use-row"):
                 self.script = small_button("Script", 124, elem_id="use-script")
                 self.about_script = H()
@@ -231,11 +259,12 @@ class Use:
         """The components that `use_view` updates."""
         return [
             self.block, self.zip, self.about_zip, self.merge, self.cancel, self.merged,
-            self.about_merge, self.script, self.about_script, self.command, self.timer,
+            self.about_merge, self.pack, self.adapters, self.about_pack, self.script,
+            self.about_script, self.command, self.timer,
         ]  # fmt: skip
 
 
-def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
+def wire_use(use: Use, chosen: gr.State, store: RunStore, access: Access = EVERYTHING) -> None:
     """Wires the section. `chosen` holds the id of the opened run, or ""."""
 
     files = FilesAVisitor()
@@ -252,6 +281,20 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore) -> None:
         busy.then(made, chosen, [use.file, use.said], **one_at_a_time("use")).success(
             None, use.file, None, js=DOWNLOAD, **QUIET
         )
+
+    def pack(request: gr.Request, run_id: str, adapters: bool) -> list[Any]:
+        try:
+            files.check(request)
+            access.check_upload()  # a public demo packs nothing
+            file, said = packed_file(store.find(run_id), store, adapters)
+            return [str(file), note_html(said, "status")]
+        except (FtlabError, OSError) as error:
+            return [None, field_error([str(error)])]
+
+    packing = use.pack.click(lambda: note_html("Packing …", "status"), None, use.said, **QUIET)
+    packing.then(
+        pack, [chosen, use.adapters], [use.file, use.said], **one_at_a_time("use")
+    ).success(None, use.file, None, js=DOWNLOAD, **QUIET)
 
     def show(run_id: str) -> list[Any]:
         return [*use_view(store, run_id), ""]
@@ -283,7 +326,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
     try:
         run = store.find(run_id)
     except (FtlabError, OSError):  # imported, deleted, or no run is opened
-        return [gr.Accordion(visible=False), *[gr.skip()] * 9, gr.Timer(active=False)]
+        return [gr.Accordion(visible=False), *[gr.skip()] * 12, gr.Timer(active=False)]
     none, fixed = why_no_weights(run), why_not_mergeable(run)
     merge = MergeDirectory(run.directory)
     merging = merge.status() in OPEN
@@ -297,6 +340,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
         gr.Button(visible=merging),
         gr.Button(visible=has_merged),
         merge_html(run, merge, fixed),
+        *_pack_view(store, run),
         gr.Button(interactive=not base),
         note_html(
             "Nothing was trained, so there is no script."
@@ -333,6 +377,37 @@ def push_command(store: RunStore, run: Run) -> str:
     if store.folder.resolve() == default_runs_folder():
         return command
     return f"{command} --runs-dir {shlex.quote(os.path.relpath(store.folder))}"
+
+
+def _pack_view(store: RunStore, run: Run) -> list[Any]:
+    data = sweep_data(store, run.spec.sweep_id)
+    why = why_not_packable(data)
+    size = sum(
+        other.result.measures.adapter_bytes or 0
+        for other in data.own_runs
+        if other.result and other.has_weights and not why_no_weights(other) and _is_adapter(other)
+    )
+    more = f"; adapters add about {units.format_bytes(size)}" if size else ""
+    return [
+        gr.Button(interactive=not why),
+        gr.Checkbox(visible=bool(size) and not why),
+        note_html(
+            why
+            or f"All {plural(len(data.own_runs), 'run')} of this sweep as one file{more}: results, "
+            "curves and answers to the held-out prompts. Open sweep in another ftlab shows it."
+        ),
+    ]
+
+
+def _is_adapter(run: Run) -> bool:
+    return run.spec.variant is not None and run.spec.variant.spec.is_adapter
+
+
+def packed_file(run: Run, store: RunStore, adapters: bool) -> tuple[Path, str]:
+    """Packs the sweep of the run; returns the file, and a sentence about it."""
+    target = _folder(run) / file_name(run.spec.sweep_id)
+    packed = pack_sweep(sweep_data(store, run.spec.sweep_id), target, adapters)
+    return target, " ".join([packed.sentence, *packed.left_out])
 
 
 def script_file(run: Run, store: RunStore) -> Path:

@@ -24,6 +24,7 @@ from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
 from ftlab.records.metrics import METRICS
 from ftlab.records.result import MEMORY_PARTS, status_label
+from ftlab.records.table import origin_label
 from ftlab.tabs.widgets import plural
 
 _SWEEP = re.compile(r"(\d{8}-\d{6})-([0-9a-z]+)")
@@ -159,7 +160,7 @@ def _columns() -> list[Column]:
         Column("model", "Model", settings, model_label),
         Column("device", "Device", settings, str),
         Column("machine", "Machine", about, str),
-        Column("origin", "Origin", about, str),
+        Column("origin", "Origin", about, origin_label),
         Column("tags", "Tags", about, str),
         Column("note", "Note", about, str),
         Column("reason", "Why it ended", about, str),
@@ -346,6 +347,7 @@ _SEARCHED = (
 )  # fmt: skip
 _LABELLED: dict[str, Callable[[str], str]] = {
     "status": status_label,
+    "origin": origin_label,
     "method": label_of,
     "model": model_label,
     "run_id": run_name,
@@ -448,7 +450,8 @@ def sweep_choices(table: pd.DataFrame) -> list[tuple[str, str]]:
     for sweep, task, origin in zip(
         sweeps["sweep_id"], sweeps["task"], sweeps["origin"], strict=True
     ):
-        more = [plural(counts[sweep], "run"), *([] if origin == "measured" else [str(origin)])]
+        mark = [] if origin == "measured" else [origin_label(str(origin))]
+        more = [plural(counts[sweep], "run"), *mark]
         named.append((sweep_label(str(sweep), str(task), *more), str(sweep)))
     return [("All sweeps", ALL_SWEEPS), *named]
 

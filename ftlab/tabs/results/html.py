@@ -179,6 +179,8 @@ def caption(shown: Shown, unreadable: Sequence[UnreadableRun] = ()) -> str:
             f"{WORSE} the score fell below the untouched model's by more than its 95 % interval; "
             "the opened run says what was seen."
         )
+    if (rows["origin"] == "opened").any():
+        parts.append("From another machine: read-only, with the times and memory of that machine.")
     if len(rows) and (rows["origin"] == "recorded").all():
         parts.append("Recorded on another machine; launch a sweep in Experiment for your own.")
     lines = note_html(" ".join(parts))

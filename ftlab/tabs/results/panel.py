@@ -20,6 +20,7 @@ from ftlab.records.result import PHASES, Measures, PhaseMeasure, RunResult
 from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
+from ftlab.share.unpack import adapter_of, where_from
 from ftlab.tabs.address import address_of
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, steps_of_run
 from ftlab.tabs.context import QUIET, Action, AppContext, Links
@@ -63,6 +64,8 @@ def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
     spec, result = run.spec, run.result
     origin = run.origin if result or run.origin != "measured" else ""
     top = _title(run.run_id, spec.method, spec.label, run.status, origin) + _state(run, read)
+    if run.origin == "opened":
+        top += _where_from(run)
     if result is not None:
         notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes if note)
         top += _numbers(result) + (f'<ul class="notes">{notes}</ul>' if notes else "")
@@ -106,6 +109,14 @@ def _title(run_id: str, method: str, label: str, status: str, origin: str) -> st
         f"{status_chip(status)}{origin_chip(origin) if origin else ''}"
         f'</div><p class="meta id"><code>{escape(run_id)}</code></p>'
     )
+
+
+def _where_from(run: Run) -> str:
+    """Where an opened run was measured, and where its adapter can be asked."""
+    words = f"Measured on {where_from(run)}. Times and memory are those of that machine."
+    if adapter_of(run):
+        words += " Its adapter is in the Playground, under Uploaded adapters."
+    return note_html(words)
 
 
 def _state(run: Run, read: Callable[[Run], Progress]) -> str:
@@ -298,7 +309,7 @@ _PANEL = "window.ftRuns.panel(element, watch)"
 class Side:
     """The panel, hidden until a run is opened. `chosen` holds the id of the opened run, or ""."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_pack: bool = True) -> None:
         small: dict[str, Any] = {"size": "sm", "min_width": 60}
         self.chosen = gr.State("")
         with gr.Column(
@@ -325,7 +336,7 @@ class Side:
                 with gr.Row(elem_classes="ft-run-buttons"):
                     self.save = gr.Button("Save", elem_id="run-save", **small)
                     self.saved = H("")
-            self.use = Use()
+            self.use = Use(may_pack)
             self.pages = []
             with gr.Tabs(elem_classes="ft-inner"):
                 for name in PAGES:
@@ -366,7 +377,7 @@ def wire_side(side: Side, context: AppContext, links: Links, refresh: Action) ->
         **QUIET,
     )
     refresh.after(saving)
-    wire_use(side.use, side.chosen, store)
+    wire_use(side.use, side.chosen, store, context.access)
     side.onward.wire(context, links)
 
 
@@ -375,6 +386,7 @@ def opened_run(store: RunStore, run_id: str, side: Side) -> list[Any]:
     found = find(store, run_id)
     run = found if isinstance(found, Run) else None
     own = run is not None and run.origin == "measured"
+    opened = run is not None and run.origin == "opened"
     return [
         run_id,
         gr.Column(visible=True),
@@ -387,7 +399,7 @@ def opened_run(store: RunStore, run_id: str, side: Side) -> list[Any]:
         gr.Button(visible=own),
         gr.Button(visible=own and run is not None and run.resumes_from is not None),
         gr.Button(archive_label(run is not None and run.annotations.archived), visible=own),
-        gr.Button(visible=own),
+        gr.Button("Remove sweep" if opened else "Delete", visible=own or opened),
         *side.onward.show(steps_of(found, store)),
     ]
 

@@ -15,10 +15,12 @@ from gradio.utils import get_upload_folder
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.recent import Recent
+from ftlab.jobs.inputs import Access
 from ftlab.records.progress import ProgressBook
 from ftlab.records.published import import_files
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore
+from ftlab.share.unpack import open_packed
 from ftlab.tabs.context import (
     EXPERIMENT,
     QUIET,
@@ -121,6 +123,10 @@ class Tools:
             self.upload = gr.UploadButton(
                 "Import", size="sm", scale=0, min_width=72, file_count="multiple",
                 file_types=[".json", ".csv"], elem_id="results-import", visible=may_upload,
+            )  # fmt: skip
+            self.packed = gr.UploadButton(
+                "Open sweep", size="sm", scale=0, min_width=100, file_types=[".zip"],
+                elem_id="results-open", visible=may_upload,
             )  # fmt: skip
             self.file = gr.DownloadButton(
                 "Export", size="sm", scale=0, elem_id="results-file", elem_classes="ft-carrier"
@@ -316,7 +322,7 @@ def build(context: AppContext, links: Links) -> None:
     store = context.store
     tools, bar = Tools(context.access.may_upload), Bar()
     with gr.Row(elem_classes="ft-work"):
-        sheet, side = Sheet(), Side()
+        sheet, side = Sheet(), Side(context.access.may_upload)
     # The query without the values of the fields, and the digest of the content on the page.
     view, seen = gr.State(Query()), gr.State("")
     timer = gr.Timer(_REFRESH_SECONDS, active=False)
@@ -342,6 +348,7 @@ def build(context: AppContext, links: Links) -> None:
     gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
     _wire_files(tools, bar, store, view, fields, action)
+    _wire_packed(tools, bar, store, context.access, action)
     _wire_opening(sheet, side, timer, store, links, view, led)
     _wire_search(tools, links)
     wire_side(side, context, links, action)
@@ -394,6 +401,17 @@ def _wire_files(
         return imported_html(store, paths or [])
 
     action.after(tools.upload.upload(upload, tools.upload, bar.said, **QUIET))
+
+
+def _wire_packed(tools: Tools, bar: Bar, store: RunStore, access: Access, action: Action) -> None:
+    """Wires the upload of a packed sweep."""
+
+    def open_sweep(path: str | None) -> str:
+        return opened_html(store, access, path)
+
+    action.after(
+        tools.packed.upload(open_sweep, tools.packed, bar.said, **one_at_a_time("open sweep"))
+    )
 
 
 def _wire_opening(
@@ -552,6 +570,16 @@ def answer(store: RunStore, query: Query, recent: bool = False) -> list[Any]:
 def unless_shown(now: list[Any], digest: str) -> list[Any]:
     """The updates of `answer`; all `gr.skip()` if the page already shows them."""
     return [gr.skip()] * len(now) if now[-1] == digest else now
+
+
+def opened_html(store: RunStore, access: Access, path: str | None) -> str:
+    """Opens a packed sweep and returns a sentence as HTML, with a link to Compare."""
+    try:
+        opened = open_packed(Path(path or ""), store.folder, access)
+    except FtlabError as error:
+        return field_error([str(error)])
+    link = f'<a href="?tab=compare&amp;sweep={escape(opened.sweep_id)}">Compare it</a>'
+    return f'<p class="meta said" role="status">{escape(opened.sentence)} {link}</p>'
 
 
 def imported_html(store: RunStore, paths: list[str]) -> str:

@@ -20,8 +20,8 @@ from ftlab.tabs.results.actions import push_command, script_file, use_view, zip_
 from tests.fakes import DEAD_PID, make_run, make_sweep
 from tests.share.test_merge_process import with_adapter
 
-NAMES = ("block", "zip", "about_zip", "merge", "cancel", "merged", "about_merge", "script",
-         "about_script", "command", "timer")  # fmt: skip
+NAMES = ("block", "zip", "about_zip", "merge", "cancel", "merged", "about_merge", "pack",
+         "adapters", "about_pack", "script", "about_script", "command", "timer")  # fmt: skip
 
 
 def view(folder: Path, run_id: str, recorded: Path | None = None) -> dict[str, Any]:
