@@ -21,7 +21,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import did_you_mean, inert, rate_name
 from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
-from ftlab.records.metrics import METRICS
+from ftlab.records.metrics import METRICS, OPTIONAL
 from ftlab.records.result import MEMORY_PARTS, status_label
 from ftlab.tabs.widgets import plural
 
@@ -179,9 +179,10 @@ _USUAL = (
 
 
 def usual_columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Keys of the default columns. Tags are included only if a run has one."""
+    """Keys of the default columns. Tags and optional metrics only where a run has them."""
     tagged = bool((table["tags"] != "").any()) if len(table) else False
-    return in_order([*_USUAL, "tags"] if tagged else _USUAL)
+    lacking = {key for key in OPTIONAL if table[key].isna().all()}
+    return in_order({*_USUAL, *(["tags"] if tagged else [])} - lacking)
 
 
 def in_order(keys: Collection[str]) -> tuple[str, ...]:
