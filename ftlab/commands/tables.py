@@ -62,12 +62,16 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Variant", "Seed", "Status"):
         table.add_column(name, no_wrap=True)
-    for metric in _SHOWN:
+    rows = [run.row() for run in runs]
+    shown = [m for m in _SHOWN if not m.is_optional or any(row[m.key] is not None for row in rows)]
+    for metric in shown:
         table.add_column(metric.label, justify="right", no_wrap=True)
     if wide:
         table.add_column("Run", no_wrap=True)
-    for run in runs:
-        table.add_row(*_cells(run), *([run.run_id] if wide else []))
+    for run, row in zip(runs, rows, strict=True):
+        head = (run.spec.label, str(run.spec.seed), STATUS_LABELS[run.status])
+        cells = [_cell(metric, row) for metric in shown]
+        table.add_row(*head, *cells, *([run.run_id] if wide else []))
     console.print(table)
     kinds = sorted({run.result.memory_kind for run in runs if run.result} - {""})
     if kinds:
@@ -133,12 +137,6 @@ def print_ladder(tuned: Tuned, console: Console) -> None:
 
 def _bar(value: float | None, longest: float) -> str:
     return "█" * max(1, round(_BAR * value / longest)) if value and longest else ""
-
-
-def _cells(run: Run) -> tuple[str, ...]:
-    row = run.row()
-    measured = [_cell(metric, row) for metric in _SHOWN]
-    return run.spec.label, str(run.spec.seed), STATUS_LABELS[run.status], *measured
 
 
 def _cell(metric: MetricSpec, row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
-from ftlab.records.progress import Progress, read_progress, sweep_eta
+from ftlab.records.progress import Later, Progress, later_phases, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -84,13 +84,12 @@ def watch_or_cancel(
 
 
 def progress_of(runs: list[Run]) -> list[Progress]:
-    """Returns every run's progress; evaluation is assumed to take as long as in finished runs."""
-    evaluations = [
-        run.result.phases["evaluate"].seconds
-        for run in runs
-        if run.result is not None and "evaluate" in run.result.phases
-    ]
-    expected = max(evaluations, default=None)
+    """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
+    ended = [later_phases(run.result) for run in runs if run.result is not None]
+    expected = Later(
+        max((one.evaluation for one in ended if one.evaluation is not None), default=None),
+        max((one.answering for one in ended if one.answering is not None), default=None),
+    )
     return [read_progress(run, expected) for run in runs]
 
 

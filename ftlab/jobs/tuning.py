@@ -329,6 +329,7 @@ def tuning_settings(settings: TrainingSettings) -> TrainingSettings:
         eval_split="tuning",
         eval_answers=False,
         eval_every=0,
+        measure_answering=False,
         report_to=(),
     )
 

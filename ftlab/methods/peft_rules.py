@@ -47,6 +47,22 @@ CANNOT_ANSWER = {
 }
 """Adapter types that cannot generate on their own, with the reason."""
 
+_SOFT = "it lays learnt vectors beside the text, and those are no change of a weight"
+_ROUTED = "what it adds depends on the input, and a weight is the same for every input"
+UNMERGEABLE = {
+    "PROMPT_TUNING": _SOFT,
+    "MULTITASK_PROMPT_TUNING": _SOFT,
+    "P_TUNING": _SOFT,
+    "PREFIX_TUNING": _SOFT,
+    "CPT": _SOFT,
+    "CARTRIDGE": _SOFT,
+    "ADAPTION_PROMPT": _SOFT,
+    "XLORA": _ROUTED,
+    "POLY": _ROUTED,
+    "SHADOW": _ROUTED,
+}
+"""PEFT types without anything to merge, and why; for others PEFT raises if a layer cannot merge."""
+
 BASE_CHANGING_INITS = ("pissa", "corda", "olora", "lora_ga", "loftq")
 """Prefixes of `init_lora_weights` that also overwrite weights of the base model (`update_layer` in
 peft/tuners/lora/layer.py). The others (gaussian, eva, orthogonal, mica) only set the adapter."""

@@ -21,7 +21,7 @@ from typing import Any
 from ftlab.basics import units
 from ftlab.basics.files import open_plain
 from ftlab.basics.recent import Recent
-from ftlab.records.result import is_sound
+from ftlab.records.result import ANSWERING, RunResult, is_sound
 from ftlab.records.run import MAX_LINES_BYTES
 from ftlab.records.store import Run
 
@@ -118,6 +118,7 @@ PHASE_LABELS = {
     "train": "training",
     "evaluate": "evaluating",
     "save": "saving",
+    ANSWERING: "measuring answering",
 }
 
 
@@ -171,9 +172,23 @@ class Progress:
         return self.eta_seconds if self.download is None else self.download.eta_seconds
 
 
-def read_progress(run: Run, evaluation_seconds: float | None = None) -> Progress:
-    """The run's progress; `evaluation_seconds` is the evaluation time of a similar run."""
-    return ProgressBook().read(run, evaluation_seconds)
+@dataclass(frozen=True)
+class Later:
+    """How long the phases after training are expected to take, in seconds; `None`: unknown."""
+
+    evaluation: float | None = None
+    answering: float | None = None
+
+
+def later_phases(result: RunResult) -> Later:
+    """How long they took in a run that ended."""
+    took = {name: phase.seconds for name, phase in result.phases.items()}
+    return Later(took.get("evaluate"), took.get(ANSWERING))
+
+
+def read_progress(run: Run, later: Later = Later()) -> Progress:
+    """The run's progress; `later` is that of a similar run."""
+    return ProgressBook().read(run, later)
 
 
 class ProgressBook:
@@ -183,7 +198,7 @@ class ProgressBook:
         self._followed: Recent[Path, tuple[MetricsTail, _Way]] = Recent(most)
         self._turn = threading.Lock()
 
-    def read(self, run: Run, evaluation_seconds: float | None = None) -> Progress:
+    def read(self, run: Run, later: Later = Later()) -> Progress:
         """Like `read_progress`, but parses only the lines appended since the last call."""
         path = run.directory.metrics_file
         with self._turn:
@@ -192,7 +207,7 @@ class ProgressBook:
                 tail, way = MetricsTail(path), _Way()
             tail.read_into(way)
             self._followed[path] = (tail, way)
-            return way.progress(run, evaluation_seconds)
+            return way.progress(run, later)
 
 
 class MetricsTail:
@@ -247,6 +262,8 @@ class _Way:
     elapsed: float = 0.0
     evaluation_began: float | None = None
     evaluated: tuple[int, int, float] | None = None  # examples done, total, elapsed time
+    answering_began: float | None = None
+    answered: tuple[int, int, float] | None = None  # ways done, total, elapsed time
     step_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_STEPS))
     downloads: deque[tuple[float, int, int]] = field(  # elapsed time, bytes done, total
         default_factory=lambda: deque(maxlen=_RECENT_REPORTS)
@@ -261,6 +278,8 @@ class _Way:
             self.phase = str(event.get("phase", ""))
             if self.phase == "evaluate" and self.evaluation_began is None:
                 self.evaluation_began = self.elapsed
+            elif self.phase == ANSWERING:
+                self.answering_began = self.elapsed
             self.downloads.clear()
         elif kind == "step":
             self.step, self.loss = int(event["step"]), float(event["loss"])
@@ -268,19 +287,22 @@ class _Way:
             self.curve.add(self.step, self.loss)
         elif kind == "evaluate":
             self.evaluated = int(event["done"]), int(event["total"]), self.elapsed
+        elif kind == ANSWERING:
+            self.answered = int(event["done"]), int(event["total"]), self.elapsed
         elif kind == "download":
             self.downloads.append((self.elapsed, int(event["done"]), int(event["total"])))
 
-    def progress(self, run: Run, evaluation_seconds: float | None) -> Progress:
+    def progress(self, run: Run, later: Later) -> Progress:
         total = 0 if run.spec.is_base else run.spec.settings.steps
+        answers = run.spec.settings.measure_answering and not run.spec.is_base
         return Progress(
             phase=self.phase or ("start" if self.began else ""),
             step=self.step,
             steps=total,
             loss=self.loss,
-            fraction=self._fraction(total, finished=not run.is_open),
+            fraction=self._fraction(total, answers, finished=not run.is_open),
             elapsed_seconds=self.elapsed,
-            eta_seconds=self._eta(run, total, evaluation_seconds) if run.is_open else 0.0,
+            eta_seconds=self._eta(run, total, answers, later) if run.is_open else 0.0,
             losses=self.curve.points(whole=not run.is_open),
             download=self._download() if run.status == "running" else None,
         )
@@ -293,30 +315,46 @@ class _Way:
         rate = (done - first) / (at - first_at) if at > first_at else 0.0
         return Download(done, total, (total - done) / rate if rate > 0 else None)
 
-    def _fraction(self, total: int, finished: bool) -> float:
-        """Training is the first 80 %, evaluation the rest; a base run is evaluation only."""
+    def _fraction(self, total: int, answers: bool, finished: bool) -> float:
+        """Training is the first 80 %, evaluation the rest; a base run is evaluation only.
+
+        Where answering is measured, it is the last quarter.
+        """
         if finished:
             return 1.0
         evaluated = self.evaluated[0] / max(1, self.evaluated[1]) if self.evaluated else 0.0
-        return 0.8 * self.step / total + 0.2 * evaluated if total else evaluated
+        known = 0.8 * self.step / total + 0.2 * evaluated if total else evaluated
+        answered = self.answered[0] / self.answered[1] if self.answered else 0.0
+        return 0.75 * known + 0.25 * answered if answers else known
 
-    def _eta(self, run: Run, total: int, evaluation_seconds: float | None) -> float | None:
-        if self.evaluated is not None and self.evaluation_began is not None:
-            done, examples, at = self.evaluated
-            spent = max(0.1, at - self.evaluation_began)
-            return spent * (examples / max(1, done) - 1)
+    def _eta(self, run: Run, total: int, answers: bool, later: Later) -> float | None:
+        if self.answering_began is not None:
+            left = _left(self.answering_began, self.answered)
+            return later.answering if left is None else left
+        answering = (later.answering or 0.0) if answers else 0.0
+        left = _left(self.evaluation_began, self.evaluated)
+        if left is not None:
+            return left + answering
         if run.spec.is_base or (self.step and self.step >= total):
-            return evaluation_seconds
+            return None if later.evaluation is None else later.evaluation + answering
         if not self.step_seconds:
             return None
         step_seconds = statistics.median(self.step_seconds)
-        return step_seconds * (total - self.step) + (evaluation_seconds or 0.0)
+        return step_seconds * (total - self.step) + (later.evaluation or 0.0) + answering
+
+
+def _left(began: float | None, counted: tuple[int, int, float] | None) -> float | None:
+    """The seconds left of a phase, from what it has done (done, total, elapsed time)."""
+    if began is None or counted is None:
+        return None
+    done, total, at = counted
+    return max(0.1, at - began) * (total / max(1, done) - 1)
 
 
 def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
     """Seconds until the sweep's last run ends, estimated from finished runs; `None`: unknown."""
     ended = [
-        run.result.measures.total_seconds
+        run.result.measures.total_seconds + (later_phases(run.result).answering or 0.0)
         for run in runs
         if run.result is not None and run.result.measures.total_seconds and not run.spec.is_base
     ]

@@ -16,6 +16,15 @@ from ftlab.basics.files import parse_json
 Phase = Literal["load", "train", "evaluate", "save"]
 PHASES: tuple[Phase, ...] = ("load", "train", "save", "evaluate")
 
+ANSWERING = "answering"
+"""The phase after all others, if the run measures what answering costs; in other processes."""
+
+AnswerWay = Literal["adapter", "merged", "nf4"]
+ANSWER_WAYS: dict[AnswerWay, str] = {
+    "adapter": "adapter on its base", "merged": "merged into the base", "nf4": "on a 4-bit base",
+}  # fmt: skip
+"""The ways to answer with what a run trained, whose costs are measured."""
+
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
 """The parts of the training peak, in drawing order."""
 
@@ -63,7 +72,9 @@ class Measures:
 
     Gains and changes are after minus before; `_low` and `_high` are the ends of their 95 % interval
     (bootstrap over the examples or passages, paired with the base run). `general_loss` is the loss
-    on `ftlab.tasks.registry.general_passages`.
+    on `ftlab.tasks.registry.general_passages`. `answer_…` are the costs of generating by the
+    `ANSWER_WAYS`: tokens per second of one answer at a time, and the net peak of that process.
+    `total_seconds` is without the time in which they are measured.
     """
 
     __pydantic_config__ = _IGNORE
@@ -107,6 +118,12 @@ class Measures:
     other_load: float | None = None
     slowdown: float | None = None
     disturbed: bool | None = None
+    answer_adapter_tokens_per_second: float | None = None
+    answer_merged_tokens_per_second: float | None = None
+    answer_nf4_tokens_per_second: float | None = None
+    answer_adapter_net_peak_bytes: int | None = None
+    answer_merged_net_peak_bytes: int | None = None
+    answer_nf4_net_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +211,7 @@ _MUST_HAVE = {
     "step": ("step", "loss"),
     "evaluation": ("step",),
     "evaluate": ("done", "total"),
+    "answering": ("done", "total"),
     "download": ("done", "total", "elapsed"),
     "phase": ("phase",),
 }

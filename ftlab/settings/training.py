@@ -167,6 +167,11 @@ class TrainingSettings:
                      f"score up to {CURVE_EXAMPLES} examples then, for the curve of score against "
                      "steps, outside of time and memory; 0: never", high=_MOST_STEPS),
     ] = 0  # fmt: skip
+    measure_answering: Annotated[
+        bool, Setting("Measure answering", help="tokens per second and memory of the adapter on "
+                      "its base, merged, and on a 4-bit base; loads the model three more times "
+                      "after the run"),
+    ] = False  # fmt: skip
     checkpoint_every: Annotated[
         int | None, Setting("Steps between checkpoints", "Keep a checkpoint every so many steps",
                             "to resume a run that was cut off; 0: never", high=_MOST_STEPS,

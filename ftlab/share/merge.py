@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.basics.devices import Device, cpu_count
-from ftlab.basics.errors import FtlabError, one_line
-from ftlab.models.loading import load_base_model, load_tokenizer, put_trained_weights, weight_dtype
+from ftlab.basics.errors import FtlabError
+from ftlab.models.loading import load_base_model, load_tokenizer, weight_dtype
+from ftlab.models.merging import merge_into
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel, resolve_model
 from ftlab.records.differences import paired_interval
 from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.result import Measures
-from ftlab.records.spec import RunSpec
 from ftlab.records.store import Run, read_run
-from ftlab.share.weights import kind_of, weights_of
+from ftlab.share.weights import weights_of
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer, encode
 from ftlab.tasks.reference import load as load_task
 from ftlab.training.evaluate import Evaluation, evaluate
@@ -82,29 +81,14 @@ def merged_model(
     """Returns the base with the run's weights merged, in the dtype of the policy.
 
     The base is always loaded in 16 bits or more, even if the run trained on a quantised one. Sums
-    are taken in fp32 and rounded once; PEFT would round the change to bf16 and add it in bf16.
+    are taken in fp32 and rounded once.
     """
     folder = weights_of(run)
-    base: Any = load_base_model(source, run.spec.dtype_policy, None, device)
-    base.float()
+    base = load_base_model(source, run.spec.dtype_policy, None, device)
     loaded()
-    if kind_of(folder) == "weights":
-        put_trained_weights(base, folder)
-    else:
-        base = _merged(base, folder, run.spec)
-    merged: PreTrainedModel = base.to(weight_dtype(run.spec.dtype_policy, device, False))
-    return merged
-
-
-def _merged(base: PreTrainedModel, folder: Path, spec: RunSpec) -> Any:
-    try:
-        adapted: Any = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
-        return adapted.eval().merge_and_unload(safe_merge=True)
-    except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
-        raise FtlabError(
-            f"{spec.label} cannot be merged into {base.name_or_path}: {one_line(error)[:200]}; use "
-            "its adapter as it is."
-        ) from error
+    merged: Any = merge_into(base, folder, run.spec.label)
+    whole: PreTrainedModel = merged.to(weight_dtype(run.spec.dtype_policy, device, False))
+    return whole
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

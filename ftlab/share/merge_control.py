@@ -7,26 +7,11 @@ from pathlib import Path
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import holding
 from ftlab.basics.processes import start_detached, worker_environment
+from ftlab.methods.peft_rules import UNMERGEABLE
 from ftlab.records.merge import MergeDirectory, check_not_merging
 from ftlab.records.run import check_writable
 from ftlab.records.store import Run
 from ftlab.share.weights import adapter_config, kind_of, weights_of
-
-_SOFT = "it lays learnt vectors beside the text, and those are no change of a weight"
-_ROUTED = "what it adds depends on the input, and a weight is the same for every input"
-UNMERGEABLE = {
-    "PROMPT_TUNING": _SOFT,
-    "MULTITASK_PROMPT_TUNING": _SOFT,
-    "P_TUNING": _SOFT,
-    "PREFIX_TUNING": _SOFT,
-    "CPT": _SOFT,
-    "CARTRIDGE": _SOFT,
-    "ADAPTION_PROMPT": _SOFT,
-    "XLORA": _ROUTED,
-    "POLY": _ROUTED,
-    "SHADOW": _ROUTED,
-}
-"""PEFT types without anything to merge, and why; for others PEFT raises if a layer cannot merge."""
 
 
 def why_not_mergeable(run: Run) -> str:

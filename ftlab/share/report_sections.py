@@ -211,6 +211,7 @@ _PLAIN_STATUS = {"done": "ok", "queued": "", "running": ""}
 def results_section(table: pd.DataFrame) -> Markup:
     """Every measure with mean and spread over the finished runs; below it a table of the runs."""
     groups = [(group, _done(group)) for group in by_variant(table)]
+    metrics = shown_metrics(table)
     blocks = [groups[start : start + COLUMNS] for start in range(0, len(groups), COLUMNS)]
     several = any(len(done.rows) > 1 for _, done in groups)
     spread = (
@@ -222,9 +223,15 @@ def results_section(table: pd.DataFrame) -> Markup:
     return Markup('<h2>Results</h2><p class="meta">{}{}</p>{}{}').format(
         f"Runs that are done. {units.DASH} is what was not measured.",
         spread,
-        NOTHING.join(map(_block, blocks)),
+        NOTHING.join(_block(block, metrics) for block in blocks),
         runs_table(table),
     )
+
+
+def shown_metrics(table: pd.DataFrame) -> list[MetricSpec]:
+    """All metrics, without the optional ones that no run of the table has."""
+    return [metric for key, metric in METRICS.items()
+            if not metric.is_optional or table[key].notna().any()]  # fmt: skip
 
 
 def value_text(metric: MetricSpec, values: Sequence[float]) -> str:
@@ -246,14 +253,16 @@ def pairs_table(rows: Iterable[tuple[str, str]]) -> Markup:
     return Markup('<table class="pairs"><tbody>{}</tbody></table>').format(body)
 
 
-def _block(groups: Sequence[tuple[VariantRuns, VariantRuns]]) -> Markup:
+def _block(
+    groups: Sequence[tuple[VariantRuns, VariantRuns]], metrics: Sequence[MetricSpec]
+) -> Markup:
     """The table of some variants, each given by all its runs and by those that are done."""
     rows: list[tuple[Any, list[str]]] = [
         ("Runs done", [f"{len(done.rows)} of {len(group.rows)}" for group, done in groups]),
         ("Settings", [_settings_of(group) for group, _ in groups]),
         ("Learning rate", [_rates(group) for group, _ in groups]),
     ]
-    for metric in METRICS.values():
+    for metric in metrics:
         name = Markup("{} <small>{}, {} is better</small>").format(
             metric.label, metric.unit, metric.direction
         )
@@ -346,7 +355,7 @@ def measuring_section(data: SweepData) -> Markup:
             '<p class="meta">These results were measured by others, by their own means, and are '
             "shown as they were published.</p>{}"
         ).format(pairs_table((name, _distinct(values)) for name, values in found.items()))
-    rows = [(metric.label, f"{metric.how} ({metric.unit})") for metric in METRICS.values()]
+    rows = [(m.label, f"{m.how} ({m.unit})") for m in shown_metrics(data.table)]
     rows += [("A difference", RULE)]
     rows += [("Phases", f"{', '.join(PHASES)}; the peak is reset between them")]
     kinds = _distinct(run.result.memory_kind for run in data.own_runs if run.result)

@@ -23,7 +23,7 @@ from ftlab.models.dimensions import shape_of_model
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.records.comparability import SCORED
-from ftlab.records.result import Measures, RunResult
+from ftlab.records.result import ANSWERING, Measures, RunResult
 from ftlab.records.resume import (
     Checkpoint,
     Earlier,
@@ -44,6 +44,7 @@ from ftlab.tasks.formatting import (
 )
 from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.registry import general_fingerprint, general_passages
+from ftlab.training.answering import ANSWERS, Prompts, measure_answering
 from ftlab.training.evaluate import (
     GENERAL_TEXT_HASH,
     CurvePoints,
@@ -214,7 +215,9 @@ class RunRecord:
         )
 
     def result(self, status: Any, reason: str = "") -> RunResult:
-        self.set(total_seconds=time.perf_counter() - self.began)
+        after = self.meter.phases.get(ANSWERING) if self.meter else None
+        seconds = time.perf_counter() - self.began
+        self.set(total_seconds=seconds - (after.seconds if after else 0))
         return RunResult(
             status=status,
             reason=reason,
@@ -234,12 +237,37 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
     """Executes the run and fills the record; raises the error that stops it."""
     directory.scratch.mkdir(parents=True, exist_ok=True)
     try:
-        _execute(spec, directory, record, report)
+        prompts = _execute(spec, directory, record, report)
+        if prompts is not None and spec.settings.measure_answering:
+            _measure_answering(directory, record, prompts, report)
     finally:
         shutil.rmtree(directory.scratch, ignore_errors=True)
 
 
-def _execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
+def _measure_answering(
+    directory: RunDirectory, record: RunRecord, prompts: Prompts, report: Report
+) -> None:
+    """Measures what answering costs, after the model of the run was freed; never raises an error.
+
+    Whatever fails, the run is done, and its other measures are kept.
+    """
+    assert record.meter is not None
+    record.meter.current = ANSWERING
+    try:
+        record.meter.memory.start()  # gives back the memory of the training
+        costs = measure_answering(directory.spec(), directory, prompts, report)
+    except Exception as error:  # see above; a full disk, for example
+        record.note(f"What answering costs was not measured: {one_line(error)}")
+        return
+    record.meter.phases[ANSWERING] = costs.phase
+    record.set(**costs.measures)
+    record.note(*costs.notes)
+
+
+def _execute(
+    spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report
+) -> Prompts | None:
+    """Loads, trains, saves and evaluates; returns the first scored prompts, `None` for a base."""
     device = torch_device(spec.device)
     torch.set_num_threads(cpu_count())
     set_seed(spec.seed)
@@ -377,6 +405,10 @@ def _execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: 
     if unsaved is not None:
         meter.current = "save"
         raise unsaved
+    if spec.is_base:
+        return None
+    first = tuple(example.prompt_ids for example in held_out.formatted[:ANSWERS])
+    return Prompts(first, int(tokenizer.pad_token_id), tuple(formatter.stop_ids()))
 
 
 def _save(

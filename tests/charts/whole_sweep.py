@@ -22,6 +22,8 @@ _MEASURES = {
     "general_loss_change": 0.05,
     "general_loss_change_low": 0.04,
     "general_loss_change_high": 0.06,
+    "answer_merged_tokens_per_second": 20.0,
+    "answer_merged_net_peak_bytes": 400_000_000,
 }
 
 
@@ -53,8 +55,8 @@ def whole_sweep(
 ) -> SweepData:
     """Full fine-tuning and LoRA on those targets and for so many steps, each with two rates.
 
-    The runs have gain, forgetting and evaluations between the steps; the table also says what the
-    peaks are made of.
+    The runs have gain, forgetting, costs of answering and evaluations between the steps; the table
+    also says what the peaks are made of.
     """
     for method, hyperparameters, last in (("full", {}, 30), ("lora", {"targets": targets}, steps)):
         for rate in (1e-4, 3e-4):

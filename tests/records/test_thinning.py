@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.records import progress
-from ftlab.records.progress import MOST_BUCKETS, ProgressBook, ThinCurve, read_progress
+from ftlab.records.progress import MOST_BUCKETS, Later, ProgressBook, ThinCurve, read_progress
 from ftlab.records.store import Run, read_run
 from tests.fakes import make_run
 
@@ -102,11 +102,32 @@ def test_reading_new_lines_gives_the_same_as_reading_all_at_once(run: Run) -> No
         book.read(run)
     append(run, {"event": "phase", "phase": "evaluate", "elapsed": 40.0})
     append(run, {"event": "evaluate", "done": 5, "total": 20, "elapsed": 45.0})
-    way = book.read(run, 9.0)
-    assert way == read_progress(run, 9.0)
+    way = book.read(run, Later(9.0))
+    assert way == read_progress(run, Later(9.0))
     assert (way.phase, way.step, way.loss) == ("evaluate", 59, 1 / 59)
     assert way.eta_seconds == pytest.approx(15.0)
     assert way.losses == read_progress(replace(run, status="done")).losses
+
+
+def test_measuring_answering_is_the_last_quarter_of_the_bar_and_of_the_time_that_is_left(
+    run: Run,
+) -> None:
+    settings = replace(run.spec.settings, measure_answering=True)
+    run = replace(run, spec=replace(run.spec, settings=settings))
+    book, later = ProgressBook(), Later(evaluation=9.0, answering=60.0)
+    append(run, step(LONG))
+    way = book.read(run, later)
+    assert (way.fraction, way.eta_seconds) == (pytest.approx(0.6), 69.0)
+    append(run, {"event": "phase", "phase": "evaluate", "elapsed": 40.0})
+    append(run, {"event": "evaluate", "done": 20, "total": 20, "elapsed": 50.0})
+    way = book.read(run, later)
+    assert (way.fraction, way.eta_seconds) == (pytest.approx(0.75), 60.0)
+    append(run, {"event": "phase", "phase": "answering", "elapsed": 50.0})
+    assert book.read(run, later).eta_seconds == 60.0
+    append(run, {"event": "answering", "done": 1, "total": 3, "elapsed": 62.0})
+    way = book.read(run, later)
+    assert way.label == "measuring answering"
+    assert (way.fraction, way.eta_seconds) == (pytest.approx(0.75 + 0.25 / 3), pytest.approx(24.0))
 
 
 @pytest.mark.fault("torn last line of metrics.jsonl")

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError
+from ftlab.methods.peft_rules import UNMERGEABLE
 from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.store import Run
 from ftlab.share.merge import merge_run
-from ftlab.share.merge_control import UNMERGEABLE, start_merge, why_not_mergeable
+from ftlab.share.merge_control import start_merge, why_not_mergeable
 from tests.share.conftest import Train
 
 IDS = torch.arange(2, 34).view(2, 16)

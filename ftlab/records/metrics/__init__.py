@@ -22,5 +22,7 @@ def metrics() -> dict[str, MetricSpec]:
 
 METRICS = metrics()
 
+OPTIONAL = tuple(key for key, metric in METRICS.items() if metric.is_optional)
+
 HEADLINES = ("trainable_params", "net_peak_memory_bytes", "train_seconds", "adapter_bytes")
 """The four measures that the savings charts compare with full fine-tuning."""

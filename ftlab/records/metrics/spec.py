@@ -17,7 +17,8 @@ class MetricSpec:
 
     `read` returns the value from a run's result, `None` if it was not measured; the default is the
     field of `Measures` with that key. `how` describes the measurement in half a sentence. With
-    `in_table` the results tables show it by default. `interval`: it is a difference with a 95 %
+    `in_table` the results tables show it by default; one that `is_optional` only where a run has
+    it, and then the report too. `interval`: it is a difference with a 95 %
     interval, in the columns `interval_keys`. `is_counted`: it is counted, not measured, so it is
     the same in every run of a spec and one run is enough. `name` is its name in a sentence and on
     an axis; default: the label. `before` is the key of the same measure of the untouched model.
@@ -31,6 +32,7 @@ class MetricSpec:
     format: Callable[[Any], str]
     read: Callable[[RunResult], float | None] | None = None
     in_table: bool = True
+    is_optional: bool = False
     interval: bool = False
     is_counted: bool = False
     name: str = ""

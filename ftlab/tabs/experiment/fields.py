@@ -162,6 +162,8 @@ def advanced_summary(request: SweepRequest) -> str:
         parts.append(f"accumulation {settings.accumulation}")
     if settings.gradient_checkpointing:
         parts.append("checkpointing")
+    if settings.measure_answering:
+        parts.append("measures answering")
     return "Advanced: " + ", ".join(parts)
 
 

@@ -23,7 +23,14 @@ from ftlab.basics.recent import Recent
 from ftlab.charts.loss import LossCurve, curve_of, curve_points, loss_figure
 from ftlab.jobs.control import ensure_dispatcher, request_cancel, requested_cancels
 from ftlab.methods.registry import BASE_METHOD, look_of
-from ftlab.records.progress import Progress, ProgressBook, read_progress, sweep_eta
+from ftlab.records.progress import (
+    Later,
+    Progress,
+    ProgressBook,
+    later_phases,
+    read_progress,
+    sweep_eta,
+)
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import RECENT_SECONDS, Run, RunStore
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
@@ -48,7 +55,7 @@ from ftlab.tabs.widgets import (
 NEWEST = "newest"
 """Dropdown value that always shows the sweep launched last."""
 
-ReadProgress = Callable[[Run, float | None], Progress]
+ReadProgress = Callable[[Run, Later], Progress]
 
 _SHORT_PHASES = {"wait": "waiting"}  # the chip is narrow; its tooltip has the full label
 
@@ -92,21 +99,26 @@ def view_sweep(
     found = any(run.spec.sweep_id == wanted for run in runs)
     sweep_id = wanted if found and wanted else newest
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
-    evaluation = evaluation_seconds(chosen)
+    later = later_by_precision(chosen)
     progress = tuple(
-        read(run, evaluation.get(_precision(run), evaluation.get(""))) for run in chosen
+        read(run, later.get(_precision(run), later.get("", Later()))) for run in chosen
     )
     return SweepView(sweep_id, tuple(chosen), progress, frozenset(cancelling))
 
 
-def evaluation_seconds(runs: Sequence[Run]) -> dict[str, float]:
-    """Duration of the latest evaluation by base precision; key "" is the latest of all."""
-    seconds: dict[str, float] = {}
+def later_by_precision(runs: Sequence[Run]) -> dict[str, Later]:
+    """The latest times of evaluation and answering by base precision; key "": the latest of all.
+
+    Base runs measure no answering, and keep what an earlier run took.
+    """
+    found: dict[str, Later] = {}
     for run in runs:
         if run.result is not None and run.status == "done" and "evaluate" in run.result.phases:
-            took = run.result.phases["evaluate"].seconds
-            seconds |= {_precision(run): took, "": took}
-    return seconds
+            took = later_phases(run.result)
+            for key in (_precision(run), ""):
+                before = found.get(key, Later()).answering
+                found[key] = took if took.answering else replace(took, answering=before)
+    return found
 
 
 def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:

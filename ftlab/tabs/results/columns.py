@@ -22,7 +22,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import did_you_mean, inert, rate_name
 from ftlab.methods.registry import label_of
 from ftlab.models.reference import model_label
-from ftlab.records.metrics import METRICS
+from ftlab.records.metrics import METRICS, OPTIONAL
 from ftlab.records.result import MEMORY_PARTS, status_label
 from ftlab.records.table import origin_label
 from ftlab.tabs.widgets import plural
@@ -181,9 +181,10 @@ _USUAL = (
 
 
 def usual_columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Keys of the default columns. Tags are included only if a run has one."""
+    """Keys of the default columns. Tags and optional metrics only where a run has them."""
     tagged = bool((table["tags"] != "").any()) if len(table) else False
-    return in_order([*_USUAL, "tags"] if tagged else _USUAL)
+    lacking = {key for key in OPTIONAL if table[key].isna().all()}
+    return in_order({*_USUAL, *(["tags"] if tagged else [])} - lacking)
 
 
 def in_order(keys: Collection[str]) -> tuple[str, ...]:
@@ -358,7 +359,10 @@ _LABELLED: dict[str, Callable[[str], str]] = {
 Group = Literal["runs", "sweeps", "seeds"]
 """One row per run, rows grouped under sweep headings, or means over seeds."""
 
-ORIGINS = {"measured": "", "recorded": "Recorded with ftlab", "imported": "Imported"}
+ORIGINS = {
+    "measured": "", "opened": "From another machine", "recorded": "Recorded with ftlab",
+    "imported": "Imported",
+}  # fmt: skip
 """The origins in the order of the table, with the headings of those that can be folded."""
 
 PAGE = 100
@@ -386,7 +390,7 @@ class Query:
     group: Group = "runs"
     limit: int = PAGE
     version: int = 0
-    unfolded: tuple[str, ...] = ()
+    unfolded: tuple[str, ...] = ("opened",)
 
     @property
     def folded(self) -> int:

@@ -14,9 +14,10 @@ from ftlab.basics.errors import FtlabError
 from ftlab.charts.html import origin_chip
 from ftlab.records.comparability import scored_by
 from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.answering import memory_key, speed_key
 from ftlab.records.progress import Progress, read_progress
 from ftlab.records.published import PublishedRun
-from ftlab.records.result import PHASES, Measures, PhaseMeasure, RunResult
+from ftlab.records.result import ANSWER_WAYS, PHASES, Measures, PhaseMeasure, RunResult
 from ftlab.records.run import NOTE_LENGTH
 from ftlab.records.store import Run, RunStore
 from ftlab.share.model_card import spec_rows
@@ -174,6 +175,17 @@ def _numbers(result: RunResult) -> str:
             "Tokens",
             m.tokens_per_second,
             _strong(f"{units.format_number(m.tokens_per_second, 0)} a second", tokens),
+        ),
+        *(
+            (
+                f"Answering, {words}",
+                getattr(m, speed_key(way)),
+                _strong(
+                    f"{METRICS[speed_key(way)].format(getattr(m, speed_key(way)))} tokens a second",
+                    f"{size(getattr(m, memory_key(way)))} above the process with no model",
+                ),
+            )
+            for way, words in ANSWER_WAYS.items()
         ),
         ("File to deliver", m.adapter_bytes, _strong(size(m.adapter_bytes), m.adapter_dtype or "")),
         *((f"Memory {when}", value, size(value)) for when, value in result.memory_at_end.items()),
