@@ -23,4 +23,30 @@ window.ft.kept = {
       // as above
     }
   },
+  // The values as they are stored, cut off after so many characters; '' for those that are not.
+  texts(names, most) {
+    return names.map((name) => {
+      try {
+        return (localStorage.getItem(`ftlab.${name}`) ?? '').slice(0, most);
+      } catch {
+        return '';
+      }
+    });
+  },
+  // Keeps what the line of a tab says (`ftlab/tabs/kept.py`). Its button calls `anew`.
+  line(element, changed, anew) {
+    const keep = () => {
+      const line = element.querySelector('[data-kept]');
+      if (!line) return;
+      const { kept, values } = line.dataset;
+      if (!values) return this.remove(kept);
+      this.set(kept, JSON.parse(values));
+      line.querySelector('span').hidden = this.get(kept) === null;
+    };
+    changed(keep);
+    keep();
+    element.addEventListener('click', ({ target }) => {
+      if (target.closest('button')) anew();
+    });
+  },
 };

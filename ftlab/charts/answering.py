@@ -92,7 +92,8 @@ def _bars(
         having = [group for _, group in known]
         hover = [
             f"<b>{plain(group.variant)}</b><br>{words}: "
-            f"{_reach([group], METRICS[speed_key(way)], seeds=True)} tokens a second<br>memory (net peak) "
+            f"{_reach([group], METRICS[speed_key(way)], seeds=True)} tokens a second<br>"
+            "memory (net peak) "
             f"{_reach([group], METRICS[memory_key(way)], seeds=True)}"
             for group in having
         ]

@@ -28,6 +28,7 @@ from ftlab.tabs import api
 from ftlab.tabs.address import build_address
 from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html, tabs
 from ftlab.tabs.header import header_html
+from ftlab.tabs.kept import build_kept
 from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
 from ftlab.tabs.widgets import H
 
@@ -173,6 +174,7 @@ def build_page(context: AppContext) -> gr.Blocks:
                     spec.build(context, links)
                 tab.select(fn=None, js=FIT_FIGURES, api_visibility="private")
         build_address(links)
+        build_kept(links)
         api.add_endpoints(context)
     return page
 

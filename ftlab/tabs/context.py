@@ -130,6 +130,30 @@ RESULTS, EXPERIMENT, COMPARE, PLAYGROUND = "results", "experiment", "compare", "
 
 
 @dataclass(frozen=True)
+class KeptInputs:
+    """Inputs of a tab that the browser keeps: their name there, and the version of their format."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """How a tab gets back the inputs that the browser kept (`ftlab/tabs/kept.py`).
+
+    `given` has their values when the page is opened; if there are any, its `.change` is triggered.
+    `ready` is a hidden field, empty until the tab's fields hold those values: the tab keeps nothing
+    before. The tab sets it to `READY` in the same answer as its fields.
+    """
+
+    given: gr.State
+    ready: gr.Textbox
+
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
 class Links:
     """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
@@ -137,17 +161,23 @@ class Links:
     `asked` has a state for each parameter of an address (see `TabSpec.address`): what is to be
     shown, "" for the tab as it is without the parameter, `None` if nothing is asked for. A handler
     that writes one also returns `gr.Tabs(selected=…)` to `tabs`. The target resets the state, so
-    that the same view can be opened twice.
+    that the same view can be opened twice. `kept` has what the browser kept, by name.
     """
 
     tabs: gr.Tabs
     clone: gr.State
     asked: Mapping[str, gr.State]
+    kept: Mapping[str, KeptState]
 
     @classmethod
     def between(cls, row: gr.Tabs) -> Links:
         asked = {name: gr.State(None) for spec in tabs() for name in spec.address}
-        return cls(row, gr.State(()), asked)
+        kept = {
+            one.name: KeptState(gr.State({}), gr.Textbox(visible=False))
+            for spec in tabs()
+            for one in spec.kept
+        }
+        return cls(row, gr.State(()), asked, kept)
 
 
 _MOST_REMEMBERED = 10_000
@@ -244,7 +274,8 @@ class TabSpec:
 
     `address` has the parameters of the page's address that the tab reads, as `sweep` in
     `/?tab=compare&sweep=ID`; each is a state of `Links.asked`. `longest` has the characters that
-    are read of one that may be longer than an id or a few words.
+    are read of one that may be longer than an id or a few words. `kept` has the inputs
+    that the browser keeps for the next visit; each is in `Links.kept`.
     """
 
     name: str
@@ -252,6 +283,7 @@ class TabSpec:
     build: Callable[[AppContext, Links], None]
     address: tuple[str, ...] = ()
     longest: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[KeptInputs, ...] = ()
 
     @property
     def id(self) -> str:

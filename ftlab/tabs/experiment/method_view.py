@@ -100,14 +100,11 @@ def has_base_choice(method: MethodSpec) -> bool:
     return method.is_adapter and method.base_precision is None
 
 
-def _fields() -> Iterable[str]:
+def _fields() -> Iterable[tuple[str, str]]:
     for method in METHODS.values():
-        names = (*method.defaults(), LEARNING_RATE, *([BASE] if has_base_choice(method) else []))
-        yield from (f"{method.id}.{name}" for name in names)
-
-
-FIELDS = frozenset(_fields())
-"""Names of all settings of all methods, e.g. `lora.r`."""
+        empty = dict.fromkeys((LEARNING_RATE, *([BASE] if has_base_choice(method) else [])), "")
+        for name, default in (method.defaults() | empty).items():
+            yield f"{method.id}.{name}", _typed(default)
 
 
 def _tools() -> str:
@@ -260,6 +257,10 @@ def _typed(value: Any) -> str:
     """A value as a user would type it: 0.0 -> "0"."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
+
+
+FIELDS: Mapping[str, str] = dict(_fields())
+"""All settings of all methods by name, e.g. `lora.r`, with their defaults as they stand there."""
 
 
 @dataclass(frozen=True)

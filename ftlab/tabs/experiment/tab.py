@@ -24,7 +24,17 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.prediction.fit import Ask
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import is_installed
-from ftlab.tabs.context import QUIET, Action, AppContext, Latest, Links, TabSpec, while_there
+from ftlab.tabs.context import (
+    QUIET,
+    READY,
+    Action,
+    AppContext,
+    Latest,
+    Links,
+    TabSpec,
+    one_at_a_time,
+    while_there,
+)
 from ftlab.tabs.experiment import queue
 from ftlab.tabs.experiment.costs import predict_costs, proposable, proposal_html, propose
 from ftlab.tabs.experiment.fields import (
@@ -36,6 +46,14 @@ from ftlab.tabs.experiment.fields import (
     demo_line,
     launch_button,
     launch_line,
+)
+from ftlab.tabs.experiment.kept import (
+    FORM,
+    READINESS,
+    changed,
+    untouched,
+    values_kept,
+    values_to_keep,
 )
 from ftlab.tabs.experiment.method_view import (
     ASKING,
@@ -66,23 +84,39 @@ from ftlab.tabs.experiment.task import (
     TaskBlocks,
     build_model_and_task,
     build_settings,
+    hub_data,
     name_field,
     rows_at_hand,
+    upload_label,
 )
 from ftlab.tabs.gate import visitor_of
+from ftlab.tabs.kept import kept_html, kept_line
 from ftlab.tabs.results.columns import run_name
 from ftlab.tabs.widgets import H, escape, head, note_html, plural, this_page, warn
 from ftlab.tasks.files import columns_of
 
 
 def listen(
-    form: Form, task: TaskBlocks, table: gr.HTML, check: Action, context: AppContext, links: Links
+    form: Form,
+    task: TaskBlocks,
+    table: gr.HTML,
+    kept_line: gr.HTML,
+    check: Action,
+    context: AppContext,
+    links: Links,
 ) -> None:
-    """Fills the form from the runs in `links.clone`, then checks it like typed input."""
-    outputs = [
-        links.clone, table, task.file_group, task.hub_group, task.mapping_row,
-        *form.components.values(),
+    """Fills the form from the runs in `links.clone`, from what the browser kept, or with the
+    defaults; then checks it like typed input."""
+    names, fields = list(form.components), list(form.components.values())
+    is_filled = gr.State(False)
+    filled = [
+        is_filled, table, task.file_group, task.hub_group, task.mapping_row, task.upload,
+        task.filled_data, *fields,
     ]  # fmt: skip
+    outputs = [links.clone, *filled]
+
+    def fill(values: Mapping[str, Any]) -> list[Any]:
+        return [True, *updates(values, names, context.access)]
 
     def take(run_ids: tuple[str, ...]) -> list[Any]:
         if not run_ids:
@@ -96,10 +130,28 @@ def listen(
         gr.Info(str(escape(taken_over(specs))), title="Cloned", duration=6)
         for sentence in missing:
             warn(sentence, title="Not as in the run")
-        return [(), *updates(values, list(form.components), context.access)]
+        return [(), *fill(values)]
 
-    taken = links.clone.change(take, links.clone, outputs, **QUIET)
-    task.preview.after(check.after(taken))
+    def restore(kept: Mapping[str, Any], is_filled: bool, *now: Any) -> list[Any]:
+        if not kept or is_filled:  # by a clone
+            return [gr.skip()] * len(filled)
+        values, sentences = values_kept(form, kept, context)
+        for sentence in sentences:
+            warn(sentence, title="Not as this browser kept it")
+        return fill(values | changed(form, form.values(now)))
+
+    def start_anew() -> list[Any]:
+        gr.Info("The form has its defaults again.", title="Defaults", duration=6)
+        return fill(untouched(form))
+
+    in_turn = one_at_a_time("filling")
+    given = links.kept[FORM.name].given
+    for event in (
+        links.clone.change(take, links.clone, outputs, **in_turn),
+        given.change(restore, [given, is_filled, *fields], filled, **in_turn),
+        kept_line.select(start_anew, None, filled, **in_turn),
+    ):
+        task.preview.after(check.after(event))
 
 
 def taken_over(specs: Sequence[RunSpec]) -> str:
@@ -131,18 +183,21 @@ def fitting(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def updates(
     values: Mapping[str, Any], names: Sequence[str], access: Access = EVERYTHING
 ) -> list[Any]:
-    """Updates for the methods table, the three task containers, and each field in `names`."""
+    """Updates for the methods table, the three task containers, the place for a task file,
+    `TaskBlocks.filled_data`, and each field in `names`."""
     kind = values["task"]
     mapped = [values[f"map.{name}"] for name in MAPPING_FIELDS]
     columns = columns_of(rows_at_hand(allowed_values(values, access))) or list(filter(None, mapped))
     choices = [("–", ""), *((column, column) for column in columns)]
-    special = {
+    special: dict[str, Any] = {
         f"map.{name}": gr.update(choices=choices, value=chosen if chosen in columns else "")
         for name, chosen in zip(MAPPING_FIELDS, mapped, strict=True)
     }
     special["model_name"] = name_field(values["model"], value=values["model_name"])
     own = kind in ("file", "hub")
-    special["metric"] = gr.update(visible=own, **({"value": values["metric"]} if own else {}))
+    metric = {"value": values["metric"]} if own or values["metric"] else {}
+    special["metric"] = gr.update(visible=own, **metric)
+    special[READINESS] = READY
     # The random comment changes the value, so that it is redrawn even if only ticks differ.
     settings = {name: value for name, value in values.items() if name in FIELDS}
     special[METHOD_SETTINGS] = settings
@@ -152,6 +207,8 @@ def updates(
         gr.update(visible=kind == "file"),
         gr.update(visible=kind == "hub"),
         gr.update(visible=own and bool(columns)),
+        gr.update(label=upload_label(values["file"]), value=None),
+        hub_data(values),
         *(special.get(name, values.get(name, gr.skip())) for name in names),
     ]
 
@@ -195,6 +252,7 @@ def build(context: AppContext, links: Links) -> None:
         with gr.Column(scale=0, min_width=330, elem_classes="ft-rail ft-sheet"):
             task = build_model_and_task(form, context)
             advanced, scored = build_settings(form)
+            kept = kept_line()
         with gr.Column(scale=1, min_width=320):
             with gr.Column(elem_classes="ft-sheet ft-methods"):
                 blocks = _build_methods(form)
@@ -208,10 +266,11 @@ def build(context: AppContext, links: Links) -> None:
         as_pressed = gr.Textbox(visible=False)
 
     access = context.access
+    form.components[READINESS] = links.kept[FORM.name].ready
     fields = list(form.components.values())
     said = [
         *form.slots.values(), scored, blocks.facts, blocks.untuned, blocks.matched, line, go,
-        advanced, blocks.more,
+        advanced, blocks.more, kept,
     ]  # fmt: skip
 
     def check(*given: Any) -> list[Any]:
@@ -284,9 +343,9 @@ def build(context: AppContext, links: Links) -> None:
         trigger_mode="multiple",
         **_IN_ORDER,
     )
-    changes = [field.change for name, field in form.components.items() if name not in _CHOICE]
+    silent = [form.components[name] for name in _CHOICE]
     gr.on(
-        [this_page().load, *changes],
+        [this_page().load, *(field.change for field in fields if field not in silent)],
         check,
         fields,
         said,
@@ -306,7 +365,7 @@ def build(context: AppContext, links: Links) -> None:
     )
     reached.then(check, fields, said, trigger_mode="always_last", **_IN_ORDER)
     task.preview.after(reached)
-    listen(form, task, blocks.table, Action(check, fields, said), context, links)
+    listen(form, task, blocks.table, kept, Action(check, fields, said), context, links)
     last = gr.State((None, 0.0))
     pressed = go.click(
         press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
@@ -458,7 +517,8 @@ def _build_methods(form: Form) -> MethodBlocks:
 def _say(
     form: Form, values: Mapping[str, Any], context: AppContext, failure: FtlabError | None = None
 ) -> list[Any]:
-    """Updates for field errors, the launch bar, and the labels that summarise settings."""
+    """Updates for field errors, the launch bar, the labels that summarise settings, and what the
+    browser keeps."""
     access = context.access
     reading = read_form(values, access)
     errors = list(reading.errors)
@@ -489,7 +549,10 @@ def _say(
         button,
         gr.Accordion(label=advanced_summary(reading.request)),
         gr.Accordion(label=more_summary(values)),
+        kept_html(FORM, values_to_keep(form, values, context.runs_folder))
+        if values[READINESS]
+        else gr.skip(),
     ]
 
 
-TAB = TabSpec("Experiment", 1, build)
+TAB = TabSpec("Experiment", 1, build, kept=(FORM,))

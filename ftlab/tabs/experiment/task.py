@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -46,8 +47,8 @@ def keep_upload(path: Path, runs_folder: Path) -> Path:
     """
     check_writable(runs_folder)
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    target = control_folder(runs_folder) / "uploads" / digest / path.name
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    target = _uploads(runs_folder) / digest / path.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
@@ -60,6 +61,32 @@ def keep_upload(path: Path, runs_folder: Path) -> Path:
     return target.resolve()
 
 
+def name_upload(path: Path, runs_folder: Path) -> dict[str, str]:
+    """The name of an upload and the hash of its content; no hash for any other file."""
+    is_upload = path.parent.parent == _uploads(runs_folder).resolve()
+    return {"name": path.name, "digest": path.parent.name if is_upload else ""}
+
+
+def find_upload(name: Any, digest: Any, runs_folder: Path) -> Path | None:
+    """The upload of that name and hash, as `name_upload` gives them; `None` if there is none.
+
+    So it opens no file of another visitor to anybody who does not have it: a hash has 64 digits (16
+    in older runs folders), which nobody finds by trying.
+    """
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        return None
+    try:
+        files = list((_uploads(runs_folder) / digest).iterdir())
+    except OSError:
+        return None
+    return next((file.resolve() for file in files if file.name == name and file.is_file()), None)
+
+
+def _uploads(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "uploads"
+
+
+_DIGEST = re.compile(r"[0-9a-f]{16}([0-9a-f]{48})?")
 REQUEST, TASK = dict(fields_of(SweepRequest)), fields_of(TaskReference)
 _MODELS = [(model_label(BUNDLED_ID), "bundled"), ("Local folder …", "folder"), ("Hub id …", "hub")]
 _SHORT_NAMES = {"medical": "Medical"}  # the row of tasks must fit into the left column
@@ -74,6 +101,7 @@ _CHOOSE = """element.addEventListener('click', ({ target }) => {
   const button = target.closest('[data-choose]');
   if (button) trigger('select', {model: button.dataset.choose});
 })"""
+_HUB_FIELDS = ("hub.id", "hub.config", "hub.split")
 _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 
 
@@ -81,12 +109,16 @@ _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 class TaskBlocks:
     """The containers of step 1. `preview` renders the model line and the task preview.
 
+    `upload` takes a task file, and the form's field `file` is its path here. `filled_data` is
+    `hub_data` of the values that the form was last filled with, which bring their columns.
     `largest` shows the proposed model; `None` on a machine that proposes no model.
     """
 
     file_group: gr.Column
     hub_group: gr.Column
     mapping_row: gr.Row
+    upload: gr.File
+    filled_data: gr.State
     preview: Action
     largest: gr.HTML | None = None
 
@@ -121,7 +153,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     with gr.Column(visible=False, min_width=0) as file_group:
         upload = live(
             gr.File,
-            label=f"Task file: {', '.join(EXTENSIONS)}",
+            label=upload_label(None),
             file_types=list(EXTENSIONS),
             height=96,
             elem_id="f-task-id",
@@ -152,6 +184,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     )
     form.slot("task")
     preview = H("")
+    filled_data = gr.State(None)
 
     names = list(form.components)
     fields = list(form.components.values())
@@ -169,8 +202,11 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
             *column_choices(rows_at_hand(values)),
         )
 
-    def show_columns(*given: Any) -> tuple[Any, ...]:
-        return column_choices(rows_at_hand(named(given)))
+    def show_columns(filled_data: Any, *given: Any) -> tuple[Any, ...]:
+        values = named(given)
+        if hub_data(values) == filled_data:
+            return (gr.skip(),) * (1 + len(MAPPING_FIELDS))
+        return column_choices(rows_at_hand(values))
 
     def look(*given: Any) -> tuple[str, str]:
         values = named(given)
@@ -180,7 +216,8 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         return read_hub(named(given))
 
     def take(path: str | None) -> tuple[Any, ...]:
-        return read_upload(path, context.runs_folder)
+        label = gr.update(label=upload_label(None))
+        return *read_upload(path, context.runs_folder), label
 
     hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
     by_name = form.components
@@ -198,7 +235,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         [upload.upload, upload.clear],
         take,
         upload,
-        [by_name["file"], by_name["file_error"], mapping_row, *mapping],
+        [by_name["file"], by_name["file_error"], mapping_row, *mapping, upload],
         api_visibility="private",
     )
     gr.on(
@@ -211,9 +248,9 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     )
     # Another data set has other columns. (`input` does not fire on paste.)
     changed = gr.on(
-        [by_name[f"hub.{name}"].change for name in ("id", "config", "split")],
+        [by_name[name].change for name in _HUB_FIELDS],
         show_columns,
-        fields,
+        [filled_data, *fields],
         [mapping_row, *mapping],
         trigger_mode="always_last",
         **hidden,
@@ -236,7 +273,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         **hidden,
     )
     seen = Action(look, fields, [line, preview])
-    return TaskBlocks(file_group, hub_group, mapping_row, seen, largest)
+    return TaskBlocks(file_group, hub_group, mapping_row, upload, filled_data, seen, largest)
 
 
 def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
@@ -269,6 +306,12 @@ def own_tasks(access: Access) -> list[tuple[str, str]]:
     """(label, kind) of the custom task sources that the visitor may use."""
     upload = [("File", "file")] if access.may_upload else []
     return [*upload, *([("Hub", "hub")] if access.may_ask_hub else [])]
+
+
+def upload_label(path: str | None) -> str:
+    """The label above the place for a task file: a file that is in the form already, or which can
+    be uploaded."""
+    return f"Task file: {Path(path).name if path else ', '.join(EXTENSIONS)}"
 
 
 def name_field(kind: str, **more: Any) -> dict[str, Any]:
@@ -336,6 +379,11 @@ def rows_at_hand(values: Mapping[str, Any]) -> Rows:
         return read_rows(reference.id)
     except FtlabError:
         return []
+
+
+def hub_data(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Id, config and split in the form's fields; the columns of other ones are others."""
+    return tuple(str(values.get(name) or "") for name in _HUB_FIELDS)
 
 
 def column_mapping(rows: Rows, chosen: ColumnMapping | None = None) -> ColumnMapping:

@@ -361,9 +361,10 @@ def test_the_settings_of_methods_go_into_the_table_and_into_the_servers_state() 
 
 def test_the_blocks_of_a_file_are_shown_with_its_columns(tmp_path: Path) -> None:
     values = values_of(replace(PLAIN, task=task_file(tmp_path)))
-    _, file, hub, mapping, prompt, metric = shown(values, "map.prompt", "metric")
+    _, file, hub, mapping, upload, _, prompt, metric = shown(values, "map.prompt", "metric")
     assert (file["visible"], hub["visible"], mapping["visible"]) == (True, False, True)
     assert prompt["value"] == "q"
+    assert upload["label"] == "Task file: mine.csv"
     assert ("s", "s") in prompt["choices"]
     assert metric["value"] == "exact_match"
     Path(str(values["file"])).unlink()  # the columns keep their names
