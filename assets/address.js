@@ -8,7 +8,7 @@ window.ft.address = (() => {
   let shown = null; // what the address names
   let target = null; // an address that is still being opened
   let first = ''; // the tab of an address without one
-  let changed = 0; // when
+  let [changed, pressed] = [0, 0]; // when
   let due = 0;
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -38,15 +38,23 @@ window.ft.address = (() => {
       const stays = views(seen).some(([name, value]) => !target.query.has(name) && target.before.get(name) === value);
       if ((stays || !has(seen, target.query)) && Date.now() < target.until) return;
       target = null;
+      changed = Date.now();
       if (!same(now(), seen)) history.replaceState(null, '', url);
     } else if (!same(shown, seen) && !same(now(), seen)) {
       // What a tab is filled with once it is open, or another letter of a word, is no step of its own.
-      const goesOn = seen.get('tab') === shown.get('tab') && Date.now() - changed < FILLING;
+      const goesOn =
+        seen.get('tab') === shown.get('tab') && (pressed < changed || Date.now() - changed < FILLING);
       if (goesOn) history.replaceState(null, '', url);
       else history.pushState(null, '', url);
       changed = Date.now();
     }
+    if (seen.get('tab') !== shown.get('tab')) window.ft.kept.set('tab', seen.get('tab'));
     shown = seen;
+  };
+
+  const wait = (query) => {
+    target = { query, before: shown, until: Date.now() + PATIENCE };
+    setTimeout(update, PATIENCE + 100);
   };
 
   const open = () => {
@@ -55,15 +63,21 @@ window.ft.address = (() => {
     const once = new URLSearchParams(location.hash.slice(1));
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
-    target = { query, before: shown, until: Date.now() + PATIENCE };
-    setTimeout(update, PATIENCE + 100);
+    wait(query);
     window.ft.address.sender?.(`${new URLSearchParams([...query, ...once])}`);
   };
 
   const begin = () => {
     shown = look();
     first = shown?.get('tab') ?? '';
+    const { button, tab, shown: seen } = window.ft.opening;
     if (now().has('tab')) open();
+    else if (button(tab()) && tab() !== first) {
+      first = tab();
+      wait(new URLSearchParams({ tab: first }));
+      button(first).click();
+    }
+    seen();
     new MutationObserver(() => {
       due ||= setTimeout(update, 50);
     }).observe(document.getElementById('tabs'), {
@@ -79,7 +93,10 @@ window.ft.address = (() => {
       open();
     });
     // Whoever does something else meanwhile waits no longer.
-    for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => (target = null), true);
+    for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => {
+      target = null;
+      pressed = Date.now();
+    }, true);
   };
 
   // The value that the HTML inside of an element names, as the run of the opened panel; or "".

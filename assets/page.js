@@ -2,7 +2,7 @@
 window.ft = Object.assign(window.ft ?? {}, {
   theme(dark) {
     document.body.classList.toggle('dark', dark);
-    localStorage.setItem('ftlab-theme', dark ? 'dark' : 'light');
+    window.ft.kept.set('theme', dark ? 'dark' : 'light');
   },
   readyToVote(blind) {
     // A key is a vote only while no field takes it.

@@ -274,32 +274,43 @@ def _doubts(costs: dict[str, Difference], quality: _Quality | None) -> list[str]
 def _sentence(
     name: str, found: Comparison, moods: dict[str, Mood], quality: _Quality | None
 ) -> str:
-    """As in "QLoRA: 1.8 % of the parameters, 0.41x the memory, 10 MB instead of 269 MB, …"."""
-    name = shorten(name, _NAME_LENGTH)
-    share = units.format_share(found.value("trainable_share"))
-    parts = [f"{share} of the parameters"] if share != units.DASH else []
-    memory = moods["net_peak_memory_bytes"]
-    if memory == "even":
-        parts.append("no difference in memory shown")
-    elif memory != "plain":
-        but = "but " if memory == "bad" else ""
-        parts.append(f"{but}{times(found.ratio('net_peak_memory_bytes'))} the memory")
-    if moods["adapter_bytes"] != "plain":
-        own, full = (
-            units.format_bytes(value)
-            for value in (found.value("adapter_bytes"), found.full_value("adapter_bytes"))
-        )
-        is_less = moods["adapter_bytes"] == "good"
-        but = "" if memory == "bad" else "but "
-        parts.append(f"{own} instead of {full}" if is_less else f"{but}{own} against {full}")
-    if quality is not None:
+    """For people who do not train models; the exact terms are in the tiles.
+
+    As in "QLoRA trained this model with 61 % less memory than full fine-tuning, scored 0.56 against
+    0.56 (no difference shown), and its file to deliver is 27 times smaller."
+    """
+    memory, file = moods["net_peak_memory_bytes"], moods["adapter_bytes"]
+    if memory == "plain":
+        how = "beside full fine-tuning (memory not measured for both)"
+    elif memory == "even":
+        how = "with about the memory of full fine-tuning (no difference shown)"
+    else:
+        change = _change(found.ratio("net_peak_memory_bytes"), "less", "more")
+        how = f"with {change} memory than full fine-tuning"
+    parts = [f"trained this model {how}"]
+    if quality is None:
+        parts.append("its score was not measured")
+    else:
         show = METRICS[quality.key].format
         both = f"{show(found.value(quality.key))} against {show(found.full_value(quality.key))}"
-        even = " (no difference shown)" if quality.mood == "even" else ""
-        parts.append(f"{quality.name} {both}{even}")
-    elif parts:
-        parts.append("score not measured")
-    return f"{name}: {', '.join(parts)}." if parts else f"{name}: nothing was measured for both."
+        is_score = quality.key == "score_after"
+        if quality.mood in ("good", "bad"):
+            way = quality.direction
+            parts.append(f"scored {way} ({both})" if is_score else f"had a {way} loss ({both})")
+        else:
+            even = f" ({quality.note})" if quality.note else ""
+            parts.append(f"{'scored' if is_score else 'had a loss of'} {both}{even}")
+    if file != "plain":
+        ratio = found.ratio("adapter_bytes")
+        size = f"{1 / ratio:,.0f} times smaller" if ratio <= 0.5 else _change(ratio)
+        parts.append(f"its file to deliver is {size}")
+    return f"{shorten(name, _NAME_LENGTH)} {', '.join(parts[:-1])}, and {parts[-1]}."
+
+
+def _change(ratio: float, less: str = "smaller", more: str = "larger") -> str:
+    """A ratio in words: 0.39 -> "61 % less"; 1.11 -> "11 % more"."""
+    percent = round(100 * abs(ratio - 1))
+    return f"{percent or 'under 1'} % {less if ratio < 1 else more}"
 
 
 def _comparability(table: pd.DataFrame, found: Comparison) -> Comparability:

@@ -33,7 +33,7 @@ from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
 from ftlab.tabs.widgets import H
 
 RESTORE_MODE = """() => {
-  const mode = localStorage.getItem('ftlab-theme');
+  const mode = window.ft.kept.get('theme');
   if (mode && !location.search.includes('__theme')) {
     document.body.classList.toggle('dark', mode === 'dark');
   }

@@ -106,7 +106,7 @@ def pick(page: Page, dropdown: str, option: str) -> Callable[[], None]:
 
 def visit(page: Page, url: str, rest: int) -> dict[str, tuple[float, float]]:
     """What one visitor waits for, with so many milliseconds of rest between the clicks."""
-    page.goto(url)
+    page.goto(f"{url}?tab=experiment")
     tab = page.get_by_role("tab", name="Compare")
     tab.wait_for()
     page.wait_for_timeout(rest + 1000)  # the page has loaded and is at rest

@@ -125,7 +125,7 @@ def measure(browser: Browser, apart: Path, served: Path, rows: int) -> dict[str,
 def loaded(browser: Browser, app: App) -> Page:
     """A visitor's page on which all tabs have had their first answers."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(app.url)
+    page.goto(f"{app.url}?tab=experiment")
     expect(page.locator("#go")).to_have_text(re.compile(r"Launch \d+ runs?"), timeout=30_000)
     page.wait_for_timeout(1500)
     return page

@@ -349,7 +349,7 @@ def page(bench: Bench, repeats: int, new_tokens: int | None) -> None:
                 executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"]
             )
             tab = browser.new_page(viewport={"width": 1440, "height": 900})
-            tab.goto(app.url)
+            tab.goto(f"{app.url}?tab=experiment")
             tab.get_by_role("tab", name="Playground").click()
             tab.get_by_text("Base in 16 bits").click()
             if new_tokens is not None:

@@ -77,10 +77,20 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     app.stop()
 
 
+HAS_LAUNCHED = "try { localStorage.setItem('ftlab.launched', true); } catch {}"
+"""JavaScript: this browser has launched something, so a bare page is no first look."""
+
+
 @contextmanager
-def visit(browser: Browser, url: str, width: int = 1440) -> Iterator[Page]:
-    """A fresh visitor's page; a script error on it fails the test."""
+def visit(
+    browser: Browser, url: str, width: int = 1440, script: str = HAS_LAUNCHED
+) -> Iterator[Page]:
+    """A visitor's page, on Experiment if the address names no tab; a script error fails the test.
+
+    `script` runs before those of the page.
+    """
     context = browser.new_context(viewport={"width": width, "height": 900})
+    context.add_init_script(script)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

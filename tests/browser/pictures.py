@@ -93,7 +93,7 @@ def _take(browser: Browser, url: str, mode: str, tabs: Sequence[str], folder: Pa
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
     page = context.new_page()
     page.set_default_timeout(60_000)
-    page.goto(f"{url}?__theme={mode}")
+    page.goto(f"{url}?__theme={mode}&tab=experiment")
     for name in tabs:
         TABS[name](page)
         page.mouse.move(0, 0)

@@ -185,7 +185,7 @@ def screens(page: Page, name: str, inner: bool) -> Iterator[str]:
 def opened(browser: Browser, url: str, width: int) -> Page:
     """A page in light that is ready, and that nothing has been pressed on."""
     page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-    page.goto(f"{url}?__theme=light")
+    page.goto(f"{url}?__theme=light&tab=experiment")
     # A colour on its way to another one is neither.
     page.add_style_tag(content="*, ::before, ::after { transition:none !important }")
     expect(page.locator("#go")).to_contain_text("Launch", timeout=PATIENCE_MS)

@@ -52,7 +52,7 @@ def test_the_first_start_shows_a_recorded_sweep_marked_as_recorded_on_every_figu
     page: Page,
 ) -> None:
     open_compare(page)
-    expect(page.locator(".ft-compare h2").first).to_contain_text("of the parameters")
+    expect(page.locator(".ft-compare h2").first).to_contain_text("less memory than full")
     for figure in figures(page).all():
         expect(figure).to_contain_text("recorded")
 
@@ -121,7 +121,7 @@ def test_a_sweep_with_nothing_done_can_be_looked_at_and_left_again(
         picture = page.locator(".ft-compare .card-picture:visible")
         for option, words, said in (
             ("cccc", "got to its end", "compare with yet"),
-            ("Recorded", "of the parameters", "Saves memory"),
+            ("Recorded", "less memory than full fine-tuning", "Saves memory"),
             ("cccc", "got to its end", "compare with yet"),
         ):
             page.locator("#compare-sweep input").click()

@@ -89,7 +89,7 @@ def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App
 def test_a_second_browser_shows_the_same_sweep(page: Page, browser: Browser, app: App) -> None:
     expect(page.locator(".queue .chip.done")).to_have_count(3)
     other = browser.new_context().new_page()
-    other.goto(app.url)
+    other.goto(f"{app.url}?tab=experiment")
     expect(other.locator(".queue .chip.done")).to_have_count(3)
     assert rows(other) == rows(page)
     other.context.close()

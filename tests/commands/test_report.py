@@ -42,9 +42,9 @@ def test_a_report_is_written_and_its_finding_printed(
     path = tmp_path / "out.html"
     status, out, err = report(SWEEP, "-o", str(path), "--variant", "QLoRA")
     assert (status, err) == (0, "")
-    assert out.startswith("QLoRA: 1.78 % of the parameters")
+    assert out.startswith("QLoRA trained this model with 41 % less memory")
     assert f"{path} (5." in out
-    assert "<h1>QLoRA: 1.78 % of the parameters" in path.read_text(encoding="utf-8")
+    assert "<h1>QLoRA trained this model with 41 % less memory" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "PNG"])

@@ -11,8 +11,9 @@ import gradio as gr
 from ftlab.charts.spec import Amount, ChartSpec, Choice
 from ftlab.records.store import SweepData
 from ftlab.records.table import to_table
+from ftlab.tabs.compare.tour import TOUR_AGAIN
 from ftlab.tabs.compare.view import FIRST_ROW, Picture, View, bar_charts, chart_rows, reading_legend
-from ftlab.tabs.widgets import H, live
+from ftlab.tabs.widgets import H, live, small_button
 
 _RUNS_BELOW = 3  # the buttons that open a run come after this row of charts
 _OPEN_RUN = """element.addEventListener('click', (event) => {
@@ -83,6 +84,9 @@ class Layout:
     """
 
     sweep: gr.Dropdown
+    card: gr.Button
+    report: gr.Button
+    link: gr.Button
     top: gr.HTML
     adapter: gr.Radio
     fair: gr.HTML
@@ -112,8 +116,8 @@ class Layout:
         """The components of the first screen."""
         charts = [output for parts in self.first for output in parts.outputs]
         return [
-            self.top, self.adapter, self.fair, self.bars_heading, *self.bar_titles, *self.bars,
-            self.bars_note, *charts,
+            self.card, self.report, self.top, self.adapter, self.fair, self.bars_heading,
+            *self.bar_titles, *self.bars, self.bars_note, *charts,
         ]  # fmt: skip
 
     @property
@@ -125,6 +129,7 @@ class Layout:
         """Returns one update per output, in the order of `outputs`."""
         several = len(shown.adapters) > 1
         return [
+            *[gr.Button(interactive=shown.has_results)] * 2,
             shown.headline,
             gr.Radio(choices=shown.adapters, value=shown.adapter, visible=several),
             shown.fairness + shown.unfinished,
@@ -152,6 +157,10 @@ def build_layout() -> Layout:
             gr.Dropdown, [], label="Sweep", show_label=False, container=False, scale=0,
             min_width=640, elem_id="compare-sweep",
         )  # fmt: skip
+        card, report, link = (
+            small_button(label, 96, elem_id=f"compare-{label.split()[-1].lower()}")
+            for label in ("Card", "Report", "Copy link")
+        )
     with gr.Column(elem_classes="ft-sheet"):
         top = H()
         adapter = live(
@@ -169,13 +178,14 @@ def build_layout() -> Layout:
         runs = H(js_on_load=_OPEN_RUN)
     below = _rows([rows[row] for row in rows if row > _RUNS_BELOW])
     return Layout(
-        sweep, top, adapter, fair, bars_heading, titles, bars, bars_note, first, above + below, runs
-    )
+        sweep, card, report, link, top, adapter, fair, bars_heading, titles, bars, bars_note, first,
+        above + below, runs,
+    )  # fmt: skip
 
 
 def build_legend() -> None:
-    """Builds the last line of the tab: the legend."""
-    H(reading_legend())
+    """Builds the last line of the tab: the legend, and what shows the tour again."""
+    H(reading_legend() + TOUR_AGAIN)
 
 
 def _rows(rows: Sequence[Sequence[ChartSpec]]) -> tuple[ChartParts, ...]:

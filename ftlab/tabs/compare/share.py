@@ -17,7 +17,7 @@ from ftlab.records.store import SweepData, sweep_data
 from ftlab.share.card import DARK, LIGHT, card_svg
 from ftlab.share.card_content import Card, card_of, card_variants
 from ftlab.share.report import file_stem, sweep_report, unreadable_notes, write_card, write_report
-from ftlab.tabs.compare.layout import Section
+from ftlab.tabs.compare.layout import Layout, Section
 from ftlab.tabs.context import DOWNLOAD, QUIET, AppContext, FilesAVisitor, one_at_a_time
 from ftlab.tabs.widgets import H, escape, heading, live
 
@@ -26,7 +26,6 @@ _TITLE = heading(
     sub="The card fits a slide. The report is one file: it opens without a network, prints to PDF, "
     "and says how each number was measured.",
 )
-_COPY = "() => window.ft.address.copy(document.getElementById('share-link'))"
 _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
 
 
@@ -57,7 +56,7 @@ def build(context: AppContext) -> Section:
             raise _shown_error(error) from None
 
     variant.input(choose, [shown, variant], picture, **QUIET)
-    link.click(fn=None, js=_COPY, api_visibility="private")
+    copy_link(link)
     files = FilesAVisitor()
     for button, (_, kind) in zip(buttons, _KINDS, strict=True):
         offer_file(button, context, kind, files, [shown, variant])
@@ -77,6 +76,12 @@ def build(context: AppContext) -> Section:
     return Section((shown, title, variant, *buttons, picture), show)
 
 
+def copy_link(button: gr.Button) -> None:
+    """Copies the address of what is shown at a press of the button."""
+    js = f"() => window.ft.address.copy(document.getElementById('{button.elem_id}'))"
+    button.click(fn=None, js=js, api_visibility="private")
+
+
 def offer_file(
     button: gr.Button, context: AppContext, kind: str, files: FilesAVisitor, inputs: list[Any]
 ) -> None:
@@ -87,6 +92,14 @@ def offer_file(
     file = gr.DownloadButton(elem_classes="ft-carrier")
     made = button.click(_maker(context, kind, files), inputs, file, **one_at_a_time("share"))
     made.success(None, file, None, js=DOWNLOAD, **QUIET)
+
+
+def build_top(context: AppContext, parts: Layout) -> None:
+    """Wires the buttons at the top: the card of the method in the headline, report and link."""
+    files = FilesAVisitor()
+    for button, kind in ((parts.card, "png"), (parts.report, "html")):
+        offer_file(button, context, kind, files, [parts.sweep, parts.adapter])
+    copy_link(parts.link)
 
 
 def picture_html(card: Card) -> str:

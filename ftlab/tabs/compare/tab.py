@@ -14,7 +14,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shorten
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore, SweepData, sweep_data
-from ftlab.tabs.compare import serving, share
+from ftlab.tabs.compare import serving, share, tour
 from ftlab.tabs.compare.layout import ChartParts, Layout, build_layout, build_legend, drawn
 from ftlab.tabs.compare.view import (
     View,
@@ -48,11 +48,13 @@ _NO_SWEEP = blank(
 def build(context: AppContext, links: Links) -> None:
     """Builds the tab and its events."""
     store = context.store
+    H(tour.tour_html(context.access.may_train))
     empty = H(_NO_SWEEP)
     with gr.Column(visible=False, elem_classes="ft-compare") as page:
         parts = build_layout()
         sections = [build_section(context) for build_section in _SECTIONS]
         build_legend()
+    share.build_top(context, parts)
     by_hand = gr.State("")  # the sweep that the visitor chose; else the default is shown
     seen = gr.State("")  # digest of the sweep on the page
     due = gr.State("")  # the sweep whose charts below the first screen are still missing

@@ -210,6 +210,7 @@ _ORIGIN_WORDS = {
 class View:
     """The content of the first screen; `pictures` are the charts of the first row."""
 
+    has_results: bool
     fairness: str
     headline: str
     adapters: list[str]
@@ -226,6 +227,7 @@ def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View
     """
     found = compare(data.table, adapter)
     return View(
+        has_results=bool((data.table["status"] == "done").any()),
         fairness=fairness_html(data),
         headline=headline(data, adapter),
         adapters=card_variants(data) if found else [],
@@ -309,6 +311,7 @@ def sweep_options(table: pd.DataFrame) -> list[tuple[str, str]]:
 def default_sweep(table: pd.DataFrame) -> str | None:
     """Returns the newest own sweep that has ended with a finished run, else with any finished run.
 
+    This also holds for the first look: whoever opens a team's app came for the team's numbers.
     Without one, returns an opened sweep, else a recorded one, so that the page is not empty at
     first: the one with the fewest variants, as it is the easiest to read. Else any sweep; `None` if
     there is none.

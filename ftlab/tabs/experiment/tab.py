@@ -201,7 +201,7 @@ def updates(
     # The random comment changes the value, so that it is redrawn even if only ticks differ.
     settings = {name: value for name, value in values.items() if name in FIELDS}
     special[METHOD_SETTINGS] = settings
-    table = f"{method_table(values['methods'], settings)}<!--{secrets.token_hex(4)}-->"
+    table = f"{method_table(values['methods'], settings)}{_now_html()}"
     return [
         table,
         gr.update(visible=kind == "file"),
@@ -232,6 +232,7 @@ element.addEventListener('click', ({ target }) => {
 # The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
 _SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
+_LAUNCHED = "watch('value', () => window.ft.opening.launched());"
 _CHOICE = ("methods", METHOD_SETTINGS)  # held by the methods table, sent by its own event
 _SAME_PRESS_SECONDS = 2.0
 # Handlers that read the form run one at a time, in order: no older answer replaces a newer one.
@@ -303,11 +304,11 @@ def build(context: AppContext, links: Links) -> None:
         reading = read_form(values, access)
         now = time.monotonic()
         if last[0] == reading.request and now - last[1] < _SAME_PRESS_SECONDS:
-            yield [gr.skip()] * (len(said) + 2)
+            yield [gr.skip()] * (len(said) + 3)
             return
         asking = ASKING if by_hand(reading.request.variants) else ASKING_HUB
         if not reading.errors and (asking == ASKING or must_ask(reading.request, context.models)):
-            yield [asking if output is line else gr.skip() for output in (None, None, *said)]
+            yield [asking if output is line else gr.skip() for output in (None, None, None, *said)]
         try:
             access.check_training()
             request = reading.checked()
@@ -316,9 +317,9 @@ def build(context: AppContext, links: Links) -> None:
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
             _warn_not_launched(reading, error)
-            yield [gr.skip(), gr.skip(), *_say(form, values, context, error)]
+            yield [*[gr.skip()] * 3, *_say(form, values, context, error)]
             return
-        yield [(reading.request, now), NEWEST, *_say(form, values, context)]
+        yield [(reading.request, now), NEWEST, _now_html(), *_say(form, values, context)]
 
     def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
         ticked, settings = _chosen(event)
@@ -328,8 +329,8 @@ def build(context: AppContext, links: Links) -> None:
             tune(reading.checked(), context)
         except FtlabError as error:
             _warn_not_launched(reading, error)
-            return [gr.skip(), *_say(form, values, context, error)]
-        return [NEWEST, *_say(form, values, context)]
+            return [gr.skip(), gr.skip(), *_say(form, values, context, error)]
+        return [NEWEST, _now_html(), *_say(form, values, context)]
 
     def predict(request: SweepRequest, ask: Ask) -> Iterator[str]:
         return predict_costs(context, request, ask)
@@ -367,14 +368,16 @@ def build(context: AppContext, links: Links) -> None:
     task.preview.after(reached)
     listen(form, task, blocks.table, kept, Action(check, fields, said), context, links)
     last = gr.State((None, 0.0))
+    # Written by a launch that was not refused.
+    launched = [panel.sweep, H("", elem_classes="ft-carrier", js_on_load=_LAUNCHED)]
     pressed = go.click(
-        press, [as_pressed, last, *fields], [last, panel.sweep, *said], js=_PRESS, **QUIET
+        press, [as_pressed, last, *fields], [last, *launched, *said], js=_PRESS, **QUIET
     )
     if task.largest is not None:
         _propose_models(task.largest, task, form, context)
-    tuned = blocks.untuned.select(tune_rates, fields, [panel.sweep, *said], **QUIET)
-    for launched in (pressed, tuned):
-        launched.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
+    tuned = blocks.untuned.select(tune_rates, fields, [*launched, *said], **QUIET)
+    for event in (pressed, tuned):
+        event.then(panel.refresh, panel.inputs, panel.outputs, js=None, **QUIET).then(
             fn=None, js=_SHOW_QUEUE, api_visibility="private"
         )
 
@@ -420,6 +423,11 @@ def _predict_at_changes(
     fields = list(form.components.values())
     changes = [this_page().load, *(field.change for field in fields)]
     gr.on(changes, show, fields, shown, trigger_mode="multiple", **QUIET)
+
+
+def _now_html() -> str:
+    """HTML that shows nothing and differs each time, so that the browser sees a change."""
+    return f"<!--{secrets.token_hex(4)}-->"
 
 
 def _warn_not_launched(reading: Reading, error: FtlabError) -> None:

@@ -69,7 +69,7 @@ def test_the_svg_is_well_formed_and_its_text_is_text(card: Card) -> None:
     said = " ".join(text.text or "" for text in root.iter(f"{SVG}text"))
     for part in ("0.59x", "9.8\u00a0MB", "memory while training", "dtype policy bf16", "ftlab"):
         assert part in said
-    assert "QLoRA: 1.78\u00a0%" in (root.get("aria-label") or "")
+    assert "QLoRA trained this model with 41\u00a0% less" in (root.get("aria-label") or "")
 
 
 def test_names_in_the_svg_are_never_markup(awkward: Card) -> None:
@@ -119,7 +119,7 @@ def test_the_png_is_of_the_size_of_a_slide_and_says_its_sentence(card: Card, awk
     assert Image.open(BytesIO(card_png(awkward))).size == (1600, 900)
     image = Image.open(BytesIO(card_png(card)))
     assert (image.format, image.size) == ("PNG", (1600, 900))
-    assert image.info["Description"].startswith("QLoRA: 1.78\u00a0% of the parameters")
+    assert image.info["Description"].startswith("QLoRA trained this model with 41\u00a0% less")
     colours = {colour for _, colour in image.getcolors(1 << 20) or []}
     for colour in (look_of("qlora").colour, LIGHT.ink, LIGHT.muted, LIGHT.good):
         assert tuple(bytes.fromhex(colour[1:])) in colours
