@@ -52,7 +52,8 @@ MAX_BYTES = {SPEC: 2**20, RESULT: 2**20, METRICS: 2**25, SAMPLES: 2**25}
 """Of the files of one run. A curve of 100,000 steps has about 20 MB."""
 MAX_RECORDS_BYTES = 2**27
 """Of all files but adapters."""
-MAX_RUNS, MAX_EVENTS = 500, 300_000
+MAX_RUNS, MAX_LINES, MAX_LINES_A_FILE = 500, 1_000_000, 300_000
+"""Lines of curves and answers: a million take some ten seconds to check."""
 MAX_TEXT = 200_000
 """Characters of one text; the longest are PeftConfigs and answers."""
 
@@ -207,10 +208,12 @@ def pack_sweep(data: SweepData, target: Path, adapters: bool = False) -> Packed:
         left_out += without
     records = _records(runs)
     size = sum(map(len, records.values()))
-    if size > MAX_RECORDS_BYTES or len(runs) > MAX_RUNS:
+    lines = sum(data.count(b"\n") for data in records.values())
+    if size > MAX_RECORDS_BYTES or len(runs) > MAX_RUNS or lines > MAX_LINES:
         raise FtlabError(
-            f"The sweep has {plural(len(runs), 'run')} with {units.format_bytes(size)} of "
-            f"records; a file holds at most {MAX_RUNS} and {units.format_bytes(MAX_RECORDS_BYTES)}."
+            f"The sweep has {plural(len(runs), 'run')} with {units.format_bytes(size)} of records "
+            f"in {lines:,} lines; a file holds at most {MAX_RUNS} runs, "
+            f"{units.format_bytes(MAX_RECORDS_BYTES)} and {MAX_LINES:,} lines."
         )
     tensors = {run_id: folder / WEIGHTS_FILE for run_id, folder in weights.items()}
     check_room(size + sum(path.stat().st_size for path in tensors.values()), target.parent)
@@ -251,10 +254,12 @@ def _records(runs: Sequence[Run]) -> dict[str, bytes]:
             (METRICS, _lines(event for event in public_events(run.directory) if is_event(event))),
             (SAMPLES, _lines(_samples(run))),
         ):
-            if len(data) > MAX_BYTES[name]:
+            lines = data.count(b"\n")
+            if len(data) > MAX_BYTES[name] or lines > MAX_LINES_A_FILE:
                 raise FtlabError(
-                    f"{name} of {run.run_id} has {units.format_bytes(len(data))}; at most "
-                    f"{units.format_bytes(MAX_BYTES[name])} are packed."
+                    f"{name} of {run.run_id} has {units.format_bytes(len(data))} in {lines:,} "
+                    f"lines; at most {units.format_bytes(MAX_BYTES[name])} and "
+                    f"{MAX_LINES_A_FILE:,} lines are packed."
                 )
             files[f"{run.run_id}/{name}"] = data
     return files

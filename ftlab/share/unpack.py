@@ -71,7 +71,8 @@ from ftlab.share.pack import (
     FORMAT,
     MANIFEST,
     MAX_BYTES,
-    MAX_EVENTS,
+    MAX_LINES,
+    MAX_LINES_A_FILE,
     MAX_RECORDS_BYTES,
     MAX_RUNS,
     MAX_TEXT,
@@ -89,7 +90,8 @@ from ftlab.share.pack import (
 )
 from ftlab.tasks.registry import TASKS
 
-_RECORDS = (SPEC, RESULT, METRICS, SAMPLES)
+_LINES = (METRICS, SAMPLES)
+_RECORDS = (SPEC, RESULT, *_LINES)
 _ADAPTER_FILES = {ADAPTER + name: most for name, most in ADAPTER_BYTES.items()}
 _MOST_BYTES = {MANIFEST: 2**21, **MAX_BYTES, **_ADAPTER_FILES}
 _FILES_A_RUN = len(MAX_BYTES) + len(_ADAPTER_FILES)
@@ -419,11 +421,16 @@ def _read_runs(
 ) -> dict[str, _RunRecords]:
     """The checked runs by their packed id; all are read before anything is written."""
     ids = {run_id: sweep_id + run_id.removeprefix(manifest.sweep_id) for run_id in files}
+    packed = {
+        run_id: {kind: _read_hashed(archive, manifest, of_run[kind], name) for kind in _RECORDS}
+        for run_id, of_run in files.items()
+    }
+    if sum(data[kind].count(b"\n") for data in packed.values() for kind in _LINES) > MAX_LINES:
+        raise FtlabError(f"'{name}' has more than {MAX_LINES:,} lines of curves and answers.")
     runs = {}
-    for run_id, of_run in files.items():
+    for run_id, data in packed.items():
         if not RUN_ID.fullmatch(ids[run_id]):
             raise FtlabError(f"The id {run_id} in '{name}' is too long. {_AGAIN}")
-        data = {kind: _read_hashed(archive, manifest, of_run[kind], name) for kind in _RECORDS}
         shown = {kind: f"{run_id}/{kind}" for kind in _RECORDS}
         spec = _spec(data[SPEC], shown[SPEC])
         if spec.run_id != run_id or spec.sweep_id != manifest.sweep_id:
@@ -513,8 +520,8 @@ def _samples(data: bytes, name: str) -> bytes:
 
 def _lines(data: bytes, name: str) -> Iterator[bytes]:
     lines = data.split(b"\n")
-    if lines.pop() or len(lines) > MAX_EVENTS:
-        raise FtlabError(f"{name} is cut short or has more than {MAX_EVENTS:,} lines.")
+    if lines.pop() or len(lines) > MAX_LINES_A_FILE:
+        raise FtlabError(f"{name} is cut short or has more than {MAX_LINES_A_FILE:,} lines.")
     for line in lines:
         if len(line) > 2**20:
             raise FtlabError(f"{name} has a line of {len(line):,} bytes; at most 1 MB is read.")

@@ -125,10 +125,9 @@ def bomb(archive: Path) -> None:
 
 def many_bombs(archive: Path) -> None:
     """Each is small enough; together they are not."""
-    line = os.urandom(2**19).hex().encode() * 16
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for number in range(9):
-            file.writestr(f"{SWEEP}-1{number}-dora/metrics.jsonl", line)
+            file.writestr(f"{SWEEP}-1{number}-dora/metrics.jsonl", b"\n" * 2**24)
 
 
 def many_entries(archive: Path) -> None:
@@ -265,6 +264,11 @@ ARCHIVES: dict[str, tuple[Forge, str]] = {
     ),
     "a curve that is cut short": (with_files(**{METRICS: b'{"event": "start"}'}), "is cut short"),
     "more events than any run": (with_files(**{METRICS: b"{}\n" * 300_001}), "more than 300,000"),
+    "many curves": (
+        with_files(**{f"{run}/metrics.jsonl": b'{"event": "x"}\n' * 290_000 for run in
+                      (f"{SWEEP}-00-base", f"{SWEEP}-01-full", LORA)}
+                   | {SAMPLES: b'{"index": 0}\n' * 290_000}), "more than 1,000,000 lines",
+    ),
     "answers that are lists": (
         with_files(**{SAMPLES: b'{"index": 0, "answer_after": ["x"]}\n'}), "answer_after",
     ),

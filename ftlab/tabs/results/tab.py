@@ -405,8 +405,13 @@ def _wire_files(
 
 def _wire_packed(tools: Tools, bar: Bar, store: RunStore, access: Access, action: Action) -> None:
     """Wires the upload of a packed sweep."""
+    files = FilesAVisitor()
 
-    def open_sweep(path: str | None) -> str:
+    def open_sweep(request: gr.Request, path: str | None) -> str:
+        try:
+            files.check(request)
+        except FtlabError as error:
+            return field_error([str(error)])
         return opened_html(store, access, path)
 
     action.after(
