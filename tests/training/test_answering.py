@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -143,6 +144,29 @@ def test_a_run_measures_answering_if_asked_and_else_its_measures_stay_empty(
     last = [event for event in events if event["event"] in ("phase", ANSWERING)][-4:]
     assert last[0] == {"event": "phase", "phase": ANSWERING}
     assert last[-1] == {"event": ANSWERING, "done": 3, "total": 3}
+
+
+@pytest.mark.parametrize("variant", ["full", "lora"])
+def test_the_model_of_the_run_is_freed_before_answering_is_measured(
+    variant: str, tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[Any]] = []
+    left: list[bool] = []
+
+    def loaded(*given: Any, **named: Any) -> Any:
+        model = load_base_model(*given, **named)
+        models.append(weakref.ref(model))
+        return model
+
+    def fake(*given: Any) -> Cost:
+        left.append(any(model() is not None for model in models))
+        return Cost(1.0, 100, 400)
+
+    monkeypatch.setattr("ftlab.training.run.load_base_model", loaded)
+    monkeypatch.setattr(answering, "in_own_process", fake)
+    do(spec_of(tiny_model, task_file, variant, measure_answering=True), tmp_path)
+    assert len(models) == 1
+    assert not any(left)
 
 
 def test_a_base_run_measures_no_answering(
