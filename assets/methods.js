@@ -52,7 +52,7 @@ window.ftMethods = (() => {
   // What each ticked method will take, as far as it is predicted; `kinds` are those of chips.
   function price() {
     const said = document.getElementById('method-costs')?.dataset.costs;
-    const { methods = {}, most = '' } = said ? JSON.parse(said) : {};
+    const { methods = {}, most = '', full = '' } = said ? JSON.parse(said) : {};
     const kinds = { fits: 'ok', tight: 'warn', 'does not fit': 'bad' };
     for (const body of root()?.querySelectorAll('tbody') ?? []) {
       const on = body.querySelector('input').checked;
@@ -79,6 +79,10 @@ window.ftMethods = (() => {
     if (!sum) return;
     sum.textContent = most;
     sum.hidden = !most;
+    const lacks = document.querySelector('#launch .lacks');
+    if (!lacks) return;
+    lacks.firstElementChild.textContent = full || lacks.dataset.words;
+    lacks.lastElementChild.hidden = full !== '';
   }
 
   function find(words) {
@@ -103,6 +107,13 @@ window.ftMethods = (() => {
     for (const box of boxes()) {
       box.checked = !box.disabled && (which === 'all' || (which === 'core' && 'core' in box.dataset));
     }
+  }
+
+  // Ticks one method more.
+  function add(method) {
+    const box = boxes().find((one) => one.value === method && !one.disabled);
+    if (box) box.checked = true;
+    send();
   }
 
   // Puts settings into their fields, as if they had been typed.
@@ -162,5 +173,5 @@ window.ftMethods = (() => {
     send(); // a tick made before the page was ready would be lost otherwise
   }
 
-  return { table, now, set, fill, price };
+  return { table, now, add, set, fill, price };
 })();

@@ -13,6 +13,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.units import DASH, format_bytes, format_range
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
+from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue
@@ -118,14 +119,19 @@ class Costing:
 
 @dataclass(frozen=True)
 class Costs:
-    """Texts that the browser writes into the table (`assets/methods.js`), and the highest peak."""
+    """Texts that the browser writes into the table (`assets/methods.js`), and the highest peak.
+
+    `full` says that full fine-tuning, which is not among the variants, would not fit.
+    """
 
     methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     most: str = ""
     note: str = ""
+    full: str = ""
 
     def html(self) -> str:
-        facts = json.dumps({"methods": self.methods, "most": self.most}, sort_keys=True)
+        said = {"methods": self.methods, "most": self.most, "full": self.full}
+        facts = json.dumps(said, sort_keys=True)
         note = f'<p class="meta">{escape(self.note)}</p>' if self.note else ""
         return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
 
@@ -161,10 +167,28 @@ def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Itera
         for place, answer in ask(asked.questions):
             found[place] = answer
             yield costs(asked, found, seen).html()
+        full = _full_misfit(request, seen, ask)
+        if full:
+            yield replace(costs(asked, found, seen), full=full).html()
     except FtlabError as error:
         known = costs(asked, found, seen)
         methods = {name: cells for name, cells in known.methods.items() if cells["peak"] != _ASKING}
         yield Costs(methods, known.most, f"No further prediction: {error}").html()
+
+
+def _full_misfit(request: SweepRequest, seen: Calibration, ask: Ask) -> str:
+    """What Compare will lack, if full fine-tuning is not in the request and would not fit."""
+    if any(variant.method == FULL.id for variant in request.variants):
+        return ""
+    asked = costing(replace(request, variants=(Variant(FULL.id),)))
+    for _, answer in ask(asked.questions):
+        cells = _cells(answer, seen.band(FULL.id), asked.card)
+        if cells.get("verdict") == "does not fit":
+            return (
+                f"Full fine-tuning would not fit this device (≈ {cells['peak']}): Compare "
+                "cannot say what is saved. Plan predicts it."
+            )
+    return ""
 
 
 def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) -> Costs:

@@ -18,6 +18,7 @@ import gradio as gr
 from ftlab.basics.errors import FieldError
 from ftlab.jobs.inputs import DEMO_REFUSAL
 from ftlab.jobs.launch import plan_sweep
+from ftlab.methods.families.full import FULL
 from ftlab.records.comparability import Scored, scored_words
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, Setting
@@ -137,6 +138,8 @@ def _slot_html(errors: Sequence[FieldError]) -> str:
 
 _MOST_SWATCHES = 12
 
+_LACKS = "Without full fine-tuning, Compare and the card cannot say what is saved."
+
 ASKING_HUB = '<p class="sum">Asking the Hub …</p>'
 """Shown while the app checks whether the model or data set is available on the Hub."""
 
@@ -187,8 +190,22 @@ def launch_line(
         f"<span>{plural(settings.steps, 'step')} of {plural(batch, 'example')}</span>"
         f'<span class="roomy">same examples in the same order, {_scored(request, scored)}</span>'
         f"<span>seed{'s' if len(request.seeds) > 1 else ''} {seeds}</span>{idle}"
-        '<span class="pred roomy" data-most hidden></span></p>'
+        f'<span class="pred roomy" data-most hidden></span></p>{_without_full(request)}'
     )
+
+
+def _without_full(request: SweepRequest) -> str:
+    """What Compare will lack if full fine-tuning is not ticked, and the button that ticks it.
+
+    The browser replaces both where full fine-tuning is predicted not to fit (`Costs.full`).
+    """
+    if any(variant.method == FULL.id for variant in request.variants):
+        return ""
+    button = (
+        f'<button type="button" class="ghost" data-add="{FULL.id}" '
+        'aria-label="Add full fine-tuning">Add it</button>'
+    )
+    return f'<p class="lacks" data-words="{_LACKS}"><span>{_LACKS}</span>{button}</p>'
 
 
 def _scored(request: SweepRequest, scored: Scored | None) -> str:

@@ -117,11 +117,29 @@ def test_a_failed_prediction_keeps_what_is_known_and_is_escaped(
 def test_a_method_with_several_variants_shows_the_first_and_counts_the_highest(
     request_: SweepRequest, tmp_path: Path
 ) -> None:
-    sizes = SizedPredictor(lambda question: int(question.variant.values()["r"]) / 4, beside=0)
+    sizes = SizedPredictor(
+        lambda question: int(question.variant.values().get("r", 4)) / 4, beside=0
+    )
     several = replace(request_, variants=(parse_variant("lora:r=4"), parse_variant("lora:r=8")))
     last = facts(shown(several, sizes, tmp_path)[-1])
     assert last["methods"]["lora"]["peak"] == "1.10–1.40 GB"
     assert last["most"].startswith("2.20–2.80 GB")
+
+
+def test_full_fine_tuning_that_is_not_ticked_and_does_not_fit_is_said(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    def large_if_full(question: Question) -> float:
+        return 7 if question.variant.method == "full" else 1
+
+    sizes = SizedPredictor(large_if_full, beside=0)
+    said = facts(shown(request_, sizes, tmp_path)[-1])
+    assert set(said["methods"]) == {"lora", "qlora"}
+    assert "does not fit" not in {cells["verdict"] for cells in said["methods"].values()}
+    assert said["full"].startswith("Full fine-tuning would not fit this device (≈ 7.")
+    assert facts(shown(request_, sized(), tmp_path)[-1])["full"] == ""
+    with_full = replace(request_, variants=(parse_variant("full"), parse_variant("lora")))
+    assert facts(shown(with_full, sizes, tmp_path)[-1])["full"] == ""
 
 
 def test_the_question_is_about_the_longest_batch_of_all_seeds(request_: SweepRequest) -> None:
@@ -183,7 +201,7 @@ def test_an_error_that_prevents_a_prediction_is_a_sentence(
     monkeypatch.setattr("ftlab.prediction.source._from_hub", unreachable)
     (said,) = shown(replace(request_, **changes), sized(), tmp_path)
     assert words in said
-    assert facts(said) == {"methods": {}, "most": ""}
+    assert facts(said) == {"methods": {}, "most": "", "full": ""}
 
 
 def unreachable(name: str) -> dict[str, Any]:
