@@ -185,8 +185,8 @@ def _full_misfit(request: SweepRequest, seen: Calibration, ask: Ask) -> str:
         cells = _cells(answer, seen.band(FULL.id), asked.card)
         if cells.get("verdict") == "does not fit":
             return (
-                f"Full fine-tuning would not fit this device (≈ {cells['peak']}), so Compare "
-                "cannot say what is saved by measurement; Plan predicts it."
+                f"Full fine-tuning would not fit this device (≈ {cells['peak']}): Compare "
+                "cannot say what is saved. Plan predicts it."
             )
     return ""
 

@@ -138,10 +138,7 @@ def _slot_html(errors: Sequence[FieldError]) -> str:
 
 _MOST_SWATCHES = 12
 
-_LACKS = (
-    "Without full fine-tuning Compare has no baseline: it cannot say what is saved, and the card "
-    "shows no savings."
-)
+_LACKS = "Without full fine-tuning, Compare and the card cannot say what is saved."
 
 ASKING_HUB = '<p class="sum">Asking the Hub …</p>'
 """Shown while the app checks whether the model or data set is available on the Hub."""

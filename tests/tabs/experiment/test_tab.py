@@ -104,12 +104,12 @@ def test_the_launch_bar_counts_methods_that_are_not_applicable() -> None:
 
 def test_a_sweep_without_full_fine_tuning_says_once_what_compare_will_lack() -> None:
     line = fields.launch_line(read(["lora", "qlora"]).request, ())
-    assert line.count("Without full fine-tuning Compare has no baseline") == 2  # shown, and kept
+    assert line.count("Compare and the card cannot say what is saved") == 2  # shown, and kept
     assert 'data-add="full"' in line
     for ticked in (["full", "lora"], ["full"]):
-        assert "baseline" not in fields.launch_line(read(ticked).request, ())
+        assert "what is saved" not in fields.launch_line(read(ticked).request, ())
     wrong = read(["lora"], settings__steps=-3)
-    assert "baseline" not in fields.launch_line(wrong.request, wrong.errors)
+    assert "what is saved" not in fields.launch_line(wrong.request, wrong.errors)
 
 
 def test_the_launch_bar_shows_no_more_colours_than_it_has_room_for() -> None:
