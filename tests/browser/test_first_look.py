@@ -65,10 +65,11 @@ def test_a_new_browser_opens_on_a_recorded_sweep_with_a_tour_that_is_closed_for_
 
 def test_a_card_is_one_click_away_and_a_link_to_it_one_more(browser: Browser, url: str) -> None:
     with visit(browser, url, script="") as page:
+        page.set_default_timeout(90_000)  # a busy machine draws the figures first
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         expect(page.locator(".ft-compare .savings")).to_be_visible()
         for name, file in (("Card", r"ftlab-card-.*\.png"), ("Report", r"ftlab-report-.*\.html")):
-            with page.expect_download() as download:
+            with page.expect_download(timeout=90_000) as download:
                 page.locator(f"#compare-{name.lower()}").click()
             assert re.fullmatch(file, download.value.suggested_filename)
         page.locator("#compare-link").click()
@@ -110,6 +111,7 @@ def test_a_browser_that_keeps_nothing_or_nonsense_has_a_whole_page(
     browser: Browser, url: str, kept: str
 ) -> None:
     with visit(browser, url, script=kept) as page:
+        page.set_default_timeout(90_000)  # a busy machine draws the figures first
         expect_tab(page, "Compare" if kept == KEEPS_NOTHING else "Experiment")
         page.get_by_role("button", name="Switch light and dark").click()
         page.get_by_role("tab", name="Results").click()
