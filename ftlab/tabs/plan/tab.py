@@ -17,21 +17,35 @@ from ftlab.methods.registry import METHODS
 from ftlab.prediction.fit import Ask, claims, fit, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
-from ftlab.tabs.context import QUIET, AppContext, Latest, Links, TabSpec, opened, while_there
+from ftlab.tabs.address import address_of
+from ftlab.tabs.context import (
+    QUIET,
+    AppContext,
+    Latest,
+    Links,
+    TabSpec,
+    one_at_a_time,
+    opened,
+    while_there,
+)
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.learn.parts import plot
 from ftlab.tabs.plan.request import (
+    ADDRESS,
     CHANGED_BY_A_FIX,
+    ON_FORM,
     PREFIX,
-    STEP,
+    START,
     TARGET,
     Plan,
     card_choices,
     changed_fields,
     curve_questions,
+    linked_model,
     method_choices,
     model_choices,
+    read_link,
     read_plan,
 )
 from ftlab.tabs.plan.view import (
@@ -111,6 +125,20 @@ def build(context: AppContext, links: Links) -> None:
         [opened(), *(field.change for field in fields)],
         plan, fields, outputs, trigger_mode="multiple", **QUIET,
     )  # fmt: skip
+    asked = [links.asked[name] for name in ADDRESS]
+
+    def open_link(*given: Any) -> list[Any]:
+        updates = link_updates(
+            given[: len(asked)], form.values(given[len(asked) :]), context.access
+        )
+        return [*[None] * len(asked), *updates]
+
+    # All states change at once: each event but the first finds nothing left to open.
+    gr.on(
+        [state.change for state in asked],
+        open_link, [*asked, *fields], [*asked, *fields],
+        trigger_mode="always_last", **one_at_a_time("plan link"),
+    )  # fmt: skip
     draw.click(draw_curve, fields, [curve_head, figure], **QUIET)
     simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
         recompute, None, [claimed, simulate], **QUIET
@@ -130,6 +158,20 @@ def _shown(
     """Yields the updates from `make`; while there are none, the page stays unchanged."""
     for shown in while_there(context.predictor, visitor_of(request), make, is_wanted):
         yield [gr.skip()] * outputs if shown is None else shown
+
+
+def link_updates(asked: Sequence[str | None], values: dict[str, Any], access: Access) -> list[Any]:
+    """Returns updates that put an address into the fields, and warns of its wrong values.
+
+    The page without parameters is a new form, except where the fields are of a kind that an address
+    cannot name: going back to them must not lose them.
+    """
+    if None in asked or not (any(asked) or linked_model(values)):
+        return [gr.skip()] * len(values)
+    read, wrong = read_link(dict(zip(ADDRESS, asked, strict=True)), access)
+    if wrong:
+        warn(f"{' '.join(wrong)} The plan is shown without it.")
+    return [read[name] for name in values]
 
 
 def make_plan(
@@ -152,7 +194,7 @@ def make_plan(
         if _is_short(plan, found):
             yield [*slots, *_with_fixes(ask, plan, found)]
     except FtlabError as error:
-        failed = blank("No prediction.", str(error))
+        failed = _addressed(plan, blank("No prediction.", str(error)))
         yield [*slots, failed, _methods(plan, found), *_no_fixes()]
 
 
@@ -250,10 +292,15 @@ def _no_fixes() -> list[Any]:
 def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) -> str:
     answer = found.get(plan.chosen.variant.method)
     if answer is None:
-        return pending_html(plan.label, plan.model.label)
+        return _addressed(plan, pending_html(plan.label, plan.model.label))
     if note is None:
         note = _SEARCHING if _is_short(plan, found) else ""
-    return verdict_html(plan.label, plan.model.label, answer, plan.card, note)
+    return _addressed(plan, verdict_html(plan.label, plan.model.label, answer, plan.card, note))
+
+
+def _addressed(plan: Plan, html: str) -> str:
+    """HTML: the verdict, with the address that opens it."""
+    return html if plan.link is None else f"<div {address_of(**plan.link)}>{html}</div>"
 
 
 def _is_short(plan: Plan, found: dict[str, Prediction]) -> bool:
@@ -270,7 +317,7 @@ def _build_fields(form: Form, access: Access) -> None:
     names = "One of the list, a Hub id, or a folder" if access.may_ask_hub else "One of the list"
     head("Will it fit?", sub="From the model's shape alone: no weights, no GPU")
     form.setting(
-        "plan_model", TARGET["model"], choices=model_choices(), info=names,
+        "plan_model", TARGET["model"], choices=model_choices(), value=START["model"], info=names,
         allow_custom_value=access.may_ask_hub,
     )  # fmt: skip
     with gr.Accordion("Paste a config.json", open=False, elem_classes="ft-fold"):
@@ -279,13 +326,14 @@ def _build_fields(form: Form, access: Access) -> None:
             placeholder='{"model_type": "llama", …}', elem_classes="ft-mono",
         )  # fmt: skip
     form.slot("plan_model")
-    known = card_choices()
-    form.setting("plan_card", TARGET["card"], choices=known, value=known[0][1], info=None)
+    form.setting(
+        "plan_card", TARGET["card"], choices=card_choices(), value=START["card"], info=None
+    )
     form.slot("plan_card")
-    form.add("plan_method", gr.Dropdown, method_choices(), value="lora", label="Method")
-    step = {PREFIX + name: one for name, one in STEP.items() if one.setting.is_on_form}
-    form.settings(step, {"plan_length": {"value": 1024}})
+    form.add("plan_method", gr.Dropdown, method_choices(), value=START["method"], label="Method")
+    started = {PREFIX + name: {"value": START[name]} for name in ON_FORM}
+    form.settings({PREFIX + name: one for name, one in ON_FORM.items()}, started)
     form.slot("plan_step", "plan_variants")
 
 
-TAB = TabSpec("Plan", 5, build)
+TAB = TabSpec("Plan", 5, build, ADDRESS)
