@@ -35,6 +35,11 @@ def gauge_html(found: Prediction, peak: int, card: Card, whole: int = 0) -> str:
         for name, size in parts.items()
     )
     said = f"Predicted: {', '.join(named.values())}"
+    keys = ", ".join(
+        '<span style="white-space:nowrap">'
+        f'<i class="sw" style="--c:{_PARTS[name]}"></i>{escape(words)}</span>'
+        for name, words in named.items()
+    )
     limit = 100 * card.usable_bytes / whole
     over = (
         f'<s style="right:{100 - 100 * peak / whole:.2f}%"></s>' if peak > card.usable_bytes else ""
@@ -42,5 +47,5 @@ def gauge_html(found: Prediction, peak: int, card: Card, whole: int = 0) -> str:
     return (
         f'<div class="gauge" role="img" aria-label="{escape(said)}" style="--limit:{limit:.2f}%">'
         f"{over}{spans}<u>{escape(format_bytes(card.usable_bytes))}</u></div>"
-        f'<p class="meta">{escape(said)}.</p>'
+        f'<p class="meta">Predicted: {keys}.</p>'
     )

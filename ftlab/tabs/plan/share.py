@@ -25,7 +25,7 @@ from ftlab.tabs.context import DOWNLOAD, QUIET, AppContext, FilesAVisitor, one_a
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.plan.request import Plan, read_plan
 from ftlab.tabs.plan.view import PREDICTED
-from ftlab.tabs.widgets import H, escape, heading, small_button
+from ftlab.tabs.widgets import H, escape, heading, note_html, small_button
 
 MOST_FIXES = 3
 _TITLE = heading(
@@ -38,6 +38,7 @@ _NO_LINK = (
     "There is no link to this plan: a pasted config.json is too long for one, and a folder is only "
     "on this machine. Send the card or the report."
 )
+_NO_CARD = note_html("The card is drawn when every method is predicted.")
 _COPY = "() => window.ft.address.copy(document.getElementById('plan-link'))"
 _KINDS = (("Card as PNG", "png"), ("Card as SVG", "svg"), ("Report as HTML", "html"))
 
@@ -49,12 +50,11 @@ OUTPUTS = len(_KINDS) + 3
 def updates(plan: Plan, planned: Planned | None) -> list[Any]:
     """Returns the updates of the sheet; `planned` is `None` until every method is predicted."""
     is_done = planned is not None
-    no_link = "" if plan.link is not None else f'<p class="meta">{escape(_NO_LINK)}</p>'
     return [
         *[gr.update(interactive=is_done)] * len(_KINDS),
         gr.update(interactive=plan.link is not None),
-        no_link,
-        "" if planned is None else picture_html(plan_card(planned)),
+        note_html(_NO_LINK if plan.link is None else ""),
+        _NO_CARD if planned is None else picture_html(plan_card(planned)),
     ]
 
 
