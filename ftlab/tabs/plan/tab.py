@@ -14,24 +14,40 @@ from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
-from ftlab.prediction.fit import Ask, claims, fit, fitting, qlora_on_65b
+from ftlab.prediction.fit import Ask, Change, claims, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
-from ftlab.tabs.context import QUIET, AppContext, Latest, Links, TabSpec, opened, while_there
+from ftlab.share.plan import Planned
+from ftlab.tabs.address import address_of
+from ftlab.tabs.context import (
+    QUIET,
+    AppContext,
+    Latest,
+    Links,
+    TabSpec,
+    one_at_a_time,
+    opened,
+    while_there,
+)
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.learn.parts import plot
+from ftlab.tabs.plan import share
 from ftlab.tabs.plan.request import (
+    ADDRESS,
     CHANGED_BY_A_FIX,
+    ON_FORM,
     PREFIX,
-    STEP,
+    START,
     TARGET,
     Plan,
     card_choices,
     changed_fields,
     curve_questions,
+    linked_model,
     method_choices,
     model_choices,
+    read_link,
     read_plan,
 )
 from ftlab.tabs.plan.view import (
@@ -45,7 +61,6 @@ from ftlab.tabs.plan.view import (
 )
 from ftlab.tabs.widgets import H, blank, head, heading, warn
 
-MOST_FIXES = 3
 _SEARCHING = "Looking for what would make it fit …"
 _NOTHING = "No change of the fields here makes it fit."
 _NO_CURVE = heading(
@@ -69,9 +84,10 @@ def build(context: AppContext, links: Links) -> None:
                 with gr.Row(elem_classes="ft-fixes"):
                     fixes = [
                         gr.Button("", visible=False, size="sm", elem_id=f"plan-fix-{number}")
-                        for number in range(1, MOST_FIXES + 1)
+                        for number in range(1, share.MOST_FIXES + 1)
                     ]
                 offered = gr.State([])
+            sheet = share.build(context, form)
             with gr.Row():
                 with gr.Column(scale=3, min_width=320):
                     with gr.Column(elem_classes="ft-sheet"):
@@ -88,7 +104,7 @@ def build(context: AppContext, links: Links) -> None:
 
     latest = Latest()
     fields = list(form.components.values())
-    outputs = [*form.slots.values(), verdict, methods, offered, *fixes]
+    outputs = [*form.slots.values(), verdict, methods, offered, *fixes, *sheet]
 
     def plan(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
         session, values = str(request.session_hash), form.values(given)
@@ -111,6 +127,20 @@ def build(context: AppContext, links: Links) -> None:
         [opened(), *(field.change for field in fields)],
         plan, fields, outputs, trigger_mode="multiple", **QUIET,
     )  # fmt: skip
+    asked = [links.asked[name] for name in ADDRESS]
+
+    def open_link(*given: Any) -> list[Any]:
+        updates = link_updates(
+            given[: len(asked)], form.values(given[len(asked) :]), context.access
+        )
+        return [*[None] * len(asked), *updates]
+
+    # All states change at once: each event but the first finds nothing left to open.
+    gr.on(
+        [state.change for state in asked],
+        open_link, [*asked, *fields], [*asked, *fields],
+        trigger_mode="always_last", **one_at_a_time("plan link"),
+    )  # fmt: skip
     draw.click(draw_curve, fields, [curve_head, figure], **QUIET)
     simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
         recompute, None, [claimed, simulate], **QUIET
@@ -132,6 +162,20 @@ def _shown(
         yield [gr.skip()] * outputs if shown is None else shown
 
 
+def link_updates(asked: Sequence[str | None], values: dict[str, Any], access: Access) -> list[Any]:
+    """Returns updates that put an address into the fields, and warns of its wrong values.
+
+    The page without parameters is a new form, except where the fields are of a kind that an address
+    cannot name: going back to them must not lose them.
+    """
+    if None in asked or not (any(asked) or linked_model(values)):
+        return [gr.skip()] * len(values)
+    read, wrong = read_link(dict(zip(ADDRESS, asked, strict=True)), access)
+    if wrong:
+        warn(f"{' '.join(wrong)} The plan is shown without it.")
+    return [read[name] for name in values]
+
+
 def make_plan(
     context: AppContext, form: Form, values: dict[str, Any], ask: Ask
 ) -> Iterator[list[Any]]:
@@ -139,21 +183,33 @@ def make_plan(
     try:
         plan = read_plan(values, context.access)
     except InvalidRequest as error:
-        yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes()]
+        rest = [gr.skip()] * share.OUTPUTS
+        yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes(), *rest]
         return
     slots = form.slot_html([])
     found: dict[str, Prediction] = {}
-    yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
     order = list(plan.questions)
+
+    def now(planned: Planned | None = None) -> list[Any]:
+        sheet = share.updates(plan, planned)
+        return [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes(), *sheet]
+
+    yield now()
     try:
         for place, answer in ask(list(plan.questions.values())):
             found[order[place]] = answer
-            yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
-        if _is_short(plan, found):
-            yield [*slots, *_with_fixes(ask, plan, found)]
+            if len(found) < len(order) or share.is_short(plan, found):
+                yield now()
+        if share.is_short(plan, found):
+            changes = fitting(plan.chosen, plan.card, ask, share.MOST_FIXES)
+            sheet = share.updates(plan, share.planned_of(plan, found, changes))
+            yield [*slots, *_with_fixes(plan, found, changes), *sheet]
+        else:
+            yield now(share.planned_of(plan, found))
     except FtlabError as error:
-        failed = blank("No prediction.", str(error))
-        yield [*slots, failed, _methods(plan, found), *_no_fixes()]
+        failed = _addressed(plan, blank("No prediction.", str(error)))
+        sheet = share.updates(plan, None)
+        yield [*slots, failed, _methods(plan, found), *_no_fixes(), *sheet]
 
 
 def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterator[tuple[Any, Any]]:
@@ -230,36 +286,36 @@ def _taking(place: int) -> Any:
     return take
 
 
-def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
-    changes = fitting(plan.chosen, plan.card, ask, MOST_FIXES)
+def _with_fixes(
+    plan: Plan, found: dict[str, Prediction], changes: Sequence[tuple[Change, Prediction]]
+) -> list[Any]:
     note = "" if changes else _NOTHING
     offered = [changed_fields(change.question) for change, _ in changes]
     buttons = [
         gr.update(value=change_label(change, answer, plan.card), visible=True)
         for change, answer in changes
     ]
-    hidden = [gr.update(visible=False)] * (MOST_FIXES - len(buttons))
+    hidden = [gr.update(visible=False)] * (share.MOST_FIXES - len(buttons))
     verdict = _verdict(plan, found, note)
     return [verdict, _methods(plan, found), offered, *buttons, *hidden]
 
 
 def _no_fixes() -> list[Any]:
-    return [[], *([gr.update(visible=False)] * MOST_FIXES)]
+    return [[], *([gr.update(visible=False)] * share.MOST_FIXES)]
 
 
 def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) -> str:
     answer = found.get(plan.chosen.variant.method)
     if answer is None:
-        return pending_html(plan.label, plan.model.label)
+        return _addressed(plan, pending_html(plan.label, plan.model.label))
     if note is None:
-        note = _SEARCHING if _is_short(plan, found) else ""
-    return verdict_html(plan.label, plan.model.label, answer, plan.card, note)
+        note = _SEARCHING if share.is_short(plan, found) else ""
+    return _addressed(plan, verdict_html(plan.label, plan.model.label, answer, plan.card, note))
 
 
-def _is_short(plan: Plan, found: dict[str, Prediction]) -> bool:
-    answer = found.get(plan.chosen.variant.method)
-    peak = answer.peak_reserved_bytes if answer else None
-    return peak is not None and fit(peak, plan.card).verdict == "does not fit"
+def _addressed(plan: Plan, html: str) -> str:
+    """HTML: the verdict, with the address that opens it."""
+    return html if plan.link is None else f"<div {address_of(**plan.link)}>{html}</div>"
 
 
 def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
@@ -270,7 +326,7 @@ def _build_fields(form: Form, access: Access) -> None:
     names = "One of the list, a Hub id, or a folder" if access.may_ask_hub else "One of the list"
     head("Will it fit?", sub="From the model's shape alone: no weights, no GPU")
     form.setting(
-        "plan_model", TARGET["model"], choices=model_choices(), info=names,
+        "plan_model", TARGET["model"], choices=model_choices(), value=START["model"], info=names,
         allow_custom_value=access.may_ask_hub,
     )  # fmt: skip
     with gr.Accordion("Paste a config.json", open=False, elem_classes="ft-fold"):
@@ -279,13 +335,14 @@ def _build_fields(form: Form, access: Access) -> None:
             placeholder='{"model_type": "llama", …}', elem_classes="ft-mono",
         )  # fmt: skip
     form.slot("plan_model")
-    known = card_choices()
-    form.setting("plan_card", TARGET["card"], choices=known, value=known[0][1], info=None)
+    form.setting(
+        "plan_card", TARGET["card"], choices=card_choices(), value=START["card"], info=None
+    )
     form.slot("plan_card")
-    form.add("plan_method", gr.Dropdown, method_choices(), value="lora", label="Method")
-    step = {PREFIX + name: one for name, one in STEP.items() if one.setting.is_on_form}
-    form.settings(step, {"plan_length": {"value": 1024}})
+    form.add("plan_method", gr.Dropdown, method_choices(), value=START["method"], label="Method")
+    started = {PREFIX + name: {"value": START[name]} for name in ON_FORM}
+    form.settings({PREFIX + name: one for name, one in ON_FORM.items()}, started)
     form.slot("plan_step", "plan_variants")
 
 
-TAB = TabSpec("Plan", 5, build)
+TAB = TabSpec("Plan", 5, build, ADDRESS)
