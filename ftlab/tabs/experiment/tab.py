@@ -111,7 +111,7 @@ def listen(
     is_filled = gr.State(False)
     filled = [
         is_filled, table, task.file_group, task.hub_group, task.mapping_row, task.upload,
-        task.filled_data, *fields,
+        task.columns_from, *fields,
     ]  # fmt: skip
     outputs = [links.clone, *filled]
 
@@ -184,7 +184,7 @@ def updates(
     values: Mapping[str, Any], names: Sequence[str], access: Access = EVERYTHING
 ) -> list[Any]:
     """Updates for the methods table, the three task containers, the place for a task file,
-    `TaskBlocks.filled_data`, and each field in `names`."""
+    `TaskBlocks.columns_from`, and each field in `names`."""
     kind = values["task"]
     mapped = [values[f"map.{name}"] for name in MAPPING_FIELDS]
     columns = columns_of(rows_at_hand(allowed_values(values, access))) or list(filter(None, mapped))

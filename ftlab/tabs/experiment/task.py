@@ -109,8 +109,8 @@ _MODEL_HINTS = {"folder": "/path/to/model", "hub": "owner/name"}
 class TaskBlocks:
     """The containers of step 1. `preview` renders the model line and the task preview.
 
-    `upload` takes a task file, and the form's field `file` is its path here. `filled_data` is
-    `hub_data` of the values that the form was last filled with, which bring their columns.
+    `upload` takes a task file, and the form's field `file` is its path here. `columns_from` is
+    `hub_data` of the values whose columns are offered.
     `largest` shows the proposed model; `None` on a machine that proposes no model.
     """
 
@@ -118,7 +118,7 @@ class TaskBlocks:
     hub_group: gr.Column
     mapping_row: gr.Row
     upload: gr.File
-    filled_data: gr.State
+    columns_from: gr.State
     preview: Action
     largest: gr.HTML | None = None
 
@@ -184,7 +184,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
     )
     form.slot("task")
     preview = H("")
-    filled_data = gr.State(None)
+    columns_from = gr.State(("", "", ""))
 
     names = list(form.components)
     fields = list(form.components.values())
@@ -202,11 +202,11 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
             *column_choices(rows_at_hand(values)),
         )
 
-    def show_columns(filled_data: Any, *given: Any) -> tuple[Any, ...]:
+    def show_columns(columns_from: Any, *given: Any) -> tuple[Any, ...]:
         values = named(given)
-        if hub_data(values) == filled_data:
-            return (gr.skip(),) * (1 + len(MAPPING_FIELDS))
-        return column_choices(rows_at_hand(values))
+        if hub_data(values) == columns_from:
+            return (gr.skip(),) * (2 + len(MAPPING_FIELDS))
+        return hub_data(values), *column_choices(rows_at_hand(values))
 
     def look(*given: Any) -> tuple[str, str]:
         values = named(given)
@@ -246,12 +246,16 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         show_progress="minimal",
         api_visibility="private",
     )
-    # Another data set has other columns. (`input` does not fire on paste.)
+    # Another data set has other columns. Not at `change`: a form that is filled in brings its own.
     changed = gr.on(
-        [by_name[name].change for name in _HUB_FIELDS],
+        [
+            event
+            for name in _HUB_FIELDS
+            for event in (by_name[name].input, by_name[name].blur)  # `input` does not fire on paste
+        ],
         show_columns,
-        [filled_data, *fields],
-        [mapping_row, *mapping],
+        [columns_from, *fields],
+        [columns_from, mapping_row, *mapping],
         trigger_mode="always_last",
         **hidden,
     )
@@ -273,7 +277,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         **hidden,
     )
     seen = Action(look, fields, [line, preview])
-    return TaskBlocks(file_group, hub_group, mapping_row, upload, filled_data, seen, largest)
+    return TaskBlocks(file_group, hub_group, mapping_row, upload, columns_from, seen, largest)
 
 
 def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:

@@ -387,3 +387,15 @@ def test_an_upload_of_an_older_runs_folder_is_found_too(
     assert named["digest"] == older.name
     found = find_upload(named["name"], named["digest"], context.runs_folder)
     assert found == older / upload.name
+
+
+def test_the_columns_that_a_form_brings_stay_until_another_data_set_is_named(
+    handlers: dict[str, Any],
+) -> None:
+    event = handlers["show_columns"]
+    given = values_sent(event, **{"f-task": "hub", "f-hub-id": "owner/name"})
+    given[0] = ("owner/name", "", "")
+    assert all(update == gr.skip() for update in event.fn(*given))
+    given[0] = ("owner/other", "", "")
+    data, row, prompt, *_ = event.fn(*given)
+    assert (data, row["visible"], prompt["value"]) == (("owner/name", "", ""), False, "")
