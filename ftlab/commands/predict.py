@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,17 +14,27 @@ from rich.table import Table
 
 from ftlab.basics import units
 from ftlab.basics.cards import Card
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import rate_name
 from ftlab.commands.options import add_settings, named_methods, read_options
 from ftlab.commands.tables import output_console
 from ftlab.methods.rates import NOT_TUNED, how_scaled, size_of
 from ftlab.methods.registry import CORE, METHODS, rates_kept
 from ftlab.methods.variant import Variant, parse_variant
-from ftlab.models.reference import is_bundled
+from ftlab.models.dimensions import known_model
+from ftlab.models.reference import is_bundled, names_hub_model
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.fit import fit
-from ftlab.prediction.question import USUAL_CAPABILITY, Prediction, Step, Target, ask_about, own
+from ftlab.prediction.question import (
+    USUAL_CAPABILITY,
+    Prediction,
+    Question,
+    Step,
+    Target,
+    ask_about,
+    own,
+)
 from ftlab.prediction.source import find_config
 from ftlab.records.spec import rate_of
 from ftlab.settings.training import TrainingSettings
@@ -39,6 +50,7 @@ The step is the standard loop of published measurements (logits of all positions
 
   python -m ftlab predict --model meta-llama/Llama-3.1-8B --methods full,lora,qlora --length 1024
   python -m ftlab predict --model ./config.json --methods all --completion-tokens 40 --json
+  python -m ftlab predict --model Llama-3.1-70B --device h100 --report plan.html --card plan.png
 
 methods: {", ".join(METHODS)}"""
 
@@ -58,10 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_settings(parser, Step)
     parser.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the plan for --device as one HTML file"
+    )
+    parser.add_argument(
+        "--card", dest="picture", type=Path, metavar="FILE",
+        help="write a picture of the plan for --device, about the first adapter: .png or .svg",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     target = Target(**read_options(options, Target))
+    _check_files(options, target)
     card, found = target.card, find_config(target.model)
     size = size_of(found.config)
     capability = (card and card.capability) or USUAL_CAPABILITY
@@ -70,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
     with Predictor(limits_of=own) as predictor:
         rows = dict(predictor.ask(questions))
     ordered = [rows[place] for place in sorted(rows)]
+    _write_files(options, target, found.label, step, list(zip(questions, ordered, strict=True)))
     rates = [rate_of(question.variant, TrainingSettings(), size) for question in questions]
     if options.json:
         both = zip(ordered, rates, strict=True)
@@ -79,6 +100,44 @@ def run(options: argparse.Namespace) -> int:
         if not is_bundled(options.model):
             print(f"{NOT_TUNED}. {how_scaled(size, rates_kept())}")
     return 0 if any(row.trainable_params is not None for row in ordered) else 1
+
+
+def _check_files(options: argparse.Namespace, target: Target) -> None:
+    """Raises `FtlabError` if the files asked for cannot be written; a cheap check."""
+    if options.report is None and options.picture is None:
+        return
+    # Imported here because plotly is slow to import and the other commands do not need it.
+    from ftlab.share.report import check_target
+
+    if target.card is None:
+        raise FtlabError("--report and --card say whether it fits; name a card with --device.")
+    if options.report is not None:
+        check_target(options.report, "report")
+    if options.picture is not None:
+        check_target(options.picture, "card")
+
+
+def _write_files(
+    options: argparse.Namespace,
+    target: Target,
+    label: str,
+    step: Step,
+    rows: list[tuple[Question, Prediction]],
+) -> None:
+    if target.card is None or (options.report is None and options.picture is None):
+        return
+    from ftlab.share.plan import Planned, plan_card, plan_report
+    from ftlab.share.report import write_card, write_report
+
+    known = known_model(target.model)
+    name = known.id if known else target.model if names_hub_model(target.model) else ""
+    rows = sorted(rows, key=lambda row: not row[0].variant.spec.is_adapter)
+    asked, answers = zip(*rows, strict=True)
+    plan = Planned(label, name, target.card, step, asked, answers)
+    if options.report is not None:
+        write_report(options.report, plan_report(plan))
+    if options.picture is not None:
+        write_card(options.picture, plan_card(plan))
 
 
 def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str, Any]:

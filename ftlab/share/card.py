@@ -252,8 +252,10 @@ def _top(card: Card, palette: Palette) -> list[Shape]:
 
 
 def _origin_mark(card: Card, palette: Palette, x: float, y: float) -> list[Shape]:
-    """Measured: a filled square; recorded: hatched; imported: empty."""
+    """Measured: a filled square; recorded: hatched; imported: empty; predicted: a sign."""
     side = 16
+    if card.origin == "predicted":
+        return [Words(x + side / 2, y + side, "≈", 28, palette.ink, True, "middle")]
     if card.origin == "measured":
         return [Box(x, y, side, side, palette.ink)]
     marks: list[Shape] = [Box(x, y, side, side, palette.page, 0, palette.ink)]
@@ -460,7 +462,9 @@ def card_png(card: Card, palette: Palette = LIGHT) -> bytes:
             )
     about = PngInfo()
     about.add_itxt("Description", drawing.title)
-    about.add_itxt("Source", f"ftlab, sweep {card.sweep_id}")
+    about.add_itxt(
+        "Source", f"ftlab, sweep {card.sweep_id}" if card.sweep_id else "ftlab, predicted"
+    )
     buffer = BytesIO()
     image.save(buffer, "PNG", pnginfo=about, optimize=True)
     return buffer.getvalue()

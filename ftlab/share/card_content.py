@@ -166,7 +166,7 @@ class Card:
     """`judgement` is the verdict in words; `facts` are two lines of provenance.
 
     `unlike` is what differs between the runs of the two variants; "" if they are like for like.
-    `doubts` are sentences on why no difference is shown.
+    `sweep_id` is "" on a card of predictions. `doubts` are sentences on why no difference is shown.
     """
 
     sentence: str
@@ -177,7 +177,7 @@ class Card:
     tiles: tuple[Tile, ...]
     pairs: tuple[Pair, ...]
     facts: tuple[str, str]
-    origin: Origin
+    origin: Origin | Literal["predicted"]
     origin_text: str
     sweep_id: str
     unlike: str = ""

@@ -125,3 +125,27 @@ def test_a_card_is_judged_with_the_margin(
     shown = capsys.readouterr().out
     assert "does not fit, 6.94 GB short" in shown
     assert "Tesla T4 has 16.11 GB" in shown
+
+
+def test_a_report_and_a_card_are_written_for_a_device(
+    answered: type[Answers], config: str, tmp_path: Path
+) -> None:
+    report, card = tmp_path / "plan.html", tmp_path / "plan.svg"
+    files = ["--report", str(report), "--card", str(card)]
+    given = ["predict", "--model", config, "--methods", "full,qlora"]
+    assert main([*given, "--device", "rtx-3090", *files]) == 0
+    sentence = "Predicted: one GeForce RTX 3090 is enough to fine-tune"
+    for file in (report, card):
+        assert sentence in " ".join(file.read_text(encoding="utf-8").split())
+    assert "with QLoRA" in card.read_text(encoding="utf-8")
+
+
+def test_a_report_without_a_device_is_an_error_before_any_prediction(
+    answered: type[Answers], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered.asked = ()
+    assert main(["predict", "--report", str(tmp_path / "plan.html")]) != 0
+    assert "name a card with --device" in capsys.readouterr().err
+    assert main(["predict", "--device", "t4", "--card", str(tmp_path / "plan.txt")]) != 0
+    assert "end it with .png or .svg" in capsys.readouterr().err
+    assert not answered.asked

@@ -34,6 +34,9 @@ class SizedPredictor(Predictor):
             self.asked.append(question)
             yield place, self._answer(question)
 
+    def known(self, question: Question) -> Prediction | None:
+        return self._answer(question) if question in self.asked else None
+
     def _answer(self, question: Question) -> Prediction:
         variant, size = question.variant, self.size(question)
         sizes = (2_400_000, 8_000_000_000, 9_800_000)

@@ -52,8 +52,11 @@ class Plan:
 
     model: NamedConfig
     card: Card
+    step: Step
     chosen: Question
     others: Mapping[str, Question]
+    model_name: str = ""
+    """The model's id in the catalogue or on the Hub; "" for a pasted config or a folder."""
     link: Mapping[str, str] | None = None
     """The parameters of its address that are not those of `START`; `None` if it cannot have one."""
 
@@ -117,7 +120,9 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
             [FieldError(PREFIX + wrong.field, wrong.message) for wrong in error.errors]
         ) from None
     asked = dict(zip(methods, questions, strict=True))
-    return Plan(model, target.card, asked.pop(methods[0]), asked, link_of(given))
+    chosen = asked.pop(methods[0])
+    name = linked_model(given) or ""
+    return Plan(model, target.card, step, chosen, asked, name, link_of(given))
 
 
 def _named_config(text: str, access: Access) -> NamedConfig:
@@ -194,11 +199,8 @@ def link_of(given: Mapping[str, Any]) -> dict[str, str] | None:
     if model is None:
         return None
     values = {name: given.get(PREFIX + name) for name in ADDRESS} | {"model": model}
-    return {name: _in_link(value) for name, value in values.items() if _differs(name, value)}
-
-
-def _differs(name: str, value: Any) -> bool:
-    return _in_link(value) != _in_link(START[name])
+    written = {name: _in_link(value) for name, value in values.items()}
+    return {name: text for name, text in written.items() if text != _in_link(START[name])}
 
 
 def _in_link(value: Any) -> str:
@@ -229,9 +231,9 @@ def read_link(
         except FtlabError as error:
             wrong[name] = str(error)
     read = {name: described.read(values[name]) for name, described in ON_FORM.items()}
-    for error in validate_step(Step(**read)):
-        values[error.field] = START[error.field]
-        wrong[error.field] = error.message
+    for each in validate_step(Step(**read)):
+        values[each.field] = START[each.field]
+        wrong[each.field] = each.message
     fields = {PREFIX + name: value for name, value in values.items()}
     return fields | {f"{PREFIX}config": ""}, [
         shorten(words, _LONGEST_SENTENCE) for words in wrong.values()

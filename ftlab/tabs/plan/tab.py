@@ -14,9 +14,10 @@ from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_
 from ftlab.charts.predicted import predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
-from ftlab.prediction.fit import Ask, claims, fit, fitting, qlora_on_65b
+from ftlab.prediction.fit import Ask, Change, claims, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
+from ftlab.share.plan import Planned
 from ftlab.tabs.address import address_of
 from ftlab.tabs.context import (
     QUIET,
@@ -31,6 +32,7 @@ from ftlab.tabs.context import (
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.learn.parts import plot
+from ftlab.tabs.plan import share
 from ftlab.tabs.plan.request import (
     ADDRESS,
     CHANGED_BY_A_FIX,
@@ -59,7 +61,6 @@ from ftlab.tabs.plan.view import (
 )
 from ftlab.tabs.widgets import H, blank, head, heading, warn
 
-MOST_FIXES = 3
 _SEARCHING = "Looking for what would make it fit …"
 _NOTHING = "No change of the fields here makes it fit."
 _NO_CURVE = heading(
@@ -83,9 +84,10 @@ def build(context: AppContext, links: Links) -> None:
                 with gr.Row(elem_classes="ft-fixes"):
                     fixes = [
                         gr.Button("", visible=False, size="sm", elem_id=f"plan-fix-{number}")
-                        for number in range(1, MOST_FIXES + 1)
+                        for number in range(1, share.MOST_FIXES + 1)
                     ]
                 offered = gr.State([])
+            sheet = share.build(context, form)
             with gr.Row():
                 with gr.Column(scale=3, min_width=320):
                     with gr.Column(elem_classes="ft-sheet"):
@@ -102,7 +104,7 @@ def build(context: AppContext, links: Links) -> None:
 
     latest = Latest()
     fields = list(form.components.values())
-    outputs = [*form.slots.values(), verdict, methods, offered, *fixes]
+    outputs = [*form.slots.values(), verdict, methods, offered, *fixes, *sheet]
 
     def plan(request: gr.Request, *given: Any) -> Iterator[Sequence[Any]]:
         session, values = str(request.session_hash), form.values(given)
@@ -181,21 +183,33 @@ def make_plan(
     try:
         plan = read_plan(values, context.access)
     except InvalidRequest as error:
-        yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes()]
+        rest = [gr.skip()] * share.OUTPUTS
+        yield [*form.slot_html(error.errors), gr.skip(), gr.skip(), *_no_fixes(), *rest]
         return
     slots = form.slot_html([])
     found: dict[str, Prediction] = {}
-    yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
     order = list(plan.questions)
+
+    def now(planned: Planned | None = None) -> list[Any]:
+        sheet = share.updates(plan, planned)
+        return [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes(), *sheet]
+
+    yield now()
     try:
         for place, answer in ask(list(plan.questions.values())):
             found[order[place]] = answer
-            yield [*slots, _verdict(plan, found), _methods(plan, found), *_no_fixes()]
-        if _is_short(plan, found):
-            yield [*slots, *_with_fixes(ask, plan, found)]
+            if len(found) < len(order) or share.is_short(plan, found):
+                yield now()
+        if share.is_short(plan, found):
+            changes = fitting(plan.chosen, plan.card, ask, share.MOST_FIXES)
+            sheet = share.updates(plan, share.planned_of(plan, found, changes))
+            yield [*slots, *_with_fixes(plan, found, changes), *sheet]
+        else:
+            yield now(share.planned_of(plan, found))
     except FtlabError as error:
         failed = _addressed(plan, blank("No prediction.", str(error)))
-        yield [*slots, failed, _methods(plan, found), *_no_fixes()]
+        sheet = share.updates(plan, None)
+        yield [*slots, failed, _methods(plan, found), *_no_fixes(), *sheet]
 
 
 def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterator[tuple[Any, Any]]:
@@ -272,21 +286,22 @@ def _taking(place: int) -> Any:
     return take
 
 
-def _with_fixes(ask: Ask, plan: Plan, found: dict[str, Prediction]) -> list[Any]:
-    changes = fitting(plan.chosen, plan.card, ask, MOST_FIXES)
+def _with_fixes(
+    plan: Plan, found: dict[str, Prediction], changes: Sequence[tuple[Change, Prediction]]
+) -> list[Any]:
     note = "" if changes else _NOTHING
     offered = [changed_fields(change.question) for change, _ in changes]
     buttons = [
         gr.update(value=change_label(change, answer, plan.card), visible=True)
         for change, answer in changes
     ]
-    hidden = [gr.update(visible=False)] * (MOST_FIXES - len(buttons))
+    hidden = [gr.update(visible=False)] * (share.MOST_FIXES - len(buttons))
     verdict = _verdict(plan, found, note)
     return [verdict, _methods(plan, found), offered, *buttons, *hidden]
 
 
 def _no_fixes() -> list[Any]:
-    return [[], *([gr.update(visible=False)] * MOST_FIXES)]
+    return [[], *([gr.update(visible=False)] * share.MOST_FIXES)]
 
 
 def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) -> str:
@@ -294,19 +309,13 @@ def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) 
     if answer is None:
         return _addressed(plan, pending_html(plan.label, plan.model.label))
     if note is None:
-        note = _SEARCHING if _is_short(plan, found) else ""
+        note = _SEARCHING if share.is_short(plan, found) else ""
     return _addressed(plan, verdict_html(plan.label, plan.model.label, answer, plan.card, note))
 
 
 def _addressed(plan: Plan, html: str) -> str:
     """HTML: the verdict, with the address that opens it."""
     return html if plan.link is None else f"<div {address_of(**plan.link)}>{html}</div>"
-
-
-def _is_short(plan: Plan, found: dict[str, Prediction]) -> bool:
-    answer = found.get(plan.chosen.variant.method)
-    peak = answer.peak_reserved_bytes if answer else None
-    return peak is not None and fit(peak, plan.card).verdict == "does not fit"
 
 
 def _methods(plan: Plan, found: dict[str, Prediction]) -> str:

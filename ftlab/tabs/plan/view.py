@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ftlab.basics.cards import Card
 from ftlab.basics.units import DASH, format_bytes, format_count, format_share
+from ftlab.charts.gauge import gauge_html
 from ftlab.prediction.fit import Change, Claim, Fit, fit
 from ftlab.prediction.question import Prediction
 from ftlab.tabs.learn.parts import table
@@ -13,13 +14,6 @@ from ftlab.tabs.widgets import Markup, blank, chip, escape, heading, named
 
 PREDICTED = chip("predicted", "predicted", "Computed before any run, from the config alone")
 _KINDS = {"fits": "ok", "tight": "warn", "does not fit": "bad"}
-_REST = "reserved beside"
-_PARTS = {
-    "weights": "#3d5a80", "gradients": "#98c1d9", "optimizer": "#7896b8",
-    "activations": "#d9a441", "temporary": "#e8cf9d", _REST: "#b9bfc8",
-}  # fmt: skip
-_LIGHT_INK = ("weights", "optimizer")
-_ROOM_FOR_NAME = 0.09  # minimum share of the gauge that shows a name
 
 
 def empty_html() -> str:
@@ -49,7 +43,7 @@ def verdict_html(label: str, model: str, found: Prediction, card: Card, note: st
     return (
         f'<div class="verdict"><div class="hd">'
         f"{chip(result.verdict, f'{_KINDS[result.verdict]} big')}<h2>{title}</h2>"
-        f'<span class="grow"></span>{PREDICTED}</div>{_gauge(found, peak, card)}'
+        f'<span class="grow"></span>{PREDICTED}</div>{gauge_html(found, peak, card)}'
         f'<p class="meta">{_margin(result)} About {escape(format_bytes(card.context_bytes))} for '
         f"CUDA's context are taken off the card. {escape(note)}</p>"
         f"{_counts(found)}</div>"
@@ -101,29 +95,6 @@ def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
         return DASH, Markup(chip("no prediction", "mute", found.reason))
     verdict = fit(peak, card).verdict
     return predicted(format_bytes(peak)), Markup(chip(verdict, _KINDS[verdict]))
-
-
-def _gauge(found: Prediction, peak: int, card: Card) -> str:
-    """HTML: a bar with the parts of the peak, then other reserved memory, against the card."""
-    whole = max(peak, card.usable_bytes)
-    parts = {name: size for name in _PARTS if (size := found.anatomy.get(name, 0))}
-    if peak > sum(parts.values()):
-        parts[_REST] = peak - sum(parts.values())
-    named = {name: f"{name} {format_bytes(size)}" for name, size in parts.items()}
-    spans = "".join(
-        f'<span style="width:{100 * size / whole:.2f}%;background:{_PARTS[name]};'
-        f'color:{"#fff" if name in _LIGHT_INK else "#1b2129"}" title="{escape(named[name])}">'
-        f"{escape(named[name]) if size / whole > _ROOM_FOR_NAME else ''}</span>"
-        for name, size in parts.items()
-    )
-    said = ", ".join(named.values())
-    limit = 100 * card.usable_bytes / whole
-    over = "<s></s>" if peak > card.usable_bytes else ""
-    return (
-        f'<div class="gauge" role="img" aria-label="{escape(said)}" style="--limit:{limit:.2f}%">'
-        f"{over}{spans}<u>{escape(format_bytes(card.usable_bytes))}</u></div>"
-        f'<p class="meta">{escape(said)}.</p>'
-    )
 
 
 def _margin(result: Fit) -> str:
