@@ -187,7 +187,8 @@ def measure_cost(
     device has done its work. The peak is that of the answers, not of the loading.
     """
     start = memory.start()
-    model = loaded().eval()
+    # Frozen in every way: torch multiplies with an output layer that learns by another path.
+    model = loaded().eval().requires_grad_(False)
     memory.start()
     config = greedy_config(NEW_TOKENS, prompts.stop_ids, prompts.pad_id)
     config.min_new_tokens = NEW_TOKENS  # an answer that ends early would be quicker
