@@ -14,7 +14,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import app_log
 from ftlab.jobs.control import request_cancel, requested_cancels
 from ftlab.records.removal import remove_runs
-from ftlab.records.store import RunStore
+from ftlab.records.store import RunStore, read_run
 from ftlab.tabs.compare.next_steps import NextSteps
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.experiment import queue
@@ -68,7 +68,7 @@ def test_a_finished_run_shows_peak_and_total_and_no_cancel(tmp_path: Path) -> No
     make_run(tmp_path, "lora")
     shown = view(tmp_path)
     html = queue_html(shown)
-    assert re.search(r"net of the process[^>]*1.79 GB with it[^>]*><b>1.29 GB</b>", html)
+    assert re.search(r"net peak: without the process[^>]*1.79 GB with it[^>]*><b>1.29 GB</b>", html)
     assert "1 min 21 s" in html
     assert "data-run" not in html + queue_heading(shown)
 
@@ -169,9 +169,8 @@ def test_polls_within_a_second_read_the_folder_once(
     make_run(tmp_path, "lora", "running")
     now, store = [100.0], RunStore(tmp_path)
     looks: list[object] = []
-    real = store._read
     monkeypatch.setattr(
-        store, "_read", lambda directory: looks.append(directory) or real(directory)
+        "ftlab.records.store.read_run", lambda run: looks.append(run) or read_run(run)
     )
     monkeypatch.setattr("ftlab.records.store.time.monotonic", lambda: now[0])
     watch = QueueWatch(store, clock=lambda: now[0])

@@ -68,7 +68,7 @@ def test_a_file_has_prompt_answers_differences_proof_and_settings() -> None:
     for part in (
         "SmolLM2-135M-Instruct (bundled)", "base in 16 bits", "temperature 0.7", "seed 11",
         "at most 96 tokens", "system prompt “Be brief.”", "ftlab 0.", "peft ", "torch ",
-        "LoRA r=4 SQL · 25 Nov run-1", f"SHA-256 {SHA}", "KL 0.25 nats",
+        "LoRA r=4 SQL · 25 Nov run-1", f"SHA-256 {SHA}", "begins differently from the base",
         "&#39;SELECT&#39;; in the base &#39;The&#39;", "What differs from Base",
         "QLoRA the same text", "LoRA r=4 33.3 % of words differ",
     ):  # fmt: skip

@@ -65,9 +65,10 @@ SHOWN: dict[str, tuple[Pane, Sequence[str], Sequence[str]]] = {
     "finished": (
         Pane(lora(), FINISHED, limit=96),
         [
-            "LoRA r=4", "sha c41e…9b07", SHA, "KL 0.25 nats", "top-1 changed", "A note.",
+            "LoRA r=4", "sha c41e…9b07", SHA, "begins differently from the base", "is 0.25 nats;",
+            "first word changed", "A note.",
             "12 tokens", "<b>14.9</b> tok/s", "first <b>0.24</b> s", "swap <b>0.02</b> s",
-            "Likeliest here &#39;SELECT&#39;, in the base &#39;The&#39;.",
+            "Likeliest here &#39;SELECT&#39;, in the base in the base &#39;The&#39;."#39;The&#39; (top-1).",
             METHODS["lora"].look.colour,
         ],
         ["caret", "limit"],
@@ -75,16 +76,17 @@ SHOWN: dict[str, tuple[Pane, Sequence[str], Sequence[str]]] = {
     "base": (
         Pane(BASE_SOURCE, replace(FINISHED, next_token=None, adapter_sha256="")),
         ["no adapter: weights as shipped"],
-        ["sha ", "KL "],
+        ["sha ", "KL", "begins"],
     ),
     "base known by its weights": (
         Pane(lora(same_weights=True), FINISHED), ["base known by its weights"], [],
     ),
     "same likeliest token": (
-        proved(next_token(0.004, "The", "The")), ["KL 4e-03 nats", "top-1 same"], [],
+        proved(next_token(0.004, "The", "The")), ["begins much like the base", "4e-03 nats", "same first word"],
+        [],
     ),
     "adapter that changes nothing": (
-        proved(next_token(1e-9, "The", "The")), ["changes nothing here"], ["KL ", "top-1"],
+        proved(next_token(1e-9, "The", "The")), ["changes nothing here"], ["begins", "first word"],
     ),
     "nothing asked yet": (Pane(lora()), ["LoRA r=4", "nothing asked yet"], ["sha "]),
     "at its limit": (Pane(lora(), FINISHED, limit=12), ["12 tokens, the limit"], []),

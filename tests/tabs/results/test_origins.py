@@ -131,7 +131,7 @@ def test_a_link_to_a_recorded_run_unfolds_its_rows(store: RunStore, tmp_path: Pa
     follow = handlers(store)["follow"]
     make_run(store.folder)
     (run, *_) = store.shipped()
-    assert follow(run.run_id, Query())[-1] == Query(unfolded=("recorded",))
+    assert follow(run.run_id, Query())[-1] == Query(unfolded=("opened", "recorded"))
     assert follow(store.runs()[0].run_id, Query(limit=7))[-1] == Query(limit=7)
     assert follow("gone", Query())[-1] == Query()
 
