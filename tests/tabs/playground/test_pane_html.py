@@ -68,7 +68,7 @@ SHOWN: dict[str, tuple[Pane, Sequence[str], Sequence[str]]] = {
             "LoRA r=4", "sha c41e…9b07", SHA, "begins differently from the base", "is 0.25 nats;",
             "first word changed", "A note.",
             "12 tokens", "<b>14.9</b> tok/s", "first <b>0.24</b> s", "swap <b>0.02</b> s",
-            "Likeliest here &#39;SELECT&#39;, in the base in the base &#39;The&#39;."#39;The&#39; (top-1).",
+            "Likeliest here &#39;SELECT&#39;, in the base &#39;The&#39; (top-1).",
             METHODS["lora"].look.colour,
         ],
         ["caret", "limit"],
