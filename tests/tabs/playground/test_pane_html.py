@@ -82,7 +82,8 @@ SHOWN: dict[str, tuple[Pane, Sequence[str], Sequence[str]]] = {
         Pane(lora(same_weights=True), FINISHED), ["base known by its weights"], [],
     ),
     "same likeliest token": (
-        proved(next_token(0.004, "The", "The")), ["begins much like the base", "4e-03 nats", "same first word"],
+        proved(next_token(0.004, "The", "The")),
+        ["begins much like the base", "4e-03 nats", "same first word"],
         [],
     ),
     "adapter that changes nothing": (
