@@ -253,7 +253,7 @@ def _wire_choice(
         found = example_prompts(sources, context.held_out)
         buttons = [gr.update(value=prompt.label, visible=True) for prompt in found]
         buttons += [gr.update(visible=False)] * (EXAMPLES - len(found))
-        columns = [gr.update(visible=place < count) for place in range(MAX_PANES)]
+        columns = [gr.update(visible=p < len(chosen[:count])) for p in range(MAX_PANES)]
         uploaded = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
         texts = [prompt.text for prompt in found]
         judged = [*_vouchers(context, session), *_shown(session)]
