@@ -8,7 +8,7 @@ window.ft.address = (() => {
   let shown = null; // what the address names
   let target = null; // an address that is still being opened
   let first = ''; // the tab of an address without one
-  let [changed, pressed] = [0, 0]; // when
+  let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -38,12 +38,12 @@ window.ft.address = (() => {
       const stays = views(seen).some(([name, value]) => !target.query.has(name) && target.before.get(name) === value);
       if ((stays || !has(seen, target.query)) && Date.now() < target.until) return;
       target = null;
-      changed = Date.now();
+      opened = Date.now();
       if (!same(now(), seen)) history.replaceState(null, '', url);
     } else if (!same(shown, seen) && !same(now(), seen)) {
       // What a tab is filled with once it is open, or another letter of a word, is no step of its own.
-      const goesOn =
-        seen.get('tab') === shown.get('tab') && (pressed < changed || Date.now() - changed < FILLING);
+      const isUnasked = pressed < Math.max(opened, changed);
+      const goesOn = seen.get('tab') === shown.get('tab') && (isUnasked || Date.now() - changed < FILLING);
       if (goesOn) history.replaceState(null, '', url);
       else history.pushState(null, '', url);
       changed = Date.now();

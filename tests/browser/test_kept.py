@@ -87,7 +87,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_loses_nothing_else(
         "Object.defineProperty(window, 'localStorage', {get() { throw new Error('denied'); }})"
     )
     page = context.new_page()
-    page.goto(app.url)
+    page.goto(f"{app.url}?tab=experiment")
     expect_defaults(page)
     page.locator("#f-settings-steps input").fill("7")
     expect(page.get_by_role("button", name="Start from the defaults")).to_be_visible()
