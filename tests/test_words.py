@@ -20,7 +20,7 @@ from tests.fakes import SWEEP, make_sweep
 
 TYPED = {"net peak"}
 """Names that the search still knows, since people typed them before."""
-SHOWING = ("charts", "commands", "learn", "playground", "records", "share", "tabs")
+SHOWING = ("charts", "commands", "learn", "playground", "records", "share", "tabs", "training")
 """The packages that hold words for users."""
 
 
@@ -67,6 +67,7 @@ def test_a_thing_has_one_name_in_everything_that_is_shown(term: Term, tmp_path: 
 def test_the_words_that_a_term_replaces_are_found(term: Term) -> None:
     examples = {
         "memory while training": "Net peak memory",
+        "memory needed": "predicted reserved peak",
         "61 % less memory": "0.39x the net peak memory",
         "a fair comparison": "like for like: 21 fields equal",
         "no other method was better in both": "QLoRA and LoRA are the front",

@@ -29,6 +29,11 @@ TERMS = (
         (r"net peak memory", r"(?<!\()net peak\b(?!:)", r"peak memory, train"),
     ),
     Term(
+        "memory needed",
+        "peak reserved: the most that torch would reserve on the card, predicted by Plan",
+        (r"reserved peak",),
+    ),
+    Term(
         "61 % less memory",
         "0.39x: the value of one method, divided by that of full fine-tuning",
         (r"x the (net |memory|training)",),

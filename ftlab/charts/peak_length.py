@@ -50,7 +50,7 @@ def peak_length_figure(
             "tickvals": lengths,
             "ticktext": [f"{length:,}" for length in lengths],
         },
-        yaxis={"title": {"text": "predicted memory, reserved (lower is better)"}} | peaks,
+        yaxis={"title": {"text": "predicted memory needed (lower is better)"}} | peaks,
     )
     for line in drawn:
         last = max(line.peaks)

@@ -117,7 +117,7 @@ def measure_answering(
         if reason
     ]
     notes += [
-        f"Answering ({ANSWER_WAYS[way]}) was disturbed: other processes used "
+        f"Answering ({ANSWER_WAYS[way]}): the computer was busy: other processes used "
         f"{cost.other_load:.0%} of the cores, so its speed is too low."
         for way, cost in found.items()
         if cost.other_load > QUIET_LOAD

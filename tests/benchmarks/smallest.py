@@ -210,6 +210,13 @@ SMALLEST = (
 
 ON_A_PAGE = (
     SmallRun(
+        "tests.benchmarks.addresses",
+        "--repeats 1 --views compare plan",
+        (r"^bare: median \d", r"^compare: median \d", r"^plan: median \d"),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
         "tests.benchmarks.results_page",
         "--runs 13 --repeats 1",
         (r"^first: median \d", r"^again: median \d", r"^filter: median \d"),

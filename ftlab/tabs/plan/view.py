@@ -61,7 +61,7 @@ def methods_html(
     lines = [
         (Markup(named(method, label)), *_on_card(found.get(method), card)) for method, label in rows
     ]
-    return table(("Method", "Reserved", "Card"), lines, "Every method on this card")
+    return table(("Method", "Memory needed", "Card"), lines, "Every method on this card")
 
 
 def change_label(change: Change, found: Prediction, card: Card) -> str:
