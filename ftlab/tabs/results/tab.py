@@ -27,6 +27,7 @@ from ftlab.tabs.context import (
     Action,
     AppContext,
     FilesAVisitor,
+    Latest,
     Links,
     TabSpec,
     errors_for_caller,
@@ -432,10 +433,15 @@ def _wire_opening(
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)), side)
 
-    def follow(run_id: str | None, view: Query) -> list[Any]:
+    def follow(request: gr.Request, run_id: str | None, view: Query) -> list[Any]:
+        skipped = [gr.skip()] * (3 + len(side.outputs))
         if run_id is None:
-            return [gr.skip()] * (3 + len(side.outputs))
+            return skipped
+        session = str(request.session_hash)
+        mine = newest.begin(session)
         updates = opened_run(store, run_id, side) if run_id else closed(side)
+        if not newest.is_newest(session, mine):  # two steps back, the second of them faster
+            return skipped
         return [None, *updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
@@ -447,7 +453,7 @@ def _wire_opening(
         return [now, *now, *side.onward.show(steps_of(find(store, run_id), store))]
 
     last = gr.State(())
-    book = ProgressBook()
+    book, newest = ProgressBook(), Latest()
     sheet.table.select(select, None, side.outputs, **QUIET)
     asked = links.asked["run"]
     asked.change(follow, [asked, view], [asked, *side.outputs, led, view], **QUIET)

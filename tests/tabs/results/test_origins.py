@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -128,7 +130,7 @@ def test_a_sweep_that_is_own_and_imported_is_still_shown(store: RunStore) -> Non
 
 
 def test_a_link_to_a_recorded_run_unfolds_its_rows(store: RunStore, tmp_path: Path) -> None:
-    follow = handlers(store)["follow"]
+    follow = partial(handlers(store)["follow"], SimpleNamespace(session_hash="one"))
     make_run(store.folder)
     (run, *_) = store.shipped()
     assert follow(run.run_id, Query())[-1] == Query(unfolded=("opened", "recorded"))
