@@ -158,6 +158,7 @@ CHARTS = (
         "(hatched), and on a 4-bit base (dotted); means of the seeds",
         compare=Place(row=6),
         report=80,
+        hides=True,
         is_extra=True,
     ),
 )

@@ -39,8 +39,7 @@ _WATCH = """([ready, first]) => {
     const look = () => {
       const all = [...document.querySelectorAll('.ft-compare .ft-open')]
         .filter((room) => room.offsetParent)
-        .map((room) => room.querySelector('.js-plotly-plot'))
-        .filter((figure) => figure?.data?.length !== 0);  // what no run measured has no traces
+        .map((room) => room.querySelector('.js-plotly-plot'));
       const drawn = (figures) => figures.length && done(figures.filter(Boolean)) &&
         figures.every((figure) => figure?.querySelector('.main-svg .trace'));
       const now = [drawn(all.slice(0, first)), all.length >= 8 && drawn(all)];
