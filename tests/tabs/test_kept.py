@@ -81,7 +81,7 @@ def test_inputs_of_another_tab_come_back_beside_those_of_one_with_an_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address that names what a tab shows wins over what the browser kept of that tab."""
-    one = TabSpec("One", 0, lambda *_: None, ("what",), (ONE,))
+    one = TabSpec("One", 0, lambda *_: None, ("what",), kept=(ONE,))
     two = replace(one, name="Two", address=("which",), kept=(replace(ONE, name="two"),))
     with monkeypatch.context() as patch:
         for module in (kept, address, context, app):

@@ -38,7 +38,7 @@ def test_there_is_one_titled_bar_figure_for_each_headline_measure(tmp_path):
     make_sweep(tmp_path)
     shown = bars_view(data_of(tmp_path))
     assert len(shown.figures) == len(shown.titles) == len(HEADLINES)
-    assert "Memory while training: Prompt tuning least, 0.48x" in shown.titles[1]
+    assert "Memory while training: Prompt tuning least, 52 % less" in shown.titles[1]
 
 
 def test_bars_say_once_what_all_of_them_leave_out(tmp_path):

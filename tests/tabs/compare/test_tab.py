@@ -83,7 +83,7 @@ def test_page_and_report_say_what_the_card_says(tmp_path):
     card = card_of(data)
     page, report = headline(data), sweep_report(data)
     assert card.sentence.replace(" %", "\u00a0%") in page
-    assert "<b>0.97x</b>" in page
+    assert "<b>3 % less</b>" in page
     assert "<small>no difference shown</small>" in page
     assert card.doubts[0].startswith("Training time: no difference shown (1 run each; two runs")
     for text in (page, report):

@@ -91,7 +91,7 @@ def test_the_panel_of_an_opened_run_offers_to_remove_its_sweep(here: RunStore) -
     with gr.Blocks():
         side = Side()
     places = {id(part): place for place, part in enumerate(side.outputs)}
-    shown = opened_run(here, opened_lora(here))
+    shown = opened_run(here, opened_lora(here), side)
     remove, again = (shown[places[id(part)]] for part in (side.delete, side.again))
     assert (remove.value, remove.visible, again.visible) == ("Remove sweep", True, False)
 

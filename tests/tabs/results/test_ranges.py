@@ -47,7 +47,10 @@ def test_conditions_stand_between_commas_semicolons_or_and() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("nett peak < 1 GB", "There is no number 'nett peak'; names: .*net peak.*Did you mean"),
+        (
+            "nett peak < 1 GB",
+            "There is no number 'nett peak'; names: .*memory.*Did you mean 'net peak'",
+        ),
         ("status > 1", "There is no number 'status'"),
         ("net peak", "'net peak' is no condition; write a name"),
         ("net peak <", "is no condition"),
