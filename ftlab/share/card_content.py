@@ -302,7 +302,7 @@ def _sentence(
             parts.append(f"{'scored' if is_score else 'had a loss of'} {both}{even}")
     if file != "plain":
         ratio = found.ratio("adapter_bytes")
-        size = f"{1 / ratio:,.0f} times smaller" if ratio <= 0.5 else _change(ratio)
+        size = f"{1 / ratio:,.0f} times smaller" if 0 < ratio <= 0.5 else _change(ratio)
         parts.append(f"its file to deliver is {size}")
     return f"{shorten(name, _NAME_LENGTH)} {', '.join(parts[:-1])}, and {parts[-1]}."
 

@@ -160,7 +160,7 @@ class Disturbance:
             )
         if self.card:
             parts.append(self.card)
-        return f"The computer was busy: {'; '.join(parts)}. Times are too long."
+        return f"Times are too long: {'; '.join(parts)}."
 
 
 def slowdowns_of(

@@ -88,8 +88,8 @@ def test_a_while_beside_something_else_shows_against_the_quiet_steps(slow: range
     assert found.by == BY_ITSELF
     assert found.times == pytest.approx(1 + 0.6 * len(slow) / 29, abs=0.06)
     assert Disturbance(0.5, 0.4, (found,)).sentence == (
-        f"Disturbed: training took {found.times:.2f} times as long as its own quiet steps say "
-        "(other processes used 40% of the cores). Times are too long."
+        f"Times are too long: training took {found.times:.2f} times as long as its own quiet steps say "
+        "(other processes used 40% of the cores)."
     )
 
 
@@ -189,7 +189,7 @@ def test_other_work_on_a_card_and_lowered_clocks_disturb(
     assert watched(driver, looks) == said
     found = Disturbance(0.9, 0.0, (Slowdown(1.0, BY_ITSELF),), said)
     assert found.is_disturbed == bool(said)
-    assert found.sentence == (f"Disturbed: {said}. Times are too long." if said else "")
+    assert found.sentence == (f"Times are too long: {said}." if said else "")
 
 
 def test_of_a_cpu_no_driver_is_asked() -> None:
