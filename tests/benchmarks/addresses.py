@@ -27,11 +27,11 @@ BARE = ("", "/Launch \\d+ runs?/.test(at('#go')?.textContent)")
 
 VIEWS = {
     "compare": (f"sweep={SWEEP}", f"""seen('.savings[data-address="sweep={SWEEP}"]')"""),
-    "run": (f"run={SWEEP}-03-lora", "seen('#run-top [data-address]')"),
+    "run": (f"run={SWEEP}-03-lora", "at('#run-top [data-address]')"),
     "search": ("search=lora", "at('#results-text :is(input, textarea)')?.value === 'lora'"),
     "playground": (f"panes=base,{SWEEP}-03-lora", "/LoRA/.test(at('#pg-answer-2')?.textContent)"),
     "plan": ("batch=2", "at('#f-plan-batch input')?.value === '2'"),
-    "learn": ("lesson=merging", "seen('[data-address=\"lesson=merging\"]')"),
+    "learn": ("lesson=merging", "chosen('Merging')"),
 }
 """By name: the parameters of the address, and the JavaScript condition that the view is there."""
 TABS = {"run": "results", "search": "results"}
@@ -39,6 +39,8 @@ TABS = {"run": "results", "search": "results"}
 _SEEN = """() => {
   const at = (selector) => document.querySelector(selector);
   const seen = (selector) => at(selector)?.checkVisibility();
+  const chosen = (name) => [...document.querySelectorAll('[role=tab][aria-selected=true]')]
+    .some((tab) => tab.textContent.trim() === name);
   return (%s) ? performance.now() / 1000 : false;
 }"""
 

@@ -88,8 +88,8 @@ def test_a_while_beside_something_else_shows_against_the_quiet_steps(slow: range
     assert found.by == BY_ITSELF
     assert found.times == pytest.approx(1 + 0.6 * len(slow) / 29, abs=0.06)
     assert Disturbance(0.5, 0.4, (found,)).sentence == (
-        f"Times are too long: training took {found.times:.2f} times as long as its own quiet steps say "
-        "(other processes used 40% of the cores)."
+        f"Times are too long: training took {found.times:.2f} times as long as its own quiet steps "
+        "say (other processes used 40% of the cores)."
     )
 
 
