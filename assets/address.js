@@ -3,13 +3,12 @@
 // back to.
 window.ft ??= {};
 window.ft.address = (() => {
-  // Milliseconds that the server has to open an address, and to fill a tab; and within which two steps
-  // are quick.
-  const [PATIENCE, FILLING, QUICK] = [20000, 2000, 5000];
+  // Milliseconds that the server has to open an address, and to fill a tab.
+  const [PATIENCE, FILLING] = [20000, 2000];
   let shown = null; // what the address names
   let target = null; // an address that is still being opened
   let first = ''; // the tab of an address without one
-  let [opened, changed, pressed, asked] = [0, 0, 0, 0]; // when
+  let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -56,15 +55,6 @@ window.ft.address = (() => {
   const wait = (query) => {
     target = { query, before: shown, until: Date.now() + PATIENCE };
     setTimeout(update, PATIENCE + 100);
-    return target;
-  };
-
-  // The answer to one step resets what was asked for, so of two quick steps the second may be lost.
-  const askAgain = (mine) => {
-    const repeat = setInterval(() => {
-      if (target !== mine || Date.now() > mine.until) clearInterval(repeat);
-      else window.ft.address.sender(`${mine.query}`);
-    }, QUICK);
   };
 
   const open = () => {
@@ -73,11 +63,8 @@ window.ft.address = (() => {
     const once = new URLSearchParams(location.hash.slice(1));
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
-    const isQuick = Date.now() - asked < QUICK;
-    asked = Date.now();
-    const mine = wait(query);
+    wait(query);
     window.ft.address.sender?.(`${new URLSearchParams([...query, ...once])}`);
-    if (isQuick) askAgain(mine);
   };
 
   const begin = () => {

@@ -15,7 +15,7 @@ import gradio as gr
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, shorten
-from ftlab.tabs.context import QUIET, Links, TabSpec, tabs
+from ftlab.tabs.context import QUIET, Asked, Links, TabSpec, tabs
 from ftlab.tabs.widgets import H, escape, this_page, warn
 
 _LONGEST_ADDRESS, _LONGEST_VALUE, _MOST_PARAMETERS = 4_000, 300, 50
@@ -73,7 +73,8 @@ def build_address(links: Links) -> None:
         except FtlabError as error:
             warn(str(error))
             return [gr.skip()] * (1 + len(links.asked))
-        return [gr.Tabs(selected=spec.id), *(values.get(name) for name in links.asked)]
+        asked = [Asked(values[name]) if name in values else None for name in links.asked]
+        return [gr.Tabs(selected=spec.id), *asked]
 
     address.select(follow, None, [links.tabs, *links.asked.values()], **QUIET)
     this_page().load(fn=None, js=_BEGIN, api_visibility="private")

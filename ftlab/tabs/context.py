@@ -153,15 +153,36 @@ class KeptState:
 READY = "ready"
 
 
+class Asked:
+    """What an address or another tab asks for; only the first handler that takes it gets it.
+
+    So no handler resets the state: a slow one would also reset what was asked for meanwhile.
+    """
+
+    def __init__(self, value: str) -> None:
+        self._values = [value]
+
+    def take(self) -> str | None:
+        try:
+            return self._values.pop()
+        except IndexError:
+            return None
+
+
+def taken(asked: Asked | None) -> str | None:
+    """What is asked for, once; `None` if nothing is, or if it was taken before."""
+    return None if asked is None else asked.take()
+
+
 @dataclass(frozen=True)
 class Links:
     """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
     `clone` is a tuple of run ids whose settings Experiment copies; an empty one does nothing.
-    `asked` has a state for each parameter of an address (see `TabSpec.address`): what is to be
-    shown, "" for the tab as it is without the parameter, `None` if nothing is asked for. A handler
-    that writes one also returns `gr.Tabs(selected=…)` to `tabs`. The target resets the state, so
-    that the same view can be opened twice. `kept` has what the browser kept, by name.
+    `asked` has a state for each parameter of an address (see `TabSpec.address`): an `Asked` with
+    what is to be shown, "" for the tab as it is without the parameter, or `None`. A handler that
+    writes one also returns `gr.Tabs(selected=…)` to `tabs`; the target takes it (`taken`).
+    `kept` has what the browser kept, by name.
     """
 
     tabs: gr.Tabs

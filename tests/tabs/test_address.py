@@ -14,7 +14,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.tabs import address, app
 from ftlab.tabs.address import address_of, read_address
-from ftlab.tabs.context import Links, tabs
+from ftlab.tabs.context import Asked, Links, tabs, taken
 from tests.tabs.page_fakes import page_context
 
 PARAMETERS = [(spec.id, name) for spec in tabs() for name in spec.address]
@@ -36,8 +36,14 @@ def test_an_address_without_a_tab_is_the_first_one() -> None:
     assert read_address("?__theme=dark")[0] is tabs()[0]
 
 
+def test_what_is_asked_for_is_taken_once() -> None:
+    asked = Asked("one")
+    assert [taken(asked), taken(asked), taken(None)] == ["one", None, None]
+    assert taken(Asked("")) == "", "the tab as it is without the parameter"
+
+
 @pytest.mark.parametrize(("tab", "name"), PARAMETERS)
-def test_a_tab_listens_to_each_of_its_parameters_and_opens_it_once(
+def test_a_tab_takes_each_of_its_parameters_and_resets_none_that_was_asked_for_meanwhile(
     tab: str, name: str, tmp_path: Path
 ) -> None:
     with gr.Blocks() as page:
@@ -46,7 +52,8 @@ def test_a_tab_listens_to_each_of_its_parameters_and_opens_it_once(
             spec.build(page_context(tmp_path), links)
     asked = links.asked[name]
     (listening,) = (fn for fn in page.fns.values() if (asked._id, "change") in fn.targets)
-    assert asked in listening.outputs, "the value would be opened again and again"
+    assert asked in listening.inputs
+    assert asked not in listening.outputs
 
 
 def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(tmp_path: Path) -> None:
@@ -54,7 +61,7 @@ def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(tmp_pat
     (follow,) = (fn for fn in page.fns.values() if fn.name == "follow" and not fn.inputs)
     row, *asked = follow.fn(SimpleNamespace(address="tab=results&run=one"))
     assert row.selected == "results"
-    assert dict(zip([name for _, name in PARAMETERS], asked, strict=True)) == {
+    assert dict(zip([name for _, name in PARAMETERS], map(taken, asked), strict=True)) == {
         name: {"run": "one", "search": ""}.get(name) for _, name in PARAMETERS
     }
 

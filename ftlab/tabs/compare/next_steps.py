@@ -17,7 +17,7 @@ from ftlab.playground.panes import BASE, cannot_answer
 from ftlab.playground.requests import MAX_PANES
 from ftlab.records.store import Run, RunStore
 from ftlab.tabs.compare.share import offer_file
-from ftlab.tabs.context import COMPARE, PLAYGROUND, QUIET, AppContext, FilesAVisitor, Links
+from ftlab.tabs.context import COMPARE, PLAYGROUND, QUIET, AppContext, Asked, FilesAVisitor, Links
 from ftlab.tabs.widgets import H, note_html, plural, small_button
 
 
@@ -129,11 +129,11 @@ class NextButtons:
     def wire(self, context: AppContext, links: Links) -> None:
         """Adds the events; each button does its work at once."""
 
-        def compare_runs(sweep: str) -> tuple[str, Any]:
-            return sweep, gr.Tabs(selected=COMPARE)
+        def compare_runs(sweep: str) -> tuple[Asked, Any]:
+            return Asked(sweep), gr.Tabs(selected=COMPARE)
 
-        def ask_runs(panes: str) -> tuple[str, Any]:
-            return panes, gr.Tabs(selected=PLAYGROUND)
+        def ask_runs(panes: str) -> tuple[Asked, Any]:
+            return Asked(panes), gr.Tabs(selected=PLAYGROUND)
 
         compared, asked = links.asked["sweep"], links.asked["panes"]
         self._compare.click(compare_runs, self._sweep, [compared, links.tabs], **QUIET)

@@ -26,7 +26,7 @@ from ftlab.tabs.compare.view import (
     sweep_options,
     view,
 )
-from ftlab.tabs.context import QUIET, RESULTS, AppContext, Links, TabSpec, opened
+from ftlab.tabs.context import QUIET, RESULTS, AppContext, Asked, Links, TabSpec, opened, taken
 from ftlab.tabs.widgets import H, blank, this_page, warn
 
 Given = tuple[tuple[str, str | int | float], ...]
@@ -66,7 +66,7 @@ def build(context: AppContext, links: Links) -> None:
         return read_given(list(parts.controls), values)
 
     def enter(
-        link: str | None,
+        asked: Asked | None,
         chosen: str,
         shown: str | None,
         before: str,
@@ -77,6 +77,7 @@ def build(context: AppContext, links: Links) -> None:
 
         Runs when the tab is opened and when an address asks for a sweep.
         """
+        link = taken(asked)
         table = store.table()
         options = sweep_options(table)
         known = [value for _, value in options]
@@ -85,14 +86,13 @@ def build(context: AppContext, links: Links) -> None:
         wanted = chosen if link is None else link
         wanted = wanted if wanted in known else ""
         sweep = wanted or default_sweep(table)
-        kept = [None, wanted]
         nothing = [gr.skip()] * len(parts.outputs)
         if sweep is None:
             gone = [gr.HTML(visible=True), gr.Column(visible=False)]
-            return [*kept, *gone, gr.skip(), "", "", *nothing]
+            return [wanted, *gone, gr.skip(), "", "", *nothing]
         now = digest(table, sweep)
         page_updates = [
-            *kept,
+            wanted,
             gr.HTML(visible=False),
             gr.Column(visible=True),
             gr.Dropdown(choices=options, value=sweep),
@@ -130,10 +130,12 @@ def build(context: AppContext, links: Links) -> None:
 
     link = links.asked["sweep"]
     inputs = [link, by_hand, parts.sweep, seen, parts.adapter, *controls]
-    shown_first = [link, by_hand, empty, page, parts.sweep, seen, due, *parts.outputs]
+    shown_first = [by_hand, empty, page, parts.sweep, seen, due, *parts.outputs]
     # `select`, not `input`: gradio sends an option that is clicked twice as input.
     begun = [
-        gr.on([opened(), link.change], enter, inputs, shown_first, trigger_mode="once", **QUIET),
+        gr.on(
+            [opened(), link.change], enter, inputs, shown_first, trigger_mode="always_last", **QUIET
+        ),
         parts.sweep.select(
             choose_sweep, [parts.sweep, *controls], [by_hand, seen, due, *parts.outputs], **QUIET
         ),
@@ -229,8 +231,8 @@ def _draw_anew(context: AppContext, parts: Layout, chart: ChartParts) -> None:
 def _lead_to_run(runs: gr.HTML, links: Links) -> None:
     """Opens a run in Results on a click on its point or button."""
 
-    def lead(event: gr.EventData) -> tuple[str, Any]:
-        return str(getattr(event, "run", "")), gr.Tabs(selected=RESULTS)
+    def lead(event: gr.EventData) -> tuple[Asked, Any]:
+        return Asked(str(getattr(event, "run", ""))), gr.Tabs(selected=RESULTS)
 
     runs.select(lead, None, [links.asked["run"], links.tabs], **QUIET)
 

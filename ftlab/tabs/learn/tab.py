@@ -10,7 +10,7 @@ import gradio as gr
 
 from ftlab.basics.words import shorten
 from ftlab.tabs.address import address_of
-from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, each_opened
+from ftlab.tabs.context import QUIET, AppContext, Asked, Links, TabSpec, each_opened, taken
 from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
 from ftlab.tabs.widgets import H, warn
 
@@ -52,16 +52,17 @@ def build(context: AppContext, links: Links) -> None:
                 H(f"<i {address_of(lesson=lesson.id)}></i>", elem_classes="ft-carrier")
                 lesson.build(context)
 
-    def follow(asked: str | None) -> list[Any]:
+    def follow(link: Asked | None) -> Any:
+        asked = taken(link)
         if asked is None:
-            return [gr.skip(), gr.skip()]
+            return gr.skip()
         known = [lesson.id for lesson in LESSONS]
         if asked and asked not in known:
             warn(f"There is no lesson '{shorten(asked, 60)}'; the lessons are {', '.join(known)}.")
-        return [None, gr.Tabs(selected=asked if asked in known else known[0])]
+        return gr.Tabs(selected=asked if asked in known else known[0])
 
     link = links.asked["lesson"]
-    link.change(follow, link, [link, row], **QUIET)
+    link.change(follow, link, row, **QUIET)
 
 
 TAB = TabSpec("Learn", 6, build, address=("lesson",))

@@ -27,6 +27,7 @@ from ftlab.tabs.context import (
     TabSpec,
     one_at_a_time,
     opened,
+    taken,
     while_there,
 )
 from ftlab.tabs.experiment.fields import Form
@@ -130,15 +131,13 @@ def build(context: AppContext, links: Links) -> None:
     asked = [links.asked[name] for name in ADDRESS]
 
     def open_link(*given: Any) -> list[Any]:
-        updates = link_updates(
-            given[: len(asked)], form.values(given[len(asked) :]), context.access
-        )
-        return [*[None] * len(asked), *updates]
+        values = [taken(one) for one in given[: len(asked)]]
+        return link_updates(values, form.values(given[len(asked) :]), context.access)
 
     # All states change at once: each event but the first finds nothing left to open.
     gr.on(
         [state.change for state in asked],
-        open_link, [*asked, *fields], [*asked, *fields],
+        open_link, [*asked, *fields], fields,
         trigger_mode="always_last", **one_at_a_time("plan link"),
     )  # fmt: skip
     draw.click(draw_curve, fields, [curve_head, figure], **QUIET)

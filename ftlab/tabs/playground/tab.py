@@ -14,7 +14,7 @@ from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import Field, fields_of
-from ftlab.tabs.context import QUIET, AppContext, Links, TabSpec, opened
+from ftlab.tabs.context import QUIET, AppContext, Asked, Links, TabSpec, opened, taken
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground import api, grid
 from ftlab.tabs.playground import vote as blind_vote
@@ -217,12 +217,14 @@ def _wire_choice(
     """Events that select models, runs, uploaded adapters and the number of panes."""
 
     def enter(
-        link: str | None, had_runs: bool | None, model: str | None, count: int, *chosen: str | None
-    ) -> list[Any]:
+        asked: Asked | None, had_runs: bool | None, model: str | None, count: int,
+        *chosen: str | None,
+    ) -> list[Any]:  # fmt: skip
         """Shows the panes of an address, else the chosen ones.
 
         `had_runs` is `None` at first: what the page was built with is no visitor's selection.
         """
+        link = taken(asked)
         runs, folder = context.store.runs(), context.runs_folder
         is_shown = had_runs is not None and link == panes_value(chosen[:count])
         linked = read_panes(link, runs, folder) if link and not is_shown else None
@@ -236,7 +238,6 @@ def _wire_choice(
             now = setup_again(runs, folder, had_runs, model, chosen)
         is_linked = bool(linked and linked.panes)  # the first runs do not replace them either
         return [
-            None,
             len(linked.panes) if linked and linked.panes else gr.skip(),
             now.has_runs or is_linked or bool(had_runs),
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
@@ -324,7 +325,6 @@ def _wire_choice(
         enter,
         [link, had_runs, *chosen],
         [
-            link,
             panes.count,
             had_runs,
             ask_bar.model,
@@ -333,7 +333,7 @@ def _wire_choice(
             panes.unload,
             *panes.choosers,
         ],
-        trigger_mode="once",
+        trigger_mode="always_last",
         **_PRIVATE,
     ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
     changes = [chooser.change for chooser in panes.choosers]
@@ -376,10 +376,10 @@ def _wire_choice(
 def _wire_prompt(ask_bar: AskBar, link: gr.State) -> None:
     """Fills in the prompt of an address; the visitor sends it."""
 
-    def fill_in(prompt: str | None) -> list[Any]:
-        return [None, prompt or gr.skip()]
+    def fill_in(asked: Asked | None) -> Any:
+        return taken(asked) or gr.skip()
 
-    link.change(fill_in, link, [link, ask_bar.prompt], **QUIET)
+    link.change(fill_in, link, ask_bar.prompt, **QUIET)
 
 
 def _wire_asking(

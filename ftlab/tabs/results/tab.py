@@ -26,13 +26,14 @@ from ftlab.tabs.context import (
     QUIET,
     Action,
     AppContext,
+    Asked,
     FilesAVisitor,
-    Latest,
     Links,
     TabSpec,
     errors_for_caller,
     one_at_a_time,
     opened,
+    taken,
 )
 from ftlab.tabs.results.actions import (
     all_archived,
@@ -433,16 +434,12 @@ def _wire_opening(
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)), side)
 
-    def follow(request: gr.Request, run_id: str | None, view: Query) -> list[Any]:
-        skipped = [gr.skip()] * (3 + len(side.outputs))
+    def follow(asked: Asked | None, view: Query) -> list[Any]:
+        run_id = taken(asked)
         if run_id is None:
-            return skipped
-        session = str(request.session_hash)
-        mine = newest.begin(session)
+            return [gr.skip()] * (2 + len(side.outputs))
         updates = opened_run(store, run_id, side) if run_id else closed(side)
-        if not newest.is_newest(session, mine):  # two steps back, the second of them faster
-            return skipped
-        return [None, *updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
+        return [*updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:
@@ -453,10 +450,10 @@ def _wire_opening(
         return [now, *now, *side.onward.show(steps_of(find(store, run_id), store))]
 
     last = gr.State(())
-    book, newest = ProgressBook(), Latest()
+    book = ProgressBook()
     sheet.table.select(select, None, side.outputs, **QUIET)
     asked = links.asked["run"]
-    asked.change(follow, [asked, view], [asked, *side.outputs, led, view], **QUIET)
+    asked.change(follow, [asked, view], [*side.outputs, led, view], **QUIET)
     ticked = [last, *side.facts, *side.onward.outputs]
     timer.tick(tick, [side.chosen, last], ticked, queue=False, **QUIET)
 
@@ -464,11 +461,12 @@ def _wire_opening(
 def _wire_search(tools: Tools, links: Links) -> None:
     """Searches for the words of an address."""
 
-    def search(text: str | None) -> list[Any]:
-        return [gr.skip(), gr.skip()] if text is None else [None, text]
+    def search(asked: Asked | None) -> Any:
+        text = taken(asked)
+        return gr.skip() if text is None else text
 
     asked = links.asked["search"]
-    asked.change(search, asked, [asked, tools.text], **QUIET)
+    asked.change(search, asked, tools.text, **QUIET)
 
 
 def with_fields(

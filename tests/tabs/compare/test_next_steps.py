@@ -11,7 +11,7 @@ import pytest
 
 from ftlab.records.store import RunStore
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps, steps_of_run
-from ftlab.tabs.context import COMPARE, PLAYGROUND, Links, tabs
+from ftlab.tabs.context import COMPARE, PLAYGROUND, Links, tabs, taken
 from tests.fakes import SWEEP, make_run, make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -95,6 +95,6 @@ def test_each_step_leads_to_its_tab(
     _, handlers = buttons
     assert {COMPARE, PLAYGROUND} <= {spec.id for spec in tabs()}
     value, tab = handlers["compare_runs"](SWEEP)
-    assert (value, tab.selected) == (SWEEP, COMPARE)
+    assert (taken(value), tab.selected) == (SWEEP, COMPARE)
     value, tab = handlers["ask_runs"]("base,a")
-    assert (value, tab.selected) == ("base,a", PLAYGROUND)
+    assert (taken(value), tab.selected) == ("base,a", PLAYGROUND)

@@ -17,7 +17,7 @@ from ftlab.share.report_sections import fairness_html
 from ftlab.tabs.compare import tab as compare
 from ftlab.tabs.compare.serving import notes_html, title_html
 from ftlab.tabs.compare.view import further, headline, read_picture, runs_fold, unfinished, view
-from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.context import AppContext, Asked, Links, taken
 from tests.fakes import SWEEP, make_run, make_sweep
 
 OLD = "20261101-093000-cd34"
@@ -210,9 +210,10 @@ class Tab:
 
     def enter(self, shown=None, by_hand="", seen="", link=None):
         """The updates of the page as the tab is opened; those of its own states left out."""
-        updates = self.call("enter", link, by_hand, shown, seen, None, *self.values())
-        assert updates[0] == (self.links.asked["sweep"], None), "an address is opened once"
-        return updates[2:]
+        asked = None if link is None else Asked(link)
+        updates = self.call("enter", asked, by_hand, shown, seen, None, *self.values())
+        assert taken(asked) is None, "an address is opened once"
+        return updates[1:]
 
     def update(self, updates, label):
         return next(update for component, update in updates if label(component))
@@ -259,7 +260,7 @@ def test_the_sweep_of_an_address_is_shown_and_stays_as_if_chosen_by_hand(tmp_pat
     make_sweep(tmp_path)
     tab = Tab(tmp_path)
     assert tab.update(tab.enter(SWEEP, by_hand=SWEEP, link=OLD), is_sweep).value == OLD
-    (_, _), (_, by_hand), *_ = tab.call("enter", OLD, "", None, "", None, *tab.values())
+    (_, by_hand), *_ = tab.call("enter", Asked(OLD), "", None, "", None, *tab.values())
     assert by_hand == OLD
 
 
@@ -338,7 +339,7 @@ def test_a_clicked_point_leads_to_its_run_in_results(tmp_path):
     tab = Tab(tmp_path)
     (run, run_id), (_, tabs) = tab.call("lead", SimpleNamespace(run="some-run"))
     assert run is tab.links.asked["run"]
-    assert (run_id, tabs.selected) == ("some-run", "results")
+    assert (taken(run_id), tabs.selected) == ("some-run", "results")
 
 
 def test_an_imported_sweep_is_shown_with_its_warning_and_without_what_it_has_not(tmp_path):

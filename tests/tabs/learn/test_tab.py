@@ -14,7 +14,7 @@ from ftlab.learn.photo import read_photo
 from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.panes import WEIGHTS_FILE
 from ftlab.records.store import RunStore
-from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.context import AppContext, Asked, Links
 from ftlab.tabs.learn import photo_filter as learn_filter
 from ftlab.tabs.learn import tab as learn
 from ftlab.tabs.learn.change import (
@@ -302,8 +302,8 @@ def test_an_address_opens_its_lesson_and_the_first_one_for_what_is_not_there(
 ):
     said = []
     monkeypatch.setattr(learn, "warn", said.append)
-    link, row = handler(page, "follow")(asked)
-    assert (link, row.selected) == (None, shown)
+    row = handler(page, "follow")(Asked(asked))
+    assert row.selected == shown
     assert said == (
         ["There is no lesson 'gone'; the lessons are lora, full, prompt_tuning, qlora, merging, "
          "methods."]

@@ -15,7 +15,7 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.panes import BASE, uploaded_sources
 from ftlab.records.store import RunStore
 from ftlab.tabs.address import read_address
-from ftlab.tabs.context import Links
+from ftlab.tabs.context import Asked, Links, taken
 from ftlab.tabs.playground import tab as playground
 from ftlab.tabs.playground.links import (
     LONGEST_PANES,
@@ -59,8 +59,9 @@ class Tab:
         """What the panes hold afterwards; checks that the link is opened once."""
         chosen = (*chosen, *[""] * (6 - len(chosen)))
         enter = self.handler("enter")
-        asked, count, had, *rest = enter(link, had_runs, model, 4, *chosen)
-        assert asked is None
+        asked = None if link is None else Asked(link)
+        count, had, *rest = enter(asked, had_runs, model, 4, *chosen)
+        assert taken(asked) is None
         self.count, self.had_runs, self.model = count, had, rest[0]["value"]
         return tuple(update["value"] for update in rest[-6:])
 
@@ -156,9 +157,9 @@ def test_a_link_says_what_it_leaves_out() -> None:
 
 
 def test_the_prompt_of_a_link_is_filled_in_and_sent_by_nobody(tab: Tab) -> None:
-    assert tab.handler("fill_in")("Who <b>?") == [None, "Who <b>?"]
-    for nothing in (None, ""):
-        assert tab.handler("fill_in")(nothing) == [None, gr.skip()]
+    assert tab.handler("fill_in")(Asked("Who <b>?")) == "Who <b>?"
+    for nothing in (None, Asked("")):
+        assert tab.handler("fill_in")(nothing) == gr.skip()
     listening = [fn for fn in tab.page.fns.values() if fn.name == "fill_in"]
     after = {fn.trigger_after for fn in tab.page.fns.values()}
     assert len(listening) == 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -15,7 +13,7 @@ import pytest
 
 from ftlab.playground.client import PlaygroundClient
 from ftlab.records.store import RunStore
-from ftlab.tabs.context import AppContext, Links
+from ftlab.tabs.context import AppContext, Asked, Links
 from ftlab.tabs.results import tab as results
 from ftlab.tabs.results.columns import Query, Shown, show, shown_records
 from ftlab.tabs.results.html import caption, table_html
@@ -130,12 +128,12 @@ def test_a_sweep_that_is_own_and_imported_is_still_shown(store: RunStore) -> Non
 
 
 def test_a_link_to_a_recorded_run_unfolds_its_rows(store: RunStore, tmp_path: Path) -> None:
-    follow = partial(handlers(store)["follow"], SimpleNamespace(session_hash="one"))
+    follow = handlers(store)["follow"]
     make_run(store.folder)
     (run, *_) = store.shipped()
-    assert follow(run.run_id, Query())[-1] == Query(unfolded=("opened", "recorded"))
-    assert follow(store.runs()[0].run_id, Query(limit=7))[-1] == Query(limit=7)
-    assert follow("gone", Query())[-1] == Query()
+    assert follow(Asked(run.run_id), Query())[-1] == Query(unfolded=("opened", "recorded"))
+    assert follow(Asked(store.runs()[0].run_id), Query(limit=7))[-1] == Query(limit=7)
+    assert follow(Asked("gone"), Query())[-1] == Query()
 
 
 def handlers(store: RunStore) -> dict[str, Callable[..., Any]]:

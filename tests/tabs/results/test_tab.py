@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -13,7 +11,7 @@ import pytest
 
 from ftlab.playground.client import PlaygroundClient
 from ftlab.records.store import RunStore
-from ftlab.tabs.context import EXPERIMENT, AppContext, Links
+from ftlab.tabs.context import EXPERIMENT, AppContext, Asked, Links
 from ftlab.tabs.results import tab as results
 from ftlab.tabs.results.columns import Query
 from ftlab.tabs.results.tab import (
@@ -169,21 +167,14 @@ def test_a_ticked_run_is_cloned_and_after_a_question_deleted_from_the_open_panel
     assert RunStore(tmp_path).runs() == []
 
 
-def test_another_tab_opens_a_run_once_and_a_slower_older_request_shows_nothing(
-    tmp_path: Path, handlers: dict[str, Callable[..., Any]], monkeypatch: pytest.MonkeyPatch
+def test_another_tab_opens_a_run_once(
+    tmp_path: Path, handlers: dict[str, Callable[..., Any]]
 ) -> None:
     run = make_run(tmp_path).run_id
-    follow = partial(handlers["follow"], SimpleNamespace(session_hash="one"))
-    link, opened, panel, *_ = follow(run, Query())
-    assert (link, opened, panel.visible) == (None, run, True)
-    link, opened, panel, *_ = follow("", Query())
-    assert (link, opened, panel.visible) == (None, "", False)
-    assert all(update == gr.skip() for update in follow(None, Query()))
-
-    def slow(*given: Any) -> list[Any]:
-        assert follow("", Query())[1] == "", "the newer request is answered first"
-        return opened_run(*given)
-
-    opened_run = results.opened_run
-    monkeypatch.setattr(results, "opened_run", slow)
-    assert all(update == gr.skip() for update in follow(run, Query()))
+    asked = Asked(run)
+    opened, panel, *_ = handlers["follow"](asked, Query())
+    assert (opened, panel.visible) == (run, True)
+    assert all(update == gr.skip() for update in handlers["follow"](asked, Query()))
+    opened, panel, *_ = handlers["follow"](Asked(""), Query())
+    assert (opened, panel.visible) == ("", False)
+    assert all(update == gr.skip() for update in handlers["follow"](None, Query()))
