@@ -10,6 +10,7 @@ window.ft.address = (() => {
   let first = ''; // the tab of an address without one
   let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
+  const unseen = []; // [tab, what is to be called when it is shown for the first time]
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
   const views = (query) => [...query].filter(([name]) => !name.startsWith('__'));
@@ -27,6 +28,13 @@ window.ft.address = (() => {
       for (const [name, value] of new URLSearchParams(named.dataset.address)) query.set(name, value);
     }
     return query;
+  };
+
+  const tell = (tab) => {
+    for (const one of unseen.filter(([of]) => of === tab)) {
+      unseen.splice(unseen.indexOf(one), 1);
+      one[1]();
+    }
   };
 
   const update = () => {
@@ -50,6 +58,7 @@ window.ft.address = (() => {
     }
     if (seen.get('tab') !== shown.get('tab')) window.ft.kept.set('tab', seen.get('tab'));
     shown = seen;
+    tell(seen.get('tab'));
   };
 
   const wait = (query) => {
@@ -63,7 +72,7 @@ window.ft.address = (() => {
     const once = new URLSearchParams(location.hash.slice(1));
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
-    wait(query);
+    if (document.getElementById(`tab-${query.get('tab')}-button`)) wait(query);
     window.ft.address.sender?.(`${new URLSearchParams([...query, ...once])}`);
   };
 
@@ -78,6 +87,7 @@ window.ft.address = (() => {
       button(first).click();
     }
     seen();
+    if (shown && (!target || target.query.get('tab') === shown.get('tab'))) tell(shown.get('tab'));
     new MutationObserver(() => {
       due ||= setTimeout(update, 50);
     }).observe(document.getElementById('tabs'), {
@@ -96,7 +106,16 @@ window.ft.address = (() => {
     for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => {
       target = null;
       pressed = Date.now();
+      due ||= setTimeout(update, 50);
     }, true);
+  };
+
+  // Calls back once the tab around the element is shown, not while another one is to be opened.
+  const whenShown = (element, callBack) => {
+    const tab = element.closest('[role=tabpanel][id^="tab-"]').id.slice('tab-'.length);
+    const first = now().get('tab') ?? window.ft.opening.tab() ?? tab;
+    if ((shown && !target ? shown.get('tab') : first) === tab) callBack();
+    else unseen.push([tab, callBack]);
   };
 
   // The value that the HTML inside of an element names, as the run of the opened panel; or "".
@@ -121,5 +140,5 @@ window.ft.address = (() => {
     setTimeout(() => (button.textContent = words), 4000);
   };
 
-  return { begin, copy, named };
+  return { begin, copy, named, whenShown };
 })();

@@ -170,7 +170,8 @@ window.ftMethods = (() => {
       send(); // after whatever was on its way when it was drawn
     });
     fill();
-    send(); // a tick made before the page was ready would be lost otherwise
+    // A tick made before the page was ready would be lost otherwise.
+    window.ft.address.whenShown(element, send);
   }
 
   return { table, now, add, set, fill, price };

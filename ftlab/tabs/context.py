@@ -39,7 +39,7 @@ from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Prediction, Question
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Rate, visitor_of, when
-from ftlab.tabs.widgets import escape
+from ftlab.tabs.widgets import H, escape
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,18 @@ def opened() -> Any:
     page = Context.root_block
     assert page is not None, "a tab is built inside gr.Blocks"
     return next(iter(each_opened()), page.load)
+
+
+def first_shown() -> Any:
+    """Returns an event of the tab that is being built: it is shown for the first time.
+
+    For the tab that is selected at first, which has no `select` event then. The page may open on
+    another one, which should not wait for this one's answers.
+    """
+    return H(js_on_load=_TELL_SHOWN, elem_classes="ft-carrier").select
+
+
+_TELL_SHOWN = "window.ft.address.whenShown(element, () => trigger('select', {}));"
 
 
 def each_opened() -> list[Any]:

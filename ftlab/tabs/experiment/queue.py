@@ -34,7 +34,7 @@ from ftlab.records.progress import (
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import RECENT_SECONDS, Run, RunStore
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
-from ftlab.tabs.context import QUIET, AppContext, Links, Pace
+from ftlab.tabs.context import QUIET, AppContext, Links, Pace, first_shown
 from ftlab.tabs.experiment.rates import is_tuning, suggested_html, tune_further
 from ftlab.tabs.results.columns import sweep_label
 from ftlab.tabs.widgets import (
@@ -48,7 +48,6 @@ from ftlab.tabs.widgets import (
     live,
     plural,
     swatch,
-    this_page,
     warn,
 )
 
@@ -468,7 +467,7 @@ def build(context: AppContext, links: Links) -> Panel:
     inputs = [sweep, shown]
     outputs = [heading, queue, sweep, empty, figure, timer, shown, *onward.outputs]
     timer.tick(tick, inputs, outputs, queue=False, **QUIET)  # one request instead of three
-    gr.on([this_page().load, sweep.input], refresh, inputs, outputs, **QUIET)
+    gr.on([first_shown(), sweep.input], refresh, inputs, outputs, **QUIET)
     pressed = gr.on([queue.select, heading.select], press, sweep, None, **QUIET)
     pressed.then(refresh, inputs, outputs, **QUIET)
     onward.wire(context, links)

@@ -32,6 +32,7 @@ from ftlab.tabs.context import (
     Latest,
     Links,
     TabSpec,
+    first_shown,
     one_at_a_time,
     while_there,
 )
@@ -92,7 +93,7 @@ from ftlab.tabs.experiment.task import (
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.kept import kept_html, kept_line
 from ftlab.tabs.results.columns import run_name
-from ftlab.tabs.widgets import H, escape, head, note_html, plural, this_page, warn
+from ftlab.tabs.widgets import H, escape, head, note_html, plural, warn
 from ftlab.tasks.files import columns_of
 
 
@@ -346,7 +347,7 @@ def build(context: AppContext, links: Links) -> None:
     )
     silent = [form.components[name] for name in _CHOICE]
     gr.on(
-        [this_page().load, *(field.change for field in fields if field not in silent)],
+        [field.change for field in fields if field not in silent],
         check,
         fields,
         said,
@@ -421,7 +422,7 @@ def _predict_at_changes(
             yield gr.skip() if html is None else html
 
     fields = list(form.components.values())
-    changes = [this_page().load, *(field.change for field in fields)]
+    changes = [first_shown(), *(field.change for field in fields)]
     gr.on(changes, show, fields, shown, trigger_mode="multiple", **QUIET)
 
 

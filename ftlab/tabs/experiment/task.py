@@ -22,7 +22,7 @@ from ftlab.records.run import check_writable
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, Place, fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
-from ftlab.tabs.context import Action, AppContext
+from ftlab.tabs.context import Action, AppContext, first_shown
 from ftlab.tabs.experiment.costs import may_propose
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.experiment.method_view import model_line, task_preview
@@ -33,7 +33,7 @@ from ftlab.tabs.experiment.request import (
     read_model,
     read_task,
 )
-from ftlab.tabs.widgets import H, field_error, head, live, this_page
+from ftlab.tabs.widgets import H, field_error, head, live
 from ftlab.tasks.files import EXTENSIONS, ColumnMapping, columns_of, guess_mapping, read_rows
 from ftlab.tasks.reference import TaskReference, validate
 from ftlab.tasks.registry import TASKS
@@ -263,7 +263,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         event.then(look, fields, [line, preview], **hidden)
     gr.on(
         [
-            this_page().load,
+            first_shown(),
             by_name["model"].input,
             by_name["model_name"].submit,
             by_name["model_name"].blur,

@@ -25,7 +25,6 @@ from ftlab.tabs.context import (
     Latest,
     Links,
     TabSpec,
-    one_at_a_time,
     opened,
     taken,
     while_there,
@@ -134,12 +133,8 @@ def build(context: AppContext, links: Links) -> None:
         values = [taken(one) for one in given[: len(asked)]]
         return link_updates(values, form.values(given[len(asked) :]), context.access)
 
-    # All states change at once: each event but the first finds nothing left to open.
-    gr.on(
-        [state.change for state in asked],
-        open_link, [*asked, *fields], fields,
-        trigger_mode="always_last", **one_at_a_time("plan link"),
-    )  # fmt: skip
+    # An address sets all states at once, so the first one stands for them.
+    asked[0].change(open_link, [*asked, *fields], fields, trigger_mode="always_last", **QUIET)
     draw.click(draw_curve, fields, [curve_head, figure], **QUIET)
     simulate.click(lambda: gr.update(interactive=False), None, simulate, **QUIET).then(
         recompute, None, [claimed, simulate], **QUIET

@@ -32,7 +32,7 @@ from ftlab.records.result import OPEN
 from ftlab.records.run import write_atomically
 from ftlab.records.store import Run
 from ftlab.share.report_sections import grid_page, grid_section
-from ftlab.tabs.context import AppContext
+from ftlab.tabs.context import AppContext, opened
 from ftlab.tabs.playground.session import SINGLE
 from ftlab.tabs.playground.view import SETTINGS, make_request
 from ftlab.tabs.widgets import (
@@ -45,7 +45,6 @@ from ftlab.tabs.widgets import (
     head,
     live,
     small_button,
-    this_page,
     warn,
 )
 from ftlab.tasks.reference import TaskReference, parse_task
@@ -278,8 +277,6 @@ def build(
     )
     timer.tick(tick, saved, view, **_PRIVATE)
     saved.input(look, saved, view, **_PRIVATE)
-    this_page().load(look, saved, view, **_PRIVATE)
+    opened()(look, saved, view, **_PRIVATE)
     cancel.click(end, saved, None, **_PRIVATE)
-    this_page().load(
-        lambda: gr.update(choices=task_choices(context.store.runs())), None, task, **_PRIVATE
-    )
+    opened()(lambda: gr.update(choices=task_choices(context.store.runs())), None, task, **_PRIVATE)

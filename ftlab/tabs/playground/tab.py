@@ -66,7 +66,6 @@ from ftlab.tabs.widgets import (
     live,
     note_html,
     small_button,
-    this_page,
     warn,
 )
 
@@ -107,8 +106,9 @@ class AskBar:
                 visible=may_vote,
             )  # fmt: skip
             self.fresh = small_button("New chat", 90, visible=False)
-        with gr.Accordion("Settings", open=False, elem_classes="ft-fold") as self.folded:
-            fields = fields_of(GenerationSettings)
+        fields = fields_of(GenerationSettings)
+        usual = describe_settings({name: fields[name].default for name in SETTINGS})
+        with gr.Accordion(usual, open=False, elem_classes="ft-fold") as self.folded:
             with gr.Row(elem_classes="ft-params"):
                 self.settings = [_component(fields[name]) for name in SETTINGS if name != "system"]
             self.settings.append(_component(fields["system"]))
@@ -217,10 +217,10 @@ def _wire_choice(
     """Events that select models, runs, uploaded adapters and the number of panes."""
 
     def enter(
-        asked: Asked | None, had_runs: bool | None, model: str | None, count: int,
-        *chosen: str | None,
+        asked: Asked | None, had_runs: bool | None, session: Session, model: str | None,
+        count: int, *chosen: str | None,
     ) -> list[Any]:  # fmt: skip
-        """Shows the panes of an address, else the chosen ones.
+        """Shows the panes of an address, else the chosen ones; in one answer, which is drawn once.
 
         `had_runs` is `None` at first: what the page was built with is no visitor's selection.
         """
@@ -237,14 +237,16 @@ def _wire_choice(
         else:
             now = setup_again(runs, folder, had_runs, model, chosen)
         is_linked = bool(linked and linked.panes)  # the first runs do not replace them either
+        count = len(linked.panes) if linked and linked.panes else count
         return [
-            len(linked.panes) if linked and linked.panes else gr.skip(),
+            count,
             now.has_runs or is_linked or bool(had_runs),
             gr.update(choices=now.models, value=now.model, visible=len(now.models) > 1),
             gr.update(visible=not now.has_runs),
             engine_html(context.playground),
             gr.update(visible=_may_unload(context)),
             *_choosers(now),
+            *take(session, now.model, count, *now.panes),
         ]
 
     def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
@@ -323,33 +325,29 @@ def _wire_choice(
     gr.on(
         [opened(), ask_bar.model.input, link.change],
         enter,
-        [link, had_runs, *chosen],
+        [link, had_runs, *taking["inputs"]],
         [
-            panes.count,
-            had_runs,
-            ask_bar.model,
-            empty,
-            panes.engine,
-            panes.unload,
-            *panes.choosers,
+            panes.count, had_runs, ask_bar.model, empty, panes.engine, panes.unload,
+            *panes.choosers, *taking["outputs"],
         ],
         trigger_mode="always_last",
         **_PRIVATE,
-    ).then(take, **taking)  # whether an adapter's base is in doubt depends on the model
-    changes = [chooser.change for chooser in panes.choosers]
-    gr.on([panes.count.change, *changes], take, trigger_mode="always_last", **taking)
+    )  # fmt: skip
+    # Not `change`: each of six choosers that a handler sets would draw all panes anew.
+    chosen_by_hand = [chooser.input for chooser in panes.choosers]
+    gr.on([panes.count.input, *chosen_by_hand], take, trigger_mode="always_last", **taking)
     panes.upload.upload(
         upload,
         [panes.upload, *chosen],
         [panes.error, panes.count, panes.room, panes.newcomer, *panes.choosers],
         **_PRIVATE,
-    )
+    ).then(take, **taking)
     panes.room.input(
         make_room,
         [panes.room, panes.newcomer, ask_bar.model, *panes.choosers],
         [panes.room, panes.newcomer, *panes.choosers],
         **_PRIVATE,
-    )
+    ).then(take, **taking)
     for place, button in enumerate(panes.vouchers):
         button.click(
             lambda session, model, place=place: vouched(session, place, model),
@@ -357,7 +355,9 @@ def _wire_choice(
             [panes.error, session, *judged],
             **_PRIVATE,
         )
-    panes.forget.click(forget, chosen, [panes.error, *panes.choosers], **_PRIVATE)
+    panes.forget.click(forget, chosen, [panes.error, *panes.choosers], **_PRIVATE).then(
+        take, **taking
+    )
     for place, button in enumerate(ask_bar.examples):
         button.click(
             lambda texts, place=place: texts[place] if place < len(texts) else gr.skip(),
@@ -479,7 +479,7 @@ def _wire_asking(
         **_PRIVATE,
     )
     gr.on(
-        [this_page().load, *[setting.change for setting in ask_bar.settings]],
+        [setting.change for setting in ask_bar.settings],
         lambda *values: gr.update(
             label=describe_settings(dict(zip(SETTINGS, values, strict=True)))
         ),

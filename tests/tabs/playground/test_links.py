@@ -24,6 +24,7 @@ from ftlab.tabs.playground.links import (
     panes_value,
     read_panes,
 )
+from ftlab.tabs.playground.session import Session
 from ftlab.tabs.playground.share import link_html
 from ftlab.tabs.playground.view import upload_files
 from tests.fakes import make_run, make_sweep
@@ -60,10 +61,10 @@ class Tab:
         chosen = (*chosen, *[""] * (6 - len(chosen)))
         enter = self.handler("enter")
         asked = None if link is None else Asked(link)
-        count, had, *rest = enter(asked, had_runs, model, 4, *chosen)
+        count, had, *rest = enter(asked, had_runs, Session(), model, 4, *chosen)
         assert taken(asked) is None
         self.count, self.had_runs, self.model = count, had, rest[0]["value"]
-        return tuple(update["value"] for update in rest[-6:])
+        return tuple(update["value"] for update in rest[4:10])
 
 
 @pytest.fixture
