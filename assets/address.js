@@ -10,6 +10,7 @@ window.ft.address = (() => {
   let first = ''; // the tab of an address without one
   let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
+  let send;
   const unseen = []; // [tab, what is to be called when it is shown for the first time]
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -73,12 +74,15 @@ window.ft.address = (() => {
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
     if (document.getElementById(`tab-${query.get('tab')}-button`)) wait(query);
-    window.ft.address.sender?.(`${new URLSearchParams([...query, ...once])}`);
+    send(`${new URLSearchParams([...query, ...once])}`);
   };
 
-  const begin = () => {
+  // Starts when the tabs are there; `sender` sends an address to the server.
+  const begin = (sender) => {
     shown = look();
-    first = shown?.get('tab') ?? '';
+    if (!shown) return void setTimeout(begin, 20, sender); // the tabs are still being loaded
+    send = sender;
+    first = shown.get('tab');
     const { button, tab, shown: seen } = window.ft.opening;
     if (now().has('tab')) open();
     else if (button(tab()) && tab() !== first) {
@@ -87,7 +91,7 @@ window.ft.address = (() => {
       button(first).click();
     }
     seen();
-    if (shown && (!target || target.query.get('tab') === shown.get('tab'))) tell(shown.get('tab'));
+    if (!target || target.query.get('tab') === shown.get('tab')) tell(shown.get('tab'));
     new MutationObserver(() => {
       due ||= setTimeout(update, 50);
     }).observe(document.getElementById('tabs'), {

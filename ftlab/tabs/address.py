@@ -16,11 +16,10 @@ import gradio as gr
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, shorten
 from ftlab.tabs.context import QUIET, Asked, Links, TabSpec, tabs
-from ftlab.tabs.widgets import H, escape, this_page, warn
+from ftlab.tabs.widgets import H, escape, warn
 
 _LONGEST_ADDRESS, _LONGEST_VALUE, _MOST_PARAMETERS = 4_000, 300, 50
-_SEND = "window.ft.address.sender = (address) => trigger('select', { address });"
-_BEGIN = "() => window.ft.address.begin()"
+_BEGIN = "window.ft.address.begin((address) => trigger('select', { address }));"
 
 
 def address_of(**values: str) -> str:
@@ -65,7 +64,7 @@ def read_address(address: Any) -> tuple[TabSpec, dict[str, str]]:
 
 def build_address(links: Links) -> None:
     """Opens the tab of an address and passes its values on; a wrong address is only reported."""
-    address = H(js_on_load=_SEND, elem_classes="ft-carrier")
+    address = H(js_on_load=_BEGIN, elem_classes="ft-carrier")
 
     def follow(event: gr.EventData) -> list[Any]:
         try:
@@ -77,4 +76,3 @@ def build_address(links: Links) -> None:
         return [gr.Tabs(selected=spec.id), *asked]
 
     address.select(follow, None, [links.tabs, *links.asked.values()], **QUIET)
-    this_page().load(fn=None, js=_BEGIN, api_visibility="private")

@@ -422,8 +422,9 @@ def _predict_at_changes(
             yield gr.skip() if html is None else html
 
     fields = list(form.components.values())
-    changes = [first_shown(), *(field.change for field in fields)]
-    gr.on(changes, show, fields, shown, trigger_mode="multiple", **QUIET)
+    # Readiness alone changes no number; what is given back with it changes other fields.
+    changed = [field.change for name, field in form.components.items() if name != READINESS]
+    gr.on([first_shown(), *changed], show, fields, shown, trigger_mode="multiple", **QUIET)
 
 
 def _now_html() -> str:
