@@ -40,7 +40,7 @@ class Bundled:
 
     @classmethod
     def load(cls, held_out: int = 100, model: str = "bundled") -> Bundled:
-        """With so many held-out examples; `model` is a folder to try with another one."""
+        """With so many test examples; `model` is a folder to try with another one."""
         source = resolve_model(model)
         tokenizer = load_tokenizer(source)
         formatter = PromptFormatter(TransformersTokenizer(tokenizer))

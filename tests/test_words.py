@@ -71,6 +71,8 @@ def test_the_words_that_a_term_replaces_are_found(term: Term) -> None:
         "61 % less memory": "0.39x the net peak memory",
         "a fair comparison": "like for like: 21 fields equal",
         "no other method was better in both": "QLoRA and LoRA are the front",
+        "test examples": "the held-out loss of 20",
+        "how far repeats differ is not known": "one seed: no spread is known",
         "loss, lower is better": "nats a token, less is better",
         "begins very differently from the base": "KL 2.83 nats, top-1 changed",
         "first word changed": "top-1 changed",

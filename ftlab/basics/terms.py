@@ -50,6 +50,16 @@ TERMS = (
         (r"(is|are) the front\b", r"\bbeaten\b", r"\bbeats\b"),
     ),
     Term(
+        "test examples",
+        "held-out examples: those that no run trains on, and no learning rate was tuned on",
+        (r"held[- ]out (example|loss|prompt|question)",),
+    ),
+    Term(
+        "how far repeats differ is not known",
+        "one run for each variant: its seed gives no standard deviation",
+        (r"no spread", r"seeds overlap"),
+    ),
+    Term(
         "loss, lower is better",
         "cross-entropy of the completion, in nats for each token",
         (r"(less|more) is better", r"[\d.}] nats a token", r"nats a token[ ,]*(mean|$\()"),

@@ -147,10 +147,10 @@ def shared_reason(reasons: Iterable[str]) -> str:
 def unknown_spread(groups: Sequence[VariantRuns]) -> str:
     """A remark in brackets for a finding that is based on single runs."""
     if all(len(group.rows) < 2 for group in groups):
-        return " (one seed: no spread is known)"
+        return " (each was run once: how far repeats differ is not known)"
     lone = [group.variant for group in groups if len(group.rows) < 2]
-    who = lone[0] if len(lone) == 1 else f"{len(lone)} variants"
-    return f" (one seed of {who}: no spread is known)" if lone else ""
+    who = f"{lone[0]} was" if len(lone) == 1 else f"{len(lone)} variants were"
+    return f" ({who} run once: how far repeats differ is not known)" if lone else ""
 
 
 def settings_text(rows: Sequence[Mapping[str, Any]]) -> str:

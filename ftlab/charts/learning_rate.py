@@ -39,7 +39,7 @@ _MEAN = "mean of the seeds"
 _MOST_TICKS = 9  # rates that fit as labels on the axis
 _CHOOSE_ELSEWHERE = (
     "Choose a rate on the tuning split (python -m ftlab tune): one that is chosen here "
-    "makes the held-out loss look better than it is"
+    "makes the test loss look better than it is"
 )
 _FAR = 3.0  # times the span of the losses: a line further away would flatten the ladder
 

@@ -1,4 +1,4 @@
-"""The training loss of each run as curves, and the final held-out loss."""
+"""The training loss of each run as curves, and the final test loss."""
 
 from __future__ import annotations
 
@@ -107,15 +107,15 @@ def loss_figure(
 
 
 def loss_finding(facts: Facts) -> str:
-    """The final held-out loss, best first, and for which variants no difference is shown."""
+    """The final test loss, best first, and for which variants no difference is shown."""
     key = "eval_loss_after"
     groups = by_variant(left_out(facts.table, key)[0], key)
     if not groups:
-        return "Training loss; no held-out loss was measured"
+        return "Training loss; no test loss was measured"
     groups.sort(key=lambda group: group.mean(key))
     shown = [f"{group.variant} {group.mean(key):.3f}" for group in groups[:_MOST_NAMES]]
     more = f" and {len(groups) - _MOST_NAMES} more" if len(groups) > _MOST_NAMES else ""
-    words = f"Held-out loss after training: {', '.join(shown)}{more}"
+    words = f"Test loss after training: {', '.join(shown)}{more}"
     best, *others = groups
     differences = differences_of(facts.table, key)
     known = [differences.between(best.variant, other.variant) for other in others]

@@ -73,7 +73,7 @@ def name_in(rows: pd.DataFrame, metric: MetricSpec) -> str:
 
 
 def quality_measure(table: pd.DataFrame) -> MetricSpec:
-    """The score after training; the held-out loss if no run has a score."""
+    """The score after training; the test loss if no run has a score."""
     rows, _ = left_out(table, "score_after")
     return METRICS["eval_loss_after" if rows.empty else "score_after"]
 

@@ -1,4 +1,4 @@
-"""Score and held-out loss over the training steps, from the evaluations between the steps."""
+"""Score and test loss over the training steps, from the evaluations between the steps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Quality = Literal["score", "loss"]
 CURVE_COLUMNS = [*POINT_COLUMNS, "score"]
 _TITLES: dict[Quality, str] = {
     "score": "score (0 to 1, higher is better)",
-    "loss": "held-out loss (lower is better)",
+    "loss": "test loss (lower is better)",
 }
 
 
 def quality_points(data: SweepData) -> pd.DataFrame:
     """One row per evaluation between steps, with the columns `CURVE_COLUMNS`; step 0 is the base.
 
-    `loss` is in nats a token and `score` in [0, 1]; both are measured on a few held-out examples.
+    `loss` is in nats a token and `score` in [0, 1]; both are measured on a few test examples.
     """
     facts = {str(row["run_id"]): row for row in data.table.to_dict("records")}
     rows: list[list[Any]] = []
@@ -64,7 +64,7 @@ def score_steps_finding(facts: Facts) -> str:
     label, step = means.idxmax() if quality == "score" else means.idxmin()
     best = float(means[label, step])
     last = int(known.loc[known["label"] == label, "step"].max())
-    word = "score" if quality == "score" else "held-out loss"
+    word = "score" if quality == "score" else "test loss"
     words = f"Best {word} between the steps: {label}, {best:.2f} after step {step} of {last}"
     end = float(means[label, last])
     return words if step == last else f"{words}, {end:.2f} at the end"
@@ -84,18 +84,18 @@ def _quality(facts: Facts) -> Quality:
 
 
 def _qualities(table: pd.DataFrame) -> list[tuple[str, str]]:
-    return [("Score", "score"), ("Held-out loss", "loss")]
+    return [("Score", "score"), ("Test loss", "loss")]
 
 
 CHARTS = (
     ChartSpec(
         id="score-by-step",
-        name=f"Score by step, on {CURVE_EXAMPLES} held-out examples at most",
+        name=f"Score by step, on {CURVE_EXAMPLES} test examples at most",
         drawn=_drawn,
         finding=score_steps_finding,
         figure=score_steps_figure,
         reading=(
-            f"On the first held-out examples, {CURVE_EXAMPLES} at most; step 0 is the untouched "
+            f"On the first test examples, {CURVE_EXAMPLES} at most; step 0 is the untouched "
             "model. Not part of training time and memory"
         ),
         read=quality_points,

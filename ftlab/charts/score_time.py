@@ -19,7 +19,7 @@ _NAMED = 6  # best variants that are named if there are too many
 
 
 def score_time_figure(facts: Facts) -> go.Figure:
-    """Score (or held-out loss) over training time, with a line for the untouched model.
+    """Score (or test loss) over training time, with a line for the untouched model.
 
     If the untouched model's value depends on the precision of the base, there is a line for each.
     """

@@ -25,7 +25,7 @@ from ftlab.share.report_sections import grid_page
 from ftlab.tasks.reference import TaskReference, parse_task
 
 NAME = "grid"
-SUMMARY = "answer many prompts with several runs, and score held-out ones"
+SUMMARY = "answer many prompts with several runs, and score those of a task"
 DESCRIPTION = """Answers every prompt with each of the named runs on one copy of the base model, in
 a process of its own that lets training and single prompts go first. Ctrl-C cancels; the answers so
 far are kept. Ends with status 1 unless every prompt was answered.
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Parquet with a column of prompts",
     )  # fmt: skip
     what.add_argument(
-        "--task", help="held-out examples of sql, shakespeare, medical or a task file, with scores"
+        "--task", help="test examples of sql, shakespeare, medical or a task file, with scores"
     )
     parser.add_argument(
         "--count", type=int, default=20, metavar="N", help="of a task's examples (%(default)s)"
@@ -66,13 +66,13 @@ def request_from(options: argparse.Namespace) -> GridRequest:
 
 
 def held_out_prompts(task: TaskReference, count: int) -> list[str]:
-    """Returns the task's first held-out prompts; raises `FtlabError` if there are none."""
+    """Returns the task's first test prompts; raises `FtlabError` if there are none."""
     if count < 1:
         raise FtlabError(f"--count is {count}; give 1 or more.")
     prompts = HeldOut().prompts(task, count)
     if not prompts:
         raise FtlabError(
-            f"No held-out examples of '{task.label}' can be read here; name a bundled task or a "
+            f"No test examples of '{task.label}' can be read here; name a bundled task or a "
             "file with prompts and completions."
         )
     return prompts

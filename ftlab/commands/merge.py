@@ -22,7 +22,7 @@ from ftlab.share.weights import any_run
 NAME = "merge"
 SUMMARY = "merge a run's adapter into its base and score the result"
 DESCRIPTION = """Adds a run's adapter to its base in 32 bits, saves the whole model in the run's own
-precision (a run on 4 bits merges into the 16-bit base), and answers the run's held-out examples
+precision (a run on 4 bits merges into the 16-bit base), and answers the run's test examples
 with it, to compare the score after merging with the one before. It runs in a separate process as
 soon as the device is free. Ctrl-C cancels.
 

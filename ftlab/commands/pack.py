@@ -14,7 +14,7 @@ from ftlab.records.store import RunStore, sweep_data
 NAME = "pack"
 SUMMARY = "write a sweep as one file, to be opened in another ftlab"
 DESCRIPTION = """Writes results, loss curves and answers of all runs of a sweep as one zip, and with
---adapters their adapters too. The held-out prompts are in it; logs, data files, tags and notes are
+--adapters their adapters too. The test prompts are in it; logs, data files, tags and notes are
 not, and nothing that names a folder, a user or a token of this machine. `python -m ftlab open`, or
 Open sweep in Results, shows it elsewhere.
 

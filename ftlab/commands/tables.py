@@ -77,8 +77,8 @@ def print_table(runs: Sequence[Run], console: Console) -> None:
     if kinds:
         console.print(
             f"Peak: training phase, {' / '.join(kinds)}; net: above the process without a model. "
-            "Loss and score: held-out, base → trained. Gain: of the score, with its 95 % interval. "
-            "Forgot: rise of the loss on unrelated text.",
+            "Loss and score: on test examples, base → trained. Gain: of the score, with its 95 % "
+            "interval. Forgot: rise of the loss on unrelated text.",
             highlight=False,
         )
     if not wide:

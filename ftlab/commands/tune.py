@@ -48,7 +48,7 @@ from ftlab.tasks.reference import with_columns
 NAME = "tune"
 SUMMARY = "find a learning rate: a short ladder on the tuning examples"
 DESCRIPTION = f"""Trains a method at several learning rates, each a run of its own, and measures the
-loss on the task's tuning examples, never on the held-out ones. It suggests the rate with the lowest
+loss on the task's tuning examples, never on the test examples. It suggests the rate with the lowest
 loss; of rates within noise of it, the smallest. A ladder whose best rate is at its end goes on by
 one rate, {EXTENSIONS} times at most.
 

@@ -50,7 +50,7 @@ class GridRequest:
     """The request of a grid: every prompt in every pane.
 
     `request` holds panes and settings; its prompt is "" and it has no histories. `task` is set if
-    the prompts are held-out examples of that task, so that answers are scored. `labels` and
+    the prompts are test examples of that task, so that answers are scored. `labels` and
     `methods` run parallel to `request.panes`, in case a run is deleted; `start_grid` sets them.
     """
 

@@ -155,7 +155,7 @@ def summary(grid: GridDirectory) -> list[PaneSummary]:
 def headline(grid: GridDirectory) -> str:
     """Describes the grid in one sentence; claims a difference only if its interval shows it.
 
-    Example: "LoRA answers 14 of 20 held-out questions; Base 6."; for a graded metric, mean scores.
+    Example: "LoRA answers 14 of 20 test questions; Base 6."; for a graded metric, mean scores.
     Without scores it gives the number of answers.
     """
     panes = summary(grid)
@@ -185,7 +185,7 @@ def _part(pane: PaneSummary, first: PaneSummary) -> str:
         score = f"{pane.label} {pane.score:.2f}"
         return f"{pane.label} scores {pane.score:.2f} ({pane.metric})" if pane is first else score
     if pane is first:
-        questions = plural(pane.scored, "held-out question")
+        questions = plural(pane.scored, "test question")
         return f"{pane.label} answers {pane.right} of {questions}"
     return f"{pane.label} {pane.right}" + f" of {pane.scored}" * (pane.scored != first.scored)
 

@@ -50,7 +50,7 @@ _SECONDS_BETWEEN_WORDS = 1.0
 
 
 ScoreAnswer = Callable[[str, str], "AnswerScore | None"]
-"""Maps `(prompt, answer)` to a score; `None` if the prompt is not a held-out example."""
+"""Maps `(prompt, answer)` to a score; `None` if the prompt is not a test example."""
 
 
 class _Clock:
@@ -278,7 +278,7 @@ def portions(request: GridRequest) -> list[list[int]]:
 
 
 def held_out_scores(request: GridRequest) -> ScoreAnswer | None:
-    """Returns a function that scores answers to the task's held-out examples; `None` if no task."""
+    """Returns a function that scores answers to the task's test examples; `None` if no task."""
     task = request.task
     if task is None:
         return None

@@ -1,4 +1,4 @@
-"""Finds the held-out example of a known task that equals a prompt, and scores answers to it.
+"""Finds the test example of a known task that equals a prompt, and scores answers to it.
 
 Nothing here uses the network: tasks of the Hub are skipped.
 """
@@ -45,11 +45,11 @@ class AnswerScore:
 
 
 _Loaded = tuple[TaskSpec | None, dict[str, Example]]
-"""A task (`None`: it cannot be loaded) and its held-out examples by their last turn."""
+"""A task (`None`: it cannot be loaded) and its test examples by their last turn."""
 
 
 class HeldOut:
-    """Caches the held-out examples of the `most` recently used tasks.
+    """Caches the test examples of the `most` recently used tasks.
 
     The app creates one object; its threads share it. A file is read again if it has changed.
     """
@@ -72,7 +72,7 @@ class HeldOut:
         return None
 
     def prompts(self, task: TaskReference, count: int) -> list[str]:
-        """Returns the first `count` held-out prompts; empty if the task cannot be loaded."""
+        """Returns the first `count` test prompts; empty if the task cannot be loaded."""
         return list(self._load(task)[1])[:count]
 
     @staticmethod

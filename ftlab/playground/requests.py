@@ -164,7 +164,7 @@ def _errors(request: GenerateRequest) -> Iterator[FieldError]:
         except FtlabError as error:
             yield FieldError("model", str(error))
     if not request.prompt.strip():
-        yield FieldError("prompt", "The prompt is empty; write one or choose a held-out example.")
+        yield FieldError("prompt", "The prompt is empty; write one or choose a test example.")
     if len(request.prompt) > MAX_CHARACTERS:
         yield FieldError(
             "prompt",

@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Answers to `rows` held-out prompts at once; longest prompt, and most new tokens."""
+    """Answers to `rows` test prompts at once; longest prompt, and most new tokens."""
 
     rows: int
     prompt: int

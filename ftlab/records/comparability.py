@@ -63,7 +63,7 @@ def scored_of(request: SweepRequest, data: TaskData, too_long: int = 0) -> Score
 
 
 def scored_words(scored: Scored) -> str:
-    """As in "6 examples are scored: the file has 6 held-out examples, not 8."
+    """As in "6 examples are scored: the file has 6 test examples, not 8."
 
     Empty if as many are scored as were requested.
     """
@@ -203,7 +203,7 @@ def _packages(run: StoredRun) -> str:
 
 
 def _examples(run: StoredRun) -> str:
-    """As in "64" for held-out examples, or "64 tuning"; "" before scoring."""
+    """As in "64" for test examples, or "64 tuning"; "" before scoring."""
     count, split = scored_by(run), run.spec.settings.eval_split
     if count is None:
         return ""
@@ -257,7 +257,7 @@ CONDITIONS: tuple[Condition, ...] = (
         follows=("model", "task", "data_hash", "order_hash", *_LENGTHS),
     ),
     Condition(
-        "eval_examples", "held-out examples", _examples,
+        "eval_examples", "test examples", _examples,
         lambda value: _examples_shared(*value.split()),
     ),
     Condition(

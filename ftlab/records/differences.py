@@ -14,7 +14,7 @@ and a known s it is the repeatability limit 2.8 s of ISO 5725-6: two runs of one
 in 95 of 100 cases. A sweep with fewer than `FEWEST_FREEDOM` degrees of freedom gives no good s;
 the s of the recorded sweeps, `RECORDED_SPREAD`, is used instead.
 
-Scores and losses are compared example by example. A mean difference over the held-out examples that
+Scores and losses are compared example by example. A mean difference over the test examples that
 both variants answered counts if its 95 % bootstrap interval excludes zero. This test has the most
 power of those available: it removes the difficulty of each example, and it works for a single run.
 Without the examples (imported results, old runs) the seeds decide; for single runs the outcome is
@@ -133,7 +133,7 @@ RULE = (
     "shown where counts are not the same; where times, rates or memory differ by more than runs of "
     "one spec do (95 %, by the sweep's own repeats, else by the recorded sweeps, where two runs "
     "differ by up to 35 % in time and 4 % in memory); where the 95 % interval of scores "
-    "or losses, paired by example, excludes zero; never where seeds overlap"
+    "or losses, paired by example, excludes zero; never where repeats overlap"
 )
 """The rule as text to show, as in "A difference is ..."."""
 
@@ -224,7 +224,7 @@ class Difference:
 
     @property
     def doubt(self) -> str:
-        """As in "no difference shown (their seeds overlap)"; "" if there is no doubt."""
+        """As in "no difference shown (their repeats overlap)"; "" if there is no doubt."""
         is_doubted = self.shown is False and self.key not in EXACT
         return f"no difference shown ({self.why})" if is_doubted else ""
 
@@ -279,7 +279,7 @@ class Differences:
         return Difference(self.key, _mean(own), _mean(theirs), len(own), len(theirs), shown, why)
 
     def paired(self, variant: str, other: str) -> PairedDifference | None:
-        """Paired by held-out example; `None` unless both answered the same ones, and enough."""
+        """Paired by test example; `None` unless both answered the same ones, and enough."""
         own, theirs = self._examples(variant), self._examples(other)
         if own.keys() != theirs.keys() or len(own) < FEWEST_EXAMPLES:
             return None
@@ -293,10 +293,14 @@ class Differences:
         if self.key in EXACT:
             return apart, "" if apart else "the same is counted"
         if several and not apart:
-            return False, "their seeds overlap"
+            return False, "their repeats overlap"
         if self.key in RECORDED_SPREAD:
             return self._beyond_repeats(own, theirs)
-        return (True, "") if several else (None, "one run each: no spread is known")
+        return (
+            (True, "")
+            if several
+            else (None, "each was run once: how far repeats differ is not known")
+        )
 
     def _beyond_repeats(
         self, own: Sequence[float], theirs: Sequence[float]
@@ -445,11 +449,11 @@ def _what_losses_say(
 ) -> str:
     seen = []
     if loss is not None and loss.rises:
-        seen.append(f"the held-out loss rose by {loss.mean:.2f}")
+        seen.append(f"the test loss rose by {loss.mean:.2f}")
     elif loss is not None and loss.falls:
-        seen.append(f"the held-out loss fell by {-loss.mean:.2f} nonetheless")
+        seen.append(f"the test loss fell by {-loss.mean:.2f} nonetheless")
     elif loss is not None:
-        seen.append("the held-out loss shows no change")
+        seen.append("the test loss shows no change")
     if general is not None and general.rises:
         seen.append(f"the loss on unrelated text rose by {general.mean:.2f}")
     if not seen:

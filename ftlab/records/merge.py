@@ -40,7 +40,7 @@ _PHASES = {
 class MergeRecord:
     """The measurements of a merged model, next to those of the run before merging.
 
-    Losses in nats per token, scores in [0, 1], both on the run's own held-out examples; `None` if
+    Losses in nats per token, scores in [0, 1], both on the run's own test examples; `None` if
     they could not be measured, and `note` then gives the reason. `score_gain` is the mean of after
     minus before with its 95 % interval, paired by example. `seconds` is from loading to the end,
     `bytes` the size of the saved folder, `at` seconds since the epoch.
@@ -162,7 +162,7 @@ def record_words(record: MergeRecord) -> list[str]:
         )
     if record.loss_after_merge is not None:
         words.append(
-            f"Held-out loss {units.format_number(record.loss_before_merge, 3)} before, "
+            f"Test loss {units.format_number(record.loss_before_merge, 3)} before, "
             f"{units.format_number(record.loss_after_merge, 3)} after."
         )
     words.append(

@@ -196,7 +196,7 @@ def _check(files: dict[str, bytes]) -> None:
     if size > MAX_BYTES:
         raise FtlabError(
             f"The recording has {size:,} bytes; at most {MAX_BYTES:,} may ship, so measure with "
-            "fewer held-out examples, seeds or steps."
+            "fewer test examples, seeds or steps."
         )
 
 

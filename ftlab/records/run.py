@@ -5,7 +5,7 @@ spec.json       written before the run is queued; its worker adds the learning r
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
 result.json     written once, by atomic rename, at the end
-samples.jsonl   held-out prompts answered before and after training
+samples.jsonl   test prompts answered before and after training
 adapter/        PEFT's own format, or the full model
 merged/         the adapter merged into its base, if that was requested
 checkpoints/    the state to resume training from, deleted once the run is done; never exported

@@ -71,7 +71,7 @@ DTYPE_POLICIES: dict[DtypePolicy, str] = {
     "mixed": "fp32 weights, bf16 (or fp16) compute",
     "fp32": "fp32 weights and compute",
 }
-EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "held-out", "tuning": "tuning"}
+EVAL_SPLITS: dict[EvalSplit, str] = {"held_out": "test", "tuning": "tuning"}
 """The data splits for evaluating a run. Settings are chosen on "tuning"; results are reported on
 "held_out"."""
 
@@ -86,7 +86,7 @@ EVALUATION_BATCH = 16
 """Batch size of evaluation; halved each time memory runs out."""
 
 CURVE_EXAMPLES = 32
-"""Maximum of held-out examples per evaluation during training: the first ones, the same at each
+"""Maximum of test examples per evaluation during training: the first ones, the same at each
 point of the curve."""
 
 AUTOMATIC_FROM, AUTOMATIC_EVERY = 300, 100
@@ -121,7 +121,7 @@ class TrainingSettings:
                      unit="token", same="at most {}", place="main", narrow=True),
     ] = 256  # fmt: skip
     eval_examples: Annotated[
-        int, Setting("Held-out examples", help="held-out examples that are scored", low=1,
+        int, Setting("Test examples", help="kept out of training; those are scored", low=1,
                      high=100_000, place="main", narrow=True),
     ] = 64  # fmt: skip
     learning_rate: Annotated[

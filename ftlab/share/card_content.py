@@ -88,8 +88,8 @@ def _seeds(rows: pd.DataFrame) -> str:
     runs = int(rows.groupby("variant").size().max())
     seeds = int(rows.groupby("variant")["seed"].nunique().max())
     if runs == 1:
-        return "one seed: no spread is known"
-    return f"means of {seeds} seeds" if seeds == runs else f"means of {runs} runs"
+        return "each run once: how far repeats differ is not known"
+    return f"means of {seeds} repeats (seeds)" if seeds == runs else f"means of {runs} runs"
 
 
 def _disturbed(rows: pd.DataFrame) -> str:
@@ -187,7 +187,7 @@ class Card:
 
 @dataclass(frozen=True)
 class _Quality:
-    """The quality measure that both variants have; `paired` is by held-out example, in its unit."""
+    """The quality measure that both variants have; `paired` is by test example, in its unit."""
 
     name: str
     difference: Difference
@@ -258,14 +258,14 @@ def _quality(table: pd.DataFrame, found: Comparison) -> _Quality | None:
     for key in _QUALITIES:
         if math.isnan(found.value(key)) or math.isnan(found.full_value(key)):
             continue
-        name = "score" if key == "score_after" else "held-out loss"
+        name = "score" if key == "score_after" else "test loss"
         differences, names = differences_of(table, key), _names(found)
         return _Quality(name, differences.between(*names), differences.paired(*names))
     return None
 
 
 def _doubts(costs: dict[str, Difference], quality: _Quality | None) -> list[str]:
-    """As in "Training time: no difference shown (their seeds overlap)."."""
+    """As in "Training time: no difference shown (their repeats overlap)."."""
     named = [(_COSTS[key], cost) for key, cost in costs.items()]
     named += [(quality.name, quality.difference)] if quality else []
     return [f"{name.capitalize()}: {part.doubt}." for name, part in named if part.doubt]

@@ -33,7 +33,7 @@ _HEAD = """# How the learning rates were found
 
 Every method has a learning rate of its own by default, because one rate for all would flatter the
 methods that it happens to suit. The defaults come from short ladders: a few rates, each a run of
-its own, held against each other by their loss on the task's tuning examples. The held-out examples,
+its own, held against each other by their loss on the task's tuning examples. The test examples,
 on which results are reported, play no part."""
 
 _RULE = f"""## The rule

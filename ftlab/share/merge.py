@@ -129,7 +129,7 @@ def _evaluation(
         formatter,
         data.held_out[: spec.settings.eval_examples],
         spec.settings.max_length,
-        "held-out",
+        "test",
     )
     found = evaluate(
         model,

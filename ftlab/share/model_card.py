@@ -65,7 +65,7 @@ def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]
 
 
 def _measured_on(settings: TrainingSettings, scored: int | None) -> tuple[str, str]:
-    name = "Held out" if settings.eval_split == "held_out" else "Tuning split"
+    name = "Test examples" if settings.eval_split == "held_out" else "Tuning split"
     alone = "" if settings.eval_answers else ", their loss alone"
     asked = settings.eval_examples
     if scored is None or scored == asked:
@@ -143,7 +143,7 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
     after = {"loss": m.eval_loss_after, "score": m.score_after}
     heads = ["measure", "base", "after training", "change (95 % interval)"]
     rows = [
-        [f"Held-out loss ({loss.unit}, lower is better)", loss.format(m.eval_loss_before),
+        [f"Test loss ({loss.unit}, lower is better)", loss.format(m.eval_loss_before),
          loss.format(after["loss"]), _change(m.eval_loss_before, after["loss"], 3)],
         [f"{metric} ({score.unit}, higher is better)", score.format(m.score_before),
          score.format(after["score"]), _gain(run) or _change(m.score_before, after["score"], 2)],
@@ -152,7 +152,7 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
         heads.insert(3, "after merging")
         rows[0].insert(3, loss.format(merged.loss_after_merge))
         rows[1].insert(3, score.format(merged.score_after_merge))
-    held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "held-out example")
+    held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "test example")
     return (
         _table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
         "interval is a bootstrap over the examples, paired with the base."

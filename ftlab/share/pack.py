@@ -102,7 +102,7 @@ class Message(Part):
 
 
 class Sample(Part):
-    """A held-out prompt with its answers before and after training."""
+    """A test prompt with its answers before and after training."""
 
     index: int
     prompt: tuple[Message, ...] = ()

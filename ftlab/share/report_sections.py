@@ -215,10 +215,10 @@ def results_section(table: pd.DataFrame) -> Markup:
     blocks = [groups[start : start + COLUMNS] for start in range(0, len(groups), COLUMNS)]
     several = any(len(done.rows) > 1 for _, done in groups)
     spread = (
-        " ± is the standard deviation over the seeds; without it all seeds gave the same, "
+        " ± is the standard deviation over the repeats (seeds); without it all gave the same, "
         "or there is one."
         if several
-        else " One seed each: no spread is known."
+        else " Each was run once: how far repeats differ is not known."
     )
     return Markup('<h2>Results</h2><p class="meta">{}{}</p>{}{}').format(
         f"Runs that are done. {units.DASH} is what was not measured.",
@@ -548,7 +548,7 @@ def samples_of(data: SweepData, first: str = "") -> Samples | None:
 
 def samples_section(samples: Samples) -> Markup:
     rule = (
-        f"The first {len(samples.examples)} of {plural(samples.total, 'held-out example')}, in the "
+        f"The first {len(samples.examples)} of {plural(samples.total, 'test example')}, in the "
         "order of the record; of each variant the run with the lowest seed."
     )
     if samples.left_out:
@@ -664,7 +664,7 @@ def settings_line(grid: GridDirectory) -> str:
     status = grid.status()
     parts = [
         *request_words(request.request),
-        f"held-out examples of {request.task.label}" if request.task else "",
+        f"test examples of {request.task.label}" if request.task else "",
         time.strftime("%d %b %Y %H:%M", grid.made_at),
         device,
         f"{units.format_seconds(result.seconds)} in all" if result and result.seconds else "",

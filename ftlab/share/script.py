@@ -260,7 +260,7 @@ def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], in
     formatter = PromptFormatter(TransformersTokenizer(tokenizer))
     training = encode(formatter, data.train, settings.max_length, "training").formatted
     held_out = encode(
-        formatter, data.held_out[: settings.eval_examples], settings.max_length, "held-out"
+        formatter, data.held_out[: settings.eval_examples], settings.max_length, "test"
     ).formatted
     step_size = settings.batch_size * settings.accumulation
     order = training_order([e.length for e in training], settings.steps, step_size, spec.seed)

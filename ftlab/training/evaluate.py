@@ -1,4 +1,4 @@
-"""Held-out loss and the task's score, measured the same way for the base and every method.
+"""Test loss and the task's score, measured the same way for the base and every method.
 
 They are measured for the base (before), during the steps (the curve), and after the steps.
 """
@@ -204,7 +204,7 @@ def _answers(
 
 
 def curve_examples(held_out: EncodedSet) -> EncodedSet:
-    """Returns the held-out examples that are used for the points of the curve."""
+    """Returns the test examples that are used for the points of the curve."""
     return replace(
         held_out,
         examples=held_out.examples[:CURVE_EXAMPLES],

@@ -382,7 +382,7 @@ def _execute(
     if start is not None and is_astray(evaluation.loss, start):
         shutil.rmtree(directory.adapter, ignore_errors=True)
         raise Diverged(
-            f"The held-out loss after the last step is {evaluation.loss:.2f}, that of the first "
+            f"The test loss after the last step is {evaluation.loss:.2f}, that of the first "
             f"training step was {start:.2f} (learning rate {spec.learning_rate:g}); "
             "lower the learning rate."
         )

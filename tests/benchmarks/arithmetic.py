@@ -1,11 +1,11 @@
-"""What computing adapters in bf16 costs in quality: held-out loss against fp32, over seeds.
+"""What computing adapters in bf16 costs in quality: test loss against fp32, over seeds.
 
 Run as: python -m tests.benchmarks.arithmetic [--method lora] [--seeds 0,1,2] [--steps N]
         [--held-out N] [--model FOLDER] [--json FILE]
 
 Trains on SQL with the app's defaults in three arithmetics: bf16 over fp32 masters (the policy
 "bf16"), PEFT's own (a bf16 base, but every adapter's input raised to fp32), and fp32 throughout.
-Exits with status 1 if bf16's mean held-out loss differs from fp32's by more than the standard
+Exits with status 1 if bf16's mean test loss differs from fp32's by more than the standard
 deviation between fp32's seeds.
 """
 
@@ -104,7 +104,7 @@ def raise_inputs(model: Any) -> None:
 
 def line(outcome: Outcome) -> str:
     return (
-        f"{outcome.way:37}  seed {outcome.seed}  held-out loss {outcome.held_out_loss:.4f}  "
+        f"{outcome.way:37}  seed {outcome.seed}  test loss {outcome.held_out_loss:.4f}  "
         f"training {outcome.train_seconds:5.1f} s"
     )
 

@@ -1,4 +1,4 @@
-"""Measures the README's table: four methods on SQL, three seeds, 100 held-out examples.
+"""Measures the README's table: four methods on SQL, three seeds, 100 test examples.
 
 Run as: python -m tests.benchmarks.quality [--update-readme [FILE]] [--json FILE] [--runs-dir DIR]
         [--sweep ID] [--methods full,lora,...] [--seeds 0,1,2] [--steps N] [--eval-examples N]
@@ -129,7 +129,7 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductR
     """The table with what it was measured on below it; `rate` is left out where it is not known."""
     lines = [
         "| method | trainable | memory while training | whole process | training time | file | "
-        "held-out loss | SQL score | gain (95 % interval) |",
+        "test loss | SQL score | gain (95 % interval) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -154,7 +154,7 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductR
     lines += [
         "",
         f"Means over {seeds} seed{'s' if seeds != 1 else ''}; {settings.steps} steps of batch "
-        f"{settings.batch_size}, {settings.eval_examples} held-out examples on tables that "
+        f"{settings.batch_size}, {settings.eval_examples} test examples on tables that "
         f"training never saw, dtype policy {first.spec.dtype_policy}; {environment['device']}, "
         f"{environment['cores']} cores{at_rate}, "
         f"{time.strftime('%d %B %Y', time.localtime(first.spec.created_at))}. "

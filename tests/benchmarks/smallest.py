@@ -98,7 +98,7 @@ SMALLEST = (
     SmallRun(
         "tests.benchmarks.arithmetic",
         "--seeds 0 --steps 2 --held-out 4 --model {tiny} --json {folder}/arithmetic.json",
-        (r"^fp32 .* seed 0  held-out loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),
+        (r"^fp32 .* seed 0  test loss \d\.\d{4}  training +\d", r"^bf16 differs from fp32 by"),
         writes=("arithmetic.json",),
         judges=True,
     ),
@@ -132,7 +132,7 @@ SMALLEST = (
         "--runs-dir {folder}/runs --json {folder}/quality.json --update-readme {folder}/README.md",
         (
             r"^\| LoRA \| 16\.4 k ",
-            r"^Means over 1 seed; 1 steps of batch 4, 2 held-out .* bf16 products at \d+ GFLOP/s",
+            r"^Means over 1 seed; 1 steps of batch 4, 2 test .* bf16 products at \d+ GFLOP/s",
         ),
         writes=("quality.json", "README.md"),
         judges=True,

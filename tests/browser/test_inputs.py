@@ -132,7 +132,7 @@ WRONG_NUMBERS = [
     ("steps", "", "Steps"),
     ("batch-size", "-3", "Batch size is -3"),
     ("max-length", "2", "Maximum length is 2"),
-    ("eval-examples", "1.5", "Held-out examples"),
+    ("eval-examples", "1.5", "Test examples"),
 ]
 
 
@@ -188,14 +188,14 @@ def test_the_bar_counts_what_the_file_has_and_the_field_says_why(
     rows = [f"question {i},answer {i}" for i in range(60)]
     choose_task(page, "File")
     upload(page, write(tmp_path / "sixty.csv", "prompt,completion", *rows))
-    expect(said(page)).to_contain_text("6 held-out examples scored")
-    why = "6 examples are scored: the file has 6 held-out examples, not 64."
+    expect(said(page)).to_contain_text("6 test examples scored")
+    why = "6 examples are scored: the file has 6 test examples, not 64."
     expect(page.locator(".ft-rail").get_by_text(why)).to_be_visible()
     page.locator("#f-settings-eval-examples input").fill("6")
     expect(page.locator(".ft-rail").get_by_text(why)).to_have_count(0)
     choose_task(page, "SQL")
     page.locator("#f-settings-eval-examples input").fill("5000")
-    expect(said(page)).to_contain_text("200 held-out examples scored")
+    expect(said(page)).to_contain_text("200 test examples scored")
 
 
 def test_files_that_are_changed_quickly_leave_no_error(page: Page, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_grid_outlives_a_reload_and_comes_as_csv(page: Page) -> None:
     page.reload()
     open_playground(page)
     expect(grid.locator("table.answers")).to_be_visible(timeout=LONG)
-    expect(grid).to_contain_text("SQL specialist answers 2 of 2 held-out questions")
+    expect(grid).to_contain_text("SQL specialist answers 2 of 2 test questions")
     with page.expect_download() as download:
         grid.get_by_role("button", name="CSV").click()
     with open(download.value.path(), encoding="utf-8", newline="") as file:

@@ -45,12 +45,14 @@ def test_the_bars_of_several_seeds_are_their_range(tmp_path):
             {"full": (0.42, 0.35), "lora": (0.38, 0.004), "prompt_tuning": (-0.2, -0.3)},
             "Full fine-tuning gains 0.42 in SQL score and raises the loss on unrelated text by "
             "0.35 (forgetting); LoRA gains 0.38 and is not shown to forget (0.00); Prompt tuning "
-            "falls below the untouched model (one seed: no spread is known)",
+            "falls below the untouched model (each was run once: how far repeats differ is not "
+            "known)",
         ),
         (
             {"lora": (-0.2, -0.3)},
             "LoRA loses 0.20 in SQL score and lowers the loss on unrelated text by 0.30; LoRA "
-            "falls below the untouched model (one seed: no spread is known)",
+            "falls below the untouched model (each was run once: how far repeats differ is not "
+            "known)",
         ),
     ],
     ids=["gains", "a loss of score"],

@@ -233,17 +233,17 @@ def test_smoothing_is_a_running_mean_of_each_run_and_named_on_the_axis(losses, o
     [
         (
             {"full": [1.0, 1.3], "lora": [1.1, 1.25], "qlora": [2.0, 2.1]},
-            "Held-out loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
-            "no difference is shown between Full fine-tuning and LoRA: their seeds overlap",
+            "Test loss after training: Full fine-tuning 1.150, LoRA 1.175, QLoRA 2.050; "
+            "no difference is shown between Full fine-tuning and LoRA: their repeats overlap",
         ),
         (
             {"full": 1.22, "lora": 1.31},
-            "Held-out loss after training: Full fine-tuning 1.220, LoRA 1.310 (one seed: no spread "
-            "is known)",
+            "Test loss after training: Full fine-tuning 1.220, LoRA 1.310 (each was run once: "
+            "how far repeats differ is not known)",
         ),
-        ({"lora": None}, "Training loss; no held-out loss was measured"),
+        ({"lora": None}, "Training loss; no test loss was measured"),
     ],
-    ids=["overlapping seeds", "one seed", "no held-out loss"],
+    ids=["overlapping seeds", "one seed", "no test loss"],
 )
 def test_the_finding_is_the_held_out_loss_and_what_the_seeds_show(tmp_path, runs, finding):
     assert loss_finding(Facts(table_of(tmp_path, "eval_loss_after", **runs))) == finding

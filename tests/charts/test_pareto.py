@@ -154,7 +154,7 @@ FRONT = (
         ),
         (
             {"full": (2000, 0.7), "lora": (900, 0.6), "qlora": (950, 0.5)},
-            f"{FRONT}; QLoRA was worse (one seed: no spread is known)",
+            f"{FRONT}; QLoRA was worse (each was run once: how far repeats differ is not known)",
         ),
         (
             {"lora": [(500, 0.7), (510, 0.72)], "qlora": [(600, 0.5), (610, 0.52)]},

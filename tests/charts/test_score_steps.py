@@ -37,7 +37,7 @@ def test_the_loss_is_the_same_figure_of_the_other_number(tmp_path):
     run(tmp_path, "lora", {0: 0.0, 10: 0.4})
     figure = score_steps_figure(facts_of(tmp_path, "loss"))
     assert list(figure.data[0].y) == [3.0, 2.5]
-    assert figure.layout.yaxis.title.text == "held-out loss (lower is better)"
+    assert figure.layout.yaxis.title.text == "test loss (lower is better)"
 
 
 def test_seeds_are_their_mean_in_their_range(tmp_path):

@@ -50,7 +50,7 @@ def test_without_a_score_the_held_out_loss_is_drawn(tmp_path):
     assert list(trace_of(figure, "LoRA").y) == [1.31]
     assert set(trace_of(figure, "untouched model").y) == {3.08}
     assert score_time_finding(Facts(table)).startswith(
-        "Full fine-tuning has the best held-out loss, 1.220 in 1 min 36 s"
+        "Full fine-tuning has the best test loss, 1.220 in 1 min 36 s"
     )
 
 
@@ -65,7 +65,7 @@ def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
         (
             {"full": [(30, 0.5), (31, 0.6)], "lora": [(20, 0.45), (21, 0.55)]},
             "LoRA has a SQL score of 0.50 in 20 s; no better one is shown for Full fine-tuning "
-            "(0.55 in 30 s): their seeds overlap",
+            "(0.55 in 30 s): their repeats overlap",
         ),
         (
             {"full": [(30, 0.7), (31, 0.8)], "lora": [(20, 0.3), (21, 0.4)]},
@@ -79,7 +79,7 @@ def test_times_that_lie_far_apart_are_on_a_log_axis(tmp_path):
         (
             {"full": [(30, 0.7)], "lora": [(20, 0.6)]},
             "Full fine-tuning has the best SQL score, 0.70 in 30 s; LoRA trains faster, "
-            "0.60 in 20 s (one seed: no spread is known)",
+            "0.60 in 20 s (each was run once: how far repeats differ is not known)",
         ),
         (
             {"full": [(30, 0.7)], "lora": [(29, 0.6)]},

@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sweep --model TINY --methods lora,lora", "LoRA is in the sweep twice"),
         ("sweep --model TINY --variant lora:r=", "not a whole number"),
         ("sweep --model TINY --variant :", "There is no method ''"),
-        ("sweep --model TINY --eval-examples 0", "Held-out examples is 0"),
+        ("sweep --model TINY --eval-examples 0", "Test examples is 0"),
         ("sweep --model TINY --memory-limit lots", "is no size"),
         ("sweep --model TINY --peft-config bad.json", "is not valid JSON"),
         ("sweep --model TINY --report-to nowhere", "'nowhere' is none of"),

@@ -220,7 +220,7 @@ def settings(**values: Any) -> dict[str, Any]:
         (settings(learning_rate=-1e-3), "settings.learning_rate", "-0.001; it must be above 0"),
         (settings(learning_rate=float("nan")), "settings.learning_rate", "Learning rate is nan"),
         (settings(weight_decay=-1), "settings.weight_decay", "Weight decay is -1"),
-        (settings(eval_examples=0), "settings.eval_examples", "Held-out examples is 0"),
+        (settings(eval_examples=0), "settings.eval_examples", "Test examples is 0"),
         (settings(optimizer="sgd"), "settings.optimizer", "'sgd' is none of: adamw"),
         (settings(schedule="step"), "settings.schedule", "'step' is none of: cosine"),
         ({"model": "/no/such/folder"}, "model", "no model folder '/no/such/folder'"),

@@ -74,7 +74,7 @@ def test_a_spec_and_the_panel_name_the_split_if_it_is_not_the_usual_one() -> Non
     assert load_spec(dump_spec(tuning)) == tuning
     loss_alone = plan_sweep(request(eval_split="tuning", eval_answers=False))[-1]
     assert ("Tuning split", "64 examples, their loss alone") in spec_rows(loss_alone)
-    assert ("Held out", "64 examples") in spec_rows(usual)
+    assert ("Test examples", "64 examples") in spec_rows(usual)
 
 
 def test_what_was_measured_on_tuning_examples_is_called_so_where_runs_are_compared(

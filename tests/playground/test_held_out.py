@@ -1,4 +1,4 @@
-"""Held-out prompts found again, and answers to them scored."""
+"""Test prompts found again, and answers to them scored."""
 
 from __future__ import annotations
 

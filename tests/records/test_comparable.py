@@ -56,8 +56,8 @@ def test_a_sweep_is_like_for_like_in_every_condition_in_seeds_and_undisturbed(
         ({"settings": TrainingSettings(batch_size=2)}, "batch size (4, 2)"),
         ({"settings": TrainingSettings(accumulation=2)}, "accumulation (1, 2)"),
         ({"settings": TrainingSettings(max_length=128)}, "maximum length (256, 128)"),
-        ({"settings": TrainingSettings(eval_examples=8)}, "held-out examples (64, 8)"),
-        ({"settings": TrainingSettings(eval_split="tuning")}, "held-out examples (64, 64 tuning)"),
+        ({"settings": TrainingSettings(eval_examples=8)}, "test examples (64, 8)"),
+        ({"settings": TrainingSettings(eval_split="tuning")}, "test examples (64, 64 tuning)"),
         ({"settings": TrainingSettings(schedule="linear")}, "schedule (cosine, linear)"),
         ({"settings": TrainingSettings(warmup_steps=0)}, "warm-up steps (3, 0)"),
         (

@@ -75,7 +75,7 @@ def paired_scores(folder: Path) -> PairedDifference | None:
         ("score_after", [0.5, 0.6], [0.7, 0.8], "better", ""),
         (
             "score_after", [0.1, 0.3], [0.2, 0.4], "even",
-            "no difference shown (their seeds overlap)",
+            "no difference shown (their repeats overlap)",
         ),
         ("score_after", [0.1], [0.3, 0.4], "unknown", ""),
         ("net_peak_memory_bytes", [None], [100], "unknown", ""),
@@ -198,7 +198,7 @@ def test_overlapping_seeds_show_no_difference_even_if_the_examples_do(tmp_path: 
     paired = paired_scores(tmp_path)
     assert paired is not None
     assert paired.is_shown
-    assert difference(tmp_path).doubt == "no difference shown (their seeds overlap)"
+    assert difference(tmp_path).doubt == "no difference shown (their repeats overlap)"
 
 
 def test_runs_that_are_not_done_say_nothing(tmp_path: Path) -> None:

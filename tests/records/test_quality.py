@@ -34,17 +34,17 @@ def rows(*pairs: tuple[float, float], verdict: str = "", answer: str = "x") -> l
         ),
         (
             rows((1, 0)), ROSE, ROSE,
-            "The held-out loss rose by 0.40 and the loss on unrelated text rose by 0.40: the "
+            "The test loss rose by 0.40 and the loss on unrelated text rose by 0.40: the "
             "learning rate (3e-4) is likely too high, or the steps are too many.",
         ),
         (
             rows((1, 0)), FELL, None,
-            "The held-out loss fell by 0.10 nonetheless: the wanted answers became more likely, "
+            "The test loss fell by 0.10 nonetheless: the wanted answers became more likely, "
             "but not so likely that it writes them by itself; more steps may help.",
         ),
         (
             rows((1, 0)), LEVEL, LEVEL,
-            "The held-out loss shows no change: likely too few steps, or too low a learning rate "
+            "The test loss shows no change: likely too few steps, or too low a learning rate "
             "(3e-4).",
         ),
         (rows((1, 0)), LEVEL, ROSE, "(3e-4) is likely too high"),

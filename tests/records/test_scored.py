@@ -52,7 +52,7 @@ def run_of(folder: Path, **made: Any) -> Run:
         (201, "tuning", "200 examples are scored: the task has 200 tuning examples, not 201."),
         (
             5_000, "held_out",
-            "200 examples are scored: the task has 200 held-out examples, not 5,000.",
+            "200 examples are scored: the task has 200 test examples, not 5,000.",
         ),
     ],
 )  # fmt: skip
@@ -64,13 +64,13 @@ def test_of_a_bundled_task_no_more_than_the_split_has_are_scored(
 
 def test_a_file_says_how_many_examples_are_missing_or_too_long(task_file: Path) -> None:
     task = parse_task(str(task_file))
-    fewer = "4 examples are scored: the file has 4 held-out examples, not 64."
+    fewer = "4 examples are scored: the file has 4 test examples, not 64."
     assert said(task, 64) == (4, fewer)
     scored = scored_of(asking(task, 3), load(task)[1], too_long=1)
-    assert scored == Scored(2, "1 of 3 held-out examples is longer than 256 tokens")
+    assert scored == Scored(2, "1 of 3 test examples is longer than 256 tokens")
     both = scored_of(asking(task, 9), load(task)[1], too_long=2)
     assert scored_words(both) == (
-        "2 examples are scored: the file has 4 held-out examples, not 9, and 2 of 4 held-out "
+        "2 examples are scored: the file has 4 test examples, not 9, and 2 of 4 test "
         "examples are longer than 256 tokens."
     )
 
@@ -78,14 +78,14 @@ def test_a_file_says_how_many_examples_are_missing_or_too_long(task_file: Path) 
 def test_a_run_says_what_it_scored_and_what_was_asked_for(tmp_path: Path) -> None:
     run = run_of(tmp_path, environment={SCORED: 6}, settings=TrainingSettings(eval_examples=8))
     assert scored_by(run) == 6
-    assert ("Held out", "6 examples (8 were asked for)") in spec_rows(run.spec, scored_by(run))
+    assert ("Test examples", "6 examples (8 were asked for)") in spec_rows(run.spec, scored_by(run))
 
 
 def test_an_older_record_is_counted_by_its_samples_where_a_note_says_there_were_fewer(
     tmp_path: Path,
 ) -> None:
     samples = [{"index": index, "prompt": "p", "answer": "a"} for index in range(6)]
-    notes = ["The task has 6 held-out examples, so that many were scored, not 64."]
+    notes = ["The task has 6 test examples, so that many were scored, not 64."]
     assert scored_by(run_of(tmp_path / "fewer", samples=samples, notes=notes)) == 6
     assert scored_by(run_of(tmp_path / "all", samples=samples)) == 64
 
@@ -102,7 +102,7 @@ def test_runs_are_compared_by_scored_and_not_by_requested_examples(tmp_path: Pat
         settings = TrainingSettings(eval_examples=asked)
         make_run(tmp_path, method, settings=settings, environment={SCORED: 6})
     found = comparability_of_runs(RunStore(tmp_path).runs())
-    assert "6 held-out examples" in found.same
+    assert "6 test examples" in found.same
     assert found.is_like
 
 

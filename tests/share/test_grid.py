@@ -13,7 +13,7 @@ HOSTILE = '<img src=x onerror="alert(1)">'
 
 def test_the_section_begins_with_the_headline(tmp_path: Path) -> None:
     section = grid_section(scored_grid(tmp_path, [[0.0] * 12, [1.0] * 12]))
-    assert section.startswith("<h2>LoRA answers 12 of 12 held-out questions; Base 0.</h2>")
+    assert section.startswith("<h2>LoRA answers 12 of 12 test questions; Base 0.</h2>")
 
 
 def test_scores_stand_with_their_intervals_and_gains(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_settings_that_make_grids_comparable_are_said(tmp_path: Path) -> Non
     line = settings_line(grid)
     assert line.startswith("SmolLM2-135M-Instruct (bundled) · base in 16 bits · greedy, seed 0 · ")
     assert "at most 96 tokens" in line
-    assert "held-out examples of SQL" in line
+    assert "test examples of SQL" in line
     assert "AMD EPYC" in line
     assert "system prompt" not in line
     drawn = make_request(

@@ -20,7 +20,7 @@ def test_every_measure_has_a_row_with_its_unit_and_direction(tmp_path: Path) -> 
         unit = f"{metric.unit}, {metric.direction} is better"
         row = f"<tr><th>{metric.label} <small>{unit}</small></th>"
         assert row in section
-    assert "One seed each: no spread is known" in section
+    assert "Each was run once: how far repeats differ is not known" in section
 
 
 def test_seeds_are_a_mean_with_their_standard_deviation() -> None:

@@ -30,7 +30,7 @@ def test_the_first_examples_are_answered_by_each_base_and_each_variant(tmp_path:
     assert samples.examples[0] == ("question 0", "answer 0")
     assert samples.total == 40
     section = samples_section(samples)
-    assert f"The first {EXAMPLES} of 40 held-out examples" in section
+    assert f"The first {EXAMPLES} of 40 test examples" in section
     assert section.count("<article") == EXAMPLES
 
 

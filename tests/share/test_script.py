@@ -34,7 +34,7 @@ def check_losses(run: Run, output: str, tolerance: float) -> None:
     wanted = [event["loss"] for event in run.directory.metrics()]
     assert len(wanted) == 3
     assert found == pytest.approx(wanted, rel=tolerance)
-    held_out = re.search(r"^held-out loss ([\d.]+)$", output, re.MULTILINE)
+    held_out = re.search(r"^test loss ([\d.]+)$", output, re.MULTILINE)
     assert held_out is not None
     assert run.result is not None
     assert float(held_out[1]) == pytest.approx(run.result.measures.eval_loss_after, rel=tolerance)

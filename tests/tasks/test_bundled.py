@@ -39,7 +39,7 @@ def parts(task: TaskData) -> tuple[tuple[Example, ...], ...]:
 
 
 def memorised(task: TaskData) -> list[str]:
-    """The completion of the training prompt that shares most words with each held-out prompt."""
+    """The completion of the training prompt that shares most words with each test prompt."""
     train = [Counter(re.findall(r"\w+", example.question.lower())) for example in task.train]
     sizes = [words.total() for words in train]
     containing: dict[str, list[tuple[int, int]]] = defaultdict(list)

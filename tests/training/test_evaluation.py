@@ -120,7 +120,7 @@ def test_a_run_that_went_astray_keeps_no_weights(
 ) -> None:
     spec = spec_of(tiny_model, task_file, eval_answers=False)
     monkeypatch.setattr(evaluate, "held_out_loss", lambda model, examples, *_: (1e9, [1e9] * 99))
-    with pytest.raises(Exception, match="held-out loss after the last step"):
+    with pytest.raises(Exception, match="test loss after the last step"):
         do(spec, tmp_path)
     assert not RunDirectory(tmp_path / spec.run_id).adapter.exists()
 

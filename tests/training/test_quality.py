@@ -133,7 +133,7 @@ def test_a_score_below_the_base_by_more_than_its_interval_says_why(tmp_path: Pat
     (note,) = quality_of(tmp_path, spec, evaluation(0.25, 2.0)).notes
     assert note.startswith("The score fell by 0.50 (95 % interval 0.50 to 0.50)")
     assert "12 of 12 answers got worse and 0 better" in note
-    assert "held-out loss rose by 1.00: the learning rate (" in note
+    assert "test loss rose by 1.00: the learning rate (" in note
 
 
 def test_a_run_on_a_4bit_base_is_compared_with_it_and_says_how_it_stands_to_the_whole_one(

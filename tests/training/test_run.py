@@ -203,7 +203,7 @@ def test_a_run_that_diverges_in_its_last_step_is_found_by_the_evaluation(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     spec = spec_of(tiny_model, task_file, "full", steps=1, warmup_steps=0, eval_answers=False)
-    with pytest.raises(Diverged, match=r"held-out loss after the last step is \d+\.\d+, that of"):
+    with pytest.raises(Diverged, match=r"test loss after the last step is \d+\.\d+, that of"):
         do(replace(spec, variant=Variant("full", {}, 1.0)), tmp_path)
 
 

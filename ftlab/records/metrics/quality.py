@@ -24,21 +24,21 @@ def _signed(digits: int) -> Callable[[float | None], str]:
 METRICS = (
     MetricSpec(
         "eval_loss_before", "Loss, base", "nats a token", "less",
-        "held-out loss of the untouched model", _loss, name="held-out loss of the untouched model",
+        "test loss of the untouched model", _loss, name="test loss of the untouched model",
     ),
     MetricSpec(
         "eval_loss_after", "Loss", "nats a token", "less",
-        "held-out loss after training", _loss, name="held-out loss", before="eval_loss_before",
+        "test loss after training", _loss, name="test loss", before="eval_loss_before",
     ),
     MetricSpec(
         "loss_change", "Loss change", "nats a token", "less",
-        "held-out loss after less before; interval: 95 %, bootstrap over the examples, paired "
+        "test loss after less before; interval: 95 %, bootstrap over the examples, paired "
         "with the untouched model's", _signed(3), in_table=False, interval=True,
-        name="change of the held-out loss",
+        name="change of the test loss",
     ),
     MetricSpec(
         "score_before", "Score, base", "0 to 1", "more",
-        "the task's own score of the untouched model on held-out examples", _score,
+        "the task's own score of the untouched model on test examples", _score,
         name="score of the untouched model",
     ),
     MetricSpec(

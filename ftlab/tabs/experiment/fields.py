@@ -211,10 +211,10 @@ def _without_full(request: SweepRequest) -> str:
 
 
 def _scored(request: SweepRequest, scored: Scored | None) -> str:
-    """E.g. "6 held-out examples scored"; "up to 64 ..." if the number is unknown."""
+    """E.g. "6 test examples scored"; "up to 64 ..." if the number is unknown."""
     if scored is None:
-        return f"up to {plural(request.settings.eval_examples, 'held-out example')} scored"
-    count = f"{plural(scored.count, 'held-out example')} scored"
+        return f"up to {plural(request.settings.eval_examples, 'test example')} scored"
+    count = f"{plural(scored.count, 'test example')} scored"
     return (
         f'<span title="{escape(scored_words(scored))}">{count}</span>' if scored.reason else count
     )

@@ -403,7 +403,7 @@ def task_preview(model: str, reference: TaskReference) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.notes)
     return (
         f'<p class="meta" title="{escape(summary)}">{len(data.train):,} to train, '
-        f"{len(data.tuning):,} for tuning, {len(data.held_out):,} held out. "
+        f"{len(data.tuning):,} for tuning, {len(data.held_out):,} to test. "
         f"Scored with {escape(metric)}. Loss on the <mark>marked</mark> part only"
         f"{'' if formatter else '; tokens are counted once the model is on this machine'}.</p>"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}"

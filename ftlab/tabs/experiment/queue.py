@@ -433,7 +433,10 @@ def build(context: AppContext, links: Links) -> Panel:
             queue = H(queue_html(None), js_on_load=_SEND_PRESS)
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
-            head("Loss curves", sub="training loss at each step; of seeds mean and range")
+            head(
+                "Is it learning?",
+                sub="training loss at each step, lower is better; mean and range of the seeds",
+            )
             empty = H(_NO_CURVE)
             figure = gr.Plot(
                 visible=False, show_label=False, container=False, elem_classes="ft-fig"

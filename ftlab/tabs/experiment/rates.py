@@ -58,7 +58,7 @@ def untuned_html(request: SweepRequest, access: Access) -> str:
 
 _TUNE_HINT = (
     f"Trains each ticked method at {POINTS} rates, three times apart, and compares the loss on "
-    "tuning examples; the held-out examples are not used"
+    "tuning examples; the test examples are not used"
 )
 
 

@@ -186,7 +186,7 @@ def _before_the_question(source: PaneSource, runs_folder: Path, prompt: Prompt) 
 
 
 def _question(source: PaneSource, runs_folder: Path) -> str:
-    """Returns a held-out prompt of the run, or a placeholder for an uploaded adapter."""
+    """Returns a test prompt of the run, or a placeholder for an uploaded adapter."""
     is_run = not source.name.startswith(UPLOADED)
     for sample in RunDirectory(runs_folder / source.name).samples() if is_run else []:
         turns = sample.get("prompt")

@@ -64,9 +64,9 @@ from ftlab.tabs.widgets import H, blank, head, heading, warn
 _SEARCHING = "Looking for what would make it fit …"
 _NOTHING = "No change of the fields here makes it fit."
 _NO_CURVE = heading(
-    "Peak against length",
+    "Memory needed at each length",
     PREDICTED,
-    sub="The length from which each method no longer fits: up to 20 predictions",
+    sub="The length of an example from which each method no longer fits: up to 20 predictions",
 )
 
 
@@ -98,7 +98,11 @@ def build(context: AppContext, links: Links) -> None:
                         seen_head = H(elem_id="plan-seen")
                         seen_figure = plot(visible=False)
                 with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
-                    head("Published claims, recomputed", PREDICTED, sub="from shapes alone")
+                    head(
+                        "Published claims, recomputed",
+                        PREDICTED,
+                        sub="from the models' shapes alone",
+                    )
                     claimed = H(claims_html(claims()))
                     simulate = gr.Button("Simulate QLoRA on LLaMA 65B", size="sm")
 
@@ -221,7 +225,7 @@ def make_curve(context: AppContext, values: dict[str, Any], ask: Ask) -> Iterato
             shown = peak_length_figure(lines, plan.card.usable_bytes, plan.card.label)
             yield curve_heading(lines, plan, done, len(asked)), gr.update(value=shown, visible=True)
     except FtlabError as error:
-        yield heading("Peak against length", sub=str(error)), gr.skip()
+        yield heading("Memory needed at each length", sub=str(error)), gr.skip()
 
 
 def recompute_claims(ask: Ask) -> tuple[Any, Any]:
@@ -253,7 +257,9 @@ def show_seen(context: AppContext) -> tuple[str, Any]:
 def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) -> str:
     """HTML: the finding of the figure as a sentence, or the progress until it is complete."""
     if done < total:
-        return heading("Peak against length", PREDICTED, sub=f"{done} of {total} predictions")
+        return heading(
+            "Memory needed at each length", PREDICTED, sub=f"{done} of {total} predictions"
+        )
     limit = plan.card.usable_bytes
     left = [(line.label, leaves_at(line, limit)) for line in lines]
     words = [f"{label} at about {length:,} tokens" for label, length in left if length]

@@ -53,11 +53,11 @@ from ftlab.tasks.registry import TASKS
 _TASK: TypeAdapter[TaskReference] = TypeAdapter(TaskReference)
 
 HELD_OUT, TYPED, UPLOADED = "held-out", "typed", "uploaded"
-SOURCES = [("Held-out examples", HELD_OUT), ("Typed", TYPED), ("Uploaded", UPLOADED)]
+SOURCES = [("Test examples", HELD_OUT), ("Typed", TYPED), ("Uploaded", UPLOADED)]
 
 NO_GRID = blank(
     "No prompt grid yet.",
-    "Choose a task's held-out examples, or your own prompts, and press Run grid: every pane "
+    "Choose a task's test examples, or your own prompts, and press Run grid: every pane "
     "answers all of them, and the answers are scored, saved and ready to send.",
 )
 
@@ -101,9 +101,7 @@ def grid_request(
             raise FtlabError("No file is chosen; upload one with a prompt a line or row.")
         return GridRequest(settings, tuple(prompts_of_file(Path(upload))))
     if source != HELD_OUT:
-        raise FtlabError(
-            "Choose where the prompts come from: held-out examples, typed, or uploaded."
-        )
+        raise FtlabError("Choose where the prompts come from: test examples, typed, or uploaded.")
     whole = isinstance(number, int | float) and float(number).is_integer()
     if not whole or not 1 <= number <= MAX_PROMPTS:
         raise FtlabError(
@@ -114,7 +112,7 @@ def grid_request(
     prompts = context.held_out.prompts(reference, int(number))
     if not prompts:
         raise FtlabError(
-            f"No held-out examples of '{reference.label}' can be read here; choose another task."
+            f"No test examples of '{reference.label}' can be read here; choose another task."
         )
     return GridRequest(settings, tuple(prompts), reference)
 

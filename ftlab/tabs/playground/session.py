@@ -492,7 +492,7 @@ def _order(places: Sequence[int], blind_seed: int | None) -> tuple[int, ...]:
 def _example(
     request: GenerateRequest, held_out: HeldOut, panes: Sequence[Pane]
 ) -> HeldOutExample | None:
-    """Returns the held-out example with this prompt, if the request formats it as in training."""
+    """Returns the test example with this prompt, if the request formats it as in training."""
     if request.mode == COMPLETION or request.histories or request.system.strip():
         return None
     tasks = [pane.source.task for pane in panes if pane.source and pane.source.task]

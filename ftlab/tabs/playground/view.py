@@ -132,7 +132,7 @@ class ExamplePrompt:
 
 
 def example_prompts(sources: Sequence[PaneSource], held_out: HeldOut) -> list[ExamplePrompt]:
-    """Returns held-out prompts of the panes' tasks; one per task if there are several tasks."""
+    """Returns test prompts of the panes' tasks; one per task if there are several tasks."""
     tasks = list(dict.fromkeys(source.task for source in sources if source.task))
     each = EXAMPLES if len(tasks) == 1 else 1
     prompts = [

@@ -394,7 +394,7 @@ def _pack_view(store: RunStore, run: Run) -> list[Any]:
         note_html(
             why
             or f"All {plural(len(data.own_runs), 'run')} of this sweep as one file{more}: results, "
-            "curves and answers to the held-out prompts. Open sweep in another ftlab shows it."
+            "curves and answers to the test prompts. Open sweep in another ftlab shows it."
         ),
     ]
 

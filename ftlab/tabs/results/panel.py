@@ -153,7 +153,7 @@ def _numbers(result: RunResult) -> str:
     parts = units.format_share(share)
     lines: list[tuple[str, Any, str]] = [
         (
-            "Trainable",
+            "Parameters that learn",
             m.trainable_params,
             _strong(count(m.trainable_params), f"{parts} of {count(m.total_params)}"),
         ),
@@ -165,7 +165,7 @@ def _numbers(result: RunResult) -> str:
                 f"net peak: above the process with no model, {size(m.before_model_bytes)}",
             ),
         ),
-        _change(m, "Held-out loss", "eval_loss", "loss_change", 3),
+        _change(m, "Test loss", "eval_loss", "loss_change", 3),
         _change(m, metric, "score", "score_gain", 2),
         _change(m, "Loss on unrelated text", "general_loss", "general_loss_change", 3),
         ("Steps done", m.steps_done, str(m.steps_done)),
@@ -257,7 +257,7 @@ def _samples(run: Run) -> str:
     if not rows:
         return blank("No samples.", "They are written when a run has been evaluated.")
     shown = "".join(_sample(row) for row in rows[:SAMPLES_SHOWN])
-    more = note_html(f"{min(len(rows), SAMPLES_SHOWN)} of {len(rows)} held-out prompts.")
+    more = note_html(f"{min(len(rows), SAMPLES_SHOWN)} of {len(rows)} test prompts.")
     return f'<div class="samples" tabindex="0">{shown}</div>{more}'
 
 

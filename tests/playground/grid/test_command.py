@@ -106,7 +106,7 @@ def test_a_task_gives_its_first_held_out_prompts(tmp_path: Path) -> None:
         (["--task", "sqll"], "There is no task 'sqll'"),
         (["--task", "sql", "--count", "0"], "--count is 0"),
         (["--task", "sql", "--count", "201"], "There is no run"),
-        (["--task", "hub:owner/name"], "No held-out examples of 'owner/name'"),
+        (["--task", "hub:owner/name"], "No test examples of 'owner/name'"),
         (["--prompts", "missing.txt"], "cannot be read"),
         (["--task", "sql", "--temperature", "3"], "Temperature is 3"),
         (["--task", "sql", "--html", "/nowhere/grid.html"], "a file in a folder that exists"),

@@ -82,29 +82,29 @@ def test_a_gain_pairs_only_prompts_that_both_answered(tmp_path: Path) -> None:
 
 
 HEADLINES: dict[str, tuple[list[list[float]], dict[str, Any], str]] = {
-    "gain": ([ones(6), ones(14)], {}, "LoRA answers 14 of 20 held-out questions; Base 6."),
-    "a loss": ([ones(14), ones(2)], {}, "Base answers 14 of 20 held-out questions; LoRA 2."),
+    "gain": ([ones(6), ones(14)], {}, "LoRA answers 14 of 20 test questions; Base 6."),
+    "a loss": ([ones(14), ones(2)], {}, "Base answers 14 of 20 test questions; LoRA 2."),
     "graded": (
         [[0.3, 0.32] * 10, [0.7, 0.72] * 10], {"metric": "ROUGE-L"},
         "LoRA scores 0.71 (ROUGE-L); Base 0.31.",
     ),
     "not shown by the interval": (
         [ones(6), ones(7)], {},
-        "LoRA answers 7 of 20 held-out questions, Base 6: no difference shown.",
+        "LoRA answers 7 of 20 test questions, Base 6: no difference shown.",
     ),
     "too few prompts": (
         [ones(0, 3), ones(3, 3)], {},
-        "LoRA answers 3 of 3 held-out questions, Base 0: no difference shown.",
+        "LoRA answers 3 of 3 test questions, Base 0: no difference shown.",
     ),
     "one of several not shown": (
         [ones(6), ones(14), ones(7)],
         {"panes": ("base", "a", "b"), "labels": ("Base", "LoRA", "QLoRA"), "methods": ()},
-        "LoRA answers 14 of 20 held-out questions; QLoRA 7 (no difference from Base shown); "
+        "LoRA answers 14 of 20 test questions; QLoRA 7 (no difference from Base shown); "
         "Base 6.",
     ),
     "one pane": (
         [ones(1, 1)], {"panes": ("base",), "labels": ("Base",)},
-        "Base answers 1 of 1 held-out question.",
+        "Base answers 1 of 1 test question.",
     ),
 }  # fmt: skip
 
@@ -128,7 +128,7 @@ def test_a_pane_with_fewer_answers_shows_their_number(tmp_path: Path) -> None:
     cells = [Cell(prompt, 0, score=1.0) for prompt in range(3)]
     cells += [Cell(0, 1, score=1.0), Cell(1, 1, score=0.0), Cell(2, 1, error="no")]
     assert headline(make_grid(tmp_path, make_request("abc"), cells, "done")) == (
-        "Base answers 3 of 3 held-out questions, LoRA 1 of 2: no difference shown."
+        "Base answers 3 of 3 test questions, LoRA 1 of 2: no difference shown."
     )
 
 

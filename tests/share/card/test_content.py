@@ -28,7 +28,7 @@ def test_the_sentence_has_the_form_that_was_asked_for(tmp_path: Path) -> None:
         "partial",
         "Saves memory and file size; no saving in training time",
     )
-    assert "one seed: no spread is known" in card.facts[1]
+    assert "each run once: how far repeats differ is not known" in card.facts[1]
     lora = card_of(data_of(tmp_path), "LoRA")
     assert (lora.verdict, lora.judgement) == ("saving", "Saves memory, training time and file size")
 
@@ -176,7 +176,7 @@ def test_without_a_score_the_held_out_loss_is_compared(tmp_path: Path) -> None:
     )
     card = card_of(data_of(tmp_path))
     assert "had a higher loss (1.310 against 1.220)" in card.sentence
-    assert card.judgement.endswith("held-out loss higher than full fine-tuning’s")
+    assert card.judgement.endswith("test loss higher than full fine-tuning’s")
 
 
 def test_without_full_fine_tuning_it_says_what_is_missing(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_it_says_where_and_how_the_numbers_were_measured(tmp_path: Path) -> None
     card = card_of(data_of(tmp_path))
     assert card.facts == (
         "AMD EPYC 7B13 · SmolLM2-135M-Instruct (bundled) · SQL · dtype policy bf16 · 30 steps",
-        "means of 2 seeds · memory: CPU resident · the computer was busy during 8 runs: times are "
-        "too long · "
+        "means of 2 repeats (seeds) · memory: CPU resident · the computer was busy during 8 "
+        "runs: times are too long · "
         "sweep 20261125-120000-ab12",
     )
     assert card.origin_text == "measured 25 Nov 2026"

@@ -35,7 +35,7 @@ def test_a_ladder_is_shown_with_its_suggestion(tmp_path):
 
 def test_rates_that_were_compared_on_held_out_examples_are_shown_with_a_warning(tmp_path):
     picture = shown(make_ladder(tmp_path, TrainingSettings()))
-    assert "LoRA: lowest held-out loss at 3e-3" in picture.heading
+    assert "LoRA: lowest test loss at 3e-3" in picture.heading
     assert "Choose a rate on the tuning split" in picture.heading
     assert "suggested" not in [note.text for note in picture.figure.layout.annotations]
 

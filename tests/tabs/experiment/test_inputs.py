@@ -45,18 +45,18 @@ def bar(wanted: SweepRequest, models: ModelReach) -> str:
 def test_the_bar_says_how_many_the_file_has_and_the_field_says_why(
     asked: SweepRequest, models: ModelReach
 ) -> None:
-    assert "4 held-out examples scored" in bar(asked, models)
+    assert "4 test examples scored" in bar(asked, models)
     note = look_at_inputs(asked, models).words
-    assert "4 examples are scored: the file has 4 held-out examples, not 64." in note
+    assert "4 examples are scored: the file has 4 test examples, not 64." in note
 
 
 def test_the_bar_says_how_many_the_bundled_task_has(
     asked: SweepRequest, models: ModelReach
 ) -> None:
     many = replace(asked, task=SQL, settings=replace(asked.settings, eval_examples=5_000))
-    assert "200 held-out examples scored" in bar(many, models)
+    assert "200 test examples scored" in bar(many, models)
     few = replace(many, settings=replace(asked.settings, eval_examples=8))
-    assert "8 held-out examples scored" in bar(few, models)
+    assert "8 test examples scored" in bar(few, models)
     assert look_at_inputs(few, models).words == ""
 
 
@@ -76,7 +76,7 @@ def test_what_is_too_long_does_not_count(asked: SweepRequest, models: ModelReach
 
 def test_the_bar_says_up_to_for_a_data_set_that_is_not_read_yet(models: ModelReach) -> None:
     wanted = SweepRequest("bundled", TaskReference("hub", "owner/unread"), (Variant("lora"),))
-    assert "up to 64 held-out examples scored" in bar(wanted, models)
+    assert "up to 64 test examples scored" in bar(wanted, models)
     assert must_ask(wanted, models)
 
 

@@ -98,7 +98,7 @@ def test_a_task_that_is_unknown_or_whose_examples_are_gone_is_named(
     reference = TaskReference("file", str(tmp_path / "gone.csv"), ColumnMapping("q", "a"))
     make_run(tmp_path, "lora", task=reference)
     (own,) = [value for _, value in task_choices(context.store.runs()) if "gone" in value]
-    with pytest.raises(FtlabError, match="No held-out examples of 'gone"):
+    with pytest.raises(FtlabError, match="No test examples of 'gone"):
         asked(context, task=own)
 
 

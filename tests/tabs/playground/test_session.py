@@ -364,7 +364,7 @@ def test_without_two_answers_there_is_no_vote_and_the_names_are_shown() -> None:
 
 @pytest.fixture(scope="module")
 def example() -> tuple[str, str]:
-    """A held-out prompt and its reference."""
+    """A test prompt and its reference."""
     (prompt,) = HELD_OUT.prompts(SQL, 1)
     found = HELD_OUT.find(prompt, [SQL])
     assert found is not None
