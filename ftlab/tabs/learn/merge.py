@@ -167,7 +167,8 @@ def build(context: AppContext) -> None:
         with gr.Column(scale=1, min_width=340, elem_classes="ft-sheet"):
             head(
                 "Merged or apart, the output is the same",
-                sub="W·x + s·B·(A·x) against (W + s·B·A)·x, for an x of random numbers",
+                sub="The adapter beside the weights, W·x + s·B·(A·x), against the adapter added to "
+                "them, (W + s·B·A)·x, for an x of random numbers",
             )
             adapter = live(gr.Dropdown, [], label="Adapter", visible=False)
             with gr.Row(elem_classes="ft-learn-tools", visible=False) as tools:
