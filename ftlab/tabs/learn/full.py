@@ -189,7 +189,7 @@ def build(context: AppContext) -> None:
         with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
             head(
                 "What every weight costs while it learns",
-                sub="worked out from the number formats (dtype policy); measured numbers are marked",
+                sub="worked out from the number formats (dtype policy); measured ones are marked",
             )
             cost = H()
 

@@ -242,7 +242,7 @@ def build(context: AppContext) -> None:
         with gr.Column(scale=3, min_width=340, elem_classes="ft-sheet"):
             head(
                 "QLoRA holds every weight as one of 16 levels",
-                sub=f"{BLOCK} weights of the bundled model share one scale, the largest of them (absmax)",
+                sub=f"{BLOCK} weights of the bundled model share one scale, their largest (absmax)",
             )
             with gr.Row(elem_classes="ft-learn-tools"):
                 layer, module = choose_place()
