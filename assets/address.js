@@ -11,6 +11,7 @@ window.ft.address = (() => {
   let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
   let send;
+  let asked = location.search; // the address that was opened last, not what it became since
   const unseen = []; // [tab, what is to be called when it is shown for the first time]
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -69,6 +70,7 @@ window.ft.address = (() => {
 
   const open = () => {
     const query = now();
+    asked = location.search;
     // What stands behind '#', as the prompt of a copied link, is opened once and stays in no history.
     const once = new URLSearchParams(location.hash.slice(1));
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
@@ -144,5 +146,5 @@ window.ft.address = (() => {
     setTimeout(() => (button.textContent = words), 4000);
   };
 
-  return { begin, copy, named, whenShown };
+  return { begin, asked: () => asked, copy, named, whenShown };
 })();

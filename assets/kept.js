@@ -23,15 +23,13 @@ window.ft.kept = {
       // as above
     }
   },
-  // The values as they are stored, cut off after so many characters; '' for those that are not.
-  texts(names, most) {
-    return names.map((name) => {
-      try {
-        return (localStorage.getItem(`ftlab.${name}`) ?? '').slice(0, most);
-      } catch {
-        return '';
-      }
-    });
+  // A value as it is stored, cut off after so many characters; '' for one that is not.
+  text(name, most) {
+    try {
+      return (localStorage.getItem(`ftlab.${name}`) ?? '').slice(0, most);
+    } catch {
+      return '';
+    }
   },
   // Keeps what the line of a tab says (`ftlab/tabs/kept.py`). Its button calls `anew`.
   line(element, changed, anew) {

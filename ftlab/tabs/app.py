@@ -172,9 +172,9 @@ def build_page(context: AppContext) -> gr.Blocks:
                     if context.access.is_demo:
                         H(banner_html(context.access.space))
                     spec.build(context, links)
+                    build_kept(spec, links)
                 tab.select(fn=None, js=FIT_FIGURES, api_visibility="private")
         build_address(links)
-        build_kept(links)
         api.add_endpoints(context)
     return page
 

@@ -153,7 +153,7 @@ class KeptInputs:
 class KeptState:
     """How a tab gets back the inputs that the browser kept (`ftlab/tabs/kept.py`).
 
-    `given` has their values when the page is opened; if there are any, its `.change` is triggered.
+    `given` has their values once the tab is shown; if there are any, its `.change` is triggered.
     `ready` is a hidden field, empty until the tab's fields hold those values: the tab keeps nothing
     before. The tab sets it to `READY` in the same answer as its fields.
     """

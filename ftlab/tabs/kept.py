@@ -1,8 +1,8 @@
 """Inputs that the browser keeps from one visit to the next, also when the app was restarted.
 
 A `TabSpec` lists them in `kept`. The tab shows a `kept_line` and writes `kept_html` into it at each
-change; `assets/kept.js` puts its values into the browser's storage. When the page is opened, they
-are sent back as `Links.kept`. An address that names what the tab shows wins over them.
+change; `assets/kept.js` puts its values into the browser's storage. When the tab is first shown,
+they are sent back as `Links.kept`. An address that names what the tab shows wins over them.
 
 Not `gr.BrowserState`: it keeps nothing that is empty, reads its storage only after the page has
 asked for its first values, and encrypts with a secret that it sends to the browser anyway.
@@ -20,9 +20,9 @@ import gradio as gr
 
 from ftlab.basics.errors import FtlabError
 from ftlab.tabs.address import read_address
-from ftlab.tabs.context import QUIET, READY, KeptInputs, Links, tabs
+from ftlab.tabs.context import QUIET, READY, KeptInputs, Links, TabSpec, first_shown
 from ftlab.tabs.requests import WrongCall, names_of_event
-from ftlab.tabs.widgets import H, escape, this_page, warn
+from ftlab.tabs.widgets import H, escape, warn
 
 MOST_CHARACTERS = 50_000
 """Of one tab's inputs as JSON."""
@@ -74,33 +74,31 @@ def read_kept(kept: KeptInputs, text: str) -> dict[str, Any]:
     return values
 
 
-def build_kept(links: Links) -> None:
-    """Gives each tab the inputs that the browser kept; what cannot be read is only reported."""
-    declared = [(spec, one) for spec in tabs() for one in spec.kept]
-    sent = [gr.Textbox(visible=False) for _ in range(1 + len(declared))]
-    states = [links.kept[one.name] for _, one in declared]
+def build_kept(spec: TabSpec, links: Links) -> None:
+    """Gives a tab the inputs that the browser kept, once it is shown for the first time.
 
-    def give_back(address: str, *texts: str) -> list[Any]:
-        try:
-            shown, asked = read_address(address)
-        except FtlabError:  # reported where the address is followed
-            shown, asked = None, {}
-        updates: list[Any] = []
-        for (spec, one), text in zip(declared, texts, strict=True):
+    To be called while the tab is being built. What cannot be read is only reported.
+    """
+    for one in spec.kept:
+        state = links.kept[one.name]
+        sent = [gr.Textbox(visible=False) for _ in range(2)]
+
+        def give_back(address: str, text: str, one: KeptInputs = one) -> list[Any]:
+            try:
+                shown, asked = read_address(address)
+            except FtlabError:  # reported where the address is followed
+                shown, asked = None, {}
             values: dict[str, Any] = {}
             try:
                 if spec is not shown or not any(asked.values()):
                     values = read_kept(one, text)
             except FtlabError as error:
                 warn(str(error), title=spec.name)
-            updates += [values, gr.skip()] if values else [gr.skip(), READY]
-        return updates
+            return [values, gr.skip()] if values else [gr.skip(), READY]
 
-    names = [one.name for _, one in declared]
-    this_page().load(
-        give_back,
-        sent,
-        [part for state in states for part in (state.given, state.ready)],
-        js=f"() => [location.search, ...window.ft.kept.texts({names}, {MOST_CHARACTERS + 1})]",
-        **QUIET,
-    )
+        first_shown()(
+            give_back, sent, [state.given, state.ready],
+            js="() => [window.ft.address.asked(), "
+            f"window.ft.kept.text('{one.name}', {MOST_CHARACTERS + 1})]",
+            **QUIET,
+        )  # fmt: skip

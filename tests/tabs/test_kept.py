@@ -61,10 +61,9 @@ def test_nothing_kept_is_no_error(text: str) -> None:
     assert read_kept(ONE, text) == {}
 
 
-def loaded(page: gr.Blocks) -> Any:
-    """The event that gives back what was kept, when the page is loaded."""
-    (event,) = (fn for fn in page.fns.values() if fn.name == "give_back")
-    return event
+def giving(page: gr.Blocks) -> list[Any]:
+    """The events that give back what was kept, one for each of `KeptInputs`."""
+    return [fn for fn in page.fns.values() if fn.name == "give_back"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +72,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> gr.Blocks:
 
 
 def test_each_tab_that_declares_inputs_listens_to_them(page: gr.Blocks) -> None:
-    for given in loaded(page).outputs[::2]:
+    assert len(giving(page)) == len(DECLARED)
+    for given, _ready in (event.outputs for event in giving(page)):
         assert any((given._id, "change") in fn.targets for fn in page.fns.values())
 
 
@@ -84,15 +84,19 @@ def test_inputs_of_another_tab_come_back_beside_those_of_one_with_an_address(
     one = TabSpec("One", 0, lambda *_: None, ("what",), kept=(ONE,))
     two = replace(one, name="Two", address=("which",), kept=(replace(ONE, name="two"),))
     with monkeypatch.context() as patch:
-        for module in (kept, address, context, app):
+        for module in (address, context, app):
             patch.setattr(module, "tabs", lambda: [one, two])
-        give = loaded(app.build_page(page_context(tmp_path))).fn
+        first, second = (event.fn for event in giving(app.build_page(page_context(tmp_path))))
         back, skip = [{"a": 1}, gr.skip()], [gr.skip(), READY]
-        assert give("", TEXT, TEXT) == [*back, *back]
-        assert give("?tab=one", TEXT, TEXT) == [*back, *back]
-        assert give("?tab=one&what=x", TEXT, TEXT) == [*skip, *back]
-        assert give("?tab=two&which=x", TEXT, TEXT) == [*back, *skip]
-        assert give("?tab=nope", TEXT, "") == [*back, *skip]
+        for asked, answers in (
+            ("", (back, back)),
+            ("?tab=one", (back, back)),
+            ("?tab=one&what=x", (skip, back)),
+            ("?tab=two&which=x", (back, skip)),
+            ("?tab=nope", (back, back)),
+        ):
+            assert (first(asked, TEXT), second(asked, TEXT)) == answers
+        assert second("", "") == skip
 
 
 def deep(depth: int) -> str:
@@ -133,7 +137,6 @@ def test_what_cannot_be_read_is_a_sentence_and_changes_nothing(
         read_kept(ONE, text)
     warned: list[str] = []
     monkeypatch.setattr(kept, "warn", lambda sentence, **_: warned.append(sentence))
-    answer = loaded(page).fn("", *[text] * len(DECLARED))
-    assert answer == [gr.skip(), READY] * len(DECLARED)
-    assert len(answer) == len(loaded(page).outputs)
+    for event in giving(page):
+        assert event.fn("", text) == [gr.skip(), READY]
     assert len(warned) == len(DECLARED)
