@@ -31,7 +31,7 @@ TERMS = (
     Term(
         "memory needed",
         "peak reserved: the most that torch would reserve on the card, predicted by Plan",
-        (r"reserved peak",),
+        (r"reserved peak", r"\bpeak memory\b"),
     ),
     Term(
         "61 % less memory",

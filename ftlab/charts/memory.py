@@ -93,7 +93,7 @@ def phases_finding(facts: Facts) -> str:
     """Which phase sets each variant's peak, and whether this holds in every run."""
     groups = by_variant(_phases_drawn(facts).rows, *_PHASE_COLUMNS)
     if not groups:
-        return "No run has its peak memory by phase"
+        return "No run has its memory by phase"
     names: dict[str, list[str]] = {}
     for group in groups:
         names.setdefault(_peak_phase(group), []).append(group.variant)

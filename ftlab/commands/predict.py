@@ -40,9 +40,9 @@ from ftlab.records.spec import rate_of
 from ftlab.settings.training import TrainingSettings
 
 NAME = "predict"
-SUMMARY = "what methods would take on any model: parameters, file, peak memory"
+SUMMARY = "what methods would take on any model: parameters, file, memory needed"
 DESCRIPTION = f"""Predicts from a model's config.json alone, without its weights and without a
-GPU: trainable parameters and file size exactly, and the peak memory of a training step on CUDA by
+GPU: trainable parameters and file size exactly, and the memory needed for a training step on CUDA by
 simulating it.
 
 The step is the standard loop of published measurements (logits of all positions, AdamW); with

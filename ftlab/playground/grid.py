@@ -265,7 +265,7 @@ def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
         if grid.request_file.exists():
             return grid
     raise FtlabError(
-        f"There is no prompt grid '{grid_id[:80]}' in {runs_folder}; "
+        f"There is no prompt grid '{grid_id[:80]}' in this runs folder; "
         "the playground's list shows those there are."
     )
 

@@ -261,7 +261,7 @@ def _facts(document: _Document, benchmark: _Benchmark) -> Iterator[tuple[str, st
         "Experiment": run.experiment_name,
         "Measured": (run.created_at or "")[:10],
         "Versions": ", ".join(f"{n} {v}" for n, v in versions.items() if isinstance(v, str)),
-        "Peak memory": "what CUDA reserved at most in training and evaluation together, "
+        "Memory needed": "what CUDA reserved at most in training and evaluation together, "
         "less what it held at the start",
         "Training time": time,
         "Score": f"{benchmark.metric}: {benchmark.score_means}",

@@ -196,8 +196,8 @@ def find_run(folder: Path, run_id: str) -> RunDirectory:
         if directory.spec_file.exists() and not directory.path.is_symlink():
             return directory
     raise FtlabError(
-        f"There is no run '{run_id[:80]}' in {folder}; "
-        "`python -m ftlab runs` lists the ones there are."
+        f"There is no run '{run_id[:80]}' in this runs folder; Results and `python -m ftlab runs` "
+        "list the ones there are."
     )
 
 

@@ -339,8 +339,8 @@ def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
     published = [run for run in store.published() if run.sweep_id == sweep_id]
     if not published:
         raise FtlabError(
-            f"There is no sweep '{sweep_id}' in {store.folder}; "
-            "`python -m ftlab runs` lists the runs there are."
+            f"There is no sweep '{sweep_id}' in this runs folder; Results and "
+            "`python -m ftlab runs` list the runs there are."
         )
     return SweepData(sweep_id, "imported", to_table(published), published=tuple(published))
 

@@ -98,7 +98,7 @@ def _sentence(plan: Planned, found: Fit | None) -> str:
     if chosen.method == "full":
         what = f"for full fine-tuning of {model}"
     if found is None:
-        return f"{chosen.label} on {model}: no peak memory can be predicted. {chosen.reason}"
+        return f"{chosen.label} on {model}: the memory needed cannot be predicted. {chosen.reason}"
     takes = f"{units.format_bytes(chosen.peak_reserved_bytes)} at the peak"
     words = f"Predicted: one {plan.gpu.label} {_ENOUGH[found.verdict]} {what}, which takes {takes}"
     other = plan.other
@@ -159,7 +159,7 @@ def _tiles(plan: Planned, found: Fit | None) -> tuple[Tile, ...]:
         )
     return (
         Tile(
-            units.format_bytes(chosen.peak_reserved_bytes), "predicted peak memory",
+            units.format_bytes(chosen.peak_reserved_bytes), "predicted memory needed",
             of_other("peak_reserved_bytes"),
         ),
         left,
@@ -188,7 +188,7 @@ def _pairs(plan: Planned) -> tuple[Pair, ...]:
     return tuple(
         _pair(title, plan.chosen, other, name)
         for title, name in (
-            ("Predicted peak memory", "peak_reserved_bytes"),
+            ("Predicted memory needed", "peak_reserved_bytes"),
             ("Predicted file to deliver", "adapter_bytes"),
         )
         if getattr(plan.chosen, name) is not None and getattr(other, name) is not None
@@ -279,7 +279,7 @@ def _card_section(plan: Planned, card: Card) -> Markup:
 
 def _fits_section(plan: Planned) -> Markup:
     heads = (
-        "Predicted peak memory", "Predicted to be left on the card", "Predicted to be trained",
+        "Predicted memory needed", "Predicted to be left on the card", "Predicted to be trained",
         "Predicted file to deliver", "Predicted to fit",
     )  # fmt: skip
     rows = [(Markup(named(one.method, one.label)), _cells(plan, one)) for one in plan.answers]
@@ -356,7 +356,7 @@ def _step_section(plan: Planned) -> Markup:
 def _how_section(measured: str) -> Markup:
     return Markup("<h2>How it was predicted</h2><p>{}</p><p>{}</p>{}").format(
         "Parameters and files are counted from the shapes of the model and the method. For the "
-        "peak memory, one training step is run on tensors that have shapes and no data, and each "
+        "memory needed, one training step is run on tensors that have shapes and no data, and each "
         "allocation is replayed through a model of torch's CUDA allocator. The peak is what torch "
         "reserves from the driver. Time and quality are not predicted.",
         f"How far off: nearly all published runs that were compared are within {_accuracy()} of "

@@ -99,7 +99,7 @@ def add_endpoints(context: AppContext) -> None:
                 unknown.append(sweep_id)
             if unknown:
                 named = shown_name(unknown[0])
-                raise FtlabError(f"There is no run or sweep '{named}' in {context.runs_folder}.")
+                raise FtlabError(f"There is no run or sweep '{named}' in this runs folder.")
             open_ids = [
                 run.run_id
                 for run in runs

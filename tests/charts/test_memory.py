@@ -69,7 +69,7 @@ def test_runs_without_peaks_by_phase_are_no_bars(tmp_path):
     make_run(tmp_path, "qlora", status="out_of_memory")
     table = table_of(tmp_path)
     assert len(phases_figure(Facts(table)).data) == 0
-    assert phases_finding(Facts(table)) == "No run has its peak memory by phase"
+    assert phases_finding(Facts(table)) == "No run has its memory by phase"
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_the_curve_has_each_step_once_in_order(tmp_path: Path) -> None:
 def test_the_facts_explain_the_numbers(tmp_path: Path) -> None:
     (run,) = imported(tmp_path, LORA)
     facts = dict(run.facts)
-    assert "CUDA reserved" in facts["Peak memory"]
+    assert "CUDA reserved" in facts["Memory needed"]
     assert facts["Forgetting"].startswith("0.050: rise of the loss")
     assert facts["Versions"] == "peft 0.19.2.dev0, transformers 5.13.1, torch 2.13.0+cu130"
     assert facts["Measured"] == "2026-07-15"

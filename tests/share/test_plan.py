@@ -120,7 +120,7 @@ def test_what_cannot_be_predicted_is_said_and_never_a_number() -> None:
     plan = planned("lora", "full", sizes=False)
     card = plan_card(plan)
     assert card.verdict == "incomplete"
-    assert card.sentence.startswith("LoRA on Llama 3.1 8B: no peak memory can be predicted.")
+    assert card.sentence.startswith("LoRA on Llama 3.1 8B: the memory needed cannot be predicted.")
     assert [tile.value for tile in card.tiles[:2]] == ["–", "–"]
     assert [pair.title for pair in card.pairs] == ["Predicted file to deliver"]
     page = plan_report(plan)

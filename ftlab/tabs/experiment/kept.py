@@ -64,8 +64,10 @@ def values_kept(
         else:
             wrong.append(part.label)
     if wrong:
-        what = "is not offered here and is" if len(wrong) == 1 else "are not offered here and are"
-        sentences.append(f"{join_names(wrong)}: what this browser kept {what} left out.")
+        what = "a value that is" if len(wrong) == 1 else "values that are"
+        sentences.append(
+            f"{join_names(wrong)}: this browser kept {what} not offered here; the usual one stands."
+        )
     if "methods" in kept:
         values["methods"] = known_ticks(kept["methods"])
     values |= known_settings(kept)

@@ -47,7 +47,7 @@ from ftlab.tasks.spec import Example
 _AUTHORS_AND_YEAR = re.compile(r"^.*?\b\d{4}")
 _BASE_NAMES: dict[str, str] = {"nf4": "4-bit NF4", "int8": "8-bit"}
 _MOST_TEXT = 2000  # maximum length of one setting sent by the browser
-_COLUMNS = ("Trains", "Rate", "Peak memory", "File", "This device", "Paper")
+_COLUMNS = ("Trains", "Rate", "Memory", "File", "This device", "Paper")
 _WIDTHS = ("count", "rate", "peak", "file", "fit", "paper", "own")
 
 

@@ -137,7 +137,7 @@ def sweep_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def queue_heading(view: SweepView | None) -> str:
     """The sweep's progress, and the button that cancels all its runs."""
     if view is None:
-        return heading("Queue", sub="one run at a time on each device")
+        return heading("Queue", sub="One run at a time on each device")
     title = "Queue" if view.is_open else "Queue: all runs have ended"
     button = '<button class="ghost" data-run="all">Cancel all</button>'
     return heading(title, *([button] if view.is_open else []), sub=_summary(view))
@@ -435,7 +435,7 @@ def build(context: AppContext, links: Links) -> Panel:
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
             head(
                 "Is it learning?",
-                sub="training loss at each step, lower is better; mean and range of the seeds",
+                sub="Training loss at each step, lower is better; mean and range of the seeds",
             )
             empty = H(_NO_CURVE)
             figure = gr.Plot(

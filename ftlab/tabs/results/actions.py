@@ -207,7 +207,7 @@ def _not_own(store: RunStore, run_id: str) -> str:
         )
     if any(run.run_id == run_id for run in store.published()):
         return f"{run_id[:80]} was imported and is read-only; it can only be removed."
-    return f"There is no run '{run_id[:80]}' in {store.folder}; it may have been deleted."
+    return f"There is no run '{run_id[:80]}' in this runs folder; it may have been deleted."
 
 
 _SECONDS = 1.5

@@ -157,7 +157,8 @@ def test_a_value_that_is_not_offered_here_is_named_and_left_out(
     values, sentences = values_kept(form, kept, context)
     assert values == untouched(form) | {"settings.batch_size": 2}
     assert sentences == [
-        "Steps and Device: what this browser kept are not offered here and are left out."
+        "Steps and Device: this browser kept values that are not offered here; the usual one "
+        "stands."
     ]
 
 
@@ -169,7 +170,9 @@ def test_a_demo_takes_back_what_can_be_chosen_there(tmp_path: Path, upload: Path
     }  # fmt: skip
     values, sentences = values_kept(form, kept, context)
     assert values == untouched(form) | {"methods": ["lora"]}
-    assert sentences == ["Task: what this browser kept is not offered here and is left out."]
+    assert sentences == [
+        "Task: this browser kept a value that is not offered here; the usual one stands."
+    ]
 
 
 # ---------------------------------------------------------------- the page's events
