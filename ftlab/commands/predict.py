@@ -42,8 +42,8 @@ from ftlab.settings.training import TrainingSettings
 NAME = "predict"
 SUMMARY = "what methods would take on any model: parameters, file, memory needed"
 DESCRIPTION = f"""Predicts from a model's config.json alone, without its weights and without a
-GPU: trainable parameters and file size exactly, and the memory needed for a training step on CUDA by
-simulating it.
+GPU: trainable parameters and file size exactly, and the memory needed for a training step on CUDA
+by simulating it.
 
 The step is the standard loop of published measurements (logits of all positions, AdamW); with
 --completion-tokens it is ftlab's own, which computes the logits that carry loss alone.

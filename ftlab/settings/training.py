@@ -170,7 +170,7 @@ class TrainingSettings:
     measure_answering: Annotated[
         bool, Setting("Measure answering", help="tokens per second and memory of the adapter on "
                       "its base, merged, and on a 4-bit base; loads the model three more times "
-                      "after the run"),
+                      "after the run, about a minute for the bundled one"),
     ] = False  # fmt: skip
     checkpoint_every: Annotated[
         int | None, Setting("Steps between checkpoints", "Keep a checkpoint every so many steps",

@@ -93,6 +93,7 @@ def test_a_link_opens_its_view_or_says_that_it_is_not_there(browser: Browser, ur
     with visit(browser, f"{url}?tab=compare&sweep={OLDER}") as page:
         expect_view(page, f"tab=compare&sweep={OLDER}")
         expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
+        expect(page.get_by_role("heading", name="Show it to others")).to_be_visible()  # below
     with visit(browser, f"{url}?tab=results&search=lora") as page:
         expect(page.locator("#results-text :is(input, textarea)")).to_have_value("lora")
         expect(page.locator("#runs")).not_to_contain_text("Full fine-tuning")

@@ -12,12 +12,13 @@ from ftlab.records.metrics.spec import MetricSpec
 
 
 def metrics() -> dict[str, MetricSpec]:
-    """Every metric by its key, module by module."""
-    return {
-        metric.key: metric
+    """Every metric by its key, module by module; the optional ones come last."""
+    found: list[MetricSpec] = [
+        metric
         for module in pkgutil.iter_modules(__path__, f"{__name__}.")
         for metric in getattr(importlib.import_module(module.name), "METRICS", ())
-    }
+    ]
+    return {metric.key: metric for metric in sorted(found, key=lambda one: one.is_optional)}
 
 
 METRICS = metrics()

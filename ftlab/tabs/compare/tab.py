@@ -57,7 +57,7 @@ def build(context: AppContext, links: Links) -> None:
     share.build_top(context, parts)
     by_hand = gr.State("")  # the sweep that the visitor chose; else the default is shown
     seen = gr.State("")  # digest of the sweep on the page
-    due = gr.State("")  # the sweep whose charts below the first screen are still missing
+    due = gr.State(None)  # asks for the charts below the first screen of a sweep
     controls = list(parts.controls.values())
     views = FirstScreens(store)
     below = [*parts.further_outputs, *(part for section in sections for part in section.outputs)]
@@ -89,7 +89,7 @@ def build(context: AppContext, links: Links) -> None:
         nothing = [gr.skip()] * len(parts.outputs)
         if sweep is None:
             gone = [gr.HTML(visible=True), gr.Column(visible=False)]
-            return [wanted, *gone, gr.skip(), "", "", *nothing]
+            return [wanted, *gone, gr.skip(), "", None, *nothing]
         now = digest(table, sweep)
         page_updates = [
             wanted,
@@ -99,13 +99,13 @@ def build(context: AppContext, links: Links) -> None:
             now,
         ]
         if now == before and not is_open(table, sweep):
-            return [*page_updates, "", *nothing]
+            return [*page_updates, gr.skip(), *nothing]
         first = (
             views.show(sweep, now, adapter or None, given(values))
             if sweep == shown
             else views.show(sweep, now)
         )
-        return [*page_updates, sweep, *parts.updates(first)]
+        return [*page_updates, Asked(sweep), *parts.updates(first)]
 
     def choose_sweep(shown: str | None, *values: Any) -> list[Any]:
         data = _data(context, shown)
@@ -113,10 +113,11 @@ def build(context: AppContext, links: Links) -> None:
             return [gr.skip()] * (3 + len(parts.outputs))
         now = digest(store.table(), data.sweep_id)
         first = views.show(data.sweep_id, now, None, given(values))
-        return [data.sweep_id, now, data.sweep_id, *parts.updates(first)]
+        return [data.sweep_id, now, Asked(data.sweep_id), *parts.updates(first)]
 
-    def fill(sweep: str, *values: Any) -> list[Any]:
-        """Updates everything below the first screen, after the first screen is shown."""
+    def fill(due: Asked | None, *values: Any) -> list[Any]:
+        """Updates everything below the first screen, once, after the first screen is shown."""
+        sweep = taken(due)
         data = _data(context, sweep) if sweep else None
         if data is None:
             return [gr.skip()] * len(below)

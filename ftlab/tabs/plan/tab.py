@@ -101,7 +101,7 @@ def build(context: AppContext, links: Links) -> None:
                     head(
                         "Published claims, recomputed",
                         PREDICTED,
-                        sub="from the models' shapes alone",
+                        sub="From the models' shapes alone",
                     )
                     claimed = H(claims_html(claims()))
                     simulate = gr.Button("Simulate QLoRA on LLaMA 65B", size="sm")
