@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import recorded_folder
 from ftlab.basics.words import inert, printable
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.tables import output_console, print_table, rows_json
@@ -16,24 +17,25 @@ from ftlab.records.table import to_table
 NAME = "runs"
 SUMMARY = "list the runs with their numbers"
 DESCRIPTION = (
-    "Prints one row a run, oldest first. Base runs give the 'before' numbers of the others."
+    "Prints one row a run, oldest first, then those that were opened from packed sweeps. Base runs "
+    "give the 'before' numbers of the others."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    parser.add_argument("--sweep", metavar="ID", help="only this sweep")
+    parser.add_argument("--sweep", metavar="ID", help="only this sweep: own, opened or recorded")
     parser.add_argument("--with-base", action="store_true", help="list base runs too")
     add_runs_folder(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    store = RunStore(options.runs_dir.resolve())
+    store = RunStore(options.runs_dir.resolve(), recorded_folder())
+    own = [*store.runs(), *store.opened()]
     runs = [
         run
-        for run in store.runs()
-        if (options.with_base or not run.spec.is_base)
-        and (options.sweep is None or run.spec.sweep_id == options.sweep)
+        for run in (own if options.sweep is None else store.sweep(options.sweep))
+        if options.with_base or not run.spec.is_base
     ]
     for broken in store.unreadable:
         say(f"left out {broken.run_id}: {broken.reason}")

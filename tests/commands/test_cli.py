@@ -20,7 +20,9 @@ from ftlab.playground.requests import GenerateRequest
 from ftlab.records.result import RunResult
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore, read_run
+from ftlab.share.unpack import open_packed
 from tests.fakes import SWEEP, make_checkpoint, make_run, make_sweep
+from tests.share.packed import packed_sweep
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -214,6 +216,18 @@ def test_runs_as_a_table_shows_units_and_csv_raw_numbers(
     one = ["runs", "--format", "csv", "--runs-dir", str(tmp_path), "--sweep", SWEEP]
     assert len(run(capsys, *one)[1].strip().splitlines()) == 5
     assert len(run(capsys, *one, "--with-base")[1].strip().splitlines()) == 7
+
+
+def test_an_opened_sweep_is_listed_with_the_own_runs_and_by_its_id(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    opened = open_packed(packed_sweep(tmp_path), tmp_path / "here").sweep_id
+    make_sweep(tmp_path / "here", ("lora",), sweep_id="20261126-120000-cd34")
+    listed = ["runs", "--format", "json", "--runs-dir", str(tmp_path / "here")]
+    rows = json.loads(run(capsys, *listed)[1])
+    assert [row["origin"] for row in rows] == ["measured", *["opened"] * (len(rows) - 1)]
+    chosen = json.loads(run(capsys, *listed, "--sweep", opened)[1])
+    assert chosen == rows[1:]
 
 
 def test_no_runs_says_how_to_start_some(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
