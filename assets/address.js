@@ -110,6 +110,10 @@ window.ft.address = (() => {
     });
     // Whoever does something else meanwhile waits no longer.
     for (const press of ['pointerdown', 'keydown']) window.addEventListener(press, () => {
+      if (target && look()?.get('tab') === target.query.get('tab')) {
+        target.until = 0;
+        update(); // what is shown takes the place of the address, so that Back leads past it
+      }
       target = null;
       pressed = Date.now();
       due ||= setTimeout(update, 50);

@@ -77,7 +77,7 @@ TERMS = (
     Term(
         "file to deliver",
         "the weights that somebody needs, beside the base model, to use the result",
-        (r"\bto ship\b", r"must be shipped"),
+        (r"\bto ship\b", r"(must|has to) be shipped"),
     ),
     Term(
         "the computer was busy",

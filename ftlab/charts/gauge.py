@@ -8,7 +8,7 @@ from ftlab.basics.cards import Card
 from ftlab.basics.units import format_bytes
 from ftlab.prediction.question import Prediction
 
-_REST = "reserved beside"
+_REST = "reserved, not in use"
 _PARTS = {
     "weights": "#3d5a80", "gradients": "#98c1d9", "optimizer": "#7896b8",
     "activations": "#d9a441", "temporary": "#e8cf9d", _REST: "#b9bfc8",

@@ -56,7 +56,10 @@ def run(options: argparse.Namespace) -> int:
     size = sum((folder / name).stat().st_size for name in provenance.files)
     print(f"{len(specs)} runs, {units.format_bytes(size)}, in {folder}")
     for run_id in provenance.disturbed:
-        print(f"ftlab: {run_id} was disturbed, so its times are too long.", file=sys.stderr)
+        print(
+            f"ftlab: the computer was busy during {run_id}, so its times are too long.",
+            file=sys.stderr,
+        )
     return 0
 
 

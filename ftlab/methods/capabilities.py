@@ -168,8 +168,8 @@ def readme_table(table: Mapping[str, Capability], made_with: Mapping[str, str]) 
     versions = ", ".join(f"{name} {version}" for name, version in made_with.items())
     lines += [
         "",
-        f"✓ seen to work, ✗ seen not to, – does not apply. {meanings}; *file*: what has to be "
-        f"shipped for a Llama of 0.3 M parameters. Probed with {versions}.",
+        f"✓ seen to work, ✗ seen not to, – does not apply. {meanings}; *file*: the file to "
+        f"deliver for a Llama of 0.3 M parameters. Probed with {versions}.",
         "",
         *(f"{number}. {text}" for text, number in numbers.items()),
     ]

@@ -150,8 +150,8 @@ def why_not_packable(data: SweepData) -> str:
     unfinished = [run for run in data.runs if run.status in OPEN]
     if unfinished:
         return (
-            f"{plural(len(unfinished), 'run')} of '{data.sweep_id}' have not ended; wait, or "
-            "cancel them, and pack it then."
+            f"'{data.sweep_id}' still has {plural(len(unfinished), 'open run')}; wait, or cancel, "
+            "and pack it then."
         )
     if all(run.result is None for run in data.own_runs):
         return f"No run of '{data.sweep_id}' has a result, so there is nothing to pack."

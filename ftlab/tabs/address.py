@@ -8,6 +8,7 @@ on to the tabs, which treat them like any other input of a visitor.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -62,6 +63,13 @@ def read_address(address: Any) -> tuple[TabSpec, dict[str, str]]:
     return spec, values
 
 
+def _tab_in(address: Any) -> Any:
+    """An update that opens the tab of an address whose other values cannot be used."""
+    named = re.match(r"\??(?:.*&)?tab=(\w+)", str(address)[:_LONGEST_ADDRESS])
+    known = named and named[1] in {spec.id for spec in tabs()}
+    return gr.Tabs(selected=named[1]) if named and known else gr.skip()
+
+
 def build_address(links: Links) -> None:
     """Opens the tab of an address and passes its values on; a wrong address is only reported."""
     address = H(js_on_load=_BEGIN, elem_classes="ft-carrier")
@@ -71,7 +79,7 @@ def build_address(links: Links) -> None:
             spec, values = read_address(getattr(event, "address", None))
         except FtlabError as error:
             warn(str(error))
-            return [gr.skip()] * (1 + len(links.asked))
+            return [_tab_in(getattr(event, "address", None)), *[gr.skip()] * len(links.asked)]
         asked = [Asked(values[name]) if name in values else None for name in links.asked]
         return [gr.Tabs(selected=spec.id), *asked]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib
+import math
 import pkgutil
 import queue
 import re
@@ -165,6 +166,9 @@ class KeptState:
 READY = "ready"
 
 
+_AT_ONCE_SECONDS = 1.0
+
+
 class Asked:
     """What an address or another tab asks for; only the first handler that takes it gets it.
 
@@ -173,17 +177,33 @@ class Asked:
 
     def __init__(self, value: str) -> None:
         self._values = [value]
+        self._taken_at = -math.inf
 
     def take(self) -> str | None:
         try:
-            return self._values.pop()
+            value = self._values.pop()
         except IndexError:
             return None
+        self._taken_at = time.monotonic()
+        return value
+
+    @property
+    def was_just_taken(self) -> bool:
+        return time.monotonic() - self._taken_at < _AT_ONCE_SECONDS
 
 
 def taken(asked: Asked | None) -> str | None:
     """What is asked for, once; `None` if nothing is, or if it was taken before."""
     return None if asked is None else asked.take()
+
+
+def is_being_answered(asked: Asked | None) -> bool:
+    """True for a handler that ran at once with the one that has taken it.
+
+    A link triggers both the `select` of its tab and the `change` of its state. What the second
+    handler gets from the page is older than the answer to the first.
+    """
+    return asked is not None and asked.was_just_taken
 
 
 @dataclass(frozen=True)

@@ -159,8 +159,8 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductR
         f"{environment['cores']} cores{at_rate}, "
         f"{time.strftime('%d %B %Y', time.localtime(first.spec.created_at))}. "
         "Memory is the resident size of the training phase; net is above the process with no "
-        f"model loaded. {disturbed} of {sum(row['seeds'] for row in rows)} runs were disturbed "
-        "by other load.",
+        f"model loaded. Runs during which the computer was busy: {disturbed} of "
+        f"{sum(row['seeds'] for row in rows)}.",
     ]
     return "\n".join(lines)
 

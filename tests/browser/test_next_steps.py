@@ -46,7 +46,7 @@ def download(page: Page, button: str) -> Path:
 
 
 def test_report_and_card_of_a_finished_sweep_are_in_hand_by_one_click(page: Page) -> None:
-    assert "2 of 3 runs are done; left out: QLoRA." in page.locator("#queue-next").inner_text()
+    assert "2 of 3 runs done; left out: QLoRA." in page.locator("#queue-next").inner_text()
     assert SWEEP in download(page, "#queue-html").read_text(encoding="utf-8")
     assert download(page, "#queue-png").read_bytes().startswith(b"\x89PNG")
 

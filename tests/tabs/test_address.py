@@ -42,6 +42,23 @@ def test_what_is_asked_for_is_taken_once() -> None:
     assert taken(Asked("")) == "", "the tab as it is without the parameter"
 
 
+@pytest.mark.parametrize("tab", ["compare", "playground"])
+def test_of_two_handlers_of_one_link_the_second_changes_nothing(tab: str, tmp_path: Path) -> None:
+    """Both the tab's `select` and the state's `change` call it, with the same old inputs."""
+    with gr.Blocks() as page:
+        links = Links.between(gr.Tabs())
+        (spec,) = (spec for spec in tabs() if spec.id == tab)
+        spec.build(page_context(tmp_path), links)
+    (enter,) = (fn for fn in page.fns.values() if links.asked[spec.address[0]] in fn.inputs)
+    asked = Asked("")
+    given = [getattr(part, "value", None) for part in enter.inputs]
+    given[enter.inputs.index(links.asked[spec.address[0]])] = asked
+    assert any(update != gr.skip() for update in enter.fn(*given))
+    answer = enter.fn(*given)
+    assert len(answer) == len(enter.outputs)
+    assert all(update == gr.skip() for update in answer)
+
+
 @pytest.mark.parametrize(("tab", "name"), PARAMETERS)
 def test_a_tab_takes_each_of_its_parameters_and_resets_none_that_was_asked_for_meanwhile(
     tab: str, name: str, tmp_path: Path
@@ -86,7 +103,7 @@ def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(tmp_pat
         ("tab=results&search=" + "w" * 3_000, "'search' of the address has 3,000 characters"),
     ],
 )  # fmt: skip
-def test_a_wrong_address_is_a_sentence_and_changes_nothing(
+def test_a_wrong_address_is_a_sentence_and_at_most_opens_its_tab(
     given: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FtlabError, match=re.escape(said)):
@@ -95,7 +112,11 @@ def test_a_wrong_address_is_a_sentence_and_changes_nothing(
     monkeypatch.setattr(address, "warn", warned.append)
     page = app.build_page(page_context(tmp_path))
     (follow,) = (fn for fn in page.fns.values() if fn.name == "follow" and not fn.inputs)
-    assert all(update == gr.skip() for update in follow.fn(SimpleNamespace(address=given)))
+    row, *asked = follow.fn(SimpleNamespace(address=given))
+    assert all(update == gr.skip() for update in asked)
+    # A tab that is there is opened without the rest: the browser waits for it.
+    tab = next((spec.id for spec in tabs() if str(given).startswith(f"tab={spec.id}&")), None)
+    assert (row == gr.skip()) if tab is None else (row.selected == tab)
     assert len(warned) == 1
 
 

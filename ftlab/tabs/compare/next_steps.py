@@ -73,7 +73,7 @@ def _missing(trained: Sequence[Run], done: Sequence[Run], panes: Sequence[str]) 
     others = [run.spec.label for run in trained if run.status != "done"]
     if others:
         named = some_names(list(dict.fromkeys(others)))
-        said.append(f"{len(done)} of {plural(len(trained), 'run')} are done; left out: {named}.")
+        said.append(f"{len(done)} of {plural(len(trained), 'run')} done; left out: {named}.")
     if any(run.spec.method == FULL.id for run in trained) and not any(
         run.spec.method == FULL.id for run in done
     ):

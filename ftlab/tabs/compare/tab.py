@@ -26,7 +26,17 @@ from ftlab.tabs.compare.view import (
     sweep_options,
     view,
 )
-from ftlab.tabs.context import QUIET, RESULTS, AppContext, Asked, Links, TabSpec, opened, taken
+from ftlab.tabs.context import (
+    QUIET,
+    RESULTS,
+    AppContext,
+    Asked,
+    Links,
+    TabSpec,
+    is_being_answered,
+    opened,
+    taken,
+)
 from ftlab.tabs.widgets import H, blank, this_page, warn
 
 Given = tuple[tuple[str, str | int | float], ...]
@@ -77,6 +87,8 @@ def build(context: AppContext, links: Links) -> None:
 
         Runs when the tab is opened and when an address asks for a sweep.
         """
+        if is_being_answered(asked):
+            return [gr.skip()] * len(shown_first)
         link = taken(asked)
         table = store.table()
         options = sweep_options(table)
@@ -142,8 +154,11 @@ def build(context: AppContext, links: Links) -> None:
         ),
     ]
     for first_screen in begun:
-        painted = first_screen.then(fn=None, js=_PAINTED, api_visibility="private")
-        painted.then(fill, [due, *controls], below, **QUIET)
+        # The second of two quick choices must not be dropped while the first is being drawn.
+        painted = first_screen.then(
+            fn=None, js=_PAINTED, api_visibility="private", trigger_mode="always_last"
+        )
+        painted.then(fill, [due, *controls], below, trigger_mode="always_last", **QUIET)
     at_rest = this_page().load(fn=None, js=_AT_REST, api_visibility="private")
     at_rest.then(views.warm, None, None, **QUIET)
     parts.adapter.input(choose_adapter, [parts.sweep, parts.adapter], parts.top, **QUIET)

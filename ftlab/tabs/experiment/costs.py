@@ -210,7 +210,7 @@ def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) ->
     most = ""
     if highest is not None and len(found) == len(asked.variants):
         free = format_bytes(card.memory_bytes)
-        most = f"{format_range(*highest)} at the peak net of the process, of {free} free"
+        most = f"{format_range(*highest)} of memory while training, of {free} free"
     return Costs(methods, most, _note(asked, seen))
 
 

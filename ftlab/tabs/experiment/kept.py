@@ -64,9 +64,11 @@ def values_kept(
         else:
             wrong.append(part.label)
     if wrong:
-        what = "a value that is" if len(wrong) == 1 else "values that are"
+        is_one = len(wrong) == 1
+        kept_ones = "a value that is" if is_one else "values that are"
+        usual = "the usual one stands" if is_one else "the usual ones stand"
         sentences.append(
-            f"{join_names(wrong)}: this browser kept {what} not offered here; the usual one stands."
+            f"{join_names(wrong)}: this browser kept {kept_ones} not offered here; {usual}."
         )
     if "methods" in kept:
         values["methods"] = known_ticks(kept["methods"])

@@ -127,7 +127,7 @@ def _legend(versions: Mapping[str, str]) -> str:
     made = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f'<details class="able-legend"><summary>What a tick means</summary><ul class="notes">'
-        f"{meanings}<li><b>file</b>: what has to be shipped for the tiny model, a Llama of 0.3 M "
+        f"{meanings}<li><b>file</b>: the file to deliver for the tiny model, a Llama of 0.3 M "
         f'parameters</li></ul></details><p class="meta">Probed with {escape(made)}, by '
         "<code>python -m ftlab.maintain probe</code>.</p>"
     )

@@ -272,7 +272,7 @@ def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) 
     sub = (
         f"Above the range of the chart: {join_names(above)}"
         if above
-        else f"{plan.model.label}, reserved"
+        else f"Memory needed for {plan.model.label}"
     )
     return heading(title, PREDICTED, sub=sub)
 

@@ -14,7 +14,16 @@ from ftlab.playground.requests import MAX_PANES
 from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import Field, fields_of
-from ftlab.tabs.context import QUIET, AppContext, Asked, Links, TabSpec, opened, taken
+from ftlab.tabs.context import (
+    QUIET,
+    AppContext,
+    Asked,
+    Links,
+    TabSpec,
+    is_being_answered,
+    opened,
+    taken,
+)
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.playground import api, grid
 from ftlab.tabs.playground import vote as blind_vote
@@ -224,6 +233,8 @@ def _wire_choice(
 
         `had_runs` is `None` at first: what the page was built with is no visitor's selection.
         """
+        if is_being_answered(asked):
+            return [gr.skip()] * len(entered)
         link = taken(asked)
         runs, folder = context.store.runs(), context.runs_folder
         is_shown = had_runs is not None and link == panes_value(chosen[:count])
@@ -322,17 +333,22 @@ def _wire_choice(
         ],
         **_PRIVATE,
     }  # fmt: skip
+    entering = [had_runs, *taking["inputs"]]
+    entered = [
+        panes.count, had_runs, ask_bar.model, empty, panes.engine, panes.unload,
+        *panes.choosers, *taking["outputs"],
+    ]  # fmt: skip
     gr.on(
-        [opened(), ask_bar.model.input, link.change],
-        enter,
-        [link, had_runs, *taking["inputs"]],
-        [
-            panes.count, had_runs, ask_bar.model, empty, panes.engine, panes.unload,
-            *panes.choosers, *taking["outputs"],
-        ],
+        [opened(), link.change],
+        enter, [link, *entering], entered, trigger_mode="always_last", **_PRIVATE,
+    )  # fmt: skip
+    ask_bar.model.input(
+        lambda *given: enter(None, *given),
+        entering,
+        entered,
         trigger_mode="always_last",
         **_PRIVATE,
-    )  # fmt: skip
+    )
     # Not `change`: each of six choosers that a handler sets would draw all panes anew.
     chosen_by_hand = [chooser.input for chooser in panes.choosers]
     gr.on([panes.count.input, *chosen_by_hand], take, trigger_mode="always_last", **taking)

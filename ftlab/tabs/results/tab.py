@@ -345,7 +345,7 @@ def build(context: AppContext, links: Links) -> None:
 
     action = Action(refresh, [view, *fields, seen], shown)
     timer.tick(tick, action.inputs, shown, queue=False, **QUIET)
-    led = gr.State("")  # the run that was opened last from another tab or an address
+    led = gr.State(None)  # what another tab or an address asked for; a new object each time
     changes = [tools.text.change, led.change, *(field.input for field in fields[1:])]
     gr.on([opened(), *changes], refresh, action.inputs, shown, trigger_mode="always_last", **QUIET)
     _wire_view(tools, sheet, view, action)
@@ -439,7 +439,7 @@ def _wire_opening(
         if run_id is None:
             return [gr.skip()] * (2 + len(side.outputs))
         updates = opened_run(store, run_id, side) if run_id else closed(side)
-        return [*updates, run_id, with_fold(view, origin_of(store, run_id), is_open=True)]
+        return [*updates, Asked(run_id), with_fold(view, origin_of(store, run_id), is_open=True)]
 
     def tick(run_id: str, last: tuple[str, ...]) -> list[Any]:
         if not run_id:

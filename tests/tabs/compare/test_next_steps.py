@@ -35,7 +35,7 @@ def test_what_failed_is_left_out_and_that_is_said(tmp_path: Path) -> None:
     found = steps(tmp_path)
     assert (found.sweep, found.panes) == (SWEEP, ("base", lora))
     assert found.words == (
-        "1 of 3 runs are done; left out: Full fine-tuning and QLoRA. "
+        "1 of 3 runs done; left out: Full fine-tuning and QLoRA. "
         "Without full fine-tuning Compare shows no savings."
     )
 

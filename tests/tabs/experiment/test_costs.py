@@ -70,7 +70,7 @@ def test_rows_are_filled_as_predictions_arrive_and_the_peak_comes_last(
     assert second["methods"]["lora"]["verdict"] == "fits"
     assert second["methods"]["qlora"]["peak"] == "…"
     assert second["most"] == ""
-    assert third["most"] == "1.10–1.40 GB at the peak net of the process, of 8.00 GB free"
+    assert third["most"] == "1.10–1.40 GB of memory while training, of 8.00 GB free"
 
 
 @pytest.mark.parametrize(("peak", "verdict"), [(5, "fits"), (6, "tight"), (7, "does not fit")])

@@ -157,8 +157,8 @@ def test_a_value_that_is_not_offered_here_is_named_and_left_out(
     values, sentences = values_kept(form, kept, context)
     assert values == untouched(form) | {"settings.batch_size": 2}
     assert sentences == [
-        "Steps and Device: this browser kept values that are not offered here; the usual one "
-        "stands."
+        "Steps and Device: this browser kept values that are not offered here; the usual ones "
+        "stand."
     ]
 
 
