@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import gradio as gr
 from gradio.context import Context, get_render_context
@@ -167,19 +167,20 @@ READY = "ready"
 
 
 _AT_ONCE_SECONDS = 1.0
+_Value = TypeVar("_Value")
 
 
-class Asked:
+class Asked(Generic[_Value]):
     """What an address or another tab asks for; only the first handler that takes it gets it.
 
     So no handler resets the state: a slow one would also reset what was asked for meanwhile.
     """
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: _Value) -> None:
         self._values = [value]
         self._taken_at = -math.inf
 
-    def take(self) -> str | None:
+    def take(self) -> _Value | None:
         try:
             value = self._values.pop()
         except IndexError:
@@ -192,12 +193,12 @@ class Asked:
         return time.monotonic() - self._taken_at < _AT_ONCE_SECONDS
 
 
-def taken(asked: Asked | None) -> str | None:
+def taken(asked: Asked[_Value] | None) -> _Value | None:
     """What is asked for, once; `None` if nothing is, or if it was taken before."""
     return None if asked is None else asked.take()
 
 
-def is_being_answered(asked: Asked | None) -> bool:
+def is_being_answered(asked: Asked[Any] | None) -> bool:
     """True for a handler that ran at once with the one that has taken it.
 
     A link triggers both the `select` of its tab and the `change` of its state. What the second
@@ -210,7 +211,7 @@ def is_being_answered(asked: Asked | None) -> bool:
 class Links:
     """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
-    `clone` is a tuple of run ids whose settings Experiment copies; an empty one does nothing.
+    `clone` is an `Asked` with a tuple of run ids whose settings Experiment copies, or `None`.
     `asked` has a state for each parameter of an address (see `TabSpec.address`): an `Asked` with
     what is to be shown, "" for the tab as it is without the parameter, or `None`. A handler that
     writes one also returns `gr.Tabs(selected=…)` to `tabs`; the target takes it (`taken`).
@@ -230,7 +231,7 @@ class Links:
             for spec in tabs()
             for one in spec.kept
         }
-        return cls(row, gr.State(()), asked, kept)
+        return cls(row, gr.State(None), asked, kept)
 
 
 _MOST_REMEMBERED = 10_000

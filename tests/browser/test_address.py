@@ -89,6 +89,34 @@ def test_the_address_follows_the_clicks_and_back_forward_and_reload_follow_the_a
         expect_view(page, steps[1])
 
 
+def test_a_way_into_a_tab_that_was_open_before_shows_what_was_asked_for(
+    browser: Browser, url: str
+) -> None:
+    """The tab's own handler runs at the same time, with what the page held before."""
+    with visit(browser, f"{url}?tab=compare&sweep={NEWER}") as page:
+        expect_view(page, f"tab=compare&sweep={NEWER}")
+        press_tab(page, "Playground")
+        expect(page.locator("#pg-answer-1")).to_be_visible()
+        press_tab(page, "Results")
+        row = page.locator(f'#runs tr[data-run^="{OLDER}"][data-run$="lora"]')
+        run = row.get_attribute("data-run")
+        row.locator("button").first.click()
+        expect_view(page, f"tab=results&run={run}")
+        page.get_by_role("button", name="Compare its sweep").click()
+        expect_view(page, f"tab=compare&sweep={OLDER}")
+        page.wait_for_timeout(2_000)  # until a late answer would have come
+        expect(page.locator("#compare-sweep input")).to_have_value(re.compile(OLDER[-4:]))
+        expect_view(page, f"tab=compare&sweep={OLDER}")
+        expect(page.get_by_role("heading", name="Show it to others")).to_be_visible()
+        page.go_back()
+        expect_view(page, f"tab=results&run={run}")
+        page.get_by_role("button", name="Ask it").click()
+        expect(page.locator("#pg-answer-2")).to_contain_text("LoRA")
+        page.wait_for_timeout(2_000)
+        expect(page.locator("#pg-answer-2")).to_contain_text("LoRA")
+        expect(page).to_have_url(re.compile(f"panes=base(,|%2C){run}"))
+
+
 def test_a_link_opens_its_view_or_says_that_it_is_not_there(browser: Browser, url: str) -> None:
     with visit(browser, f"{url}?tab=compare&sweep={OLDER}") as page:
         expect_view(page, f"tab=compare&sweep={OLDER}")

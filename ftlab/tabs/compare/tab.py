@@ -76,7 +76,7 @@ def build(context: AppContext, links: Links) -> None:
         return read_given(list(parts.controls), values)
 
     def enter(
-        asked: Asked | None,
+        asked: Asked[str] | None,
         chosen: str,
         shown: str | None,
         before: str,
@@ -127,7 +127,7 @@ def build(context: AppContext, links: Links) -> None:
         first = views.show(data.sweep_id, now, None, given(values))
         return [data.sweep_id, now, Asked(data.sweep_id), *parts.updates(first)]
 
-    def fill(due: Asked | None, *values: Any) -> list[Any]:
+    def fill(due: Asked[str] | None, *values: Any) -> list[Any]:
         """Updates everything below the first screen, once, after the first screen is shown."""
         sweep = taken(due)
         data = _data(context, sweep) if sweep else None

@@ -29,11 +29,13 @@ from ftlab.tabs.context import (
     READY,
     Action,
     AppContext,
+    Asked,
     Latest,
     Links,
     TabSpec,
     first_shown,
     one_at_a_time,
+    taken,
     while_there,
 )
 from ftlab.tabs.experiment import queue
@@ -114,24 +116,24 @@ def listen(
         is_filled, table, task.file_group, task.hub_group, task.mapping_row, task.upload,
         task.columns_from, *fields,
     ]  # fmt: skip
-    outputs = [links.clone, *filled]
 
     def fill(values: Mapping[str, Any]) -> list[Any]:
         return [True, *updates(values, names, context.access)]
 
-    def take(run_ids: tuple[str, ...]) -> list[Any]:
+    def take(asked: Asked[tuple[str, ...]] | None) -> list[Any]:
+        run_ids = taken(asked)
         if not run_ids:
-            return [gr.skip()] * len(outputs)
+            return [gr.skip()] * len(filled)
         try:
             specs = [context.store.find(run_id).spec for run_id in run_ids]
         except FtlabError as error:
             warn(str(error), title="Not cloned")
-            return [(), *[gr.skip()] * (len(outputs) - 1)]
+            return [gr.skip()] * len(filled)
         values, missing = fitting(form_values(alike(specs)))
         gr.Info(str(escape(taken_over(specs))), title="Cloned", duration=6)
         for sentence in missing:
             warn(sentence, title="Not as in the run")
-        return [(), *fill(values)]
+        return fill(values)
 
     def restore(kept: Mapping[str, Any], is_filled: bool, *now: Any) -> list[Any]:
         if not kept or is_filled:  # by a clone
@@ -148,7 +150,7 @@ def listen(
     in_turn = one_at_a_time("filling")
     given = links.kept[FORM.name].given
     for event in (
-        links.clone.change(take, links.clone, outputs, **in_turn),
+        links.clone.change(take, links.clone, filled, **in_turn),
         given.change(restore, [given, is_filled, *fields], filled, **in_turn),
         kept_line.select(start_anew, None, filled, **in_turn),
     ):

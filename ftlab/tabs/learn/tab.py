@@ -52,7 +52,7 @@ def build(context: AppContext, links: Links) -> None:
                 H(f"<i {address_of(lesson=lesson.id)}></i>", elem_classes="ft-carrier")
                 lesson.build(context)
 
-    def follow(link: Asked | None) -> Any:
+    def follow(link: Asked[str] | None) -> Any:
         asked = taken(link)
         if asked is None:
             return gr.skip()

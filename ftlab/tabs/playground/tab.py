@@ -226,7 +226,7 @@ def _wire_choice(
     """Events that select models, runs, uploaded adapters and the number of panes."""
 
     def enter(
-        asked: Asked | None, had_runs: bool | None, session: Session, model: str | None,
+        asked: Asked[str] | None, had_runs: bool | None, session: Session, model: str | None,
         count: int, *chosen: str | None,
     ) -> list[Any]:  # fmt: skip
         """Shows the panes of an address, else the chosen ones; in one answer, which is drawn once.
@@ -392,7 +392,7 @@ def _wire_choice(
 def _wire_prompt(ask_bar: AskBar, link: gr.State) -> None:
     """Fills in the prompt of an address; the visitor sends it."""
 
-    def fill_in(asked: Asked | None) -> Any:
+    def fill_in(asked: Asked[str] | None) -> Any:
         return taken(asked) or gr.skip()
 
     link.change(fill_in, link, ask_bar.prompt, **QUIET)

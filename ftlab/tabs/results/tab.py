@@ -252,7 +252,7 @@ def wire_bar(
             ids = can_clone(store, as_ids(given))
         except FtlabError as error:
             return [field_error([str(error)]), gr.skip(), gr.skip()]
-        return ["", tuple(ids), gr.Tabs(selected=EXPERIMENT)]
+        return ["", Asked(tuple(ids)), gr.Tabs(selected=EXPERIMENT)]
 
     def ask(given: Any) -> list[Any]:
         try:
@@ -434,7 +434,7 @@ def _wire_opening(
     def select(event: gr.EventData) -> list[Any]:
         return opened_run(store, run_id_in(getattr(event, "run", None)), side)
 
-    def follow(asked: Asked | None, view: Query) -> list[Any]:
+    def follow(asked: Asked[str] | None, view: Query) -> list[Any]:
         run_id = taken(asked)
         if run_id is None:
             return [gr.skip()] * (2 + len(side.outputs))
@@ -461,7 +461,7 @@ def _wire_opening(
 def _wire_search(tools: Tools, links: Links) -> None:
     """Searches for the words of an address."""
 
-    def search(asked: Asked | None) -> Any:
+    def search(asked: Asked[str] | None) -> Any:
         text = taken(asked)
         return gr.skip() if text is None else text
 

@@ -11,7 +11,7 @@ import pytest
 
 from ftlab.playground.client import PlaygroundClient
 from ftlab.records.store import RunStore
-from ftlab.tabs.context import EXPERIMENT, AppContext, Asked, Links
+from ftlab.tabs.context import EXPERIMENT, AppContext, Asked, Links, taken
 from ftlab.tabs.results import tab as results
 from ftlab.tabs.results.columns import Query
 from ftlab.tabs.results.tab import (
@@ -152,8 +152,8 @@ def test_a_ticked_run_is_cloned_and_after_a_question_deleted_from_the_open_panel
     tmp_path: Path, handlers: dict[str, Callable[..., Any]]
 ) -> None:
     run = make_run(tmp_path).run_id
-    said, ids, tabs = handlers["clone"]((run,))
-    assert (said, ids, tabs.selected) == ("", (run,), EXPERIMENT)
+    said, asked_for, tabs = handlers["clone"]((run,))
+    assert (said, taken(asked_for), tabs.selected) == ("", (run,), EXPERIMENT)
     assert "There is no run" in handlers["clone"](("nope",))[0]
     assert "There is no run" in handlers["ask"](("nope",))[0]
     said, asked, box, question = handlers["ask"](run)
