@@ -128,6 +128,13 @@ def test_a_link_opens_its_view_or_says_that_it_is_not_there(browser: Browser, ur
         expect_view(page, "tab=results&search=lora")
     with visit(browser, f"{url}?tab=compare&sweep=gone") as page:
         expect(page.locator(f'.savings[data-address="sweep={NEWER}"]')).to_be_visible()
+        steps = page.evaluate("history.length")
+        page.keyboard.press("Shift")  # whoever goes on has seen it: Back leads past the dead link
+        expect_view(page, f"tab=compare&sweep={NEWER}")
+        assert page.evaluate("history.length") == steps
+    with visit(browser, f"{url}?tab=results&search={'w' * 301}") as page:
+        expect(page.get_by_text("has 301 characters")).to_be_visible()
+        expect(page.locator("#results-text :is(input, textarea)")).to_have_value("")
     with visit(browser, f"{url}?tab=<b>gone</b>") as page:
         expect(page.get_by_text("There is no tab '<b>gone</b>'")).to_be_visible()
         expect(page.locator("#go")).to_be_visible()

@@ -22,7 +22,7 @@ from ftlab.records.run import check_writable
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, Place, fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
-from ftlab.tabs.context import Action, AppContext, first_shown
+from ftlab.tabs.context import Action, AppContext, Latest, first_shown
 from ftlab.tabs.experiment.costs import may_propose
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.experiment.method_view import model_line, task_preview
@@ -208,9 +208,14 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
             return (gr.skip(),) * (2 + len(MAPPING_FIELDS))
         return hub_data(values), *column_choices(rows_at_hand(values))
 
-    def look(*given: Any) -> tuple[str, str]:
-        values = named(given)
-        return model_html(values, context.models), preview_html(values)
+    latest = Latest()
+
+    def look(request: gr.Request, *given: Any) -> tuple[Any, Any]:
+        """Shows the model and the first examples, unless the form has changed meanwhile."""
+        session, values = str(request.session_hash), named(given)
+        mine = latest.begin(session)
+        shown = model_html(values, context.models), preview_html(values)
+        return shown if latest.is_newest(session, mine) else (gr.skip(), gr.skip())
 
     def look_on_hub(*given: Any) -> tuple[Any, ...]:
         return read_hub(named(given))
