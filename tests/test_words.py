@@ -71,6 +71,7 @@ def test_a_thing_has_one_name_in_everything_that_is_shown(term: Term, tmp_path: 
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.name)
 def test_the_words_that_a_term_replaces_are_found(term: Term) -> None:
     examples = {
+        "trainable parameters": "Parameters that learn",
         "memory while training": "Net peak memory",
         "memory needed": "predicted reserved peak",
         "61 % less memory": "0.39x the net peak memory",

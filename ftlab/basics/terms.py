@@ -23,6 +23,11 @@ class Term:
 
 TERMS = (
     Term(
+        "trainable parameters",
+        "the weights that a method trains; all others are frozen",
+        (r"\btrained parameters", r"parameters that learn"),
+    ),
+    Term(
         "memory while training",
         "net peak: the highest memory in use while training, less that of the process before the "
         "model is loaded",

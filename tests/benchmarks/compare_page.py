@@ -119,7 +119,7 @@ def visit(page: Page, url: str, rest: int) -> dict[str, tuple[float, float]]:
     for words, ready, option, dropdown in (
         ("another sweep", shows(SMALL), "cd34", "#compare-sweep"),
         ("the large sweep", shows(LARGE), "ef56", "#compare-sweep"),
-        ("a measure", title_has("trained parameters"), "Trained parameters", "#compare-x"),
+        ("a measure", title_has("trainable parameters"), "Trainable parameters", "#compare-x"),
     ):
         took[words] = timed(page, ready, pick(page, dropdown, option))
         page.wait_for_timeout(rest)

@@ -25,6 +25,7 @@ HOSTILE = "<img src=x><script>%{x}"
 NEW_CHART = """
 from ftlab.charts.drawing import empty_figure
 from ftlab.charts.spec import ChartSpec, Place, measured
+from ftlab.tabs.context import Asked
 
 
 def drawn(facts):
@@ -166,7 +167,7 @@ def test_a_new_file_is_a_chart_of_the_compare_tab_and_of_the_report(tmp_path: Pa
     runs = tmp_path / "runs"
     make_sweep(runs)
     tab = Tab(runs)
-    filled = tab.call("fill", SWEEP, *tab.values())
+    filled = tab.call("fill", Asked(SWEEP), *tab.values())
     assert any("The new chart finds something" in str(update) for _, update in filled)
     assert any("drawn by the new chart" in str(update) for _, update in filled)
     report = sweep_report(sweep_data(RunStore(runs), SWEEP))

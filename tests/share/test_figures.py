@@ -23,7 +23,7 @@ def test_there_are_four_bars_and_a_figure_of_each_kind(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0, 1))
     drawn = figures_of(data_of(tmp_path))
     bars = [
-        "Trained parameters", "Memory while training", "Training time", "File to deliver",
+        "Trainable parameters", "Memory while training", "Training time", "File to deliver",
     ]  # fmt: skip
     others = [
         "Score against memory while training",

@@ -19,12 +19,12 @@ def _trainable_share(result: RunResult) -> float | None:
 METRICS = (
     MetricSpec(
         "trainable_params", "Trainable", "parameters", "less",
-        "parameters that learn; counted on the real model, after the optimizer was made",
-        units.format_count, is_counted=True, name="trained parameters",
+        "weights that the method trains; counted on the real model, after the optimizer was made",
+        units.format_count, is_counted=True, name="trainable parameters",
     ),
     MetricSpec(
         "trainable_share", "Share", "of all parameters", "less",
-        "trainable parameters (those that learn) over all parameters", units.format_share,
+        "trainable parameters over all parameters", units.format_share,
         read=_trainable_share, is_counted=True, name="share of the parameters trained",
     ),
     MetricSpec(

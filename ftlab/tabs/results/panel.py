@@ -153,7 +153,7 @@ def _numbers(result: RunResult) -> str:
     parts = units.format_share(share)
     lines: list[tuple[str, Any, str]] = [
         (
-            "Parameters that learn",
+            "Trainable parameters",
             m.trainable_params,
             _strong(count(m.trainable_params), f"{parts} of {count(m.total_params)}"),
         ),

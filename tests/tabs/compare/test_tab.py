@@ -315,7 +315,7 @@ def test_choosing_measures_draws_the_front_of_them(tmp_path):
     make_sweep(tmp_path)
     updates = Tab(tmp_path).redraw("x", SWEEP, None, "trainable_params", "eval_loss_after")
     figure = updates[1][1]
-    assert figure.layout.xaxis.title.text.startswith("trained parameters")
+    assert figure.layout.xaxis.title.text.startswith("trainable parameters")
     assert figure.layout.yaxis.title.text.startswith("test loss")
 
 
