@@ -16,6 +16,7 @@ from ftlab.charts.spec import ChartSpec, Facts, charts, worded
 from ftlab.records.store import RunStore, SweepData, sweep_data
 from ftlab.records.table import to_table
 from ftlab.share.report import sweep_report
+from ftlab.tabs.context import Asked
 from tests.charts.whole_sweep import whole_sweep
 from tests.fakes import SWEEP, make_sweep
 from tests.tabs.compare.test_tab import Tab
@@ -25,7 +26,6 @@ HOSTILE = "<img src=x><script>%{x}"
 NEW_CHART = """
 from ftlab.charts.drawing import empty_figure
 from ftlab.charts.spec import ChartSpec, Place, measured
-from ftlab.tabs.context import Asked
 
 
 def drawn(facts):
