@@ -85,7 +85,7 @@ def test_the_same_numbers_stand_beside_launch(page: Page) -> None:
     lora = page.locator('.pick tbody[data-method="lora"]')
     expect(lora.locator("[data-peak]")).to_contain_text("GB")
     expect(lora.locator("[data-fit] .chip")).to_have_text("fits")
-    expect(page.locator("#launch [data-most]")).to_contain_text("at the peak")
+    expect(page.locator("#launch [data-most]")).to_contain_text("memory while training")
     lora.get_by_role("checkbox").uncheck()
     expect(lora.locator("[data-peak]")).to_have_text("–")
     expect(page.locator("#go")).to_have_text("Launch 3 runs")
