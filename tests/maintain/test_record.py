@@ -38,7 +38,7 @@ def test_record_says_which_runs_were_disturbed(
 ) -> None:
     make_sweep(tmp_path / "runs", ("lora",), measures={"disturbed": True})
     maintain(["record", SWEEP, "--runs-dir", str(tmp_path / "runs"), "-o", str(tmp_path / "out")])
-    assert f"{SWEEP}-01-lora was disturbed" in capsys.readouterr().err
+    assert f"the computer was busy during {SWEEP}-01-lora" in capsys.readouterr().err
 
 
 def test_an_unfinished_sweep_is_one_line_and_status_2(
