@@ -10,7 +10,7 @@ window.ft.address = (() => {
   let first = ''; // the tab of an address without one
   let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
-  let send;
+  let send; // sends an address to the server
   let asked = location.search; // the address that was opened last, not what it became since
   const unseen = []; // [tab, what is to be called when it is shown for the first time]
 
@@ -123,8 +123,8 @@ window.ft.address = (() => {
   // Calls back once the tab around the element is shown, not while another one is to be opened.
   const whenShown = (element, callBack) => {
     const tab = element.closest('[role=tabpanel][id^="tab-"]').id.slice('tab-'.length);
-    const first = now().get('tab') ?? window.ft.opening.tab() ?? tab;
-    if ((shown && !target ? shown.get('tab') : first) === tab) callBack();
+    const expected = now().get('tab') ?? window.ft.opening.tab() ?? tab;
+    if ((shown && !target ? shown.get('tab') : expected) === tab) callBack();
     else unseen.push([tab, callBack]);
   };
 

@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir.resolve(), recorded_folder())
-    own = [*store.runs(), *store.opened()]
+    every = [*store.runs(), *store.opened()]
     runs = [
         run
-        for run in (own if options.sweep is None else store.sweep(options.sweep))
+        for run in (every if options.sweep is None else store.sweep(options.sweep))
         if options.with_base or not run.spec.is_base
     ]
     for broken in store.unreadable:

@@ -167,6 +167,7 @@ READY = "ready"
 
 
 _AT_ONCE_SECONDS = 1.0
+"""Handlers that begin within this time of each other are taken to be of one click or link."""
 _Value = TypeVar("_Value")
 
 
