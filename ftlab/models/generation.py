@@ -96,4 +96,9 @@ def answer_batch(
     output = callee.generate(**inputs, generation_config=config, **options)
     if "input_ids" in inputs:
         output = output[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
+    return answer_texts(tokenizer, output)
+
+
+def answer_texts(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
+    """The text of each row of token ids, without special tokens."""
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
-from ftlab.models.generation import answer_batch, greedy_config
+from ftlab.models.decoding import (
+    ReadPrompts,
+    answers_what_it_read,
+    greedy_answers,
+    read_prompts,
+)
+from ftlab.models.generation import answer_batch, answer_texts, greedy_config
 from ftlab.models.loading import give_back_memory
 from ftlab.records.differences import (
     PairedDifference,
@@ -34,7 +41,7 @@ from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
 from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
-from ftlab.training.step import Arithmetic, collate, completion_losses, on_device
+from ftlab.training.step import Arithmetic, collate, losses_and_output, on_device
 
 Progress = Callable[[int, int], None]
 """Called with the work done so far and the total."""
@@ -71,9 +78,10 @@ def evaluate(
     with_answers: bool = True,
     passages: Sequence[FormattedExample] = (),
 ) -> Evaluation:
-    """Measures the loss by teacher forcing, then greedy answers, in batches of similar length.
+    """Measures the loss by teacher forcing, and greedy answers, in batches of similar length.
 
-    Before the answers it measures the loss of the `passages` (`as_passages`), if there are any.
+    Where the model allows it, the answers continue from the keys and values that the loss's own
+    pass computed for the prompts. It also measures the loss of the `passages` (`as_passages`).
     """
     was_training = model.training
     model.eval()
@@ -83,31 +91,26 @@ def evaluate(
     pad_id = int(tokenizer.pad_token_id)
     general: float | None = None
     each: list[float] = []
+    answers: list[str] = []
     batches = ShrinkingBatches(arithmetic.device)
+    finished = Finished(lambda done: progress(done, total))
+    writer = Answers(model, tokenizer, held_out.formatted, task.max_new_tokens, stop_ids, finished)
     try:
         with torch.inference_mode(), arithmetic.context():
+            reader = writer.read if with_answers and answers_what_it_read(model) else None
             loss, losses = held_out_loss(
-                model, held_out.formatted, pad_id, lambda n: progress(n, total), batches
+                model, held_out.formatted, pad_id, finished.of("loss"), batches, reader
             )
+            if with_answers:
+                answers = writer.finish(batches)
             if passages:
                 general, each = held_out_loss(
-                    model, passages, pad_id, lambda n: progress(count + n, total), batches
+                    model, passages, pad_id, finished.of("passages"), batches
                 )
-            if not with_answers:
-                return Evaluation(loss, None, losses, [], [], general, tuple(each), batches.size)
-            answers = _answers(
-                model,
-                tokenizer,
-                held_out.formatted,
-                task.max_new_tokens,
-                stop_ids,
-                lambda n: progress(seen + n, total),
-                batches,
-            )
     finally:
         model.train(was_training)
-    scores = task.metric.score_each(held_out.examples, answers)
-    score = sum(scores) / len(scores)
+    scores = task.metric.score_each(held_out.examples, answers) if with_answers else []
+    score = sum(scores) / len(scores) if with_answers else None
     return Evaluation(loss, score, losses, scores, answers, general, tuple(each), batches.size)
 
 
@@ -163,17 +166,23 @@ def held_out_loss(
     pad_id: int,
     done: Callable[[int], None],
     batches: ShrinkingBatches | None = None,
+    read: Callable[[list[int], ModelOutput], None] | None = None,
 ) -> tuple[float, list[float]]:
-    """Returns the mean over all completion tokens, and the mean of each example, in nats."""
+    """Returns the mean over all completion tokens, and the mean of each example, in nats.
+
+    `read` gets the places of each batch and the model's output with its cache.
+    """
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
 
     def score(places: list[int]) -> None:
         batch = collate([examples[place] for place in places], pad_id)
         own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
-        losses, _ = completion_losses(model, on_device(batch, device))
+        losses, output = losses_and_output(model, on_device(batch, device), read is not None)
         for place, values in zip(places, losses.cpu().split(own), strict=True):
             sums[place], counts[place] = float(values.sum()), values.numel()
+        if read is not None:
+            read(places, output)
 
     batches = ShrinkingBatches(device) if batches is None else batches
     batches.work([example.length for example in examples], score, done)
@@ -181,26 +190,102 @@ def held_out_loss(
     return sum(sums) / sum(counts), means
 
 
-def _answers(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[FormattedExample],
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
-    done: Callable[[int], None],
-    batches: ShrinkingBatches,
-) -> list[str]:
-    answers = [""] * len(examples)
-    config = greedy_config(max_new_tokens, stop_ids, int(tokenizer.pad_token_id))
+@dataclass
+class Finished:
+    """Adds up the work done of several kinds, which may take turns."""
 
-    def answer(places: list[int]) -> None:
-        prompts = [examples[place].prompt_ids for place in places]
-        texts = answer_batch(model, tokenizer, prompts, config)
-        for place, text in zip(places, texts, strict=True):
-            answers[place] = text
+    report: Callable[[int], None]
+    _done: dict[str, int] = field(default_factory=dict)
 
-    batches.work([len(example.prompt_ids) for example in examples], answer, done)
-    return answers
+    def of(self, kind: str) -> Callable[[int], None]:
+        """The function to call with the work done of that kind."""
+
+        def done(count: int) -> None:
+            self._done[kind] = count
+            self.report(sum(self._done.values()))
+
+        return done
+
+
+ROWS_AT_ONCE = 64
+"""Most answers that are generated at once."""
+
+CACHE_BYTES = 1 << 27
+"""Most bytes of keys and values of the answers that are generated at once, where not even
+`EVALUATION_BATCH` of them need more: as many as the logits of a loss take (`LOGITS_AT_ONCE`)."""
+
+
+class Answers:
+    """Generates greedy answers of at most `max_new_tokens` to the prompts of the examples.
+
+    Batches that the model has read for the loss wait until there are enough for one call; what was
+    not read, or ran out of memory, is left to `generate`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Sequence[FormattedExample],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        finished: Finished,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._examples = examples
+        self._config = greedy_config(max_new_tokens, stop_ids, int(tokenizer.pad_token_id))
+        self._new_tokens = max_new_tokens
+        self._stop_ids = frozenset(stop_ids)
+        self._done = finished.of("answers")
+        self._answers: dict[int, str] = {}
+        self._waiting: list[ReadPrompts] = []
+        self._places: list[int] = []
+        self._most = 0
+
+    def read(self, places: list[int], output: ModelOutput) -> None:
+        """Takes the cache of the output, whose rows are the examples at those places."""
+        prompts = [self._examples[place].prompt_ids for place in places]
+        batch = read_prompts(self._model, output, prompts)
+        longest = max(map(len, prompts)) + batch.soft + self._new_tokens
+        rows = CACHE_BYTES // (batch.bytes_per_token * longest)
+        self._most = min(ROWS_AT_ONCE, max(EVALUATION_BATCH, rows))
+        if len(self._places) + len(places) > self._most:
+            self._answer_waiting()
+        self._waiting.append(batch)
+        self._places += places
+        del output
+
+    def finish(self, batches: ShrinkingBatches) -> list[str]:
+        """Answers all prompts that are left; returns the answers of all examples."""
+        self._answer_waiting()
+        left = [place for place in range(len(self._examples)) if place not in self._answers]
+        before = len(self._answers)
+
+        def answer(chosen: list[int]) -> None:
+            places = [left[choice] for choice in chosen]
+            prompts = [self._examples[place].prompt_ids for place in places]
+            texts = answer_batch(self._model, self._tokenizer, prompts, self._config)
+            self._answers.update(zip(places, texts, strict=True))
+
+        lengths = [len(self._examples[place].prompt_ids) for place in left]
+        batches.work(lengths, answer, lambda count: self._done(before + count))
+        return [self._answers[place] for place in range(len(self._examples))]
+
+    def _answer_waiting(self) -> None:
+        places, self._places = self._places, []
+        if not places:
+            return
+        try:
+            ids = greedy_answers(self._model, self._waiting, self._new_tokens, self._stop_ids)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._waiting.clear()
+            self._most = EVALUATION_BATCH
+        else:
+            self._answers.update(zip(places, answer_texts(self._tokenizer, ids), strict=True))
+            self._done(len(self._answers))
 
 
 def curve_examples(held_out: EncodedSet) -> EncodedSet:

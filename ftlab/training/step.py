@@ -149,6 +149,16 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of each
     token in the batch. Raises `FtlabError` if no token of the batch carries loss.
     """
+    return losses_and_output(model, batch, use_cache=False)[0], batch["rows"]
+
+
+def losses_and_output(
+    model: nn.Module, batch: Batch, use_cache: bool
+) -> tuple[Tensor, ModelOutput]:
+    """The losses of `completion_losses`, and the model's output: with `use_cache` it has the cache.
+
+    The logits of the output are not those of all positions.
+    """
     targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
         raise FtlabError(
@@ -158,18 +168,21 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     soft = soft_outputs(model)
     kept = batch["kept"] + (rows + 1) * soft if soft else batch["kept"]
     # No attention mask: in a causal model tokens do not attend to the padding on their right.
-    inputs = {"input_ids": batch["input_ids"], "use_cache": False}
+    inputs = {"input_ids": batch["input_ids"], "use_cache": use_cache}
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
     if head is None:
-        return _losses(model(**inputs).logits.flatten(0, 1)[kept], targets), rows
+        output = model(**inputs)
+        return _losses(output.logits.flatten(0, 1)[kept], targets), output
     at_once = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(targets) > at_once:
         backbone_output = _run_backbone(model, causal_lm, inputs, kept[:0])
         if backbone_output is not None:
-            return _losses_by_part(causal_lm, backbone_output, kept, targets, at_once), rows
+            losses = _losses_by_part(causal_lm, backbone_output, kept, targets, at_once)
+            return losses, backbone_output
     with _only_at(head, kept):
-        return _losses(model(**inputs).logits, targets), rows
+        output = model(**inputs)
+    return _losses(output.logits, targets), output
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

@@ -152,6 +152,17 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.scoring",
+        "--against . --examples 2 --repeats 1 --threads 1 --policies fp32 --model {tiny} "
+        "--json {folder}/scoring.json",
+        (
+            r"^sql base fp32  wall: loss \d.* \(\d.*x\), passages .*, answers .*, all \d",
+            r"^sql base fp32  net peak \d+ of \d+ MB; losses off by 0\.0e\+00 at most; 2 of 2 ",
+        ),
+        writes=("scoring.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.startup",
         "--repeats 1 --warm-up 0",
         (r"^median \d+\.\d\d s, worst \d+\.\d\d s$",),
@@ -249,6 +260,7 @@ ON_A_PAGE = (
 )
 
 NOT_RUN: Mapping[str, str] = {
+    "tests.benchmarks.scoring_side": "tests.benchmarks.scoring starts it",
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
     "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
     "tests.install.wheel": ".ci/run runs it whole, in an environment of its own",

@@ -76,14 +76,14 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec, expected = whole
-    answer = evaluate.answer_batch
+    losses_and_output = evaluate.losses_and_output
 
-    def small(model: Any, tokenizer: Any, prompts: Any, config: Any) -> list[str]:
-        if len(prompts) > at_most:
+    def small(model: Any, batch: Any, use_cache: bool) -> Any:
+        if len(batch["labels"]) > at_most:
             raise OUT
-        return answer(model, tokenizer, prompts, config)
+        return losses_and_output(model, batch, use_cache)
 
-    monkeypatch.setattr(evaluate, "answer_batch", small)
+    monkeypatch.setattr(evaluate, "losses_and_output", small)
     parts = do(spec, tmp_path)
     loss = expected.measures.eval_loss_after
     assert parts.measures.eval_loss_after == pytest.approx(loss, rel=1e-5)
@@ -93,15 +93,67 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
     assert not any("Scoring ran out" in note for note in expected.notes)
 
 
+def answers_in(folder: Path, spec: RunSpec) -> list[Any]:
+    return [row["answer_after"] for row in RunDirectory(folder / spec.run_id).samples()]
+
+
+def never(*_: Any) -> Any:
+    raise OUT
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [("answers_what_it_read", lambda model: False), ("greedy_answers", never)],
+    ids=["read apart", "out of memory"],
+)
+def test_prompts_that_are_read_again_for_their_answers_give_the_same_numbers(
+    name: str,
+    instead: Any,
+    whole: tuple[RunSpec, RunResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, expected = whole
+    monkeypatch.setattr(evaluate, "ROWS_AT_ONCE", 2)
+    do(spec, tmp_path / "once")
+    monkeypatch.setattr(evaluate, name, instead)
+    again = do(spec, tmp_path / "again")
+    assert answers_in(tmp_path / "again", spec) == answers_in(tmp_path / "once", spec)
+    for key in ("eval_loss_after", "score_after", "general_loss_after"):
+        assert getattr(again.measures, key) == pytest.approx(
+            getattr(expected.measures, key), abs=1e-6
+        )
+    assert not any("Scoring ran out" in note for note in again.notes)
+
+
+def test_answers_wait_until_as_many_are_there_as_may_be_generated_at_once(
+    whole: tuple[RunSpec, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And memory, not only their number, limits them."""
+    spec, _ = whole
+    sizes: list[int] = []
+    greedy = evaluate.greedy_answers
+
+    def counting(model: Any, batches: Any, *rest: Any) -> Any:
+        sizes.append(sum(len(batch.prompts) for batch in batches))
+        return greedy(model, batches, *rest)
+
+    monkeypatch.setattr(evaluate, "greedy_answers", counting)
+    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", 1)
+    monkeypatch.setattr(ShrinkingBatches.__init__, "__defaults__", (1,))
+    do(spec, tmp_path / "all")
+    assert sizes == [4]
+    monkeypatch.setattr(evaluate, "CACHE_BYTES", 1)
+    do(spec, tmp_path / "each")
+    assert sizes == [4, 1, 1, 1, 1]
+
+
 def test_what_was_trained_is_saved_before_it_is_scored(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, record = spec_of(tiny_model, task_file), RunRecord()
     directory = RunDirectory(tmp_path / spec.run_id)
-
-    def never(*_: Any) -> None:
-        raise OUT
-
+    monkeypatch.setattr(evaluate, "greedy_answers", never)
     monkeypatch.setattr(evaluate, "answer_batch", never)
     with pytest.raises(torch.OutOfMemoryError) as raised:
         do(spec, tmp_path, record)
