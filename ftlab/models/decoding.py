@@ -36,7 +36,8 @@ _OVERRIDDEN = frozenset({
 class ReadPrompts:
     """Prompts as a batch of the model's own cache: row i has its prompt from `soft` on.
 
-    The cache may hold more tokens after each prompt. `soft` is the number of soft tokens before it.
+    The cache may hold more tokens after each prompt. `soft` is the number of soft tokens before it
+    (`virtual_tokens`).
     """
 
     cache: DynamicCache
@@ -50,12 +51,9 @@ class ReadPrompts:
         return sum(t.nbytes for pair in _pairs(self.cache) for t in pair) // (rows * tokens)
 
 
-def read_prompts(
-    model: PreTrainedModel | PeftModel, output: Any, prompts: Sequence[Sequence[int]]
-) -> ReadPrompts:
-    """Takes the cache from the `output` of a forward pass over the prompts, padded on the right."""
-    cache = next(output[name] for name in _CACHE_NAMES if output.get(name) is not None)
-    return ReadPrompts(cache, prompts, virtual_tokens(model))
+def cache_of(output: Any) -> DynamicCache | None:
+    """The cache in a model's output, whatever its name there."""
+    return next((output[name] for name in _CACHE_NAMES if output.get(name) is not None), None)
 
 
 def answers_what_it_read(model: PreTrainedModel | PeftModel) -> bool:

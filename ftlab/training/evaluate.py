@@ -13,16 +13,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.models.decoding import (
-    ReadPrompts,
-    answers_what_it_read,
-    greedy_answers,
-    read_prompts,
-)
-from ftlab.models.generation import answer_batch, answer_texts, greedy_config
+from ftlab.models.decoding import ReadPrompts, answers_what_it_read, greedy_answers
+from ftlab.models.generation import answer_batch, answer_texts, greedy_config, virtual_tokens
 from ftlab.models.loading import give_back_memory
 from ftlab.records.differences import (
     PairedDifference,
@@ -41,7 +35,7 @@ from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
 from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
-from ftlab.training.step import Arithmetic, collate, losses_and_output, on_device
+from ftlab.training.step import Arithmetic, collate, losses_and_cache, on_device
 
 Progress = Callable[[int, int], None]
 """Called with the work done so far and the total."""
@@ -77,11 +71,13 @@ def evaluate(
     progress: Progress,
     with_answers: bool = True,
     passages: Sequence[FormattedExample] = (),
+    spare_bytes: int = 0,
 ) -> Evaluation:
     """Measures the loss by teacher forcing, and greedy answers, in batches of similar length.
 
     Where the model allows it, the answers continue from the keys and values that the loss's own
     pass computed for the prompts. It also measures the loss of the `passages` (`as_passages`).
+    `spare_bytes` can be used without a higher peak than the run had.
     """
     was_training = model.training
     model.eval()
@@ -94,7 +90,9 @@ def evaluate(
     answers: list[str] = []
     batches = ShrinkingBatches(arithmetic.device)
     finished = Finished(lambda done: progress(done, total))
-    writer = Answers(model, tokenizer, held_out.formatted, task.max_new_tokens, stop_ids, finished)
+    writer = Answers(
+        model, tokenizer, held_out.formatted, task.max_new_tokens, stop_ids, finished, spare_bytes
+    )
     try:
         with torch.inference_mode(), arithmetic.context():
             reader = writer.read if with_answers and answers_what_it_read(model) else None
@@ -166,11 +164,11 @@ def held_out_loss(
     pad_id: int,
     done: Callable[[int], None],
     batches: ShrinkingBatches | None = None,
-    read: Callable[[list[int], ModelOutput], None] | None = None,
+    read: Callable[[list[int], DynamicCache], None] | None = None,
 ) -> tuple[float, list[float]]:
     """Returns the mean over all completion tokens, and the mean of each example, in nats.
 
-    `read` gets the places of each batch and the model's output with its cache.
+    `read` gets the places of each batch and the keys and values that the model computed for it.
     """
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
@@ -178,11 +176,11 @@ def held_out_loss(
     def score(places: list[int]) -> None:
         batch = collate([examples[place] for place in places], pad_id)
         own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
-        losses, output = losses_and_output(model, on_device(batch, device), read is not None)
+        losses, cache = losses_and_cache(model, on_device(batch, device), read is not None)
         for place, values in zip(places, losses.cpu().split(own), strict=True):
             sums[place], counts[place] = float(values.sum()), values.numel()
-        if read is not None:
-            read(places, output)
+        if read is not None and cache is not None:
+            read(places, cache)
 
     batches = ShrinkingBatches(device) if batches is None else batches
     batches.work([example.length for example in examples], score, done)
@@ -211,7 +209,7 @@ ROWS_AT_ONCE = 64
 """Most answers that are generated at once."""
 
 CACHE_BYTES = 1 << 27
-"""Most bytes of keys and values of the answers that are generated at once, where not even
+"""Most bytes of keys and values of the answers that are generated at once, unless more are spare or
 `EVALUATION_BATCH` of them need more: as many as the logits of a loss take (`LOGITS_AT_ONCE`)."""
 
 
@@ -230,6 +228,7 @@ class Answers:
         max_new_tokens: int,
         stop_ids: Sequence[int],
         finished: Finished,
+        spare_bytes: int = 0,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -238,23 +237,23 @@ class Answers:
         self._new_tokens = max_new_tokens
         self._stop_ids = frozenset(stop_ids)
         self._done = finished.of("answers")
+        self._cache_bytes = max(CACHE_BYTES, spare_bytes // 2)
         self._answers: dict[int, str] = {}
         self._waiting: list[ReadPrompts] = []
         self._places: list[int] = []
         self._most = 0
 
-    def read(self, places: list[int], output: ModelOutput) -> None:
-        """Takes the cache of the output, whose rows are the examples at those places."""
+    def read(self, places: list[int], cache: DynamicCache) -> None:
+        """Takes the cache whose rows are the examples at those places."""
         prompts = [self._examples[place].prompt_ids for place in places]
-        batch = read_prompts(self._model, output, prompts)
+        batch = ReadPrompts(cache, prompts, virtual_tokens(self._model))
         longest = max(map(len, prompts)) + batch.soft + self._new_tokens
-        rows = CACHE_BYTES // (batch.bytes_per_token * longest)
+        rows = self._cache_bytes // (batch.bytes_per_token * longest)
         self._most = min(ROWS_AT_ONCE, max(EVALUATION_BATCH, rows))
         if len(self._places) + len(places) > self._most:
             self._answer_waiting()
         self._waiting.append(batch)
         self._places += places
-        del output
 
     def finish(self, batches: ShrinkingBatches) -> list[str]:
         """Answers all prompts that are left; returns the answers of all examples."""

@@ -372,6 +372,7 @@ def _execute(
                 {"event": "evaluate", "done": done, "total": total}
             ),
             passages=passages if spec.settings.eval_answers else (),
+            spare_bytes=_below_peak(meter),
         )
     if evaluation.batch < EVALUATION_BATCH:
         record.note(
@@ -409,6 +410,14 @@ def _execute(
         return None
     first = tuple(example.prompt_ids for example in held_out.formatted[:ANSWERS])
     return Prompts(first, int(tokenizer.pad_token_id), tuple(formatter.stop_ids()))
+
+
+def _below_peak(meter: PhaseMeter) -> int:
+    """The bytes that are free again since the peak of the training; 0 for a base, or if unknown."""
+    trained, now = meter.phases.get("train"), meter.memory.now()
+    if trained is None or trained.peak_bytes is None or now is None:
+        return 0
+    return max(0, trained.peak_bytes - now)
 
 
 def _save(

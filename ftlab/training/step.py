@@ -22,9 +22,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
+from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from ftlab.basics.errors import FtlabError
+from ftlab.models.decoding import cache_of
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import compute_dtype
 from ftlab.settings.training import DtypePolicy
@@ -149,16 +151,13 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of each
     token in the batch. Raises `FtlabError` if no token of the batch carries loss.
     """
-    return losses_and_output(model, batch, use_cache=False)[0], batch["rows"]
+    return losses_and_cache(model, batch, use_cache=False)[0], batch["rows"]
 
 
-def losses_and_output(
+def losses_and_cache(
     model: nn.Module, batch: Batch, use_cache: bool
-) -> tuple[Tensor, ModelOutput]:
-    """The losses of `completion_losses`, and the model's output: with `use_cache` it has the cache.
-
-    The logits of the output are not those of all positions.
-    """
+) -> tuple[Tensor, DynamicCache | None]:
+    """The losses of `completion_losses`, and with `use_cache` the keys and values of all tokens."""
     targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
         raise FtlabError(
@@ -173,16 +172,16 @@ def losses_and_output(
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
     if head is None:
         output = model(**inputs)
-        return _losses(output.logits.flatten(0, 1)[kept], targets), output
+        return _losses(output.logits.flatten(0, 1)[kept], targets), cache_of(output)
     at_once = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(targets) > at_once:
         backbone_output = _run_backbone(model, causal_lm, inputs, kept[:0])
         if backbone_output is not None:
             losses = _losses_by_part(causal_lm, backbone_output, kept, targets, at_once)
-            return losses, backbone_output
+            return losses, cache_of(backbone_output)
     with _only_at(head, kept):
         output = model(**inputs)
-    return _losses(output.logits, targets), output
+    return _losses(output.logits, targets), cache_of(output)
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:

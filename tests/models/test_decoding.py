@@ -12,18 +12,18 @@ from transformers import AutoModelForCausalLM
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.models.decoding import (
-    ReadPrompts,
-    answers_what_it_read,
-    greedy_answers,
-    read_prompts,
+from ftlab.models.decoding import ReadPrompts, answers_what_it_read, greedy_answers
+from ftlab.models.generation import (
+    generation_inputs,
+    greedy_config,
+    left_padded,
+    virtual_tokens,
 )
-from ftlab.models.generation import generation_inputs, greedy_config, left_padded
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.model import apply_method
-from ftlab.training.step import collate, completion_losses, losses_and_output
+from ftlab.training.step import collate, completion_losses, losses_and_cache
 from tests.architectures import FAMILIES, config_of
 from tests.tiny import make_tiny_model
 
@@ -80,9 +80,11 @@ def read_in_two(model: Any, examples: list[FormattedExample]) -> list[ReadPrompt
     found = []
     for part in (examples[:3], examples[3:]):
         batch = collate(part, 0)
-        losses, output = losses_and_output(model, batch, use_cache=True)
+        losses, cache = losses_and_cache(model, batch, use_cache=True)
+        assert cache is not None
         torch.testing.assert_close(losses, completion_losses(model, batch)[0])
-        found.append(read_prompts(model, output, [example.prompt_ids for example in part]))
+        prompts = [example.prompt_ids for example in part]
+        found.append(ReadPrompts(cache, prompts, virtual_tokens(model)))
     return found
 
 

@@ -18,7 +18,7 @@ from ftlab.records.store import read_run
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.share.weights import weights_of
 from ftlab.tasks.reference import load
-from ftlab.training import evaluate
+from ftlab.training import evaluate, run
 from ftlab.training.evaluate import ShrinkingBatches
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord
@@ -76,14 +76,14 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec, expected = whole
-    losses_and_output = evaluate.losses_and_output
+    losses_and_cache = evaluate.losses_and_cache
 
     def small(model: Any, batch: Any, use_cache: bool) -> Any:
         if len(batch["labels"]) > at_most:
             raise OUT
-        return losses_and_output(model, batch, use_cache)
+        return losses_and_cache(model, batch, use_cache)
 
-    monkeypatch.setattr(evaluate, "losses_and_output", small)
+    monkeypatch.setattr(evaluate, "losses_and_cache", small)
     parts = do(spec, tmp_path)
     loss = expected.measures.eval_loss_after
     assert parts.measures.eval_loss_after == pytest.approx(loss, rel=1e-5)
@@ -144,8 +144,12 @@ def test_answers_wait_until_as_many_are_there_as_may_be_generated_at_once(
     do(spec, tmp_path / "all")
     assert sizes == [4]
     monkeypatch.setattr(evaluate, "CACHE_BYTES", 1)
+    monkeypatch.setattr(run, "_below_peak", lambda meter: 0)
     do(spec, tmp_path / "each")
     assert sizes == [4, 1, 1, 1, 1]
+    monkeypatch.setattr(run, "_below_peak", lambda meter: 1 << 30)
+    do(spec, tmp_path / "below the peak of the training")
+    assert sizes[5:] == [4]
 
 
 def test_what_was_trained_is_saved_before_it_is_scored(
