@@ -143,7 +143,8 @@ class RunResult(JobResult):
     ended the process. `anatomy` is the memory breakdown of the training peak, bytes by part
     (`MEMORY_PARTS`), and `predicted_anatomy` the predicted breakdown; both are empty if unknown.
     `resumed` lists the steps at which the run resumed from a checkpoint. `general_losses` is the
-    loss of each passage of unrelated text, so that runs can be paired.
+    loss of each passage of unrelated text, so that runs can be paired; `general_tokens` is the
+    number of its tokens with loss.
     """
 
     __pydantic_config__ = _IGNORE
@@ -155,6 +156,7 @@ class RunResult(JobResult):
     anatomy: dict[str, int] = field(default_factory=dict)
     predicted_anatomy: dict[str, int] = field(default_factory=dict)
     general_losses: tuple[float, ...] = ()
+    general_tokens: tuple[int, ...] = ()
     resumed: tuple[int, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
