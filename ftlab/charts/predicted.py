@@ -23,7 +23,7 @@ def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.
     """
     if not seen:
         return empty_figure("no run here has both yet", height)
-    end = _SPACE * max(max(run.predicted_bytes, run.measured_bytes) for run in seen)
+    end = _SPACE * max(max(run.predicted, run.measured) for run in seen)
     fig = figure(height, margin_t=12)
     fig.add_traces([
         _line(end, 1, "as predicted", "dash"),
@@ -51,13 +51,13 @@ def predicted_finding(seen: Sequence[Seen]) -> str:
 
 def _points(runs: Sequence[Seen]) -> dict[str, Any]:
     look = look_of(runs[0].method)
-    highest = max(runs, key=lambda run: run.measured_bytes)
+    highest = max(runs, key=lambda run: run.measured)
     return {
         "type": "scatter",
         "mode": "markers+text",
         "name": plain(runs[0].label),
-        "x": [run.predicted_bytes for run in runs],
-        "y": [run.measured_bytes for run in runs],
+        "x": [run.predicted for run in runs],
+        "y": [run.measured for run in runs],
         "marker": {"color": look.colour, "symbol": look.marker, "size": 9},
         "text": [
             plain(short_name(run.label, run.method)) if run is highest else "" for run in runs
@@ -66,8 +66,8 @@ def _points(runs: Sequence[Seen]) -> dict[str, Any]:
         "textfont": {"size": 11},
         "cliponaxis": False,
         "hovertext": [
-            f"<b>{plain(run.label)}</b><br>predicted ≈ {format_bytes(run.predicted_bytes)}, "
-            f"measured {format_bytes(run.measured_bytes)}<br>{run.ratio:.2f} times"
+            f"<b>{plain(run.label)}</b><br>predicted ≈ {format_bytes(run.predicted)}, "
+            f"measured {format_bytes(run.measured)}<br>{run.ratio:.2f} times"
             for run in runs
         ],
         "hovertemplate": "%{hovertext}<extra></extra>",

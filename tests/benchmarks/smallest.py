@@ -185,6 +185,13 @@ SMALLEST = (
         without_rate="its figures are bytes",
     ),
     SmallRun(
+        "tests.benchmarks.step_times",
+        "--only ia3/llama-3.2-3B-default --write {folder}",
+        (r"^fitted: \d+ TFLOP/s, ", r"^1 of 1 rows within 25%, Spearman 1\.00$"),
+        writes=("peft_step_work.csv",),
+        without_rate="its times are published ones",
+    ),
+    SmallRun(
         "tests.benchmarks.promises",
         "--tests tests/records/test_thinning.py --load {folder}/load.json "
         "--write {folder}/tried.md",

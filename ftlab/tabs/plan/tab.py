@@ -310,7 +310,7 @@ def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) 
         return _addressed(plan, pending_html(plan.label, plan.model.label))
     if note is None:
         note = _SEARCHING if share.is_short(plan, found) else ""
-    return _addressed(plan, verdict_html(plan.label, plan.model.label, answer, plan.card, note))
+    return _addressed(plan, verdict_html(plan, answer, note))
 
 
 def _addressed(plan: Plan, html: str) -> str:
@@ -319,7 +319,7 @@ def _addressed(plan: Plan, html: str) -> str:
 
 
 def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
-    return methods_html(plan.rows, found, plan.card)
+    return methods_html(plan, found)
 
 
 def _build_fields(form: Form, access: Access) -> None:
@@ -338,6 +338,7 @@ def _build_fields(form: Form, access: Access) -> None:
     form.setting(
         "plan_card", TARGET["card"], choices=card_choices(), value=START["card"], info=None
     )
+    form.setting("plan_price", TARGET["price"], info=None, placeholder="in any currency")
     form.slot("plan_card")
     form.add("plan_method", gr.Dropdown, method_choices(), value=START["method"], label="Method")
     started = {PREFIX + name: {"value": START[name]} for name in ON_FORM}
