@@ -159,6 +159,18 @@ SMALLEST = (
         without_rate="times of a page",
     ),
     SmallRun(
+        "tests.benchmarks.sweep_time",
+        "--methods lora,ia3 --steps 1 --eval-examples 2 --policy fp32 --model {tiny} "
+        "--runs-dir {folder}/runs --json {folder}/time.json",
+        (
+            r"^lora: \d+\.\d s predicted, \d+\.\d s measured$",
+            r"^with 0 earlier runs: \d+\.\d s predicted, \d+\.\d s measured, \d+\.\d\d times off",
+            r"^with 2 earlier runs: ",
+        ),
+        writes=("time.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.text_differences",
         "--repeats 1",
         (r"^two_words_at_random, 1,000 words: \d+\.\d ms$",),
