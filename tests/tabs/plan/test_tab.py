@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftlab.basics.cards import find_card
+from ftlab.basics.devices import Device
 from ftlab.basics.errors import InvalidRequest
 from ftlab.basics.units import format_seconds
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.duration import seconds_of_steps
 from ftlab.prediction.question import Question
+from ftlab.records.result import PhaseMeasure, dump_result
 from ftlab.tabs.context import Latest
 from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.plan import tab
 from ftlab.tabs.plan.request import changed_fields, curve_questions, read_plan
-from ftlab.tabs.plan.tab import curve_heading, make_curve, make_plan
+from ftlab.tabs.plan.tab import curve_heading, make_curve, make_plan, show_seen_times
+from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor, TimedPredictor, failing
 from tests.tabs.page_fakes import page_context
 
@@ -63,6 +68,22 @@ def test_each_method_says_the_time_of_1000_steps_and_with_a_price_what_they_cost
     *_, priced = shown(tmp_path, predictor, price="3600")
     assert f">{seconds:.2f}<" in priced[1]
     assert "at 3,600 an hour" in priced[0]
+
+
+def test_what_training_took_here_stands_beside_what_was_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tab, "resolve_device", lambda name: Device("cpu", "CPU", 1 << 30))
+    context = page_context(tmp_path, SizedPredictor(lambda q: 10))
+    assert show_seen_times(context)[0] == ""
+    directory = make_run(tmp_path, "lora")
+    result = directory.result()
+    assert result is not None
+    timed = replace(result, phases={"train": PhaseMeasure(30.0)}, predicted_seconds={"train": 20.0})
+    directory.result_file.write_bytes(dump_result(timed))
+    said, figure = show_seen_times(page_context(tmp_path, SizedPredictor(lambda q: 10)))
+    assert "The one run here took 1.50 times what was predicted" in said
+    assert figure["visible"]
 
 
 def test_a_step_that_is_not_simulated_has_no_time(tmp_path: Path) -> None:
