@@ -15,7 +15,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
-from ftlab.jobs.launch import plan_sweep
+from ftlab.jobs.launch import not_applicable, plan_sweep
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
@@ -37,7 +37,7 @@ from ftlab.prediction.run_time import (
     run_size,
 )
 from ftlab.prediction.source import find_config
-from ftlab.records.spec import SweepRequest
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.widgets import escape, plural
@@ -249,25 +249,32 @@ class SweepTimes:
         return self.past.run(phases, self.asked.request, variant.method)
 
     def sweep(self, found: Mapping[int, Prediction]) -> Estimate | None:
-        """All runs that Launch would queue; `None` until everything is known."""
-        request = self.asked.request
-        estimates: list[Estimate] = []
-        of_variants = [self.run(place, answer) for place, answer in sorted(found.items())]
-        known = [one for one in of_variants if one is not None]
-        if not known or len(known) < len(self.asked.variants):
-            return None
+        """All runs that Launch would queue; `None` until everything is known.
+
+        A method that is not applicable ends at once.
+        """
+        request, estimates = self.asked.request, list[Estimate]()
+        left_out = not_applicable(request)
         for spec in plan_sweep(request):
-            if spec.variant is not None:
-                estimates.append(known[request.variants.index(spec.variant)])
+            if spec.variant is not None and spec.variant.label in left_out:
                 continue
-            place = next(
-                place
-                for place, variant in enumerate(request.variants)
-                if variant.base_precision == spec.base_precision
-            )
-            phases = self._computed(place, found[place], most_tokens(request))
-            estimates.append(self.past.base(request, spec, self.scored, phases[SCORE]))
+            one = self._one(spec, found)
+            if one is None:
+                return None
+            estimates.append(one)
         return in_all(estimates)
+
+    def _one(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Estimate | None:
+        variants = self.asked.variants
+        if spec.variant is not None:
+            place = variants.index(spec.variant)
+            return self.run(place, found[place]) if place in found else None
+        for place, answer in found.items():
+            if variants[place].base_precision == spec.base_precision:
+                phases = self._computed(place, answer, most_tokens(self.asked.request))
+                if phases:
+                    return self.past.base(self.asked.request, spec, self.scored, phases[SCORE])
+        return None
 
     def _computed(
         self, place: int, answer: Prediction, new_tokens: int | None = None

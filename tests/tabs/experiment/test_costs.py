@@ -220,6 +220,18 @@ def test_each_row_says_the_time_of_a_run_and_the_launch_bar_that_of_the_sweep(
     assert said["seconds"] > 4 * 7  # two runs and their two base runs
 
 
+def test_a_method_that_is_not_applicable_takes_no_time_in_the_sweep(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False))
+    more = replace(request_, variants=(*request_.variants, parse_variant("bitfit")))
+    both = [
+        facts(shown(each, TimedPredictor(lambda question: 1), tmp_path)[-1])["seconds"]
+        for each in (request_, more)
+    ]
+    assert both[0] == both[1]
+
+
 def test_without_rates_the_rest_is_shown_and_they_are_measured_last(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
