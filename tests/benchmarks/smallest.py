@@ -159,6 +159,18 @@ SMALLEST = (
         without_rate="times of a page",
     ),
     SmallRun(
+        "tests.benchmarks.sweep_time",
+        "--methods lora,ia3 --steps 1 --eval-examples 2 --policy fp32 --model {tiny} "
+        "--runs-dir {folder}/runs --json {folder}/time.json",
+        (
+            r"^lora: \d+\.\d s predicted, \d+\.\d s measured$",
+            r"^with 0 earlier runs: \d+\.\d s predicted, \d+\.\d s measured, \d+\.\d\d times off",
+            r"^with 2 earlier runs: ",
+        ),
+        writes=("time.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.text_differences",
         "--repeats 1",
         (r"^two_words_at_random, 1,000 words: \d+\.\d ms$",),
@@ -183,6 +195,13 @@ SMALLEST = (
         writes=("prediction.md",),
         judges=True,
         without_rate="its figures are bytes",
+    ),
+    SmallRun(
+        "tests.benchmarks.step_times",
+        "--only ia3/llama-3.2-3B-default --write {folder}",
+        (r"^fitted: \d+ TFLOP/s, ", r"^1 of 1 rows within 25%, Spearman 1\.00$"),
+        writes=("peft_step_work.csv",),
+        without_rate="its times are published ones",
     ),
     SmallRun(
         "tests.benchmarks.promises",
