@@ -250,6 +250,19 @@ ON_A_PAGE = (
         without_rate="times of a page",
     ),
     SmallRun(
+        "tests.benchmarks.watching",
+        "--seconds 1 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
+        "--json {folder}/watching.json",
+        (
+            r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",
+            r"^hidden +browser +\d",
+            r"^watched +\d\.\d\dx as long$",
+        ),
+        writes=("watching.json",),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
         "tests.benchmarks.side_by_side",
         "--only page --repeats 1 --prompts 2 --new-tokens 6",
         (
