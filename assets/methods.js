@@ -76,6 +76,7 @@ window.ftMethods = (() => {
         verdict === 'does not fit' ? 'It needs more memory than is free on this device.' : '';
       for (const cell of [fit, body.querySelector('[data-peak]')]) cell.title = why;
       body.querySelector('[data-time]').title = how_long;
+      body.querySelector('[data-peak]').dataset.takes = /\d/.test(takes) ? `≈ ${takes}` : '';
     }
     const sum = document.querySelector('#launch [data-most]');
     if (!sum) return;

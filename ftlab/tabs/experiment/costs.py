@@ -312,7 +312,7 @@ def costs(
     if whole is None:
         return Costs(methods, most, _note(asked, seen))
     return Costs(
-        methods, most, _note(asked, seen), time=f"about {format_seconds(whole.seconds)}",
+        methods, most, _note(asked, seen), time=format_seconds(whole.seconds),
         seconds=round(whole.seconds, 1),
     )  # fmt: skip
 

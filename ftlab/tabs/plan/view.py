@@ -63,13 +63,12 @@ def methods_html(plan: Plan, found: Mapping[str, Prediction]) -> str:
         (
             Markup(named(method, label)),
             *_on_card(found.get(method), plan.card),
-            *_steps(plan, found.get(method)),
+            _steps(plan, found.get(method)),
         )
         for method, label in plan.rows
     ]
-    heads = ["Method", "Memory needed", "Card", "1,000 steps"]
-    if plan.price is not None:
-        heads.append("Cost")
+    steps = "1,000 steps" if plan.price is None else "1,000 steps, cost"
+    heads = ("Method", "Memory needed", "Card", steps)
     return table(heads, lines, "Every method on this card")
 
 
@@ -106,15 +105,17 @@ def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
     return predicted(format_bytes(peak)), Markup(chip(verdict, _KINDS[verdict]))
 
 
-def _steps(plan: Plan, found: Prediction | None) -> list[str]:
-    """The cells of the time of 1,000 steps and, with a price, of their cost."""
+def _steps(plan: Plan, found: Prediction | None) -> str:
+    """The cell of the time of 1,000 steps, with their cost below it if there is a price."""
     if found is None:
-        return [""] * (1 if plan.price is None else 2)
+        return ""
     seconds = seconds_of_steps(found.work, plan.card, plan.step.accumulation)
-    cells = [format_seconds(seconds)]
-    if plan.price is not None:
-        cells.append(format_cost(cost(seconds, plan.price)))
-    return [cell if cell == DASH else predicted(cell) for cell in cells]
+    if seconds is None:
+        return DASH
+    time = predicted(format_seconds(seconds))
+    if plan.price is None:
+        return time
+    return Markup("{}<br>{}").format(time, predicted(format_cost(cost(seconds, plan.price))))
 
 
 def _time(plan: Plan, found: Prediction) -> str:
