@@ -3,15 +3,17 @@
 // back to.
 window.ft ??= {};
 window.ft.address = (() => {
-  // Milliseconds that the server has to open an address, and to fill a tab.
-  const [PATIENCE, FILLING] = [20000, 2000];
+  // Milliseconds that the server has to open an address, and to fill a tab, and until an answer is
+  // drawn.
+  const [PATIENCE, FILLING, DRAWING] = [20000, 2000, 100];
   let shown = null; // what the address names
   let target = null; // an address that is still being opened
   let first = ''; // the tab of an address without one
   let [opened, changed, pressed] = [0, 0, 0]; // when
   let due = 0;
-  let send; // sends an address to the server
+  let send; // sends an address to the server, and the tab that is shown already
   let asked = location.search; // the address that was opened last, not what it became since
+  let chosen = null; // the tab that was pressed since the last address was sent
   const unseen = []; // [tab, what is to be called when it is shown for the first time]
 
   // Parameters of gradio, such as `__theme`, are no part of a view.
@@ -71,12 +73,13 @@ window.ft.address = (() => {
   const open = () => {
     const query = now();
     asked = location.search;
+    chosen = null;
     // What stands behind '#', as the prompt of a copied link, is opened once and stays in no history.
     const once = new URLSearchParams(location.hash.slice(1));
     if (location.hash) history.replaceState(null, '', `${location.pathname}${location.search}`);
     if (!query.has('tab')) query.set('tab', first);
     if (document.getElementById(`tab-${query.get('tab')}-button`)) wait(query);
-    send(`${new URLSearchParams([...query, ...once])}`);
+    send(`${new URLSearchParams([...query, ...once])}`, look().get('tab'));
   };
 
   // Starts when the tabs are there; `sender` sends an address to the server.
@@ -84,9 +87,12 @@ window.ft.address = (() => {
     shown = look();
     if (!shown) return void setTimeout(begin, 20, sender); // the tabs are still being loaded
     send = sender;
-    first = shown.get('tab');
+    first = document.querySelector('#tabs [role=tabpanel][id^="tab-"]').id.slice('tab-'.length);
     const { button, tab, shown: seen } = window.ft.opening;
-    if (now().has('tab')) open();
+    if (chosen && chosen !== (now().get('tab') ?? first)) {
+      shown = now(); // a tab was pressed before this: it stays, and Back leads to the address
+      update();
+    } else if (now().has('tab')) open();
     else if (button(tab()) && tab() !== first) {
       first = tab();
       wait(new URLSearchParams({ tab: first }));
@@ -120,6 +126,16 @@ window.ft.address = (() => {
     }, true);
   };
 
+  // The server has opened an address. A tab that was pressed meanwhile is shown again.
+  const answered = () => setTimeout(() => {
+    if (chosen && chosen !== look()?.get('tab')) window.ft.opening.button(chosen).click();
+  }, DRAWING);
+
+  document.addEventListener('click', ({ target: pressedOn }) => {
+    const id = pressedOn.closest?.('#tabs [role=tab][id^="tab-"]')?.id;
+    if (id) chosen = id.slice('tab-'.length, -'-button'.length);
+  }, true);
+
   // Calls back once the tab around the element is shown, not while another one is to be opened.
   const whenShown = (element, callBack) => {
     const tab = element.closest('[role=tabpanel][id^="tab-"]').id.slice('tab-'.length);
@@ -150,5 +166,5 @@ window.ft.address = (() => {
     setTimeout(() => (button.textContent = words), 4000);
   };
 
-  return { begin, asked: () => asked, copy, named, whenShown };
+  return { answered, begin, asked: () => asked, copy, named, whenShown };
 })();

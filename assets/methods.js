@@ -52,14 +52,15 @@ window.ftMethods = (() => {
   // What each ticked method will take, as far as it is predicted; `kinds` are those of chips.
   function price() {
     const said = document.getElementById('method-costs')?.dataset.costs;
-    const { methods = {}, most = '', full = '' } = said ? JSON.parse(said) : {};
+    const { methods = {}, most = '', full = '', time = '', seconds = 0 } =
+      said ? JSON.parse(said) : {};
     const kinds = { fits: 'ok', tight: 'warn', 'does not fit': 'bad' };
     for (const body of root()?.querySelectorAll('tbody') ?? []) {
       const on = body.querySelector('input').checked;
-      const { peak = '–', file = '–', verdict = '', why = '' } =
+      const { peak = '–', time: takes = '–', file = '–', verdict = '', why = '', how_long = '' } =
         (on && methods[body.dataset.method]) || {};
       const fit = body.querySelector('[data-fit]');
-      for (const [name, text] of Object.entries({ peak, file })) {
+      for (const [name, text] of Object.entries({ peak, time: takes, file })) {
         const cell = body.querySelector(`[data-${name}]`);
         cell.textContent = text;
         cell.classList.toggle('pred', /\d/.test(text));
@@ -74,11 +75,18 @@ window.ftMethods = (() => {
       body.querySelector('[data-short]').textContent =
         verdict === 'does not fit' ? 'It needs more memory than is free on this device.' : '';
       for (const cell of [fit, body.querySelector('[data-peak]')]) cell.title = why;
+      body.querySelector('[data-time]').title = how_long;
+      body.querySelector('[data-peak]').dataset.takes = /\d/.test(takes) ? `≈ ${takes}` : '';
     }
     const sum = document.querySelector('#launch [data-most]');
     if (!sum) return;
     sum.textContent = most;
     sum.hidden = !most;
+    const end = document.querySelector('#launch [data-time]');
+    const at = new Date(Date.now() + 1000 * seconds)
+      .toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hour12: false });
+    end.textContent = time && `${time}, done at ${at}`;
+    end.hidden = !time;
     const lacks = document.querySelector('#launch .lacks');
     if (!lacks) return;
     lacks.firstElementChild.textContent = full || lacks.dataset.words;

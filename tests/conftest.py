@@ -77,6 +77,7 @@ def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Tests wait for no run of the person's own, and no run of theirs waits for a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTLAB_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        patch.setenv("FTLAB_BASES", str(tmp_path_factory.mktemp("bases")))
         yield
 
 

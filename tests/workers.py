@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.methods.variant import Variant
@@ -64,5 +65,12 @@ def step_until(dispatcher: Dispatcher, condition: Callable[[], bool], seconds: f
         time.sleep(0.05)
 
 
+def as_started(runs: Sequence[Any]) -> list[Any]:
+    """The runs of a sweep, from the order of their ids into that in which they start."""
+    base, *own = runs
+    return [*own[:1], base, *own[1:]]
+
+
 def statuses(folder: Path) -> list[str]:
-    return [run.status for run in RunStore(folder).runs()]
+    """Of the runs of one sweep, in the order in which they start."""
+    return [run.status for run in as_started(RunStore(folder).runs())]

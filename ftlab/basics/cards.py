@@ -1,4 +1,7 @@
-"""Table of graphics cards for planning, with their memory as the driver reports it."""
+"""Table of graphics cards for planning, with their memory as the driver reports it.
+
+Rates are those of the makers' data sheets, without sparsity.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,21 @@ HERE = "here"
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A card's data sheet: operations of dense products of 16-bit numbers (added up in 32 bits) and
+    of 32-bit numbers, and bytes of its memory, a second."""
+
+    narrow: float
+    wide: float
+    bytes: float
+
+
+@dataclass(frozen=True)
 class Card:
     """A graphics card: `memory_bytes` is its total memory, `context_bytes` the CUDA context's part.
 
-    `capability` is its compute capability; `None` if it has none or it is unknown.
+    `capability` is its compute capability; `None` if it has none or it is unknown. `sheet` is
+    `None` for a card that is not in the table.
     """
 
     id: str
@@ -33,6 +47,7 @@ class Card:
     kind: str = ""
     context_bytes: int = CONTEXT_BYTES
     capability: Capability | None = None
+    sheet: Sheet | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -51,6 +66,7 @@ def cards() -> tuple[Card, ...]:
             row["year"],
             row["kind"],
             capability=_capability(row["capability"]),
+            sheet=Sheet(1e12 * row["tflops_16"], 1e12 * row["tflops_32"], 1e9 * row["gb_per_s"]),
         )
         for row in rows
     )
@@ -83,7 +99,9 @@ def this_machine() -> Card:
 
 
 def card_of(device: Device) -> Card:
-    return Card(HERE, device.label, device.memory_bytes, capability=device.capability)
+    named = [card for card in cards() if card.label in device.label]
+    sheet = max(named, key=lambda card: len(card.label)).sheet if named else None
+    return Card(HERE, device.label, device.memory_bytes, capability=device.capability, sheet=sheet)
 
 
 def _capability(text: str) -> Capability:

@@ -212,7 +212,12 @@ def axis_of(metric: MetricSpec, values: Sequence[float], name: str = "") -> Axis
 
 def bytes_axis(end: float) -> dict[str, Any]:
     """The properties of a plotly axis in bytes, from 0 to `end`."""
-    axis = axis_of(METRICS["net_peak_memory_bytes"], [0.0, end])
+    return axis_to(METRICS["net_peak_memory_bytes"], end)
+
+
+def axis_to(metric: MetricSpec, end: float) -> dict[str, Any]:
+    """The properties of a plotly axis of the measure, from 0 to `end`."""
+    axis = axis_of(metric, [0.0, end])
     ticks = [tick for tick in zip(axis.ticks, axis.texts, strict=True) if 0 <= tick[0] <= end]
     return {
         "range": [0, end],

@@ -1,40 +1,58 @@
-"""Measured against predicted peak memory, one point per run."""
+"""Measured against predicted peak memory, or training time: one point per run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from ftlab.basics.units import format_bytes
-from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain, short_name
+from ftlab.basics.units import format_bytes, format_seconds
+from ftlab.charts.drawing import axis_to, empty_figure, figure, fix_margins, plain, short_name
 from ftlab.methods.registry import look_of
 from ftlab.prediction.remedies import Band, Seen
+from ftlab.records.metrics import METRICS
+from ftlab.records.metrics.spec import MetricSpec
 
 _PREDICTED = "#8b5cf6"
 _SPACE = 1.08
 
 
-def predicted_figure(seen: Sequence[Seen], band: Band, height: int = 300) -> go.Figure:
-    """Plots the measured peak of each run over its predicted peak; dotted lines show `band`.
+@dataclass(frozen=True)
+class Quantity:
+    """What was predicted: its measure, its name on the axes, and how a value is written."""
+
+    metric: MetricSpec
+    name: str
+    written: Callable[[float], str]
+
+
+PEAK = Quantity(METRICS["net_peak_memory_bytes"], "memory while training", format_bytes)
+TIME = Quantity(METRICS["train_seconds"], "training time", format_seconds)
+
+
+def predicted_figure(
+    seen: Sequence[Seen], band: Band, height: int = 300, quantity: Quantity = PEAK
+) -> go.Figure:
+    """Plots what each run took over what was predicted of it; dotted lines show `band`.
 
     A run on the dashed line took exactly what was predicted.
     """
     if not seen:
         return empty_figure("no run here has both yet", height)
-    end = _SPACE * max(max(run.predicted_bytes, run.measured_bytes) for run in seen)
+    end = _SPACE * max(max(run.predicted, run.measured) for run in seen)
     fig = figure(height, margin_t=12)
     fig.add_traces([
         _line(end, 1, "as predicted", "dash"),
         _line(end, band.low, "least", "dot"),
         _line(end, band.high, "most", "dot"),
-        *(_points([run for run in seen if run.method == method])
+        *(_points([run for run in seen if run.method == method], quantity)
           for method in dict.fromkeys(run.method for run in seen)),
     ])  # fmt: skip
-    ticks = bytes_axis(end)
-    fig.update_xaxes(title_text="predicted memory while training", **ticks)
-    fig.update_yaxes(title_text="measured memory while training", **ticks)
+    ticks = axis_to(quantity.metric, end)
+    fig.update_xaxes(title_text=f"predicted {quantity.name}", **ticks)
+    fig.update_yaxes(title_text=f"measured {quantity.name}", **ticks)
     return fix_margins(fig, ticks["ticktext"], y_title=True)
 
 
@@ -49,15 +67,15 @@ def predicted_finding(seen: Sequence[Seen]) -> str:
     return f"{len(ratios)} runs here took {low:.2f} to {high:.2f} times what was predicted"
 
 
-def _points(runs: Sequence[Seen]) -> dict[str, Any]:
+def _points(runs: Sequence[Seen], quantity: Quantity) -> dict[str, Any]:
     look = look_of(runs[0].method)
-    highest = max(runs, key=lambda run: run.measured_bytes)
+    highest = max(runs, key=lambda run: run.measured)
     return {
         "type": "scatter",
         "mode": "markers+text",
         "name": plain(runs[0].label),
-        "x": [run.predicted_bytes for run in runs],
-        "y": [run.measured_bytes for run in runs],
+        "x": [run.predicted for run in runs],
+        "y": [run.measured for run in runs],
         "marker": {"color": look.colour, "symbol": look.marker, "size": 9},
         "text": [
             plain(short_name(run.label, run.method)) if run is highest else "" for run in runs
@@ -66,8 +84,8 @@ def _points(runs: Sequence[Seen]) -> dict[str, Any]:
         "textfont": {"size": 11},
         "cliponaxis": False,
         "hovertext": [
-            f"<b>{plain(run.label)}</b><br>predicted ≈ {format_bytes(run.predicted_bytes)}, "
-            f"measured {format_bytes(run.measured_bytes)}<br>{run.ratio:.2f} times"
+            f"<b>{plain(run.label)}</b><br>predicted ≈ {quantity.written(run.predicted)}, "
+            f"measured {quantity.written(run.measured)}<br>{run.ratio:.2f} times"
             for run in runs
         ],
         "hovertemplate": "%{hovertext}<extra></extra>",

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from ftlab.charts.curves import POINT_COLUMNS, curves_figure, run_cells
 from ftlab.charts.spec import ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.records.comparability import comparability_of_rows
-from ftlab.records.store import SweepData
+from ftlab.records.store import Run, SweepData
 from ftlab.settings.training import CURVE_EXAMPLES
 
 Quality = Literal["score", "loss"]
@@ -34,11 +34,15 @@ def quality_points(data: SweepData) -> pd.DataFrame:
             rows += [
                 [*run_cells(facts[run.run_id]), int(event["step"]), None, None,
                  event.get("loss"), event.get("score")]
-                for event in run.directory.metrics()
-                if event.get("event") == "evaluation"
+                for event in sorted(_evaluations(run), key=lambda event: event["step"])
             ]  # fmt: skip
     table = pd.DataFrame(rows, columns=CURVE_COLUMNS, dtype=object)
     return table.astype({"step": int, "emphasised": bool, "loss": float, "score": float})
+
+
+def _evaluations(run: Run) -> list[dict[str, Any]]:
+    """The first may be the last in the file: of a base run that ended after the run."""
+    return [event for event in run.directory.metrics() if event.get("event") == "evaluation"]
 
 
 def score_steps_figure(facts: Facts) -> go.Figure:

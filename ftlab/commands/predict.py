@@ -25,6 +25,7 @@ from ftlab.models.dimensions import known_model
 from ftlab.models.reference import is_bundled, names_hub_model
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
+from ftlab.prediction.duration import ON_CARDS, cost, format_cost, seconds_of_steps
 from ftlab.prediction.fit import fit
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
@@ -94,9 +95,11 @@ def run(options: argparse.Namespace) -> int:
     rates = [rate_of(question.variant, TrainingSettings(), size) for question in questions]
     if options.json:
         both = zip(ordered, rates, strict=True)
-        print(json.dumps([_as_json(row, card, rate) for row, rate in both], indent=2))
+        print(json.dumps([_as_json(row, target, step, rate) for row, rate in both], indent=2))
     else:
-        print_predictions(found.label, ordered, output_console(), card, rates)
+        console = output_console()
+        print_predictions(found.label, ordered, console, card, rates)
+        print_times(ordered, console, target, step)
         if not is_bundled(options.model):
             print(f"{NOT_TUNED}. {how_scaled(size, rates_kept())}")
     return 0 if any(row.trainable_params is not None for row in ordered) else 1
@@ -140,9 +143,11 @@ def _write_files(
         write_card(options.picture, plan_card(plan))
 
 
-def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str, Any]:
+def _as_json(row: Prediction, target: Target, step: Step, rate: float | None) -> dict[str, Any]:
     fields = dataclasses.asdict(row) | {"learning_rate": rate}
-    del fields["scoring_bytes"]  # not needed for a training step
+    for name in ("scoring_bytes", "scoring_work", "work"):
+        del fields[name]  # not of a training step, or in numbers that nobody reads
+    card = target.card
     if card is not None:
         peak = row.peak_reserved_bytes
         found = None if peak is None else fit(peak, card)
@@ -151,6 +156,8 @@ def _as_json(row: Prediction, card: Card | None, rate: float | None) -> dict[str
             "verdict": found and found.verdict,
             "margin_bytes": found and found.margin_bytes,
         }
+        seconds = seconds_of_steps(row.work, card, step.accumulation)
+        fields |= {"seconds_1000_steps": seconds, "cost_1000_steps": cost(seconds, target.price)}
     return fields
 
 
@@ -216,6 +223,26 @@ def print_predictions(
     for row in rows:
         if row.reason:
             console.print(f"{row.label}: {row.reason}", markup=False, highlight=False)
+
+
+def print_times(rows: list[Prediction], console: Console, target: Target, step: Step) -> None:
+    """Prints the time of 1,000 steps on the card and, with a price an hour, what they cost."""
+    if target.card is None:
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("Method", no_wrap=True)
+    for name in ("1,000 steps", *(["Cost"] if target.price is not None else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        seconds = seconds_of_steps(row.work, target.card, step.accumulation)
+        costs = [] if target.price is None else [format_cost(cost(seconds, target.price))]
+        table.add_row(row.label, units.format_seconds(seconds), *costs)
+    console.print(table)
+    console.print(
+        f"Predicted for the {target.card.label} from its data sheet; published steps on an L40S "
+        f"took {ON_CARDS.low:g} to {ON_CARDS.high:g} times that.",
+        highlight=False,
+    )
 
 
 def _verdict(row: Prediction, card: Card) -> str:

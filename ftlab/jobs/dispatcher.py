@@ -15,10 +15,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ftlab.basics.devices import memory_in_use
 from ftlab.basics.errors import FtlabError
@@ -28,6 +29,7 @@ from ftlab.basics.system import PROC, read_proc
 from ftlab.basics.units import format_bytes
 from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.prediction.remedies import remedies
+from ftlab.records.base_runs import complete
 from ftlab.records.job import CANCELLED, bound_log
 from ftlab.records.removal import clear_removed
 from ftlab.records.result import FinalStatus, Measures, RunResult
@@ -130,6 +132,25 @@ def _name(number: int) -> str:
         return f"signal {number}"  # a real-time signal has no name
 
 
+def in_starting_order(runs: Sequence[Run]) -> list[Run]:
+    """Returns the open runs in the order in which they start: that of their ids, except that the
+    first trained run of a sweep comes before the base runs, so that its loss is seen early."""
+    begun = {
+        run.spec.sweep_id for run in runs if not run.spec.is_base and run.status in _HAS_TRAINED
+    }
+    first: dict[str, Run] = {}
+    for run in runs:
+        if run.status == "queued" and not run.spec.is_base and run.spec.sweep_id not in begun:
+            first.setdefault(run.spec.sweep_id, run)
+    ordered: dict[str, Run] = {}
+    for run in runs:
+        if run.is_open:
+            ahead = first.get(run.spec.sweep_id, run)
+            ordered |= {ahead.run_id: ahead, run.run_id: run}
+    return list(ordered.values())
+
+
+_HAS_TRAINED = frozenset({"running", *get_args(FinalStatus)}) - {"not_applicable"}
 POLL_SECONDS = 0.4
 FIRST_WORD_SECONDS = 300.0  # a worker writes its first line before its large imports
 START_SECONDS = 60.0  # how long a start is retried while the system is out of resources
@@ -196,8 +217,8 @@ class Dispatcher:
 
     def _waiting(self) -> list[Run]:
         """The open runs, except those whose result could not be written: these are tried once."""
-        runs = self._store.runs()
-        return [run for run in runs if run.is_open and run.run_id not in self._given_up]
+        runs = in_starting_order(self._store.runs())
+        return [run for run in runs if run.run_id not in self._given_up]
 
     def step(self) -> bool:
         """Ends cancelled runs, records dead workers, starts runs; returns whether any is left."""
@@ -276,6 +297,9 @@ class Dispatcher:
             directory.write_result(result)
         except OSError:
             self._given_up.add(directory.run_id)
+        with suppress(OSError, FtlabError):
+            if directory.spec().is_base:
+                complete(directory)  # runs that wait for its numbers get none
 
 
 def _is_held(directory: RunDirectory) -> bool:

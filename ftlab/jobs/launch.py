@@ -242,7 +242,7 @@ def plan_sweep(
     known = {spec.base_precision: spec.run_id for spec in onto if spec.is_base}
     bases = {
         precision: known.get(precision) or add(None, precision, None, request.seeds[0])
-        for precision in precisions
+        for precision in sorted(precisions, key=bool)  # the others are compared with the whole one
     }
     for seed in request.seeds:
         for variant in request.variants:

@@ -22,6 +22,7 @@ from ftlab.basics.processes import boot_id, start_time
 from ftlab.jobs.launch import check_space
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import names_hub_model
+from ftlab.records import base_runs, kept_bases
 from ftlab.records.result import LineWriter, RunResult
 from ftlab.records.resume import Earlier, begin_again, read_earlier
 from ftlab.records.run import RunDirectory
@@ -63,14 +64,18 @@ def main(arguments: list[str]) -> int:
         report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
         if earlier is None:
             report(start)
-        result = _download(spec, report, earlier) or _wait_for_device(
-            spec, directory, report, earlier
-        )
+        result = _download(spec, report, earlier)
+        kept = _kept_file(spec, directory) if result is None and spec.is_base else None
+        if kept is not None:  # needs neither torch nor the device
+            result = kept_bases.take(kept, directory)
+        result = result or _wait_for_device(spec, directory, report, earlier)
     try:
         directory.write_result(result)
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
+    if spec.is_base:
+        _pass_on(directory, result, kept)
     if result.status == "done":
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return 0 if result.status == "done" else 1
@@ -104,6 +109,25 @@ def _download(spec: RunSpec, report: Any, earlier: Earlier | None) -> RunResult 
     if begun:
         report({"event": "phase", "phase": "start"})
     return None
+
+
+def _kept_file(spec: RunSpec, directory: RunDirectory) -> Path | None:
+    """Where such a base run's numbers are kept; `None` if they cannot be: then it is measured."""
+    try:
+        return kept_bases.kept_file(spec, directory.path.parent)
+    except Exception:
+        traceback.print_exc()
+        return None
+
+
+def _pass_on(directory: RunDirectory, result: RunResult, kept: Path | None) -> None:
+    """Gives a base run's numbers to the runs that ended before it, and keeps new ones."""
+    try:
+        base_runs.complete(directory)
+        if kept and result.status == "done" and kept_bases.MEASURED_IN not in result.environment:
+            kept_bases.keep(kept, directory, result)
+    except Exception:  # the base run itself is done
+        traceback.print_exc()
 
 
 def _wait_for_device(

@@ -14,13 +14,18 @@ from ftlab.basics.devices import free_bytes, resolve_device
 from ftlab.basics.units import format_bytes
 from ftlab.models.loading import give_back_memory
 from ftlab.models.resolve import resolve_model
-from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.machine_rates import keep_rates, kept_rates
+from ftlab.prediction.measure_rates import measure
+from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
+from ftlab.prediction.run_time import computed, run_size, scoring_of_batch
 from ftlab.prediction.simulation.step import predict
+from ftlab.records.comparability import SCORED
 from ftlab.records.result import RunResult
 from ftlab.records.spec import RunSpec
 from ftlab.tasks.formatting import BatchSize
 from ftlab.training.memory import CardMemory, card_memory
+from ftlab.training.model import torch_device
 
 
 def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
@@ -32,12 +37,37 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
     if longest is None or spec.variant is None:
         return result
     try:
-        found = predict(question_of(spec, longest))
+        question = question_of(spec, longest)
+        scoring = scoring_of_batch(spec.settings, longest)
+        question = replace(question, step=replace(question.step, scoring=scoring))
+        found = predict(question)
+        seconds = _seconds(result, spec, question.step, found)
     except Exception:  # the run does not need the prediction; its log has the reason
         traceback.print_exc()
         return result
     measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
-    return replace(result, measures=measures, predicted_anatomy=found.anatomy)
+    return replace(
+        result, measures=measures, predicted_anatomy=found.anatomy, predicted_seconds=seconds
+    )
+
+
+def _seconds(result: RunResult, spec: RunSpec, step: Step, found: Prediction) -> dict[str, float]:
+    """Returns the computed seconds of the run's phases; empty for a run that did not end.
+
+    The device's rates are measured here if they are not kept yet: nothing else runs on it now.
+    """
+    tokens, padding = result.measures.train_tokens, result.measures.padding_share
+    if result.status != "done" or not tokens or padding is None:
+        return {}
+    device, settings = resolve_device(spec.device), spec.settings
+    rates = kept_rates(device)
+    if rates is None:
+        rates = measure(torch_device(spec.device))
+        keep_rates(device, rates)
+    batches = settings.steps * settings.accumulation
+    scored = int(result.environment.get(SCORED) or settings.eval_examples)
+    size = run_size(settings, tokens / (1 - padding) / batches, scored)
+    return computed(found, step, size, rates)
 
 
 def with_remedies(

@@ -18,6 +18,7 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant, validate_variant
 from ftlab.models.dimensions import is_known_config
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction.duration import ScoringWork, StepWork
 from ftlab.settings.schema import Setting, errors_in
 from ftlab.settings.training import OPTIMIZERS, Optimizer
 
@@ -51,6 +52,11 @@ class Target:
                              help="say whether it fits: "
                              f"{', '.join(card.id for card in cards())}, or {HERE} for this "
                              "machine's GPU"),
+    ] = None  # fmt: skip
+    price: Annotated[
+        float | None, Setting("Price an hour", help="of the card, in any currency: what 1,000 "
+                              "steps cost is said", empty="no cost", high=1_000_000,
+                              example="PRICE"),
     ] = None  # fmt: skip
 
 
@@ -147,7 +153,8 @@ class Prediction:
     `peak_allocated_bytes` is the peak of live tensors and `anatomy` its memory breakdown.
     `peak_reserved_bytes` is what torch's allocator requests from the driver, without the CUDA
     context. `scoring_bytes` is the peak while answers are scored. `how` is the method of
-    prediction, `seconds` its duration.
+    prediction, `seconds` its duration. `work` is that of a step on the longest batch, and
+    `scoring_work` that of a batch of answers; `None` if nothing was simulated.
     """
 
     method: str
@@ -162,6 +169,8 @@ class Prediction:
     seconds: float = 0.0
     reason: str = ""
     scoring_bytes: int | None = None
+    work: StepWork | None = None
+    scoring_work: ScoringWork | None = None
 
 
 _QUESTION, _PREDICTION = TypeAdapter(Question), TypeAdapter(Prediction)

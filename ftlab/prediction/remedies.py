@@ -15,6 +15,7 @@ from ftlab.basics.cards import HERE, Card
 from ftlab.basics.devices import Device, kind_of
 from ftlab.basics.units import format_bytes
 from ftlab.methods.variant import Variant
+from ftlab.prediction.duration import Band
 from ftlab.prediction.fit import Ask, Change, changes, fitting
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
@@ -64,20 +65,6 @@ FEWEST = 5
 _LEFT_OUT = 0.05  # share of the runs at either end
 
 
-@dataclass(frozen=True)
-class Band:
-    """Measured peaks are `low` to `high` times the predicted, in `runs` (0: default) of `whose`."""
-
-    low: float
-    high: float
-    runs: int = 0
-    whose: str = ""
-
-    def of(self, predicted_bytes: int) -> tuple[int, int]:
-        """Returns the expected minimum and maximum bytes of a run."""
-        return round(self.low * predicted_bytes), round(self.high * predicted_bytes)
-
-
 ON_CUDA = Band(0.95, 1.05)
 """Nearly all published reserved peaks are within 5 % of their predictions (docs/prediction.md)."""
 
@@ -87,16 +74,16 @@ ON_CPU = Band(1.1, 1.4)
 
 @dataclass(frozen=True)
 class Seen:
-    """Net peak memory of a run, predicted and measured."""
+    """Net peak memory of a run in bytes, or seconds of a phase, predicted and measured."""
 
     method: str
     label: str
-    predicted_bytes: int
-    measured_bytes: int
+    predicted: float
+    measured: float
 
     @property
     def ratio(self) -> float:
-        return self.measured_bytes / self.predicted_bytes
+        return self.measured / self.predicted
 
 
 @dataclass(frozen=True)
@@ -122,7 +109,7 @@ def calibration(runs: Iterable[Run], device: Device) -> Calibration:
     seen = [
         Seen(run.spec.variant.method, run.spec.label, predicted, measured)
         for run in runs
-        if run.origin == "measured" and _is_on(run, device)
+        if run.origin == "measured" and is_on(run, device)
         if run.spec.variant is not None and run.status == "done" and run.result is not None
         if (measured := run.result.measures.net_peak_memory_bytes) is not None
         if (predicted := run.result.measures.predicted_net_peak_bytes)
@@ -130,7 +117,8 @@ def calibration(runs: Iterable[Run], device: Device) -> Calibration:
     return Calibration(tuple(seen), ON_CUDA if device.is_gpu else ON_CPU)
 
 
-def _is_on(run: Run, device: Device) -> bool:
+def is_on(run: Run, device: Device) -> bool:
+    """Whether the run was on the device, or on an equal GPU."""
     if kind_of(run.spec.device) != kind_of(device.id):
         return False
     if not device.is_cuda or device.is_rocm:

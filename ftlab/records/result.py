@@ -142,8 +142,10 @@ class RunResult(JobResult):
     ("CUDA allocated", "CPU resident"). `memory_at_end` holds the bytes before and after a cancel
     ended the process. `anatomy` is the memory breakdown of the training peak, bytes by part
     (`MEMORY_PARTS`), and `predicted_anatomy` the predicted breakdown; both are empty if unknown.
+    `predicted_seconds` is what was computed of phases from the rates of the device.
     `resumed` lists the steps at which the run resumed from a checkpoint. `general_losses` is the
-    loss of each passage of unrelated text, so that runs can be paired.
+    loss of each passage of unrelated text, so that runs can be paired; `general_tokens` is the
+    number of its tokens with loss.
     """
 
     __pydantic_config__ = _IGNORE
@@ -154,7 +156,9 @@ class RunResult(JobResult):
     memory_at_end: dict[str, int | None] = field(default_factory=dict)
     anatomy: dict[str, int] = field(default_factory=dict)
     predicted_anatomy: dict[str, int] = field(default_factory=dict)
+    predicted_seconds: dict[str, float] = field(default_factory=dict)
     general_losses: tuple[float, ...] = ()
+    general_tokens: tuple[int, ...] = ()
     resumed: tuple[int, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ spec.json       written before the run is queued; its worker adds the learning r
                 depends on a model that was not on the machine yet
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
-result.json     written once, by atomic rename, at the end
+result.json     written at the end, by atomic rename; completed if the base run ends later
 samples.jsonl   test prompts answered before and after training
 adapter/        PEFT's own format, or the full model
 merged/         the adapter merged into its base, if that was requested
@@ -125,6 +125,10 @@ class RunDirectory(Job):
         """Writes the result unless one exists: a finished run is never overwritten."""
         if not self.result_file.exists():
             write_atomically(self.result_file, dump_result(result))
+
+    def complete_result(self, result: RunResult) -> None:
+        """Replaces the result by the same one with the numbers of a base run that ended later."""
+        write_atomically(self.result_file, dump_result(result))
 
     def result(self) -> RunResult | None:
         try:

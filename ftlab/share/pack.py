@@ -107,6 +107,7 @@ class Sample(Part):
     index: int
     prompt: tuple[Message, ...] = ()
     reference: str = ""
+    tokens: int | None = None
     answer_before: str | None = None
     answer_after: str | None = None
     score_before: float | None = None

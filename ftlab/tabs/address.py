@@ -20,7 +20,8 @@ from ftlab.tabs.context import QUIET, Asked, Links, TabSpec, tabs
 from ftlab.tabs.widgets import H, escape, warn
 
 _LONGEST_ADDRESS, _LONGEST_VALUE, _MOST_PARAMETERS = 4_000, 300, 50
-_BEGIN = "window.ft.address.begin((address) => trigger('select', { address }));"
+_BEGIN = "window.ft.address.begin((address, shown) => trigger('select', { address, shown }));"
+_ANSWERED = "() => window.ft.address.answered()"
 
 
 def address_of(**values: str) -> str:
@@ -81,6 +82,8 @@ def build_address(links: Links) -> None:
             warn(str(error))
             return [_tab_in(getattr(event, "address", None)), *[gr.skip()] * len(links.asked)]
         asked = [Asked(values[name]) if name in values else None for name in links.asked]
-        return [gr.Tabs(selected=spec.id), *asked]
+        is_shown = getattr(event, "shown", None) == spec.id
+        return [gr.skip() if is_shown else gr.Tabs(selected=spec.id), *asked]
 
-    address.select(follow, None, [links.tabs, *links.asked.values()], **QUIET)
+    opened = address.select(follow, None, [links.tabs, *links.asked.values()], **QUIET)
+    opened.then(fn=None, js=_ANSWERED, api_visibility="private")

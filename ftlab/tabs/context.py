@@ -75,11 +75,14 @@ def banner_html(space: str) -> str:
     )
 
 
-QUIET: dict[str, Any] = {
-    "show_progress": "hidden",
-    "concurrency_limit": None,
-    "api_visibility": "private",
-}
+NO_OVERLAY: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": []}
+"""For events without a progress overlay.
+
+Without the empty list the browser remembers the event's outputs: gradio writes a status into every
+output of every earlier event whenever an event begins or ends, which was most of a poll's cost.
+"""
+
+QUIET: dict[str, Any] = NO_OVERLAY | {"concurrency_limit": None, "api_visibility": "private"}
 """For events of the page itself: no progress overlay, no concurrency limit, not in the API."""
 
 DOWNLOAD = """(file) => {

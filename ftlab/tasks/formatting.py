@@ -314,6 +314,15 @@ def longest_batch(
     return max(sized, key=lambda each: (each[0].length, each[0].completion_tokens))
 
 
+def mean_tokens(
+    formatted: Sequence[FormattedExample], order: Sequence[int], batch_size: int
+) -> float:
+    """The mean tokens of a batch, with padding."""
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    sizes = [_size([formatted[index] for index in batch]) for batch in batches]
+    return sum(size.rows * size.length for size in sizes) / len(sizes)
+
+
 def _size(batch: Sequence[FormattedExample]) -> BatchSize:
     return BatchSize(
         len(batch),

@@ -5,8 +5,7 @@ They are measured for the base (before), during the steps (the curve), and after
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from ftlab.models.decoding import ReadPrompts, answers_what_it_read, greedy_answers
 from ftlab.models.generation import answer_batch, answer_texts, greedy_config, virtual_tokens
 from ftlab.models.loading import give_back_memory
-from ftlab.records.differences import (
-    PairedDifference,
-    Row,
-    mean_of,
-    paired_difference,
-    score_against_whole,
-    why_score_fell,
-)
-from ftlab.records.result import RunResult
-from ftlab.records.run import RunDirectory, run_directories
+from ftlab.records.base_runs import General, Quality, against_base, curve_event
 from ftlab.records.spec import RunSpec
 from ftlab.settings.training import CURVE_EXAMPLES, EVALUATION_BATCH
 from ftlab.tasks.formatting import EncodedSet, FormattedExample, PromptFormatter
@@ -316,29 +306,6 @@ class CurvePoints:
         self.report(curve_event(step, found.loss, found.score))
 
 
-def curve_event(step: int, loss: float, score: float | None) -> dict[str, Any]:
-    """Returns a point as written to metrics.jsonl; step 0 is the untrained model."""
-    return {
-        "event": "evaluation",
-        "step": step,
-        "loss": loss if math.isfinite(loss) else None,
-        "score": score,
-    }
-
-
-GENERAL_TEXT_HASH = "general_text_hash"
-"""The key in a run's environment for the hash of the unrelated text."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Fields of `Measures`, the rows of samples.jsonl, and notes on them."""
-
-    measures: Mapping[str, float | None]
-    rows: Sequence[dict[str, Any]]
-    notes: Sequence[str]
-
-
 def base_quality(held_out: EncodedSet, evaluation: Evaluation, task: TaskSpec) -> Quality:
     """Returns the quality of a base run, which is the "before" of every other run."""
     measures = {
@@ -352,77 +319,20 @@ def base_quality(held_out: EncodedSet, evaluation: Evaluation, task: TaskSpec) -
 def run_quality(
     spec: RunSpec,
     runs_folder: Path,
-    general_text: str,
     held_out: EncodedSet,
-    passage_tokens: Sequence[int],
+    general: General,
     evaluation: Evaluation,
     task: TaskSpec,
 ) -> Quality:
-    """Returns the quality of a trained run; "before" is the sweep's base run in its precision.
-
-    `general_text` is the hash of the text of the passages, `passage_tokens` the number of tokens
-    with loss in each passage.
-    """
-    measures: dict[str, float | None] = {
+    """Returns the quality of a trained run; "before" is the sweep's base run in its precision."""
+    measures = {
         "eval_loss_after": evaluation.loss,
         "score_after": evaluation.score,
         "general_loss_after": evaluation.general_loss,
     }
-    own = _rows("after", held_out, evaluation, task)
-    base = _own_base(spec, runs_folder)
-    if base is None:
-        sentence = "The base run gave no numbers, so there is nothing to compare with."
-        return Quality(measures, own, (sentence,))
-    result, before = base
-    rows = [{**before.get(row["index"], {}), **row} for row in own]
-    measures |= {
-        key: getattr(result.measures, key)
-        for key in ("eval_loss_before", "score_before", "general_loss_before")
-    }
-    tokens = [len(example.completion_ids) for example in held_out.formatted]
-    score = _paired(rows, "score")
-    loss = _paired(rows, "loss", tokens)
-    general = None
-    if result.environment.get(GENERAL_TEXT_HASH) == general_text:
-        general = paired_difference(
-            result.general_losses, evaluation.general_losses, passage_tokens
-        )
-    for key, change in (
-        ("score_gain", score), ("loss_change", loss), ("general_loss_change", general),
-    ):  # fmt: skip
-        measures |= change.measures(key) if change else {}
-    notes = []
-    if spec.base_precision is not None and evaluation.scores:
-        notes.append(_against_whole(spec, runs_folder, evaluation))
-    if score is not None and score.falls:
-        notes.append(why_score_fell(score, loss, general, rows, spec.learning_rate))
-    return Quality(measures, rows, notes)
-
-
-def report_untouched(
-    spec: RunSpec,
-    runs_folder: Path,
-    some: EncodedSet,
-    report: Callable[[dict[str, Any]], None],
-) -> None:
-    """Reports the first point of the curve: the base run's numbers on the examples."""
-    base = _own_base(spec, runs_folder)
-    rows = [base[1].get(index, {}) for index in range(len(some.examples))] if base else []
-    losses = [row.get("loss_before") for row in rows]
-    scores = [row.get("score_before") for row in rows]
-    tokens = [len(example.completion_ids) for example in some.formatted]
-    loss, score = mean_of(losses, tokens), mean_of(scores)
-    if loss is not None:
-        report(curve_event(0, loss, score))
-
-
-def _against_whole(spec: RunSpec, runs_folder: Path, evaluation: Evaluation) -> str:
-    """Returns a sentence that compares a run on a quantised base with the unquantised base."""
-    assert spec.base_precision is not None
-    whole = _base_of(_whole_base(spec, runs_folder))
-    rows = whole[1] if whole else {}
-    before = [rows.get(index, {}).get("score_before") for index in range(len(evaluation.scores))]
-    return score_against_whole(spec.base_precision, paired_difference(before, evaluation.scores))
+    rows = _rows("after", held_out, evaluation, task)
+    found = against_base(spec, runs_folder, rows, general)
+    return replace(found, measures={**measures, **found.measures})
 
 
 def _rows(
@@ -434,6 +344,7 @@ def _rows(
             "index": index,
             "prompt": [{"role": m.role, "content": m.content} for m in example.prompt],
             "reference": example.completion,
+            "tokens": len(held_out.formatted[index].completion_ids),
             f"loss_{when}": evaluation.losses[index],
         }
         if evaluation.answers:
@@ -445,32 +356,3 @@ def _rows(
             }
         rows.append(row)
     return rows
-
-
-def _paired(
-    rows: Sequence[Row], what: str, tokens: Sequence[int] | None = None
-) -> PairedDifference | None:
-    before = [row.get(f"{what}_before") for row in rows]
-    return paired_difference(before, [row.get(f"{what}_after") for row in rows], tokens)
-
-
-def _own_base(spec: RunSpec, runs_folder: Path) -> tuple[RunResult, dict[int, Row]] | None:
-    return _base_of(RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None)
-
-
-def _base_of(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:
-    """Returns a base run's result and its samples by index; `None` unless it is done."""
-    result = directory.result() if directory else None
-    if directory is None or result is None or result.status != "done":
-        return None
-    return result, {row["index"]: row for row in directory.samples()}
-
-
-def _whole_base(spec: RunSpec, runs_folder: Path) -> RunDirectory | None:
-    """Returns the sweep's base run that is not quantised; `None` if there is none."""
-    for directory in run_directories(runs_folder):
-        if directory.run_id.startswith(spec.sweep_id):
-            other = directory.spec()
-            if other.sweep_id == spec.sweep_id and other.is_base and not other.base_precision:
-                return directory
-    return None

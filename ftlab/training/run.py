@@ -22,6 +22,7 @@ from ftlab.models.bundled import QUALITY_NOTE
 from ftlab.models.dimensions import shape_of_model
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
+from ftlab.records.base_runs import GENERAL_TEXT_HASH, General, untouched_point
 from ftlab.records.comparability import SCORED
 from ftlab.records.result import ANSWERING, Measures, RunResult
 from ftlab.records.resume import (
@@ -46,13 +47,11 @@ from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.registry import general_fingerprint, general_passages
 from ftlab.training.answering import ANSWERS, Prompts, measure_answering
 from ftlab.training.evaluate import (
-    GENERAL_TEXT_HASH,
     CurvePoints,
     as_passages,
     base_quality,
     curve_examples,
     evaluate,
-    report_untouched,
     run_quality,
 )
 from ftlab.training.first_pass import first_pass
@@ -166,6 +165,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     general_losses: tuple[float, ...] = ()
+    general_tokens: tuple[int, ...] = ()
     anatomy: dict[str, int] = field(default_factory=dict)
     longest: BatchSize | None = None
     earlier: Earlier | None = None
@@ -226,6 +226,7 @@ class RunRecord:
             memory_kind=self.meter.memory.kind if self.meter else "",
             anatomy=self.anatomy,
             general_losses=self.general_losses,
+            general_tokens=self.general_tokens,
             resumed=self.earlier.resumed if self.earlier else (),
             environment=self.environment,
             notes=tuple(self.notes),
@@ -354,7 +355,11 @@ def _execute(
             device,
         )
         if spec.settings.eval_every and record.earlier is None:
-            report_untouched(spec, directory.path.parent, curve_examples(held_out), report)
+            some = curve_examples(held_out).formatted
+            tokens = [len(example.completion_ids) for example in some]
+            untouched = untouched_point(spec, directory.path.parent, tokens)
+            if untouched["loss"] is not None:
+                report(untouched)
         _train(
             spec, record, model, training, tokenizer.pad_token_id, arithmetic, report, trackers,
             directory.checkpoints if checkpoint_interval(spec.settings) else directory.scratch,
@@ -388,15 +393,15 @@ def _execute(
             "lower the learning rate."
         )
     record.general_losses = evaluation.general_losses
+    record.general_tokens = tuple(passage.length - 1 for passage in passages)
     if spec.is_base:
         quality = base_quality(held_out, evaluation, task)
     else:
         quality = run_quality(
             spec,
             directory.path.parent,
-            general_fingerprint(),
             held_out,
-            [passage.length - 1 for passage in passages],
+            General(record.general_losses, record.general_tokens, general_fingerprint()),
             evaluation,
             task,
         )

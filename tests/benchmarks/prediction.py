@@ -23,6 +23,7 @@ from ftlab.prediction.remedies import ON_CPU
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.tabs.experiment.costs import costing
+from tests.benchmarks import step_times
 from tests.prediction.published import LONGEST, Published, peft_rows, t4_rows
 
 WHY = {
@@ -244,8 +245,8 @@ def page(peft: Sequence[Held], t4: Sequence[Held], on_cpu: Sequence[OnCpu]) -> s
     """All rows as a Markdown page."""
     parts = [
         "# Predictions against published runs",
-        "Made by `python -m tests.benchmarks.prediction --write docs/prediction.md`. Nothing is\n"
-        "fitted but one number: the tokens of the longest batch of PEFT's comparison, which were\n"
+        "Made by `python -m tests.benchmarks.prediction --write docs/prediction.md`. For memory\n"
+        "one number is fitted: the tokens of the longest batch of PEFT's comparison, which were\n"
         f"not published; {LONGEST} is used here.",
         "## Llama 3.2 3B by method, an L40S",
         "`method_comparison/MetaMathQA` of huggingface/peft: bf16, batch 4, AdamW.\n"
@@ -264,6 +265,7 @@ def page(peft: Sequence[Held], t4: Sequence[Held], on_cpu: Sequence[OnCpu]) -> s
         "\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         + "\n".join(_t4_row(each) for each in t4),
         "\n".join(misses(t4, T4_BAR)),
+        step_times.section(step_times.read_counts()),
         "## The bundled model on a CPU",
         "Runs of the shipped sweeps, batch 4, bf16. Predicted are the bytes of tensors; measured\n"
         "is the growth of the process, which holds malloc's own room and what loading left\n"

@@ -170,6 +170,18 @@ SMALLEST = (
         without_rate="times of a page",
     ),
     SmallRun(
+        "tests.benchmarks.sweep_time",
+        "--methods lora,ia3 --steps 1 --eval-examples 2 --policy fp32 --model {tiny} "
+        "--runs-dir {folder}/runs --json {folder}/time.json",
+        (
+            r"^lora: \d+\.\d s predicted, \d+\.\d s measured$",
+            r"^with 0 earlier runs: \d+\.\d s predicted, \d+\.\d s measured, \d+\.\d\d times off",
+            r"^with 2 earlier runs: ",
+        ),
+        writes=("time.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.text_differences",
         "--repeats 1",
         (r"^two_words_at_random, 1,000 words: \d+\.\d ms$",),
@@ -194,6 +206,13 @@ SMALLEST = (
         writes=("prediction.md",),
         judges=True,
         without_rate="its figures are bytes",
+    ),
+    SmallRun(
+        "tests.benchmarks.step_times",
+        "--only ia3/llama-3.2-3B-default --write {folder}",
+        (r"^fitted: \d+ TFLOP/s, ", r"^1 of 1 rows within 25%, Spearman 1\.00$"),
+        writes=("peft_step_work.csv",),
+        without_rate="its times are published ones",
     ),
     SmallRun(
         "tests.benchmarks.promises",
@@ -238,6 +257,19 @@ ON_A_PAGE = (
         "tests.benchmarks.compare_page",
         "--repeats 1 --variants 4 --rest 300",
         (r"^tab, first click +median \d", r"^axis of the loss +median \d", r"^slowest median \d"),
+        judges=True,
+        without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.watching",
+        "--seconds 1 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
+        "--json {folder}/watching.json",
+        (
+            r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",
+            r"^hidden +browser +\d",
+            r"^watched +\d\.\d\dx as long$",
+        ),
+        writes=("watching.json",),
         judges=True,
         without_rate="times of a page",
     ),

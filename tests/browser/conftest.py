@@ -81,6 +81,14 @@ HAS_LAUNCHED = "try { localStorage.setItem('ftlab.launched', true); } catch {}"
 """JavaScript: this browser has launched something, so a bare page is no first look."""
 
 
+HIDE = """() => {
+  Object.defineProperty(document, 'visibilityState', { get: () => 'hidden', configurable: true });
+  Object.defineProperty(document, 'hidden', { get: () => true, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+"""JavaScript: the page is told that it is hidden; headless Chromium itself always shows all."""
+
+
 @contextmanager
 def visit(
     browser: Browser, url: str, width: int = 1440, script: str = HAS_LAUNCHED

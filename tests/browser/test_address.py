@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served, visit
+from tests.browser.conftest import HAS_LAUNCHED, served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -115,6 +115,36 @@ def test_a_way_into_a_tab_that_was_open_before_shows_what_was_asked_for(
         page.wait_for_timeout(2_000)
         expect(page.locator("#pg-answer-2")).to_contain_text("LoRA")
         expect(page).to_have_url(re.compile(f"panes=base(,|%2C){run}"))
+
+
+_PRESSED_AT_ONCE = """
+new MutationObserver((changes, observer) => {
+  const tab = document.getElementById('tab-compare-button');
+  if (!tab) return;
+  observer.disconnect();
+  tab.click();
+}).observe(document, { subtree: true, childList: true });
+"""
+_SLOW_ANSWERS = """
+const { fetch } = window;
+window.fetch = async (url, ...others) => {
+  if (`${url}`.includes('queue/join')) await new Promise((resolve) => setTimeout(resolve, 1500));
+  return fetch(url, ...others);
+};
+"""
+
+
+@pytest.mark.parametrize("script", [_PRESSED_AT_ONCE, _SLOW_ANSWERS], ids=["at once", "slow"])
+def test_a_tab_that_is_pressed_while_an_address_is_opened_stays(
+    browser: Browser, url: str, script: str
+) -> None:
+    with visit(browser, f"{url}?tab=results", script=HAS_LAUNCHED + script) as page:
+        if script == _SLOW_ANSWERS:
+            press_tab(page, "Compare")
+        page.wait_for_timeout(4_000)  # until a late answer would have come
+        expect_view(page, f"tab=compare&sweep={NEWER}")
+        press_tab(page, "Results")
+        expect_view(page, "tab=results")
 
 
 def test_a_link_opens_its_view_or_says_that_it_is_not_there(browser: Browser, url: str) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from ftlab.charts.predicted import predicted_figure, predicted_finding
+from ftlab.charts.predicted import TIME, predicted_figure, predicted_finding
 from ftlab.methods.registry import look_of
 from ftlab.prediction.remedies import Band, Seen
 
@@ -21,6 +21,13 @@ def test_each_method_has_its_points_in_its_own_look():
     assert full.marker.color == look_of("full").colour
     assert "&lt;lora&gt;" in lora.hovertext[0]
     assert "1.20 times" in lora.hovertext[0]
+
+
+def test_training_times_are_written_in_seconds():
+    run = Seen("lora", "LoRA", 40.0, 90.0)
+    figure = predicted_figure([run], BAND, quantity=TIME)
+    assert "predicted ≈ 40 s, measured 1 min 30 s" in figure.data[-1].hovertext[0]
+    assert figure.layout.xaxis.title.text == "predicted training time"
 
 
 def test_both_axes_go_equally_far_and_hold_every_line():

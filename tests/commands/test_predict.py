@@ -11,6 +11,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands import predict
+from ftlab.prediction.duration import StepWork, Work
 from ftlab.prediction.question import LimitsOf, Prediction, Question
 
 LLAMA = {
@@ -34,6 +35,7 @@ class Answers:
     """Stands in for the process that predicts."""
 
     asked: Sequence[Question] = ()
+    work: StepWork | None = None
 
     def __init__(self, limits_of: LimitsOf) -> None:
         pass
@@ -50,7 +52,7 @@ class Answers:
             variant = questions[place].variant
             yield place, Prediction(
                 variant.method, variant.label, 10, 1_000, 64, 20 << 30, 21 << 30,
-                {"weights": 20 << 30}, "simulated", 0.1,
+                {"weights": 20 << 30}, "simulated", 0.1, work=self.work,
             )  # fmt: skip
 
 
@@ -125,6 +127,20 @@ def test_a_card_is_judged_with_the_margin(
     shown = capsys.readouterr().out
     assert "does not fit, 6.94 GB short" in shown
     assert "Tesla T4 has 16.11 GB" in shown
+
+
+def test_with_a_card_the_time_of_1000_steps_is_said_and_with_a_price_their_cost(
+    answered: type[Answers], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answered, "work", StepWork(Work(narrow=251e12), Work(), tokens=1_024))
+    given = ["predict", "--methods", "lora", "--device", "l40s", "--price", "3.6"]
+    assert main([*given, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["seconds_1000_steps"] == pytest.approx(1_000)
+    assert row["cost_1000_steps"] == pytest.approx(1)
+    assert main(given) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Method 1,000 steps Cost LoRA 16 min 40 s 1.00" in shown
 
 
 def test_a_report_and_a_card_are_written_for_a_device(

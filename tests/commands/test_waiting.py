@@ -134,7 +134,7 @@ def test_a_sweep_in_a_log_says_that_its_base_is_downloaded(
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if "download" in line]
     assert len(said) == 1
-    assert said[0].startswith("Base bf16: downloading the base model, ")
+    assert said[0].startswith("LoRA: downloading the base model, ")
     assert said[0].endswith(" of 4.4 MB")
 
 

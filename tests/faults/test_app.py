@@ -15,7 +15,7 @@ from ftlab.jobs.launch import enqueue_sweep
 from ftlab.records.run import RunDirectory
 from tests.processes import App
 from tests.waiting import wait_until
-from tests.workers import REQUEST, statuses
+from tests.workers import REQUEST, as_started, statuses
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunDi
     turn = DeviceLock("cpu")
     assert turn.try_acquire()
     folder = tmp_path / "runs"
-    queued = [RunDirectory(folder / spec.run_id) for spec in enqueue_sweep(REQUEST, folder)]
+    specs = as_started(enqueue_sweep(REQUEST, folder))
+    queued = [RunDirectory(folder / spec.run_id) for spec in specs]
     yield queued
     note_cancel(folder, [run.run_id for run in queued])
     wait_until(lambda: statuses(folder) == ["cancelled"] * 3)

@@ -25,7 +25,7 @@ from ftlab.records import job
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
 from tests.waiting import wait_until
-from tests.workers import DONE, PRELUDE, REQUEST, SLOW, statuses, step_until, worker
+from tests.workers import DONE, PRELUDE, REQUEST, SLOW, as_started, statuses, step_until, worker
 
 FLOODS = (
     PRELUDE
@@ -34,7 +34,8 @@ FLOODS = (
 
 
 def queue(folder: Path) -> list[RunDirectory]:
-    return [RunDirectory(folder / spec.run_id) for spec in enqueue_sweep(REQUEST, folder)]
+    specs = as_started(enqueue_sweep(REQUEST, folder))
+    return [RunDirectory(folder / spec.run_id) for spec in specs]
 
 
 def start_dispatcher(folder: Path) -> subprocess.Popen[bytes]:
@@ -99,7 +100,7 @@ def test_a_worker_that_dies_alone_leaves_an_interrupted_row_and_the_queue_goes_o
     os.kill(first.worker()[0], signal.SIGKILL)  # type: ignore[index]
     Dispatcher(tmp_path, worker(lambda run: DONE)).work()
     assert statuses(tmp_path) == ["interrupted", "done", "done"]
-    assert "without a result" in RunStore(tmp_path).runs()[0].reason
+    assert "without a result" in as_started(RunStore(tmp_path).runs())[0].reason
 
 
 @pytest.mark.fault("worker stopped with SIGSTOP and cancelled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,8 +13,10 @@ import pytest
 
 from ftlab.basics.processes import GRACE_SECONDS
 from ftlab.jobs.control import dispatcher_lock, ensure_dispatcher, note_cancel
-from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
 from ftlab.jobs.launch import enqueue_sweep
+from ftlab.methods.variant import Variant
+from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
 from tests.waiting import wait_until
@@ -26,6 +29,7 @@ from tests.workers import (
     SLOW,
     STUBBORN,
     Start,
+    as_started,
     statuses,
     step_until,
     worker,
@@ -57,7 +61,7 @@ def noting(started: list[str]) -> Start:
 
 
 def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     started: list[str] = []
 
     def script(run_id: str) -> str:
@@ -94,6 +98,21 @@ def test_the_last_worker_that_dies_between_two_glances_of_one_look_is_still_a_ro
     assert statuses(tmp_path)[-1] == "failed"
 
 
+def test_the_first_trained_run_starts_before_the_base_runs_unless_one_was_started_before(
+    tmp_path: Path,
+) -> None:
+    request = replace(REQUEST, variants=(Variant("qlora"), Variant("lora")))
+    base, base_nf4, qlora, lora = enqueue_sweep(request, tmp_path)
+    order = [spec.run_id for spec in (qlora, base, base_nf4, lora)]
+
+    def starting() -> list[str]:
+        return [run.run_id for run in in_starting_order(RunStore(tmp_path).runs())]
+
+    assert starting() == order
+    RunDirectory(tmp_path / qlora.run_id).write_result(RunResult("failed", "No."))
+    assert starting() == order[1:]
+
+
 def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
     enqueue_sweep(REQUEST, tmp_path)
     lock = dispatcher_lock(tmp_path)
@@ -113,10 +132,10 @@ def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
     tmp_path: Path, script: str, reason: str
 ) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = specs[0].run_id
     Dispatcher(tmp_path, worker(lambda run_id: script if run_id == first else DONE)).work()
-    runs = RunStore(tmp_path).runs()
+    runs = as_started(RunStore(tmp_path).runs())
     assert [run.status for run in runs] == ["failed", "done", "done"]
     assert reason in runs[0].reason
 
@@ -124,7 +143,7 @@ def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
 @pytest.mark.fault("worker that ignores SIGTERM")
 @pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["polite", "stubborn"])
 def test_cancel_ends_the_process_and_records_its_memory(tmp_path: Path, script: str) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     dispatcher = Dispatcher(tmp_path, worker(lambda r: script if r == specs[0].run_id else DONE))
     step_until(dispatcher, lambda: first.worker() is not None)
@@ -143,10 +162,10 @@ def test_cancel_ends_the_process_and_records_its_memory(tmp_path: Path, script: 
 def test_a_queued_run_is_cancelled_without_ever_starting_and_a_finished_one_is_not_harmed(
     tmp_path: Path, started: list[str], noting: Start
 ) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     note_cancel(tmp_path, [specs[1].run_id])
     Dispatcher(tmp_path, noting).work()
-    runs = RunStore(tmp_path).runs()
+    runs = as_started(RunStore(tmp_path).runs())
     assert [run.status for run in runs] == ["done", "cancelled", "done"]
     assert runs[1].reason == "Cancelled before it started."
     assert specs[1].run_id not in started
@@ -159,7 +178,7 @@ def test_a_queued_run_is_cancelled_without_ever_starting_and_a_finished_one_is_n
 def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(
     tmp_path: Path, started: list[str], noting: Start
 ) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     script = PRELUDE + "while not (run / 'end').exists(): time.sleep(0.02)\nfinish()"
     step_until(Dispatcher(tmp_path, worker(lambda _: script)), lambda: first.status() == "running")
@@ -173,7 +192,7 @@ def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(
 
 @pytest.mark.fault("process number given to another process")
 def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path: Path) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     line = {"event": "start", "pid": os.getpid(), "process_started": 12345.0}
     first.metrics_file.write_text(json.dumps(line) + "\n")
@@ -186,7 +205,7 @@ def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path
 def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_twice(
     tmp_path: Path, started: list[str], noting: Start
 ) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     step_until(Dispatcher(tmp_path, worker(lambda r: SLOW)), lambda: first.status() == "running")
     pid = first.worker()[0]  # type: ignore[index]
@@ -218,7 +237,7 @@ def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrup
 
 @pytest.mark.fault("cancel while the adapter is saved")
 def test_a_cancel_during_the_save_leaves_no_half_an_adapter(tmp_path: Path) -> None:
-    specs = enqueue_sweep(REQUEST, tmp_path)
+    specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     half = PRELUDE + "(run / '.adapter.partial').mkdir(); time.sleep(60)"
     dispatcher = Dispatcher(tmp_path, worker(lambda r: half if r == specs[0].run_id else DONE))

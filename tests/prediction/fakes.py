@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.prediction.client import NOBODY, Predictor
+from ftlab.prediction.duration import ScoringWork, StepWork, Work
 from ftlab.prediction.question import Prediction, Question
 
 GB = 1_000_000_000
@@ -49,6 +51,16 @@ class SizedPredictor(Predictor):
         return Prediction(
             variant.method, variant.label, *sizes, peak, reserved, parts, "simulated", 0.1
         )
+
+
+class TimedPredictor(SizedPredictor):
+    """A step is a call of torch and 10^13 operations, and so is each token of an answer."""
+
+    def _answer(self, question: Question) -> Prediction:
+        work = Work(narrow=1e13, calls=1)
+        step = StepWork(work, Work(), tokens=question.step.batch * question.step.length)
+        scoring = ScoringWork(Work(), work, rows=16, prompt=50)
+        return replace(super()._answer(question), work=step, scoring_work=scoring)
 
 
 def failing(question: Question) -> float:

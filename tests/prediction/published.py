@@ -19,13 +19,18 @@ MIB = 1 << 20
 LONGEST = 695
 """Tokens of the longest batch of PEFT's comparison, which is not published: the fitted number."""
 
+MEAN_LENGTH = 210
+"""Tokens of a row in PEFT's comparison: 4,198,051 in 5,000 steps of 4 rows, without padding."""
+
+_STEPS = 5_000
+
 _PEFT_FILES = ("peft_metamathqa_34.csv", "peft_metamathqa_29.csv")
 _T4_FILES = ("t4_lora_qlora.csv", "t4_lora_qlora_43.csv")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A run of others. Bytes; `allocated` is `None` where it was not published.
+    """A run of others. Bytes; `allocated` and `step_seconds` are `None` where not published.
 
     Those that are `chosen` are held against the bars; the rest came after them.
     """
@@ -37,9 +42,10 @@ class Published:
     allocated: float | None
     reserved: float
     chosen: bool
+    step_seconds: float | None = None
 
 
-def peft_rows() -> Iterator[Published]:
+def peft_rows(length: int = LONGEST) -> Iterator[Published]:
     """PEFT's own comparison: Llama 3.2 3B on an L40S, bf16, batch 4, by method."""
     model = known_model("Llama 3.2 3B")
     assert model is not None
@@ -50,7 +56,7 @@ def peft_rows() -> Iterator[Published]:
             given = json.loads(config)
             values = {"r": given["r"], "alpha": given["lora_alpha"], "targets": "query-value"}
             variant = Variant("lora_fa", values)
-        (question,) = ask_about(model.config, [variant], _peft_step(row))
+        (question,) = ask_about(model.config, [variant], _peft_step(row, length))
         yield Published(
             row["name"],
             question,
@@ -59,13 +65,14 @@ def peft_rows() -> Iterator[Published]:
             None,
             float(row["accelerator_memory_max"]),
             chosen,
+            float(row["step_time_sum"]) / _STEPS if row["step_time_sum"] else None,
         )
 
 
-def _peft_step(row: dict[str, str]) -> Step:
+def _peft_step(row: dict[str, str], length: int) -> Step:
     in_fp32 = row["autocast_adapter_dtype"] != "False"
     adapters: AdapterType = "fp32" if in_fp32 else "base"
-    return Step(LONGEST, batch=4, adapters=adapters, loop="comparison")
+    return Step(length, batch=4, adapters=adapters, loop="comparison")
 
 
 def t4_rows() -> Iterator[Published]:

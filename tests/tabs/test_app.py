@@ -233,3 +233,11 @@ def test_what_is_no_run_cannot_be_cancelled(
 ) -> None:
     with pytest.raises(AppError, match=sentence):
         client.predict(api_name="/cancel", **wrong)
+
+
+def test_an_event_without_an_overlay_leaves_no_status_in_the_browser(tmp_path: Path) -> None:
+    """gradio would write a status into all outputs of such events whenever any event runs."""
+    events = app.build_app(tmp_path).get_config_file()["dependencies"]
+    hidden = [one for one in events if one["show_progress"] == "hidden" and one["targets"]]
+    assert len(hidden) > 100
+    assert [one["api_name"] for one in hidden if one["show_progress_on"] != []] == []

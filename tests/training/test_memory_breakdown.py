@@ -60,6 +60,17 @@ def test_each_part_of_the_measured_peak_is_what_was_predicted(
         assert off < 0.01 * whole, (part, known.predicted_anatomy, result.anatomy)
 
 
+def test_a_run_keeps_what_was_computed_of_its_training_and_scoring(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec, record, result = ran(("lora", "bf16", {}), tiny_model, task_file, tmp_path)
+    known = with_prediction(result, spec, record.longest)
+    assert set(known.predicted_seconds) == {"train", "evaluate"} <= set(result.phases)
+    assert all(seconds > 0 for seconds in known.predicted_seconds.values())
+    failed = with_prediction(replace(result, status="failed"), spec, record.longest)
+    assert failed.predicted_seconds == {}
+
+
 def test_looking_at_the_peak_changes_no_weight(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,15 @@ import torch
 
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import Variant
+from ftlab.records.base_runs import (
+    GAVE_NOTHING,
+    GENERAL_TEXT_HASH,
+    WAITS,
+    General,
+    complete,
+    curve_event,
+    untouched_point,
+)
 from ftlab.records.result import Measures, RunResult
 from ftlab.records.run import RunDirectory, write_json_lines
 from ftlab.records.spec import RunSpec, SweepRequest
@@ -20,13 +29,10 @@ from ftlab.tasks.formatting import EncodedSet, FormattedExample
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.spec import EXACT_MATCH, Example, Message, TaskSpec
 from ftlab.training.evaluate import (
-    GENERAL_TEXT_HASH,
     CurvePoints,
     Evaluation,
     base_quality,
-    curve_event,
     curve_examples,
-    report_untouched,
     run_quality,
 )
 from ftlab.training.meters import CpuMemoryMeter, PhaseMeter
@@ -89,7 +95,8 @@ def write_base(folder: Path, spec: RunSpec, found: Evaluation, text: str = TEXT)
 
 
 def quality_of(folder: Path, spec: RunSpec, found: Evaluation) -> Any:
-    return run_quality(spec, folder, TEXT, held_out(), [10, 10, 10], found, TASK)
+    general = General(found.general_losses, [10, 10, 10], TEXT)
+    return run_quality(spec, folder, held_out(), general, found, TASK)
 
 
 def test_before_comes_from_the_base_run_and_changes_are_after_minus_before(tmp_path: Path) -> None:
@@ -117,7 +124,7 @@ def test_the_change_of_the_loss_is_the_difference_of_the_two_losses_shown(tmp_pa
 def test_without_a_base_run_there_is_a_sentence_and_no_change(tmp_path: Path) -> None:
     _, spec = specs_of("lora")
     quality = quality_of(tmp_path, spec, evaluation(0.5, 1.0))
-    assert quality.notes == ("The base run gave no numbers, so there is nothing to compare with.",)
+    assert quality.notes == (GAVE_NOTHING,)
     assert "score_gain" not in quality.measures
 
 
@@ -139,7 +146,7 @@ def test_a_score_below_the_base_by_more_than_its_interval_says_why(tmp_path: Pat
 def test_a_run_on_a_4bit_base_is_compared_with_it_and_says_how_it_stands_to_the_whole_one(
     tmp_path: Path,
 ) -> None:
-    quantised, whole, spec, _ = specs_of("qlora", "lora")
+    whole, quantised, spec, _ = specs_of("qlora", "lora")
     write_base(tmp_path, whole, evaluation(0.5, 1.0))
     write_base(tmp_path, quantised, evaluation(0.25, 1.0))
     quality = quality_of(tmp_path, spec, evaluation(0.75, 1.0))
@@ -163,12 +170,66 @@ def test_a_run_without_answers_has_a_loss_and_no_score(tmp_path: Path) -> None:
 
 def test_the_curve_over_the_steps_begins_at_the_untouched_model(tmp_path: Path) -> None:
     base, spec = specs_of("lora")
-    events: list[dict[str, Any]] = []
-    report_untouched(spec, tmp_path, held_out(), events.append)
-    assert events == [], "no base run, no point"
+    tokens = [len(example.completion_ids) for example in held_out().formatted]
+    assert untouched_point(spec, tmp_path, tokens)["loss"] is None, "no base run, no point"
     write_base(tmp_path, base, evaluation(0.25, 3.0, last=1.0))
-    report_untouched(spec, tmp_path, held_out(), events.append)
-    assert events == [{"event": "evaluation", "step": 0, "loss": 3.45, "score": 0.25}]
+    point = untouched_point(spec, tmp_path, tokens)
+    assert point == {"event": "evaluation", "step": 0, "loss": 3.45, "score": 0.25}
+
+
+def write_trained(folder: Path, spec: RunSpec, found: Evaluation) -> RunDirectory:
+    """A trained run that ended with these numbers."""
+    directory = RunDirectory(folder / spec.run_id)
+    directory.write_spec(spec)
+    directory.metrics_file.write_text('{"event": "evaluation", "step": 5, "loss": 1.0}\n')
+    quality = quality_of(folder, spec, found)
+    write_json_lines(directory.samples_file, quality.rows)
+    directory.write_result(
+        RunResult(
+            "done",
+            measures=Measures(**quality.measures),
+            general_losses=found.general_losses,
+            general_tokens=(10, 10, 10),
+            environment={GENERAL_TEXT_HASH: TEXT},
+            notes=(*quality.notes, "Something else."),
+        )
+    )
+    return directory
+
+
+def test_a_run_that_ends_before_its_base_run_gets_the_same_numbers_afterwards(
+    tmp_path: Path,
+) -> None:
+    before, after = evaluation(0.75, 1.0), evaluation(0.25, 2.0, general=2.5, last=1.0)
+    base, spec = specs_of("lora")
+    write_base(tmp_path / "usual", base, before)
+    usual = write_trained(tmp_path / "usual", spec, after)
+    early = tmp_path / "early"
+    RunDirectory(early / base.run_id).write_spec(base)  # queued
+    run = write_trained(early, spec, after)
+    assert run.result().notes == (WAITS, "Something else.")  # type: ignore[union-attr]
+    complete(RunDirectory(early / base.run_id))
+    assert WAITS in run.result().notes, "the base run has not ended"  # type: ignore[union-attr]
+    (early / base.run_id / "spec.json").unlink()
+    (early / base.run_id).rmdir()
+    write_base(early, base, before)
+    complete(RunDirectory(early / base.run_id))
+    assert run.result() == usual.result()
+    assert run.samples() == usual.samples()
+    assert run.metrics()[-1]["step"] == 0, "the first point of the curve"
+    changed = run.result_file.stat().st_mtime_ns
+    complete(RunDirectory(early / base.run_id))
+    assert run.result_file.stat().st_mtime_ns == changed, "once is enough"
+
+
+def test_a_base_run_that_gives_no_numbers_is_said_in_the_run_before_it(tmp_path: Path) -> None:
+    base, spec = specs_of("lora")
+    directory = RunDirectory(tmp_path / base.run_id)
+    directory.write_spec(base)
+    run = write_trained(tmp_path, spec, evaluation(0.5, 1.0))
+    directory.write_result(RunResult("failed", "Killed."))
+    complete(directory)
+    assert run.result().notes == (GAVE_NOTHING, "Something else.")  # type: ignore[union-attr]
 
 
 def points_after(every: int, steps: int, draw: bool = False) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from ftlab.models.cpu_attention import cpu_attention
 from ftlab.models.gpu_attention import GpuAttention
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.prediction.question import Step
-from ftlab.training.allocations import AllocationLog
+from ftlab.prediction.simulation.work import WorkLog
 
 _PRODUCTS = frozenset({
     torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
@@ -30,8 +30,10 @@ _PRODUCTS = frozenset({
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
 
 
-class CudaAllocationLog(AllocationLog):
+class CudaAllocationLog(WorkLog):
     """Logs a step on fake CPU tensors with the allocations of CUDA kernels."""
+
+    tensors_a_call = 40  # 30 to 110 a kernel, by the number of lists (MultiTensorApply.cuh)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._softmax_backward_data.default:
@@ -100,7 +102,7 @@ class HalfSoftmax(TorchFunctionMode):
 
 
 @contextmanager
-def kernels_of(step: Step) -> Iterator[AllocationLog]:
+def kernels_of(step: Step) -> Iterator[WorkLog]:
     """Yields a log, and installs the kernels that the step uses on its device."""
     with ExitStack() as stack:
         stack.enter_context(_attention_of(step))
@@ -108,7 +110,7 @@ def kernels_of(step: Step) -> Iterator[AllocationLog]:
         if step.device == "cuda" and step.weights == "fp16":
             stack.enter_context(HalfSoftmax())
         if step.device == "cpu":
-            yield AllocationLog()
+            yield WorkLog()
         elif step.packing is None:
             yield CudaAllocationLog()
         else:

@@ -38,6 +38,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
+from ftlab.prediction.duration import ScoringWork, StepWork
 from ftlab.prediction.question import Prediction, Question, Scoring, Step
 from ftlab.prediction.simulation.fake import (
     Guesses,
@@ -54,6 +55,7 @@ from ftlab.prediction.simulation.fake import (
 )
 from ftlab.prediction.simulation.interceptions import kernels_of
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
+from ftlab.prediction.simulation.work import WorkLog
 from ftlab.settings.training import DtypePolicy
 from ftlab.training.allocations import (
     WORKSPACES,
@@ -141,14 +143,20 @@ def _embeddings(model: nn.Module) -> frozenset[int]:
     return frozenset(id(parameter) for layer in layers for parameter in layer.parameters())
 
 
-def scoring_bytes(
-    model: Any, scoring: Scoring, arithmetic: Arithmetic, log: AllocationLog, step: Step
-) -> int:
-    """Returns the peak bytes of scoring, including weights; call it in a fake mode with a new log.
+@dataclass(frozen=True)
+class Scored:
+    """The peak bytes of scoring, including weights, and its work."""
 
-    The pass over the longest prompts is simulated. The memory at the end of the answers is computed
-    from their cache: it grows by the new tokens, and one layer's part counts twice, because growing
-    copies it.
+    peak: int
+    work: ScoringWork
+
+
+def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, step: Step) -> Scored:
+    """Simulates the scoring of a batch of answers; call it in a fake mode with a new log.
+
+    The pass over the longest prompts is simulated, and the pass over the first new token. The
+    memory at the end of the answers is computed from their cache: it grows by the new tokens, and
+    one layer's part counts twice, because growing copies it.
     """
     log.name(scales_of(model), "weights")
     log.name(on_device(model, step.device), "weights")
@@ -156,6 +164,7 @@ def scoring_bytes(
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     length = scoring.prompt + soft_outputs(model)
     model.eval()
+    log.take()
     with torch.no_grad(), arithmetic.context(), log:
         ids = torch.zeros(scoring.rows, length, dtype=torch.long)
         mask = torch.ones_like(ids)
@@ -164,15 +173,24 @@ def scoring_bytes(
             input_ids=ids, attention_mask=mask, use_cache=True, **_last_logits(causal_lm)
         )
         del ids, mask
-    model.train()
+    prompts = log.take()
     logits = output.logits.numel() * output.logits.element_size()
     kept = log.living - weights - logits
     grown = kept * (length + scoring.new_tokens) / length
     copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
     chosen = scoring.rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
-    return max(
+    peak = max(
         log.peak(rounding=step.device != "cpu").bytes, round(weights + grown + copied + chosen)
     )
+    with torch.no_grad(), arithmetic.context(), log:
+        causal_lm(
+            input_ids=torch.zeros(scoring.rows, 1, dtype=torch.long),
+            attention_mask=torch.ones(scoring.rows, length + 1, dtype=torch.long),
+            past_key_values=output.past_key_values,
+            use_cache=True,
+        )
+    model.train()
+    return Scored(peak, ScoringWork(prompts, log.take(), scoring.rows, scoring.prompt))
 
 
 def _last_logits(causal_lm: Any) -> dict[str, int]:
@@ -253,14 +271,15 @@ class Sizes:
 class Simulated:
     """`live` is the peak of tensors; `allocated` and `reserved` are torch's counters on CUDA.
 
-    `scoring` is the peak while answers are scored; `None` if it was not requested.
+    `scoring` is the scoring of answers; `None` if it was not requested.
     """
 
     sizes: Sizes
     live: Peak
     allocated: int
     reserved: int
-    scoring: int | None = None
+    work: StepWork
+    scoring: Scored | None = None
 
 
 def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
@@ -301,24 +320,24 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     ):  # fmt: skip
         hold_fake(model, step, log)
         with log:
-            first = run_steps(model, variant, step, log)
+            first, work = run_steps(model, variant, step, log)
         sizes = _sizes(model, variant)
         scoring = None if step.scoring is None else _scoring(model, step, step.scoring)
     live = log.peak(rounding=on_cuda)
     if not on_cuda:
-        return Simulated(sizes, live, live.bytes, live.bytes, scoring)
+        return Simulated(sizes, live, live.bytes, live.bytes, work, scoring)
     workspace = cublas_workspace(step.capability)
     allocator = replay(log.allocations(first if step.is_own else None), workspace)
     if scoring is not None:
-        scoring += WORKSPACES * workspace
-    return Simulated(sizes, live, allocator.most_allocated, allocator.most_reserved, scoring)
+        scoring = replace(scoring, peak=scoring.peak + WORKSPACES * workspace)
+    return Simulated(sizes, live, allocator.most_allocated, allocator.most_reserved, work, scoring)
 
 
-def _scoring(model: Any, step: Step, scoring: Scoring) -> int:
-    """Returns the peak of scoring after the steps, without gradients and optimizer."""
+def _scoring(model: Any, step: Step, scoring: Scoring) -> Scored:
+    """Scores after the steps, without gradients and optimizer."""
     model.zero_grad(set_to_none=True)
     with kernels_of(step) as log:
-        return scoring_bytes(model, scoring, _arithmetic(step), log, step)
+        return score(model, scoring, _arithmetic(step), log, step)
 
 
 def count(model: Any, variant: Variant, step: Step) -> Sizes:
@@ -359,12 +378,12 @@ def _dtype(step: Step) -> torch.dtype:
     return torch.bfloat16 if step.is_own and step.weights == "fp16" else _DTYPES[step.weights]
 
 
-def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> Rehearsal:
+def run_steps(model: Any, variant: Variant, step: Step, log: WorkLog) -> tuple[Rehearsal, StepWork]:
     """Runs one full step, with the optimizer state already allocated as after an earlier step.
 
     The state of a full model is placed in memory that an earlier step left free, so a short step
     runs first. An adapter's state is small and is created without one. Returns the step's first
-    forward and backward pass, which a run executes once before all steps.
+    forward and backward pass, which a run executes once before all steps, and the step's work.
     """
     before = log.position
     optimizer = make_optimizer(model, variant, step)
@@ -384,10 +403,10 @@ def run_steps(model: Any, variant: Variant, step: Step, log: AllocationLog) -> R
         _optimizer_step(model, optimizer, _shortened(step), 1, log)
     if not step.is_own and step.loop != "bare":
         log.empty_cache()  # PEFT's comparison does so after each step
-    start, end = _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
+    start, end, work = _optimizer_step(model, optimizer, step, min(step.accumulation, 2), log)
     for parameter in frozen:
         parameter.requires_grad_(False)  # trainable weights are counted as in the optimizer
-    return Rehearsal(before, start, end)
+    return Rehearsal(before, start, end), work
 
 
 def _shortened(step: Step) -> Step:
@@ -399,10 +418,11 @@ def _shortened(step: Step) -> Step:
 
 
 def _optimizer_step(
-    model: Any, optimizer: Optimizer, step: Step, batches: int, log: AllocationLog
-) -> tuple[int, int]:
-    """Returns the log positions of the first batch's forward start and backward end."""
+    model: Any, optimizer: Optimizer, step: Step, batches: int, log: WorkLog
+) -> tuple[int, int, StepWork]:
+    """Returns the log positions of the first batch's start and backward end, and the work."""
     optimizer.zero_grad()  # not earlier: a loop empties its cache while the last gradients exist
+    log.take()
     start, ends = log.position, []
     for _ in range(batches):
         log.phase = "forward"
@@ -412,11 +432,12 @@ def _optimizer_step(
         log.name((p.grad for p in model.parameters()), "gradients")
         del loss, kept
         ends.append(log.position)
+    passes = log.take().times(1 / batches)
     log.phase = "optimizer"
     if step.is_own or step.loop != "bare":
         nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
     _update(model, optimizer, log)
-    return start, ends[0]
+    return start, ends[0], StepWork(passes, log.take(), step.batch * step.length)
 
 
 def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
@@ -515,12 +536,15 @@ def _predict(question: Question, known: Prediction) -> Prediction:
         traceback.print_exc()
         known = _with_sizes(known, count(build(config, variant, step), variant, step))
         return _in_closed_form(question, replace(known, reason=_not_simulated(error)))
+    scoring = simulated.scoring
     return replace(
         _with_sizes(known, simulated.sizes),
         peak_allocated_bytes=simulated.allocated,
         peak_reserved_bytes=simulated.reserved,
         anatomy={str(part): size for part, size in simulated.live.anatomy.items()},
-        scoring_bytes=simulated.scoring,
+        scoring_bytes=None if scoring is None else scoring.peak,
+        work=simulated.work,
+        scoring_work=None if scoring is None else scoring.work,
         how="simulated",
     )
 

@@ -22,7 +22,7 @@ from ftlab.charts.spec import Facts, worded
 from ftlab.records.store import SweepData
 from ftlab.tabs.compare.layout import Section
 from ftlab.tabs.compare.view import image_buttons, unlike_html
-from ftlab.tabs.context import AppContext
+from ftlab.tabs.context import NO_OVERLAY, AppContext
 from ftlab.tabs.widgets import H, chip, escape, field_error, heading, plural, swatch
 
 STOPS = (
@@ -76,8 +76,7 @@ def build(context: AppContext) -> Section:
             return [gr.skip(), field_error([error]), *[gr.skip()] * 3]
         return [count, "", *draw(data, count)]
 
-    quiet: dict[str, Any] = {
-        "show_progress": "hidden",
+    quiet: dict[str, Any] = NO_OVERLAY | {
         "api_visibility": "private",
         "trigger_mode": "multiple",  # always_last would send the number of an earlier move
     }

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ftlab.basics.cards import CONTEXT_BYTES, Card
 from ftlab.basics.devices import Device, free_bytes, list_devices, resolve_device
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.units import DASH, format_bytes, format_range
+from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
+from ftlab.jobs.launch import not_applicable, plan_sweep
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
+from ftlab.prediction.duration import Rates
 from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
+from ftlab.prediction.machine_rates import kept_rates, rates_here
 from ftlab.prediction.question import Prediction, Question, Scoring
 from ftlab.prediction.remedies import Band, Calibration, calibration, run_question
+from ftlab.prediction.run_time import (
+    SCORE,
+    Estimate,
+    PastRuns,
+    computed,
+    in_all,
+    past_runs,
+    run_size,
+)
 from ftlab.prediction.source import find_config
-from ftlab.records.spec import SweepRequest
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.widgets import escape, plural
-from ftlab.tasks.formatting import BatchSize, longest_batch, training_order
+from ftlab.tasks.formatting import BatchSize, longest_batch, mean_tokens, training_order
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import MAX_NEW_TOKENS
 
@@ -40,10 +54,14 @@ _ASKING = "…"
 
 @dataclass(frozen=True)
 class Longest:
-    """The longest batch. `is_known`: counted with the model's tokenizer. Otherwise every example is
-    assumed to have the maximum length that the settings allow."""
+    """The longest batch, and the mean tokens of all batches.
+
+    `is_known`: counted with the model's tokenizer. Otherwise every example is assumed to have the
+    maximum length that the settings allow.
+    """
 
     batch: BatchSize
+    tokens: float
     is_known: bool
 
 
@@ -66,19 +84,23 @@ def longest_of(request: SweepRequest) -> Longest:
     if formatter_of(request.model) is None:
         rows = settings.batch_size
         most = BatchSize(rows, settings.max_length, rows * max(1, settings.max_length - 1))
-        return Longest(most, is_known=False)
+        return Longest(most, rows * settings.max_length, is_known=False)
     examples = training_examples(request).formatted
     step_size = settings.batch_size * settings.accumulation
     lengths = [example.length for example in examples]
-    found = [
-        longest_batch(
-            examples,
-            training_order(lengths, settings.steps, step_size, seed),
-            settings.batch_size,
-        )[0]
-        for seed in request.seeds
-    ]
-    return Longest(max(found, key=lambda one: (one.length, one.completion_tokens)), is_known=True)
+    orders = [training_order(lengths, settings.steps, step_size, seed) for seed in request.seeds]
+    found = [longest_batch(examples, order, settings.batch_size)[0] for order in orders]
+    return Longest(
+        max(found, key=lambda one: (one.length, one.completion_tokens)),
+        statistics.mean(mean_tokens(examples, order, settings.batch_size) for order in orders),
+        is_known=True,
+    )
+
+
+def most_tokens(request: SweepRequest) -> int:
+    """The most new tokens of an answer in the request's task."""
+    bundled = request.task.kind == "bundled"
+    return TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
 
 
 def scoring_of(request: SweepRequest) -> Scoring | None:
@@ -89,8 +111,7 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
     settings = request.settings
     if not settings.eval_answers:
         return None
-    bundled = request.task.kind == "bundled"
-    new_tokens = TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
+    new_tokens = most_tokens(request)
     if formatter_of(request.model) is None:
         rows = min(EVALUATION_BATCH, scored_now(request).count)
         return Scoring(rows, settings.max_length, new_tokens)
@@ -103,10 +124,14 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
 class Costing:
     """The questions to the predictor for a sweep: one per variant, in the same order."""
 
-    variants: tuple[Variant, ...]
+    request: SweepRequest
     questions: tuple[Question, ...]
     longest: Longest
     device: Device
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return self.request.variants
 
     @property
     def card(self) -> Card:
@@ -121,16 +146,21 @@ class Costing:
 class Costs:
     """Texts that the browser writes into the table (`assets/methods.js`), and the highest peak.
 
-    `full` says that full fine-tuning, which is not among the variants, would not fit.
+    `full` says that full fine-tuning, which is not among the variants, would not fit. `time` says
+    how long the sweep takes, which is `seconds`; the browser adds when it ends.
     """
 
     methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     most: str = ""
     note: str = ""
     full: str = ""
+    time: str = ""
+    seconds: float | None = None
 
     def html(self) -> str:
-        said = {"methods": self.methods, "most": self.most, "full": self.full}
+        said: dict[str, Any] = {"methods": self.methods, "most": self.most, "full": self.full}
+        if self.time:
+            said |= {"time": self.time, "seconds": self.seconds}
         facts = json.dumps(said, sort_keys=True)
         note = f'<p class="meta">{escape(self.note)}</p>' if self.note else ""
         return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
@@ -150,7 +180,7 @@ def costing(request: SweepRequest) -> Costing:
         )
         for variant in request.variants
     )
-    return Costing(request.variants, questions, longest, device)
+    return Costing(request, questions, longest, device)
 
 
 def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
@@ -160,18 +190,24 @@ def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Itera
     except FtlabError as error:
         yield Costs(note=f"No prediction: {error}").html()
         return
-    seen = calibration(context.store.runs(), asked.device)
+    runs = context.store.runs()
+    seen = calibration(runs, asked.device)
     found: dict[int, Prediction] = {}
-    yield costs(asked, found, seen).html()
+    full = ""
+    times = SweepTimes(asked, past_runs(runs, asked.device), kept_rates(asked.device))
     try:
+        yield costs(asked, found, seen, times).html()
         for place, answer in ask(asked.questions):
             found[place] = answer
-            yield costs(asked, found, seen).html()
+            yield costs(asked, found, seen, times).html()
         full = _full_misfit(request, seen, ask)
         if full:
-            yield replace(costs(asked, found, seen), full=full).html()
+            yield replace(costs(asked, found, seen, times), full=full).html()
+        if times.rates is None and any(answer.work for answer in found.values()):
+            times = replace(times, rates=rates_here(asked.device))
+            yield replace(costs(asked, found, seen, times), full=full).html()
     except FtlabError as error:
-        known = costs(asked, found, seen)
+        known = costs(asked, found, seen, times)
         methods = {name: cells for name, cells in known.methods.items() if cells["peak"] != _ASKING}
         yield Costs(methods, known.most, f"No further prediction: {error}").html()
 
@@ -191,7 +227,68 @@ def _full_misfit(request: SweepRequest, seen: Calibration, ask: Ask) -> str:
     return ""
 
 
-def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) -> Costs:
+@dataclass(frozen=True)
+class SweepTimes:
+    """How long the runs of a sweep take; without `rates` nothing is known."""
+
+    asked: Costing
+    past: PastRuns
+    rates: Rates | None
+
+    @cached_property
+    def scored(self) -> int:
+        try:
+            return scored_now(self.asked.request).count
+        except FtlabError:  # a data set that is not here yet
+            return self.asked.request.settings.eval_examples
+
+    def run(self, place: int, answer: Prediction) -> Estimate | None:
+        """One run of the variant at that place; `None` if nothing is known of it."""
+        variant = self.asked.variants[place]
+        phases = self._computed(place, answer)
+        return self.past.run(phases, self.asked.request, variant.method)
+
+    def sweep(self, found: Mapping[int, Prediction]) -> Estimate | None:
+        """All runs that Launch would queue; `None` until everything is known.
+
+        A method that is not applicable ends at once.
+        """
+        request, estimates = self.asked.request, list[Estimate]()
+        left_out = not_applicable(request)
+        for spec in plan_sweep(request):
+            if spec.variant is not None and spec.variant.label in left_out:
+                continue
+            one = self._one(spec, found)
+            if one is None:
+                return None
+            estimates.append(one)
+        return in_all(estimates)
+
+    def _one(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Estimate | None:
+        variants = self.asked.variants
+        if spec.variant is not None:
+            place = variants.index(spec.variant)
+            return self.run(place, found[place]) if place in found else None
+        for place, answer in found.items():
+            if variants[place].base_precision == spec.base_precision:
+                phases = self._computed(place, answer, most_tokens(self.asked.request))
+                if phases:
+                    return self.past.base(self.asked.request, spec, self.scored, phases[SCORE])
+        return None
+
+    def _computed(
+        self, place: int, answer: Prediction, new_tokens: int | None = None
+    ) -> dict[str, float]:
+        if self.rates is None:
+            return {}
+        settings, step = self.asked.request.settings, self.asked.questions[place].step
+        size = run_size(settings, self.asked.longest.tokens, self.scored)
+        return computed(answer, step, size, self.rates, new_tokens)
+
+
+def costs(
+    asked: Costing, found: Mapping[int, Prediction], seen: Calibration, times: SweepTimes
+) -> Costs:
     """The costs known so far. A method with several variants shows its first one."""
     card = asked.card
     methods: dict[str, dict[str, str]] = {}
@@ -202,7 +299,7 @@ def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) ->
         if answer is None:
             cells = {"peak": _ASKING, "file": _ASKING}
         else:
-            cells = _cells(answer, band, card)
+            cells = _cells(answer, band, card) | _time_cells(times.run(place, answer))
             if answer.peak_allocated_bytes is not None:
                 range_ = band.of(answer.peak_allocated_bytes)
                 highest = range_ if highest is None else max(highest, range_, key=lambda r: r[1])
@@ -211,7 +308,24 @@ def costs(asked: Costing, found: Mapping[int, Prediction], seen: Calibration) ->
     if highest is not None and len(found) == len(asked.variants):
         free = format_bytes(card.memory_bytes)
         most = f"{format_range(*highest)} of memory while training, of {free} free"
-    return Costs(methods, most, _note(asked, seen))
+    whole = times.sweep(found)
+    if whole is None:
+        return Costs(methods, most, _note(asked, seen))
+    return Costs(
+        methods, most, _note(asked, seen), time=format_seconds(whole.seconds),
+        seconds=round(whole.seconds, 1),
+    )  # fmt: skip
+
+
+def _time_cells(found: Estimate | None) -> dict[str, str]:
+    """The time of one run, and its range; a dash where nothing is known."""
+    if found is None:
+        return {}
+    low, high = format_seconds(found.low), format_seconds(found.high)
+    return {
+        "time": format_seconds(found.seconds),
+        "how_long": f"One run, from its start to its scores: {low} to {high}.",
+    }
 
 
 def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:

@@ -192,6 +192,7 @@ def launch_line(
         f"<span>{plural(settings.steps, 'step')} of {plural(batch, 'example')}</span>"
         f'<span class="roomy">same examples in the same order, {_scored(request, scored)}</span>'
         f"<span>seed{'s' if len(request.seeds) > 1 else ''} {seeds}</span>{idle}"
+        '<span class="pred" data-time hidden></span>'
         f'<span class="pred roomy" data-most hidden></span></p>{_without_full(request)}'
     )
 

@@ -47,8 +47,8 @@ from ftlab.tasks.spec import Example
 _AUTHORS_AND_YEAR = re.compile(r"^.*?\b\d{4}")
 _BASE_NAMES: dict[str, str] = {"nf4": "4-bit NF4", "int8": "8-bit"}
 _MOST_TEXT = 2000  # maximum length of one setting sent by the browser
-_COLUMNS = ("Trains", "Rate", "Memory", "File", "This device", "Paper")
-_WIDTHS = ("count", "rate", "peak", "file", "fit", "paper", "own")
+_COLUMNS = ("Trains", "Rate", "Memory", "Time", "File", "This device", "Paper")
+_WIDTHS = ("count", "rate", "peak", "time", "file", "fit", "paper", "own")
 
 
 def method_table(ticked: Collection[str], values: Mapping[str, Any] | None = None) -> str:
@@ -181,12 +181,13 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f"<td data-count>{DASH}</td>"
         f'<td data-rate title="{escape(rate_hint)}">{rate_name(method.learning_rate)}</td>'
         f"<td data-peak>{DASH}</td>"
+        f"<td data-time>{DASH}</td>"
         f"<td data-file>{DASH}</td><td data-fit></td>"
         f'<td><a href="{escape(method.paper.url)}" target="_blank" rel="noopener" '
         f'title="{paper}">{short}</a></td>'
         f'<td class="s"><button type="button" class="ghost" aria-expanded="false" '
         f'aria-controls="{fields}" aria-label="Settings of {label}">Settings</button></td></tr>'
-        f'<tr class="own" id="{fields}" hidden><td class="l" colspan="8">'
+        f'<tr class="own" id="{fields}" hidden><td class="l" colspan="9">'
         f'<div class="fields">{_all_fields(method, values)}</div></td></tr></tbody>'
     )
 

@@ -396,7 +396,8 @@ _SEND_PRESS = """element.addEventListener('click', (event) => {
 _NO_CURVE = blank("No curve yet.", "The loss of every run of the sweep is drawn here as it comes.")
 _EXPLANATION = (
     '<p class="meta">Runs are processes of their own: close this page, reload it, open a second '
-    "one, and they go on. Each sweep first measures the untouched model in base runs.</p>"
+    "one, and they go on. After its first run a sweep measures the untouched model in base runs, "
+    "unless this machine has measured it before.</p>"
 )
 
 

@@ -25,6 +25,7 @@ from ftlab.prediction.fit import Ask
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import is_installed
 from ftlab.tabs.context import (
+    NO_OVERLAY,
     QUIET,
     READY,
     Action,
@@ -239,10 +240,9 @@ _LAUNCHED = "watch('value', () => window.ft.opening.launched());"
 _CHOICE = ("methods", METHOD_SETTINGS)  # held by the methods table, sent by its own event
 _SAME_PRESS_SECONDS = 2.0
 # Handlers that read the form run one at a time, in order: no older answer replaces a newer one.
-_IN_ORDER: dict[str, Any] = {
+_IN_ORDER: dict[str, Any] = NO_OVERLAY | {
     "concurrency_id": "form",
     "concurrency_limit": 1,
-    "show_progress": "hidden",
     "api_visibility": "private",
 }
 # PEFT checks run in a separate process and take seconds. They must not block the form handlers.

@@ -22,7 +22,7 @@ from ftlab.records.run import check_writable
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Field, Place, fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
-from ftlab.tabs.context import Action, AppContext, Latest, first_shown
+from ftlab.tabs.context import NO_OVERLAY, Action, AppContext, Latest, first_shown
 from ftlab.tabs.experiment.costs import may_propose
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.experiment.method_view import model_line, task_preview
@@ -224,7 +224,7 @@ def build_model_and_task(form: Form, context: AppContext) -> TaskBlocks:
         label = gr.update(label=upload_label(None))
         return *read_upload(path, context.runs_folder), label
 
-    hidden: Any = {"show_progress": "hidden", "api_visibility": "private"}
+    hidden: Any = NO_OVERLAY | {"api_visibility": "private"}
     by_name = form.components
     by_name["model"].input(
         lambda kind: name_field(kind), by_name["model"], by_name["model_name"], **hidden

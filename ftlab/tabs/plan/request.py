@@ -34,12 +34,13 @@ ON_FORM = {name: described for name, described in STEP.items() if described.sett
 START: dict[str, Any] = {
     name: described.written(described.default) for name, described in ON_FORM.items()
 } | {
-    "model": "meta-llama/Llama-3.1-8B", "card": "rtx-4090", "method": "lora", "length": 896,
+    "model": "meta-llama/Llama-3.1-8B", "card": "rtx-4090", "price": "", "method": "lora",
+    "length": 896,
     "checkpointing": True,
 }  # fmt: skip
 """The values of a new form: on a card of 24 GB LoRA is tight, QLoRA fits, full does not fit."""
 
-ADDRESS = ("model", "card", "method", *ON_FORM)
+ADDRESS = ("model", "card", "price", "method", *ON_FORM)
 """The parameters of the tab's address, as its fields without `PREFIX`."""
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -52,6 +53,7 @@ class Plan:
 
     model: NamedConfig
     card: Card
+    price: float | None
     step: Step
     chosen: Question
     others: Mapping[str, Question]
@@ -109,6 +111,9 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
         )
     except FtlabError as error:
         errors.append(FieldError(f"{PREFIX}model", str(error)))
+    errors += [
+        FieldError(f"{PREFIX}price", problem) for problem in TARGET["price"].problems(target.price)
+    ]
     if model is None or target.card is None or errors:
         raise InvalidRequest(errors)
     step = replace(step, capability=target.card.capability or USUAL_CAPABILITY)
@@ -122,7 +127,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     asked = dict(zip(methods, questions, strict=True))
     chosen = asked.pop(methods[0])
     name = linked_model(given) or ""
-    return Plan(model, target.card, step, chosen, asked, name, link_of(given))
+    return Plan(model, target.card, target.price, step, chosen, asked, name, link_of(given))
 
 
 def _named_config(text: str, access: Access) -> NamedConfig:
@@ -251,7 +256,7 @@ def _from_link(name: str, text: str, access: Access) -> Any:
         if method not in METHODS:
             raise FtlabError(f"The method '{method}' has no settings in an address.")
         return method
-    described = ON_FORM[name]
+    described = TARGET[name] if name == "price" else ON_FORM[name]
     if described.kind == "switch":
         given: Any = next((value for value, word in _SWITCH.items() if word == text), text)
         return described.written(described.read(given))

@@ -11,12 +11,14 @@ from ftlab.basics.devices import AUTO, resolve_device
 from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.basics.words import join_names
 from ftlab.charts.peak_length import PeakLine, is_above, leaves_at, peak_length_figure
-from ftlab.charts.predicted import predicted_figure, predicted_finding
+from ftlab.charts.predicted import TIME, predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
+from ftlab.prediction.duration import Band
 from ftlab.prediction.fit import Ask, Change, claims, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
+from ftlab.prediction.run_time import TRAIN, past_runs
 from ftlab.share.plan import Planned
 from ftlab.tabs.address import address_of
 from ftlab.tabs.context import (
@@ -97,6 +99,8 @@ def build(context: AppContext, links: Links) -> None:
                     with gr.Column(elem_classes="ft-sheet"):
                         seen_head = H(elem_id="plan-seen")
                         seen_figure = plot(visible=False)
+                        times_head = H(elem_id="plan-seen-times")
+                        times_figure = plot(visible=False)
                 with gr.Column(scale=2, min_width=320, elem_classes="ft-sheet"):
                     head(
                         "Published claims, recomputed",
@@ -127,6 +131,7 @@ def build(context: AppContext, links: Links) -> None:
 
     # Before the plan: the handlers of one event run one after another, in the order of these lines.
     opened()(lambda: show_seen(context), None, [seen_head, seen_figure], **QUIET)
+    opened()(lambda: show_seen_times(context), None, [times_head, times_figure], **QUIET)
     gr.on(
         [opened(), *(field.change for field in fields)],
         plan, fields, outputs, trigger_mode="multiple", **QUIET,
@@ -254,6 +259,22 @@ def show_seen(context: AppContext) -> tuple[str, Any]:
     return heading(predicted_finding(known.seen), sub=sub), gr.update(value=figure, visible=True)
 
 
+def show_seen_times(context: AppContext) -> tuple[str, Any]:
+    """Returns heading and figure that compare computed with measured training times here."""
+    device = resolve_device(AUTO)
+    seen = past_runs(context.store.runs(), device).seen[TRAIN]
+    if not seen:
+        return "", gr.update(visible=False)
+    ratios = [run.ratio for run in seen]
+    band = Band(min(ratios), max(ratios), len(ratios), "all methods")
+    sub = (
+        f"Training time on {device.label}, from this machine's rates. Beside Launch, times are "
+        "corrected by what the runs here took"
+    )
+    figure = predicted_figure(seen, band, quantity=TIME)
+    return heading(predicted_finding(seen), sub=sub), gr.update(value=figure, visible=True)
+
+
 def curve_heading(lines: Sequence[PeakLine], plan: Plan, done: int, total: int) -> str:
     """HTML: the finding of the figure as a sentence, or the progress until it is complete."""
     if done < total:
@@ -310,7 +331,7 @@ def _verdict(plan: Plan, found: dict[str, Prediction], note: str | None = None) 
         return _addressed(plan, pending_html(plan.label, plan.model.label))
     if note is None:
         note = _SEARCHING if share.is_short(plan, found) else ""
-    return _addressed(plan, verdict_html(plan.label, plan.model.label, answer, plan.card, note))
+    return _addressed(plan, verdict_html(plan, answer, note))
 
 
 def _addressed(plan: Plan, html: str) -> str:
@@ -319,7 +340,7 @@ def _addressed(plan: Plan, html: str) -> str:
 
 
 def _methods(plan: Plan, found: dict[str, Prediction]) -> str:
-    return methods_html(plan.rows, found, plan.card)
+    return methods_html(plan, found)
 
 
 def _build_fields(form: Form, access: Access) -> None:
@@ -338,6 +359,7 @@ def _build_fields(form: Form, access: Access) -> None:
     form.setting(
         "plan_card", TARGET["card"], choices=card_choices(), value=START["card"], info=None
     )
+    form.setting("plan_price", TARGET["price"], info=None, placeholder="in any currency")
     form.slot("plan_card")
     form.add("plan_method", gr.Dropdown, method_choices(), value=START["method"], label="Method")
     started = {PREFIX + name: {"value": START[name]} for name in ON_FORM}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ftlab.basics.cards import Card
-from ftlab.basics.units import DASH, format_bytes, format_count, format_share
+from ftlab.basics.units import DASH, format_bytes, format_count, format_seconds, format_share
 from ftlab.charts.gauge import gauge_html
+from ftlab.prediction.duration import ON_CARDS, cost, format_cost, seconds_of_steps
 from ftlab.prediction.fit import Change, Claim, Fit, fit
 from ftlab.prediction.question import Prediction
 from ftlab.tabs.learn.parts import table
+from ftlab.tabs.plan.request import Plan
 from ftlab.tabs.widgets import Markup, blank, chip, escape, heading, named
 
 PREDICTED = chip("predicted", "predicted", "Computed before any run, from the config alone")
@@ -27,11 +29,12 @@ def pending_html(label: str, model: str) -> str:
     return heading(f"{label} on {model}", sub="One training step is being simulated …")
 
 
-def verdict_html(label: str, model: str, found: Prediction, card: Card, note: str = "") -> str:
-    """HTML: the headline, a bar with the parts of the peak, and the remaining memory.
+def verdict_html(plan: Plan, found: Prediction, note: str = "") -> str:
+    """HTML: the headline, a bar with the parts of the peak, the remaining memory, and the time.
 
     `note` is a last sentence on changes that would make it fit.
     """
+    label, model, card = plan.label, plan.model.label, plan.card
     peak = found.peak_reserved_bytes
     if peak is None:
         reason = found.reason or "Its memory cannot be simulated."
@@ -45,7 +48,7 @@ def verdict_html(label: str, model: str, found: Prediction, card: Card, note: st
         f"{chip(result.verdict, f'{_KINDS[result.verdict]} big')}<h2>{title}</h2>"
         f'<span class="grow"></span>{PREDICTED}</div>{gauge_html(found, peak, card)}'
         f'<p class="meta">{_margin(result)} About {escape(format_bytes(card.context_bytes))} for '
-        f"CUDA's context are taken off the card. {escape(note)}</p>"
+        f"CUDA's context are taken off the card. {escape(note)}</p>{_time(plan, found)}"
         f"{_counts(found)}</div>"
     )
 
@@ -54,14 +57,19 @@ def predicted(text: str) -> Markup:
     return Markup('<span class="pred">{}</span>').format(text)
 
 
-def methods_html(
-    rows: Sequence[tuple[str, str]], found: Mapping[str, Prediction], card: Card
-) -> str:
-    """HTML: a table of methods (id, label) on the card; a missing prediction is an ellipsis."""
+def methods_html(plan: Plan, found: Mapping[str, Prediction]) -> str:
+    """HTML: a table of the plan's methods on its card; a missing prediction is an ellipsis."""
     lines = [
-        (Markup(named(method, label)), *_on_card(found.get(method), card)) for method, label in rows
+        (
+            Markup(named(method, label)),
+            *_on_card(found.get(method), plan.card),
+            _steps(plan, found.get(method)),
+        )
+        for method, label in plan.rows
     ]
-    return table(("Method", "Memory needed", "Card"), lines, "Every method on this card")
+    steps = "1,000 steps" if plan.price is None else "1,000 steps, cost"
+    heads = ("Method", "Memory needed", "Card", steps)
+    return table(heads, lines, "Every method on this card")
 
 
 def change_label(change: Change, found: Prediction, card: Card) -> str:
@@ -95,6 +103,36 @@ def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
         return DASH, Markup(chip("no prediction", "mute", found.reason))
     verdict = fit(peak, card).verdict
     return predicted(format_bytes(peak)), Markup(chip(verdict, _KINDS[verdict]))
+
+
+def _steps(plan: Plan, found: Prediction | None) -> str:
+    """The cell of the time of 1,000 steps, with their cost below it if there is a price."""
+    if found is None:
+        return ""
+    seconds = seconds_of_steps(found.work, plan.card, plan.step.accumulation)
+    if seconds is None:
+        return DASH
+    time = predicted(format_seconds(seconds))
+    if plan.price is None:
+        return time
+    return Markup("{}<br>{}").format(time, predicted(format_cost(cost(seconds, plan.price))))
+
+
+def _time(plan: Plan, found: Prediction) -> str:
+    """The sentence on the time of 1,000 steps, its range, and what they cost."""
+    seconds = seconds_of_steps(found.work, plan.card, plan.step.accumulation)
+    if seconds is None:
+        return ""
+    low, high = (format_seconds(seconds * times) for times in (ON_CARDS.low, ON_CARDS.high))
+    price = ""
+    if plan.price is not None:
+        price = Markup(", which cost {} at {} an hour").format(
+            predicted(format_cost(cost(seconds, plan.price))), format_cost(plan.price)
+        )
+    return Markup(
+        '<p class="meta">1,000 steps take about {} ({} to {}){}. Fitted to published times on an '
+        "L40S, and scaled by the cards' data sheets.</p>"
+    ).format(predicted(format_seconds(seconds)), low, high, price)
 
 
 def _margin(result: Fit) -> str:

@@ -32,7 +32,7 @@ from ftlab.records.result import OPEN
 from ftlab.records.run import write_atomically
 from ftlab.records.store import Run
 from ftlab.share.report_sections import grid_page, grid_section
-from ftlab.tabs.context import AppContext, opened
+from ftlab.tabs.context import NO_OVERLAY, AppContext, opened
 from ftlab.tabs.playground.session import SINGLE
 from ftlab.tabs.playground.view import SETTINGS, make_request
 from ftlab.tabs.widgets import (
@@ -168,7 +168,7 @@ def export_files(grid: GridDirectory) -> list[str | None]:
     return [str(csv), str(report)]
 
 
-_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_PRIVATE: dict[str, Any] = NO_OVERLAY | {"api_visibility": "private"}
 _SECONDS = 1.0
 
 

@@ -15,6 +15,7 @@ from ftlab.playground.uploaded import forget_adapter
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import Field, fields_of
 from ftlab.tabs.context import (
+    NO_OVERLAY,
     QUIET,
     AppContext,
     Asked,
@@ -194,7 +195,7 @@ _FIRST_STEPS = (
     '<p class="meta"><b>One base, three specialists.</b> These adapters ship with ftlab; choose an '
     "example and press Send. Runs from the Experiment tab can answer here once they are done.</p>"
 )
-_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_PRIVATE: dict[str, Any] = NO_OVERLAY | {"api_visibility": "private"}
 
 
 def build(context: AppContext, links: Links) -> None:

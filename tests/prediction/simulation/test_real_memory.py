@@ -21,7 +21,7 @@ from ftlab.models.loading import scales_of
 from ftlab.prediction.question import Question, Step, ask_about
 from ftlab.prediction.simulation.fake import Guesses, quantisation, quantise, read_config
 from ftlab.prediction.simulation.step import build, hold_fake, run_steps
-from ftlab.training.allocations import AllocationLog
+from ftlab.prediction.simulation.work import WorkLog
 from ftlab.training.model import apply_method
 
 LLAMA = {
@@ -34,7 +34,7 @@ LLAMA = {
 def predicted_bytes(question: Question) -> int:
     """The peak of a step on fake tensors, as the CPU's kernels take memory."""
     model = build(read_config(question.config), question.variant, question.step)
-    log = AllocationLog()
+    log = WorkLog()
     with FakeTensorMode(), Guesses(0):
         hold_fake(model, question.step, log)
         with log:
@@ -50,7 +50,7 @@ def measured_bytes(question: Question) -> int:
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in held}
     gc.collect()
     with peak_of_block() as found:
-        run_steps(model, question.variant, question.step, AllocationLog())
+        run_steps(model, question.variant, question.step, WorkLog())
     return found[0] + sum(storage.nbytes() for storage in storages.values())
 
 

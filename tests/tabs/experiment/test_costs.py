@@ -13,8 +13,10 @@ import pytest
 
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.units import format_seconds
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.client import Predictor
+from ftlab.prediction.duration import Rates
 from ftlab.prediction.question import Question
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
@@ -23,7 +25,7 @@ from ftlab.tabs.experiment.costs import costing, longest_of, predict_costs
 from ftlab.tasks.formatting import BatchSize
 from ftlab.tasks.reference import parse_task
 from tests.fakes import make_run
-from tests.prediction.fakes import GB, SizedPredictor, failing
+from tests.prediction.fakes import GB, SizedPredictor, TimedPredictor, failing
 from tests.tabs.page_fakes import page_context
 
 CPU = Device("cpu", "CPU, 2 cores", 16 * GB)
@@ -206,3 +208,40 @@ def test_an_error_that_prevents_a_prediction_is_a_sentence(
 
 def unreachable(name: str) -> dict[str, Any]:
     raise FtlabError(f"The config of '{name}' cannot be had.")
+
+
+def test_each_row_says_the_time_of_a_run_and_the_launch_bar_that_of_the_sweep(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False))
+    said = facts(shown(request_, TimedPredictor(lambda question: 1), tmp_path)[-1])
+    assert "s" in said["methods"]["lora"]["time"]
+    assert said["methods"]["lora"]["how_long"].startswith("One run, from its start to its scores")
+    assert said["time"] == format_seconds(said["seconds"])
+    assert said["seconds"] > 4 * 7  # two runs and their two base runs
+
+
+def test_a_method_that_is_not_applicable_takes_no_time_in_the_sweep(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False))
+    more = replace(request_, variants=(*request_.variants, parse_variant("bitfit")))
+    both = [
+        facts(shown(each, TimedPredictor(lambda question: 1), tmp_path)[-1])["seconds"]
+        for each in (request_, more)
+    ]
+    assert both[0] == both[1]
+
+
+def test_without_rates_the_rest_is_shown_and_they_are_measured_last(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: None)
+    monkeypatch.setattr(costs, "rates_here", lambda device: None)  # a run has the device
+    before_last, last = map(
+        facts, shown(request_, TimedPredictor(lambda question: 1), tmp_path)[-2:]
+    )
+    assert before_last == last
+    assert last["methods"]["lora"]["peak"] == "1.10–1.40 GB"
+    assert "time" not in last["methods"]["lora"]
+    assert "time" not in last

@@ -21,7 +21,8 @@ from tests.tabs.page_fakes import page_context
 from tests.tabs.plan.test_tab import values
 
 OTHERS: dict[str, Any] = {
-    "model": "Qwen/Qwen2.5-7B", "card": "h100", "method": "dora", "length": 2048, "batch": 1,
+    "model": "Qwen/Qwen2.5-7B", "card": "h100", "price": "0.8", "method": "dora",
+    "length": 2048, "batch": 1,
     "accumulation": 8, "completion_tokens": "40", "weights": "fp16", "optimizer": "adamw_8bit",
     "checkpointing": False,
 }  # fmt: skip
@@ -217,4 +218,4 @@ def test_the_model_of_a_file_is_no_path(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_form_has_a_start_for_each_of_its_inputs() -> None:
-    assert set(START) == {"model", "card", "method", *ON_FORM}
+    assert set(START) == {"model", "card", "price", "method", *ON_FORM}

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ftlab.basics.cards import find_card
+from ftlab.basics.devices import Device
 from ftlab.basics.errors import InvalidRequest
+from ftlab.basics.units import format_seconds
 from ftlab.prediction.client import Predictor
+from ftlab.prediction.duration import seconds_of_steps
 from ftlab.prediction.question import Question
+from ftlab.records.result import PhaseMeasure, dump_result
 from ftlab.tabs.context import Latest
 from ftlab.tabs.experiment.fields import Form
+from ftlab.tabs.plan import tab
 from ftlab.tabs.plan.request import changed_fields, curve_questions, read_plan
-from ftlab.tabs.plan.tab import curve_heading, make_curve, make_plan
-from tests.prediction.fakes import SizedPredictor, failing
+from ftlab.tabs.plan.tab import curve_heading, make_curve, make_plan, show_seen_times
+from tests.fakes import make_run
+from tests.prediction.fakes import SizedPredictor, TimedPredictor, failing
 from tests.tabs.page_fakes import page_context
 
 FIELDS: dict[str, Any] = {
@@ -42,6 +50,51 @@ def test_the_verdict_comes_first_and_each_method_as_it_is_known(tmp_path: Path) 
     assert "fits" in states[1][0]
     assert states[1][1].count("…") == 3
     assert states[-1][1].count("…") == 0
+
+
+def test_each_method_says_the_time_of_1000_steps_and_with_a_price_what_they_cost(
+    tmp_path: Path,
+) -> None:
+    predictor = TimedPredictor(lambda q: 10)
+    *_, last = shown(tmp_path, predictor)
+    seconds = seconds_of_steps(
+        predictor.known(predictor.asked[0]).work,  # type: ignore[union-attr]
+        find_card("rtx-4090"),
+    )
+    assert seconds is not None
+    assert format_seconds(seconds) in last[1]
+    assert f'1,000 steps take about <span class="pred">{format_seconds(seconds)}</span>' in last[0]
+    assert "cost" not in last[1]
+    *_, priced = shown(tmp_path, predictor, price="3600")
+    assert f">{seconds:.2f}<" in priced[1]
+    assert "at 3,600 an hour" in priced[0]
+
+
+def test_what_training_took_here_stands_beside_what_was_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tab, "resolve_device", lambda name: Device("cpu", "CPU", 1 << 30))
+    context = page_context(tmp_path, SizedPredictor(lambda q: 10))
+    assert show_seen_times(context)[0] == ""
+    directory = make_run(tmp_path, "lora")
+    result = directory.result()
+    assert result is not None
+    timed = replace(result, phases={"train": PhaseMeasure(30.0)}, predicted_seconds={"train": 20.0})
+    directory.result_file.write_bytes(dump_result(timed))
+    said, figure = show_seen_times(page_context(tmp_path, SizedPredictor(lambda q: 10)))
+    assert "The one run here took 1.50 times what was predicted" in said
+    assert figure["visible"]
+
+
+def test_a_step_that_is_not_simulated_has_no_time(tmp_path: Path) -> None:
+    *_, last = shown(tmp_path, SizedPredictor(lambda q: 10), price="1")
+    assert "1,000 steps take" not in last[0]
+    assert last[1].count("<td>–</td>") == 4
+
+
+def test_a_price_that_is_no_number_is_an_error_at_its_field(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="Price an hour is 'much'"):
+        read_plan(values(price="much"))
 
 
 def test_changes_that_make_it_fit_are_offered(tmp_path: Path) -> None:

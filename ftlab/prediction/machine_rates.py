@@ -1,0 +1,105 @@
+"""The rates of this machine's devices: measured once in a process of their own, and kept. No torch.
+
+Kept beside the device locks until the next reboot, after which the machine may be another one, and
+for one version of torch and one number of threads. Nothing is measured while a run has the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ftlab.basics.devices import Device, cpu_count
+from ftlab.basics.files import locks_folder, read_plain
+from ftlab.basics.locks import DeviceLock, FileLock, holding
+from ftlab.basics.processes import boot_id, module_command, worker_environment
+from ftlab.prediction.duration import Rates
+from ftlab.records.run import write_atomically
+
+MODULE = "ftlab.prediction.measure_rates"
+SECONDS = 60
+"""Timeout of the process: it imports torch, which takes seconds, and measures for about one."""
+
+_MOST_BYTES = 1 << 20
+_MOST_KEPT = 20
+
+
+def rates_file() -> Path:
+    return locks_folder() / "device-rates.json"
+
+
+def kept_rates(device: Device) -> Rates | None:
+    """The measured rates of a device; `None` if it has none yet, or the file is unreadable."""
+    found = _read().get(_key(device))
+    if not isinstance(found, Mapping):
+        return None
+    try:
+        rates = Rates(**found)
+    except TypeError:
+        return None
+    values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds)
+    sound = all(isinstance(v, float) and math.isfinite(v) and v > 0 for v in values)
+    return rates if sound else None
+
+
+def keep_rates(device: Device, rates: Rates) -> None:
+    """Keeps the rates; does nothing if the folder cannot be written."""
+    file = rates_file()
+    with suppress(OSError), holding(FileLock(file.with_suffix(".lock"))):
+        latest = {k: v for k, v in _read().items() if k != _key(device)}
+        kept = dict(list(latest.items())[1 - _MOST_KEPT :]) | {_key(device): asdict(rates)}
+        write_atomically(file, json.dumps(kept).encode())
+
+
+def rates_here(device: Device) -> Rates | None:
+    """The kept rates, else newly measured ones: takes seconds the first time.
+
+    `None` while the device is in use, and if nothing could be measured. Raises nothing.
+    """
+    found = kept_rates(device)
+    if found is not None:
+        return found
+    with suppress(OSError, subprocess.SubprocessError):
+        lock = DeviceLock(device.id)
+        if not lock.try_acquire():
+            return None
+        try:
+            subprocess.run(
+                module_command(MODULE, device.id),
+                env=worker_environment(needs_hub=False),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=SECONDS,
+                check=True,
+            )
+        finally:
+            lock.release()
+    return kept_rates(device)
+
+
+def _key(device: Device) -> str:
+    """What the rates depend on, as a short text."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        facts = [
+            boot_id(), device.id, device.label, device.uuid, cpu_count(),
+            importlib.metadata.version("torch"),
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return ""
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads(read_plain(rates_file(), _MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,197 @@
+"""How long runs take: computed from the simulated work, corrected by earlier runs of this device.
+
+Training and scoring are computed from the device's rates. A run records what was computed of it, so
+the ratio of measured to computed seconds corrects later predictions, and its range is their band.
+The rest of a run (process, imports, data, loading, saving) is as in earlier runs. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ftlab.basics.devices import Device
+from ftlab.models.reference import parse_model
+from ftlab.prediction.duration import Band, Rates
+from ftlab.prediction.question import Prediction, Scoring, Step
+from ftlab.prediction.remedies import Seen, is_on
+from ftlab.records.result import ANSWERING
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import Run
+from ftlab.settings.training import CURVE_EXAMPLES, EVALUATION_BATCH, TrainingSettings
+from ftlab.tasks.formatting import BatchSize
+
+TRAIN, SCORE = "train", "evaluate"
+"""The phases of a run that are computed, by their names in its result."""
+
+AT_START = Band(1 / 1.5, 1.5)
+"""The band of a device without enough runs."""
+
+FEWEST = 3
+"""Runs from which on the band is what they showed."""
+
+_OTHER_SECONDS = 7.0
+"""Of a run that is neither training nor scoring, before there is one: mostly imports."""
+
+_BETWEEN_SECONDS = 2.0
+"""Between two runs, outside their records: the end of one process and the start of the next."""
+
+_PASSES = 2.5
+"""Passes over the prompts in scoring: for the answers, the loss, and the unrelated text."""
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What a run does, whatever its method: `tokens` is the mean of a batch with padding, and
+    `scored` the number of examples."""
+
+    steps: int
+    accumulation: int
+    tokens: float
+    scored: int
+    curve_points: int = 0
+
+
+def run_size(settings: TrainingSettings, tokens: float, scored: int) -> RunSize:
+    points = settings.steps // settings.eval_every if settings.eval_every else 0
+    return RunSize(settings.steps, settings.accumulation, tokens, scored, points)
+
+
+def computed(
+    found: Prediction, step: Step, size: RunSize, rates: Rates, new_tokens: int | None = None
+) -> dict[str, float]:
+    """Seconds of training and of scoring by phase; empty if the step was not simulated.
+
+    Each answer is taken to have `new_tokens`: as many as a row of the longest batch has with loss,
+    if it is `None`.
+    """
+    work, scoring = found.work, found.scoring_work
+    if work is None:
+        return {}
+    training = size.steps * rates.seconds(work.step(size.tokens, size.accumulation))
+    if scoring is None:  # only the loss: a third of a forward and backward pass
+        seconds = rates.seconds(work.batch) * size.scored * step.length / work.tokens / 3
+    else:
+        new = (step.completion_tokens or 1) if new_tokens is None else new_tokens
+        batch = _PASSES * rates.seconds(scoring.prompts) + new * rates.seconds(scoring.token)
+        seconds = math.ceil(size.scored / scoring.rows) * batch
+    points = size.curve_points * min(CURVE_EXAMPLES, size.scored) / max(1, size.scored)
+    return {TRAIN: training + rates.seconds(work.batch), SCORE: seconds * (1 + points)}
+
+
+def scoring_of_batch(settings: TrainingSettings, longest: BatchSize) -> Scoring | None:
+    """A batch of answers as long as the examples of a batch; `None` without answers."""
+    if not settings.eval_answers:
+        return None
+    new = math.ceil(longest.completion_tokens / longest.rows)
+    rows = min(EVALUATION_BATCH, settings.eval_examples)
+    return Scoring(rows, max(1, longest.length - new), new)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected seconds, and their least and most."""
+
+    seconds: float
+    low: float
+    high: float
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(self.seconds + other.seconds, self.low + other.low, self.high + other.high)
+
+
+def in_all(runs: Iterable[Estimate]) -> Estimate:
+    """The seconds of runs one after another: a sweep's are those of the runs that it needs."""
+    return sum(runs, Estimate(0, 0, 0))
+
+
+@dataclass(frozen=True)
+class PastRuns:
+    """What earlier runs of a device took: by phase, of base runs, and besides."""
+
+    seen: dict[str, tuple[Seen, ...]]
+    bases: tuple[tuple[RunSpec, float, int], ...]
+    """Base runs, their seconds of scoring, and how many examples they scored."""
+    other: tuple[float, ...]
+    answering: tuple[float, ...]
+
+    def run(self, phases: dict[str, float], request: SweepRequest, method: str) -> Estimate | None:
+        """A run of a method from what was computed of it; `None` if nothing was."""
+        if not phases:
+            return None
+        parts = [self.phase(phase, seconds, method) for phase, seconds in phases.items()]
+        if request.settings.measure_answering and self.answering:
+            parts.append(_within(self.answering, AT_START))
+        return in_all([*parts, self.rest()])
+
+    def phase(self, phase: str, seconds: float, method: str) -> Estimate:
+        """Computed seconds, corrected by the runs of the method, else of all methods."""
+        every = [run.ratio for run in self.seen.get(phase, ())]
+        own = [run.ratio for run in self.seen.get(phase, ()) if run.method == method]
+        middle = seconds * statistics.median(own or every or [1.0])
+        ratios = own if len(own) >= FEWEST else every
+        if len(ratios) < FEWEST:
+            return Estimate(middle, AT_START.low * middle, AT_START.high * middle)
+        low, high = seconds * min(ratios), seconds * max(ratios)
+        return Estimate(middle, min(low, middle), max(high, middle))
+
+    def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Estimate:
+        """A base run: as earlier ones of the same model, task and precision, else as computed."""
+        model = parse_model(request.model).name
+        each = [
+            seconds / examples
+            for base, seconds, examples in self.bases
+            if (base.model, base.task, base.base_precision)
+            == (model, request.task, spec.base_precision)
+            if base.settings.eval_answers == request.settings.eval_answers
+        ]
+        if each:
+            return _within([scored * one for one in each], AT_START) + self.rest()
+        return self.phase(SCORE, computed, "") + self.rest()
+
+    def rest(self) -> Estimate:
+        """What is neither training nor scoring, until the next run starts."""
+        other = self.other or (_OTHER_SECONDS,)
+        return _within([one + _BETWEEN_SECONDS for one in other], AT_START)
+
+
+def past_runs(runs: Iterable[Run], device: Device) -> PastRuns:
+    """Collects what runs took that were measured on this machine, on the device or an equal one."""
+    seen: dict[str, list[Seen]] = {TRAIN: [], SCORE: []}
+    bases: list[tuple[RunSpec, float, int]] = []
+    other: list[float] = []
+    answering: list[float] = []
+    for run in runs:
+        spec, result = run.spec, run.result
+        if run.origin != "measured" or run.status != "done" or result is None or result.resumed:
+            continue
+        if not is_on(run, device):
+            continue
+        took = {name: phase.seconds for name, phase in result.phases.items()}
+        if spec.variant is None:
+            if took.get(SCORE):
+                bases.append((spec, took[SCORE], max(1, spec.settings.eval_examples)))
+        else:
+            method, label = spec.variant.method, spec.label
+            for phase, seconds in result.predicted_seconds.items():
+                if seconds > 0 and took.get(phase):
+                    seen.setdefault(phase, []).append(Seen(method, label, seconds, took[phase]))
+        if result.measures.total_seconds is not None:
+            computing = took.get(TRAIN, 0) + took.get(SCORE, 0)
+            other.append(max(0.0, result.measures.total_seconds - computing))
+        if ANSWERING in took:
+            answering.append(took[ANSWERING])
+    return PastRuns(
+        {phase: tuple(found) for phase, found in seen.items()},
+        tuple(bases), tuple(other), tuple(answering),
+    )  # fmt: skip
+
+
+def _within(seconds: Sequence[float], start: Band) -> Estimate:
+    """The median; its range is that of the values, if there are enough."""
+    middle = statistics.median(seconds)
+    if len(seconds) < FEWEST:
+        return Estimate(middle, start.low * middle, start.high * middle)
+    return Estimate(middle, min(seconds), max(seconds))

@@ -1,0 +1,106 @@
+"""How long a step takes: its counted work against published times and real operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ftlab.basics.cards import cards, find_card
+from ftlab.prediction.duration import FITTED, Rates, StepWork, Work, rates_of
+from ftlab.prediction.simulation.step import predict
+from ftlab.prediction.simulation.work import WorkLog
+from tests.benchmarks.step_times import (
+    SHARE,
+    SPEARMAN,
+    close_share,
+    fit,
+    rank_order,
+    read_counts,
+)
+from tests.prediction.published import MEAN_LENGTH, peft_rows
+
+
+def test_three_rates_explain_the_published_step_times_of_34_methods() -> None:
+    steps = read_counts()
+    assert len(steps) == 34
+    rates = fit(steps)
+    assert close_share(steps, rates) >= SHARE
+    assert rank_order(steps, rates) >= SPEARMAN
+
+
+def test_the_rates_of_cards_are_those_that_the_published_times_give() -> None:
+    rates = fit(read_counts())
+    assert (FITTED.narrow, FITTED.wide, FITTED.bytes, FITTED.call_seconds) == pytest.approx(
+        (rates.narrow, rates.wide, rates.bytes, rates.call_seconds), rel=0.05
+    )
+    card = rates_of(find_card("l40s"))
+    assert card is not None
+    assert (card.narrow, card.wide, card.bytes, card.call_seconds) == pytest.approx(
+        (FITTED.narrow, FITTED.wide, FITTED.bytes, FITTED.call_seconds), rel=0.001
+    )
+
+
+def test_what_is_counted_now_is_what_was_kept() -> None:
+    name = "ia3/llama-3.2-3B-default"
+    (kept,) = (step for step in read_counts() if step.name == name)
+    (row,) = (row for row in peft_rows(MEAN_LENGTH) if row.name == name)
+    work = predict(row.question).work
+    assert work is not None
+    now = work.batch + work.update
+    assert now.narrow == pytest.approx(kept.work.narrow, rel=0.01)
+    assert now.bytes == pytest.approx(kept.work.bytes, rel=0.01)
+    assert now.calls == pytest.approx(kept.work.calls, rel=0.01)
+
+
+def test_a_product_counts_two_operations_a_pair_and_the_bytes_it_reads_and_writes() -> None:
+    left, right = torch.ones(4, 8, dtype=torch.bfloat16), torch.ones(8, 16, dtype=torch.bfloat16)
+    with WorkLog() as log:
+        left @ right
+    assert log.take() == Work(2 * 4 * 8 * 16, 0, 2 * (4 * 8 + 8 * 16 + 4 * 16), 1)
+    assert log.take() == Work()
+
+
+def test_products_of_32_bit_numbers_are_counted_apart() -> None:
+    left, right = torch.ones(4, 8), torch.ones(8, 16)
+    with WorkLog() as log:
+        left @ right
+    work = log.take()
+    assert (work.narrow, work.wide) == (0, 2 * 4 * 8 * 16)
+
+
+def test_a_view_moves_nothing_but_is_a_call() -> None:
+    numbers = torch.ones(4, 8)
+    with WorkLog() as log:
+        numbers.view(8, 4)
+    assert log.take() == Work(calls=1)
+
+
+def test_a_lookup_reads_the_rows_it_returns_and_not_the_whole_table() -> None:
+    table, places = torch.ones(1_000, 8), torch.tensor([1, 2])
+    with WorkLog() as log:
+        torch.nn.functional.embedding(places, table)
+    assert log.take().bytes == 2 * 2 * 8 * 4
+
+
+def test_shorter_batches_have_less_to_multiply_and_as_many_calls() -> None:
+    work = StepWork(Work(100, 10, 1_000, 50), Work(bytes=7, calls=3), tokens=20)
+    assert work.step(tokens=10, accumulation=2) == Work(100, 10, 1_007, 103)
+
+
+def test_on_a_gpu_the_host_calls_ahead_and_on_a_cpu_it_does_not() -> None:
+    work = Work(narrow=3, calls=4)
+    assert Rates(1, 1, 1, 1, overlaps=False).seconds(work) == 7
+    assert Rates(1, 1, 1, 1, overlaps=True).seconds(work) == 5
+
+
+def test_every_card_of_the_table_has_rates_and_a_newer_one_of_a_kind_is_faster() -> None:
+    assert all(rates_of(card) for card in cards())
+    work = Work(1e13, 1e11, 5e10, 5_000)
+    seconds = [
+        rates.seconds(work) for card in ("t4", "l4", "l40s", "h100") if (rates := _rates(card))
+    ]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def _rates(card: str) -> Rates | None:
+    return rates_of(find_card(card))

@@ -1,0 +1,68 @@
+"""The rates of this machine: measured once, kept, and never beside a run."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftlab.basics.devices import Device, resolve_device
+from ftlab.basics.locks import DeviceLock, holding
+from ftlab.prediction import machine_rates
+from ftlab.prediction.duration import Rates
+from ftlab.prediction.machine_rates import keep_rates, kept_rates, rates_file, rates_here
+from ftlab.prediction.measure_rates import measure
+
+CPU = Device("cpu", "CPU, 2 cores", 16 << 30)
+RATES = Rates(1e11, 1e10, 1e10, 1e-5, overlaps=False)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path))
+
+
+def test_kept_rates_are_those_of_the_same_device_and_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_rates(CPU) is None
+    keep_rates(CPU, RATES)
+    assert kept_rates(CPU) == RATES
+    assert kept_rates(replace(CPU, id="cuda:0")) is None
+    monkeypatch.setattr(machine_rates, "boot_id", lambda: "another boot")
+    assert kept_rates(CPU) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}'])
+def test_a_torn_file_holds_no_rates_and_is_replaced(text: str) -> None:
+    rates_file().write_text(text)
+    assert kept_rates(CPU) is None
+    keep_rates(CPU, RATES)
+    assert kept_rates(CPU) == RATES
+
+
+def test_rates_that_are_no_positive_numbers_are_not_used() -> None:
+    keep_rates(CPU, replace(RATES, bytes=0.0))
+    assert kept_rates(CPU) is None
+
+
+def test_nothing_is_measured_while_a_run_has_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    with holding(DeviceLock(CPU.id)):
+        assert rates_here(CPU) is None
+
+
+def test_a_process_measures_the_rates_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = resolve_device("cpu")
+    found = rates_here(device)
+    assert found is not None
+    assert not found.overlaps
+    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    assert rates_here(device) == found
+
+
+def test_measured_rates_are_positive_and_a_call_takes_under_a_hundredth_of_a_second() -> None:
+    rates = measure(torch.device("cpu"))
+    assert min(rates.narrow, rates.wide, rates.bytes) > 0
+    assert 0 < rates.call_seconds < 0.01

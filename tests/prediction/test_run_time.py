@@ -1,0 +1,124 @@
+"""How long runs take: computed, and corrected by what earlier runs of the device took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.basics.devices import Device
+from ftlab.methods.variant import Variant
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction.duration import Rates, ScoringWork, StepWork, Work
+from ftlab.prediction.question import Prediction, Step
+from ftlab.prediction.run_time import (
+    AT_START,
+    SCORE,
+    TRAIN,
+    Estimate,
+    RunSize,
+    computed,
+    in_all,
+    past_runs,
+)
+from ftlab.records.result import PhaseMeasure, RunResult, dump_result
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import RunStore
+from ftlab.settings.training import TrainingSettings
+from ftlab.tasks.reference import TaskReference
+from tests.fakes import make_run
+
+CPU = Device("cpu", "CPU, 2 cores", 16 << 30)
+RATES = Rates(narrow=1, wide=1, bytes=1, call_seconds=1, overlaps=False)
+STEP = Step(length=20, batch=2, completion_tokens=5)
+WORK = StepWork(Work(narrow=40), Work(calls=2), tokens=40)
+SCORING = ScoringWork(Work(bytes=10), Work(calls=3), rows=16, prompt=15)
+FOUND = Prediction("lora", "LoRA", work=WORK, scoring_work=SCORING)
+SQL = TaskReference(kind="bundled", id="sql")
+
+
+def request_of(**settings: object) -> SweepRequest:
+    return SweepRequest("bundled", SQL, (Variant("lora"),), TrainingSettings(**settings))  # type: ignore[arg-type]
+
+
+def made(
+    folder: Path, method: str, took: dict[str, float], predicted: dict[str, float] | None = None
+) -> None:
+    """A run that took that long in its phases, 5 s besides."""
+    directory: RunDirectory = make_run(
+        folder, method, model=BUNDLED_ID, measures={"total_seconds": sum(took.values()) + 5}
+    )
+    result: RunResult | None = directory.result()
+    assert result is not None
+    phases = {name: PhaseMeasure(seconds) for name, seconds in took.items()}
+    again = replace(result, phases=phases, predicted_seconds=predicted or {})
+    directory.result_file.write_bytes(dump_result(again))
+
+
+def test_training_and_scoring_are_computed_from_the_work_of_a_step_and_of_an_answer() -> None:
+    size = RunSize(steps=10, accumulation=1, tokens=20, scored=32)
+    assert computed(FOUND, STEP, size, RATES) == {
+        TRAIN: 10 * (20 + 2) + 40,  # steps of half the tokens, and the first pass
+        SCORE: 2 * (2.5 * 10 + 5 * 3),
+    }
+
+
+def test_what_was_not_simulated_has_no_time() -> None:
+    size = RunSize(steps=10, accumulation=1, tokens=20, scored=32)
+    assert computed(replace(FOUND, work=None), STEP, size, RATES) == {}
+
+
+def test_a_new_machine_has_a_band_of_one_and_a_half_times(tmp_path: Path) -> None:
+    past = past_runs([], CPU)
+    assert past.phase(TRAIN, 30, "lora") == Estimate(30, AT_START.low * 30, AT_START.high * 30)
+
+
+def test_three_runs_correct_the_time_of_every_method_and_their_range_is_the_band(
+    tmp_path: Path,
+) -> None:
+    for method, seconds in (("lora", 20.0), ("full", 22.0), ("qlora", 24.0)):
+        made(tmp_path, method, {TRAIN: seconds}, {TRAIN: 10.0})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    found = past.phase(TRAIN, 100, "ia3")
+    assert (found.seconds, found.low, found.high) == pytest.approx((220, 200, 240))
+
+
+def test_a_methods_own_runs_correct_it_before_those_of_others(tmp_path: Path) -> None:
+    for method, seconds in (("lora", 20.0), ("full", 20.0), ("boft", 60.0)):
+        made(tmp_path, method, {TRAIN: seconds}, {TRAIN: 10.0})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    assert past.phase(TRAIN, 100, "boft").seconds == 600
+    assert past.phase(TRAIN, 100, "ia3").seconds == 200
+
+
+def test_runs_of_another_device_correct_nothing(tmp_path: Path) -> None:
+    made(tmp_path, "lora", {TRAIN: 20.0}, {TRAIN: 10.0})
+    other = Device("cuda:0", "NVIDIA L40S", 48 << 30)
+    assert past_runs(RunStore(tmp_path).runs(), other).phase(TRAIN, 100, "lora").seconds == 100
+
+
+def test_a_base_run_takes_what_an_earlier_one_took_for_each_example(tmp_path: Path) -> None:
+    made(tmp_path, "base", {SCORE: 64.0})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    spec: RunSpec = RunStore(tmp_path).runs()[0].spec
+    scored = spec.settings.eval_examples
+    request = SweepRequest(spec.model, spec.task, (Variant("lora"),), spec.settings)
+    found = past.base(request, spec, 2 * scored, computed=1.0)
+    assert found.seconds == pytest.approx(128 + past.rest().seconds)
+
+
+def test_a_run_takes_its_phases_and_what_a_run_takes_besides(tmp_path: Path) -> None:
+    for method in ("lora", "full", "qlora"):
+        made(tmp_path, method, {TRAIN: 20.0, SCORE: 8.0}, {TRAIN: 20.0, SCORE: 8.0})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    found = past.run({TRAIN: 20.0, SCORE: 8.0}, request_of(), "lora")
+    assert found is not None
+    assert found.seconds == pytest.approx(20 + 8 + 5 + 2)
+
+
+def test_a_sweep_takes_the_runs_that_it_is_said_to_need() -> None:
+    runs = [Estimate(10, 8, 12), Estimate(5, 4, 7)]
+    assert in_all(runs) == Estimate(15, 12, 19)
+    assert in_all(runs[1:]) == Estimate(5, 4, 7)
