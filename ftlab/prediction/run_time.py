@@ -38,6 +38,9 @@ _OTHER_SECONDS = 7.0
 _BETWEEN_SECONDS = 2.0
 """Between two runs, outside their records: the end of one process and the start of the next."""
 
+_KEPT_SECONDS = 2.0
+"""Of a base run whose numbers are kept (`records.kept_bases`): it imports no torch."""
+
 _PASSES = 2.5
 """Passes over the prompts in scoring: for the answers, the loss, and the unrelated text."""
 
@@ -138,7 +141,10 @@ class PastRuns:
         return Estimate(middle, min(low, middle), max(high, middle))
 
     def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Estimate:
-        """A base run: as earlier ones of the same model, task and precision, else as computed."""
+        """A base run: nothing but its start if the same base was measured before, else as earlier
+        ones of the same model, task and precision, else as computed."""
+        if any(_measures_the_same(base, spec) for base, *_ in self.bases):
+            return _within([_KEPT_SECONDS], AT_START)
         model = parse_model(request.model).name
         each = [
             seconds / examples
@@ -155,6 +161,16 @@ class PastRuns:
         """What is neither training nor scoring, until the next run starts."""
         other = self.other or (_OTHER_SECONDS,)
         return _within([one + _BETWEEN_SECONDS for one in other], AT_START)
+
+
+def _measures_the_same(base: RunSpec, other: RunSpec) -> bool:
+    return all(
+        getattr(base, name) == getattr(other, name)
+        for name in ("model", "task", "base_precision", "dtype_policy", "memory_limit")
+    ) and all(
+        getattr(base.settings, name) == getattr(other.settings, name)
+        for name in ("eval_examples", "eval_split", "eval_answers", "max_length")
+    )
 
 
 def past_runs(runs: Iterable[Run], device: Device) -> PastRuns:

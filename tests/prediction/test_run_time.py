@@ -104,9 +104,11 @@ def test_a_base_run_takes_what_an_earlier_one_took_for_each_example(tmp_path: Pa
     past = past_runs(RunStore(tmp_path).runs(), CPU)
     spec: RunSpec = RunStore(tmp_path).runs()[0].spec
     scored = spec.settings.eval_examples
-    request = SweepRequest(spec.model, spec.task, (Variant("lora"),), spec.settings)
-    found = past.base(request, spec, 2 * scored, computed=1.0)
+    more = replace(spec, settings=replace(spec.settings, eval_examples=2 * scored))
+    request = SweepRequest(spec.model, spec.task, (Variant("lora"),), more.settings)
+    found = past.base(request, more, 2 * scored, computed=1.0)
     assert found.seconds == pytest.approx(128 + past.rest().seconds)
+    assert past.base(request, spec, scored, computed=1.0).seconds == 2, "its numbers are kept"
 
 
 def test_a_run_takes_its_phases_and_what_a_run_takes_besides(tmp_path: Path) -> None:
