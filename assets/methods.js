@@ -83,8 +83,10 @@ window.ftMethods = (() => {
     sum.textContent = most;
     sum.hidden = !most;
     const end = document.querySelector('#launch [data-time]');
-    const at = new Date(Date.now() + 1000 * seconds)
-      .toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hour12: false });
+    const done = new Date(Date.now() + 1000 * seconds);
+    const clock = { hour: '2-digit', minute: '2-digit', hour12: false };
+    const day = done.toDateString() === new Date().toDateString() ? {} : { weekday: 'short', day: 'numeric' };
+    const at = done.toLocaleString('en-GB', { ...day, ...clock });
     end.textContent = time && `${time}, done at ${at}`;
     end.hidden = !time;
     const lacks = document.querySelector('#launch .lacks');
