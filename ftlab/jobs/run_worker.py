@@ -115,7 +115,7 @@ def _kept_file(spec: RunSpec, directory: RunDirectory) -> Path | None:
     """Where such a base run's numbers are kept; `None` if they cannot be: then it is measured."""
     try:
         return kept_bases.kept_file(spec, directory.path.parent)
-    except Exception:
+    except Exception:  # whatever it is, the base can be measured; the log has the reason
         traceback.print_exc()
         return None
 

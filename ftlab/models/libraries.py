@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from ftlab.basics.devices import show_only
 from ftlab.methods.peft_rules import match_without_backtracking
@@ -68,6 +69,15 @@ def prepare_for_libraries(device_id: str) -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     match_without_backtracking()
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed, without importing any."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @contextmanager

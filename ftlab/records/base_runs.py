@@ -39,7 +39,7 @@ _TAKEN = ("eval_loss_before", "score_before", "general_loss_before")
 class Quality:
     """Fields of `Measures`, the rows of samples.jsonl, and notes on them."""
 
-    measures: Mapping[str, float | None]
+    measures: Mapping[str, Any]
     rows: Sequence[dict[str, Any]]
     notes: Sequence[str]
 
@@ -132,7 +132,7 @@ def _complete(directory: RunDirectory, spec: RunSpec, result: RunResult) -> None
     directory.complete_result(
         replace(
             result,
-            measures=replace(result.measures, **found.measures),  # type: ignore[arg-type]
+            measures=replace(result.measures, **found.measures),
             notes=tuple(notes),
         )
     )

@@ -13,7 +13,6 @@ does. A kept file has its own SHA-256 in its first line: one that is torn or cha
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -30,7 +29,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import cache_folder, read_plain, write_atomically
 from ftlab.basics.system import read_proc
 from ftlab.models.files import file_sha256
-from ftlab.models.libraries import cpu_settings, gpu_settings
+from ftlab.models.libraries import cpu_settings, gpu_settings, installed_versions
 from ftlab.models.resolve import resolve_model
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory, write_json_lines
@@ -84,7 +83,7 @@ def kept_file(spec: RunSpec, runs_folder: Path) -> Path | None:
         "cores": cpu_count(),
         "settings": cpu_settings() | gpu_settings(),
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": installed_versions(_PACKAGES),
         "code": _code(),
     }  # fmt: skip
     if not facts["model"]:
@@ -152,14 +151,6 @@ def _device(device_id: str) -> list[str | None]:
     lines = (read_proc("cpuinfo") or "").splitlines()
     cpu = dict.fromkeys(line for line in lines if line.startswith(wanted))
     return [device.kind, device.label, device.uuid, *cpu]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _code() -> str:

@@ -10,7 +10,6 @@ A machine that became permanently slower is recognised after three runs.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -32,7 +31,7 @@ from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id
 from ftlab.basics.system import load_average, read_proc
-from ftlab.models.libraries import cpu_settings, gpu_settings
+from ftlab.models.libraries import cpu_settings, gpu_settings, installed_versions
 from ftlab.models.loading import capability_of
 from ftlab.records.run import write_atomically
 from ftlab.records.spec import RunSpec
@@ -50,7 +49,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": installed_versions(PACKAGES),
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "cores": cpu_count(),
@@ -83,15 +82,6 @@ def _describe_card(device: torch.device) -> dict[str, Any]:
         "rocm": torch.version.hip,
         "gpu_settings": gpu_settings(),
     }
-
-
-def _versions() -> dict[str, str]:
-    """Returns the versions of the installed packages; some may be missing on a GPU machine."""
-    found = {}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 SLOWER = 1.10

@@ -118,7 +118,7 @@ def test_whatever_the_numbers_depend_on_measures_anew(
     assert kept_file(change(spec), tmp_path) != file
 
 
-@pytest.mark.parametrize("what", ["_versions", "_code", "_device"])
+@pytest.mark.parametrize("what", ["installed_versions", "_code", "_device"])
 def test_other_packages_other_code_or_another_device_measure_anew(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

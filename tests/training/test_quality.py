@@ -83,7 +83,7 @@ def write_base(folder: Path, spec: RunSpec, found: Evaluation, text: str = TEXT)
     directory.write_spec(spec)
     quality = base_quality(held_out(), found, TASK)
     write_json_lines(directory.samples_file, quality.rows)
-    measures = Measures(**quality.measures)  # type: ignore[arg-type]
+    measures = Measures(**quality.measures)
     directory.write_result(
         RunResult(
             "done",
