@@ -31,6 +31,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.methods.dimensions import PASSED_OVER
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.cpu_attention import use_cpu_attention
+from ftlab.models.cpu_products import use_cpu_products
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.resolve import ResolvedModel
 from ftlab.settings.training import DtypePolicy
@@ -104,7 +105,7 @@ def load_base_model(
         ) from error
     if base_precision is not None and device.type == "cpu":
         _let_go_of_file(loaded)
-    use_attention(device)
+    use_kernels(device)
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id
@@ -112,10 +113,11 @@ def load_base_model(
     return cast(PreTrainedModel, loaded)
 
 
-def use_attention(device: torch.device) -> None:
-    """Selects the attention implementation for the device, for all models of this process."""
+def use_kernels(device: torch.device) -> None:
+    """Selects attention and matrix products for the device, for all models of this process."""
     if device.type == "cpu":
         use_cpu_attention()
+        use_cpu_products()
     elif device.type == "cuda":
         use_gpu_attention(capability_of(device))
 

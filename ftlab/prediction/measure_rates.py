@@ -16,6 +16,7 @@ from torch import nn
 
 from ftlab.basics.devices import cpu_count, resolve_device
 from ftlab.models.libraries import prepare_for_libraries
+from ftlab.models.loading import use_kernels
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.machine_rates import keep_rates
 from ftlab.prediction.simulation.work import WorkLog
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
 def measure(device: torch.device) -> Rates:
     """The rates of products, memory and calls."""
     torch.set_num_threads(cpu_count())  # as a run does
+    use_kernels(device)
     is_gpu = device.type != "cpu"
     rows, inner, columns = _ON_GPU if is_gpu else _ON_CPU
     operations = 2 * rows * inner * columns

@@ -107,13 +107,16 @@ There the losses come out alike: a
 GPU may add in another order each time, so the last digits differ, and in 16 bits that grows with
 the steps."""
 
-CPU_ATTENTION_IMPORT = "\nfrom cpu_attention import use_cpu_attention"
-CPU_ATTENTION = """\
+CPU_KERNELS_IMPORT = (
+    "\nfrom cpu_attention import use_cpu_attention\nfrom cpu_products import use_cpu_products"
+)
+CPU_KERNELS = """\
 use_cpu_attention()  # what the run used; without it torch's own rounds otherwise
+use_cpu_products()  # changes nothing where the CPU multiplies bf16
 """
 
-GPU_ATTENTION_IMPORT = "\nfrom gpu_attention import use_gpu_attention"
-GPU_ATTENTION = """\
+GPU_KERNELS_IMPORT = "\nfrom gpu_attention import use_gpu_attention"
+GPU_KERNELS = """\
 # As in the run: torch's cuDNN attention comes last, and none holds every score.
 os.environ.setdefault({name}, {value})
 use_gpu_attention(None if torch.version.hip else torch.cuda.get_device_capability())
@@ -179,8 +182,8 @@ _WITHOUT_POSITIONS = "PREFIX_TUNING"
 class Reproduction:
     """The script's text, the rows of `examples.jsonl`, and `modules` that the script imports.
 
-    `modules` has one entry if the run used ftlab's own attention function (on a CPU in bf16, and on
-    a GPU). That function rounds differently from transformers' own or takes less memory.
+    `modules` has ftlab's own kernels that the run used (on a CPU in bf16, and on a GPU). They round
+    differently from those of torch and transformers, or take less memory or time.
     """
 
     script: str
@@ -231,11 +234,11 @@ def reproduction(run: Run) -> Reproduction:
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
     text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
-    module, *_ = _attention(run)
-    if not module:
-        return Reproduction(text, examples)
-    file = Path(__file__).parents[1] / "models" / f"{module}.py"
-    return Reproduction(text, examples, {file.name: file.read_text(encoding="utf-8")})
+    modules, *_ = _kernels(run)
+    files = [Path(__file__).parents[1] / "models" / f"{module}.py" for module in modules]
+    return Reproduction(
+        text, examples, {file.name: file.read_text(encoding="utf-8") for file in files}
+    )
 
 
 def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], int]:
@@ -296,7 +299,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
     hooks = hooks_of(str(config.get("peft_type")))
     weight_dtype, compute_dtype = _dtypes(run)
-    _, attention_import, attention = _attention(run)
+    _, kernels_import, kernels = _kernels(run)
     base = public_model(spec.model)
     find_base = _find_base(spec)
     return {
@@ -309,8 +312,8 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "machine": _words(_machine(run)),
         "sameness": SAME_LOSSES if spec.device == "cpu" else LIKE_LOSSES,
         "find_base": find_base,
-        "os_import": "import os\n" if "os." in find_base + attention else "",
-        "imports": _imports(spec, own.script_import if own else "", attention_import),
+        "os_import": "import os\n" if "os." in find_base + kernels else "",
+        "imports": _imports(spec, own.script_import if own else "", kernels_import),
         "base_model_literal": literal(base),
         "device": literal(spec.device.partition(":")[0]),
         "seed": str(spec.seed),
@@ -334,7 +337,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
         "create_optimizer": own.script_method.format(**hyper) if own else "",
         "after_optimizer_step": hooks.script_after_step if hooks else "",
-        "attention": attention,
+        "kernels": kernels,
         "start_saved": START_SAVED if changes_base else "",
         "save_options": SAVE_CONVERTED if changes_base else "",
         "scheduler": literal(SCHEDULE_NAMES[settings.schedule]),
@@ -425,7 +428,7 @@ def _constants(config: dict[str, Any], learns: list[str] | None) -> str:
     return "\n".join(lines)
 
 
-def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
+def _imports(spec: RunSpec, own_import: str, kernels: str) -> str:
     """The import lines of the script, in the order of a formatter."""
     assert spec.variant is not None
     lines = []
@@ -439,26 +442,26 @@ def _imports(spec: RunSpec, own_import: str, attention: str) -> str:
         names.insert(1, "BitsAndBytesConfig")
     lines.append("from torch.utils.data import SequentialSampler")
     lines.append("from transformers import (\n" + "".join(f"    {n},\n" for n in names) + ")")
-    lines.append(attention)
+    lines.append(kernels)
     return "\n".join(filter(None, lines))
 
 
-def _attention(run: Run) -> tuple[str, str, str]:
-    """ftlab's attention in the script: the name of its module, its import line and its call.
+def _kernels(run: Run) -> tuple[tuple[str, ...], str, str]:
+    """ftlab's kernels in the script: the names of their modules, their import lines and calls.
 
-    Empty if the run used transformers' own attention.
+    Empty if the run used those of torch and transformers.
     """
     kind = kind_of(run.spec.device)
     if kind == "cuda":
         found = run.result.environment.get("gpu_settings") if run.result else None
         settings = GPU_SETTINGS | (found if isinstance(found, dict) else {})
-        call = GPU_ATTENTION.format(
+        call = GPU_KERNELS.format(
             name=literal(CUDNN_LAST), value=literal(str(settings[CUDNN_LAST]))
         )
-        return "gpu_attention", GPU_ATTENTION_IMPORT, call
+        return ("gpu_attention",), GPU_KERNELS_IMPORT, call
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
-        return "cpu_attention", CPU_ATTENTION_IMPORT, CPU_ATTENTION
-    return "", "", ""
+        return ("cpu_attention", "cpu_products"), CPU_KERNELS_IMPORT, CPU_KERNELS
+    return (), "", ""
 
 
 def _find_base(spec: RunSpec) -> str:

@@ -28,7 +28,7 @@ from ftlab.methods.limits import failed_on_base
 from ftlab.methods.peft_rules import UNMERGEABLE
 from ftlab.models.files import read_model_json
 from ftlab.models.generation import generation_inputs, greedy_config, left_padded
-from ftlab.models.loading import load_base_model, use_attention, weight_dtype
+from ftlab.models.loading import load_base_model, use_kernels, weight_dtype
 from ftlab.models.merging import merge_into
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
@@ -163,7 +163,7 @@ def load(
         merged = merge_into(base, folder, spec.label)
         for parameter in merged.parameters():
             parameter.data = parameter.data.to(weight_dtype(policy, device, False))
-        use_attention(device)
+        use_kernels(device)
         moved: Any = merged
         return cast(PreTrainedModel, moved.to(device))
     base = load_base_model(source, policy, quantised, device)

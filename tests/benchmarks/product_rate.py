@@ -88,8 +88,10 @@ def measure() -> ProductRate:
     """Imports torch, so `prepare_for_libraries` must have been called before."""
     import torch
 
+    from ftlab.models.cpu_products import use_cpu_products
     from ftlab.training.machine import device_name
 
+    use_cpu_products()
     torch.set_num_threads(cpu_count())  # as a run does
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(ROWS, INNER, generator=generator).bfloat16()

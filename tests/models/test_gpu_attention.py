@@ -129,7 +129,7 @@ def test_a_model_on_a_gpu_takes_it_with_the_capability_of_its_card(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     before = AttentionInterface()["sdpa"]
     try:
-        loading.use_attention(torch.device("cuda", 0))
+        loading.use_kernels(torch.device("cuda", 0))
         registered: Any = AttentionInterface()["sdpa"]
     finally:
         AttentionInterface.register("sdpa", before)

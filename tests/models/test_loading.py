@@ -67,7 +67,7 @@ def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way
         raise AssertionError("the model was moved after it was loaded")
 
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", load)
-    monkeypatch.setattr(loading, "use_attention", lambda device: None)
+    monkeypatch.setattr(loading, "use_kernels", lambda device: None)
     monkeypatch.setattr(loading, "compute_dtype", lambda policy, device: torch.bfloat16)
     monkeypatch.setattr(model, "to", moved)
     places = [parameter.data_ptr() for parameter in model.parameters()]
