@@ -69,8 +69,9 @@ def test_every_process_that_puts_a_configuration_on_a_model_is_in_the_list() -> 
         for path in (ROOT / "ftlab").rglob("*.py")
         if "prepare_for_libraries(" in path.read_text(encoding="utf-8")
     }
-    its_home, torch_alone = "ftlab/models/libraries.py", "ftlab/operations/torch_probe.py"
-    assert started == {*WORKERS, its_home, torch_alone}
+    its_home = "ftlab/models/libraries.py"
+    torch_alone = {"ftlab/operations/torch_probe.py", "ftlab/prediction/measure_rates.py"}
+    assert started == {*WORKERS, *torch_alone, its_home}
 
 
 def test_peft_compiles_patterns_with_nothing_but_the_module_re_as_a_whole() -> None:
