@@ -47,9 +47,17 @@ def test_a_run_that_meets_its_limit_is_a_result_and_the_next_begins_on_a_clean_d
     enqueue: Enqueue, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
-    base, greedy = enqueue(memory_limit=2_000_000_000, batch_size=1024, max_length=256, steps=2)
+    base, run = enqueue()
+    shutil.rmtree(run.path)
     before = ended(base, Dispatcher(folder)).measures.before_model_bytes
     assert before is not None
+
+    def queued(**settings: int) -> RunDirectory:
+        base, run = enqueue(**settings)
+        shutil.rmtree(base.path)  # a run of its own: what the base gave is not asked for
+        return run
+
+    greedy = queued(memory_limit=2_000_000_000, batch_size=1024, max_length=256, steps=2)
     limit = before + 60_000_000
     greedy.spec_file.write_bytes(
         greedy.spec_file.read_bytes().replace(b"2000000000", str(limit).encode())
@@ -64,9 +72,7 @@ def test_a_run_that_meets_its_limit_is_a_result_and_the_next_begins_on_a_clean_d
     assert result.measures.peak_memory_bytes is not None
     code_on_top = 64_000_000  # of libraries, first used in training; it is no private data
     assert result.measures.peak_memory_bytes <= limit + code_on_top
-    again, modest = enqueue()
-    shutil.rmtree(again.path)  # a run of its own: what the base gave is not asked for
-    after = ended(modest, Dispatcher(folder))
+    after = ended(queued(), Dispatcher(folder))
     assert after.status == "done"
     assert after.measures.before_model_bytes == pytest.approx(before, rel=0.05)
 
