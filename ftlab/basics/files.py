@@ -189,16 +189,11 @@ _BEFORE_A_VALUE = "[{,:"
 
 
 def json_values(text: str, enough: int) -> int:
-    """An upper bound of the number of values in the JSON text; stops counting above `enough`."""
+    """An upper bound of the number of values in the JSON text; exact up to `enough`."""
     if _marks(text) <= enough:  # fast path for most texts, counting marks within strings too
         return _marks(text)
-    found = begin = 0
-    for string in _STRING.finditer(text):
-        found += _marks(text[begin : string.start()])
-        begin = string.end()
-        if found > enough:
-            return found
-    return found + _marks(text[begin:])
+    # Between two strings there is a mark, so more strings make no difference.
+    return _marks(_STRING.sub("", text, count=enough + 1))
 
 
 def _marks(text: str) -> int:
