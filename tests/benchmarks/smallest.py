@@ -303,7 +303,6 @@ ON_A_PAGE = (
 )
 
 NOT_RUN: Mapping[str, str] = {
-    "tests.benchmarks.scoring_side": "tests.benchmarks.scoring starts it",
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
     "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
     "tests.install.wheel": ".ci/run runs it whole, in an environment of its own",
