@@ -163,6 +163,14 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.step_limit",
+        "--methods lora --steps 2 --repeats 1 --policy fp32 --model {tiny} "
+        "--json {folder}/limit.json",
+        (r"^lora: a step takes \d\.\d+ s, its \d+ products \d\.\d+ s: \d+\.\d\dx \(at most",),
+        writes=("limit.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.whole_sweep",
         "--against . --methods lora --steps 2 --eval-examples 2 --model {tiny} "
         "--json {folder}/whole.json",
