@@ -101,9 +101,12 @@ def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: boo
     """Returns the result of a worker that wrote none; `code` is its exit code."""
     tail = directory.log_tail(2000).strip().splitlines()
     last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
-    if code == -signal.SIGKILL and out_of_memory:
+    lost = code == ready.ForkedWorker.LOST
+    if (lost or code == -signal.SIGKILL) and out_of_memory:
         return _out_of_memory(directory)
-    if code < 0:
+    if lost:
+        reason = f"The worker ended with no result, after the process that had forked it.{last}"
+    elif code < 0:
         reason = f"The worker was killed from outside ({_name(-code)}).{last}"
     else:
         reason = f"The worker ended with status {code} and no result.{last}"
@@ -168,8 +171,8 @@ StartRun = Callable[[RunDirectory, str], Started]
 def start_worker(directory: RunDirectory, device: str) -> Started:
     """Starts the worker of a run; another engine could be plugged in here.
 
-    A run that needs the Hub's token is not forked: the parent has none. Raises `OSError`;
-    `BlockingIOError` if the run can start soon.
+    A run that needs the Hub's token is not forked: the parent has none. Raises `OSError`, and
+    `StillImporting` while a parent imports: try again soon.
     """
     hub = needs_hub(directory.spec())
     return (None if hub else ready.fork_worker(directory, device)) or start_detached(
@@ -256,6 +259,8 @@ class Dispatcher:
         kills = self._oom_kills()
         try:
             process = self._start(run.directory, device)
+        except ready.StillImporting:
+            return  # stays queued until the next step
         except OSError as error:
             since = self._refused_since.setdefault(run.run_id, time.monotonic())
             if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:

@@ -1,4 +1,4 @@
-"""A worker that is ready before it is needed: a process with all imports done forks each run.
+"""A worker that is ready before it is needed: a process with all imports done forks it.
 
 Importing torch, transformers and peft takes seconds, the same for every run. One process does it
 (`ftlab.jobs.ready_parent`), computes nothing itself, and forks the worker of each run that it is
@@ -6,28 +6,35 @@ asked for. It ends when nobody has asked it for `IDLE_SECONDS`. Nothing depends 
 parent is missing, or of another identity, starts as a process of its own.
 
 The identity covers what a process cannot change after its start: the code, the packages, the
-environment (threads, allocator), cores, priority and control group. It is the name of a socket
-beside the device locks, so that a parent of another identity is never found.
+environment (threads, allocator), limits, cores, priority, control group and namespaces. It is the
+name of a socket beside the device locks, so that a parent of another identity is never found.
+
+Only runs on the CPU are forked. bitsandbytes asks CUDA for the cards when it is imported, and after
+that no forked process could use a GPU.
 """
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import hashlib
+import importlib.metadata
 import json
+import mmap
 import os
 import socket
+import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ftlab.basics.devices import kind_of
+from ftlab.basics.devices import CPU
 from ftlab.basics.files import locks_folder
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import is_alive, start_detached, start_time, worker_environment
 from ftlab.basics.system import PROC, read_proc
+from ftlab.methods.registry import ENTRY_POINTS
 from ftlab.models.libraries import installed_versions
 from ftlab.records.run import RunDirectory
 
@@ -36,47 +43,77 @@ IDLE_VARIABLE = "FTLAB_READY_SECONDS"
 
 IDLE_SECONDS = 300.0
 SECONDS_TO_IMPORT = 40.0
-"""A parent that has not imported everything by then is given up: runs start by themselves."""
+"""A parent that takes longer is no longer waited for: runs start without it."""
 
-_SECONDS_TO_LOCK = 5.0  # of a Python process, until it has its lock
+_SECONDS_BETWEEN_FAILURES = 600.0
+_SECONDS_TO_LOCK = 15.0  # of a Python process on a busy machine, until it has its lock
 _SECONDS_TO_FORK = 10.0
 _MOST_BYTES = 1 << 20
-_OF_A_TERMINAL = frozenset({"_", "COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM"})
-"""Variables that differ between terminals and that no library reads."""
+
+_OF_A_TERMINAL = (
+    "COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "SSH_", "TERM", "TMUX", "VSCODE_", "WINDOWID",
+    "XDG_SESSION_",
+)  # fmt: skip
+_OF_THE_PAGE = ("FORWARDED_ALLOW_IPS", "FTLAB_", "GRADIO_", "HF_HUB_DISABLE_TELEMETRY")
+"""Beginnings of the names of variables that are read later than at the start, or by no library. A
+forked worker has all variables of the process that asked for it."""
 
 _PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers",
-    "safetensors", "numpy", "pyarrow",
+    "safetensors", "huggingface_hub", "numpy", "pyarrow",
 )  # fmt: skip
 
 
+class StillImporting(Exception):
+    """A parent imports its libraries; the run starts soon, so try again."""
+
+
 def idle_seconds() -> float:
-    """How long a parent stays without a run; 0 if there is to be none, or can be none.
+    """How long a parent stays without a run; 0 if none is wanted or possible.
 
-    It needs Linux: elsewhere a forked process cannot use the system's libraries safely, and the
-    start of its measure cannot be made that of a fresh process.
+    It needs Linux 5.14: elsewhere a forked process cannot use the system's libraries safely, or its
+    memory at the start cannot be made equal to that of a fresh process. There is none where code
+    may change that `code` does not see: methods of other packages, and editable installations.
     """
-    if not (PROC / "self" / "pagemap").exists():
-        return 0.0
     try:
-        return max(0.0, float(os.environ.get(IDLE_VARIABLE, IDLE_SECONDS)))
+        wanted = max(0.0, float(os.environ.get(IDLE_VARIABLE, IDLE_SECONDS)))
     except ValueError:
-        return IDLE_SECONDS
+        wanted = IDLE_SECONDS
+    if not wanted or not (PROC / "self" / "pagemap").exists() or not _can_map_again():
+        return 0.0
+    return 0.0 if _has_changing_code() else wanted
 
 
-def identity(device: str) -> str:
-    """The name of the parent that fits runs on the device, from this process's environment."""
+def _has_changing_code() -> bool:
+    if importlib.metadata.entry_points(group=ENTRY_POINTS):
+        return True
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            origin = importlib.metadata.distribution(name).read_text("direct_url.json")
+            if origin and json.loads(origin).get("dir_info", {}).get("editable"):
+                return True
+    return False
+
+
+def identity() -> str:
+    """The name of the parent that fits, from this process and its environment."""
     kept = worker_environment(needs_hub=False)
+    left_out = ("_=", *_OF_A_TERMINAL, *_OF_THE_PAGE)
     facts = {
         "code": code(),
         "python": [sys.executable, sys.version],
         "packages": installed_versions(_PACKAGES),
-        "device": kind_of(device),
-        "environment": {n: v for n, v in sorted(kept.items()) if n not in _OF_A_TERMINAL},
+        "folders": [_size_and_time(Path(path)) for path in sys.path if "-packages" in path],
+        "environment": sorted(f"{n}={v}" for n, v in kept.items()
+                              if not f"{n}=".startswith(left_out)),
         "cores": sorted(os.sched_getaffinity(0)),
         "priority": os.getpriority(os.PRIO_PROCESS, 0),
+        "limits": read_proc("self/limits"),
+        "rights": [line for line in (read_proc("self/status") or "").splitlines()
+                   if line.startswith(("Umask", "Groups", "Mems_allowed", "Uid", "Gid"))],
         "group": read_proc("self/cgroup"),
-    }
+        "namespaces": [os.readlink(PROC / "self" / "ns" / kind) for kind in ("pid", "mnt", "net")],
+    }  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -96,7 +133,8 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def lock_file(name: str) -> Path:
-    """The lock that a parent holds from its start to its end."""
+    """The lock that a parent holds from its start to its end. It is empty if the parent can serve,
+    or has served; otherwise it is imported, or has failed."""
     return locks_folder() / f"ready-{name}.lock"
 
 
@@ -110,26 +148,29 @@ def socket_address(name: str) -> Iterator[str]:
         os.close(folder)
 
 
-def start_parent(device: str) -> bool:
-    """Starts a parent for runs on the device if there is none; returns whether it did.
+def start_parent() -> bool:
+    """Starts a parent if there is none; returns whether it did. May raise `OSError`.
 
-    A parent that has ended within `SECONDS_TO_IMPORT` of its start is not started again at once.
+    None is started while the CPU is in use, as its imports would disturb a timed run, and none soon
+    after one that has failed.
     """
-    if idle_seconds() <= 0 or kind_of(device) not in ("cpu", "cuda"):
+    if idle_seconds() <= 0:
         return False
-    name = identity(device)
+    name = identity()
     file = lock_file(name)
-    lock = FileLock(file)
-    if _age(file) < SECONDS_TO_IMPORT or not lock.try_acquire():
+    if _age(file) < (_SECONDS_BETWEEN_FAILURES if _size_and_time(file)[0] else 0):
         return False
+    lock, device = FileLock(file), DeviceLock(CPU)
+    if not lock.try_acquire() or not device.try_acquire():
+        lock.release()
+        return False
+    device.release()
     try:
-        os.utime(file)
+        file.write_text("imports\n", encoding="utf-8")
     finally:
         lock.release()
     log = locks_folder() / "ready.log"
-    start_detached(
-        "ftlab.jobs.ready_parent", log, worker_environment(needs_hub=False), name, device
-    )
+    start_detached("ftlab.jobs.ready_parent", log, worker_environment(needs_hub=False), name)
     return True
 
 
@@ -143,44 +184,44 @@ class Waker:
         self._latest = float("-inf")
 
     def wake(self, device: str) -> None:
-        """Starts a parent if there is none, unless the device is used: imports would disturb it."""
+        """Starts a parent for runs on the device if there is none and the CPU is not in use."""
         now = time.monotonic()
-        if self._is_off or idle_seconds() <= 0 or now - self._latest < self.SECONDS_BETWEEN:
+        if self._is_off or device != CPU or now - self._latest < self.SECONDS_BETWEEN:
             return
         self._latest = now
         with suppress(OSError):
-            turn = DeviceLock(device)
-            if turn.try_acquire():
-                turn.release()
-                start_parent(device)
+            start_parent()
 
 
 def fork_worker(directory: RunDirectory, device: str) -> ForkedWorker | None:
     """Has the parent fork the worker of a run; `None` if the run has to start by itself.
 
-    Starts a parent if there is none. Raises `BlockingIOError` while it imports: to be tried again.
+    Starts a parent if there is none. Raises `StillImporting` while it imports.
     """
-    if idle_seconds() <= 0 or kind_of(device) not in ("cpu", "cuda"):
+    if device != CPU or idle_seconds() <= 0:
         return None
-    name = identity(device)
-    connection = _connect(name)
-    if connection is not None:
-        return _ask(connection, directory)
-    if start_parent(device) or _is_coming(lock_file(name)):
-        raise BlockingIOError(errno.EAGAIN, "the process that starts runs still imports")
+    try:
+        name = identity()
+        connection = _connect(name)
+        if connection is not None:
+            return _ask(connection, directory)
+        is_coming = start_parent() or _is_coming(lock_file(name))
+    except OSError:  # no room, or a folder that cannot be written: the run needs neither
+        return None
+    if is_coming:
+        raise StillImporting
     return None
 
 
 def _is_coming(file: Path) -> bool:
-    """Whether a parent was started lately and still imports."""
-    age = _age(file)
-    if age > SECONDS_TO_IMPORT:
+    """Whether a parent was started recently and still imports."""
+    if not _size_and_time(file)[0] or _age(file) > SECONDS_TO_IMPORT:
         return False
     lock = FileLock(file)
     if not lock.try_acquire():
         return True
     lock.release()
-    return age < _SECONDS_TO_LOCK
+    return _age(file) < _SECONDS_TO_LOCK
 
 
 def _age(file: Path) -> float:
@@ -196,10 +237,19 @@ def _connect(name: str) -> socket.socket | None:
     try:
         with socket_address(name) as address:
             connection.connect(address)
+        check_user(connection)
     except OSError:  # none there, or left behind by a parent that was killed
         connection.close()
         return None
     return connection
+
+
+def check_user(connection: socket.socket) -> None:
+    """Raises `PermissionError` if the other side is another user's process."""
+    ids = struct.Struct("3i")  # the other process's, its user's and its group's (unix(7))
+    _, user, _ = ids.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ids.size))
+    if user != os.getuid():
+        raise PermissionError("the other side is another user's")
 
 
 def _ask(connection: socket.socket, directory: RunDirectory) -> ForkedWorker | None:
@@ -232,8 +282,8 @@ def read_line(connection: socket.socket) -> tuple[bytes, bytes]:
 class ForkedWorker:
     """A worker that the parent forked; `poll` is that of `subprocess.Popen`."""
 
-    LOST = 1
-    """The status of a worker whose parent ended before it: nobody knows its own."""
+    LOST = 256
+    """In place of the exit status of a worker whose parent ended before it: nobody knows it."""
 
     def __init__(self, pid: int, connection: socket.socket, said: bytes = b"") -> None:
         connection.setblocking(False)
@@ -241,6 +291,7 @@ class ForkedWorker:
         self._started = start_time(pid)
         self._connection: socket.socket | None = connection
         self._said = said
+        self._gone_since: float | None = None
         self._status: int | None = None
 
     def poll(self) -> int | None:
@@ -256,21 +307,48 @@ class ForkedWorker:
         return status
 
     def _find_status(self) -> int | None:
-        if self._connection is not None:
-            with suppress(BlockingIOError):
-                try:
-                    part = self._connection.recv(64)
-                except ConnectionError:
-                    part = b""
-                self._said += part
-                if b"\n" in self._said or not part:
-                    self._connection.close()
-                    self._connection = None
-            if b"\n" in self._said:
-                return int(self._said)
-        if self._connection is None and not self._is_alive():
-            return self.LOST
-        return None
+        self._read()
+        if b"\n" in self._said:
+            return int(self._said)
+        if self._started is not None and is_alive(self.pid, self._started):
+            return None
+        now = time.monotonic()
+        self._gone_since = self._gone_since or now
+        # A parent that hangs, or was stopped, does not say so.
+        waited = now - self._gone_since > _SECONDS_TO_FORK
+        return self.LOST if self._connection is None or waited else None
 
-    def _is_alive(self) -> bool:
-        return self._started is not None and is_alive(self.pid, self._started)
+    def _read(self) -> None:
+        if self._connection is None:
+            return
+        with suppress(BlockingIOError):
+            try:
+                part = self._connection.recv(64)
+            except ConnectionError:
+                part = b""
+            self._said += part
+            if b"\n" in self._said or not part:
+                self._connection.close()
+                self._connection = None
+
+
+Ranges = list[tuple[int, int]]
+"""Addresses and lengths in bytes."""
+
+_POPULATE_READ = 22  # MADV_POPULATE_READ of madvise(2), Linux 5.14
+
+
+def map_again(ranges: Iterable[tuple[int, int]]) -> bool:
+    """Maps these pages of files, as in the process that this one was forked from; `False` if the
+    kernel cannot."""
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return all(madvise(start, length, _POPULATE_READ) == 0 for start, length in ranges)
+
+
+def _can_map_again() -> bool:
+    with mmap.mmap(-1, mmap.PAGESIZE) as page:
+        start = ctypes.c_char.from_buffer(page)
+        can = map_again([(ctypes.addressof(start), mmap.PAGESIZE)])
+        del start  # else the page cannot be unmapped
+    return can

@@ -1,40 +1,36 @@
 """The process that forks the workers of runs (`ftlab.jobs.ready` says why, and starts it).
 
-Run as: python -m ftlab.jobs.ready_parent NAME DEVICE
+Run as: python -m ftlab.jobs.ready_parent NAME
 
-It has no model, no tensor and no thread of torch's, and does not touch a GPU. It listens on a
-socket for runs, one connection a run: reads the run's folder, writes the worker's pid, and its exit
-status at its end. A worker is a session of its own and outlives its parent.
+It has no model, no tensor and no thread of torch's. It listens on a socket for runs, one connection
+a run: reads the run's folder, writes the worker's pid, and its exit status at its end. A worker has
+its own session and outlives its parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import selectors
 import signal
 import socket
-import struct
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ftlab.basics.devices import CPU
 from ftlab.basics.locks import FileLock
 from ftlab.basics.processes import module_command
 from ftlab.basics.system import PROC
 from ftlab.jobs import ready, run_worker
-from ftlab.models.libraries import prepare_for_forks
+from ftlab.jobs.ready import Ranges
+from ftlab.models.libraries import prepare_for_libraries
 
 _SECONDS_TO_READ = 2.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PRESENT = 1 << 63  # in /proc/PID/pagemap (proc(5))
-_POPULATE_READ = 22  # MADV_POPULATE_READ of madvise(2), Linux 5.14
-
-Ranges = list[tuple[int, int]]
-"""Addresses and lengths in bytes."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +43,44 @@ class Asked:
 
 
 def main(arguments: list[str]) -> int:
-    name, device = arguments
-    if ready.identity(device) != name:
-        return 1  # the code changed between the request and this start
-    lock = FileLock(ready.lock_file(name))
+    [name] = arguments
+    lock, file = FileLock(ready.lock_file(name)), ready.lock_file(name)
     if not lock.try_acquire():
         return 0
-    code = ready.code()
-    prepare_for_forks(device)
-    run_worker.import_libraries()
-    if ready.code() != code:
-        return 1  # it may have imported files of two versions
-    mapped = resident_files()
-    with ready.socket_address(name) as address:
-        with suppress(FileNotFoundError):
-            os.unlink(address)  # of a parent that was killed
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(address)
-        os.chmod(address, 0o600)
-    listener.listen()
-    asked = serve(listener, ready.idle_seconds())
-    if asked is None:
-        with ready.socket_address(name) as address, suppress(FileNotFoundError):
-            os.unlink(address)
-        return 0
+    if ready.identity() != name:
+        return 1  # the code changed between the request and this start
+    with listening(name) as listener:  # until `listen`, connections are refused
+        code = ready.code()
+        prepare_for_libraries(CPU)
+        run_worker.import_libraries()
+        if ready.code() != code:
+            return 1  # it may have imported files of two versions
+        mapped = resident_files()
+        listener.listen()
+        os.truncate(file, 0)
+        asked = serve(listener, ready.idle_seconds())
+        if asked is None:
+            file.unlink(missing_ok=True)
+            return 0
     lock.release()
     return work(asked, mapped)
+
+
+@contextmanager
+def listening(name: str) -> Iterator[socket.socket]:
+    """The parent's socket; its file is removed when this process ends, but not by a worker."""
+    parent = os.getpid()
+    with ready.socket_address(name) as address, socket.socket(socket.AF_UNIX) as listener:
+        with suppress(FileNotFoundError):
+            os.unlink(address)  # of a parent that was killed
+        listener.bind(address)
+        try:
+            os.chmod(address, 0o600)
+            yield listener
+        finally:
+            if os.getpid() == parent:
+                with suppress(FileNotFoundError):
+                    os.unlink(address)
 
 
 def serve(listener: socket.socket, idle_seconds: float) -> Asked | None:
@@ -91,27 +99,40 @@ def serve(listener: socket.socket, idle_seconds: float) -> Asked | None:
             if any(key.fileobj is waker for key, _ in found):
                 waker.recv(1 << 10)
             report_ended(workers)
-            with suppress(OSError, ValueError, TypeError):
+            with suppress(BlockingIOError):
                 connection, _ = listener.accept()
-                asked = read_asked(connection)
-                pid = os.fork()
-                if pid == 0:
+                pid, asked = fork_for(connection)
+                if asked is not None and pid == 0:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    for end in (waker, wakes, listener, connection, *workers.values()):
+                    for end in (waker, wakes, connection, *workers.values()):
                         end.close()
                     return asked
-                workers[pid] = connection
-                connection.sendall(b"%d\n" % pid)
+                if pid:
+                    workers[pid] = connection
     return None
 
 
+def fork_for(connection: socket.socket) -> tuple[int, Asked | None]:
+    """Reads what is asked and forks. Returns the worker's pid, 0 in the worker, and what was asked,
+    `None` if nothing was forked: then the connection is closed, and the run starts by itself."""
+    try:
+        asked = read_asked(connection)
+        pid = os.fork()
+    except (OSError, ValueError, TypeError) as error:
+        print(f"Nothing was forked: {error}", file=sys.stderr, flush=True)
+        connection.close()
+        return 0, None
+    if pid:
+        with suppress(OSError):
+            connection.sendall(b"%d\n" % pid)
+    return pid, asked
+
+
 def read_asked(connection: socket.socket) -> Asked:
-    """Raises `OSError` or `ValueError` if it is not of this user, or nothing that makes sense."""
-    ids = struct.Struct("3i")  # the other process's, its user's and its group's (unix(7))
-    _, user, _ = ids.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ids.size))
-    if user != os.getuid():
-        raise PermissionError("another user asks for a run")
+    """Raises `OSError`, `ValueError` or `TypeError` if the request comes from another user or is
+    invalid."""
+    ready.check_user(connection)
     connection.settimeout(_SECONDS_TO_READ)
     line, _ = ready.read_line(connection)
     return Asked(**json.loads(line))
@@ -137,16 +158,10 @@ def work(asked: Asked, mapped: Ranges) -> int:
     for handle in (1, 2):
         os.dup2(log, handle)
     os.close(log)
-    if not map_again(mapped) or touched_gpu():
+    if not ready.map_again(mapped):
         command = module_command("ftlab.jobs.run_worker", asked.run)
         os.execve(command[0], command, asked.environment)
     return run_worker.main([asked.run])
-
-
-def touched_gpu() -> bool:
-    """Whether the parent used the CUDA runtime: then no child of its can (torch refuses)."""
-    torch: Any = sys.modules["torch"]
-    return bool(torch.cuda._is_in_bad_fork())
 
 
 def resident_files() -> Ranges:
@@ -159,8 +174,8 @@ def resident_files() -> Ranges:
     found: Ranges = []
     with open(PROC / "self" / "maps") as maps, open(PROC / "self" / "pagemap", "rb") as pages:
         for line in maps:
-            addresses, rights, *_, path = line.split(maxsplit=5) + [""] * (line.count("/") == 0)
-            if not path.startswith("/") or "r" not in rights:
+            addresses, rights, _, _, _, *path = line.split(maxsplit=5)
+            if not path or not path[0].startswith("/") or "r" not in rights:
                 continue
             start, end = (int(address, 16) for address in addresses.split("-"))
             pages.seek(start // _PAGE * 8)
@@ -171,14 +186,6 @@ def resident_files() -> Ranges:
                 (start + int(first) * _PAGE, int(last - first) * _PAGE) for first, last in edges
             ]
     return found
-
-
-def map_again(ranges: Ranges) -> bool:
-    """Maps these pages, so that the resident size starts as that of a fresh process; `False` if
-    the kernel is too old."""
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
-    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return all(madvise(start, length, _POPULATE_READ) == 0 for start, length in ranges)
 
 
 if __name__ == "__main__":

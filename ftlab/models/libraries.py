@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ftlab.basics.devices import CPU, show_only
+from ftlab.basics.devices import show_only
 from ftlab.methods.peft_rules import match_without_backtracking
 
 CPU_SETTINGS = {
@@ -60,22 +60,6 @@ def _environment(prefixes: tuple[str, ...]) -> dict[str, str]:
 def prepare_for_libraries(device_id: str) -> None:
     """Configures torch, related libraries and PEFT's layer name matching; call before imports."""
     show_only(device_id)
-    _configure()
-
-
-def prepare_for_forks(device_id: str) -> None:
-    """The same for a process that computes nothing, and forks others that do.
-
-    It hides the GPUs from runs on the CPU, and selects none for others. Checks whether there is a
-    GPU must not start CUDA: no forked process could use it then.
-    """
-    if device_id == CPU:
-        show_only(device_id)
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    _configure()
-
-
-def _configure() -> None:
     for name, value in GPU_SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

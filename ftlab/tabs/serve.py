@@ -160,8 +160,9 @@ _SLOW_TIMERS = """<script>{
     ? setTimeout(call, 500) : atFrame(call);
 }</script>"""
 """gradio shows how long an event takes by asking for every frame of the screen. The timer of its
-"Loading…" goes on so after it was removed, which alone took 7 % of a core. Twice a second is enough
-for any. It has to run before gradio's own scripts, which keep the function that they find."""
+"Loading…" keeps doing so after it was removed, which alone took 7 % of a core. Twice a second is
+enough for every timer. The script has to run before gradio's own, which store
+`requestAnimationFrame` when they load."""
 
 
 class SlowTimers:
@@ -181,6 +182,9 @@ class SlowTimers:
             nonlocal start, body
             if message["type"] == "http.response.start":
                 start = message
+                return
+            if message["type"] != "http.response.body":
+                await send(message)
                 return
             body += message.get("body", b"")
             if message.get("more_body"):

@@ -20,7 +20,7 @@ from ftlab.jobs import ready, ready_parent
 from ftlab.jobs.control import note_cancel
 from ftlab.jobs.dispatcher import Dispatcher, start_worker
 from ftlab.jobs.launch import enqueue_sweep, plan_sweep
-from ftlab.jobs.ready import ForkedWorker
+from ftlab.jobs.ready import ForkedWorker, StillImporting
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
 from tests.training.one_run import request
@@ -44,7 +44,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def parents() -> list[psutil.Process]:
     """The parents that fit runs as this process would start them, without the runs they forked."""
-    name = ready.identity(CPU)
+    name = ready.identity()
     found = [one for one in psutil.process_iter(["cmdline"]) if name in (one.info["cmdline"] or [])]
     return [one for one in found if "ready_parent" not in " ".join(one.parent().cmdline())]
 
@@ -61,7 +61,7 @@ def started(directory: RunDirectory) -> Started:
     while True:
         try:
             return start_worker(directory, CPU)
-        except BlockingIOError:
+        except StillImporting:
             time.sleep(0.2)
 
 
@@ -176,9 +176,10 @@ def test_a_parent_that_nobody_asks_ends_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv(ready.IDLE_VARIABLE, "1")
     ready.Waker().wake(CPU)
-    wait_until(lambda: list(locks.glob("*.socket")), 60)
-    wait_until(lambda: not parents(), 10)
-    assert not list(locks.glob("*.socket"))
+    wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1, 60)
+    wait_until(lambda: not parents(), 60)
+    assert [file.name for file in locks.glob("ready*")] == ["ready.log"]
+    assert not (locks / "ready.log").read_text(encoding="utf-8")
 
 
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -187,7 +188,10 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "packages": lambda patch: patch.setattr(ready, "installed_versions", lambda names: {}),
     "code": lambda patch: patch.setattr(ready, "_size_and_time", lambda file: (1, 2)),
     "cores": lambda patch: patch.setattr(os, "sched_getaffinity", lambda pid: {41}),
-    "the control group": lambda patch: patch.setattr(ready, "read_proc", lambda name: "0::/other"),
+    "limits, rights and control group": lambda patch: patch.setattr(
+        ready, "read_proc", lambda name: "Umask"
+    ),
+    "namespaces": lambda patch: patch.setattr(os, "readlink", lambda path: "pid:[1]"),
 }
 
 
@@ -195,23 +199,23 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 def test_a_parent_of_another_identity_is_not_found(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = ready.identity(CPU)
-    assert ready.identity(CPU) == before
+    before = ready.identity()
+    assert ready.identity() == before
     CHANGES[change](monkeypatch)
-    assert ready.identity(CPU) != before
+    assert ready.identity() != before
 
 
 def test_a_parent_is_the_same_for_every_terminal_and_every_process_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A dispatcher's environment is that of the app with this package's folder named once more."""
-    before = ready.identity(CPU)
+    before = ready.identity()
     for name, value in ready.worker_environment(needs_hub=True).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SHLVL", "9")
+    for name in ("SHLVL", "TMUX_PANE", "SSH_CLIENT", "FORWARDED_ALLOW_IPS", "GRADIO_SERVER_NAME"):
+        monkeypatch.setenv(name, "9")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert ready.identity(CPU) == before
-    assert ready.identity("cuda:1") != before
+    assert ready.identity() == before
 
 
 def test_a_parent_that_died_while_it_imported_is_not_waited_for(
@@ -220,46 +224,101 @@ def test_a_parent_that_died_while_it_imported_is_not_waited_for(
     asked: list[str] = []
     monkeypatch.setattr(ready, "start_detached", lambda *given: asked.append(given[0]))
     directory = run_in(locks, request(tiny_model, task_file, "lora"))
-    with pytest.raises(BlockingIOError):
+    with pytest.raises(StillImporting):
         ready.fork_worker(directory, CPU)
     monkeypatch.setattr(ready, "_SECONDS_TO_LOCK", 0)
     assert ready.fork_worker(directory, CPU) is None
-    assert asked == ["ftlab.jobs.ready_parent"], "it is not started again at once"
+    assert asked == ["ftlab.jobs.ready_parent"], "it is not started again soon"
 
 
-def test_no_parent_is_started_beside_a_run(locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("locks")
+def test_no_parent_is_started_beside_a_run_nor_by_a_demo(
+    task_file: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ready, "start_detached", lambda *given: pytest.fail("started"))
+    directory = run_in(tmp_path, request(tiny_model, task_file, "lora"))
     turn = ready.DeviceLock(CPU)
     assert turn.try_acquire()
     try:
         ready.Waker().wake(CPU)
+        assert ready.fork_worker(directory, CPU) is None
     finally:
         turn.release()
     ready.Waker(is_off=True).wake(CPU)
+    ready.Waker().wake("cuda:0")
+    assert ready.fork_worker(directory, "cuda:0") is None
 
 
-def test_a_run_starts_by_itself_if_its_parent_has_used_the_gpu_or_cannot_make_memory_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _has_plugin(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ready.importlib.metadata, "entry_points", lambda group: ["own.methods"])
+
+
+def _is_editable(patch: pytest.MonkeyPatch) -> None:
+    class Editable:
+        def read_text(self, name: str) -> str:
+            return '{"url": "file:///home/me/peft", "dir_info": {"editable": true}}'
+
+    patch.setattr(ready.importlib.metadata, "distribution", lambda name: Editable())
+
+
+@pytest.mark.usefixtures("locks")
+@pytest.mark.parametrize(
+    "change",
+    [
+        _has_plugin,
+        _is_editable,
+        lambda patch: patch.setattr(ready, "_POPULATE_READ", 999),
+        lambda patch: patch.setattr(ready, "PROC", Path("/nowhere")),
+        lambda patch: patch.setenv(ready.IDLE_VARIABLE, "0"),
+    ],
+    ids=["methods of one's own", "an editable package", "an old kernel", "no /proc", "by choice"],
+)
+def test_there_is_no_parent_where_it_could_not_be_right(
+    change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It becomes a fresh process, with the same pid."""
+    assert ready.idle_seconds() == 60
+    change(monkeypatch)
+    assert ready.idle_seconds() == 0
+    assert not ready.start_parent()
+
+
+def test_a_run_starts_by_itself_where_no_parent_can_be_started(
+    locks: Path, task_file: Path, tiny_model: Path
+) -> None:
+    (locks / "ready.log").mkdir()
+    assert ready.fork_worker(run_in(locks, request(tiny_model, task_file, "lora")), CPU) is None
+
+
+def test_a_worker_whose_parent_hangs_is_lost_when_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ready, "_SECONDS_TO_FORK", 0.2)
+    ours, theirs = socket.socketpair()
+    with theirs, subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as own:
+        worker = ForkedWorker(own.pid, ours)
+        assert worker.poll() is None
+        own.kill()
+        wait_until(lambda: worker.poll() is not None, 10)
+    assert worker.poll() == ForkedWorker.LOST
+
+
+def test_a_worker_that_cannot_start_at_the_same_size_becomes_a_fresh_process(
+    tmp_path: Path,
+) -> None:
     code = """
 import sys
 from ftlab.jobs import ready_parent
-ready_parent.touched_gpu = lambda: sys.argv[3] == "gpu"
-ready_parent.map_again = lambda ranges: sys.argv[3] != "memory"
+ready_parent.ready.map_again = lambda ranges: sys.argv[3] == "can"
 ready_parent.module_command = lambda *words: [sys.executable, "-c", "import os; print(os.getpid())"]
 ready_parent.run_worker.main = lambda arguments: print("in the fork", flush=True)
-asked = ready_parent.Asked(sys.argv[1], sys.argv[2], {"PATH": ""})
-ready_parent.work(asked, [])
+ready_parent.work(ready_parent.Asked(sys.argv[1], sys.argv[2], {"PATH": ""}), [])
 """
-    for reason in ("gpu", "memory", "none"):
-        log = tmp_path / f"{reason}.log"
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(log), reason], cwd=Path.cwd()
-        )
-        assert process.wait(60) == 0
-        said = log.read_text().strip()
-        assert said == ("in the fork" if reason == "none" else str(process.pid))
+    for word in ("can", "cannot"):
+        log = tmp_path / f"{word}.log"
+        command = [sys.executable, "-c", code, str(tmp_path), str(log), word]
+        with subprocess.Popen(command) as process:
+            assert process.wait(60) == 0
+        assert log.read_text().strip() == ("in the fork" if word == "can" else str(process.pid))
 
 
 def test_another_user_and_nonsense_are_answered_with_nothing(
@@ -270,8 +329,8 @@ def test_another_user_and_nonsense_are_answered_with_nothing(
         with ours, theirs:
             theirs.sendall(line)
             theirs.shutdown(socket.SHUT_WR)
-            with pytest.raises((OSError, ValueError, TypeError)):
-                ready_parent.read_asked(ours)
+            assert ready_parent.fork_for(ours) == (0, None)
+            assert ours.fileno() == -1, "it is closed, so that nobody waits"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b'{"run": "a", "log": "b", "environment": {}}\n')
@@ -285,5 +344,5 @@ def test_another_user_and_nonsense_are_answered_with_nothing(
 def test_pages_of_mapped_files_are_mapped_again() -> None:
     ranges = ready_parent.resident_files()
     assert sum(length for _, length in ranges) > 1 << 20, "the interpreter alone is larger"
-    assert ready_parent.map_again(ranges)
-    assert not ready_parent.map_again([(0, 4096)]), "nothing is mapped there"
+    assert ready.map_again(ranges)
+    assert not ready.map_again([(0, 4096)]), "nothing is mapped there"
