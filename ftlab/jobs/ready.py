@@ -202,10 +202,11 @@ def fork_worker(directory: RunDirectory, device: str) -> ForkedWorker | None:
         return None
     try:
         name = identity()
+        is_coming = _is_coming(lock_file(name))  # read first: it may be done importing just now
         connection = _connect(name)
         if connection is not None:
             return _ask(connection, directory)
-        is_coming = start_parent() or _is_coming(lock_file(name))
+        is_coming = is_coming or start_parent()
     except OSError:  # no room, or a folder that cannot be written: the run needs neither
         return None
     if is_coming:
