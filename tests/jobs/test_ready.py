@@ -261,7 +261,6 @@ def _is_editable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ready.importlib.metadata, "distribution", lambda name: Editable())
 
 
-@pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize(
     "change",
     [
@@ -276,6 +275,7 @@ def _is_editable(patch: pytest.MonkeyPatch) -> None:
 def test_there_is_no_parent_where_it_could_not_be_right(
     change: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(ready.IDLE_VARIABLE, "60")
     assert ready.idle_seconds() == 60
     change(monkeypatch)
     assert ready.idle_seconds() == 0
