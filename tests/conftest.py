@@ -74,10 +74,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session", autouse=True)
 def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests wait for no run of the person's own, and no run of theirs waits for a test."""
+    """Tests wait for no run of the person's own, and no run of theirs waits for a test.
+
+    No test leaves a process behind that waits for runs; `jobs/test_ready.py` has its own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTLAB_LOCKS", str(tmp_path_factory.mktemp("locks")))
         patch.setenv("FTLAB_BASES", str(tmp_path_factory.mktemp("bases")))
+        patch.setenv("FTLAB_READY_SECONDS", "0")
         yield
 
 

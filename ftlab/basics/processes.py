@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock, Thread, Timer
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -49,7 +49,9 @@ def python_environment(needs_hub: bool = False) -> dict[str, str]:
     """This process's environment without secrets, in which `python -m ftlab…` finds this package;
     with `needs_hub`, variables of the Hub are kept."""
     root = Path(__file__).resolve().parents[2]
-    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = dict.fromkeys(  # each process that starts another adds the first
+        [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    )
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -79,13 +81,13 @@ def worker_environment(needs_hub: bool) -> dict[str, str]:
 
 
 def start_detached(
-    module: str, argument: Path, log: Path, environment: Mapping[str, str]
+    module: str, log: Path, environment: Mapping[str, str], *arguments: str
 ) -> subprocess.Popen[bytes]:
-    """Starts `python -m module argument` in the log's folder, as a process that outlives its
+    """Starts `python -m module arguments` in the log's folder, as a process that outlives its
     parent and writes to the log. Raises `OSError`."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", module, str(argument)],
+            module_command(module, *arguments),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -138,7 +140,16 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-def end_process_group(pid: int, process: subprocess.Popen[Any] | None) -> None:
+class Started(Protocol):
+    """A process that was started: `subprocess.Popen`, or one that another process forked."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; `None` while it runs."""
+
+
+def end_process_group(pid: int, process: Started | None) -> None:
     """Ends a worker and its children: SIGTERM, then SIGKILL after `GRACE_SECONDS`."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -29,9 +29,9 @@ def start_dispatcher(runs_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         start_detached(
             "ftlab.jobs.dispatcher",
-            runs_folder.resolve(),
             folder / "dispatcher.log",
             python_environment(needs_hub=True),  # passes the token on to runs that need it
+            str(runs_folder.resolve()),
         )
     except OSError as error:
         raise FtlabError(

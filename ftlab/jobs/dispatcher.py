@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +23,16 @@ from typing import Any, get_args
 from ftlab.basics.devices import memory_in_use
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import FileLock
-from ftlab.basics.processes import end_process_group, is_alive, start_detached, worker_environment
+from ftlab.basics.processes import (
+    Started,
+    end_process_group,
+    is_alive,
+    start_detached,
+    worker_environment,
+)
 from ftlab.basics.system import PROC, read_proc
 from ftlab.basics.units import format_bytes
+from ftlab.jobs import ready
 from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.prediction.remedies import remedies
 from ftlab.records.base_runs import complete
@@ -95,9 +101,12 @@ def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: boo
     """Returns the result of a worker that wrote none; `code` is its exit code."""
     tail = directory.log_tail(2000).strip().splitlines()
     last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
-    if code == -signal.SIGKILL and out_of_memory:
+    lost = code == ready.ForkedWorker.LOST
+    if (lost or code == -signal.SIGKILL) and out_of_memory:
         return _out_of_memory(directory)
-    if code < 0:
+    if lost:
+        reason = f"The worker ended with no result, after the process that had forked it.{last}"
+    elif code < 0:
         reason = f"The worker was killed from outside ({_name(-code)}).{last}"
     else:
         reason = f"The worker ended with status {code} and no result.{last}"
@@ -156,16 +165,21 @@ FIRST_WORD_SECONDS = 300.0  # a worker writes its first line before its large im
 START_SECONDS = 60.0  # how long a start is retried while the system is out of resources
 _FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-StartRun = Callable[[RunDirectory, str], "subprocess.Popen[bytes]"]
+StartRun = Callable[[RunDirectory, str], Started]
 
 
-def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
-    """Starts the worker of a run; another engine could be plugged in here."""
-    return start_detached(
+def start_worker(directory: RunDirectory, device: str) -> Started:
+    """Starts the worker of a run; another engine could be plugged in here.
+
+    A run that needs the Hub's token is not forked: the parent has none. Raises `OSError`, and
+    `StillImporting` while a parent imports: try again soon.
+    """
+    hub = needs_hub(directory.spec())
+    return (None if hub else ready.fork_worker(directory, device)) or start_detached(
         "ftlab.jobs.run_worker",
-        directory.path,
         directory.log_file,
-        worker_environment(needs_hub(directory.spec())),
+        worker_environment(hub),
+        str(directory.path),
     )
 
 
@@ -173,7 +187,7 @@ def start_worker(directory: RunDirectory, device: str) -> subprocess.Popen[bytes
 class Child:
     """A worker that this dispatcher started."""
 
-    process: subprocess.Popen[bytes]
+    process: Started
     directory: RunDirectory
     device: str
     oom_kills_before: int
@@ -245,6 +259,8 @@ class Dispatcher:
         kills = self._oom_kills()
         try:
             process = self._start(run.directory, device)
+        except ready.StillImporting:
+            return  # stays queued until the next step
         except OSError as error:
             since = self._refused_since.setdefault(run.run_id, time.monotonic())
             if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:

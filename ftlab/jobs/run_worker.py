@@ -148,12 +148,12 @@ def _run(
     spec: RunSpec, directory: RunDirectory, report: Any, began: float, earlier: Earlier | None
 ) -> RunResult:
     """Executes the run; every error becomes a result, with its traceback in the log."""
-    with lasting_imports():
-        from ftlab.prediction.of_run import with_prediction, with_remedies
-        from ftlab.training import memory
-        from ftlab.training.failures import explain
-        from ftlab.training.model import torch_device
-        from ftlab.training.run import RunRecord, execute
+    import_libraries()
+    from ftlab.prediction.of_run import with_prediction, with_remedies
+    from ftlab.training import memory
+    from ftlab.training.failures import explain
+    from ftlab.training.model import torch_device
+    from ftlab.training.run import RunRecord, execute
 
     record = RunRecord(began=began, earlier=earlier)
     if earlier is not None:
@@ -177,6 +177,14 @@ def _run(
     if result.status == "out_of_memory" and phase:  # otherwise the reason already has advice
         result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest)
+
+
+def import_libraries() -> None:
+    """Imports what every run needs; the parent of a forked worker has done it."""
+    with lasting_imports():
+        import ftlab.prediction.of_run
+        import ftlab.training.failures
+        import ftlab.training.run  # noqa: F401
 
 
 def _reporter(file: LineWriter, elapsed: float) -> Any:

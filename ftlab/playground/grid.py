@@ -376,9 +376,9 @@ def start_grid(request: GridRequest, runs_folder: Path) -> GridDirectory:
         grid.write_request(completed)
         start_detached(
             "ftlab.playground.grid_worker",
-            grid.path,
             grid.log_file,
             python_environment(needs_hub(completed)),
+            str(grid.path),
         )
     except OSError as error:
         shutil.rmtree(grid.path, ignore_errors=True)

@@ -46,8 +46,8 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
             check_not_merging(run.directory)
             merge.write_request(where)
             start_detached(
-                "ftlab.share.merge_worker", run.directory.path, merge.log_file,
-                worker_environment(run.spec.task.kind == "hub"),
+                "ftlab.share.merge_worker", merge.log_file,
+                worker_environment(run.spec.task.kind == "hub"), str(run.directory.path),
             )  # fmt: skip
     except OSError as error:
         raise FtlabError(

@@ -13,11 +13,13 @@ from typing import Any
 import gradio as gr
 
 from ftlab import __version__
+from ftlab.basics.devices import AUTO, resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder, recorded_folder
 from ftlab.basics.log import app_log, note
 from ftlab.jobs.control import control_folder, ensure_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.jobs.ready import Waker
 from ftlab.operations.health import why_not_free
 from ftlab.playground.client import PlaygroundClient
 from ftlab.prediction.client import Predictor
@@ -151,7 +153,8 @@ def _context(runs_folder: Path, access: Access) -> AppContext:
     store = RunStore(runs_folder, recorded_folder())
     client = PlaygroundClient(runs_folder, access=access)
     predictor = Predictor(limits_of=of_a_demo if access.is_demo else usual)
-    return AppContext(runs_folder, store, client, predictor=predictor, access=access)
+    ready = Waker(is_off=access.is_demo)
+    return AppContext(runs_folder, store, client, predictor=predictor, access=access, ready=ready)
 
 
 _DELETE_UPLOADS = (3_600, 86_400)
@@ -201,6 +204,7 @@ def _serve(runs_folder: Path, served: Serving) -> None:
         address = page.share_url or f"http://{host}:{served.port}"
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
+        context.ready.wake(resolve_device(AUTO).id)
         threading.Event().wait()
     except OSError as error:
         raise FtlabError(

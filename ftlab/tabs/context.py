@@ -31,6 +31,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.recent import Recent
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.jobs.inputs import EVERYTHING, Access
+from ftlab.jobs.ready import Waker
 from ftlab.models.hub import HubReach
 from ftlab.models.resolve import ModelReach
 from ftlab.playground.client import PlaygroundClient
@@ -55,6 +56,7 @@ class AppContext:
     access: Access = EVERYTHING
     hub: HubReach = field(default_factory=HubReach)
     models: ModelReach = field(default_factory=ModelReach)
+    ready: Waker = field(default_factory=Waker)
 
 
 _SPACE_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)

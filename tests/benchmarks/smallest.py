@@ -163,6 +163,25 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.step_limit",
+        "--methods lora --steps 2 --repeats 1 --policy fp32 --model {tiny} "
+        "--json {folder}/limit.json",
+        (r"^lora: a step takes \d\.\d+ s, its \d+ products \d\.\d+ s: \d+\.\d\dx \(at most",),
+        writes=("limit.json",),
+        judges=True,
+    ),
+    SmallRun(
+        "tests.benchmarks.whole_sweep",
+        "--against . --methods lora --steps 2 --eval-examples 2 --model {tiny} "
+        "--json {folder}/whole.json",
+        (
+            r"^again ours: \d+\.\d s, of which \d+\.\d s are training; first loss after \d",
+            r"^new: \d\.\d\dx \(at most 0\.6x\); without training \d\.\d\dx; first loss \d",
+        ),
+        writes=("whole.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.startup",
         "--repeats 1 --warm-up 0",
         (r"^median \d+\.\d\d s, worst \d+\.\d\d s$",),

@@ -15,7 +15,7 @@ from ftlab.basics.devices import AUTO, list_devices
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access, Inputs, check_inputs, look_at_inputs, must_ask
-from ftlab.jobs.launch import enqueue_sweep, space_errors
+from ftlab.jobs.launch import device_of, enqueue_sweep, space_errors
 from ftlab.jobs.peft_check import FIELD as PEFT_JSON
 from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.by_hand import PEFT
@@ -415,6 +415,7 @@ def _predict_at_changes(
         reading = read_form(form.values(given), context.access)
         if reading.errors:  # shown at their fields; keeps the last result
             return
+        context.ready.wake(device_of(reading.request))
         for html in while_there(
             context.predictor,
             visitor_of(request),
