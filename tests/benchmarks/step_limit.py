@@ -3,12 +3,12 @@
 Run as: python -m tests.benchmarks.step_limit [--methods full lora qlora prompt_tuning]
         [--policy bf16] [--steps 5] [--repeats 3] [--model FOLDER] [--json FILE]
 
-Trains each method on SQL, batch 8, and notes the products of every step (`mm`, `addmm`, `bmm`,
-`baddbmm`, with those of attention; in fp32 torch's attention is one call, whose products are not
-noted). Then trains again without taking notes, and runs the products alone, in the same order,
-shapes and layouts, on random numbers, turn about; the first step of each training is left out.
-Prints the median seconds of a step and of its products, and their ratio. Ends with status 1 if a
-ratio is above its bar.
+Trains each method on SQL, batch 8, and notes the products of every step: `mm`, `addmm`, `bmm`,
+`baddbmm`, with those of attention, and those of 4-bit layers as if they were unpacked. (In fp32
+torch's attention is one call, whose products are not noted.) Then trains again without taking
+notes, and runs the products alone, in the same order, shapes and layouts, on random numbers, turn
+about; the first step of each training is left out. Prints the median seconds of a step and of its
+products, and their ratio. Ends with status 1 if a ratio is above its bar.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from tests.bundled import CPU, Bundled
 
 MOST = {"full": 1.25}
 MOST_OF_OTHERS = 1.5
+PACKED_PRODUCT = "bitsandbytes::gemm_4bit"
 PRODUCTS = frozenset({"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 
 _POOL_BYTES = 64 << 20  # more than a cache holds: each layer of a step has weights of its own
@@ -69,10 +70,23 @@ class Notes(TorchDispatchMode):
             numbers = {k: v for k, v in (kwargs or {}).items() if not isinstance(v, Tensor)}
             layouts = tuple((tuple(t.shape), t.stride(), t.dtype) for t in args)
             self.steps[-1].append(Product(func._overloadpacket, layouts, tuple(numbers.items())))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name == PACKED_PRODUCT:
+            self.steps[-1].append(unpacked(args[0], result))
+        return result
 
     def next_step(self) -> None:
         self.steps.append([])
+
+
+def unpacked(left: Tensor, result: Tensor) -> Product:
+    """The product of a 4-bit layer, as if its weight were there in the dtype of its input."""
+    inner, columns = left.shape[-1], result.shape[-1]
+    layouts: tuple[Layout, ...] = (
+        ((left.numel() // inner, inner), (inner, 1), left.dtype),
+        ((inner, columns), (1, inner), left.dtype),
+    )
+    return Product(torch.ops.aten.mm, layouts, ())
 
 
 class Pools:
