@@ -147,7 +147,7 @@ def ftlab(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=900,  # a slow CPU without bf16 takes seven minutes
     )
 
 
