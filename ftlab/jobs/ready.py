@@ -133,8 +133,8 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 def lock_file(name: str) -> Path:
-    """The lock that a parent holds from its start to its end. It is empty if the parent can serve,
-    or has served; otherwise it is imported, or has failed."""
+    """The lock that a parent holds from its start to its end. The file is empty once the parent
+    takes runs; before that it has a word, which stays if the parent fails."""
     return locks_folder() / f"ready-{name}.lock"
 
 

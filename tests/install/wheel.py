@@ -145,7 +145,8 @@ def run(ftlab: Path, *arguments: str, folder: Path) -> list[dict[str, Any]]:
 def own_environment() -> dict[str, str]:
     """Without what would lead Python to the checkout, or ftlab to another runs folder."""
     left_out = {"PYTHONPATH", "FTLAB_RUNS", "VIRTUAL_ENV"}
-    return {name: value for name, value in os.environ.items() if name not in left_out}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return kept | {"FTLAB_READY_SECONDS": "5"}  # no process stays when the environment is gone
 
 
 def said(what: str, began: float) -> None:
