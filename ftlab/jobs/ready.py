@@ -21,6 +21,7 @@ import importlib.metadata
 import json
 import mmap
 import os
+import site
 import socket
 import struct
 import sys
@@ -103,7 +104,7 @@ def identity() -> str:
         "code": code(),
         "python": [sys.executable, sys.version],
         "packages": installed_versions(_PACKAGES),
-        "folders": [_size_and_time(Path(path)) for path in sys.path if "-packages" in path],
+        "folders": [_size_and_time(Path(path)) for path in _package_folders()],
         "environment": sorted(f"{n}={v}" for n, v in kept.items()
                               if not f"{n}=".startswith(left_out)),
         "cores": sorted(os.sched_getaffinity(0)),
@@ -115,6 +116,12 @@ def identity() -> str:
         "namespaces": [os.readlink(PROC / "self" / "ns" / kind) for kind in ("pid", "mnt", "net")],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _package_folders() -> list[str]:
+    """Where this Python's packages are. Not `sys.path`: a process may change that while it runs
+    (importing setuptools adds a folder), and its parent would then have another identity."""
+    return [*site.getsitepackages(), site.getusersitepackages()]
 
 
 def code() -> str:

@@ -47,8 +47,9 @@ def main(arguments: list[str]) -> int:
     lock, file = FileLock(ready.lock_file(name)), ready.lock_file(name)
     if not lock.try_acquire():
         return 0
-    if ready.identity() != name:
-        return 1  # the code changed between the request and this start
+    if (own := ready.identity()) != name:  # the code changed between the request and this start
+        print(f"Not started: asked for {name}, but this process is {own}.", file=sys.stderr)
+        return 1
     with listening(name) as listener:  # until `listen`, connections are refused
         code = ready.code()
         prepare_for_libraries(CPU)

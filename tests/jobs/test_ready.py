@@ -84,16 +84,20 @@ def facts(directory: RunDirectory) -> tuple[Any, ...]:
 
 
 @pytest.mark.model
-@pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize("variant", ["full", "lora", "qlora", "prompt_tuning"])
 def test_a_forked_run_is_that_of_a_fresh_process(
-    tiny_model: Path, task_file: Path, tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path,
+    task_file: Path,
+    tmp_path: Path,
+    locks: Path,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Losses and environment bit for bit; its memory starts at the same size within 1 %."""
     asked = request(tiny_model, task_file, variant)
     forked = run_in(tmp_path / "forked", asked)
     worker = started(forked)
-    assert isinstance(worker, ForkedWorker)
+    assert isinstance(worker, ForkedWorker), (locks / "ready.log").read_text()
     assert ended(worker) == 0
 
     monkeypatch.setenv(ready.IDLE_VARIABLE, "0")
@@ -206,10 +210,12 @@ def test_a_parent_of_another_identity_is_not_found(
 
 
 def test_a_parent_is_the_same_for_every_terminal_and_every_process_of_ours(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A dispatcher's environment is that of the app with this package's folder named once more."""
+    """A dispatcher's environment is that of the app with this package's folder named once more.
+    Importing setuptools adds a folder to the paths of the process that does it."""
     before = ready.identity()
+    monkeypatch.syspath_prepend(tmp_path / "site-packages" / "setuptools" / "_vendor")
     for name, value in ready.worker_environment(needs_hub=True).items():
         monkeypatch.setenv(name, value)
     for name in ("SHLVL", "TMUX_PANE", "SSH_CLIENT", "FORWARDED_ALLOW_IPS", "GRADIO_SERVER_NAME"):
