@@ -2,8 +2,11 @@
 
 transformers' `generate` reads prompts padded on the left, copies the whole cache for each new
 token, and computes rows that have ended until the last one ends. Here the prompts come from a pass
-that also gave the loss, so they were padded on the right and needed no mask. Their keys and values
-are moved to one block of memory, where each row ends at the same place; rows leave it as they end.
+that also gave the loss, so they were padded on the right and needed no mask. That pass also gave
+the first tokens of each answer: up to the first that differs from the reference, they follow from
+it (as drafted tokens do in Leviathan et al. 2023, "Fast inference from transformers via speculative
+decoding"). Keys and values are moved to one block of memory, where each row ends at the same place;
+rows leave it as they end.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ftlab.basics.errors import FtlabError
 from ftlab.models.generation import virtual_tokens
 from ftlab.models.loading import has_four_bits, packed_layers
 
@@ -34,26 +38,64 @@ _OVERRIDDEN = frozenset({
 
 @dataclass(frozen=True)
 class ReadPrompts:
-    """Prompts as a batch of the model's own cache: row i has its prompt from `soft` on.
+    """Prompts as a batch of the model's own cache, and the first tokens of each answer.
 
-    The cache may hold more tokens after each prompt. `soft` is the number of soft tokens before it
-    (`virtual_tokens`).
+    Row i has `lengths[i]` tokens, soft ones included: the prompt and all but the last token of
+    `begun[i]`, which has one token at least. The cache may hold more tokens after them.
     """
 
     cache: DynamicCache
-    prompts: Sequence[Sequence[int]]
-    soft: int
+    lengths: Sequence[int]
+    begun: Sequence[Sequence[int]]
 
     @property
     def bytes_per_token(self) -> int:
         """Of keys and values in one row."""
-        rows, tokens = len(self.prompts), self.cache.get_seq_length()
+        rows, tokens = len(self.lengths), self.cache.get_seq_length()
         return sum(t.nbytes for pair in _pairs(self.cache) for t in pair) // (rows * tokens)
+
+
+def begun_answer(
+    likeliest: Sequence[int], reference: Sequence[int], stop_ids: Collection[int], most: int
+) -> list[int]:
+    """The first tokens of a greedy answer, as a pass over prompt and reference shows them.
+
+    `likeliest` has the token with the largest logit at each place of the reference. It is the next
+    one of the answer as long as the answer is the reference before that place.
+    """
+    begun: list[int] = []
+    for token, expected in zip(likeliest, reference, strict=True):
+        begun.append(token)
+        if token != expected or has_ended(begun, stop_ids, most):
+            break
+    return begun
+
+
+def has_ended(answer: Sequence[int], stop_ids: Collection[int], most: int) -> bool:
+    """Whether the answer has a stop token at its end, or `most` tokens."""
+    return answer[-1] in stop_ids or len(answer) >= most
 
 
 def cache_of(output: Any) -> DynamicCache | None:
     """The cache in a model's output, whatever its name there."""
     return next((output[name] for name in _CACHE_NAMES if output.get(name) is not None), None)
+
+
+def takes_cache_as(base: PreTrainedModel) -> str:
+    """The name of the cache among the arguments of the model's forward pass."""
+    takes = inspect.signature(base.forward).parameters
+    return next(name for name in _CACHE_NAMES if name in takes)
+
+
+def repeated(start: DynamicCache, rows: int) -> DynamicCache:
+    """A cache whose rows all start with the one row of `start`; its memory is shared."""
+    cache = DynamicCache()
+    for keys, values in _pairs(start):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = (t.expand(rows, -1, -1, -1) for t in (keys, values))
+        cache.layers.append(layer)
+    return cache
 
 
 def answers_what_it_read(model: PreTrainedModel | PeftModel) -> bool:
@@ -86,48 +128,89 @@ def greedy_answers(
 ) -> list[list[int]]:
     """One answer per prompt as token ids, with its stop token. Empties `batches`.
 
-    The last token of each prompt is read again: the next token follows from its output.
+    None of the answers that were begun has ended.
     """
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     callee: Any = base if virtual_tokens(model) else model
-    takes = inspect.signature(base.forward).parameters
-    device = next(model.parameters()).device
-    prompts = [prompt for batch in batches for prompt in batch.prompts]
-    lengths = [batch.soft + len(prompt) - 1 for batch in batches for prompt in batch.prompts]
+    answers = [list(begun) for batch in batches for begun in batch.begun]
+    lengths = [length for batch in batches for length in batch.lengths]
     begin = max(lengths)
-    blocks = _in_one_block(batches, lengths, begin + max_new_tokens)
+    steps = max_new_tokens - min(map(len, answers))
     cache = DynamicCache()
-    cache.layers.extend(blocks)
-    mask = torch.ones((len(prompts), begin + max_new_tokens), dtype=torch.long)
+    cache.layers.extend(_in_one_block(batches, lengths, begin + steps))
+    mask = torch.ones((len(answers), begin), dtype=torch.long)
     for row, length in enumerate(lengths):
         mask[row, : begin - length] = 0
-    mask = mask.to(device)
-    positions = torch.tensor(lengths, device=device)[:, None]
-    tokens = torch.tensor([prompt[-1] for prompt in prompts], device=device)
-    options: dict[str, Any] = {next(n for n in _CACHE_NAMES if n in takes): cache}
-    if "logits_to_keep" in takes:
-        options["logits_to_keep"] = 1
-    answers: list[list[int]] = [[] for _ in prompts]
-    open_rows = list(range(len(prompts)))
-    for new in range(max_new_tokens):
-        if "position_ids" in takes:
-            options["position_ids"] = positions + new
-        seen = mask[:, : begin + new + 1]
-        output = callee(input_ids=tokens[:, None], attention_mask=seen, use_cache=True, **options)
-        tokens = output.logits[:, -1].float().argmax(dim=-1)
-        chosen = tokens.tolist()
-        for row, token in zip(open_rows, chosen, strict=True):
-            answers[row].append(token)
-        places = _closing_gaps([token not in stop_ids for token in chosen])
-        if not places:
-            break
-        if len(places) < len(chosen):
-            kept = torch.tensor(places, device=device)
-            for block in blocks:
-                block.keep(places)
-            mask, positions, tokens = mask[kept], positions[kept], tokens[kept]
-            open_rows = [open_rows[place] for place in places]
+    rows = OpenRows(base, callee, cache, mask.to(next(model.parameters()).device))
+    open_answers = list(answers)
+    while open_answers:
+        tokens = rows.step([answer[-1] for answer in open_answers]).argmax(dim=-1)
+        for answer, token in zip(open_answers, tokens.tolist(), strict=True):
+            answer.append(token)
+        is_open = [not has_ended(answer, stop_ids, max_new_tokens) for answer in open_answers]
+        places = _closing_gaps(is_open)
+        if places:
+            rows.keep(places)
+        open_answers = [open_answers[place] for place in places]
     return answers
+
+
+class OpenRows:
+    """Rows that a model continues from a cache. Padding positions are always masked.
+
+    `callee` is the module to call, `base` the one whose arguments count. `mask`, (rows, tokens), is
+    0 at padding; it covers the cache, or what is read first. `read` and `step` return fp32 logits
+    of the next token, (rows, vocabulary). Raises `FtlabError` for a model without a cache.
+    """
+
+    def __init__(self, base: Any, callee: Any, cache: DynamicCache, mask: Tensor) -> None:
+        self._takes = frozenset(inspect.signature(base.forward).parameters)
+        if not any(name in self._takes for name in _CACHE_NAMES):
+            raise FtlabError(  # the model would see only the last token
+                "This model keeps no cache of what it has read, so it cannot answer token by token "
+                "here; choose another base model."
+            )
+        self._callee = callee
+        self._takes_cache_as = takes_cache_as(base)
+        self.cache = cache
+        self._layers: list[Any] = cache.layers
+        self.mask = mask
+        self._is_padded = not bool(mask.all())
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Reads one more token in each row."""
+        for place, layer in enumerate(self._layers):
+            keys, values = layer.keys, layer.values
+            if type(layer) is DynamicLayer and keys is not None and values is not None:
+                self._layers[place] = _Block(keys, values, keys.shape[-2])  # else copied each time
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        return self.read(input_ids=torch.tensor(tokens, device=self.mask.device)[:, None])
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Row i becomes the one at `places[i]`; all others are dropped."""
+        if list(places) == list(range(len(self.mask))):
+            return
+        kept = torch.tensor(places, device=self.mask.device)
+        for layer in self._layers:
+            if isinstance(layer, _Block):
+                layer.keep(places)
+            else:
+                layer.batch_select_indices(kept)
+        self.mask = self.mask[kept]
+        self._is_padded = not bool(self.mask.all())
+
+    def read(self, **inputs: Tensor) -> Tensor:
+        """Reads tokens that the mask covers already: prompts, at first."""
+        new = next(iter(inputs.values())).shape[1]
+        options: dict[str, Any] = {"logits_to_keep": 1}
+        if self._is_padded:
+            positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+            options |= {"attention_mask": self.mask, "position_ids": positions}
+        options = {name: value for name, value in options.items() if name in self._takes}
+        options[self._takes_cache_as] = self.cache
+        output = self._callee(**inputs, **options, use_cache=True)
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
 
 
 def _closing_gaps(is_open: Sequence[bool]) -> list[int]:
@@ -137,8 +220,12 @@ def _closing_gaps(is_open: Sequence[bool]) -> list[int]:
     return [place if is_open[place] else last.pop() for place in range(count)]
 
 
+SPARE_TOKENS = 64
+"""Room for so many more tokens is made when a block is full."""
+
+
 class _Block(DynamicLayer):
-    """One layer's keys and values, (rows, heads, capacity, width), in memory allocated once."""
+    """One layer's keys and values, (rows, heads, capacity, width), in memory that is filled up."""
 
     def __init__(self, keys: Tensor, values: Tensor, filled: int) -> None:
         super().__init__()
@@ -152,15 +239,21 @@ class _Block(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         rows, begin = self._rows, self._filled
         end = begin + key_states.shape[-2]
+        if end > self._room[0].shape[2]:
+            keys, values = self._shown()
+            self._room = (_longer(keys, end), _longer(values, end))
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:rows, :, begin:end] = new
         return self._show(rows, end)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Row i becomes the one at `places[i]`, which is i or one after the rows that are kept."""
+        """Row i becomes the one at `places[i]`: in place if that is i or one after those kept."""
         to = [row for row, place in enumerate(places) if row != place]
-        if to:
-            source = [places[row] for row in to]
+        source = [places[row] for row in to]
+        if any(place < len(places) for place in source):
+            keys, values = self._shown()
+            self._room = (keys[list(places)], values[list(places)])
+        elif to:
             for room in self._room:
                 shown = room[:, :, : self._filled]
                 shown[to] = shown[source]
@@ -168,8 +261,18 @@ class _Block(DynamicLayer):
 
     def _show(self, rows: int, filled: int) -> tuple[Tensor, Tensor]:
         self._rows, self._filled = rows, filled
-        self.keys, self.values = (room[:rows, :, :filled] for room in self._room)
-        return self.keys, self.values
+        self.keys, self.values = keys, values = self._shown()
+        return keys, values
+
+    def _shown(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._room
+        return keys[: self._rows, :, : self._filled], values[: self._rows, :, : self._filled]
+
+
+def _longer(filled: Tensor, end: int) -> Tensor:
+    room = filled.new_zeros((*filled.shape[:2], end + SPARE_TOKENS, filled.shape[3]))
+    room[:, :, : filled.shape[2]] = filled
+    return room
 
 
 def _pairs(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:

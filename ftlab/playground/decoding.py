@@ -6,7 +6,6 @@ turns after every token, so that all panes stream at the same time.
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 import traceback
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 from ftlab.basics.errors import FtlabError, one_line
+from ftlab.models.decoding import OpenRows
 from ftlab.models.generation import generation_inputs, left_padded
 from ftlab.playground.attach import LowRank, RowAdapters
 from ftlab.playground.giving_way import Check, YieldDevice
@@ -38,7 +38,7 @@ from ftlab.tasks.spec import Message
 
 
 class Lane:
-    """A batch of rows of one model and its cache. Padding positions are always masked.
+    """A batch of rows of one model.
 
     `prefill` and `step` return fp32 logits of the next token, (rows, vocabulary).
     """
@@ -51,65 +51,38 @@ class Lane:
         self._model = model.model if isinstance(model, RowAdapters) else model
         self._prompts = list(prompts)
         self._pad_id = pad_id
-        self._cache: DynamicCache | None = None
-        self._mask: Tensor | None = None
-        self._is_padded = False
-        self._callee: Any = None
-        self._takes: frozenset[str] = frozenset()
+        self._open: OpenRows | None = None
+
+    @property
+    def rows(self) -> OpenRows:
+        """What the prompts became; only after `prefill`."""
+        assert self._open is not None
+        return self._open
 
     def prefill(self) -> Tensor:
         """Reads the prompts."""
         device = next(self._model.parameters()).device
         batch = left_padded(self._prompts, self._pad_id, device)
-        self._callee, inputs = generation_inputs(self._model, batch)
+        callee, inputs = generation_inputs(self._model, batch)
         base: Any = (
             self._model.get_base_model() if isinstance(self._model, PeftModel) else self._model
         )
-        self._takes = frozenset(inspect.signature(base.forward).parameters)
         prefix = inputs.pop("cache", None)
-        self._cache = DynamicCache(config=base.config) if prefix is None else prefix
-        self._mask = inputs.pop("attention_mask")
-        self._is_padded = not bool(self._mask.all())
-        return self._forward(**inputs)
+        cache = DynamicCache(config=base.config) if prefix is None else prefix
+        self._open = OpenRows(base, callee, cache, inputs.pop("attention_mask"))
+        return self._open.read(**inputs)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Reads one more token in each row."""
-        assert self._mask is not None
-        mask = self._mask
-        self._mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-        return self._forward(input_ids=torch.tensor(tokens, device=mask.device)[:, None])
+        return self.rows.step(tokens)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all other rows."""
-        assert self._cache is not None
-        assert self._mask is not None
-        if len(rows) == self._mask.shape[0]:
+        if len(rows) == len(self.rows.mask):
             return
-        picked = torch.tensor(rows, device=self._mask.device)
-        self._cache.batch_select_indices(picked)
-        self._mask = self._mask[picked]
-        self._is_padded = not bool(self._mask.all())
+        self.rows.keep(rows)
         if self._adapters is not None:
             self._adapters.rows = [self._adapters.rows[row] for row in rows]
-
-    def _forward(self, **inputs: Tensor) -> Tensor:
-        assert self._mask is not None
-        new = next(iter(inputs.values())).shape[1]
-        caches = [name for name in ("cache", "past_key_values") if name in self._takes]
-        if not caches:  # the model would see only the last token
-            raise FtlabError(
-                "This model keeps no cache of what it has read, so it cannot answer token by token "
-                "here; choose another base model."
-            )
-        options: dict[str, Any] = {}
-        if self._is_padded:
-            positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
-            options = {"attention_mask": self._mask, "position_ids": positions}
-        options = {name: value for name, value in options.items() if name in self._takes}
-        options[caches[0]] = self._cache
-        output = self._callee(**inputs, **options, use_cache=True, logits_to_keep=1)
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
 
 
 class TokenChooser:

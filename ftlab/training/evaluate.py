@@ -12,9 +12,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ftlab.models.decoding import ReadPrompts, answers_what_it_read, greedy_answers
+from ftlab.models.decoding import (
+    ReadPrompts,
+    answers_what_it_read,
+    begun_answer,
+    greedy_answers,
+    has_ended,
+)
 from ftlab.models.generation import answer_batch, answer_texts, greedy_config, virtual_tokens
 from ftlab.models.loading import give_back_memory
 from ftlab.records.base_runs import General, Quality, against_base, curve_event
@@ -25,7 +31,7 @@ from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
 from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
-from ftlab.training.step import Arithmetic, collate, losses_and_cache, on_device
+from ftlab.training.step import Arithmetic, ReadBatch, collate, on_device, read_batch, read_start
 
 Progress = Callable[[int, int], None]
 """Called with the work done so far and the total."""
@@ -65,9 +71,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures the loss by teacher forcing, and greedy answers, in batches of similar length.
 
-    Where the model allows it, the answers continue from the keys and values that the loss's own
-    pass computed for the prompts. It also measures the loss of the `passages` (`as_passages`).
-    `spare_bytes` can be used without a higher peak than the run had.
+    Where the model allows it, what all prompts start with is read once, and the answers continue
+    from what the loss's own pass computed. It also measures the loss of the `passages`
+    (`as_passages`). `spare_bytes` can be used without a higher peak than the run had.
     """
     was_training = model.training
     model.eval()
@@ -85,9 +91,10 @@ def evaluate(
     )
     try:
         with torch.inference_mode(), arithmetic.context():
-            reader = writer.read if with_answers and answers_what_it_read(model) else None
+            continues = answers_what_it_read(model)
+            reader = writer.read if with_answers and continues else None
             loss, losses = held_out_loss(
-                model, held_out.formatted, pad_id, finished.of("loss"), batches, reader
+                model, held_out.formatted, pad_id, finished.of("loss"), batches, reader, continues
             )
             if with_answers:
                 answers = writer.finish(batches)
@@ -154,28 +161,50 @@ def held_out_loss(
     pad_id: int,
     done: Callable[[int], None],
     batches: ShrinkingBatches | None = None,
-    read: Callable[[list[int], DynamicCache], None] | None = None,
+    read: Callable[[list[int], ReadBatch], None] | None = None,
+    continues: bool = False,
 ) -> tuple[float, list[float]]:
     """Returns the mean over all completion tokens, and the mean of each example, in nats.
 
-    `read` gets the places of each batch and the keys and values that the model computed for it.
+    `read` gets the places of each batch and what the model computed for it. With `continues`
+    (`answers_what_it_read`) the tokens that all prompts start with are read once.
     """
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
+    shared = shared_tokens(examples) if continues else 0
+    start = read_start(model, examples[0].prompt_ids[:shared]) if shared else None
+    rest = [replace(one, prompt_ids=one.prompt_ids[shared:]) for one in examples]
 
     def score(places: list[int]) -> None:
-        batch = collate([examples[place] for place in places], pad_id)
+        batch = collate([rest[place] for place in places], pad_id)
         own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
-        losses, cache = losses_and_cache(model, on_device(batch, device), read is not None)
-        for place, values in zip(places, losses.cpu().split(own), strict=True):
+        found = read_batch(model, on_device(batch, device), read is not None, start)
+        for place, values in zip(places, found.losses.cpu().split(own), strict=True):
             sums[place], counts[place] = float(values.sum()), values.numel()
-        if read is not None and cache is not None:
-            read(places, cache)
+        if read is not None:
+            read(places, found)
 
     batches = ShrinkingBatches(device) if batches is None else batches
     batches.work([example.length for example in examples], score, done)
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     return sum(sums) / sum(counts), means
+
+
+LEAST_SHARED = 8
+"""Fewer tokens that all prompts start with are not worth a pass of their own."""
+
+
+def shared_tokens(examples: Sequence[FormattedExample]) -> int:
+    """How many tokens all prompts start with, less one at least of each; 0 if it is not worth it.
+
+    A chat template's system prompt is a third of the prompts of the bundled tasks.
+    """
+    prompts = [example.prompt_ids for example in examples]
+    first, last = min(prompts), max(prompts)  # in their order any two others share more
+    most = min(map(len, prompts)) - 1
+    places = (place for place in range(most) if first[place] != last[place])
+    shared = next(places, most)
+    return shared if shared >= LEAST_SHARED and len(prompts) > 1 else 0
 
 
 @dataclass
@@ -233,13 +262,34 @@ class Answers:
         self._places: list[int] = []
         self._most = 0
 
-    def read(self, places: list[int], cache: DynamicCache) -> None:
-        """Takes the cache whose rows are the examples at those places."""
-        prompts = [self._examples[place].prompt_ids for place in places]
-        batch = ReadPrompts(cache, prompts, virtual_tokens(self._model))
-        longest = max(map(len, prompts)) + batch.soft + self._new_tokens
-        rows = self._cache_bytes // (batch.bytes_per_token * longest)
-        self._most = min(ROWS_AT_ONCE, max(EVALUATION_BATCH, rows))
+    def read(self, places: list[int], found: ReadBatch) -> None:
+        """Takes the batch whose rows are the examples at those places."""
+        if found.cache is None or found.likeliest is None:
+            return
+        chosen = found.likeliest.tolist()
+        soft, begun = virtual_tokens(self._model), []
+        for place in places:
+            reference = self._examples[place].completion_ids
+            own, chosen = chosen[: len(reference)], chosen[len(reference) :]
+            begun.append(begun_answer(own, reference, self._stop_ids, self._new_tokens))
+        rows = []
+        for row, (place, answer) in enumerate(zip(places, begun, strict=True)):
+            if has_ended(answer, self._stop_ids, self._new_tokens):
+                self._keep([place], [answer])
+            else:
+                rows.append(row)
+        if not rows:
+            return
+        if len(rows) < len(places):
+            found.cache.batch_select_indices(torch.tensor(rows, device=found.likeliest.device))
+        places, begun = [places[row] for row in rows], [begun[row] for row in rows]
+        lengths = [
+            soft + len(self._examples[place].prompt_ids) + len(answer) - 1
+            for place, answer in zip(places, begun, strict=True)
+        ]
+        batch = ReadPrompts(found.cache, lengths, begun)
+        most = self._cache_bytes // (batch.bytes_per_token * (max(lengths) + self._new_tokens))
+        self._most = min(ROWS_AT_ONCE, max(EVALUATION_BATCH, most))
         if len(self._places) + len(places) > self._most:
             self._answer_waiting()
         self._waiting.append(batch)
@@ -273,8 +323,11 @@ class Answers:
             self._waiting.clear()
             self._most = EVALUATION_BATCH
         else:
-            self._answers.update(zip(places, answer_texts(self._tokenizer, ids), strict=True))
-            self._done(len(self._answers))
+            self._keep(places, ids)
+
+    def _keep(self, places: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
+        self._answers.update(zip(places, answer_texts(self._tokenizer, ids), strict=True))
+        self._done(len(self._answers))
 
 
 def curve_examples(held_out: EncodedSet) -> EncodedSet:

@@ -26,8 +26,8 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from ftlab.basics.errors import FtlabError
-from ftlab.models.decoding import cache_of
-from ftlab.models.generation import soft_outputs
+from ftlab.models.decoding import cache_of, repeated, takes_cache_as
+from ftlab.models.generation import soft_outputs, virtual_tokens
 from ftlab.models.loading import compute_dtype
 from ftlab.settings.training import DtypePolicy
 from ftlab.tasks.formatting import FormattedExample, padded_length
@@ -151,41 +151,73 @@ def completion_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     Returns `(losses, rows)`, each of shape (tokens with loss,): nats in fp32, and the row of each
     token in the batch. Raises `FtlabError` if no token of the batch carries loss.
     """
-    return losses_and_cache(model, batch, use_cache=False)[0], batch["rows"]
+    return read_batch(model, batch, use_cache=False).losses, batch["rows"]
 
 
-def losses_and_cache(
-    model: nn.Module, batch: Batch, use_cache: bool
-) -> tuple[Tensor, DynamicCache | None]:
-    """The losses of `completion_losses`, and with `use_cache` the keys and values of all tokens."""
+@dataclass(frozen=True)
+class ReadBatch:
+    """`losses` as of `completion_losses`, and what answers can continue from.
+
+    `likeliest` is the token with the largest logit where each completion token stands, (tokens with
+    loss,); `cache` holds the keys and values of all tokens. Both are `None` if not asked for.
+    """
+
+    losses: Tensor
+    likeliest: Tensor | None
+    cache: DynamicCache | None
+
+
+def read_batch(
+    model: nn.Module, batch: Batch, use_cache: bool, start: DynamicCache | None = None
+) -> ReadBatch:
+    """Reads a batch; with `start` its rows continue from there (`read_start`)."""
     targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
         raise FtlabError(
             f"None of the {len(batch['labels'])} examples of a batch has a completion token, so it "
             "has no loss; give each example an answer."
         )
-    soft = soft_outputs(model)
-    kept = batch["kept"] + (rows + 1) * soft if soft else batch["kept"]
     # No attention mask: in a causal model tokens do not attend to the padding on their right.
     inputs = {"input_ids": batch["input_ids"], "use_cache": use_cache}
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    kept = batch["kept"]
+    if start is not None:
+        inputs[takes_cache_as(causal_lm)] = repeated(start, len(batch["input_ids"]))
+        model = causal_lm if virtual_tokens(model) else model  # soft tokens are in the start
+    soft = soft_outputs(model)
+    kept = kept + (rows + 1) * soft if soft else kept
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
     if head is None:
         output = model(**inputs)
-        return _losses(output.logits.flatten(0, 1)[kept], targets), cache_of(output)
+        found = _losses(output.logits.flatten(0, 1)[kept], targets, use_cache)
+        return ReadBatch(*found, cache_of(output))
     at_once = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
     if len(targets) > at_once:
         backbone_output = _run_backbone(model, causal_lm, inputs, kept[:0])
         if backbone_output is not None:
-            losses = _losses_by_part(causal_lm, backbone_output, kept, targets, at_once)
-            return losses, cache_of(backbone_output)
+            found = _losses_by_part(causal_lm, backbone_output, kept, targets, at_once, use_cache)
+            return ReadBatch(*found, cache_of(backbone_output))
     with _only_at(head, kept):
         output = model(**inputs)
-    return _losses(output.logits, targets), cache_of(output)
+    return ReadBatch(*_losses(output.logits, targets, use_cache), cache_of(output))
 
 
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+def read_start(model: nn.Module, tokens: Sequence[int]) -> DynamicCache | None:
+    """The keys and values of tokens that all rows of later batches start with, as one row.
+
+    Soft tokens of a prompt method come first. `None` if the model returns no cache.
+    """
+    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
+    with _only_at(causal_lm.get_output_embeddings(), ids.new_empty(0)):
+        return cache_of(model(input_ids=ids, use_cache=True))
+
+
+def _losses(logits: Tensor, targets: Tensor, choose: bool) -> tuple[Tensor, Tensor | None]:
+    """The losses, and with `choose` the tokens with the largest logits."""
+    wide = logits.float()
+    losses = F.cross_entropy(wide, targets, reduction="none")
+    return losses, wide.argmax(dim=-1) if choose else None
 
 
 @contextmanager
@@ -207,18 +239,25 @@ def _only_at(head: nn.Module, kept: Tensor) -> Iterator[None]:
 
 
 def _losses_by_part(
-    causal_lm: Any, backbone_output: ModelOutput, kept: Tensor, targets: Tensor, at_once: int
-) -> Tensor:
-    """Returns the losses, `at_once` tokens at a time; the backward pass recomputes the logits."""
+    causal_lm: Any,
+    backbone_output: ModelOutput,
+    kept: Tensor,
+    targets: Tensor,
+    at_once: int,
+    choose: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Returns `_losses`, `at_once` tokens at a time; the backward pass recomputes the logits."""
 
-    def losses(hidden: Tensor, part: Tensor) -> Tensor:
+    def losses(hidden: Tensor, part: Tensor) -> tuple[Tensor, Tensor | None]:
         with _backbone_returning(causal_lm, backbone_output, hidden[None]):
             logits = causal_lm(inputs_embeds=hidden[None], use_cache=False).logits
-        return _losses(logits[0], part)
+        return _losses(logits[0], part, choose)
 
     hidden = backbone_output["last_hidden_state"].flatten(0, -2).index_select(0, kept)
     parts = zip(hidden.split(at_once), targets.split(at_once), strict=True)
-    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
+    found = [checkpoint(losses, *part, use_reentrant=False) for part in parts]
+    each, chosen = zip(*found, strict=True)
+    return torch.cat(each), torch.cat(chosen) if choose else None
 
 
 def _run_backbone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from transformers import AutoModelForCausalLM
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.models.decoding import ReadPrompts, answers_what_it_read, greedy_answers
+from ftlab.models.decoding import (
+    ReadPrompts,
+    answers_what_it_read,
+    begun_answer,
+    greedy_answers,
+    has_ended,
+)
 from ftlab.models.generation import (
     generation_inputs,
     greedy_config,
@@ -23,7 +30,7 @@ from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.model import apply_method
-from ftlab.training.step import collate, completion_losses, losses_and_cache
+from ftlab.training.step import collate, completion_losses, read_batch, read_start
 from tests.architectures import FAMILIES, config_of
 from tests.tiny import make_tiny_model
 
@@ -76,16 +83,44 @@ def plain_answers(model: Any, prompts: list[tuple[int, ...]]) -> list[list[int]]
     ]
 
 
-def read_in_two(model: Any, examples: list[FormattedExample]) -> list[ReadPrompts]:
-    found = []
+def answers_after_reading(
+    model: Any, examples: list[FormattedExample], shared: int = 0
+) -> list[list[int]]:
+    """The answers of two batches, whose first `shared` tokens are the same in all rows."""
+    answers: list[list[int]] = []
+    waiting, left = [], []
+    start = read_start(model, examples[0].prompt_ids[:shared]) if shared else None
     for part in (examples[:3], examples[3:]):
-        batch = collate(part, 0)
-        losses, cache = losses_and_cache(model, batch, use_cache=True)
-        assert cache is not None
-        torch.testing.assert_close(losses, completion_losses(model, batch)[0])
-        prompts = [example.prompt_ids for example in part]
-        found.append(ReadPrompts(cache, prompts, virtual_tokens(model)))
-    return found
+        whole = collate(part, 0)
+        batch = collate([replace(one, prompt_ids=one.prompt_ids[shared:]) for one in part], 0)
+        found = read_batch(model, batch, True, start)
+        assert found.cache is not None
+        assert found.likeliest is not None
+        torch.testing.assert_close(found.losses, completion_losses(model, whole)[0])
+        own = found.likeliest.split(torch.bincount(batch["rows"], minlength=len(part)).tolist())
+        begun = [
+            begun_answer(row.tolist(), example.completion_ids, STOPS, NEW)
+            for row, example in zip(own, part, strict=True)
+        ]
+        rows = [row for row, answer in enumerate(begun) if not has_ended(answer, STOPS, NEW)]
+        found.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long))
+        soft = virtual_tokens(model)
+        lengths = [soft + len(part[row].prompt_ids) + len(begun[row]) - 1 for row in rows]
+        if rows:
+            waiting.append(ReadPrompts(found.cache, lengths, [begun[row] for row in rows]))
+        left += [len(answers) + row for row in rows]
+        answers += begun
+    for place, answer in zip(left, greedy_answers(model, waiting, NEW, STOPS), strict=True):
+        answers[place] = answer
+    return answers
+
+
+def partly_right(examples: list[FormattedExample], answers: list[list[int]]) -> list[Any]:
+    """The examples with references that the answers follow for 0, 1, 2, ... tokens."""
+    return [
+        replace(one, completion_ids=(*answer[:place], *one.completion_ids))
+        for place, (one, answer) in enumerate(zip(examples, answers, strict=True))
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,9 +133,23 @@ def test_each_method_answers_after_its_loss_what_generate_answers(
         return
     with torch.inference_mode():
         wanted = plain_answers(model, [example.prompt_ids for example in examples])
-        found = greedy_answers(model, read_in_two(model, examples), NEW, STOPS)
-    assert found == wanted
+        found = answers_after_reading(model, examples)
+        again = answers_after_reading(model, partly_right(examples, wanted))
+    assert found == again == wanted
     assert len({len(answer) for answer in found}) > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_all_prompts_start_with_is_read_once_by_each_method(method: str, folder: Path) -> None:
+    """With the same losses (in `answers_after_reading`) and the same answers."""
+    model = trained(folder, method)
+    if not answers_what_it_read(model):
+        return
+    first = tuple(range(40, 51))
+    examples = [replace(one, prompt_ids=first + one.prompt_ids) for one in some_examples()]
+    with torch.inference_mode():
+        wanted = plain_answers(model, [example.prompt_ids for example in examples])
+        assert answers_after_reading(model, examples, len(first)) == wanted
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -116,7 +165,11 @@ def test_each_architecture_that_continues_after_its_loss_answers_what_generate_a
     assert family not in LEFT_TO_GENERATE
     with torch.inference_mode():
         wanted = plain_answers(model, [example.prompt_ids for example in examples])
-        assert greedy_answers(model, read_in_two(model, examples), NEW, STOPS) == wanted
+        assert answers_after_reading(model, partly_right(examples, wanted)) == wanted
+        first = tuple(range(40, 51))
+        examples = [replace(one, prompt_ids=first + one.prompt_ids) for one in examples]
+        wanted = plain_answers(model, [example.prompt_ids for example in examples])
+        assert answers_after_reading(model, examples, len(first)) == wanted
 
 
 LEFT_TO_GENERATE = ("gemma2", "gemma3_text", "exaone4", "gpt_oss", "lfm2", "mamba")
@@ -133,13 +186,51 @@ def test_a_model_with_its_own_rule_for_the_choice_of_tokens_is_left_to_generate(
 
 
 def test_rows_that_ended_are_computed_no_more(folder: Path) -> None:
+    """And the first token of an answer, which the loss's own pass shows, is not computed again."""
     model, examples, sizes = trained(folder, "full"), some_examples(), []
+
+    def count(module: Any, args: Any, given: Any) -> None:
+        if given["input_ids"].shape[1] == 1:
+            sizes.append(len(given["input_ids"]))
+
     with torch.inference_mode():
-        batches = read_in_two(model, examples)
-        model.model.register_forward_pre_hook(
-            lambda module, args, given: sizes.append(len(given["input_ids"])), with_kwargs=True
-        )
-        found = greedy_answers(model, batches, NEW, STOPS)
-    open_at = [sum(len(answer) > step for answer in found) for step in range(len(sizes))]
-    assert sizes == open_at
+        model.model.register_forward_pre_hook(count, with_kwargs=True)
+        found = answers_after_reading(model, examples)
+    open_at = [sum(len(answer) > step for answer in found) for step in range(1, NEW)]
+    assert sizes == [rows for rows in open_at if rows]
     assert sizes[-1] < sizes[0]
+
+
+def test_an_answer_that_is_the_reference_needs_no_step(folder: Path) -> None:
+    model, examples = trained(folder, "full"), some_examples()[1:3]
+    with torch.inference_mode():
+        wanted = plain_answers(model, [example.prompt_ids for example in examples])
+        right = [
+            replace(one, completion_ids=tuple(answer))
+            for one, answer in zip(examples, wanted, strict=True)
+        ]
+        found = read_batch(model, collate(right, 0), True).likeliest
+    assert found is not None
+    begun = [
+        begun_answer(row.tolist(), answer, STOPS, NEW)
+        for row, answer in zip(found.split([len(a) for a in wanted]), wanted, strict=True)
+    ]
+    assert begun == wanted
+    assert all(has_ended(answer, STOPS, NEW) for answer in begun)
+
+
+@pytest.mark.parametrize(
+    ("likeliest", "reference", "begun"),
+    [
+        ([5, 6, 7], [1, 2, 3], [5]),
+        ([1, 6, 7], [1, 2, 3], [1, 6]),
+        ([1, 2, 7], [1, 2, 3], [1, 2, 7]),
+        ([1, 9, 7], [1, 9, 3], [1, 9]),
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 3, 4]),
+    ],
+    ids=["differs at once", "later", "at the end", "ends", "has its most tokens"],
+)
+def test_an_answer_is_known_up_to_the_first_token_that_differs_from_the_reference(
+    likeliest: list[int], reference: list[int], begun: list[int]
+) -> None:
+    assert begun_answer(likeliest, reference, {9}, 4) == begun

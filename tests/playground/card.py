@@ -106,7 +106,7 @@ def card_in(runs_folder: Path, device: Device = GPU) -> Iterator[Card]:
     def watched_prefill(lane: Lane) -> torch.Tensor:
         logits = prefill(lane)
         card.watch("lane", lane)
-        card.watch("cache", lane._cache)
+        card.watch("cache", lane.rows.cache)
         return logits
 
     with pytest.MonkeyPatch.context() as patch:

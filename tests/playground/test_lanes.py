@@ -97,9 +97,8 @@ def test_soft_tokens_are_placed_before_each_rows_first_token(
     lane = Lane(model, PROMPTS, 0)
     with torch.inference_mode():
         lane.prefill()
-    assert lane._mask is not None
-    assert lane._mask.sum(dim=1).tolist() == [8, 12, 10]
-    assert lane._mask[0].tolist() == [0] * 4 + [1] * 8
+    assert lane.rows.mask.sum(dim=1).tolist() == [8, 12, 10]
+    assert lane.rows.mask[0].tolist() == [0] * 4 + [1] * 8
 
 
 def test_a_model_without_a_cache_is_refused(one_thread: None) -> None:

@@ -22,10 +22,11 @@ from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import DeviceLock
 from ftlab.basics.processes import Line, Signs, python_environment
+from ftlab.models.decoding import OpenRows
 from ftlab.playground import decoding
 from ftlab.playground import engine as engine_module
 from ftlab.playground.client import PlaygroundClient
-from ftlab.playground.decoding import Answer, Lane
+from ftlab.playground.decoding import Answer
 from ftlab.playground.engine import LOADING_AGAIN
 from ftlab.playground.requests import WAITING, GenerateRequest, PaneUpdate
 from ftlab.playground.worker import Progress, serve
@@ -95,16 +96,16 @@ def long(sources: Sources, kinds: dict[str, str], one_thread: None) -> GenerateR
 def smallest_lead() -> Iterator[Callable[[], float]]:
     """The smallest difference of the two largest logits in all forward passes of lanes."""
     leads: list[float] = []
-    forward = Lane._forward
+    forward = OpenRows.read
 
-    def watched(lane: Lane, **inputs: torch.Tensor) -> torch.Tensor:
-        logits = forward(lane, **inputs)
+    def watched(rows: OpenRows, **inputs: torch.Tensor) -> torch.Tensor:
+        logits = forward(rows, **inputs)
         best = logits.topk(2).values
         leads.append(float((best[:, 0] - best[:, 1]).min()))
         return logits
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Lane, "_forward", watched)
+        patch.setattr(OpenRows, "read", watched)
         yield lambda: min(leads)
 
 
@@ -189,18 +190,18 @@ def test_the_times_contain_neither_the_pause_nor_the_reload(
     for module in (decoding, engine_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(decoding, "Answer", lambda **own: Answer(began=clock.now, **own))
-    load, forward = card.made.load, Lane._forward
+    load, forward = card.made.load, OpenRows.read
 
     def slow_load(*arguments: Any) -> None:
         load(*arguments)
         clock.passes(1000)
 
-    def slow_forward(lane: Lane, **inputs: Any) -> torch.Tensor:
+    def slow_forward(rows: OpenRows, **inputs: Any) -> torch.Tensor:
         clock.passes(1)
-        return forward(lane, **inputs)
+        return forward(rows, **inputs)
 
     monkeypatch.setattr(card.made, "load", slow_load)
-    monkeypatch.setattr(Lane, "_forward", slow_forward)
+    monkeypatch.setattr(OpenRows, "read", slow_forward)
     card.while_training = lambda: clock.passes(100)
     request = replace(long, panes=("base", kinds["full"]))
 

@@ -76,14 +76,14 @@ def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec, expected = whole
-    losses_and_cache = evaluate.losses_and_cache
+    read_batch = evaluate.read_batch
 
-    def small(model: Any, batch: Any, use_cache: bool) -> Any:
+    def small(model: Any, batch: Any, *rest: Any) -> Any:
         if len(batch["labels"]) > at_most:
             raise OUT
-        return losses_and_cache(model, batch, use_cache)
+        return read_batch(model, batch, *rest)
 
-    monkeypatch.setattr(evaluate, "losses_and_cache", small)
+    monkeypatch.setattr(evaluate, "read_batch", small)
     parts = do(spec, tmp_path)
     loss = expected.measures.eval_loss_after
     assert parts.measures.eval_loss_after == pytest.approx(loss, rel=1e-5)
@@ -135,7 +135,7 @@ def test_answers_wait_until_as_many_are_there_as_may_be_generated_at_once(
     greedy = evaluate.greedy_answers
 
     def counting(model: Any, batches: Any, *rest: Any) -> Any:
-        sizes.append(sum(len(batch.prompts) for batch in batches))
+        sizes.append(sum(len(batch.begun) for batch in batches))
         return greedy(model, batches, *rest)
 
     monkeypatch.setattr(evaluate, "greedy_answers", counting)
