@@ -1,12 +1,14 @@
 """The playground against plain PEFT: speed, sameness of texts, the cost of one more pane.
 
 Run as: python -m tests.benchmarks.side_by_side [--repeats 5] [--prompts 20] [--json FILE]
-        [--only PART ...] [--new-tokens 64] [--model FOLDER]
+        [--only PART ...] [--new-tokens 64] [--model FOLDER] [--against FOLDER]
 
 Base and four LoRA adapters (rank 8 on all linear layers, random) on the bundled model answer a
 prompt greedily with 64 new tokens, in three ways that alternate: PEFT's `set_adapter` one after
 another, PEFT's mixed batch, and the playground's engine. Every raw timing is printed. Ends with
 status 1 if a figure of `FIGURES` is missed. About 20 minutes on two cores; `--only` runs a part.
+With `--against` only the five panes are timed, in fp32, against those of another checkout, as
+`git worktree add FOLDER 5a5ce30` makes one: each side in processes of its own, turn about.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import gc
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +32,9 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from playwright.sync_api import sync_playwright
 from transformers.utils import logging
 
+from ftlab.basics.processes import worker_environment
 from ftlab.models.generation import greedy_config
-from ftlab.models.libraries import prepare_for_libraries
+from ftlab.models.libraries import CPU_SETTINGS, prepare_for_libraries
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.playground.attach import RowAdapters, at_once, clone_on_same_weights, one_by_one
@@ -48,6 +52,7 @@ from tests.browser.conftest import App, find_chromium, free_port
 from tests.fakes import make_run
 
 CPU = torch.device("cpu")
+OURS = Path(__file__).parents[2]
 NEW_TOKENS = 64
 ADAPTERS = 4
 SOFT = ("prompt_tuning",)
@@ -56,6 +61,7 @@ SOFT = ("prompt_tuning",)
 FIGURES = {
     "engine against one after another": 0.33,
     "engine against mixed batch": 1.0,
+    "engine against the other checkout": 0.9,
     "logits off on a 4-bit base": 1e-2,
     "seconds to add a pane": 0.5,
     "memory of a pane against its file": 1.5,
@@ -218,6 +224,56 @@ def speed(bench: Bench, precision: Precision, repeats: int) -> None:
     for other in ("one after another", "mixed batch"):
         figure = f"engine against {other}"
         bench.check(figure, middle["engine"] / middle[other], f"in {precision}")
+
+
+def against(bench: Bench, folder: Path, checkout: Path, repeats: int) -> None:
+    """The panes of this checkout and of another, whose texts are compared."""
+    adapters = [folder / f"adapter-{seed}" for seed in range(1, ADAPTERS + 1)]
+    for seed, adapter in enumerate(adapters, 1):
+        bench.make("lora", seed, adapter)
+    job = folder / "job.json"
+    job.write_text(
+        json.dumps(
+            {
+                "adapters": [str(adapter) for adapter in adapters],
+                "precision": "fp32",
+                "prompts": bench.prompts,
+                "model": bench.model,
+                "new_tokens": bench.new_tokens,
+                "threads": torch.get_num_threads(),
+            }
+        ),
+        encoding="utf-8",
+    )
+    sides = {"engine": OURS, "other": checkout.resolve()}
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    texts: dict[str, Any] = {}
+    for number in range(repeats):
+        for name in list(sides)[:: -1 if number % 2 else 1]:
+            done = subprocess.run(
+                [sys.executable, str(OURS / "tests/benchmarks/panes_side.py"), str(job)],
+                env=worker_environment(needs_hub=False)
+                | CPU_SETTINGS
+                | {"PYTHONPATH": str(sides[name])},
+                cwd=sides[name],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+            took[name] += found["seconds"]
+            texts[name] = found["texts"]
+            row = {"way": name, "dtype": "fp32", "seconds": found["seconds"]}
+            bench.rows.append(row)
+            print(json.dumps(row), flush=True)
+    middle = {name: statistics.median(seconds) for name, seconds in took.items()}
+    print({name: f"{seconds:.2f} s" for name, seconds in middle.items()})
+    figure = "engine against the other checkout"
+    bench.check(figure, middle["engine"] / middle["other"], "in fp32")
+    same = texts["engine"] == texts["other"]
+    print("all texts are the same" if same else "TEXTS DIFFER")
+    if not same:
+        bench.missed.append("identical texts")
 
 
 def load_all(base: Any, runs: Path, names: Sequence[str]) -> Any:
@@ -405,6 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=parts, nargs="*", default=parts)
     parser.add_argument("--new-tokens", type=int, help=f"of each answer ({NEW_TOKENS})")
     parser.add_argument("--model", default="bundled", help="a folder instead of the bundled model")
+    parser.add_argument("--against", type=Path, metavar="FOLDER")
     options = parser.parse_args(arguments)
     print(rate := product_rate(), flush=True)
     torch.set_num_threads(2)
@@ -415,6 +472,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picked = [questions[i * len(questions) // options.prompts] for i in range(options.prompts)]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), picked, options.model, options.new_tokens or NEW_TOKENS)
+        if options.against:
+            options.only = ()
+            against(bench, Path(folder), options.against, options.repeats)
         if "speed" in options.only:
             speed(bench, "bf16", options.repeats)
             speed(bench, "fp32", options.repeats)

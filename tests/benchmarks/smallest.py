@@ -152,6 +152,12 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.side_by_side",
+        "--repeats 1 --prompts 1 --new-tokens 4 --model {tiny} --against .",
+        (r"engine against the other checkout in fp32: \d", r"^all texts are the same$"),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.scoring",
         "--against . --examples 2 --repeats 1 --threads 1 --policies fp32 --model {tiny} "
         "--json {folder}/scoring.json",
