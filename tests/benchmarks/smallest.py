@@ -293,6 +293,16 @@ ON_A_PAGE = (
         without_rate="times of a page",
     ),
     SmallRun(
+        "tests.benchmarks.first_loss",
+        "--methods lora --model {tiny} --json {folder}/first_loss.json",
+        tuple(
+            rf"^{name}: first loss drawn after \d+\.\d s: worker \d.*, first step \d+\.\d s$"
+            for name in ("new", "again")
+        ),
+        writes=("first_loss.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.side_by_side",
         "--only page --repeats 1 --prompts 2 --new-tokens 6",
         (
