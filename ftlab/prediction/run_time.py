@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ftlab.basics.devices import Device
@@ -25,6 +25,9 @@ from ftlab.tasks.formatting import BatchSize
 
 TRAIN, SCORE = "train", "evaluate"
 """The phases of a run that are computed, by their names in its result."""
+
+OTHER, BETWEEN = "other", "between"
+"""What a run takes besides, and the seconds until the next one starts."""
 
 AT_START = Band(1 / 1.5, 1.5)
 """The band of a device without enough runs."""
@@ -105,9 +108,13 @@ class Estimate:
         return Estimate(self.seconds + other.seconds, self.low + other.low, self.high + other.high)
 
 
-def in_all(runs: Iterable[Estimate]) -> Estimate:
-    """The seconds of runs one after another: a sweep's are those of the runs that it needs."""
-    return sum(runs, Estimate(0, 0, 0))
+Parts = Mapping[str, Estimate]
+"""A run's phases and `OTHER` and `BETWEEN`, each with its seconds."""
+
+
+def in_all(parts: Iterable[Estimate]) -> Estimate:
+    """The seconds of parts one after another: a sweep's are those of the runs that it needs."""
+    return sum(parts, Estimate(0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,14 @@ class PastRuns:
     other: tuple[float, ...]
     answering: tuple[float, ...]
 
-    def run(self, phases: dict[str, float], request: SweepRequest, method: str) -> Estimate | None:
-        """A run of a method from what was computed of it; `None` if nothing was."""
+    def run(self, phases: dict[str, float], request: SweepRequest, method: str) -> Parts:
+        """A run of a method from what was computed of it; empty if nothing was."""
         if not phases:
-            return None
-        parts = [self.phase(phase, seconds, method) for phase, seconds in phases.items()]
+            return {}
+        parts = {phase: self.phase(phase, seconds, method) for phase, seconds in phases.items()}
         if request.settings.measure_answering and self.answering:
-            parts.append(_within(self.answering, AT_START))
-        return in_all([*parts, self.rest()])
+            parts[ANSWERING] = _within(self.answering, AT_START)
+        return parts | self.rest()
 
     def phase(self, phase: str, seconds: float, method: str) -> Estimate:
         """Computed seconds, corrected by the runs of the method, else of all methods."""
@@ -140,11 +147,11 @@ class PastRuns:
         low, high = seconds * min(ratios), seconds * max(ratios)
         return Estimate(middle, min(low, middle), max(high, middle))
 
-    def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Estimate:
+    def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Parts:
         """A base run: nothing but its start if the same base was measured before, else as earlier
         ones of the same model, task and precision, else as computed."""
         if any(_measures_the_same(base, spec) for base, *_ in self.bases):
-            return _within([_KEPT_SECONDS], AT_START)
+            return {OTHER: _within([_KEPT_SECONDS], AT_START)}
         model = parse_model(request.model).name
         each = [
             seconds / examples
@@ -154,13 +161,15 @@ class PastRuns:
             if base.settings.eval_answers == request.settings.eval_answers
         ]
         if each:
-            return _within([scored * one for one in each], AT_START) + self.rest()
-        return self.phase(SCORE, computed, "") + self.rest()
+            return {SCORE: _within([scored * one for one in each], AT_START)} | self.rest()
+        return {SCORE: self.phase(SCORE, computed, "")} | self.rest()
 
-    def rest(self) -> Estimate:
+    def rest(self) -> dict[str, Estimate]:
         """What is neither training nor scoring, until the next run starts."""
-        other = self.other or (_OTHER_SECONDS,)
-        return _within([one + _BETWEEN_SECONDS for one in other], AT_START)
+        return {
+            OTHER: _within(self.other or (_OTHER_SECONDS,), AT_START),
+            BETWEEN: _within([_BETWEEN_SECONDS], AT_START),
+        }
 
 
 def _measures_the_same(base: RunSpec, other: RunSpec) -> bool:
