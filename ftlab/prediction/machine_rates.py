@@ -45,7 +45,7 @@ def kept_rates(device: Device) -> Rates | None:
         rates = Rates(**found)
     except TypeError:
         return None
-    values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds)
+    values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds, rates.few_rows)
     sound = all(isinstance(v, float) and math.isfinite(v) and v > 0 for v in values)
     return rates if sound else None
 

@@ -359,7 +359,8 @@ class _Way:
         answering = (later.answering or 0.0) if answers else 0.0
         left = _left(self.evaluation_began, self.evaluated)
         if left is not None:
-            return left + answering
+            after = self.expected.between if self.expected is not None else 0.0
+            return left + answering if left else after + answering
         evaluation = later.evaluation
         if evaluation is None and self.expected is not None:
             evaluation = later.pace * self.expected.evaluate

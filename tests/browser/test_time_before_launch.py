@@ -19,6 +19,7 @@ from ftlab.records.result import RunResult
 from ftlab.records.run import run_directories
 from ftlab.tabs import app as ui
 from ftlab.tabs.experiment import costs, queue
+from ftlab.tabs.experiment import tab as experiment
 from tests.browser.conftest import served, visit
 from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor, TimedPredictor
@@ -27,6 +28,13 @@ from tests.tabs.page_fakes import page_context
 pytestmark = pytest.mark.browser
 RATES = Rates(1e13, 1, 1, 1, overlaps=False)
 OTHER_SWEEP = "20260101-000000-aaaa"
+
+
+@pytest.fixture(autouse=True)
+def no_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is launched stays in the queue, also after the test."""
+    monkeypatch.setattr(experiment, "start_dispatcher", lambda folder: None)
+    monkeypatch.setattr(queue, "ensure_dispatcher", lambda folder: None)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ EVENTS: tuple[tuple[dict[str, Any], float], ...] = (
     (phase("save", 161.0), 20),
     (phase("evaluate", 162.0), 20),
     ({"event": "evaluate", "done": 16, "total": 64, "elapsed": 166.0}, 12),
-    ({"event": "evaluate", "done": 64, "total": 64, "elapsed": 178.0}, 0),
+    ({"event": "evaluate", "done": 64, "total": 64, "elapsed": 178.0}, 5),
 )
 """What a run reports, and the seconds left after it."""
 

@@ -250,7 +250,7 @@ def test_without_rates_the_rest_is_shown_and_they_are_measured_last(
     assert "time" not in last
 
 
-FAST = Rates(1e13, 1, 1, 1, overlaps=False)
+FAST = Rates(1e13, 1, 1, 1, overlaps=False, few_rows=1)
 
 
 def test_while_a_run_has_the_device_the_missing_time_is_explained_and_its_end_gives_it(
