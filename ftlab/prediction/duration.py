@@ -71,7 +71,7 @@ class Rates:
 
     `overlaps`: on a GPU the host calls ahead while the device computes. `few_rows`: bytes of
     weights a second in 16-bit products of few rows, as of one more token of each answer; 0: as
-    `bytes`.
+    `bytes`. `quiet`: nothing else used the device's cores while they were measured.
     """
 
     narrow: float
@@ -80,10 +80,25 @@ class Rates:
     call_seconds: float
     overlaps: bool
     few_rows: float = 0.0
+    quiet: bool = True
 
     def of_few_rows(self) -> Rates:
         """The rates of a pass over few rows, most of whose bytes are weights."""
         return replace(self, bytes=self.few_rows or self.bytes)
+
+    def best(self, other: Rates | None) -> Rates:
+        """The higher of two measurements: whatever else the machine did made them lower."""
+        if other is None:
+            return self
+        return Rates(
+            max(self.narrow, other.narrow),
+            max(self.wide, other.wide),
+            max(self.bytes, other.bytes),
+            min(self.call_seconds, other.call_seconds),
+            self.overlaps,
+            max(self.few_rows, other.few_rows),
+            self.quiet or other.quiet,
+        )
 
     def seconds(self, work: Work) -> float:
         """Seconds that the work takes.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ftlab.basics.devices import cpu_count, resolve_device
 from ftlab.models.libraries import prepare_for_libraries
 from ftlab.models.loading import use_kernels
 from ftlab.prediction.duration import Rates
-from ftlab.prediction.machine_rates import keep_rates
+from ftlab.prediction.machine_rates import keep_rates, kept_rates
 from ftlab.prediction.simulation.work import WorkLog
 from ftlab.training.machine import QUIET_LOAD, LoadMeter
 
@@ -40,36 +41,27 @@ _LAYERS, _WIDTH = 20, 8
 def main(arguments: list[str]) -> int:
     device = resolve_device(arguments[0])
     prepare_for_libraries(device.id)
-    keep_rates(device, measure_quietly(torch.device("cuda" if device.is_cuda else device.id)))
+    measured = measure_quietly(torch.device("cuda" if device.is_cuda else device.id))
+    keep_rates(device, measured.best(kept_rates(device)))
     return 0
 
 
 def measure_quietly(device: torch.device) -> Rates:
-    """The rates of the device; where other processes used its cores, the best of some attempts.
+    """The rates of the device; while other processes use the cores, the best of some attempts.
 
-    They are kept, and those of a disturbed moment were seen to be a hundred times too low.
+    Where they used most of them the rates were seen to be twenty times too low.
     """
     found: Rates | None = None
     began = time.perf_counter()
     for _ in range(_ATTEMPTS):
         load = LoadMeter()
         now = measure(device)
-        found = now if found is None else _best(found, now)
-        if load.read()[1] <= QUIET_LOAD or time.perf_counter() - began > _ENOUGH_SECONDS:
+        is_quiet = load.read()[1] <= QUIET_LOAD
+        found = replace(now, quiet=is_quiet).best(found)
+        if is_quiet or time.perf_counter() - began > _ENOUGH_SECONDS:
             break
     assert found is not None
     return found
-
-
-def _best(one: Rates, other: Rates) -> Rates:
-    return Rates(
-        narrow=max(one.narrow, other.narrow),
-        wide=max(one.wide, other.wide),
-        bytes=max(one.bytes, other.bytes),
-        call_seconds=min(one.call_seconds, other.call_seconds),
-        overlaps=one.overlaps,
-        few_rows=max(one.few_rows, other.few_rows),
-    )
 
 
 def measure(device: torch.device) -> Rates:

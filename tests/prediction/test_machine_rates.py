@@ -67,6 +67,7 @@ def test_rates_measured_while_others_used_the_cores_are_the_best_of_several_atte
 ) -> None:
     slow = replace(RATES, narrow=RATES.narrow / 50, call_seconds=9.0)
     attempts = [(slow, 0.5), (replace(RATES, wide=1.0), 0.4), (RATES, 0.0), (slow, 0.0)]
+    assert not replace(slow, quiet=False).best(replace(slow, quiet=False)).quiet
     loads = iter([load for _, load in attempts])
 
     class Load:
@@ -78,6 +79,22 @@ def test_rates_measured_while_others_used_the_cores_are_the_best_of_several_atte
     monkeypatch.setattr(measure_rates, "measure", lambda device: next(rates))
     assert measure_rates.measure_quietly(torch.device("cpu")) == RATES
     assert next(rates) == slow, "no attempt after a quiet one"
+
+
+def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: asked.append(command[-1]))
+    disturbed = replace(RATES, quiet=False)
+    keep_rates(CPU, disturbed)
+    assert rates_here(CPU) == disturbed
+    assert asked == []
+    monkeypatch.setattr(machine_rates, "SECONDS_BETWEEN", 0)
+    assert rates_here(CPU) == disturbed
+    assert asked == [CPU.id]
+    with holding(DeviceLock(CPU.id)):
+        assert rates_here(CPU) == disturbed, "a run has the device"
 
 
 def test_measured_rates_are_positive_and_a_call_takes_under_a_hundredth_of_a_second() -> None:

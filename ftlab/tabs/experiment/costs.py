@@ -239,7 +239,8 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
     full = _full_misfit(request, seen, ask)
     if full:
         yield known(full)
-    if times.rates is None and any(answer.work for answer in found.values()):
+    is_sure = times.rates is not None and times.rates.quiet
+    if not is_sure and any(answer.work for answer in found.values()):
         times = replace(times, rates=rates_here(asked.device))
         yield known(full, "" if times.rates else _not_measured(runs, asked.device))
 
