@@ -224,13 +224,15 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
     seen = calibration(runs, asked.device)
     found: dict[int, Prediction] = {}
     times = SweepTimes(asked, past_runs(runs, asked.device), kept_rates(asked.device))
-    ahead = seconds_ahead(runs, asked.device)
 
     def known(full: str = "", unknown: str = "") -> Costs:
-        return replace(
-            costs(asked, found, seen, times), full=full, unknown=unknown,
-            ahead=ahead, queue=format_seconds(ahead) if ahead else "", queued=queue_state(runs),
-        )  # fmt: skip
+        now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
+        if not now.time and not unknown:
+            return now
+        queue = context.store.runs()  # a prediction takes its time, in which runs go on
+        ahead = seconds_ahead(queue, asked.device)
+        left = format_seconds(ahead) if ahead else ""
+        return replace(now, ahead=ahead, queue=left, queued=queue_state(queue))
 
     yield known()
     for place, answer in ask(asked.questions):
