@@ -16,7 +16,7 @@ from ftlab.models.loading import give_back_memory
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.machine_rates import keep_rates, kept_rates
-from ftlab.prediction.measure_rates import measure
+from ftlab.prediction.measure_rates import measure_quietly
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
 from ftlab.prediction.run_time import computed, run_size, scoring_of_batch
@@ -67,7 +67,7 @@ def _seconds(result: RunResult, spec: RunSpec, step: Step, found: Prediction) ->
     device, settings = resolve_device(spec.device), spec.settings
     rates = kept_rates(device)
     if rates is None:
-        rates = measure(torch_device(spec.device))
+        rates = measure_quietly(torch_device(spec.device))
         keep_rates(device, rates)
     batches = settings.steps * settings.accumulation
     scored = int(result.environment.get(SCORED) or settings.eval_examples)

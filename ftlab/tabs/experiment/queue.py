@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from ftlab.records.progress import (
     Progress,
     ProgressBook,
     later_phases,
+    pace_of,
     read_progress,
     sweep_eta,
 )
@@ -98,9 +100,10 @@ def view_sweep(
     found = any(run.spec.sweep_id == wanted for run in runs)
     sweep_id = wanted if found and wanted else newest
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
-    later = later_by_precision(chosen)
+    later, pace = later_by_precision(chosen), pace_of(chosen)
     progress = tuple(
-        read(run, later.get(_precision(run), later.get("", Later()))) for run in chosen
+        read(run, replace(later.get(_precision(run), later.get("", Later())), pace=pace))
+        for run in chosen
     )
     return SweepView(sweep_id, tuple(chosen), progress, frozenset(cancelling))
 
@@ -141,6 +144,17 @@ def queue_heading(view: SweepView | None) -> str:
     title = "Queue" if view.is_open else "Queue: all runs have ended"
     button = '<button class="ghost" data-run="all">Cancel all</button>'
     return heading(title, *([button] if view.is_open else []), sub=_summary(view))
+
+
+def queue_state(runs: Sequence[Run]) -> str:
+    """Changes whenever a run of the folder is queued, begins or ends."""
+    counts = Counter(run.status if run.is_open else "ended" for run in runs)
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+
+
+def _hidden_state(runs: Sequence[Run]) -> str:
+    """Tells the launch bar when to ask for its costs again (`renew` in assets/methods.js)."""
+    return f'<span hidden data-queued="{queue_state(runs)}"></span>'
 
 
 def queue_html(view: SweepView | None) -> str:
@@ -236,11 +250,18 @@ def _time(run: Run, way: Progress) -> str:
             return "<span></span>"
         until = ' title="Until the base model is here"' if way.download is not None else ""
         left = units.format_seconds(way.left_seconds)
-        return f'<span{until}><span class="pred">{left}</span> left</span>'
+        return f"<span{until}>{_pred(left)} left</span>"
+    if run.status == "queued" and way.left_seconds is not None:
+        takes = units.format_seconds(way.left_seconds)
+        return f'<span title="Expected, from its start to its scores">{_pred(takes)}</span>'
     if run.result is None or run.result.measures.total_seconds is None:
         return "<span></span>"
     took = units.format_seconds(run.result.measures.total_seconds)
     return f'<span title="Total time, from load to save"><b>{took}</b></span>'
+
+
+def _pred(text: str) -> str:
+    return f'<span class="pred">{text}</span>'
 
 
 def _button(run: Run, cancelling: bool) -> str:
@@ -350,7 +371,8 @@ class QueueWatch:
         view = view_sweep(runs, wanted, cancelling, self._book.read)
         problem = self._keeper.keep(runs)
         now = Shown(
-            heading=queue_heading(view) + field_error([problem] if problem else []),
+            heading=f"{queue_heading(view)}{_hidden_state(runs)}"
+            + field_error([problem] if problem else []),
             queue=self._suggested(view) + queue_html(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
@@ -393,6 +415,7 @@ _SEND_PRESS = """element.addEventListener('click', (event) => {
     trigger('select', {run, further});
   }
 })"""
+_HEADING_JS = f"{_SEND_PRESS};\nwatch('value', () => window.ftMethods.renew());"
 _NO_CURVE = blank("No curve yet.", "The loss of every run of the sweep is drawn here as it comes.")
 _EXPLANATION = (
     '<p class="meta">Runs are processes of their own: close this page, reload it, open a second '
@@ -416,7 +439,7 @@ def build(context: AppContext, links: Links) -> Panel:
     with gr.Row(equal_height=True, elem_classes="ft-watch"):
         with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
             with gr.Row(elem_classes="ft-queue-head"):
-                heading = H(queue_heading(None), js_on_load=_SEND_PRESS, min_width=200)
+                heading = H(queue_heading(None), js_on_load=_HEADING_JS, min_width=200)
                 sweep = live(
                     gr.Dropdown,
                     [("Newest sweep", NEWEST)],
