@@ -134,6 +134,7 @@ window.ftMethods = (() => {
       sayEnd();
     };
     document.addEventListener('visibilitychange', again);
+    document.addEventListener('ft-live', renew);
     const bar = document.getElementById('launch');
     if (bar) new IntersectionObserver(again).observe(bar);
   }
@@ -227,5 +228,5 @@ window.ftMethods = (() => {
     window.ft.address.whenShown(element, send);
   }
 
-  return { table, now, add, set, fill, price, follow, renew };
+  return { table, now, add, set, fill, price, follow };
 })();

@@ -151,6 +151,7 @@ class Progress:
 
     `losses` are (step, nats per token), reduced to a bounded number by `ThinCurve`. `download` is
     set while the base model is downloaded; `fraction` and `eta_seconds` do not include it.
+    `step_seconds` is the time of a step lately; `None` before the first one.
     """
 
     phase: str
@@ -162,6 +163,7 @@ class Progress:
     eta_seconds: float | None
     losses: tuple[tuple[int, float], ...]
     download: Download | None = None
+    step_seconds: float | None = None
 
     @property
     def label(self) -> str:
@@ -330,6 +332,7 @@ class _Way:
             eta_seconds=self._eta(run, total, answers, later) if run.is_open else 0.0,
             losses=self.curve.points(whole=not run.is_open),
             download=self._download() if run.status == "running" else None,
+            step_seconds=statistics.median(self.step_seconds) if self.step_seconds else None,
         )
 
     def _download(self) -> Download | None:

@@ -281,7 +281,7 @@ ON_A_PAGE = (
     ),
     SmallRun(
         "tests.benchmarks.watching",
-        "--seconds 1 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
+        "--seconds 1 --settle 6 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
         "--json {folder}/watching.json",
         (
             r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",

@@ -243,7 +243,10 @@ element.addEventListener('click', ({ target }) => {
 })"""
 # The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
-_SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
+_SHOW_QUEUE = """() => {
+  window.ft.watch.now();
+  document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'});
+}"""
 _LAUNCHED = "watch('value', () => window.ft.opening.launched());"
 _CHOICE = ("methods", METHOD_SETTINGS)  # held by the methods table, sent by its own event
 _SAME_PRESS_SECONDS = 2.0
