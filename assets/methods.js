@@ -52,8 +52,9 @@ window.ftMethods = (() => {
   // What each ticked method will take, as far as it is predicted; `kinds` are those of chips.
   function price() {
     const said = document.getElementById('method-costs')?.dataset.costs;
-    const { methods = {}, most = '', full = '', time = '', seconds = 0 } =
-      said ? JSON.parse(said) : {};
+    const costs = said ? JSON.parse(said) : {};
+    const { methods = {}, most = '', full = '' } = costs;
+    if (said !== priced.said) priced = { said, costs, at: Date.now() };
     const kinds = { fits: 'ok', tight: 'warn', 'does not fit': 'bad' };
     for (const body of root()?.querySelectorAll('tbody') ?? []) {
       const on = body.querySelector('input').checked;
@@ -82,17 +83,60 @@ window.ftMethods = (() => {
     if (!sum) return;
     sum.textContent = most;
     sum.hidden = !most;
-    const end = document.querySelector('#launch [data-time]');
-    const done = new Date(Date.now() + 1000 * seconds);
-    const clock = { hour: '2-digit', minute: '2-digit', hour12: false };
-    const day = done.toDateString() === new Date().toDateString() ? {} : { weekday: 'short', day: 'numeric' };
-    const at = done.toLocaleString('en-GB', { ...day, ...clock });
-    end.textContent = time && `${time}, done at ${at}`;
-    end.hidden = !time;
+    sayEnd();
     const lacks = document.querySelector('#launch .lacks');
     if (!lacks) return;
     lacks.firstElementChild.textContent = full || lacks.dataset.words;
     lacks.lastElementChild.hidden = full !== '';
+  }
+
+  // The costs as they were said last, and when.
+  let priced = { said: undefined, costs: {}, at: 0 };
+  let minute = 0;
+
+  // How long the sweep takes, and when it is done if it is launched now: after the runs that are
+  // ahead of it. Said again each minute, because later is another time of the clock.
+  function sayEnd() {
+    clearTimeout(minute);
+    const end = document.querySelector('#launch [data-time]');
+    if (!end) return;
+    const { time = '', seconds = 0, queue = '', ahead = 0, unknown = '' } = priced.costs;
+    const free = Math.max(Date.now(), priced.at + 1000 * ahead);
+    const done = new Date(free + 1000 * seconds);
+    const clock = { hour: '2-digit', minute: '2-digit', hour12: false };
+    const day = done.toDateString() === new Date().toDateString() ? {} : { weekday: 'short', day: 'numeric' };
+    const at = done.toLocaleString('en-GB', { ...day, ...clock });
+    const after = ahead ? ` after ${queue} of other runs` : '';
+    const words = ahead === null ? `${time} after the other runs` : `${time}${after}, done at ${at}`;
+    end.textContent = time ? words : unknown && 'time not known yet';
+    end.title = time ? '' : unknown;
+    end.classList.toggle('pred', time !== '');
+    end.hidden = !end.textContent;
+    if (time && !document.hidden) minute = setTimeout(sayEnd, 60_050 - (Date.now() % 60_000));
+  }
+
+  // Asks for the costs again when a run has begun or ended: its end frees the device, may have
+  // measured its speed, and narrows what is predicted. Asks nothing while the bar is not seen.
+  let asked;
+  let ask = () => {};
+  function renew() {
+    const queued = document.querySelector('[data-queued]')?.dataset.queued;
+    const isSeen = !document.hidden && document.getElementById('launch')?.checkVisibility();
+    if (!isSeen || !queued || !priced.said || queued === asked) return;
+    asked = queued;
+    if (queued !== priced.costs.queued) ask();
+  }
+
+  function follow(tell) {
+    ask = tell;
+    const again = () => {
+      renew();
+      sayEnd();
+    };
+    document.addEventListener('visibilitychange', again);
+    document.addEventListener('ft-live', renew);
+    const bar = document.getElementById('launch');
+    if (bar) new IntersectionObserver(again).observe(bar);
   }
 
   function find(words) {
@@ -184,5 +228,5 @@ window.ftMethods = (() => {
     window.ft.address.whenShown(element, send);
   }
 
-  return { table, now, add, set, fill, price };
+  return { table, now, add, set, fill, price, follow };
 })();

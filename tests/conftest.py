@@ -80,7 +80,7 @@ def own_device_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTLAB_LOCKS", str(tmp_path_factory.mktemp("locks")))
-        patch.setenv("FTLAB_BASES", str(tmp_path_factory.mktemp("bases")))
+        patch.setenv("FTLAB_KEPT", str(tmp_path_factory.mktemp("kept")))
         patch.setenv("FTLAB_READY_SECONDS", "0")
         yield
 

@@ -179,28 +179,55 @@ def curves_figure(
     `title` is the title of the y axis, `nothing` the text if there is no point. Values above `most`
     times the highest first value are outside the plot.
     """
-    drawn = [curve for curve in _curves(points, x, smoothing) if curve.finite]
-    if not drawn:
+    drawn = draw_curves(_curves(points, x, smoothing), height, x, steps, most)
+    if drawn is None:
         return empty_figure(nothing, height)
     fig = figure(height, xaxis_title=X_TITLES[x], yaxis_title=title)
+    fig.add_traces(list(drawn.traces))
+    fig.update_layout(dict(drawn.layout))
+    fix_margins(fig, ["0.0"], y_title=True)
+    add_origin(fig, points.iloc[:1])
+    return fig if unlike is None else add_unlike(fig, unlike)
+
+
+@dataclass(frozen=True)
+class DrawnCurves:
+    """What a figure of curves consists of, as plotly's JSON: its traces, and what in its layout
+    depends on the points."""
+
+    traces: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+
+
+def draw_curves(
+    curves: Iterable[Curve],
+    height: int,
+    x: XAxis = "step",
+    steps: int | None = None,
+    most: float = math.inf,
+) -> DrawnCurves | None:
+    """Draws the curves as in `curves_figure`, `None` if there is no point.
+
+    This takes a tenth of the time of a figure, of which plotly checks every part.
+    """
+    drawn = [curve for curve in curves if curve.finite]
+    if not drawn:
+        return None
     looks = _looks(drawn)
     lines = sorted(_lines(drawn), key=lambda line: line.emphasised)
     bands = [_band(line) for line in lines if len(line.curves) > 1]
-    fig.add_traces([*bands, *(_trace(line, looks[line.key], x) for line in lines)])
     low, high = _range(drawn, most)
     last = max(curve.points[-1][1] for curve in drawn)
     if x == "step":
         last = steps or last
-    fig.update_layout(
-        yaxis_range=[low, high],
-        xaxis_range=[0, last * 1.01],
-        xaxis_tickformat="~s" if x == "tokens" else "d",
-        xaxis_nticks=8,
-    )
-    fix_margins(fig, ["0.0"], y_title=True)
-    _label_ends(fig, lines, looks, low, high, height)
-    add_origin(fig, points.iloc[:1])
-    return fig if unlike is None else add_unlike(fig, unlike)
+    layout = {
+        "yaxis": {"range": [low, high]},
+        "xaxis": {
+            "range": [0, last * 1.01], "tickformat": "~s" if x == "tokens" else "d", "nticks": 8,
+        },
+        **_label_ends(lines, looks, low, high, height),
+    }  # fmt: skip
+    return DrawnCurves([*bands, *(_trace(line, looks[line.key], x) for line in lines)], layout)
 
 
 def height_for(points: pd.DataFrame, least: int) -> int:
@@ -335,13 +362,12 @@ def _range(curves: Sequence[Curve], most: float) -> tuple[float, float]:
 
 
 def _label_ends(
-    fig: go.Figure,
     lines: Iterable[Line],
     looks: Mapping[tuple[str, str], _Look],
     low: float,
     high: float,
     height: int,
-) -> None:
+) -> dict[str, Any]:
     """Labels right of the plot, at the height of each line's end, moved apart if they overlap."""
     inner = max(1, height - _AXIS_PIXELS)
     ends: dict[tuple[str, str], float] = {}
@@ -365,7 +391,7 @@ def _label_ends(
         }
         for key, text, y in zip(keys, texts, spread(wanted, gap, high), strict=True)
     ]
-    fig.update_layout(annotations=annotations, margin_r=24 + 7 * max(map(len, texts)))
+    return {"annotations": annotations, "margin": {"r": 24 + 7 * max(map(len, texts))}}
 
 
 def spread(values: Sequence[float], gap: float, top: float) -> list[float]:

@@ -10,7 +10,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ftlab.basics.words import join_names
-from ftlab.charts.curves import POINT_COLUMNS, XAxis, curves_figure, height_for, run_cells
+from ftlab.charts.curves import (
+    POINT_COLUMNS,
+    Curve,
+    DrawnCurves,
+    XAxis,
+    curves_figure,
+    draw_curves,
+    height_for,
+    run_cells,
+)
 from ftlab.charts.facts import by_variant, left_out, shared_reason, unknown_spread
 from ftlab.charts.spec import Amount, ChartSpec, Choice, Drawn, Facts, Place, recorded
 from ftlab.records.comparability import Comparability, comparability_of_rows
@@ -18,6 +27,7 @@ from ftlab.records.differences import differences_of
 from ftlab.records.result import OPEN
 from ftlab.records.store import Run, SweepData
 
+HEIGHT = 228  # pixels, of a figure beside something else
 _ROOM_FOR_NAME = 260  # pixels; in a lower figure only the heading names the measure
 _DIVERGED = 1.6  # a loss above this many times the first one is outside the plot
 _MOST_NAMES = 4  # names in a sentence
@@ -47,6 +57,18 @@ def curve_points(curves: Iterable[LossCurve]) -> pd.DataFrame:
         run = [str(number), curve.label, curve.method, curve.seed, curve.emphasised, "", "", None]
         rows += [[*run, step, None, None, loss] for step, loss in curve.points]
     return _table(rows)
+
+
+def draw_losses(curves: Iterable[LossCurve], steps: int | None = None) -> DrawnCurves | None:
+    """What `loss_figure` draws of them, for a figure that is already on the page."""
+    drawn = (
+        Curve(
+            str(number), curve.label, curve.method, curve.seed, curve.emphasised, "",
+            [(step, float(step), loss) for step, loss in curve.points],
+        )
+        for number, curve in enumerate(curves)
+    )  # fmt: skip
+    return draw_curves(drawn, HEIGHT, steps=steps, most=_DIVERGED)
 
 
 def loss_points(data: SweepData) -> pd.DataFrame:
@@ -86,7 +108,7 @@ def loss_figure(
     points: pd.DataFrame,
     x: XAxis = "step",
     smoothing: int = 1,
-    height: int = 228,
+    height: int = HEIGHT,
     steps: int | None = None,
     unlike: Comparability | None = None,
 ) -> go.Figure:

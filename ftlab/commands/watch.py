@@ -15,7 +15,7 @@ from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
-from ftlab.records.progress import Later, Progress, later_phases, read_progress, sweep_eta
+from ftlab.records.progress import Later, Progress, later_phases, pace_of, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -89,6 +89,7 @@ def progress_of(runs: list[Run]) -> list[Progress]:
     expected = Later(
         max((one.evaluation for one in ended if one.evaluation is not None), default=None),
         max((one.answering for one in ended if one.answering is not None), default=None),
+        pace_of(runs),
     )
     return [read_progress(run, expected) for run in runs]
 

@@ -171,7 +171,7 @@ def _formatted(
     assert formatter is not None
     _, _, data = load_data(task)
     examples = {"training": data.train, "tuning": data.tuning, "held_out": data.held_out}[split]
-    return tuple(formatter.format(example) for example in examples)
+    return tuple(formatter.format_all(examples))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ftlab.jobs.launch import check_space
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import names_hub_model
 from ftlab.records import base_runs, kept_bases
+from ftlab.records.expected import with_expected
 from ftlab.records.result import LineWriter, RunResult
 from ftlab.records.resume import Earlier, begin_again, read_earlier
 from ftlab.records.run import RunDirectory
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
             result = kept_bases.take(kept, directory)
         result = result or _wait_for_device(spec, directory, report, earlier)
     try:
-        directory.write_result(result)
+        directory.write_result(with_expected(result, directory))
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1

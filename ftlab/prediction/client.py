@@ -1,7 +1,7 @@
 """Requests predictions from a worker process, which stays alive for a while for later ones.
 
 The worker imports torch and PEFT, which takes seconds; the web process never does. Answers are
-cached by question.
+remembered by question, and kept for other processes (`ftlab.prediction.kept_predictions`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ftlab.basics.log import note_refusal
 from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command
 from ftlab.basics.recent import Recent
 from ftlab.basics.visitor_turns import NOBODY, Places, Visitor, VisitorQueue
+from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.question import (
     Ending,
     Limits,
@@ -78,8 +79,13 @@ class Predictor:
         self.close()
 
     def known(self, question: Question) -> Prediction | None:
-        """Returns the cached answer, or `None`."""
-        return self._known.get(_key(dump_question(question)))
+        """Returns the remembered or kept answer, or `None`."""
+        key = _key(dump_question(question))
+        found = self._known.get(key)
+        if found is None and (found := kept_prediction(question)) is not None:
+            with self._guard:
+                self._known[key] = found
+        return found
 
     def ask(
         self,
@@ -123,6 +129,7 @@ class Predictor:
                 answer = self._ask_worker(line, self._limits_of(question.config), has_left)
                 with self._guard:
                     self._known[key] = answer
+                keep_prediction(question, answer)
         return answer
 
     def _ask_worker(self, line: bytes, limits: Limits, has_left: Callable[[], bool]) -> Prediction:

@@ -7,7 +7,7 @@ rates of a card follow from its data sheet.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftlab.basics.cards import Card, find_card
 from ftlab.basics.units import DASH
@@ -69,7 +69,9 @@ class ScoringWork:
 class Rates:
     """Operations of 16-bit and of 32-bit products, and bytes, a second; and seconds of a call.
 
-    `overlaps`: on a GPU the host calls ahead while the device computes.
+    `overlaps`: on a GPU the host calls ahead while the device computes. `few_rows`: bytes of
+    weights a second in 16-bit products of few rows, as of one more token of each answer; 0: as
+    `bytes`. `quiet`: nothing else used the device's cores while they were measured.
     """
 
     narrow: float
@@ -77,6 +79,26 @@ class Rates:
     bytes: float
     call_seconds: float
     overlaps: bool
+    few_rows: float = 0.0
+    quiet: bool = True
+
+    def of_few_rows(self) -> Rates:
+        """The rates of a pass over few rows, most of whose bytes are weights."""
+        return replace(self, bytes=self.few_rows or self.bytes)
+
+    def best(self, other: Rates | None) -> Rates:
+        """The higher of two measurements: whatever else the machine did made them lower."""
+        if other is None:
+            return self
+        return Rates(
+            max(self.narrow, other.narrow),
+            max(self.wide, other.wide),
+            max(self.bytes, other.bytes),
+            min(self.call_seconds, other.call_seconds),
+            self.overlaps,
+            max(self.few_rows, other.few_rows),
+            self.quiet or other.quiet,
+        )
 
     def seconds(self, work: Work) -> float:
         """Seconds that the work takes.

@@ -2,6 +2,7 @@
 
 Kept beside the device locks until the next reboot, after which the machine may be another one, and
 for one version of torch and one number of threads. Nothing is measured while a run has the device.
+Rates measured while other processes used the cores are used, and measured again later.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.metadata
 import json
 import math
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,6 +29,9 @@ from ftlab.records.run import write_atomically
 MODULE = "ftlab.prediction.measure_rates"
 SECONDS = 60
 """Timeout of the process: it imports torch, which takes seconds, and measures for about one."""
+
+SECONDS_BETWEEN = 60
+"""Between two measurements where the first was disturbed."""
 
 _MOST_BYTES = 1 << 20
 _MOST_KEPT = 20
@@ -45,7 +50,7 @@ def kept_rates(device: Device) -> Rates | None:
         rates = Rates(**found)
     except TypeError:
         return None
-    values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds)
+    values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds, rates.few_rows)
     sound = all(isinstance(v, float) and math.isfinite(v) and v > 0 for v in values)
     return rates if sound else None
 
@@ -62,15 +67,16 @@ def keep_rates(device: Device, rates: Rates) -> None:
 def rates_here(device: Device) -> Rates | None:
     """The kept rates, else newly measured ones: takes seconds the first time.
 
-    `None` while the device is in use, and if nothing could be measured. Raises nothing.
+    `None` while the device is in use, and if nothing could be measured. Rates of a moment that was
+    not quiet are measured again after `SECONDS_BETWEEN`. Raises nothing.
     """
     found = kept_rates(device)
-    if found is not None:
+    if found is not None and (found.quiet or _is_new(rates_file())):
         return found
     with suppress(OSError, subprocess.SubprocessError):
         lock = DeviceLock(device.id)
         if not lock.try_acquire():
-            return None
+            return found
         try:
             subprocess.run(
                 module_command(MODULE, device.id),
@@ -84,6 +90,12 @@ def rates_here(device: Device) -> Rates | None:
         finally:
             lock.release()
     return kept_rates(device)
+
+
+def _is_new(file: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - file.stat().st_mtime < SECONDS_BETWEEN
+    return False
 
 
 def _key(device: Device) -> str:

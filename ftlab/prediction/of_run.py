@@ -14,8 +14,9 @@ from ftlab.basics.devices import free_bytes, resolve_device
 from ftlab.basics.units import format_bytes
 from ftlab.models.loading import give_back_memory
 from ftlab.models.resolve import resolve_model
+from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.machine_rates import keep_rates, kept_rates
-from ftlab.prediction.measure_rates import measure
+from ftlab.prediction.measure_rates import measure_quietly
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
 from ftlab.prediction.run_time import computed, run_size, scoring_of_batch
@@ -31,7 +32,8 @@ from ftlab.training.model import torch_device
 def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
     """Returns the result with the predicted peak of its longest batch; never raises.
 
-    Call it after all measurements: a prediction takes memory and about a second, and patches torch.
+    Call it after all measurements: a prediction that is not kept yet takes seconds and memory, and
+    patches torch.
     Without a batch, or if the prediction fails, the result is unchanged.
     """
     if longest is None or spec.variant is None:
@@ -40,7 +42,10 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
         question = question_of(spec, longest)
         scoring = scoring_of_batch(spec.settings, longest)
         question = replace(question, step=replace(question.step, scoring=scoring))
-        found = predict(question)
+        found = kept_prediction(question)
+        if found is None:
+            found = predict(question)
+            keep_prediction(question, found)
         seconds = _seconds(result, spec, question.step, found)
     except Exception:  # the run does not need the prediction; its log has the reason
         traceback.print_exc()
@@ -62,7 +67,7 @@ def _seconds(result: RunResult, spec: RunSpec, step: Step, found: Prediction) ->
     device, settings = resolve_device(spec.device), spec.settings
     rates = kept_rates(device)
     if rates is None:
-        rates = measure(torch_device(spec.device))
+        rates = measure_quietly(torch_device(spec.device))
         keep_rates(device, rates)
     batches = settings.steps * settings.accumulation
     scored = int(result.environment.get(SCORED) or settings.eval_examples)

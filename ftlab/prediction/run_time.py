@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ftlab.basics.devices import Device
 from ftlab.models.reference import parse_model
-from ftlab.prediction.duration import Band, Rates
+from ftlab.prediction.duration import Band, Rates, ScoringWork, Work
 from ftlab.prediction.question import Prediction, Scoring, Step
 from ftlab.prediction.remedies import Seen, is_on
 from ftlab.records.result import ANSWERING
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
-from ftlab.settings.training import CURVE_EXAMPLES, EVALUATION_BATCH, TrainingSettings
+from ftlab.settings.training import (
+    CURVE_EXAMPLES,
+    EVALUATION_BATCH,
+    ROWS_AT_ONCE,
+    TrainingSettings,
+)
 from ftlab.tasks.formatting import BatchSize
+from ftlab.tasks.registry import general_passages
 
 TRAIN, SCORE = "train", "evaluate"
 """The phases of a run that are computed, by their names in its result."""
+
+OTHER, BETWEEN = "other", "between"
+"""What a run takes besides: its start, loading, one step under the memory tracker, saving; and the
+seconds until the next one starts."""
 
 AT_START = Band(1 / 1.5, 1.5)
 """The band of a device without enough runs."""
@@ -32,17 +42,23 @@ AT_START = Band(1 / 1.5, 1.5)
 FEWEST = 3
 """Runs from which on the band is what they showed."""
 
-_OTHER_SECONDS = 7.0
-"""Of a run that is neither training nor scoring, before there is one: mostly imports."""
+_OTHER_SECONDS = 4.0
+"""Of a run that is neither training nor scoring, before there is one, without its step more: a part
+of the runs imports its libraries, the others find them imported."""
 
-_BETWEEN_SECONDS = 2.0
-"""Between two runs, outside their records: the end of one process and the start of the next."""
+_BETWEEN_SECONDS = 3.0
+"""Between two runs, outside their records, before there are two: the prediction of the peak for the
+record, the end of one process and the start of the next."""
+
+_AFTER_BASE_SECONDS = 1.0
+_MOST_BETWEEN_SECONDS = 60.0
+"""A longer time between two runs was not that of the queue: it stood still, or waited."""
 
 _KEPT_SECONDS = 2.0
 """Of a base run whose numbers are kept (`records.kept_bases`): it imports no torch."""
 
-_PASSES = 2.5
-"""Passes over the prompts in scoring: for the answers, the loss, and the unrelated text."""
+_CHARACTERS_A_TOKEN = 4.0
+"""Of the passages of unrelated text, whose loss is measured beside that of the examples."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +90,31 @@ def computed(
     if work is None:
         return {}
     training = size.steps * rates.seconds(work.step(size.tokens, size.accumulation))
+    general = 0.0
     if scoring is None:  # only the loss: a third of a forward and backward pass
         seconds = rates.seconds(work.batch) * size.scored * step.length / work.tokens / 3
     else:
         new = (step.completion_tokens or 1) if new_tokens is None else new_tokens
-        batch = _PASSES * rates.seconds(scoring.prompts) + new * rates.seconds(scoring.token)
-        seconds = math.ceil(size.scored / scoring.rows) * batch
+        a_token = rates.seconds(scoring.prompts) / (scoring.rows * scoring.prompt)
+        # The answers continue from the keys and values of the pass for the loss.
+        seconds = size.scored * (scoring.prompt + new) * a_token
+        seconds += new * _answering(scoring, size.scored, rates)
+        general = a_token * sum(map(len, general_passages())) / _CHARACTERS_A_TOKEN
     points = size.curve_points * min(CURVE_EXAMPLES, size.scored) / max(1, size.scored)
-    return {TRAIN: training + rates.seconds(work.batch), SCORE: seconds * (1 + points)}
+    one_step = rates.seconds(work.step(size.tokens, size.accumulation))
+    return {
+        TRAIN: training + rates.seconds(work.batch),
+        SCORE: seconds * (1 + points) + general,
+        OTHER: _OTHER_SECONDS + one_step,
+    }
+
+
+def _answering(scoring: ScoringWork, scored: int, rates: Rates) -> float:
+    """Seconds of one more token of each answer, of which `ROWS_AT_ONCE` are generated at once."""
+    rows = min(scored, ROWS_AT_ONCE)
+    token, share = scoring.token, rows / scoring.rows
+    work = Work(share * token.narrow, share * token.wide, token.bytes, token.calls)
+    return math.ceil(scored / rows) * rates.of_few_rows().seconds(work)
 
 
 def scoring_of_batch(settings: TrainingSettings, longest: BatchSize) -> Scoring | None:
@@ -105,9 +138,13 @@ class Estimate:
         return Estimate(self.seconds + other.seconds, self.low + other.low, self.high + other.high)
 
 
-def in_all(runs: Iterable[Estimate]) -> Estimate:
-    """The seconds of runs one after another: a sweep's are those of the runs that it needs."""
-    return sum(runs, Estimate(0, 0, 0))
+Parts = Mapping[str, Estimate]
+"""A run's phases and `OTHER` and `BETWEEN`, each with its seconds."""
+
+
+def in_all(parts: Iterable[Estimate]) -> Estimate:
+    """The seconds of parts one after another: a sweep's are those of the runs that it needs."""
+    return sum(parts, Estimate(0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -118,16 +155,19 @@ class PastRuns:
     bases: tuple[tuple[RunSpec, float, int], ...]
     """Base runs, their seconds of scoring, and how many examples they scored."""
     other: tuple[float, ...]
+    """Of base runs, what is not scoring."""
+    between: tuple[float, ...]
     answering: tuple[float, ...]
 
-    def run(self, phases: dict[str, float], request: SweepRequest, method: str) -> Estimate | None:
-        """A run of a method from what was computed of it; `None` if nothing was."""
+    def run(self, phases: dict[str, float], request: SweepRequest, method: str) -> Parts:
+        """A run of a method from what was computed of it; empty if nothing was."""
         if not phases:
-            return None
-        parts = [self.phase(phase, seconds, method) for phase, seconds in phases.items()]
+            return {}
+        parts = {phase: self.phase(phase, seconds, method) for phase, seconds in phases.items()}
         if request.settings.measure_answering and self.answering:
-            parts.append(_within(self.answering, AT_START))
-        return in_all([*parts, self.rest()])
+            parts[ANSWERING] = _within(self.answering, AT_START)
+        between = self.between or (_BETWEEN_SECONDS,)
+        return parts | {BETWEEN: _within(between, AT_START)}
 
     def phase(self, phase: str, seconds: float, method: str) -> Estimate:
         """Computed seconds, corrected by the runs of the method, else of all methods."""
@@ -140,11 +180,11 @@ class PastRuns:
         low, high = seconds * min(ratios), seconds * max(ratios)
         return Estimate(middle, min(low, middle), max(high, middle))
 
-    def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Estimate:
+    def base(self, request: SweepRequest, spec: RunSpec, scored: int, computed: float) -> Parts:
         """A base run: nothing but its start if the same base was measured before, else as earlier
         ones of the same model, task and precision, else as computed."""
         if any(_measures_the_same(base, spec) for base, *_ in self.bases):
-            return _within([_KEPT_SECONDS], AT_START)
+            return {OTHER: _within([_KEPT_SECONDS], AT_START)}
         model = parse_model(request.model).name
         each = [
             seconds / examples
@@ -154,13 +194,15 @@ class PastRuns:
             if base.settings.eval_answers == request.settings.eval_answers
         ]
         if each:
-            return _within([scored * one for one in each], AT_START) + self.rest()
-        return self.phase(SCORE, computed, "") + self.rest()
+            return {SCORE: _within([scored * one for one in each], AT_START)} | self.rest()
+        return {SCORE: self.phase(SCORE, computed, "")} | self.rest()
 
-    def rest(self) -> Estimate:
-        """What is neither training nor scoring, until the next run starts."""
-        other = self.other or (_OTHER_SECONDS,)
-        return _within([one + _BETWEEN_SECONDS for one in other], AT_START)
+    def rest(self) -> dict[str, Estimate]:
+        """What of a base run is not scoring, until the next run starts."""
+        return {
+            OTHER: _within(self.other or (_OTHER_SECONDS,), AT_START),
+            BETWEEN: _within([_AFTER_BASE_SECONDS], AT_START),
+        }
 
 
 def _measures_the_same(base: RunSpec, other: RunSpec) -> bool:
@@ -175,33 +217,40 @@ def _measures_the_same(base: RunSpec, other: RunSpec) -> bool:
 
 def past_runs(runs: Iterable[Run], device: Device) -> PastRuns:
     """Collects what runs took that were measured on this machine, on the device or an equal one."""
-    seen: dict[str, list[Seen]] = {TRAIN: [], SCORE: []}
+    seen: dict[str, list[Seen]] = {TRAIN: [], SCORE: [], OTHER: []}
     bases: list[tuple[RunSpec, float, int]] = []
     other: list[float] = []
     answering: list[float] = []
-    for run in runs:
+    between: list[float] = []
+    before: dict[str, float] = {}  # by sweep: when its latest trained run ended
+    for run in sorted(runs, key=lambda run: run.result.finished_at if run.result else 0.0):
         spec, result = run.spec, run.result
         if run.origin != "measured" or run.status != "done" or result is None or result.resumed:
             continue
         if not is_on(run, device):
             continue
         took = {name: phase.seconds for name, phase in result.phases.items()}
+        total = result.measures.total_seconds
+        if total is not None:
+            took[OTHER] = max(0.0, total - took.get(TRAIN, 0.0) - took.get(SCORE, 0.0))
+            since = result.finished_at - total - before.pop(spec.sweep_id, math.inf)
+            if 0 <= since <= _MOST_BETWEEN_SECONDS:
+                between.append(since)
         if spec.variant is None:
             if took.get(SCORE):
                 bases.append((spec, took[SCORE], max(1, spec.settings.eval_examples)))
+                other.append(took.get(OTHER, _OTHER_SECONDS))
         else:
+            before[spec.sweep_id] = result.finished_at
             method, label = spec.variant.method, spec.label
             for phase, seconds in result.predicted_seconds.items():
                 if seconds > 0 and took.get(phase):
                     seen.setdefault(phase, []).append(Seen(method, label, seconds, took[phase]))
-        if result.measures.total_seconds is not None:
-            computing = took.get(TRAIN, 0) + took.get(SCORE, 0)
-            other.append(max(0.0, result.measures.total_seconds - computing))
         if ANSWERING in took:
             answering.append(took[ANSWERING])
     return PastRuns(
         {phase: tuple(found) for phase, found in seen.items()},
-        tuple(bases), tuple(other), tuple(answering),
+        tuple(bases), tuple(other), tuple(between), tuple(answering),
     )  # fmt: skip
 
 

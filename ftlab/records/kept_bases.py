@@ -5,19 +5,17 @@ how it is scored, device and threads, package versions, and ftlab's own code. If
 the base is measured anew. Each sweep has its base run and gets a copy of the numbers, so deleting
 the sweep that measured them takes nothing from the others.
 
-Numbers on data that ships with ftlab are kept in the cache folder (`FTLAB_BASES` names another),
+Numbers on data that ships with ftlab are kept in the cache folder (`FTLAB_KEPT` names another),
 for all runs folders of the user; those on a person's own data stay in the runs folder, as the data
-does. A kept file has its own SHA-256 in its first line: one that is torn or changed is not used.
+does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ftlab.basics.devices import cpu_count, list_devices
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import cache_folder, read_plain, write_atomically
+from ftlab.basics.kept_files import hash_of_code, kept_folder, read_kept, write_kept
 from ftlab.basics.system import read_proc
 from ftlab.models.files import file_sha256
 from ftlab.models.libraries import cpu_settings, gpu_settings, installed_versions
@@ -49,7 +47,6 @@ _CODE = ("models", "tasks", "training")
 
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _MOST_KEPT = 200
-_MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def kept_file(spec: RunSpec, runs_folder: Path) -> Path | None:
         "settings": cpu_settings() | gpu_settings(),
         "python": platform.python_version(),
         "packages": installed_versions(_PACKAGES),
-        "code": _code(),
+        "code": hash_of_code(*_CODE),
     }  # fmt: skip
     if not facts["model"]:
         return None
@@ -96,10 +93,7 @@ def take(file: Path, directory: RunDirectory) -> RunResult | None:
     """Writes the kept samples into a base run's folder and returns its result; `None` if there is
     no sound file."""
     try:
-        digest, _, body = read_plain(file, _MOST_BYTES).partition(b"\n")
-        if digest.decode() != hashlib.sha256(body).hexdigest():
-            raise ValueError("torn")
-        kept = _KEPT.validate_json(body)
+        kept = _KEPT.validate_json(read_kept(file))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError) as error:
@@ -119,21 +113,13 @@ def keep(file: Path, directory: RunDirectory, result: RunResult) -> None:
     """Keeps what a base run measured; does nothing if the folder cannot be written."""
     environment = result.environment | {MEASURED_IN: directory.run_id}
     kept = KeptBase(replace(result, environment=environment), tuple(directory.samples()))
-    body = _KEPT.dump_json(kept)
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(file, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        file.chmod(0o600)
-        known = sorted(file.parent.glob("*.json"), key=lambda one: one.stat().st_mtime)
-        for old in known[:-_MOST_KEPT]:
-            old.unlink(missing_ok=True)
+    write_kept(file, _KEPT.dump_json(kept), _MOST_KEPT)
 
 
 def _folder(spec: RunSpec, runs_folder: Path) -> Path:
     if spec.task.kind != "bundled":
         return runs_folder / ".ftlab" / "bases"
-    named = os.environ.get("FTLAB_BASES")
-    return Path(named).expanduser() if named else cache_folder() / "bases"
+    return kept_folder("bases")
 
 
 def _model_files(spec: RunSpec) -> list[tuple[str, str]]:
@@ -151,13 +137,3 @@ def _device(device_id: str) -> list[str | None]:
     lines = (read_proc("cpuinfo") or "").splitlines()
     cpu = dict.fromkeys(line for line in lines if line.startswith(wanted))
     return [device.kind, device.label, device.uuid, *cpu]
-
-
-def _code() -> str:
-    """The hash of the source that loads and scores, so that a change of it measures anew."""
-    digest = hashlib.sha256()
-    package = Path(__file__).resolve().parents[1]
-    for name in _CODE:
-        for file in sorted((package / name).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

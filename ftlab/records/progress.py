@@ -21,6 +21,7 @@ from typing import Any
 from ftlab.basics import units
 from ftlab.basics.files import open_plain
 from ftlab.basics.recent import Recent
+from ftlab.records.expected import Expected, read_expected
 from ftlab.records.result import ANSWERING, RunResult, is_sound
 from ftlab.records.run import MAX_LINES_BYTES
 from ftlab.records.store import Run
@@ -150,6 +151,7 @@ class Progress:
 
     `losses` are (step, nats per token), reduced to a bounded number by `ThinCurve`. `download` is
     set while the base model is downloaded; `fraction` and `eta_seconds` do not include it.
+    `step_seconds` is the time of a step lately; `None` before the first one.
     """
 
     phase: str
@@ -161,6 +163,7 @@ class Progress:
     eta_seconds: float | None
     losses: tuple[tuple[int, float], ...]
     download: Download | None = None
+    step_seconds: float | None = None
 
     @property
     def label(self) -> str:
@@ -174,16 +177,34 @@ class Progress:
 
 @dataclass(frozen=True)
 class Later:
-    """How long the phases after training are expected to take, in seconds; `None`: unknown."""
+    """How long the phases after training are expected to take, in seconds; `None`: unknown.
+
+    `pace` is what the sweep's ended runs took, over what was expected of them.
+    """
 
     evaluation: float | None = None
     answering: float | None = None
+    pace: float = 1.0
 
 
 def later_phases(result: RunResult) -> Later:
     """How long they took in a run that ended."""
     took = {name: phase.seconds for name, phase in result.phases.items()}
     return Later(took.get("evaluate"), took.get(ANSWERING))
+
+
+def pace_of(runs: Iterable[Run]) -> float:
+    """Measured over expected seconds of the runs that are done; 1 if none has both."""
+    both = [
+        (took, expected)
+        for run in runs
+        if run.status == "done" and run.result is not None and not run.spec.is_base
+        if (took := run.result.measures.total_seconds)
+        if (expected := run.result.measures.predicted_total_seconds)
+    ]
+    if not both:
+        return 1.0
+    return sum(took for took, _ in both) / sum(expected for _, expected in both)
 
 
 def read_progress(run: Run, later: Later = Later()) -> Progress:
@@ -206,6 +227,8 @@ class ProgressBook:
             if tail.was_replaced():
                 tail, way = MetricsTail(path), _Way()
             tail.read_into(way)
+            if run.is_open and way.expected is None:  # a launch writes it after the spec
+                way.expected = read_expected(run.directory)
             self._followed[path] = (tail, way)
             return way.progress(run, later)
 
@@ -253,13 +276,15 @@ class MetricsTail:
 
 @dataclass
 class _Way:
-    """The state accumulated from the events so far."""
+    """The state accumulated from the events so far, and what was expected of the run."""
 
+    expected: Expected | None = None
     began: bool = False
     phase: str = ""
     step: int = 0
     loss: float | None = None
     elapsed: float = 0.0
+    waited: float = 0.0  # elapsed time when the device was free and the model here
     evaluation_began: float | None = None
     evaluated: tuple[int, int, float] | None = None  # examples done, total, elapsed time
     answering_began: float | None = None
@@ -275,6 +300,8 @@ class _Way:
         self.elapsed = float(event.get("elapsed") or 0.0)
         kind = event.get("event")
         if kind == "phase":
+            if self.phase in ("wait", "download"):
+                self.waited = self.elapsed
             self.phase = str(event.get("phase", ""))
             if self.phase == "evaluate" and self.evaluation_began is None:
                 self.evaluation_began = self.elapsed
@@ -305,6 +332,7 @@ class _Way:
             eta_seconds=self._eta(run, total, answers, later) if run.is_open else 0.0,
             losses=self.curve.points(whole=not run.is_open),
             download=self._download() if run.status == "running" else None,
+            step_seconds=statistics.median(self.step_seconds) if self.step_seconds else None,
         )
 
     def _download(self) -> Download | None:
@@ -334,13 +362,29 @@ class _Way:
         answering = (later.answering or 0.0) if answers else 0.0
         left = _left(self.evaluation_began, self.evaluated)
         if left is not None:
-            return left + answering
-        if run.spec.is_base or (self.step and self.step >= total):
-            return None if later.evaluation is None else later.evaluation + answering
-        if not self.step_seconds:
-            return None
-        step_seconds = statistics.median(self.step_seconds)
-        return step_seconds * (total - self.step) + (later.evaluation or 0.0) + answering
+            after = self.expected.between if self.expected is not None else 0.0
+            return left + answering if left else after + answering
+        evaluation = later.evaluation
+        if evaluation is None and self.expected is not None:
+            evaluation = later.pace * self.expected.evaluate
+        if self.evaluation_began is not None or (self.step and self.step >= total):
+            return None if evaluation is None else evaluation + answering
+        if self.step_seconds:
+            step_seconds = statistics.median(self.step_seconds)
+            return step_seconds * (total - self.step) + (evaluation or 0.0) + answering
+        if self.expected is not None:
+            return self._expected_left(self.expected, later.pace) + answering
+        return evaluation + answering if run.spec.is_base and evaluation is not None else None
+
+    def _expected_left(self, expected: Expected, pace: float) -> float:
+        """Seconds left of a run that has not measured its own pace: at least those of its phases.
+
+        Waiting for the device is not the run's own time.
+        """
+        if not self.began:
+            return pace * expected.total + expected.between
+        begun = 0.0 if self.phase in ("wait", "download") else self.elapsed - self.waited
+        return max(pace * (expected.train + expected.evaluate), pace * expected.total - begun)
 
 
 def _left(began: float | None, counted: tuple[int, int, float] | None) -> float | None:

@@ -74,7 +74,8 @@ class Measures:
     (bootstrap over the examples or passages, paired with the base run). `general_loss` is the loss
     on `ftlab.tasks.registry.general_passages`. `answer_…` are the costs of generating by the
     `ANSWER_WAYS`: tokens per second of one answer at a time, and the net peak of that process.
-    `total_seconds` is without the time in which they are measured.
+    `total_seconds` is without the time in which they are measured; `predicted_total_seconds` is
+    what was expected of it when the run was queued.
     """
 
     __pydantic_config__ = _IGNORE
@@ -90,6 +91,7 @@ class Measures:
     first_step_seconds: float | None = None
     step_seconds: float | None = None
     total_seconds: float | None = None
+    predicted_total_seconds: float | None = None
     tokens_per_second: float | None = None
     train_tokens: int | None = None
     padding_share: float | None = None

@@ -2,6 +2,7 @@
 
 spec.json       written before the run is queued; its worker adds the learning rate if that
                 depends on a model that was not on the machine yet
+expected.json   how long it was expected to take when it was queued, if that was known
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
 result.json     written at the end, by atomic rename; completed if the base run ends later
@@ -66,6 +67,7 @@ class RunDirectory(Job):
         return self.path.name
 
     spec_file = InFolder("spec.json")
+    expected_file = InFolder("expected.json")
     metrics_file = InFolder("metrics.jsonl")
     lock_file = InFolder("log.txt")
     """The file that a worker locks: the log, because it is never replaced by a new file."""

@@ -29,7 +29,8 @@ _NAMES = (
 _NUMBERS = (
     *(key for metric in METRICS.values() for key in (metric.key, *metric.interval_keys)),
     "steps_done", "learning_rate", "before_model_bytes", "load_peak_bytes", "evaluate_peak_bytes",
-    "save_peak_bytes", "total_seconds", "step_seconds", "predicted_net_peak_bytes",
+    "save_peak_bytes", "total_seconds", "predicted_total_seconds", "step_seconds",
+    "predicted_net_peak_bytes",
     *(f"anatomy_{part}_bytes" for part in MEMORY_PARTS),
     *(f"predicted_{part}_bytes" for part in MEMORY_PARTS),
 )  # fmt: skip

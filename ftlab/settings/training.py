@@ -85,6 +85,9 @@ OPTIMIZERS: dict[Optimizer, str] = {
 EVALUATION_BATCH = 16
 """Batch size of evaluation; halved each time memory runs out."""
 
+ROWS_AT_ONCE = 64
+"""Most answers that are generated at once."""
+
 CURVE_EXAMPLES = 32
 """Maximum of test examples per evaluation during training: the first ones, the same at each
 point of the curve."""

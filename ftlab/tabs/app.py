@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
 from ftlab.tabs.address import build_address
-from ftlab.tabs.context import QUIET, AppContext, Links, Pace, banner_html, tabs
+from ftlab.tabs.context import AppContext, Links, banner_html, tabs
 from ftlab.tabs.header import header_html
 from ftlab.tabs.kept import build_kept
+from ftlab.tabs.live import News, changed_html, place
 from ftlab.tabs.serve import NotedBlocks, Serving, calm, health_route
 from ftlab.tabs.widgets import H
 
@@ -140,10 +142,6 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-_REFRESH_SECONDS = 3
-_HEADER_POLLS_A_SECOND = 6  # all pages together
-
-
 def build_app(runs_folder: Path, access: Access = EVERYTHING) -> gr.Blocks:
     """Builds the whole page for one runs folder."""
     return build_page(_context(runs_folder, access))
@@ -166,7 +164,8 @@ def build_page(context: AppContext) -> gr.Blocks:
     with NotedBlocks(
         title="ftlab", fill_width=True, analytics_enabled=False, delete_cache=_DELETE_UPLOADS
     ) as page:
-        _header(page, context)
+        _header(context)
+        page.own_routes.append(context.live.route())
         row = gr.Tabs(elem_id="tabs", overflow_behavior="wrap")
         links = Links.between(row)  # outside: gradio counts each child of `gr.Tabs` as a tab
         with row:
@@ -249,22 +248,13 @@ def launch_options() -> dict[str, Any]:
     }
 
 
-def _header(page: gr.Blocks, context: AppContext) -> None:
-    pace = Pace(_HEADER_POLLS_A_SECOND)
+def _header(context: AppContext) -> None:
+    def read(query: Mapping[str, str]) -> News:
+        top = header_html(context.store.recent_runs(), context.access.logs_in)
+        return News(changed_html(query, top=top))
 
-    def refresh(request: gr.Request, shown: tuple[str, float]) -> tuple[object, ...]:
-        now = header_html(context.store.recent_runs(), context.access.logs_in)
-        seconds = pace.seconds(request, _REFRESH_SECONDS)
-        return (
-            gr.skip() if now == shown[0] else now,
-            gr.skip() if seconds == shown[1] else gr.update(value=seconds),
-            (now, seconds),
-        )
-
-    bar = H(header_html([], context.access.logs_in), elem_id="top")
-    shown = gr.State(("", float(_REFRESH_SECONDS)))
-    timer = gr.Timer(_REFRESH_SECONDS)
-    gr.on([timer.tick, page.load], refresh, shown, [bar, timer, shown], queue=False, **QUIET)
+    H(place("top", header_html([], context.access.logs_in)), elem_id="top")
+    context.live.add(read)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -16,7 +16,6 @@ import queue
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from ftlab.prediction.fit import Ask
 from ftlab.prediction.question import Prediction, Question
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Rate, visitor_of, when
+from ftlab.tabs.live import LiveParts
 from ftlab.tabs.widgets import H, escape
 
 
@@ -57,6 +57,7 @@ class AppContext:
     hub: HubReach = field(default_factory=HubReach)
     models: ModelReach = field(default_factory=ModelReach)
     ready: Waker = field(default_factory=Waker)
+    live: LiveParts = field(default_factory=LiveParts)
 
 
 _SPACE_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
@@ -298,34 +299,6 @@ def check_texts(**values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, str):
             raise FtlabError(f"'{name}' must be a text; put it in quotes.")
-
-
-_OPEN_SECONDS = 40.0
-"""A page that has not polled for so long counts as closed or in a background tab."""
-
-
-class Pace:
-    """Divides `a_second` polls per second among all open pages."""
-
-    def __init__(self, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._a_second = a_second
-        self._clock = clock
-        self._turn = threading.Lock()
-        self._heard: OrderedDict[str, float] = OrderedDict()
-
-    def seconds(self, request: gr.Request, least: float) -> float:
-        """Returns the seconds until this page's next poll: `least`, or more if many are open.
-
-        Call it at every poll. It returns a whole number, or `least`, so that it seldom changes.
-        """
-        now = self._clock()
-        with self._turn:
-            session = str(request.session_hash)
-            self._heard.pop(session, None)
-            self._heard[session] = now
-            while now - next(iter(self._heard.values())) > _OPEN_SECONDS:
-                self._heard.popitem(last=False)
-            return max(least, float(round(len(self._heard) / self._a_second)))
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,13 @@ _LONGEST = 300  # characters of a path or a sentence
 def calm(page: gr.Blocks) -> None:
     """Reduces gradio's idle work; call it after `Blocks.queue`.
 
-    Gradio polls its queue 1,100 times a second, which takes 3 % of a core on an idle page; 60 polls
-    are enough. It also searches the disk for matplotlib and bokeh at every event: if they are not
-    installed, a `None` entry in `sys.modules` makes that import fail at once.
+    Gradio polls its queue 1,100 times a second, which takes 3 % of a core on an idle page. With 60
+    it was still 1.4 %; with 20 an event waits 25 ms on average. Gradio also polls for the progress
+    of events, which none here reports. And it searches the disk for matplotlib and bokeh at each
+    event: if they are not installed, a `None` entry in `sys.modules` makes that import fail.
     """
-    page._queue.sleep_when_free = 0.02  # seconds
-    page._queue.progress_update_sleep_when_free = 0.1
+    page._queue.sleep_when_free = 0.05  # seconds
+    page._queue.progress_update_sleep_when_free = 2.0
     for name in ("matplotlib", "bokeh"):
         if name not in sys.modules and importlib.util.find_spec(name) is None:
             sys.modules[name] = None  # type: ignore[assignment]
@@ -82,6 +83,8 @@ class NotedBlocks(gr.Blocks):
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
         self._errors = RepeatedErrors()
+        self.own_routes: list[Route] = []
+        """Routes of the page that are not gradio's; `Serving.launch` adds them."""
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
@@ -457,7 +460,7 @@ class Serving:
                 self.gate,
                 limits,
                 page_calls(page),
-                routes,
+                [*routes, *getattr(page, "own_routes", [])],
                 [Middleware(NotedRefusals), Middleware(SlowTimers)],
             ),
             **options,

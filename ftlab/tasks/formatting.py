@@ -30,7 +30,8 @@ class TextTokenizer(Protocol):
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         """Renders the messages with the chat template."""
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]: ...
+    def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        """Returns the token ids of each text; one call for all is several times as fast."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +71,37 @@ class PromptFormatter:
 
     def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
         """Token ids of the prompt, up to the start of the answer."""
-        return self._tokenizer.encode(
-            self.prompt_text(prompt), add_special_tokens=not self.has_template
-        )
+        return self._prompt_ids([self.prompt_text(prompt)])[0]
 
     def plain_ids(self, text: str) -> list[int]:
         """Token ids of a text to continue, without a template."""
-        return self._tokenizer.encode(text, add_special_tokens=True)
+        return self._tokenizer.encode([text], add_special_tokens=True)[0]
 
     def completion_text(self, completion: str) -> str:
         return completion.strip() + self.end_of_turn
 
     def format(self, example: Example) -> FormattedExample:
-        completion = self.completion_text(example.completion)
-        return FormattedExample(
-            prompt_text=self.prompt_text(example.prompt),
-            completion_text=completion,
-            prompt_ids=tuple(self.prompt_ids(example.prompt)),
-            completion_ids=tuple(self._tokenizer.encode(completion, add_special_tokens=False)),
-        )
+        return self.format_all([example])[0]
+
+    def format_all(self, examples: Sequence[Example]) -> list[FormattedExample]:
+        """Formats the examples, in order."""
+        prompts = [self.prompt_text(example.prompt) for example in examples]
+        completions = [self.completion_text(example.completion) for example in examples]
+        encoded = self._tokenizer.encode(completions, add_special_tokens=False)
+        return [
+            FormattedExample(prompt, completion, tuple(prompt_ids), tuple(completion_ids))
+            for prompt, completion, prompt_ids, completion_ids in zip(
+                prompts, completions, self._prompt_ids(prompts), encoded, strict=True
+            )
+        ]
+
+    def _prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        return self._tokenizer.encode(prompts, add_special_tokens=not self.has_template)
 
     def stop_ids(self) -> list[int]:
         """The token ids that end an answer."""
         texts = dict.fromkeys([self.end_of_turn, self._tokenizer.eos_token or ""])
-        ids = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts if text]
+        ids = self._tokenizer.encode([text for text in texts if text], add_special_tokens=False)
         return [tokens[-1] for tokens in ids if tokens]
 
     def _find_end_of_turn(self) -> str:
@@ -152,8 +160,9 @@ class FileTokenizer:
         )
         return str(rendered[0][0])  # texts, then masks of generated tokens
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [list(one.ids) for one in encoded]
 
 
 class TransformersTokenizer:
@@ -171,9 +180,11 @@ class TransformersTokenizer:
             )
         )
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        encoded = self._tokenizer(text, add_special_tokens=add_special_tokens)
-        return list(encoded["input_ids"])
+    def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        if not texts:  # transformers refuses an empty list
+            return []
+        encoded = self._tokenizer(list(texts), add_special_tokens=add_special_tokens)
+        return [list(ids) for ids in encoded["input_ids"]]
 
 
 def _token_text(token: Any) -> str | None:
@@ -221,7 +232,7 @@ def encode(
 
     Raises `TooLong` if none is left, `FtlabError` if an answer has no tokens.
     """
-    return fitting(examples, [formatter.format(one) for one in examples], max_length, name)
+    return fitting(examples, formatter.format_all(examples), max_length, name)
 
 
 def fitting(

@@ -6,8 +6,8 @@ Run as: python -m tests.benchmarks.load [--minutes 5] [--sessions 50] [--steps 0
 Starts the app in a process of its own on a folder with some ended runs and one that trains (this
 process writes its metrics, two steps a second, as a worker does; `--steps` are there already).
 Each session speaks the page's own protocol: it loads the page, keeps its heartbeat open, fires the
-page's load events, and ticks every timer that its visitor would see, at the interval that the page
-itself has told. Every third visitor has opened Results as well.
+page's load events, asks for the live parts at the pace that the answers name, and ticks every timer
+that its visitor would see. Every third visitor has opened Results as well.
 
 Exits with 1 if the web process took more than 10 % of one core, 95 % of polls took longer than
 1 s, any call failed, or resident memory grew by more than 10 % from minute 1 to the end.
@@ -127,8 +127,32 @@ class Session:
 
     async def poll(self, until: float) -> None:
         """Ticks the timers until that moment (of the event loop's clock), then closes the page."""
-        await asyncio.gather(*(self._tick(timer, until) for timer in self._timers))
+        await asyncio.gather(self._watch(until), *(self._tick(one, until) for one in self._timers))
         self._heart.cancel()
+
+    async def _watch(self, until: float) -> None:
+        """Asks for the live parts, as `assets/watch.js` does."""
+        clock = asyncio.get_running_loop().time
+        had = {"page": self._hash, "sweep": "newest", "curve": ""}
+        seconds = random.uniform(0, 2)
+        while clock() + seconds < until:
+            await asyncio.sleep(seconds)
+            began = clock()
+            try:
+                answer = await self._client.get("/watch", params=had)
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                self._tally.errors.append(f"watch: {type(error).__name__}: {error}"[:200])
+                continue
+            self._tally.polls.append(("watch", clock() - began))
+            self._tally.received_bytes += len(answer.content)
+            news = answer.json()
+            had |= {name: tag for name, (tag, _) in news["html"].items()}
+            curve = news.get("curve", {})
+            if "figure" in curve:
+                had["curve"] = json.loads(curve["figure"])["layout"]["meta"]["tag"]
+            had["curve"] = curve.get("tag", had["curve"])
+            seconds = news["seconds"]
 
     async def _load(self) -> dict[str, Any]:
         answer = await self._client.get("/")

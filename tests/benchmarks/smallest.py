@@ -287,7 +287,7 @@ ON_A_PAGE = (
     ),
     SmallRun(
         "tests.benchmarks.watching",
-        "--seconds 1 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
+        "--seconds 1 --settle 6 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
         "--json {folder}/watching.json",
         (
             r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",
@@ -297,6 +297,16 @@ ON_A_PAGE = (
         writes=("watching.json",),
         judges=True,
         without_rate="times of a page",
+    ),
+    SmallRun(
+        "tests.benchmarks.first_loss",
+        "--methods lora --model {tiny} --json {folder}/first_loss.json",
+        tuple(
+            rf"^{name}: first loss drawn after \d+\.\d s: worker \d.*, first step \d+\.\d s$"
+            for name in ("new", "again")
+        ),
+        writes=("first_loss.json",),
+        judges=True,
     ),
     SmallRun(
         "tests.benchmarks.side_by_side",

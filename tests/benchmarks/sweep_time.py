@@ -1,12 +1,13 @@
 """Holds the predicted time of a sweep, and of each method, against what it takes on this machine.
 
 Run as: python -m tests.benchmarks.sweep_time [--methods lora,ia3] [--steps N] [--eval-examples N]
-        [--model FOLDER] [--policy fp32] [--runs-dir DIR] [--json FILE]
+        [--model FOLDER] [--policy fp32] [--runs-dir DIR] [--at-once N] [--json FILE]
 
-Predicts a sweep without any earlier run, runs it, and predicts it again with the first three of its
-runs as earlier ones. Run it on an idle machine; all 29 methods take an hour or more. Ends with
-status 1 if a bar is missed: within 1.5 times without earlier runs, within 25 % with three, and the
-methods in the right order (Spearman 0.9).
+Runs a sweep of the methods, and predicts it without any earlier run and with the first three of its
+runs as earlier ones. Run it on an idle machine; all 29 methods take an hour or more. With --at-once
+N it runs the next N methods that the folder has not, as a sweep of their own, and judges all once
+none is left. Ends with status 1 if a bar is missed: within 1.5 times without earlier runs, within
+25 % with three, and the methods in the right order (Spearman 0.9).
 """
 
 from __future__ import annotations
@@ -14,20 +15,19 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ftlab.commands.watch import watch
 from ftlab.jobs.control import start_dispatcher
-from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launch import ValidRequest, enqueue_sweep
 from ftlab.methods.capabilities import why_not_offered
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
-from ftlab.models.reference import BUNDLED_ID
+from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.machine_rates import rates_here
@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=BUNDLED_ID, help="a folder instead of the bundled model")
     parser.add_argument("--policy", default="bf16", choices=("bf16", "fp32", "mixed"))
     parser.add_argument("--runs-dir", type=Path, help="default: a new one")
+    parser.add_argument("--at-once", type=int, metavar="N", help="default: all in one sweep")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     print(rate := product_rate(), flush=True)
@@ -93,14 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dtype_policy=options.policy,
     )
     store = RunStore((options.runs_dir or Path(tempfile.mkdtemp(prefix="ftlab-time-"))).resolve())
+    there = [run.spec.variant for run in of_request(store, request)]
+    left = [variant for variant in request.variants if variant not in there]
+    if left:
+        measure(ValidRequest(replace(request, variants=tuple(left[: options.at_once]))), store)
+    if options.at_once and left[options.at_once :]:
+        print(f"{len(left) - options.at_once} methods are left; run it again.")
+        return 0
     asked = costing(request)
     with Predictor(limits_of=own) as predictor:
         found = dict(predictor.ask(asked.questions))
-    runs, seconds = measure(request, store)
-    done = [run for run in runs if run.spec.variant is not None and run.status == "done"]
-    bases = [run for run in runs if run.spec.is_base]
-    without = hold(asked, found, [], done, seconds)
-    with_three = hold(asked, found, [*bases, *done[:EARLIER]], done, seconds)
+    runs = of_request(store, request)
+    without, with_three = (hold(asked, found, runs, earlier) for earlier in (0, EARLIER))
     for method, (expected, measured) in with_three.runs.items():
         print(f"{method}: {expected:.1f} s predicted, {measured:.1f} s measured")
     print(without)
@@ -112,36 +117,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if met else 1
 
 
-def measure(request: SweepRequest, store: RunStore) -> tuple[list[Run], float]:
-    """Runs the sweep; returns its runs and the seconds from its launch to its end."""
-    began = time.time()
+def of_request(store: RunStore, request: SweepRequest) -> list[Run]:
+    """The folder's runs with the request's model, settings and policy, oldest first."""
+    return [
+        run
+        for run in store.runs()
+        if (run.spec.settings, run.spec.dtype_policy) == (request.settings, request.dtype_policy)
+        if run.spec.model == parse_model(request.model).name
+    ]
+
+
+def measure(request: ValidRequest, store: RunStore) -> None:
+    """Runs the sweep until its last run has ended."""
     specs = enqueue_sweep(request, store.folder)
     start_dispatcher(store.folder)
     watch(store, specs[0].sweep_id, Console(stderr=True))
-    return store.sweep(specs[0].sweep_id), time.time() - began
 
 
-def hold(
-    asked: Costing,
-    found: dict[int, Prediction],
-    earlier: Iterable[Run],
-    done: Sequence[Run],
-    seconds: float,
-) -> Held:
-    """Predicts the sweep with those earlier runs."""
-    known = list(earlier)
-    times = SweepTimes(asked, past_runs(known, asked.device), rates_here(asked.device))
-    whole = times.sweep(found)
-    assert whole is not None, "nothing is known of a method's time"
-    took = {run.spec.method: run.result.measures.total_seconds for run in done if run.result}
-    runs: dict[str, tuple[float, float]] = {}
-    for place, answer in found.items():
-        expected, method = times.run(place, answer), asked.variants[place].method
-        measured = took.get(method)
-        if expected is not None and measured is not None:
-            runs[method] = (expected.seconds, measured)
-    count = sum(run.spec.variant is not None for run in known)
-    return Held(count, whole.seconds, seconds, runs)
+def hold(asked: Costing, found: dict[int, Prediction], runs: Sequence[Run], earlier: int) -> Held:
+    """Predicts each sweep of the runs with so many of their trained runs as earlier ones.
+
+    The base runs of the sweeps before it are known as well: a later sweep does not measure them.
+    """
+    rates = rates_here(asked.device)
+    trained = [run for run in runs if run.spec.variant is not None and run.status == "done"]
+    known, bases = trained[:earlier], [run for run in runs if run.spec.is_base]
+    expected = measured = 0.0
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in runs):
+        members = [run for run in runs if run.spec.sweep_id == sweep_id]
+        began = members[0].spec.created_at
+        before = [run for run in bases if run.spec.created_at < began]
+        variants = tuple(run.spec.variant for run in members if run.spec.variant is not None)
+        request = replace(asked.request, variants=variants)
+        places = [asked.variants.index(variant) for variant in variants]
+        part = replace(
+            asked, request=request, questions=tuple(asked.questions[place] for place in places)
+        )
+        times = SweepTimes(part, past_runs([*known, *before], asked.device), rates)
+        whole = times.sweep({new: found[old] for new, old in enumerate(places)})
+        assert whole is not None, "nothing is known of a method's time"
+        expected += whole.seconds
+        measured += max(run.result.finished_at for run in members if run.result) - began
+    times = SweepTimes(asked, past_runs([*known, *bases], asked.device), rates)
+    each: dict[str, tuple[float, float]] = {}
+    for run in trained:
+        assert run.spec.variant is not None
+        assert run.result is not None
+        place = asked.variants.index(run.spec.variant)
+        said, took = times.run(place, found[place]), run.result.measures.total_seconds
+        if said is not None and took is not None:
+            each[run.spec.method] = (said.seconds, took)
+    return Held(len(known), expected, measured, each)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What watching a running sweep costs: CPU time of the browser and of the web process.
 
-Run as: python -m tests.benchmarks.watching [--seconds 30] [--pace 0.5] [--views …]
+Run as: python -m tests.benchmarks.watching [--seconds 30] [--settle 20] [--pace 0.5] [--views …]
         [--real 0] [--steps 30] [--model FOLDER] [--json FILE]
 
 The app is a process of its own, on a sweep with one run that trains: this process writes its
@@ -48,7 +48,6 @@ from tests.processes import App
 MOST_BROWSER, MOST_WEB = 0.03, 0.02  # of one core, on the Experiment tab
 MOST_SLOWER = 1.05
 VIEWS = ("empty", "experiment", "hidden", "results", "compare", "playground", "plan", "learn")
-_SETTLED_SECONDS = 6  # after a page or a tab was opened
 _STEPS, _DONE = 2000, 15
 
 
@@ -67,6 +66,7 @@ class Watched:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--settle", type=float, default=20, help="seconds after opening a page")
     parser.add_argument("--pace", type=float, default=0.5, help="seconds of a step")
     parser.add_argument("--views", nargs="*", choices=VIEWS, default=VIEWS)
     parser.add_argument("--real", type=int, default=0, metavar="N", help="runs, open and closed")
@@ -84,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = running_sweep(app.runs)
             with steps_written(run, options.pace):
                 for view in options.views:
-                    watched.append(watch(browser, app, view, options.seconds))
+                    watched.append(watch(browser, app, view, options.seconds, options.settle))
                     print(watched[-1], flush=True)
         if options.real:
             with app_without_dispatcher() as app:
                 settings = TrainingSettings(steps=options.steps, eval_examples=1)
                 model = resolve_model(options.model, print).reference.name
-                slower = compare_runs(browser, app, options.real, settings, model)
+                slower = compare_runs(browser, app, options.real, settings, model, options.settle)
         browser.close()
     if options.json:
         figures = {"views": [asdict(one) for one in watched], "slower": slower}
@@ -151,12 +151,12 @@ def steps_written(run: RunDirectory, pace: float) -> Iterator[None]:
         thread.join()
 
 
-def watch(browser: Browser, app: App, view: str, seconds: float) -> Watched:
+def watch(browser: Browser, app: App, view: str, seconds: float, settle: float) -> Watched:
     """Opens the view as a new visitor and waits until it has settled; then measures."""
     assert app.process is not None
     web = psutil.Process(app.process.pid)
     with opened(browser, app, view) as page:
-        page.wait_for_timeout(1000 * _SETTLED_SECONDS)
+        page.wait_for_timeout(1000 * settle)
         since = [used(chromium_processes), used(lambda: [web])]
         page.wait_for_timeout(1000 * seconds)
         return Watched(view, *(share() for share in since))
@@ -203,14 +203,14 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> dict[int, float]:
 
 
 def compare_runs(
-    browser: Browser, app: App, count: int, settings: TrainingSettings, model: str
+    browser: Browser, app: App, count: int, settings: TrainingSettings, model: str, settle: float
 ) -> float:
     """Trains with the page open and closed, turn about; the ratio of the median seconds."""
     took: dict[str, list[float]] = {"empty": [], "experiment": []}
     for number in range(2 * count):
         view = ("empty", "experiment")[(number + number // 2) % 2]
         with opened(browser, app, view) as page:
-            page.wait_for_timeout(1000 * _SETTLED_SECONDS)
+            page.wait_for_timeout(1000 * settle)
             seconds = run_worker("lora", settings, app.runs, model=model).measures.train_seconds
         assert seconds is not None
         took[view].append(seconds)

@@ -54,7 +54,7 @@ class Took:
 def sweep(checkout: Path, folder: Path, name: str, options: argparse.Namespace) -> Took:
     """Runs the command in the checkout. `folder` has what it keeps from one sweep to the next."""
     runs = folder / name
-    own = {"FTLAB_LOCKS": str(folder / "locks"), "FTLAB_BASES": str(folder / "bases")}
+    own = {"FTLAB_LOCKS": str(folder / "locks"), "FTLAB_KEPT": str(folder / "kept")}
     command = [sys.executable, "-m", "ftlab", "sweep", "--task", "sql", "--device", "cpu"]
     for option in ("model", "methods", "steps", "eval_examples"):
         command += ["--" + option.replace("_", "-"), str(getattr(options, option))]

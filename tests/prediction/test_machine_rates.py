@@ -11,13 +11,13 @@ import torch
 
 from ftlab.basics.devices import Device, resolve_device
 from ftlab.basics.locks import DeviceLock, holding
-from ftlab.prediction import machine_rates
+from ftlab.prediction import machine_rates, measure_rates
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.machine_rates import keep_rates, kept_rates, rates_file, rates_here
 from ftlab.prediction.measure_rates import measure
 
 CPU = Device("cpu", "CPU, 2 cores", 16 << 30)
-RATES = Rates(1e11, 1e10, 1e10, 1e-5, overlaps=False)
+RATES = Rates(1e11, 1e10, 1e10, 1e-5, overlaps=False, few_rows=1e10)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,42 @@ def test_a_process_measures_the_rates_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert rates_here(device) == found
 
 
+def test_rates_measured_while_others_used_the_cores_are_the_best_of_several_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = replace(RATES, narrow=RATES.narrow / 50, call_seconds=9.0)
+    attempts = [(slow, 0.5), (replace(RATES, wide=1.0), 0.4), (RATES, 0.0), (slow, 0.0)]
+    assert not replace(slow, quiet=False).best(replace(slow, quiet=False)).quiet
+    loads = iter([load for _, load in attempts])
+
+    class Load:
+        def read(self) -> tuple[float, float]:
+            return 1.0, next(loads)
+
+    rates = iter([rates for rates, _ in attempts])
+    monkeypatch.setattr(measure_rates, "LoadMeter", Load)
+    monkeypatch.setattr(measure_rates, "measure", lambda device: next(rates))
+    assert measure_rates.measure_quietly(torch.device("cpu")) == RATES
+    assert next(rates) == slow, "no attempt after a quiet one"
+
+
+def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: asked.append(command[-1]))
+    disturbed = replace(RATES, quiet=False)
+    keep_rates(CPU, disturbed)
+    assert rates_here(CPU) == disturbed
+    assert asked == []
+    monkeypatch.setattr(machine_rates, "SECONDS_BETWEEN", 0)
+    assert rates_here(CPU) == disturbed
+    assert asked == [CPU.id]
+    with holding(DeviceLock(CPU.id)):
+        assert rates_here(CPU) == disturbed, "a run has the device"
+
+
 def test_measured_rates_are_positive_and_a_call_takes_under_a_hundredth_of_a_second() -> None:
     rates = measure(torch.device("cpu"))
-    assert min(rates.narrow, rates.wide, rates.bytes) > 0
+    assert min(rates.narrow, rates.wide, rates.bytes, rates.few_rows) > 0
     assert 0 < rates.call_seconds < 0.01

@@ -10,10 +10,13 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
+from ftlab.prediction import run_time
 from ftlab.prediction.duration import Rates, ScoringWork, StepWork, Work
 from ftlab.prediction.question import Prediction, Step
 from ftlab.prediction.run_time import (
     AT_START,
+    BETWEEN,
+    OTHER,
     SCORE,
     TRAIN,
     Estimate,
@@ -44,7 +47,11 @@ def request_of(**settings: object) -> SweepRequest:
 
 
 def made(
-    folder: Path, method: str, took: dict[str, float], predicted: dict[str, float] | None = None
+    folder: Path,
+    method: str,
+    took: dict[str, float],
+    predicted: dict[str, float] | None = None,
+    at: float = 0.0,
 ) -> None:
     """A run that took that long in its phases, 5 s besides."""
     directory: RunDirectory = make_run(
@@ -53,16 +60,27 @@ def made(
     result: RunResult | None = directory.result()
     assert result is not None
     phases = {name: PhaseMeasure(seconds) for name, seconds in took.items()}
-    again = replace(result, phases=phases, predicted_seconds=predicted or {})
+    again = replace(result, phases=phases, predicted_seconds=predicted or {}, finished_at=at)
     directory.result_file.write_bytes(dump_result(again))
 
 
-def test_training_and_scoring_are_computed_from_the_work_of_a_step_and_of_an_answer() -> None:
+def test_a_run_is_computed_from_the_work_of_a_step_and_of_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_time, "general_passages", lambda: ["x" * 960])  # 240 tokens
     size = RunSize(steps=10, accumulation=1, tokens=20, scored=32)
-    assert computed(FOUND, STEP, size, RATES) == {
+    assert computed(FOUND, STEP, size, RATES) == pytest.approx({
         TRAIN: 10 * (20 + 2) + 40,  # steps of half the tokens, and the first pass
-        SCORE: 2 * (2.5 * 10 + 5 * 3),
-    }
+        SCORE: (32 * (15 + 5) + 240) * 10 / (16 * 15) + 5 * 3,  # the answers all at once
+        OTHER: run_time._OTHER_SECONDS + 20 + 2,  # with one step more, which is traced
+    })  # fmt: skip
+
+
+def test_answers_take_the_time_of_reading_the_weights_for_few_rows() -> None:
+    size = RunSize(steps=1, accumulation=1, tokens=20, scored=128)
+    tokens = ScoringWork(Work(), Work(narrow=16, bytes=100), rows=16, prompt=15)
+    found = computed(replace(FOUND, scoring_work=tokens), STEP, size, replace(RATES, few_rows=0.5))
+    assert found[SCORE] == 2 * 5 * (64 + 100 / 0.5), "twice 64 answers of 5 tokens"
 
 
 def test_what_was_not_simulated_has_no_time() -> None:
@@ -107,17 +125,25 @@ def test_a_base_run_takes_what_an_earlier_one_took_for_each_example(tmp_path: Pa
     more = replace(spec, settings=replace(spec.settings, eval_examples=2 * scored))
     request = SweepRequest(spec.model, spec.task, (Variant("lora"),), more.settings)
     found = past.base(request, more, 2 * scored, computed=1.0)
-    assert found.seconds == pytest.approx(128 + past.rest().seconds)
-    assert past.base(request, spec, scored, computed=1.0).seconds == 2, "its numbers are kept"
+    assert in_all(found.values()).seconds == pytest.approx(128 + 5 + 1)
+    kept = past.base(request, spec, scored, computed=1.0)
+    assert in_all(kept.values()).seconds == 2, "its numbers are kept"
 
 
 def test_a_run_takes_its_phases_and_what_a_run_takes_besides(tmp_path: Path) -> None:
     for method in ("lora", "full", "qlora"):
-        made(tmp_path, method, {TRAIN: 20.0, SCORE: 8.0}, {TRAIN: 20.0, SCORE: 8.0})
+        made(tmp_path, method, {TRAIN: 20.0, SCORE: 8.0}, {TRAIN: 20.0, SCORE: 8.0, OTHER: 10.0})
     past = past_runs(RunStore(tmp_path).runs(), CPU)
-    found = past.run({TRAIN: 20.0, SCORE: 8.0}, request_of(), "lora")
-    assert found is not None
-    assert found.seconds == pytest.approx(20 + 8 + 5 + 2)
+    found = past.run({TRAIN: 20.0, SCORE: 8.0, OTHER: 20.0}, request_of(), "lora")
+    assert found[OTHER].seconds == 10, "5 s were taken where 10 were computed"
+    assert in_all(found.values()).seconds == pytest.approx(20 + 8 + 10 + found[BETWEEN].seconds)
+
+
+def test_the_time_between_two_runs_is_that_of_earlier_sweeps(tmp_path: Path) -> None:
+    for method, end in (("lora", 1000.0), ("full", 1039.0), ("ia3", 9000.0)):
+        made(tmp_path, method, {TRAIN: 20.0, SCORE: 8.0}, at=end)
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    assert past.between == (39 - 33,), "the last one was not next in its queue"
 
 
 def test_a_sweep_takes_the_runs_that_it_is_said_to_need() -> None:

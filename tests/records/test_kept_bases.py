@@ -26,7 +26,7 @@ ROWS = [{"index": 0, "loss_before": 1.25, "tokens": 3}]
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
-    monkeypatch.setenv("FTLAB_BASES", str(tmp_path / "bases"))
+    monkeypatch.setenv("FTLAB_KEPT", str(tmp_path / "kept"))
     request = SweepRequest(
         model=str(make_tiny_model(tmp_path / "tiny")),
         task=TaskReference("bundled", "sql"),
@@ -118,7 +118,7 @@ def test_whatever_the_numbers_depend_on_measures_anew(
     assert kept_file(change(spec), tmp_path) != file
 
 
-@pytest.mark.parametrize("what", ["installed_versions", "_code", "_device"])
+@pytest.mark.parametrize("what", ["installed_versions", "hash_of_code", "_device"])
 def test_other_packages_other_code_or_another_device_measure_anew(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -137,7 +137,7 @@ def test_numbers_on_a_persons_own_data_stay_in_the_runs_folder(
     )
     assert shared is not None
     assert own is not None
-    assert shared.parent == tmp_path / "bases"
+    assert shared.parent == tmp_path / "kept" / "bases"
     assert own.parent == runs / ".ftlab" / "bases"
 
 
@@ -167,7 +167,8 @@ def test_a_damaged_file_is_not_used_and_the_log_says_so(
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(spec: RunSpec, tmp_path: Path) -> None:
     first = measured(spec, tmp_path)
-    (tmp_path / "bases").write_text("a file")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "bases").write_text("a file")
     file = kept_file(spec, tmp_path)
     assert file is not None
     keep(file, first, first.result())  # type: ignore[arg-type]
@@ -181,6 +182,6 @@ def test_the_oldest_files_are_deleted(
     first = measured(spec, tmp_path)
     names = ["a.json", "b.json", "c.json"]
     for age, name in enumerate(names):
-        keep(tmp_path / "bases" / name, first, first.result())  # type: ignore[arg-type]
-        os.utime(tmp_path / "bases" / name, (age, age)) if name != "c.json" else None
-    assert sorted(path.name for path in (tmp_path / "bases").iterdir()) == names[1:]
+        keep(tmp_path / "kept" / "bases" / name, first, first.result())  # type: ignore[arg-type]
+        os.utime(tmp_path / "kept" / "bases" / name, (age, age)) if name != "c.json" else None
+    assert sorted(path.name for path in (tmp_path / "kept" / "bases").iterdir()) == names[1:]

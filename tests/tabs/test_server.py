@@ -13,7 +13,7 @@ import pytest
 from gradio.state_holder import SessionState
 
 from ftlab.tabs import app
-from ftlab.tabs.context import Pace
+from ftlab.tabs.pace import Pace
 from ftlab.tabs.serve import NotedBlocks, calm
 from tests.asynchronous import run
 
@@ -92,17 +92,12 @@ def test_a_calm_page_looks_seldom_into_its_queue() -> None:
     assert "matplotlib" in sys.modules, "found, or known to be missing"
 
 
-class Asked:
-    def __init__(self, session_hash: str) -> None:
-        self.session_hash = session_hash
-
-
 def test_pages_share_the_polls_and_closed_ones_do_not_count() -> None:
     now = [0.0]
     pace = Pace(10, clock=lambda: now[0])
-    waits = [pace.seconds(Asked(str(i)), 2) for i in range(100)]  # type: ignore[arg-type]
+    waits = [pace.seconds(str(i), 2) for i in range(100)]
     assert waits[0] == waits[19] == 2.0
     assert waits[-1] == 10.0
-    assert pace.seconds(Asked("5"), 2) == 10.0, "a page that asks again is one page"  # type: ignore[arg-type]
+    assert pace.seconds("5", 2) == 10.0, "a page that asks again is one page"
     now[0] = 60.0
-    assert pace.seconds(Asked("5"), 2) == 2.0  # type: ignore[arg-type]
+    assert pace.seconds("5", 2) == 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,10 @@ def test_the_light_tokenizer_agrees_with_transformers(tiny_model: Path) -> None:
 
     heavy = PromptFormatter(TransformersTokenizer(AutoTokenizer.from_pretrained(tiny_model)))
     light = PromptFormatter(FileTokenizer(tiny_model))
-    item = example("Überlänge?\nTwo lines", "naïve  answer")
-    assert light.format(item) == heavy.format(item)
+    items = [example("Überlänge?\nTwo lines", "naïve  answer"), example("A longer one " * 9, "b")]
+    assert light.format_all(items) == heavy.format_all(items)
+    assert light.format_all(items) == [light.format(item) for item in items], "nothing is padded"
+    assert light.format_all([]) == heavy.format_all([]) == []
 
 
 def test_a_model_without_chat_template_gets_plain_paragraphs(tmp_path: Path) -> None:
@@ -78,9 +81,9 @@ def test_only_long_examples_are_an_error_that_names_the_shortest(
 class WithoutEnd(FileTokenizer):
     """A tokenizer with no end token, which knows none of the letters of some answers."""
 
-    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        known = text.replace("<|end|>", "").replace("?", "")
-        return super().encode(known, add_special_tokens) if known else []
+    def encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[list[int]]:
+        known = [text.replace("<|end|>", "").replace("?", "") for text in texts]
+        return super().encode(known, add_special_tokens)
 
 
 def test_an_example_without_a_completion_token_is_refused_with_its_answer(

@@ -18,7 +18,13 @@ from transformers import AutoModelForCausalLM, set_seed
 from ftlab.methods.registry import METHODS
 from ftlab.models.cpu_attention import CausalAttention
 from ftlab.training import run as run_module
-from ftlab.training.first_pass import attention_kernel, first_pass, same_random_numbers, step_beside
+from ftlab.training.first_pass import (
+    attention_kernel,
+    first_pass,
+    one_row,
+    same_random_numbers,
+    step_beside,
+)
 from ftlab.training.step import collate
 from ftlab.training.trainer import FairTrainer
 from tests.training.one_run import do, spec_of
@@ -135,6 +141,22 @@ def test_a_model_with_attention_of_transformers_own_is_eager(tiny_model: Path) -
     model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
     optimizer = torch.optim.AdamW(model.parameters())
     assert first_pass(model, optimizer, collate(examples_of(tiny_model), 0), FP32, 1.0) == "eager"
+
+
+def test_a_cpu_gets_the_row_with_the_most_padding_and_its_loss(tiny_model: Path) -> None:
+    examples = sorted(examples_of(tiny_model)[:4], key=lambda example: -example.length)
+    assert examples[0].length > examples[-1].length
+    batch, row = collate(examples, 0), one_row(collate(examples, 0))
+    assert row["input_ids"].tolist() == batch["input_ids"][-1:].tolist()
+    assert row["attention_mask"].sum() == examples[-1].length < row["attention_mask"].numel()
+    assert row["targets"].tolist() == list(examples[-1].completion_ids)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    read: list[torch.Size] = []
+    model.register_forward_pre_hook(
+        lambda _, given, named: read.append(named["input_ids"].shape), with_kwargs=True
+    )
+    first_pass(model, torch.optim.AdamW(model.parameters()), batch, FP32, 1.0)
+    assert read == [row["input_ids"].shape]
 
 
 def test_its_time_is_in_the_phase_and_in_no_step(

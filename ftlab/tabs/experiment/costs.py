@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ftlab.basics.cards import CONTEXT_BYTES, Card
 from ftlab.basics.devices import Device, free_bytes, list_devices, resolve_device
-from ftlab.basics.errors import FtlabError
+from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
@@ -22,6 +23,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
+from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
 from ftlab.prediction.machine_rates import kept_rates, rates_here
@@ -30,6 +32,7 @@ from ftlab.prediction.remedies import Band, Calibration, calibration, run_questi
 from ftlab.prediction.run_time import (
     SCORE,
     Estimate,
+    Parts,
     PastRuns,
     computed,
     in_all,
@@ -37,9 +40,15 @@ from ftlab.prediction.run_time import (
     run_size,
 )
 from ftlab.prediction.source import find_config
+from ftlab.records.expected import Expected, write_expected
+from ftlab.records.progress import sweep_eta
+from ftlab.records.result import ANSWERING
+from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.store import Run
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tabs.context import AppContext
+from ftlab.tabs.experiment.queue import queue_state, view_sweep
 from ftlab.tabs.widgets import escape, plural
 from ftlab.tasks.formatting import BatchSize, longest_batch, mean_tokens, training_order
 from ftlab.tasks.registry import TASKS
@@ -147,7 +156,9 @@ class Costs:
     """Texts that the browser writes into the table (`assets/methods.js`), and the highest peak.
 
     `full` says that full fine-tuning, which is not among the variants, would not fit. `time` says
-    how long the sweep takes, which is `seconds`; the browser adds when it ends.
+    how long the sweep takes, which is `seconds`, and `queue` what its device has to do before it,
+    which is `ahead` (`None`: nobody knows); the browser adds when it ends. `unknown` says why there
+    is no time. `queued` is the `queue_state` that they count.
     """
 
     methods: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -156,11 +167,19 @@ class Costs:
     full: str = ""
     time: str = ""
     seconds: float | None = None
+    queue: str = ""
+    ahead: float | None = 0.0
+    unknown: str = ""
+    queued: str = ""
 
     def html(self) -> str:
         said: dict[str, Any] = {"methods": self.methods, "most": self.most, "full": self.full}
         if self.time:
             said |= {"time": self.time, "seconds": self.seconds}
+            said |= {"queue": self.queue, "ahead": self.ahead}
+        for name in ("unknown", "queued"):
+            if getattr(self, name):
+                said[name] = getattr(self, name)
         facts = json.dumps(said, sort_keys=True)
         note = f'<p class="meta">{escape(self.note)}</p>' if self.note else ""
         return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
@@ -185,31 +204,88 @@ def costing(request: SweepRequest) -> Costing:
 
 def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
     """Yields the costs as HTML as predictions arrive. Errors are shown as a note, not raised."""
+    shown = Costs()
     try:
-        asked = costing(request)
-    except FtlabError as error:
-        yield Costs(note=f"No prediction: {error}").html()
-        return
+        for shown in _costs_as_known(context, request, ask):
+            yield shown.html()
+    except NobodyWaits:
+        raise
+    except Exception as error:  # Launch needs no prediction; the log has the reason
+        if not isinstance(error, FtlabError):
+            traceback.print_exc()
+        methods = {name: cells for name, cells in shown.methods.items() if cells["peak"] != _ASKING}
+        what = "No further prediction" if methods or shown.note else "No prediction"
+        yield replace(shown, methods=methods, note=f"{what}: {one_line(error)}").html()
+
+
+def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[Costs]:
+    asked = costing(request)
     runs = context.store.runs()
     seen = calibration(runs, asked.device)
     found: dict[int, Prediction] = {}
-    full = ""
     times = SweepTimes(asked, past_runs(runs, asked.device), kept_rates(asked.device))
+
+    def known(full: str = "", unknown: str = "") -> Costs:
+        now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
+        if not now.time and not unknown:
+            return now
+        queue = context.store.runs()  # a prediction takes its time, in which runs go on
+        ahead = seconds_ahead(queue, asked.device)
+        left = format_seconds(ahead) if ahead else ""
+        return replace(now, ahead=ahead, queue=left, queued=queue_state(queue))
+
+    yield known()
+    for place, answer in ask(asked.questions):
+        found[place] = answer
+        yield known()
+    full = _full_misfit(request, seen, ask)
+    if full:
+        yield known(full)
+    is_sure = times.rates is not None and times.rates.quiet
+    if not is_sure and any(answer.work for answer in found.values()):
+        times = replace(times, rates=rates_here(asked.device))
+        yield known(full, "" if times.rates else _not_measured(runs, asked.device))
+
+
+def _not_measured(runs: Sequence[Run], device: Device) -> str:
+    """Why no time is known although the work of the runs is."""
+    name = device.kind_name
+    if any(run.status == "running" and run.spec.device == device.id for run in runs):
+        return f"A run has the {name}, whose speed was not measured yet; its end gives the time."
+    return f"The speed of this {name} is not known: it is in use, or could not be measured."
+
+
+def seconds_ahead(runs: Sequence[Run], device: Device) -> float | None:
+    """Seconds until the open runs of the device have ended; `None` if that of one is not known."""
+    busy = [run.spec.sweep_id for run in runs if run.is_open and run.spec.device == device.id]
+    found = 0.0
+    for sweep_id in dict.fromkeys(busy):
+        view = view_sweep(runs, sweep_id)
+        left = None if view is None else sweep_eta(view.runs, view.progress)
+        if left is None:
+            return None
+        found += left
+    return found
+
+
+def keep_expected(context: AppContext, request: SweepRequest, specs: Sequence[RunSpec]) -> None:
+    """Keeps beside the queued runs how long each should take, as far as that is predicted already.
+
+    Nothing is asked or measured. Never raises: the runs need it for nothing.
+    """
     try:
-        yield costs(asked, found, seen, times).html()
-        for place, answer in ask(asked.questions):
-            found[place] = answer
-            yield costs(asked, found, seen, times).html()
-        full = _full_misfit(request, seen, ask)
-        if full:
-            yield replace(costs(asked, found, seen, times), full=full).html()
-        if times.rates is None and any(answer.work for answer in found.values()):
-            times = replace(times, rates=rates_here(asked.device))
-            yield replace(costs(asked, found, seen, times), full=full).html()
-    except FtlabError as error:
-        known = costs(asked, found, seen, times)
-        methods = {name: cells for name, cells in known.methods.items() if cells["peak"] != _ASKING}
-        yield Costs(methods, known.most, f"No further prediction: {error}").html()
+        asked = costing(request)
+        answers = map(context.predictor.known, asked.questions)
+        found = {place: answer for place, answer in enumerate(answers) if answer is not None}
+        past = past_runs(context.store.runs(), asked.device)
+        times = SweepTimes(asked, past, kept_rates(asked.device))
+        for spec in specs:
+            expected = times.expected(spec, found)
+            directory = RunDirectory(context.runs_folder / spec.run_id)
+            if expected is not None and directory.is_waiting:
+                write_expected(directory, expected)
+    except Exception:
+        traceback.print_exc()
 
 
 def _full_misfit(request: SweepRequest, seen: Calibration, ask: Ask) -> str:
@@ -244,9 +320,12 @@ class SweepTimes:
 
     def run(self, place: int, answer: Prediction) -> Estimate | None:
         """One run of the variant at that place; `None` if nothing is known of it."""
-        variant = self.asked.variants[place]
-        phases = self._computed(place, answer)
-        return self.past.run(phases, self.asked.request, variant.method)
+        parts = self._run(place, answer)
+        return in_all(parts.values()) if parts else None
+
+    def _run(self, place: int, answer: Prediction) -> Parts:
+        method = self.asked.variants[place].method
+        return self.past.run(self._computed(place, answer), self.asked.request, method)
 
     def sweep(self, found: Mapping[int, Prediction]) -> Estimate | None:
         """All runs that Launch would queue; `None` until everything is known.
@@ -258,23 +337,29 @@ class SweepTimes:
         for spec in plan_sweep(request):
             if spec.variant is not None and spec.variant.label in left_out:
                 continue
-            one = self._one(spec, found)
-            if one is None:
+            parts = self._parts(spec, found)
+            if not parts:
                 return None
-            estimates.append(one)
+            estimates += parts.values()
         return in_all(estimates)
 
-    def _one(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Estimate | None:
+    def expected(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Expected | None:
+        """What is expected of one run of the sweep; `None` if nothing is known of it."""
+        parts = self._parts(spec, found)
+        seconds = {name: part.seconds for name, part in parts.items() if name != ANSWERING}
+        return Expected(**seconds) if seconds else None
+
+    def _parts(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Parts:
         variants = self.asked.variants
         if spec.variant is not None:
-            place = variants.index(spec.variant)
-            return self.run(place, found[place]) if place in found else None
+            places = [place for place in found if variants[place] == spec.variant]
+            return self._run(places[0], found[places[0]]) if places else {}
         for place, answer in found.items():
             if variants[place].base_precision == spec.base_precision:
                 phases = self._computed(place, answer, most_tokens(self.asked.request))
                 if phases:
                     return self.past.base(self.asked.request, spec, self.scored, phases[SCORE])
-        return None
+        return {}
 
     def _computed(
         self, place: int, answer: Prediction, new_tokens: int | None = None

@@ -1,14 +1,16 @@
 """Queue and loss curves of one sweep, rendered at most once a second for all pages that poll.
 
-No run state is held here: each tick reads the runs folder, so a reload or a second browser shows
-the same.
+No run state is held here: each poll reads the runs folder, so a reload or a second browser shows
+the same. What changes all the time is a live part (`ftlab/tabs/live.py`): the rows of the queue,
+and new points of the curves. The rest is made of gradio's components, and comes by an event.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,8 @@ from gradio.components.plot import PlotData
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.recent import Recent
-from ftlab.charts.loss import LossCurve, curve_of, curve_points, loss_figure
+from ftlab.charts.growth import Growth, Tagged, grown
+from ftlab.charts.loss import LossCurve, curve_of, curve_points, draw_losses, loss_figure
 from ftlab.jobs.control import ensure_dispatcher, request_cancel, requested_cancels
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.records.progress import (
@@ -28,14 +31,16 @@ from ftlab.records.progress import (
     Progress,
     ProgressBook,
     later_phases,
+    pace_of,
     read_progress,
     sweep_eta,
 )
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import RECENT_SECONDS, Run, RunStore
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
-from ftlab.tabs.context import QUIET, AppContext, Links, Pace, first_shown
+from ftlab.tabs.context import QUIET, AppContext, Links, first_shown
 from ftlab.tabs.experiment.rates import is_tuning, suggested_html, tune_further
+from ftlab.tabs.live import News, changed_html, place, tag_of
 from ftlab.tabs.results.columns import sweep_label
 from ftlab.tabs.widgets import (
     H,
@@ -98,9 +103,10 @@ def view_sweep(
     found = any(run.spec.sweep_id == wanted for run in runs)
     sweep_id = wanted if found and wanted else newest
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
-    later = later_by_precision(chosen)
+    later, pace = later_by_precision(chosen), pace_of(chosen)
     progress = tuple(
-        read(run, later.get(_precision(run), later.get("", Later()))) for run in chosen
+        read(run, replace(later.get(_precision(run), later.get("", Later())), pace=pace))
+        for run in chosen
     )
     return SweepView(sweep_id, tuple(chosen), progress, frozenset(cancelling))
 
@@ -141,6 +147,17 @@ def queue_heading(view: SweepView | None) -> str:
     title = "Queue" if view.is_open else "Queue: all runs have ended"
     button = '<button class="ghost" data-run="all">Cancel all</button>'
     return heading(title, *([button] if view.is_open else []), sub=_summary(view))
+
+
+def queue_state(runs: Sequence[Run]) -> str:
+    """Changes whenever a run of the folder is queued, begins or ends."""
+    counts = Counter(run.status if run.is_open else "ended" for run in runs)
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+
+
+def _hidden_state(runs: Sequence[Run]) -> str:
+    """Tells the launch bar when to ask for its costs again (`renew` in assets/methods.js)."""
+    return f'<span hidden data-queued="{queue_state(runs)}"></span>'
 
 
 def queue_html(view: SweepView | None) -> str:
@@ -236,11 +253,18 @@ def _time(run: Run, way: Progress) -> str:
             return "<span></span>"
         until = ' title="Until the base model is here"' if way.download is not None else ""
         left = units.format_seconds(way.left_seconds)
-        return f'<span{until}><span class="pred">{left}</span> left</span>'
+        return f"<span{until}>{_pred(left)} left</span>"
+    if run.status == "queued" and way.left_seconds is not None:
+        takes = units.format_seconds(way.left_seconds)
+        return f'<span title="Expected, from its start to its scores">{_pred(takes)}</span>'
     if run.result is None or run.result.measures.total_seconds is None:
         return "<span></span>"
     took = units.format_seconds(run.result.measures.total_seconds)
     return f'<span title="Total time, from load to save"><b>{took}</b></span>'
+
+
+def _pred(text: str) -> str:
+    return f'<span class="pred">{text}</span>'
 
 
 def _button(run: Run, cancelling: bool) -> str:
@@ -266,6 +290,7 @@ def _precision(run: Run) -> str:
 
 _DISPATCHER_SECONDS = 10
 _MOST_SWEEPS = 20  # cached sweeps: different ones viewed at about the same time
+_MOST_DRAWINGS = 60  # that a page can have while it asks for the points since
 
 
 @dataclass(frozen=True)
@@ -276,23 +301,33 @@ class Drawing:
     steps: int = 0
 
     @cached_property
+    def tagged(self) -> Tagged:
+        """The drawing with a tag, by which a page says that it has this one."""
+        return Tagged.of(draw_losses(self.curves, self.steps))
+
+    @cached_property
     def figure(self) -> PlotData:
         """The plot as sent to the browser; rendered once for all pages."""
         drawn = loss_figure(curve_points(self.curves), steps=self.steps)
+        drawn.update_layout(meta={"tag": self.tagged.tag})
         return PlotData(type="plotly", plot=str(drawn.to_json()))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The current content of a visitor's page. Unchanged parts are not sent again."""
+    """The current state of a sweep, as the page shows it; `seconds` until the page asks again."""
 
     heading: str = ""
     queue: str = ""
     choices: tuple[tuple[str, str], ...] = ()
     drawing: Drawing | None = None
-    busy: bool | None = None
     steps: NextSteps = field(default_factory=NextSteps)
-    seconds: float = 0.0  # until the page polls again
+    seconds: float = 0.0
+
+    @cached_property
+    def tag(self) -> str:
+        """The tag of what an event shows: choices, next steps, and whether there is a curve."""
+        return tag_of(repr((self.choices, self.steps, _has_curves(self))))
 
 
 class Keeper:
@@ -331,6 +366,7 @@ class QueueWatch:
         self._turn = threading.Lock()
         self._last_suggested: tuple[tuple[tuple[str, int], ...], str] = ((), "")
         self._looks: Recent[str, tuple[float, Shown]] = Recent(_MOST_SWEEPS)
+        self._drawn: Recent[str, Tagged] = Recent(_MOST_DRAWINGS)
 
     def look(self, wanted: str) -> Shown:
         """The current state of the wanted sweep."""
@@ -345,17 +381,41 @@ class QueueWatch:
                 return last[1]
             return self._look(wanted, self._store.recent_runs())
 
+    def poll(self, query: Mapping[str, str]) -> News:
+        """What is new for a page that shows a `sweep`.
+
+        `queue` and `heading` are the tags of the HTML that the page has, `curve` that of its
+        figure, if it has one; `shown` is the tag of what it got by an event: if that is old, the
+        answer has `refresh`. A page that does not show the queue names no sweep.
+        """
+        if "sweep" not in query:
+            return News()
+        now = self.glance(query["sweep"])
+        html = changed_html(query, heading=now.heading, queue=now.queue)
+        more: dict[str, Any] = {"refresh": now.tag != query.get("shown")}
+        if "curve" in query and (growth := self._growth(now, query["curve"])):
+            more["curve"] = growth
+        return News(html, more, now.seconds)
+
+    def _growth(self, now: Shown, tag: str) -> Growth | None:
+        """What turns the figure with that tag into the current one; `None` if it is that one."""
+        drawing = now.drawing
+        if drawing is None or not drawing.curves or tag == drawing.tagged.tag:
+            return None
+        return grown(self._drawn.get(tag), drawing.tagged, lambda: drawing.figure.plot)
+
     def _look(self, wanted: str, runs: Sequence[Run]) -> Shown:
         cancelling = requested_cancels(self._store.folder)
         view = view_sweep(runs, wanted, cancelling, self._book.read)
         problem = self._keeper.keep(runs)
         now = Shown(
-            heading=queue_heading(view) + field_error([problem] if problem else []),
+            heading=f"{queue_heading(view)}{_hidden_state(runs)}"
+            + field_error([problem] if problem else []),
             queue=self._suggested(view) + queue_html(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
-            busy=any(run.is_open for run in runs),
             steps=NextSteps() if view is None or view.is_open else next_steps(view.runs),
+            seconds=seconds_between_polls(runs, view),
         )
         self._looks[wanted] = self._clock(), now
         return now
@@ -375,12 +435,40 @@ class QueueWatch:
             return Drawing()
         now = Drawing(view.curves(), max((way.steps for way in view.progress), default=0))
         before = self._looks[wanted][1].drawing if wanted in self._looks else None
-        return before if before is not None and before == now else now
+        if before is not None and before == now:
+            return before
+        self._drawn[now.tagged.tag] = now.tagged
+        return now
 
 
-_BUSY_SECONDS = 2
-_IDLE_SECONDS = 10
-_POLLS_A_SECOND = 12  # total for all pages
+_IDLE_SECONDS = 5.0
+_BUSY_SECONDS = 2.0
+_FIRST_LOSS_SECONDS = 1.0
+_MOST_SECONDS = 10.0
+
+
+def seconds_between_polls(runs: Sequence[Run], view: SweepView | None) -> float:
+    """Seconds until a page asks again: half the time of a step, but 2 to 10.
+
+    1 before the first loss, for which people wait. 5 while no run is open.
+    """
+    if not any(run.is_open for run in runs):
+        return _IDLE_SECONDS
+    ways = zip(view.runs, view.progress, strict=True) if view is not None else ()
+    paces = [_pace(way) for run, way in ways if run.status == "running"]
+    return min(paces, default=_BUSY_SECONDS)
+
+
+def _pace(way: Progress) -> float:
+    if not way.steps or way.phase not in ("", "start", "wait", "load", "train"):
+        return _BUSY_SECONDS
+    if way.step_seconds is None:
+        return _FIRST_LOSS_SECONDS
+    is_last = way.step + 1 >= way.steps
+    pace = _BUSY_SECONDS if is_last else way.step_seconds / 2
+    return min(max(pace, _BUSY_SECONDS), _MOST_SECONDS)
+
+
 _SEND_PRESS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-run], [data-further], [data-rates]');
   if (!button) return;
@@ -393,6 +481,10 @@ _SEND_PRESS = """element.addEventListener('click', (event) => {
     trigger('select', {run, further});
   }
 })"""
+_REFRESH = "window.ft.watch.follow(element, () => trigger('select', {}));"
+POLL = "() => window.ft.watch.now()"
+"""JavaScript: the page asks for its live parts at once."""
+
 _NO_CURVE = blank("No curve yet.", "The loss of every run of the sweep is drawn here as it comes.")
 _EXPLANATION = (
     '<p class="meta">Runs are processes of their own: close this page, reload it, open a second '
@@ -412,11 +504,13 @@ class Panel:
 
 
 def build(context: AppContext, links: Links) -> Panel:
-    """Builds queue and plot and starts their timer."""
+    """Builds queue and plot."""
     with gr.Row(equal_height=True, elem_classes="ft-watch"):
         with gr.Column(scale=9, min_width=420, elem_classes="ft-sheet ft-queue"):
             with gr.Row(elem_classes="ft-queue-head"):
-                heading = H(queue_heading(None), js_on_load=_SEND_PRESS, min_width=200)
+                heading = H(
+                    place("heading", queue_heading(None)), js_on_load=_SEND_PRESS, min_width=200
+                )
                 sweep = live(
                     gr.Dropdown,
                     [("Newest sweep", NEWEST)],
@@ -431,7 +525,9 @@ def build(context: AppContext, links: Links) -> Panel:
                     elem_id="sweep",
                 )
             onward = NextButtons("queue", "Compare these", "Ask them in the Playground")
-            queue = H(queue_html(None), js_on_load=_SEND_PRESS)
+            queue = H(place("queue", queue_html(None)), js_on_load=_SEND_PRESS)
+            mark = H(elem_classes="ft-carrier")
+            stale = H(js_on_load=_REFRESH, elem_classes="ft-carrier")
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
             head(
@@ -443,20 +539,11 @@ def build(context: AppContext, links: Links) -> Panel:
                 visible=False, show_label=False, container=False, elem_classes="ft-fig"
             )
     watch = QueueWatch(context.store)
+    context.live.add(watch.poll)
     shown = gr.State(Shown())
-    timer = gr.Timer(_IDLE_SECONDS)
 
-    pace = Pace(_POLLS_A_SECOND)
-
-    def refresh(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
-        return changes(before, watch.look(wanted), request)
-
-    def tick(request: gr.Request, wanted: str, before: Shown) -> tuple[Any, ...]:
-        return changes(before, watch.glance(wanted), request)
-
-    def changes(before: Shown, now: Shown, request: gr.Request) -> tuple[Any, ...]:
-        seconds = pace.seconds(request, _BUSY_SECONDS if now.busy else _IDLE_SECONDS)
-        return _changes(before, replace(now, seconds=seconds), onward)
+    def refresh(wanted: str, before: Shown) -> tuple[Any, ...]:
+        return _changes(before, watch.look(wanted), wanted, onward)
 
     def press(event: gr.EventData, wanted: str) -> None:
         try:
@@ -469,11 +556,11 @@ def build(context: AppContext, links: Links) -> Panel:
             warn(str(error))
 
     inputs = [sweep, shown]
-    outputs = [heading, queue, sweep, empty, figure, timer, shown, *onward.outputs]
-    timer.tick(tick, inputs, outputs, queue=False, **QUIET)  # one request instead of three
-    gr.on([first_shown(), sweep.input], refresh, inputs, outputs, **QUIET)
+    outputs = [mark, sweep, empty, figure, shown, *onward.outputs]
+    shows = gr.on([first_shown(), stale.select, sweep.input], refresh, inputs, outputs, **QUIET)
+    shows.then(fn=None, js=POLL, api_visibility="private")
     pressed = gr.on([queue.select, heading.select], press, sweep, None, **QUIET)
-    pressed.then(refresh, inputs, outputs, **QUIET)
+    pressed.then(fn=None, js=POLL, api_visibility="private")
     onward.wire(context, links)
     return Panel(sweep, refresh, inputs, outputs)
 
@@ -488,23 +575,22 @@ def cancel_runs(context: AppContext, run_id: str, wanted: str) -> list[str]:
     return run_ids
 
 
-def _changes(before: Shown, now: Shown, onward: NextButtons) -> tuple[Any, ...]:
-    """One update per output, `gr.skip()` if unchanged."""
-    same_steps = [gr.skip()] * len(onward.outputs)
-    if now == before:
-        return (*[gr.skip()] * 7, *same_steps)
+def _changes(before: Shown, now: Shown, wanted: str, onward: NextButtons) -> tuple[Any, ...]:
+    """One update per output, `gr.skip()` if unchanged; the mark has the tag of what is shown."""
     appear = _has_curves(now) != _has_curves(before) or before.drawing is None
     return (
-        now.heading if now.heading != before.heading else gr.skip(),
-        now.queue if now.queue != before.queue else gr.skip(),
+        f'<i data-shown="{now.tag}" data-sweep="{escape(wanted)}"></i>',
         gr.update(choices=list(now.choices), visible=len(now.choices) > 1)
         if now.choices != before.choices
         else gr.skip(),
         gr.update(visible=not _has_curves(now)) if appear else gr.skip(),
         _figure(now, appear) if now.drawing != before.drawing else gr.skip(),
-        gr.update(value=now.seconds) if now.seconds != before.seconds else gr.skip(),
         now,
-        *(onward.show(now.steps) if now.steps != before.steps else same_steps),
+        *(
+            onward.show(now.steps)
+            if now.steps != before.steps
+            else [gr.skip()] * len(onward.outputs)
+        ),
     )
 
 

@@ -40,7 +40,13 @@ from ftlab.tabs.context import (
     while_there,
 )
 from ftlab.tabs.experiment import queue
-from ftlab.tabs.experiment.costs import predict_costs, proposable, proposal_html, propose
+from ftlab.tabs.experiment.costs import (
+    keep_expected,
+    predict_costs,
+    proposable,
+    proposal_html,
+    propose,
+)
 from ftlab.tabs.experiment.fields import (
     ASKING_HUB,
     METHOD_SETTINGS,
@@ -227,7 +233,9 @@ _TUNE = """element.addEventListener('click', ({ target }) => {
   setTimeout(() => { button.disabled = false; }, 3000);
   trigger('select', window.ftMethods.now());
 })"""
-_FILL_COSTS = "watch('value', () => window.ftMethods.price());"
+# The costs are asked for again when a run of the queue has begun or ended.
+_FILL_COSTS = """watch('value', () => window.ftMethods.price());
+window.ftMethods.follow(() => trigger('select', {}));"""
 _ADD_METHOD = """watch('value', () => window.ftMethods.price());
 element.addEventListener('click', ({ target }) => {
   const { add } = target.closest('[data-add]')?.dataset ?? {};
@@ -235,7 +243,10 @@ element.addEventListener('click', ({ target }) => {
 })"""
 # The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
-_SHOW_QUEUE = "() => document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'})"
+_SHOW_QUEUE = """() => {
+  window.ft.watch.now();
+  document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'});
+}"""
 _LAUNCHED = "watch('value', () => window.ft.opening.launched());"
 _CHOICE = ("methods", METHOD_SETTINGS)  # held by the methods table, sent by its own event
 _SAME_PRESS_SECONDS = 2.0
@@ -316,13 +327,14 @@ def build(context: AppContext, links: Links) -> None:
             access.check_training()
             request = reading.checked()
             check_inputs(request, context.models)
-            enqueue_sweep(request, context.runs_folder)
+            specs = enqueue_sweep(request, context.runs_folder)
             start_dispatcher(context.runs_folder)
         except FtlabError as error:
             _warn_not_launched(reading, error)
             yield [*[gr.skip()] * 3, *_say(form, values, context, error)]
             return
         yield [(reading.request, now), NEWEST, _now_html(), *_say(form, values, context)]
+        keep_expected(context, request, specs)
 
     def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
         ticked, settings = _chosen(event)
@@ -356,7 +368,7 @@ def build(context: AppContext, links: Links) -> None:
         trigger_mode="always_last",
         **_IN_ORDER,
     )
-    _predict_at_changes(predict, blocks.costs, form, context)
+    _predict_at_changes(predict, blocks.costs, form, context, blocks.costs.select)
     form.components[PEFT_JSON].blur(ask, fields, blocks.asked, **_BESIDE)
     by_name = form.components
     # Not at every keystroke: the Hub is queried only for a completely typed name.
@@ -404,9 +416,10 @@ def _propose_models(largest: gr.HTML, task: TaskBlocks, form: Form, context: App
 
 def _predict_at_changes(
     make: Callable[[SweepRequest, Ask], Iterable[str]], shown: gr.HTML, form: Form,
-    context: AppContext,
+    context: AppContext, *also: Any,
 ) -> None:  # fmt: skip
-    """Shows what `make` yields for the form's request, anew at each change of the form."""
+    """Shows what `make` yields for the form's request, anew at each change of the form, and at the
+    events of `also`."""
     latest = Latest()
 
     def show(request: gr.Request, *given: Any) -> Iterator[Any]:
@@ -427,7 +440,7 @@ def _predict_at_changes(
     fields = list(form.components.values())
     # Readiness alone changes no number; what is given back with it changes other fields.
     changed = [field.change for name, field in form.components.items() if name != READINESS]
-    gr.on([first_shown(), *changed], show, fields, shown, trigger_mode="multiple", **QUIET)
+    gr.on([first_shown(), *changed, *also], show, fields, shown, trigger_mode="multiple", **QUIET)
 
 
 def _now_html() -> str:

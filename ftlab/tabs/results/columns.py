@@ -110,6 +110,12 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 }
 _FURTHER = (
     ("total_seconds", "In all", "seconds", "from load to save"),
+    (
+        "predicted_total_seconds",
+        "In all, predicted",
+        "seconds",
+        "what was said of the run before its launch; never measured",
+    ),
     ("step_seconds", "Step", "seconds", "median step after the first"),
     *(
         (f"{phase}_peak_bytes", f"Peak, {phase}", "bytes", f"highest memory of the {phase} phase")

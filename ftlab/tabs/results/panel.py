@@ -142,6 +142,9 @@ def _numbers(result: RunResult) -> str:
     steps = f"first step {seconds(m.first_step_seconds)}, then {seconds(m.step_seconds)} a step"
     if m.first_pass_seconds is not None:
         steps += f"; an untimed pass before them took {seconds(m.first_pass_seconds)}"
+    expected = ""
+    if m.predicted_total_seconds:
+        expected = f"{seconds(m.predicted_total_seconds)} were predicted before its launch"
     tokens = (
         f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
     )
@@ -170,7 +173,7 @@ def _numbers(result: RunResult) -> str:
         _change(m, "Loss on unrelated text", "general_loss", "general_loss_change", 3),
         ("Steps done", m.steps_done, str(m.steps_done)),
         ("Training steps", m.train_seconds, _strong(seconds(m.train_seconds), steps, disturbed)),
-        ("In all", m.total_seconds, seconds(m.total_seconds)),
+        ("In all", m.total_seconds, _strong(seconds(m.total_seconds), expected)),
         (
             "Tokens",
             m.tokens_per_second,

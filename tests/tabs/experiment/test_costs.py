@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.units import format_seconds
+from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.question import Question
+from ftlab.records.expected import Expected, read_expected, write_expected
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tabs.experiment import costs
-from ftlab.tabs.experiment.costs import costing, longest_of, predict_costs
+from ftlab.tabs.experiment.costs import costing, keep_expected, longest_of, predict_costs
 from ftlab.tasks.formatting import BatchSize
 from ftlab.tasks.reference import parse_task
 from tests.fakes import make_run
@@ -241,7 +244,82 @@ def test_without_rates_the_rest_is_shown_and_they_are_measured_last(
     before_last, last = map(
         facts, shown(request_, TimedPredictor(lambda question: 1), tmp_path)[-2:]
     )
-    assert before_last == last
+    assert last["methods"] == before_last["methods"]
     assert last["methods"]["lora"]["peak"] == "1.10–1.40 GB"
     assert "time" not in last["methods"]["lora"]
     assert "time" not in last
+
+
+FAST = Rates(1e13, 1, 1, 1, overlaps=False, few_rows=1)
+
+
+def test_while_a_run_has_the_device_the_missing_time_is_explained_and_its_end_gives_it(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Rates] = []
+    monkeypatch.setattr(costs, "kept_rates", lambda device: kept[0] if kept else None)
+    monkeypatch.setattr(costs, "rates_here", lambda device: None)
+    running = make_run(tmp_path, "lora", "running", device="cpu")
+    predictor = TimedPredictor(lambda question: 1)
+    said = facts(shown(request_, predictor, tmp_path)[-1])
+    assert said["unknown"].startswith("A run has the CPU, whose speed was not measured yet")
+    shutil.rmtree(running.path)
+    kept.append(FAST)  # a run measures them at its end
+    said = facts(shown(request_, predictor, tmp_path)[-1])
+    assert said["time"]
+    assert "unknown" not in said
+
+
+def test_the_end_of_a_sweep_counts_what_its_device_has_to_do_before(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: FAST)
+    predictor = TimedPredictor(lambda question: 1)
+    said = facts(shown(request_, predictor, tmp_path)[-1])
+    assert (said["ahead"], said["queue"]) == (0, "")
+    for sweep_id in ("20260101-000000-aaaa", "20260102-000000-bbbb"):
+        queued = make_run(tmp_path, "lora", "queued", device="cpu", sweep_id=sweep_id)
+        write_expected(queued, Expected(train=40, evaluate=12, other=8, between=2))
+    elsewhere = make_run(tmp_path, "full", "queued", device="cuda:0")
+    write_expected(elsewhere, Expected(train=500))
+    said = facts(shown(request_, predictor, tmp_path)[-1])
+    assert (said["ahead"], said["queue"]) == (124, "2 min 04 s")
+    make_run(tmp_path, "ia3", "queued", device="cpu", sweep_id="20260103-000000-cccc")
+    assert facts(shown(request_, predictor, tmp_path)[-1])["ahead"] is None, "nobody knows it"
+
+
+def test_a_launch_keeps_what_was_predicted_of_each_run(
+    request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "kept_rates", lambda device: FAST)
+    context = page_context(tmp_path, TimedPredictor(lambda question: 1))
+    said = facts(
+        [str(each) for each in predict_costs(context, request_, context.predictor.ask)][-1]
+    )
+    specs = enqueue_sweep(checked(request_), tmp_path)
+    keep_expected(context, request_, specs)
+    runs = context.store.runs()
+    expected = [one for run in runs if (one := read_expected(run.directory)) is not None]
+    assert len(expected) == len(specs) == 4
+    assert sum(one.total + one.between for one in expected) == pytest.approx(said["seconds"], 0.01)
+    assert costs.seconds_ahead(runs, CPU) == pytest.approx(said["seconds"], 0.01)
+
+
+def test_what_was_not_predicted_yet_is_not_kept(request_: SweepRequest, tmp_path: Path) -> None:
+    context = page_context(tmp_path, TimedPredictor(lambda question: 1))
+    keep_expected(context, request_, enqueue_sweep(checked(request_), tmp_path))
+    assert [read_expected(run.directory) for run in context.store.runs()] == [None] * 4
+
+
+def test_an_unforeseen_error_is_a_note_and_keeps_what_is_shown(
+    request_: SweepRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(question: Question) -> float:
+        if question.variant.method == "qlora":
+            raise ZeroDivisionError("no rates")
+        return 1
+
+    said = shown(request_, SizedPredictor(breaks, beside=0), tmp_path)[-1]
+    assert set(facts(said)["methods"]) == {"lora"}
+    assert "No further prediction: ZeroDivisionError: no rates" in said
+    assert "Traceback" in capsys.readouterr().err

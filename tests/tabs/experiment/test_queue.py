@@ -14,6 +14,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import app_log
 from ftlab.jobs.control import request_cancel, requested_cancels
 from ftlab.records.removal import remove_runs
+from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from ftlab.tabs.compare.next_steps import NextSteps
 from ftlab.tabs.context import AppContext
@@ -27,6 +28,7 @@ from ftlab.tabs.experiment.queue import (
     sweep_choices,
     view_sweep,
 )
+from ftlab.tabs.live import News
 from tests.fakes import SWEEP, make_run, make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -206,6 +208,76 @@ def test_unchanged_curves_are_drawn_once(tmp_path: Path, monkeypatch: pytest.Mon
         figures.append(look.drawing.figure)
     assert len(drawn) == 1
     assert figures[0] is figures[-1]
+
+
+def log_step(run: RunDirectory, step: int, loss: float, seconds: float = 0.5) -> None:
+    event = {"event": "step", "step": step, "loss": loss, "seconds": seconds, "elapsed": 9.0}
+    with run.metrics_file.open("a") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def asked(watch: QueueWatch, had: dict[str, str]) -> dict[str, Any]:
+    """What a page gets that has this; `had` is then what it has."""
+    news = watch.poll(had)
+    had |= {name: tag for name, (tag, _) in news.html.items()}
+    had["curve"] = news.more.get("curve", {}).get("tag", had["curve"])
+    return {"html": list(news.html), **news.more}
+
+
+def test_a_poll_brings_what_is_new_and_nothing_else(tmp_path: Path) -> None:
+    make_run(tmp_path, "full")
+    run = make_run(tmp_path, "lora", "running", losses=[3.0, 2.0])
+    now = [0.0]
+    watch = QueueWatch(RunStore(tmp_path), clock=lambda: now[0])
+    shown = watch.look(NEWEST)
+    assert shown.drawing is not None
+    had = {"sweep": NEWEST, "shown": shown.tag, "curve": shown.drawing.tagged.tag}
+    assert asked(watch, had) == {"html": ["heading", "queue"], "refresh": False}
+    assert asked(watch, had) == {"html": [], "refresh": False}
+    log_step(run, 3, 1.9)
+    now[0] += 1.1
+    found = asked(watch, had)
+    assert found["html"] == ["heading", "queue"]
+    assert [(line["x"], line["y"]) for line in found["curve"]["traces"]] == [([3.0], [1.9])]
+    assert asked(watch, had) == {"html": [], "refresh": False}
+
+
+def test_a_page_is_told_to_get_the_next_steps_once_the_sweep_has_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", "running")
+    watch = QueueWatch(RunStore(tmp_path))
+    had = {"sweep": NEWEST, "shown": watch.look(NEWEST).tag, "curve": ""}
+    shutil.rmtree(run.path)
+    make_run(tmp_path, "lora")
+    watch.look(NEWEST)
+    assert asked(watch, had)["refresh"]
+
+
+def test_a_page_that_does_not_show_the_queue_reads_no_run(tmp_path: Path) -> None:
+    watch = QueueWatch(RunStore(tmp_path / "missing"))
+    assert watch.poll({"page": "a"}) == News()
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "seconds"), [(0.1, 2.0), (2.0, 2.0), (10.0, 5.0), (600.0, 10.0)]
+)
+def test_polls_follow_the_pace_of_the_steps(
+    tmp_path: Path, step_seconds: float, seconds: float
+) -> None:
+    run = make_run(tmp_path, "lora", "running", losses=[])
+    for step in range(1, 12):
+        log_step(run, step, 2.0, step_seconds)
+    assert QueueWatch(RunStore(tmp_path)).look(NEWEST).seconds == seconds
+
+
+def test_polls_are_quick_before_the_first_loss_and_slow_once_all_has_ended(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "lora", "running", losses=[])
+    watch = QueueWatch(RunStore(tmp_path))
+    assert watch.look(NEWEST).seconds == 1.0
+    log_step(run, 29, 2.0, 10.0)
+    assert watch.look(NEWEST).seconds == 2.0, "the run ends soon, and what comes then is seen soon"
+    shutil.rmtree(run.path)
+    make_run(tmp_path, "lora")
+    assert watch.look(NEWEST).seconds == 5.0
 
 
 def test_unknown_sweeps_do_not_fill_the_memory(tmp_path: Path) -> None:

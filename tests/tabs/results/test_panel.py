@@ -53,6 +53,13 @@ def test_the_panel_of_a_run_says_why_it_ended_early_and_after_how_many_steps(
     assert "<th>Steps done</th><td>7</td>" in top
 
 
+def test_the_time_that_was_predicted_stands_beside_the_measured_one(tmp_path: Path) -> None:
+    measures = {"total_seconds": 81.0, "predicted_total_seconds": 162.0}
+    assert "1 min 21 s</b> <small>2 min 42 s were predicted" in top_of(tmp_path, measures=measures)
+    table = RunStore(tmp_path).table()
+    assert table["predicted_total_seconds"].tolist() == [162.0]
+
+
 @pytest.mark.parametrize("status", ["queued", "running", "interrupted", "cancelled"])
 def test_the_panel_of_a_run_without_an_end_says_what_there_is(tmp_path: Path, status: Any) -> None:
     parts = panel(read_run(make_run(tmp_path, status=status)))

@@ -1,0 +1,91 @@
+"""A prediction is computed once on a machine: the page's is the run's, and the other way round."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.methods.variant import parse_variant
+from ftlab.prediction import kept_predictions, of_run
+from ftlab.prediction.client import Predictor
+from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
+from ftlab.prediction.question import Prediction, Question, Step, ask_about
+from ftlab.records.result import RunResult
+from ftlab.tasks.formatting import BatchSize
+from tests.training.one_run import spec_of
+
+FOUND = Prediction("lora", "LoRA", trainable_params=7, peak_allocated_bytes=9, how="simulated")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTLAB_KEPT", str(tmp_path / "kept"))
+    return tmp_path / "kept" / "predictions"
+
+
+def question(length: int = 32) -> Question:
+    [asked] = ask_about({}, [parse_variant("lora")], Step(length))
+    return asked
+
+
+def unwanted(*given: Any) -> Prediction:
+    raise AssertionError("it is kept")
+
+
+def test_the_page_asks_no_process_for_what_is_kept(folder: Path) -> None:
+    keep_prediction(question(), FOUND)
+    with Predictor() as predictor:
+        assert predictor.known(question(33)) is None
+        assert list(predictor.ask([question()])) == [(0, FOUND)]
+        assert predictor.process_id is None
+        for file in folder.iterdir():
+            file.unlink()
+        assert predictor.known(question()) == FOUND, "it is remembered"
+
+
+def test_a_run_keeps_what_it_predicts_and_a_run_alike_does_not_predict_it_again(
+    tiny_model: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, longest = spec_of(tiny_model, task_file), BatchSize(4, 64, 120)
+    first = of_run.with_prediction(RunResult("failed"), spec, longest)
+    assert first.measures.predicted_net_peak_bytes
+    monkeypatch.setattr(of_run, "predict", unwanted)
+    again = of_run.with_prediction(RunResult("failed"), spec, longest)
+    assert again == first
+    other = of_run.with_prediction(RunResult("failed"), spec, replace(longest, length=72))
+    assert other.measures.predicted_net_peak_bytes is None, "another batch is another question"
+
+
+def test_other_packages_or_other_code_predict_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_prediction(question(), FOUND)
+    assert kept_prediction(question()) == FOUND
+    monkeypatch.setattr(kept_predictions, "_surroundings", lambda: b"another")
+    assert kept_prediction(question()) is None
+
+
+def test_what_could_not_be_simulated_is_not_kept(folder: Path) -> None:
+    keep_prediction(question(), replace(FOUND, how="closed form", reason="It needs a GPU."))
+    keep_prediction(question(), replace(FOUND, how="", reason="It cannot be built."))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[:-3], lambda whole: whole.replace(b"7", b"8"), lambda whole: b"\xff\n{}"],
+    ids=["torn", "changed", "no text"],
+)
+def test_a_damaged_file_is_not_used(folder: Path, damage: Any) -> None:
+    keep_prediction(question(), FOUND)
+    [file] = folder.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    assert kept_prediction(question()) is None
+
+
+def test_a_folder_that_cannot_be_written_fails_nothing(folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    keep_prediction(question(), FOUND)
+    assert kept_prediction(question()) is None

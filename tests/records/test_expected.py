@@ -1,0 +1,92 @@
+"""What was expected of a run: kept beside it, what is left of it in each phase, and the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.records.expected import Expected, read_expected, with_expected, write_expected
+from ftlab.records.progress import ProgressBook, pace_of, read_progress, sweep_eta
+from ftlab.records.result import Measures, RunResult
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore, read_run
+from tests.fakes import make_run
+
+EXPECTED = Expected(train=40, evaluate=20, other=10, between=5)
+
+
+@pytest.fixture
+def queued(tmp_path: Path) -> RunDirectory:
+    run = make_run(tmp_path, "lora", "queued", steps=4)
+    write_expected(run, EXPECTED)
+    return run
+
+
+def phase(name: str, elapsed: float) -> dict[str, Any]:
+    return {"event": "phase", "phase": name, "elapsed": elapsed}
+
+
+def step(number: int, elapsed: float) -> dict[str, Any]:
+    return {"event": "step", "step": number, "loss": 1.0, "seconds": 12.0, "elapsed": elapsed}
+
+
+EVENTS: tuple[tuple[dict[str, Any], float], ...] = (
+    ({"event": "start", "elapsed": 0.0}, 70),
+    (phase("wait", 1.0), 70),
+    (phase("load", 101.0), 70 - 0),
+    (phase("train", 104.0), 70 - 3),
+    (step(1, 120.0), 3 * 12 + 20),
+    (step(4, 160.0), 20),
+    (phase("save", 161.0), 20),
+    (phase("evaluate", 162.0), 20),
+    ({"event": "evaluate", "done": 16, "total": 64, "elapsed": 166.0}, 12),
+    ({"event": "evaluate", "done": 64, "total": 64, "elapsed": 178.0}, 5),
+)
+"""What a run reports, and the seconds left after it."""
+
+
+def test_each_phase_of_a_run_says_what_is_left_of_it(queued: RunDirectory) -> None:
+    """Waiting for the device takes 100 s, which are not the run's own."""
+    book = ProgressBook()
+    assert book.read(read_run(queued)).left_seconds == 70 + 5
+    with queued.metrics_file.open("a") as file:
+        for event, left in EVENTS:
+            file.write(json.dumps(event) + "\n")
+            file.flush()
+            assert book.read(read_run(queued)).left_seconds == pytest.approx(left), event
+
+
+def test_the_sum_of_a_sweep_that_has_just_begun_is_that_of_its_runs(tmp_path: Path) -> None:
+    for method in ("lora", "full", "ia3"):
+        write_expected(make_run(tmp_path, method, "queued"), EXPECTED)
+    runs = RunStore(tmp_path).runs()
+    assert sweep_eta(runs, [read_progress(run) for run in runs]) == 3 * 75
+
+
+def test_runs_that_ended_correct_what_is_expected_of_the_others(tmp_path: Path) -> None:
+    for method, took in (("lora", 100.0), ("full", 200.0)):
+        make_run(tmp_path, method, measures={"total_seconds": took, "predicted_total_seconds": 100})
+    runs = RunStore(tmp_path).runs()
+    assert pace_of(runs) == 1.5
+    assert pace_of(runs[:0]) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"train": -1}', '{"train": NaN}', '{"train": "x"}']
+)
+def test_a_torn_file_expects_nothing(queued: RunDirectory, text: str) -> None:
+    queued.expected_file.write_text(text)
+    assert read_expected(queued) is None
+    assert read_progress(read_run(queued)).left_seconds is None
+    result = RunResult("done", measures=Measures(total_seconds=81.0))
+    assert with_expected(result, queued) == result
+
+
+def test_the_result_holds_what_was_expected_beside_what_was_measured(queued: RunDirectory) -> None:
+    result = with_expected(RunResult("done", measures=Measures(total_seconds=81.0)), queued)
+    measures: Mapping[str, Any] = vars(result.measures)
+    assert (measures["total_seconds"], measures["predicted_total_seconds"]) == (81.0, 70.0)
