@@ -1,12 +1,8 @@
-"""Matrix products on a CPU that has none in bf16: those in bf16, and those of few rows in fp32.
+"""Matrix products in bf16 on a CPU that has none.
 
 oneDNN multiplies bf16 only with AVX512 or newer. Without it torch falls back to plain loops: on a
 core with AVX2 a backward pass ran at 1 to 2 GFLOP/s, where fp32 products run at 60. Here bf16
 products are computed in fp32 and rounded once, which is what the hardware instructions do.
-
-torch's library multiplies a few rows in fp32 by a weight at half the speed of its memory or less,
-as each step of an answer does. With the operands exchanged, (W xᵀ)ᵀ, that takes 0.4 to 0.95 times
-as long (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -25,12 +21,6 @@ cache and out of the peak. The output matrix of the bundled model alone would be
 
 FEW_ROWS = 4
 """So few rows, as in generation, take longer to convert the weights than torch's loops take."""
-
-EXCHANGED_ROWS = 5
-"""So few rows in fp32 are multiplied by a weight with the operands exchanged."""
-
-WIDE_ROWS, WIDE = 32, 1 << 14
-"""As `EXCHANGED_ROWS`, for an output of so many columns: a vocabulary."""
 
 _KEPT: list[Library] = []
 """torch undoes what a library registered when the library is deleted."""
@@ -73,21 +63,10 @@ def _kernel(name: str) -> Callable[..., Tensor]:
         few = left.dim() == 2 and left.shape[0] <= FEW_ROWS and right.stride(0) == 1
         if left.dtype is torch.bfloat16 and not few:
             return _multiply(left, right, *start, **options)
-        result: Tensor
-        if name == "mm" and _is_faster_exchanged(left, right):
-            result = torchs_own.call_boxed(keys, right.t(), left.t())
-            return result.t().contiguous()
-        result = torchs_own.call_boxed(keys, *operands, **options)
+        result: Tensor = torchs_own.call_boxed(keys, *operands, **options)
         return result
 
     return product
-
-
-def _is_faster_exchanged(left: Tensor, right: Tensor) -> bool:
-    """Whether `left` is a few rows in fp32, and `right` the transposed weight of a linear layer."""
-    rows, columns = left.shape[0], right.shape[1]
-    few = rows <= (WIDE_ROWS if columns >= WIDE else EXCHANGED_ROWS)
-    return left.dtype is torch.float32 and rows > 1 and few and right.stride(0) == 1
 
 
 def _multiply(
