@@ -70,13 +70,14 @@ def main(arguments: list[str]) -> int:
         if kept is not None:  # needs neither torch nor the device
             result = kept_bases.take(kept, directory)
         result = result or _wait_for_device(spec, directory, report, earlier)
+    result = with_expected(result, directory)
+    if spec.is_base:
+        _pass_on(directory, result, kept)
     try:
-        directory.write_result(with_expected(result, directory))
+        directory.write_result(result)
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
-    if spec.is_base:
-        _pass_on(directory, result, kept)
     if result.status == "done":
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return 0 if result.status == "done" else 1
@@ -124,7 +125,7 @@ def _kept_file(spec: RunSpec, directory: RunDirectory) -> Path | None:
 def _pass_on(directory: RunDirectory, result: RunResult, kept: Path | None) -> None:
     """Gives a base run's numbers to the runs that ended before it, and keeps new ones."""
     try:
-        base_runs.complete(directory)
+        base_runs.complete(directory, result)
         if kept and result.status == "done" and kept_bases.MEASURED_IN not in result.environment:
             kept_bases.keep(kept, directory, result)
     except Exception:  # the base run itself is done

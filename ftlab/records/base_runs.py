@@ -54,18 +54,21 @@ class General:
 
 
 def against_base(
-    spec: RunSpec, runs_folder: Path, rows: Sequence[dict[str, Any]], general: General
+    spec: RunSpec,
+    runs_folder: Path,
+    rows: Sequence[dict[str, Any]],
+    general: General,
+    ended: RunResult | None = None,
 ) -> Quality:
     """Returns what the run's base run adds: the "before", and the changes with their intervals.
 
     `rows` are those of the trained run. Without numbers of the base run they are returned as they
-    are, with a note that says why.
+    are, with a note that says why. `ended` is the base run's result if it is not written yet.
     """
     directory = RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None
-    base = _done(directory)
+    base = _done(directory, ended)
     if base is None:
-        is_open = directory is not None and _exists(directory) and directory.status() in OPEN
-        return Quality({}, rows, (WAITS if is_open else GAVE_NOTHING,))
+        return Quality({}, rows, (GAVE_NOTHING if ended or not _is_open(directory) else WAITS,))
     result, before = base
     rows = [{**before.get(row["index"], {}), **row} for row in rows]
     measures: dict[str, float | None] = {key: getattr(result.measures, key) for key in _TAKEN}
@@ -85,12 +88,16 @@ def against_base(
     return Quality(measures, rows, notes)
 
 
-def untouched_point(spec: RunSpec, runs_folder: Path, tokens: Sequence[int]) -> dict[str, Any]:
+def untouched_point(
+    spec: RunSpec, runs_folder: Path, tokens: Sequence[int], ended: RunResult | None = None
+) -> dict[str, Any]:
     """Returns the first point of a run's curve: the base run's numbers on the first test examples.
 
-    `tokens` are those with loss of each of these examples. Without numbers it has no loss.
+    `tokens` are those with loss of each of these examples. Without numbers it has no loss. `ended`
+    is the base run's result if it is not written yet.
     """
-    base = _done(RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None)
+    directory = RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None
+    base = _done(directory, ended)
     rows = [base[1].get(index, {}) for index in range(len(tokens))] if base else []
     loss = mean_of([row.get("loss_before") for row in rows], tokens)
     return curve_event(0, loss, mean_of([row.get("score_before") for row in rows]))
@@ -104,8 +111,12 @@ def curve_event(step: int, loss: float | None, score: float | None) -> dict[str,
     }  # fmt: skip
 
 
-def complete(base: RunDirectory) -> None:
-    """Adds the numbers of an ended base run to the runs of its sweep that ended before it."""
+def complete(base: RunDirectory, ended: RunResult | None = None) -> None:
+    """Adds the numbers of an ended base run to the runs of its sweep that ended before it.
+
+    `ended` is its result if it is not written yet: with the result of its last run a sweep has
+    ended, and then all its numbers are there.
+    """
     spec = base.spec()
     for directory in run_directories(base.path.parent):
         if not directory.run_id.startswith(spec.sweep_id):
@@ -114,17 +125,19 @@ def complete(base: RunDirectory) -> None:
         if result is not None and WAITS in result.notes:
             run = directory.spec()
             if run.base_run_id == spec.run_id:
-                _complete(directory, run, result)
+                _complete(directory, run, result, ended)
 
 
-def _complete(directory: RunDirectory, spec: RunSpec, result: RunResult) -> None:
+def _complete(
+    directory: RunDirectory, spec: RunSpec, result: RunResult, ended: RunResult | None
+) -> None:
     folder, rows = directory.path.parent, directory.samples()
     general = General(
         result.general_losses,
         result.general_tokens,
         str(result.environment.get(GENERAL_TEXT_HASH)),
     )
-    found = against_base(spec, folder, rows, general)
+    found = against_base(spec, folder, rows, general, ended)
     if WAITS in found.notes:
         return
     notes = [*found.notes, *(note for note in result.notes if note != WAITS)]
@@ -138,19 +151,23 @@ def _complete(directory: RunDirectory, spec: RunSpec, result: RunResult) -> None
     )
     if spec.settings.eval_every:
         tokens = [row["tokens"] for row in rows[:CURVE_EXAMPLES]]
-        point = untouched_point(spec, folder, tokens)
+        point = untouched_point(spec, folder, tokens, ended)
         if point["loss"] is not None:
             with LineWriter(directory.metrics_file) as metrics:
                 metrics.append(point | {"at": round(time.time(), 3), "elapsed": 0.0})
 
 
-def _exists(directory: RunDirectory) -> bool:
-    return directory.spec_file.exists()
+def _is_open(directory: RunDirectory | None) -> bool:
+    if directory is None or not directory.spec_file.exists():
+        return False
+    return directory.status() in OPEN
 
 
-def _done(directory: RunDirectory | None) -> tuple[RunResult, dict[int, Row]] | None:
+def _done(
+    directory: RunDirectory | None, ended: RunResult | None = None
+) -> tuple[RunResult, dict[int, Row]] | None:
     """Returns a base run's result and its samples by index; `None` unless it is done."""
-    result = directory.result() if directory else None
+    result = ended or (directory.result() if directory else None)
     if directory is None or result is None or result.status != "done":
         return None
     return result, {row["index"]: row for row in directory.samples()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftlab.jobs import run_worker
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep
 from ftlab.records.base_runs import WAITS
@@ -33,6 +34,27 @@ def result_of(run: RunDirectory) -> RunResult:
     assert result is not None
     assert result.status == "done", result.reason
     return result
+
+
+def test_a_worker_passes_the_base_runs_numbers_on_before_it_writes_its_result(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, *_ = enqueue_sweep(request(tiny_model, task_file, "lora"), tmp_path)
+    directory = RunDirectory(tmp_path / base.run_id)
+    found = RunResult("done", environment={MEASURED_IN: "another"})
+    order: list[str] = []
+
+    def pass_on(given: RunDirectory, result: RunResult) -> None:
+        assert (given.run_id, result.status) == (base.run_id, "done")
+        order.append("written" if given.result_file.exists() else "not written")
+
+    for name in ("_log_to", "_set_environment"):
+        monkeypatch.setattr(run_worker, name, lambda *given: None)
+    monkeypatch.setattr(run_worker.kept_bases, "take", lambda *given: found)
+    monkeypatch.setattr(run_worker.base_runs, "complete", pass_on)
+    assert run_worker.main([str(directory.path)]) == 0
+    assert order == ["not written"]
+    assert directory.result() == found
 
 
 @pytest.mark.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,28 @@ def test_a_run_that_ends_before_its_base_run_gets_the_same_numbers_afterwards(
     changed = run.result_file.stat().st_mtime_ns
     complete(RunDirectory(early / base.run_id))
     assert run.result_file.stat().st_mtime_ns == changed, "once is enough"
+
+
+@pytest.mark.parametrize("status", ["done", "failed"])
+def test_the_run_before_it_is_complete_before_the_base_run_has_its_result(
+    tmp_path: Path, status: Any
+) -> None:
+    """Whoever sees that all runs of a sweep have ended sees all its numbers."""
+    base, spec = specs_of("lora")
+    write_base(tmp_path, base, evaluation(0.4, 1.2))
+    written = RunDirectory(tmp_path / base.run_id)
+    result = written.result()
+    assert result is not None
+    ended = replace(result, status=status)
+    written.result_file.unlink()
+    run = write_trained(tmp_path, spec, evaluation(0.5, 1.0))
+    assert WAITS in run.result().notes  # type: ignore[union-attr]
+    complete(written, ended)
+    result = run.result()
+    assert result is not None
+    assert WAITS not in result.notes
+    assert (GAVE_NOTHING in result.notes) == (status == "failed")
+    assert (result.measures.eval_loss_before is None) == (status == "failed")
 
 
 def test_a_base_run_that_gives_no_numbers_is_said_in_the_run_before_it(tmp_path: Path) -> None:
