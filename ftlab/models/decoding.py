@@ -180,8 +180,10 @@ class OpenRows:
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Reads one more token in each row."""
         for place, layer in enumerate(self._layers):
+            if type(layer) is not DynamicLayer:  # a window or a state, which has no room to fill
+                continue
             keys, values = layer.keys, layer.values
-            if type(layer) is DynamicLayer and keys is not None and values is not None:
+            if keys is not None and values is not None:
                 self._layers[place] = _Block(keys, values, keys.shape[-2])  # else copied each time
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
         return self.read(input_ids=torch.tensor(tokens, device=self.mask.device)[:, None])
