@@ -87,17 +87,6 @@ def takes_cache_as(base: PreTrainedModel) -> str:
     return next(name for name in _CACHE_NAMES if name in takes)
 
 
-def repeated(start: DynamicCache, rows: int) -> DynamicCache:
-    """A cache whose rows all start with the one row of `start`; its memory is shared."""
-    cache = DynamicCache()
-    for keys, values in _pairs(start):
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = (t.expand(rows, -1, -1, -1) for t in (keys, values))
-        cache.layers.append(layer)
-    return cache
-
-
 def answers_what_it_read(model: PreTrainedModel | PeftModel) -> bool:
     """Whether `greedy_answers` is exact for this model; decided only here.
 

@@ -31,7 +31,7 @@ from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
 from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
-from ftlab.training.step import Arithmetic, ReadBatch, collate, on_device, read_batch, read_start
+from ftlab.training.step import Arithmetic, ReadBatch, collate, on_device, read_batch
 
 Progress = Callable[[int, int], None]
 """Called with the work done so far and the total."""
@@ -71,9 +71,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures the loss by teacher forcing, and greedy answers, in batches of similar length.
 
-    Where the model allows it, the answers continue from what the loss's own pass computed, and what
-    all prompts start with is read once (not in fp32). It also measures the loss of the `passages`
-    (`as_passages`). `spare_bytes` can be used without a higher peak than the run had.
+    Where the model allows it, the answers continue from what the loss's own pass computed. It also
+    measures the loss of the `passages` (`as_passages`). `spare_bytes` can be used without a higher
+    peak than the run had.
     """
     was_training = model.training
     model.eval()
@@ -91,12 +91,9 @@ def evaluate(
     )
     try:
         with torch.inference_mode(), arithmetic.context():
-            continues = answers_what_it_read(model)
-            reader = writer.read if with_answers and continues else None
-            # Products of other sizes round otherwise: losses in fp32 would change by 5e-6.
-            shares = continues and arithmetic.policy != "fp32"
+            reader = writer.read if with_answers and answers_what_it_read(model) else None
             loss, losses = held_out_loss(
-                model, held_out.formatted, pad_id, finished.of("loss"), batches, reader, shares
+                model, held_out.formatted, pad_id, finished.of("loss"), batches, reader
             )
             if with_answers:
                 answers = writer.finish(batches)
@@ -164,23 +161,18 @@ def held_out_loss(
     done: Callable[[int], None],
     batches: ShrinkingBatches | None = None,
     read: Callable[[list[int], ReadBatch], None] | None = None,
-    shares: bool = False,
 ) -> tuple[float, list[float]]:
     """Returns the mean over all completion tokens, and the mean of each example, in nats.
 
-    `read` gets the places of each batch and what the model computed for it. With `shares` (only
-    where `answers_what_it_read`) the tokens that all prompts start with are read once.
+    `read` gets the places of each batch and what the model computed for it.
     """
     device = next(model.parameters()).device
     sums, counts = [0.0] * len(examples), [0] * len(examples)
-    shared = shared_tokens(examples) if shares else 0
-    start = read_start(model, examples[0].prompt_ids[:shared]) if shared else None
-    rest = [replace(one, prompt_ids=one.prompt_ids[shared:]) for one in examples]
 
     def score(places: list[int]) -> None:
-        batch = collate([rest[place] for place in places], pad_id)
+        batch = collate([examples[place] for place in places], pad_id)
         own = torch.bincount(batch["rows"], minlength=len(places)).tolist()
-        found = read_batch(model, on_device(batch, device), read is not None, start)
+        found = read_batch(model, on_device(batch, device), read is not None)
         for place, values in zip(places, found.losses.cpu().split(own), strict=True):
             sums[place], counts[place] = float(values.sum()), values.numel()
         if read is not None:
@@ -190,23 +182,6 @@ def held_out_loss(
     batches.work([example.length for example in examples], score, done)
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     return sum(sums) / sum(counts), means
-
-
-LEAST_SHARED = 8
-"""Fewer tokens that all prompts start with are not worth a pass of their own."""
-
-
-def shared_tokens(examples: Sequence[FormattedExample]) -> int:
-    """How many tokens all prompts start with, less one at least of each; 0 if it is not worth it.
-
-    A chat template's system prompt is a third of the prompts of the bundled tasks.
-    """
-    prompts = [example.prompt_ids for example in examples]
-    first, last = min(prompts), max(prompts)  # in their order any two others share more
-    most = min(map(len, prompts)) - 1
-    places = (place for place in range(most) if first[place] != last[place])
-    shared = next(places, most)
-    return shared if shared >= LEAST_SHARED and len(prompts) > 1 else 0
 
 
 @dataclass

@@ -26,8 +26,8 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from ftlab.basics.errors import FtlabError
-from ftlab.models.decoding import cache_of, repeated, takes_cache_as
-from ftlab.models.generation import soft_outputs, virtual_tokens
+from ftlab.models.decoding import cache_of
+from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import compute_dtype
 from ftlab.settings.training import DtypePolicy
 from ftlab.tasks.formatting import FormattedExample, padded_length
@@ -167,10 +167,8 @@ class ReadBatch:
     cache: DynamicCache | None
 
 
-def read_batch(
-    model: nn.Module, batch: Batch, use_cache: bool, start: DynamicCache | None = None
-) -> ReadBatch:
-    """Reads a batch; with `start` its rows continue from there (`read_start`)."""
+def read_batch(model: nn.Module, batch: Batch, use_cache: bool) -> ReadBatch:
+    """Reads a batch; raises as `completion_losses`."""
     targets, rows = batch["targets"], batch["rows"]
     if not targets.numel():
         raise FtlabError(
@@ -181,9 +179,6 @@ def read_batch(
     inputs = {"input_ids": batch["input_ids"], "use_cache": use_cache}
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     kept = batch["kept"]
-    if start is not None:
-        inputs[takes_cache_as(causal_lm)] = repeated(start, len(batch["input_ids"]))
-        model = causal_lm if virtual_tokens(model) else model  # soft tokens are in the start
     soft = soft_outputs(model)
     kept = kept + (rows + 1) * soft if soft else kept
     head = getattr(causal_lm, "get_output_embeddings", lambda: None)()
@@ -200,17 +195,6 @@ def read_batch(
     with _only_at(head, kept):
         output = model(**inputs)
     return ReadBatch(*_losses(output.logits, targets, use_cache), cache_of(output))
-
-
-def read_start(model: nn.Module, tokens: Sequence[int]) -> DynamicCache | None:
-    """The keys and values of tokens that all rows of later batches start with, as one row.
-
-    Soft tokens of a prompt method come first. `None` if the model returns no cache.
-    """
-    causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)
-    with _only_at(causal_lm.get_output_embeddings(), ids.new_empty(0)):
-        return cache_of(model(input_ids=ids, use_cache=True))
 
 
 def _losses(logits: Tensor, targets: Tensor, choose: bool) -> tuple[Tensor, Tensor | None]:

@@ -30,7 +30,7 @@ from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.model import apply_method
-from ftlab.training.step import collate, completion_losses, read_batch, read_start
+from ftlab.training.step import collate, completion_losses, read_batch
 from tests.architectures import FAMILIES, config_of
 from tests.tiny import make_tiny_model
 
@@ -83,20 +83,16 @@ def plain_answers(model: Any, prompts: list[tuple[int, ...]]) -> list[list[int]]
     ]
 
 
-def answers_after_reading(
-    model: Any, examples: list[FormattedExample], shared: int = 0
-) -> list[list[int]]:
-    """The answers of two batches, whose first `shared` tokens are the same in all rows."""
+def answers_after_reading(model: Any, examples: list[FormattedExample]) -> list[list[int]]:
+    """The answers of two batches."""
     answers: list[list[int]] = []
     waiting, left = [], []
-    start = read_start(model, examples[0].prompt_ids[:shared]) if shared else None
     for part in (examples[:3], examples[3:]):
-        whole = collate(part, 0)
-        batch = collate([replace(one, prompt_ids=one.prompt_ids[shared:]) for one in part], 0)
-        found = read_batch(model, batch, True, start)
+        batch = collate(part, 0)
+        found = read_batch(model, batch, True)
         assert found.cache is not None
         assert found.likeliest is not None
-        torch.testing.assert_close(found.losses, completion_losses(model, whole)[0])
+        torch.testing.assert_close(found.losses, completion_losses(model, batch)[0])
         own = found.likeliest.split(torch.bincount(batch["rows"], minlength=len(part)).tolist())
         begun = [
             begun_answer(row.tolist(), example.completion_ids, STOPS, NEW)
@@ -139,19 +135,6 @@ def test_each_method_answers_after_its_loss_what_generate_answers(
     assert len({len(answer) for answer in found}) > 1
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_all_prompts_start_with_is_read_once_by_each_method(method: str, folder: Path) -> None:
-    """With the same losses (in `answers_after_reading`) and the same answers."""
-    model = trained(folder, method)
-    if not answers_what_it_read(model):
-        return
-    first = tuple(range(40, 51))
-    examples = [replace(one, prompt_ids=first + one.prompt_ids) for one in some_examples()]
-    with torch.inference_mode():
-        wanted = plain_answers(model, [example.prompt_ids for example in examples])
-        assert answers_after_reading(model, examples, len(first)) == wanted
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_architecture_that_continues_after_its_loss_answers_what_generate_answers(
     family: str,
@@ -166,10 +149,6 @@ def test_each_architecture_that_continues_after_its_loss_answers_what_generate_a
     with torch.inference_mode():
         wanted = plain_answers(model, [example.prompt_ids for example in examples])
         assert answers_after_reading(model, partly_right(examples, wanted)) == wanted
-        first = tuple(range(40, 51))
-        examples = [replace(one, prompt_ids=first + one.prompt_ids) for one in examples]
-        wanted = plain_answers(model, [example.prompt_ids for example in examples])
-        assert answers_after_reading(model, examples, len(first)) == wanted
 
 
 LEFT_TO_GENERATE = ("gemma2", "gemma3_text", "exaone4", "gpt_oss", "lfm2", "mamba")
