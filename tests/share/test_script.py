@@ -260,10 +260,10 @@ def test_an_optimizer_of_a_methods_own_is_written_down(method: str) -> None:
 def test_an_optimizer_that_nobody_wrote_down_has_no_script(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = OwnOptimizer(torch.optim.SGD)
+    run, own = train("full"), OwnOptimizer(torch.optim.SGD)
     monkeypatch.setitem(registry._BY_ID, "full", replace(METHODS["full"], optimizer=own))
     with pytest.raises(FtlabError, match="cannot write down yet"):
-        reproduction(train("full"))
+        reproduction(run)
 
 
 def test_the_command_refuses_a_base_run_in_a_sentence(
