@@ -284,7 +284,7 @@ def keep_expected(context: AppContext, request: SweepRequest, specs: Sequence[Ru
             directory = RunDirectory(context.runs_folder / spec.run_id)
             if expected is not None and directory.is_waiting:
                 write_expected(directory, expected)
-    except Exception:
+    except Exception:  # the sweep is queued already; the log has the reason
         traceback.print_exc()
 
 
