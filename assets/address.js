@@ -9,7 +9,7 @@ window.ft.address = (() => {
   let shown = null; // what the address names
   let target = null; // an address that is still being opened
   let first = ''; // the tab of an address without one
-  let [opened, changed, pressed] = [0, 0, 0]; // when
+  let [opened, changed, stepped, pressed] = [0, 0, 0, 0]; // when; `stepped`: a change after a press
   let due = 0;
   let send; // sends an address to the server, and the tab that is shown already
   let asked = location.search; // the address that was opened last, not what it became since
@@ -55,10 +55,11 @@ window.ft.address = (() => {
     } else if (!same(shown, seen) && !same(now(), seen)) {
       // What a tab is filled with once it is open, or another letter of a word, is no step of its own.
       const isUnasked = pressed < Math.max(opened, changed);
-      const goesOn = seen.get('tab') === shown.get('tab') && (isUnasked || Date.now() - changed < FILLING);
+      const goesOn = seen.get('tab') === shown.get('tab') && (isUnasked || Date.now() - stepped < FILLING);
       if (goesOn) history.replaceState(null, '', url);
       else history.pushState(null, '', url);
       changed = Date.now();
+      if (!isUnasked) stepped = changed;
     }
     if (seen.get('tab') !== shown.get('tab')) window.ft.kept.set('tab', seen.get('tab'));
     shown = seen;
