@@ -12,6 +12,7 @@ window.ft.watch = (() => {
   let isAskedFor = false;
   let refresh; // asks by an event for what is made of gradio's components
   let refreshed = ['', -Infinity];
+  let library; // address of the file that draws figures; '' if it is not known
 
   const places = () => [...document.querySelectorAll('[data-live]')].filter((one) => one.offsetParent);
   const figure = () => {
@@ -97,9 +98,18 @@ window.ft.watch = (() => {
     }
   };
 
-  // `element` is in the tab of the queue; `callBack` asks for what is made of gradio's components.
-  const follow = (element, callBack) => {
+  // Right after a launch. What draws the curve takes the browser about a second to load, and would
+  // else be loaded when the first loss is there.
+  const launched = () => {
+    now();
+    if (library && !window.Plotly) import(new URL(library, location)).catch(() => {});
+  };
+
+  // `element` is in the tab of the queue; `callBack` asks for what is made of gradio's components;
+  // `file` is what gradio draws figures with.
+  const follow = (element, callBack, file) => {
     refresh = callBack;
+    library = file;
     let wasShown = false;
     new ResizeObserver(([{ target }]) => {
       const isShown = target.offsetParent !== null;
@@ -110,5 +120,5 @@ window.ft.watch = (() => {
 
   document.addEventListener('visibilitychange', now);
   window.addEventListener('pageshow', now);
-  return { follow, now };
+  return { follow, launched, now };
 })();

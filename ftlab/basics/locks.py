@@ -46,6 +46,13 @@ class FileLock:
             os.close(self._handle)
             self._handle = None
 
+    def is_held_elsewhere(self) -> bool:
+        """Takes the lock for a moment to find out."""
+        if not self.try_acquire():
+            return True
+        self.release()
+        return False
+
 
 class DeviceLock:
     """The exclusive lock of a device: training, prompts and prompt grids use it one at a time.
@@ -88,10 +95,10 @@ class DeviceLock:
 
         Checks twice, because `try_acquire` of another process holds the line for a moment.
         """
-        if self._nobody_is_in_line():
+        if not self._line.is_held_elsewhere():
             return False
         time.sleep(SECONDS_OF_A_LOOK)
-        return not self._nobody_is_in_line()
+        return self._line.is_held_elsewhere()
 
     def give_way(self, while_waiting: Callable[[], None] = lambda: None) -> bool:
         """Yields the device to the next in line and takes it back; `False` if nobody waited.
@@ -107,11 +114,25 @@ class DeviceLock:
     def release(self) -> None:
         self._device.release()
 
-    def _nobody_is_in_line(self) -> bool:
-        if not self._line.try_acquire():
-            return False
-        self._line.release()
-        return True
+
+class TimedSteps:
+    """Tells other processes that the steps of a run are being timed on a device."""
+
+    def __init__(self, device_id: str) -> None:
+        self._file = locks_folder() / f"device-{device_id.replace(':', '-')}.timed.lock"
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        lock = FileLock(self._file)
+        with holding(lock):
+            os.utime(self._file)
+            yield
+
+    def seconds(self) -> float | None:
+        """Seconds since the steps began; `None` while none are timed."""
+        if not FileLock(self._file).is_held_elsewhere():
+            return None
+        return max(0.0, time.time() - self._file.stat().st_mtime)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ functions return `None`, and the caller shows a dash.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,17 @@ def reset_peak_size(proc: Path | None = None) -> bool:
     except OSError:
         return False
     return True
+
+
+def use_spare_cores(proc: Path | None = None) -> None:
+    """Lets all other processes go first on the cores: for a worker that began a session.
+
+    On Linux each session may have the same share of the cores (sched(7), autogroup); `nice` then
+    counts only within the session, so the session itself is given the lowest share.
+    """
+    os.nice(19)
+    with suppress(OSError):  # no such file: shares are not by session
+        ((PROC if proc is None else proc) / "self" / "autogroup").write_text("19")
 
 
 def limit_data(size: int | None, *, for_good: bool = False) -> None:

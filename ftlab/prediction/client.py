@@ -32,9 +32,9 @@ from ftlab.prediction.question import (
 )
 
 MODULE = "ftlab.prediction.worker"
-SECONDS = 180
+SECONDS = 300
 """Timeout of one answer; the first one includes the imports. CPU time has a separate limit
-(`Limits`), because the worker yields to runs on the same cores."""
+(`Limits`): the worker rests beside timed steps, and has little of the cores beside other work."""
 
 IDLE_SECONDS = 120
 """How long the idle worker stays alive: it uses half a gigabyte."""

@@ -33,6 +33,7 @@ SECONDS = 60
 SECONDS_BETWEEN = 60
 """Between two measurements where the first was disturbed."""
 
+_SECONDS_OF_A_LOOK = 0.1
 _MOST_BYTES = 1 << 20
 _MOST_KEPT = 20
 
@@ -68,7 +69,8 @@ def rates_here(device: Device) -> Rates | None:
     """The kept rates, else newly measured ones: takes seconds the first time.
 
     `None` while the device is in use, and if nothing could be measured. Rates of a moment that was
-    not quiet are measured again after `SECONDS_BETWEEN`. Raises nothing.
+    not quiet are measured again after `SECONDS_BETWEEN`. A run that starts meanwhile ends the
+    measurement. Raises nothing.
     """
     found = kept_rates(device)
     if found is not None and (found.quiet or _is_new(rates_file())):
@@ -78,18 +80,28 @@ def rates_here(device: Device) -> Rates | None:
         if not lock.try_acquire():
             return found
         try:
-            subprocess.run(
-                module_command(MODULE, device.id),
-                env=worker_environment(needs_hub=False),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=SECONDS,
-                check=True,
-            )
+            _measure(device, lock)
         finally:
             lock.release()
     return kept_rates(device)
+
+
+def _measure(device: Device, lock: DeviceLock) -> None:
+    """Measures in a process of its own, for `SECONDS` at most and until a run wants the device."""
+    until = time.monotonic() + SECONDS
+    with subprocess.Popen(
+        module_command(MODULE, device.id),
+        env=worker_environment(needs_hub=False),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            while process.poll() is None and time.monotonic() < until and not lock.is_wanted():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_SECONDS_OF_A_LOOK)
+        finally:
+            process.kill()  # nothing, once it has ended
 
 
 def _is_new(file: Path) -> bool:

@@ -4,10 +4,10 @@ Run as: python -m ftlab.prediction.worker IDLE_SECONDS, with pipes as stdin and 
 
 This process imports torch and the predictor, which takes seconds, and answers no questions itself:
 it forks a child with the same imports for every question. The child runs under the `Limits` of its
-question and is killed when nobody waits for its answer. The answer is a prediction as JSON, or an
-`Ending` if there is none; the line format is defined in `ftlab.basics.processes`. The process exits
-when it has been idle for a while. The simulation patches torch and sets its default dtype, so
-nothing else may run here.
+question, rests while the steps of a run are timed on the cores, and is killed when nobody waits for
+its answer. The answer is a prediction as JSON, or an `Ending` if there is none; the line format is
+defined in `ftlab.basics.processes`. The process exits when it has been idle for a while. The
+simulation patches torch and sets its default dtype, so nothing else may run here.
 
 Without /proc, as on macOS, the memory limit is not enforced; the CPU time limit is.
 """
@@ -19,6 +19,7 @@ import os
 import selectors
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+from ftlab.basics.locks import TimedSteps
 from ftlab.basics.processes import Line, parse_line
-from ftlab.basics.system import limit_data, status_bytes
+from ftlab.basics.system import limit_data, status_bytes, use_spare_cores
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import catalogue, known_model
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
@@ -46,6 +48,10 @@ from ftlab.prediction.question import (
 
 Answer = Callable[[Question], Prediction]
 
+KEEPS_OFF_SECONDS = 60.0
+"""In a longer run the few steps that are slower change little: what is reported is their median."""
+
+_LOOK_SECONDS = 0.2
 _READ_BYTES = 1 << 16
 _MOST_BYTES = 1 << 20  # maximum size of an answer
 _NO_MEMORY, _BROKEN = 3, 4  # exit codes of a child without an answer
@@ -54,20 +60,40 @@ _NO_MEMORY, _BROKEN = 3, 4  # exit codes of a child without an answer
 def main(arguments: list[str]) -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries may print to stdout
-    os.nice(19)  # a timed run on the same cores has priority
+    use_spare_cores()
+    while keep_off():
+        time.sleep(_LOOK_SECONDS)
     serve(_predictor(), 0, answers, float(arguments[0]))
     return 0
 
 
+def keep_off() -> bool:
+    """Whether the steps of a run are timed on the cores, for less than `KEEPS_OFF_SECONDS` so far.
+
+    On two cores, products beside a prediction were seen to take three times as long.
+    """
+    try:
+        seconds = TimedSteps("cpu").seconds()
+    except OSError:  # a folder of locks that cannot be written
+        return False
+    return seconds is not None and seconds < KEEPS_OFF_SECONDS
+
+
 def serve(answer: Answer, questions: int, answers: int, idle_seconds: float) -> None:
-    """Reads from file descriptor `questions`, answers on `answers`, until it is closed or idle."""
+    """Reads from file descriptor `questions`, answers on `answers`, until it is closed or idle.
+
+    The children rest while they should `keep_off`.
+    """
     with selectors.DefaultSelector() as ready:
         children: dict[int, _Child] = {}  # by number
         ready.register(questions, selectors.EVENT_READ)
         unread = b""
         try:
             while True:
-                events = ready.select(None if children else idle_seconds)
+                resting = bool(children) and keep_off()
+                for child in children.values():
+                    child.rest(resting)
+                events = ready.select(_LOOK_SECONDS if children else idle_seconds)
                 if not events and not children:
                     return
                 for key, _ in events:
@@ -98,6 +124,12 @@ class _Child:
     pid: int
     pipe: int
     said: bytearray = field(default_factory=bytearray)
+    is_resting: bool = False
+
+    def rest(self, resting: bool) -> None:
+        if resting != self.is_resting:
+            os.kill(self.pid, signal.SIGSTOP if resting else signal.SIGCONT)
+            self.is_resting = resting
 
     def end(self) -> None:
         os.kill(self.pid, signal.SIGKILL)  # the pid is not reused before waitpid

@@ -8,6 +8,8 @@ swatch, for example), the caller wraps it in `Markup`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -22,6 +24,7 @@ __all__ = [
     "Markup",
     "blank",
     "chip",
+    "drawing_library",
     "escape",
     "field_error",
     "head",
@@ -117,6 +120,14 @@ def field_error(messages: Iterable[str]) -> str:
 def warn(sentence: str, **kw: Any) -> None:
     """Shows a warning in the corner of the page; escaped, as gradio renders it as HTML."""
     gr.Warning(str(escape(sentence)), **kw)
+
+
+@cache
+def drawing_library() -> str:
+    """Address, relative to the page, of the file with which gradio draws figures; "" if unknown."""
+    folder = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
+    found = [file.name for file in folder.glob("PlotlyPlot-*.js")]
+    return f"assets/{found[0]}" if len(found) == 1 else ""
 
 
 def this_page() -> gr.Blocks:

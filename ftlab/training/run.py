@@ -15,6 +15,7 @@ from transformers import set_seed
 
 from ftlab.basics.devices import cpu_count
 from ftlab.basics.errors import Diverged, one_line
+from ftlab.basics.locks import TimedSteps
 from ftlab.methods.limits import failed_on_base, incompatible
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.targets import reach_words
@@ -493,7 +494,7 @@ def _train(
         after_step(step)
 
     try:
-        with record.meter.measure("train"):
+        with record.meter.measure("train"), TimedSteps(spec.device).timed():
             arguments = training_arguments(
                 settings, spec.learning_rate, spec.seed, arithmetic, folder, spec.run_id,
                 checkpoint_interval(settings),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftlab.basics import locks
-from ftlab.basics.locks import DeviceLock, FileLock, holding
+from ftlab.basics.locks import DeviceLock, FileLock, TimedSteps, holding
 
 CPU = "cpu"
 
@@ -211,3 +211,17 @@ def test_a_lock_can_be_taken_again_after_it_was_let_go(tmp_path: Path) -> None:
         assert not FileLock(tmp_path / "deep" / "a.lock").try_acquire()
         lock.release()
         lock.release()
+
+
+def test_while_steps_are_timed_others_know_it_and_since_when() -> None:
+    steps = TimedSteps(CPU)
+    assert steps.seconds() is None
+    with steps.timed():
+        seconds = TimedSteps(CPU).seconds()
+        assert seconds is not None
+        assert 0 <= seconds < 10
+        assert TimedSteps("cuda:0").seconds() is None
+    assert steps.seconds() is None
+    with pytest.raises(Stop), steps.timed():
+        raise Stop
+    assert steps.seconds() is None

@@ -84,6 +84,21 @@ def test_without_posix_locks_a_sentence_says_where_it_runs(tmp_path: Path) -> No
     assert "Traceback" not in told.stderr
 
 
+def test_a_worker_that_uses_spare_cores_lowers_its_whole_session(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from ftlab.basics import system\n"
+        "system.use_spare_cores(*map(Path, sys.argv[1:])); print(os.nice(0))\n"
+        "own = Path('/proc/self/autogroup'); print(own.read_text() if own.exists() else 'nice 19')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True,
+        start_new_session=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.split()[0] == "19"
+    assert told.stdout.split()[-2:] == ["nice", "19"]
+    assert run(python_environment(), "-c", code, str(tmp_path)).stdout.startswith("19"), "no file"
+
+
 def test_what_proc_does_not_say_is_not_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,6 +309,14 @@ ON_A_PAGE = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.spare_cores",
+        "--repeats 1",
+        tuple(
+            rf"^{way} +\d+ GFLOP/s, \d\.\d\d times the time alone$"
+            for way in ("alone", "nice 19", "spare cores", "stopped")
+        ),
+    ),
+    SmallRun(
         "tests.benchmarks.side_by_side",
         "--only page --repeats 1 --prompts 2 --new-tokens 6",
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import TimedSteps
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.methods.variant import parse_variant
 from ftlab.models.dimensions import catalogue
@@ -27,6 +29,7 @@ from ftlab.prediction.question import (
     of_a_demo,
     usual,
 )
+from ftlab.prediction.worker import KEEPS_OFF_SECONDS
 from tests.waiting import wait_until
 
 ANSWERING = """
@@ -167,6 +170,23 @@ def test_with_the_worker_its_children_end(predictor: Predictor) -> None:
         (child,) = children(predictor)
         predictor.close()
         wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+        assert isinstance(asking.exception(10), FtlabError)
+
+
+def test_a_prediction_rests_while_steps_are_timed_but_for_a_minute_at_most(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "locks"))
+    steps = TimedSteps("cpu")
+    with ThreadPoolExecutor() as threads, steps.timed():
+        asking = threads.submit(lambda: list(predictor.ask(questions(14))))
+        wait_until(lambda: predictor.process_id is not None and bool(children(predictor)))
+        (child,) = children(predictor)
+        wait_until(lambda: child.status() == psutil.STATUS_STOPPED)
+        (file,) = (tmp_path / "locks").iterdir()
+        os.utime(file, (0, time.time() - KEEPS_OFF_SECONDS))
+        wait_until(lambda: child.status() != psutil.STATUS_STOPPED)
+        predictor.close()
         assert isinstance(asking.exception(10), FtlabError)
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from ftlab.basics.devices import Device, resolve_device
 from ftlab.basics.locks import DeviceLock, holding
+from ftlab.basics.processes import module_command
 from ftlab.prediction import machine_rates, measure_rates
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.machine_rates import keep_rates, kept_rates, rates_file, rates_here
 from ftlab.prediction.measure_rates import measure
+from tests.waiting import wait_until
 
 CPU = Device("cpu", "CPU, 2 cores", 16 << 30)
 RATES = Rates(1e11, 1e10, 1e10, 1e-5, overlaps=False, few_rows=1e10)
@@ -48,7 +52,7 @@ def test_rates_that_are_no_positive_numbers_are_not_used() -> None:
 
 
 def test_nothing_is_measured_while_a_run_has_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     with holding(DeviceLock(CPU.id)):
         assert rates_here(CPU) is None
 
@@ -58,8 +62,21 @@ def test_a_process_measures_the_rates_once(monkeypatch: pytest.MonkeyPatch) -> N
     found = rates_here(device)
     assert found is not None
     assert not found.overlaps
-    monkeypatch.setattr(subprocess, "run", pytest.fail)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     assert rates_here(device) == found
+
+
+def test_a_run_that_wants_the_device_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_rates, "MODULE", "http.server")  # never ends by itself
+    monkeypatch.setattr(machine_rates, "module_command", lambda name, _: module_command(name, "0"))
+    device = resolve_device("cpu")
+    with ThreadPoolExecutor() as threads:
+        measuring = threads.submit(rates_here, device)
+        wait_until(lambda: bool(psutil.Process().children()))
+        (process,) = psutil.Process().children()
+        with holding(DeviceLock(device.id)):
+            assert measuring.result() is None
+    assert not process.is_running()
 
 
 def test_rates_measured_while_others_used_the_cores_are_the_best_of_several_attempts(
@@ -85,7 +102,7 @@ def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **more: asked.append(command[-1]))
+    monkeypatch.setattr(machine_rates, "_measure", lambda device, lock: asked.append(device.id))
     disturbed = replace(RATES, quiet=False)
     keep_rates(CPU, disturbed)
     assert rates_here(CPU) == disturbed

@@ -7,6 +7,7 @@ import math
 import struct
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from ftlab.methods.registry import METHODS
@@ -92,3 +93,8 @@ def test_parameters_are_counted_from_the_files_headers(tmp_path: Path) -> None:
         assert header.count_parameters(tmp_path) is None
     (tmp_path / "b.safetensors").write_bytes(b"torn")
     assert header.count_parameters(tmp_path) is None
+
+
+def test_the_file_that_gradio_draws_figures_with_is_known() -> None:
+    folder = Path(gr.__file__).parent / "templates" / "frontend"
+    assert (folder / widgets.drawing_library()).is_file()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ftlab.basics.locks import TimedSteps
 from ftlab.training.machine import (
     BY_ITSELF,
     BY_OTHER_RUNS,
@@ -246,6 +247,19 @@ def test_the_next_run_of_the_same_step_is_held_against_the_ones_before(
     assert second.measures.slowdown is not None
     assert second.measures.slowdown > 10
     assert any("the same steps took here before" in note for note in second.notes)
+
+
+def test_other_processes_know_that_steps_are_timed(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    seen: dict[str, bool] = {}
+    steps = TimedSteps("cpu")
+    do(
+        spec_of(tiny_model, task_file),
+        tmp_path,
+        report=lambda event: seen.update({event["event"]: steps.seconds() is not None}),
+    )
+    assert seen == {"phase": False, "step": True, "evaluate": False}
 
 
 @pytest.mark.parametrize(

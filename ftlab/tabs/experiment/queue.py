@@ -46,6 +46,7 @@ from ftlab.tabs.widgets import (
     H,
     blank,
     chip,
+    drawing_library,
     escape,
     field_error,
     head,
@@ -443,14 +444,14 @@ class QueueWatch:
 
 _IDLE_SECONDS = 5.0
 _BUSY_SECONDS = 2.0
-_FIRST_LOSS_SECONDS = 1.0
+_FIRST_LOSS_SECONDS = 0.5
 _MOST_SECONDS = 10.0
 
 
 def seconds_between_polls(runs: Sequence[Run], view: SweepView | None) -> float:
     """Seconds until a page asks again: half the time of a step, but 2 to 10.
 
-    1 before the first loss, for which people wait. 5 while no run is open.
+    Half a second before the first loss, for which people wait. 5 while no run is open.
     """
     if not any(run.is_open for run in runs):
         return _IDLE_SECONDS
@@ -481,7 +482,7 @@ _SEND_PRESS = """element.addEventListener('click', (event) => {
     trigger('select', {run, further});
   }
 })"""
-_REFRESH = "window.ft.watch.follow(element, () => trigger('select', {}));"
+_REFRESH = "window.ft.watch.follow(element, () => trigger('select', {{}}), '{library}');"
 POLL = "() => window.ft.watch.now()"
 """JavaScript: the page asks for its live parts at once."""
 
@@ -527,7 +528,9 @@ def build(context: AppContext, links: Links) -> Panel:
             onward = NextButtons("queue", "Compare these", "Ask them in the Playground")
             queue = H(place("queue", queue_html(None)), js_on_load=_SEND_PRESS)
             mark = H(elem_classes="ft-carrier")
-            stale = H(js_on_load=_REFRESH, elem_classes="ft-carrier")
+            stale = H(
+                js_on_load=_REFRESH.format(library=drawing_library()), elem_classes="ft-carrier"
+            )
             H(_EXPLANATION)
         with gr.Column(scale=5, min_width=320, elem_classes="ft-sheet"):
             head(

@@ -244,7 +244,7 @@ element.addEventListener('click', ({ target }) => {
 # The press itself sends the ticks and settings, so that a change still in transit counts.
 _PRESS = "(now, ...rest) => [JSON.stringify(window.ftMethods.now()), ...rest]"
 _SHOW_QUEUE = """() => {
-  window.ft.watch.now();
+  window.ft.watch.launched();
   document.querySelector('.ft-queue')?.scrollIntoView({block: 'nearest'});
 }"""
 _LAUNCHED = "watch('value', () => window.ft.opening.launched());"

@@ -272,7 +272,7 @@ def test_polls_follow_the_pace_of_the_steps(
 def test_polls_are_quick_before_the_first_loss_and_slow_once_all_has_ended(tmp_path: Path) -> None:
     run = make_run(tmp_path, "lora", "running", losses=[])
     watch = QueueWatch(RunStore(tmp_path))
-    assert watch.look(NEWEST).seconds == 1.0
+    assert watch.look(NEWEST).seconds == 0.5
     log_step(run, 29, 2.0, 10.0)
     assert watch.look(NEWEST).seconds == 2.0, "the run ends soon, and what comes then is seen soon"
     shutil.rmtree(run.path)
