@@ -25,7 +25,7 @@ from ftlab.models.generation import answer_batch, answer_texts, greedy_config, v
 from ftlab.models.loading import give_back_memory
 from ftlab.records.base_runs import General, Quality, against_base, curve_event
 from ftlab.records.spec import RunSpec
-from ftlab.settings.training import CURVE_EXAMPLES, EVALUATION_BATCH, ROWS_AT_ONCE
+from ftlab.settings.training import CACHE_BYTES, CURVE_EXAMPLES, EVALUATION_BATCH, ROWS_AT_ONCE
 from ftlab.tasks.formatting import EncodedSet, FormattedExample, PromptFormatter
 from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
@@ -199,11 +199,6 @@ class Finished:
             self.report(sum(self._done.values()))
 
         return done
-
-
-CACHE_BYTES = 1 << 27
-"""Most bytes of keys and values of the answers that are generated at once, unless more are spare or
-`EVALUATION_BATCH` of them need more: as many as the logits of a loss take (`LOGITS_AT_ONCE`)."""
 
 
 class Answers:

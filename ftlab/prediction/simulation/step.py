@@ -56,7 +56,7 @@ from ftlab.prediction.simulation.fake import (
 from ftlab.prediction.simulation.interceptions import kernels_of
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.prediction.simulation.work import WorkLog
-from ftlab.settings.training import DtypePolicy
+from ftlab.settings.training import CACHE_BYTES, EVALUATION_BATCH, ROWS_AT_ONCE, DtypePolicy
 from ftlab.training.allocations import (
     WORKSPACES,
     AllocationLog,
@@ -175,12 +175,15 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
         del ids, mask
     prompts = log.take()
     logits = output.logits.numel() * output.logits.element_size()
-    kept = log.living - weights - logits
-    grown = kept * (length + scoring.new_tokens) / length
+    a_token = (log.living - weights - logits) / (scoring.rows * length)
+    rows = _answers_at_once(scoring, a_token * (length + scoring.new_tokens))
+    grown = a_token * rows * (length + scoring.new_tokens)
     copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
-    chosen = scoring.rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
+    chosen = rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
+    waiting = a_token * (rows - scoring.rows) * length
     peak = max(
-        log.peak(rounding=step.device != "cpu").bytes, round(weights + grown + copied + chosen)
+        log.peak(rounding=step.device != "cpu").bytes + round(waiting),
+        round(weights + grown + copied + chosen),
     )
     with torch.no_grad(), arithmetic.context(), log:
         causal_lm(
@@ -191,6 +194,16 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
         )
     model.train()
     return Scored(peak, ScoringWork(prompts, log.take(), scoring.rows, scoring.prompt))
+
+
+def _answers_at_once(scoring: Scoring, bytes_a_row: float) -> int:
+    """How many rows are answered together, with all their tokens, as `training.evaluate` does it.
+
+    Where all examples fit in one batch, there are no more of them.
+    """
+    if scoring.rows < EVALUATION_BATCH:
+        return scoring.rows
+    return min(ROWS_AT_ONCE, max(scoring.rows, int(CACHE_BYTES / max(1, bytes_a_row))))
 
 
 def _last_logits(causal_lm: Any) -> dict[str, int]:

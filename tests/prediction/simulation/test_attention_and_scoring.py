@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,11 @@ from ftlab.models.resolve import resolve_model
 from ftlab.prediction.question import Scoring, Step, ask_about
 from ftlab.prediction.simulation.interceptions import CudaAllocationLog
 from ftlab.prediction.simulation.step import predict
+from ftlab.settings.training import EVALUATION_BATCH
+from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.allocations import Rehearsal, replay
+from ftlab.training.evaluate import evaluate
+from ftlab.training.step import Arithmetic
 from tests.prediction.simulation.test_real_memory import peak_of_block
 
 LLAMA_1B = {
@@ -72,6 +77,31 @@ def test_answers_are_predicted_to_take_what_they_take(rows: int, tiny_model: Pat
     with torch.inference_mode(), peak_of_block() as found:
         answer_batch(model, tokenizer, prompts, greedy_config(scoring.new_tokens, [-1], 0))
     assert predicted - held == pytest.approx(found[0], rel=0.1)
+
+
+def test_answers_that_wait_for_each_other_are_predicted_to_take_what_they_take(
+    tiny_model: Path,
+) -> None:
+    """64 of them: four batches are read, and their keys and values wait for the answers."""
+    source = resolve_model(str(tiny_model))
+    scoring = Scoring(EVALUATION_BATCH, prompt=200, new_tokens=100)
+    step = Step(16, 1, 8, weights="fp32", device="cpu", scoring=scoring)
+    (question,) = ask_about(source.config(), [Variant("full")], step)
+    predicted = predict(question).scoring_bytes
+    assert predicted is not None
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    weights = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in model.parameters()}
+    held = sum(storage.nbytes() for storage in weights.values())
+    example = FormattedExample("", "", (5,) * (scoring.prompt - 1), (5,))
+    held_out: Any = SimpleNamespace(examples=(None,) * 64, formatted=(example,) * 64)
+    metric = SimpleNamespace(score_each=lambda examples, answers: [0.0] * len(answers))
+    task: Any = SimpleNamespace(max_new_tokens=scoring.new_tokens, metric=metric)
+    with peak_of_block() as found:
+        evaluate(
+            model, load_tokenizer(source), held_out, task, [-1],
+            Arithmetic("fp32", torch.device("cpu")), progress=lambda done, total: None,
+        )  # fmt: skip
+    assert predicted - held == pytest.approx(found[0], rel=0.15)
 
 
 def test_the_first_pass_leaves_what_it_reserved_to_the_steps_after_it() -> None:
