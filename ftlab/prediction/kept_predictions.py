@@ -24,7 +24,7 @@ from ftlab.prediction.question import (
 )
 
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-_CODE = ("methods", "models", "prediction", "training")
+_CODE = ("methods", "models", "prediction", "settings", "training")
 _MOST_KEPT = 2_000  # of about 2 kB
 
 

@@ -48,9 +48,6 @@ from ftlab.prediction.question import (
 
 Answer = Callable[[Question], Prediction]
 
-KEEPS_OFF_SECONDS = 60.0
-"""In a longer run the few steps that are slower change little: what is reported is their median."""
-
 _LOOK_SECONDS = 0.2
 _READ_BYTES = 1 << 16
 _MOST_BYTES = 1 << 20  # maximum size of an answer
@@ -61,36 +58,25 @@ def main(arguments: list[str]) -> int:
     answers = os.dup(1)
     os.dup2(2, 1)  # libraries may print to stdout
     use_spare_cores()
-    while keep_off():
+    while TimedSteps("cpu").keep_others_off():
         time.sleep(_LOOK_SECONDS)
     serve(_predictor(), 0, answers, float(arguments[0]))
     return 0
 
 
-def keep_off() -> bool:
-    """Whether the steps of a run are timed on the cores, for less than `KEEPS_OFF_SECONDS` so far.
-
-    On two cores, products beside a prediction were seen to take three times as long.
-    """
-    try:
-        seconds = TimedSteps("cpu").seconds()
-    except OSError:  # a folder of locks that cannot be written
-        return False
-    return seconds is not None and seconds < KEEPS_OFF_SECONDS
-
-
 def serve(answer: Answer, questions: int, answers: int, idle_seconds: float) -> None:
     """Reads from file descriptor `questions`, answers on `answers`, until it is closed or idle.
 
-    The children rest while they should `keep_off`.
+    The children rest in the first minute in which steps are timed on the cores.
     """
+    steps = TimedSteps("cpu")
     with selectors.DefaultSelector() as ready:
         children: dict[int, _Child] = {}  # by number
         ready.register(questions, selectors.EVENT_READ)
         unread = b""
         try:
             while True:
-                resting = bool(children) and keep_off()
+                resting = bool(children) and steps.keep_others_off()
                 for child in children.values():
                     child.rest(resting)
                 events = ready.select(_LOOK_SECONDS if children else idle_seconds)

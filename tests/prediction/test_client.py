@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.locks import TimedSteps
+from ftlab.basics.locks import KEEPS_OFF_SECONDS, TimedSteps
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.methods.variant import parse_variant
 from ftlab.models.dimensions import catalogue
@@ -29,7 +29,6 @@ from ftlab.prediction.question import (
     of_a_demo,
     usual,
 )
-from ftlab.prediction.worker import KEEPS_OFF_SECONDS
 from tests.waiting import wait_until
 
 ANSWERING = """

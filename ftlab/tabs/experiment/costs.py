@@ -13,6 +13,7 @@ from typing import Any
 from ftlab.basics.cards import CONTEXT_BYTES, Card
 from ftlab.basics.devices import Device, free_bytes, list_devices, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.locks import TimedSteps
 from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
@@ -59,6 +60,7 @@ CPU_CONTEXT_BYTES = 560_000_000
 shipped sweeps."""
 
 _ASKING = "…"
+_RESTING = "Predictions rest while the steps of a run are timed on these cores, a minute at most."
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
 
     def known(full: str = "", unknown: str = "") -> Costs:
         now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
+        if len(found) < len(asked.questions) and TimedSteps("cpu").keep_others_off():
+            now = replace(now, note=f"{now.note} {_RESTING}")
         if not now.time and not unknown:
             return now
         queue = context.store.runs()  # a prediction takes its time, in which runs go on

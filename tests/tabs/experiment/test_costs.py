@@ -14,6 +14,7 @@ import pytest
 
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import TimedSteps
 from ftlab.basics.units import format_seconds
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.variant import parse_variant
@@ -76,6 +77,17 @@ def test_rows_are_filled_as_predictions_arrive_and_the_peak_comes_last(
     assert second["methods"]["qlora"]["peak"] == "…"
     assert second["most"] == ""
     assert third["most"] == "1.10–1.40 GB of memory while training, of 8.00 GB free"
+
+
+def test_beside_timed_steps_it_is_said_why_predictions_take_a_while(
+    request_: SweepRequest, tmp_path: Path
+) -> None:
+    with TimedSteps("cpu").timed():
+        *early, last = shown(request_, sized(), tmp_path)
+    words = "Predictions rest while the steps of a run are timed"
+    assert [words in one for one in early] == [True, True]
+    assert words not in last
+    assert words not in shown(request_, sized(), tmp_path)[0]
 
 
 @pytest.mark.parametrize(("peak", "verdict"), [(5, "fits"), (6, "tight"), (7, "does not fit")])
