@@ -116,6 +116,14 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.spare_cores",
+        "--repeats 1",
+        tuple(
+            rf"^{way} +\d+ GFLOP/s, \d+\.\d\d times the time alone$"
+            for way in ("alone", "nice 19", "spare cores", "stopped")
+        ),
+    ),
+    SmallRun(
         "tests.benchmarks.large_vocabulary",
         "--tokens 40",
         (r"^whole: 320 tokens, \d+ MB", r"^parts: 320 tokens, \d+ MB"),
@@ -307,14 +315,6 @@ ON_A_PAGE = (
         ),
         writes=("first_loss.json",),
         judges=True,
-    ),
-    SmallRun(
-        "tests.benchmarks.spare_cores",
-        "--repeats 1",
-        tuple(
-            rf"^{way} +\d+ GFLOP/s, \d\.\d\d times the time alone$"
-            for way in ("alone", "nice 19", "spare cores", "stopped")
-        ),
     ),
     SmallRun(
         "tests.benchmarks.side_by_side",

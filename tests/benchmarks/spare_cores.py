@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ftlab.basics.processes import worker_environment
+from tests.benchmarks.product_rate import product_rate
 
 _BUSY = (
     "import os, sys\n"
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
+    print(product_rate(), flush=True)
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(options.repeats):
         for way, neighbour in WAYS.items():
