@@ -88,7 +88,8 @@ def test_a_worker_that_uses_spare_cores_lowers_its_whole_session(tmp_path: Path)
     code = (
         "import os, sys; from pathlib import Path; from ftlab.basics import system\n"
         "system.use_spare_cores(*map(Path, sys.argv[1:])); print(os.nice(0))\n"
-        "own = Path('/proc/self/autogroup'); print(own.read_text() if os.access(own, os.W_OK) else 'nice 19')"
+        "own = Path('/proc/self/autogroup')\n"
+        "print(own.read_text() if os.access(own, os.W_OK) else 'nice 19')"
     )
     told = subprocess.run(
         [sys.executable, "-c", code], env=python_environment(), capture_output=True, text=True,
