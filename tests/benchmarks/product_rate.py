@@ -52,7 +52,12 @@ class ProductRate:
 
 @functools.cache
 def product_rate() -> ProductRate:
-    """This machine's rate, measured once a process, in a fresh process of its own.
+    """This machine's rate, measured once a process."""
+    return rate_now()
+
+
+def rate_now() -> ProductRate:
+    """The rate at this moment, measured in a fresh process that begins a session, as a worker does.
 
     So it does not depend on how the benchmark itself has set torch, which may be imported already.
     """
@@ -60,6 +65,7 @@ def product_rate() -> ProductRate:
         [sys.executable, "-m", "tests.benchmarks.product_rate", "--json"],
         env=worker_environment(needs_hub=False),
         stdout=subprocess.PIPE,
+        start_new_session=True,
         text=True,
         check=True,
     )

@@ -9,7 +9,6 @@ The processes begin sessions of their own, as workers do. The ways take turns; m
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import statistics
 import subprocess
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ftlab.basics.processes import worker_environment
-from tests.benchmarks.product_rate import product_rate
+from tests.benchmarks.product_rate import product_rate, rate_now
 
 _BUSY = (
     "import os, sys\n"
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for _ in range(options.repeats):
         for way, neighbour in WAYS.items():
             with beside(neighbour):
-                rates[way].append(rate())
+                rates[way].append(rate_now().gflops)
     alone = statistics.median(rates["alone"])
     for way, found in rates.items():
         now = statistics.median(found)
@@ -67,18 +66,6 @@ def beside(neighbour: str) -> Iterator[None]:
             yield
         finally:
             process.kill()
-
-
-def rate() -> float:
-    """The rate of products in 10^9 operations a second, in a session of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.product_rate", "--json"],
-        env=worker_environment(needs_hub=False),
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        check=True,
-    )
-    return float(json.loads(done.stdout)["gflops"])
 
 
 if __name__ == "__main__":

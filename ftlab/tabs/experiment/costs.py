@@ -230,7 +230,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
     def known(full: str = "", unknown: str = "") -> Costs:
         now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
         if len(found) < len(asked.questions) and TimedSteps("cpu").keep_others_off():
-            now = replace(now, note=f"{now.note} {_RESTING}")
+            now = replace(now, note=f"{now.note} {_RESTING}".strip())
         if not now.time and not unknown:
             return now
         queue = context.store.runs()  # a prediction takes its time, in which runs go on
