@@ -44,12 +44,10 @@ def ensure_dispatcher(runs_folder: Path) -> None:
     if not any(run.is_waiting for run in run_directories(runs_folder)):
         return
     try:
-        lock = dispatcher_lock(runs_folder)
-        idle = lock.try_acquire()
+        is_running = dispatcher_lock(runs_folder).is_held_elsewhere()
     except OSError as error:
         raise FtlabError(f"The runs folder '{runs_folder}' cannot be used ({error}).") from None
-    if idle:
-        lock.release()
+    if not is_running:
         start_dispatcher(runs_folder)
 
 

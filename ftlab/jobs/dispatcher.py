@@ -323,12 +323,9 @@ def _is_held(directory: RunDirectory) -> bool:
     if not directory.lock_file.exists():
         return False  # not started, or the folder was deleted; a lock would create it again
     try:
-        lock = FileLock(directory.lock_file)
-        held = not lock.try_acquire()
+        return FileLock(directory.lock_file).is_held_elsewhere()
     except OSError:
         return False
-    lock.release()
-    return held
 
 
 if __name__ == "__main__":

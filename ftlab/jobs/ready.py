@@ -225,11 +225,7 @@ def _is_coming(file: Path) -> bool:
     """Whether a parent was started recently and still imports."""
     if not _size_and_time(file)[0] or _age(file) > SECONDS_TO_IMPORT:
         return False
-    lock = FileLock(file)
-    if not lock.try_acquire():
-        return True
-    lock.release()
-    return _age(file) < _SECONDS_TO_LOCK
+    return FileLock(file).is_held_elsewhere() or _age(file) < _SECONDS_TO_LOCK
 
 
 def _age(file: Path) -> float:
