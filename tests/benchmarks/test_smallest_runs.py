@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.smallest import NOT_RUN, ON_A_PAGE, SMALLEST, SmallRun
+from tests.conftest import leave_out_of_collections
 from tests.documents import ROOT, Command, commands, documents
 
 NAMED = [each for each in commands(documents()) if each.module.startswith("tests.")]
@@ -24,14 +24,12 @@ LOAD = {
 
 @pytest.fixture
 def as_alone() -> Iterator[None]:
-    """As if the benchmark had the process to itself: it may set torch's threads, and when it looks
-    for garbage, it does not search what all tests before it have left."""
+    """As if the benchmark had the process to itself."""
     import torch
 
     threads = torch.get_num_threads()
-    gc.freeze()
+    leave_out_of_collections()
     yield
-    gc.unfreeze()
     torch.set_num_threads(threads)
 
 

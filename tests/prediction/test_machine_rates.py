@@ -70,10 +70,15 @@ def test_a_run_that_wants_the_device_ends_the_measurement(monkeypatch: pytest.Mo
     monkeypatch.setattr(machine_rates, "MODULE", "http.server")  # never ends by itself
     monkeypatch.setattr(machine_rates, "module_command", lambda name, _: module_command(name, "0"))
     device = resolve_device("cpu")
+    before = set(psutil.Process().children())  # of other tests in this process
+
+    def begun() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child not in before]
+
     with ThreadPoolExecutor() as threads:
         measuring = threads.submit(rates_here, device)
-        wait_until(lambda: bool(psutil.Process().children()))
-        (process,) = psutil.Process().children()
+        wait_until(lambda: bool(begun()))
+        (process,) = begun()
         with holding(DeviceLock(device.id)):
             assert measuring.result() is None
     assert not process.is_running()
