@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
+from ftlab.commands.predicting import predicted_meanwhile
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel
@@ -122,7 +123,8 @@ def run(options: argparse.Namespace) -> int:
     store = RunStore(folder)
     sweep_id = specs[0].sweep_id
     console = Console(stderr=True, quiet=options.json)
-    watch_or_cancel(store, sweep_id, console)
+    with predicted_meanwhile(valid, specs, store, console):
+        watch_or_cancel(store, sweep_id, console)
     runs = store.sweep(sweep_id)
     shown = [run for run in runs if not run.spec.is_base]
     if options.json:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from ftlab.basics import units
 from ftlab.basics.files import recorded_folder
+from ftlab.jobs.sweep_costs import costing
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import ON_CPU
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
-from ftlab.tabs.experiment.costs import costing
 from tests.benchmarks import step_times
 from tests.prediction.published import LONGEST, Published, peft_rows, t4_rows
 

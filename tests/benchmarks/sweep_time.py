@@ -24,6 +24,7 @@ from rich.console import Console
 from ftlab.commands.watch import watch
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.launch import ValidRequest, enqueue_sweep
+from ftlab.jobs.sweep_costs import Costing, SweepTimes, costing
 from ftlab.methods.capabilities import why_not_offered
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
@@ -36,7 +37,6 @@ from ftlab.prediction.run_time import past_runs
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, RunStore
 from ftlab.settings.training import TrainingSettings
-from ftlab.tabs.experiment.costs import Costing, SweepTimes, costing
 from ftlab.tasks.reference import parse_task
 from tests.benchmarks.product_rate import product_rate, write_figures
 from tests.benchmarks.step_times import spearman

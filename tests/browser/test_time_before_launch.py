@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from ftlab.jobs import sweep_costs
 from ftlab.prediction import client
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.duration import Rates
@@ -41,7 +43,7 @@ def no_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[Rates]:
     """The rates of the CPU; it cannot be measured here. Pages poll every second."""
     rates: list[Rates] = []
-    monkeypatch.setattr(costs, "kept_rates", lambda device: rates[0] if rates else None)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: rates[0] if rates else None)
     monkeypatch.setattr(costs, "rates_here", lambda device: rates[0] if rates else None)
     monkeypatch.setattr(queue, "_BUSY_SECONDS", 1)
     monkeypatch.setattr(queue, "_IDLE_SECONDS", 1)
@@ -133,15 +135,15 @@ def test_a_predictor_whose_process_dies_blocks_no_launch(
     launches(browser, tmp_path, Predictor())
 
 
-@pytest.mark.parametrize("when", ["kept_rates", "rates_here"])
+@pytest.mark.parametrize(("module", "when"), [(sweep_costs, "kept_rates"), (costs, "rates_here")])
 def test_rates_that_cannot_be_read_or_measured_block_no_launch(
-    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, when: str
 ) -> None:
     def fails(device: object) -> Rates:
         raise RuntimeError("the measuring process crashed")
 
-    monkeypatch.setattr(costs, "kept_rates", lambda device: None)
-    monkeypatch.setattr(costs, when, fails)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: None)
+    monkeypatch.setattr(module, when, fails)
     launches(browser, tmp_path, TimedPredictor(lambda question: 1))
 
 

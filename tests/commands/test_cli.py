@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ def test_matched_parameters_are_said_and_become_ordinary_variants(
 def not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep is queued and printed, but not started or watched, and nothing is downloaded."""
     monkeypatch.setattr(sweep, "watch_or_cancel", lambda *watched: None)
+    monkeypatch.setattr(sweep, "predicted_meanwhile", lambda *sweep: nullcontext())
     monkeypatch.setattr(sweep, "start_dispatcher", lambda folder: None)
     monkeypatch.setattr(sweep, "ensure_bundled", lambda say: None)
 

@@ -3,154 +3,38 @@
 from __future__ import annotations
 
 import json
-import statistics
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
-from ftlab.basics.cards import CONTEXT_BYTES, Card
-from ftlab.basics.devices import Device, free_bytes, list_devices, resolve_device
+from ftlab.basics.cards import Card
+from ftlab.basics.devices import Device, list_devices, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.locks import TimedSteps
 from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
-from ftlab.jobs.inputs import Access, formatter_of, measured_examples, scored_now, training_examples
-from ftlab.jobs.launch import not_applicable, plan_sweep
+from ftlab.jobs.inputs import Access
+from ftlab.jobs.sweep_costs import Costing, SweepTimes, costing, keep_expected, times_of
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue
-from ftlab.models.reference import parse_model
-from ftlab.models.resolve import local_folder
 from ftlab.prediction.client import NobodyWaits
-from ftlab.prediction.duration import Rates
 from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
-from ftlab.prediction.machine_rates import kept_rates, rates_here
-from ftlab.prediction.question import Prediction, Question, Scoring
-from ftlab.prediction.remedies import Band, Calibration, calibration, run_question
-from ftlab.prediction.run_time import (
-    SCORE,
-    Estimate,
-    Parts,
-    PastRuns,
-    computed,
-    in_all,
-    past_runs,
-    run_size,
-)
-from ftlab.prediction.source import find_config
-from ftlab.records.expected import Expected, write_expected
+from ftlab.prediction.machine_rates import rates_here
+from ftlab.prediction.question import Prediction, Question
+from ftlab.prediction.remedies import Band, Calibration, calibration
+from ftlab.prediction.run_time import Estimate
 from ftlab.records.progress import sweep_eta
-from ftlab.records.result import ANSWERING
-from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
-from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.experiment.queue import queue_state, view_sweep
 from ftlab.tabs.widgets import escape, plural
-from ftlab.tasks.formatting import BatchSize, longest_batch, mean_tokens, training_order
-from ftlab.tasks.registry import TASKS
-from ftlab.tasks.spec import MAX_NEW_TOKENS
-
-CPU_CONTEXT_BYTES = 560_000_000
-"""Memory of a run's process on a CPU before the model is loaded; `before_model_bytes` of the
-shipped sweeps."""
 
 _ASKING = "…"
 _RESTING = "Predictions rest while the steps of a run are timed on these cores, a minute at most."
-
-
-@dataclass(frozen=True)
-class Longest:
-    """The longest batch, and the mean tokens of all batches.
-
-    `is_known`: counted with the model's tokenizer. Otherwise every example is assumed to have the
-    maximum length that the settings allow.
-    """
-
-    batch: BatchSize
-    tokens: float
-    is_known: bool
-
-
-def model_config(model: str) -> Mapping[str, Any]:
-    """The config.json of a model on this machine or in the catalogue.
-
-    Raises `FtlabError` if the model is in neither.
-    """
-    reference = parse_model(model)
-    folder = local_folder(reference)
-    return find_config(model if folder is None else str(folder)).config
-
-
-def longest_of(request: SweepRequest) -> Longest:
-    """The largest of the longest batches of all seeds.
-
-    Raises `FtlabError` if the data cannot be read, or no example is short enough.
-    """
-    settings = request.settings
-    if formatter_of(request.model) is None:
-        rows = settings.batch_size
-        most = BatchSize(rows, settings.max_length, rows * max(1, settings.max_length - 1))
-        return Longest(most, rows * settings.max_length, is_known=False)
-    examples = training_examples(request).formatted
-    step_size = settings.batch_size * settings.accumulation
-    lengths = [example.length for example in examples]
-    orders = [training_order(lengths, settings.steps, step_size, seed) for seed in request.seeds]
-    found = [longest_batch(examples, order, settings.batch_size)[0] for order in orders]
-    return Longest(
-        max(found, key=lambda one: (one.length, one.completion_tokens)),
-        statistics.mean(mean_tokens(examples, order, settings.batch_size) for order in orders),
-        is_known=True,
-    )
-
-
-def most_tokens(request: SweepRequest) -> int:
-    """The most new tokens of an answer in the request's task."""
-    bundled = request.task.kind == "bundled"
-    return TASKS[request.task.id].max_new_tokens if bundled else MAX_NEW_TOKENS
-
-
-def scoring_of(request: SweepRequest) -> Scoring | None:
-    """The batch of answers that the sweep's runs score at once; `None` if they generate no answers.
-
-    Raises `FtlabError` if the data cannot be read, or no example is short enough.
-    """
-    settings = request.settings
-    if not settings.eval_answers:
-        return None
-    new_tokens = most_tokens(request)
-    if formatter_of(request.model) is None:
-        rows = min(EVALUATION_BATCH, scored_now(request).count)
-        return Scoring(rows, settings.max_length, new_tokens)
-    examples = measured_examples(request).formatted
-    rows = min(EVALUATION_BATCH, len(examples))
-    return Scoring(rows, max(len(one.prompt_ids) for one in examples), new_tokens)
-
-
-@dataclass(frozen=True)
-class Costing:
-    """The questions to the predictor for a sweep: one per variant, in the same order."""
-
-    request: SweepRequest
-    questions: tuple[Question, ...]
-    longest: Longest
-    device: Device
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        return self.request.variants
-
-    @property
-    def card(self) -> Card:
-        """The device with its free memory, and what a run's process takes besides tensors."""
-        free = free_bytes(self.device)
-        context = CONTEXT_BYTES if self.device.is_gpu else CPU_CONTEXT_BYTES
-        size = self.device.memory_bytes if free is None else free
-        return Card(self.device.id, self.device.label, size, context_bytes=context)
 
 
 @dataclass(frozen=True)
@@ -187,23 +71,6 @@ class Costs:
         return f'{note}<span id="method-costs" data-costs="{escape(facts)}"></span>'
 
 
-def costing(request: SweepRequest) -> Costing:
-    """Builds the questions for the request's variants.
-
-    Raises `FtlabError` if the model's config or data are unavailable, or a setting is invalid.
-    """
-    config, longest = model_config(request.model), longest_of(request)
-    scoring = scoring_of(request)
-    device = resolve_device(request.device)
-    questions = tuple(
-        run_question(
-            config, variant, request.settings, request.dtype_policy, longest.batch, device, scoring
-        )
-        for variant in request.variants
-    )
-    return Costing(request, questions, longest, device)
-
-
 def predict_costs(context: AppContext, request: SweepRequest, ask: Ask) -> Iterator[str]:
     """Yields the costs as HTML as predictions arrive. Errors are shown as a note, not raised."""
     shown = Costs()
@@ -225,7 +92,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
     runs = context.store.runs()
     seen = calibration(runs, asked.device)
     found: dict[int, Prediction] = {}
-    times = SweepTimes(asked, past_runs(runs, asked.device), kept_rates(asked.device))
+    times = times_of(asked, context.store)
 
     def known(full: str = "", unknown: str = "") -> Costs:
         now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
@@ -272,7 +139,7 @@ def seconds_ahead(runs: Sequence[Run], device: Device) -> float | None:
     return found
 
 
-def keep_expected(context: AppContext, request: SweepRequest, specs: Sequence[RunSpec]) -> None:
+def keep_predicted(context: AppContext, request: SweepRequest, specs: Sequence[RunSpec]) -> None:
     """Keeps beside the queued runs how long each should take, as far as that is predicted already.
 
     Nothing is asked or measured. Never raises: the runs need it for nothing.
@@ -281,13 +148,7 @@ def keep_expected(context: AppContext, request: SweepRequest, specs: Sequence[Ru
         asked = costing(request)
         answers = map(context.predictor.known, asked.questions)
         found = {place: answer for place, answer in enumerate(answers) if answer is not None}
-        past = past_runs(context.store.runs(), asked.device)
-        times = SweepTimes(asked, past, kept_rates(asked.device))
-        for spec in specs:
-            expected = times.expected(spec, found)
-            directory = RunDirectory(context.runs_folder / spec.run_id)
-            if expected is not None and directory.is_waiting:
-                write_expected(directory, expected)
+        keep_expected(times_of(asked, context.store), found, specs, context.runs_folder)
     except Exception:  # the sweep is queued already; the log has the reason
         traceback.print_exc()
 
@@ -305,74 +166,6 @@ def _full_misfit(request: SweepRequest, seen: Calibration, ask: Ask) -> str:
                 "cannot say what is saved. Plan predicts it."
             )
     return ""
-
-
-@dataclass(frozen=True)
-class SweepTimes:
-    """How long the runs of a sweep take; without `rates` nothing is known."""
-
-    asked: Costing
-    past: PastRuns
-    rates: Rates | None
-
-    @cached_property
-    def scored(self) -> int:
-        try:
-            return scored_now(self.asked.request).count
-        except FtlabError:  # a data set that is not here yet
-            return self.asked.request.settings.eval_examples
-
-    def run(self, place: int, answer: Prediction) -> Estimate | None:
-        """One run of the variant at that place; `None` if nothing is known of it."""
-        parts = self._run(place, answer)
-        return in_all(parts.values()) if parts else None
-
-    def _run(self, place: int, answer: Prediction) -> Parts:
-        method = self.asked.variants[place].method
-        return self.past.run(self._computed(place, answer), self.asked.request, method)
-
-    def sweep(self, found: Mapping[int, Prediction]) -> Estimate | None:
-        """All runs that Launch would queue; `None` until everything is known.
-
-        A method that is not applicable ends at once.
-        """
-        request, estimates = self.asked.request, list[Estimate]()
-        left_out = not_applicable(request)
-        for spec in plan_sweep(request):
-            if spec.variant is not None and spec.variant.label in left_out:
-                continue
-            parts = self._parts(spec, found)
-            if not parts:
-                return None
-            estimates += parts.values()
-        return in_all(estimates)
-
-    def expected(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Expected | None:
-        """What is expected of one run of the sweep; `None` if nothing is known of it."""
-        parts = self._parts(spec, found)
-        seconds = {name: part.seconds for name, part in parts.items() if name != ANSWERING}
-        return Expected(**seconds) if seconds else None
-
-    def _parts(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Parts:
-        variants = self.asked.variants
-        if spec.variant is not None:
-            places = [place for place in found if variants[place] == spec.variant]
-            return self._run(places[0], found[places[0]]) if places else {}
-        for place, answer in found.items():
-            if variants[place].base_precision == spec.base_precision:
-                phases = self._computed(place, answer, most_tokens(self.asked.request))
-                if phases:
-                    return self.past.base(self.asked.request, spec, self.scored, phases[SCORE])
-        return {}
-
-    def _computed(
-        self, place: int, answer: Prediction, new_tokens: int | None = None
-    ) -> dict[str, float]:
-        if self.rates is None:
-            return {}
-        settings, step = self.asked.request.settings, self.asked.questions[place].step
-        size = run_size(settings, self.asked.longest.tokens, self.scored)
-        return computed(answer, step, size, self.rates, new_tokens)
 
 
 def costs(

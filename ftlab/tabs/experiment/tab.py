@@ -41,7 +41,7 @@ from ftlab.tabs.context import (
 )
 from ftlab.tabs.experiment import queue
 from ftlab.tabs.experiment.costs import (
-    keep_expected,
+    keep_predicted,
     predict_costs,
     proposable,
     proposal_html,
@@ -334,7 +334,7 @@ def build(context: AppContext, links: Links) -> None:
             yield [*[gr.skip()] * 3, *_say(form, values, context, error)]
             return
         yield [(reading.request, now), NEWEST, _now_html(), *_say(form, values, context)]
-        keep_expected(context, request, specs)
+        keep_predicted(context, request, specs)
 
     def tune_rates(event: gr.EventData, *given: Any) -> list[Any]:
         ticked, settings = _chosen(event)

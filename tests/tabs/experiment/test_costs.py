@@ -16,7 +16,9 @@ from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import TimedSteps
 from ftlab.basics.units import format_seconds
+from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
+from ftlab.jobs.sweep_costs import costing, longest_of
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.duration import Rates
@@ -25,7 +27,7 @@ from ftlab.records.expected import Expected, read_expected, write_expected
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tabs.experiment import costs
-from ftlab.tabs.experiment.costs import costing, keep_expected, longest_of, predict_costs
+from ftlab.tabs.experiment.costs import keep_predicted, predict_costs
 from ftlab.tasks.formatting import BatchSize
 from ftlab.tasks.reference import parse_task
 from tests.fakes import make_run
@@ -33,12 +35,13 @@ from tests.prediction.fakes import GB, SizedPredictor, TimedPredictor, failing
 from tests.tabs.page_fakes import page_context
 
 CPU = Device("cpu", "CPU, 2 cores", 16 * GB)
+RATES = Rates(1e13, 1, 1, 1, overlaps=False)
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "resolve_device", lambda name: CPU)
-    monkeypatch.setattr(costs, "free_bytes", lambda device: 8 * GB)
+    monkeypatch.setattr(sweep_costs, "resolve_device", lambda name: CPU)
+    monkeypatch.setattr(sweep_costs, "free_bytes", lambda device: 8 * GB)
 
 
 @pytest.fixture
@@ -228,7 +231,9 @@ def unreachable(name: str) -> dict[str, Any]:
 def test_each_row_says_the_time_of_a_run_and_the_launch_bar_that_of_the_sweep(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False))
+    monkeypatch.setattr(
+        sweep_costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False)
+    )
     said = facts(shown(request_, TimedPredictor(lambda question: 1), tmp_path)[-1])
     assert "s" in said["methods"]["lora"]["time"]
     assert said["methods"]["lora"]["how_long"].startswith("One run, from its start to its scores")
@@ -239,7 +244,9 @@ def test_each_row_says_the_time_of_a_run_and_the_launch_bar_that_of_the_sweep(
 def test_a_method_that_is_not_applicable_takes_no_time_in_the_sweep(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False))
+    monkeypatch.setattr(
+        sweep_costs, "kept_rates", lambda device: Rates(1e13, 1, 1, 1, overlaps=False)
+    )
     more = replace(request_, variants=(*request_.variants, parse_variant("bitfit")))
     both = [
         facts(shown(each, TimedPredictor(lambda question: 1), tmp_path)[-1])["seconds"]
@@ -251,7 +258,7 @@ def test_a_method_that_is_not_applicable_takes_no_time_in_the_sweep(
 def test_without_rates_the_rest_is_shown_and_they_are_measured_last(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "kept_rates", lambda device: None)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: None)
     monkeypatch.setattr(costs, "rates_here", lambda device: None)  # a run has the device
     before_last, last = map(
         facts, shown(request_, TimedPredictor(lambda question: 1), tmp_path)[-2:]
@@ -269,7 +276,7 @@ def test_while_a_run_has_the_device_the_missing_time_is_explained_and_its_end_gi
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Rates] = []
-    monkeypatch.setattr(costs, "kept_rates", lambda device: kept[0] if kept else None)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: kept[0] if kept else None)
     monkeypatch.setattr(costs, "rates_here", lambda device: None)
     running = make_run(tmp_path, "lora", "running", device="cpu")
     predictor = TimedPredictor(lambda question: 1)
@@ -285,7 +292,7 @@ def test_while_a_run_has_the_device_the_missing_time_is_explained_and_its_end_gi
 def test_the_end_of_a_sweep_counts_what_its_device_has_to_do_before(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "kept_rates", lambda device: FAST)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: FAST)
     predictor = TimedPredictor(lambda question: 1)
     said = facts(shown(request_, predictor, tmp_path)[-1])
     assert (said["ahead"], said["queue"]) == (0, "")
@@ -303,13 +310,13 @@ def test_the_end_of_a_sweep_counts_what_its_device_has_to_do_before(
 def test_a_launch_keeps_what_was_predicted_of_each_run(
     request_: SweepRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "kept_rates", lambda device: FAST)
+    monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: FAST)
     context = page_context(tmp_path, TimedPredictor(lambda question: 1))
     said = facts(
         [str(each) for each in predict_costs(context, request_, context.predictor.ask)][-1]
     )
     specs = enqueue_sweep(checked(request_), tmp_path)
-    keep_expected(context, request_, specs)
+    keep_predicted(context, request_, specs)
     runs = context.store.runs()
     expected = [one for run in runs if (one := read_expected(run.directory)) is not None]
     assert len(expected) == len(specs) == 4
@@ -319,7 +326,7 @@ def test_a_launch_keeps_what_was_predicted_of_each_run(
 
 def test_what_was_not_predicted_yet_is_not_kept(request_: SweepRequest, tmp_path: Path) -> None:
     context = page_context(tmp_path, TimedPredictor(lambda question: 1))
-    keep_expected(context, request_, enqueue_sweep(checked(request_), tmp_path))
+    keep_predicted(context, request_, enqueue_sweep(checked(request_), tmp_path))
     assert [read_expected(run.directory) for run in context.store.runs()] == [None] * 4
 
 

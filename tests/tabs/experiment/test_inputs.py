@@ -12,11 +12,11 @@ from ftlab.basics.errors import InvalidRequest
 from ftlab.basics.recent import Recent
 from ftlab.jobs import inputs
 from ftlab.jobs.inputs import check_inputs, look_at_inputs, must_ask
+from ftlab.jobs.sweep_costs import scoring_of
 from ftlab.methods.variant import Variant
 from ftlab.models.resolve import ModelReach
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
-from ftlab.tabs.experiment.costs import scoring_of
 from ftlab.tabs.experiment.fields import blocks_launch, launch_line
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference, parse_task

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.devices import Device
+from ftlab.jobs import sweep_costs
 from ftlab.jobs.inputs import Access
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import catalogue
@@ -54,8 +55,9 @@ def hub() -> Hub:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, 20 GB of which are free, and no word of being offline."""
     known = {"auto": GPU, "cuda:0": GPU, "cpu": CPU}
-    monkeypatch.setattr(costs, "resolve_device", known.__getitem__)
-    monkeypatch.setattr(costs, "free_bytes", lambda device: 20 * GB)
+    for module in (costs, sweep_costs):
+        monkeypatch.setattr(module, "resolve_device", known.__getitem__)
+    monkeypatch.setattr(sweep_costs, "free_bytes", lambda device: 20 * GB)
     monkeypatch.setattr(costs, "list_devices", lambda: (GPU, CPU))
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
