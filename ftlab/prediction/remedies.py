@@ -40,7 +40,10 @@ def run_question(
     device: Device,
     scoring: Scoring | None = None,
 ) -> Question:
-    """Returns the question on a run's longest batch; raises `InvalidRequest`."""
+    """Returns the question on a run's longest batch; raises `InvalidRequest`.
+
+    It is the same at every learning rate, so one simulation serves all of a search for one.
+    """
     step = Step(
         length=longest.length,
         batch=longest.rows,
@@ -55,7 +58,7 @@ def run_question(
         scoring=scoring,
     )
     (question,) = ask_about(config, [variant], step)
-    return question
+    return replace(question, variant=replace(question.variant, learning_rate=None))
 
 
 FEWEST_OF_METHOD = 3

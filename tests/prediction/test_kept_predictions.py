@@ -55,6 +55,8 @@ def test_a_run_keeps_what_it_predicts_and_a_run_alike_does_not_predict_it_again(
     monkeypatch.setattr(of_run, "predict", unwanted)
     again = of_run.with_prediction(RunResult("failed"), spec, longest)
     assert again == first
+    other_rate = spec_of(tiny_model, task_file, "lora:learning_rate=0.01")
+    assert of_run.with_prediction(RunResult("failed"), other_rate, longest) == first
     other = of_run.with_prediction(RunResult("failed"), spec, replace(longest, length=72))
     assert other.measures.predicted_net_peak_bytes is None, "another batch is another question"
 
