@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event, Thread
 
 from rich.console import Console
@@ -12,9 +13,9 @@ from rich.console import Console
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.units import format_seconds
 from ftlab.commands.waiting import say
-from ftlab.jobs.sweep_costs import costing, keep_expected, times_of
+from ftlab.jobs.sweep_costs import Costing, costing, keep_expected, times_of
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.question import own
+from ftlab.prediction.question import Prediction, own
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 
@@ -56,17 +57,35 @@ def _predict(
         if not asked.longest.is_known:
             return  # the longest batch of the run will be another one
         found = dict(predictor.ask(asked.questions, has_left=over.is_set))
-        while (times := times_of(asked, store)).rates is None:  # a run measures them at its end
-            if over.wait(_SECONDS_BETWEEN_LOOKS):
-                return
-        keep_expected(times, found, specs, store.folder)
-        whole = times.sweep(found)
-        if whole is not None:
-            console.print(_sentence(whole.seconds, specs, store), markup=False, highlight=False)
+        is_said = _say(asked, found, specs, store, console)
+        for seed in request.seeds:  # each has a longest batch of its own
+            seeds_own = costing(replace(request, seeds=(seed,))).questions
+            for _ in predictor.ask(seeds_own, has_left=over.is_set):
+                pass
+        while not is_said and not over.wait(_SECONDS_BETWEEN_LOOKS):
+            is_said = _say(asked, found, specs, store, console)
     except FtlabError:  # the sweep is over, or its runs cannot be predicted
         return
     except Exception as error:  # the runs need no prediction
         say(f"The time of the sweep is not predicted: {one_line(error)}")
+
+
+def _say(
+    asked: Costing,
+    found: Mapping[int, Prediction],
+    specs: Sequence[RunSpec],
+    store: RunStore,
+    console: Console,
+) -> bool:
+    """Says and keeps the times; whether the speed of the device is known, which a run measures."""
+    times = times_of(asked, store)
+    if times.rates is None:
+        return False
+    keep_expected(times, found, specs, store.folder)
+    whole = times.sweep(found)
+    if whole is not None:
+        console.print(_sentence(whole.seconds, specs, store), markup=False, highlight=False)
+    return True
 
 
 def _sentence(seconds: float, specs: Sequence[RunSpec], store: RunStore) -> str:

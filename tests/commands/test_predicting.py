@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import enumerate as all_threads
 from typing import Any
@@ -16,6 +17,7 @@ from ftlab.commands import predicting
 from ftlab.commands.predicting import predicted_meanwhile
 from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
+from ftlab.jobs.sweep_costs import longest_of
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.duration import Rates
@@ -100,6 +102,24 @@ def test_the_time_of_a_sweep_is_said_and_that_of_each_run_kept(
     assert re.fullmatch(r"The sweep takes about .*, until \d\d:\d\d\.\n", beside.said)
 
 
+def test_each_seed_is_predicted_at_its_own_longest_batch(
+    request_: SweepRequest,
+    task_file: Path,
+    tmp_path: Path,
+    rates: list[Rates],
+    predictor: SizedPredictor,
+) -> None:
+    rows = (f"Repeat {'again ' * length},word" for length in range(16))
+    task_file.write_text("\n".join(["prompt,completion", *rows]))
+    seeds = replace(request_, seeds=(0, 1, 2, 3))
+    longest = [longest_of(replace(seeds, seeds=(seed,))).batch.length for seed in seeds.seeds]
+    assert len(set(longest)) > 1
+    beside = Beside(seeds, tmp_path / "runs")
+    with beside.block:
+        wait_until(lambda: len(predictor.asked) == 2 * (1 + len(seeds.seeds)))
+    assert [asked.step.length for asked in predictor.asked[2::2]] == longest
+
+
 @pytest.mark.usefixtures("predictor")
 def test_nobody_knows_the_end_of_a_sweep_that_waits_for_another(
     request_: SweepRequest, tmp_path: Path, rates: list[Rates]
@@ -118,7 +138,7 @@ def test_on_a_new_machine_the_time_is_said_when_a_run_has_measured_its_speed(
 ) -> None:
     beside = Beside(request_, tmp_path / "runs")
     with beside.block:
-        wait_until(lambda: len(predictor.asked) == 2)
+        wait_until(lambda: len(predictor.asked) == 4)
         assert (beside.said, beside.known) == ("", 0)
         rates.append(RATES)
         wait_until(lambda: "about" in beside.said)
