@@ -178,7 +178,7 @@ def _run(
     memory.let_go()
     if result.status == "out_of_memory" and phase:  # otherwise the reason already has advice
         result = with_remedies(result, spec, phase, record.longest)
-    return with_prediction(result, spec, record.longest)
+    return with_prediction(result, spec, record.longest, record.scoring)
 
 
 def import_libraries() -> None:

@@ -19,7 +19,7 @@ from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.machine_rates import kept_rates
-from ftlab.prediction.question import Prediction, Question, Scoring
+from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import run_question
 from ftlab.prediction.run_time import (
     SCORE,
@@ -38,7 +38,14 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import EVALUATION_BATCH
-from ftlab.tasks.formatting import BatchSize, longest_batch, mean_tokens, training_order
+from ftlab.tasks.formatting import (
+    BatchSize,
+    Scoring,
+    answer_batch,
+    longest_batch,
+    mean_tokens,
+    training_order,
+)
 from ftlab.tasks.registry import TASKS
 from ftlab.tasks.spec import MAX_NEW_TOKENS
 
@@ -110,9 +117,7 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
     if formatter_of(request.model) is None:
         rows = min(EVALUATION_BATCH, scored_now(request).count)
         return Scoring(rows, settings.max_length, new_tokens)
-    examples = measured_examples(request).formatted
-    rows = min(EVALUATION_BATCH, len(examples))
-    return Scoring(rows, max(len(one.prompt_ids) for one in examples), new_tokens)
+    return answer_batch(measured_examples(request).formatted, new_tokens)
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,22 @@ from ftlab.prediction.machine_rates import keep_rates, kept_rates
 from ftlab.prediction.measure_rates import measure_quietly
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
-from ftlab.prediction.run_time import computed, run_size, scoring_of_batch
+from ftlab.prediction.run_time import computed, run_size
 from ftlab.prediction.simulation.step import predict
 from ftlab.records.comparability import SCORED
 from ftlab.records.result import RunResult
 from ftlab.records.spec import RunSpec
-from ftlab.tasks.formatting import BatchSize
+from ftlab.tasks.formatting import BatchSize, Scoring
 from ftlab.training.memory import CardMemory, card_memory
 from ftlab.training.model import torch_device
 
 
-def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None) -> RunResult:
+def with_prediction(
+    result: RunResult, spec: RunSpec, longest: BatchSize | None, scoring: Scoring | None
+) -> RunResult:
     """Returns the result with the predicted peak of its longest batch; never raises.
+
+    `scoring` is the batch in which its examples are scored; `None` without answers.
 
     Call it after all measurements: a prediction that is not kept yet takes seconds and memory, and
     patches torch.
@@ -39,9 +43,7 @@ def with_prediction(result: RunResult, spec: RunSpec, longest: BatchSize | None)
     if longest is None or spec.variant is None:
         return result
     try:
-        question = question_of(spec, longest)
-        scoring = scoring_of_batch(spec.settings, longest)
-        question = replace(question, step=replace(question.step, scoring=scoring))
+        question = question_of(spec, longest, scoring)
         found = kept_prediction(question)
         if found is None:
             found = predict(question)
@@ -133,8 +135,11 @@ def _predicted(
     return predicted_remedies(question_of(spec, longest), room, _ask)
 
 
-def question_of(spec: RunSpec, longest: BatchSize) -> Question:
-    """Returns the question to the predictor for the run's longest batch."""
+def question_of(spec: RunSpec, longest: BatchSize, scoring: Scoring | None = None) -> Question:
+    """Returns the question to the predictor for the run's longest batch, and how it is scored.
+
+    It is the one that was asked before the launch (`ftlab.jobs.sweep_costs.costing`).
+    """
     assert spec.variant is not None
     config = resolve_model(spec.model).config()
     return run_question(
@@ -144,6 +149,7 @@ def question_of(spec: RunSpec, longest: BatchSize) -> Question:
         spec.dtype_policy,
         longest,
         resolve_device(spec.device),
+        scoring,
     )
 
 

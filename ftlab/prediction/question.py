@@ -21,6 +21,7 @@ from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.duration import ScoringWork, StepWork
 from ftlab.settings.schema import Setting, errors_in
 from ftlab.settings.training import OPTIMIZERS, Optimizer
+from ftlab.tasks.formatting import Scoring
 
 WeightType = Literal["fp32", "fp16", "bf16"]
 AdapterType = Literal["fp32", "base"]
@@ -58,15 +59,6 @@ class Target:
                               "steps cost is said", empty="no cost", high=1_000_000,
                               example="PRICE"),
     ] = None  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """Answers to `rows` test prompts at once; longest prompt, and most new tokens."""
-
-    rows: int
-    prompt: int
-    new_tokens: int
 
 
 _PACKINGS: dict[Packing, str] = {

@@ -21,14 +21,13 @@ from ftlab.prediction.question import (
     USUAL_CAPABILITY,
     Prediction,
     Question,
-    Scoring,
     Step,
     ask_about,
 )
 from ftlab.records.spec import RunSpec
 from ftlab.records.store import Run
 from ftlab.settings.training import DtypePolicy, TrainingSettings
-from ftlab.tasks.formatting import BatchSize
+from ftlab.tasks.formatting import BatchSize, Scoring
 
 
 def run_question(

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from ftlab.basics.devices import Device
 from ftlab.models.reference import parse_model
 from ftlab.prediction.duration import Band, Rates, ScoringWork, Work
-from ftlab.prediction.question import Prediction, Scoring, Step
+from ftlab.prediction.question import Prediction, Step
 from ftlab.prediction.remedies import Seen, is_on
 from ftlab.records.result import ANSWERING
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
 from ftlab.settings.training import (
     CURVE_EXAMPLES,
-    EVALUATION_BATCH,
     ROWS_AT_ONCE,
     TrainingSettings,
 )
-from ftlab.tasks.formatting import BatchSize
 from ftlab.tasks.registry import general_passages
 
 TRAIN, SCORE = "train", "evaluate"
@@ -115,15 +113,6 @@ def _answering(scoring: ScoringWork, scored: int, rates: Rates) -> float:
     token, share = scoring.token, rows / scoring.rows
     work = Work(share * token.narrow, share * token.wide, token.bytes, token.calls)
     return math.ceil(scored / rows) * rates.of_few_rows().seconds(work)
-
-
-def scoring_of_batch(settings: TrainingSettings, longest: BatchSize) -> Scoring | None:
-    """A batch of answers as long as the examples of a batch; `None` without answers."""
-    if not settings.eval_answers:
-        return None
-    new = math.ceil(longest.completion_tokens / longest.rows)
-    rows = min(EVALUATION_BATCH, settings.eval_examples)
-    return Scoring(rows, max(1, longest.length - new), new)
 
 
 @dataclass(frozen=True)

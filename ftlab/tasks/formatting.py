@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ftlab.basics.errors import FtlabError
 from ftlab.models.files import read_model_json, read_model_text
+from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tasks.spec import Example, Message
 
 
@@ -311,6 +312,21 @@ class BatchSize:
     rows: int
     length: int
     completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Answers to `rows` test prompts at once; longest prompt, and most new tokens."""
+
+    rows: int
+    prompt: int
+    new_tokens: int
+
+
+def answer_batch(formatted: Sequence[FormattedExample], new_tokens: int) -> Scoring:
+    """The batch in which such examples are scored, with up to `new_tokens` in an answer."""
+    longest = max(len(example.prompt_ids) for example in formatted)
+    return Scoring(min(EVALUATION_BATCH, len(formatted)), longest, new_tokens)
 
 
 def longest_batch(

@@ -39,7 +39,9 @@ from ftlab.settings.training import EVAL_SPLITS, EVALUATION_BATCH
 from ftlab.tasks.formatting import (
     BatchSize,
     PromptFormatter,
+    Scoring,
     TransformersTokenizer,
+    answer_batch,
     encode,
     longest_batch,
     training_order,
@@ -169,6 +171,7 @@ class RunRecord:
     general_tokens: tuple[int, ...] = ()
     anatomy: dict[str, int] = field(default_factory=dict)
     longest: BatchSize | None = None
+    scoring: Scoring | None = None
     earlier: Earlier | None = None
     meter: PhaseMeter | None = None
     began: float = field(default_factory=time.perf_counter)
@@ -319,7 +322,9 @@ def _execute(
         )
     if spec.settings.eval_split == "tuning":
         record.note("Measured on the tuning examples, which are for choosing settings.")
-    if not spec.settings.eval_answers:
+    if spec.settings.eval_answers:
+        record.scoring = answer_batch(held_out.formatted, task.max_new_tokens)
+    else:
         record.note("Only the loss was measured: no answers were generated, so there is no score.")
     trackers = (
         [] if spec.is_base else make_trackers(spec.settings.report_to, directory.path, record.note)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from ftlab.jobs.launch import plan_sweep
+from ftlab.jobs.sweep_costs import costing
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction import kept_predictions, of_run
 from ftlab.prediction.client import Predictor
@@ -15,6 +17,8 @@ from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
 from ftlab.records.result import RunResult
 from ftlab.tasks.formatting import BatchSize
+from ftlab.training.run import RunRecord
+from tests.training import one_run
 from tests.training.one_run import spec_of
 
 FOUND = Prediction("lora", "LoRA", trainable_params=7, peak_allocated_bytes=9, how="simulated")
@@ -49,16 +53,34 @@ def test_the_page_asks_no_process_for_what_is_kept(folder: Path) -> None:
 def test_a_run_keeps_what_it_predicts_and_a_run_alike_does_not_predict_it_again(
     tiny_model: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, longest = spec_of(tiny_model, task_file), BatchSize(4, 64, 120)
-    first = of_run.with_prediction(RunResult("failed"), spec, longest)
+    spec, longest, failed = (
+        spec_of(tiny_model, task_file),
+        BatchSize(4, 64, 120),
+        RunResult("failed"),
+    )
+    first = of_run.with_prediction(failed, spec, longest, None)
     assert first.measures.predicted_net_peak_bytes
     monkeypatch.setattr(of_run, "predict", unwanted)
-    again = of_run.with_prediction(RunResult("failed"), spec, longest)
+    again = of_run.with_prediction(failed, spec, longest, None)
     assert again == first
     other_rate = spec_of(tiny_model, task_file, "lora:learning_rate=0.01")
-    assert of_run.with_prediction(RunResult("failed"), other_rate, longest) == first
-    other = of_run.with_prediction(RunResult("failed"), spec, replace(longest, length=72))
+    assert of_run.with_prediction(failed, other_rate, longest, None) == first
+    other = of_run.with_prediction(failed, spec, replace(longest, length=72), None)
     assert other.measures.predicted_net_peak_bytes is None, "another batch is another question"
+
+
+@pytest.mark.parametrize("with_answers", [True, False], ids=["answers", "loss alone"])
+def test_a_run_asks_what_was_asked_before_its_launch(
+    tiny_model: Path, task_file: Path, tmp_path: Path, with_answers: bool
+) -> None:
+    request = one_run.request(tiny_model, task_file, "lora", eval_answers=with_answers)
+    record = RunRecord()
+    spec = plan_sweep(request)[-1]
+    one_run.do(spec, tmp_path, record)
+    assert record.longest is not None
+    asked = of_run.question_of(spec, record.longest, record.scoring)
+    assert (asked,) == costing(request).questions
+    assert (asked.step.scoring is not None) == with_answers
 
 
 def test_other_packages_or_other_code_predict_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def test_each_part_of_the_measured_peak_is_what_was_predicted(
     spec, record, result = ran(case, tiny_model, task_file, tmp_path)
     assert set(result.anatomy) == set(MEMORY_PARTS)
     whole = sum(result.anatomy.values())
-    known = with_prediction(result, spec, record.longest)
+    known = with_prediction(result, spec, record.longest, record.scoring)
     assert known.measures.predicted_net_peak_bytes == sum(known.predicted_anatomy.values())
     for part in MEMORY_PARTS:
         off = abs(known.predicted_anatomy[part] - result.anatomy[part])
@@ -64,11 +64,11 @@ def test_a_run_keeps_what_was_computed_of_its_training_and_scoring(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
     spec, record, result = ran(("lora", "bf16", {}), tiny_model, task_file, tmp_path)
-    known = with_prediction(result, spec, record.longest)
+    known = with_prediction(result, spec, record.longest, record.scoring)
     assert {"train", "evaluate"} <= set(result.phases)
     assert set(known.predicted_seconds) == {"train", "evaluate", "other"}
     assert all(seconds > 0 for seconds in known.predicted_seconds.values())
-    failed = with_prediction(replace(result, status="failed"), spec, record.longest)
+    failed = with_prediction(replace(result, status="failed"), spec, record.longest, record.scoring)
     assert failed.predicted_seconds == {}
 
 
@@ -90,15 +90,15 @@ def test_without_a_batch_or_a_prediction_a_result_is_as_it_was(
     base = replace(spec, variant=None)
     result = RunResult("done")
     longest = BatchSize(4, 16, 8)
-    assert with_prediction(result, spec, None) is result
-    assert with_prediction(result, base, longest) is result
+    assert with_prediction(result, spec, None, None) is result
+    assert with_prediction(result, base, longest, None) is result
     monkeypatch.setattr(of_run, "predict", lambda question: 1 / 0)
-    assert with_prediction(result, spec, longest) is result
+    assert with_prediction(result, spec, longest, None) is result
 
 
 def test_a_run_that_ends_early_in_training_still_has_its_prediction(
     tiny_model: Path, task_file: Path
 ) -> None:
     spec = spec_of(tiny_model, task_file)
-    early = with_prediction(RunResult("out_of_memory"), spec, BatchSize(4, 64, 32))
+    early = with_prediction(RunResult("out_of_memory"), spec, BatchSize(4, 64, 32), None)
     assert early.measures.predicted_net_peak_bytes

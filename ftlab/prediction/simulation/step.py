@@ -39,7 +39,7 @@ from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
 from ftlab.prediction.duration import ScoringWork, StepWork
-from ftlab.prediction.question import Prediction, Question, Scoring, Step
+from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.simulation.fake import (
     Guesses,
     QuickFakeMode,
@@ -57,6 +57,7 @@ from ftlab.prediction.simulation.interceptions import kernels_of
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.prediction.simulation.work import WorkLog
 from ftlab.settings.training import CACHE_BYTES, EVALUATION_BATCH, ROWS_AT_ONCE, DtypePolicy
+from ftlab.tasks.formatting import Scoring
 from ftlab.training.allocations import (
     WORKSPACES,
     AllocationLog,

@@ -14,11 +14,11 @@ from ftlab.methods.variant import Variant
 from ftlab.models.generation import answer_batch, greedy_config
 from ftlab.models.loading import load_tokenizer
 from ftlab.models.resolve import resolve_model
-from ftlab.prediction.question import Scoring, Step, ask_about
+from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.interceptions import CudaAllocationLog
 from ftlab.prediction.simulation.step import predict
 from ftlab.settings.training import EVALUATION_BATCH
-from ftlab.tasks.formatting import FormattedExample
+from ftlab.tasks.formatting import FormattedExample, Scoring
 from ftlab.training.allocations import Rehearsal, replay
 from ftlab.training.evaluate import evaluate
 from ftlab.training.step import Arithmetic
