@@ -31,6 +31,15 @@ class Work:
             self.calls + other.calls,
         )
 
+    def __sub__(self, other: Work) -> Work:
+        """What is left; nothing of a kind where the other has more."""
+        return Work(
+            max(0, self.narrow - other.narrow),
+            max(0, self.wide - other.wide),
+            max(0, self.bytes - other.bytes),
+            max(0, self.calls - other.calls),
+        )
+
     def times(self, factor: float) -> Work:
         return Work(*(factor * each for each in (self.narrow, self.wide, self.bytes, self.calls)))
 
@@ -63,6 +72,17 @@ class ScoringWork:
     token: Work
     rows: int
     prompt: int
+
+    def passes(self, passes: float, tokens: float) -> Work:
+        """The work of so many passes over so many tokens in all.
+
+        The two passes that were counted say what grows with the tokens and what each pass takes:
+        some methods compute each layer's weights anew, which takes most of a pass over few tokens.
+        """
+        more = self.rows * max(1, self.prompt - 1)
+        a_token = (self.prompts - self.token).times(1 / more)
+        a_pass = self.token - a_token.times(self.rows)
+        return a_pass.times(passes) + a_token.times(tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ftlab.basics.devices import Device
 from ftlab.models.reference import parse_model
-from ftlab.prediction.duration import Band, Rates, ScoringWork, Work
+from ftlab.prediction.duration import Band, Rates, ScoringWork
 from ftlab.prediction.question import Prediction, Step
 from ftlab.prediction.remedies import Seen, is_on
 from ftlab.records.result import ANSWERING
@@ -22,6 +22,7 @@ from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
 from ftlab.settings.training import (
     CURVE_EXAMPLES,
+    EVALUATION_BATCH,
     ROWS_AT_ONCE,
     TrainingSettings,
 )
@@ -93,11 +94,13 @@ def computed(
         seconds = rates.seconds(work.batch) * size.scored * step.length / work.tokens / 3
     else:
         new = (step.completion_tokens or 1) if new_tokens is None else new_tokens
-        a_token = rates.seconds(scoring.prompts) / (scoring.rows * scoring.prompt)
-        # The answers continue from the keys and values of the pass for the loss.
-        seconds = size.scored * (scoring.prompt + new) * a_token
+        # The answers continue from the keys and values of the pass over the prompts, as the loss.
+        batches, tokens = _batches(size.scored), size.scored * (scoring.prompt + new)
+        seconds = rates.seconds(scoring.passes(2 * batches, tokens))
         seconds += new * _answering(scoring, size.scored, rates)
-        general = a_token * sum(map(len, general_passages())) / _CHARACTERS_A_TOKEN
+        passages = general_passages()
+        tokens_of_passages = sum(map(len, passages)) / _CHARACTERS_A_TOKEN
+        general = rates.seconds(scoring.passes(_batches(len(passages)), tokens_of_passages))
     points = size.curve_points * min(CURVE_EXAMPLES, size.scored) / max(1, size.scored)
     one_step = rates.seconds(work.step(size.tokens, size.accumulation))
     return {
@@ -109,10 +112,12 @@ def computed(
 
 def _answering(scoring: ScoringWork, scored: int, rates: Rates) -> float:
     """Seconds of one more token of each answer, of which `ROWS_AT_ONCE` are generated at once."""
-    rows = min(scored, ROWS_AT_ONCE)
-    token, share = scoring.token, rows / scoring.rows
-    work = Work(share * token.narrow, share * token.wide, token.bytes, token.calls)
-    return math.ceil(scored / rows) * rates.of_few_rows().seconds(work)
+    passes = math.ceil(scored / ROWS_AT_ONCE)
+    return rates.of_few_rows().seconds(scoring.passes(passes, scored))
+
+
+def _batches(examples: int) -> int:
+    return math.ceil(examples / EVALUATION_BATCH)
 
 
 @dataclass(frozen=True)
