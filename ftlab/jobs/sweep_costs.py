@@ -41,9 +41,9 @@ from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tasks.formatting import (
     BatchSize,
     Scoring,
-    answer_batch,
     longest_batch,
     mean_tokens,
+    scoring_batch,
     training_order,
 )
 from ftlab.tasks.registry import TASKS
@@ -117,7 +117,7 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
     if formatter_of(request.model) is None:
         rows = min(EVALUATION_BATCH, scored_now(request).count)
         return Scoring(rows, settings.max_length, new_tokens)
-    return answer_batch(measured_examples(request).formatted, new_tokens)
+    return scoring_batch(measured_examples(request).formatted, new_tokens)
 
 
 @dataclass(frozen=True)

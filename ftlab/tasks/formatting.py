@@ -323,7 +323,7 @@ class Scoring:
     new_tokens: int
 
 
-def answer_batch(formatted: Sequence[FormattedExample], new_tokens: int) -> Scoring:
+def scoring_batch(formatted: Sequence[FormattedExample], new_tokens: int) -> Scoring:
     """The batch in which such examples are scored, with up to `new_tokens` in an answer."""
     longest = max(len(example.prompt_ids) for example in formatted)
     return Scoring(min(EVALUATION_BATCH, len(formatted)), longest, new_tokens)

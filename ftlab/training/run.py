@@ -41,9 +41,9 @@ from ftlab.tasks.formatting import (
     PromptFormatter,
     Scoring,
     TransformersTokenizer,
-    answer_batch,
     encode,
     longest_batch,
+    scoring_batch,
     training_order,
 )
 from ftlab.tasks.reference import load as load_task
@@ -323,7 +323,7 @@ def _execute(
     if spec.settings.eval_split == "tuning":
         record.note("Measured on the tuning examples, which are for choosing settings.")
     if spec.settings.eval_answers:
-        record.scoring = answer_batch(held_out.formatted, task.max_new_tokens)
+        record.scoring = scoring_batch(held_out.formatted, task.max_new_tokens)
     else:
         record.note("Only the loss was measured: no answers were generated, so there is no score.")
     trackers = (

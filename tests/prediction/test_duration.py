@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 
 from ftlab.basics.cards import cards, find_card
+from ftlab.methods.variant import Variant
+from ftlab.models.resolve import resolve_model
 from ftlab.prediction.duration import FITTED, Rates, StepWork, Work, rates_of
+from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.step import predict
 from ftlab.prediction.simulation.work import WorkLog
+from ftlab.tasks.formatting import Scoring
 from tests.benchmarks.step_times import (
     SHARE,
     SPEARMAN,
@@ -66,6 +73,24 @@ def test_products_of_32_bit_numbers_are_counted_apart() -> None:
         left @ right
     work = log.take()
     assert (work.narrow, work.wide) == (0, 2 * 4 * 8 * 16)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["qlora", "lora_int8"])
+def test_a_packed_base_has_as_many_products_as_a_plain_one(
+    method: str, device: Literal["cpu", "cuda"], tiny_model: Path
+) -> None:
+    config = resolve_model(str(tiny_model)).config()
+    step = Step(64, 2, 16, device=device, scoring=Scoring(4, prompt=20, new_tokens=8))
+    counted = []
+    for question in ask_about(config, [Variant("lora"), Variant(method)], step):
+        found = predict(question)
+        assert found.work is not None
+        assert found.scoring_work is not None
+        parts = (found.work.batch, found.scoring_work.prompts, found.scoring_work.token)
+        counted.append([part.narrow + part.wide for part in parts])
+    plain, packed = counted
+    assert packed == plain
 
 
 def test_a_view_moves_nothing_but_is_a_call() -> None:

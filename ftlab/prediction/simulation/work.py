@@ -37,7 +37,12 @@ _WRITTEN_IN_PARTS = frozenset({
 """They write as much of their first tensor as they read of the others."""
 
 _ONLY_WRITTEN = frozenset({"aten::copy_", "aten::zero_", "aten::fill_"})
-_PACKED_PRODUCT = "bitsandbytes::gemm_4bit"
+_ON_PACKED_WEIGHTS = frozenset({
+    "bitsandbytes::gemm_4bit", "bitsandbytes::int8_linear_matmul", "bitsandbytes::int8_scaled_mm",
+    "aten::linear",
+})  # fmt: skip
+"""Products that torch's counter does not know. `linear` is one only after weights were unpacked on
+a GPU; elsewhere torch takes it apart."""
 
 
 class WorkLog(AllocationLog):
@@ -97,7 +102,7 @@ def _kind(func: Any) -> _Kind:
     name = func._schema.name
     aliases = [each.alias_info for each in func._schema.returns]
     is_view = bool(aliases) and all(each is not None and not each.is_write for each in aliases)
-    formula = _packed_product if name == _PACKED_PRODUCT else None
+    formula = _packed_product if name in _ON_PACKED_WEIGHTS else None
     return _Kind(
         name,
         name.startswith("prim::"),
