@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
-from ftlab.commands.predicting import predicted_meanwhile
+from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ftlab.commands import predicting
-from ftlab.commands.predicting import predicted_meanwhile
+from ftlab.commands import sweep_time
+from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.jobs.sweep_costs import longest_of
@@ -59,7 +59,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Rates]:
     """The kept rates of the device, if there are any."""
     kept: list[Rates] = []
     monkeypatch.setattr(sweep_costs, "kept_rates", lambda device: kept[0] if kept else None)
-    monkeypatch.setattr(predicting, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(sweep_time, "_SECONDS_BETWEEN_LOOKS", 0.01)
     return kept
 
 
@@ -86,7 +86,7 @@ class Beside:
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> SizedPredictor:
     timed = TimedPredictor(lambda question: 1)
-    monkeypatch.setattr(predicting, "Predictor", lambda **limits: timed)
+    monkeypatch.setattr(sweep_time, "Predictor", lambda **limits: timed)
     return timed
 
 
@@ -156,7 +156,7 @@ def test_a_sweep_ends_without_predictions_that_are_not_there(
     other: SizedPredictor,
 ) -> None:
     rates.append(RATES)
-    monkeypatch.setattr(predicting, "Predictor", lambda **limits: other)
+    monkeypatch.setattr(sweep_time, "Predictor", lambda **limits: other)
     beside = Beside(request_, tmp_path / "runs")
     before = set(all_threads())
     with beside.block:
@@ -175,7 +175,7 @@ def test_an_error_that_nobody_foresaw_is_said_and_ends_nothing(
     def broken(request: SweepRequest) -> None:
         raise RuntimeError("no such thing")
 
-    monkeypatch.setattr(predicting, "costing", broken)
+    monkeypatch.setattr(sweep_time, "costing", broken)
     beside = Beside(request_, tmp_path / "runs")
     with beside.block:
         pass
