@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event, Thread
 
@@ -13,13 +13,16 @@ from rich.console import Console
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.units import format_seconds
 from ftlab.commands.waiting import say
+from ftlab.jobs.inputs import formatter_of
 from ftlab.jobs.sweep_costs import Costing, costing, keep_expected, times_of
-from ftlab.prediction.client import Predictor
-from ftlab.prediction.question import Prediction, own
+from ftlab.methods.variant import Variant
+from ftlab.prediction.client import NobodyWaits, Predictor
+from ftlab.prediction.question import Prediction, Question
 from ftlab.records.spec import RunSpec, SweepRequest
-from ftlab.records.store import RunStore
+from ftlab.records.store import Run, RunStore
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_OF_A_DAY = 86_400
 
 
 @contextmanager
@@ -29,70 +32,105 @@ def predicted_meanwhile(
     """Predicts the queued runs of the request in a thread, until the block ends.
 
     A run whose prediction is there need not make it at its end, which takes seconds. The predictor
-    uses spare cores, and rests beside timed steps. Once all is predicted and the speed of the
-    device is known, the time of the sweep is printed, and that of each run kept beside it.
-    Raises nothing: the runs need none of it.
+    uses spare cores, and rests in the first minute of timed steps. Once all is predicted and the
+    speed of the device is known, the time of the sweep is printed, and that of each run kept beside
+    it. Raises nothing: the runs need none of it.
     """
-    over = Event()
-    with Predictor(limits_of=own) as predictor:
-        thread = Thread(target=_predict, args=(request, specs, store, console, predictor, over))
-        thread.start()
+    sweep = _Sweep(request, specs, store, console)
+    with Predictor() as predictor:
+        thread = Thread(target=sweep.predict, args=(predictor,), daemon=True)
         try:
+            thread.start()
             yield
         finally:
-            over.set()
+            sweep.over.set()
             thread.join()
 
 
-def _predict(
-    request: SweepRequest,
-    specs: Sequence[RunSpec],
-    store: RunStore,
-    console: Console,
-    predictor: Predictor,
-    over: Event,
-) -> None:
-    try:
-        asked = costing(request)
-        if not asked.longest.is_known:
-            return  # the longest batch of the run will be another one
-        found = dict(predictor.ask(asked.questions, has_left=over.is_set))
-        is_said = _say(asked, found, specs, store, console)
-        for seed in request.seeds:  # each has a longest batch of its own
-            seeds_own = costing(replace(request, seeds=(seed,))).questions
-            for _ in predictor.ask(seeds_own, has_left=over.is_set):
-                pass
-        while not is_said and not over.wait(_SECONDS_BETWEEN_LOOKS):
-            is_said = _say(asked, found, specs, store, console)
-    except FtlabError:  # the sweep is over, or its runs cannot be predicted
-        return
-    except Exception as error:  # the runs need no prediction
-        say(f"The time of the sweep is not predicted: {one_line(error)}")
+class _Sweep:
+    """The sweep beside which its time is found."""
+
+    def __init__(
+        self, request: SweepRequest, specs: Sequence[RunSpec], store: RunStore, console: Console
+    ) -> None:
+        variants: list[Variant] = []
+        for spec in specs:  # PEFT may have put a PeftConfig in its own words
+            if spec.variant is not None and spec.variant not in variants:
+                variants.append(spec.variant)
+        self.over = Event()
+        self._request = replace(request, variants=tuple(variants))
+        self._specs, self._store, self._console = specs, store, console
+
+    def predict(self, predictor: Predictor) -> None:
+        """Predicts each run in turn, and says and keeps the times as soon as they are known."""
+        try:
+            if formatter_of(self._request.model) is None:
+                return  # the model is not here: how long the examples are is not known yet
+            asked = costing(self._request)
+            found = self._answers(predictor, asked.questions)
+            is_said = self._say(asked, found)
+            for seed in self._request.seeds:  # each has a longest batch of its own
+                of_seed = replace(self._request, seeds=(seed,))
+                self._answers(predictor, costing(of_seed).questions)
+            while not is_said and not self.over.wait(_SECONDS_BETWEEN_LOOKS):
+                is_said = self._say(asked, found)
+        except NobodyWaits:
+            return
+        except Exception as error:  # the runs need no prediction
+            say(f"The time of the sweep is not predicted: {one_line(error)}")
+
+    def _answers(
+        self, predictor: Predictor, questions: Sequence[Question]
+    ) -> dict[int, Prediction]:
+        """The answers by place; one that takes too much memory or time is left out."""
+        found: dict[int, Prediction] = {}
+        for place, question in enumerate(questions):
+            try:
+                for _, answer in predictor.ask([question], has_left=self.over.is_set):
+                    found[place] = answer
+            except NobodyWaits:
+                raise
+            except FtlabError:
+                continue
+        return found
+
+    def _say(self, asked: Costing, found: Mapping[int, Prediction]) -> bool:
+        """Says and keeps the times; whether the speed of the device is known, which a run measures.
+
+        The base of this sweep is not among those that were measured before it.
+        """
+        first = self._specs[0]
+        earlier = [
+            run
+            for run in self._store.runs()
+            if not (run.spec.is_base and run.spec.sweep_id == first.sweep_id)
+        ]
+        times = times_of(asked, earlier)
+        if times.rates is None:
+            return False
+        with suppress(OSError):  # the disk is full, or somebody deleted a run
+            keep_expected(times, found, self._specs, self._store.folder)
+        whole = times.sweep(found)
+        if whole is not None and not self.over.is_set():
+            words = sentence(whole.seconds, first, self._store.runs())
+            self._console.print(words, markup=False, highlight=False)
+        return True
 
 
-def _say(
-    asked: Costing,
-    found: Mapping[int, Prediction],
-    specs: Sequence[RunSpec],
-    store: RunStore,
-    console: Console,
-) -> bool:
-    """Says and keeps the times; whether the speed of the device is known, which a run measures."""
-    times = times_of(asked, store)
-    if times.rates is None:
-        return False
-    keep_expected(times, found, specs, store.folder)
-    whole = times.sweep(found)
-    if whole is not None:
-        console.print(_sentence(whole.seconds, specs, store), markup=False, highlight=False)
-    return True
+def sentence(seconds: float, first: RunSpec, runs: Sequence[Run]) -> str:
+    """How long the sweep that begins with that run takes; until when, if its device is its own.
 
-
-def _sentence(seconds: float, specs: Sequence[RunSpec], store: RunStore) -> str:
-    """How long the sweep takes; until when, if its device does nothing before it."""
+    `runs` are all of the folder.
+    """
     took = f"The sweep takes about {format_seconds(seconds)}"
-    first = specs[0]
-    for run in store.runs():
-        if run.spec.sweep_id != first.sweep_id and run.is_open and run.spec.device == first.device:
-            return f"{took}, after what its device has to do before."
-    return f"{took}, until {time.strftime('%H:%M', time.localtime(first.created_at + seconds))}."
+    members = [run for run in runs if run.spec.sweep_id == first.sweep_id]
+    starts = [events[0]["at"] for run in members if (events := run.directory.metrics())]
+    is_first = not any(
+        run.is_open and run.spec.device == first.device and run.spec.created_at < first.created_at
+        for run in runs
+    )
+    if not starts and not is_first:
+        return f"{took}, after what its device has to do before."
+    end = time.localtime(min(starts, default=first.created_at) + seconds)
+    day = "%d %B, " if seconds > _SECONDS_OF_A_DAY else ""
+    return f"{took}, until {time.strftime(f'{day}%H:%M', end)}."

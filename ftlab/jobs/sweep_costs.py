@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ from ftlab.records.expected import Expected, write_expected
 from ftlab.records.result import ANSWERING
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
-from ftlab.records.store import RunStore
+from ftlab.records.store import Run
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tasks.formatting import (
     BatchSize,
@@ -227,10 +227,9 @@ class SweepTimes:
         return computed(answer, step, size, self.rates, new_tokens)
 
 
-def times_of(asked: Costing, store: RunStore) -> SweepTimes:
-    """The times by what is known now: the runs of the folder, and the kept rates of the device."""
-    past = past_runs(store.runs(), asked.device)
-    return SweepTimes(asked, past, kept_rates(asked.device))
+def times_of(asked: Costing, runs: Iterable[Run]) -> SweepTimes:
+    """The times by what is known now: earlier runs, and the kept rates of the device."""
+    return SweepTimes(asked, past_runs(runs, asked.device), kept_rates(asked.device))
 
 
 def keep_expected(

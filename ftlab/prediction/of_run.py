@@ -19,7 +19,7 @@ from ftlab.prediction.machine_rates import keep_rates, kept_rates
 from ftlab.prediction.measure_rates import measure_quietly
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
-from ftlab.prediction.run_time import computed, run_size
+from ftlab.prediction.run_time import FORMULA, FORMULA_KEY, computed, run_size
 from ftlab.prediction.simulation.step import predict
 from ftlab.records.comparability import SCORED
 from ftlab.records.result import RunResult
@@ -54,7 +54,11 @@ def with_prediction(
         return result
     measures = replace(result.measures, predicted_net_peak_bytes=found.peak_allocated_bytes)
     return replace(
-        result, measures=measures, predicted_anatomy=found.anatomy, predicted_seconds=seconds
+        result,
+        measures=measures,
+        predicted_anatomy=found.anatomy,
+        predicted_seconds=seconds,
+        environment=result.environment | {FORMULA_KEY: FORMULA},
     )
 
 

@@ -45,9 +45,15 @@ _OTHER_SECONDS = 4.0
 """Of a run that is neither training nor scoring, before there is one, without its step more: a part
 of the runs imports its libraries, the others find them imported."""
 
+FORMULA = 2
+"""Raised when the same run gets other seconds: those of an earlier formula correct nothing."""
+
+FORMULA_KEY = "time_formula"
+"""The key in a run's environment for the formula of its computed seconds."""
+
 _BETWEEN_SECONDS = 3.0
-"""Between two runs, outside their records, before there are two: the prediction of the peak for the
-record, the end of one process and the start of the next."""
+"""Between two runs, outside their records, before there are two: the end of one process and the
+start of the next, and the prediction of the peak where it was not made before."""
 
 _AFTER_BASE_SECONDS = 1.0
 _MOST_BETWEEN_SECONDS = 60.0
@@ -237,7 +243,8 @@ def past_runs(runs: Iterable[Run], device: Device) -> PastRuns:
         else:
             before[spec.sweep_id] = result.finished_at
             method, label = spec.variant.method, spec.label
-            for phase, seconds in result.predicted_seconds.items():
+            is_ours = result.environment.get(FORMULA_KEY) == FORMULA
+            for phase, seconds in result.predicted_seconds.items() if is_ours else ():
                 if seconds > 0 and took.get(phase):
                     seen.setdefault(phase, []).append(Seen(method, label, seconds, took[phase]))
         if ANSWERING in took:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ftlab.basics.errors import FtlabError
 from ftlab.commands import sweep_time
-from ftlab.commands.sweep_time import predicted_meanwhile
+from ftlab.commands.sweep_time import predicted_meanwhile, sentence
 from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.jobs.sweep_costs import longest_of
@@ -23,6 +25,7 @@ from ftlab.prediction.client import NobodyWaits
 from ftlab.prediction.duration import Rates
 from ftlab.prediction.question import Prediction
 from ftlab.records.expected import read_expected
+from ftlab.records.result import PhaseMeasure, RunResult
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
@@ -32,6 +35,17 @@ from tests.prediction.fakes import SizedPredictor, TimedPredictor, failing
 from tests.waiting import wait_until
 
 RATES = Rates(1e13, 1, 1, 1, overlaps=False, few_rows=1)
+
+
+class FailingPredictor(TimedPredictor):
+    """Its process has no answer about the first method."""
+
+    def ask(self, questions: Any, *visitor: Any, has_left: Any) -> Iterator[tuple[int, Prediction]]:
+        answers = super().ask(questions)
+        for place, answer in answers:
+            if questions[place].variant.method == "lora":
+                raise FtlabError("The prediction ended.")
+            yield place, answer
 
 
 class PatientPredictor(TimedPredictor):
@@ -86,7 +100,7 @@ class Beside:
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> SizedPredictor:
     timed = TimedPredictor(lambda question: 1)
-    monkeypatch.setattr(sweep_time, "Predictor", lambda **limits: timed)
+    monkeypatch.setattr(sweep_time, "Predictor", lambda: timed)
     return timed
 
 
@@ -121,18 +135,6 @@ def test_each_seed_is_predicted_at_its_own_longest_batch(
 
 
 @pytest.mark.usefixtures("predictor")
-def test_nobody_knows_the_end_of_a_sweep_that_waits_for_another(
-    request_: SweepRequest, tmp_path: Path, rates: list[Rates]
-) -> None:
-    rates.append(RATES)
-    make_run(tmp_path / "runs", "full", "queued", device="cpu")
-    beside = Beside(request_, tmp_path / "runs")
-    with beside.block:
-        wait_until(lambda: "about" in beside.said)
-    assert beside.said.endswith(", after what its device has to do before.\n")
-
-
-@pytest.mark.usefixtures("predictor")
 def test_on_a_new_machine_the_time_is_said_when_a_run_has_measured_its_speed(
     request_: SweepRequest, tmp_path: Path, rates: list[Rates], predictor: SizedPredictor
 ) -> None:
@@ -143,6 +145,79 @@ def test_on_a_new_machine_the_time_is_said_when_a_run_has_measured_its_speed(
         rates.append(RATES)
         wait_until(lambda: "about" in beside.said)
     assert beside.known == len(beside.specs)
+
+
+def test_one_run_that_cannot_be_predicted_takes_nothing_from_the_others(
+    request_: SweepRequest, tmp_path: Path, rates: list[Rates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates.append(RATES)
+    some = FailingPredictor(lambda question: 1)
+    monkeypatch.setattr(sweep_time, "Predictor", lambda: some)
+    beside = Beside(request_, tmp_path / "runs")
+    with beside.block:
+        wait_until(lambda: beside.known > 0)
+    runs = {run.spec.label: read_expected(run.directory) for run in beside.store.runs()}
+    assert runs["LoRA"] is None
+    assert runs["QLoRA"] is not None
+    assert beside.said == "", "the sweep's time lacks a run"
+
+
+@pytest.mark.usefixtures("predictor")
+def test_the_time_of_a_sweep_includes_its_base_that_has_been_measured_already(
+    request_: SweepRequest, tmp_path: Path, rates: list[Rates]
+) -> None:
+    said = []
+    for is_measured in (False, True):
+        rates.clear()
+        beside = Beside(request_, tmp_path / str(is_measured))
+        with beside.block:
+            if is_measured:
+                for run in beside.store.runs():
+                    if run.spec.is_base:
+                        phases = {"evaluate": PhaseMeasure(70.0)}
+                        result = RunResult("done", phases=phases, finished_at=time.time())
+                        run.directory.write_result(result)
+            rates.append(RATES)
+            wait_until(lambda: "about" in beside.said)  # noqa: B023
+        said.append(beside.said.partition(",")[0])
+    assert said[0] == said[1]
+
+
+def test_a_peft_config_is_predicted_as_peft_has_put_it(
+    request_: SweepRequest, tmp_path: Path, rates: list[Rates], predictor: SizedPredictor
+) -> None:
+    rates.append(RATES)
+    given = parse_variant('peft:config={"peft_type": "LORA", "r": 8}')
+    beside = Beside(replace(request_, variants=(given,)), tmp_path / "runs")
+    with beside.block:
+        wait_until(lambda: beside.known == len(beside.specs))
+    assert predictor.asked[0].variant == beside.specs[-1].variant != given
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [(-60, ", after what its device has to do before."), (60, ", until 12:01.")],
+    ids=["before", "after"],
+)
+def test_the_end_of_a_sweep_is_known_where_none_is_queued_before_it(
+    tmp_path: Path, age: float, words: str
+) -> None:
+    noon = time.mktime((2026, 11, 29, 12, 0, 0, 0, 0, -1))
+    make_run(tmp_path, "lora", "queued", sweep_id="20260101-000000-aaaa")
+    make_run(tmp_path, "full", "queued", sweep_id="20260102-000000-bbbb")
+    first, other = (
+        replace(run, spec=replace(run.spec, created_at=at))
+        for run, at in zip(RunStore(tmp_path).runs(), (noon, noon + age), strict=True)
+    )
+    assert sentence(100, first.spec, [first, other]).endswith(words)
+
+
+def test_the_end_of_a_sweep_that_has_begun_counts_from_its_start(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, "lora", "running")
+    began = directory.metrics()[0]["at"]
+    said = sentence(2 * 86_400, directory.spec(), RunStore(tmp_path).runs())
+    end = time.localtime(began + 2 * 86_400)
+    assert said.endswith(f", until {time.strftime('%d %B, %H:%M', end)}.")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +231,7 @@ def test_a_sweep_ends_without_predictions_that_are_not_there(
     other: SizedPredictor,
 ) -> None:
     rates.append(RATES)
-    monkeypatch.setattr(sweep_time, "Predictor", lambda **limits: other)
+    monkeypatch.setattr(sweep_time, "Predictor", lambda: other)
     beside = Beside(request_, tmp_path / "runs")
     before = set(all_threads())
     with beside.block:

@@ -16,6 +16,8 @@ from ftlab.prediction.question import Prediction, Step
 from ftlab.prediction.run_time import (
     AT_START,
     BETWEEN,
+    FORMULA,
+    FORMULA_KEY,
     OTHER,
     SCORE,
     TRAIN,
@@ -52,6 +54,7 @@ def made(
     took: dict[str, float],
     predicted: dict[str, float] | None = None,
     at: float = 0.0,
+    formula: int = FORMULA,
 ) -> None:
     """A run that took that long in its phases, 5 s besides."""
     directory: RunDirectory = make_run(
@@ -60,7 +63,11 @@ def made(
     result: RunResult | None = directory.result()
     assert result is not None
     phases = {name: PhaseMeasure(seconds) for name, seconds in took.items()}
-    again = replace(result, phases=phases, predicted_seconds=predicted or {}, finished_at=at)
+    environment = result.environment | {FORMULA_KEY: formula}
+    again = replace(
+        result, phases=phases, predicted_seconds=predicted or {}, finished_at=at,
+        environment=environment,
+    )  # fmt: skip
     directory.result_file.write_bytes(dump_result(again))
 
 
@@ -120,6 +127,11 @@ def test_a_methods_own_runs_correct_it_before_those_of_others(tmp_path: Path) ->
     past = past_runs(RunStore(tmp_path).runs(), CPU)
     assert past.phase(TRAIN, 100, "boft").seconds == 600
     assert past.phase(TRAIN, 100, "ia3").seconds == 200
+
+
+def test_seconds_that_were_computed_by_an_earlier_formula_correct_nothing(tmp_path: Path) -> None:
+    made(tmp_path, "lora", {TRAIN: 20.0}, {TRAIN: 10.0}, formula=FORMULA - 1)
+    assert past_runs(RunStore(tmp_path).runs(), CPU).phase(TRAIN, 100, "lora").seconds == 100
 
 
 def test_runs_of_another_device_correct_nothing(tmp_path: Path) -> None:

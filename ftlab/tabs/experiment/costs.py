@@ -92,7 +92,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
     runs = context.store.runs()
     seen = calibration(runs, asked.device)
     found: dict[int, Prediction] = {}
-    times = times_of(asked, context.store)
+    times = times_of(asked, runs)
 
     def known(full: str = "", unknown: str = "") -> Costs:
         now = replace(costs(asked, found, seen, times), full=full, unknown=unknown)
@@ -148,7 +148,7 @@ def keep_predicted(context: AppContext, request: SweepRequest, specs: Sequence[R
         asked = costing(request)
         answers = map(context.predictor.known, asked.questions)
         found = {place: answer for place, answer in enumerate(answers) if answer is not None}
-        keep_expected(times_of(asked, context.store), found, specs, context.runs_folder)
+        keep_expected(times_of(asked, context.store.runs()), found, specs, context.runs_folder)
     except Exception:  # the sweep is queued already; the log has the reason
         traceback.print_exc()
 

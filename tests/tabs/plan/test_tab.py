@@ -16,6 +16,7 @@ from ftlab.basics.units import format_seconds
 from ftlab.prediction.client import Predictor
 from ftlab.prediction.duration import seconds_of_steps
 from ftlab.prediction.question import Question
+from ftlab.prediction.run_time import FORMULA, FORMULA_KEY
 from ftlab.records.result import PhaseMeasure, dump_result
 from ftlab.tabs.context import Latest
 from ftlab.tabs.experiment.fields import Form
@@ -79,7 +80,9 @@ def test_what_training_took_here_stands_beside_what_was_computed(
     directory = make_run(tmp_path, "lora")
     result = directory.result()
     assert result is not None
-    timed = replace(result, phases={"train": PhaseMeasure(30.0)}, predicted_seconds={"train": 20.0})
+    environment = result.environment | {FORMULA_KEY: FORMULA}
+    phases, predicted = {"train": PhaseMeasure(30.0)}, {"train": 20.0}
+    timed = replace(result, phases=phases, predicted_seconds=predicted, environment=environment)
     directory.result_file.write_bytes(dump_result(timed))
     said, figure = show_seen_times(page_context(tmp_path, SizedPredictor(lambda q: 10)))
     assert "The one run here took 1.50 times what was predicted" in said
