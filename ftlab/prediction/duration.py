@@ -65,16 +65,18 @@ class StepWork:
 
 @dataclass(frozen=True, slots=True)
 class ScoringWork:
-    """The work of a batch of answers: the pass over `rows` prompts of `prompt` tokens each, and the
-    pass over one more token of each row."""
+    """The work of a batch of answers: the pass over `rows` prompts of `prompt` tokens each, with
+    virtual ones, and the pass over one more token of each row. Both are without the output layer,
+    whose work for one token of each row is `output`."""
 
     prompts: Work
     token: Work
+    output: Work
     rows: int
     prompt: int
 
-    def passes(self, passes: float, tokens: float) -> Work:
-        """The work of so many passes over so many tokens in all.
+    def passes(self, passes: float, tokens: float, outputs: float) -> Work:
+        """The work of so many passes over so many tokens in all, with the logits of `outputs`.
 
         The two passes that were counted say what grows with the tokens and what each pass takes:
         some methods compute each layer's weights anew, which takes most of a pass over few tokens.
@@ -82,7 +84,11 @@ class ScoringWork:
         more = self.rows * max(1, self.prompt - 1)
         a_token = (self.prompts - self.token).times(1 / more)
         a_pass = self.token - a_token.times(self.rows)
-        return a_pass.times(passes) + a_token.times(tokens)
+        share, output = outputs / self.rows, self.output
+        logits = Work(
+            share * output.narrow, share * output.wide, passes * output.bytes, passes * output.calls
+        )
+        return a_pass.times(passes) + a_token.times(tokens) + logits
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,11 +102,11 @@ def computed(
         new = (step.completion_tokens or 1) if new_tokens is None else new_tokens
         # The answers continue from the keys and values of the pass over the prompts, as the loss.
         batches, tokens = _batches(size.scored), size.scored * (scoring.prompt + new)
-        seconds = rates.seconds(scoring.passes(2 * batches, tokens))
+        seconds = rates.seconds(scoring.passes(2 * batches, tokens, size.scored * new))
         seconds += new * _answering(scoring, size.scored, rates)
         passages = general_passages()
-        tokens_of_passages = sum(map(len, passages)) / _CHARACTERS_A_TOKEN
-        general = rates.seconds(scoring.passes(_batches(len(passages)), tokens_of_passages))
+        read = sum(map(len, passages)) / _CHARACTERS_A_TOKEN
+        general = rates.seconds(scoring.passes(_batches(len(passages)), read, read))
     points = size.curve_points * min(CURVE_EXAMPLES, size.scored) / max(1, size.scored)
     one_step = rates.seconds(work.step(size.tokens, size.accumulation))
     return {
@@ -119,7 +119,7 @@ def computed(
 def _answering(scoring: ScoringWork, scored: int, rates: Rates) -> float:
     """Seconds of one more token of each answer, of which `ROWS_AT_ONCE` are generated at once."""
     passes = math.ceil(scored / ROWS_AT_ONCE)
-    return rates.of_few_rows().seconds(scoring.passes(passes, scored))
+    return rates.of_few_rows().seconds(scoring.passes(passes, scored, scored))
 
 
 def _batches(examples: int) -> int:

@@ -59,7 +59,7 @@ class TimedPredictor(SizedPredictor):
     def _answer(self, question: Question) -> Prediction:
         work = Work(narrow=1e13, calls=1)
         step = StepWork(work, Work(), tokens=question.step.batch * question.step.length)
-        scoring = ScoringWork(Work(), work, rows=16, prompt=50)
+        scoring = ScoringWork(Work(), work, Work(), rows=16, prompt=50)
         return replace(super()._answer(question), work=step, scoring_work=scoring)
 
 

@@ -11,7 +11,7 @@ import torch
 from ftlab.basics.cards import cards, find_card
 from ftlab.methods.variant import Variant
 from ftlab.models.resolve import resolve_model
-from ftlab.prediction.duration import FITTED, Rates, StepWork, Work, rates_of
+from ftlab.prediction.duration import FITTED, Rates, ScoringWork, StepWork, Work, rates_of
 from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.step import predict
 from ftlab.prediction.simulation.work import WorkLog
@@ -91,6 +91,26 @@ def test_a_packed_base_has_as_many_products_as_a_plain_one(
         counted.append([part.narrow + part.wide for part in parts])
     plain, packed = counted
     assert packed == plain
+
+
+@pytest.mark.parametrize("method", ["lora", "boft", "prompt_tuning", "qlora"])
+def test_the_work_of_more_answers_at_once_is_found_from_that_of_a_few(
+    method: str, tiny_model: Path
+) -> None:
+    def counted(rows: int) -> ScoringWork:
+        scoring = Scoring(rows, prompt=20, new_tokens=8)
+        step = Step(64, 2, 16, device="cpu", scoring=scoring)
+        config = resolve_model(str(tiny_model)).config()
+        (question,) = ask_about(config, [Variant(method)], step)
+        work = predict(question).scoring_work
+        assert work is not None
+        return work
+
+    few, many = counted(4), counted(32)
+    found, token = few.passes(1, 32, 32), many.token + many.output
+    assert (found.narrow, found.wide) == pytest.approx((token.narrow, token.wide), rel=0.01)
+    whole, prompts = few.passes(1, 32 * many.prompt, 32), many.prompts + many.output
+    assert (whole.narrow, whole.wide) == pytest.approx((prompts.narrow, prompts.wide), rel=0.01)
 
 
 def test_a_view_moves_nothing_but_is_a_call() -> None:

@@ -39,7 +39,8 @@ CPU = Device("cpu", "CPU, 2 cores", 16 << 30)
 RATES = Rates(narrow=1, wide=1, bytes=1, call_seconds=1, overlaps=False)
 STEP = Step(length=20, batch=2, completion_tokens=5)
 WORK = StepWork(Work(narrow=40), Work(calls=2), tokens=40)
-SCORING = ScoringWork(Work(bytes=240, calls=3), Work(bytes=16, calls=3), rows=16, prompt=15)
+PROMPTS, TOKEN = Work(bytes=240, calls=2), Work(bytes=16, calls=2)
+SCORING = ScoringWork(PROMPTS, TOKEN, Work(wide=160, calls=1), rows=16, prompt=15)
 FOUND = Prediction("lora", "LoRA", work=WORK, scoring_work=SCORING)
 SQL = TaskReference(kind="bundled", id="sql")
 
@@ -79,26 +80,32 @@ def test_a_run_is_computed_from_the_work_of_a_step_and_of_an_answer(
     assert computed(FOUND, STEP, size, RATES) == pytest.approx({
         TRAIN: 10 * (20 + 2) + 40,  # steps of half the tokens, and the first pass
         # Two batches, prompts apart from what follows them; the answers at once; and the passages.
-        SCORE: 2 * 2 * 3 + 32 * (15 + 5) + 5 * (3 + 32) + 3 + 240,
+        SCORE: 2 * 2 * 3 + 32 * (15 + 5) + 32 * 5 * 10 + 5 * (3 + 32 + 32 * 10) + 3 + 240 * 11,
         OTHER: run_time._OTHER_SECONDS + 20 + 2,  # with one step more, which is traced
     })  # fmt: skip
 
 
 def test_answers_take_the_time_of_reading_the_weights_for_few_rows() -> None:
     size = RunSize(steps=1, accumulation=1, tokens=20, scored=128)
-    tokens = ScoringWork(Work(narrow=240, bytes=90), Work(narrow=16, bytes=90), rows=16, prompt=15)
+    prompts, token = Work(narrow=240, bytes=70), Work(narrow=16, bytes=70)
+    tokens = ScoringWork(prompts, token, Work(bytes=20), rows=16, prompt=15)
     work, few = replace(FOUND, scoring_work=tokens), replace(RATES, few_rows=0.5)
     longer = computed(work, STEP, size, few)[SCORE] - computed(work, STEP, size, RATES)[SCORE]
     assert longer == 2 * 5 * (90 / 0.5 - 90), "twice 64 answers of 5 tokens"
 
 
 def test_what_a_method_computes_of_its_weights_is_done_once_a_pass() -> None:
-    rotated = ScoringWork(Work(narrow=1240), Work(narrow=1016), rows=16, prompt=15)
-    assert rotated.passes(1, 16).narrow == 1016
-    assert rotated.passes(1, 240).narrow == 1240
-    assert rotated.passes(3, 64).narrow == 3 * 1000 + 64
-    alone = ScoringWork(Work(narrow=8), Work(narrow=8), rows=8, prompt=1)
-    assert alone.passes(2, 16).narrow == 16
+    rotated = ScoringWork(Work(narrow=1240), Work(narrow=1016), Work(), rows=16, prompt=15)
+    assert rotated.passes(1, 16, 16).narrow == 1016
+    assert rotated.passes(1, 240, 16).narrow == 1240
+    assert rotated.passes(3, 64, 64).narrow == 3 * 1000 + 64
+    alone = ScoringWork(Work(narrow=8), Work(narrow=8), Work(), rows=8, prompt=1)
+    assert alone.passes(2, 16, 16).narrow == 16
+
+
+def test_the_output_layer_is_counted_for_the_tokens_whose_logits_are_wanted() -> None:
+    of_16 = ScoringWork(Work(), Work(), Work(narrow=160, bytes=7, calls=1), rows=16, prompt=15)
+    assert of_16.passes(2, 1_000, 64) == Work(narrow=640, bytes=14, calls=2)
 
 
 def test_what_was_not_simulated_has_no_time() -> None:

@@ -15,7 +15,8 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +39,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
-from ftlab.prediction.duration import ScoringWork, StepWork
+from ftlab.prediction.duration import ScoringWork, StepWork, Work
 from ftlab.prediction.question import Prediction, Question, Step
 from ftlab.prediction.simulation.fake import (
     Guesses,
@@ -166,7 +167,7 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
     length = scoring.prompt + soft_outputs(model)
     model.eval()
     log.take()
-    with torch.no_grad(), arithmetic.context(), log:
+    with torch.no_grad(), arithmetic.context(), log, _output_apart(causal_lm, log) as apart:
         ids = torch.zeros(scoring.rows, length, dtype=torch.long)
         mask = torch.ones_like(ids)
         mask[:1, :1] = 0  # nearly every batch is padded
@@ -174,7 +175,7 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
             input_ids=ids, attention_mask=mask, use_cache=True, **_last_logits(causal_lm)
         )
         del ids, mask
-    prompts = log.take()
+    prompts = apart.rest()
     logits = output.logits.numel() * output.logits.element_size()
     a_token = (log.living - weights - logits) / (scoring.rows * length)
     rows = _answers_at_once(scoring, a_token * (length + scoring.new_tokens))
@@ -186,7 +187,7 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
         log.peak(rounding=step.device != "cpu").bytes + round(waiting),
         round(weights + grown + copied + chosen),
     )
-    with torch.no_grad(), arithmetic.context(), log:
+    with torch.no_grad(), arithmetic.context(), log, _output_apart(causal_lm, log) as apart:
         causal_lm(
             input_ids=torch.zeros(scoring.rows, 1, dtype=torch.long),
             attention_mask=torch.ones(scoring.rows, length + 1, dtype=torch.long),
@@ -194,7 +195,43 @@ def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, st
             use_cache=True,
         )
     model.train()
-    return Scored(peak, ScoringWork(prompts, log.take(), scoring.rows, scoring.prompt))
+    token = apart.rest()
+    return Scored(peak, ScoringWork(prompts, token, apart.own, scoring.rows, length))
+
+
+class _Output:
+    """The work of the output layer in one forward pass, apart from the rest of it."""
+
+    def __init__(self, log: WorkLog) -> None:
+        self._log = log
+        self._before = self.own = Work()
+
+    def begins(self, *given: Any) -> None:
+        self._before = self._log.take()
+
+    def ends(self, *given: Any) -> None:
+        self.own = self._log.take()
+
+    def rest(self) -> Work:
+        """Call it once after the pass."""
+        return self._before + self._log.take()
+
+
+@contextmanager
+def _output_apart(causal_lm: Any, log: WorkLog) -> Iterator[_Output]:
+    """A model without an output layer of its own has all of its work in the rest."""
+    output, layer = _Output(log), causal_lm.get_output_embeddings()
+    hooks = []
+    if layer is not None:
+        hooks = [
+            layer.register_forward_pre_hook(output.begins),
+            layer.register_forward_hook(output.ends),
+        ]
+    try:
+        yield output
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _answers_at_once(scoring: Scoring, bytes_a_row: float) -> int:
