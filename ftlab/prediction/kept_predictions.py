@@ -1,7 +1,7 @@
 """Predictions that are kept on this machine: a question is simulated once, and takes seconds.
 
-The page asks before a sweep what its runs ask again at their end. Only what was simulated to the
-end is kept: anything else may have failed for a passing reason.
+The page and the command `sweep` ask what the runs of a sweep ask again at their end. Only what was
+simulated to the end is kept: anything else may have failed for a passing reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a run was expected to take when it was queued: kept beside its spec.
+"""How long a run was expected to take before it began: kept beside its spec.
 
 The queue says from it what is left of a run that has not begun or measured its own pace, and the
 result shows it beside the measured time. A run needs it for nothing: it may be missing.

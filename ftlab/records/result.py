@@ -75,7 +75,7 @@ class Measures:
     on `ftlab.tasks.registry.general_passages`. `answer_…` are the costs of generating by the
     `ANSWER_WAYS`: tokens per second of one answer at a time, and the net peak of that process.
     `total_seconds` is without the time in which they are measured; `predicted_total_seconds` is
-    what was expected of it when the run was queued.
+    what was expected of it before the run began.
     """
 
     __pydantic_config__ = _IGNORE

@@ -2,7 +2,7 @@
 
 spec.json       written before the run is queued; its worker adds the learning rate if that
                 depends on a model that was not on the machine yet
-expected.json   how long it was expected to take when it was queued, if that was known
+expected.json   how long it was expected to take before it began, if that was known
 metrics.jsonl   appended by the worker alone; its first line names the process
 log.txt         the worker's stdout and stderr
 result.json     written at the end, by atomic rename; completed if the base run ends later

@@ -114,7 +114,7 @@ _FURTHER = (
         "predicted_total_seconds",
         "In all, predicted",
         "seconds",
-        "what was said of the run before its launch; never measured",
+        "what was said of the run before it began; never measured",
     ),
     ("step_seconds", "Step", "seconds", "median step after the first"),
     *(

@@ -144,7 +144,7 @@ def _numbers(result: RunResult) -> str:
         steps += f"; an untimed pass before them took {seconds(m.first_pass_seconds)}"
     expected = ""
     if m.predicted_total_seconds:
-        expected = f"{seconds(m.predicted_total_seconds)} were predicted before its launch"
+        expected = f"{seconds(m.predicted_total_seconds)} were predicted before it began"
     tokens = (
         f"{count(m.train_tokens)} in all; padding ({units.format_share(m.padding_share)}) aside"
     )
