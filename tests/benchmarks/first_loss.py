@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,14 +97,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fill_in(page: Page, methods: Sequence[str], model: Path | None) -> None:
     expect(page.locator("#go")).to_contain_text("Launch", timeout=60_000)
-    page.get_by_role("button", name="Tick none").click()
-    expect(page.locator("#go")).to_be_disabled()
+    wait_until(lambda: _ticks_none(page), 60)
     for method in methods:
         page.locator(f'.pick tbody[data-method="{method}"]').get_by_role("checkbox").check()
     if model is not None:
         page.locator("#f-model input").fill(str(model))
         page.locator("#f-model input").press("Enter")
     expect(page.locator("#go")).to_be_enabled(timeout=60_000)
+
+
+def _ticks_none(page: Page) -> bool:
+    """Whether nothing can be launched after a press: a busy page may not answer the first one."""
+    page.get_by_role("button", name="Tick none").click()
+    with suppress(AssertionError):
+        expect(page.locator("#go")).to_be_disabled(timeout=5_000)
+        return True
+    return False
 
 
 def launch(page: Page, runs: Path) -> Waited:
