@@ -28,10 +28,9 @@ from ftlab.records.expected import read_expected
 from ftlab.records.result import PhaseMeasure, RunResult
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
-from ftlab.settings.training import TrainingSettings
-from ftlab.tasks.reference import parse_task
 from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor, TimedPredictor, failing
+from tests.training import one_run
 from tests.waiting import wait_until
 
 RATES = Rates(1e13, 1, 1, 1, overlaps=False, few_rows=1)
@@ -59,13 +58,7 @@ class PatientPredictor(TimedPredictor):
 
 @pytest.fixture
 def request_(tiny_model: Path, task_file: Path) -> SweepRequest:
-    return SweepRequest(
-        model=str(tiny_model),
-        task=parse_task(str(task_file)),
-        variants=(parse_variant("lora"), parse_variant("qlora")),
-        settings=TrainingSettings(steps=3, batch_size=2, max_length=128),
-        device="cpu",
-    )
+    return one_run.request(tiny_model, task_file, "lora", "qlora", batch_size=2)
 
 
 @pytest.fixture

@@ -219,7 +219,10 @@ class _Output:
 
 @contextmanager
 def _output_apart(causal_lm: Any, log: WorkLog) -> Iterator[_Output]:
-    """A model without an output layer of its own has all of its work in the rest."""
+    """Counts the work of the output layer in one forward pass apart from the rest of the pass.
+
+    Nothing is counted apart for a model that names no such layer.
+    """
     output, layer = _Output(log), causal_lm.get_output_embeddings()
     hooks = []
     if layer is not None:

@@ -38,8 +38,7 @@ _WRITTEN_IN_PARTS = frozenset({
 
 _ONLY_WRITTEN = frozenset({"aten::copy_", "aten::zero_", "aten::fill_"})
 _ON_PACKED_WEIGHTS = frozenset({
-    "bitsandbytes::gemm_4bit", "bitsandbytes::int8_linear_matmul", "bitsandbytes::int8_scaled_mm",
-    "aten::linear",
+    "bitsandbytes::gemm_4bit", "bitsandbytes::int8_scaled_mm", "aten::linear",
 })  # fmt: skip
 """Products that torch's counter does not know. `linear` is one only after weights were unpacked on
 a GPU; elsewhere torch takes it apart."""
