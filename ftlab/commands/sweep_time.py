@@ -1,4 +1,4 @@
-"""While a sweep runs: its runs are predicted beside it, and their times are said and kept."""
+"""While runs are watched: they are predicted beside them, and their times are said and kept."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SECONDS_OF_A_DAY = 86_400
 def predicted_meanwhile(
     request: SweepRequest, specs: Sequence[RunSpec], store: RunStore, console: Console
 ) -> Iterator[None]:
-    """Predicts the queued runs of the request in a thread, until the block ends.
+    """Predicts the queued runs in a thread, until the block ends. `specs` are those of the request.
 
     A run whose prediction is there need not make it at its end, which takes seconds. The predictor
     uses spare cores, and rests in the first minute of timed steps. Once all is predicted and the
-    speed of the device is known, the time of the sweep is printed, and that of each run kept beside
+    speed of the device is known, the time of these runs is printed, and that of each kept beside
     it. Raises nothing: the runs need none of it.
     """
     sweep = _Sweep(request, specs, store, console)
@@ -97,34 +97,36 @@ class _Sweep:
     def _say(self, asked: Costing, found: Mapping[int, Prediction]) -> bool:
         """Says and keeps the times; whether the speed of the device is known, which a run measures.
 
-        The base of this sweep is not among those that were measured before it.
+        A base that was queued with them is not among those that were measured before.
         """
-        first = self._specs[0]
+        own = {spec.run_id for spec in self._specs}
         earlier = [
-            run
-            for run in self._store.runs()
-            if not (run.spec.is_base and run.spec.sweep_id == first.sweep_id)
+            run for run in self._store.runs() if not (run.spec.is_base and run.spec.run_id in own)
         ]
         times = times_of(asked, earlier)
         if times.rates is None:
             return False
         with suppress(OSError):  # the disk is full, or somebody deleted a run
             keep_expected(times, found, self._specs, self._store.folder)
-        whole = times.sweep(found)
+        whole = times.runs(self._specs, found)
         if whole is not None and not self.over.is_set():
-            words = sentence(whole.seconds, first, self._store.runs())
+            words = sentence(whole.seconds, self._specs, self._store.runs())
             self._console.print(words, markup=False, highlight=False)
         return True
 
 
-def sentence(seconds: float, first: RunSpec, runs: Sequence[Run]) -> str:
-    """How long the sweep that begins with that run takes; until when, if its device is its own.
+def sentence(seconds: float, specs: Sequence[RunSpec], runs: Sequence[Run]) -> str:
+    """How long these runs take; until when, if nothing else has to be done on their device first.
 
     `runs` are all of the folder.
     """
-    took = f"The sweep takes about {format_seconds(seconds)}"
-    members = [run for run in runs if run.spec.sweep_id == first.sweep_id]
-    starts = [events[0]["at"] for run in members if (events := run.directory.metrics())]
+    took = f"This takes about {format_seconds(seconds)}"
+    first, own = specs[0], {spec.run_id for spec in specs}
+    starts = [
+        events[0]["at"]
+        for run in runs
+        if run.spec.run_id in own and (events := run.directory.metrics())
+    ]
     is_first = not any(
         run.is_open and run.spec.device == first.device and run.spec.created_at < first.created_at
         for run in runs

@@ -14,6 +14,7 @@ from rich.console import Console
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
 from ftlab.commands.sweep import parse_columns
+from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
@@ -27,6 +28,7 @@ from ftlab.jobs.tuning import (
     between,
     enqueue_ladders,
     further_ladders,
+    ladder_request,
     latest_ladders,
     parse_rates,
     starting_ladder,
@@ -137,12 +139,14 @@ def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console)
     specs: list[RunSpec] = []
     for extended in range(EXTENSIONS + 1):
         known = [spec.run_id for spec in specs]
-        specs += enqueue_ladders(request, [ladder], folder, onto=specs)
+        new = enqueue_ladders(request, [ladder], folder, onto=specs)
+        specs += new
         start_dispatcher(folder)
         store = RunStore(folder)
         sweep_id = specs[0].sweep_id
-        if not watch_or_cancel(store, sweep_id, console, known):
-            raise KeyboardInterrupt
+        with predicted_meanwhile(ladder_request(request, [ladder]), new, store, console):
+            if not watch_or_cancel(store, sweep_id, console, known):
+                raise KeyboardInterrupt
         tuned = tuned_of(store.sweep(sweep_id))
         assert tuned is not None
         further = further_ladders([tuned])

@@ -184,13 +184,14 @@ class SweepTimes:
         return self.past.run(self._computed(place, answer), self.asked.request, method)
 
     def sweep(self, found: Mapping[int, Prediction]) -> Estimate | None:
-        """All runs that Launch would queue; `None` until everything is known.
+        """All runs that Launch would queue; `None` until everything is known."""
+        return self.runs(plan_sweep(self.asked.request), found)
 
-        A method that is not applicable ends at once.
-        """
-        request, estimates = self.asked.request, list[Estimate]()
-        left_out = not_applicable(request)
-        for spec in plan_sweep(request):
+    def runs(self, specs: Iterable[RunSpec], found: Mapping[int, Prediction]) -> Estimate | None:
+        """These runs of the sweep, as `sweep`. A method that is not applicable ends at once."""
+        estimates = list[Estimate]()
+        left_out = not_applicable(self.asked.request)
+        for spec in specs:
             if spec.variant is not None and spec.variant.label in left_out:
                 continue
             parts = self._parts(spec, found)

@@ -7,7 +7,9 @@ rates of a card follow from its data sheet.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 from ftlab.basics.cards import Card, find_card
 from ftlab.basics.units import DASH
@@ -16,32 +18,29 @@ from ftlab.basics.units import DASH
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a device does: operations of matrix products of 16-bit (`narrow`) and of 32-bit numbers
-    (`wide`), bytes that are read and written, and calls of torch's operations."""
+    (`wide`), bytes that are read and written, calls of torch's operations, and numbers of 4-bit
+    weights that are unpacked."""
 
     narrow: float = 0
     wide: float = 0
     bytes: float = 0
     calls: float = 0
+    unpacked: float = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(
-            self.narrow + other.narrow,
-            self.wide + other.wide,
-            self.bytes + other.bytes,
-            self.calls + other.calls,
-        )
+        return self._with(other, operator.add)
 
     def __sub__(self, other: Work) -> Work:
         """What is left; nothing of a kind where the other has more."""
-        return Work(
-            max(0, self.narrow - other.narrow),
-            max(0, self.wide - other.wide),
-            max(0, self.bytes - other.bytes),
-            max(0, self.calls - other.calls),
-        )
+        return self._with(other, lambda own, less: max(0, own - less))
 
     def times(self, factor: float) -> Work:
-        return Work(*(factor * each for each in (self.narrow, self.wide, self.bytes, self.calls)))
+        return self._with(Work(*[factor] * len(fields(Work))), operator.mul)
+
+    def _with(self, other: Work, operation: Callable[[float, float], float]) -> Work:
+        """The operation on both numbers of each kind."""
+        pairs = ((getattr(self, kind.name), getattr(other, kind.name)) for kind in fields(Work))
+        return Work(*(operation(*pair) for pair in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,13 @@ class StepWork:
     def step(self, tokens: float, accumulation: int = 1) -> Work:
         """The work of a step of `accumulation` batches of `tokens` each.
 
-        Operations and bytes of a batch are taken as proportional to its tokens; calls are not.
+        Operations and bytes of a batch are taken as proportional to its tokens; calls and unpacking
+        are not.
         """
-        share = tokens / self.tokens
-        one = self.batch
-        batch = Work(share * one.narrow, share * one.wide, share * one.bytes, one.calls)
+        share, one = tokens / self.tokens, self.batch
+        batch = replace(
+            one, narrow=share * one.narrow, wide=share * one.wide, bytes=share * one.bytes
+        )
         return batch.times(accumulation) + self.update
 
 
@@ -85,8 +86,8 @@ class ScoringWork:
         a_token = (self.prompts - self.token).times(1 / more)
         a_pass = self.token - a_token.times(self.rows)
         share, output = outputs / self.rows, self.output
-        logits = Work(
-            share * output.narrow, share * output.wide, passes * output.bytes, passes * output.calls
+        logits = replace(
+            output.times(passes), narrow=share * output.narrow, wide=share * output.wide
         )
         return a_pass.times(passes) + a_token.times(tokens) + logits
 
@@ -97,7 +98,8 @@ class Rates:
 
     `overlaps`: on a GPU the host calls ahead while the device computes. `few_rows`: bytes of
     weights a second in 16-bit products of few rows, as of one more token of each answer; 0: as
-    `bytes`. `quiet`: nothing else used the device's cores while they were measured.
+    `bytes`. `quiet`: nothing else used the device's cores while they were measured. `unpacked`:
+    numbers of 4-bit weights a second; 0: no time but that of their bytes.
     """
 
     narrow: float
@@ -107,6 +109,7 @@ class Rates:
     overlaps: bool
     few_rows: float = 0.0
     quiet: bool = True
+    unpacked: float = 0.0
 
     def of_few_rows(self) -> Rates:
         """The rates of a pass over few rows, most of whose bytes are weights."""
@@ -124,6 +127,7 @@ class Rates:
             self.overlaps,
             max(self.few_rows, other.few_rows),
             self.quiet or other.quiet,
+            max(self.unpacked, other.unpacked),
         )
 
     def seconds(self, work: Work) -> float:
@@ -134,6 +138,7 @@ class Rates:
         and their sum: the root of the sum of squares.
         """
         device = work.narrow / self.narrow + work.wide / self.wide + work.bytes / self.bytes
+        device += work.unpacked / self.unpacked if self.unpacked else 0
         host = work.calls * self.call_seconds
         return math.hypot(device, host) if self.overlaps else device + host
 

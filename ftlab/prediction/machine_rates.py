@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,11 @@ def kept_rates(device: Device) -> Rates | None:
         return None
     values = (rates.narrow, rates.wide, rates.bytes, rates.call_seconds, rates.few_rows)
     sound = all(isinstance(v, float) and math.isfinite(v) and v > 0 for v in values)
-    return rates if sound else None
+    return rates if sound and _is_rate_or_none(rates.unpacked) else None
+
+
+def _is_rate_or_none(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and value >= 0
 
 
 def keep_rates(device: Device, rates: Rates) -> None:
@@ -115,7 +119,7 @@ def _key(device: Device) -> str:
     with suppress(importlib.metadata.PackageNotFoundError):
         facts = [
             boot_id(), device.id, device.label, device.uuid, cpu_count(),
-            importlib.metadata.version("torch"),
+            importlib.metadata.version("torch"), [rate.name for rate in fields(Rates)],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     return ""

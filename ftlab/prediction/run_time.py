@@ -45,7 +45,7 @@ _OTHER_SECONDS = 4.0
 """Of a run that is neither training nor scoring, before there is one, without its step more: a part
 of the runs imports its libraries, the others find them imported."""
 
-FORMULA = 2
+FORMULA = 3
 """Raised when the same run gets other seconds: those of an earlier formula correct nothing."""
 
 FORMULA_KEY = "time_formula"
@@ -118,8 +118,8 @@ def computed(
 
 def _answering(scoring: ScoringWork, scored: int, rates: Rates) -> float:
     """Seconds of one more token of each answer, of which `ROWS_AT_ONCE` are generated at once."""
-    passes = math.ceil(scored / ROWS_AT_ONCE)
-    return rates.of_few_rows().seconds(scoring.passes(passes, scored, scored))
+    work = scoring.passes(math.ceil(scored / ROWS_AT_ONCE), scored, scored)
+    return (rates.of_few_rows() if work.narrow else rates).seconds(work)
 
 
 def _batches(examples: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import enumerate as all_threads
@@ -26,7 +26,8 @@ from ftlab.prediction.duration import Rates
 from ftlab.prediction.question import Prediction
 from ftlab.records.expected import read_expected
 from ftlab.records.result import PhaseMeasure, RunResult
-from ftlab.records.spec import SweepRequest
+from ftlab.records.run import RunDirectory
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor, TimedPredictor, failing
@@ -73,8 +74,8 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[Rates]:
 class Beside:
     """A sweep in a folder, and what is said beside it."""
 
-    def __init__(self, request: SweepRequest, folder: Path) -> None:
-        self.specs = enqueue_sweep(checked(request), folder)
+    def __init__(self, request: SweepRequest, folder: Path, onto: Sequence[RunSpec] = ()) -> None:
+        self.specs = enqueue_sweep(checked(request), folder, onto=onto)
         self.store = RunStore(folder)
         self.written = io.StringIO()
         console = Console(file=self.written, width=200)
@@ -106,7 +107,7 @@ def test_the_time_of_a_sweep_is_said_and_that_of_each_run_kept(
     with beside.block:
         wait_until(lambda: "about" in beside.said)
     assert beside.known == len(beside.specs)
-    assert re.fullmatch(r"The sweep takes about .*, until \d\d:\d\d\.\n", beside.said)
+    assert re.fullmatch(r"This takes about .*, until \d\d:\d\d\.\n", beside.said)
 
 
 def test_each_seed_is_predicted_at_its_own_longest_batch(
@@ -176,6 +177,26 @@ def test_the_time_of_a_sweep_includes_its_base_that_has_been_measured_already(
     assert said[0] == said[1]
 
 
+@pytest.mark.usefixtures("predictor")
+def test_runs_that_are_added_to_a_sweep_are_timed_alone(
+    request_: SweepRequest, tmp_path: Path, rates: list[Rates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates.append(RATES)
+    said: list[float] = []
+    monkeypatch.setattr(sweep_time, "sentence", lambda seconds, *_: said.append(seconds) or "")
+    lora, higher = parse_variant("lora"), parse_variant("lora:learning_rate=0.01")
+    onto: list[RunSpec] = []
+    for variant in (lora, higher):  # the second finds its base queued
+        beside = Beside(replace(request_, variants=(variant,)), tmp_path, onto)
+        with beside.block:
+            wait_until(lambda: len(said) == 1 + len(onto) // 2)  # noqa: B023
+        onto += beside.specs
+    expected = [read_expected(RunDirectory(tmp_path / spec.run_id)) for spec in onto]
+    each = [one.total + one.between for one in expected if one is not None]
+    assert [spec.is_base for spec in onto] == [True, False, False]
+    assert said == pytest.approx([sum(each[:2]), each[2]])
+
+
 def test_a_peft_config_is_predicted_as_peft_has_put_it(
     request_: SweepRequest, tmp_path: Path, rates: list[Rates], predictor: SizedPredictor
 ) -> None:
@@ -202,13 +223,13 @@ def test_the_end_of_a_sweep_is_known_where_none_is_queued_before_it(
         replace(run, spec=replace(run.spec, created_at=at))
         for run, at in zip(RunStore(tmp_path).runs(), (noon, noon + age), strict=True)
     )
-    assert sentence(100, first.spec, [first, other]).endswith(words)
+    assert sentence(100, [first.spec], [first, other]).endswith(words)
 
 
 def test_the_end_of_a_sweep_that_has_begun_counts_from_its_start(tmp_path: Path) -> None:
     directory = make_run(tmp_path, "lora", "running")
     began = directory.metrics()[0]["at"]
-    said = sentence(2 * 86_400, directory.spec(), RunStore(tmp_path).runs())
+    said = sentence(2 * 86_400, [directory.spec()], RunStore(tmp_path).runs())
     end = time.localtime(began + 2 * 86_400)
     assert said.endswith(f", until {time.strftime('%d %B, %H:%M', end)}.")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ftlab.__main__ import main
 from ftlab.records.result import RunResult
 from ftlab.records.run import run_directories
+from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.training.run import RunRecord, execute
 
@@ -32,9 +35,28 @@ def work_here(folder: Path) -> None:
 
 
 @pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[list[float | None]]:
+    """The learning rates of the runs that are predicted together, `None` for a base."""
+    rates: list[list[float | None]] = []
+
+    def noted(
+        request: SweepRequest, specs: Sequence[RunSpec], *beside: Any
+    ) -> AbstractContextManager[None]:
+        assert {variant.learning_rate for variant in request.variants} == {
+            spec.learning_rate for spec in specs if not spec.is_base
+        }
+        rates.append([spec.learning_rate for spec in specs])
+        return nullcontext()
+
+    monkeypatch.setattr("ftlab.commands.tune.predicted_meanwhile", noted)
+    return rates
+
+
+@pytest.fixture
 def tune(
-    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    predicted: list[list[float | None]],
+) -> list[str]:  # fmt: skip
     monkeypatch.setattr("ftlab.commands.tune.start_dispatcher", work_here)
     where = ["--model", str(tiny_model), "--task", str(task_file), "--runs-dir", str(tmp_path)]
     return ["tune", "--method", "lora", *where, *SMALL]
@@ -80,7 +102,7 @@ def test_without_rates_the_ladder_stands_around_the_methods_own_for_the_models_s
 
 def test_a_ladder_goes_on_twice_at_most_and_a_method_without_a_rate_ends_with_status_1(
     tune: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], predicted: list[list[float | None]],
 ) -> None:  # fmt: skip
     def all_diverge(folder: Path) -> None:
         for directory in run_directories(folder):
@@ -94,3 +116,4 @@ def test_a_ladder_goes_on_twice_at_most_and_a_method_without_a_rate_ends_with_st
     out = capsys.readouterr().out
     assert "Every run diverged, also at 1e-4" in out
     assert out.count("The loss rose.") == 1
+    assert predicted == [[None, 1e-2, 1e-1], [1e-3], [1e-4]]

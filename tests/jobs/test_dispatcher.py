@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
     Dispatcher(tmp_path, worker(script)).work()
     assert started == [spec.run_id for spec in specs]
     assert set(statuses(tmp_path)) == {"done"}
+
+
+def test_the_next_run_starts_as_soon_as_a_worker_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftlab.jobs.dispatcher.POLL_SECONDS", 30)
+    enqueue_sweep(REQUEST, tmp_path)
+    began = time.monotonic()
+    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    assert set(statuses(tmp_path)) == {"done"}
+    assert time.monotonic() - began < 30, "it waited for its next look"
 
 
 @pytest.mark.fault("a worker that dies while the dispatcher looks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,11 @@ import torch
 
 from ftlab.basics.cards import cards, find_card
 from ftlab.methods.variant import Variant
+from ftlab.models.loading import load_base_model, packed_layers
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.duration import FITTED, Rates, ScoringWork, StepWork, Work, rates_of
 from ftlab.prediction.question import Step, ask_about
+from ftlab.prediction.simulation.fake import logical_size
 from ftlab.prediction.simulation.step import predict
 from ftlab.prediction.simulation.work import WorkLog
 from ftlab.tasks.formatting import Scoring
@@ -91,6 +94,20 @@ def test_a_packed_base_has_as_many_products_as_a_plain_one(
         counted.append([part.narrow + part.wide for part in parts])
     plain, packed = counted
     assert packed == plain
+
+
+def test_each_number_of_a_4_bit_base_is_unpacked_forward_and_backward(tiny_model: Path) -> None:
+    source = resolve_model(str(tiny_model))
+    model = load_base_model(source, "bf16", "nf4", torch.device("cpu"))
+    numbers = [logical_size(layer.weight) for layer in packed_layers(model)]
+    (question,) = ask_about(source.config(), [Variant("qlora")], Step(64, 2, 16, device="cpu"))
+    work = predict(question).work
+    assert work is not None
+    first = sum(numbers[:3])  # q, k and v of the first layer: their input needs no gradient
+    assert work.batch.unpacked == 2 * sum(numbers) - first
+    rates = Rates(1, 1, 1, 1, overlaps=False, unpacked=2)
+    assert rates.seconds(Work(unpacked=4)) == 2
+    assert replace(rates, unpacked=0).seconds(Work(unpacked=4)) == 0
 
 
 @pytest.mark.parametrize("method", ["lora", "boft", "prompt_tuning", "qlora"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ftlab.basics.devices import Device, resolve_device
-from ftlab.basics.locks import DeviceLock, holding
+from ftlab.basics.locks import DeviceLock, TimedSteps, holding
 from ftlab.basics.processes import module_command
 from ftlab.prediction import machine_rates, measure_rates
 from ftlab.prediction.duration import Rates
@@ -34,6 +34,9 @@ def test_kept_rates_are_those_of_the_same_device_and_boot(monkeypatch: pytest.Mo
     keep_rates(CPU, RATES)
     assert kept_rates(CPU) == RATES
     assert kept_rates(replace(CPU, id="cuda:0")) is None
+    with monkeypatch.context() as older:
+        older.setattr(machine_rates, "fields", lambda kind: fields(kind)[:-1])
+        assert kept_rates(CPU) is None, "a version that measured fewer rates"
     monkeypatch.setattr(machine_rates, "boot_id", lambda: "another boot")
     assert kept_rates(CPU) is None
 
@@ -46,9 +49,21 @@ def test_a_torn_file_holds_no_rates_and_is_replaced(text: str) -> None:
     assert kept_rates(CPU) == RATES
 
 
-def test_rates_that_are_no_positive_numbers_are_not_used() -> None:
-    keep_rates(CPU, replace(RATES, bytes=0.0))
+@pytest.mark.parametrize("wrong", [{"bytes": 0.0}, {"unpacked": -1.0}, {"unpacked": float("nan")}])
+def test_rates_that_are_no_positive_numbers_are_not_used(wrong: dict[str, float]) -> None:
+    keep_rates(CPU, replace(RATES, **wrong))
     assert kept_rates(CPU) is None
+
+
+def test_predictions_rest_while_rates_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(device: torch.device) -> Rates:
+        assert TimedSteps(device.type).keep_others_off()
+        return RATES
+
+    monkeypatch.setattr(measure_rates, "measure", measured)
+    assert not TimedSteps("cpu").keep_others_off()
+    measure_rates.measure_quietly(torch.device("cpu"))
+    assert not TimedSteps("cpu").keep_others_off()
 
 
 def test_nothing_is_measured_while_a_run_has_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,5 +136,5 @@ def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
 
 def test_measured_rates_are_positive_and_a_call_takes_under_a_hundredth_of_a_second() -> None:
     rates = measure(torch.device("cpu"))
-    assert min(rates.narrow, rates.wide, rates.bytes, rates.few_rows) > 0
+    assert min(rates.narrow, rates.wide, rates.bytes, rates.few_rows, rates.unpacked) > 0
     assert 0 < rates.call_seconds < 0.01

@@ -94,6 +94,13 @@ def test_answers_take_the_time_of_reading_the_weights_for_few_rows() -> None:
     assert longer == 2 * 5 * (90 / 0.5 - 90), "twice 64 answers of 5 tokens"
 
 
+def test_weights_in_32_bits_are_read_for_few_rows_as_other_bytes() -> None:
+    size = RunSize(steps=1, accumulation=1, tokens=20, scored=128)
+    tokens = ScoringWork(Work(wide=240, bytes=70), Work(wide=16, bytes=70), Work(), 16, prompt=15)
+    work, few = replace(FOUND, scoring_work=tokens), replace(RATES, few_rows=0.5)
+    assert computed(work, STEP, size, few) == computed(work, STEP, size, RATES)
+
+
 def test_what_a_method_computes_of_its_weights_is_done_once_a_pass() -> None:
     rotated = ScoringWork(Work(narrow=1240), Work(narrow=1016), Work(), rows=16, prompt=15)
     assert rotated.passes(1, 16, 16).narrow == 1016

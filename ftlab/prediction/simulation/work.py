@@ -1,4 +1,5 @@
-"""Counts the work of a simulated step: operations of matrix products, bytes moved, calls of torch.
+"""Counts the work of a simulated step: operations of matrix products, bytes moved, calls of torch,
+and 4-bit weights unpacked.
 
 `AllocationLog` sees every operation of the step, and `WorkLog` counts it as well. Operations of
 products have the formulas of `torch.utils.flop_counter`: a multiplication and an addition are two.
@@ -7,6 +8,7 @@ Bytes are what an operation reads and writes, as if nothing stayed in a cache be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +44,11 @@ _ON_PACKED_WEIGHTS = frozenset({
 })  # fmt: skip
 """Products that torch's counter does not know. `linear` is one only after weights were unpacked on
 a GPU; elsewhere torch takes it apart."""
+_UNPACKS: dict[str, Callable[[Any, Any], int]] = {
+    "bitsandbytes::gemm_4bit": lambda args, result: math.prod(args[2]),
+    "bitsandbytes::dequantize_4bit": lambda args, result: result.numel(),
+}
+"""Operations that unpack 4-bit weights, and how many numbers."""
 
 
 class WorkLog(AllocationLog):
@@ -55,7 +62,7 @@ class WorkLog(AllocationLog):
 
     def __init__(self) -> None:
         super().__init__()
-        self._narrow = self._wide = self._bytes = self._calls = 0
+        self._narrow = self._wide = self._bytes = self._calls = self._unpacked = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
@@ -64,8 +71,8 @@ class WorkLog(AllocationLog):
 
     def take(self) -> Work:
         """Returns the work since the last call, and starts again."""
-        work = Work(self._narrow, self._wide, self._bytes, self._calls)
-        self._narrow = self._wide = self._bytes = self._calls = 0
+        work = Work(self._narrow, self._wide, self._bytes, self._calls, self._unpacked)
+        self._narrow = self._wide = self._bytes = self._calls = self._unpacked = 0
         return work
 
     def _count(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -76,6 +83,8 @@ class WorkLog(AllocationLog):
         if not kind.moves:
             return
         self._bytes += _bytes(kind.name, args, kwargs, result)
+        if kind.name in _UNPACKS:
+            self._unpacked += _UNPACKS[kind.name](args, result)
         if kind.formula is None:
             return
         operations = kind.formula(*args, **kwargs, out_val=result)
