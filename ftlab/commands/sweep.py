@@ -26,6 +26,7 @@ from ftlab.models.bundled import ensure_bundled
 from ftlab.models.dimensions import shape_of_model
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import ModelReach
+from ftlab.records.power import promise_of
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
@@ -114,13 +115,15 @@ def run(options: argparse.Namespace) -> int:
     valid = checked(_matched(request, options.match_parameters))
     if by_hand(valid.variants):
         say("asking PEFT about each PeftConfig …")
-    scored = check_inputs(valid, ModelReach()).words
+    found = check_inputs(valid, ModelReach())
     specs = enqueue_sweep(valid, folder)
     say(rates_line(specs))
-    if scored:
-        say(scored)
     start_dispatcher(folder)
     store = RunStore(folder)
+    promise = promise_of(valid, found.scored, store.runs())
+    for words in (found.words, promise.words if promise else ""):
+        if words:
+            say(words)
     sweep_id = specs[0].sweep_id
     console = Console(stderr=True, quiet=options.json)
     with predicted_meanwhile(valid, specs, store, console):

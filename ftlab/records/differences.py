@@ -146,7 +146,7 @@ _PER_EXAMPLE = {"score_after": "score_after", "eval_loss_after": "loss_after"}
 
 Outcome = Literal["better", "worse", "even", "unknown"]
 
-_Example = tuple[int, int]
+Example = tuple[int, int]
 """Number, and hash of prompt and reference answer; two examples are equal if both are."""
 
 
@@ -261,7 +261,7 @@ class Differences:
 
     key: str
     runs: Mapping[str, Sequence[tuple[float, str]]]
-    _read: dict[str, Mapping[_Example, float]] = field(
+    _read: dict[str, Mapping[Example, float]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -325,11 +325,11 @@ class Differences:
             return Spread(RECORDED_SPREAD[self.key], math.inf)
         return found
 
-    def _examples(self, variant: str) -> Mapping[_Example, float]:
+    def _examples(self, variant: str) -> Mapping[Example, float]:
         """The mean over the seeds, by example; empty unless all seeds have the same examples."""
         if variant not in self._read:
             key = _PER_EXAMPLE.get(self.key)
-            each = [_examples_of(run_dir, key) for _, run_dir in self.runs.get(variant, ()) if key]
+            each = [examples_of(run_dir, key) for _, run_dir in self.runs.get(variant, ()) if key]
             same = bool(each) and all(one.keys() == each[0].keys() for one in each)
             self._read[variant] = (
                 {at: _mean([one[at] for one in each]) for at in each[0]} if same else {}
@@ -350,7 +350,7 @@ def differences_of(table: pd.DataFrame, key: str) -> Differences:
     return Differences(key, runs)
 
 
-def _examples_of(run_dir: str, key: str) -> Mapping[_Example, float]:
+def examples_of(run_dir: str, key: str) -> Mapping[Example, float]:
     """Example -> value; empty if a value is missing or the file cannot be read."""
     if not run_dir:
         return {}
@@ -363,7 +363,7 @@ def _examples_of(run_dir: str, key: str) -> Mapping[_Example, float]:
 
 
 @lru_cache(maxsize=512)  # each redraw of a chart asks for all runs of the sweep again
-def _read_examples(run_dir: str, key: str, _changed: int, _size: int) -> Mapping[_Example, float]:
+def _read_examples(run_dir: str, key: str, _changed: int, _size: int) -> Mapping[Example, float]:
     rows = RunDirectory(Path(run_dir)).samples()
     values = [row.get(key) for row in rows]
     if not all(map(_is_number, values)):

@@ -150,6 +150,7 @@ def test_a_sweep_says_each_rate_and_where_it_was_not_tuned_on_the_model(
     lora = {"bundled": "2e-3", "tiny": "0.011"}[name]
     assert f"learning rates: LoRA {lora}, IA3 0.02, LoRA lr=0.0005 5e-4." in err
     assert ("not on this model" in err) == (name == "tiny")
+    assert "64 examples and 1 seed can show a difference in score of about 0.15" in err
 
 
 @pytest.mark.usefixtures("not_started")

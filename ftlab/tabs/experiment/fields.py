@@ -16,14 +16,16 @@ from typing import Any
 import gradio as gr
 
 from ftlab.basics.errors import FieldError
-from ftlab.jobs.inputs import DEMO_REFUSAL
+from ftlab.jobs.inputs import DEMO_REFUSAL, Inputs
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.families.full import FULL
 from ftlab.records.comparability import Scored, scored_words
+from ftlab.records.power import promise_of
 from ftlab.records.spec import SweepRequest
+from ftlab.records.store import Run
 from ftlab.settings.schema import Field, Setting
 from ftlab.tabs.experiment.request import one_sentence
-from ftlab.tabs.widgets import H, escape, field_error, live, plural, swatch
+from ftlab.tabs.widgets import H, escape, field_error, live, note_html, plural, swatch
 
 METHOD_SETTINGS = "method_settings"
 """Name of the component with the settings of all methods: a dict from field name to value."""
@@ -219,6 +221,15 @@ def _scored(request: SweepRequest, scored: Scored | None) -> str:
     return (
         f'<span title="{escape(scored_words(scored))}">{count}</span>' if scored.reason else count
     )
+
+
+def scored_html(request: SweepRequest, found: Inputs, runs: Iterable[Run]) -> str:
+    """HTML below the number of test examples: how many are scored if fewer, and the smallest
+    difference in score that they can show, by `runs` of the task if there are any."""
+    note, promise = note_html(found.words), promise_of(request, found.scored, runs)
+    if promise is None:
+        return note
+    return f'{note}<p class="meta" title="{escape(promise.source)}">{escape(promise.words)}</p>'
 
 
 def blocks_launch(errors: Sequence[FieldError]) -> bool:

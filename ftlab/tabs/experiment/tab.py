@@ -56,6 +56,7 @@ from ftlab.tabs.experiment.fields import (
     demo_line,
     launch_button,
     launch_line,
+    scored_html,
 )
 from ftlab.tabs.experiment.kept import (
     FORM,
@@ -565,7 +566,9 @@ def _say(
     facts = method_facts(reading.request)
     return [
         *form.slot_html(errors),
-        note_html(found.words),
+        note_html(found.words)
+        if errors
+        else scored_html(reading.request, found, context.store.runs()),
         facts.html(),
         untuned_html(reading.request, access),
         matches_html(reading.matches, reading.budget),

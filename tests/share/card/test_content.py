@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,24 @@ def test_the_card_compares_its_own_two_methods_and_no_third(tmp_path: Path) -> N
     data = data_of(tmp_path)
     assert (card_of(data, "LoRA").verdict, card_of(data, "LoRA").unlike) == ("saving", "")
     assert card_of(data, "QLoRA").verdict == "partial"
+
+
+def test_where_no_difference_in_score_is_shown_the_card_says_what_would_show_it(
+    tmp_path: Path,
+) -> None:
+    half = [1.0, 0.0] * 20
+    better = [1.0, 1.0, *half[2:]]
+    for method, scores in (("full", half), ("lora", better)):
+        measures = {"train_seconds": 60.0, "total_seconds": 100.0, "score_after": sum(scores) / 40}
+        make_run(tmp_path, method, measures=measures, samples=scored(scores))
+    said = card_of(data_of(tmp_path)).doubts[-1]
+    assert re.fullmatch(
+        r"This sweep can show a difference in score of about 0\.\d\d\. If the true one is 0\.03 "
+        r"as here, [\d,]+ examples and 1 seed \(about .*\) or [\d,]+ examples and 3 seeds "
+        r"\(about .*\) would show it in 80 of 100 sweeps\.",
+        said,
+    ), said
+    make_run(tmp_path, "oft", measures={"score_after": 0.5}, samples=scored(half))
+    same = card_of(data_of(tmp_path), "OFT").doubts[-1]
+    assert same.startswith("This sweep can show a difference in score of about")
+    assert "If the true one" not in same, "nothing shows a difference of nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from ftlab.jobs.sweep_costs import scoring_of
 from ftlab.methods.variant import Variant
 from ftlab.models.resolve import ModelReach
 from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
-from ftlab.tabs.experiment.fields import blocks_launch, launch_line
+from ftlab.tabs.experiment.fields import blocks_launch, launch_line, scored_html
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference, parse_task
+from tests.fakes import make_run
 
 SQL = TaskReference("bundled", "sql")
 
@@ -165,3 +168,41 @@ def test_a_data_set_is_read_when_launch_is_pressed_and_not_before(
     named = replace(wanted, task=replace(wanted.task, mapping=ColumnMapping("left", "right")))
     check_inputs(named, models)
     assert read == ["owner/set"]
+
+
+def test_the_field_says_what_difference_so_many_examples_can_show(
+    asked: SweepRequest, models: ModelReach, tmp_path: Path
+) -> None:
+    few = scored_html(asked, look_at_inputs(asked, models), [])
+    assert "4 examples are scored" in few
+    assert "With fewer than 10 test examples no difference in score is claimed." in few
+    many = replace(asked, task=SQL)
+    assert "64 examples and 1 seed can show" in scored_html(many, look_at_inputs(many, models), [])
+    loss = replace(many, settings=replace(many.settings, eval_answers=False))
+    assert scored_html(loss, look_at_inputs(loss, models), []) == "", "without answers no score"
+
+
+def test_what_can_be_shown_follows_from_earlier_runs_of_the_task_and_of_its_model_first(
+    asked: SweepRequest, models: ModelReach, tmp_path: Path
+) -> None:
+    many = replace(asked, task=SQL)
+    for model, scores in (("bundled", [1.0, 0.0]), (asked.model, [1.0, 1.0])):
+        for method, score in zip(("lora", "full"), scores, strict=True):
+            samples = [{"score_after": score}] * 12
+            make_run(
+                tmp_path, method, model=model, task=SQL, sweep_id=sweep_of(model), samples=samples
+            )
+    runs = RunStore(tmp_path).runs()
+    found = look_at_inputs(many, models)
+    own = scored_html(many, found, runs)
+    others = scored_html(many, found, [run for run in runs if run.spec.model != asked.model])
+    assert smallest(own) < smallest(scored_html(many, found, [])) < smallest(others)
+
+
+def smallest(said: str) -> float:
+    (found,) = re.findall(r"a difference in score of about (0\.\d\d)", said)
+    return float(found)
+
+
+def sweep_of(model: str) -> str:
+    return f"20260101-000000-{'aaaa' if model == 'bundled' else 'bbbb'}"
