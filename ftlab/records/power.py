@@ -42,6 +42,7 @@ POWER = 0.8
 """The probability with which a difference of the size that is named is shown."""
 
 _DRAWS = 20_000
+_MOST_SEEDS = 30  # more are taken as so many: each takes 0.3 MB of draws
 _INTERVAL = NormalDist().inv_cdf(0.975)
 _MOST_EXAMPLES = 1_000_000
 _MOST_RUNS = 40
@@ -114,8 +115,10 @@ def _mean_square(scores: Mapping[Example, float], others: Mapping[Example, float
 def power(difference: float, examples: int, seeds: int, found: Discordance) -> float:
     """The probability that a true difference of so much is shown.
 
-    `examples` are scored by both variants, each trained with `seeds` seeds.
+    `examples` are scored by both variants, each trained with `seeds` seeds, of which `_MOST_SEEDS`
+    count.
     """
+    seeds = min(seeds, _MOST_SEEDS)
     shared, apart, errors = _draws(seeds)
     root = math.sqrt(examples)
     # The mean square of a difference contains the square of its mean.
@@ -222,8 +225,8 @@ class Promise:
 
     @property
     def words(self) -> str:
-        """As in "64 examples and 1 seed can show a difference in score of about 0.15, 3 seeds one
-        of 0.11."; says what is missing where nothing can be shown."""
+        """As in "64 examples and 1 seed can show a difference in score of about 0.15; with 3 seeds,
+        of about 0.11."; says what is missing where nothing can be shown."""
         if self.examples < FEWEST_EXAMPLES:
             few = f"With fewer than {FEWEST_EXAMPLES} test examples"
             return f"{few} no difference in score is claimed."
@@ -235,7 +238,7 @@ class Promise:
         then = self._smallest(more)
         if self.seeds >= more or then is None or now - then < 0.005:
             return f"{words}."
-        return f"{words}, {more} seeds one of {then:.2f}."
+        return f"{words}; with {more} seeds, of about {then:.2f}."
 
     @property
     def source(self) -> str:

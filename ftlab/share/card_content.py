@@ -279,6 +279,10 @@ def _doubts(costs: dict[str, Difference], quality: _Quality | None) -> list[str]
     return [f"{name.capitalize()}: {part.doubt}." for name, part in named if part.doubt]
 
 
+_SMALLEST_SAID = 0.005
+"""A smaller difference in score is shown as 0.00."""
+
+
 def _settling(table: pd.DataFrame, found: Comparison, quality: _Quality | None) -> list[str]:
     """What the sweep could have shown, and what would show the difference in score that was seen.
 
@@ -300,7 +304,7 @@ def _settling(table: pd.DataFrame, found: Comparison, quality: _Quality | None) 
         f"{way.words} ({_about(_seconds(table, _names(found), examples, way))})"
         for way in ways_to_show(difference, seen)
     ]
-    if not each:
+    if not each or difference < _SMALLEST_SAID:
         return [words]
     return [
         f"{words} If the true one is {difference:.2f} as here, {' or '.join(each)} would show it "

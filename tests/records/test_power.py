@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -168,7 +169,8 @@ def test_variants_are_compared_within_a_sweep_and_seed_and_seeds_within_a_varian
 
 def test_the_words_say_what_can_be_shown_and_from_what_that_follows() -> None:
     assert Promise(64, 1, PRIOR).words == (
-        "64 examples and 1 seed can show a difference in score of about 0.15, 3 seeds one of 0.11."
+        "64 examples and 1 seed can show a difference in score of about 0.15; with 3 seeds, of "
+        "about 0.11."
     )
     assert Promise(64, 3, PRIOR).words == (
         "64 examples and 3 seeds can show a difference in score of about 0.11."
@@ -181,3 +183,12 @@ def test_the_words_say_what_can_be_shown_and_from_what_that_follows() -> None:
     assert "the recorded sweeps, as this task has no scored runs" in Promise(64, 1, PRIOR).source
     seen = Promise(64, 1, Discordance(0.2, 0.1, pairs=7)).source
     assert "By 7 pairs of earlier runs of this task" in seen
+
+
+def test_many_seeds_cost_no_more_memory_than_a_few() -> None:
+    tracemalloc.start()
+    try:
+        assert smallest_difference(64, 100_000, PRIOR) is not None
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
