@@ -15,6 +15,7 @@ from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
+from ftlab.records.kept_bases import MEASURED_IN
 from ftlab.records.progress import Later, Progress, later_phases, pace_of, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
@@ -113,6 +114,8 @@ def _picture(runs: list[Run], ways: list[Progress]) -> Group:
 
 
 def _line(run: Run) -> str:
+    if run.result is not None and MEASURED_IN in run.result.environment:  # its time is another's
+        return f"{run.spec.label}: measured before"
     seconds = run.result.measures.total_seconds if run.result else None
     took = f" in {units.format_seconds(seconds)}" if seconds else ""
     reason = f": {run.reason}" if run.reason else ""

@@ -31,6 +31,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.methods.dimensions import PASSED_OVER
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.cpu_attention import use_cpu_attention
+from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.cpu_products import use_cpu_products
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.resolve import ResolvedModel
@@ -106,6 +107,8 @@ def load_base_model(
     if base_precision is not None and device.type == "cpu":
         _let_go_of_file(loaded)
     use_kernels(device)
+    if device.type == "cpu":
+        use_cpu_norms(loaded)
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id

@@ -424,15 +424,18 @@ def _add_together(
     up: Tensor,
     widths: tuple[int, ...],
 ) -> Tensor:
-    """A forward hook: adds each row's own low-rank product to the layer's output."""
-    x, rows = _checked(inputs[0], batch), len(batch.rows)
-    low = x.reshape(-1, x.shape[-1]).to(down.dtype) @ down
+    """A forward hook: adds each row's own low-rank product to the layer's output, in place."""
+    x = _checked(inputs[0], batch)
+    if x.dtype != down.dtype:
+        x = x.to(down.dtype)
+    low = x.reshape(-1, x.shape[-1]) @ down
     # A mask, not a product with zeros: an overflow in one adapter would give NaN in every row.
-    low = low.view(rows, -1, down.shape[1]).masked_fill(batch.others(widths, low.device), 0)
-    flat = output.reshape(-1, output.shape[-1])
-    if flat.dtype != up.dtype:  # the model keeps this layer in fp32
-        low, up = low.to(flat.dtype), up.to(flat.dtype)
-    return torch.addmm(flat, low.view(-1, down.shape[1]), up).view_as(output)
+    others = batch.others(widths, low.device)
+    low.view(len(batch.rows), -1, down.shape[1]).masked_fill_(others, 0)
+    if output.dtype != up.dtype:  # the model keeps this layer in fp32
+        low, up = low.to(output.dtype), up.to(output.dtype)
+    output.view(-1, output.shape[-1]).addmm_(low, up)
+    return output
 
 
 def one_by_one(pairs: Sequence[Pair | None]) -> list[Hook]:

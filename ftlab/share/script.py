@@ -107,12 +107,17 @@ There the losses come out alike: a
 GPU may add in another order each time, so the last digits differ, and in 16 bits that grows with
 the steps."""
 
-CPU_KERNELS_IMPORT = (
-    "\nfrom cpu_attention import use_cpu_attention\nfrom cpu_products import use_cpu_products"
-)
+CPU_KERNELS_IMPORT = """
+from cpu_attention import use_cpu_attention
+from cpu_norms import use_cpu_norms
+from cpu_products import use_cpu_products"""
 CPU_KERNELS = """\
 use_cpu_attention()  # what the run used; without it torch's own rounds otherwise
 use_cpu_products()  # changes nothing where the CPU multiplies bf16
+"""
+
+_CPU_NORMS = """\
+    use_cpu_norms(model)  # as in the run
 """
 
 GPU_KERNELS_IMPORT = "\nfrom gpu_attention import use_gpu_attention"
@@ -155,12 +160,14 @@ def load_model(
     low_precision: bool,
     checkpointing: bool,
     start_text: bool,
+    cpu_norms: bool = False,
 ) -> str:
     """The source of the function that loads the base and applies the method to it."""
     if base_precision is None:
         body = _PLAIN_BASE
     else:
         body = _QUANTISED_BASE.format(arguments=QUANTISED[base_precision])
+    body += _CPU_NORMS if cpu_norms else ""
     if checkpointing and (is_adapter or some_learn):
         body += _CHECKPOINTED
     if some_learn:
@@ -333,6 +340,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
             low_precision=spec.dtype_policy != "fp32",
             checkpointing=settings.gradient_checkpointing,
             start_text=config.get("prompt_tuning_init") == "TEXT",
+            cpu_norms="use_cpu_norms" in kernels_import,
         ),
         "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
         "create_optimizer": own.script_method.format(**hyper) if own else "",
@@ -460,7 +468,7 @@ def _kernels(run: Run) -> tuple[tuple[str, ...], str, str]:
         )
         return ("gpu_attention",), GPU_KERNELS_IMPORT, call
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
-        return ("cpu_attention", "cpu_products"), CPU_KERNELS_IMPORT, CPU_KERNELS
+        return ("cpu_attention", "cpu_norms", "cpu_products"), CPU_KERNELS_IMPORT, CPU_KERNELS
     return (), "", ""
 
 

@@ -307,13 +307,15 @@ def _execute(
     if not formatter.has_template:
         record.note("The model has no chat template: turns are plain paragraphs.")
     length = spec.settings.max_length
-    training = encode(formatter, data.train, length, "training")
+    training = None if spec.is_base else encode(formatter, data.train, length, "training")
     split = EVAL_SPLITS[spec.settings.eval_split]
     measured = data.tuning if spec.settings.eval_split == "tuning" else data.held_out
     held_out = encode(formatter, measured[: spec.settings.eval_examples], length, split)
     passages = as_passages(formatter, general_passages())
     record.environment[SCORED] = len(held_out.examples)
-    record.note(training.note("training", length), held_out.note(split, length))
+    if training is not None:
+        record.note(training.note("training", length))
+    record.note(held_out.note(split, length))
 
     if len(held_out.examples) < spec.settings.eval_examples and not held_out.dropped:
         record.note(
@@ -351,7 +353,7 @@ def _execute(
         evaluate, model, tokenizer, task=task, stop_ids=formatter.stop_ids(),
         arithmetic=arithmetic, with_answers=spec.settings.eval_answers,
     )  # fmt: skip
-    if spec.variant is not None:
+    if training is not None:
         points = CurvePoints(
             spec.settings.eval_every,
             spec.settings.steps,

@@ -11,21 +11,43 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from ftlab.jobs.ready import StillImporting
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.resolve import resolve_model
 from ftlab.records.result import PhaseMeasure, RunResult
+from ftlab.records.run import RunDirectory
 from ftlab.settings.training import TrainingSettings
 from ftlab.training.model import apply_method
-from tests.benchmarks import against_trl
+from tests.benchmarks import against_trl, worker
 from tests.benchmarks.against_trl import LIMITS, Timing, job_for_trl, run_ftlab, verdict
 from tests.fakes import plausible_measures
 
 SETTINGS = TrainingSettings(steps=1, batch_size=2)
 OURS = Timing("ftlab", "lora", 4.0, 1500, 500, 2.5, 1.0, 16_384)
 TRL = replace(OURS, side="trl", seconds=10.0, net_peak_bytes=1000)
+
+
+def test_a_run_waits_while_the_process_that_forks_workers_imports(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    class Worker:
+        def wait(self) -> None:
+            RunDirectory(asked[-1]).write_result(RunResult("done"))
+
+    def start(directory: RunDirectory, device: str) -> Worker:
+        asked.append(directory.path)
+        if len(asked) < 3:
+            raise StillImporting
+        return Worker()
+
+    monkeypatch.setattr(worker, "start_worker", start)
+    result = worker.run_worker("lora", SETTINGS, tmp_path, model=str(tiny_model))
+    assert (result.status, len(asked), len(set(asked))) == ("done", 3, 1)
 
 
 @pytest.mark.model

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from ftlab.basics.processes import Started
 from ftlab.jobs.dispatcher import start_worker
 from ftlab.jobs.launch import plan_sweep
+from ftlab.jobs.ready import StillImporting
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.records.result import RunResult
@@ -34,8 +37,17 @@ def run_worker(
     )[-1]
     directory = RunDirectory(folder / spec.run_id)
     directory.write_spec(spec)
-    start_worker(directory, "cpu").wait()
+    _started(directory).wait()
     result = directory.result()
     assert result is not None
     assert result.status == "done", result.reason
     return result
+
+
+def _started(directory: RunDirectory) -> Started:
+    """Asks again while the process that forks workers imports, as the dispatcher does."""
+    while True:
+        try:
+            return start_worker(directory, "cpu")
+        except StillImporting:
+            time.sleep(0.1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from ftlab.commands import watch as watch_module
+from ftlab.methods.registry import BASE_METHOD
+from ftlab.records.kept_bases import MEASURED_IN
 from ftlab.records.store import Run, RunStore
 from tests.fakes import make_run
 
@@ -39,6 +43,19 @@ def test_a_sweep_behind_another_one_waits_without_starting_dispatchers(
     monkeypatch.setattr(watch_module, "start_dispatcher", started.append)
     watch_module.watch(MovingStore(tmp_path, looks=20), SECOND, Console(quiet=True))  # type: ignore[arg-type]
     assert started == []
+
+
+def test_a_base_that_was_measured_before_is_not_said_to_have_taken_time(tmp_path: Path) -> None:
+    base = make_run(tmp_path, BASE_METHOD, sweep_id=FIRST)
+    make_run(tmp_path, "lora", sweep_id=FIRST)
+    own = base.result()
+    assert own is not None
+    base.complete_result(replace(own, environment=own.environment | {MEASURED_IN: "another"}))
+    said = StringIO()
+    watch_module.watch(RunStore(tmp_path), FIRST, Console(file=said))
+    before, trained = said.getvalue().splitlines()
+    assert before == "Base bf16: measured before"
+    assert trained.startswith("LoRA: done in ")
 
 
 class InterruptedStore(RunStore):

@@ -59,7 +59,7 @@ def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
     run = train("lora:dropout=0.1", "bf16")
     folder = tmp_path / "script"
     script, _, *kernels = write_reproduction(run, folder)
-    assert [kernel.name for kernel in kernels] == ["cpu_attention.py", "cpu_products.py"]
+    assert [kernel.stem for kernel in kernels] == ["cpu_attention", "cpu_norms", "cpu_products"]
     for file in (script, *kernels):
         assert not re.search(r"^\s*(from|import) ftlab", file.read_text(), re.MULTILINE)
     done = alone(script, run.spec.model, "--save", "saved")

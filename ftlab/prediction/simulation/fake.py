@@ -39,7 +39,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.words import did_you_mean
-from ftlab.models.loading import has_four_bits, kept_whole, packed_layers, scales_of_layer
+from ftlab.models.loading import (
+    forbid_repacking,
+    has_four_bits,
+    kept_whole,
+    packed_layers,
+    scales_of_layer,
+)
 from ftlab.prediction.question import DeviceKind
 from ftlab.prediction.source import check_sizes
 from ftlab.training.allocations import AllocationLog
@@ -370,18 +376,22 @@ def quantise(model: Any, precision: Precision, compute: torch.dtype) -> Any:
         model.is_loaded_in_8bit = True
     else:
         model.is_loaded_in_4bit = True
+    forbid_repacking(model)
     for layer in packed_layers(model):
         layer.is_nested = precision == "nf4-double"
         layer.requires_grad_(False)
     return model
 
 
-def make_weights_fake(model: nn.Module, dtype: torch.dtype) -> None:
-    """Gives every layer its packed weight and its scales; call it in a fake mode."""
-    shared = torch.empty(256)  # the code of 8-bit scales, which all layers share
+def make_weights_fake(model: nn.Module, dtype: torch.dtype, shares_code: bool) -> None:
+    """Gives every layer its packed weight and its scales; call it in a fake mode.
+
+    `shares_code`: the code of 8-bit scales, 1 kB, is one for all layers, as on a GPU.
+    """
+    code = torch.empty(256)
     for layer in packed_layers(model):
         if has_four_bits(layer):
-            _four_bits(layer, dtype, shared)
+            _four_bits(layer, dtype, code if shares_code else torch.empty_like(code))
         else:
             _eight_bits(layer)
 

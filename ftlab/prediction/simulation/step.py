@@ -36,6 +36,7 @@ from ftlab.basics.errors import FtlabError, one_line
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
+from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.generation import soft_outputs
 from ftlab.models.loading import scales_of
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
@@ -343,6 +344,8 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
     """
     dtype = _dtype(step)
     model = empty_model(config, dtype, step.attention)
+    if step.device == "cpu":
+        use_cpu_norms(model)
     model.config.use_cache = not step.is_own  # the default: the model caches keys and values
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
@@ -418,7 +421,7 @@ def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
     if step.device == "cuda":
         put_on_host(model)
     if step.packing is not None:
-        make_weights_fake(model, _dtype(step))
+        make_weights_fake(model, _dtype(step), shares_code=step.device == "cuda")
         if step.device == "cuda":
             log_loading(model, _dtype(step), log)
             if step.is_own:
