@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -45,6 +47,14 @@ def test_the_users_omp_wait_policy_is_kept() -> None:
     prepare_for_libraries("cpu")
     assert cpu_settings()["OMP_WAIT_POLICY"] == "ACTIVE"
     assert "GOMP_SPINCOUNT" not in cpu_settings()
+
+
+def test_bitsandbytes_does_not_ask_for_kernels_of_the_hub() -> None:
+    """It does so on a CPU with AVX512-BF16 alone, in every log."""
+    module = "bitsandbytes.backends.cpu.ops"
+    assert find_spec(module)
+    prepare_for_libraries("cpu")
+    assert not logging.getLogger(module).isEnabledFor(logging.WARNING)
 
 
 def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:
