@@ -193,7 +193,10 @@ _BEFORE_A_VALUE = "[{,:"
 
 
 def json_values(text: str, enough: int) -> int:
-    """The number of values in the JSON text, at most; exact up to `enough`, above it a part."""
+    """An upper bound of the number of values in the JSON text.
+
+    Counting stops above `enough`, so a larger result is not the bound of the whole text.
+    """
     if _marks(text) <= enough:  # fast path for most texts, counting marks within strings too
         return _marks(text)
     values = 0

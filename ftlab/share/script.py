@@ -160,14 +160,14 @@ def load_model(
     low_precision: bool,
     checkpointing: bool,
     start_text: bool,
-    cpu_norms: bool = False,
+    kernels: str,
 ) -> str:
     """The source of the function that loads the base and applies the method to it."""
     if base_precision is None:
         body = _PLAIN_BASE
     else:
         body = _QUANTISED_BASE.format(arguments=QUANTISED[base_precision])
-    body += _CPU_NORMS if cpu_norms else ""
+    body += kernels
     if checkpointing and (is_adapter or some_learn):
         body += _CHECKPOINTED
     if some_learn:
@@ -241,7 +241,7 @@ def reproduction(run: Run) -> Reproduction:
     examples, pad_id = _examples(run, source)
     values = _values(run, source) | {"pad_id": str(pad_id)}
     text = Template(_TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(values)
-    modules, *_ = _kernels(run)
+    modules = _kernels(run).modules
     files = [Path(__file__).parents[1] / "models" / f"{module}.py" for module in modules]
     return Reproduction(
         text, examples, {file.name: file.read_text(encoding="utf-8") for file in files}
@@ -306,7 +306,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
     changes_base = str(config.get("init_lora_weights", "")).lower().startswith(CONVERTED_INITS)
     hooks = hooks_of(str(config.get("peft_type")))
     weight_dtype, compute_dtype = _dtypes(run)
-    _, kernels_import, kernels = _kernels(run)
+    kernels = _kernels(run)
     base = public_model(spec.model)
     find_base = _find_base(spec)
     return {
@@ -319,8 +319,8 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "machine": _words(_machine(run)),
         "sameness": SAME_LOSSES if spec.device == "cpu" else LIKE_LOSSES,
         "find_base": find_base,
-        "os_import": "import os\n" if "os." in find_base + kernels else "",
-        "imports": _imports(spec, own.script_import if own else "", kernels_import),
+        "os_import": "import os\n" if "os." in find_base + kernels.call else "",
+        "imports": _imports(spec, own.script_import if own else "", kernels.imports),
         "base_model_literal": literal(base),
         "device": literal(spec.device.partition(":")[0]),
         "seed": str(spec.seed),
@@ -340,12 +340,12 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
             low_precision=spec.dtype_policy != "fp32",
             checkpointing=settings.gradient_checkpointing,
             start_text=config.get("prompt_tuning_init") == "TEXT",
-            cpu_norms="use_cpu_norms" in kernels_import,
+            kernels=kernels.on_model,
         ),
         "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
         "create_optimizer": own.script_method.format(**hyper) if own else "",
         "after_optimizer_step": hooks.script_after_step if hooks else "",
-        "kernels": kernels,
+        "kernels": kernels.call,
         "start_saved": START_SAVED if changes_base else "",
         "save_options": SAVE_CONVERTED if changes_base else "",
         "scheduler": literal(SCHEDULE_NAMES[settings.schedule]),
@@ -454,11 +454,18 @@ def _imports(spec: RunSpec, own_import: str, kernels: str) -> str:
     return "\n".join(filter(None, lines))
 
 
-def _kernels(run: Run) -> tuple[tuple[str, ...], str, str]:
-    """ftlab's kernels in the script: the names of their modules, their import lines and calls.
+@dataclass(frozen=True)
+class _Kernels:
+    """ftlab's kernels in the script: their modules, the lines that import them and call them, and
+    those that change the loaded base. All empty if the run used torch's and transformers' own."""
 
-    Empty if the run used those of torch and transformers.
-    """
+    modules: tuple[str, ...] = ()
+    imports: str = ""
+    call: str = ""
+    on_model: str = ""
+
+
+def _kernels(run: Run) -> _Kernels:
     kind = kind_of(run.spec.device)
     if kind == "cuda":
         found = run.result.environment.get("gpu_settings") if run.result else None
@@ -466,10 +473,11 @@ def _kernels(run: Run) -> tuple[tuple[str, ...], str, str]:
         call = GPU_KERNELS.format(
             name=literal(CUDNN_LAST), value=literal(str(settings[CUDNN_LAST]))
         )
-        return ("gpu_attention",), GPU_KERNELS_IMPORT, call
+        return _Kernels(("gpu_attention",), GPU_KERNELS_IMPORT, call)
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
-        return ("cpu_attention", "cpu_norms", "cpu_products"), CPU_KERNELS_IMPORT, CPU_KERNELS
-    return (), "", ""
+        modules = ("cpu_attention", "cpu_norms", "cpu_products")
+        return _Kernels(modules, CPU_KERNELS_IMPORT, CPU_KERNELS, _CPU_NORMS)
+    return _Kernels()
 
 
 def _find_base(spec: RunSpec) -> str:

@@ -76,8 +76,8 @@ def test_the_gradient_is_as_near_to_fp64_as_the_models_own() -> None:
 
     wide = hidden.detach().double().requires_grad_()
     torch.manual_seed(2)
-    torchs = torch.randn_like(hidden).double()
-    (true,) = torch.autograd.grad(in_fp64(wide), wide, torchs)
+    gradient = torch.randn_like(hidden).double()
+    (true,) = torch.autograd.grad(in_fp64(wide), wide, gradient)
 
     def off(norm: nn.Module) -> float:
         return float((passed(norm, hidden)[1].double() - true).norm() / true.norm())
