@@ -85,7 +85,7 @@ def _load(request: Request) -> Any:
     where = saved if request.kind == "model" else request.base
     model = AutoModelForCausalLM.from_pretrained(where, **options)
     if request.quantization is not None:
-        from ftlab.models.loading import forbid_repacking
+        from ftlab.models.packed import forbid_repacking
 
         forbid_repacking(model)  # repacked 4-bit weights are multiplied in bf16, not in fp32
     if request.kind == "adapter":

@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ftlab.basics.errors import FtlabError
 from ftlab.models.generation import virtual_tokens
-from ftlab.models.loading import has_four_bits, packed_layers
+from ftlab.models.packed import has_four_bits, packed_layers
 
 _CACHE_NAMES = ("cache", "past_key_values")
 

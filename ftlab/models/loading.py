@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -34,6 +34,7 @@ from ftlab.models.cpu_attention import use_cpu_attention
 from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.cpu_products import use_cpu_products
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
+from ftlab.models.packed import forbid_repacking
 from ftlab.models.resolve import ResolvedModel
 from ftlab.settings.training import DtypePolicy
 
@@ -145,17 +146,6 @@ def one_sequence_a_row() -> Iterator[None]:
         masking_utils.find_packed_sequence_indices = before
 
 
-def forbid_repacking(model: nn.Module) -> None:
-    """Keeps 4-bit weights in the layout that training supports.
-
-    On a CPU with AVX512-BF16, bitsandbytes repacks a `Linear4bit` in place at the first forward
-    pass in eval mode without gradient. After that, training gets no gradient and no error.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - typed as a Tensor
-
-
 def _let_go_of_file(model: nn.Module) -> None:
     """Copies the weights that were not quantised, so that the memory-mapped file is released.
 
@@ -213,38 +203,6 @@ def give_back_memory(device: torch.device) -> None:
     if device.type in ("cuda", "mps"):
         module: Any = getattr(torch, device.type)
         module.empty_cache()
-
-
-def packed_layers(model: nn.Module) -> Iterator[Any]:
-    """The bitsandbytes layers, found by class name, so that bitsandbytes need not be installed."""
-    kinds = ("Linear4bit", "Linear8bitLt")  # PEFT's layers around them have the same names
-    return (
-        module
-        for module in model.modules()
-        if type(module).__name__ in kinds and type(module).__module__.startswith("bitsandbytes.")
-    )
-
-
-def has_four_bits(layer: nn.Module) -> bool:
-    """Whether a packed layer has 4-bit weights; otherwise they have 8 bits."""
-    return type(layer).__name__ == "Linear4bit"
-
-
-def scales_of(model: nn.Module) -> Iterator[Tensor]:
-    """The tensors that belong to packed weights but are not parameters of the model."""
-    for layer in packed_layers(model):
-        yield from scales_of_layer(layer)
-
-
-def scales_of_layer(layer: Any) -> Iterator[Tensor]:
-    """The same for one layer."""
-    if not has_four_bits(layer):
-        yield layer.weight.SCB
-        return
-    state = layer.weight.quant_state
-    yield from (state.absmax, state.code)
-    if state.nested:
-        yield from (state.offset, state.state2.absmax, state.state2.code)
 
 
 WEIGHTS = "trained_weights.safetensors"

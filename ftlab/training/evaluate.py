@@ -23,6 +23,7 @@ from ftlab.models.decoding import (
 )
 from ftlab.models.generation import answer_batch, answer_texts, greedy_config, virtual_tokens
 from ftlab.models.loading import give_back_memory
+from ftlab.models.packed import unpacked_on_cpu
 from ftlab.records.base_runs import General, Quality, against_base, curve_event
 from ftlab.records.spec import RunSpec
 from ftlab.settings.training import CACHE_BYTES, CURVE_EXAMPLES, EVALUATION_BATCH, ROWS_AT_ONCE
@@ -73,7 +74,7 @@ def evaluate(
 
     Where the model allows it, the answers continue from what the loss's own pass computed. It also
     measures the loss of the `passages` (`as_passages`). `spare_bytes` can be used without a higher
-    peak than the run had.
+    peak than the run had; up to half of them are for 4-bit weights that stay unpacked on a CPU.
     """
     was_training = model.training
     model.eval()
@@ -90,7 +91,11 @@ def evaluate(
         model, tokenizer, held_out.formatted, task.max_new_tokens, stop_ids, finished, spare_bytes
     )
     try:
-        with torch.inference_mode(), arithmetic.context():
+        with (
+            torch.inference_mode(),
+            arithmetic.context(),
+            unpacked_on_cpu(model, max(CACHE_BYTES, spare_bytes) // 2),
+        ):
             reader = writer.read if with_answers and answers_what_it_read(model) else None
             loss, losses = held_out_loss(
                 model, held_out.formatted, pad_id, finished.of("loss"), batches, reader

@@ -28,7 +28,7 @@ from ftlab.basics.errors import FtlabError, NotEnoughMemory
 from ftlab.basics.system import limit_data, status_bytes
 from ftlab.basics.units import format_bytes
 from ftlab.models.dimensions import shape_of_model
-from ftlab.models.loading import scales_of
+from ftlab.models.packed import scales_of
 from ftlab.records.spec import RunSpec
 from ftlab.training.allocations import AllocationLog
 from ftlab.training.meters import device_uuid

@@ -1,14 +1,16 @@
 """How long the scoring of a run takes against another checkout, and whether it finds the same.
 
 Run as: python -m tests.benchmarks.scoring --against FOLDER [--tasks sql] [--models base adapter]
-        [--policies bf16] [--examples 64] [--repeats 3] [--threads 2] [--model FOLDER] [--json FILE]
+        [--policies bf16] [--packed] [--examples 64] [--repeats 3] [--threads 2] [--model FOLDER]
+        [--json FILE]
 
 FOLDER is a checkout of another commit, as `git worktree add FOLDER 5a5ce30` makes one. Both sides
 score the base model or the adapter that ships for the task, in fresh processes that alternate;
-medians. "answers" is what answers take beyond losses. `processor` seconds are those of all threads:
-on a busy machine they say more than `wall` seconds, with one thread most of all. Ends with status 1
-if a loss or, in fp32, a text differs, or the net peak of scoring is higher by more than the keys
-and values of the answers may take.
+medians. With `--packed` the base is held in 4 bits. "answers" is what answers take beyond losses.
+`processor` seconds are those of all threads: on a busy machine they say more than `wall` seconds,
+with one thread most of all. Ends with status 1 if a loss or, in fp32, a text differs, or the net
+peak of scoring is higher by more than the keys and values of the answers and unpacked weights may
+take.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ PARTS = ("loss", "passages", "answers", "all")
 SAME_LOSS = {"fp32": 1e-6, "bf16": 0.05, "mixed": 0.05}
 """Most that the loss of one example may differ, in nats."""
 MORE_MEMORY = 1.02
-"""Beside the keys and values that may wait for each other."""
+"""Beside the keys and values that may wait for each other, and weights that stay unpacked."""
 
 
 def side(checkout: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +72,7 @@ def job_of(task: str, model: str, policy: str, options: argparse.Namespace) -> d
     return {
         "task": task,
         "policy": policy,
+        "precision": "nf4" if options.packed else None,
         "model": options.model,
         "adapter": str(assets_folder() / "adapters" / task) if model == "adapter" else "",
         "examples": [(one.prompt_ids, one.completion_ids) for one in held_out],
@@ -88,6 +91,7 @@ def compare(job: dict[str, Any], against: Path, repeats: int) -> tuple[dict[str,
         for name in list(checkouts)[:: -1 if number % 2 else 1]:
             sides[name].append(side(checkouts[name], job))
     what = f"{job['task']} {'adapter' if job['adapter'] else 'base'} {job['policy']}"
+    what += f" {job['precision']}" if job["precision"] else ""
     row: dict[str, Any] = {"what": what}
     for clock in ("wall", "processor"):
         took = {
@@ -124,7 +128,7 @@ def compare(job: dict[str, Any], against: Path, repeats: int) -> tuple[dict[str,
         flush=True,
     )
     row |= {"peaks": peaks, "apart": apart, "same": same, "scores": means}
-    most = MORE_MEMORY * peaks["other"] + CACHE_BYTES
+    most = MORE_MEMORY * peaks["other"] + CACHE_BYTES * (1.5 if job["precision"] else 1)
     good = apart <= SAME_LOSS[job["policy"]] and peaks["ours"] <= most
     return row, good and (job["policy"] != "fp32" or same == len(ours["answers"]))
 
@@ -135,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="*", default=["sql"])
     parser.add_argument("--models", nargs="*", choices=("base", "adapter"), default=["base"])
     parser.add_argument("--policies", nargs="*", choices=sorted(SAME_LOSS), default=["bf16"])
+    parser.add_argument("--packed", action="store_true", help="hold the base in 4 bits")
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

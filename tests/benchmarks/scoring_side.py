@@ -51,7 +51,7 @@ def main() -> int:
     tokenizer = load_tokenizer(source)
     meter = memory_meter(CPU)
     before = meter.start()
-    model: Any = load_base_model(source, job["policy"], None, CPU)
+    model: Any = load_base_model(source, job["policy"], job["precision"], CPU)
     if job["adapter"]:
         model = PeftModel.from_pretrained(model, job["adapter"])
         step.compute_adapters_in_low_precision(model)

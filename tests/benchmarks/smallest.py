@@ -171,11 +171,11 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.scoring",
-        "--against . --examples 2 --repeats 1 --threads 1 --policies fp32 --model {tiny} "
+        "--against . --examples 2 --repeats 1 --threads 1 --policies fp32 --packed --model {tiny} "
         "--json {folder}/scoring.json",
         (
-            r"^sql base fp32  wall: loss \d.* \(\d.*x\), passages .*, answers .*, all \d",
-            r"^sql base fp32  net peak \d+ of \d+ MB; losses off by 0\.0e\+00 at most; 2 of 2 ",
+            r"^sql base fp32 nf4  wall: loss \d.* \(\d.*x\), passages .*, answers .*, all \d",
+            r"^sql base fp32 nf4  net peak \d+ of \d+ MB; losses off by 0\.0e\+00 at most; 2 of 2 ",
         ),
         writes=("scoring.json",),
         judges=True,

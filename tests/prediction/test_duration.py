@@ -11,7 +11,8 @@ import torch
 
 from ftlab.basics.cards import cards, find_card
 from ftlab.methods.variant import Variant
-from ftlab.models.loading import load_base_model, packed_layers
+from ftlab.models.loading import load_base_model
+from ftlab.models.packed import packed_layers
 from ftlab.models.resolve import resolve_model
 from ftlab.prediction.duration import FITTED, Rates, ScoringWork, StepWork, Work, rates_of
 from ftlab.prediction.question import Step, ask_about
@@ -108,6 +109,21 @@ def test_each_number_of_a_4_bit_base_is_unpacked_forward_and_backward(tiny_model
     rates = Rates(1, 1, 1, 1, overlaps=False, unpacked=2)
     assert rates.seconds(Work(unpacked=4)) == 2
     assert replace(rates, unpacked=0).seconds(Work(unpacked=4)) == 0
+
+
+@pytest.mark.parametrize(("device", "unpacks"), [("cpu", False), ("cuda", True)])
+def test_answers_unpack_a_4_bit_base_for_each_token_on_a_gpu_and_not_on_a_cpu(
+    device: Literal["cpu", "cuda"], unpacks: bool, tiny_model: Path
+) -> None:
+    config = resolve_model(str(tiny_model)).config()
+    step = Step(64, 2, 16, device=device, scoring=Scoring(4, prompt=20, new_tokens=8))
+    (question,) = ask_about(config, [Variant("qlora")], step)
+    found = predict(question)
+    assert found.scoring_work is not None
+    assert found.work is not None
+    assert found.work.batch.unpacked > 0
+    assert (found.scoring_work.token.unpacked > 0) is unpacks
+    assert (found.scoring_work.prompts.unpacked > 0) is unpacks
 
 
 @pytest.mark.parametrize("method", ["lora", "boft", "prompt_tuning", "qlora"])

@@ -19,7 +19,8 @@ from ftlab.basics.errors import FtlabError
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import RunPlan
-from ftlab.models.loading import load_base_model, load_tokenizer, packed_layers
+from ftlab.models.loading import load_base_model, load_tokenizer
+from ftlab.models.packed import packed_layers
 from ftlab.models.resolve import resolve_model
 from ftlab.records.metrics.answering import memory_key, speed_key
 from ftlab.records.result import ANSWER_WAYS, ANSWERING, AnswerWay, Measures, PhaseMeasure

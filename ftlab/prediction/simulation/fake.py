@@ -39,13 +39,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.words import did_you_mean
-from ftlab.models.loading import (
-    forbid_repacking,
-    has_four_bits,
-    kept_whole,
-    packed_layers,
-    scales_of_layer,
-)
+from ftlab.models.loading import kept_whole
+from ftlab.models.packed import forbid_repacking, has_four_bits, packed_layers, scales_of_layer
 from ftlab.prediction.question import DeviceKind
 from ftlab.prediction.source import check_sizes
 from ftlab.training.allocations import AllocationLog

@@ -16,7 +16,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.generation import soft_outputs
-from ftlab.models.loading import scales_of
+from ftlab.models.packed import scales_of, unpacked_on_cpu
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
 from ftlab.prediction.duration import ScoringWork, StepWork, Work
 from ftlab.prediction.question import Prediction, Question, Step
@@ -154,49 +154,55 @@ class Scored:
     work: ScoringWork
 
 
-def score(model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, step: Step) -> Scored:
-    """Simulates the scoring of a batch of answers; call it in a fake mode with a new log.
+def score(
+    model: Any, scoring: Scoring, arithmetic: Arithmetic, log: WorkLog, step: Step, trained: int
+) -> Scored:
+    """Simulates the scoring of a batch of answers; call it in a fake mode, within a new log.
 
     The pass over the longest prompts is simulated, and the pass over the first new token. The
     memory at the end of the answers is computed from their cache: it grows by the new tokens, and
-    one layer's part counts twice, because growing copies it.
+    one layer's part counts twice, because growing copies it. `trained` is the peak of the steps in
+    bytes: what is free since then decides whether 4-bit weights stay unpacked.
     """
     log.name(scales_of(model), "weights")
     log.name(on_device(model, step.device), "weights")
-    weights = log.living
+    room = max(CACHE_BYTES, trained - log.living) // 2
+    unpacked = unpacked_on_cpu(model, room) if step.device == "cpu" else nullcontext()
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     length = scoring.prompt + soft_outputs(model)
     model.eval()
-    log.take()
-    with torch.no_grad(), arithmetic.context(), log, _output_apart(causal_lm, log) as apart:
-        ids = torch.zeros(scoring.rows, length, dtype=torch.long)
-        mask = torch.ones_like(ids)
-        mask[:1, :1] = 0  # nearly every batch is padded
-        output = causal_lm(
-            input_ids=ids, attention_mask=mask, use_cache=True, **_last_logits(causal_lm)
+    with torch.no_grad(), arithmetic.context(), unpacked:
+        weights = log.living
+        log.take()
+        with _output_apart(causal_lm, log) as apart:
+            ids = torch.zeros(scoring.rows, length, dtype=torch.long)
+            mask = torch.ones_like(ids)
+            mask[:1, :1] = 0  # nearly every batch is padded
+            output = causal_lm(
+                input_ids=ids, attention_mask=mask, use_cache=True, **_last_logits(causal_lm)
+            )
+            del ids, mask
+        prompts = apart.rest()
+        logits = output.logits.numel() * output.logits.element_size()
+        a_token = (log.living - weights - logits) / (scoring.rows * length)
+        rows = _answers_at_once(scoring, a_token * (length + scoring.new_tokens))
+        grown = a_token * rows * (length + scoring.new_tokens)
+        copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
+        chosen = rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
+        waiting = a_token * (rows - scoring.rows) * length
+        peak = max(
+            log.peak(rounding=step.device != "cpu").bytes + round(waiting),
+            round(weights + grown + copied + chosen),
         )
-        del ids, mask
-    prompts = apart.rest()
-    logits = output.logits.numel() * output.logits.element_size()
-    a_token = (log.living - weights - logits) / (scoring.rows * length)
-    rows = _answers_at_once(scoring, a_token * (length + scoring.new_tokens))
-    grown = a_token * rows * (length + scoring.new_tokens)
-    copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
-    chosen = rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
-    waiting = a_token * (rows - scoring.rows) * length
-    peak = max(
-        log.peak(rounding=step.device != "cpu").bytes + round(waiting),
-        round(weights + grown + copied + chosen),
-    )
-    with torch.no_grad(), arithmetic.context(), log, _output_apart(causal_lm, log) as apart:
-        causal_lm(
-            input_ids=torch.zeros(scoring.rows, 1, dtype=torch.long),
-            attention_mask=torch.ones(scoring.rows, length + 1, dtype=torch.long),
-            past_key_values=output.past_key_values,
-            use_cache=True,
-        )
+        with _output_apart(causal_lm, log) as apart:
+            causal_lm(
+                input_ids=torch.zeros(scoring.rows, 1, dtype=torch.long),
+                attention_mask=torch.ones(scoring.rows, length + 1, dtype=torch.long),
+                past_key_values=output.past_key_values,
+                use_cache=True,
+            )
+        token = apart.rest()
     model.train()
-    token = apart.rest()
     return Scored(peak, ScoringWork(prompts, token, apart.own, scoring.rows, length))
 
 
@@ -379,8 +385,10 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
         with log:
             first, work = run_steps(model, variant, step, log)
         sizes = _sizes(model, variant)
-        scoring = None if step.scoring is None else _scoring(model, step, step.scoring)
-    live = log.peak(rounding=on_cuda)
+        live = log.peak(rounding=on_cuda)
+        scoring = None
+        if step.scoring is not None:
+            scoring = _scoring(model, step, step.scoring, live.bytes)
     if not on_cuda:
         return Simulated(sizes, live, live.bytes, live.bytes, work, scoring)
     workspace = cublas_workspace(step.capability)
@@ -390,11 +398,11 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     return Simulated(sizes, live, allocator.most_allocated, allocator.most_reserved, work, scoring)
 
 
-def _scoring(model: Any, step: Step, scoring: Scoring) -> Scored:
+def _scoring(model: Any, step: Step, scoring: Scoring, trained: int) -> Scored:
     """Scores after the steps, without gradients and optimizer."""
     model.zero_grad(set_to_none=True)
-    with kernels_of(step) as log:
-        return score(model, scoring, _arithmetic(step), log, step)
+    with kernels_of(step) as log, log:
+        return score(model, scoring, _arithmetic(step), log, step, trained)
 
 
 def count(model: Any, variant: Variant, step: Step) -> Sizes:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
-from ftlab.models.loading import scales_of
+from ftlab.models.packed import scales_of
 from ftlab.prediction.question import Question, Step, ask_about
 from ftlab.prediction.simulation.fake import Guesses, quantisation, quantise, read_config
 from ftlab.prediction.simulation.step import build, hold_fake, run_steps
