@@ -22,6 +22,7 @@ from ftlab.commands import (
     pack,
     predict,
     push,
+    recommend,
     report,
     resume,
     runs,
@@ -32,8 +33,8 @@ from ftlab.commands import (
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, tune, predict, runs, report, generate, grid, adapter, merge, push, script, cancel,
-    resume, methods, model, doctor, import_results, pack, open_sweep,
+    app, sweep, tune, predict, runs, recommend, report, generate, grid, adapter, merge, push,
+    script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
 )  # fmt: skip
 
 

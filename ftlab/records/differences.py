@@ -88,7 +88,7 @@ def student_quantile(freedom: float) -> float:
     return sum(term / freedom**power for power, term in enumerate(terms))
 
 
-def wilson_interval(successes: float, trials: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, level: float = 0.95) -> tuple[float, float]:
     """`(low, high)` of a proportion, within [0, 1]; (0, 1) without a trial.
 
     The score interval of Wilson 1927 ("Probable inference, the law of succession, and statistical

@@ -1,7 +1,7 @@
 """The report of a sweep: one HTML file with everything that the runs recorded.
 
-It has the finding and its card, what was held equal, all measures, figures, answers side by side,
-how each number was measured, the environment, and the command that repeats the sweep.
+It has the finding and its card, what to use, what was held equal, all measures, figures, answers
+side by side, how each number was measured, the environment, and the command that repeats the sweep.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ftlab.share.report_sections import (
     fairness_html,
     measuring_section,
     provenance_section,
+    recommendation_section,
     reproduce_section,
     results_section,
     samples_of,
@@ -72,6 +73,7 @@ def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[st
     broken = [*notes, *(samples.notes if samples else ())]
     sections = [
         _card_section(data, card),
+        recommendation_section(data.table),
         _fair_section(data, broken),
         provenance_section(data),
         results_section(data.table),

@@ -34,6 +34,7 @@ from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.opened import read_opened
+from ftlab.records.recommendation import WISHES, recommend
 from ftlab.records.recording import read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest
@@ -206,6 +207,23 @@ COLUMNS = 6
 
 _LABEL_LENGTH = 40  # of a variant's name that is repeated in each cell, on a phone
 _PLAIN_STATUS = {"done": "ok", "queued": "", "running": ""}
+
+
+def recommendation_section(table: pd.DataFrame) -> Markup:
+    """What to use: for the least memory, and what other preferences would choose."""
+    found = recommend(table)
+    chosen = {prefer: recommend(table, prefer).choice for prefer in WISHES}
+    others = "; ".join(
+        f"for {WISHES[prefer].words}: {choice}"
+        for prefer, choice in chosen.items()
+        if choice not in {None, found.choice}
+    )
+    return Markup("<h2>{}</h2><p>{}</p><ul>{}</ul>{}").format(
+        found.title,
+        found.sentence,
+        each("<li>{}</li>", ((sentence,) for sentence in found.details)),
+        small_print(f"Otherwise, {others}." if others else "", found.basis),
+    )
 
 
 def results_section(table: pd.DataFrame) -> Markup:

@@ -153,7 +153,10 @@ def hold(asked: Costing, found: dict[int, Prediction], runs: Sequence[Run], earl
         part = replace(
             asked, request=request, questions=tuple(asked.questions[place] for place in places)
         )
-        times = SweepTimes(part, past_runs([*known, *before], asked.device), rates)
+        past = past_runs([*known, *before], asked.device)
+        # Between two of the runs there may have been a base run, which is no waiting.
+        past = replace(past, between=past_runs([*known, *bases], asked.device).between)
+        times = SweepTimes(part, past, rates)
         whole = times.sweep({new: found[old] for new, old in enumerate(places)})
         assert whole is not None, "nothing is known of a method's time"
         expected += whole.seconds

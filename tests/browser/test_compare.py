@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from ftlab.basics.files import recorded_folder
-from ftlab.records.store import RunStore
+from ftlab.records.recommendation import WISHES, recommend
+from ftlab.records.store import RunStore, sweep_data
 from ftlab.tabs import app as ui
 from ftlab.tabs.compare.view import default_sweep
 from tests.browser.conftest import served, visit
@@ -55,6 +56,18 @@ def test_the_first_start_shows_a_recorded_sweep_marked_as_recorded_on_every_figu
     expect(page.locator(".ft-compare h2").first).to_contain_text("less memory than full")
     for figure in figures(page).all():
         expect(figure).to_contain_text("recorded")
+
+
+def test_what_is_preferred_changes_which_one_to_use(page: Page) -> None:
+    open_compare(page)
+    title = page.locator(".ft-compare h3", has_text="Which one to use")
+    expect(title).to_have_count(1)
+    data = sweep_data(RunStore(Path("none"), recorded_folder()), str(RECORDED))
+    for prefer in reversed(WISHES):
+        page.get_by_role("radio", name=WISHES[prefer].words, exact=True).check()
+        found = recommend(data.table, prefer)
+        expect(title).to_have_text(found.title)
+        expect(title.locator("xpath=..").locator("p")).to_have_text(found.sentence)
 
 
 def test_a_click_on_a_point_opens_its_run(page: Page) -> None:

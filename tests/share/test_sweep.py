@@ -38,8 +38,9 @@ def test_it_has_its_finding_and_all_its_parts_in_order_and_loads_nothing(tmp_pat
         assert f"<{tag}>QLoRA trained this model with 41 % less memory" in report
     heads = re.findall(r"<h2>(.*?)</h2>", report)
     assert heads == [
-        "What was held equal", "Results", "Figures", "The same prompts, answered side by side",
-        "How each number was measured", "Environment", "Run it again",
+        "Which one to use: not shown", "What was held equal", "Results", "Figures",
+        "The same prompts, answered side by side", "How each number was measured", "Environment",
+        "Run it again",
     ]  # fmt: skip
     assert report.count("<svg") == 2  # the card, for light and for dark
     assert "fair comparison" in report

@@ -9,12 +9,14 @@ from typing import Any
 import gradio as gr
 
 from ftlab.charts.spec import Amount, ChartSpec, Choice
+from ftlab.records.recommendation import WISHES, Preference
 from ftlab.records.store import SweepData
 from ftlab.records.table import to_table
 from ftlab.tabs.compare.tour import TOUR_AGAIN
 from ftlab.tabs.compare.view import FIRST_ROW, Picture, View, bar_charts, chart_rows, reading_legend
 from ftlab.tabs.widgets import H, live, small_button
 
+PREFERRED: Preference = "memory"
 _RUNS_BELOW = 3  # the buttons that open a run come after this row of charts
 _OPEN_RUN = """element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-open]');
@@ -90,6 +92,8 @@ class Layout:
     top: gr.HTML
     adapter: gr.Radio
     fair: gr.HTML
+    advice: gr.HTML
+    prefer: gr.Radio
     bars_heading: gr.HTML
     bar_titles: tuple[gr.HTML, ...]
     bars: tuple[gr.Plot, ...]
@@ -116,7 +120,8 @@ class Layout:
         """The components of the first screen."""
         charts = [output for parts in self.first for output in parts.outputs]
         return [
-            self.card, self.report, self.top, self.adapter, self.fair, self.bars_heading,
+            self.card, self.report, self.top, self.adapter, self.fair, self.advice, self.prefer,
+            self.bars_heading,
             *self.bar_titles, *self.bars, self.bars_note, *charts,
         ]  # fmt: skip
 
@@ -133,6 +138,8 @@ class Layout:
             shown.headline,
             gr.Radio(choices=shown.adapters, value=shown.adapter, visible=several),
             shown.fairness + shown.unfinished,
+            shown.advice,
+            gr.Radio(value=PREFERRED),
             shown.bars.heading, *shown.bars.titles, *shown.bars.figures, shown.bars.note,
             *_updates(self.first, shown.pictures),
         ]  # fmt: skip
@@ -168,6 +175,13 @@ def build_layout() -> Layout:
             elem_classes="ft-seg",
         )  # fmt: skip
         fair = H()
+    with gr.Column(elem_classes="ft-sheet"):
+        advice = H()
+        prefer = live(
+            gr.Radio, [(wish.words, name) for name, wish in WISHES.items()], value=PREFERRED,
+            label="Where no score decides, prefer", elem_classes="ft-seg",
+            elem_id="compare-prefer",
+        )  # fmt: skip
     rows = chart_rows()
     with gr.Row(equal_height=True):
         with _sheet(visible=True):
@@ -178,8 +192,8 @@ def build_layout() -> Layout:
         runs = H(js_on_load=_OPEN_RUN)
     below = _rows([rows[row] for row in rows if row > _RUNS_BELOW])
     return Layout(
-        sweep, card, report, link, top, adapter, fair, bars_heading, titles, bars, bars_note, first,
-        above + below, runs,
+        sweep, card, report, link, top, adapter, fair, advice, prefer, bars_heading, titles, bars,
+        bars_note, first, above + below, runs,
     )  # fmt: skip
 
 

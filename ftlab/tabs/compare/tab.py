@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import pandas as pd
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shorten
+from ftlab.records.recommendation import WISHES, Preference
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore, SweepData, sweep_data
 from ftlab.tabs.compare import serving, share, tour
 from ftlab.tabs.compare.layout import ChartParts, Layout, build_layout, build_legend, drawn
 from ftlab.tabs.compare.view import (
     View,
+    advice,
     default_sweep,
     further,
     headline,
@@ -141,6 +143,12 @@ def build(context: AppContext, links: Links) -> None:
         data = _data(context, shown)
         return gr.skip() if data is None else headline(data, adapter)
 
+    def choose_preference(shown: str | None, prefer: str | None) -> Any:
+        data = _data(context, shown)
+        if data is None or prefer not in WISHES:
+            return gr.skip()
+        return advice(data, cast(Preference, prefer))
+
     link = links.asked["sweep"]
     inputs = [link, by_hand, parts.sweep, seen, parts.adapter, *controls]
     shown_first = [by_hand, empty, page, parts.sweep, seen, due, *parts.outputs]
@@ -162,6 +170,7 @@ def build(context: AppContext, links: Links) -> None:
     at_rest = this_page().load(fn=None, js=_AT_REST, api_visibility="private")
     at_rest.then(views.warm, None, None, **QUIET)
     parts.adapter.input(choose_adapter, [parts.sweep, parts.adapter], parts.top, **QUIET)
+    parts.prefer.input(choose_preference, [parts.sweep, parts.prefer], parts.advice, **QUIET)
     for chart in parts.charts:
         if chart.controls:
             _draw_anew(context, parts, chart)

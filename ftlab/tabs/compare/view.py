@@ -18,6 +18,7 @@ from ftlab.charts.facts import by_variant, origin_words
 from ftlab.charts.html import origin_chip
 from ftlab.charts.savings import bars_sentence, compare
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, charts, worded
+from ftlab.records.recommendation import Preference, recommend
 from ftlab.records.result import OPEN
 from ftlab.records.store import SweepData
 from ftlab.share.card_content import Card, Tile, card_of, card_variants, facts_of
@@ -213,6 +214,7 @@ class View:
     has_results: bool
     fairness: str
     headline: str
+    advice: str
     adapters: list[str]
     adapter: str | None
     unfinished: str
@@ -230,6 +232,7 @@ def view(data: SweepData, adapter: str | None, given: Mapping[str, Any]) -> View
         has_results=bool((data.table["status"] == "done").any()),
         fairness=fairness_html(data),
         headline=headline(data, adapter),
+        advice=advice(data),
         adapters=card_variants(data) if found else [],
         adapter=str(found.adapter["variant"]) if found else None,
         unfinished=unfinished(data),
@@ -270,6 +273,14 @@ def headline(data: SweepData, variant: str | None = None) -> str:
         f'<div class="hd"><h2>{title}</h2></div>{tiles}'
         f"{_provenance(data)}</section>"
     )
+
+
+def advice(data: SweepData, prefer: Preference = "memory") -> str:
+    """HTML: which variant to use, with what is not shown, and what the intervals are."""
+    found = recommend(data.table, prefer)
+    details = each("<li>{}</li>", ((sentence,) for sentence in found.details))
+    notes = f'<ul class="notes">{details}</ul>' if found.details else ""
+    return heading(found.title, sub=found.sentence) + notes + note_html(found.basis)
 
 
 def _tiles(card: Card) -> str:

@@ -16,9 +16,18 @@ from ftlab.share.report import sweep_report
 from ftlab.share.report_sections import fairness_html
 from ftlab.tabs.compare import tab as compare
 from ftlab.tabs.compare.serving import notes_html, title_html
-from ftlab.tabs.compare.view import further, headline, read_picture, runs_fold, unfinished, view
+from ftlab.tabs.compare.view import (
+    advice,
+    further,
+    headline,
+    read_picture,
+    runs_fold,
+    unfinished,
+    view,
+)
 from ftlab.tabs.context import AppContext, Asked, Links, taken
 from tests.fakes import SWEEP, make_run, make_sweep
+from tests.share.fakes import scored
 
 OLD = "20261101-093000-cd34"
 
@@ -90,6 +99,19 @@ def test_page_and_report_say_what_the_card_says(tmp_path):
         assert f'<p class="meta">{card.doubts[0]}</p>' in text
     for text in (report, view_of(tmp_path).bars.titles[2]):
         assert "LoRA and Full fine-tuning least, no difference shown" in text
+
+
+def test_it_says_which_variant_to_use_and_what_the_intervals_are(tmp_path):
+    for method, scores in (("full", [1.0] * 30), ("lora", [1.0] * 29 + [0.0])):
+        make_run(tmp_path, method, samples=scored(scores))
+    words = view_of(tmp_path).advice
+    assert "Which one to use: LoRA" in words
+    assert "Full fine-tuning is not shown to differ" in words
+    assert "hold at once in 95 of 100 sweeps" in words
+    assert "Which one to use: Full fine-tuning" in advice(data_of(tmp_path), "score")
+    report = sweep_report(data_of(tmp_path))
+    assert "<h2>Which one to use: LoRA</h2>" in report
+    assert "Otherwise, for the highest score, shown or not: Full fine-tuning" in report
 
 
 def test_without_full_fine_tuning_there_is_a_sentence_but_no_tiles(tmp_path):

@@ -1,0 +1,192 @@
+"""Which variant is recommended: the cheapest that no other is shown to beat, or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ftlab.__main__ import main
+from ftlab.basics.files import recorded_folder
+from ftlab.records.recommendation import WISHES, Recommendation, recommend
+from ftlab.records.store import RunStore, sweep_data
+from tests.fakes import SWEEP, make_run
+from tests.share.fakes import data_of, scored
+
+EXAMPLES = 60
+
+
+def answers(share: float, seed: int = 0, examples: int = EXAMPLES) -> list[float]:
+    """Scores of 0 and 1, of which that share are right."""
+    return (np.random.default_rng(seed).permutation(examples) < share * examples).astype(
+        float
+    ).tolist()  # fmt: skip
+
+
+def make(folder: Path, method: str, scores: Sequence[float], memory: int, **more: Any) -> None:
+    measures = {
+        "score_after": float(np.mean(scores)),
+        "net_peak_memory_bytes": memory,
+        "train_seconds": 1e9 / memory,
+        "adapter_bytes": memory // 10,
+    }
+    make_run(folder, method, measures=measures, samples=scored([*scores]), **more)
+
+
+def found_in(folder: Path, prefer: Any = "memory") -> Recommendation:
+    return recommend(data_of(folder).table, prefer)
+
+
+def verdicts(found: Recommendation) -> dict[str, str]:
+    return {standing.method: standing.verdict for standing in found.standings}
+
+
+def test_of_variants_that_are_not_shown_to_differ_the_cheapest_is_recommended(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "full", answers(0.6, 1), memory=3_000)
+    make(tmp_path, "lora", answers(0.55, 2), memory=1_000)
+    make(tmp_path, "prompt_tuning", answers(0.05, 3), memory=500)
+    found = found_in(tmp_path)
+    assert found.choice == "LoRA"
+    assert verdicts(found) == {
+        "lora": "recommended",
+        "full": "not shown to differ",
+        "prompt_tuning": "shown to be worse",
+    }
+    assert "Of the 2 variants that no other is shown to beat it needs the least memory" in (
+        found.sentence
+    )
+    assert any("at 3.00x the memory" in detail for detail in found.details)
+    assert any(
+        detail == "Shown to score lower than another: Prompt tuning." for detail in found.details
+    )
+
+
+@pytest.mark.parametrize("prefer", sorted(WISHES))
+def test_what_decides_is_what_the_reader_prefers(prefer: Any, tmp_path: Path) -> None:
+    make(tmp_path, "full", answers(0.6, 1), memory=3_000)
+    make(tmp_path, "lora", answers(0.55, 2), memory=1_000)
+    found = found_in(tmp_path, prefer)
+    expected = {"memory": "LoRA", "file": "LoRA"}.get(prefer, "Full fine-tuning")
+    assert found.choice == expected
+    assert found.prefer == prefer
+
+
+def test_a_variant_that_is_shown_to_beat_all_is_named_so(tmp_path: Path) -> None:
+    make(tmp_path, "full", [1.0] * EXAMPLES, memory=3_000)
+    make(tmp_path, "lora", answers(0.3), memory=1_000)
+    found = found_in(tmp_path)
+    assert found.choice == "Full fine-tuning"
+    assert found.sentence.endswith("It is shown to score higher than all other variants.")
+    standing = found.standings[1]
+    assert standing.against is not None
+    assert standing.against.falls
+    assert standing.costs["net_peak_memory_bytes"] == pytest.approx(1 / 3)
+
+
+def test_nothing_is_recommended_where_none_is_shown_to_beat_the_untouched_model(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "full", [1.0, *[0.0] * 59], memory=3_000)
+    make(tmp_path, "lora", [0.0] * 60, memory=1_000)
+    found = found_in(tmp_path)
+    assert found.choice is None
+    assert found.title == "Which one to use: not shown"
+    assert "no variant is shown to score higher than the untouched model" in found.sentence
+    assert {standing.verdict for standing in found.standings} == {"not shown to differ"}
+
+
+def test_a_score_that_is_the_same_for_all_leaves_it_to_the_loss(tmp_path: Path) -> None:
+    for method, loss in (("full", 1.2), ("lora", 2.2)):
+        losses = [loss + 0.01 * (number % 7) for number in range(EXAMPLES)]
+        make_run(tmp_path, method, samples=scored([0.0] * EXAMPLES, losses))
+    found = found_in(tmp_path)
+    assert found.measure == "eval_loss_after"
+    assert found.choice == "Full fine-tuning"
+    assert "It is shown to have a lower test loss than all other variants." in found.sentence
+    assert found.details[0] == (
+        "Every variant has a score of 0.00 on every example, so it cannot say which is better."
+    )
+    assert "1.229 (" in found.sentence
+    assert found.standings[1].against is not None
+    assert found.standings[1].against.low > 0.9  # its loss is higher
+
+
+def test_the_seeds_of_a_variant_count_together(tmp_path: Path) -> None:
+    for seed in range(3):
+        make(tmp_path, "full", answers(0.6, seed), memory=3_000, seed=seed)
+        make(tmp_path, "lora", answers(0.5, 10 + seed), memory=1_000, seed=seed)
+    found = found_in(tmp_path)
+    assert {standing.seeds for standing in found.standings} == {3}
+    assert "3 seeds" in found.basis
+    assert "recorded sweeps" not in found.basis
+
+
+def test_a_variant_with_other_examples_is_left_out_by_name(tmp_path: Path) -> None:
+    make(tmp_path, "full", answers(0.9), memory=3_000)
+    make(tmp_path, "lora", answers(0.9, examples=40), memory=1_000)
+    found = found_in(tmp_path)
+    assert found.choice == "Full fine-tuning"
+    assert found.details[-1] == "Left out, as not all examples are scored: LoRA."
+    assert "than the untouched model" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        ([], "no run has a score of each example"),
+        (scored([1.0] * 9), "9 test examples can show no difference; score 10 or more"),
+    ],
+)
+def test_without_enough_examples_a_sentence_says_what_is_missing(
+    samples: list[dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    for method in ("full", "lora"):
+        make_run(tmp_path, method, samples=samples)
+    found = found_in(tmp_path)
+    assert (found.choice, found.standings) == (None, ())
+    assert words in found.sentence
+
+
+def test_a_sweep_with_nothing_done_has_none(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora", "failed")
+    assert found_in(tmp_path).sentence == "Nothing is recommended: no run is done."
+
+
+def test_published_results_have_no_examples_and_so_none() -> None:
+    store = RunStore(Path("nowhere"), recorded_folder())
+    run = next(iter(store.published()), None)
+    if run is not None:
+        assert recommend(sweep_data(store, run.sweep_id).table).choice is None
+
+
+def test_every_recorded_sweep_has_a_recommendation_that_nothing_is_shown_to_beat() -> None:
+    store = RunStore(Path("nowhere"), recorded_folder())
+    sweeps = {run.spec.sweep_id for run in store.shipped()}
+    assert len(sweeps) >= 2
+    for sweep in sweeps:
+        found = recommend(sweep_data(store, sweep).table)
+        assert found.choice is not None
+        assert found.untouched is not None
+        for standing in found.standings[1:]:
+            assert standing.against is not None
+            assert not standing.against.rises
+
+
+def test_the_command_says_it_and_prints_it_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, "full", answers(0.6, 1), memory=3_000)
+    make(tmp_path, "lora", answers(0.55, 2), memory=1_000)
+    ask = ["recommend", SWEEP, "--runs-dir", str(tmp_path)]
+    assert main(ask) == 0
+    assert capsys.readouterr().out.startswith("LoRA at ")
+    assert main([*ask, "--prefer", "score", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["choice"] == "Full fine-tuning"
+    assert found["standings"][1]["against"]["mean"] == pytest.approx(-0.05)

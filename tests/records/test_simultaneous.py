@@ -1,0 +1,154 @@
+"""Intervals of many scores and of all their differences hold together as often as they promise."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ftlab.basics.files import recorded_folder
+from ftlab.records.differences import examples_of
+from ftlab.records.run import RunDirectory, run_directories
+from ftlab.records.simultaneous import RECORDED_SEEDS, Simultaneous, seed_variance
+
+Scores = list[NDArray[np.float64]]
+SWEEPS = 500
+
+
+def sweep(
+    drawn: np.random.Generator, variants: int, examples: int, seeds: int, of_seeds: float
+) -> Scores:
+    """Scores of 0 and 1, (seeds, examples) each, whose logits add the variant, the example, both
+    together and the seed."""
+    logits = (
+        np.linspace(-0.7, 0.3, variants)[:, None, None]
+        + drawn.normal(0, 2, (1, 1, examples))
+        + drawn.normal(0, 1, (variants, 1, examples))
+        + drawn.normal(0, of_seeds, (variants, seeds, 1))
+    )
+    return [*(drawn.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)]
+
+
+def true_means(variants: int, of_seeds: float) -> NDArray[np.float64]:
+    """By the trapezoidal rule over what is random in a logit."""
+    deviation = math.sqrt(5 + of_seeds**2)
+    points = np.linspace(-8, 8, 4_001) * deviation
+    density = np.exp(-((points / deviation) ** 2) / 2)
+    shares = 1 / (1 + np.exp(-(np.linspace(-0.7, 0.3, variants)[:, None] + points)))
+    return np.asarray((shares * density).sum(axis=1) / density.sum())
+
+
+OF_SEEDS = 0.08
+"""In logits; the variance of a run's score by its seed is then that of the recorded sweeps."""
+
+
+@pytest.mark.parametrize(
+    ("variants", "examples", "seeds", "of_seeds"),
+    [
+        (2, 32, 1, OF_SEEDS),
+        (6, 32, 3, 0.3),
+        (12, 64, 1, OF_SEEDS),
+        (6, 200, 3, 0.3),
+        (12, 500, 3, 0.3),
+    ],
+)
+def test_all_intervals_hold_at_once_in_95_of_100_sweeps(
+    variants: int, examples: int, seeds: int, of_seeds: float
+) -> None:
+    drawn = np.random.default_rng(3)
+    true = true_means(variants, of_seeds)
+    scores = differences = 0
+    for _ in range(SWEEPS):
+        found = Simultaneous(sweep(drawn, variants, examples, seeds, of_seeds))
+        each = [found.mean(at) for at in range(variants)]
+        scores += all(one.low <= value <= one.high for one, value in zip(each, true, strict=True))
+        differences += all(
+            (one := found.difference(a, b)).low <= true[a] - true[b] <= one.high
+            for a, b in combinations(range(variants), 2)
+        )
+    unsure = 2 * math.sqrt(0.05 * 0.95 / SWEEPS)
+    assert 0.93 - unsure <= scores / SWEEPS <= 0.97 + unsure
+    assert 0.93 - unsure <= differences / SWEEPS <= 0.97 + unsure
+
+
+def test_the_more_variants_are_looked_at_the_wider_the_intervals() -> None:
+    scores = sweep(np.random.default_rng(0), 12, 100, 1, 0)
+    few, many = Simultaneous(scores[:2]), Simultaneous(scores)
+    two, twelve = few.difference(0, 1), many.difference(0, 1)
+    assert two.mean == twelve.mean
+    assert twelve.high - twelve.low > 1.3 * (two.high - two.low)
+
+
+def test_what_all_variants_find_hard_widens_no_difference() -> None:
+    drawn = np.random.default_rng(0)
+    hard = drawn.random((1, 200))
+    alike = [0.5 * hard + 0.1 * drawn.random((1, 200)) for _ in range(2)]
+    apart = [0.5 * drawn.random((1, 200)) + 0.1 * drawn.random((1, 200)) for _ in range(2)]
+    paired, unpaired = (
+        Simultaneous(scores, fixed=frozenset({0, 1})).difference(0, 1) for scores in (alike, apart)
+    )
+    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+
+
+def test_a_difference_is_the_other_way_round_with_its_sign_changed() -> None:
+    found = Simultaneous(sweep(np.random.default_rng(0), 3, 50, 3, 0.3))
+    one, other = found.difference(0, 2), found.difference(2, 0)
+    assert (one.mean, one.low, one.high) == pytest.approx((-other.mean, -other.high, -other.low))
+
+
+def test_a_score_stays_within_0_to_1_and_a_loss_need_not() -> None:
+    rare = [np.zeros((1, 40)), np.array([[1.0] + [0.0] * 39])]
+    found = Simultaneous(rare)
+    assert [found.mean(at).low >= 0 for at in (0, 1)] == [True, True]
+    assert found.mean(0).high > 0.05  # 0 of 40 does not show that it is 0
+    assert Simultaneous([-one for one in rare]).mean(1).high > 0
+
+
+def test_a_seed_moves_the_scores_of_trained_variants_alone() -> None:
+    drawn = np.random.default_rng(0)
+    trained = [(drawn.random((1, 400)) < 0.5).astype(float) for _ in range(2)]
+    plain = Simultaneous(trained, fixed=frozenset({0, 1})).difference(0, 1)
+    moved = Simultaneous(trained).difference(0, 1)
+    assert moved.high - moved.low > plain.high - plain.low
+
+
+@pytest.mark.parametrize(
+    "scores", [[np.ones((1, 9))], [np.ones((1, 9)), np.ones((1, 8))], [np.ones((1, 1))] * 2]
+)
+def test_what_cannot_be_compared_is_refused(scores: Scores) -> None:
+    with pytest.raises(ValueError, match="example"):
+        Simultaneous(scores)
+
+
+def recorded(folder: RunDirectory) -> NDArray[np.float64]:
+    found = examples_of(str(folder.path), "score_after")
+    return np.array([found[place] for place in sorted(found)])
+
+
+def test_the_variance_by_seed_is_that_of_the_recorded_sweeps() -> None:
+    by_variant: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    for sweep_folder in sorted(path for path in recorded_folder().iterdir() if path.is_dir()):
+        for directory in run_directories(sweep_folder):
+            spec = directory.spec()
+            if not spec.is_base:
+                key = (spec.sweep_id, spec.label)
+                by_variant.setdefault(key, []).append(recorded(directory))
+    variances, weights = [], []
+    for runs in map(np.stack, by_variant.values()):
+        answers = runs.var(axis=0, ddof=1).mean()
+        examples = runs.shape[1]
+        means = runs.mean(axis=1).var(ddof=1)
+        variances.append((examples * means - answers) / (examples - 1))
+        weights.append(len(runs) - 1)
+    assert len(variances) == 16
+    assert pytest.approx(np.average(variances, weights=weights), rel=0.05) == RECORDED_SEEDS
+
+
+def test_repeats_of_the_sweep_itself_count_where_there_are_enough() -> None:
+    scores = sweep(np.random.default_rng(0), 2, 100, 3, 0.3)
+    assert seed_variance(scores).freedom == 4
+    assert seed_variance(scores[:1]).freedom == math.inf
+    assert seed_variance(scores[:1]).value == RECORDED_SEEDS
