@@ -278,9 +278,14 @@ def headline(data: SweepData, variant: str | None = None) -> str:
 def advice(data: SweepData, prefer: Preference = "memory") -> str:
     """HTML: which variant to use, with what is not shown, and what the intervals are."""
     found = recommend(data.table, prefer)
+    head = heading(found.title, origin_chip(data.origin), sub=found.sentence)
+    if not found.basis:
+        return head
     details = each("<li>{}</li>", ((sentence,) for sentence in found.details))
-    notes = f'<ul class="notes">{details}</ul>' if found.details else ""
-    return heading(found.title, sub=found.sentence) + notes + note_html(found.basis)
+    return (
+        f'{head}<details class="advice"><summary>The others, and what this rests on</summary>'
+        f'<ul class="notes">{details}</ul>{note_html(found.basis)}</details>'
+    )
 
 
 def _tiles(card: Card) -> str:
