@@ -12,10 +12,11 @@ from ftlab.records.store import RunStore, sweep_data
 
 NAME = "recommend"
 SUMMARY = "say which variant of a sweep to use"
-DESCRIPTION = """Recommends the cheapest variant that no other is shown to beat. Scores are paired
-by test example, over all seeds, and all intervals hold at once, so that having looked at many
-variants makes none of them a winner. Nothing is recommended where no variant is shown to beat the
-untouched model. SWEEP is a sweep's id as `python -m ftlab runs` and the page name it.
+DESCRIPTION = """Recommends a variant that is shown to beat the untouched model, that no other is
+shown to beat, and than which none is shown to be cheaper. Scores are paired by test example, over
+all seeds, and all intervals hold at once, so that having looked at many variants makes none of them
+a winner. Without such a variant nothing is recommended. SWEEP is a sweep's id as
+`python -m ftlab runs` and the page name it.
 
   python -m ftlab recommend SWEEP
   python -m ftlab recommend SWEEP --prefer time --json"""
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir.resolve(), recorded_folder())
     found = recommend(sweep_data(store, options.sweep).table, options.prefer)
     if options.json:
-        print(json.dumps(found.as_json(), indent=2))
+        print(json.dumps(found.as_json(), indent=2, allow_nan=False))
         return 0
     for sentence in filter(None, (found.sentence, *found.details, found.basis)):
         print(sentence)

@@ -1,14 +1,16 @@
 """Which variant of a sweep to use, as far as its runs show it; used by page, report and commands.
 
-A variant is a candidate unless another is shown to score higher, by intervals that hold for all
-pairs at once (`ftlab.records.simultaneous`). Of the candidates the cheapest is recommended: what it
-is to be cheap in is the reader's choice, for no score decides between them. The untouched model
-takes part: where no variant is shown to score higher, none is recommended.
+A variant is a candidate if it is shown to score higher than the untouched model, and no variant is
+shown to score higher than it, by intervals that hold for all pairs at once
+(`ftlab.records.simultaneous`). No score decides between the candidates. Of those that are not shown
+to cost more than the cheapest the one with the best mean is recommended; in what it is to be cheap
+is the reader's choice. Without a candidate nothing is recommended.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,6 +20,7 @@ from ftlab.basics.units import format_number, format_signed
 from ftlab.basics.words import join_names, plural, rate_name, shorten, some_names
 from ftlab.records.differences import FEWEST_EXAMPLES, Example, differences_of, examples_of
 from ftlab.records.metrics import METRICS
+from ftlab.records.result import OPEN, status_label
 from ftlab.records.simultaneous import LEVEL, Interval, Simultaneous
 
 if TYPE_CHECKING:
@@ -35,43 +38,42 @@ class Wish:
 
     words: str
     key: str
-    most: str
-    of_it: str = ""
+    to_cost_less: str
+    of_it: str
 
 
 WISHES: Mapping[Preference, Wish] = {
     "memory": Wish(
         "the least memory while training",
         "net_peak_memory_bytes",
-        "needs the least memory while training",
+        "to need less memory while training",
         "the memory",
     ),
     "time": Wish(
-        "the shortest training", "train_seconds", "takes the least time to train",
-        "the training time",
+        "the shortest training", "train_seconds", "to train faster", "the training time"
     ),
-    "file": Wish(
-        "the smallest file", "adapter_bytes", "has the smallest file to deliver", "the file size"
-    ),
-    "score": Wish("the highest score, shown or not", "", "has the best mean, which shows nothing"),
+    "file": Wish("the smallest file", "adapter_bytes", "to have a smaller file", "the file size"),
+    "score": Wish("the highest score, shown or not", "", "", ""),
 }  # fmt: skip
 
-Verdict = Literal["recommended", "not shown to differ", "shown to be worse"]
+Verdict = Literal["recommended", "not shown to differ", "not shown to help", "shown to be worse"]
 
 
 @dataclass(frozen=True)
 class Standing:
     """A variant in the comparison. `score` is the measure that decided; `against` is that less the
-    recommended variant's, or the best one's where none is recommended; `None` for that one itself.
+    first standing's, `None` for that one itself.
 
     `costs` are ratios to it by measure; those that are not known are missing. `doubted` names those
-    of them in which no difference is shown.
+    of them in which no difference is shown. `unfinished` of the variant's runs ended without a
+    result.
     """
 
     variant: str
     method: str
     learning_rate: float | None
     seeds: int
+    unfinished: int
     score: Interval
     against: Interval | None
     verdict: Verdict
@@ -84,7 +86,8 @@ class Recommendation:
     """`choice` is the recommended variant, `None` if there is none; `sentence` says why.
 
     `measure` is the column that decided, "" if nothing was compared. `standings` begins with the
-    best. `details` are sentences on the other variants, `basis` what the intervals are.
+    recommended variant, or else with the best. `details` are sentences on the others, `basis` says
+    what the intervals are.
     """
 
     sweep_id: str
@@ -100,7 +103,7 @@ class Recommendation:
     @property
     def title(self) -> str:
         """As in "Which one to use: LoRA"."""
-        return f"Which one to use: {shorten(self.choice, _NAME) if self.choice else 'not shown'}"
+        return f"Which one to use: {_short(self.choice) if self.choice else 'not shown'}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -109,12 +112,18 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A measure that examples have: its keys in `samples.jsonl`, and the sign of a good one."""
+    """A measure that examples have: its keys in `samples.jsonl`, and the sign of a good one.
+
+    `of_seeds` is the variance of a run's mean by its seed in the recorded sweeps, beyond what
+    single answers explain and pooled over the variants (a test computes it anew); for a loss it is
+    relative to the square of the loss.
+    """
 
     key: str
     after: str
     before: str
     sign: int
+    of_seeds: float
     higher: str
     lower: str
     digits: int
@@ -135,15 +144,22 @@ class _Measure:
         mean, low, high = (format_signed(n, self.digits) for n in (own.mean, own.low, own.high))
         return f"{mean}, {low} to {high}"
 
+    @property
+    def noun(self) -> str:
+        return METRICS[self.key].name or METRICS[self.key].label.lower()
 
-_MEASURES = (
-    _Measure("score_after", "score_after", "score_before", 1, "score higher", "score lower", 2),
-    _Measure("eval_loss_after", "loss_after", "loss_before", -1, "have a lower test loss",
+
+MEASURES = (
+    _Measure("score_after", "score_after", "score_before", 1, 0.00011, "score higher",
+             "score lower", 2),
+    _Measure("eval_loss_after", "loss_after", "loss_before", -1, 0.0193, "have a lower test loss",
              "have a higher test loss", 3),
 )  # fmt: skip
 
 UNTOUCHED = "the untouched model"
 _NAME = 60
+_MOST_SENTENCES = 8
+_LARGEST = 1e6  # a mean of larger losses says nothing
 
 
 def recommend(table: pd.DataFrame, prefer: Preference = "memory") -> Recommendation:
@@ -151,222 +167,307 @@ def recommend(table: pd.DataFrame, prefer: Preference = "memory") -> Recommendat
 
     The score decides; the test loss only where no run has a score or all scores are the same.
     """
+    return recommendations(table)[prefer]
+
+
+def recommendations(table: pd.DataFrame) -> dict[Preference, Recommendation]:
+    """Returns what to use for each of `WISHES`."""
     sweep_id = str(table["sweep_id"].iloc[0]) if len(table) else ""
-    done = table[table["status"] == "done"]
-    if done.empty:
-        return Recommendation(sweep_id, prefer, "", None, "Nothing is recommended: no run is done.")
-    whys = list[str]()
-    for measure in _MEASURES:
-        found = _compared(done, measure)
+    whys = [] if (table["status"] == "done").any() else ["no run is done"]
+    for measure in () if whys else MEASURES:
+        found = _compared(table, measure)
         if isinstance(found, _Compared):
-            decision = _Decision(done, measure, found, prefer)
-            return Recommendation(
-                sweep_id,
-                prefer,
-                measure.key,
-                None if decision.choice is None else found.names[decision.choice],
-                decision.sentence,
-                (*map(_sentence, whys), *decision.details, *found.left_out_words),
-                decision.basis,
-                decision.standings,
-                found.untouched(measure),
-            )
+            reasons = tuple(f"{why[0].upper()}{why[1:]}." for why in whys)
+            return {wish: _Decision(found, wish).made(sweep_id, reasons) for wish in WISHES}
         whys.append(found)
-    return Recommendation(sweep_id, prefer, "", None, f"Nothing is recommended: {whys[0]}.")
-
-
-def _sentence(reason: str) -> str:
-    return f"{reason[0].upper()}{reason[1:]}."
+    words = f"Nothing is recommended: {whys[0]}."
+    return {wish: Recommendation(sweep_id, wish, "", None, words) for wish in WISHES}
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """The intervals of `names`, the last of which is the untouched model if it `has_base`."""
+    """The runs of one sweep that scored the same examples.
 
-    names: tuple[str, ...]
+    `base` is the precision of the untouched model, "" if not quantised, `None` if it was not
+    compared; it is the last of the intervals. `left_out` are sentences.
+    """
+
+    table: pd.DataFrame
+    measure: _Measure
+    variants: tuple[str, ...]
     intervals: Simultaneous
-    has_base: bool
+    base: str | None
     left_out: tuple[str, ...]
 
     @property
-    def left_out_words(self) -> list[str]:
-        names = some_names(list(self.left_out))
-        return [f"Left out, as not all examples are scored: {names}."] if names else []
+    def untouched(self) -> str:
+        return f"{UNTOUCHED} in {self.base}" if self.base else UNTOUCHED
 
-    def untouched(self, measure: _Measure) -> Interval | None:
-        base = len(self.names) - 1
-        return measure.own(self.intervals.mean(base)) if self.has_base else None
+    @cached_property
+    def beaten(self) -> frozenset[int]:
+        """Those that another is shown to beat; the untouched model is one past the variants."""
+        every, difference = range(len(self.intervals.means)), self.intervals.difference
+        return frozenset(
+            at for at in every if any(difference(it, at).rises for it in every if it != at)
+        )
+
+    @cached_property
+    def candidates(self) -> list[int]:
+        unbeaten = [at for at in range(len(self.variants)) if at not in self.beaten]
+        if self.base is None:
+            return unbeaten
+        base = len(self.variants)
+        return [at for at in unbeaten if self.intervals.difference(at, base).rises]
+
+    def rows(self, at: int) -> pd.DataFrame:
+        return self.done[self.done["variant"] == self.variants[at]]
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        return self.table[self.table["status"] == "done"]
+
+    @cached_property
+    def unfinished(self) -> Counter[str]:
+        """How many runs of each variant ended without a result."""
+        is_open = self.table["status"].isin([*OPEN, "done"])
+        return Counter(map(str, self.table["variant"][~is_open]))
+
+    def mean(self, at: int) -> float:
+        return float(self.intervals.means[at])
 
 
-def _compared(done: pd.DataFrame, measure: _Measure) -> _Compared | str:
-    """The variants with the same examples; the reason where they cannot be compared."""
+def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
+    """The runs that can be compared; the reason if there are none."""
     import numpy as np
 
+    done = table[table["status"] == "done"]
     examples: dict[str, list[Mapping[Example, float]]] = {}
     for variant, folder in zip(done["variant"], done["run_dir"], strict=True):
         examples.setdefault(str(variant), []).append(examples_of(str(folder), measure.after))
-    places = next((one[0].keys() for one in examples.values() if one[0]), None)
-    if places is None:
-        return f"no run has a {_noun(measure)} of each example"
+    places = _most_common(examples)
+    if not places:
+        return f"no run has a {measure.noun} of each example"
     if len(places) < FEWEST_EXAMPLES:
         return (
             f"{plural(len(places), 'test example')} can show no difference; score "
             f"{FEWEST_EXAMPLES} or more"
         )
-    same = {name: runs for name, runs in examples.items() if all(r.keys() == places for r in runs)}
+    own = {name: [r for r in runs if r.keys() == places] for name, runs in examples.items()}
+    same = {name: runs for name, runs in own.items() if runs}
     order = sorted(places)
-    scores = [_array(runs, order, measure.sign) for runs in same.values()]
-    base = _untouched(done, measure, order)
-    names = (*same, UNTOUCHED) if base is not None else tuple(same)
-    columns = [*scores, base] if base is not None else scores
+    weights = _weights(done, order) if measure.sign < 0 else np.ones(len(order))
+    columns = [measure.sign * weights * _array(runs, order) for runs in same.values()]
+    base, precision = _untouched(done, measure, order)
+    if base is not None:
+        columns.append(measure.sign * weights * base)
     if len(columns) < 2:
         return "there is one variant, and nothing to compare it with"
-    if all(np.array_equal(column, np.full_like(column, columns[0][0, 0])) for column in columns):
-        value = format_number(measure.sign * float(columns[0][0, 0]), measure.digits)
+    if max(float(abs(column).max()) for column in columns) > _LARGEST:
+        return f"a {measure.noun} is above {_LARGEST:,.0f}, so means say nothing"
+    values = [float(column[0, 0]) for column in columns]
+    if len(set(values)) == 1 and all((column == values[0]).all() for column in columns):
+        value = format_number(measure.sign * values[0], measure.digits)
         return (
-            f"every variant has a {_noun(measure)} of {value} on every example, so it cannot say "
+            f"every variant has a {measure.noun} of {value} on every example, so it cannot say "
             "which is better"
         )
-    fixed = frozenset({len(scores)}) if base is not None else frozenset[int]()
-    left_out = tuple(name for name in examples if name not in same)
-    return _Compared(names, Simultaneous(columns, fixed), base is not None, left_out)
+    level = measure.sign * float(np.mean([column.mean() for column in columns]))
+    of_seeds = measure.of_seeds * (1 if measure.sign > 0 else level**2)
+    fixed = frozenset({len(same)}) if base is not None else frozenset[int]()
+    left_out = [
+        f"{plural(len(runs) - len(own[name]), 'run')} of {_short(name)} left out: other examples "
+        "were scored."
+        for name, runs in examples.items()
+        if len(own[name]) < len(runs)
+    ]
+    if base is None:
+        left_out.append("The untouched model is not compared: its answers are not known.")
+    intervals = Simultaneous(columns, of_seeds, fixed)
+    return _Compared(table, measure, tuple(same), intervals, precision, tuple(left_out))
 
 
-def _noun(measure: _Measure) -> str:
-    return METRICS[measure.key].name or METRICS[measure.key].label.lower()
+def _most_common(examples: Mapping[str, Sequence[Mapping[Example, float]]]) -> frozenset[Example]:
+    """The examples that most variants scored; of as many, the larger number of them."""
+    sets = [{frozenset(run) for run in runs if run} for runs in examples.values()]
+    counts = Counter(places for one in sets for places in one)
+    return max(counts, key=lambda places: (counts[places], len(places)), default=frozenset())
+
+
+def _weights(done: pd.DataFrame, order: Sequence[Example]) -> NDArray[np.float64]:
+    """Of each example in a test loss, which is a mean over tokens; 1 where they are not known."""
+    import numpy as np
+
+    for folder in done["run_dir"]:
+        tokens = examples_of(str(folder), "tokens")
+        if all(tokens.get(place, 0) > 0 for place in order):
+            found = np.array([tokens[place] for place in order])
+            weights: NDArray[np.float64] = found / found.mean()
+            return weights
+    return np.ones(len(order))
 
 
 def _array(
-    runs: Sequence[Mapping[Example, float]], order: Sequence[Example], sign: int
+    runs: Sequence[Mapping[Example, float]], order: Sequence[Example]
 ) -> NDArray[np.float64]:
-    """(seeds, examples); larger is better."""
+    """(seeds, examples)."""
     import numpy as np
 
-    return sign * np.array([[run[place] for place in order] for run in runs])
+    return np.array([[run[place] for place in order] for run in runs])
 
 
 def _untouched(
     done: pd.DataFrame, measure: _Measure, order: Sequence[Example]
-) -> NDArray[np.float64] | None:
-    """The untouched model, (1, examples), not quantised if there is a choice."""
+) -> tuple[NDArray[np.float64] | None, str | None]:
+    """The untouched model, (1, examples), and its precision: not quantised if there is a choice."""
     rows = done.sort_values("base_precision", key=lambda held: held != "", kind="stable")
-    for folder in rows["run_dir"]:
+    for folder, precision in zip(rows["run_dir"], rows["base_precision"], strict=True):
         before = examples_of(str(folder), measure.before)
         if all(place in before for place in order):
-            return _array([before], order, measure.sign)
-    return None
+            return _array([before], order), str(precision)
+    return None, None
 
 
 @dataclass(frozen=True)
 class _Decision:
-    """Decides among the compared variants of the runs in `done`."""
+    """Decides among the compared variants."""
 
-    done: pd.DataFrame
-    measure: _Measure
     found: _Compared
     prefer: Preference
 
-    @cached_property
-    def beaten(self) -> frozenset[int]:
-        """Those that another is shown to beat."""
-        every, difference = range(len(self.found.names)), self.found.intervals.difference
-        return frozenset(
-            at for at in every if any(difference(it, at).rises for it in every if it != at)
+    def made(self, sweep_id: str, reasons: tuple[str, ...]) -> Recommendation:
+        """`reasons` are sentences on measures that could not decide."""
+        found = self.found
+        untouched = found.intervals.mean(len(found.variants)) if found.base is not None else None
+        return Recommendation(
+            sweep_id,
+            self.prefer,
+            found.measure.key,
+            None if self.choice is None else found.variants[self.choice],
+            self.sentence,
+            (*reasons, *self.details, *found.left_out, *self._unfinished()),
+            self.basis,
+            self.standings,
+            None if untouched is None else found.measure.own(untouched),
         )
-
-    @property
-    def trained(self) -> range:
-        return range(len(self.found.names) - self.found.has_base)
-
-    @property
-    def candidates(self) -> list[int]:
-        return [at for at in self.trained if at not in self.beaten]
 
     @cached_property
     def choice(self) -> int | None:
-        """The candidate that costs least; of equal ones, or without that measure, the best."""
-        untouched_holds = self.found.has_base and len(self.trained) not in self.beaten
-        if untouched_holds or not self.candidates:
-            return None
-        return min(self.candidates, key=lambda at: (self._cost(at), -self._mean(at)))
-
-    def _cost(self, at: int) -> float:
-        key = WISHES[self.prefer].key
-        value = float(self._rows(at)[key].mean()) if key else math.inf
-        return math.inf if math.isnan(value) else value
-
-    def _mean(self, at: int) -> float:
-        return float(self.found.intervals.means[at])
-
-    def _rows(self, at: int) -> pd.DataFrame:
-        return self.done[self.done["variant"] == self.found.names[at]]
+        """Of the candidates that are not shown to cost more than the cheapest, the best mean."""
+        candidates, key = self.found.candidates, WISHES[self.prefer].key
+        costs = {at: float(self.found.rows(at)[key].mean()) for at in candidates} if key else {}
+        known = [at for at, cost in costs.items() if not math.isnan(cost)]
+        if known:
+            names, between = self.found.variants, differences_of(self.found.done, key).between
+            least = min(known, key=costs.__getitem__)
+            candidates = [
+                at for at in known
+                if at == least or between(names[at], names[least]).shown is False
+            ]  # fmt: skip
+        return max(candidates, key=self.found.mean, default=None)
 
     @cached_property
     def standings(self) -> tuple[Standing, ...]:
         """The recommended variant, or else the best; then the others, the best first."""
-        first = self.choice
-        if first is None:
-            first = max(self.trained, key=self._mean)
-        order = sorted(self.trained, key=lambda at: (at != first, -self._mean(at)))
+        trained = range(len(self.found.variants))
+        first = max(trained, key=self.found.mean) if self.choice is None else self.choice
+        order = sorted(trained, key=lambda at: (at != first, -self.found.mean(at)))
         return tuple(self._standing(at, first) for at in order)
 
     def _standing(self, at: int, first: int) -> Standing:
-        names, intervals = self.found.names, self.found.intervals
-        rows = self._rows(at)
+        found, own = self.found, self.found.measure.own
+        names, rows = found.variants, found.rows(at)
         rates = rows["learning_rate"].dropna()
-        keys = [wish.key for wish in WISHES.values() if wish.key]
+        keys = [wish.key for wish in WISHES.values() if wish.key and at != first]
         costs = {
-            key: differences_of(self.done, key).between(names[at], names[first]) for key in keys
+            key: differences_of(found.done, key).between(names[at], names[first]) for key in keys
         }
-        verdict: Verdict = "shown to be worse" if at in self.beaten else "not shown to differ"
         return Standing(
             names[at],
             str(rows["method"].iloc[0]),
             float(rates.iloc[0]) if len(rates) else None,
             len(rows),
-            self.measure.own(intervals.mean(at)),
-            None if at == first else self.measure.own(intervals.difference(at, first)),
-            "recommended" if at == self.choice else verdict,
+            found.unfinished[names[at]],
+            own(found.intervals.mean(at)),
+            None if at == first else own(found.intervals.difference(at, first)),
+            self._verdict(at),
             {key: cost.ratio for key, cost in costs.items() if not math.isnan(cost.ratio)},
             tuple(key for key, cost in costs.items() if cost.shown is False),
         )
 
+    def _verdict(self, at: int) -> Verdict:
+        if at == self.choice:
+            return "recommended"
+        if at in self.found.beaten:
+            return "shown to be worse"
+        return "not shown to differ" if at in self.found.candidates else "not shown to help"
+
     @property
     def sentence(self) -> str:
-        """As in "LoRA at 2e-3: 0.52 (0.44 to 0.60). Of the 3 variants that no other is shown to
-        beat it needs the least memory while training."."""
-        first, higher = self.standings[0], self.measure.higher
-        own = f"{_named(first)}: {self.measure.shown(first.score)}."
+        """As in "LoRA at 2e-3: 0.52 (0.44 to 0.60). Of the 3 variants that are shown to score
+        higher than the untouched model, and that no other is shown to beat, none is shown to need
+        less memory while training."."""
+        found, first = self.found, self.standings[0]
+        measure, base = found.measure, len(found.variants)
+        own = f"{_named(first)}: {measure.shown(first.score)}."
         if self.choice is None:
-            return (
-                f"Nothing is recommended: no variant is shown to {higher} than {UNTOUCHED}. "
-                f"The best is {own}"
+            better = found.intervals.difference
+            worse = all(better(base, at).rises for at in range(base))
+            what = (
+                f"all variants are shown to {measure.lower}"
+                if worse
+                else f"no variant is shown to {measure.higher}"
             )
-        few = len(self.candidates)
+            return f"Nothing is recommended: {what} than {found.untouched}. The best is {own}"
+        helps = f"shown to {measure.higher} than {found.untouched}"
+        few, others = len(found.candidates), [one.verdict for one in self.standings[1:]]
         if few == 1:
-            others = "all other variants" if len(self.standings) > 1 else UNTOUCHED
-            return f"{own} It is shown to {higher} than {others}."
-        most = WISHES[self.prefer].most
-        return f"{own} Of the {few} variants that no other is shown to beat it {most}."
+            if others and set(others) == {"shown to be worse"}:
+                return f"{own} It is shown to {measure.higher} than all other variants."
+            return f"{own} It is the only variant that is {helps}."
+        which = f" that are {helps}, and" if found.base is not None else ""
+        return f"{own} Of the {few} variants{which} that no other is shown to beat, {self._why()}."
+
+    def _why(self) -> str:
+        """Why this one of the candidates."""
+        wish = WISHES[self.prefer]
+        if not wish.key:
+            return "it has the best mean, which shows nothing"
+        if self.found.done[wish.key].isna().all():
+            return f"it has the best mean: {METRICS[wish.key].label.lower()} was not measured"
+        return f"none is shown {wish.to_cost_less}"
 
     @property
     def details(self) -> list[str]:
-        """A sentence for each variant that is not shown to differ, and one for all that are worse;
-        none if nothing is recommended."""
+        """Sentences on what the first standing gains, and on the others."""
+        found, measure, first = self.found, self.found.measure, self.standings[0]
+        sentences = []
+        if found.base is not None:
+            at = found.variants.index(first.variant)
+            gain = measure.own(found.intervals.difference(at, len(found.variants)))
+            whose = "" if self.choice is not None else f"{_short(first.variant)} against "
+            words = f"{whose or 'Against '}{found.untouched}: {measure.signed(gain)}."
+            sentences.append(f"{words[0].upper()}{words[1:]}")
         if self.choice is None:
-            return []
-        sentences, measure = list[str](), self.measure
-        if self.found.has_base:
-            gain = self.found.intervals.difference(self.choice, len(self.trained))
-            sentences.append(f"Against {UNTOUCHED}: {measure.signed(measure.own(gain))}.")
-        for one in self.standings[1:]:
-            if one.against is not None and one.verdict == "not shown to differ":
-                apart = f"is not shown to differ ({measure.signed(one.against)})"
-                sentences.append(f"{_short(one)} {apart}{self._cost_words(one)}.")
-        worse = [_short(one) for one in self.standings if one.verdict == "shown to be worse"]
-        if worse:
-            sentences.append(f"Shown to {measure.lower} than another: {join_names(worse)}.")
+            return sentences
+        alike = self._with("not shown to differ")
+        for one in alike[:_MOST_SENTENCES]:
+            assert one.against is not None
+            apart = f"is not shown to differ ({measure.signed(one.against)})"
+            sentences.append(f"{_short(one.variant)} {apart}{self._cost_words(one)}.")
+        rest = [_short(one.variant) for one in alike[_MOST_SENTENCES:]]
+        if rest:
+            sentences.append(f"Not shown to differ either: {some_names(rest)}.")
+        for verdict, words in (
+            ("not shown to help", f"Not shown to {measure.higher} than {found.untouched}"),
+            ("shown to be worse", f"Shown to {measure.lower} than another"),
+        ):
+            names = [_short(one.variant) for one in self._with(verdict)]
+            if names:
+                sentences.append(f"{words}: {some_names(names)}.")
         return sentences
+
+    def _with(self, verdict: str) -> list[Standing]:
+        return [one for one in self.standings if one.verdict == verdict]
 
     def _cost_words(self, standing: Standing) -> str:
         wish = WISHES["memory" if self.prefer == "score" else self.prefer]
@@ -374,15 +475,27 @@ class _Decision:
         doubt = " (no difference shown)" if wish.key in standing.doubted else ""
         return "" if ratio is None else f", at {format_number(ratio, 2)}x {wish.of_it}{doubt}"
 
+    def _unfinished(self) -> list[str]:
+        """A sentence on runs without a result: a variant that fails often is not what it seems."""
+        table, missing = self.found.table, self.found.unfinished
+        if not missing:
+            return []
+        counts = Counter(map(str, table["variant"]))
+        each = [f"{count} of {counts[name]} of {_short(name)}" for name, count in missing.items()]
+        statuses = {str(status) for status in table["status"]} - {*OPEN, "done"}
+        kinds = join_names(sorted(status_label(status) for status in statuses))
+        return [f"Runs without a result ({kinds}): {some_names(each)}."]
+
     @property
     def basis(self) -> str:
         """What the intervals are."""
-        intervals, count = self.found.intervals, len(self.found.names)
+        intervals = self.found.intervals
+        count = len(intervals.means)
         seeds = sorted({standing.seeds for standing in self.standings})
         each = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
         recorded = "; how far seeds differ is taken from the recorded sweeps"
         return (
-            f"Intervals of all {plural(count * (count - 1) // 2, 'difference')} between "
+            f"The intervals of {plural(count * (count - 1) // 2, 'difference')} between "
             f"{plural(count, 'model')} hold at once in {100 * LEVEL:.0f} of 100 sweeps, as do "
             f"those of all scores; paired over {plural(intervals.examples, 'example')}, {each} "
             f"{'seed' if seeds == [1] else 'seeds'}"
@@ -390,10 +503,10 @@ class _Decision:
         )
 
 
-def _short(standing: Standing) -> str:
-    return shorten(standing.variant, _NAME)
+def _short(name: str) -> str:
+    return shorten(name, _NAME)
 
 
 def _named(standing: Standing) -> str:
-    rate = standing.learning_rate
-    return _short(standing) if rate is None else f"{_short(standing)} at {rate_name(rate)}"
+    rate, name = standing.learning_rate, _short(standing.variant)
+    return name if rate is None else f"{name} at {rate_name(rate)}"

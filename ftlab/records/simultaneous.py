@@ -9,13 +9,14 @@ the 95 % point of the largest |t| under the correlations that were seen.
 
 What a repetition of the sweep would change is taken from two sources. Other examples: the
 covariance of the variants' scores over the examples, which holds the pairing. Other seeds: the
-variance between the means of runs that differ in the seed alone (McCulloch & Searle 2001, a random
-effect). Where a sweep has too few repeats to tell, the variance of the recorded sweeps is used.
+variance between the means of runs that differ in the seed alone. It contains what a seed changes in
+single answers, so that part is taken out of the covariance over the examples. A sweep with too few
+repeats cannot tell; the variance that recorded sweeps had is used.
 
 An example about which nobody disagrees says nothing of the variance, and with few examples the
 interval is too narrow (Agresti & Min 2005, "Simple improved confidence intervals for comparing
-matched proportions", Statistics in Medicine 24). As there, two examples are added on which all
-variants score independently.
+matched proportions", Statistics in Medicine 24). For scores within 0 to 1 two examples are added as
+there, on which all variants score independently of each other.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEVEL = 0.95
-RECORDED_SEEDS = 0.00011
-"""Variance of a run's mean score by its seed, beyond what single answers explain, pooled over the
-variants of the recorded sweeps (a test computes it anew)."""
 
 _DRAWS = 10_000
 _ADDED = 2  # examples, see above
+_MOST_TRIALS = 1e4  # per example: a variance below that is rounding
+_ROUNDING = 1e-9
+_ONE = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -61,22 +62,26 @@ class Interval:
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Of a run's mean score, by its seed; `freedom` is infinite for that of the recorded sweeps."""
+    """Of a run's mean, by its seed; `freedom` is infinite for one that the sweep did not show."""
 
     value: float
     freedom: float
 
 
 class Simultaneous:
-    """Intervals of the variants' mean scores and of their differences.
+    """Intervals of the variants' means and of their differences.
 
     `scores` has one array per variant, (seeds, examples), with the same examples in the same order.
     A variant without randomness of its own, as the untouched model, has one row and is named in
-    `fixed`. Raises `ValueError` for fewer than two variants or examples, or if these differ.
+    `fixed`. `of_seeds` is the variance of a run's mean by its seed where the sweep cannot show it.
+    Raises `ValueError` for fewer than two variants or examples, or if these differ.
     """
 
     def __init__(
-        self, scores: Sequence[NDArray[np.float64]], fixed: frozenset[int] = frozenset()
+        self,
+        scores: Sequence[NDArray[np.float64]],
+        of_seeds: float,
+        fixed: frozenset[int] = frozenset(),
     ) -> None:
         import numpy as np
 
@@ -88,18 +93,20 @@ class Simultaneous:
         by_example = np.stack([runs.mean(axis=0) for runs in scores])
         self.means = by_example.mean(axis=1)
         self._are_shares = bool(by_example.min() >= 0 and by_example.max() <= 1)
+        self._on_added = 2 * float(by_example.var())  # mean square of a difference there
         trained = [runs for at, runs in enumerate(scores) if at not in fixed]
-        self.seeds = seed_variance(trained)
-        self._of_examples = np.cov(by_example) / self.examples
-        if self.seeds.freedom < math.inf:  # then it has what the seed changes in single answers
+        self.seeds = seed_variance(trained, of_seeds)
+        covariance = np.cov(by_example)
+        if self.seeds.freedom < math.inf:
             answers = [_of_answers(runs) / len(runs) for runs in scores]
-            self._of_examples = self._of_examples - np.diag(answers) / self.examples
+            covariance = _without_negative(covariance - np.diag(answers))
+        self._of_examples = covariance / self.examples
         self._of_seeds = np.array(
             [0 if at in fixed else self.seeds.value / len(runs) for at, runs in enumerate(scores)]
         )
 
     def mean(self, variant: int) -> Interval:
-        """Of the variant's score; these of all variants hold together.
+        """Of the variant; these of all variants hold together.
 
         A score within 0 to 1 has the interval of Wilson, which stays within, for the number of
         examples that would explain its variance (Korn & Graubard 1998, "Confidence intervals for
@@ -109,17 +116,23 @@ class Simultaneous:
         error = float(errors[variant])
         if not self._are_shares:
             return Interval(value, value - critical * error, value + critical * error)
+        most = _MOST_TRIALS * self.examples
         spread = value * (1 - value)
-        trials = spread / error**2 if spread > 0 and error > 0 else self.examples
-        level = 2 * NormalDist().cdf(critical) - 1
+        trials = spread / max(error**2, spread / most) if spread > 0 else self.examples
+        level = min(2 * NormalDist().cdf(critical) - 1, 1 - 1e-12)
         return Interval(value, *wilson_interval(value * trials, trials, level))
 
     def difference(self, variant: int, other: int) -> Interval:
         """The variant minus the other; these of all pairs hold together."""
         value = float(self.means[variant] - self.means[other])
-        middle = value * self.examples / (self.examples + _ADDED)
+        middle = value * self.examples / self._whole
         reach = float(self._reach_of_pairs[variant, other])
-        return Interval(value, middle - reach, middle + reach)
+        return Interval(value, min(value, middle - reach), max(value, middle + reach))
+
+    @property
+    def _whole(self) -> int:
+        """The examples with those added."""
+        return self.examples + (_ADDED if self._are_shares else 0)
 
     @cached_property
     def _errors_of_means(self) -> tuple[NDArray[np.float64], float]:
@@ -127,27 +140,33 @@ class Simultaneous:
         import numpy as np
 
         of_examples = np.diag(self._of_examples)
-        errors = np.sqrt(np.maximum(0, of_examples + self._of_seeds))
-        largest = _in_errors(self._draws, errors).max(axis=1)
+        errors = np.sqrt(of_examples + self._of_seeds)
+        each = _in_errors(self._draws, errors)
+        alike = errors <= _ROUNDING  # all answers right, for example: taken as independent
+        shape = (_DRAWS, int(alike.sum()))
+        each[:, alike] = abs(np.random.default_rng(2).standard_normal(shape))
+        largest = each.max(axis=1)
         return errors, self._critical(largest, of_examples, self._of_seeds)
 
     @cached_property
     def _reach_of_pairs(self) -> NDArray[np.float64]:
         import numpy as np
 
-        own, whole = np.diag(self._of_examples), self.examples + _ADDED
-        apart = self.examples * (own[:, None] + own[None, :] - 2 * self._of_examples)
-        added = 2 * self.examples * own.mean()  # mean square of a difference on an added example
-        of_examples = (self.examples * apart + _ADDED * added) / whole**2
+        own, count, whole = np.diag(self._of_examples), self.examples, self._whole
+        of_examples = np.maximum(0, own[:, None] + own[None, :] - 2 * self._of_examples)
         of_seeds = self._of_seeds[:, None] + self._of_seeds[None, :]
-        errors = np.sqrt(np.maximum(0, of_examples + of_seeds))
+        errors = np.sqrt(of_examples + of_seeds)
         largest = np.zeros(_DRAWS)
         for at in range(len(own) - 1):
             gaps = self._draws[:, [at]] - self._draws[:, at + 1 :]
             largest = np.maximum(largest, _in_errors(gaps, errors[at, at + 1 :]).max(axis=1))
         pairs = np.triu_indices(len(own), 1)
         critical = self._critical(largest, of_examples[pairs], of_seeds[pairs])
-        reach: NDArray[np.float64] = errors * critical
+        # Variance of the mean difference over all examples with those added, as in Agresti & Min.
+        apart = self.means[:, None] - self.means[None, :]
+        squares = count * (count * of_examples + apart**2) + (whole - count) * self._on_added
+        with_added = (squares / whole - (count * apart / whole) ** 2) / whole
+        reach: NDArray[np.float64] = critical * np.sqrt(np.maximum(0, with_added) + of_seeds)
         return reach
 
     @cached_property
@@ -155,8 +174,7 @@ class Simultaneous:
         """Errors of the means as they may be, (draws, variants)."""
         import numpy as np
 
-        covariance = self._of_examples + np.diag(self._of_seeds)
-        values, vectors = np.linalg.eigh(covariance)
+        values, vectors = np.linalg.eigh(self._of_examples + np.diag(self._of_seeds))
         root = vectors * np.sqrt(np.maximum(0, values))
         drawn: NDArray[np.float64] = np.random.default_rng(0).standard_normal(
             (_DRAWS, len(self.means))
@@ -178,24 +196,33 @@ class Simultaneous:
 
         examples, seeds = float(of_examples.mean()), float(of_seeds.mean())
         parts = examples**2 / (self.examples - 1) + seeds**2 / self.seeds.freedom
-        freedom = (examples + seeds) ** 2 / parts if parts else float(self.examples - 1)
+        freedom = (examples + seeds) ** 2 / parts if parts > 0 else float(self.examples - 1)
         chi = np.random.default_rng(1).chisquare(freedom, _DRAWS) / freedom
-        return float(np.quantile(largest / np.sqrt(chi), LEVEL))
+        return max(_ONE, float(np.quantile(largest / np.sqrt(chi), LEVEL)))
+
+
+def _without_negative(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest covariance: an estimated part may be larger than the whole of a few examples."""
+    import numpy as np
+
+    values, vectors = np.linalg.eigh(covariance)
+    nearest: NDArray[np.float64] = (vectors * np.maximum(0, values)) @ vectors.T
+    return nearest
 
 
 def _in_errors(values: NDArray[np.float64], errors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Absolute values in standard errors; 0 where nothing varies."""
+    """Absolute values in standard errors; 0 where nothing but rounding varies."""
     import numpy as np
 
-    return np.divide(abs(values), errors, out=np.zeros_like(values), where=errors > 0)
+    return np.divide(abs(values), errors, out=np.zeros_like(values), where=errors > _ROUNDING)
 
 
-def seed_variance(scores: Sequence[NDArray[np.float64]]) -> SeedVariance:
-    """Pooled over the variants, each (seeds, examples); the recorded sweeps' if too few repeat."""
+def seed_variance(scores: Sequence[NDArray[np.float64]], without: float) -> SeedVariance:
+    """Pooled over the variants, each (seeds, examples); `without`, if too few repeat."""
     squares = sum((len(runs) - 1) * _of_means(runs) for runs in scores)
     freedom = sum(len(runs) - 1 for runs in scores)
     if freedom < FEWEST_FREEDOM:
-        return SeedVariance(RECORDED_SEEDS, math.inf)
+        return SeedVariance(without, math.inf)
     return SeedVariance(squares / freedom, freedom)
 
 

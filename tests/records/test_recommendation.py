@@ -58,9 +58,7 @@ def test_of_variants_that_are_not_shown_to_differ_the_cheapest_is_recommended(
         "full": "not shown to differ",
         "prompt_tuning": "shown to be worse",
     }
-    assert "Of the 2 variants that no other is shown to beat it needs the least memory" in (
-        found.sentence
-    )
+    assert "that no other is shown to beat, none is shown to need less memory" in found.sentence
     assert any("at 3.00x the memory" in detail for detail in found.details)
     assert any(
         detail == "Shown to score lower than another: Prompt tuning." for detail in found.details
@@ -98,7 +96,8 @@ def test_nothing_is_recommended_where_none_is_shown_to_beat_the_untouched_model(
     assert found.choice is None
     assert found.title == "Which one to use: not shown"
     assert "no variant is shown to score higher than the untouched model" in found.sentence
-    assert {standing.verdict for standing in found.standings} == {"not shown to differ"}
+    assert {standing.verdict for standing in found.standings} == {"not shown to help"}
+    assert found.details[0].startswith("Full fine-tuning against the untouched model: +0.02")
 
 
 def test_a_score_that_is_the_same_for_all_leaves_it_to_the_loss(tmp_path: Path) -> None:
@@ -114,7 +113,106 @@ def test_a_score_that_is_the_same_for_all_leaves_it_to_the_loss(tmp_path: Path) 
     )
     assert "1.229 (" in found.sentence
     assert found.standings[1].against is not None
-    assert found.standings[1].against.low > 0.9  # its loss is higher
+    assert found.standings[1].against.mean == pytest.approx(1.0)  # its loss is higher
+    assert found.standings[1].against.rises
+
+
+def test_a_variant_that_is_not_shown_to_help_is_not_recommended_for_being_cheap(
+    tmp_path: Path,
+) -> None:
+    """Though none is shown to beat it."""
+    make(tmp_path, "full", answers(0.2, 1), memory=3_000)
+    make(tmp_path, "lora", answers(0.07, 2), memory=1_000)
+    found = found_in(tmp_path)
+    assert found.choice == "Full fine-tuning"
+    assert "It is the only variant that is shown to score higher than the untouched model." in (
+        found.sentence
+    )
+    assert verdicts(found)["lora"] == "not shown to help"
+
+
+def test_of_those_that_are_not_shown_to_cost_more_the_best_mean_is_recommended(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path, "full", answers(0.6, 1), memory=1_001)
+    make(tmp_path, "lora", answers(0.5, 2), memory=1_000)
+    found = found_in(tmp_path)
+    assert found.choice == "Full fine-tuning"
+    assert any(
+        detail.endswith("1.00x the memory (no difference shown).") for detail in found.details
+    )
+
+
+def test_a_cost_that_was_not_measured_decides_nothing_and_is_said(tmp_path: Path) -> None:
+    for method, share in (("full", 0.6), ("lora", 0.5)):
+        measures = {"net_peak_memory_bytes": None, "score_after": share}
+        make_run(tmp_path, method, measures=measures, samples=scored(answers(share)))
+    found = found_in(tmp_path)
+    assert found.choice == "Full fine-tuning"
+    assert "it has the best mean" in found.sentence
+    assert "was not measured" in found.sentence
+
+
+def test_training_that_made_it_worse_is_called_so(tmp_path: Path) -> None:
+    for method, right in (("full", 1), ("lora", 2)):
+        samples = scored([1.0] * right + [0.0] * (EXAMPLES - right))
+        make_run(tmp_path, method, samples=[row | {"score_before": 1.0} for row in samples])
+    assert "all variants are shown to score lower than the untouched model" in (
+        found_in(tmp_path).sentence
+    )
+
+
+def test_runs_without_a_result_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, "full", answers(0.9), memory=3_000)
+    make(tmp_path, "lora", answers(0.9, 1), memory=1_000)
+    for seed in (1, 2):
+        make_run(tmp_path, "lora", "diverged", seed=seed)
+    found = found_in(tmp_path)
+    assert found.details[-1] == "Runs without a result (diverged): 2 of 3 of LoRA."
+    assert {one.method: one.unfinished for one in found.standings} == {"full": 0, "lora": 2}
+
+
+def test_the_examples_that_most_variants_scored_count(tmp_path: Path) -> None:
+    make(tmp_path, "full", answers(0.9, examples=20), memory=3_000)
+    make(tmp_path, "lora", answers(0.9, 1), memory=1_000)
+    make(tmp_path, "dora", answers(0.9, 2), memory=2_000)
+    found = found_in(tmp_path)
+    assert {one.method for one in found.standings} == {"lora", "dora"}
+    assert "1 run of Full fine-tuning left out: other examples were scored." in found.details
+
+
+def test_an_untouched_model_in_4_bits_is_named_so_and_a_missing_one_is_said(tmp_path: Path) -> None:
+    make(tmp_path / "nf4", "qlora", answers(0.9), memory=1_000)
+    assert "the untouched model in nf4" in found_in(tmp_path / "nf4").sentence
+    for method in ("full", "lora"):
+        samples = scored(answers(0.9, len(method)))
+        kept = [{k: v for k, v in row.items() if k != "score_before"} for row in samples]
+        make_run(tmp_path / "none", method, samples=kept)
+    found = found_in(tmp_path / "none")
+    assert "The untouched model is not compared: its answers are not known." in found.details
+
+
+def test_noise_on_few_examples_gives_a_sound_result_and_valid_json(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        for method in ("full", "lora"):
+            for seed in range(3):
+                scores = (drawn.random(12) < 0.5).astype(float).tolist()
+                make(folder, method, scores, memory=1_000, seed=seed)
+        json.dumps(found_in(folder).as_json(), allow_nan=False)
+
+
+def test_many_variants_with_long_names_stay_short(tmp_path: Path) -> None:
+    for rank in range(1, 31):
+        make(
+            tmp_path, "lora", answers(0.9, rank), memory=1_000,
+            hyperparameters={"r": rank, "targets": "x" * 300},
+        )  # fmt: skip
+    found = found_in(tmp_path)
+    assert len(found.standings) == 30
+    assert len(found.details) < 15
+    assert max(map(len, (found.title, found.sentence, *found.details))) < 600
 
 
 def test_the_seeds_of_a_variant_count_together(tmp_path: Path) -> None:
@@ -132,7 +230,7 @@ def test_a_variant_with_other_examples_is_left_out_by_name(tmp_path: Path) -> No
     make(tmp_path, "lora", answers(0.9, examples=40), memory=1_000)
     found = found_in(tmp_path)
     assert found.choice == "Full fine-tuning"
-    assert found.details[-1] == "Left out, as not all examples are scored: LoRA."
+    assert found.details[-1] == "1 run of LoRA left out: other examples were scored."
     assert "than the untouched model" in found.sentence
 
 
