@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ftlab.basics.units import format_number, format_signed
 from ftlab.basics.words import join_names, plural, rate_name, shorten, some_names
-from ftlab.records.differences import FEWEST_EXAMPLES, Example, differences_of, examples_of
+from ftlab.records.differences import (
+    FEWEST_EXAMPLES,
+    Differences,
+    Example,
+    differences_of,
+    examples_of,
+)
 from ftlab.records.metrics import METRICS
 from ftlab.records.result import OPEN, status_label
 from ftlab.records.simultaneous import LEVEL, Interval, Simultaneous
@@ -220,7 +226,11 @@ class _Compared:
         return [at for at in unbeaten if self.intervals.difference(at, base).rises]
 
     def rows(self, at: int) -> pd.DataFrame:
-        return self.done[self.done["variant"] == self.variants[at]]
+        return self._by_variant[self.variants[at]]
+
+    @cached_property
+    def _by_variant(self) -> dict[str, pd.DataFrame]:
+        return {str(name): rows for name, rows in self.done.groupby("variant", sort=False)}
 
     @cached_property
     def done(self) -> pd.DataFrame:
@@ -231,6 +241,12 @@ class _Compared:
         """How many runs of each variant ended without a result."""
         is_open = self.table["status"].isin([*OPEN, "done"])
         return Counter(map(str, self.table["variant"][~is_open]))
+
+    @cached_property
+    def costs(self) -> Mapping[str, Differences]:
+        """The differences in each measure of `WISHES`."""
+        keys = [wish.key for wish in WISHES.values() if wish.key]
+        return {key: differences_of(self.done, key) for key in keys}
 
     def mean(self, at: int) -> float:
         return float(self.intervals.means[at])
@@ -357,7 +373,7 @@ class _Decision:
         costs = {at: float(self.found.rows(at)[key].mean()) for at in candidates} if key else {}
         known = [at for at, cost in costs.items() if not math.isnan(cost)]
         if known:
-            names, between = self.found.variants, differences_of(self.found.done, key).between
+            names, between = self.found.variants, self.found.costs[key].between
             least = min(known, key=costs.__getitem__)
             candidates = [
                 at for at in known
@@ -377,9 +393,10 @@ class _Decision:
         found, own = self.found, self.found.measure.own
         names, rows = found.variants, found.rows(at)
         rates = rows["learning_rate"].dropna()
-        keys = [wish.key for wish in WISHES.values() if wish.key and at != first]
         costs = {
-            key: differences_of(found.done, key).between(names[at], names[first]) for key in keys
+            key: differences.between(names[at], names[first])
+            for key, differences in found.costs.items()
+            if at != first
         }
         return Standing(
             names[at],
